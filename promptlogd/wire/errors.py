@@ -1,0 +1,28 @@
+"""What can be wrong with bytes from the other side. Every error of this package is a WireError."""
+
+from __future__ import annotations
+
+from promptlogd.wire.messages import Id
+
+
+class WireError(Exception):
+    """Root of this package's errors."""
+
+
+class ProtocolError(WireError):
+    """The stream can't be followed any further: say why, then close the connection."""
+
+    def __init__(self, message: str, *, code: str = "bad_request") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class BadMessage(WireError):
+    """One message is wrong, but its id could be read and the stream goes on: answer it with an error."""
+
+    def __init__(self, id: Id, message: str, *, code: str = "bad_request") -> None:
+        super().__init__(f"request {id!r}: {message}")
+        self.id = id
+        self.message = message
+        self.code = code

@@ -1,0 +1,89 @@
+"""Cut a byte stream into frames and back: length-prefixed MessagePack, or JSON lines. Pure.
+
+A connection is JSON lines if its first byte is `{`. As the first byte of a length that would announce a
+frame of 2 GiB, so no MessagePack connection can begin with it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from promptlogd.wire.errors import ProtocolError
+
+Encoding = Literal["msgpack", "json"]
+
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+"""Cap of one frame: a prompt of 1 MiB that JSON escapes sixfold, beside a source, fits; a flood does not."""
+
+HEADER_BYTES = 4
+_JSON_START = ord("{")
+
+
+class FrameDecoder:
+    """Collect bytes, give whole frames. Owns the only buffer that a silent sender can make us keep."""
+
+    def __init__(self, *, encoding: Encoding | None = None, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self.encoding: Encoding | None = encoding
+        self._max_frame_bytes = max_frame_bytes
+        self._buffer = bytearray()
+        self._scanned = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How many bytes of an unfinished frame are held. 0: the stream is between two frames."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the next bytes of the stream and return the frames that are whole now.
+
+        Raises ProtocolError for a frame over the cap, as soon as that is known.
+        """
+        self._buffer += data
+        if self.encoding is None and self._buffer:
+            self.encoding = "json" if self._buffer[0] == _JSON_START else "msgpack"
+        return self._lines() if self.encoding == "json" else self._prefixed()
+
+    def _prefixed(self) -> list[bytes]:
+        frames: list[bytes] = []
+        buffer, start = self._buffer, 0
+        while len(buffer) - start >= HEADER_BYTES:
+            size = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
+            if size > self._max_frame_bytes:
+                raise self._too_large(size)
+            end = start + HEADER_BYTES + size
+            if len(buffer) < end:
+                break
+            frames.append(bytes(buffer[start + HEADER_BYTES : end]))
+            start = end
+        if start:
+            del buffer[:start]
+        return frames
+
+    def _lines(self) -> list[bytes]:
+        frames: list[bytes] = []
+        buffer, start = self._buffer, 0
+        while (end := buffer.find(b"\n", max(start, self._scanned))) >= 0:
+            if end - start > self._max_frame_bytes:
+                raise self._too_large(end - start)
+            line = bytes(buffer[start:end]).strip()
+            if line:
+                frames.append(line)
+            start = end + 1
+        if start:
+            del buffer[:start]
+        self._scanned = len(buffer)
+        if len(buffer) > self._max_frame_bytes:
+            raise self._too_large(len(buffer))
+        return frames
+
+    def _too_large(self, size: int) -> ProtocolError:
+        return ProtocolError(
+            f"a frame of {size} bytes or more is over the cap of {self._max_frame_bytes}", code="too_large"
+        )
+
+
+def encode_frame(payload: bytes, encoding: Encoding) -> bytes:
+    """Return one payload as it goes over the stream."""
+    if encoding == "json":
+        return payload + b"\n"
+    return len(payload).to_bytes(HEADER_BYTES, "big") + payload

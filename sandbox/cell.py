@@ -1,0 +1,358 @@
+"""Start a cell, hand it a run, supervise it, reap it. The only file that starts jailed processes.
+
+A cell is one nsjail with a zygote in it and two sockets to that: *data*, whose other end belongs to the child
+of the moment, and *control*, whose other end belongs to the zygote. What comes over data is hostile. How a run
+ended is told by control: the wait status and rusage that the kernel gave the zygote.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import signal
+import socket
+import subprocess
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import trio
+
+from sandbox.engines.quickjs.replies import BadReply, Refused, ReplyReader, Wrapped
+from sandbox.errors import CellLost, CellStartError
+from sandbox.limits import Limits
+from sandbox.outcome import Crashed, CpuLimit, LogLine, MemoryLimit, Outcome, Usage, WallLimit
+
+START_S = 10.0
+KILL_S = 0.5
+_MEMORY_EXIT = 72
+"""Exit code of a child that could not go on for lack of memory (zygote.py)."""
+
+_REPORT_BYTES = 29
+_READ_BYTES = 256 * 1024
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One run, or one check, for a cell.
+
+    kind: `run` wrapped code; `source` check and run a source; `check` a source and wrap it.
+    `prompt` and `env` are UTF-8; `env` is a JSON object. `source_name` is what stacks call the program.
+    """
+
+    kind: str
+    code: bytes
+    prompt: bytes = b""
+    env: bytes = b"{}"
+    limits: Limits
+    source_name: str = "program.js"
+
+    def frame(self) -> bytes:
+        """Return the one frame that the child reads (zygote.py, `_read_job`)."""
+        kind = {"run": b"r", "source": b"s", "check": b"c"}[self.kind]
+        numbers = (self.limits.result_bytes, self.limits.log_bytes, len(self.code), len(self.prompt), len(self.env))
+        header = kind + b"".join(number.to_bytes(4, "big") for number in numbers)
+        return b"".join((header, self.code, self.prompt, self.env))
+
+
+class Trial:
+    """What has come of one job so far; complete once `outcome` or, for a check, `checked` is set."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self.checked: Wrapped | Refused | None = None
+        self.logs: list[LogLine] = []
+        self.logs_truncated = False
+        self.usage = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How to start a cell: the program to spawn, its arguments, and the limits its blank children have."""
+
+    engine: str
+    executable: Path
+    arguments: list[str]
+    folder: Path
+    default: Limits
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """The kernel's account of one ended child, as its zygote got it from wait4(2)."""
+
+    status: int
+    cpu_ms: float
+    peak_memory_bytes: int
+
+    @property
+    def signal(self) -> int:
+        return self.status & 0x7F
+
+    @property
+    def exit_code(self) -> int:
+        return self.status >> 8
+
+
+class Cell:
+    """One jailed zygote. Runs one job at a time. Made by `start`."""
+
+    def __init__(self, plan: Plan, process: trio.Process, data: socket.socket, control: socket.socket) -> None:
+        self.plan = plan
+        self.process = process
+        self.runs = 0
+        self.started_at = trio.current_time()
+        self.usable = True
+        self.retired = trio.Event()
+        self._data = data
+        self._control = control
+        self._poll = select.epoll()
+        self._poll.register(data, select.EPOLLIN)
+        self._poll.register(control, select.EPOLLIN)
+
+    def retire(self) -> None:
+        """Take this cell out of service; who keeps it then closes it."""
+        self.usable = False
+        self.retired.set()
+
+    async def close(self) -> None:
+        """End the jail and everything in it, and reap it. Bounded; never raises for a process that is gone."""
+        self.retire()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * KILL_S):
+            self._poll.close()
+            self._control.close()
+            self._data.close()
+            if self.process.stderr is not None:
+                await self.process.stderr.aclose()
+            # nsjail dies, and with it, by the parent-death signal, the pid namespace's init and all in it.
+            self.process.kill()
+            await self.process.wait()
+
+    async def run(self, job: Job, trial: Trial, *, on_log: Callable[[LogLine], None] | None = None) -> None:
+        """Run the job and fill the trial in. On cancellation the child is killed first, and its usage noted.
+
+        Raises CellLost, with the cell retired, if the cell turned out to be dead before it could be handed the job.
+        """
+        self.runs += 1
+        began = trio.current_time()
+        reader = ReplyReader(
+            limits=job.limits, source_name=job.source_name, wrapped_bytes=len(job.code) * 4 + 64
+        )
+        handover = _Handover(self, job, reader, trial, on_log)
+        report: _Report | None = None
+        killed_for: Outcome | None = None
+        try:
+            await self._set_limits(job.limits)
+            with trio.move_on_after(job.limits.wall_ms / 1000) as deadline:
+                report = await handover.go()
+            if deadline.cancelled_caught:
+                killed_for = WallLimit(limit=job.limits.wall_ms, used=_ms_since(began))
+        except BadReply as error:
+            killed_for = Crashed(message=f"the engine wrote {error}")
+        finally:
+            if report is None:
+                report = await self._kill(handover)
+            trial.logs_truncated = reader.logs_truncated
+            trial.usage = Usage(
+                cpu_ms=round(report.cpu_ms, 3),
+                wall_ms=_ms_since(began),
+                peak_memory_bytes=report.peak_memory_bytes,
+            )
+            if report.status != 0 or reader.said is None or self._unread_input():
+                self.retire()
+        said = killed_for or _judge(report, job.limits, reader.said)
+        if isinstance(said, Wrapped | Refused):
+            trial.checked = said
+            if isinstance(said, Refused):
+                trial.outcome = said.error
+        else:
+            trial.outcome = said
+
+    async def _set_limits(self, limits: Limits) -> None:
+        """Let a child with these limits take the place of the blank one, if that was born with others."""
+        default = self.plan.default
+        if (limits.cpu_ms, limits.memory_bytes) == (default.cpu_ms, default.memory_bytes):
+            return
+        message = b"L" + limits.cpu_ms.to_bytes(4, "big") + limits.memory_bytes.to_bytes(8, "big")
+        try:
+            self._control.send(message)
+            with trio.fail_after(KILL_S):
+                await trio.lowlevel.wait_readable(self._control)
+                self._report()
+        except (OSError, trio.TooSlowError) as error:
+            self.retire()
+            raise CellLost(f"it did not take new limits: {error}") from error
+
+    async def _kill(self, handover: _Handover) -> _Report:
+        """Have the zygote kill its child, and wait for its account of it; else end the cell."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
+            try:
+                self._control.send(b"K")
+                return await handover.finish()
+            except (OSError, CellLost, BadReply):
+                pass
+        self.retire()
+        return _Report(signal.SIGKILL, 0.0, 0)
+
+    def _report(self) -> _Report:
+        """Read one report. Raises CellLost when the zygote is gone."""
+        message = self._control.recv(64)
+        if len(message) != _REPORT_BYTES or message[:1] != b"E":
+            self.retire()
+            raise CellLost("its zygote ended")
+        numbers = [int.from_bytes(message[i : i + 8], "big") for i in (5, 13, 21)]
+        user_us, system_us, maxrss_kib = numbers
+        return _Report(int.from_bytes(message[1:5], "big"), (user_us + system_us) / 1000, maxrss_kib * 1024)
+
+    def _unread_input(self) -> bool:
+        """Whether the child left input that the next one would read (SIOCOUTQ, unix(7))."""
+        try:
+            answer = fcntl.ioctl(self._data, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return True
+        return int.from_bytes(answer, "little") != 0
+
+
+class _Handover:
+    """One job on its way through a cell's two sockets."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        job: Job,
+        reader: ReplyReader,
+        trial: Trial,
+        on_log: Callable[[LogLine], None] | None,
+    ) -> None:
+        self._cell = cell
+        self._reader = reader
+        self._trial = trial
+        self._on_log = on_log
+        self._unsent = memoryview(job.frame())
+        self._waiting_to_send = False
+
+    async def go(self) -> _Report:
+        """Write the job, read what the child writes, until the zygote reports its end."""
+        self._send()
+        return await self.finish()
+
+    async def finish(self) -> _Report:
+        """Read on until the report. Raises CellLost or BadReply."""
+        cell = self._cell
+        while True:
+            await trio.lowlevel.wait_readable(cell._poll.fileno())
+            ended = False
+            for descriptor, _ in cell._poll.poll(0):
+                if descriptor == cell._control.fileno():
+                    ended = True
+                elif self._waiting_to_send:
+                    self._send()
+            report = cell._report() if ended else None
+            # After the report the child is dead: all that it ever wrote is there to be read.
+            self._receive()
+            if report is not None:
+                if self._waiting_to_send:
+                    cell.retire()
+                return report
+
+    def _send(self) -> None:
+        cell = self._cell
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[cell._data.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            cell.retire()
+            raise CellLost(f"its data socket broke: {error}") from error
+        if bool(self._unsent) != self._waiting_to_send:
+            self._waiting_to_send = bool(self._unsent)
+            events = select.EPOLLIN | (select.EPOLLOUT if self._waiting_to_send else 0)
+            cell._poll.modify(cell._data, events)
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                data = self._cell._data.recv(_READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise CellLost(f"its data socket broke: {error}") from error
+            if not data:
+                return
+            for line in self._reader.feed(data):
+                if self._on_log is None:
+                    self._trial.logs.append(line)
+                else:
+                    self._on_log(line)
+
+
+def _ms_since(began: float) -> float:
+    return round((trio.current_time() - began) * 1000, 3)
+
+
+def _judge(
+    report: _Report, limits: Limits, said: Outcome | Wrapped | Refused | None
+) -> Outcome | Wrapped | Refused:
+    """Tell how a run ended: by the kernel's evidence first, by the child's own word where that leaves it open."""
+    if report.signal == signal.SIGXCPU or (report.signal == signal.SIGKILL and report.cpu_ms >= limits.cpu_ms):
+        return CpuLimit(limit=limits.cpu_ms, used=round(report.cpu_ms, 3))
+    near_limit = report.peak_memory_bytes >= limits.memory_bytes // 2
+    if report.exit_code == _MEMORY_EXIT or (report.signal in (signal.SIGABRT, signal.SIGSEGV) and near_limit):
+        return MemoryLimit(limit=limits.memory_bytes, used=report.peak_memory_bytes)
+    if report.signal:
+        return Crashed(signal=signal.Signals(report.signal).name, message="the engine was ended by a signal")
+    if report.exit_code:
+        return Crashed(message=f"the engine ended with exit code {report.exit_code}")
+    if said is None:
+        return Crashed(message="the engine ended without a word")
+    if isinstance(said, MemoryLimit):
+        return MemoryLimit(limit=limits.memory_bytes, used=report.peak_memory_bytes)
+    return said
+
+
+async def start(plan: Plan) -> Cell:
+    """Start a cell and wait until its first blank child is there. About 20 ms.
+
+    Raises CellStartError with what nsjail or the zygote said.
+    """
+    data, their_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with their_data, their_control:
+        try:
+            process = await trio.lowlevel.open_process(
+                [str(plan.executable), *plan.arguments],
+                stdin=their_data,
+                stdout=their_control,
+                stderr=subprocess.PIPE,
+                cwd=plan.folder,
+                env={},
+            )
+        except OSError as error:
+            data.close()
+            control.close()
+            raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
+    data.setblocking(False)
+    control.setblocking(False)
+    cell = Cell(plan, process, data, control)
+    try:
+        with trio.move_on_after(START_S):
+            await trio.lowlevel.wait_readable(control)
+            if control.recv(64) == b"R":
+                return cell
+        raise CellStartError(plan.engine, await _last_words(process))
+    except BaseException as error:
+        await cell.close()
+        if isinstance(error, OSError):
+            raise CellStartError(plan.engine, error.strerror or str(error)) from error
+        raise
+
+
+async def _last_words(process: trio.Process) -> str:
+    text = b""
+    assert process.stderr is not None
+    with trio.move_on_after(KILL_S):
+        async for part in process.stderr:
+            text += part
+            if len(text) > 4096:
+                break
+    last = text.decode("utf-8", "replace").strip().splitlines()[-3:]
+    return " / ".join(last)or "it ended, or did nothing, without a word; try: promptlogctl doctor"

@@ -1,0 +1,1 @@
+"""What runs inside a jail, one folder for each engine."""

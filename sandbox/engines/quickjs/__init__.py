@@ -1,0 +1,1 @@
+"""The QuickJS engine: the zygote, its prelude, its two seccomp policies."""

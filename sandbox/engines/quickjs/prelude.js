@@ -1,0 +1,200 @@
+// Evaluated once in the zygote, before any program is known. It keeps the intrinsics that it needs, makes
+// `console`, and leaves two hooks for the wrapper of a program, which the first of them takes away again.
+//
+// A program can get hold of every function here (CallSite.getFunction), so nothing here decides anything
+// but what the program could say by itself: its own result, exception and log lines. Limits are the
+// kernel's, and how a run ended is told by the zygote.
+(() => {
+  'use strict';
+  const { apply, defineProperty, deleteProperty } = Reflect;
+  const { stringify, parse } = JSON;
+  const { imul } = Math;
+  const then = Promise.prototype.then;
+  const slice = String.prototype.slice;
+  const toWellFormed = String.prototype.toWellFormed;
+  const text = String;
+  const isArray = Array.isArray;
+  const ErrorPrototypeString = Error.prototype.toString;
+  const isError = Error.isError ?? ((value) => value instanceof Error);
+  const clock = globalThis.performance.now.bind(globalThis.performance);
+  const wallClock = Date.now;
+  const { __promptlog_take: take, __promptlog_log: log, __promptlog_done: done } = globalThis;
+  for (const name of ['__promptlog_take', '__promptlog_log', '__promptlog_done']) delete globalThis[name];
+
+  const MESSAGE_CHARACTERS = 16384;
+  const MISSING =
+    'the program gave no result: set `const result = ...` in its outermost block, or `return` a value';
+
+  let resultLimit = 0;
+  let logLeft = 0;
+
+  const cut = (string, length) => apply(toWellFormed, apply(slice, string, [0, length]), []);
+
+  // --- console -------------------------------------------------------------------------------------------
+
+  const show = (value) => {
+    if (typeof value === 'string') return value;
+    try {
+      if (typeof value === 'bigint') return text(value) + 'n';
+      if (typeof value === 'function') return '[function]';
+      if (typeof value !== 'object' || value === null) return text(value);
+      if (isError(value)) return apply(ErrorPrototypeString, value, []);
+      return stringify(value) ?? '[object]';
+    } catch {
+      return isArray(value) ? '[array]' : '[object]';
+    }
+  };
+
+  const write = (level, values) => {
+    if (logLeft < 0) return;
+    let line = '';
+    for (let i = 0; i < values.length; i++) {
+      line += (i ? ' ' : '') + show(values[i]);
+      if (line.length > logLeft) break;
+    }
+    line = cut(line, logLeft + 1);
+    logLeft -= line.length + 16;
+    log(level, line);
+  };
+
+  const console = {};
+  const levels = { debug: 0, log: 1, info: 2, warn: 3, error: 4, trace: 0, dir: 1, table: 1 };
+  for (const name of Object.keys(levels)) {
+    const level = levels[name];
+    console[name] = { [name](...values) { write(level, values); } }[name];
+  }
+  console.assert = function assert(condition, ...values) {
+    if (!condition) write(4, ['Assertion failed', ...values]);
+  };
+  defineProperty(globalThis, 'console', { value: console, writable: true, configurable: true, enumerable: false });
+
+  // --- randomness and clocks: a forked context would give every run the same ones --------------------------
+
+  let a = 0, b = 0, c = 0, counter = 1;
+  const next = () => {  // sfc32
+    const sum = (a + b + counter) | 0;
+    counter = (counter + 1) | 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) | 0;
+    c = (c << 21) | (c >>> 11);
+    c = (c + sum) | 0;
+    return sum >>> 0;
+  };
+  defineProperty(Math, 'random', {
+    value: { random() { return ((next() >>> 5) * 67108864 + (next() >>> 6)) / 9007199254740992; } }.random,
+    writable: true, configurable: true, enumerable: false,
+  });
+
+  let origin = 0;
+  const performance = { now() { return clock() - origin; }, timeOrigin: 0 };
+  defineProperty(globalThis, 'performance', {
+    value: performance, writable: true, configurable: true, enumerable: false,
+  });
+
+  // --- how a run ends -----------------------------------------------------------------------------------
+
+  const field = (error, name) => {
+    try {
+      const value = error[name];
+      if (value === undefined || value === null) return '';
+      return cut(typeof value === 'string' ? value : text(value), MESSAGE_CHARACTERS);
+    } catch {
+      return '';
+    }
+  };
+
+  const fail = (error) => {
+    const type = typeof error;
+    if ((type === 'object' && error !== null) || type === 'function') {
+      const name = field(error, 'name');
+      let message = field(error, 'message');
+      if (!name && !message) message = 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS);
+      done('x', name || 'Error', message, field(error, 'stack'));
+    } else {
+      done('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
+    }
+  };
+
+  // Whether JSON.stringify failed for what the value is (a BigInt, a cycle), and not for what its code threw.
+  const isNoJson = (value) => {
+    let found = false;
+    const path = [];
+    try {
+      stringify(value, function (key, member) {
+        while (path.length && path[path.length - 1] !== this) path.length -= 1;
+        if (typeof member === 'bigint') {
+          found = true;
+          return 0;
+        }
+        if (typeof member === 'object' && member !== null) {
+          for (let i = 0; i < path.length; i++) {
+            if (path[i] === member) {
+              found = true;
+              return 0;
+            }
+          }
+          defineProperty(path, path.length, { value: member, writable: true, configurable: true, enumerable: true });
+        }
+        return member;
+      });
+    } catch {}
+    return found;
+  };
+
+  const succeed = (value) => {
+    let json;
+    try {
+      json = stringify(value);
+    } catch (error) {
+      if (isNoJson(value)) done('b', 'the result is not JSON: it holds a BigInt or refers to itself', '', '');
+      else fail(error);
+      return;
+    }
+    if (json === undefined) {
+      const type = typeof value;
+      done('b', type === 'undefined' ? MISSING : 'the result is not JSON: it is a ' + type, '', '');
+    } else if (json.length > resultLimit) {
+      done('o', text(json.length), '', '');
+    } else {
+      done('v', json, '', '');
+    }
+  };
+
+  let prompt = '';
+  let env;
+
+  const begin = () => {
+    delete globalThis.__promptlog_begin;
+    delete globalThis.__promptlog_end;
+    delete globalThis.__promptlog_module;
+    let envText;
+    [prompt, envText, resultLimit, logLeft, a, b, c] = take();
+    for (let i = 0; i < 12; i++) next();
+    origin = clock();
+    performance.timeOrigin = wallClock();
+    env = parse(envText);
+    return [prompt, env];
+  };
+
+  const end = (promise) => {
+    // Without a constructor of its own a promise is followed with the pristine one, whatever the program did
+    // to Promise.prototype.
+    defineProperty(promise, 'constructor', { value: undefined });
+    const followed = apply(then, promise, [succeed, fail]);
+    defineProperty(followed, 'constructor', { value: undefined });
+    return followed;
+  };
+
+  const module = (loading) => {
+    begin();
+    return end(apply(then, loading, [(namespace) => {
+      const main = namespace.default;
+      if (typeof main === 'function') return apply(main, undefined, [prompt, env]);
+      done('s', 'the default export of a module must be a function (prompt, env) => value', '', '');
+    }]));
+  };
+
+  globalThis.__promptlog_begin = begin;
+  globalThis.__promptlog_end = end;
+  globalThis.__promptlog_module = module;
+})();

@@ -1,0 +1,20 @@
+"""What can go wrong with a sandbox, as against with a program in it. What a program does is an outcome."""
+
+from __future__ import annotations
+
+
+class SandboxError(Exception):
+    """Root of this package's errors."""
+
+
+class CellStartError(SandboxError):
+    """A cell did not become ready."""
+
+    def __init__(self, engine: str, why: str) -> None:
+        super().__init__(f"a {engine} cell did not start: {why}")
+        self.engine = engine
+        self.why = why
+
+
+class CellLost(SandboxError):
+    """A blank cell died before it was handed its run; the run can be given to another."""

