@@ -134,7 +134,7 @@ class Cell:
         self.runs += 1
         began = trio.current_time()
         reader = ReplyReader(
-            limits=job.limits, source_name=job.source_name, wrapped_bytes=len(job.code) * 4 + 64
+            limits=job.limits, source_name=job.source_name, wrapped_bytes=len(job.code) * 4 + 1024
         )
         handover = _Handover(self, job, reader, trial, on_log)
         report: _Report | None = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import msgspec
 import trio
@@ -29,7 +27,7 @@ class PoolCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pool:
-    """A fixed number of cells of one engine. `serve` keeps them; `cell` lends one."""
+    """A fixed number of cells of one engine. `serve` keeps them; `take` lends one."""
 
     def __init__(self, plan: Plan, *, size: int, runs_per_cell: int, max_age_s: float) -> None:
         self._plan = plan
@@ -100,22 +98,22 @@ class Pool:
         self._blank.append(cell)
         self._waiters.unpark()
 
-    @asynccontextmanager
-    async def cell(self, *, fresh: bool = False) -> AsyncIterator[Cell]:
-        """Lend a cell, waiting for one if need be. `fresh`: one that never ran anything, and never will again."""
-        cell = await self._take(fresh=fresh)
-        self._busy += 1
-        try:
-            yield cell
-        finally:
-            self._busy -= 1
-            worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
-            if fresh or worn or not cell.usable:
-                cell.retire()
-            else:
-                self._offer(cell)
+    def give(self, cell: Cell, *, fresh: bool = False) -> None:
+        """Take back a cell that was lent, or retire it if it is worn, broken, or was lent as fresh."""
+        self._busy -= 1
+        worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
+        if fresh or worn or not cell.usable:
+            cell.retire()
+        else:
+            self._offer(cell)
 
-    async def _take(self, *, fresh: bool) -> Cell:
+    async def take(self, *, fresh: bool = False) -> Cell:
+        """Lend a cell, waiting for one if need be. `fresh`: one that never ran anything, and never will again."""
+        cell = await self._find(fresh=fresh)
+        self._busy += 1
+        return cell
+
+    async def _find(self, *, fresh: bool) -> Cell:
         while True:
             for _ in range(len(self._blank)):
                 # The one used last has its pages and the scheduler's favour.

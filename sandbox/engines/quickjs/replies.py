@@ -26,6 +26,9 @@ from sandbox.outcome import (
     ProgramSyntaxError,
 )
 
+WRAPPER_VERSION = 1
+"""Goes up when zygote.py wraps a program otherwise; stored wrapped code of another version is made again."""
+
 HEADER_BYTES = 5
 LINE_OVERHEAD_BYTES = 16
 """What a log line counts beside its text, so that a flood of empty lines ends too."""

@@ -65,11 +65,6 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = _Long
 
 
-class _IntPointer(_ctypes.CFuncPtr):
-    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI
-    _restype_ = _Long
-
-
 class _Bytes(_ctypes.Array):
     class _type_(_ctypes._SimpleCData):
         _type_ = "B"
@@ -228,7 +223,7 @@ class _Engine:
         self.send(kind, name.encode(), message.encode(), stack.encode())
 
     def check(self, source):
-        """Return (wrapped code, module source or None). Raises _Refused."""
+        """Return the wrapped code: B and a script that runs the body, or M and the module. Raises _Refused."""
         error = None
         for before, after in CHECKS:
             try:
@@ -237,7 +232,7 @@ class _Engine:
                 error = exc
                 break
         else:
-            return "B" + source
+            return "B" + BODY[0] + source + BODY[1]
         if "export" in source:
             try:
                 self._runtime.check_syntax(source, module=True)
@@ -257,7 +252,7 @@ class _Engine:
                 self._runtime.add_static_module("program", code)
                 self._runtime.eval(MODULE)
             else:
-                self._runtime.eval(BODY[0] + code + BODY[1])
+                self._runtime.eval(code)
         except BaseException as error:
             if not self._finished:
                 self._finished = True

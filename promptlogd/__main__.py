@@ -1,0 +1,93 @@
+"""promptlogd: arguments, logging, exit codes. Everything else is below."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+import trio
+
+from promptlogd import config as configuration
+from promptlogd.config import Config, ConfigError
+from promptlogd.listener import ListenError
+from promptlogd.server import serve
+from promptlogd.store import StoreError
+from promptlogd.wire.paths import default_paths
+from sandbox.errors import SandboxError
+from sandbox.root import RootError
+
+_PR_SET_PDEATHSIG = 1
+
+
+@click.command()
+@click.version_option(package_name="promptlog", prog_name="promptlogd")
+@click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Path of the Unix socket.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Folder of the store (mode 0700).")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="Settings, a TOML file.")
+@click.option("--verbose", is_flag=True, help="Log more.")
+@click.option("--ready-fd", type=click.IntRange(min=3), help="Write 'ready' to this descriptor once serving.")
+@click.option("--exit-with-parent", is_flag=True, help="Stop when the process that started this one ends.")
+def main(
+    socket_path: Path | None,
+    state_dir: Path | None,
+    config_path: Path | None,
+    verbose: bool,
+    ready_fd: int | None,
+    exit_with_parent: bool,
+) -> None:
+    """Run JavaScript that somebody else wrote, each run in a jailed process of its own."""
+    _set_up_logging(verbose=verbose)
+    if exit_with_parent:
+        _exit_with_parent()
+    try:
+        config = configuration.load(config_path) if config_path else Config()
+        paths = default_paths(os.geteuid(), os.environ)
+        socket_path = socket_path or (Path(config.server.socket) if config.server.socket else paths.socket)
+        state_dir = state_dir or (Path(config.server.state_dir) if config.server.state_dir else paths.state_dir)
+
+        def ready() -> None:
+            if ready_fd is not None:
+                os.write(ready_fd, b"ready\n")
+                os.close(ready_fd)
+
+        async def run() -> None:
+            await serve(config=config, socket_path=socket_path, state_dir=state_dir, ready=ready)
+
+        trio.run(run, strict_exception_groups=False)
+    except (ConfigError, StoreError, ListenError, SandboxError, RootError) as error:
+        logging.getLogger("promptlogd").error("%s", error)
+        sys.exit(1)
+
+
+def _exit_with_parent() -> None:
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+def _set_up_logging(*, verbose: bool) -> None:
+    if sys.stderr.isatty():
+        style = "%(asctime)s %(levelname)-7s %(message)s"
+    else:
+        style = "%(levelname)s %(name)s: %(message)s"
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine(style, datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+
+
+class _OneLine(logging.Formatter):
+    """One line for each message unless a person is reading."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if sys.stderr.isatty() else text.replace("\n", " | ")
+
+
+if __name__ == "__main__":
+    main()

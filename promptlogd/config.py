@@ -1,0 +1,195 @@
+"""The daemon's settings: a TOML file -> one frozen record. Every value has a default and a bound."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from promptlogd.wire.messages import LimitsAsked
+from sandbox.limits import MIB, Limits
+
+MAX_FILE_BYTES = 1 << 20
+MIN_MEMORY_BYTES = 32 * MIB
+"""Below this the engine has no room to start a program in."""
+
+
+class ConfigError(Exception):
+    """The configuration can't be used."""
+
+
+class LimitsError(Exception):
+    """A run asked for more than it may, or for less than will do."""
+
+    def __init__(self, field: str, asked: int, bound: int, word: str) -> None:
+        super().__init__(f"limits.{field} is {asked}, the {word} is {bound}")
+        self.field = field
+        self.asked = asked
+        self.bound = bound
+
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Server(_Section, kw_only=True):
+    """The socket, the state folder, and how clients are treated."""
+
+    socket: str | None = None
+    """Path of the socket. Default: see README.md, the `--socket` option goes first."""
+    state_dir: str | None = None
+    """Folder of the store."""
+    socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0600"
+    """Permissions of the socket, octal. Who may connect may run programs, and list and remove all of them."""
+    max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 12_000
+    """More are told `busy` and closed."""
+    max_pipelined: Annotated[int, Meta(ge=1, le=10_000)] = 128
+    """Requests of one client in hand at once; the next ones are read when one is answered."""
+    stall_s: Seconds = 10.0
+    """A client that owes the rest of a frame, or does not read its replies, is closed after this."""
+    drain_s: Seconds = 5.0
+    """How long running requests may take to finish after SIGTERM."""
+
+
+class RunLimits(_Section, kw_only=True):
+    """The limits of a run."""
+
+    cpu_ms: Annotated[int, Meta(ge=1, le=600_000)] = 50
+    wall_ms: Annotated[int, Meta(ge=1, le=600_000)] = 1000
+    memory_mb: Annotated[int, Meta(ge=32, le=4096)] = 128
+    result_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
+    log_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
+
+    def limits(self) -> Limits:
+        """Return the same in the sandbox's units."""
+        return Limits(
+            cpu_ms=self.cpu_ms,
+            wall_ms=self.wall_ms,
+            memory_bytes=self.memory_mb * MIB,
+            result_bytes=self.result_kb * 1024,
+            log_bytes=self.log_kb * 1024,
+        )
+
+
+class Bounds(_Section, kw_only=True):
+    """What a run gets, what it may ask for, and how large its inputs may be."""
+
+    default: RunLimits = RunLimits()
+    """What a run gets that asks for nothing."""
+    max: RunLimits = RunLimits(cpu_ms=10_000, wall_ms=30_000, memory_mb=512, result_kb=4096, log_kb=1024)
+    """The most that a run may ask for."""
+    source_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
+    prompt_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
+    env_kb: Annotated[int, Meta(ge=1, le=1024)] = 256
+    check_cpu_ms: Annotated[int, Meta(ge=10, le=60_000)] = 500
+    """CPU time for checking and wrapping a program at submit: three parses of what may be 1 MiB."""
+
+
+class PoolSettings(_Section, kw_only=True):
+    """The cells."""
+
+    cells: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """Default: two for each core."""
+    runs_per_cell: Positive = 500
+    max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
+    isolation: Literal["cell", "jail"] = "cell"
+    """`jail`: a brand-new nsjail for every run."""
+
+
+class SchedulerSettings(_Section, kw_only=True):
+    """Who waits, and how many may."""
+
+    queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
+    concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """Runs at once. Default: as many as there are cells."""
+    wait_s: Seconds = 30.0
+    """A run that waited so long for its turn is told `busy`."""
+
+
+class Engines(_Section, kw_only=True):
+    """Which engine runs what."""
+
+    default: Literal["quickjs"] = "quickjs"
+
+
+class Config(_Section, kw_only=True):
+    """Everything that can be set."""
+
+    server: Server = Server()
+    limits: Bounds = Bounds()
+    pool: PoolSettings = PoolSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    engines: Engines = Engines()
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are to be."""
+        return self.pool.cells or 2 * (os.cpu_count() or 1)
+
+    @property
+    def concurrent(self) -> int:
+        """How many runs may go on at once."""
+        return self.scheduler.concurrent or self.cells
+
+    def limits_for(self, asked: LimitsAsked | None) -> Limits:
+        """Return a run's limits: what it asked for, else the default. Raises LimitsError."""
+        default, most = self.limits.default.limits(), self.limits.max.limits()
+        if asked is None:
+            return default
+        chosen: dict[str, int] = {}
+        for field in Limits.__struct_fields__:
+            value = getattr(asked, field)
+            if value is None:
+                value = getattr(default, field)
+            elif value > getattr(most, field):
+                raise LimitsError(field, value, getattr(most, field), "most it may be")
+            chosen[field] = value
+        if chosen["memory_bytes"] < MIN_MEMORY_BYTES:
+            raise LimitsError("memory_bytes", chosen["memory_bytes"], MIN_MEMORY_BYTES, "least it may be")
+        return Limits(**chosen)
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file. Raises ConfigError that names file, key, and what would be right."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes: that is no configuration")
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    _refuse_unknown(table, Config, "", path)
+    try:
+        config = msgspec.convert(table, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for field in RunLimits.__struct_fields__:
+        default, most = getattr(config.limits.default, field), getattr(config.limits.max, field)
+        if default > most:
+            raise ConfigError(f"{path}: limits.default.{field} is {default}, above limits.max.{field} of {most}")
+    return config
+
+
+def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], place: str, path: Path) -> None:
+    hints = get_type_hints(section)
+    for key, value in table.items():
+        if key not in section.__struct_fields__:
+            near = difflib.get_close_matches(key, section.__struct_fields__, n=1, cutoff=0.5)
+            hint = f"did you mean {place}{near[0]}?" if near else f"known: {', '.join(section.__struct_fields__)}"
+            raise ConfigError(f"{path}: there is no setting {place}{key}; {hint}")
+        kind = hints[key]
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            _refuse_unknown(value, kind, f"{place}{key}.", path)

@@ -1,0 +1,191 @@
+"""One client connection: drive the wire session over a socket, hand requests to their handlers, send the replies.
+
+Whatever a client does, it ends this connection at the most. Requests run side by side; replies leave when ready.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import select
+import socket
+import struct
+
+import trio
+
+from promptlogd.handlers import HANDLERS, Client
+from promptlogd.services import RequestError, Services
+from promptlogd.wire import BadMessage, ProtocolError, ServerSession
+from promptlogd.wire.messages import Error, Id, Reply, Request
+
+_log = logging.getLogger(__name__)
+
+_READ_BYTES = 256 * 1024
+_OUTBOX_BYTES = 4 * 1024 * 1024
+"""With so much unsent, no further request of this client is begun."""
+
+_GONE_CHECK_S = 0.02
+
+
+class Connection:
+    """Owner of one client's socket. `serve` runs until the client is gone or is sent away."""
+
+    def __init__(self, sock: socket.socket, services: Services, number: int) -> None:
+        self._sock = sock
+        self._services = services
+        self._session = ServerSession()
+        self._client = Client(number=number, uid=_peer_uid(sock), send=self._send)
+        self._in_hand: set[Id] = set()
+        self._outbox = bytearray()
+        self._outbox_filled = trio.Event()
+        self._progress = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def serve(self) -> None:
+        """Serve the client. Raises nothing that is the client's fault; cancellation cancels its runs."""
+        self._services.clients += 1
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    async with trio.open_nursery() as requests:
+                        await self._read(requests)
+                        if self._in_hand:
+                            requests.start_soon(self._watch_gone)
+                    await self._drain()
+                    nursery.cancel_scope.cancel()
+        except* OSError as group:
+            _log.debug("client %d is gone: %s", self._client.number, group.exceptions[0])
+        finally:
+            self._services.clients -= 1
+            self._sock.close()
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        """Read requests until the client closes its side, or sends what can't be followed."""
+        settings = self._services.config.server
+        owed_since = math.inf
+        while True:
+            with trio.CancelScope(deadline=owed_since + settings.stall_s) as patience:
+                await trio.lowlevel.wait_readable(self._sock)
+            if patience.cancelled_caught:
+                self._send_error(None, "bad_request", f"the rest of a frame did not come within {settings.stall_s:g} s")
+                return
+            try:
+                data = self._sock.recv(_READ_BYTES)
+            except BlockingIOError:
+                continue
+            if not data:
+                if self._session.mid_frame:
+                    self._send_error(None, "bad_request", "the connection ended within a frame")
+                return
+            try:
+                events = self._session.receive(data)
+            except ProtocolError as error:
+                code = "too_large" if error.code == "too_large" else "bad_request"
+                self._send_error(None, code, error.message)
+                return
+            for event in events:
+                if isinstance(event, BadMessage):
+                    self._send_error(event.id, "bad_request", event.message)
+                else:
+                    await self._begin(event, nursery)
+            if not self._session.mid_frame:
+                owed_since = math.inf
+            elif owed_since == math.inf or events:
+                owed_since = trio.current_time()
+
+    async def _begin(self, request: Request, nursery: trio.Nursery) -> None:
+        while len(self._in_hand) >= self._services.config.server.max_pipelined or len(self._outbox) > _OUTBOX_BYTES:
+            self._progress = trio.Event()
+            await self._progress.wait()
+        if request.id in self._in_hand:
+            self._send_error(request.id, "bad_request", "a request with this id is in hand already")
+        elif self._services.draining:
+            self._send_error(request.id, "shutting_down", "the daemon is stopping")
+        else:
+            self._in_hand.add(request.id)
+            nursery.start_soon(self._handle, request)
+
+    async def _handle(self, request: Request) -> None:
+        try:
+            reply = await HANDLERS[type(request)](request, self._services, self._client)
+        except RequestError as error:
+            self._send_error(request.id, error.code, error.message, error.detail)
+        except Exception:
+            _log.exception("request %r failed", type(request).__name__)
+            self._send_error(request.id, "internal", "the daemon failed at this request; its log says how")
+        else:
+            self._send(reply)
+        finally:
+            self._in_hand.discard(request.id)
+            self._progress.set()
+
+    def _send_error(
+        self,
+        id: Id | None,
+        code: str,
+        message: str,
+        detail: dict[str, str | int | float | None | list[str]] | None = None,
+    ) -> None:
+        self._services.errors[code] += 1
+        self._send(Error(id=id, code=code, message=message, detail=detail))  # type: ignore[arg-type]
+
+    def _send(self, reply: Reply) -> None:
+        """Send a reply, or keep what the socket does not take now for the writer."""
+        data: bytes | memoryview = self._session.send(reply)
+        if not self._outbox:
+            try:
+                sent = self._sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._scope.cancel()
+                return
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        self._outbox += data
+        self._outbox_filled.set()
+
+    async def _write(self) -> None:
+        """Send what the socket did not take at once. A client that reads nothing for too long is sent away."""
+        stall_s = self._services.config.server.stall_s
+        while True:
+            await self._outbox_filled.wait()
+            while self._outbox:
+                with trio.move_on_after(stall_s) as patience:
+                    await trio.lowlevel.wait_writable(self._sock)
+                if patience.cancelled_caught:
+                    _log.info("client %d does not read its replies; closed", self._client.number)
+                    self._scope.cancel()
+                    return
+                try:
+                    sent = self._sock.send(self._outbox[:_READ_BYTES])
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    self._scope.cancel()
+                    return
+                del self._outbox[:sent]
+                self._progress.set()
+            self._outbox_filled = trio.Event()
+
+    async def _drain(self) -> None:
+        while self._outbox:
+            self._progress = trio.Event()
+            await self._progress.wait()
+
+    async def _watch_gone(self) -> None:
+        """Tell a client that has only closed its writing side from one that left: cancel the latter's runs."""
+        watch = select.poll()
+        watch.register(self._sock, 0)
+        while self._in_hand:
+            if any(event & (select.POLLHUP | select.POLLERR) for _, event in watch.poll(0)):
+                self._scope.cancel()
+                return
+            await trio.sleep(_GONE_CHECK_S)
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])

@@ -1,0 +1,40 @@
+"""From what a client calls a program to the program, with the store's errors as the wire's. No messages here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from promptlogd.services import RequestError, Services
+from promptlogd.store import Ambiguous, BadReference, Damaged, NotFound, StoreFailed
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what the store raises into a RequestError."""
+    try:
+        yield
+    except NotFound as error:
+        raise RequestError("not_found", str(error), {"reference": error.reference}) from None
+    except Ambiguous as error:
+        raise RequestError("ambiguous", str(error), {"matches": error.matches}) from None
+    except BadReference as error:
+        raise RequestError("bad_request", str(error)) from None
+    except Damaged as error:
+        raise RequestError("not_found", str(error), {"reference": error.hash, "damaged": error.why}) from None
+    except StoreFailed as error:
+        raise RequestError("internal", str(error)) from None
+
+
+def resolve(services: Services, reference: str) -> str:
+    """Return the hash that a reference means. Raises RequestError."""
+    with store_errors():
+        return services.store.resolve(reference)
+
+
+def check_size(what: str, size: int, most: int) -> None:
+    """Refuse an input that is too large. Sizes in bytes. Raises RequestError."""
+    if size > most:
+        raise RequestError(
+            "too_large", f"the {what} is {size} bytes, the most is {most}", {"size": size, "limit": most}
+        )

@@ -1,0 +1,92 @@
+"""run: find or take the program, give it its turn in a cell, tell how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+
+import trio
+
+from promptlogd.config import LimitsError
+from promptlogd.handlers.client import Client
+from promptlogd.handlers.references import check_size, resolve, store_errors
+from promptlogd.handlers.submit import wrap
+from promptlogd.services import RequestError, Services
+from promptlogd.wire.messages import Finished, Log, Run
+from sandbox.cell import Job, Trial
+from sandbox.engines.quickjs.replies import WRAPPER_VERSION
+from sandbox.limits import Limits
+from sandbox.outcome import Cancelled, LogLine
+
+SOURCE_NAME = "program.js"
+"""What stacks call a program; its own name is its hash."""
+
+
+async def handle(request: Run, services: Services, client: Client) -> Finished:
+    """Run a program once. Raises RequestError where it could not be tried."""
+    job, hash, stored = await _job(request, services, client)
+    on_log = None
+    if request.stream_logs:
+
+        def on_log(line: LogLine) -> None:
+            client.send(Log(id=request.id, level=line.level, text=line.text))
+
+    fresh = (request.isolation or services.config.pool.isolation) == "jail"
+    trial = Trial()
+    with trio.CancelScope() as scope:
+        client.runs[request.id] = scope
+        try:
+            await services.execute(job, trial, client=client.number, fresh=fresh, on_log=on_log)
+        finally:
+            del client.runs[request.id]
+    if scope.cancelled_caught:
+        trial.outcome = Cancelled()
+    if trial.outcome is None:
+        raise RequestError("internal", "the run ended without an outcome")
+    if stored:
+        services.store.record_run(hash)
+    services.runs[trial.outcome.__struct_config__.tag] += 1
+    return Finished(
+        id=request.id,
+        hash=hash,
+        outcome=trial.outcome,
+        logs=trial.logs,
+        logs_truncated=trial.logs_truncated,
+        usage=trial.usage,
+    )
+
+
+async def _job(request: Run, services: Services, client: Client) -> tuple[Job, str, bool]:
+    if request.host_functions is not None:
+        raise RequestError("unsupported", "host functions are not supported by this version")
+    if request.engine == "deno":
+        raise RequestError("unsupported", "the engine deno is not supported by this version; leave `engine` out")
+    if (request.hash is None) == (request.source is None):
+        raise RequestError("bad_request", "give either `hash` or `source`")
+    bounds = services.config.limits
+    prompt, env = request.prompt.encode(), bytes(request.env) or b"{}"
+    check_size("prompt", len(prompt), bounds.prompt_kb * 1024)
+    check_size("env", len(env), bounds.env_kb * 1024)
+    try:
+        limits = services.config.limits_for(request.limits)
+    except LimitsError as error:
+        detail: dict[str, str | int | float | None | list[str]] = {"field": error.field, "limit": error.bound}
+        raise RequestError("bad_request", str(error), detail) from None
+    if request.source is not None:
+        source = request.source.encode()
+        check_size("source", len(source), bounds.source_kb * 1024)
+        return _make("source", source, prompt, env, limits), hashlib.sha256(source).hexdigest(), False
+    assert request.hash is not None
+    hash = resolve(services, request.hash)
+    with store_errors():
+        program = services.store.load(hash)
+    wrapped = program.wrapped
+    if wrapped is None or program.wrapper != WRAPPER_VERSION:
+        wrapped = await wrap(services, client, program.source)
+        code = wrapped
+        with store_errors():
+            await trio.to_thread.run_sync(lambda: services.store.rewrap(hash, code, wrapper=WRAPPER_VERSION))
+    return _make("run", wrapped, prompt, env, limits), hash, True
+
+
+def _make(kind: str, code: bytes, prompt: bytes, env: bytes, limits: Limits) -> Job:
+    return Job(kind=kind, code=code, prompt=prompt, env=env, limits=limits, source_name=SOURCE_NAME)

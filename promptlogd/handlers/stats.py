@@ -1,0 +1,38 @@
+"""stats: what the daemon has done since its start, and what it holds."""
+
+from __future__ import annotations
+
+import trio
+
+from promptlogd.handlers.client import Client
+from promptlogd.handlers.references import store_errors
+from promptlogd.services import Services
+from promptlogd.wire.messages import PoolStats, Stats, StatsReply
+
+
+async def handle(request: Stats, services: Services, client: Client) -> StatsReply:
+    """Return the counts."""
+    counts = services.pool.counts()
+    with store_errors():
+        programs = services.store.count()
+    return StatsReply(
+        id=request.id,
+        uptime_s=round(trio.current_time() - services.started_at, 3),
+        clients=services.clients,
+        running=services.scheduler.running,
+        queued=services.scheduler.queued,
+        runs=dict(services.runs),
+        errors=dict(services.errors),
+        programs=programs,
+        pools=[
+            PoolStats(
+                engine="quickjs",
+                size=counts.size,
+                blank=counts.blank,
+                busy=counts.busy,
+                started=counts.started,
+                retired=counts.retired,
+            )
+        ],
+        held_by=services.held_by,
+    )

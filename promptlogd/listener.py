@@ -1,0 +1,92 @@
+"""The listening Unix socket: bind it safely, accept from it, unlink it. Nothing of what is said on it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import trio
+
+_log = logging.getLogger(__name__)
+_BACKLOG = 1024
+_PATH_BYTES = 107
+
+
+class ListenError(Exception):
+    """The socket can't be bound."""
+
+
+def bind(path: Path, mode: int) -> socket.socket:
+    """Bind a listening socket with these permissions. A stale one is probed first, then replaced.
+
+    Raises ListenError: another daemon answers there, something else is there, or the folder can't be used.
+    """
+    if len(os.fsencode(path)) > _PATH_BYTES:
+        raise ListenError(f"the socket path {path} is longer than {_PATH_BYTES} bytes (unix(7)); give --socket")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if os.geteuid() == 0 else 0o700)
+        _clear(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        previous = os.umask(0o177)
+        try:
+            sock.bind(os.fspath(path))
+        finally:
+            os.umask(previous)
+        path.chmod(mode)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        raise ListenError(f"can't listen on {path}: {error.strerror or error}") from error
+    return sock
+
+
+def _clear(path: Path) -> None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ListenError(f"{path} is there, and is no socket; remove it or give --socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except FileNotFoundError:
+            return
+    raise ListenError(f"another daemon answers on {path}; stop it or give --socket")
+
+
+def unlink(path: Path, sock: socket.socket) -> None:
+    """Close the socket, and remove its file if that is still ours."""
+    try:
+        if os.fspath(path) == sock.getsockname():
+            path.unlink()
+    except OSError:
+        pass
+    sock.close()
+
+
+async def accept(sock: socket.socket) -> AsyncIterator[socket.socket]:
+    """Yield clients' sockets. Running out of descriptors is waited out, not fatal."""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            client, _ = sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            continue
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            _log.warning("can't accept a client now: %s", error.strerror)
+            await trio.sleep(0.1)
+            continue
+        client.setblocking(False)
+        yield client

@@ -1,0 +1,157 @@
+"""The daemon's life: take the state folder, start the cells, listen, serve, and stop in the reverse order."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import resource
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import trio
+
+from promptlogd import listener
+from promptlogd.config import Config
+from promptlogd.connection import Connection
+from promptlogd.services import Services
+from promptlogd.store import Store, StoreError
+from sandbox import jail, root
+from sandbox.cell import Plan
+from sandbox.pool import Pool
+
+_log = logging.getLogger(__name__)
+_FLUSH_S = 1.0
+
+HELD_BY = {
+    "memory": "RLIMIT_AS on the process",
+    "cpu": "a kernel timer on the process's CPU clock, RLIMIT_CPU behind it",
+    "wall": "the daemon's deadline",
+    "result": "the daemon's byte cap",
+    "logs": "the daemon's byte cap",
+    "processes": "seccomp",
+    "files": "seccomp",
+    "network": "an empty network namespace, seccomp",
+}
+
+
+async def serve(
+    *, config: Config, socket_path: Path, state_dir: Path, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Run the daemon until SIGTERM or SIGINT, then drain and return.
+
+    Raises StoreError, ListenError, RootError, CellStartError if it can't start.
+    """
+    _raise_descriptor_limit()
+    store = Store.open(state_dir)
+    jail_root = _jail_root_folder(state_dir)
+    try:
+        shutil.rmtree(jail_root, ignore_errors=True)
+        plan = _plan(config, root.build_root(jail_root))
+        pool = Pool(
+            plan, size=config.cells, runs_per_cell=config.pool.runs_per_cell, max_age_s=config.pool.max_age_s
+        )
+        sock = listener.bind(socket_path, int(config.server.socket_mode, 8))
+        try:
+            await _serve(config, store, pool, sock, socket_path, ready)
+        finally:
+            listener.unlink(socket_path, sock)
+    finally:
+        store.close()
+        shutil.rmtree(jail_root, ignore_errors=True)
+
+
+async def _serve(
+    config: Config, store: Store, pool: Pool, sock: socket.socket, path: Path, ready: Callable[[], None]
+) -> None:
+    services = Services(config=config, store=store, pool=pool, held_by=HELD_BY)
+    # Opened in this order, left in the reverse: clients go first, the cells last.
+    async with trio.open_nursery() as cells:
+        await cells.start(pool.serve)
+        cells.start_soon(_flush, store)
+        async with trio.open_nursery() as clients:
+            accepting = trio.CancelScope()
+            clients.start_soon(_stop_on_signal, services, accepting, clients)
+            _log.info("listening on %s, %d cells", path, config.cells)
+            ready()
+            with accepting:
+                number = 0
+                async for client in listener.accept(sock):
+                    number += 1
+                    if services.clients >= config.server.max_clients:
+                        _log.warning("%d clients are connected: one more was sent away", services.clients)
+                        client.close()
+                    else:
+                        clients.start_soon(_guard, Connection(client, services, number))
+        cells.cancel_scope.cancel()
+
+
+async def _guard(connection: Connection) -> None:
+    # Nothing that goes wrong with one client may end the daemon.
+    try:
+        await connection.serve()
+    except Exception:
+        _log.exception("a connection failed")
+
+
+async def _stop_on_signal(services: Services, accepting: trio.CancelScope, clients: trio.Nursery) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                _log.info("SIGHUP: nothing to do; settings are read at the start")
+                continue
+            break
+        _log.info("stopping: %d runs go on, %d wait", services.scheduler.running, services.scheduler.queued)
+        accepting.cancel()
+        services.draining = True
+        with trio.move_on_after(services.config.server.drain_s):
+            while services.scheduler.running or services.scheduler.queued:
+                await trio.sleep(0.01)
+        await trio.sleep(0.01)  # let the last replies leave
+        clients.cancel_scope.cancel()
+
+
+async def _flush(store: Store) -> None:
+    while True:
+        await trio.sleep(_FLUSH_S)
+        try:
+            await trio.to_thread.run_sync(store.flush)
+        except StoreError as error:
+            _log.error("%s", error)
+
+
+def _plan(config: Config, made: root.Root) -> Plan:
+    policy = (resources.files("sandbox.engines.quickjs") / "policy.kafel").read_text("utf-8")
+    default = config.limits.default.limits()
+    arguments = jail.quickjs_arguments(
+        root=made,
+        who=jail.identity(os.geteuid(), os.getegid()),
+        policy=jail.policy_text(policy, platform.machine()),
+        machine=root.machine(),
+        default=default,
+    )
+    return Plan(
+        engine="quickjs", executable=jail.nsjail_path(), arguments=arguments, folder=made.path, default=default
+    )
+
+
+def _jail_root_folder(state_dir: Path) -> Path:
+    """Where the jails' root is made: the same for the same state folder, whose lock we hold, so leftovers go.
+
+    As root the jail's mounts are made by a process that is nobody already, which the state folder keeps out.
+    """
+    if os.geteuid() != 0:
+        return state_dir / "jail-root"
+    name = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]
+    return Path("/run") / f"promptlog-jail-{name}"
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,95 @@
+"""What every handler works with: the store, the pool, the scheduler, the settings, the counters. No I/O of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import trio
+
+from promptlogd.config import Config
+from promptlogd.scheduler import Busy, Scheduler
+from promptlogd.store import Store
+from promptlogd.wire.messages import ErrorCode
+from sandbox.cell import Job, Trial
+from sandbox.errors import CellLost
+from sandbox.outcome import LogLine
+from sandbox.pool import Pool
+
+CELL_WAIT_S = 15.0
+_TRIES = 5
+
+
+class RequestError(Exception):
+    """The request can't be done: becomes an `error` reply with this code."""
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        detail: dict[str, str | int | float | None | list[str]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
+        self.detail = detail
+
+
+class Services:
+    """One daemon's working parts, made by `server`."""
+
+    def __init__(self, *, config: Config, store: Store, pool: Pool, held_by: dict[str, str]) -> None:
+        self.config = config
+        self.store = store
+        self.pool = pool
+        self.scheduler = Scheduler(concurrent=config.concurrent, queue=config.scheduler.queue)
+        self.held_by = held_by
+        self.started_at = trio.current_time()
+        self.clients = 0
+        self.draining = False
+        self.runs: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+
+    async def execute(
+        self,
+        job: Job,
+        trial: Trial,
+        *,
+        client: int,
+        fresh: bool = False,
+        on_log: Callable[[LogLine], None] | None = None,
+    ) -> None:
+        """Give the job its turn and a cell; a cell that is found dead before it began is replaced by another.
+
+        Raises RequestError: busy, or internal where no cell can be had.
+        """
+        waiting = trio.move_on_after(self.config.scheduler.wait_s)
+        with waiting:
+            try:
+                await self.scheduler.acquire(client)
+            except Busy as error:
+                raise RequestError("busy", str(error)) from None
+        if waiting.cancelled_caught:
+            raise RequestError("busy", f"waited {self.config.scheduler.wait_s:g} s for a turn; try again")
+        try:
+            await self._in_a_cell(job, trial, fresh=fresh, on_log=on_log)
+        finally:
+            self.scheduler.release()
+
+    async def _in_a_cell(
+        self, job: Job, trial: Trial, *, fresh: bool, on_log: Callable[[LogLine], None] | None
+    ) -> None:
+        for _ in range(_TRIES):
+            try:
+                with trio.fail_after(CELL_WAIT_S):
+                    cell = await self.pool.take(fresh=fresh)
+            except trio.TooSlowError:
+                raise RequestError("internal", "no cell became ready; see the daemon's log") from None
+            try:
+                await cell.run(job, trial, on_log=on_log)
+            except CellLost:
+                continue
+            finally:
+                self.pool.give(cell, fresh=fresh)
+            return
+        raise RequestError("internal", "several cells in a row were lost; see the daemon's log")

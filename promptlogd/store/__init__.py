@@ -1,0 +1,26 @@
+"""The hash-addressed store of programs, and what is known of each."""
+
+from promptlogd.store.errors import (
+    Ambiguous,
+    BadReference,
+    Damaged,
+    NotFound,
+    StoreError,
+    StoreFailed,
+    StoreLocked,
+    StoreUnsafe,
+)
+from promptlogd.store.store import Program, Store
+
+__all__ = [
+    "Ambiguous",
+    "BadReference",
+    "Damaged",
+    "NotFound",
+    "Program",
+    "Store",
+    "StoreError",
+    "StoreFailed",
+    "StoreLocked",
+    "StoreUnsafe",
+]

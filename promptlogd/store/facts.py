@@ -1,0 +1,202 @@
+"""Small facts about programs in SQLite, and the journal of names from which those are rebuilt. No program bytes.
+
+Everything here can be made again: programs from their folders, names from `names.jsonl`, to which each move of a
+name is appended, and synced, before SQLite hears of it. Run counts alone are lost with the database.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from promptlogd.store.objects import Meta
+
+_SCHEMA_VERSION = 1
+_SCHEMA = f"""
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS programs (
+    hash TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at REAL NOT NULL, created_by INTEGER NOT NULL,
+    runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS newest ON programs (created_at DESC, hash);
+CREATE TABLE IF NOT EXISTS moves (name TEXT NOT NULL, hash TEXT, at REAL NOT NULL, number INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS labels ON names (hash);
+PRAGMA user_version = {_SCHEMA_VERSION};
+"""
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one program. Times in seconds since the epoch."""
+
+    hash: str
+    size: int
+    created_at: float
+    created_by: int
+    runs: int
+    last_run_at: float | None
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """A name was put on this hash at this time; on None: it was taken off with its program."""
+
+    name: str
+    hash: str | None
+    at: float
+
+
+class Facts:
+    """Owner of `facts.sqlite3` and `names.jsonl`. One thread at a time."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "facts.sqlite3"
+        self._journal = state_dir / "names.jsonl"
+        self._damaged = state_dir / "damaged"
+        self._db: sqlite3.Connection
+
+    def open(self) -> bool:
+        """Open the database; return False if it had to be made new, so that it wants filling."""
+        fresh = not self._path.exists()
+        if not fresh:
+            try:
+                self._connect()
+                good = self._db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+                version = self._db.execute("PRAGMA user_version").fetchone()[0]
+                if good and version == _SCHEMA_VERSION:
+                    self._db.executescript(_SCHEMA)
+                    return True
+                self._db.close()
+            except sqlite3.DatabaseError:
+                self._db.close()
+            stamp = time.time_ns()
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    Path(f"{self._path}{suffix}").rename(self._damaged / f"facts.sqlite3{suffix}-{stamp}")
+        self._connect()
+        self._db.executescript(_SCHEMA)
+        self._path.chmod(0o600)
+        return False
+
+    def _connect(self) -> None:
+        self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def rebuild(self, programs: Iterable[tuple[str, Meta]]) -> None:
+        """Fill a new database from the folders' facts and the journal of names."""
+        self._db.execute("BEGIN")
+        for hash, meta in programs:
+            self.add(hash, meta)
+        for move in self._read_journal():
+            self._apply(move)
+        self._db.execute("COMMIT")
+
+    def _read_journal(self) -> list[Move]:
+        try:
+            data = self._journal.read_bytes()
+        except FileNotFoundError:
+            return []
+        moves: list[Move] = []
+        for line in data.splitlines():
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a torn last line was never acknowledged
+                moves.append(msgspec.json.decode(line, type=Move))
+        return moves
+
+    def add(self, hash: str, meta: Meta) -> None:
+        """Note a program; one that is known already stays as it is."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO programs (hash, size, created_at, created_by) VALUES (?, ?, ?, ?)",
+            (hash, meta.size, meta.created_at, meta.created_by),
+        )
+
+    def remove(self, hash: str) -> list[str]:
+        """Forget a program; return the names that were on it, which are gone too."""
+        names = self.names(hash)
+        for name in names:
+            self.move(name, None)
+        self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
+        return names
+
+    def get(self, hash: str) -> Fact | None:
+        """Return what is known of one program."""
+        row = self._db.execute(f"{_SELECT} WHERE hash = ?", (hash,)).fetchone()
+        return None if row is None else _fact(row)
+
+    def newest(self, limit: int, after: tuple[float, str] | None) -> list[Fact]:
+        """Return programs, newest first, that come after this (created_at, hash)."""
+        where, arguments = "", ()
+        if after is not None:
+            where = "WHERE created_at < ? OR (created_at = ? AND hash > ?)"
+            arguments = (after[0], after[0], after[1])  # type: ignore[assignment]  # of another length
+        rows = self._db.execute(f"{_SELECT} {where} ORDER BY created_at DESC, hash LIMIT ?", (*arguments, limit))
+        return [_fact(row) for row in rows]
+
+    def count(self) -> int:
+        """Return how many programs are known."""
+        return int(self._db.execute("SELECT count(*) FROM programs").fetchone()[0])
+
+    def with_prefix(self, prefix: str, limit: int) -> list[str]:
+        """Return hashes that begin so."""
+        rows = self._db.execute(
+            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY hash LIMIT ?", (prefix, prefix + "g", limit)
+        )
+        return [row[0] for row in rows]
+
+    def count_runs(self, runs: dict[str, tuple[int, float]]) -> None:
+        """Add finished runs: hash -> (how many, when the last one ended)."""
+        self._db.execute("BEGIN")
+        self._db.executemany(
+            "UPDATE programs SET runs = runs + ?, last_run_at = ? WHERE hash = ?",
+            [(count, at, hash) for hash, (count, at) in runs.items()],
+        )
+        self._db.execute("COMMIT")
+
+    def named(self, name: str) -> str | None:
+        """Return the hash that a name is on."""
+        row = self._db.execute("SELECT hash FROM names WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def names(self, hash: str) -> list[str]:
+        """Return the names that are on a hash."""
+        return [row[0] for row in self._db.execute("SELECT name FROM names WHERE hash = ? ORDER BY name", (hash,))]
+
+    def history(self, name: str) -> list[Move]:
+        """Return where a name has been, oldest first."""
+        rows = self._db.execute("SELECT name, hash, at FROM moves WHERE name = ? ORDER BY number", (name,))
+        return [Move(name=row[0], hash=row[1], at=row[2]) for row in rows]
+
+    def move(self, name: str, hash: str | None) -> None:
+        """Put a name on a hash, durably; on None: take it off."""
+        move = Move(name=name, hash=hash, at=time.time())
+        descriptor = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, b"\n" + msgspec.json.encode(move) + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._apply(move)
+
+    def _apply(self, move: Move) -> None:
+        self._db.execute("INSERT INTO moves (name, hash, at) VALUES (?, ?, ?)", (move.name, move.hash, move.at))
+        if move.hash is None:
+            self._db.execute("DELETE FROM names WHERE name = ?", (move.name,))
+        else:
+            self._db.execute("INSERT OR REPLACE INTO names (name, hash) VALUES (?, ?)", (move.name, move.hash))
+
+
+_SELECT = "SELECT hash, size, created_at, created_by, runs, last_run_at FROM programs"
+
+
+def _fact(row: tuple[str, int, float, int, int, float | None]) -> Fact:
+    return Fact(
+        hash=row[0], size=row[1], created_at=row[2], created_by=row[3], runs=row[4], last_run_at=row[5]
+    )

@@ -1,0 +1,223 @@
+"""The folders of programs: written atomically and durably, verified at every read. No SQLite here.
+
+    programs/ab/cdef.../source      the bytes as submitted
+    programs/ab/cdef.../wrapped     a line of JSON {"wrapper", "sha256"}, then what the engine runs
+    programs/ab/cdef.../meta.json   who and when, from which the facts can be rebuilt
+
+Folders are opened one below the other without following links, so that nothing planted can lead out.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from promptlogd.store.errors import Damaged, NotFound, StoreFailed
+
+_CAPS = {"source": 64 << 20, "wrapped": 128 << 20, "meta.json": 64 << 10}
+_TEMPORARY = ".tmp-"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """Who submitted a program (uid), and when (seconds since the epoch)."""
+
+    size: int
+    created_at: float
+    created_by: int
+
+
+class _WrappedHeader(msgspec.Struct, frozen=True, kw_only=True):
+    wrapper: int
+    sha256: str
+
+
+class Objects:
+    """The one reader and writer of `programs/` and `damaged/` below the state folder."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._programs = state_dir / "programs"
+        self._damaged = state_dir / "damaged"
+
+    def prepare(self) -> None:
+        """Make the folders, and sweep what an earlier process left half done."""
+        for folder in (self._programs, self._damaged):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        for left in self._programs.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def hashes(self) -> Iterator[str]:
+        """Yield the hash of every program folder, unverified."""
+        for shelf in sorted(self._programs.iterdir()):
+            if len(shelf.name) == 2 and shelf.is_dir() and not shelf.is_symlink():
+                for folder in sorted(shelf.iterdir()):
+                    if len(folder.name) == 62:
+                        yield shelf.name + folder.name
+
+    def has(self, hash: str) -> bool:
+        """Whether there is something under this hash, good or bad."""
+        return os.path.lexists(self._path(hash))
+
+    def write(self, hash: str, source: bytes, wrapped: bytes, wrapper: int, meta: Meta) -> None:
+        """Write a new program: all of it, durably, or nothing. Raises StoreFailed."""
+        with self._errors():
+            temporary = self._programs / f"{_TEMPORARY}{hash[:16]}-{os.getpid()}-{time.monotonic_ns()}"
+            try:
+                temporary.mkdir(mode=0o700)
+                _write(temporary / "source", source)
+                _write(temporary / "wrapped", _with_header(wrapped, wrapper))
+                _write(temporary / "meta.json", msgspec.json.encode(meta))
+                _sync(temporary)
+                shelf = self._path(hash).parent
+                if not shelf.exists():
+                    shelf.mkdir(mode=0o700, exist_ok=True)
+                    _sync(self._programs)
+                temporary.rename(self._path(hash))
+                _sync(shelf)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+
+    def rewrap(self, hash: str, wrapped: bytes, wrapper: int) -> None:
+        """Put new wrapped code in the place of the old. Raises StoreFailed."""
+        folder = self._path(hash)
+        with self._errors():
+            temporary = folder / f"{_TEMPORARY}wrapped"
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            _write(temporary, _with_header(wrapped, wrapper))
+            temporary.rename(folder / "wrapped")
+            _sync(folder)
+
+    def read(self, hash: str) -> tuple[bytes, bytes | None, int]:
+        """Return (source, wrapped code or None if that is no good, version of its wrapper).
+
+        Raises NotFound, or Damaged after the object was set aside.
+        """
+        try:
+            with self._folder(hash) as folder:
+                source = _read(folder, "source")
+                try:
+                    wrapped, wrapper = _without_header(_read(folder, "wrapped"))
+                except (OSError, ValueError, msgspec.MsgspecError):
+                    wrapped, wrapper = None, 0
+        except FileNotFoundError:
+            if not self.has(hash):
+                raise NotFound(hash) from None
+            raise self._set_aside(hash, "its source is missing") from None
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EIO):
+                raise StoreFailed(f"can't read program {hash}: {error.strerror}") from error
+            raise self._set_aside(hash, str(error)) from error
+        if hashlib.sha256(source).hexdigest() != hash:
+            raise self._set_aside(hash, "its bytes do not have its hash")
+        return source, wrapped, wrapper
+
+    def meta(self, hash: str) -> Meta:
+        """Return who and when; made up from the file system's account where the file is no good."""
+        try:
+            with self._folder(hash) as folder:
+                return msgspec.json.decode(_read(folder, "meta.json"), type=Meta)
+        except (OSError, ValueError, msgspec.MsgspecError):
+            path = self._path(hash)
+            try:
+                size = (path / "source").lstat().st_size
+                return Meta(size=size, created_at=path.lstat().st_mtime, created_by=path.lstat().st_uid)
+            except OSError:
+                return Meta(size=0, created_at=0.0, created_by=0)
+
+    def remove(self, hash: str) -> None:
+        """Remove a program: gone from its name at once, then from the disk. Raises NotFound, StoreFailed."""
+        with self._errors():
+            grave = self._programs / f"{_TEMPORARY}removed-{hash[:16]}-{time.monotonic_ns()}"
+            try:
+                self._path(hash).rename(grave)
+            except FileNotFoundError:
+                raise NotFound(hash) from None
+            _sync(self._path(hash).parent)
+            if grave.is_symlink():
+                grave.unlink()
+            else:
+                shutil.rmtree(grave)
+
+    def _path(self, hash: str) -> Path:
+        return self._programs / hash[:2] / hash[2:]
+
+    @contextmanager
+    def _folder(self, hash: str) -> Iterator[int]:
+        descriptors: list[int] = []
+        try:
+            descriptors.append(os.open(self._programs, _FOLDER))
+            for name in (hash[:2], hash[2:]):
+                descriptors.append(os.open(name, _FOLDER, dir_fd=descriptors[-1]))
+            yield descriptors[-1]
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _set_aside(self, hash: str, why: str) -> Damaged:
+        with suppress(OSError):
+            self._path(hash).rename(self._damaged / f"{hash}-{time.time_ns()}")
+            _sync(self._damaged)
+        return Damaged(hash, why)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = {
+                errno.ENOSPC: "the disk is full: free some space",
+                errno.EDQUOT: "the quota is used up: free some space",
+                errno.EROFS: "the file system is read-only: mount it for writing",
+            }.get(error.errno or 0, error.strerror or str(error))
+            raise StoreFailed(f"can't write to {self._programs.parent}: {hint}; nothing was kept") from error
+
+
+def _with_header(wrapped: bytes, wrapper: int) -> bytes:
+    header = _WrappedHeader(wrapper=wrapper, sha256=hashlib.sha256(wrapped).hexdigest())
+    return msgspec.json.encode(header) + b"\n" + wrapped
+
+
+def _without_header(data: bytes) -> tuple[bytes, int]:
+    line, _, wrapped = data.partition(b"\n")
+    header = msgspec.json.decode(line, type=_WrappedHeader)
+    if hashlib.sha256(wrapped).hexdigest() != header.sha256:
+        raise ValueError("wrapped code does not verify")
+    return wrapped, header.wrapper
+
+
+def _read(folder: int, name: str) -> bytes:
+    descriptor = os.open(name, _FILE, dir_fd=folder)
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _CAPS[name]:
+            raise ValueError(f"{name} is no file of a bearable size")
+        return file.readall()
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) or 0 :]
+        os.fsync(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

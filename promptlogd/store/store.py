@@ -1,0 +1,271 @@
+"""The store as a whole: programs by hash, prefix or name. The only writer of the state folder.
+
+Methods block on the disk for a moment; the daemon calls those that write from a worker thread. A lock inside
+makes that safe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import msgspec
+
+from promptlogd.store.errors import (
+    Ambiguous,
+    BadReference,
+    Damaged,
+    NotFound,
+    StoreFailed,
+    StoreLocked,
+    StoreUnsafe,
+)
+from promptlogd.store.facts import Fact, Facts, Move
+from promptlogd.store.objects import Meta, Objects
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+HASH_DIGITS = 64
+MIN_PREFIX_DIGITS = 8
+_HEX = frozenset("0123456789abcdef")
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified program. `wrapped` is None if it must be made again from the source."""
+
+    hash: str
+    source: bytes
+    wrapped: bytes | None
+    wrapper: int
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some programs, each with its names, and the cursor to the next page if there is one."""
+
+    rows: list[tuple[Fact, list[str]]]
+    next: str | None
+
+
+def _locked(
+    method: Callable[Concatenate[Store, _P], _R],
+) -> Callable[Concatenate[Store, _P], _R]:
+    @wraps(method)
+    def call(self: Store, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._mutex:
+            try:
+                return method(self, *args, **kwargs)
+            except sqlite3.Error as error:
+                raise StoreFailed(f"the facts in {self._state_dir} can't be used: {error}") from error
+
+    return call
+
+
+class Store:
+    """All that the daemon keeps. Made by `Store.open`."""
+
+    def __init__(self, state_dir: Path, lock: int) -> None:
+        self._state_dir = state_dir
+        self._lock = lock
+        self._mutex = threading.Lock()
+        self._objects = Objects(state_dir)
+        self._facts = Facts(state_dir)
+        self._runs: dict[str, tuple[int, float]] = {}
+
+    @classmethod
+    def open(cls, state_dir: Path) -> Store:
+        """Open the store in this folder, making it if need be (mode 0700), and sweep what was left over.
+
+        Raises StoreLocked if another process has it, StoreUnsafe if it is not ours alone, StoreFailed for the disk.
+        """
+        try:
+            state_dir.parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(state_dir):
+                state_dir.mkdir(mode=0o700)
+            _check_folder(state_dir)
+            lock = _take_lock(state_dir)
+        except OSError as error:
+            raise StoreFailed(f"can't use the state folder {state_dir}: {error.strerror or error}") from error
+        store = cls(state_dir, lock)
+        try:
+            store._objects.prepare()
+            if not store._facts.open():
+                store._facts.rebuild((hash, store._objects.meta(hash)) for hash in store._objects.hashes())
+        except (OSError, sqlite3.Error) as error:
+            os.close(lock)
+            raise StoreFailed(f"can't use the state folder {state_dir}: {error}") from error
+        return store
+
+    def close(self) -> None:
+        """Write out what is buffered, and let go of the folder."""
+        try:
+            self.flush()
+        except StoreFailed:
+            pass  # counts of runs only
+        self._facts.close()
+        os.close(self._lock)
+
+    @_locked
+    def submit(self, source: bytes, wrapped: bytes, *, wrapper: int, name: str | None, uid: int) -> tuple[str, bool]:
+        """Keep a program and return (hash, whether it is new), once it is on the disk. Raises StoreFailed."""
+        hash = hashlib.sha256(source).hexdigest()
+        created = True
+        try:
+            self._objects.read(hash)
+            created = False
+        except (NotFound, Damaged):
+            meta = Meta(size=len(source), created_at=time.time(), created_by=uid)
+            self._objects.write(hash, source, wrapped, wrapper, meta)
+        self._facts.add(hash, self._objects.meta(hash))
+        if name is not None and self._facts.named(name) != hash:
+            self._move(name, hash)
+        return hash, created
+
+    @_locked
+    def resolve(self, reference: str) -> str:
+        """Return the hash that a hash, a prefix or @NAME means. Raises BadReference, NotFound, Ambiguous."""
+        if reference.startswith("@"):
+            hash = self._facts.named(reference[1:])
+            if hash is None:
+                raise NotFound(reference)
+            return hash
+        digits = reference.lower()
+        if not _HEX.issuperset(digits) or len(digits) > HASH_DIGITS:
+            raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME")
+        if len(digits) == HASH_DIGITS:
+            return digits
+        if len(digits) < MIN_PREFIX_DIGITS:
+            raise BadReference(f"{reference!r} is too short: give {MIN_PREFIX_DIGITS} digits or more")
+        matches = self._facts.with_prefix(digits, 10)
+        if not matches:
+            raise NotFound(reference)
+        if len(matches) > 1:
+            raise Ambiguous(reference, matches)
+        return matches[0]
+
+    @_locked
+    def load(self, hash: str) -> Program:
+        """Read a program and verify it. Raises NotFound, Damaged (set aside now), StoreFailed."""
+        try:
+            source, wrapped, wrapper = self._objects.read(hash)
+        except Damaged:
+            self._facts.remove(hash)
+            raise
+        return Program(hash=hash, source=source, wrapped=wrapped, wrapper=wrapper)
+
+    @_locked
+    def rewrap(self, hash: str, wrapped: bytes, *, wrapper: int) -> None:
+        """Keep wrapped code that was made again. Raises StoreFailed."""
+        self._objects.rewrap(hash, wrapped, wrapper)
+
+    @_locked
+    def show(self, hash: str) -> tuple[Fact, list[str], dict[str, list[Move]]]:
+        """Return what is known of a program, its names, and where each of these has been. Raises NotFound."""
+        fact = self._facts.get(hash)
+        if fact is None:
+            raise NotFound(hash)
+        names = self._facts.names(hash)
+        return fact, names, {name: self._facts.history(name) for name in names}
+
+    @_locked
+    def list(self, limit: int, after: str | None) -> Page:
+        """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave."""
+        cursor: tuple[float, str] | None = None
+        if after is not None:
+            at, _, hash = after.partition(":")
+            try:
+                cursor = (float.fromhex(at), hash)
+            except ValueError:
+                raise BadReference(f"{after!r} is no cursor: give the `next` of the page before") from None
+        facts = self._facts.newest(limit + 1, cursor)
+        more = len(facts) > limit
+        facts = facts[:limit]
+        return Page(
+            rows=[(fact, self._facts.names(fact.hash)) for fact in facts],
+            next=f"{facts[-1].created_at.hex()}:{facts[-1].hash}" if more else None,
+        )
+
+    @_locked
+    def remove(self, hash: str) -> list[str]:  # type: ignore[valid-type]  # the builtin, not the method above
+        """Remove a program; return the names that were on it. Raises NotFound, StoreFailed."""
+        self._objects.remove(hash)
+        self._runs.pop(hash, None)
+        return self._facts.remove(hash)
+
+    @_locked
+    def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
+        """Move a name to a program, or back to where it was last; return (where it is, where it was).
+
+        Raises NotFound if the program, or a place to go back to, is not there.
+        """
+        previous = self._facts.named(name)
+        if hash is None:
+            been = [move.hash for move in self._facts.history(name) if move.hash not in (None, previous)]
+            kept = [place for place in been if place is not None and self._objects.has(place)]
+            if not kept:
+                raise NotFound(f"@{name}, an earlier program of it")
+            hash = kept[-1]
+        elif not self._objects.has(hash):
+            raise NotFound(hash)
+        if previous != hash:
+            self._move(name, hash)
+        return hash, previous
+
+    def _move(self, name: str, hash: str) -> None:
+        try:
+            self._facts.move(name, hash)
+        except OSError as error:
+            raise StoreFailed(f"can't move the name {name}: {error.strerror}") from error
+
+    def record_run(self, hash: str) -> None:
+        """Count a finished run. In memory until `flush`."""
+        count, _ = self._runs.get(hash, (0, 0.0))
+        self._runs[hash] = (count + 1, time.time())
+
+    @_locked
+    def flush(self) -> None:
+        """Write the counted runs to the disk. Raises StoreFailed; the counts are kept for the next time."""
+        runs, self._runs = self._runs, {}
+        if runs:
+            try:
+                self._facts.count_runs(runs)
+            except sqlite3.Error:
+                self._runs = {**runs, **self._runs}
+                raise
+
+    @_locked
+    def count(self) -> int:
+        """Return how many programs there are."""
+        return self._facts.count()
+
+
+def _check_folder(folder: Path) -> None:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise StoreUnsafe(f"{folder} is not a folder (a link is not followed)")
+    if status.st_uid != os.geteuid():
+        raise StoreUnsafe(f"{folder} belongs to uid {status.st_uid}, not to us; chown it or give --state-dir")
+    if status.st_mode & 0o077:
+        raise StoreUnsafe(f"{folder} is open to others; close it with: chmod 700 {folder}")
+
+
+def _take_lock(state_dir: Path) -> int:
+    lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise StoreLocked(str(state_dir), holder) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
