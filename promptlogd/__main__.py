@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -58,10 +59,19 @@ def main(
         async def run() -> None:
             await serve(config=config, socket_path=socket_path, state_dir=state_dir, ready=ready)
 
-        trio.run(run, strict_exception_groups=False)
-    except (ConfigError, StoreError, ListenError, SandboxError, RootError) as error:
-        logging.getLogger("promptlogd").error("%s", error)
+        trio.run(run)
+    except* (ConfigError, StoreError, ListenError, SandboxError, RootError) as group:
+        for error in _leaves(group):
+            logging.getLogger("promptlogd").error("%s", error)
         sys.exit(1)
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _exit_with_parent() -> None:

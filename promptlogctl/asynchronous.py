@@ -1,0 +1,219 @@
+"""The asynchronous client, for trio and asyncio by way of anyio: one connection, any number of tasks."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+from anyio.abc import ByteStream
+from anyio.streams.memory import MemoryObjectSendStream
+
+from promptlogctl.blocking import OnLog
+from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
+from promptlogctl.result import Isolation, RunResult, Submission, default_socket, run_request, text
+from promptlogd.wire import ClientSession, ProtocolError
+from promptlogd.wire.messages import (
+    Cancel,
+    Engine,
+    Error,
+    Finished,
+    Id,
+    Label,
+    LimitsAsked,
+    List,
+    Listed,
+    Listing,
+    Log,
+    Named,
+    Ping,
+    Pong,
+    Remove,
+    Removed,
+    Reply,
+    Request,
+    Show,
+    Shown,
+    Stats,
+    StatsReply,
+    Submit,
+    Submitted,
+)
+from sandbox.outcome import LogLine
+
+_R = TypeVar("_R")
+_READ_BYTES = 256 * 1024
+_CANCEL_S = 2.0
+
+
+class AsyncClient:
+    """A connection to promptlogd, open for the length of an `async with`. Tasks may use it side by side.
+
+    Raises NoDaemon on entering, RequestRefused for an `error` reply, ConnectionLost. Cancelling a task that
+    waits for a run cancels the run.
+    """
+
+    def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
+        self.socket_path = Path(socket) if socket is not None else default_socket()
+        self._session = ClientSession()
+        self._stack = AsyncExitStack()
+        self._stream: ByteStream
+        self._sending = anyio.Lock()
+        self._next_id = 0
+        self._waiting: dict[Id, MemoryObjectSendStream[Reply]] = {}
+        self._lost = False
+
+    async def __aenter__(self) -> AsyncClient:
+        try:
+            self._stream = await anyio.connect_unix(os.fspath(self.socket_path))
+        except OSError as error:
+            raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
+        await self._stack.enter_async_context(self._stream)
+        self._group = await self._stack.enter_async_context(anyio.create_task_group())
+        self._group.start_soon(self._read)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._group.cancel_scope.cancel()
+        await self._stack.__aexit__(None, None, None)
+
+    async def submit(self, source: str | bytes, *, name: str | None = None) -> Submission:
+        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8."""
+        reply = await self._ask(lambda id: Submit(id=id, source=text(source), name=name), Submitted)
+        return Submission(hash=reply.hash, created=reply.created)
+
+    async def run(
+        self,
+        reference: str | None,
+        prompt: str = "",
+        *,
+        source: str | bytes | None = None,
+        env: Mapping[str, Any] | None = None,
+        limits: LimitsAsked | None = None,
+        isolation: Isolation | None = None,
+        engine: Engine | None = None,
+        on_log: OnLog | None = None,
+    ) -> RunResult:
+        """Run a kept program (hash, prefix or @name) and wait for its end; `on_log` gets its lines as they come."""
+
+        def make(id: Id) -> Request:
+            return run_request(
+                id,
+                reference=reference,
+                source=source,
+                prompt=prompt,
+                env=env,
+                limits=limits,
+                isolation=isolation,
+                engine=engine,
+                stream_logs=on_log is not None,
+            )
+
+        return RunResult.of(await self._ask(make, Finished, on_log))
+
+    async def run_source(self, source: str | bytes, prompt: str = "", **options: Any) -> RunResult:
+        """Run a program that is not kept, and wait for its end. Options as for `run`."""
+        return await self.run(None, prompt, source=source, **options)
+
+    async def show(self, reference: str, *, source: bool = False) -> Shown:
+        """Return what is known of a program, with its source if asked for."""
+        return await self._ask(lambda id: Show(id=id, hash=reference, source=source), Shown)
+
+    async def list(self) -> AsyncIterator[Listing]:
+        """Yield all programs, newest first, fetched page by page."""
+        after: str | None = None
+        while True:
+            page = await self._ask(lambda id, after=after: List(id=id, after=after), Listed)  # type: ignore[misc]
+            for row in page.programs:
+                yield row
+            if page.next is None:
+                return
+            after = page.next
+
+    async def remove(self, reference: str) -> Removed:
+        """Remove a program and the names on it."""
+        return await self._ask(lambda id: Remove(id=id, hash=reference), Removed)
+
+    async def label(self, name: str, reference: str | None = None) -> Named:
+        """Move a name to a program; without one, back to where the name was before."""
+        return await self._ask(lambda id: Label(id=id, name=name, hash=reference), Named)
+
+    async def stats(self) -> StatsReply:
+        """Return the daemon's counts."""
+        return await self._ask(lambda id: Stats(id=id), StatsReply)
+
+    async def ping(self) -> Pong:
+        """Return the daemon's versions."""
+        return await self._ask(lambda id: Ping(id=id), Pong)
+
+    async def _ask(self, make: Callable[[Id], Request], kind: type[_R], on_log: OnLog | None = None) -> _R:
+        if self._lost:
+            raise ConnectionLost(f"the daemon at {self.socket_path} went away")
+        self._next_id += 1
+        id = self._next_id
+        send, receive = anyio.create_memory_object_stream[Reply](math.inf)
+        self._waiting[id] = send
+        finished = False
+        try:
+            with send, receive:
+                await self._send(make(id))
+                async for reply in receive:
+                    match reply:
+                        case Log():
+                            if on_log is not None:
+                                on_log(LogLine(level=reply.level, text=reply.text))
+                            continue
+                        case Error():
+                            finished = True
+                            raise RequestRefused(reply)
+                        case _ if isinstance(reply, kind):
+                            finished = True
+                            return reply
+                        case _:
+                            raise ConnectionLost(f"the daemon answered with {type(reply).__name__}")
+            raise ConnectionLost(f"the daemon at {self.socket_path} went away before it answered")
+        finally:
+            self._waiting.pop(id, None)
+            if not finished and kind is Finished and not self._lost:
+                await self._abandon(id)
+
+    async def _abandon(self, target: Id) -> None:
+        self._next_id += 1
+        with anyio.move_on_after(_CANCEL_S, shield=True):
+            try:
+                await self._send(Cancel(id=self._next_id, target=target))
+            except ConnectionLost:
+                pass
+
+    async def _send(self, request: Request) -> None:
+        async with self._sending:
+            try:
+                await self._stream.send(self._session.send(request))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                self._lose()
+                raise ConnectionLost(f"the daemon at {self.socket_path} went away") from error
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                for reply in self._session.receive(await self._stream.receive(_READ_BYTES)):
+                    if reply.id is None:
+                        return
+                    if (waiting := self._waiting.get(reply.id)) is not None:
+                        waiting.send_nowait(reply)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError):
+            pass
+        finally:
+            self._lose()
+
+    def _lose(self) -> None:
+        self._lost = True
+        for waiting in self._waiting.values():
+            waiting.close()

@@ -1,0 +1,117 @@
+"""What all commands share: the options that lead to a daemon, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from promptlogctl.blocking import Client
+from promptlogctl.cli import output
+from promptlogctl.cli.output import Exit
+from promptlogctl.cli.spawn import private_daemon
+from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
+from promptlogctl.result import default_socket
+
+MAX_FILE_BYTES = 16 << 20
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Source:
+    """A program's text as the user knows it, for error messages."""
+
+    def __init__(self, name: str, text: str | None) -> None:
+        self.name = name
+        self.text = text
+
+
+class App:
+    """The options that every command takes."""
+
+    def __init__(self, *, socket: Path | None, spawn: bool, state_dir: Path | None, json: bool) -> None:
+        self.socket = socket or default_socket()
+        self.spawn = spawn
+        self.state_dir = state_dir
+        self.json = json
+        self.source = Source("program", None)
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Give a client of the daemon that answers, or of a private one with `--spawn`."""
+        if self.spawn and not _answers(self.socket):
+            with private_daemon(self.state_dir) as private, Client(private) as client:
+                yield client
+        else:
+            with Client(self.socket) as client:
+                yield client
+
+
+def command(function: _F) -> _F:
+    """Give a command the shared options, and turn what it raises into a line on stderr and an exit code."""
+
+    @click.option("--socket", type=click.Path(path_type=Path), envvar="PROMPTLOG_SOCKET", help="The daemon's socket.")
+    @click.option("--spawn", is_flag=True, help="Start a private daemon for this command if none answers.")
+    @click.option("--state-dir", type=click.Path(path_type=Path), help="With --spawn: keep programs in this folder.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+    @wraps(function)
+    def wrapper(
+        *args: Any, socket: Path | None, spawn: bool, state_dir: Path | None, as_json: bool, **kwargs: Any
+    ) -> None:
+        app = App(socket=socket, spawn=spawn, state_dir=state_dir, json=as_json)
+        sys.exit(_guard(app, lambda: function(app, *args, **kwargs)))
+
+    return wrapper  # type: ignore[return-value]  # click keeps the parameters on the wrapper
+
+
+def _guard(app: App, call: Callable[[], Exit | None]) -> int:
+    try:
+        return call() or Exit.OK
+    except RequestRefused as refused:
+        output.refusal(refused, app.source.text, app.source.name)
+        return output.refusal_code(refused)
+    except (NoDaemon, ConnectionLost) as error:
+        output.error(str(error))
+        return Exit.DAEMON
+    except KeyboardInterrupt:
+        output.error("cancelled")
+        return Exit.LIMIT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True
+
+
+def read_text(path: str, what: str) -> str:
+    """Read a file, or standard input for `-`. Raises click.UsageError: too large, not UTF-8, or not to be read."""
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise click.UsageError(f"can't read the {what} {path}: {error.strerror}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise click.UsageError(f"the {what} {path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(
+            f"the {what} {path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+        ) from None

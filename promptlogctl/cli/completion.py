@@ -1,0 +1,23 @@
+"""promptlogctl completion: the script that makes a shell complete commands and options."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App, command
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@command
+def completion(app: App, shell: str) -> None:
+    """Print the completion script for SHELL; for bash: eval "$(promptlogctl completion bash)"."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    script = kind(click.get_current_context().find_root().command, {}, "promptlogctl", "_PROMPTLOGCTL_COMPLETE").source()
+    if app.json:
+        output.as_json({"script": script})
+    else:
+        click.echo(script)

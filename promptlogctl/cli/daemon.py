@@ -1,0 +1,45 @@
+"""promptlogctl ping, stats: about the daemon itself."""
+
+from __future__ import annotations
+
+import click
+
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App, command
+
+
+@click.command()
+@command
+def ping(app: App) -> None:
+    """Ask the daemon for its version."""
+    with app.client() as client:
+        pong = client.ping()
+    if app.json:
+        output.as_json(pong)
+    else:
+        click.echo(f"promptlogd {pong.version}, protocol {pong.protocol}, pid {pong.pid}")
+
+
+@click.command()
+@command
+def stats(app: App) -> None:
+    """Show what the daemon has done since its start, and what holds each limit."""
+    with app.client() as client:
+        counts = client.stats()
+    if app.json:
+        output.as_json(counts)
+        return
+    rows = [
+        ["uptime", f"{counts.uptime_s:.0f} s"],
+        ["clients", str(counts.clients)],
+        ["running", str(counts.running)],
+        ["queued", str(counts.queued)],
+        ["programs", str(counts.programs)],
+    ]
+    rows += [[f"runs {kind}", str(count)] for kind, count in sorted(counts.runs.items())]
+    rows += [[f"errors {code}", str(count)] for code, count in sorted(counts.errors.items())]
+    for pool in counts.pools:
+        text = f"{pool.blank} blank, {pool.busy} busy of {pool.size}; {pool.started} started, {pool.retired} retired"
+        rows.append([f"cells {pool.engine}", text])
+    rows += [[f"limit {name}", f"held by {what}"] for name, what in counts.held_by.items()]
+    output.table(["WHAT", "HOW MUCH"], rows)

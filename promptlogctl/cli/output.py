@@ -1,0 +1,162 @@
+"""What the commands print, and the exit codes. Everything hostile is escaped before a terminal sees it."""
+
+from __future__ import annotations
+
+import sys
+from enum import IntEnum
+from typing import Any
+
+import click
+import msgspec
+
+from promptlogctl.errors import RequestRefused
+from promptlogctl.result import RunResult
+from sandbox.outcome import (
+    BadResult,
+    Crashed,
+    LogLine,
+    Ok,
+    ProgramException,
+    ProgramSyntaxError,
+)
+
+_LINE_CHARACTERS = 160
+
+
+class Exit(IntEnum):
+    """What a command's exit code says."""
+
+    OK = 0
+    PROGRAM = 1
+    USAGE = 2
+    LIMIT = 3
+    DAEMON = 4
+    NOT_FOUND = 5
+
+
+def exit_code(result: RunResult) -> Exit:
+    """Return the exit code for how a run ended."""
+    match result.outcome:
+        case Ok():
+            return Exit.OK
+        case ProgramException() | ProgramSyntaxError() | BadResult() | Crashed():
+            return Exit.PROGRAM
+        case _:
+            return Exit.LIMIT
+
+
+def refusal_code(error: RequestRefused) -> Exit:
+    """Return the exit code for an `error` reply."""
+    match error.code:
+        case "not_found" | "ambiguous":
+            return Exit.NOT_FOUND
+        case "bad_request" if "syntax_error" in error.detail:
+            return Exit.PROGRAM
+        case "bad_request" | "too_large" | "unsupported":
+            return Exit.USAGE
+        case _:
+            return Exit.DAEMON
+
+
+def safe(text: str, *, lines: bool = False) -> str:
+    """Return text with control characters escaped, so that it can't drive a terminal. Line breaks stay if asked."""
+    kept = "\t\n" if lines else "\t"
+    return "".join(
+        character
+        if character.isprintable() or character in kept
+        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in text
+    )
+
+
+def error(message: str) -> None:
+    """Print one line about what went wrong on stderr."""
+    label = click.style("error", fg="red", bold=True) if sys.stderr.isatty() else "error"
+    click.echo(f"{label}: {safe(message)}", err=True)
+
+
+def as_json(value: Any) -> None:
+    """Print a record as one line of JSON."""
+    click.echo(msgspec.json.encode(value))
+
+
+def value(result: RunResult) -> None:
+    """Print a result's JSON: laid out for a terminal, byte for byte otherwise."""
+    text = result.json
+    if sys.stdout.isatty():
+        text = safe(msgspec.json.format(text, indent=2), lines=True)
+    click.echo(text)
+
+
+def log_line(line: LogLine) -> None:
+    """Print a console line on stderr."""
+    colour = {"error": "red", "warn": "yellow", "debug": "bright_black"}.get(line.level)
+    text = f"[{line.level}] {safe(line.text)}"
+    click.echo(click.style(text, fg=colour) if colour and sys.stderr.isatty() else text, err=True)
+
+
+def usage(result: RunResult) -> None:
+    """Print what a run used on stderr."""
+    used = result.usage
+    peak = used.peak_memory_bytes / 2**20
+    click.echo(f"cpu {used.cpu_ms:.1f} ms, wall {used.wall_ms:.1f} ms, peak memory {peak:.1f} MiB", err=True)
+
+
+def failure(result: RunResult, source: str | None, name: str) -> None:
+    """Print why there is no result, with the user's own line and a caret where that is known."""
+    match result.outcome:
+        case ProgramException(line=line, column=column, stack=stack):
+            place(result.describe(), source, name, line, column)
+            below = [frame for frame in stack.splitlines() if frame.strip()]
+            for frame in below[1:11]:
+                click.echo(safe(frame), err=True)
+        case ProgramSyntaxError(line=line, column=column):
+            place(result.describe(), source, name, line, column)
+        case _:
+            error(result.describe())
+
+
+def refusal(refused: RequestRefused, source: str | None, name: str) -> None:
+    """Print an `error` reply, with the place if it is about a program that does not parse."""
+    detail = refused.detail
+    if "syntax_error" in detail:
+        line, column = detail.get("line"), detail.get("column")
+        place(
+            f"SyntaxError: {detail['syntax_error']}",
+            source,
+            name,
+            line if isinstance(line, int) else None,
+            column if isinstance(column, int) else None,
+        )
+        return
+    error(refused.message)
+    matches = detail.get("matches")
+    for match in matches if isinstance(matches, list) else []:
+        click.echo(f"  {match}", err=True)
+
+
+def place(message: str, source: str | None, name: str, line: int | None, column: int | None) -> None:
+    """Print `name:line:column: message`, the source line and a caret."""
+    lines = [] if source is None else source.split("\n")
+    where = f"{name}:{line}:{column}: " if line is not None else f"{name}: "
+    click.echo(f"{safe(where)}{safe(message)}", err=True)
+    if line is None or column is None or not 1 <= line <= len(lines):
+        return
+    text = lines[line - 1].rstrip("\r")
+    start = max(0, min(column - 1, len(text)) - _LINE_CHARACTERS // 2)
+    shown = text[start : start + _LINE_CHARACTERS].replace("\t", " ")
+    before = safe(shown[: max(0, column - 1 - start)])
+    click.echo(f"    {safe(shown)}", err=True)
+    click.echo(f"    {' ' * len(before)}^", err=True)
+
+
+def table(header: list[str], rows: list[list[str]]) -> None:
+    """Print rows: aligned under a header for a terminal, tab-separated otherwise."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for index, row in enumerate([header, *rows]):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.echo(click.style(text, bold=True) if index == 0 else text)

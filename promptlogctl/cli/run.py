@@ -1,0 +1,147 @@
+"""promptlogctl run, promptlogctl exec."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from promptlogctl.blocking import Client
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App, Source, command, read_text
+from promptlogctl.cli.output import Exit
+from promptlogctl.errors import RequestRefused
+from promptlogctl.result import RunResult
+from promptlogd.wire.messages import LimitsAsked
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _run_options(function: _F) -> _F:
+    options = [
+        click.option("--prompt", help="The prompt."),
+        click.option("--prompt-file", metavar="FILE|-", help="Read the prompt from a file or standard input."),
+        click.option("--env", metavar="JSON|@FILE", help="A JSON object that the program sees as `env`."),
+        click.option("--cpu-ms", type=click.IntRange(1), help="CPU limit in ms."),
+        click.option("--wall-ms", type=click.IntRange(1), help="Wall limit in ms."),
+        click.option("--memory-mb", type=click.IntRange(1), help="Memory limit in MiB."),
+        click.option(
+            "--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: a brand-new nsjail for this run."
+        ),
+        click.option("--engine", type=click.Choice(["quickjs", "deno"]), help="The engine."),
+        click.option("--usage", "show_usage", is_flag=True, help="Print what the run used on stderr."),
+    ]
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
+
+
+@click.command()
+@click.argument("program", metavar="HASH|PREFIX|@NAME")
+@_run_options
+@command
+def run(app: App, program: str, **options: Any) -> Exit:
+    """Run a kept program and print its result's JSON."""
+    asked = _Asked(**options)
+    with app.client() as client:
+        result = asked.run(client, program, None)
+        if not result.ok and not app.json:
+            app.source = Source(program, _source(client, program))
+    return _report(app, result, show_usage=options["show_usage"])
+
+
+@click.command(name="exec")
+@click.argument("file", metavar="FILE|-")
+@click.option("--no-keep", is_flag=True, help="Do not keep the program in the store.")
+@_run_options
+@command
+def exec_(app: App, file: str, no_keep: bool, **options: Any) -> Exit:
+    """Run the program in FILE: submit and run in one."""
+    if file == "-" and options["prompt_file"] == "-":
+        raise click.UsageError("the program and the prompt can't both be standard input")
+    asked = _Asked(**options)
+    source = read_text(file, "program")
+    app.source = Source(file, source)
+    with app.client() as client:
+        if no_keep:
+            result = asked.run(client, None, source)
+        else:
+            result = asked.run(client, client.submit(source).hash, None)
+    return _report(app, result, show_usage=options["show_usage"])
+
+
+class _Asked:
+    """The options of a run, checked."""
+
+    def __init__(
+        self,
+        *,
+        prompt: str | None,
+        prompt_file: str | None,
+        env: str | None,
+        cpu_ms: int | None,
+        wall_ms: int | None,
+        memory_mb: int | None,
+        isolation: Any,
+        engine: Any,
+        show_usage: bool,
+    ) -> None:
+        if prompt is not None and prompt_file is not None:
+            raise click.UsageError("give --prompt or --prompt-file, not both")
+        self._prompt = read_text(prompt_file, "prompt") if prompt_file is not None else prompt or ""
+        try:
+            self._prompt.encode("utf-8")
+        except UnicodeEncodeError:
+            raise click.UsageError("the prompt is not UTF-8") from None
+        self._env = _env(env)
+        self._isolation, self._engine = isolation, engine
+        self._limits = LimitsAsked(
+            cpu_ms=cpu_ms, wall_ms=wall_ms, memory_bytes=None if memory_mb is None else memory_mb << 20
+        )
+
+    def run(self, client: Client, reference: str | None, source: str | None) -> RunResult:
+        """Run it and wait; console lines are printed as they come."""
+        return client.start(
+            reference,
+            self._prompt,
+            source=source,
+            env=self._env,
+            limits=self._limits,
+            isolation=self._isolation,
+            engine=self._engine,
+        ).result()
+
+
+def _env(given: str | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    text = read_text(given[1:], "env") if given.startswith("@") else given
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise click.UsageError(f"--env is no JSON object: {error}") from None
+
+
+def _source(client: Client, program: str) -> str | None:
+    try:
+        return client.show(program, source=True).source
+    except RequestRefused:
+        return None
+
+
+def _report(app: App, result: RunResult, *, show_usage: bool) -> Exit:
+    if app.json:
+        output.as_json(result)
+        return output.exit_code(result)
+    for line in result.logs:
+        output.log_line(line)
+    if result.logs_truncated:
+        click.echo("[the log was cut at its limit]", err=True)
+    if result.ok:
+        output.value(result)
+    else:
+        output.failure(result, app.source.text, app.source.name)
+    if show_usage:
+        output.usage(result)
+    return output.exit_code(result)

@@ -1,0 +1,45 @@
+"""What a client can meet. Every error of this package is a PromptlogError."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from promptlogd.wire.messages import Error
+
+if TYPE_CHECKING:
+    from promptlogctl.result import RunResult
+
+
+class PromptlogError(Exception):
+    """Root of this package's errors."""
+
+
+class NoDaemon(PromptlogError):
+    """Nobody answers on the socket."""
+
+    def __init__(self, socket: str, why: str) -> None:
+        super().__init__(f"no promptlogd answers on {socket} ({why}); start one with: promptlogd --socket {socket}")
+        self.socket = socket
+        self.why = why
+
+
+class ConnectionLost(PromptlogError):
+    """The daemon went away, or wrote what is no reply, before it answered."""
+
+
+class RequestRefused(PromptlogError):
+    """The daemon answered with an `error`. `code` and `detail` as in the protocol."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(error.message)
+        self.code = error.code
+        self.message = error.message
+        self.detail = error.detail or {}
+
+
+class ProgramFailed(PromptlogError):
+    """A run's value was asked for, and its outcome was not `ok`."""
+
+    def __init__(self, result: RunResult) -> None:
+        super().__init__(result.describe())
+        self.result = result

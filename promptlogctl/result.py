@@ -1,0 +1,143 @@
+"""What requests give back, and how requests are made of plain arguments. No sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from promptlogctl.errors import ProgramFailed
+from promptlogd.wire.messages import NO_ENV, Engine, Finished, Id, LimitsAsked, Run
+from promptlogd.wire.paths import default_paths
+from sandbox.outcome import (
+    BadResult,
+    Cancelled,
+    CpuLimit,
+    Crashed,
+    LogLine,
+    MemoryLimit,
+    Ok,
+    Outcome,
+    OutputLimit,
+    ProgramException,
+    ProgramSyntaxError,
+    Usage,
+    WallLimit,
+)
+
+Isolation = Literal["cell", "jail"]
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A kept program: its hash, and whether it was new."""
+
+    hash: str
+    created: bool
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended, what it logged and what it used."""
+
+    hash: str
+    outcome: Outcome
+    logs: list[LogLine]
+    logs_truncated: bool
+    usage: Usage
+
+    @classmethod
+    def of(cls, reply: Finished) -> RunResult:
+        """Return the result that a `finished` reply tells."""
+        return cls(
+            hash=reply.hash,
+            outcome=reply.outcome,
+            logs=reply.logs,
+            logs_truncated=reply.logs_truncated,
+            usage=reply.usage,
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program gave a result."""
+        return isinstance(self.outcome, Ok)
+
+    @property
+    def json(self) -> str:
+        """The result's JSON, byte for byte as the program serialised it. Raises ProgramFailed."""
+        if not isinstance(self.outcome, Ok):
+            raise ProgramFailed(self)
+        return bytes(self.outcome.value).decode()
+
+    @property
+    def value(self) -> Any:
+        """The result as Python objects. Raises ProgramFailed if there is none."""
+        return json.loads(self.json)
+
+    def describe(self) -> str:
+        """Return the outcome as one sentence."""
+        match self.outcome:
+            case Ok():
+                return "ok"
+            case ProgramException(name=name, message=message):
+                return f"{name}: {message}" if name else message
+            case ProgramSyntaxError(message=message):
+                return f"SyntaxError: {message}"
+            case BadResult(message=message):
+                return message
+            case CpuLimit(limit=limit, used=used):
+                return f"stopped at the CPU limit of {limit} ms (used {used:.1f} ms)"
+            case WallLimit(limit=limit):
+                return f"stopped at the wall limit of {limit} ms"
+            case MemoryLimit(limit=limit, used=peak):
+                return f"stopped at the memory limit of {limit >> 20} MiB (peak {peak / 2**20:.1f} MiB)"
+            case OutputLimit(limit=limit, used=size):
+                return f"the result of {size} bytes is over the limit of {limit} bytes"
+            case Cancelled():
+                return "cancelled"
+            case Crashed(signal=signal, message=message):
+                return f"the engine crashed: {message}" + (f" ({signal})" if signal else "")
+
+
+def default_socket() -> Path:
+    """Return $PROMPTLOG_SOCKET, else where a daemon of this user listens by default."""
+    named = os.environ.get("PROMPTLOG_SOCKET")
+    return Path(named) if named else default_paths(os.geteuid(), os.environ).socket
+
+
+def text(source: str | bytes) -> str:
+    """Return a source as text. Raises ValueError, naming the byte, for one that is not UTF-8."""
+    if isinstance(source, str):
+        return source
+    try:
+        return source.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the program is not UTF-8: byte {error.start} is 0x{source[error.start]:02x}") from None
+
+
+def run_request(
+    id: Id,
+    *,
+    reference: str | None,
+    source: str | bytes | None,
+    prompt: str,
+    env: Mapping[str, Any] | None,
+    limits: LimitsAsked | None,
+    isolation: Isolation | None,
+    engine: Engine | None,
+    stream_logs: bool,
+) -> Run:
+    """Return a `run` request."""
+    return Run(
+        id=id,
+        hash=reference,
+        source=None if source is None else text(source),
+        prompt=prompt,
+        env=NO_ENV if env is None else msgspec.Raw(msgspec.json.encode(env)),
+        limits=limits,
+        isolation=isolation,
+        engine=engine,
+        stream_logs=stream_logs,
+    )
