@@ -1,0 +1,341 @@
+"""A cell with a real jail: limits held by the kernel, outcomes told apart, and the invariant."""
+
+from __future__ import annotations
+
+import platform
+import py_compile
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from promptlogd.config import Config
+from promptlogd.server import _plan
+from sandbox import cell as cells
+from sandbox.cell import Cell, Job, Plan, Trial
+from sandbox.engines.quickjs import filter as second_filter
+from sandbox.errors import CellStartError
+from sandbox.limits import MIB, Limits
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, OutputLimit, WallLimit
+from sandbox.pool import Pool
+from sandbox.root import Root
+
+
+@asynccontextmanager
+async def a_cell(plan: Plan) -> AsyncIterator[Cell]:
+    """A cell for the length of a block."""
+    cell = await cells.start(plan)
+    try:
+        yield cell
+    finally:
+        await cell.close()
+
+
+async def _run(cell: Cell, source: str, *, kind: str = "source", prompt: str = "", **limits: int) -> Trial:
+    trial = Trial()
+    with trio.fail_after(20):
+        job = Job(kind=kind, code=source.encode(), prompt=prompt.encode(), limits=Limits(**limits))
+        await cell.run(job, trial)
+    return trial
+
+
+async def test_each_run_has_a_process_of_its_own(plan: Plan) -> None:
+    """What one run leaves in globals, prototypes or the random state is not there in the next."""
+    seen = []
+    async with a_cell(plan) as cell:
+        for _ in range(5):
+            trial = await _run(cell, "const was = globalThis.x; globalThis.x = 1; return [was ?? null, Math.random()]")
+            assert isinstance(trial.outcome, Ok)
+            was, random = msgspec.json.decode(trial.outcome.value)
+            assert was is None
+            seen.append(random)
+        assert cell.usable
+    assert len(set(seen)) == 5
+
+
+async def test_cpu_is_held_by_the_kernel(plan: Plan) -> None:
+    """A loop, and a native that the engine can't interrupt, end within 10 ms of the limit, told by SIGXCPU."""
+    for source in ("for(;;){}", "'a'.repeat(2e6).indexOf('a'.repeat(1e6) + 'b')", "const result = {get a() { for(;;); }}"):
+        async with a_cell(plan) as cell:
+            trial = await _run(cell, source)
+            assert isinstance(trial.outcome, CpuLimit), source
+            assert 50 <= trial.usage.cpu_ms <= 60
+            assert not cell.usable
+
+
+async def test_a_run_may_have_other_limits_than_the_blank_child(plan: Plan) -> None:
+    """A child with the run's own limits takes the blank one's place; the next run has the default again."""
+    async with a_cell(plan) as cell:
+        trial = await _run(cell, "const t = Date.now(); while (Date.now() - t < 100); return 1", cpu_ms=500)
+        assert isinstance(trial.outcome, Ok)
+        trial = await _run(cell, "for(;;){}")
+        assert isinstance(trial.outcome, CpuLimit)
+        assert trial.outcome.limit == 50
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "const a = []; for (;;) a.push(new Array(10000).fill(1.5))",
+        "const a = []; for (;;) a.push({a: 1})",
+        "const a = []; for (let i = 0; ; i++) a.push(('x' + i).repeat(100000))",
+        "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
+        "return new Uint8Array(1 << 30).length",
+    ],
+)
+async def test_memory_is_held_by_the_kernel(plan: Plan, source: str) -> None:
+    """A memory bomb ends as memory_limit, with a peak of 128 MiB at the most."""
+    async with a_cell(plan) as cell:
+        trial = await _run(cell, source, cpu_ms=5000, wall_ms=10_000)
+    assert isinstance(trial.outcome, MemoryLimit)
+    assert trial.usage.peak_memory_bytes <= 128 * MIB
+
+
+async def test_a_forged_out_of_memory_is_an_exception(plan: Plan) -> None:
+    """An error that only reads like the engine's is no memory_limit."""
+    async with a_cell(plan) as cell:
+        for source in ("throw new InternalError('out of memory')", "throw null", "throw new RangeError('x')"):
+            trial = await _run(cell, source)
+            assert trial.outcome is not None
+            assert trial.outcome.__struct_config__.tag == "exception"
+
+
+async def test_wall_time_is_held_by_the_daemon(plan: Plan) -> None:
+    """A run that sleeps is killed at its deadline, and its usage is still the kernel's."""
+    source = "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)"
+    async with a_cell(plan) as cell:
+        trial = await _run(cell, source + "; for(;;){}", cpu_ms=5000, wall_ms=200)
+    assert isinstance(trial.outcome, WallLimit)
+    assert 200 <= trial.usage.wall_ms < 1000
+    assert trial.usage.peak_memory_bytes > 0
+
+
+async def test_logs_before_a_limit_are_kept(plan: Plan) -> None:
+    """What was logged before the CPU limit killed the run is returned."""
+    async with a_cell(plan) as cell:
+        trial = await _run(cell, "console.warn('here', {a: 1}); for(;;){}")
+    assert [(line.level, line.text) for line in trial.logs] == [("warn", 'here {"a":1}')]
+
+
+async def test_a_large_input_and_output_pass(plan: Plan) -> None:
+    """A prompt and a result of 1 MiB, larger than the socket's buffers, go through."""
+    async with a_cell(plan) as cell:
+        prompt = "x" * (MIB - 2)
+        trial = await _run(cell, "return prompt", prompt=prompt)
+        assert isinstance(trial.outcome, Ok)
+        assert bytes(trial.outcome.value) == b'"' + prompt.encode() + b'"'
+        trial = await _run(cell, "return prompt + 'x'", prompt=prompt)
+        assert isinstance(trial.outcome, OutputLimit)
+        assert trial.outcome.used == MIB + 1
+
+
+async def test_cancelling_kills_the_child(plan: Plan) -> None:
+    """A cancelled run's process is gone, its usage noted, and the cell retired."""
+    async with a_cell(plan) as cell:
+        trial = Trial()
+        with trio.move_on_after(0.1):
+            await cell.run(Job(kind="source", code=b"for(;;){}", limits=Limits(cpu_ms=9000, wall_ms=9000)), trial)
+        assert 50 <= trial.usage.cpu_ms <= 500
+        assert not cell.usable
+
+
+def _zygote_pid(cell: Cell) -> int:
+    pid = cell.process.pid
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+async def test_the_zygote_reads_no_user_byte(plan: Plan) -> None:
+    """The kernel's count of bytes that the zygote read does not move with a program and a prompt of 1 MB."""
+
+    def read_bytes(pid: int) -> int:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("rchar")).split()[1])
+
+    async with a_cell(plan) as cell:
+        zygote = _zygote_pid(cell)
+        await _run(cell, "return 1")
+        before = read_bytes(zygote)
+        for _ in range(3):
+            trial = await _run(cell, "return prompt.length //" + "x" * 500_000, prompt="y" * 500_000)
+            assert isinstance(trial.outcome, Ok)
+        await _run(cell, "for(;;){}")
+        assert read_bytes(zygote) == before
+
+
+async def test_the_jail_holds_nothing_of_the_host(plan: Plan) -> None:
+    """The zygote's root has the interpreter, the engine and libraries; no /proc, /dev, /etc; and can't be written."""
+    async with a_cell(plan) as cell:
+        zygote = _zygote_pid(cell)
+        root = Path(f"/proc/{zygote}/root")
+        assert {path.name for path in root.iterdir()} <= {"app", "lib", "lib64", "python"}
+        with pytest.raises(OSError, match="Read-only"):
+            (root / "x").write_bytes(b"")
+        status = Path(f"/proc/{zygote}/status").read_text()
+        for line in ("CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+            assert line in status
+        for namespace in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
+            ours = Path(f"/proc/self/ns/{namespace}").readlink()
+            assert Path(f"/proc/{zygote}/ns/{namespace}").readlink() != ours
+
+
+async def test_a_killed_jail_leaves_no_process(plan: Plan) -> None:
+    """With nsjail killed, or the daemon's end of the control socket closed, zygote and child are gone."""
+    async with a_cell(plan) as cell:
+        zygote = _zygote_pid(cell)
+        cell.process.kill()
+        await cell.process.wait()
+        with trio.fail_after(1):
+            while Path(f"/proc/{zygote}").exists():
+                await trio.sleep(0.01)
+    async with a_cell(plan) as cell:
+        zygote = _zygote_pid(cell)
+        cell._poll.unregister(cell._control)
+        cell._control.close()
+        with trio.fail_after(1):
+            while Path(f"/proc/{zygote}").exists():
+                await trio.sleep(0.01)
+
+
+async def test_a_dead_cell_is_replaced_by_the_pool(plan: Plan) -> None:
+    """The pool starts another cell for one that dies, and gives fresh ones on request."""
+    pool = Pool(plan, size=2, runs_per_cell=3, max_age_s=60)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.serve)
+        cell = await pool.take()
+        cell.process.kill()
+        await cell.process.wait()
+        pool.give(cell)
+        for _ in range(8):
+            with trio.fail_after(10):
+                cell = await pool.take()
+            assert isinstance((await _run(cell, "return 1")).outcome, Ok)
+            pool.give(cell)
+        first = await pool.take(fresh=True)
+        assert first.runs == 0
+        await _run(first, "return 1")
+        pool.give(first, fresh=True)
+        assert not first.usable
+        assert pool.counts().retired >= 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cell_that_can_not_start_says_why(plan: Plan) -> None:
+    """A missing binary, and a jail that fails, are CellStartErrors with a reason."""
+    with pytest.raises(CellStartError, match="nowhere"):
+        await cells.start(msgspec.structs.replace(plan, executable=Path("/nowhere")))
+    arguments = [argument if argument != "--chroot" else "--no-such-option" for argument in plan.arguments]
+    with pytest.raises(CellStartError, match="nsjail|option|parse"):
+        await cells.start(msgspec.structs.replace(plan, arguments=arguments))
+
+
+# --- the second filter, attacked from a child's own position ---------------------------------------------------
+
+_PROBE = '''
+_read_the_job = _read_job
+def _read_job():
+    job = _read_the_job()
+    if job[3].startswith(b"PROBE "):
+        numbers = [int(number) for number in job[3].split()[1:]]
+        numbers += [0] * (7 - len(numbers))
+        result = _syscall(*[_Long(number) for number in numbers])
+        _send(b"b", b"%d" % result)
+        posix._exit(0)
+    return job
+'''
+
+
+@pytest.fixture(scope="module")
+def probing(plan: Plan) -> Iterator[Plan]:
+    """A plan whose zygote is promptlog's own, but for a child that makes the system call that its job names."""
+    folder = plan.folder.parent / "probing"
+    shutil.copytree(plan.folder, folder)
+    source = (Path(cells.__file__).parent / "engines/quickjs/zygote.py").read_text()
+    start = source.index('if __name__ == "__main__"')
+    file = folder / "app/zygote.py"
+    file.write_text(source[:start] + _PROBE + source[start:])
+    py_compile.compile(str(file), cfile=str(folder / "app/zygote.pyc"), doraise=True)
+    (folder / "app/zygote.pyc").chmod(0o644)
+    loader = next(str(path) for path in (folder / "lib64", folder / "lib") if path.exists())
+    yield _plan(Config(), Root(path=folder, loader=loader))
+    shutil.rmtree(folder)
+
+
+X86_64 = {
+    "open": (2, 0, 0), "openat": (257, -100, 0, 0), "openat2": (437, -100), "socket": (41, 1, 1, 0),
+    "connect": (42, 0), "fork": (57,), "vfork": (58,), "clone": (56, 0x11), "clone3": (435,), "execve": (59,),
+    "execveat": (322,), "kill": (62, 1, 9), "tgkill": (234, 1, 1, 9), "ptrace": (101, 16, 1),
+    "process_vm_readv": (310, 1), "process_vm_writev": (311, 1), "pidfd_open": (434, 1), "pidfd_getfd": (438, 0, 0),
+    "io_uring_setup": (425, 1), "userfaultfd": (323,), "bpf": (321,), "keyctl": (250,), "perf_event_open": (298,),
+    "mount": (165,), "unshare": (272, 0x10000000), "setns": (308,), "pivot_root": (155,), "chroot": (161,),
+    "mprotect executable": (10, 0, 4096, 5), "mmap executable": (9, 0, 4096, 5, 0x22, -1, 0),
+    "memfd_create": (319,), "prctl": (157, 22), "seccomp": (317, 1), "prlimit64": (302, 0, 9),
+    "setrlimit": (160, 9), "personality": (135, 0xFFFFFFFF), "shmget": (29,), "mq_open": (240,),
+    "sched_setaffinity": (203,), "timer_settime": (223, 0), "timer_delete": (226, 0), "dup2": (33, 0, 1),
+    "read of another descriptor": (0, 1, 0, 1), "write to the control descriptor": (1, 1, 0, 1),
+    "read with a high half": (0, 1 << 32, 0, 1), "sendmsg": (46, 0), "recvmsg": (47, 0), "ioctl": (16, 0),
+    "fcntl": (72, 0), "getpid": (39,), "wait4": (61,), "setuid": (105, 0), "x32 getpid": (0x40000000 + 39,),
+    "x32 read": (0x40000000, 0), "no such call": (9999,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", X86_64)
+async def test_the_second_filter_refuses(probing: Plan, name: str) -> None:
+    """A child that runs native code after its second filter dies with SIGSYS at any call but the few it needs."""
+    assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
+    async with a_cell(probing) as cell:
+        trial = await _run(cell, "PROBE " + " ".join(map(str, X86_64[name])), kind="run")
+    assert trial.outcome == Crashed(signal="SIGSYS", message="the engine was ended by a signal")
+
+
+async def test_the_second_filter_allows_what_it_names(probing: Plan) -> None:
+    """The probe itself works: an allowed call is let through and its result comes back."""
+    assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
+    async with a_cell(probing) as cell:
+        trial = await _run(cell, "PROBE 9 0 4096 3 34 -1 0", kind="run")
+    assert trial.outcome is not None
+    assert int(trial.outcome.message) > 0  # type: ignore[union-attr]
+
+
+# --- the filter as bytes, for machines that are not at hand ----------------------------------------------------
+
+
+def _verdict(program: list[tuple[int, int, int, int]], arch: int, number: int, arguments: list[int]) -> int:
+    """Run classic BPF over a struct seccomp_data, as the kernel would."""
+    data = number.to_bytes(4, "little") + arch.to_bytes(4, "little") + bytes(8)
+    data += b"".join((argument % 2**64).to_bytes(8, "little") for argument in arguments)
+    at, accumulator = 0, 0
+    while True:
+        code, when_true, when_false, k = program[at]
+        at += 1
+        match code:
+            case 0x20:
+                accumulator = int.from_bytes(data[k : k + 4], "little")
+            case 0x06:
+                return k
+            case _:
+                holds = {0x15: accumulator == k, 0x35: accumulator >= k, 0x45: bool(accumulator & k)}[code]
+                at += when_true if holds else when_false
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_allows_exactly_what_it_lists(machine: second_filter.Machine) -> None:
+    """On both machines, of the first 1,000 call numbers only the listed ones pass, with the right arguments only."""
+    program = second_filter.instructions(machine)
+    arch = second_filter.AUDIT_ARCH[machine]
+    calls = {number: name for name, number in second_filter.SYSCALLS[machine].items()}
+    for number in range(1000):
+        allowed = _verdict(program, arch, number, [0] * 6) == 0x7FFF0000
+        assert allowed == (number in calls), number
+        wrong_arch = _verdict(program, arch ^ 1, number, [0] * 6)
+        assert wrong_arch == 0x80000000
+        assert _verdict(program, arch, number | 0x40000000, [0] * 6) == 0x80000000
+    table = second_filter.SYSCALLS[machine]
+    for name in ("read", "write"):
+        for descriptor in (1, 2, -1, 1 << 32):
+            assert _verdict(program, arch, table[name], [descriptor, 0, 0, 0, 0, 0]) == 0x80000000
+    for protection, verdict in ((3, 0x7FFF0000), (4, 0x80000000), (5, 0x80000000), (7, 0x80000000)):
+        assert _verdict(program, arch, table["mmap"], [0, 4096, protection, 0x22, -1, 0]) == verdict

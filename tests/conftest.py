@@ -1,0 +1,70 @@
+"""Fixtures that all tests share: a daemon, cells, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.cli.spawn import private_daemon
+from promptlogctl.client import Client
+from promptlogd.config import Config
+from promptlogd.server import _plan
+from sandbox import root
+from sandbox.cell import Plan
+
+
+def _ours() -> set[int]:
+    """Pids of jails and daemons on this host."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"nsjail" in command.split(b"\0")[0] or b"promptlogd" in command or b"zygote.pyc" in command:
+                found.add(int(folder.name))
+    return found
+
+
+def _folders() -> set[Path]:
+    return {*Path("/run").glob("promptlog*"), *Path(tempfile.gettempdir()).glob("promptlog-*")}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Fail the session if a process, a jail's root or a temporary folder outlives it."""
+    processes, folders = _ours(), _folders()
+    yield
+    assert _ours() <= processes
+    assert _folders() <= folders
+
+
+@pytest.fixture(scope="session")
+def socket_path() -> Iterator[Path]:
+    """The socket of a daemon that all tests of the session share."""
+    with private_daemon(None) as path:
+        yield path
+
+
+@pytest.fixture
+def client(socket_path: Path) -> Iterator[Client]:
+    """A client of the shared daemon."""
+    with Client(socket_path) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def plan() -> Iterator[Plan]:
+    """How to start a cell, with a jail's root of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
+    folder.chmod(0o755)
+    try:
+        yield _plan(Config(), root.build_root(folder / "root"))
+    finally:
+        shutil.rmtree(folder)

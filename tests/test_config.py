@@ -1,0 +1,76 @@
+"""The configuration: bounds, and errors that say what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from promptlogd.config import Config, ConfigError, LimitsError, load
+from promptlogd.wire.messages import LimitsAsked
+from promptlogd.wire.paths import default_paths
+
+
+def _load(tmp_path: Path, text: str | bytes) -> Config:
+    path = tmp_path / "promptlog.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load(path)
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    """Everything has a default."""
+    assert _load(tmp_path, "") == Config()
+
+
+def test_settings_are_read(tmp_path: Path) -> None:
+    """Sections and nested sections reach the record."""
+    config = _load(tmp_path, "[limits.default]\ncpu_ms = 20\n[pool]\ncells = 3\nisolation = 'jail'\n")
+    assert config.limits_for(None).cpu_ms == 20
+    assert (config.cells, config.concurrent, config.pool.isolation) == (3, 3, "jail")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[sever]\n", "did you mean server"),
+        ("[limits.default]\ncpu = 1", "did you mean limits.default.cpu_ms"),
+        ("[pool]\nzzzzzz = 1", "known: cells"),
+        ("[pool]\ncells = 0", "cells"),
+        ("[pool]\ncells = 'x'", "cells"),
+        ("[server]\nsocket_mode = '999'", "socket_mode"),
+        ("[limits.default]\ncpu_ms = 20000", "above limits.max.cpu_ms"),
+        ("[engines]\ndefault = 'v8'", "default"),
+        ("pool = 3", "pool"),
+        ("= nonsense", "not TOML"),
+        (b"\xff\xfe", "not TOML"),
+        (b"a" * (1 << 21), "larger"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str | bytes, says: str) -> None:
+    """Unknown keys, wrong types, values out of range and files that are no TOML are refused by name."""
+    with pytest.raises(ConfigError, match=says):
+        _load(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that is not there is a ConfigError."""
+    with pytest.raises(ConfigError, match="nowhere"):
+        load(tmp_path / "nowhere")
+
+
+def test_limits_are_bounded() -> None:
+    """A run may ask for less or more within the bounds, and is told the bound beyond them."""
+    config = Config()
+    assert config.limits_for(LimitsAsked(cpu_ms=10)).cpu_ms == 10
+    with pytest.raises(LimitsError, match="10000"):
+        config.limits_for(LimitsAsked(cpu_ms=10_001))
+    with pytest.raises(LimitsError, match="least"):
+        config.limits_for(LimitsAsked(memory_bytes=1))
+
+
+def test_default_paths() -> None:
+    """Root has the system's paths, others those of the XDG specification."""
+    assert str(default_paths(0, {}).socket) == "/run/promptlog/promptlog.sock"
+    user = default_paths(1000, {"HOME": "/h", "XDG_RUNTIME_DIR": "/r"})
+    assert (str(user.socket), str(user.state_dir)) == ("/r/promptlog/promptlog.sock", "/h/.local/state/promptlog")
+    assert str(default_paths(1000, {"HOME": "/h"}).socket) == "/h/.local/state/promptlog/promptlog.sock"
