@@ -49,13 +49,21 @@ async def test_clients_take_turns() -> None:
 async def test_a_cancelled_wait_loses_no_slot() -> None:
     """Whether it is cancelled before or after its turn came, a waiter's slot goes on to the next."""
     scheduler = Scheduler(concurrent=1, queue=10)
+
+    async def hold(client: str) -> None:
+        await scheduler.acquire(client)
+        try:
+            await trio.sleep_forever()
+        finally:
+            scheduler.release()
+
     await scheduler.acquire("a")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scheduler.acquire, "b")
+        nursery.start_soon(hold, "b")
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scheduler.acquire, "c")
+        nursery.start_soon(hold, "c")
         await wait_all_tasks_blocked()
         scheduler.release()
         nursery.cancel_scope.cancel()

@@ -231,10 +231,9 @@ assert not list((Path({str(folder)!r}) / "s/programs").iterdir())
 store.submit(b"small", b"B", wrapper=1, name=None, uid=0)
 """
     folder.mkdir()
-    script = f"mount -t tmpfs -o size=512k none {folder} && exec {sys.executable} -c '{code}'"
-    done = subprocess.run(
-        ["unshare", "--mount", "--map-root-user", "sh", "-c", script], capture_output=True, text=True, timeout=60
-    )
+    script = 'mount -t tmpfs -o size=512k none "$1" && exec "$2" -c "$3"'
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", str(folder), sys.executable, code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

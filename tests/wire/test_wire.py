@@ -49,7 +49,7 @@ def test_requests_survive_the_wire(encoding: str, request_: Request) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_value_keeps_its_bytes(encoding: str) -> None:
     """An `ok` value arrives byte for byte as the program serialised it."""
-    value = b'{"a" : 1.0,"b":[1e400,"\\ud800"]}'
+    value = b'{"a" : 1.0,"b":[1e400,"\\ud83d\\ude00"]}'
     server, client = ServerSession(), ClientSession(encoding=encoding)  # type: ignore[arg-type]
     server.receive(client.send(Ping(id=1)))
     usage = Usage(cpu_ms=1, wall_ms=1, peak_memory_bytes=1)
@@ -112,6 +112,7 @@ def _frame(payload: bytes) -> bytes:
         b'{"type":"ping","id":' + b"9" * 5000 + b"}\n",
         b'{"type":"ping","id":[]}\n',
         b"{" + b"[" * 100_000 + b"\n",
+        b'{"type":"run","id":1,"env":{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}}\n",
         b'{"id": NaN}\n',
         b"{\xff\xfe}\n",
     ],
@@ -130,7 +131,6 @@ def test_frames_without_a_readable_id_end_the_connection(sent: bytes) -> None:
         ('{"type":"run","id":1,"promt":"x"}', "promt"),
         ('{"type":"run","id":1,"prompt":5}', "prompt"),
         ('{"type":"run","id":1,"env":[1]}', "object"),
-        ('{"type":"run","id":1,"env":{"a":' + "[" * 50_000 + "]" * 50_000 + "}}", "deeply"),
         ('{"type":"run","id":1,"limits":{"cpu_ms":0}}', "cpu_ms"),
         ('{"type":"submit","id":1}', "source"),
         ('{"type":"submit","id":1,"source":"x","name":"a b"}', "name"),

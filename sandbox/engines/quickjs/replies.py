@@ -8,6 +8,7 @@ from the zygote.
 from __future__ import annotations
 
 import re
+from json import loads
 from typing import get_args
 
 import msgspec
@@ -161,6 +162,8 @@ class ReplyReader:
         except RecursionError:
             return BadResult(message="the result is nested too deeply")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if _is_json(payload):
+                return BadResult(message="the result holds half of a surrogate pair, which is no text")
             raise BadReply(f"a value that is not JSON: {error}") from None
         return Ok(value=Raw(payload))
 
@@ -190,6 +193,19 @@ class ReplyReader:
             function = frame["function"] or "<anonymous>"
             shown.append(f"    at {function} ({self._source_name}:{line}:{column})")
         return "\n".join(shown), *(place or (None, None))
+
+
+def _is_json(payload: bytes) -> bool:
+    """Whether this is JSON to a reader that bears lone surrogates, which JSON.stringify escapes."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        loads(payload, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _text(payload: bytes) -> str:

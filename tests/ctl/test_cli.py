@@ -1,0 +1,186 @@
+"""The command line as a process of its own: output, exit codes, errors, and the private daemon."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from promptlogctl.cli import cli
+from promptlogctl.cli.output import safe
+
+EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
+
+
+def _ctl(socket: Path | str, *arguments: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket)}
+    command = [sys.executable, "-m", "promptlogctl", *arguments]
+    return subprocess.run(command, input=input, capture_output=True, env=environment, timeout=60)
+
+
+def test_submit_prints_the_hash_alone(socket_path: Path) -> None:
+    """submit prints 64 digits, sha256sum's, and nothing besides; the name leads to the program."""
+    done = _ctl(socket_path, "submit", str(EXAMPLE), "--name", "reverse")
+    hash = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
+    assert (done.stdout, done.stderr, done.returncode) == (f"{hash}\n".encode(), b"", 0)
+    for reference in (hash, hash[:8], "@reverse"):
+        result = json.loads(_ctl(socket_path, "run", reference, "--prompt", "hello world").stdout)
+        assert (result["original"], result["reversed"], result["wordCount"]) == ("hello world", "dlrow olleh", 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "says"),
+    [
+        ("return 1", 0, ""),
+        ("\n  null.x", 1, "-:2:8: TypeError: cannot read property 'x' of null\n      null.x\n"),
+        ("let x = ;", 1, "-:1:9: SyntaxError: unexpected token in expression: ';'\n    let x = ;\n            ^\n"),
+        ("1", 1, "no result"),
+        ("for(;;){}", 3, "CPU limit of 50 ms"),
+        ("return 'x'.repeat(2e6)", 3, "over the limit"),
+    ],
+)
+def test_exec_exit_codes(socket_path: Path, source: str, code: int, says: str) -> None:
+    """exec's exit code and error line tell how the program ended, with the user's own line and a caret."""
+    done = _ctl(socket_path, "exec", "-", input=source.encode())
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr.decode()
+    assert done.stdout == (b"1\n" if code == 0 else b"")
+
+
+def test_console_and_usage_go_to_stderr(socket_path: Path) -> None:
+    """stdout has the result alone."""
+    done = _ctl(socket_path, "exec", "--no-keep", "-", "--usage", input=b"console.warn('careful'); return [1]")
+    assert done.stdout == b"[1]\n"
+    assert b"[warn] careful\ncpu " in done.stderr
+
+
+def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
+    """Control characters of messages and log lines are escaped."""
+    source = b"console.log('\\u001b[2J\\u0007'); throw new Error('\\u001b]0;x\\u0007\\nfake: line')"
+    done = _ctl(socket_path, "exec", "-", input=source)
+    assert b"\x1b" not in done.stderr
+    assert b"\x07" not in done.stderr
+    assert b"\\x1b[2J" in done.stderr
+    assert safe("a\x1bb\nc\x9b\u202e") == "a\\x1bb\\nc\\x9b\\u202e"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "0" * 64], 5, "no program"),
+        (["run", "@nobody"], 5, "no program"),
+        (["run", "00"], 2, "8 digits"),
+        (["run"], 2, "Missing argument"),
+        (["exec", "/nowhere.js"], 2, "can't read"),
+        (["exec", "-", "--prompt", "x", "--prompt-file", "y"], 2, "not both"),
+        (["exec", "-", "--prompt-file", "-"], 2, "both be standard input"),
+        (["exec", "-", "--env", "[1]"], 2, "JSON object"),
+        (["exec", "-", "--cpu-ms", "0"], 2, "cpu-ms"),
+        (["exec", "-", "--cpu-ms", "99999999"], 2, "10000"),
+        (["exec", "-", "--engine", "deno"], 2, "deno"),
+        (["show", "0" * 64], 5, "no program"),
+        (["remove", "0" * 64], 5, "no program"),
+        (["name", "x"], 2, "--back"),
+        (["submit", "-", "--name", "a b"], 2, "name"),
+    ],
+)
+def test_usage_and_not_found(socket_path: Path, arguments: list[str], code: int, says: str) -> None:
+    """What can't be done is one line on stderr and the documented exit code."""
+    done = _ctl(socket_path, *arguments, input=b"return 1")
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr.decode()
+
+
+def test_a_file_that_is_not_utf8(socket_path: Path, tmp_path: Path) -> None:
+    """A program that is not UTF-8 is refused with the byte that is not."""
+    (tmp_path / "x.js").write_bytes(b"return '\xff'")
+    done = _ctl(socket_path, "exec", str(tmp_path / "x.js"))
+    assert done.returncode == 2
+    assert b"byte 8 is 0xff" in done.stderr
+
+
+def test_no_daemon_is_one_line(tmp_path: Path) -> None:
+    """Without a daemon the line says how to start one."""
+    done = _ctl(tmp_path / "none", "ping")
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1
+    assert b"promptlogd --socket" in done.stderr
+
+
+def test_spawn(tmp_path: Path) -> None:
+    """--spawn runs the main job without a daemon, and keeps programs where --state-dir says."""
+    state = ["--spawn", "--state-dir", str(tmp_path / "state")]
+    hash = _ctl(tmp_path / "none", "submit", str(EXAMPLE), *state).stdout.decode().strip()
+    done = _ctl(tmp_path / "none", "run", hash, "--prompt", "ab", *state)
+    assert json.loads(done.stdout)["reversed"] == "ba"
+
+
+def test_interrupted_it_takes_its_daemon_along(tmp_path: Path) -> None:
+    """Ctrl-C during a run cancels it: exit code 3, and nothing is left."""
+    command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "-", "--cpu-ms", "9000", "--wall-ms", "9000"]
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(tmp_path / "none"), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"for(;;){}")
+    process.stdin.close()
+    process.stdin = None
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("promptlog-*/state/programs/??")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 3, stderr
+    assert not list(tmp_path.glob("promptlog-*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ping"], ["stats"], ["list"], ["show", "@j"], ["run", "@j"], ["name", "j", "@j"], ["submit", "-"], ["doctor"],
+     ["exec", "-"], ["completion", "bash"], ["remove", "@j"]],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_json_everywhere(socket_path: Path, arguments: list[str]) -> None:
+    """Every command prints one line of JSON with --json."""
+    assert _ctl(socket_path, "submit", "-", "--name", "j", input=b"return 1").returncode == 0
+    done = _ctl(socket_path, *arguments, "--json", input=b"return 1")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    json.loads(done.stdout)
+
+
+def test_doctor_says_that_the_main_job_runs(socket_path: Path) -> None:
+    """Where jails can be had, doctor ends with 0 and names each check."""
+    done = _ctl(socket_path, "doctor")
+    assert done.returncode == 0, done.stdout
+    for name in ("user namespaces", "seccomp", "nsjail", "engine quickjs", "AppArmor", "cgroup", "socket"):
+        assert name in done.stdout.decode()
+
+
+def test_names_move_back(socket_path: Path) -> None:
+    """name --back undoes the last move."""
+    first = _ctl(socket_path, "submit", "-", "--name", "moving", input=b"return 'first'").stdout
+    _ctl(socket_path, "submit", "-", "--name", "moving", input=b"return 'second'")
+    assert _ctl(socket_path, "run", "@moving").stdout == b'"second"\n'
+    assert _ctl(socket_path, "name", "moving", "--back").stdout == first
+    assert _ctl(socket_path, "run", "@moving").stdout == b'"first"\n'
+
+
+def test_every_command_and_option_has_help() -> None:
+    """No command, and no option of one, is without a word of help."""
+    for command in cli.commands.values():
+        assert command.help
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{command.name} {parameter.opts}"

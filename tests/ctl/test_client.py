@@ -1,0 +1,139 @@
+"""The client library, synchronous and asynchronous, against a real daemon."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import anyio
+import pytest
+
+from promptlogctl.client import AsyncClient, Client
+from promptlogctl.errors import ConnectionLost, NoDaemon, ProgramFailed, RequestRefused
+from promptlogd.wire.messages import LimitsAsked
+
+BACKENDS = ["trio", "asyncio"]
+LONG = LimitsAsked(cpu_ms=9000, wall_ms=9000)
+
+
+def test_the_one_liner(socket_path: Path) -> None:
+    """What the README promises a service works."""
+    with Client(socket_path) as c:
+        hash = c.submit("const result = [prompt, env]").hash
+        assert c.run(hash, "hello", env={"a": [1]}).value == ["hello", {"a": [1]}]
+
+
+def test_pipelining_from_threads(client: Client) -> None:
+    """Many runs in flight, waited for in any order by several threads, each get their own result."""
+    hash = client.submit("const result = prompt").hash
+    runs = [client.start(hash, str(i)) for i in range(40)]
+    got: dict[int, str] = {}
+
+    def collect(part: range) -> None:
+        for i in part:
+            got[i] = runs[i].result().value
+
+    threads = [threading.Thread(target=collect, args=(range(start, 40, 4),)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == {i: str(i) for i in range(40)}
+
+
+def test_failures(client: Client) -> None:
+    """A failed program raises only when its value is asked for; a refused request at once."""
+    result = client.run_source("throw new RangeError('x')")
+    assert not result.ok
+    with pytest.raises(ProgramFailed, match="RangeError: x"):
+        _ = result.value
+    with pytest.raises(RequestRefused) as refused:
+        client.run("0" * 64)
+    assert refused.value.code == "not_found"
+    with pytest.raises(ValueError, match="byte 1 "):
+        client.submit(b"a\xff")
+
+
+def test_logs_are_streamed(client: Client) -> None:
+    """on_log gets each line as it comes."""
+    lines = []
+    result = client.run_source("console.log('a'); console.error('b'); return 1", on_log=lines.append)
+    assert [(line.level, line.text) for line in lines] == [("log", "a"), ("error", "b")]
+    assert (result.value, result.logs) == (1, [])
+
+
+def test_a_timeout_leaves_the_run_going(client: Client) -> None:
+    """result(timeout) gives up waiting, and can be called again."""
+    run = client.start(None, source="const t = Date.now(); while (Date.now() - t < 300); return 1", limits=LONG)
+    with pytest.raises(TimeoutError):
+        run.result(0.05)
+    assert run.result().value == 1
+
+
+def test_no_daemon_and_a_lost_one(tmp_path: Path) -> None:
+    """Nobody there is NoDaemon; one that goes away or talks nonsense is ConnectionLost."""
+    with pytest.raises(NoDaemon), Client(tmp_path / "none") as client:
+        client.ping()
+    for says in (b"", b"\xff\xff\xff\xff", b"\0\0\0\x01\xc1"):
+        path = tmp_path / "fake"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.fspath(path))
+            listener.listen()
+
+            def answer(listener: socket.socket = listener, says: bytes = says) -> None:
+                for _ in range(2):
+                    peer, _ = listener.accept()
+                    peer.recv(1000)
+                    peer.sendall(says)
+                    peer.close()
+
+            thread = threading.Thread(target=answer, daemon=True)
+            thread.start()
+            with pytest.raises(ConnectionLost), Client(path) as client:
+                client.ping()
+            thread.join(5)
+        path.unlink()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_async(socket_path: Path, backend: str) -> None:
+    """Tasks share one connection, under trio and under asyncio; cancelling one cancels its run at the daemon."""
+
+    async def main() -> None:
+        async with AsyncClient(socket_path) as client:
+            hash = (await client.submit("const result = prompt.length")).hash
+            lengths = []
+
+            async def one(i: int) -> None:
+                lengths.append((await client.run(hash, "x" * i)).value)
+
+            async with anyio.create_task_group() as tasks:
+                for i in range(20):
+                    tasks.start_soon(one, i)
+            assert sorted(lengths) == list(range(20))
+            before = (await client.stats()).runs.get("cancelled", 0)
+            with anyio.move_on_after(0.1) as scope:
+                await client.run_source("for(;;){}", limits=LONG)
+            assert scope.cancelled_caught
+            with anyio.fail_after(3):
+                while (await client.stats()).runs.get("cancelled", 0) == before:
+                    await anyio.sleep(0.01)
+            with pytest.raises(RequestRefused):
+                await client.show("0" * 64)
+            assert hash in [row.hash async for row in client.list()]
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_async_without_daemon(tmp_path: Path, backend: str) -> None:
+    """Nobody there is NoDaemon on entering."""
+
+    async def main() -> None:
+        with pytest.raises(NoDaemon):
+            async with AsyncClient(tmp_path / "none"):
+                pass
+
+    anyio.run(main, backend=backend)

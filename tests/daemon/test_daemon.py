@@ -1,0 +1,392 @@
+"""The daemon from outside: its requests, hostile clients, faults, and how it stops."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client
+from promptlogctl.errors import ConnectionLost, RequestRefused
+from promptlogd.wire.messages import LimitsAsked
+
+
+class Daemon:
+    """A promptlogd of one test's own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.socket = folder / "s"
+        self.state = folder / "state"
+        reading, writing = os.pipe()
+        self.log = folder / "log"
+        with self.log.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "promptlogd", "--socket", self.socket, "--state-dir", self.state]
+                + ["--ready-fd", str(writing), *options],
+                pass_fds=(writing,),
+                stderr=stderr,
+            )
+        os.close(writing)
+        with open(reading, "rb") as ready:
+            self.ready = ready.read() == b"ready\n"
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait, return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+    def jailed(self) -> list[int]:
+        """Pids of all descendants."""
+        found, queue = [], [self.process.pid]
+        while queue:
+            pid = queue.pop()
+            for task in Path(f"/proc/{pid}/task").glob("*"):
+                try:
+                    children = [int(child) for child in (task / "children").read_text().split()]
+                except OSError:
+                    continue
+                found += children
+                queue += children
+        return found
+
+
+@contextmanager
+def a_daemon(folder: Path, *options: str) -> Iterator[Daemon]:
+    """A daemon for the length of a block."""
+    daemon = Daemon(folder, *options)
+    try:
+        assert daemon.ready, daemon.log.read_text()
+        yield daemon
+    finally:
+        if daemon.process.poll() is None:
+            daemon.stop()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+@contextmanager
+def _raw(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        yield sock
+
+
+def _ask(sock: socket.socket, *requests: dict[str, Any]) -> list[dict[str, Any]]:
+    sock.sendall(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
+    with sock.makefile("rb") as replies:
+        return [json.loads(replies.readline()) for _ in requests]
+
+
+def test_json_lines_with_a_half_closed_client(socket_path: Path) -> None:
+    """A shell's client, that closes its writing side at once, gets one JSON line with the value, then the end."""
+    with _raw(socket_path) as sock:
+        sock.sendall(b'{"type":"run","id":1,"source":"const result = prompt.length","prompt":"abc"}\n')
+        sock.shutdown(socket.SHUT_WR)
+        received = b""
+        while data := sock.recv(65536):
+            received += data
+    (line,) = received.splitlines()
+    assert json.loads(line)["outcome"] == {"kind": "ok", "value": 3}
+
+
+def test_the_hash_is_sha256sum(client: Client) -> None:
+    """The hash is what sha256sum prints for the file."""
+    source = (Path(__file__).parents[2] / "examples/reverse.js").read_bytes()
+    assert client.submit(source).hash == hashlib.sha256(source).hexdigest()
+
+
+def test_replies_come_when_ready(socket_path: Path) -> None:
+    """Of two pipelined runs the short one answers first."""
+    with _raw(socket_path) as sock:
+        long = {"type": "run", "id": "long", "source": "for(;;){}"}
+        replies = _ask(sock, long, {"type": "run", "id": "short", "source": "return 1"})
+    assert [reply["id"] for reply in replies] == ["short", "long"]
+
+
+def test_cancel(client: Client) -> None:
+    """A cancelled run ends as `cancelled` with its usage, long before its limit."""
+    run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000))
+    began = time.monotonic()
+    assert run.cancel()
+    result = run.result()
+    assert result.outcome.__struct_config__.tag == "cancelled"
+    assert time.monotonic() - began < 3
+    assert not run.cancel()
+
+
+def test_a_client_that_leaves_has_its_runs_cancelled(tmp_path: Path) -> None:
+    """When the client vanishes, its runs end, and the daemon goes on."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        with _raw(daemon.socket) as sock:
+            for id in range(3):
+                limits = {"cpu_ms": 9000, "wall_ms": 9000}
+                sock.sendall(json.dumps({"type": "run", "id": id, "source": "for(;;){}", "limits": limits}).encode() + b"\n")
+            _until(lambda: client.stats().running == 3)
+        _until(lambda: client.stats().running == 0, 2)
+        assert client.run_source("return 1").value == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "says"),
+    [
+        ({"type": "run", "id": 1}, "bad_request", "either"),
+        ({"type": "run", "id": 1, "hash": "a" * 64, "source": "1"}, "bad_request", "either"),
+        ({"type": "run", "id": 1, "hash": "0" * 64}, "not_found", "no program"),
+        ({"type": "run", "id": 1, "hash": "00000"}, "bad_request", "8 digits"),
+        ({"type": "run", "id": 1, "hash": "../../../etc"}, "bad_request", "neither"),
+        ({"type": "run", "id": 1, "hash": "@nobody"}, "not_found", "@nobody"),
+        ({"type": "run", "id": 1, "source": "x" * (1024 * 1024 + 1)}, "too_large", "source"),
+        ({"type": "run", "id": 1, "source": "x", "prompt": "x" * (1024 * 1024 + 1)}, "too_large", "prompt"),
+        ({"type": "run", "id": 1, "source": "x", "env": {"a": "x" * 300_000}}, "too_large", "env"),
+        ({"type": "run", "id": 1, "source": "x", "limits": {"cpu_ms": 10**9}}, "bad_request", "10000"),
+        ({"type": "run", "id": 1, "source": "x", "limits": {"memory_bytes": 1}}, "bad_request", "least"),
+        ({"type": "run", "id": 1, "source": "x", "engine": "deno"}, "unsupported", "deno"),
+        ({"type": "run", "id": 1, "source": "x", "host_functions": ["f"]}, "unsupported", "host functions"),
+        ({"type": "submit", "id": 1, "source": "x" * (1024 * 1024 + 1)}, "too_large", "source"),
+        ({"type": "submit", "id": 1, "source": "let x = ;"}, "bad_request", "syntax error"),
+        ({"type": "submit", "id": 1, "source": "}); x(); (function () {"}, "bad_request", "syntax error"),
+        ({"type": "submit", "id": 1, "source": "}[globalThis.x=1]=function(){"}, "bad_request", "syntax error"),
+        ({"type": "submit", "id": 1, "source": "("  * 500_000}, "bad_request", "syntax error"),
+        ({"type": "show", "id": 1, "hash": "0" * 64}, "not_found", "no program"),
+        ({"type": "remove", "id": 1, "hash": "0" * 64}, "not_found", "no program"),
+        ({"type": "name", "id": 1, "name": "x", "hash": "0" * 64}, "not_found", "no program"),
+        ({"type": "list", "id": 1, "after": "junk"}, "bad_request", "cursor"),
+    ],
+    ids=lambda value: str(value)[:50] if isinstance(value, dict) else None,
+)
+def test_bad_requests(socket_path: Path, request_: dict[str, Any], code: str, says: str) -> None:
+    """What can't be done is an error with a code and a reason; the connection goes on."""
+    with _raw(socket_path) as sock:
+        error, pong = _ask(sock, request_)[0], _ask(sock, {"type": "ping", "id": 2})[0]
+    assert (error["type"], error["id"]) == ("error", 1)
+    if request_["source"] if request_.get("source", "").startswith("((((") else None:
+        assert error["code"] in ("bad_request", "too_large")
+    else:
+        assert error["code"] == code
+        assert says in error["message"]
+    assert pong["type"] == "pong"
+
+
+def test_an_empty_program_has_no_result(client: Client) -> None:
+    """An empty program is one; it gives no result."""
+    hash = client.submit("").hash
+    assert client.run(hash).outcome.__struct_config__.tag == "bad_result"
+
+
+@pytest.mark.parametrize("junk", [b"\xff" * 8, b"\0\0\0\x01\xc1", b"{nonsense\n", b"GET / HTTP/1.1\r\n\r\n", b"{" + b"x" * 9_000_000])
+def test_junk_ends_that_connection_alone(socket_path: Path, client: Client, junk: bytes) -> None:
+    """What is no frame is answered with an error and the connection's end; other clients notice nothing."""
+    assert client.ping().protocol == 1
+    with _raw(socket_path) as sock:
+        try:
+            sock.sendall(junk)
+            sock.shutdown(socket.SHUT_WR)
+            received = b""
+            while data := sock.recv(65536):
+                received += data
+            assert b"error" in received
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # closed while the rest of the flood was on its way
+    assert client.ping().protocol == 1
+
+
+def test_half_a_frame_is_waited_for_so_long(tmp_path: Path) -> None:
+    """A client that owes the rest of a frame is told and closed after stall_s."""
+    config = tmp_path / "c.toml"
+    config.write_text("[server]\nstall_s = 0.3\n")
+    with a_daemon(tmp_path, "--config", str(config)) as daemon, _raw(daemon.socket) as sock:
+        sock.sendall(b'{"type":"pi')
+        received = b""
+        while data := sock.recv(65536):
+            received += data
+        assert "rest of a frame" in json.loads(received)["message"]
+
+
+def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
+    """Replies that are not read are bounded, and end that client alone."""
+    config = tmp_path / "c.toml"
+    config.write_text("[server]\nstall_s = 0.3\n")
+    with a_daemon(tmp_path, "--config", str(config)) as daemon, Client(daemon.socket) as client:
+        with _raw(daemon.socket) as sock:
+            request = {"type": "run", "id": 1, "source": "return 'x'.repeat(1000000)"}
+            for id in range(60):
+                sock.sendall(json.dumps({**request, "id": id}).encode() + b"\n")
+            _until(lambda: client.stats().clients == 1, 15)
+        assert client.run_source("return 1").value == 1
+
+
+def test_many_connections(tmp_path: Path) -> None:
+    """With 2,000 idle connections open a client is served as ever."""
+    with a_daemon(tmp_path) as daemon:
+        idle = []
+        try:
+            for _ in range(2000):
+                sock = socket.socket(socket.AF_UNIX)
+                sock.connect(str(daemon.socket))
+                idle.append(sock)
+            with Client(daemon.socket) as client:
+                assert client.run_source("return 1").value == 1
+                assert client.stats().clients == 2001
+        finally:
+            for sock in idle:
+                sock.close()
+
+
+def test_a_full_queue_is_busy_at_once(tmp_path: Path) -> None:
+    """Past the queue's bound a run is refused with `busy`, and those within it are all served."""
+    config = tmp_path / "c.toml"
+    config.write_text("[pool]\ncells = 1\n[scheduler]\nqueue = 2\n")
+    with a_daemon(tmp_path, "--config", str(config)) as daemon, Client(daemon.socket) as client:
+        runs = [client.start(None, source="for(;;){}") for _ in range(8)]
+        kinds = []
+        for run in runs:
+            try:
+                kinds.append(run.result().outcome.__struct_config__.tag)
+            except RequestRefused as error:
+                kinds.append(error.code)
+    assert sorted(kinds) == ["busy"] * 5 + ["cpu_limit"] * 3
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    """At SIGTERM running runs are answered, new ones refused, and the daemon exits 0 with nothing left."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        hash = client.submit("const t = Date.now(); while (Date.now() - t < 400); return 'done'").hash
+        run = client.start(hash, limits=LimitsAsked(cpu_ms=3000, wall_ms=3000))
+        with Client(daemon.socket) as other:
+            _until(lambda: other.stats().running == 1)
+            pids = daemon.jailed()
+            daemon.process.terminate()
+            assert run.result().value == "done"
+        assert daemon.process.wait(10) == 0
+        assert not daemon.socket.exists()
+        assert not any(map(_alive, pids))
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert client.show(hash).runs == 1
+
+
+def test_sighup_changes_nothing(tmp_path: Path) -> None:
+    """SIGHUP is survived."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        daemon.process.send_signal(signal.SIGHUP)
+        assert client.run_source("return 1").value == 1
+
+
+def test_killed_with_sigkill(tmp_path: Path) -> None:
+    """After SIGKILL every jailed process is gone within a second; the next start is clean and has the store."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        hash = client.submit("return 7").hash
+        runs = [client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000)) for _ in range(4)]
+        with Client(daemon.socket) as other:
+            _until(lambda: other.stats().running == 4)
+        pids = daemon.jailed()
+        assert len(pids) >= 12
+        daemon.stop(signal.SIGKILL)
+        _until(lambda: not any(map(_alive, pids)), 1)
+        with pytest.raises(ConnectionLost):
+            runs[0].result()
+    assert daemon.socket.exists()
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert client.run(hash).value == 7
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: int) -> None:
+    """With nsjail, zygote or child killed in mid-run, that run is told as ended by force, and all others succeed."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        source = "const t = Date.now(); while (Date.now() - t < 300); return 'done'"
+        runs = [client.start(None, source=source, limits=LimitsAsked(cpu_ms=5000, wall_ms=5000)) for _ in range(3)]
+        with Client(daemon.socket) as other:
+            _until(lambda: other.stats().running == 3)
+        busiest = max(daemon.jailed(), key=lambda pid: sum(map(int, Path(f"/proc/{pid}/stat").read_text().split()[13:15])))
+        victim = busiest
+        for _ in range(3 - depth):
+            victim = int(Path(f"/proc/{victim}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        os.kill(victim, signal.SIGKILL)
+        kinds = []
+        for run in runs:
+            try:
+                kinds.append(run.result().outcome.__struct_config__.tag)
+            except RequestRefused as error:
+                kinds.append(error.code)
+        # Killed so early that nothing was said, a run may have been given to another cell.
+        assert kinds.count("ok") >= 2, kinds
+        assert set(kinds) <= {"ok", "crashed"}
+        assert client.run_source("return 1").value == 1
+
+
+def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
+    """On the same state folder, and on the same socket, a second daemon exits with one line that says why."""
+    with a_daemon(tmp_path) as daemon:
+        for options, says in (([], "in use"), (["--state-dir", str(tmp_path / "other")], "another daemon answers")):
+            command = [sys.executable, "-m", "promptlogd", "--socket", daemon.socket, "--state-dir", daemon.state]
+            done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=20)
+            assert done.returncode == 1
+            assert says in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
+    """A file where the socket should be is left alone."""
+    (tmp_path / "s").write_text("precious")
+    assert not Daemon(tmp_path).ready
+    assert (tmp_path / "s").read_text() == "precious"
+
+
+def test_a_damaged_program_is_told_and_the_rest_served(tmp_path: Path) -> None:
+    """A program whose bytes changed on disk is refused, and can be submitted again."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        hash = client.submit("return 1").hash
+        (daemon.state / "programs" / hash[:2] / hash[2:] / "source").write_bytes(b"return 2")
+        with pytest.raises(RequestRefused, match="damaged"):
+            client.run(hash)
+        assert client.submit("return 1").created
+        assert client.run(hash).value == 1
+
+
+def test_an_ordinary_user(tmp_path: Path) -> None:
+    """Without root, by user namespaces alone, the main job runs."""
+    if os.geteuid() != 0:
+        with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+            assert client.run_source("return prompt", "x").value == "x"
+        return
+    # As root: become nobody with CAP_DAC_READ_SEARCH kept, so that a Python below root's home can be read.
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run"))
+    try:
+        os.chown(folder, 65534, 65534)
+        capability = "cap_dac_read_search"
+        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        become += [f"--inh-caps=-all,+{capability}", f"--ambient-caps=-all,+{capability}", f"--bounding-set=-all,+{capability}"]
+        command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "-", "--prompt", "x"]
+        environment = {"TMPDIR": str(folder), "HOME": str(folder), "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [*become, *command], input=b"return prompt + 1", capture_output=True, env=environment, timeout=60, cwd="/"
+        )
+        assert (done.stdout, done.returncode) == (b'"x1"\n', 0), done.stderr.decode()
+    finally:
+        shutil.rmtree(folder)
