@@ -50,17 +50,24 @@ class Daemon:
 
     def jailed(self) -> list[int]:
         """Pids of all descendants."""
-        found, queue = [], [self.process.pid]
-        while queue:
-            pid = queue.pop()
-            for task in Path(f"/proc/{pid}/task").glob("*"):
-                try:
-                    children = [int(child) for child in (task / "children").read_text().split()]
-                except OSError:
-                    continue
-                found += children
-                queue += children
+        found = _children(self.process.pid)
+        for pid in found:
+            found += _children(pid)  # which the loop then comes to as well
         return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            found += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def _cpu_ticks(pid: int) -> int:
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
 
 
 @contextmanager
@@ -323,10 +330,11 @@ def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: i
         runs = [client.start(None, source=source, limits=LimitsAsked(cpu_ms=5000, wall_ms=5000)) for _ in range(3)]
         with Client(daemon.socket) as other:
             _until(lambda: other.stats().running == 3)
-        busiest = max(daemon.jailed(), key=lambda pid: sum(map(int, Path(f"/proc/{pid}/stat").read_text().split()[13:15])))
-        victim = busiest
-        for _ in range(3 - depth):
-            victim = int(Path(f"/proc/{victim}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        jails = _children(daemon.process.pid)
+        chains = [
+            (jail, zygote, child) for jail in jails for zygote in _children(jail) for child in _children(zygote)
+        ]
+        victim = max(chains, key=lambda chain: _cpu_ticks(chain[2]))[depth - 1]
         os.kill(victim, signal.SIGKILL)
         kinds = []
         for run in runs:
