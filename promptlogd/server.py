@@ -76,7 +76,7 @@ async def _serve(
         cells.start_soon(_flush, store)
         async with trio.open_nursery() as clients:
             accepting = trio.CancelScope()
-            clients.start_soon(_stop_on_signal, services, accepting, clients)
+            await clients.start(_stop_on_signal, services, accepting, clients)
             _log.info("listening on %s, %d cells", path, config.cells)
             ready()
             with accepting:
@@ -99,8 +99,15 @@ async def _guard(connection: Connection) -> None:
         _log.exception("a connection failed")
 
 
-async def _stop_on_signal(services: Services, accepting: trio.CancelScope, clients: trio.Nursery) -> None:
+async def _stop_on_signal(
+    services: Services,
+    accepting: trio.CancelScope,
+    clients: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
                 _log.info("SIGHUP: nothing to do; settings are read at the start")

@@ -104,6 +104,7 @@ class Cell:
         self.retired = trio.Event()
         self._data = data
         self._control = control
+        self._children_ended = 0
         self._poll = select.epoll()
         self._poll.register(data, select.EPOLLIN)
         self._poll.register(control, select.EPOLLIN)
@@ -116,7 +117,12 @@ class Cell:
     async def close(self) -> None:
         """End the jail and everything in it, and reap it. Bounded; never raises for a process that is gone."""
         self.retire()
+        if self._poll.closed:
+            return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * KILL_S):
+            # Whoever still waits for this cell is told, and does not wait for a descriptor that is another's by then.
+            trio.lowlevel.notify_closing(self._poll.fileno())
+            trio.lowlevel.notify_closing(self._control)
             self._poll.close()
             self._control.close()
             self._data.close()
@@ -147,16 +153,23 @@ class Cell:
                 killed_for = WallLimit(limit=job.limits.wall_ms, used=_ms_since(began))
         except BadReply as error:
             killed_for = Crashed(message=f"the engine wrote {error}")
+        except CellLost:
+            if not handover.begun:
+                raise
+            # It may have run: to run it again elsewhere is not ours to decide.
+            killed_for = Crashed(signal="SIGKILL", message="its jail was ended from outside")
+            report = _Report(signal.SIGKILL, 0.0, 0)
         finally:
-            if report is None:
+            if report is None and self.usable:
                 report = await self._kill(handover)
+            report = report or _Report(signal.SIGKILL, 0.0, 0)
             trial.logs_truncated = reader.logs_truncated
             trial.usage = Usage(
                 cpu_ms=round(report.cpu_ms, 3),
                 wall_ms=_ms_since(began),
                 peak_memory_bytes=report.peak_memory_bytes,
             )
-            if report.status != 0 or reader.said is None or self._unread_input():
+            if report.status != 0 or reader.said is None or not self.usable or self._unread_input():
                 self.retire()
         said = killed_for or _judge(report, job.limits, reader.said)
         if isinstance(said, Wrapped | Refused):
@@ -171,13 +184,13 @@ class Cell:
         default = self.plan.default
         if (limits.cpu_ms, limits.memory_bytes) == (default.cpu_ms, default.memory_bytes):
             return
-        message = b"L" + limits.cpu_ms.to_bytes(4, "big") + limits.memory_bytes.to_bytes(8, "big")
+        message = b"L" + self._child() + limits.cpu_ms.to_bytes(4, "big") + limits.memory_bytes.to_bytes(8, "big")
         try:
             self._control.send(message)
             with trio.fail_after(KILL_S):
                 await trio.lowlevel.wait_readable(self._control)
                 self._report()
-        except (OSError, trio.TooSlowError) as error:
+        except (OSError, trio.TooSlowError, trio.ClosedResourceError) as error:
             self.retire()
             raise CellLost(f"it did not take new limits: {error}") from error
 
@@ -185,12 +198,16 @@ class Cell:
         """Have the zygote kill its child, and wait for its account of it; else end the cell."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
             try:
-                self._control.send(b"K")
+                self._control.send(b"K" + self._child())
                 return await handover.finish()
-            except (OSError, CellLost, BadReply):
+            except (OSError, CellLost, BadReply, ValueError):
                 pass
         self.retire()
         return _Report(signal.SIGKILL, 0.0, 0)
+
+    def _child(self) -> bytes:
+        """Return the number of the child of the moment, as the zygote counts them."""
+        return self._children_ended.to_bytes(4, "big")
 
     def _report(self) -> _Report:
         """Read one report. Raises CellLost when the zygote is gone."""
@@ -198,6 +215,7 @@ class Cell:
         if len(message) != _REPORT_BYTES or message[:1] != b"E":
             self.retire()
             raise CellLost("its zygote ended")
+        self._children_ended += 1
         numbers = [int.from_bytes(message[i : i + 8], "big") for i in (5, 13, 21)]
         user_us, system_us, maxrss_kib = numbers
         return _Report(int.from_bytes(message[1:5], "big"), (user_us + system_us) / 1000, maxrss_kib * 1024)
@@ -226,6 +244,7 @@ class _Handover:
         self._reader = reader
         self._trial = trial
         self._on_log = on_log
+        self.begun = False
         self._unsent = memoryview(job.frame())
         self._waiting_to_send = False
 
@@ -238,7 +257,11 @@ class _Handover:
         """Read on until the report. Raises CellLost or BadReply."""
         cell = self._cell
         while True:
-            await trio.lowlevel.wait_readable(cell._poll.fileno())
+            try:
+                await trio.lowlevel.wait_readable(cell._poll.fileno())
+            except (trio.ClosedResourceError, ValueError, OSError) as error:
+                cell.retire()
+                raise CellLost("it was closed") from error
             ended = False
             for descriptor, _ in cell._poll.poll(0):
                 if descriptor == cell._control.fileno():
@@ -258,6 +281,7 @@ class _Handover:
         try:
             while self._unsent:
                 self._unsent = self._unsent[cell._data.send(self._unsent) :]
+                self.begun = True
         except BlockingIOError:
             pass
         except OSError as error:

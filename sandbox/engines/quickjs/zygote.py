@@ -10,9 +10,10 @@ writes what came of it and exits. The zygote reaps it, reports its wait status a
 Numbers on both sockets are big-endian. Control (SOCK_SEQPACKET, one packet a message):
     to the daemon    R                                              ready: the first blank child is there
                      E status:4 user_us:8 system_us:8 maxrss_kb:8   a child has ended
-    to the zygote    K                                              kill the child
-                     L cpu_ms:4 memory_bytes:8                      kill the (blank) child, and give these
-                                                                    limits to the next one, and only to it
+    to the zygote    K number:4                                     kill the child with this number
+                     L number:4 cpu_ms:4 memory_bytes:8             the same, and give these limits to the
+                                                                    next one, and only to it
+Children are numbered from 0, so that a message about one that has just ended does not hit the next.
 Data (SOCK_STREAM): see `_read_job` and `_send`.
 """
 
@@ -353,8 +354,9 @@ def main(cpu_ms, memory_bytes):
     limits = default
     poll = select.poll()
     poll.register(CONTROL, select.POLLIN)
-    announced = False
+    number = -1
     while True:
+        number += 1
         pid = posix.fork()
         if pid == 0:
             try:
@@ -364,9 +366,8 @@ def main(cpu_ms, memory_bytes):
             finally:
                 posix._exit(70)
         limits = default
-        if not announced:
+        if number == 0:
             posix.write(CONTROL, b"R")
-            announced = True
         pidfd = posix.pidfd_open(pid)
         poll.register(pidfd, select.POLLIN)
         ended = False
@@ -378,8 +379,10 @@ def main(cpu_ms, memory_bytes):
                 message = posix.read(CONTROL, 64)
                 if not message:
                     posix._exit(0)
+                if int.from_bytes(message[1:5], "big") != number:
+                    continue
                 if message[:1] == b"L":
-                    limits = (int.from_bytes(message[1:5], "big"), int.from_bytes(message[5:13], "big"))
+                    limits = (int.from_bytes(message[5:9], "big"), int.from_bytes(message[9:17], "big"))
                 posix.kill(pid, SIGKILL)
         poll.unregister(pidfd)
         posix.close(pidfd)
