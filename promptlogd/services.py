@@ -27,7 +27,7 @@ class RequestError(Exception):
         self,
         code: ErrorCode,
         message: str,
-        detail: dict[str, str | int | float | None | list[str]] | None = None,
+        detail: dict[str, str | int | float | list[str] | None] | None = None,
     ) -> None:
         super().__init__(message)
         self.code: ErrorCode = code

@@ -22,7 +22,7 @@ import trio
 from sandbox.engines.quickjs.replies import BadReply, Refused, ReplyReader, Wrapped
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import Limits
-from sandbox.outcome import Crashed, CpuLimit, LogLine, MemoryLimit, Outcome, Usage, WallLimit
+from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, Outcome, Usage, WallLimit
 
 START_S = 10.0
 KILL_S = 0.5
@@ -139,9 +139,7 @@ class Cell:
         """
         self.runs += 1
         began = trio.current_time()
-        reader = ReplyReader(
-            limits=job.limits, source_name=job.source_name, wrapped_bytes=len(job.code) * 4 + 1024
-        )
+        reader = ReplyReader(limits=job.limits, source_name=job.source_name, wrapped_bytes=len(job.code) * 4 + 1024)
         handover = _Handover(self, job, reader, trial, on_log)
         report: _Report | None = None
         killed_for: Outcome | None = None
@@ -313,9 +311,7 @@ def _ms_since(began: float) -> float:
     return round((trio.current_time() - began) * 1000, 3)
 
 
-def _judge(
-    report: _Report, limits: Limits, said: Outcome | Wrapped | Refused | None
-) -> Outcome | Wrapped | Refused:
+def _judge(report: _Report, limits: Limits, said: Outcome | Wrapped | Refused | None) -> Outcome | Wrapped | Refused:
     """Tell how a run ended: by the kernel's evidence first, by the child's own word where that leaves it open."""
     if report.signal == signal.SIGXCPU or (report.signal == signal.SIGKILL and report.cpu_ms >= limits.cpu_ms):
         return CpuLimit(limit=limits.cpu_ms, used=round(report.cpu_ms, 3))
@@ -350,10 +346,12 @@ async def start(plan: Plan) -> Cell:
                 cwd=plan.folder,
                 env={},
             )
-        except OSError as error:
+        except BaseException as error:
             data.close()
             control.close()
-            raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
+            if isinstance(error, OSError):
+                raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
+            raise
     data.setblocking(False)
     control.setblocking(False)
     cell = Cell(plan, process, data, control)
@@ -379,4 +377,4 @@ async def _last_words(process: trio.Process) -> str:
             if len(text) > 4096:
                 break
     last = text.decode("utf-8", "replace").strip().splitlines()[-3:]
-    return " / ".join(last)or "it ended, or did nothing, without a word; try: promptlogctl doctor"
+    return " / ".join(last) or "it ended, or did nothing, without a word; try: promptlogctl doctor"

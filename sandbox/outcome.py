@@ -14,14 +14,14 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     pass
 
 
-class Ok(_Record, kw_only=True, tag="ok"):
+class Ok(_Record, frozen=True, kw_only=True, tag="ok"):
     """The program gave a result."""
 
     value: msgspec.Raw
     """The result as JSON text, byte for byte as the program's JSON.stringify wrote it."""
 
 
-class ProgramException(_Record, kw_only=True, tag="exception"):
+class ProgramException(_Record, frozen=True, kw_only=True, tag="exception"):
     """The program threw. `line` and `column` (from 1) are in the program as submitted, where known."""
 
     name: str
@@ -31,7 +31,7 @@ class ProgramException(_Record, kw_only=True, tag="exception"):
     column: int | None = None
 
 
-class ProgramSyntaxError(_Record, kw_only=True, tag="syntax_error"):
+class ProgramSyntaxError(_Record, frozen=True, kw_only=True, tag="syntax_error"):
     """The program does not parse."""
 
     message: str
@@ -39,45 +39,45 @@ class ProgramSyntaxError(_Record, kw_only=True, tag="syntax_error"):
     column: int | None = None
 
 
-class BadResult(_Record, kw_only=True, tag="bad_result"):
+class BadResult(_Record, frozen=True, kw_only=True, tag="bad_result"):
     """The program ended without a result, or with one that is not JSON."""
 
     message: str
 
 
-class CpuLimit(_Record, kw_only=True, tag="cpu_limit"):
+class CpuLimit(_Record, frozen=True, kw_only=True, tag="cpu_limit"):
     """The kernel's timer on the process's CPU clock went off. In ms."""
 
     limit: int
     used: float
 
 
-class WallLimit(_Record, kw_only=True, tag="wall_limit"):
+class WallLimit(_Record, frozen=True, kw_only=True, tag="wall_limit"):
     """The daemon's deadline passed. In ms."""
 
     limit: int
     used: float
 
 
-class MemoryLimit(_Record, kw_only=True, tag="memory_limit"):
+class MemoryLimit(_Record, frozen=True, kw_only=True, tag="memory_limit"):
     """The kernel refused the process memory. In bytes; `used` is the peak resident set."""
 
     limit: int
     used: int
 
 
-class OutputLimit(_Record, kw_only=True, tag="output_limit"):
+class OutputLimit(_Record, frozen=True, kw_only=True, tag="output_limit"):
     """The result is larger than the limit. In bytes of UTF-8."""
 
     limit: int
     used: int
 
 
-class Cancelled(_Record, kw_only=True, tag="cancelled"):
+class Cancelled(_Record, frozen=True, kw_only=True, tag="cancelled"):
     """The client asked for it, or went away."""
 
 
-class Crashed(_Record, kw_only=True, tag="crashed"):
+class Crashed(_Record, frozen=True, kw_only=True, tag="crashed"):
     """The engine died of itself, or wrote what is no reply; contained. `signal` by name, such as SIGSYS."""
 
     signal: str | None = None

@@ -16,7 +16,9 @@ def completion(app: App, shell: str) -> None:
     """Print the completion script for SHELL; for bash: eval "$(promptlogctl completion bash)"."""
     kind = get_completion_class(shell)
     assert kind is not None
-    script = kind(click.get_current_context().find_root().command, {}, "promptlogctl", "_PROMPTLOGCTL_COMPLETE").source()
+    script = kind(
+        click.get_current_context().find_root().command, {}, "promptlogctl", "_PROMPTLOGCTL_COMPLETE"
+    ).source()
     if app.json:
         output.as_json({"script": script})
     else:

@@ -49,7 +49,7 @@ def _machine() -> Check:
     machine = platform.machine()
     if sys.platform == "linux" and machine in ("x86_64", "aarch64"):
         return Check(name="machine", state="ok", text=f"Linux {platform.release()} on {machine}")
-    return Check(name="machine", state="missing", text=f"{sys.platform} on {machine}: Linux on x86-64 or arm64 is needed")
+    return Check(name="machine", state="missing", text=f"{sys.platform} on {machine}: needs Linux on x86-64 or arm64")
 
 
 def _user_namespaces() -> Check:
@@ -87,7 +87,9 @@ def _seccomp() -> Check:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0:
         return Check(name="seccomp", state="ok", text="the kernel has it")
-    return Check(name="seccomp", state="missing", text="the kernel lacks it", mend="a kernel with CONFIG_SECCOMP_FILTER=y")
+    return Check(
+        name="seccomp", state="missing", text="the kernel lacks it", mend="a kernel with CONFIG_SECCOMP_FILTER=y"
+    )
 
 
 def _nsjail() -> Check:
@@ -125,7 +127,9 @@ def _cgroups() -> Check:
         if path.exists():
             folder = path if path.is_dir() else path.parent
             if os.access(folder, os.W_OK):
-                return Check(name=name, state="ok", text=f"{folder} is writable; memory is held by RLIMIT_AS without it")
+                return Check(
+                    name=name, state="ok", text=f"{folder} is writable; memory is held by RLIMIT_AS without it"
+                )
     return Check(
         name=name,
         state="warning",

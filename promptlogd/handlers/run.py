@@ -32,19 +32,15 @@ async def handle(request: Run, services: Services, client: Client) -> Finished:
 
     fresh = (request.isolation or services.config.pool.isolation) == "jail"
     trial = Trial()
-    with trio.CancelScope() as scope:
-        client.runs[request.id] = scope
-        try:
-            await services.execute(job, trial, client=client.number, fresh=fresh, on_log=on_log)
-        finally:
-            del client.runs[request.id]
+    with client.runs[request.id] as scope:
+        await services.execute(job, trial, client=client.number, fresh=fresh, on_log=on_log)
     if scope.cancelled_caught:
         trial.outcome = Cancelled()
     if trial.outcome is None:
         raise RequestError("internal", "the run ended without an outcome")
     if stored:
         services.store.record_run(hash)
-    services.runs[trial.outcome.__struct_config__.tag] += 1
+    services.runs[str(trial.outcome.__struct_config__.tag)] += 1
     return Finished(
         id=request.id,
         hash=hash,
@@ -69,7 +65,7 @@ async def _job(request: Run, services: Services, client: Client) -> tuple[Job, s
     try:
         limits = services.config.limits_for(request.limits)
     except LimitsError as error:
-        detail: dict[str, str | int | float | None | list[str]] = {"field": error.field, "limit": error.bound}
+        detail: dict[str, str | int | float | list[str] | None] = {"field": error.field, "limit": error.bound}
         raise RequestError("bad_request", str(error), detail) from None
     if request.source is not None:
         source = request.source.encode()

@@ -21,9 +21,7 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
     wrapped = await wrap(services, client, source)
     with store_errors():
         hash, created = await trio.to_thread.run_sync(
-            lambda: services.store.submit(
-                source, wrapped, wrapper=WRAPPER_VERSION, name=request.name, uid=client.uid
-            )
+            lambda: services.store.submit(source, wrapped, wrapper=WRAPPER_VERSION, name=request.name, uid=client.uid)
         )
     return Submitted(id=request.id, hash=hash, created=created)
 

@@ -147,7 +147,8 @@ class Facts:
     def with_prefix(self, prefix: str, limit: int) -> list[str]:
         """Return hashes that begin so."""
         rows = self._db.execute(
-            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY hash LIMIT ?", (prefix, prefix + "g", limit)
+            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY hash LIMIT ?",
+            (prefix, prefix + "g", limit),
         )
         return [row[0] for row in rows]
 
@@ -177,7 +178,9 @@ class Facts:
     def move(self, name: str, hash: str | None) -> None:
         """Put a name on a hash, durably; on None: take it off."""
         move = Move(name=name, hash=hash, at=time.time())
-        descriptor = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
         try:
             os.write(descriptor, b"\n" + msgspec.json.encode(move) + b"\n")
             os.fsync(descriptor)
@@ -197,6 +200,4 @@ _SELECT = "SELECT hash, size, created_at, created_by, runs, last_run_at FROM pro
 
 
 def _fact(row: tuple[str, int, float, int, int, float | None]) -> Fact:
-    return Fact(
-        hash=row[0], size=row[1], created_at=row[2], created_by=row[3], runs=row[4], last_run_at=row[5]
-    )
+    return Fact(hash=row[0], size=row[1], created_at=row[2], created_by=row[3], runs=row[4], last_run_at=row[5])

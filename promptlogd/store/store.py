@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -59,7 +59,6 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 def _locked(
     method: Callable[Concatenate[Store, _P], _R],
 ) -> Callable[Concatenate[Store, _P], _R]:
-    @wraps(method)
     def call(self: Store, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with self._mutex:
             try:
@@ -67,7 +66,7 @@ def _locked(
             except sqlite3.Error as error:
                 raise StoreFailed(f"the facts in {self._state_dir} can't be used: {error}") from error
 
-    return call
+    return cast("Callable[Concatenate[Store, _P], _R]", wraps(method)(call))
 
 
 class Store:

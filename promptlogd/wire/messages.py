@@ -70,7 +70,7 @@ class _Request(
     id: Id
 
 
-class Submit(_Request, kw_only=True):
+class Submit(_Request, frozen=True, kw_only=True):
     """Keep a program. Answered by `submitted`, or by `error` bad_request with a `syntax_error` in its detail."""
 
     source: str
@@ -78,7 +78,7 @@ class Submit(_Request, kw_only=True):
     """Put this label on the program, moving it if it is on another."""
 
 
-class Run(_Request, kw_only=True):
+class Run(_Request, frozen=True, kw_only=True):
     """Run a program once. Answered by `finished`, after one `log` a line if `stream_logs` is set."""
 
     hash: Reference | None = None
@@ -96,13 +96,13 @@ class Run(_Request, kw_only=True):
     """Not supported yet: refused with `unsupported`."""
 
 
-class Cancel(_Request, kw_only=True):
+class Cancel(_Request, frozen=True, kw_only=True):
     """Cancel the run whose request has the id `target`, of the same connection."""
 
     target: Id
 
 
-class Show(_Request, kw_only=True):
+class Show(_Request, frozen=True, kw_only=True):
     """Tell all about one program."""
 
     hash: Reference
@@ -110,7 +110,7 @@ class Show(_Request, kw_only=True):
     """Send the source as well."""
 
 
-class List(_Request, kw_only=True):
+class List(_Request, frozen=True, kw_only=True):
     """List programs, newest first, one page."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -118,13 +118,13 @@ class List(_Request, kw_only=True):
     """The `next` of the page before."""
 
 
-class Remove(_Request, kw_only=True):
+class Remove(_Request, frozen=True, kw_only=True):
     """Remove a program and the names that are on it."""
 
     hash: Reference
 
 
-class Label(_Request, kw_only=True, tag="name"):
+class Label(_Request, frozen=True, kw_only=True, tag="name"):
     """Move a name to a program, or back to the one it was on before."""
 
     name: Name
@@ -132,11 +132,11 @@ class Label(_Request, kw_only=True, tag="name"):
     """Where to; left out: back to where the name was before its last move."""
 
 
-class Stats(_Request, kw_only=True):
+class Stats(_Request, frozen=True, kw_only=True):
     """Tell what the daemon has done and what it holds."""
 
 
-class Ping(_Request, kw_only=True):
+class Ping(_Request, frozen=True, kw_only=True):
     """Tell the versions."""
 
 
@@ -147,7 +147,7 @@ class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=st
     id: Id
 
 
-class Submitted(_Reply, kw_only=True):
+class Submitted(_Reply, frozen=True, kw_only=True):
     """The program is kept, on disk."""
 
     hash: Hash
@@ -155,14 +155,14 @@ class Submitted(_Reply, kw_only=True):
     """False: the very same program was kept already."""
 
 
-class Log(_Reply, kw_only=True):
+class Log(_Reply, frozen=True, kw_only=True):
     """One console line of a run that asked for `stream_logs`, as it happens."""
 
     level: LogLevel
     text: str
 
 
-class Finished(_Reply, kw_only=True):
+class Finished(_Reply, frozen=True, kw_only=True):
     """The run ended; `outcome` says how."""
 
     hash: Hash
@@ -173,7 +173,7 @@ class Finished(_Reply, kw_only=True):
     usage: Usage
 
 
-class Cancelling(_Reply, kw_only=True):
+class Cancelling(_Reply, frozen=True, kw_only=True):
     """Whether there was such a run. The run itself answers with `finished`, as ever."""
 
     found: bool
@@ -186,7 +186,7 @@ class NameChange(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
-class Shown(_Reply, kw_only=True):
+class Shown(_Reply, frozen=True, kw_only=True):
     """One program. Times are seconds since the epoch; `created_by` is the client's uid."""
 
     hash: Hash
@@ -212,21 +212,21 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
 
 
-class Listed(_Reply, kw_only=True):
+class Listed(_Reply, frozen=True, kw_only=True):
     """One page of programs; `next` is there if more follow."""
 
     programs: list[Listing]
     next: str | None = None
 
 
-class Removed(_Reply, kw_only=True):
+class Removed(_Reply, frozen=True, kw_only=True):
     """The program is gone, and the names that were on it."""
 
     hash: Hash
     names: list[str]
 
 
-class Named(_Reply, kw_only=True):
+class Named(_Reply, frozen=True, kw_only=True):
     """The name is on `hash` now; `previous` is where it was."""
 
     name: str
@@ -245,7 +245,7 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     retired: int
 
 
-class StatsReply(_Reply, kw_only=True, tag="stats"):
+class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     """Counts since the daemon's start; `held_by` says what holds each limit on this host."""
 
     uptime_s: float
@@ -261,7 +261,7 @@ class StatsReply(_Reply, kw_only=True, tag="stats"):
     held_by: dict[str, str]
 
 
-class Pong(_Reply, kw_only=True):
+class Pong(_Reply, frozen=True, kw_only=True):
     """The daemon is there."""
 
     version: str
@@ -269,15 +269,13 @@ class Pong(_Reply, kw_only=True):
     pid: int
 
 
-class Error(
-    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error", omit_defaults=True
-):
+class Error(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error", omit_defaults=True):
     """The request could not be tried. Without `id` where the request's could not be read."""
 
     id: Id | None = None
     code: ErrorCode
     message: str
-    detail: dict[str, str | int | float | None | list[str]] | None = None
+    detail: dict[str, str | int | float | list[str] | None] | None = None
 
 
 Reply = Submitted | Log | Finished | Cancelling | Shown | Listed | Removed | Named | StatsReply | Pong | Error

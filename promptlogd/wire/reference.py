@@ -139,10 +139,10 @@ def protocol_reference() -> str:
     for index, statement in enumerate(tree.body):
         following = tree.body[index + 1] if index + 1 < len(tree.body) else None
         if isinstance(statement, ast.Assign) and isinstance(following, ast.Expr):
-            name = statement.targets[0]
-            if isinstance(name, ast.Name) and name.id in ("Id", "Reference", "Name", "Hash"):
+            target = statement.targets[0]
+            if isinstance(target, ast.Name) and target.id in ("Id", "Reference", "Name", "Hash"):
                 assert isinstance(following.value, ast.Constant)
-                parts.append(f"- `{name.id}` = `{ast.unparse(statement.value)}`: {following.value.value}")
+                parts.append(f"- `{target.id}` = `{ast.unparse(statement.value)}`: {following.value.value!s}")
     parts.append("")
     parts += _section("LimitsAsked", here["LimitsAsked"], messages.LimitsAsked)
     for title, base in (("Requests", messages._Request), ("Replies", messages._Reply)):

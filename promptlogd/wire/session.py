@@ -6,7 +6,7 @@ JSON text. On a JSON connection it stands in the message as it is; on a MessageP
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import Raw, json, msgpack, structs
@@ -16,8 +16,6 @@ from promptlogd.wire.framing import Encoding, FrameDecoder, encode_frame
 from promptlogd.wire.messages import Finished, Id, Reply, Request, Run
 from sandbox.outcome import Ok
 
-_M = TypeVar("_M")
-
 
 class _Envelope(msgspec.Struct):
     """The one field that is read of a message which is otherwise wrong."""
@@ -25,11 +23,13 @@ class _Envelope(msgspec.Struct):
     id: Id
 
 
+_Decoders = dict[Encoding, json.Decoder[Any] | msgpack.Decoder[Any]]
+
 _encode_json = json.Encoder().encode
 _encode_msgpack = msgpack.Encoder().encode
-_request_decoders = {"json": json.Decoder(Request), "msgpack": msgpack.Decoder(Request)}
-_reply_decoders = {"json": json.Decoder(Reply), "msgpack": msgpack.Decoder(Reply)}
-_envelope_decoders = {"json": json.Decoder(_Envelope), "msgpack": msgpack.Decoder(_Envelope)}
+_request_decoders: _Decoders = {"json": json.Decoder(Request), "msgpack": msgpack.Decoder(Request)}
+_reply_decoders: _Decoders = {"json": json.Decoder(Reply), "msgpack": msgpack.Decoder(Reply)}
+_envelope_decoders: _Decoders = {"json": json.Decoder(_Envelope), "msgpack": msgpack.Decoder(_Envelope)}
 _text_decoder = msgpack.Decoder(str)
 _object_decoder = json.Decoder(dict[str, Raw])
 

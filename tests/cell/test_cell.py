@@ -59,7 +59,11 @@ async def test_each_run_has_a_process_of_its_own(plan: Plan) -> None:
 
 async def test_cpu_is_held_by_the_kernel(plan: Plan) -> None:
     """A loop, and a native that the engine can't interrupt, end within 10 ms of the limit, told by SIGXCPU."""
-    for source in ("for(;;){}", "'a'.repeat(2e6).indexOf('a'.repeat(1e6) + 'b')", "const result = {get a() { for(;;); }}"):
+    for source in (
+        "for(;;){}",
+        "'a'.repeat(2e6).indexOf('a'.repeat(1e6) + 'b')",
+        "const result = {get a() { for(;;); }}",
+    ):
         async with a_cell(plan) as cell:
             trial = await _run(cell, source)
             assert isinstance(trial.outcome, CpuLimit), source
@@ -236,13 +240,13 @@ async def test_a_cell_that_can_not_start_says_why(plan: Plan) -> None:
     with pytest.raises(CellStartError, match="nowhere"):
         await cells.start(msgspec.structs.replace(plan, executable=Path("/nowhere")))
     arguments = [argument if argument != "--chroot" else "--no-such-option" for argument in plan.arguments]
-    with pytest.raises(CellStartError, match="nsjail|option|parse"):
+    with pytest.raises(CellStartError, match=r"nsjail|option|parse"):
         await cells.start(msgspec.structs.replace(plan, arguments=arguments))
 
 
 # --- the second filter, attacked from a child's own position ---------------------------------------------------
 
-_PROBE = '''
+_PROBE = """
 _read_the_job = _read_job
 def _read_job():
     job = _read_the_job()
@@ -253,7 +257,7 @@ def _read_job():
         _send(b"b", b"%d" % result)
         posix._exit(0)
     return job
-'''
+"""
 
 
 @pytest.fixture(scope="module")

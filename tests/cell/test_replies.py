@@ -45,7 +45,18 @@ def test_any_payload_of_a_known_kind_is_a_reply_or_a_bad_reply(kind: int, payloa
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"1 2", b'{"a":1}}', b'{"a":1}\n', b"[1,\r2]", b'"\xff"', b"NaN", b"undefined", b"'x'", b'{"a":1},"kind":"x"'],
+    [
+        b"",
+        b"1 2",
+        b'{"a":1}}',
+        b'{"a":1}\n',
+        b"[1,\r2]",
+        b'"\xff"',
+        b"NaN",
+        b"undefined",
+        b"'x'",
+        b'{"a":1},"kind":"x"',
+    ],
 )
 def test_a_value_must_be_one_json_value(value: bytes) -> None:
     """What is not exactly one JSON value on one line is no result."""
@@ -89,9 +100,7 @@ def test_places_are_the_users_own() -> None:
     reader = _reader()
     stack = b"    at f (eval_script:3:7)\n    at ok (promptlog:prelude:1:1)\n    at <eval> (eval_script:9:1)\n"
     reader.feed(_frame(b"x", _fields(b"TypeError", b"m", stack)))
-    assert reader.said == ProgramException(
-        name="TypeError", message="m", stack="    at f (p.js:2:7)", line=2, column=7
-    )
+    assert reader.said == ProgramException(name="TypeError", message="m", stack="    at f (p.js:2:7)", line=2, column=7)
 
 
 def test_wrapped_code_is_taken() -> None:

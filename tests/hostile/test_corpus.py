@@ -20,7 +20,7 @@ CASES: list[dict[str, Any]] = [
 
 
 def _source(case: dict[str, Any]) -> str:
-    return case["source"] if "source" in case else eval(case["source_gen"])  # noqa: S307 - the corpus is ours
+    return case["source"] if "source" in case else eval(case["source_gen"])
 
 
 def _check(case: dict[str, Any], result: RunResult) -> None:
@@ -37,7 +37,7 @@ def _check(case: dict[str, Any], result: RunResult) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_case(client: Client, case: dict[str, Any]) -> None:
-    """A hostile program has the outcome that the corpus lists, alone and side by side, and a canary answers after it."""
+    """A hostile program has the outcome that the corpus lists, alone and in a crowd, and a canary answers after it."""
     source, prompt = _source(case), case.get("prompt", "")
     repeat = case.get("repeat", 1)
     results = [client.run_source(source, prompt) for _ in range(repeat)]

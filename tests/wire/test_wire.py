@@ -77,7 +77,9 @@ def test_splitting_changes_nothing(data: st.DataObject) -> None:
 _VALID = [ClientSession(encoding=encoding).send(request) for encoding in ("json", "msgpack") for request in REQUESTS]  # type: ignore[arg-type]
 
 
-@given(st.one_of(st.binary(max_size=300), st.tuples(st.sampled_from(_VALID), st.integers(0, 60), st.binary(max_size=8))))
+@given(
+    st.one_of(st.binary(max_size=300), st.tuples(st.sampled_from(_VALID), st.integers(0, 60), st.binary(max_size=8)))
+)
 def test_no_bytes_raise_anything_but_protocol_errors(sent: bytes | tuple[bytes, int, bytes]) -> None:
     """Junk and damaged frames give messages, BadMessage or ProtocolError, and nothing else."""
     if isinstance(sent, tuple):
@@ -152,10 +154,11 @@ def test_an_endless_line_is_refused_at_the_cap() -> None:
     """A line without end is refused once it is over the cap, and no more than that is ever held."""
     decoder = FrameDecoder()
     chunk = b"{" + b" " * 65535
+    for _ in range(MAX_FRAME_BYTES // len(chunk)):
+        decoder.feed(chunk)
+        assert decoder.buffered_bytes <= MAX_FRAME_BYTES
     with pytest.raises(ProtocolError, match="over the cap"):
-        for _ in range(MAX_FRAME_BYTES // len(chunk) + 2):
-            decoder.feed(chunk)
-            assert decoder.buffered_bytes <= MAX_FRAME_BYTES
+        decoder.feed(chunk)
 
 
 def test_an_error_without_id_has_none() -> None:

@@ -17,15 +17,19 @@ Children are numbered from 0, so that a message about one that has just ended do
 Data (SOCK_STREAM): see `_read_job` and `_send`.
 """
 
+import _ctypes
 import gc
 import posix
 import resource
 import select
 import sys
-
-import _ctypes
-from _frozen_importlib_external import ExtensionFileLoader
 from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import ExtensionFileLoader
+
+# There is no typing module in the jail.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DATA, CONTROL = 0, 1
 JSBOX = "/app/_jsbox.abi3.so"
@@ -79,7 +83,7 @@ _prctl = _Function(_ctypes.dlsym(_libc, "prctl"))
 _errno_location = _Function(_ctypes.dlsym(_libc, "__errno_location"))
 
 
-def _buffer(data):
+def _buffer(data: bytes) -> "_Bytes":
     """A C buffer that holds these bytes. It must live as long as the kernel may read it."""
     buffer = _Bytes()
     memoryview(buffer).cast("B")[: len(data)] = data
@@ -89,23 +93,23 @@ def _buffer(data):
 class _Errno:
     """This thread's errno, where the C library leaves the kernel's refusal of memory."""
 
-    def __init__(self):
-        self._view = memoryview((type("_Int", (_ctypes._SimpleCData,), {"_type_": "i"})).from_address(
-            _errno_location()
-        )).cast("B")
+    def __init__(self) -> None:
+        self._view = memoryview(
+            (type("_Int", (_ctypes._SimpleCData,), {"_type_": "i"})).from_address(_errno_location())
+        ).cast("B")
 
-    def clear(self):
+    def clear(self) -> None:
         self._view[:] = b"\0\0\0\0"
 
-    def refused_memory(self):
+    def refused_memory(self) -> bool:
         return int.from_bytes(self._view, sys.byteorder) == ENOMEM
 
 
-def _native(*numbers):
+def _native(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(8, sys.byteorder) for number in numbers)
 
 
-def _confine(filter_program, cpu_ms, memory_bytes):
+def _confine(filter_program: bytes, cpu_ms: int, memory_bytes: int) -> None:
     """Give up everything that a run does not need. Nothing of a user's has been read yet."""
     posix.close(CONTROL)
     setrlimit = resource.setrlimit
@@ -123,13 +127,14 @@ def _confine(filter_program, cpu_ms, memory_bytes):
         _syscall(_Long(TIMER_CREATE), _Long(CLOCK_PROCESS_CPUTIME_ID), event, timer) != 0
         or _syscall(
             _Long(TIMER_SETTIME), _Long(int.from_bytes(bytes(timer)[:4], sys.byteorder)), _Long(0), value, _Long(0)
-        ) != 0
+        )
+        != 0
         or _prctl(_Long(PR_SET_SECCOMP), _Long(SECCOMP_MODE_FILTER), program, _Long(0), _Long(0)) != 0
     ):
         posix._exit(71)
 
 
-def _read(count):
+def _read(count: int) -> bytes:
     parts = []
     while count:
         part = posix.read(DATA, count)
@@ -140,7 +145,7 @@ def _read(count):
     return b"".join(parts)
 
 
-def _read_job():
+def _read_job() -> tuple[bytes, int, int, bytes, bytes, bytes]:
     """The one frame: kind:1 result_bytes:4 log_bytes:4 and the lengths:4 of code, prompt and env, then these.
 
     kind: r run wrapped code, s check and run a source, c check and wrap a source, q exit.
@@ -152,7 +157,7 @@ def _read_job():
     return header[:1], result_bytes, log_bytes, code, prompt, env
 
 
-def _send(kind, *fields):
+def _send(kind: bytes, *fields: bytes) -> None:
     """One frame to the daemon: kind:1 length:4, then the fields, each with its length:4 unless it is the only one.
 
     kind: l log line (level digit first), v value, o size of a value that is too large, b bad result, w wrapped
@@ -168,14 +173,14 @@ def _send(kind, *fields):
         data = data[posix.write(DATA, data) :]
 
 
-class _Refused(Exception):
+class _Refused(Exception):  # noqa: N818 - what the source is, not what went wrong here
     """The source is no program. Holds the engine's error."""
 
 
 class _Engine:
     """One context with the prelude in it, and the host's side of the hooks that the prelude uses."""
 
-    def __init__(self, runtime_type, prelude):
+    def __init__(self, runtime_type: "Any", prelude: str) -> None:
         self._runtime = runtime_type(
             memory_limit=ENGINE_HEAP_BYTES,
             max_stack_size=ENGINE_STACK_BYTES,
@@ -183,7 +188,7 @@ class _Engine:
         )
         self._errno = _Errno()
         self._finished = False
-        self._job = None
+        self._job: "Any" = None
         self.send = _send
         self._runtime.bind_function("__promptlog_take", self._take)
         self._runtime.bind_function("__promptlog_log", self._log)
@@ -192,13 +197,13 @@ class _Engine:
         self._runtime.add_static_module("promptlog:prelude", prelude)
         self._runtime.eval('import("promptlog:prelude")')
 
-    def _take(self):
+    def _take(self) -> "Any":
         return self._job
 
-    def _log(self, level, text):
+    def _log(self, level: int, text: str) -> None:
         self.send(b"l", (b"%d" % level) + text.encode())
 
-    def _done(self, kind, first, message, stack):
+    def _done(self, kind: str, first: str, message: str, stack: str) -> None:
         if self._finished:
             return
         self._finished = True
@@ -215,7 +220,7 @@ class _Engine:
         else:
             self._exception(first, message, stack)
 
-    def _exception(self, name, message, stack):
+    def _exception(self, name: str, message: str, stack: str) -> None:
         # The text alone says nothing, a program can throw any: the kernel must have refused memory as well.
         out_of_memory = (name == "InternalError" and message == "out of memory") or (
             not name and message == "thrown: null"
@@ -223,9 +228,9 @@ class _Engine:
         kind = b"m" if out_of_memory and self._errno.refused_memory() else b"x"
         self.send(kind, name.encode(), message.encode(), stack.encode())
 
-    def check(self, source):
+    def check(self, source: str) -> str:
         """Return the wrapped code: B and a script that runs the body, or M and the module. Raises _Refused."""
-        error = None
+        error: "BaseException | None" = None
         for before, after in CHECKS:
             try:
                 self._runtime.check_syntax(before + source + after)
@@ -243,7 +248,7 @@ class _Engine:
                 return "M" + source
         raise _Refused("B", error)
 
-    def run(self, wrapped, prompt, env, result_bytes, log_bytes, seed):
+    def run(self, wrapped: str, prompt: str, env: str, result_bytes: int, log_bytes: int, seed: bytes) -> None:
         seeds = [int.from_bytes(seed[i : i + 4], "little") - 2**31 for i in (0, 4, 8)]
         self._job = [prompt, env, result_bytes, log_bytes, *seeds]
         code = wrapped[1:]
@@ -261,7 +266,7 @@ class _Engine:
         if not self._finished:
             self.send(b"m", b"InternalError", b"out of memory", b"")
 
-    def _broken(self, error):
+    def _broken(self, error: BaseException) -> None:
         """The engine gave up outside of the program's own code."""
         message = getattr(error, "message", None) or str(error)
         if message == UNSETTLED:
@@ -274,7 +279,7 @@ class _Engine:
         self.send(b"x", name.encode(), message.encode("utf-8", "replace"), stack.encode("utf-8", "replace"))
 
 
-def _has_default_export(source):
+def _has_default_export(source: str) -> bool:
     at = source.find("export")
     while at >= 0:
         rest = source[at + 6 :].lstrip()
@@ -284,7 +289,7 @@ def _has_default_export(source):
     return False
 
 
-def _without_nul(source):
+def _without_nul(source: str) -> str:
     r"""The engine takes no NUL byte in its text: write it as the escape \x00, which is one too where it may stand."""
     if "\0" not in source:
         return source
@@ -296,7 +301,7 @@ def _without_nul(source):
     return text
 
 
-def _child(engine, filter_program, limits):
+def _child(engine: _Engine, filter_program: bytes, limits: tuple[int, int]) -> None:
     seed = posix.urandom(12)
     _confine(filter_program, *limits)
     kind, result_bytes, log_bytes, code, prompt, env = _read_job()
@@ -321,7 +326,7 @@ def _child(engine, filter_program, limits):
     posix._exit(0)
 
 
-def _warm_up(engine):
+def _warm_up(engine: _Engine) -> None:
     """Walk every path once in a context that is thrown away: what is made lazily can't be made after the filter."""
     engine.send = lambda *fields: None
     for source in ("console.log(1); const result = {a: [1]}", "throw new TypeError(prompt)"):
@@ -334,7 +339,7 @@ def _warm_up(engine):
     engine.run(wrapped, "x", "{}", 100, 100, bytes(12))
 
 
-def main(cpu_ms, memory_bytes):
+def main(cpu_ms: int, memory_bytes: int) -> None:
     loader = ExtensionFileLoader("_jsbox", JSBOX)
     spec = ModuleSpec("_jsbox", loader, origin=JSBOX)
     jsbox = loader.create_module(spec)
