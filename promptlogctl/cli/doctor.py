@@ -79,7 +79,7 @@ def _apparmor() -> Check:
         name=name,
         state="warning",
         text="unprivileged user namespaces are restricted",
-        mend="sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for nsjail with `userns,`",
+        mend="sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with `userns,`",
     )
 
 

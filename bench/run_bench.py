@@ -1,0 +1,176 @@
+"""A first benchmark of promptlog: latency and throughput of real runs, beside the floor of this machine.
+
+    python bench/run_bench.py [--seconds 3] [--json FILE]
+
+All loads are closed loops: a client sends its next request when it has the answer to the last. Percentiles are
+raw, from all samples. The floor is fork + exit + wait of a small C process, measured in the same run (of a bare
+Python process where there is no C compiler). Compare ratios; absolute times are this machine's of this minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from promptlogctl.cli.spawn import private_daemon
+from promptlogd.wire import ClientSession
+from promptlogd.wire.messages import Error, Finished, Id, Reply, Request, Run, Submit, Submitted
+
+SAMPLE = (Path(__file__).parents[1] / "examples/reverse.js").read_text()
+FLOOR_C = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    for (int i = 0; i < atoi(argv[1]); i++) {
+        struct timespec a, b;
+        clock_gettime(CLOCK_MONOTONIC, &a);
+        if (!fork()) _exit(0);
+        wait(0);
+        clock_gettime(CLOCK_MONOTONIC, &b);
+        printf("%.9f\n", (b.tv_sec - a.tv_sec) + (b.tv_nsec - a.tv_nsec) / 1e9);
+    }
+}
+"""
+Make = Callable[[int], Request]
+
+
+class Caller:
+    """The least client: one request, one answer."""
+
+    def __init__(self, path: str, encoding: str = "msgpack") -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(path)
+        self.session = ClientSession(encoding=encoding)  # type: ignore[arg-type]
+
+    def ask(self, request: Request) -> Reply:
+        """Send a request and wait for its answer."""
+        self.sock.sendall(self.session.send(request))
+        while True:
+            for reply in self.session.receive(self.sock.recv(1 << 20)):
+                if isinstance(reply, Error) or (isinstance(reply, Finished) and reply.outcome.__struct_config__.tag != "ok"):
+                    sys.exit(f"a benchmark request failed: {reply}")
+                return reply
+
+
+def _client(path: str, hash: str, seconds: float, encoding: str, isolation: str | None, out: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    caller = Caller(path, encoding)
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    number: Id = 0
+    while (began := time.perf_counter()) < end:
+        caller.ask(Run(id=number, hash=hash, prompt="hello world", isolation=isolation))  # type: ignore[arg-type]
+        samples.append(time.perf_counter() - began)
+    out.put(samples)
+
+
+def closed_loop(
+    path: str, hash: str, clients: int, seconds: float, *, encoding: str = "msgpack", isolation: str | None = None
+) -> tuple[list[float], float]:
+    """Return every latency in seconds, and runs/s."""
+    out: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
+    arguments = (path, hash, seconds, encoding, isolation, out)
+    workers = [multiprocessing.Process(target=_client, args=arguments) for _ in range(clients)]
+    for worker in workers:
+        worker.start()
+    samples = [sample for _ in workers for sample in out.get(timeout=seconds + 60)]
+    for worker in workers:
+        worker.join()
+    return sorted(samples), len(samples) / seconds
+
+
+def new_programs(path: str, count: int) -> list[float]:
+    """Return the seconds from a program's submit to the end of its first run."""
+    caller = Caller(path)
+    samples = []
+    for number in range(count):
+        began = time.perf_counter()
+        kept = caller.ask(Submit(id=1, source=f"{SAMPLE}\n// {number} {os.getpid()} {began}"))
+        assert isinstance(kept, Submitted)
+        caller.ask(Run(id=2, hash=kept.hash, prompt="hello world"))
+        samples.append(time.perf_counter() - began)
+    return sorted(samples)
+
+
+def floor(count: int = 2000) -> tuple[str, list[float]]:
+    """Return what was measured, and the seconds of each fork + exit + wait."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "floor.c"
+            source.write_text(FLOOR_C)
+            subprocess.run([compiler, "-O2", "-o", f"{folder}/floor", str(source)], check=True)
+            printed = subprocess.run([f"{folder}/floor", str(count)], check=True, capture_output=True, text=True).stdout
+        return "floor: fork + exit + wait, C", sorted(map(float, printed.split()))
+    code = f"import os, time\nfor _ in range({count}):\n t = time.perf_counter(); p = os.fork()\n if not p: os._exit(0)\n os.waitpid(p, 0); print(time.perf_counter() - t)"
+    printed = subprocess.run([sys.executable, "-ISc", code], check=True, capture_output=True, text=True).stdout
+    return "floor: fork + exit + wait, bare Python", sorted(map(float, printed.split()))
+
+
+def percentile(samples: list[float], share: float) -> float:
+    """Return a raw percentile of sorted samples."""
+    return samples[min(len(samples) - 1, int(len(samples) * share))]
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Say on stderr what is being measured."""
+    print(f"... {name}", file=sys.stderr, flush=True)
+    yield
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each case")
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "out/bench.json", help="where to write")
+    options = parser.parse_args()
+    rows: list[tuple[str, list[float], float | None]] = []
+    with step("the floor"):
+        name, samples = floor()
+        rows.append((name, samples, None))
+    with private_daemon(None) as socket_path:
+        path = str(socket_path)
+        kept = Caller(path).ask(Submit(id=1, source=SAMPLE))
+        assert isinstance(kept, Submitted)
+        with step("warming up"):
+            closed_loop(path, kept.hash, 2, 1)
+        cases: list[tuple[str, int, dict[str, str]]] = [
+            ("run, 1 client", 1, {}), ("run, 4 clients", 4, {}), ("run, 8 clients", 8, {}),
+            ("run, 1 client, JSON lines", 1, {"encoding": "json"}), ("run, 1 client, isolation=jail", 1, {"isolation": "jail"}),
+        ]  # fmt: skip
+        for name, clients, how in cases:
+            with step(name):
+                samples, rate = closed_loop(path, kept.hash, clients, options.seconds, **how)
+                rows.append((name, samples, rate))
+        with step("new programs"):
+            rows.append(("submit + first run of 200 new programs", new_programs(path, 200), None))
+    base = percentile(rows[0][1], 0.5)
+    print(f"{'closed loops, raw percentiles':42} {'p50 ms':>8} {'p99 ms':>8} {'runs/s':>8} {'p50 / floor':>12}")
+    for name, samples, rate in rows:
+        p50, p99 = percentile(samples, 0.5), percentile(samples, 0.99)
+        shown = f"{rate:8.0f}" if rate else " " * 8
+        print(f"{name:42} {p50 * 1000:8.3f} {p99 * 1000:8.3f} {shown} {p50 / base:12.1f}")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        name: {"p50_s": percentile(samples, 0.5), "p99_s": percentile(samples, 0.99), "runs_per_s": rate, "samples": len(samples)}
+        for name, samples, rate in rows
+    }
+    options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
