@@ -61,12 +61,16 @@ class Caller:
         self.sock.sendall(self.session.send(request))
         while True:
             for reply in self.session.receive(self.sock.recv(1 << 20)):
-                if isinstance(reply, Error) or (isinstance(reply, Finished) and reply.outcome.__struct_config__.tag != "ok"):
+                if isinstance(reply, Error) or (
+                    isinstance(reply, Finished) and reply.outcome.__struct_config__.tag != "ok"
+                ):
                     sys.exit(f"a benchmark request failed: {reply}")
                 return reply
 
 
-def _client(path: str, hash: str, seconds: float, encoding: str, isolation: str | None, out: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+def _client(
+    path: str, hash: str, seconds: float, encoding: str, isolation: str | None, out: multiprocessing.Queue
+) -> None:  # type: ignore[type-arg]
     caller = Caller(path, encoding)
     samples: list[float] = []
     end = time.perf_counter() + seconds
@@ -166,7 +170,12 @@ def main() -> None:
         print(f"{name:42} {p50 * 1000:8.3f} {p99 * 1000:8.3f} {shown} {p50 / base:12.1f}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     report = {
-        name: {"p50_s": percentile(samples, 0.5), "p99_s": percentile(samples, 0.99), "runs_per_s": rate, "samples": len(samples)}
+        name: {
+            "p50_s": percentile(samples, 0.5),
+            "p99_s": percentile(samples, 0.99),
+            "runs_per_s": rate,
+            "samples": len(samples),
+        }
         for name, samples, rate in rows
     }
     options.json.write_text(json.dumps(report, indent=2) + "\n")

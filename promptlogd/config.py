@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -193,3 +196,51 @@ def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], place:
         kind = hints[key]
         if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             _refuse_unknown(value, kind, f"{place}{key}.", path)
+
+
+def config_reference() -> str:
+    """Return docs/config.md, made from the records above."""
+    tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    lines = [
+        "# Settings",
+        "",
+        "A TOML file, given with `promptlogd --config FILE`. All of it is optional; what is unknown is refused.",
+        "Generated from `promptlogd/config.py` by `make docs`; do not edit.",
+        "",
+    ]
+
+    def section(path: str, name: str) -> None:
+        node = classes[name]
+        nested: list[tuple[str, str]] = []
+        lines.extend([f"## `[{path}]`", "", ast.get_docstring(node) or "", ""])
+        lines.extend(["| setting | type and bounds | default | |", "|---|---|---|---|"])
+        for index, statement in enumerate(node.body):
+            if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+                continue
+            kind = ast.unparse(statement.annotation)
+            if kind in classes:
+                nested.append((f"{path}.{statement.target.id}", kind))
+                continue
+            following = node.body[index + 1] if index + 1 < len(node.body) else None
+            text = ""
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                text = inspect.cleandoc(str(following.value.value))
+            assert statement.value is not None
+            cells = (f"`{statement.target.id}`", f"`{kind}`", f"`{ast.unparse(statement.value)}`", text)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        lines.append("")
+        for place, kind in nested:
+            default = getattr(Config().limits, place.rsplit(".", 1)[1])
+            section(place, kind)
+            values = ", ".join(f"{field} = {getattr(default, field)}" for field in RunLimits.__struct_fields__)
+            lines.extend([f"Here the defaults are: {values}.", ""])
+
+    for statement in classes["Config"].body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            section(statement.target.id, ast.unparse(statement.annotation))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(config_reference(), end="")

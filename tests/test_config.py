@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from promptlogd.config import Config, ConfigError, LimitsError, load
+from promptlogd.config import Config, ConfigError, LimitsError, config_reference, load
 from promptlogd.wire.messages import LimitsAsked
 from promptlogd.wire.paths import default_paths
 
@@ -74,3 +74,9 @@ def test_default_paths() -> None:
     user = default_paths(1000, {"HOME": "/h", "XDG_RUNTIME_DIR": "/r"})
     assert (str(user.socket), str(user.state_dir)) == ("/r/promptlog/promptlog.sock", "/h/.local/state/promptlog")
     assert str(default_paths(1000, {"HOME": "/h"}).socket) == "/h/.local/state/promptlog/promptlog.sock"
+
+
+def test_the_reference_is_up_to_date() -> None:
+    """docs/config.md is what the generator writes."""
+    written = Path(__file__).parents[1] / "docs/config.md"
+    assert written.read_text("utf-8") == config_reference(), "run: make docs"

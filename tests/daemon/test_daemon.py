@@ -34,8 +34,8 @@ class Daemon:
         self.log = folder / "log"
         with self.log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "promptlogd", "--socket", self.socket, "--state-dir", self.state]
-                + ["--ready-fd", str(writing), *options],
+                [sys.executable, "-m", "promptlogd", "--ready-fd", str(writing)]
+                + ["--socket", str(self.socket), "--state-dir", str(self.state), *options],
                 pass_fds=(writing,),
                 stderr=stderr,
             )

@@ -43,7 +43,8 @@ _raw_decoder = json.Decoder(Raw)
 # In a stack, the program's own text is `eval_script` when it is a body, below one line of wrapper, and
 # `program` when it is a module. Lines of code that the program made with eval have `<input>`.
 _FRAME = re.compile(
-    r"^ *at (?:(?P<function>.*) \()?(?P<file>eval_script|program|check|<input>):(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
+    r"^ *at (?:(?P<function>.*) \()?(?P<file>eval_script|program|check|<input>)"
+    r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
 )
 _OURS = "promptlog:prelude"
 

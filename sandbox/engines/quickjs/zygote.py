@@ -65,6 +65,10 @@ class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # not generic at r
     _type_ = "l"
 
 
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "i"
+
+
 class _Function(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI
     _restype_ = _Long
@@ -94,9 +98,7 @@ class _Errno:
     """This thread's errno, where the C library leaves the kernel's refusal of memory."""
 
     def __init__(self) -> None:
-        self._view = memoryview(
-            (type("_Int", (_ctypes._SimpleCData,), {"_type_": "i"})).from_address(_errno_location())
-        ).cast("B")
+        self._view = memoryview(_Int.from_address(_errno_location())).cast("B")
 
     def clear(self) -> None:
         self._view[:] = b"\0\0\0\0"
@@ -188,7 +190,7 @@ class _Engine:
         )
         self._errno = _Errno()
         self._finished = False
-        self._job: "Any" = None
+        self._job: Any = None
         self.send = _send
         self._runtime.bind_function("__promptlog_take", self._take)
         self._runtime.bind_function("__promptlog_log", self._log)
@@ -230,7 +232,7 @@ class _Engine:
 
     def check(self, source: str) -> str:
         """Return the wrapped code: B and a script that runs the body, or M and the module. Raises _Refused."""
-        error: "BaseException | None" = None
+        error: BaseException | None = None
         for before, after in CHECKS:
             try:
                 self._runtime.check_syntax(before + source + after)
