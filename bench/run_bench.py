@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,16 @@ int main(int argc, char **argv) {
     }
 }
 """
-Make = Callable[[int], Request]
+FLOOR_PYTHON = """
+import os, time
+for _ in range({count}):
+    t = time.perf_counter()
+    p = os.fork()
+    if not p:
+        os._exit(0)
+    os.waitpid(p, 0)
+    print(time.perf_counter() - t)
+"""
 
 
 class Caller:
@@ -119,7 +128,7 @@ def floor(count: int = 2000) -> tuple[str, list[float]]:
             subprocess.run([compiler, "-O2", "-o", f"{folder}/floor", str(source)], check=True)
             printed = subprocess.run([f"{folder}/floor", str(count)], check=True, capture_output=True, text=True).stdout
         return "floor: fork + exit + wait, C", sorted(map(float, printed.split()))
-    code = f"import os, time\nfor _ in range({count}):\n t = time.perf_counter(); p = os.fork()\n if not p: os._exit(0)\n os.waitpid(p, 0); print(time.perf_counter() - t)"
+    code = FLOOR_PYTHON.format(count=count)
     printed = subprocess.run([sys.executable, "-ISc", code], check=True, capture_output=True, text=True).stdout
     return "floor: fork + exit + wait, bare Python", sorted(map(float, printed.split()))
 
@@ -154,7 +163,8 @@ def main() -> None:
             closed_loop(path, kept.hash, 2, 1)
         cases: list[tuple[str, int, dict[str, str]]] = [
             ("run, 1 client", 1, {}), ("run, 4 clients", 4, {}), ("run, 8 clients", 8, {}),
-            ("run, 1 client, JSON lines", 1, {"encoding": "json"}), ("run, 1 client, isolation=jail", 1, {"isolation": "jail"}),
+            ("run, 1 client, JSON lines", 1, {"encoding": "json"}),
+            ("run, 1 client, isolation=jail", 1, {"isolation": "jail"}),
         ]  # fmt: skip
         for name, clients, how in cases:
             with step(name):
