@@ -29,7 +29,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m flake8_async --enable=ASYNC1,ASYNC2 --disable=$(ASYNC_OFF) \
-		--startable-in-context-manager=_stop_on_signal promptlogd promptlogctl sandbox tests
+		--startable-in-context-manager=_stop_on_signal \
+		$$(find promptlogd promptlogctl sandbox tests -name '*.py')
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
