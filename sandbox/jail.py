@@ -66,7 +66,7 @@ def quickjs_arguments(*, root: Root, who: Identity, policy: str, machine: str, d
         nice_level=0,
         disable_proc=True,
         iface_no_lo=True,
-        really_quiet=True,
+        quiet=True,
         seccomp_string=policy,
     )
     # -I -S -B: no environment, no site-packages, nothing written.

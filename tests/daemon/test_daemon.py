@@ -67,7 +67,10 @@ def _children(pid: int) -> list[int]:
 
 
 def _cpu_ticks(pid: int) -> int:
-    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+    try:
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager
