@@ -116,8 +116,8 @@ def _confine(filter_program: bytes, cpu_ms: int, memory_bytes: int) -> None:
     posix.close(CONTROL)
     setrlimit = resource.setrlimit
     setrlimit(resource.RLIMIT_CPU, (cpu_ms // 1000 + 2, cpu_ms // 1000 + 3))
-    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC, resource.RLIMIT_MEMLOCK):
-        setrlimit(limit, (0, 0))
+    # Files, cores and locked memory are at 0 in all of the jail; the zygote alone may fork.
+    setrlimit(resource.RLIMIT_NPROC, (0, 0))
     setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     # struct sigevent: value, signo, SIGEV_SIGNAL (0); struct itimerspec: interval, value.
     event = _buffer(_native(0) + SIGXCPU.to_bytes(4, sys.byteorder) + bytes(52))
@@ -250,6 +250,10 @@ class _Engine:
                 return "M" + source
         raise _Refused("B", error)
 
+    def touch(self) -> None:
+        """Break the pages that every run writes to out of the zygote's, while there is no run to wait for it."""
+        self._runtime.eval("(async () => 0)()")
+
     def run(self, wrapped: str, prompt: str, env: str, result_bytes: int, log_bytes: int, seed: bytes) -> None:
         seeds = [int.from_bytes(seed[i : i + 4], "little") - 2**31 for i in (0, 4, 8)]
         self._job = [prompt, env, result_bytes, log_bytes, *seeds]
@@ -305,6 +309,7 @@ def _without_nul(source: str) -> str:
 
 def _child(engine: _Engine, filter_program: bytes, limits: tuple[int, int]) -> None:
     seed = posix.urandom(12)
+    engine.touch()
     _confine(filter_program, *limits)
     kind, result_bytes, log_bytes, code, prompt, env = _read_job()
     if kind == b"q":
@@ -354,6 +359,8 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     engine = _Engine(jsbox.Runtime, prelude)
     posix.close(2)
     gc.collect()
+    # Pages that nobody uses any more would be copied in the tables of every child, and torn down with it.
+    _Function(_ctypes.dlsym(_libc, "malloc_trim"))(_Long(0))
     gc.freeze()
     gc.disable()
 
