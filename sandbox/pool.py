@@ -116,13 +116,13 @@ class Pool:
     async def _find(self, *, fresh: bool) -> Cell:
         while True:
             for _ in range(len(self._blank)):
-                # The one used last has its pages and the scheduler's favour.
-                cell = self._blank.pop()
+                # The one idle longest: its next child is forked and warm, the one used last may be at it still.
+                cell = self._blank.popleft()
                 if not cell.usable:
                     continue
                 if not fresh or cell.runs == 0:
                     return cell
-                self._blank.appendleft(cell)
+                self._blank.append(cell)
             if fresh and self._blank:
                 self._blank.popleft().retire()
             await self._waiters.park()
