@@ -111,7 +111,24 @@ def _native(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(8, sys.byteorder) for number in numbers)
 
 
-def _confine(filter_program: bytes, cpu_ms: int, memory_bytes: int) -> None:
+class _Confinement:
+    """What `_confine` hands to the kernel, made once in the zygote, so that a child writes to few new pages."""
+
+    def __init__(self, filter_program: bytes) -> None:
+        self._instructions = _buffer(filter_program)
+        self.program = _buffer(_native(len(filter_program) // 8, _ctypes.addressof(self._instructions)))
+        # struct sigevent: value, signo, SIGEV_SIGNAL (0); struct itimerspec: interval, value.
+        self.event = _buffer(_native(0) + SIGXCPU.to_bytes(4, sys.byteorder) + bytes(52))
+        self.timer = _Int(-1)
+        self.value = _buffer(bytes(32))
+        self._view = memoryview(self.value).cast("B")
+
+    def set_cpu_ms(self, cpu_ms: int) -> None:
+        """Let the timer go off after so much CPU time."""
+        self._view[:32] = _native(0, 0, cpu_ms // 1000, cpu_ms % 1000 * 1000000)
+
+
+def _confine(confinement: _Confinement, cpu_ms: int, memory_bytes: int) -> None:
     """Give up everything that a run does not need. Nothing of a user's has been read yet."""
     posix.close(CONTROL)
     setrlimit = resource.setrlimit
@@ -119,19 +136,12 @@ def _confine(filter_program: bytes, cpu_ms: int, memory_bytes: int) -> None:
     # Files, cores and locked memory are at 0 in all of the jail; the zygote alone may fork.
     setrlimit(resource.RLIMIT_NPROC, (0, 0))
     setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    # struct sigevent: value, signo, SIGEV_SIGNAL (0); struct itimerspec: interval, value.
-    event = _buffer(_native(0) + SIGXCPU.to_bytes(4, sys.byteorder) + bytes(52))
-    timer = _buffer(bytes(8))
-    value = _buffer(_native(0, 0, cpu_ms // 1000, cpu_ms % 1000 * 1000000))
-    instructions = _buffer(filter_program)
-    program = _buffer(_native(len(filter_program) // 8, _ctypes.addressof(instructions)))
+    confinement.set_cpu_ms(cpu_ms)
+    timer = confinement.timer
     if (
-        _syscall(_Long(TIMER_CREATE), _Long(CLOCK_PROCESS_CPUTIME_ID), event, timer) != 0
-        or _syscall(
-            _Long(TIMER_SETTIME), _Long(int.from_bytes(bytes(timer)[:4], sys.byteorder)), _Long(0), value, _Long(0)
-        )
-        != 0
-        or _prctl(_Long(PR_SET_SECCOMP), _Long(SECCOMP_MODE_FILTER), program, _Long(0), _Long(0)) != 0
+        _syscall(_Long(TIMER_CREATE), _Long(CLOCK_PROCESS_CPUTIME_ID), confinement.event, _ctypes.byref(timer)) != 0
+        or _syscall(_Long(TIMER_SETTIME), _Long(timer.value), _Long(0), confinement.value, _Long(0)) != 0
+        or _prctl(_Long(PR_SET_SECCOMP), _Long(SECCOMP_MODE_FILTER), confinement.program, _Long(0), _Long(0)) != 0
     ):
         posix._exit(71)
 
@@ -307,10 +317,10 @@ def _without_nul(source: str) -> str:
     return text
 
 
-def _child(engine: _Engine, filter_program: bytes, limits: tuple[int, int]) -> None:
+def _child(engine: _Engine, confinement: _Confinement, limits: tuple[int, int]) -> None:
     seed = posix.urandom(12)
     engine.touch()
-    _confine(filter_program, *limits)
+    _confine(confinement, *limits)
     kind, result_bytes, log_bytes, code, prompt, env = _read_job()
     if kind == b"q":
         posix._exit(0)
@@ -354,7 +364,7 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     with open("/app/prelude.js", encoding="utf-8") as file:
         prelude = file.read()
     with open("/app/filter.bpf", "rb") as file:
-        filter_program = file.read()
+        confinement = _Confinement(file.read())
     _warm_up(_Engine(jsbox.Runtime, prelude))
     engine = _Engine(jsbox.Runtime, prelude)
     posix.close(2)
@@ -374,7 +384,7 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
         pid = posix.fork()
         if pid == 0:
             try:
-                _child(engine, filter_program, limits)
+                _child(engine, confinement, limits)
             except MemoryError:
                 posix._exit(72)
             finally:
