@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from promptlogctl.cli.spawn import private_daemon
 from promptlogctl.client import Client
@@ -16,6 +17,10 @@ from promptlogd.config import Config
 from promptlogd.server import _plan
 from sandbox import root
 from sandbox.cell import Plan
+
+# Whether an example is slow is the machine's affair; what the code does with it is the test's.
+settings.register_profile("promptlog", deadline=None)
+settings.load_profile("promptlog")
 
 
 def _ours() -> set[int]:

@@ -58,7 +58,7 @@ async def test_each_run_has_a_process_of_its_own(plan: Plan) -> None:
 
 
 async def test_cpu_is_held_by_the_kernel(plan: Plan) -> None:
-    """A loop, and a native that the engine can't interrupt, end within 10 ms of the limit, told by SIGXCPU."""
+    """A loop, and a native that the engine can't interrupt, end within 15 ms of the limit, told by SIGXCPU."""
     for source in (
         "for(;;){}",
         "'a'.repeat(2e6).indexOf('a'.repeat(1e6) + 'b')",
@@ -67,7 +67,7 @@ async def test_cpu_is_held_by_the_kernel(plan: Plan) -> None:
         async with a_cell(plan) as cell:
             trial = await _run(cell, source)
             assert isinstance(trial.outcome, CpuLimit), source
-            assert 50 <= trial.usage.cpu_ms <= 60
+            assert 50 <= trial.usage.cpu_ms <= 65
             assert not cell.usable
 
 

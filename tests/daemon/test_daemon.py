@@ -333,7 +333,7 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
 def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: int) -> None:
     """With nsjail, zygote or child killed in mid-run, that run is told as ended by force, and all others succeed."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
-        source = "const t = Date.now(); while (Date.now() - t < 300); return 'done'"
+        source = "const t = Date.now(); while (Date.now() - t < 800); return 'done'"
         runs = [client.start(None, source=source, limits=LimitsAsked(cpu_ms=5000, wall_ms=5000)) for _ in range(3)]
         with Client(daemon.socket) as other:
             _until(lambda: other.stats().running == 3)
