@@ -137,6 +137,7 @@ class Cell:
 
         Raises CellLost, with the cell retired, if the cell turned out to be dead before it could be handed the job.
         """
+        self._refuse_if_disturbed()
         self.runs += 1
         began = trio.current_time()
         reader = ReplyReader(limits=job.limits, source_name=job.source_name, wrapped_bytes=len(job.code) * 4 + 1024)
@@ -176,6 +177,17 @@ class Cell:
                 trial.outcome = said.error
         else:
             trial.outcome = said
+
+    def _refuse_if_disturbed(self) -> None:
+        """Raise CellLost, and retire, if anything came by control since the last run: the blank child has died."""
+        try:
+            self._control.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.retire()
+        raise CellLost("its blank child or its zygote died")
 
     async def _set_limits(self, limits: Limits) -> None:
         """Let a child with these limits take the place of the blank one, if that was born with others."""

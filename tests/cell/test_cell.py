@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import py_compile
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from promptlogd.server import _plan
 from sandbox import cell as cells
 from sandbox.cell import Cell, Job, Plan, Trial
 from sandbox.engines.quickjs import filter as second_filter
-from sandbox.errors import CellStartError
+from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, OutputLimit, WallLimit
 from sandbox.pool import Pool
@@ -209,6 +211,19 @@ async def test_a_killed_jail_leaves_no_process(plan: Plan) -> None:
         with trio.fail_after(1):
             while _alive(zygote):
                 await trio.sleep(0.01)
+
+
+async def test_a_blank_child_that_was_killed_is_no_runs_affair(plan: Plan) -> None:
+    """When the blank child is killed from outside, the cell says so before it takes a run, and is retired."""
+    async with a_cell(plan) as cell:
+        zygote = _zygote_pid(cell)
+        child = int(Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()[0])
+        os.kill(child, signal.SIGKILL)
+        with trio.fail_after(2):
+            await trio.lowlevel.wait_readable(cell._control)
+        with pytest.raises(CellLost):
+            await _run(cell, "return 1")
+        assert not cell.usable
 
 
 async def test_a_dead_cell_is_replaced_by_the_pool(plan: Plan) -> None:
