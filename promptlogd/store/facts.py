@@ -97,7 +97,7 @@ class Facts:
         for hash, meta in programs:
             self.add(hash, meta)
         for move in self._read_journal():
-            self._apply(move)
+            self.apply(move)
         self._db.execute("COMMIT")
 
     def _read_journal(self) -> list[Move]:
@@ -118,13 +118,9 @@ class Facts:
             (hash, meta.size, meta.created_at, meta.created_by),
         )
 
-    def remove(self, hash: str) -> list[str]:
-        """Forget a program; return the names that were on it, which are gone too."""
-        names = self.names(hash)
-        for name in names:
-            self.move(name, None)
+    def remove(self, hash: str) -> None:
+        """Forget a program that no name is on any more."""
         self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
-        return names
 
     def get(self, hash: str) -> Fact | None:
         """Return what is known of one program."""
@@ -175,20 +171,19 @@ class Facts:
         rows = self._db.execute("SELECT name, hash, at FROM moves WHERE name = ? ORDER BY number", (name,))
         return [Move(name=row[0], hash=row[1], at=row[2]) for row in rows]
 
-    def move(self, name: str, hash: str | None) -> None:
-        """Put a name on a hash, durably; on None: take it off."""
-        move = Move(name=name, hash=hash, at=time.time())
-        descriptor = os.open(
-            self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
+    def write_down(self, move: Move) -> None:
+        """Append a move to the journal, and wait until it is on the disk. Raises OSError. Does not touch SQLite."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._journal, flags, 0o600)
         try:
+            # The line break before it ends a torn line of an earlier process.
             os.write(descriptor, b"\n" + msgspec.json.encode(move) + b"\n")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        self._apply(move)
 
-    def _apply(self, move: Move) -> None:
+    def apply(self, move: Move) -> None:
+        """Let a move that is written down take effect."""
         self._db.execute("INSERT INTO moves (name, hash, at) VALUES (?, ?, ?)", (move.name, move.hash, move.at))
         if move.hash is None:
             self._db.execute("DELETE FROM names WHERE name = ?", (move.name,))

@@ -1,7 +1,8 @@
 """The store as a whole: programs by hash, prefix or name. The only writer of the state folder.
 
-Methods block on the disk for a moment; the daemon calls those that write from a worker thread. A lock inside
-makes that safe.
+Methods that read take microseconds; those that write wait for the disk, and the daemon calls them from a worker
+thread. Two locks keep that safe and the readers unhindered: one among writers, held while the disk syncs, and one
+around SQLite, never held while the disk syncs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
@@ -60,11 +62,8 @@ def _locked(
     method: Callable[Concatenate[Store, _P], _R],
 ) -> Callable[Concatenate[Store, _P], _R]:
     def call(self: Store, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with self._mutex:
-            try:
-                return method(self, *args, **kwargs)
-            except sqlite3.Error as error:
-                raise StoreFailed(f"the facts in {self._state_dir} can't be used: {error}") from error
+        with self._use_facts():
+            return method(self, *args, **kwargs)
 
     return cast("Callable[Concatenate[Store, _P], _R]", wraps(method)(call))
 
@@ -75,6 +74,7 @@ class Store:
     def __init__(self, state_dir: Path, lock: int) -> None:
         self._state_dir = state_dir
         self._lock = lock
+        self._writing = threading.Lock()
         self._mutex = threading.Lock()
         self._objects = Objects(state_dir)
         self._facts = Facts(state_dir)
@@ -113,20 +113,32 @@ class Store:
         self._facts.close()
         os.close(self._lock)
 
-    @_locked
+    @contextmanager
+    def _use_facts(self) -> Iterator[None]:
+        with self._mutex:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise StoreFailed(f"the facts in {self._state_dir} can't be used: {error}") from error
+
     def submit(self, source: bytes, wrapped: bytes, *, wrapper: int, name: str | None, uid: int) -> tuple[str, bool]:
         """Keep a program and return (hash, whether it is new), once it is on the disk. Raises StoreFailed."""
         hash = hashlib.sha256(source).hexdigest()
         created = True
-        try:
-            self._objects.read(hash)
-            created = False
-        except (NotFound, Damaged):
-            meta = Meta(size=len(source), created_at=time.time(), created_by=uid)
-            self._objects.write(hash, source, wrapped, wrapper, meta)
-        self._facts.add(hash, self._objects.meta(hash))
-        if name is not None and self._facts.named(name) != hash:
-            self._move(name, hash)
+        with self._writing:
+            try:
+                self._objects.read(hash)
+                created = False
+            except (NotFound, Damaged):
+                meta = Meta(size=len(source), created_at=time.time(), created_by=uid)
+                self._objects.write(hash, source, wrapped, wrapper, meta)
+            meta = self._objects.meta(hash)
+            with self._use_facts():
+                self._facts.add(hash, meta)
+                moves = name is not None and self._facts.named(name) != hash
+            if moves:
+                assert name is not None
+                self._move(name, hash)
         return hash, created
 
     @_locked
@@ -151,20 +163,19 @@ class Store:
             raise Ambiguous(reference, matches)
         return matches[0]
 
-    @_locked
     def load(self, hash: str) -> Program:
         """Read a program and verify it. Raises NotFound, Damaged (set aside now), StoreFailed."""
         try:
             source, wrapped, wrapper = self._objects.read(hash)
         except Damaged:
-            self._facts.remove(hash)
+            self._forget(hash)
             raise
         return Program(hash=hash, source=source, wrapped=wrapped, wrapper=wrapper)
 
-    @_locked
     def rewrap(self, hash: str, wrapped: bytes, *, wrapper: int) -> None:
         """Keep wrapped code that was made again. Raises StoreFailed."""
-        self._objects.rewrap(hash, wrapped, wrapper)
+        with self._writing:
+            self._objects.rewrap(hash, wrapped, wrapper)
 
     @_locked
     def show(self, hash: str) -> tuple[Fact, list[str], dict[str, list[Move]]]:
@@ -193,37 +204,51 @@ class Store:
             next=f"{facts[-1].created_at.hex()}:{facts[-1].hash}" if more else None,
         )
 
-    @_locked
     def remove(self, hash: str) -> list[str]:  # type: ignore[valid-type]  # the builtin, not the method above
         """Remove a program; return the names that were on it. Raises NotFound, StoreFailed."""
-        self._objects.remove(hash)
-        self._runs.pop(hash, None)
-        return self._facts.remove(hash)
+        with self._writing:
+            self._objects.remove(hash)
+            self._runs.pop(hash, None)
+            return self._forget(hash)
 
-    @_locked
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
         """Move a name to a program, or back to where it was last; return (where it is, where it was).
 
         Raises NotFound if the program, or a place to go back to, is not there.
         """
-        previous = self._facts.named(name)
-        if hash is None:
-            been = [move.hash for move in self._facts.history(name) if move.hash not in (None, previous)]
-            kept = [place for place in been if place is not None and self._objects.has(place)]
-            if not kept:
-                raise NotFound(f"@{name}, an earlier program of it")
-            hash = kept[-1]
-        elif not self._objects.has(hash):
-            raise NotFound(hash)
-        if previous != hash:
-            self._move(name, hash)
-        return hash, previous
+        with self._writing:
+            with self._use_facts():
+                previous = self._facts.named(name)
+                history = self._facts.history(name)
+            if hash is None:
+                been = [move.hash for move in history if move.hash not in (None, previous)]
+                kept = [place for place in been if place is not None and self._objects.has(place)]
+                if not kept:
+                    raise NotFound(f"@{name}, an earlier program of it")
+                hash = kept[-1]
+            elif not self._objects.has(hash):
+                raise NotFound(hash)
+            if previous != hash:
+                self._move(name, hash)
+            return hash, previous
 
-    def _move(self, name: str, hash: str) -> None:
+    def _move(self, name: str, hash: str | None) -> None:
+        move = Move(name=name, hash=hash, at=time.time())
         try:
-            self._facts.move(name, hash)
+            self._facts.write_down(move)
         except OSError as error:
             raise StoreFailed(f"can't move the name {name}: {error.strerror}") from error
+        with self._use_facts():
+            self._facts.apply(move)
+
+    def _forget(self, hash: str) -> list[str]:  # type: ignore[valid-type]
+        with self._use_facts():
+            names = self._facts.names(hash)
+        for name in names:
+            self._move(name, None)
+        with self._use_facts():
+            self._facts.remove(hash)
+        return names
 
     def record_run(self, hash: str) -> None:
         """Count a finished run. In memory until `flush`."""

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -276,3 +277,26 @@ def test_a_broken_disk_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreFailed, match="file"):
         Store.open(tmp_path / "file" / "state")
+
+
+def test_readers_do_not_wait_for_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a submit waits for fsync, names resolve and programs load."""
+    store = Store.open(folder)
+    hash = _submit(store, b"x", name="x")
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def slow_fsync(descriptor: int) -> None:
+        syncing.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    writer = threading.Thread(target=_submit, args=(store, b"y", "y"))
+    writer.start()
+    assert syncing.wait(10)
+    assert store.resolve("@x") == hash
+    assert store.load(hash).source == b"x"
+    assert store.count() == 1
+    go_on.set()
+    writer.join()
+    assert store.count() == 2
+    store.close()
