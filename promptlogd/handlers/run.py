@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import trio
 
 from promptlogd.config import LimitsError
 from promptlogd.handlers.client import Client
 from promptlogd.handlers.references import check_size, resolve, store_errors
-from promptlogd.handlers.submit import wrap
+from promptlogd.handlers.submit import check, wrap
 from promptlogd.services import RequestError, Services
 from promptlogd.wire.messages import Finished, Log, Run
 from sandbox.cell import Job, Trial
-from sandbox.engines.quickjs.replies import WRAPPER_VERSION
+from sandbox.engines.quickjs.replies import WRAPPER_VERSION, Wrapped
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, LogLine
+
+CHECK_APART_BYTES = 64 * 1024
+"""A source in a run is checked on the run's own CPU time, three parses of it; above this size apart, as at submit."""
 
 SOURCE_NAME = "program.js"
 """What stacks call a program; its own name is its hash."""
@@ -33,7 +37,12 @@ async def handle(request: Run, services: Services, client: Client) -> Finished:
     fresh = (request.isolation or services.config.pool.isolation) == "jail"
     trial = Trial()
     with client.runs[request.id] as scope:
-        await services.execute(job, trial, client=client.number, fresh=fresh, on_log=on_log)
+        if job.kind == "source" and len(job.code) > CHECK_APART_BYTES:
+            await check(services, client, job.code, trial)
+            if isinstance(trial.checked, Wrapped):
+                job = msgspec.structs.replace(job, kind="run", code=trial.checked.code)
+        if trial.outcome is None:
+            await services.execute(job, trial, client=client.number, fresh=fresh, on_log=on_log)
     if scope.cancelled_caught:
         trial.outcome = Cancelled()
     if trial.outcome is None:

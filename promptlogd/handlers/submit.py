@@ -26,13 +26,19 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
     return Submitted(id=request.id, hash=hash, created=created)
 
 
-async def wrap(services: Services, client: Client, source: bytes) -> bytes:
-    """Return the code that the engine runs. User bytes are parsed in a cell only. Raises RequestError."""
+async def check(services: Services, client: Client, source: bytes, trial: Trial) -> None:
+    """Check and wrap a source, in a cell: user bytes are parsed nowhere else. Raises RequestError."""
     bounds = services.config.limits
     cpu_ms = bounds.check_cpu_ms
     limits = msgspec.structs.replace(bounds.default.limits(), cpu_ms=cpu_ms, wall_ms=max(2000, 4 * cpu_ms))
-    trial = Trial()
     await services.execute(Job(kind="check", code=source, limits=limits), trial, client=client.number)
+
+
+async def wrap(services: Services, client: Client, source: bytes) -> bytes:
+    """Return the code that the engine runs. Raises RequestError."""
+    cpu_ms = services.config.limits.check_cpu_ms
+    trial = Trial()
+    await check(services, client, source, trial)
     match trial.checked, trial.outcome:
         case Wrapped(code=code), _:
             return code
