@@ -8,16 +8,20 @@ ended is told by control: the wait status and rusage that the kernel gave the zy
 from __future__ import annotations
 
 import fcntl
+import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import termios
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import trio
+from msgspec import json
 
 from sandbox.engines.quickjs.replies import BadReply, Refused, ReplyReader, Wrapped
 from sandbox.errors import CellLost, CellStartError
@@ -29,30 +33,56 @@ KILL_S = 0.5
 _MEMORY_EXIT = 72
 """Exit code of a child that could not go on for lack of memory (zygote.py)."""
 
-_REPORT_BYTES = 29
+_IN_THE_CALL = 4096
+"""Up to so many characters, prompt and env stand in the text that the child evaluates."""
+
+_HEADER = struct.Struct(">cIIII")
+_SEEDS = struct.Struct("<iii")
+_REPORT = struct.Struct("<cIqqqqq")
+"""E, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
+
 _READ_BYTES = 256 * 1024
+_READS = 4
+"""How often a child's output is read before others have their turn: one that writes without end may keep up."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One run, or one check, for a cell.
 
     kind: `run` wrapped code; `source` check and run a source; `check` a source and wrap it.
-    `prompt` and `env` are UTF-8; `env` is a JSON object. `source_name` is what stacks call the program.
+    `env` is the text of a JSON object. `source_name` is what stacks call the program.
     """
 
-    kind: str
+    kind: Literal["run", "source", "check"]
     code: bytes
-    prompt: bytes = b""
-    env: bytes = b"{}"
+    prompt: str = ""
+    env: str = "{}"
     limits: Limits
     source_name: str = "program.js"
 
     def frame(self) -> bytes:
         """Return the one frame that the child reads (zygote.py, `_read_job`)."""
-        kind = {"run": b"r", "source": b"s", "check": b"c"}[self.kind]
-        numbers = (self.limits.result_bytes, self.limits.log_bytes, len(self.code), len(self.prompt), len(self.env))
-        header = kind + b"".join(number.to_bytes(4, "big") for number in numbers)
-        return b"".join((header, self.code, self.prompt, self.env))
+        prompt, env = b"", b""
+        in_the_call = len(self.prompt) + len(self.env) <= _IN_THE_CALL
+        if in_the_call:
+            # A JSON string is a JavaScript string; to the engine, arguments cost less than a call of the host's.
+            given = json.encode(self.prompt) + b", " + json.encode(self.env)
+        else:
+            given = b"void 0, void 0"
+            prompt, env = self.prompt.encode(), self.env.encode()
+        numbers = (self.limits.result_bytes, self.limits.log_bytes, *_SEEDS.unpack(os.urandom(_SEEDS.size)))
+        arguments = b", %b, %d, %d, %d, %d, %d)" % (given, *numbers)
+        code = self.code
+        if self.kind == "run":
+            # The wrapped code's first letter tells a body from a module.
+            if code[:1] == b"B" and in_the_call:
+                return b"%08d%b%b" % (8 + len(code) + len(arguments), code, arguments)
+            kind, code = (b"L" if code[:1] == b"B" else b"M"), code[1:]
+        else:
+            kind = b"S" if self.kind == "source" else b"C"
+        header = _HEADER.pack(kind, len(code), len(arguments), len(prompt), len(env))
+        parts = (header, code, arguments, prompt, env)
+        return b"".join((b"%08d" % (8 + sum(map(len, parts))), *parts))
 
 
 class Trial:
@@ -222,13 +252,12 @@ class Cell:
     def _report(self) -> _Report:
         """Read one report. Raises CellLost when the zygote is gone."""
         message = self._control.recv(64)
-        if len(message) != _REPORT_BYTES or message[:1] != b"E":
+        if len(message) != _REPORT.size or message[:1] != b"E":
             self.retire()
             raise CellLost("its zygote ended")
         self._children_ended += 1
-        numbers = [int.from_bytes(message[i : i + 8], "big") for i in (5, 13, 21)]
-        user_us, system_us, maxrss_kib = numbers
-        return _Report(int.from_bytes(message[1:5], "big"), (user_us + system_us) / 1000, maxrss_kib * 1024)
+        _, status, user_s, user_us, system_s, system_us, maxrss_kib = _REPORT.unpack(message)
+        return _Report(status, (user_s + system_s) * 1000 + (user_us + system_us) / 1000, maxrss_kib * 1024)
 
     def _unread_input(self) -> bool:
         """Whether the child left input that the next one would read (SIOCOUTQ, unix(7))."""
@@ -280,7 +309,7 @@ class _Handover:
                     self._send()
             report = cell._report() if ended else None
             # After the report the child is dead: all that it ever wrote is there to be read.
-            self._receive()
+            self._receive(to_the_end=ended)
             if report is not None:
                 if self._waiting_to_send:
                     cell.retire()
@@ -302,8 +331,10 @@ class _Handover:
             events = select.EPOLLIN | (select.EPOLLOUT if self._waiting_to_send else 0)
             cell._poll.modify(cell._data, events)
 
-    def _receive(self) -> None:
-        while True:
+    def _receive(self, *, to_the_end: bool) -> None:
+        reads = 0
+        while to_the_end or reads < _READS:
+            reads += 1
             try:
                 data = self._cell._data.recv(_READ_BYTES)
             except BlockingIOError:

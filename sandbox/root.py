@@ -29,7 +29,7 @@ ZYGOTE = "/app/zygote.pyc"
 LIBRARIES = "/lib"
 
 # What the zygote imports beside what is built into the interpreter, and what starting an interpreter takes.
-_EXTENSIONS = ("_ctypes", "resource", "select")
+_EXTENSIONS = ("_ctypes",)
 _ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
 
 

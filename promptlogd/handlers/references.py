@@ -32,6 +32,11 @@ def resolve(services: Services, reference: str) -> str:
         return services.store.resolve(reference)
 
 
+def utf8_bytes(text: str) -> int:
+    """Return how many bytes a text takes."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def check_size(what: str, size: int, most: int) -> None:
     """Refuse an input that is too large. Sizes in bytes. Raises RequestError."""
     if size > most:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
 import trio
 
 from promptlogd.config import LimitsError
 from promptlogd.handlers.client import Client
-from promptlogd.handlers.references import check_size, resolve, store_errors
+from promptlogd.handlers.references import check_size, resolve, store_errors, utf8_bytes
 from promptlogd.handlers.submit import check, wrap
 from promptlogd.services import RequestError, Services
 from promptlogd.wire.messages import Finished, Log, Run
@@ -68,9 +69,9 @@ async def _job(request: Run, services: Services, client: Client) -> tuple[Job, s
     if (request.hash is None) == (request.source is None):
         raise RequestError("bad_request", "give either `hash` or `source`")
     bounds = services.config.limits
-    prompt, env = request.prompt.encode(), bytes(request.env) or b"{}"
-    check_size("prompt", len(prompt), bounds.prompt_kb * 1024)
-    check_size("env", len(env), bounds.env_kb * 1024)
+    prompt, env = request.prompt, str(bytes(request.env), "utf-8") or "{}"
+    check_size("prompt", utf8_bytes(prompt), bounds.prompt_kb * 1024)
+    check_size("env", utf8_bytes(env), bounds.env_kb * 1024)
     try:
         limits = services.config.limits_for(request.limits)
     except LimitsError as error:
@@ -93,5 +94,5 @@ async def _job(request: Run, services: Services, client: Client) -> tuple[Job, s
     return _make("run", wrapped, prompt, env, limits), hash, True
 
 
-def _make(kind: str, code: bytes, prompt: bytes, env: bytes, limits: Limits) -> Job:
+def _make(kind: Literal["run", "source"], code: bytes, prompt: str, env: str, limits: Limits) -> Job:
     return Job(kind=kind, code=code, prompt=prompt, env=env, limits=limits, source_name=SOURCE_NAME)

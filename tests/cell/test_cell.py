@@ -40,7 +40,7 @@ async def a_cell(plan: Plan) -> AsyncIterator[Cell]:
 async def _run(cell: Cell, source: str, *, kind: str = "source", prompt: str = "", **limits: int) -> Trial:
     trial = Trial()
     with trio.fail_after(20):
-        job = Job(kind=kind, code=source.encode(), prompt=prompt.encode(), limits=Limits(**limits))
+        job = Job(kind=kind, code=source.encode(), prompt=prompt, limits=Limits(**limits))
         await cell.run(job, trial)
     return trial
 
@@ -265,8 +265,8 @@ _PROBE = """
 _read_the_job = _read_job
 def _read_job():
     job = _read_the_job()
-    if job[3].startswith(b"PROBE "):
-        numbers = [int(number) for number in job[3].split()[1:]]
+    if job.startswith(b"BPROBE "):
+        numbers = [int(number) for number in job.split(b",")[0].split()[1:]]
         numbers += [0] * (7 - len(numbers))
         result = _syscall(*[_Long(number) for number in numbers])
         _send(b"b", b"%d" % result)
@@ -314,7 +314,7 @@ async def test_the_second_filter_refuses(probing: Plan, name: str) -> None:
     """A child that runs native code after its second filter dies with SIGSYS at any call but the few it needs."""
     assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
     async with a_cell(probing) as cell:
-        trial = await _run(cell, "PROBE " + " ".join(map(str, X86_64[name])), kind="run")
+        trial = await _run(cell, "BPROBE " + " ".join(map(str, X86_64[name])), kind="run")
     assert trial.outcome == Crashed(signal="SIGSYS", message="the engine was ended by a signal")
 
 
@@ -322,7 +322,7 @@ async def test_the_second_filter_allows_what_it_names(probing: Plan) -> None:
     """The probe itself works: an allowed call is let through and its result comes back."""
     assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
     async with a_cell(probing) as cell:
-        trial = await _run(cell, "PROBE 9 0 4096 3 34 -1 0", kind="run")
+        trial = await _run(cell, "BPROBE 9 0 4096 3 34 -1 0", kind="run")
     assert trial.outcome is not None
     assert int(trial.outcome.message) > 0  # type: ignore[union-attr]
 

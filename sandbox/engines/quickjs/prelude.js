@@ -1,5 +1,5 @@
 // Evaluated once in the zygote, before any program is known. It keeps the intrinsics that it needs, makes
-// `console`, and leaves two hooks for the wrapper of a program, which the first of them takes away again.
+// `console`, and leaves one hook for the wrapper of a program, which takes itself away when it is called.
 //
 // A program can get hold of every function here (CallSite.getFunction), so nothing here decides anything
 // but what the program could say by itself: its own result, exception and log lines. Limits are the
@@ -18,8 +18,8 @@
   const isError = Error.isError ?? ((value) => value instanceof Error);
   const clock = globalThis.performance.now.bind(globalThis.performance);
   const wallClock = Date.now;
-  const { __promptlog_take: take, __promptlog_log: log, __promptlog_done: done } = globalThis;
-  for (const name of ['__promptlog_take', '__promptlog_log', '__promptlog_done']) delete globalThis[name];
+  const { __promptlog_take: take, __promptlog_log: log } = globalThis;
+  for (const name of ['__promptlog_take', '__promptlog_log']) delete globalThis[name];
 
   const MESSAGE_CHARACTERS = 16384;
   const MISSING =
@@ -103,16 +103,20 @@
     }
   };
 
+  // What a run comes to, for the zygote: a string is the value's JSON, an array says how else it ended.
+  const NOT_A_PROGRAM = {};
   const fail = (error) => {
+    if (error === NOT_A_PROGRAM) {
+      return ['s', 'the default export of a module must be a function (prompt, env) => value', '', ''];
+    }
     const type = typeof error;
     if ((type === 'object' && error !== null) || type === 'function') {
       const name = field(error, 'name');
       let message = field(error, 'message');
       if (!name && !message) message = 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS);
-      done('x', name || 'Error', message, field(error, 'stack'));
-    } else {
-      done('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
+      return ['x', name || 'Error', message, field(error, 'stack')];
     }
+    return ['x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), ''];
   };
 
   // Whether JSON.stringify failed for what the value is (a BigInt, a cycle), and not for what its code threw.
@@ -146,55 +150,49 @@
     try {
       json = stringify(value);
     } catch (error) {
-      if (isNoJson(value)) done('b', 'the result is not JSON: it holds a BigInt or refers to itself', '', '');
-      else fail(error);
-      return;
+      if (isNoJson(value)) return ['b', 'the result is not JSON: it holds a BigInt or refers to itself', '', ''];
+      return fail(error);
     }
     if (json === undefined) {
       const type = typeof value;
-      done('b', type === 'undefined' ? MISSING : 'the result is not JSON: it is a ' + type, '', '');
-    } else if (json.length > resultLimit) {
-      done('o', text(json.length), '', '');
-    } else {
-      done('v', json, '', '');
+      return ['b', type === 'undefined' ? MISSING : 'the result is not JSON: it is a ' + type, '', ''];
     }
+    return json.length > resultLimit ? ['o', text(json.length), '', ''] : json;
   };
 
-  let prompt = '';
-  let env;
-
-  const begin = () => {
-    delete globalThis.__promptlog_begin;
-    delete globalThis.__promptlog_end;
-    delete globalThis.__promptlog_module;
-    let envText;
-    [prompt, envText, resultLimit, logLeft, a, b, c] = take();
-    for (let i = 0; i < 12; i++) next();
-    origin = clock();
-    performance.timeOrigin = wallClock();
-    env = parse(envText);
-    return [prompt, env];
-  };
-
-  const end = (promise) => {
-    // Without a constructor of its own a promise is followed with the pristine one, whatever the program did
-    // to Promise.prototype.
-    defineProperty(promise, 'constructor', { value: undefined });
+  // Without a constructor of its own a promise is followed with the pristine one, whatever the program did
+  // to Promise.prototype.
+  const pristine = { __proto__: null, value: undefined };
+  const follow = (promise) => {
+    defineProperty(promise, 'constructor', pristine);
     const followed = apply(then, promise, [succeed, fail]);
-    defineProperty(followed, 'constructor', { value: undefined });
+    defineProperty(followed, 'constructor', pristine);
     return followed;
   };
 
-  const module = (loading) => {
-    begin();
-    return end(apply(then, loading, [(namespace) => {
+  // `program` is the body as a function, or the promise of a module. A prompt and an env that are too long to
+  // stand in the text of the call are fetched.
+  globalThis.__promptlog_run = (program, prompt, env, resultUnits, logUnits, x, y, z) => {
+    delete globalThis.__promptlog_run;
+    if (prompt === undefined) {
+      const job = take();
+      prompt = job[0];
+      env = job[1];
+    }
+    resultLimit = resultUnits;
+    logLeft = logUnits;
+    a = x;
+    b = y;
+    c = z;
+    for (let i = 0; i < 12; i++) next();
+    origin = clock();
+    performance.timeOrigin = wallClock();
+    env = env === '{}' ? {} : parse(env);
+    if (typeof program === 'function') return follow(program(prompt, env));
+    return follow(apply(then, program, [(namespace) => {
       const main = namespace.default;
       if (typeof main === 'function') return apply(main, undefined, [prompt, env]);
-      done('s', 'the default export of a module must be a function (prompt, env) => value', '', '');
+      throw NOT_A_PROGRAM;
     }]));
   };
-
-  globalThis.__promptlog_begin = begin;
-  globalThis.__promptlog_end = end;
-  globalThis.__promptlog_module = module;
 })();

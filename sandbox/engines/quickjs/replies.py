@@ -27,7 +27,7 @@ from sandbox.outcome import (
     ProgramSyntaxError,
 )
 
-WRAPPER_VERSION = 1
+WRAPPER_VERSION = 2
 """Goes up when zygote.py wraps a program otherwise; stored wrapped code of another version is made again."""
 
 HEADER_BYTES = 5
@@ -94,6 +94,10 @@ class ReplyReader:
         lines: list[LogLine] = []
         while len(buffer) >= HEADER_BYTES and self._said is None:
             kind, size = chr(buffer[0]), int.from_bytes(buffer[1:HEADER_BYTES], "big")
+            if kind == "v" and size > self._limits.result_bytes:
+                # The prelude counts UTF-16 units, the limit is of bytes.
+                self._said = OutputLimit(limit=self._limits.result_bytes, used=size)
+                break
             if size > self._cap(kind):
                 raise BadReply(f"a frame of kind {kind!r} that announces {size} bytes")
             if len(buffer) < HEADER_BYTES + size:

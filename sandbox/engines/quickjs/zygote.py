@@ -7,21 +7,22 @@ socket, belongs to the child of the moment; descriptor 1, the control socket, be
 A child, forked ahead of time, gives up everything (`_confine`) and only then reads its one frame, runs it,
 writes what came of it and exits. The zygote reaps it, reports its wait status and rusage, and forks the next.
 
-Numbers on both sockets are big-endian. Control (SOCK_SEQPACKET, one packet a message):
+Control (SOCK_SEQPACKET, one packet a message, numbers big-endian but for E's, which are the kernel's own):
     to the daemon    R                                              ready: the first blank child is there
-                     E status:4 user_us:8 system_us:8 maxrss_kb:8   a child has ended
+                     E status:4 user_s:8 user_us:8 system_s:8 system_us:8 maxrss_kib:8    a child has ended
     to the zygote    K number:4                                     kill the child with this number
                      L number:4 cpu_ms:4 memory_bytes:8             the same, and give these limits to the
                                                                     next one, and only to it
 Children are numbered from 0, so that a message about one that has just ended does not hit the next.
 Data (SOCK_STREAM): see `_read_job` and `_send`.
+
+Most of what a run costs is the kernel's copying of pages that a child writes to, and to Python every object that
+is looked at is written to. So the child's path is short, and what it needs is made in the zygote.
 """
 
 import _ctypes
 import gc
 import posix
-import resource
-import select
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
@@ -33,10 +34,15 @@ if TYPE_CHECKING:
 
 DATA, CONTROL = 0, 1
 JSBOX = "/app/_jsbox.abi3.so"
+SIGKILL, SIGXCPU, ENOMEM = 9, 24, 12
+POLLIN = 1
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 CLOCK_PROCESS_CPUTIME_ID = 2
-SIGKILL, SIGXCPU, ENOMEM = 9, 24, 12
-TIMER_CREATE, TIMER_SETTIME = {"x86_64": (222, 223), "aarch64": (107, 110)}[sys.argv[3]]
+RLIMIT_CPU, RLIMIT_NPROC, RLIMIT_AS = 0, 6, 9
+CLOSE, PRLIMIT64, TIMER_CREATE, TIMER_SETTIME, PRCTL = {
+    "x86_64": (3, 302, 222, 223, 157),
+    "aarch64": (57, 261, 107, 110, 167),
+}[sys.argv[3]]
 
 # The engine has no way to change its heap limit later, and a run may ask for less or more memory than the
 # next, so the engine's own limit is off, and the kernel's RLIMIT_AS on the child is the limit.
@@ -53,11 +59,12 @@ CHECKS = (
     ('({async program(prompt, env) {"use strict";\n', "\n}})"),
     ("(class {async program(prompt, env) {\n", "\n}})"),
 )
+# What `Job.frame` (cell.py) puts behind it closes the call: the prompt, the env and the limits.
 BODY = (
-    '__promptlog_end((async function (prompt, env) {"use strict";\n',
-    '\n;return typeof result === "undefined" ? void 0 : result;\n})(...__promptlog_begin()))',
+    '__promptlog_run(async function (prompt, env) {"use strict";\n',
+    '\n;return typeof result === "undefined" ? void 0 : result;\n}',
 )
-MODULE = 'import("program"); __promptlog_module(import("program"))'
+MODULE = 'import("program"); __promptlog_run(import("program")'
 UNSETTLED = "promise never settled (no pending jobs)"
 
 
@@ -83,7 +90,10 @@ class _Bytes(_ctypes.Array):  # type: ignore[type-arg]
 
 _libc = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]  # None: this process
 _syscall = _Function(_ctypes.dlsym(_libc, "syscall"))
-_prctl = _Function(_ctypes.dlsym(_libc, "prctl"))
+_poll = _Function(_ctypes.dlsym(_libc, "poll"))
+_wait4 = _Function(_ctypes.dlsym(_libc, "wait4"))
+# The C library's: Python's own walks its runtime to mend locks and threads that a zygote does not have.
+_fork = _Function(_ctypes.dlsym(_libc, "fork"))
 _errno_location = _Function(_ctypes.dlsym(_libc, "__errno_location"))
 
 
@@ -112,61 +122,78 @@ def _native(*numbers: int) -> bytes:
 
 
 class _Confinement:
-    """What `_confine` hands to the kernel, made once in the zygote, so that a child writes to few new pages."""
+    """What a child tells the kernel to give up everything that a run does not need, made ready in the zygote."""
 
     def __init__(self, filter_program: bytes) -> None:
         self._instructions = _buffer(filter_program)
-        self.program = _buffer(_native(len(filter_program) // 8, _ctypes.addressof(self._instructions)))
-        # struct sigevent: value, signo, SIGEV_SIGNAL (0); struct itimerspec: interval, value.
-        self.event = _buffer(_native(0) + SIGXCPU.to_bytes(4, sys.byteorder) + bytes(52))
-        self.timer = _Int(-1)
-        self.value = _buffer(bytes(32))
-        self._view = memoryview(self.value).cast("B")
+        self._program = _buffer(_native(len(filter_program) // 8, _ctypes.addressof(self._instructions)))
+        # struct sigevent: value, signo, SIGEV_SIGNAL (0).
+        self._event = _buffer(_native(0) + SIGXCPU.to_bytes(4, sys.byteorder) + bytes(52))
+        self._timer = _buffer(bytes(4))
+        # One after another: struct itimerspec (interval, value) and struct rlimit of CPU, NPROC and AS.
+        self._numbers = _buffer(bytes(80))
+        self._view = memoryview(self._numbers).cast("B")
+        itimerspec = _ctypes.addressof(self._numbers)
+        cpu, nproc, memory = itimerspec + 32, itimerspec + 48, itimerspec + 64
+        # Files, cores and locked memory are at 0 in all of the jail; the zygote alone may fork. The timer that
+        # a process makes first has the number 0; were it another, the second of these calls would fail.
+        self._calls = [
+            tuple(map(_Long, numbers))
+            for numbers in (
+                (CLOSE, CONTROL),
+                (PRLIMIT64, 0, RLIMIT_CPU, cpu, 0),
+                (PRLIMIT64, 0, RLIMIT_NPROC, nproc, 0),
+                (PRLIMIT64, 0, RLIMIT_AS, memory, 0),
+                (
+                    TIMER_CREATE,
+                    CLOCK_PROCESS_CPUTIME_ID,
+                    _ctypes.addressof(self._event),
+                    _ctypes.addressof(self._timer),
+                ),
+                (TIMER_SETTIME, 0, 0, itimerspec, 0),
+                (PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.addressof(self._program), 0, 0),
+            )
+        ]
 
-    def set_cpu_ms(self, cpu_ms: int) -> None:
-        """Let the timer go off after so much CPU time."""
-        self._view[:32] = _native(0, 0, cpu_ms // 1000, cpu_ms % 1000 * 1000000)
+    def set_limits(self, cpu_ms: int, memory_bytes: int) -> None:
+        """Say what the next child gets."""
+        timer = (0, 0, cpu_ms // 1000, cpu_ms % 1000 * 1000000)
+        cpu_s = cpu_ms // 1000 + 2
+        self._view[:80] = _native(*timer, cpu_s, cpu_s + 1, 0, 0, memory_bytes, memory_bytes)
+
+    def put_on(self) -> None:
+        """Confine this process, a child. Nothing of a user's has been read yet."""
+        for numbers in self._calls:
+            if _syscall(*numbers) != 0:
+                posix._exit(71)
 
 
-def _confine(confinement: _Confinement, cpu_ms: int, memory_bytes: int) -> None:
-    """Give up everything that a run does not need. Nothing of a user's has been read yet."""
-    posix.close(CONTROL)
-    setrlimit = resource.setrlimit
-    setrlimit(resource.RLIMIT_CPU, (cpu_ms // 1000 + 2, cpu_ms // 1000 + 3))
-    # Files, cores and locked memory are at 0 in all of the jail; the zygote alone may fork.
-    setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    confinement.set_cpu_ms(cpu_ms)
-    timer = confinement.timer
-    if (
-        _syscall(_Long(TIMER_CREATE), _Long(CLOCK_PROCESS_CPUTIME_ID), confinement.event, _ctypes.byref(timer)) != 0
-        or _syscall(_Long(TIMER_SETTIME), _Long(timer.value), _Long(0), confinement.value, _Long(0)) != 0
-        or _prctl(_Long(PR_SET_SECCOMP), _Long(SECCOMP_MODE_FILTER), confinement.program, _Long(0), _Long(0)) != 0
-    ):
-        posix._exit(71)
+def _read_job() -> bytes:
+    """The one frame, without its first eight digits, which are its size: kind:1 and what belongs to the kind.
 
-
-def _read(count: int) -> bytes:
-    parts = []
-    while count:
-        part = posix.read(DATA, count)
+    B the text to evaluate, arguments included. For the other kinds the lengths:4 of code, arguments, prompt and
+    env, then these: L run a body, M run a module, both checked before; S check a source and run it; C check and
+    wrap a source. The arguments are what stands behind the code when it is run. The prompt and the env are there
+    if they are too long to stand in the arguments.
+    """
+    data = posix.read(DATA, 65536)
+    if len(data) == int(data[:8] or 8):
+        return data[8:]
+    while missing := 8 - len(data) if len(data) < 8 else int(data[:8]) - len(data):
+        part = posix.read(DATA, missing)
         if not part:
             posix._exit(0)
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+        data += part
+    return data[8:]
 
 
-def _read_job() -> tuple[bytes, int, int, bytes, bytes, bytes]:
-    """The one frame: kind:1 result_bytes:4 log_bytes:4 and the lengths:4 of code, prompt and env, then these.
-
-    kind: r run wrapped code, s check and run a source, c check and wrap a source, q exit.
-    """
-    header = _read(21)
-    numbers = [int.from_bytes(header[i : i + 4], "big") for i in range(1, 21, 4)]
-    result_bytes, log_bytes, *lengths = numbers
-    code, prompt, env = [_read(length) for length in lengths]
-    return header[:1], result_bytes, log_bytes, code, prompt, env
+def _fields(data: bytes) -> list[str]:
+    fields = []
+    end = 17
+    for at in (1, 5, 9, 13):
+        start, end = end, end + int.from_bytes(data[at : at + 4], "big")
+        fields.append(data[start:end].decode())
+    return fields
 
 
 def _send(kind: bytes, *fields: bytes) -> None:
@@ -176,13 +203,13 @@ def _send(kind: bytes, *fields: bytes) -> None:
     code, and x exception, m exception for lack of memory, s syntax error, all three with the fields
     name, message, stack.
     """
+    payload = fields[0]
     if len(fields) > 1:
-        payload = b"".join(len(field).to_bytes(4, "big") + field for field in fields)
-    else:
-        payload = fields[0]
-    data = memoryview(kind + len(payload).to_bytes(4, "big") + payload)
-    while data:
-        data = data[posix.write(DATA, data) :]
+        payload = b"".join([len(field).to_bytes(4, "big") + field for field in fields])
+    data = kind + len(payload).to_bytes(4, "big") + payload
+    written = posix.write(DATA, data)
+    while written < len(data):
+        written += posix.write(DATA, memoryview(data)[written:])
 
 
 class _Refused(Exception):
@@ -199,12 +226,11 @@ class _Engine:
             max_value_bytes=ENGINE_VALUE_BYTES,
         )
         self._errno = _Errno()
-        self._finished = False
         self._job: Any = None
         self.send = _send
+        self._eval = self._runtime.eval
         self._runtime.bind_function("__promptlog_take", self._take)
         self._runtime.bind_function("__promptlog_log", self._log)
-        self._runtime.bind_function("__promptlog_done", self._done)
         # As a module, so that its frames in a stack have a name of their own.
         self._runtime.add_static_module("promptlog:prelude", prelude)
         self._runtime.eval('import("promptlog:prelude")')
@@ -215,17 +241,8 @@ class _Engine:
     def _log(self, level: int, text: str) -> None:
         self.send(b"l", (b"%d" % level) + text.encode())
 
-    def _done(self, kind: str, first: str, message: str, stack: str) -> None:
-        if self._finished:
-            return
-        self._finished = True
-        if kind == "v":
-            value = first.encode()
-            if len(value) > self._job[2]:
-                self.send(b"o", b"%d" % len(value))
-            else:
-                self.send(b"v", value)
-        elif kind in ("o", "b"):
+    def _end(self, kind: str, first: str, message: str, stack: str) -> None:
+        if kind in ("o", "b"):
             self.send(kind.encode(), first.encode())
         elif kind == "s":
             self.send(b"s", b"SyntaxError", first.encode(), b"")
@@ -239,6 +256,10 @@ class _Engine:
         )
         kind = b"m" if out_of_memory and self._errno.refused_memory() else b"x"
         self.send(kind, name.encode(), message.encode(), stack.encode())
+
+    def clear_errno(self) -> None:
+        """Forget what failed before; from here on ENOMEM says that the kernel refused memory."""
+        self._errno.clear()
 
     def check(self, source: str) -> str:
         """Return the wrapped code: B and a script that runs the body, or M and the module. Raises _Refused."""
@@ -262,25 +283,33 @@ class _Engine:
 
     def touch(self) -> None:
         """Break the pages that every run writes to out of the zygote's, while there is no run to wait for it."""
-        self._runtime.eval("(async () => 0)()")
+        self._eval("(async () => 0)()")
 
-    def run(self, wrapped: str, prompt: str, env: str, result_bytes: int, log_bytes: int, seed: bytes) -> None:
-        seeds = [int.from_bytes(seed[i : i + 4], "little") - 2**31 for i in (0, 4, 8)]
-        self._job = [prompt, env, result_bytes, log_bytes, *seeds]
-        code = wrapped[1:]
-        self._errno.clear()
+    def run(self, text: str) -> None:
+        """Evaluate a program that has its arguments, and send what came of it."""
         try:
-            if wrapped[0] == "M":
-                self._runtime.add_static_module("program", code)
-                self._runtime.eval(MODULE)
+            said = self._eval(text)
+            if type(said) is str:
+                self.send(b"v", said.encode())
+            elif type(said) is list:
+                self._end(*said)
             else:
-                self._runtime.eval(code)
+                self.send(b"m", b"InternalError", b"out of memory", b"")
         except BaseException as error:
-            if not self._finished:
-                self._finished = True
-                self._broken(error)
-        if not self._finished:
-            self.send(b"m", b"InternalError", b"out of memory", b"")
+            self._broken(error)
+
+    def run_with(self, wrapped: str, arguments: str, prompt: str, env: str) -> None:
+        """Run a wrapped body or module, with a prompt and an env that the arguments leave out, maybe."""
+        self._job = (prompt, env)
+        if wrapped[0] == "B":
+            self.run(wrapped[1:] + arguments)
+            return
+        try:
+            self._runtime.add_static_module("program", wrapped[1:])
+        except BaseException as error:
+            self._broken(error)
+        else:
+            self.run(MODULE + arguments)
 
     def _broken(self, error: BaseException) -> None:
         """The engine gave up outside of the program's own code."""
@@ -317,17 +346,27 @@ def _without_nul(source: str) -> str:
     return text
 
 
-def _child(engine: _Engine, confinement: _Confinement, limits: tuple[int, int]) -> None:
-    seed = posix.urandom(12)
+def _child(engine: _Engine, confinement: _Confinement) -> None:
     engine.touch()
-    _confine(confinement, *limits)
-    kind, result_bytes, log_bytes, code, prompt, env = _read_job()
-    if kind == b"q":
-        posix._exit(0)
-    wrapped = code.decode()
-    if kind != b"r":
+    confinement.put_on()
+    data = _read_job()
+    if data[:1] == b"B":
+        engine.run(data[1:].decode())
+    else:
+        _run_or_check(engine, data)
+    posix._exit(0)
+
+
+def _run_or_check(engine: _Engine, data: bytes) -> None:
+    kind = data[:1]
+    code, arguments, prompt, env = _fields(data)
+    if kind == b"L":
+        wrapped = "B" + code
+    elif kind == b"M":
+        wrapped = "M" + code
+    else:
         try:
-            wrapped = engine.check(_without_nul(wrapped))
+            wrapped = engine.check(_without_nul(code))
         except _Refused as refused:
             form, error = refused.args
             name = getattr(error, "name", None) or type(error).__name__
@@ -335,12 +374,11 @@ def _child(engine: _Engine, confinement: _Confinement, limits: tuple[int, int]) 
             stack = getattr(error, "stack", None) or ""
             kind = b"m" if isinstance(error, MemoryError) or "out of memory" in message else b"s"
             _send(kind, (form + name).encode(), message.encode("utf-8", "replace"), stack.encode("utf-8", "replace"))
-            posix._exit(0)
-        if kind == b"c":
+            return
+        if kind == b"C":
             _send(b"w", wrapped.encode())
-            posix._exit(0)
-    engine.run(wrapped, prompt.decode(), env.decode() or "{}", result_bytes, log_bytes, seed)
-    posix._exit(0)
+            return
+    engine.run_with(wrapped, arguments, prompt, env)
 
 
 def _warm_up(engine: _Engine) -> None:
@@ -353,7 +391,8 @@ def _warm_up(engine: _Engine) -> None:
             engine.check(bad)
         except _Refused as refused:
             str(getattr(refused.args[1], "stack", ""))
-    engine.run(wrapped, "x", "{}", 100, 100, bytes(12))
+    engine.touch()
+    engine.run_with(wrapped, ", void 0, void 0, 100, 100, 1, 2, 3)", "x", "{}")
 
 
 def main(cpu_ms: int, memory_bytes: int) -> None:
@@ -368,57 +407,63 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     _warm_up(_Engine(jsbox.Runtime, prelude))
     engine = _Engine(jsbox.Runtime, prelude)
     posix.close(2)
+    # struct pollfd (fd, events, revents), of control and of the child's pidfd.
+    waited = _buffer(CONTROL.to_bytes(4, sys.byteorder) + bytes((POLLIN, 0, 0, 0, 0, 0, 0, 0, POLLIN, 0, 0, 0)))
+    events = memoryview(waited).cast("B")
+    # What wait4 fills in: the status, and from the eighth byte on struct rusage.
+    report = _buffer(bytes(256))
+    account = memoryview(report).cast("B")
+    wait_arguments = (_Long(_ctypes.addressof(report)), _Long(0), _Long(_ctypes.addressof(report) + 8))
+    poll_arguments = (_Long(_ctypes.addressof(waited)), _Long(2), _Long(-1))
+    default = (cpu_ms, memory_bytes)
+    confinement.set_limits(*default)
+    engine.clear_errno()
     gc.collect()
     # Pages that nobody uses any more would be copied in the tables of every child, and torn down with it.
     _Function(_ctypes.dlsym(_libc, "malloc_trim"))(_Long(0))
     gc.freeze()
     gc.disable()
 
-    default = (cpu_ms, memory_bytes)
-    limits = default
-    poll = select.poll()
-    poll.register(CONTROL, select.POLLIN)
+    special = False
     number = -1
     while True:
         number += 1
-        pid = posix.fork()
+        pid = _fork()
         if pid == 0:
             try:
-                _child(engine, confinement, limits)
+                _child(engine, confinement)
             except MemoryError:
                 posix._exit(72)
             finally:
                 posix._exit(70)
-        limits = default
+        if pid < 0:
+            posix._exit(73)
         if number == 0:
             posix.write(CONTROL, b"R")
         pidfd = posix.pidfd_open(pid)
-        poll.register(pidfd, select.POLLIN)
-        ended = False
-        while not ended:
-            for descriptor, _ in poll.poll():
-                if descriptor == pidfd:
-                    ended = True
-                    continue
+        events[8:12] = pidfd.to_bytes(4, sys.byteorder)
+        other_limits = None
+        while True:
+            _poll(*poll_arguments)
+            if events[6]:
                 message = posix.read(CONTROL, 64)
                 if not message:
                     posix._exit(0)
-                if int.from_bytes(message[1:5], "big") != number:
-                    continue
-                if message[:1] == b"L":
-                    limits = (int.from_bytes(message[5:9], "big"), int.from_bytes(message[9:17], "big"))
-                posix.kill(pid, SIGKILL)
-        poll.unregister(pidfd)
+                if int.from_bytes(message[1:5], "big") == number:
+                    if message[:1] == b"L":
+                        other_limits = (int.from_bytes(message[5:9], "big"), int.from_bytes(message[9:17], "big"))
+                    posix.kill(pid, SIGKILL)
+            if events[14]:
+                break
         posix.close(pidfd)
-        _, status, usage = posix.wait4(pid, 0)
-        posix.write(
-            CONTROL,
-            b"E"
-            + status.to_bytes(4, "big")
-            + int(usage.ru_utime * 1000000).to_bytes(8, "big")
-            + int(usage.ru_stime * 1000000).to_bytes(8, "big")
-            + usage.ru_maxrss.to_bytes(8, "big"),
-        )
+        _wait4(_Long(pid), *wait_arguments)
+        posix.write(CONTROL, b"E" + bytes(account[:4]) + bytes(account[8:48]))
+        if other_limits is not None:
+            confinement.set_limits(*other_limits)
+            special = True
+        elif special:
+            confinement.set_limits(*default)
+            special = False
 
 
 if __name__ == "__main__":
