@@ -39,7 +39,7 @@ bench: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m promptlogd.wire.reference > docs/protocol.md
-	$(BIN)/python -m promptlogd.config > docs/config.md
+	$(BIN)/python -m promptlogd.config_reference > docs/config.md
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -62,7 +62,7 @@ class AsyncClient:
         self.socket_path = Path(socket) if socket is not None else default_socket()
         self._session = ClientSession()
         self._stack = AsyncExitStack()
-        self._stream: ByteStream
+        self._stream: ByteStream | None = None
         self._sending = anyio.Lock()
         self._next_id = 0
         self._waiting: dict[Id, MemoryObjectSendStream[Reply]] = {}
@@ -70,12 +70,12 @@ class AsyncClient:
 
     async def __aenter__(self) -> AsyncClient:
         try:
-            self._stream = await anyio.connect_unix(os.fspath(self.socket_path))
+            stream = await anyio.connect_unix(os.fspath(self.socket_path))
         except OSError as error:
             raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
-        await self._stack.enter_async_context(self._stream)
+        self._stream = await self._stack.enter_async_context(stream)
         self._group = await self._stack.enter_async_context(anyio.create_task_group())
-        self._group.start_soon(self._read)
+        self._group.start_soon(self._read, self._stream)
         return self
 
     async def __aexit__(
@@ -154,6 +154,8 @@ class AsyncClient:
         return await self._ask(lambda id: Ping(id=id), Pong)
 
     async def _ask(self, make: Callable[[Id], Request], kind: type[_R], on_log: OnLog | None = None) -> _R:
+        if self._stream is None:
+            raise RuntimeError("the client is not open; use: async with AsyncClient() as client")
         if self._lost:
             raise ConnectionLost(f"the daemon at {self.socket_path} went away")
         self._next_id += 1
@@ -193,6 +195,7 @@ class AsyncClient:
                 pass
 
     async def _send(self, request: Request) -> None:
+        assert self._stream is not None
         async with self._sending:
             try:
                 await self._stream.send(self._session.send(request))
@@ -200,10 +203,10 @@ class AsyncClient:
                 self._lose()
                 raise ConnectionLost(f"the daemon at {self.socket_path} went away") from error
 
-    async def _read(self) -> None:
+    async def _read(self, stream: ByteStream) -> None:
         try:
             while True:
-                for reply in self._session.receive(await self._stream.receive(_READ_BYTES)):
+                for reply in self._session.receive(await stream.receive(_READ_BYTES)):
                     if reply.id is None:
                         return
                     if (waiting := self._waiting.get(reply.id)) is not None:

@@ -23,6 +23,15 @@ class NoDaemon(PromptlogError):
         self.why = why
 
 
+class NotStarted(NoDaemon):
+    """The private daemon of `--spawn` did not start."""
+
+    def __init__(self, socket: str, why: str) -> None:
+        PromptlogError.__init__(self, f"the private daemon did not start: {why}")
+        self.socket = socket
+        self.why = why
+
+
 class ConnectionLost(PromptlogError):
     """The daemon went away, or wrote what is no reply, before it answered."""
 

@@ -40,7 +40,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended, what it logged and what it used."""
+    """How a run ended, what it logged and what it used. `logs` is empty where `on_log` got the lines."""
 
     hash: str
     outcome: Outcome
@@ -111,10 +111,20 @@ def text(source: str | bytes) -> str:
     """Return a source as text. Raises ValueError, naming the byte, for one that is not UTF-8."""
     if isinstance(source, str):
         return source
+    if not isinstance(source, bytes):
+        raise TypeError(f"a program is str or bytes, not {type(source).__name__}")
     try:
         return source.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"the program is not UTF-8: byte {error.start} is 0x{source[error.start]:02x}") from None
+
+
+def _env(env: Mapping[str, Any]) -> msgspec.Raw:
+    """Return an env as JSON. Raises TypeError or ValueError for what JSON does not have: sets, NaN."""
+    try:
+        return msgspec.Raw(json.dumps(dict(env), allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"`env` must be a JSON object: {error}") from None
 
 
 def run_request(
@@ -135,7 +145,7 @@ def run_request(
         hash=reference,
         source=None if source is None else text(source),
         prompt=prompt,
-        env=NO_ENV if env is None else msgspec.Raw(msgspec.json.encode(env)),
+        env=NO_ENV if env is None else _env(env),
         limits=limits,
         isolation=isolation,
         engine=engine,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -25,9 +27,15 @@ from sandbox.root import RootError
 _PR_SET_PDEATHSIG = 1
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="promptlog", prog_name="promptlogd")
-@click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Path of the Unix socket.")
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    envvar="PROMPTLOG_SOCKET",
+    help="Path of the Unix socket [$PROMPTLOG_SOCKET].",
+)
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Folder of the store (mode 0700).")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="Settings, a TOML file.")
 @click.option("--verbose", is_flag=True, help="Log more.")
@@ -43,6 +51,8 @@ def main(
 ) -> None:
     """Run JavaScript that somebody else wrote, each run in a jailed process of its own."""
     _set_up_logging(verbose=verbose)
+    if ready_fd is not None and not _is_writable(ready_fd):
+        raise click.BadParameter(f"descriptor {ready_fd} is not open for writing", param_hint="--ready-fd")
     if exit_with_parent:
         _exit_with_parent()
     try:
@@ -53,8 +63,9 @@ def main(
 
         def ready() -> None:
             if ready_fd is not None:
-                os.write(ready_fd, b"ready\n")
-                os.close(ready_fd)
+                with suppress(OSError):  # nobody reads it any more
+                    os.write(ready_fd, b"ready\n")
+                    os.close(ready_fd)
 
         async def run() -> None:
             await serve(config=config, socket_path=socket_path, state_dir=state_dir, ready=ready)
@@ -64,6 +75,13 @@ def main(
         for error in _leaves(group):
             logging.getLogger("promptlogd").error("%s", error)
         sys.exit(1)
+
+
+def _is_writable(descriptor: int) -> bool:
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except OSError:
+        return False
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import inspect
 import os
-import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -30,7 +27,8 @@ class LimitsError(Exception):
     """A run asked for more than it may, or for less than will do."""
 
     def __init__(self, field: str, asked: int, bound: int, word: str) -> None:
-        super().__init__(f"limits.{field} is {asked}, the {word} is {bound}")
+        unit = f" ({bound / MIB:g} MiB)" if field == "memory_bytes" else ""
+        super().__init__(f"limits.{field} is {asked}, the {word} is {bound}{unit}")
         self.field = field
         self.asked = asked
         self.bound = bound
@@ -67,10 +65,15 @@ class RunLimits(_Section, frozen=True, kw_only=True):
     """The limits of a run."""
 
     cpu_ms: Annotated[int, Meta(ge=1, le=600_000)] = 50
+    """CPU time in ms."""
     wall_ms: Annotated[int, Meta(ge=1, le=600_000)] = 1000
+    """Wall time in ms."""
     memory_mb: Annotated[int, Meta(ge=32, le=4096)] = 128
+    """Address space in MiB."""
     result_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
+    """The result's JSON, in KiB."""
     log_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
+    """Console lines, in KiB; what is over is cut and told."""
 
     def limits(self) -> Limits:
         """Return the same in the sandbox's units."""
@@ -91,8 +94,11 @@ class Bounds(_Section, frozen=True, kw_only=True):
     max: RunLimits = RunLimits(cpu_ms=10_000, wall_ms=30_000, memory_mb=512, result_kb=4096, log_kb=1024)
     """The most that a run may ask for."""
     source_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
+    """The most that a program may have, in KiB."""
     prompt_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
+    """The most that a prompt may have, in KiB."""
     env_kb: Annotated[int, Meta(ge=1, le=1024)] = 256
+    """The most that an env may have as JSON, in KiB."""
     check_cpu_ms: Annotated[int, Meta(ge=10, le=60_000)] = 500
     """CPU time for checking and wrapping a program at submit: three parses of what may be 1 MiB."""
 
@@ -103,7 +109,9 @@ class PoolSettings(_Section, frozen=True, kw_only=True):
     cells: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Default: two for each core."""
     runs_per_cell: Positive = 500
+    """A cell is replaced after so many runs."""
     max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
+    """A cell is replaced at this age, in seconds."""
     isolation: Literal["cell", "jail"] = "cell"
     """`jail`: a brand-new nsjail for every run."""
 
@@ -112,6 +120,7 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
     """Who waits, and how many may."""
 
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
+    """Runs that may wait for their turn; more are told `busy` at once."""
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Runs at once. Default: as many as there are cells."""
     wait_s: Seconds = 30.0
@@ -122,6 +131,7 @@ class Engines(_Section, frozen=True, kw_only=True):
     """Which engine runs what."""
 
     default: Literal["quickjs"] = "quickjs"
+    """The engine of a run that names none."""
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -153,6 +163,8 @@ class Config(_Section, frozen=True, kw_only=True):
             value = getattr(asked, field)
             if value is None:
                 value = getattr(default, field)
+                if field == "wall_ms" and asked.cpu_ms is not None and asked.cpu_ms >= value:
+                    value = min(2 * asked.cpu_ms, most.wall_ms)
             elif value > getattr(most, field):
                 raise LimitsError(field, value, getattr(most, field), "most it may be")
             chosen[field] = value
@@ -178,12 +190,26 @@ def load(path: Path) -> Config:
     try:
         config = msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {_explain(str(error))}") from error
     for field in RunLimits.__struct_fields__:
         default, most = getattr(config.limits.default, field), getattr(config.limits.max, field)
         if default > most:
             raise ConfigError(f"{path}: limits.default.{field} is {default}, above limits.max.{field} of {most}")
     return config
+
+
+def _explain(message: str) -> str:
+    """Return msgspec's message in terms of the file: the setting first, and what is right."""
+    text, _, place = message.partition(" - at `$.")
+    setting = place.rstrip("`")
+    if setting.endswith("socket_mode"):
+        text = 'expected an octal mode as a string, like "0660"'
+    elif text.startswith("Invalid enum value"):
+        kind: Any = Config
+        for part in setting.split("."):
+            kind = get_type_hints(kind)[part]
+        text += f"; there is: {', '.join(map(repr, get_args(kind)))}"
+    return f"{setting}: {text}" if setting else message
 
 
 def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], place: str, path: Path) -> None:
@@ -196,51 +222,3 @@ def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], place:
         kind = hints[key]
         if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             _refuse_unknown(value, kind, f"{place}{key}.", path)
-
-
-def config_reference() -> str:
-    """Return docs/config.md, made from the records above."""
-    tree = ast.parse(inspect.getsource(sys.modules[__name__]))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    lines = [
-        "# Settings",
-        "",
-        "A TOML file, given with `promptlogd --config FILE`. All of it is optional; what is unknown is refused.",
-        "Generated from `promptlogd/config.py` by `make docs`; do not edit.",
-        "",
-    ]
-
-    def section(path: str, name: str) -> None:
-        node = classes[name]
-        nested: list[tuple[str, str]] = []
-        lines.extend([f"## `[{path}]`", "", ast.get_docstring(node) or "", ""])
-        lines.extend(["| setting | type and bounds | default | |", "|---|---|---|---|"])
-        for index, statement in enumerate(node.body):
-            if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-                continue
-            kind = ast.unparse(statement.annotation)
-            if kind in classes:
-                nested.append((f"{path}.{statement.target.id}", kind))
-                continue
-            following = node.body[index + 1] if index + 1 < len(node.body) else None
-            text = ""
-            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                text = inspect.cleandoc(str(following.value.value))
-            assert statement.value is not None
-            cells = (f"`{statement.target.id}`", f"`{kind}`", f"`{ast.unparse(statement.value)}`", text)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-        lines.append("")
-        for place, kind in nested:
-            default = getattr(Config().limits, place.rsplit(".", 1)[1])
-            section(place, kind)
-            values = ", ".join(f"{field} = {getattr(default, field)}" for field in RunLimits.__struct_fields__)
-            lines.extend([f"Here the defaults are: {values}.", ""])
-
-    for statement in classes["Config"].body:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            section(statement.target.id, ast.unparse(statement.annotation))
-    return "\n".join(lines).rstrip() + "\n"
-
-
-if __name__ == "__main__":
-    print(config_reference(), end="")

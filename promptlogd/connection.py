@@ -114,6 +114,10 @@ class Connection:
             reply = await HANDLERS[type(request)](request, self._services, self._client)
         except RequestError as error:
             self._send_error(request.id, error.code, error.message, error.detail)
+        except trio.Cancelled:
+            if self._services.draining:
+                self._send_error(request.id, "shutting_down", "the daemon was stopped before this was done")
+            raise
         except Exception:
             _log.exception("request %r failed", type(request).__name__)
             self._send_error(request.id, "internal", "the daemon failed at this request; its log says how")

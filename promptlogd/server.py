@@ -75,7 +75,7 @@ async def _serve(
         async with trio.open_nursery() as clients:
             accepting = trio.CancelScope()
             await clients.start(_stop_on_signal, services, accepting, clients)
-            _log.info("listening on %s, %d cells", path, config.cells)
+            _log.info("listening on %s, %d cells, programs in %s", path, config.cells, store.folder)
             ready()
             with accepting:
                 number = 0
@@ -117,6 +117,9 @@ async def _stop_on_signal(
         with trio.move_on_after(services.config.server.drain_s):
             while services.scheduler.running or services.scheduler.queued:
                 await trio.sleep(0.01)
+        if services.scheduler.running:
+            drain_s = services.config.server.drain_s
+            _log.warning("%d runs did not end within %g s and are stopped", services.scheduler.running, drain_s)
         await trio.sleep(0.01)  # let the last replies leave
         clients.cancel_scope.cancel()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from promptlogd.config import Config, ConfigError, LimitsError, config_reference, load
+from promptlogd.config import Config, ConfigError, LimitsError, load
+from promptlogd.config_reference import config_reference
 from promptlogd.wire.messages import LimitsAsked
 from promptlogd.wire.paths import default_paths
 
@@ -80,3 +82,25 @@ def test_the_reference_is_up_to_date() -> None:
     """docs/config.md is what the generator writes."""
     written = Path(__file__).parents[1] / "docs/config.md"
     assert written.read_text("utf-8") == config_reference(), "run: make docs"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server]\nsocket_mode = 600", "server.socket_mode: expected an octal mode as a string"),
+        ("[engines]\ndefault = 'deno'", "there is: 'quickjs'"),
+        ("[limits.default]\ncpu_ms = 0", "limits.default.cpu_ms: Expected"),
+    ],
+)
+def test_a_wrong_value_is_told_by_its_setting(tmp_path: Path, text: str, says: str) -> None:
+    """The message names the setting as it stands in the file, and what would be right."""
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        _load(tmp_path, text)
+
+
+def test_wall_time_follows_cpu_time() -> None:
+    """A run that asks for more CPU than the default wall time gets twice that, within the maximum."""
+    config = Config()
+    assert config.limits_for(LimitsAsked(cpu_ms=100)).wall_ms == 1000
+    assert config.limits_for(LimitsAsked(cpu_ms=5000)).wall_ms == 10_000
+    assert config.limits_for(LimitsAsked(cpu_ms=5000, wall_ms=100)).wall_ms == 100

@@ -16,7 +16,7 @@ def cli() -> None:
     """Run JavaScript that somebody else wrote, each run in a jailed process of its own.
 
     Exit codes: 0 ok, 1 the program failed, 2 usage, 3 a limit or cancel, 4 no daemon or refused by it,
-    5 not found or ambiguous.
+    5 not found or ambiguous, 6 the output could not be written.
     """
 
 

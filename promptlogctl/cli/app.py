@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from promptlogctl.blocking import Client
 from promptlogctl.cli import output
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
-from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
+from promptlogctl.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused
 from promptlogctl.result import default_socket
 
 MAX_FILE_BYTES = 16 << 20
@@ -41,14 +42,19 @@ class App:
         self.state_dir = state_dir
         self.json = json
         self.source = Source("program", None)
+        self.temporary = False
+        """Whether what the command keeps is gone when it ends."""
 
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Give a client of the daemon that answers, or of a private one with `--spawn`."""
         if self.spawn and not _answers(self.socket):
+            self.temporary = self.state_dir is None
             with private_daemon(self.state_dir) as private, Client(private) as client:
                 yield client
         else:
+            if self.state_dir is not None:
+                output.note(f"a daemon answers on {self.socket}: --state-dir is not used")
             with Client(self.socket) as client:
                 yield client
 
@@ -56,7 +62,12 @@ class App:
 def command(function: _F) -> _F:
     """Give a command the shared options, and turn what it raises into a line on stderr and an exit code."""
 
-    @click.option("--socket", type=click.Path(path_type=Path), envvar="PROMPTLOG_SOCKET", help="The daemon's socket.")
+    @click.option(
+        "--socket",
+        type=click.Path(path_type=Path),
+        envvar="PROMPTLOG_SOCKET",
+        help="The daemon's socket [$PROMPTLOG_SOCKET].",
+    )
     @click.option("--spawn", is_flag=True, help="Start a private daemon for this command if none answers.")
     @click.option("--state-dir", type=click.Path(path_type=Path), help="With --spawn: keep programs in this folder.")
     @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
@@ -64,6 +75,8 @@ def command(function: _F) -> _F:
     def wrapper(
         *args: Any, socket: Path | None, spawn: bool, state_dir: Path | None, as_json: bool, **kwargs: Any
     ) -> None:
+        if state_dir is not None and not spawn:
+            raise click.UsageError("--state-dir goes with --spawn")
         app = App(socket=socket, spawn=spawn, state_dir=state_dir, json=as_json)
         sys.exit(_guard(app, lambda: function(app, *args, **kwargs)))
 
@@ -74,10 +87,16 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
     try:
         return call() or Exit.OK
     except RequestRefused as refused:
-        output.refusal(refused, app.source.text, app.source.name)
+        if app.json:
+            output.as_json({"error": {"code": refused.code, "message": refused.message, "detail": refused.detail}})
+        else:
+            output.refusal(refused, app.source.text, app.source.name)
         return output.refusal_code(refused)
     except (NoDaemon, ConnectionLost) as error:
-        output.error(str(error))
+        if app.json:
+            output.as_json({"error": {"code": "no_daemon", "message": str(error), "detail": {}}})
+        else:
+            output.error(str(error))
         return Exit.DAEMON
     except KeyboardInterrupt:
         output.error("cancelled")
@@ -85,6 +104,23 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except OSError as error:
+        output.error(f"can't write the output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OUTPUT
+
+
+def complete_program(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names and hashes of kept programs that begin so; nothing where no daemon answers."""
+    try:
+        with Client(context.params.get("socket")) as client:
+            programs = list(islice(client.list(), 1000))
+    except PromptlogError:
+        return []
+    found = [f"@{name}" for row in programs for name in row.names]
+    if incomplete and not incomplete.startswith("@"):
+        found += [row.hash for row in programs]
+    return sorted(text for text in found if text.startswith(incomplete))
 
 
 def _answers(path: Path) -> bool:

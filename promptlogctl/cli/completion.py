@@ -13,7 +13,10 @@ from promptlogctl.cli.app import App, command
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @command
 def completion(app: App, shell: str) -> None:
-    """Print the completion script for SHELL; for bash: eval "$(promptlogctl completion bash)"."""
+    """Print the completion script for SHELL.
+
+    For bash: eval "$(promptlogctl completion bash)".
+    """
     kind = get_completion_class(shell)
     assert kind is not None
     script = kind(

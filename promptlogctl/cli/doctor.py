@@ -127,9 +127,7 @@ def _cgroups() -> Check:
         if path.exists():
             folder = path if path.is_dir() else path.parent
             if os.access(folder, os.W_OK):
-                return Check(
-                    name=name, state="ok", text=f"{folder} is writable; memory is held by RLIMIT_AS without it"
-                )
+                return Check(name=name, state="ok", text=f"{folder} is writable; not needed: RLIMIT_AS holds memory")
     return Check(
         name=name,
         state="warning",
@@ -148,7 +146,7 @@ def _socket(app: App) -> Check:
             name=name,
             state="warning",
             text=f"no daemon answers on {app.socket}",
-            mend=f"promptlogd --socket {app.socket}, or --spawn",
+            mend=f"promptlogd --socket {app.socket}",
         )
     return Check(name=name, state="ok", text=f"promptlogd {pong.version} answers on {app.socket}")
 
@@ -165,7 +163,7 @@ def checks(app: App) -> Iterator[Check]:
 @click.command()
 @command
 def doctor(app: App) -> Exit:
-    """Check what this host needs to run jails; say what mends what is missing."""
+    """Check what this host needs, and say what mends what is missing."""
     done: list[Check] = []
     for check in checks(app):
         done.append(check)

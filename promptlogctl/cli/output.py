@@ -32,6 +32,7 @@ class Exit(IntEnum):
     LIMIT = 3
     DAEMON = 4
     NOT_FOUND = 5
+    OUTPUT = 6
 
 
 def exit_code(result: RunResult) -> Exit:
@@ -58,15 +59,21 @@ def refusal_code(error: RequestRefused) -> Exit:
             return Exit.DAEMON
 
 
-def safe(text: str, *, lines: bool = False) -> str:
-    """Return text with control characters escaped, so that it can't drive a terminal. Line breaks stay if asked."""
+def safe(text: str, *, lines: bool = False, code: str | None = None) -> str:
+    """Return text with control characters escaped, so that it can't drive a terminal. Line breaks stay if asked.
+
+    `code`: how to write an escape, JSON's for example; default: Python's.
+    """
     kept = "\t\n" if lines else "\t"
-    return "".join(
-        character
-        if character.isprintable() or character in kept
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in text
-    )
+
+    def escape(character: str) -> str:
+        if character.isprintable() or character in kept:
+            return character
+        if code is not None and ord(character) < 0x10000:
+            return code.format(ord(character))
+        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+    return "".join(map(escape, text))
 
 
 def error(message: str) -> None:
@@ -75,8 +82,17 @@ def error(message: str) -> None:
     click.echo(f"{label}: {safe(message)}", err=True)
 
 
+def note(message: str) -> None:
+    """Print one line on stderr that is no error."""
+    click.echo(f"note: {safe(message)}", err=True)
+
+
 def as_json(value: Any) -> None:
-    """Print a record as one line of JSON."""
+    """Print a record as one line of JSON; of a reply, what is about the program and not about the connection."""
+    if isinstance(value, msgspec.Struct) and "id" in value.__struct_fields__:
+        value = msgspec.to_builtins(value)
+        for key in ("type", "id"):
+            value.pop(key, None)
     click.echo(msgspec.json.encode(value))
 
 
@@ -84,7 +100,7 @@ def value(result: RunResult) -> None:
     """Print a result's JSON: laid out for a terminal, byte for byte otherwise."""
     text = result.json
     if sys.stdout.isatty():
-        text = safe(msgspec.json.format(text, indent=2), lines=True)
+        text = safe(msgspec.json.format(text, indent=2), lines=True, code="\\u{:04x}")
     click.echo(text)
 
 
@@ -107,9 +123,9 @@ def failure(result: RunResult, source: str | None, name: str) -> None:
     match result.outcome:
         case ProgramException(line=line, column=column, stack=stack):
             place(result.describe(), source, name, line, column)
-            below = [frame for frame in stack.splitlines() if frame.strip()]
-            for frame in below[1:11]:
-                click.echo(safe(frame), err=True)
+            frames = [frame for frame in stack.splitlines() if frame.strip()]
+            for frame in frames[:10]:
+                click.echo(safe(frame.replace("(program.js:", f"({name}:")), err=True)
         case ProgramSyntaxError(line=line, column=column):
             place(result.describe(), source, name, line, column)
         case _:

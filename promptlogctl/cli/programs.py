@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 
 from promptlogctl.cli import output
-from promptlogctl.cli.app import App, command
+from promptlogctl.cli.app import App, command, complete_program
 
 
 def _when(at: float | None) -> str:
@@ -15,7 +15,7 @@ def _when(at: float | None) -> str:
 
 
 @click.command()
-@click.argument("program", metavar="HASH|PREFIX|@NAME")
+@click.argument("program", metavar="HASH|PREFIX|@NAME", shell_complete=complete_program)
 @click.option("--source", is_flag=True, help="Print the source alone, byte for byte.")
 @command
 def show(app: App, program: str, source: bool) -> None:
@@ -57,25 +57,27 @@ def list_(app: App) -> None:
 
 
 @click.command()
-@click.argument("program", metavar="HASH|PREFIX|@NAME")
+@click.argument("program", metavar="HASH|PREFIX|@NAME", shell_complete=complete_program)
 @command
 def remove(app: App, program: str) -> None:
-    """Remove a program and the names on it."""
+    """Remove a program, and with it all names on it."""
     with app.client() as client:
         removed = client.remove(program)
     if app.json:
         output.as_json(removed)
     else:
         click.echo(removed.hash)
+        if removed.names:
+            output.note("no longer a name: " + " ".join(f"@{name}" for name in removed.names))
 
 
 @click.command()
 @click.argument("name")
-@click.argument("program", metavar="[HASH|PREFIX|@NAME]", required=False)
-@click.option("--back", is_flag=True, help="Move the name back to the program it was on before.")
+@click.argument("program", metavar="[HASH|PREFIX|@NAME]", required=False, shell_complete=complete_program)
+@click.option("--back", is_flag=True, help="Undo the last move of the name.")
 @command
 def name(app: App, name: str, program: str | None, back: bool) -> None:
-    """Move NAME to a program, or back to where it was."""
+    """Move NAME to a program, or back (--back again: one move further back)."""
     if back == (program is not None):
         raise click.UsageError("give a program, or --back")
     with app.client() as client:

@@ -11,13 +11,14 @@ import msgspec
 
 from promptlogctl.blocking import Client
 from promptlogctl.cli import output
-from promptlogctl.cli.app import App, Source, command, read_text
+from promptlogctl.cli.app import App, Source, command, complete_program, read_text
 from promptlogctl.cli.output import Exit
 from promptlogctl.errors import RequestRefused
 from promptlogctl.result import RunResult
 from promptlogd.wire.messages import LimitsAsked
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_COUNT = click.IntRange(1, 2**31 - 1)
 
 
 def _run_options(function: _F) -> _F:
@@ -25,9 +26,11 @@ def _run_options(function: _F) -> _F:
         click.option("--prompt", help="The prompt."),
         click.option("--prompt-file", metavar="FILE|-", help="Read the prompt from a file or standard input."),
         click.option("--env", metavar="JSON|@FILE", help="A JSON object that the program sees as `env`."),
-        click.option("--cpu-ms", type=click.IntRange(1), help="CPU limit in ms."),
-        click.option("--wall-ms", type=click.IntRange(1), help="Wall limit in ms."),
-        click.option("--memory-mb", type=click.IntRange(1), help="Memory limit in MiB."),
+        click.option("--cpu-ms", type=_COUNT, help="CPU limit in ms."),
+        click.option("--wall-ms", type=_COUNT, help="Wall limit in ms; if --cpu-ms needs it, twice that."),
+        click.option("--memory-mb", type=_COUNT, help="Memory limit in MiB."),
+        click.option("--result-kb", type=_COUNT, help="Limit of the result's JSON in KiB."),
+        click.option("--log-kb", type=_COUNT, help="Limit of the console lines in KiB."),
         click.option(
             "--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: a brand-new nsjail for this run."
         ),
@@ -38,7 +41,7 @@ def _run_options(function: _F) -> _F:
 
 
 @click.command()
-@click.argument("program", metavar="HASH|PREFIX|@NAME")
+@click.argument("program", metavar="HASH|PREFIX|@NAME", shell_complete=complete_program)
 @_run_options
 @command
 def run(app: App, program: str, **options: Any) -> Exit:
@@ -57,7 +60,7 @@ def run(app: App, program: str, **options: Any) -> Exit:
 @_run_options
 @command
 def exec_(app: App, file: str, no_keep: bool, **options: Any) -> Exit:
-    """Run the program in FILE: submit and run in one."""
+    """Submit and run the program in FILE; it is kept, but for --no-keep."""
     if file == "-" and options["prompt_file"] == "-":
         raise click.UsageError("the program and the prompt can't both be standard input")
     asked = _Asked(**options)
@@ -83,6 +86,8 @@ class _Asked:
         cpu_ms: int | None,
         wall_ms: int | None,
         memory_mb: int | None,
+        result_kb: int | None,
+        log_kb: int | None,
         isolation: Any,
         engine: Any,
         show_usage: bool,
@@ -97,7 +102,11 @@ class _Asked:
         self._env = _env(env)
         self._isolation, self._engine = isolation, engine
         self._limits = LimitsAsked(
-            cpu_ms=cpu_ms, wall_ms=wall_ms, memory_bytes=None if memory_mb is None else memory_mb << 20
+            cpu_ms=cpu_ms,
+            wall_ms=wall_ms,
+            memory_bytes=None if memory_mb is None else memory_mb << 20,
+            result_bytes=None if result_kb is None else result_kb << 10,
+            log_bytes=None if log_kb is None else log_kb << 10,
         )
 
     def run(self, client: Client, reference: str | None, source: str | None) -> RunResult:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from promptlogctl.errors import NoDaemon
+from promptlogctl.errors import NotStarted
 
 _START_S = 20.0
 _STOP_S = 10.0
@@ -20,7 +20,7 @@ _STOP_S = 10.0
 
 @contextmanager
 def private_daemon(state_dir: Path | None) -> Iterator[Path]:
-    """Start a daemon and give its socket; stop it, and remove what was temporary, at the end. Raises NoDaemon.
+    """Start a daemon and give its socket; stop it, and remove what was temporary, at the end. Raises NotStarted.
 
     Should this process be killed, the daemon stops by itself (`--exit-with-parent`).
     """
@@ -54,7 +54,7 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
             ready, _, _ = select.select([reading], [], [], _START_S)
             if not ready or os.read(reading, 16) != b"ready\n":
                 said = log.read_text("utf-8", "replace").strip().splitlines()
-                raise NoDaemon(str(socket), said[-1] if said else "the private daemon did not start")
+                raise NotStarted(str(socket), said[-1] if said else "it said nothing; try: promptlogctl doctor")
             yield socket
         finally:
             process.terminate()

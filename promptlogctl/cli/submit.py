@@ -17,7 +17,9 @@ def submit(app: App, file: str, name: str | None) -> None:
     source = read_text(file, "program")
     app.source = Source(file, source)
     with app.client() as client:
-        kept = client.submit(source, name=name)
+        kept = client.submit(source, name=None if name is None else name.removeprefix("@"))
+    if app.temporary:
+        output.note("kept in a temporary store, which is gone now; --state-dir DIR keeps it")
     if app.json:
         output.as_json(kept)
     else:

@@ -62,7 +62,7 @@ async def handle(request: Run, services: Services, client: Client) -> Finished:
 
 
 async def _job(request: Run, services: Services, client: Client) -> tuple[Job, str, bool]:
-    if request.host_functions is not None:
+    if request.host_functions:
         raise RequestError("unsupported", "host functions are not supported by this version")
     if request.engine == "deno":
         raise RequestError("unsupported", "the engine deno is not supported by this version; leave `engine` out")

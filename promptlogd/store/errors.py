@@ -31,8 +31,8 @@ class BadReference(StoreError):
 class NotFound(StoreError):
     """No program has this name or hash."""
 
-    def __init__(self, reference: str) -> None:
-        super().__init__(f"no program {reference!r} here; `promptlogctl list` shows what there is")
+    def __init__(self, reference: str, message: str | None = None) -> None:
+        super().__init__(message or f"no program {reference!r} here; `promptlogctl list` shows what there is")
         self.reference = reference
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from promptlogd.store.objects import Meta
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = f"""
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
@@ -26,7 +26,8 @@ CREATE TABLE IF NOT EXISTS programs (
     runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest ON programs (created_at DESC, hash);
-CREATE TABLE IF NOT EXISTS moves (name TEXT NOT NULL, hash TEXT, at REAL NOT NULL, number INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS moves (name TEXT NOT NULL, hash TEXT, at REAL NOT NULL,
+    back INTEGER NOT NULL DEFAULT 0, number INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS labels ON names (hash);
 PRAGMA user_version = {_SCHEMA_VERSION};
@@ -45,11 +46,15 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
-    """A name was put on this hash at this time; on None: it was taken off with its program."""
+    """A name was put on this hash at this time; on None: it was taken off with its program.
+
+    `back`: how many earlier moves this one undoes; 0 for a move to somewhere new.
+    """
 
     name: str
     hash: str | None
     at: float
+    back: int = 0
 
 
 class Facts:
@@ -63,8 +68,7 @@ class Facts:
 
     def open(self) -> bool:
         """Open the database; return False if it had to be made new, so that it wants filling."""
-        fresh = not self._path.exists()
-        if not fresh:
+        if self._path.exists():
             try:
                 self._connect()
                 good = self._db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
@@ -79,9 +83,10 @@ class Facts:
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     Path(f"{self._path}{suffix}").rename(self._damaged / f"facts.sqlite3{suffix}-{stamp}")
+        # Made here, since SQLite gives its other files the mode of this one.
+        os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._connect()
         self._db.executescript(_SCHEMA)
-        self._path.chmod(0o600)
         return False
 
     def _connect(self) -> None:
@@ -168,8 +173,8 @@ class Facts:
 
     def history(self, name: str) -> list[Move]:
         """Return where a name has been, oldest first."""
-        rows = self._db.execute("SELECT name, hash, at FROM moves WHERE name = ? ORDER BY number", (name,))
-        return [Move(name=row[0], hash=row[1], at=row[2]) for row in rows]
+        rows = self._db.execute("SELECT name, hash, at, back FROM moves WHERE name = ? ORDER BY number", (name,))
+        return [Move(name=row[0], hash=row[1], at=row[2], back=row[3]) for row in rows]
 
     def write_down(self, move: Move) -> None:
         """Append a move to the journal, and wait until it is on the disk. Raises OSError. Does not touch SQLite."""
@@ -184,7 +189,9 @@ class Facts:
 
     def apply(self, move: Move) -> None:
         """Let a move that is written down take effect."""
-        self._db.execute("INSERT INTO moves (name, hash, at) VALUES (?, ?, ?)", (move.name, move.hash, move.at))
+        self._db.execute(
+            "INSERT INTO moves (name, hash, at, back) VALUES (?, ?, ?, ?)", (move.name, move.hash, move.at, move.back)
+        )
         if move.hash is None:
             self._db.execute("DELETE FROM names WHERE name = ?", (move.name,))
         else:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -34,6 +35,7 @@ from promptlogd.store.errors import (
 from promptlogd.store.facts import Fact, Facts, Move
 from promptlogd.store.objects import Meta, Objects
 
+_log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -104,6 +106,11 @@ class Store:
             raise StoreFailed(f"can't use the state folder {state_dir}: {error}") from error
         return store
 
+    @property
+    def folder(self) -> Path:
+        """The state folder."""
+        return self._state_dir
+
     def close(self) -> None:
         """Write out what is buffered, and let go of the folder."""
         try:
@@ -151,7 +158,8 @@ class Store:
             return hash
         digits = reference.lower()
         if not _HEX.issuperset(digits) or len(digits) > HASH_DIGITS:
-            raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME")
+            hint = f"; did you mean @{reference}?" if self._facts.named(reference) else ""
+            raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME{hint}")
         if len(digits) == HASH_DIGITS:
             return digits
         if len(digits) < MIN_PREFIX_DIGITS:
@@ -167,7 +175,8 @@ class Store:
         """Read a program and verify it. Raises NotFound, Damaged (set aside now), StoreFailed."""
         try:
             source, wrapped, wrapper = self._objects.read(hash)
-        except Damaged:
+        except Damaged as error:
+            _log.error("%s", error)
             self._forget(hash)
             raise
         return Program(hash=hash, source=source, wrapped=wrapped, wrapper=wrapper)
@@ -221,19 +230,32 @@ class Store:
                 previous = self._facts.named(name)
                 history = self._facts.history(name)
             if hash is None:
-                been = [move.hash for move in history if move.hash not in (None, previous)]
-                kept = [place for place in been if place is not None and self._objects.has(place)]
-                if not kept:
-                    raise NotFound(f"@{name}, an earlier program of it")
-                hash = kept[-1]
+                hash, back = self._before(name, history)
+                self._move(name, hash, back=back)
             elif not self._objects.has(hash):
                 raise NotFound(hash)
-            if previous != hash:
+            elif previous != hash:
                 self._move(name, hash)
             return hash, previous
 
-    def _move(self, name: str, hash: str | None) -> None:
-        move = Move(name=name, hash=hash, at=time.time())
+    def _before(self, name: str, history: Sequence[Move]) -> tuple[str, int]:
+        """Return where a name was before, and how many of its moves going back there undoes. Raises NotFound."""
+        been: list[str | None] = []
+        for move in history:
+            if move.back:
+                del been[-move.back :]
+            else:
+                been.append(move.hash)
+        for back in range(1, len(been)):
+            place = been[-1 - back]
+            if place is not None and self._objects.has(place):
+                return place, back
+        if not history:
+            raise NotFound(f"@{name}")
+        raise NotFound(f"@{name}", f"@{name} was on no other program before, or that is removed")
+
+    def _move(self, name: str, hash: str | None, *, back: int = 0) -> None:
+        move = Move(name=name, hash=hash, at=time.time(), back=back)
         try:
             self._facts.write_down(move)
         except OSError as error:

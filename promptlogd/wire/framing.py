@@ -1,7 +1,7 @@
 """Cut a byte stream into frames and back: length-prefixed MessagePack, or JSON lines. Pure.
 
-A connection is JSON lines if its first byte is `{`. As the first byte of a length that would announce a
-frame of 2 GiB, so no MessagePack connection can begin with it.
+A connection is JSON lines if its first byte is `{` (or white space before it). As the first byte of a length each of
+these would announce a frame far over the cap, so no MessagePack connection can begin with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ MAX_FRAME_BYTES = 8 * 1024 * 1024
 """Cap of one frame: a prompt of 1 MiB that JSON escapes sixfold, beside a source, fits; a flood does not."""
 
 HEADER_BYTES = 4
-_JSON_START = ord("{")
+_JSON_START = b"{ \t\r\n"
+_TEXT = frozenset(map(chr, range(0x21, 0x7F))) - {"{"}
+"""Somebody is typing, or speaks HTTP: as a length these would announce half a gigabyte and more."""
 
 
 class FrameDecoder:
@@ -40,8 +42,17 @@ class FrameDecoder:
         """
         self._buffer += data
         if self.encoding is None and self._buffer:
-            self.encoding = "json" if self._buffer[0] == _JSON_START else "msgpack"
+            self._tell_encoding(self._buffer[0])
         return self._lines() if self.encoding == "json" else self._prefixed()
+
+    def _tell_encoding(self, first: int) -> None:
+        self.encoding = "json" if first in _JSON_START else "msgpack"
+        if chr(first) in _TEXT:
+            self.encoding = "json"
+            raise ProtocolError(
+                f"a connection begins with {{ (JSON, one message a line) or with the length of a MessagePack frame, "
+                f"not with {chr(first)!r}"
+            )
 
     def _prefixed(self) -> list[bytes]:
         frames: list[bytes] = []

@@ -29,6 +29,7 @@ Hash = str
 """Lowercase hex SHA-256 of the program's bytes, 64 digits."""
 
 Engine = Literal["quickjs", "deno"]
+"""What runs a program."""
 
 ErrorCode = Literal[
     "bad_request",
@@ -41,11 +42,13 @@ ErrorCode = Literal[
     "unsupported",
     "internal",
 ]
+"""Why a request could not be tried; see the table at the end."""
 
 NO_ENV = msgspec.Raw(b"")
 """A run without `env`; the program sees an empty object."""
 
 Count = Annotated[int, Meta(ge=1, le=2**53 - 1)]
+"""A number of something, one or more."""
 
 
 class LimitsAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -53,6 +56,7 @@ class LimitsAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     cpu_ms: Count | None = None
     wall_ms: Count | None = None
+    """Left out by a run that asks for more CPU time than the default wall time: twice its `cpu_ms`."""
     memory_bytes: Count | None = None
     result_bytes: Count | None = None
     log_bytes: Count | None = None

@@ -37,9 +37,9 @@ may be used again once its request was answered. A client that closes only its w
 
 ## Two encodings
 
-If the first byte of a connection is `{{`, it is **JSON lines**: one message a line, ended by `\\n`. Otherwise it is
-**MessagePack**: each message is one map behind a 4-byte big-endian length. The daemon answers in kind. A frame is
-{cap} bytes at the most.
+If the first byte of a connection is `{{` (white space may stand before it), it is **JSON lines**: one message a line,
+ended by `\\n`. Otherwise it is **MessagePack**: each message is one map behind a 4-byte big-endian length. The daemon
+answers in kind. A frame is {cap} bytes at the most.
 
 `ping` with id 1 in MessagePack, then in JSON:
 
@@ -140,7 +140,15 @@ def protocol_reference() -> str:
         following = tree.body[index + 1] if index + 1 < len(tree.body) else None
         if isinstance(statement, ast.Assign) and isinstance(following, ast.Expr):
             target = statement.targets[0]
-            if isinstance(target, ast.Name) and target.id in ("Id", "Reference", "Name", "Hash"):
+            if isinstance(target, ast.Name) and target.id in (
+                "Id",
+                "Reference",
+                "Name",
+                "Hash",
+                "Engine",
+                "ErrorCode",
+                "Count",
+            ):
                 assert isinstance(following.value, ast.Constant)
                 parts.append(f"- `{target.id}` = `{ast.unparse(statement.value)}`: {following.value.value!s}")
     parts.append("")

@@ -43,6 +43,8 @@ def _explain(error: Exception) -> str:
             return "nested too deeply"
         case UnicodeDecodeError():
             return "a string is not UTF-8"
+        case _ if "`$.name`" in str(error) and "regex" in str(error):
+            return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
         case _:
             return str(error)
 

@@ -69,6 +69,7 @@ def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
     assert b"\x1b" not in done.stderr
     assert b"\x07" not in done.stderr
     assert b"\\x1b[2J" in done.stderr
+    assert safe("a\u009b", code="\\u{:04x}") == "a\\u009b"
     assert safe("a\x1bb\nc\x9b\u202e") == "a\\x1bb\\nc\\x9b\\u202e"
 
 
@@ -89,7 +90,11 @@ def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
         (["show", "0" * 64], 5, "no program"),
         (["remove", "0" * 64], 5, "no program"),
         (["name", "x"], 2, "--back"),
-        (["submit", "-", "--name", "a b"], 2, "name"),
+        (["submit", "-", "--name", "a b"], 2, "begin with a letter"),
+        (["exec", "-", "--memory-mb", "99999999999999"], 2, "memory-mb"),
+        (["exec", "-", "--memory-mb", "513"], 2, "512 MiB"),
+        (["list", "--state-dir", "x"], 2, "--spawn"),
+        (["name", "never-seen", "--back"], 5, "no program '@never-seen'"),
     ],
 )
 def test_usage_and_not_found(socket_path: Path, arguments: list[str], code: int, says: str) -> None:
@@ -184,3 +189,71 @@ def test_every_command_and_option_has_help() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{command.name} {parameter.opts}"
+
+
+def test_names_move_back_and_further_back(socket_path: Path) -> None:
+    """name --back walks back through all places, and says when there is none left."""
+    hashes = [_ctl(socket_path, "submit", "-", "--name", "walk", input=f"return {i}".encode()).stdout for i in range(3)]
+    assert _ctl(socket_path, "name", "walk", "--back").stdout == hashes[1]
+    assert _ctl(socket_path, "name", "@walk", "--back").stdout == hashes[0]
+    done = _ctl(socket_path, "name", "walk", "--back")
+    assert done.returncode == 5
+    assert b"on no other program before" in done.stderr
+    assert _ctl(socket_path, "name", "walk", hashes[2].decode().strip()).stdout == hashes[2]
+    assert _ctl(socket_path, "name", "walk", "--back").stdout == hashes[0]
+    assert b"did you mean @walk?" in _ctl(socket_path, "run", "walk").stderr
+
+
+def test_errors_are_json_too(socket_path: Path, tmp_path: Path) -> None:
+    """With --json an error is one line of JSON on stdout, and the exit code stays what it was."""
+    for socket, arguments, code, name in (
+        (socket_path, ["run", "@nobody"], 5, "not_found"),
+        (socket_path, ["submit", "-"], 1, "bad_request"),
+        (tmp_path / "none", ["ping"], 4, "no_daemon"),
+    ):
+        done = _ctl(socket, *arguments, "--json", input=b"let x = ;")
+        assert (done.returncode, done.stderr) == (code, b"")
+        assert json.loads(done.stdout)["error"]["code"] == name
+
+
+def test_a_full_disk_behind_stdout(socket_path: Path) -> None:
+    """Output that can't be written is one line on stderr and an exit code of its own."""
+    with open("/dev/full", "wb") as full:
+        environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
+        command = [sys.executable, "-m", "promptlogctl", "ping"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, timeout=60)
+    assert done.returncode == 6
+    assert done.stderr == b"error: can't write the output: No space left on device\n"
+
+
+def test_spawn_says_what_it_does_not_keep(tmp_path: Path, socket_path: Path) -> None:
+    """A hash that leads nowhere, and a state folder that is not used, are told on stderr."""
+    done = _ctl(tmp_path / "none", "submit", str(EXAMPLE), "--spawn")
+    assert b"temporary store" in done.stderr
+    done = _ctl(socket_path, "ping", "--spawn", "--state-dir", str(tmp_path / "s"))
+    assert b"--state-dir is not used" in done.stderr
+
+
+def test_a_spawn_that_fails_says_why(tmp_path: Path) -> None:
+    """The reason of the daemon that did not start is the message."""
+    (tmp_path / "s").write_text("")
+    done = _ctl(tmp_path / "none", "ping", "--spawn", "--state-dir", str(tmp_path / "s"))
+    assert done.returncode == 4
+    assert done.stderr.startswith(b"error: the private daemon did not start")
+    assert b"not a folder" in done.stderr
+
+
+def test_programs_are_completed(socket_path: Path) -> None:
+    """The shell completes names, and hashes once a digit is there."""
+    hash = _ctl(socket_path, "submit", "-", "--name", "completed", input=b"return 'c'").stdout.decode().strip()
+    for typed, found in (("@compl", "@completed"), (hash[:6], hash)):
+        environment = {
+            **os.environ,
+            "PROMPTLOG_SOCKET": str(socket_path),
+            "_PROMPTLOGCTL_COMPLETE": "bash_complete",
+            "COMP_WORDS": f"promptlogctl run {typed}",
+            "COMP_CWORD": "2",
+        }
+        script = "from promptlogctl.cli import cli; cli(prog_name='promptlogctl')"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60)
+        assert found in done.stdout.decode()

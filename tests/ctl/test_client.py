@@ -137,3 +137,20 @@ def test_async_without_daemon(tmp_path: Path, backend: str) -> None:
                 pass
 
     anyio.run(main, backend=backend)
+
+
+def test_what_is_no_json_or_no_program_is_refused_before_it_is_sent(client: Client) -> None:
+    """NaN and sets in `env`, and a program that is neither str nor bytes, are told by type, not changed in silence."""
+    with pytest.raises(ValueError, match="env"):
+        client.run_source("return env", env={"a": float("nan")})
+    with pytest.raises(TypeError, match="env"):
+        client.run_source("return env", env={"a": {1, 2}})
+    with pytest.raises(TypeError, match="str or bytes"):
+        client.run_source(5)  # type: ignore[arg-type]
+    assert client.run_source("return 1").value == 1
+
+
+def test_an_async_client_that_was_not_entered_says_how(socket_path: Path) -> None:
+    """Its methods work within `async with` alone, and say so."""
+    with pytest.raises(RuntimeError, match="async with"):
+        anyio.run(AsyncClient(socket_path).ping)

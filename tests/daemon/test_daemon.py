@@ -23,6 +23,7 @@ import pytest
 from promptlogctl.client import Client
 from promptlogctl.errors import ConnectionLost, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
+from sandbox.outcome import ProgramException
 
 
 class Daemon:
@@ -388,6 +389,7 @@ def test_a_damaged_program_is_told_and_the_rest_served(tmp_path: Path) -> None:
         (daemon.state / "programs" / hash[:2] / hash[2:] / "source").write_bytes(b"return 2")
         with pytest.raises(RequestRefused, match="damaged"):
             client.run(hash)
+        assert f"ERROR promptlogd.store.store: program {hash} was damaged" in daemon.log.read_text()
         assert client.submit("return 1").created
         assert client.run(hash).value == 1
 
@@ -417,3 +419,42 @@ def test_an_ordinary_user(tmp_path: Path) -> None:
         assert (done.stdout, done.returncode) == (b'"x1"\n', 0), done.stderr.decode()
     finally:
         shutil.rmtree(folder)
+
+
+def test_what_the_drain_does_not_wait_for_is_told(tmp_path: Path) -> None:
+    """A run that outlasts the drain is answered with shutting_down, and the log counts it."""
+    (tmp_path / "c").write_text("[server]\ndrain_s = 0.2\n")
+    with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
+        run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000))
+        _until(lambda: len(_at_work(daemon)) == 1)
+        assert daemon.stop() == 0
+        with pytest.raises(RequestRefused) as refused:
+            run.result()
+        assert refused.value.code == "shutting_down"
+        assert "1 runs did not end within 0.2 s" in daemon.log.read_text()
+
+
+@pytest.mark.parametrize("descriptor", ["77", "0"])
+def test_a_ready_descriptor_that_can_not_be_written(tmp_path: Path, descriptor: str) -> None:
+    """--ready-fd is checked before anything is begun."""
+    command = [sys.executable, "-m", "promptlogd", "--socket", tmp_path / "s", "--state-dir", tmp_path / "state"]
+    done = subprocess.run([*command, "--ready-fd", descriptor], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    assert "--ready-fd" in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_empty_list_of_host_functions_is_none(client: Client) -> None:
+    """A client that always sends the field is not refused for asking for nothing."""
+    request = b'{"type":"run","id":1,"source":"return 1","host_functions":[]}\n'
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(client.socket_path))
+        sock.sendall(request)
+        assert json.loads(sock.makefile().readline())["outcome"] == {"kind": "ok", "value": 1}
+
+
+def test_a_modules_stack_has_no_frame_of_ours(client: Client) -> None:
+    """What the prelude does to call a module is not in the stack that its author sees."""
+    outcome = client.run_source("export default function main() {\n  null.x }").outcome
+    assert isinstance(outcome, ProgramException)
+    assert outcome.stack.split() == ["at", "main", "(program.js:2:3)"]

@@ -172,3 +172,17 @@ def test_the_protocol_reference_is_up_to_date() -> None:
     """docs/protocol.md is what the generator writes."""
     written = Path(__file__).parents[2] / "docs/protocol.md"
     assert written.read_text("utf-8") == protocol_reference(), "run: make docs"
+
+
+@pytest.mark.parametrize("sent", [b"hello\n", b"[1]\n", b"GET / HTTP/1.1\r\n\r\n"])
+def test_what_a_person_types_is_answered_in_text(sent: bytes) -> None:
+    """A connection that begins with neither `{` nor a length gets an error that says so, as a line of JSON."""
+    session = ServerSession()
+    with pytest.raises(ProtocolError, match=r"begins with \{"):
+        session.receive(sent)
+    assert session.encoding == "json"
+
+
+def test_white_space_may_stand_before_the_first_line() -> None:
+    """A heredoc's line break or an indented message is JSON all the same."""
+    assert ServerSession().receive(b'\n  {"type":"ping","id":1}\n') == [Ping(id=1)]

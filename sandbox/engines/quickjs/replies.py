@@ -187,6 +187,8 @@ class ReplyReader:
         place: tuple[int, int] | None = None
         for text in stack.splitlines():
             if _OURS in text:
+                if shown and shown[-1].strip() == "at apply (native)":
+                    shown.pop()  # how the prelude calls
                 continue
             frame = _FRAME.match(text)
             if frame is None or frame["file"] == "<input>":

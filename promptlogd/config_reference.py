@@ -1,0 +1,90 @@
+"""Write docs/config.md from the settings themselves: `python -m promptlogd.config_reference`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, json
+
+from promptlogd import config
+
+_NAMED = {"Positive": config.Positive, "Seconds": config.Seconds}
+_EXAMPLE = """## An example
+
+```toml
+[server]
+socket_mode = "0660"
+
+[limits.default]
+cpu_ms = 100
+
+[pool]
+cells = 8
+```"""
+
+
+def _plain(annotation: str) -> str:
+    """Return a type as an operator would say it: `Annotated[int, Meta(ge=1, le=5)]` is a whole number, 1 to 5."""
+    annotation = annotation.removesuffix(" | None")
+    if annotation.startswith("Literal["):
+        return " or ".join(f"`{json.encode(value).decode()}`" for value in ast.literal_eval(annotation[7:]))
+    kind = _NAMED.get(annotation) or eval(annotation, {"Annotated": Annotated, "Meta": Meta})
+    meta = getattr(kind, "__metadata__", (Meta(),))[0]
+    words = {int: "whole number", float: "number", str: "string"}[getattr(kind, "__origin__", kind)]
+    if meta.gt is not None:
+        words += f" over {meta.gt}"
+    if meta.ge is not None:
+        words += f" from {meta.ge}"
+    if meta.le is not None:
+        words += f" to {meta.le}"
+    return words
+
+
+def config_reference() -> str:
+    """Return docs/config.md, made from the records above."""
+    tree = ast.parse(inspect.getsource(config))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    lines = [
+        "# Settings",
+        "",
+        "A TOML file, given with `promptlogd --config FILE`. All of it is optional; what is unknown is refused.",
+        "Generated from `promptlogd/config.py` by `make docs`; do not edit.",
+        "",
+    ]
+
+    def section(path: str, node: ast.ClassDef, values: msgspec.Struct) -> None:
+        nested: list[tuple[str, ast.ClassDef, msgspec.Struct]] = []
+        lines.extend([f"## `[{path}]`", "", ast.get_docstring(node) or "", ""])
+        lines.extend(["| setting | type and bounds | default | |", "|---|---|---|---|"])
+        for index, statement in enumerate(node.body):
+            if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+                continue
+            kind, field = ast.unparse(statement.annotation), statement.target.id
+            if kind in classes:
+                nested.append((f"{path}.{field}", classes[kind], getattr(values, field)))
+                continue
+            following = node.body[index + 1] if index + 1 < len(node.body) else None
+            text = ""
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                text = inspect.cleandoc(str(following.value.value))
+            default = getattr(values, field)
+            shown = "" if default is None else f"`{json.encode(default).decode()}`"
+            cells = (f"`{field}`", _plain(kind), shown, text)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        lines.append("")
+        for place, inner, default in nested:
+            section(place, inner, default)
+
+    for statement in classes["Config"].body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            field = statement.target.id
+            section(field, classes[ast.unparse(statement.annotation)], getattr(config.Config(), field))
+    lines.extend([_EXAMPLE])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(config_reference(), end="")
