@@ -3,8 +3,9 @@
     python bench/run_bench.py [--seconds 3] [--json FILE]
 
 All loads are closed loops: a client sends its next request when it has the answer to the last. Percentiles are
-raw, from all samples. The floor is fork + exit + wait of a small C process, measured in the same run (of a bare
-Python process where there is no C compiler). Compare ratios; absolute times are this machine's of this minute.
+raw, from all samples. Compare ratios; absolute times are this machine's of this minute. Measured in the same run:
+the floor, fork + exit + wait of a small C process and of a bare Python; and the least cell that could be
+(bare_cell.py) beside one of promptlog's without its daemon, each back to back and with pauses of 2 ms.
 """
 
 from __future__ import annotations
@@ -23,9 +24,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import trio
+
 from promptlogctl.cli.spawn import private_daemon
+from promptlogd.config import Config
+from promptlogd.server import quickjs_plan
 from promptlogd.wire import ClientSession
 from promptlogd.wire.messages import Error, Finished, Id, Reply, Request, Run, Submit, Submitted
+from sandbox import cell as cells
+from sandbox import root
+from sandbox.cell import Job, Trial
+from sandbox.engines.quickjs import filter as second_filter
+from sandbox.engines.quickjs.replies import Wrapped
+from sandbox.outcome import Ok
 
 SAMPLE = (Path(__file__).parents[1] / "examples/reverse.js").read_text()
 FLOOR_C = r"""
@@ -118,8 +129,8 @@ def new_programs(path: str, count: int) -> list[float]:
     return sorted(samples)
 
 
-def floor(count: int = 2000) -> tuple[str, list[float]]:
-    """Return what was measured, and the seconds of each fork + exit + wait."""
+def floors(count: int = 2000) -> Iterator[tuple[str, list[float]]]:
+    """Yield what was measured, and the seconds of each fork + exit + wait."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler:
         with tempfile.TemporaryDirectory() as folder:
@@ -127,10 +138,59 @@ def floor(count: int = 2000) -> tuple[str, list[float]]:
             source.write_text(FLOOR_C)
             subprocess.run([compiler, "-O2", "-o", f"{folder}/floor", str(source)], check=True)
             printed = subprocess.run([f"{folder}/floor", str(count)], check=True, capture_output=True, text=True).stdout
-        return "floor: fork + exit + wait, C", sorted(map(float, printed.split()))
-    code = FLOOR_PYTHON.format(count=count)
-    printed = subprocess.run([sys.executable, "-ISc", code], check=True, capture_output=True, text=True).stdout
-    return "floor: fork + exit + wait, bare Python", sorted(map(float, printed.split()))
+        yield "floor: fork + exit + wait, C", sorted(map(float, printed.split()))
+    command = [os.path.realpath(sys.executable), "-ISc", FLOOR_PYTHON.format(count=count)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    yield "floor: fork + exit + wait, bare Python", sorted(map(float, printed.split()))
+
+
+def bare_cell(pause_s: float, count: int) -> list[float]:
+    """Return the seconds of each run of the sample in the least cell that could be."""
+    text = f'(function(prompt){{{SAMPLE};return JSON.stringify(result)}})("hello world")'.encode()
+    frame = len(text).to_bytes(4, "big") + text
+    data, their_data = socket.socketpair()
+    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with tempfile.TemporaryDirectory() as folder, data, control:
+        (Path(folder) / "filter.bpf").write_bytes(second_filter.assemble(root.machine()))
+        script = str(Path(__file__).parent / "bare_cell.py")
+        command = [os.path.realpath(sys.executable), "-I", "-S", "-B", script, root.engine(), f"{folder}/filter.bpf"]
+        with their_data, their_control:
+            process = subprocess.Popen(command, stdin=their_data, stdout=their_control)
+        samples = []
+        for _ in range(count):
+            time.sleep(pause_s)
+            began = time.perf_counter()
+            data.send(frame)
+            if control.recv(64) != b"E" or not data.recv(65536):
+                sys.exit("the bare cell failed")
+            samples.append(time.perf_counter() - began)
+        process.kill()
+        process.wait()
+    return sorted(samples)
+
+
+async def one_cell(pause_s: float, count: int) -> list[float]:
+    """Return the seconds of each run of the sample in one of promptlog's cells, without the daemon."""
+    samples = []
+    with tempfile.TemporaryDirectory(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None) as folder:
+        os.chmod(folder, 0o755)
+        plan = quickjs_plan(Config(), root.build_root(Path(folder) / "root"))
+        cell = await cells.start(plan)
+        try:
+            checked = Trial()
+            await cell.run(Job(kind="check", code=SAMPLE.encode(), limits=plan.default), checked)
+            assert isinstance(checked.checked, Wrapped)
+            job = Job(kind="run", code=checked.checked.code, prompt="hello world", limits=plan.default)
+            for _ in range(count):
+                await trio.sleep(pause_s)
+                trial = Trial()
+                began = time.perf_counter()
+                await cell.run(job, trial)
+                samples.append(time.perf_counter() - began)
+                assert isinstance(trial.outcome, Ok), trial.outcome
+        finally:
+            await cell.close()
+    return sorted(samples)
 
 
 def percentile(samples: list[float], share: float) -> float:
@@ -153,8 +213,11 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[tuple[str, list[float], float | None]] = []
     with step("the floor"):
-        name, samples = floor()
-        rows.append((name, samples, None))
+        rows += [(name, samples, None) for name, samples in floors()]
+    for pause_s, how in ((0.0, "back to back"), (0.002, "2 ms apart")):
+        with step(f"one cell, {how}"):
+            rows.append((f"the least cell, {how}", bare_cell(pause_s, 1000), None))
+            rows.append((f"one cell without the daemon, {how}", trio.run(one_cell, pause_s, 1000), None))
     with private_daemon(None) as socket_path:
         path = str(socket_path)
         kept = Caller(path).ask(Submit(id=1, source=SAMPLE))
@@ -166,9 +229,9 @@ def main() -> None:
             ("run, 1 client, JSON lines", 1, {"encoding": "json"}),
             ("run, 1 client, isolation=jail", 1, {"isolation": "jail"}),
         ]  # fmt: skip
-        for name, clients, how in cases:
+        for name, clients, options_of in cases:
             with step(name):
-                samples, rate = closed_loop(path, kept.hash, clients, options.seconds, **how)
+                samples, rate = closed_loop(path, kept.hash, clients, options.seconds, **options_of)
                 rows.append((name, samples, rate))
         with step("new programs"):
             rows.append(("submit + first run of 200 new programs", new_programs(path, 200), None))

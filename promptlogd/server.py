@@ -52,7 +52,7 @@ async def serve(
     jail_root = _jail_root_folder(state_dir)
     try:
         shutil.rmtree(jail_root, ignore_errors=True)
-        plan = _plan(config, root.build_root(jail_root))
+        plan = quickjs_plan(config, root.build_root(jail_root))
         pool = Pool(plan, size=config.cells, runs_per_cell=config.pool.runs_per_cell, max_age_s=config.pool.max_age_s)
         sock = listener.bind(socket_path, int(config.server.socket_mode, 8))
         try:
@@ -133,7 +133,8 @@ async def _flush(store: Store) -> None:
             _log.error("%s", error)
 
 
-def _plan(config: Config, made: root.Root) -> Plan:
+def quickjs_plan(config: Config, made: root.Root) -> Plan:
+    """Return how to start a QuickJS cell in this root."""
     policy = (resources.files("sandbox.engines.quickjs") / "policy.kafel").read_text("utf-8")
     default = config.limits.default.limits()
     arguments = jail.quickjs_arguments(

@@ -82,7 +82,7 @@ def _build(folder: Path) -> Root:
         path.mkdir(parents=True, mode=0o755)
     (library / "os.py").touch()  # the landmark by which an interpreter knows its library; os itself is frozen
 
-    binaries = {executable: folder / PYTHON[1:], _engine(): folder / "app/_jsbox.abi3.so"}
+    binaries = {executable: folder / PYTHON[1:], engine(): folder / "app/_jsbox.abi3.so"}
     for name in _EXTENSIONS:
         origin = _origin(name)
         if origin is not None:
@@ -100,7 +100,7 @@ def _build(folder: Path) -> Root:
     package = resources.files("sandbox.engines.quickjs")
     with resources.as_file(package / "zygote.py") as zygote:
         _compile(zygote, folder / ZYGOTE[1:], "zygote.py")
-    _write(folder / "app/prelude.js", (package / "prelude.js").read_bytes())
+    _write(folder / "app/prelude.js", b"".join((package / name).read_bytes() for name in ("web.js", "prelude.js")))
     _write(folder / "app/filter.bpf", second_filter.assemble(machine()))
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
@@ -120,7 +120,8 @@ def _origin(name: str) -> Path | None:
     return None if origin in ("built-in", "frozen") else Path(origin)
 
 
-def _engine() -> Path:
+def engine() -> Path:
+    """Return the engine's shared object. Raises RootError."""
     package = Path(_require("jsbox")).parent
     found = sorted(package.glob("_jsbox*.so"))
     if len(found) != 1:

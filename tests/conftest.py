@@ -15,7 +15,7 @@ from hypothesis import settings
 from promptlogctl.cli.spawn import private_daemon
 from promptlogctl.client import Client
 from promptlogd.config import Config
-from promptlogd.server import _plan
+from promptlogd.server import quickjs_plan
 from sandbox import root
 from sandbox.cell import Plan
 
@@ -91,6 +91,6 @@ def plan() -> Iterator[Plan]:
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
-        yield _plan(Config(), root.build_root(folder / "root"))
+        yield quickjs_plan(Config(), root.build_root(folder / "root"))
     finally:
         shutil.rmtree(folder)

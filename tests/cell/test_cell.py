@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from promptlogd.config import Config
-from promptlogd.server import _plan
+from promptlogd.server import quickjs_plan
 from sandbox import cell as cells
 from sandbox.cell import Cell, Job, Plan, Trial
 from sandbox.engines.quickjs import filter as second_filter
@@ -287,7 +287,7 @@ def probing(plan: Plan) -> Iterator[Plan]:
     py_compile.compile(str(file), cfile=str(folder / "app/zygote.pyc"), doraise=True)
     (folder / "app/zygote.pyc").chmod(0o644)
     loader = next(str(path) for path in (folder / "lib64", folder / "lib") if path.exists())
-    yield _plan(Config(), Root(path=folder, loader=loader))
+    yield quickjs_plan(Config(), Root(path=folder, loader=loader))
     shutil.rmtree(folder)
 
 

@@ -18,8 +18,9 @@
   const isError = Error.isError ?? ((value) => value instanceof Error);
   const clock = globalThis.performance.now.bind(globalThis.performance);
   const wallClock = Date.now;
-  const { __promptlog_take: take, __promptlog_log: log } = globalThis;
-  for (const name of ['__promptlog_take', '__promptlog_log']) delete globalThis[name];
+  const { __promptlog_take: take, __promptlog_log: log, __promptlog_web: web } = globalThis;
+  for (const name of ['__promptlog_take', '__promptlog_log', '__promptlog_web']) delete globalThis[name];
+  const encode = encodeURIComponent;
 
   const MESSAGE_CHARACTERS = 16384;
   const MISSING =
@@ -105,9 +106,11 @@
 
   // What a run comes to, for the zygote: a string is the value's JSON, an array says how else it ended.
   const NOT_A_PROGRAM = {};
+  const NEEDS =
+    'the default export of a module must be a function (prompt, env) => value, or an object with fetch(request, env)';
   const fail = (error) => {
     if (error === NOT_A_PROGRAM) {
-      return ['s', 'the default export of a module must be a function (prompt, env) => value', '', ''];
+      return ['s', NEEDS, '', ''];
     }
     const type = typeof error;
     if ((type === 'object' && error !== null) || type === 'function') {
@@ -170,6 +173,13 @@
     return followed;
   };
 
+  // A Worker-style module: the prompt comes in the request's URL, the response's body is the result.
+  const answer = async (handler, main, prompt, env) => {
+    const request = new web.Request('http://promptlog/?prompt=' + encode(prompt));
+    const response = await apply(handler, main, [request, env, { waitUntil() {}, passThroughOnException() {} }]);
+    return web.is(response) ? web.value(response) : response;
+  };
+
   // `program` is the body as a function, or the promise of a module. A prompt and an env that are too long to
   // stand in the text of the call are fetched.
   globalThis.__promptlog_run = (program, prompt, env, resultUnits, logUnits, x, y, z) => {
@@ -192,7 +202,9 @@
     return follow(apply(then, program, [(namespace) => {
       const main = namespace.default;
       if (typeof main === 'function') return apply(main, undefined, [prompt, env]);
-      throw NOT_A_PROGRAM;
+      const handler = typeof main === 'object' && main !== null ? main.fetch : undefined;
+      if (typeof handler !== 'function') throw NOT_A_PROGRAM;
+      return answer(handler, main, prompt, env);
     }]));
   };
 })();

@@ -46,7 +46,7 @@ _FRAME = re.compile(
     r"^ *at (?:(?P<function>.*) \()?(?P<file>eval_script|program|check|<input>)"
     r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
 )
-_OURS = "promptlog:prelude"
+_OURS = "promptlog:"
 
 
 class BadReply(Exception):
