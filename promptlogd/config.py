@@ -112,6 +112,8 @@ class PoolSettings(_Section, frozen=True, kw_only=True):
     """A cell is replaced after so many runs."""
     max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
     """A cell is replaced at this age, in seconds."""
+    cgroup: Literal["auto", "never"] = "auto"
+    """`auto`: memory and processes of each jail are held by a cgroup as well, where one can be had."""
     isolation: Literal["cell", "jail"] = "cell"
     """`jail`: a brand-new nsjail for every run."""
 

@@ -21,12 +21,14 @@ from promptlogd.config import Config
 from promptlogd.connection import Connection
 from promptlogd.services import Services
 from promptlogd.store import Store, StoreError
-from sandbox import jail, root
+from sandbox import cgroup, jail, root
 from sandbox.cell import Plan
+from sandbox.cgroup import Cgroup
 from sandbox.pool import Pool
 
 _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
+_ZYGOTE_BYTES = 64 << 20
 
 HELD_BY = {
     "memory": "RLIMIT_AS on the process",
@@ -34,7 +36,7 @@ HELD_BY = {
     "wall": "the daemon's deadline",
     "result": "the daemon's byte cap",
     "logs": "the daemon's byte cap",
-    "processes": "seccomp",
+    "processes": "seccomp, RLIMIT_NPROC",
     "files": "seccomp",
     "network": "an empty network namespace, seccomp",
 }
@@ -49,10 +51,12 @@ async def serve(
     """
     _raise_descriptor_limit()
     store = Store.open(state_dir)
+    group: Cgroup | None = None
     jail_root = _jail_root_folder(state_dir)
     try:
         shutil.rmtree(jail_root, ignore_errors=True)
-        plan = quickjs_plan(config, root.build_root(jail_root))
+        group = _cgroup(config, state_dir)
+        plan = quickjs_plan(config, root.build_root(jail_root), group)
         pool = Pool(plan, size=config.cells, runs_per_cell=config.pool.runs_per_cell, max_age_s=config.pool.max_age_s)
         sock = listener.bind(socket_path, int(config.server.socket_mode, 8))
         try:
@@ -62,12 +66,14 @@ async def serve(
     finally:
         store.close()
         shutil.rmtree(jail_root, ignore_errors=True)
+        if group is not None:
+            group.remove()
 
 
 async def _serve(
     config: Config, store: Store, pool: Pool, sock: socket.socket, path: Path, ready: Callable[[], None]
 ) -> None:
-    services = Services(config=config, store=store, pool=pool, held_by=HELD_BY)
+    services = Services(config=config, store=store, pool=pool, held_by=_held_by(pool.plan.cgroup))
     # Opened in this order, left in the reverse: clients go first, the cells last.
     async with trio.open_nursery() as cells:
         await cells.start(pool.serve)
@@ -133,7 +139,7 @@ async def _flush(store: Store) -> None:
             _log.error("%s", error)
 
 
-def quickjs_plan(config: Config, made: root.Root) -> Plan:
+def quickjs_plan(config: Config, made: root.Root, group: Cgroup | None = None) -> Plan:
     """Return how to start a QuickJS cell in this root."""
     policy = (resources.files("sandbox.engines.quickjs") / "policy.kafel").read_text("utf-8")
     default = config.limits.default.limits()
@@ -143,8 +149,31 @@ def quickjs_plan(config: Config, made: root.Root) -> Plan:
         policy=jail.policy_text(policy, platform.machine()),
         machine=root.machine(),
         default=default,
+        cgroup=group,
     )
-    return Plan(engine="quickjs", executable=jail.nsjail_path(), arguments=arguments, folder=made.path, default=default)
+    return Plan(
+        engine="quickjs",
+        executable=jail.nsjail_path(),
+        arguments=arguments,
+        folder=made.path,
+        default=default,
+        cgroup=group,
+    )
+
+
+def _cgroup(config: Config, state_dir: Path) -> Cgroup | None:
+    if config.pool.cgroup == "never":
+        return None
+    # A run's memory is RLIMIT_AS's affair; this is the most of any run, and room for the zygote.
+    return cgroup.make(f"promptlog-{_folder_id(state_dir)}", config.limits.max.limits().memory_bytes + _ZYGOTE_BYTES)
+
+
+def _held_by(group: Cgroup | None) -> dict[str, str]:
+    if group is None:
+        return HELD_BY
+    memory = f"; a memory cgroup of {group.memory_bytes >> 20} MiB for each cell" if group.memory_bytes else ""
+    pids = "; a pids cgroup" if any("pids" in argument for argument in group.arguments) else ""
+    return {**HELD_BY, "memory": HELD_BY["memory"] + memory, "processes": HELD_BY["processes"] + pids}
 
 
 def _jail_root_folder(state_dir: Path) -> Path:
@@ -154,8 +183,11 @@ def _jail_root_folder(state_dir: Path) -> Path:
     """
     if os.geteuid() != 0:
         return state_dir / "jail-root"
-    name = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]
-    return Path("/run") / f"promptlog-jail-{name}"
+    return Path("/run") / f"promptlog-jail-{_folder_id(state_dir)}"
+
+
+def _folder_id(state_dir: Path) -> str:
+    return hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]
 
 
 def _raise_descriptor_limit() -> None:

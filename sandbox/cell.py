@@ -23,6 +23,7 @@ import msgspec
 import trio
 from msgspec import json
 
+from sandbox.cgroup import Cgroup
 from sandbox.engines.quickjs.replies import BadReply, Refused, ReplyReader, Wrapped
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import Limits
@@ -30,6 +31,9 @@ from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, Outcome, Us
 
 START_S = 10.0
 KILL_S = 0.5
+_EXIT_S = 0.3
+"""How long a zygote may take to exit by itself."""
+
 _MEMORY_EXIT = 72
 """Exit code of a child that could not go on for lack of memory (zygote.py)."""
 
@@ -104,6 +108,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     arguments: list[str]
     folder: Path
     default: Limits
+    cgroup: Cgroup | None = None
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -158,9 +163,14 @@ class Cell:
             self._data.close()
             if self.process.stderr is not None:
                 await self.process.stderr.aclose()
-            # nsjail dies, and with it, by the parent-death signal, the pid namespace's init and all in it.
+            # With control gone the zygote exits, which is its namespace's init, and with it all in there; nsjail
+            # reaps it and tidies up. If that takes too long, nsjail is killed, and the rest by its parent's death.
+            with trio.move_on_after(_EXIT_S):
+                await self.process.wait()
             self.process.kill()
             await self.process.wait()
+            if self.plan.cgroup is not None:
+                self.plan.cgroup.sweep()
 
     async def run(self, job: Job, trial: Trial, *, on_log: Callable[[LogLine], None] | None = None) -> None:
         """Run the job and fill the trial in. On cancellation the child is killed first, and its usage noted.
@@ -170,7 +180,8 @@ class Cell:
         self._refuse_if_disturbed()
         self.runs += 1
         began = trio.current_time()
-        reader = ReplyReader(limits=job.limits, source_name=job.source_name, wrapped_bytes=len(job.code) * 4 + 1024)
+        wrapped_bytes = len(job.code) * 4 + 1024 if job.kind == "check" else 0
+        reader = ReplyReader(limits=job.limits, source_name=job.source_name, wrapped_bytes=wrapped_bytes)
         handover = _Handover(self, job, reader, trial, on_log)
         report: _Report | None = None
         killed_for: Outcome | None = None

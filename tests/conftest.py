@@ -57,12 +57,13 @@ def _split(processes: dict[int, tuple[int, bytes]]) -> tuple[list[bytes], list[b
 
 
 def _folders() -> set[Path]:
-    return {*Path("/run").glob("promptlog-*"), *Path(tempfile.gettempdir()).glob("promptlog-*")}
+    cgroups = {path for mount in ("memory", "pids") for path in Path("/sys/fs/cgroup", mount).rglob("promptlog-*")}
+    return cgroups | {*Path("/run").glob("promptlog-*"), *Path(tempfile.gettempdir()).glob("promptlog-*")}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """Fail the session if a process, a jail's root or a temporary folder outlives it."""
+    """Fail the session if a process, a jail's root, a temporary folder or a cgroup outlives it."""
     folders = _folders()
     yield
     ours, others = _split(_processes())

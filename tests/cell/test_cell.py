@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
-import py_compile
-import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,16 +12,13 @@ import msgspec
 import pytest
 import trio
 
-from promptlogd.config import Config
-from promptlogd.server import quickjs_plan
 from sandbox import cell as cells
 from sandbox.cell import Cell, Job, Plan, Trial
 from sandbox.engines.quickjs import filter as second_filter
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, OutputLimit, WallLimit
+from sandbox.outcome import CpuLimit, MemoryLimit, Ok, OutputLimit, WallLimit
 from sandbox.pool import Pool
-from sandbox.root import Root
 
 
 @asynccontextmanager
@@ -257,74 +251,6 @@ async def test_a_cell_that_can_not_start_says_why(plan: Plan) -> None:
     arguments = [argument if argument != "--chroot" else "--no-such-option" for argument in plan.arguments]
     with pytest.raises(CellStartError, match=r"nsjail|option|parse"):
         await cells.start(msgspec.structs.replace(plan, arguments=arguments))
-
-
-# --- the second filter, attacked from a child's own position ---------------------------------------------------
-
-_PROBE = """
-_read_the_job = _read_job
-def _read_job():
-    job = _read_the_job()
-    if job.startswith(b"BPROBE "):
-        numbers = [int(number) for number in job.split(b",")[0].split()[1:]]
-        numbers += [0] * (7 - len(numbers))
-        result = _syscall(*[_Long(number) for number in numbers])
-        _send(b"b", b"%d" % result)
-        posix._exit(0)
-    return job
-"""
-
-
-@pytest.fixture(scope="module")
-def probing(plan: Plan) -> Iterator[Plan]:
-    """A plan whose zygote is promptlog's own, but for a child that makes the system call that its job names."""
-    folder = plan.folder.parent / "probing"
-    shutil.copytree(plan.folder, folder)
-    source = (Path(cells.__file__).parent / "engines/quickjs/zygote.py").read_text()
-    start = source.index('if __name__ == "__main__"')
-    file = folder / "app/zygote.py"
-    file.write_text(source[:start] + _PROBE + source[start:])
-    py_compile.compile(str(file), cfile=str(folder / "app/zygote.pyc"), doraise=True)
-    (folder / "app/zygote.pyc").chmod(0o644)
-    loader = next(str(path) for path in (folder / "lib64", folder / "lib") if path.exists())
-    yield quickjs_plan(Config(), Root(path=folder, loader=loader))
-    shutil.rmtree(folder)
-
-
-X86_64 = {
-    "open": (2, 0, 0), "openat": (257, -100, 0, 0), "openat2": (437, -100), "socket": (41, 1, 1, 0),
-    "connect": (42, 0), "fork": (57,), "vfork": (58,), "clone": (56, 0x11), "clone3": (435,), "execve": (59,),
-    "execveat": (322,), "kill": (62, 1, 9), "tgkill": (234, 1, 1, 9), "ptrace": (101, 16, 1),
-    "process_vm_readv": (310, 1), "process_vm_writev": (311, 1), "pidfd_open": (434, 1), "pidfd_getfd": (438, 0, 0),
-    "io_uring_setup": (425, 1), "userfaultfd": (323,), "bpf": (321,), "keyctl": (250,), "perf_event_open": (298,),
-    "mount": (165,), "unshare": (272, 0x10000000), "setns": (308,), "pivot_root": (155,), "chroot": (161,),
-    "mprotect executable": (10, 0, 4096, 5), "mmap executable": (9, 0, 4096, 5, 0x22, -1, 0),
-    "memfd_create": (319,), "prctl": (157, 22), "seccomp": (317, 1), "prlimit64": (302, 0, 9),
-    "setrlimit": (160, 9), "personality": (135, 0xFFFFFFFF), "shmget": (29,), "mq_open": (240,),
-    "sched_setaffinity": (203,), "timer_settime": (223, 0), "timer_delete": (226, 0), "dup2": (33, 0, 1),
-    "read of another descriptor": (0, 1, 0, 1), "write to the control descriptor": (1, 1, 0, 1),
-    "read with a high half": (0, 1 << 32, 0, 1), "sendmsg": (46, 0), "recvmsg": (47, 0), "ioctl": (16, 0),
-    "fcntl": (72, 0), "getpid": (39,), "wait4": (61,), "setuid": (105, 0), "x32 getpid": (0x40000000 + 39,),
-    "x32 read": (0x40000000, 0), "no such call": (9999,),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", X86_64)
-async def test_the_second_filter_refuses(probing: Plan, name: str) -> None:
-    """A child that runs native code after its second filter dies with SIGSYS at any call but the few it needs."""
-    assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
-    async with a_cell(probing) as cell:
-        trial = await _run(cell, "BPROBE " + " ".join(map(str, X86_64[name])), kind="run")
-    assert trial.outcome == Crashed(signal="SIGSYS", message="the engine was ended by a signal")
-
-
-async def test_the_second_filter_allows_what_it_names(probing: Plan) -> None:
-    """The probe itself works: an allowed call is let through and its result comes back."""
-    assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
-    async with a_cell(probing) as cell:
-        trial = await _run(cell, "BPROBE 9 0 4096 3 34 -1 0", kind="run")
-    assert trial.outcome is not None
-    assert int(trial.outcome.message) > 0  # type: ignore[union-attr]
 
 
 # --- the filter as bytes, for machines that are not at hand ----------------------------------------------------

@@ -12,7 +12,7 @@ from sandbox.outcome import BadResult, Ok, ProgramException
 
 
 def _reader(**limits: int) -> ReplyReader:
-    return ReplyReader(limits=Limits(**limits), source_name="p.js", wrapped_bytes=100)
+    return ReplyReader(limits=Limits(**limits), source_name="p.js")
 
 
 def _frame(kind: bytes, payload: bytes) -> bytes:
@@ -73,7 +73,7 @@ def test_the_first_word_counts() -> None:
     assert bytes(reader.said.value) == b"1"
 
 
-@pytest.mark.parametrize("kind", [b"l", b"b", b"x", b"w"])
+@pytest.mark.parametrize("kind", [b"l", b"b", b"x"])
 def test_a_frame_over_its_cap_is_refused_by_its_announcement(kind: bytes) -> None:
     """A frame that announces too much is refused before a byte of it is kept."""
     with pytest.raises(BadReply):
@@ -104,7 +104,18 @@ def test_places_are_the_users_own() -> None:
 
 
 def test_wrapped_code_is_taken() -> None:
-    """A check gives the wrapped code."""
-    reader = _reader()
+    """A check gives the wrapped code, up to its cap."""
+    reader = ReplyReader(limits=Limits(), source_name="p.js", wrapped_bytes=100)
     reader.feed(_frame(b"w", b"Bx"))
     assert reader.said == Wrapped(code=b"Bx")
+    with pytest.raises(BadReply):
+        ReplyReader(limits=Limits(), source_name="p.js", wrapped_bytes=100).feed(_frame(b"w", bytes(101)))
+
+
+def test_a_check_and_a_run_have_words_of_their_own() -> None:
+    """Wrapped code is no answer to a run, and a value none to a check."""
+    with pytest.raises(BadReply):
+        _reader().feed(_frame(b"w", b"Bx"))
+    for kind in (b"v", b"l", b"x"):
+        with pytest.raises(BadReply):
+            ReplyReader(limits=Limits(), source_name="p.js", wrapped_bytes=100).feed(_frame(kind, b"1"))

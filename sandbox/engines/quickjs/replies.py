@@ -37,6 +37,9 @@ LINE_OVERHEAD_BYTES = 16
 _TEXT_BYTES = 256 * 1024
 """Cap of an exception's, a syntax error's or a bad result's payload; the prelude cuts each text far below."""
 
+_RUN_KINDS = frozenset("lvobxms")
+_CHECK_KINDS = frozenset("wms")
+
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 _raw_decoder = json.Decoder(Raw)
 
@@ -69,6 +72,7 @@ class ReplyReader:
     """Collect one child's bytes up to the caps; give its log lines and, at last, what it said of its end."""
 
     def __init__(self, *, limits: Limits, source_name: str, wrapped_bytes: int = 0) -> None:
+        """`wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run."""
         self._limits = limits
         self._source_name = source_name
         self._wrapped_bytes = wrapped_bytes
@@ -94,7 +98,7 @@ class ReplyReader:
         lines: list[LogLine] = []
         while len(buffer) >= HEADER_BYTES and self._said is None:
             kind, size = chr(buffer[0]), int.from_bytes(buffer[1:HEADER_BYTES], "big")
-            if kind == "v" and size > self._limits.result_bytes:
+            if kind == "v" and size > self._limits.result_bytes and not self._wrapped_bytes:
                 # The prelude counts UTF-16 units, the limit is of bytes.
                 self._said = OutputLimit(limit=self._limits.result_bytes, used=size)
                 break
@@ -111,18 +115,18 @@ class ReplyReader:
         return lines
 
     def _cap(self, kind: str) -> int:
+        if kind not in (_CHECK_KINDS if self._wrapped_bytes else _RUN_KINDS):
+            raise BadReply(f"a frame of no known kind, {kind!r}")
         match kind:
             case "v":
                 return self._limits.result_bytes
             case "l":
                 # The prelude counts UTF-16 units; in UTF-8 a unit takes three bytes at the most.
                 return 3 * self._limits.log_bytes + 8
-            case "o" | "b" | "x" | "m" | "s":
-                return _TEXT_BYTES
             case "w":
                 return self._wrapped_bytes
             case _:
-                raise BadReply(f"a frame of no known kind, {kind!r}")
+                return _TEXT_BYTES
 
     def _log(self, payload: bytes, lines: list[LogLine]) -> None:
         if self._log_left <= 0:

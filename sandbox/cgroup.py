@@ -1,0 +1,137 @@
+"""A parent cgroup of promptlog's own, below which nsjail puts each jail: the second holder of memory and processes.
+
+RLIMIT_AS and seccomp hold both already; a cgroup counts what a whole jail has, the kernel's memory for it included.
+Version 1 wants writable `memory` and `pids` hierarchies (root, mostly); version 2 wants a delegated cgroup (systemd's
+Delegate=yes), whose processes this module moves to a leaf first, as the kernel demands (cgroups(7), "no internal
+processes"). Where neither is to be had there is no cgroup, and that is said in `stats`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+_log = logging.getLogger(__name__)
+_PIDS = 4
+"""The zygote and its child, twice."""
+
+_LEAF = "promptlog-daemon"
+_REMOVE_S = 1.0
+
+
+class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
+    """A parent that exists. `folders`: one for each hierarchy."""
+
+    version: int
+    folders: list[Path]
+    memory_bytes: int
+    arguments: list[str]
+    """What nsjail is told."""
+
+    def sweep(self) -> None:
+        """Remove the cgroups of jails that are gone. An nsjail that was killed leaves its own behind."""
+        for folder in self.folders:
+            for jail in folder.glob("NSJAIL.*"):
+                if not _alive(jail.name.rpartition(".")[2]):
+                    with suppress(OSError):
+                        jail.rmdir()
+
+    def remove(self) -> None:
+        """Remove the parent; its jails must be gone. Waits up to a second for the kernel to let go of them."""
+        deadline = time.monotonic() + _REMOVE_S
+        for folder in self.folders:
+            while folder.exists():
+                for jail in folder.glob("NSJAIL.*"):
+                    with suppress(OSError):
+                        jail.rmdir()
+                try:
+                    folder.rmdir()
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        _log.warning("can't remove the cgroup %s: %s", folder, error.strerror)
+                        break
+                    time.sleep(0.01)
+
+
+def make(name: str, memory_bytes: int, *, mounts: Path = Path("/sys/fs/cgroup")) -> Cgroup | None:
+    """Make the parent `name` below this process's own cgroup; None where that is not allowed.
+
+    `memory_bytes`: the most that all of one jail may use. `name` must be the caller's alone: leftovers are removed.
+    """
+    own = _own_cgroups()
+    for made in (_version_2(own, name, memory_bytes, mounts), _version_1(own, name, memory_bytes, mounts)):
+        if made is not None:
+            made.sweep()
+            return made
+    return None
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _own_cgroups() -> dict[str, str]:
+    """Controller -> this process's path in its hierarchy; version 2 has the controller ''."""
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            for controller in controllers.split(","):
+                found[controller] = path
+    return found
+
+
+def _version_1(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) -> Cgroup | None:
+    folders: list[Path] = []
+    arguments: list[str] = []
+    limits = {"memory": ("mem", memory_bytes), "pids": ("pids", _PIDS)}
+    for controller, (option, limit) in limits.items():
+        mount = mounts / controller
+        if controller not in own or not (mount / "cgroup.procs").exists():
+            continue
+        # A process in a cgroup namespace sees a path that is not below the mount: then its mount's root is its own.
+        inside = own[controller].strip("/")
+        parent = Path(inside if (mount / inside).is_dir() else "") / name
+        try:
+            (mount / parent).mkdir(exist_ok=True)
+        except OSError:
+            continue
+        if not os.access(mount / parent / "cgroup.procs", os.W_OK):
+            continue
+        folders.append(mount / parent)
+        arguments += [f"--cgroup_{option}_mount", str(mount), f"--cgroup_{option}_parent", str(parent)]
+        arguments += [f"--cgroup_{option}_max", str(limit)]
+    if not folders:
+        return None
+    held = memory_bytes if any(folder.parts[: len(mounts.parts) + 1][-1] == "memory" for folder in folders) else 0
+    return Cgroup(version=1, folders=folders, memory_bytes=held, arguments=arguments)
+
+
+def _version_2(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) -> Cgroup | None:
+    base = mounts / own.get("", "/").strip("/")
+    if base.name == _LEAF:  # an earlier start of this process moved it there
+        base = base.parent
+    try:
+        controllers = (base / "cgroup.controllers").read_text().split()
+        if not {"memory", "pids"} <= set(controllers) or not os.access(base / "cgroup.subtree_control", os.W_OK):
+            return None
+        leaf, parent = base / _LEAF, base / name
+        leaf.mkdir(exist_ok=True)
+        (leaf / "cgroup.procs").write_text(str(os.getpid()))
+        (base / "cgroup.subtree_control").write_text("+memory +pids")
+        parent.mkdir(exist_ok=True)
+        (parent / "cgroup.subtree_control").write_text("+memory +pids")
+    except OSError as error:
+        _log.debug("no cgroup below %s: %s", base, error.strerror)
+        return None
+    arguments = ["--use_cgroupv2", "--cgroupv2_mount", str(parent), "--cgroup_mem_max", str(memory_bytes)]
+    arguments += ["--cgroup_pids_max", str(_PIDS)]
+    return Cgroup(version=2, folders=[parent], memory_bytes=memory_bytes, arguments=arguments)

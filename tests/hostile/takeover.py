@@ -1,0 +1,105 @@
+"""A promptlogd whose children can be taken over: for tests alone, run as a program of its own.
+
+Its zygote is promptlog's, with a hook put in where a child has read its job: after the second filter, in a child's
+exact position. A program that holds `//TAKEOVER ` and a command does not reach the engine; native code runs instead:
+
+    S NR ARGUMENT...   the system call NR; the result is written as the bad result's text: its value, or -errno
+    I NR               the same without arguments through `int 0x80`, the 32-bit entry (x86-64)
+    W HEX              write these bytes on the data socket, then exit with status 0
+    H HEX              the same, then wait for input that never comes
+    E HEX              the same again and again, without end
+    X HEX CODE         the same once, then exit with this status
+
+Arguments are numbers, or names of buffers that hold: path, a file that is there; zero, 4096 zero bytes; libc, the
+address of mapped code; unix and inet, socket addresses; iovec, one that points to zero.
+With --no-second-filter before the daemon's own arguments children are not confined by the second filter.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HOOK = """
+_errno_view = memoryview(_Int.from_address(_errno_location())).cast("B")
+_zero = _buffer(bytes(4096))
+_path = _buffer(b"/app/zygote.pyc\\0")
+_unix = _buffer((1).to_bytes(2, "little") + b"/run/promptlog/promptlog.sock\\0")
+_inet = _buffer((2).to_bytes(2, "little") + (80).to_bytes(2, "big") + bytes((127, 0, 0, 1)) + bytes(8))
+_iovec = _buffer(_native(_ctypes.addressof(_zero), 16))
+_names = {
+    "zero": _ctypes.addressof(_zero), "path": _ctypes.addressof(_path), "unix": _ctypes.addressof(_unix),
+    "inet": _ctypes.addressof(_inet), "iovec": _ctypes.addressof(_iovec),
+    "libc": _ctypes.dlsym(_libc, "malloc") & -4096,
+}
+_mmap = _Function(_ctypes.dlsym(_libc, "mmap"))
+_code = _mmap(*map(_Long, (0, 4096, 7, 0x22, -1, 0)))  # executable: the zygote may, a child may not
+
+_read_the_job = _read_job
+def _read_job():
+    job = _read_the_job()
+    at = job.find(b"//TAKEOVER ")
+    if at < 0:
+        return job
+    command, *words = job[at + 11 :].split(b"\\n")[0].decode().split()
+    if command == "S":
+        numbers = [_names[word] if word in _names else int(word, 0) for word in words]
+        numbers += [0] * (7 - len(numbers))
+        result = _syscall(*[_Long(number - (1 << 64) if number >= 1 << 63 else number) for number in numbers])
+        if result == -1:
+            result = -int.from_bytes(_errno_view, "little")
+        _send(b"b", b"%d" % result)
+    elif command == "I":
+        code = b"\\xb8" + int(words[0]).to_bytes(4, "little") + b"\\xcd\\x80\\x48\\x98\\xc3"
+        memoryview(_Bytes.from_address(_code)).cast("B")[: len(code)] = code
+        _send(b"b", b"%d" % _Function(_code)())
+    else:
+        data = bytes.fromhex(words[0]) if words else b""
+        posix.write(DATA, data)
+        while command == "E":
+            posix.write(DATA, data)
+        if command == "H":
+            posix.read(DATA, 1)
+        posix._exit(int(words[1]) if command == "X" else 0)
+    posix._exit(0)
+
+"""
+
+FILTER = "                (PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.addressof(self._program), 0, 0),\n"
+
+
+def put_in(zygote: str, *, second_filter: bool) -> str:
+    """Return the zygote's source with the hook in it."""
+    start = zygote.index('if __name__ == "__main__"')
+    if not second_filter:
+        assert FILTER in zygote
+        zygote = zygote.replace(FILTER, " " * len(FILTER.rstrip("\n")) + "\n")
+        start = zygote.index('if __name__ == "__main__"')
+    return zygote[:start] + HOOK + zygote[start:]
+
+
+def main() -> None:
+    """Run the daemon, its zygote's source replaced on its way into the jail's root."""
+    second_filter = "--no-second-filter" not in sys.argv
+    if not second_filter:
+        sys.argv.remove("--no-second-filter")
+    from promptlogd.__main__ import main as daemon
+    from sandbox import root
+
+    compile_as_it_is = root._compile
+
+    def compile_with_hook(source: Path, target: Path, shown_as: str) -> None:
+        if shown_as == "zygote.py":
+            hooked = target.with_name("zygote-hooked.py")
+            hooked.write_text(put_in(source.read_text(), second_filter=second_filter))
+            compile_as_it_is(hooked, target, shown_as)
+            hooked.unlink()
+        else:
+            compile_as_it_is(source, target, shown_as)
+
+    root._compile = compile_with_hook
+    daemon()
+
+
+if __name__ == "__main__":
+    main()

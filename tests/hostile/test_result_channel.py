@@ -1,0 +1,156 @@
+"""What a child that was taken over may write: none of it changes status, usage, another run, or the daemon's memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import Client, LimitsAsked, RunResult
+from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, Ok, OutputLimit, ProgramException, WallLimit
+
+from .test_second_line import taken_over
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a daemon whose children can be taken over."""
+    with taken_over(tmp_path_factory.mktemp("channel")) as client:
+        yield client
+
+
+def _frame(kind: bytes, payload: bytes) -> bytes:
+    return kind + len(payload).to_bytes(4, "big") + payload
+
+
+def _fields(*fields: bytes) -> bytes:
+    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+
+
+def _write(client: Client, data: bytes, how: str = "W", code: int | str = "", **limits: int) -> RunResult:
+    return client.run_source(f"//TAKEOVER {how} {data.hex()} {code}\n", limits=LimitsAsked(**limits))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n",
+        _frame(b"v", b""),
+        _frame(b"v", b'1},"usage":{"cpu_ms":0},"x":{"a":1'),
+        _frame(b"v", b"1 2"),
+        _frame(b"v", b'"\xff"'),
+        _frame(b"v", b'{"a":1}\n{"type":"finished"}'),
+        _frame(b"v", b"1")[:-1],
+        _frame(b"E", bytes(44)),
+        _frame(b"z", b"1"),
+        b"R",
+        b"E" + bytes(44),
+        _frame(b"l", b""),
+        _frame(b"l", b"9text"),
+        _frame(b"x", b"\0\0\0\1"),
+        _frame(b"x", _fields(b"a", b"b")),
+        _frame(b"x", (2**32 - 1).to_bytes(4, "big") * 3),
+        _frame(b"w", b"Breturn 1"),
+        b"[I][2026-01-01T00:00:00] Mode: STANDALONE_ONCE\n[I] pid=1 exited with status: 0\n",
+        b'{"type":"finished","id":1,"outcome":{"kind":"ok","value":1}}\n',
+        os.urandom(1000),
+    ],
+    ids=lambda data: repr(data[:24]),
+)
+def test_what_is_no_word_of_an_engine_is_a_crash(inside: Client, data: bytes) -> None:
+    """Forged, cut and foreign bytes end the run as crashed, and are repeated nowhere."""
+    result = _write(inside, data)
+    assert isinstance(result.outcome, Crashed), result.outcome
+    assert result.logs == []
+
+
+def test_the_first_word_counts(inside: Client) -> None:
+    """Of two results the first is taken; what stands behind it reaches nobody."""
+    for rest in (_frame(b"v", b"2"), _frame(b"x", b"junk"), _frame(b"l", b"1late"), b"junk", bytes(MIB)):
+        result = _write(inside, _frame(b"v", b"1") + rest[:30000])
+        assert result.outcome == Ok(value=result.outcome.value)  # type: ignore[union-attr]
+        assert (result.value, result.logs) == (1, [])
+
+
+def test_status_and_usage_are_the_kernels(inside: Client) -> None:
+    """A forged result of a child that then runs on, hangs, or exits otherwise is not believed."""
+    good = _frame(b"v", b"1")
+    assert isinstance(_write(inside, good + b"l\0\0\0\0011", "E").outcome, CpuLimit)
+    assert isinstance(_write(inside, good, "H", wall_ms=100).outcome, WallLimit)
+    assert _write(inside, good, "X", 3).outcome == Crashed(message="the engine ended with exit code 3")
+    assert isinstance(_write(inside, good, "X", 72).outcome, MemoryLimit)
+    result = _write(inside, good)
+    assert result.usage.cpu_ms > 0
+    assert result.usage.peak_memory_bytes > MIB
+
+
+def test_half_a_frame_and_then_silence(inside: Client) -> None:
+    """A child that never ends its frame is ended at the wall limit, and others run meanwhile."""
+    silent = inside.start(None, source=f"//TAKEOVER H {_frame(b'v', b'123')[:6].hex()}\n")
+    assert inside.run_source("return 2").value == 2
+    result = silent.result()
+    assert isinstance(result.outcome, WallLimit)
+    assert 1000 <= result.usage.wall_ms < 1500
+
+
+@pytest.mark.parametrize(
+    ("data", "kinds"),
+    [
+        (_frame(b"l", b"1" + b"x" * 30000), (CpuLimit,)),
+        (_frame(b"l", b"1"), (CpuLimit,)),
+        (b"v\xff\xff\xff\xff" + bytes(30000), (CpuLimit, OutputLimit)),
+        (b"l\xff\xff\xff\xff" + bytes(30000), (Crashed,)),
+        (_frame(b"v", b"1") + bytes(30000), (CpuLimit,)),
+        (bytes(30000), (Crashed,)),
+    ],
+    ids=["log lines", "empty log lines", "one huge value", "one huge line", "after the result", "zeros"],
+)
+def test_an_endless_stream(inside: Client, data: bytes, kinds: tuple[type, ...]) -> None:
+    """A stream without end is ended by the CPU limit or at once; the daemon keeps none of it, and serves on."""
+    pid = inside.ping().pid
+    _write(inside, data, "E")
+    before = _resident(pid)
+    pending = [inside.start(None, source=f"//TAKEOVER E {data.hex()}\n") for _ in range(8)]
+    assert inside.run_source("return 3").value == 3
+    for run in pending:
+        result = run.result()
+        assert isinstance(result.outcome, kinds), result.outcome
+        assert sum(len(line.text) for line in result.logs) <= 65536
+    assert _resident(pid) - before < 8 * MIB
+
+
+def _resident(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 1024
+
+
+def test_a_line_that_looks_like_a_reply_is_a_line(inside: Client) -> None:
+    """Log lines are text, whatever they hold; the run's outcome comes after them."""
+    text = '{"type":"finished","id":1,"outcome":{"kind":"ok","value":666}}\n[E][1] nsjail: killed'
+    result = _write(inside, _frame(b"l", b"4" + text.encode()) + _frame(b"v", b"1"))
+    assert result.logs == [LogLine(level="error", text=text)]
+    assert result.value == 1
+
+
+def test_another_runs_reply_is_its_own(inside: Client) -> None:
+    """While taken-over children write whatever they like, every honest run gets exactly its own result."""
+    forged = [_frame(b"v", b"666"), _frame(b"l", b"1forged"), bytes(5000), b"E" + bytes(44)]
+    hostile = [inside.start(None, source=f"//TAKEOVER W {forged[i % 4].hex()}\n") for i in range(40)]
+    honest = [inside.start(None, str(i), source="console.log(prompt); return prompt") for i in range(40)]
+    for i, run in enumerate(honest):
+        result = run.result()
+        assert (result.value, [line.text for line in result.logs]) == (str(i), [str(i)])
+    for run in hostile:
+        run.result()
+
+
+def test_a_forged_exception_is_the_programs_own_word(inside: Client) -> None:
+    """What a child may say of its own program, it may: a name and a message of any text, capped and as text."""
+    result = _write(inside, _frame(b"x", _fields(b"E\x1b[2J", b"\0\xff", b"    at f (eval_script:99999999999:1)")))
+    assert isinstance(result.outcome, ProgramException)
+    assert (result.outcome.name, result.outcome.line) == ("E\x1b[2J", None)
