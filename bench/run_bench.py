@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 
 import trio
@@ -114,6 +115,37 @@ def closed_loop(
     for worker in workers:
         worker.join()
     return sorted(samples), len(samples) / seconds
+
+
+BOMBS = (
+    "for (;;) {}",
+    "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
+    "for (;;) console.log('x'.repeat(10000))",
+    "return 'x'.repeat(900000)",
+)
+
+
+def _bomber(path: str, source: str, stop: EventType) -> None:
+    caller = Caller(path)
+    while not stop.is_set():
+        caller.sock.sendall(caller.session.send(Run(id=1, source=source)))
+        while not caller.session.receive(caller.sock.recv(1 << 20)):
+            pass
+
+
+def beside_bombs(path: str, hash: str, seconds: float) -> tuple[list[float], float]:
+    """Return a well-behaved client's latencies and runs/s while four others send bombs and floods without pause."""
+    stop = multiprocessing.Event()
+    bombers = [multiprocessing.Process(target=_bomber, args=(path, source, stop)) for source in BOMBS]
+    for bomber in bombers:
+        bomber.start()
+    time.sleep(0.5)
+    try:
+        return closed_loop(path, hash, 1, seconds)
+    finally:
+        stop.set()
+        for bomber in bombers:
+            bomber.join()
 
 
 def new_programs(path: str, count: int) -> list[float]:
@@ -233,6 +265,11 @@ def main() -> None:
             with step(name):
                 samples, rate = closed_loop(path, kept.hash, clients, options.seconds, **options_of)
                 rows.append((name, samples, rate))
+        with step("neighbours"):
+            alone, _ = closed_loop(path, kept.hash, 1, options.seconds)
+            samples, rate = beside_bombs(path, kept.hash, options.seconds)
+            rows.append(("run, 1 client beside 4 that send bombs", samples, rate))
+            neighbours = percentile(samples, 0.99) / percentile(alone, 0.99)
         with step("new programs"):
             rows.append(("submit + first run of 200 new programs", new_programs(path, 200), None))
     base = percentile(rows[0][1], 0.5)
@@ -241,6 +278,7 @@ def main() -> None:
         p50, p99 = percentile(samples, 0.5), percentile(samples, 0.99)
         shown = f"{rate:8.0f}" if rate else " " * 8
         print(f"{name:42} {p50 * 1000:8.3f} {p99 * 1000:8.3f} {shown} {p50 / base:12.1f}")
+    print(f"a neighbour's p99 beside bombs: {neighbours:.1f} times its p99 alone")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     report = {
         name: {

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import ByteStream
-from anyio.streams.memory import MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from promptlogctl.blocking import OnLog
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
@@ -48,7 +48,6 @@ from sandbox.outcome import LogLine
 
 _R = TypeVar("_R")
 _READ_BYTES = 256 * 1024
-_CANCEL_S = 2.0
 
 
 class AsyncClient:
@@ -63,7 +62,7 @@ class AsyncClient:
         self._session = ClientSession()
         self._stack = AsyncExitStack()
         self._stream: ByteStream | None = None
-        self._sending = anyio.Lock()
+        self._outgoing: MemoryObjectSendStream[bytes]
         self._next_id = 0
         self._waiting: dict[Id, MemoryObjectSendStream[Reply]] = {}
         self._lost = False
@@ -75,13 +74,16 @@ class AsyncClient:
             raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
         self._stream = await self._stack.enter_async_context(stream)
         self._group = await self._stack.enter_async_context(anyio.create_task_group())
+        self._outgoing, outgoing = anyio.create_memory_object_stream[bytes](math.inf)
         self._group.start_soon(self._read, self._stream)
+        self._group.start_soon(self._write, self._stream, outgoing)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._group.cancel_scope.cancel()
+        self._outgoing.close()
         await self._stack.__aexit__(None, None, None)
 
     async def submit(self, source: str | bytes, *, name: str | None = None) -> Submission:
@@ -165,7 +167,7 @@ class AsyncClient:
         finished = False
         try:
             with send, receive:
-                await self._send(make(id))
+                self._send(make(id))
                 async for reply in receive:
                     match reply:
                         case Log():
@@ -184,24 +186,29 @@ class AsyncClient:
         finally:
             self._waiting.pop(id, None)
             if not finished and kind is Finished and not self._lost:
-                await self._abandon(id)
+                self._abandon(id)
 
-    async def _abandon(self, target: Id) -> None:
+    def _abandon(self, target: Id) -> None:
         self._next_id += 1
-        with anyio.move_on_after(_CANCEL_S, shield=True):
-            try:
-                await self._send(Cancel(id=self._next_id, target=target))
-            except ConnectionLost:
-                pass
+        try:
+            self._send(Cancel(id=self._next_id, target=target))
+        except ConnectionLost:
+            pass
 
-    async def _send(self, request: Request) -> None:
-        assert self._stream is not None
-        async with self._sending:
+    def _send(self, request: Request) -> None:
+        # Written by a task of its own, since half a frame of a cancelled task would be the end of all others.
+        try:
+            self._outgoing.send_nowait(self._session.send(request))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise ConnectionLost(f"the daemon at {self.socket_path} went away") from error
+
+    async def _write(self, stream: ByteStream, outgoing: MemoryObjectReceiveStream[bytes]) -> None:
+        with outgoing:
             try:
-                await self._stream.send(self._session.send(request))
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                async for data in outgoing:
+                    await stream.send(data)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 self._lose()
-                raise ConnectionLost(f"the daemon at {self.socket_path} went away") from error
 
     async def _read(self, stream: ByteStream) -> None:
         try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -61,11 +63,13 @@ class Client:
     def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
         self.socket_path = Path(socket) if socket is not None else default_socket()
         self._changed = threading.Condition()
+        self._sending = threading.Lock()
         self._sock: socket_type | None = None
         self._session = ClientSession()
         self._next_id = 0
         self._waiting: dict[Id, deque[Reply]] = {}
         self._reading = False
+        self._reader: threading.Thread | None = None
 
     def __enter__(self) -> Client:
         return self
@@ -99,7 +103,7 @@ class Client:
         on_log: OnLog | None = None,
     ) -> RunResult:
         """Run a kept program (hash, prefix or @name) and wait for its end. `on_log` gets its lines as they come."""
-        return self.start(
+        return self._start(
             reference, prompt, env=env, limits=limits, isolation=isolation, engine=engine, on_log=on_log
         ).result()
 
@@ -115,7 +119,7 @@ class Client:
         on_log: OnLog | None = None,
     ) -> RunResult:
         """Run a program that is not kept, and wait for its end."""
-        return self.start(
+        return self._start(
             None,
             prompt,
             source=source,
@@ -138,7 +142,35 @@ class Client:
         engine: Engine | None = None,
         on_log: OnLog | None = None,
     ) -> PendingRun:
-        """Start a run and return at once. Any number may be in flight; their ends come in any order."""
+        """Start a run and return at once. Any number may be in flight; their ends come in any order.
+
+        From the first `start` on a thread of the client's own reads what comes, whether somebody waits for it or not.
+        """
+        return self._start(
+            reference,
+            prompt,
+            source=source,
+            env=env,
+            limits=limits,
+            isolation=isolation,
+            engine=engine,
+            on_log=on_log,
+            in_background=True,
+        )
+
+    def _start(
+        self,
+        reference: str | None,
+        prompt: str = "",
+        *,
+        source: str | bytes | None = None,
+        env: Mapping[str, Any] | None = None,
+        limits: LimitsAsked | None = None,
+        isolation: Isolation | None = None,
+        engine: Engine | None = None,
+        on_log: OnLog | None = None,
+        in_background: bool = False,
+    ) -> PendingRun:
         id = self._send(
             lambda id: run_request(
                 id,
@@ -150,7 +182,8 @@ class Client:
                 isolation=isolation,
                 engine=engine,
                 stream_logs=on_log is not None,
-            )
+            ),
+            in_background=in_background,
         )
         return PendingRun(self, id, on_log)
 
@@ -170,11 +203,11 @@ class Client:
 
     def remove(self, reference: str) -> Removed:
         """Remove a program and the names on it."""
-        return self._ask(lambda id: Remove(id=id, hash=reference), Removed)
+        return self._ask(lambda id: Remove(id=id, hash=reference), Removed, again=False)
 
     def label(self, name: str, reference: str | None = None) -> Named:
         """Move a name to a program; without one, back to where the name was before."""
-        return self._ask(lambda id: Label(id=id, name=name, hash=reference), Named)
+        return self._ask(lambda id: Label(id=id, name=name, hash=reference), Named, again=reference is not None)
 
     def stats(self) -> StatsReply:
         """Return the daemon's counts."""
@@ -186,11 +219,13 @@ class Client:
 
     # --- the connection -----------------------------------------------------------------------------------
 
-    def _ask(self, make: Callable[[Id], Request], kind: type[_R]) -> _R:
+    def _ask(self, make: Callable[[Id], Request], kind: type[_R], *, again: bool = True) -> _R:
+        """Send a request and wait for its answer. `again`: it may be done twice, should the connection be lost."""
         try:
             reply = self._receive(self._send(make))
         except ConnectionLost:
-            # The daemon was restarted since the last request, maybe. These requests may be sent twice.
+            if not again:
+                raise
             reply = self._receive(self._send(make))
         return self._expect(reply, kind)
 
@@ -202,21 +237,58 @@ class Client:
             raise ConnectionLost(f"the daemon answered with {type(reply).__name__}")
         return reply
 
-    def _send(self, make: Callable[[Id], Request]) -> Id:
-        with self._changed:
-            if self._sock is None:
-                self._sock = self._connect()
-                self._session = ClientSession()
-            self._next_id += 1
-            id = self._next_id
-            data = self._session.send(make(id))
-            self._waiting[id] = deque()
+    def _send(self, make: Callable[[Id], Request], *, in_background: bool = False) -> Id:
+        with self._sending:
+            with self._changed:
+                if self._sock is not None and not self._waiting and self._is_gone(self._sock):
+                    self._lose()  # the daemon was restarted since the last request
+                if self._sock is None:
+                    self._sock = self._connect()
+                    self._session = ClientSession()
+                    self._reader = None
+                if in_background and self._reader is None:
+                    self._reader = threading.Thread(target=self._read_on, args=(self._sock,), daemon=True)
+                    self._reader.start()
+                self._next_id += 1
+                id = self._next_id
+                data = self._session.send(make(id))
+                self._waiting[id] = deque()
+                sock = self._sock
             try:
-                self._sock.sendall(data)
+                # Whoever waits for a reply, or the reader, goes on reading meanwhile.
+                sock.sendall(data)
             except OSError as error:
-                self._lose()
+                with self._changed:
+                    if self._sock is sock:
+                        self._lose()
                 raise ConnectionLost(f"the daemon at {self.socket_path} went away: {error.strerror}") from error
             return id
+
+    @staticmethod
+    def _is_gone(sock: socket_type) -> bool:
+        try:
+            return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _read_on(self, sock: socket_type) -> None:
+        """Read until this connection is lost: the reader thread."""
+        while True:
+            try:
+                data = sock.recv(_READ_BYTES)
+            except OSError:
+                data = b""
+            with self._changed:
+                if self._sock is not sock:
+                    return
+                try:
+                    self._take(data)
+                except ConnectionLost:
+                    return
+                finally:
+                    self._changed.notify_all()
 
     def _connect(self) -> socket_type:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -241,7 +313,7 @@ class Client:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError("the run goes on: no reply yet")
-                if self._reading:
+                if self._reading or self._reader is not None:
                     self._changed.wait(remaining)
                 else:
                     self._read(remaining)
@@ -253,27 +325,31 @@ class Client:
             return
         self._reading = True
         self._changed.release()
-        data: bytes | None = b""
+        data: bytes | None = None
         try:
-            sock.settimeout(timeout)
-            data = sock.recv(_READ_BYTES)
-        except TimeoutError:
-            data = None
-        except OSError:
+            ready = select.poll()
+            ready.register(sock, select.POLLIN)
+            if timeout is None or ready.poll(timeout * 1000):
+                data = sock.recv(_READ_BYTES)
+        except (OSError, ValueError):
             data = b""
         finally:
             self._changed.acquire()
             self._reading = False
             self._changed.notify_all()
-        if data is None:
+        if data is not None and self._sock is sock:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """Give what came to those who wait for it. Raises ConnectionLost for what is no reply."""
+        if not data:
+            self._lose()
             return
         try:
-            replies = self._session.receive(data) if data else []
+            replies = self._session.receive(data)
         except ProtocolError as error:
             self._lose()
             raise ConnectionLost(f"the daemon wrote what is no reply: {error}") from error
-        if not data:
-            self._lose()
         for reply in replies:
             if reply.id is None:
                 self._lose()
@@ -282,9 +358,14 @@ class Client:
 
     def _lose(self) -> None:
         if self._sock is not None:
+            # Wakes who reads from it, too; to close alone would not.
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
             self._sock.close()
             self._sock = None
-        self._waiting.clear()
+        self._reader = None
+        # What has come is still there for who waits for it.
+        self._waiting = {id: replies for id, replies in self._waiting.items() if replies}
         self._changed.notify_all()
 
 

@@ -107,7 +107,9 @@ class PoolSettings(_Section, frozen=True, kw_only=True):
     """The cells."""
 
     cells: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Default: two for each core."""
+    """That run at once. Default: two for each core."""
+    spare: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    """More cells, blank, so that nobody waits while one that ended badly is replaced. Default: as many again."""
     runs_per_cell: Positive = 500
     """A cell is replaced after so many runs."""
     max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
@@ -149,6 +151,11 @@ class Config(_Section, frozen=True, kw_only=True):
     def cells(self) -> int:
         """How many cells there are to be."""
         return self.pool.cells or 2 * (os.cpu_count() or 1)
+
+    @property
+    def pool_size(self) -> int:
+        """How many cells are kept, those that only wait included."""
+        return self.cells + (self.cells if self.pool.spare is None else self.pool.spare)
 
     @property
     def concurrent(self) -> int:

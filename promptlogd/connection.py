@@ -13,16 +13,17 @@ import struct
 
 import trio
 
-from promptlogd.handlers import HANDLERS, Client
+from promptlogd.client import Client
+from promptlogd.handlers import HANDLERS
 from promptlogd.services import RequestError, Services
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession
-from promptlogd.wire.messages import Error, Id, Reply, Request, Run
+from promptlogd.wire.messages import Cancel, Error, Id, Reply, Request, Run
 
 _log = logging.getLogger(__name__)
 
 _READ_BYTES = 256 * 1024
-_OUTBOX_BYTES = 4 * 1024 * 1024
-"""With so much unsent, no further request of this client is begun."""
+_OUTBOX_BYTES = 1024 * 1024
+"""With so much unsent, nothing more of this client is begun: no request is read, and no run that waits is run."""
 
 _GONE_CHECK_S = 0.02
 
@@ -34,7 +35,13 @@ class Connection:
         self._sock = sock
         self._services = services
         self._session = ServerSession()
-        self._client = Client(number=number, uid=_peer_uid(sock), send=self._send)
+        self._client = Client(
+            number=number,
+            uid=_peer_uid(sock),
+            send=self._send,
+            has_room=self._has_room,
+            wait_for_room=self._wait_for_room,
+        )
         self._in_hand: set[Id] = set()
         self._outbox = bytearray()
         self._outbox_filled = trio.Event()
@@ -58,6 +65,9 @@ class Connection:
             _log.debug("client %d is gone: %s", self._client.number, group.exceptions[0])
         finally:
             self._services.clients -= 1
+            self._services.scheduler.forget(self._client.number)
+            self._services.unsent.discard(self._client.number)
+            self._outbox.clear()
             self._sock.close()
 
     async def _read(self, nursery: trio.Nursery) -> None:
@@ -78,26 +88,30 @@ class Connection:
                 if self._session.mid_frame:
                     self._send_error(None, "bad_request", "the connection ended within a frame")
                 return
-            try:
-                events = self._session.receive(data)
-            except ProtocolError as error:
-                code = "too_large" if error.code == "too_large" else "bad_request"
-                self._send_error(None, code, error.message)
-                return
+            events = self._session.receive(data)
             for event in events:
-                if isinstance(event, BadMessage):
-                    self._send_error(event.id, "bad_request", event.message)
-                else:
-                    await self._begin(event, nursery)
+                match event:
+                    case ProtocolError():
+                        code = "too_large" if event.code == "too_large" else "bad_request"
+                        self._send_error(None, code, event.message)
+                        return
+                    case BadMessage():
+                        self._send_error(event.id, "bad_request", event.message)
+                    case _:
+                        await self._begin(event, nursery)
             if not self._session.mid_frame:
                 owed_since = math.inf
             elif owed_since == math.inf or events:
                 owed_since = trio.current_time()
 
     async def _begin(self, request: Request, nursery: trio.Nursery) -> None:
-        while len(self._in_hand) >= self._services.config.server.max_pipelined or len(self._outbox) > _OUTBOX_BYTES:
-            self._progress = trio.Event()
-            await self._progress.wait()
+        if not isinstance(request, Cancel) and self._has_enough():
+            async with trio.open_nursery() as waiting:
+                # What is not read can't tell that the client left.
+                waiting.start_soon(self._watch_gone)
+                while self._has_enough():
+                    await self._wait_for_progress()
+                waiting.cancel_scope.cancel()
         if request.id in self._in_hand:
             self._send_error(request.id, "bad_request", "a request with this id is in hand already")
         elif self._services.draining:
@@ -108,6 +122,21 @@ class Connection:
                 # Made here, so that a cancel that comes right behind finds it.
                 self._client.runs[request.id] = trio.CancelScope()
             nursery.start_soon(self._handle, request)
+
+    def _has_enough(self) -> bool:
+        return len(self._in_hand) >= self._services.config.server.max_pipelined or not self._has_room()
+
+    def _has_room(self) -> bool:
+        return len(self._outbox) <= _OUTBOX_BYTES
+
+    async def _wait_for_room(self) -> None:
+        while not self._has_room():
+            await self._wait_for_progress()
+
+    async def _wait_for_progress(self) -> None:
+        if self._progress.is_set():
+            self._progress = trio.Event()
+        await self._progress.wait()
 
     async def _handle(self, request: Request) -> None:
         try:
@@ -153,6 +182,7 @@ class Connection:
                 return
             data = memoryview(data)[sent:]
         self._outbox += data
+        self._services.unsent.add(self._client.number)
         self._outbox_filled.set()
 
     async def _write(self) -> None:
@@ -176,12 +206,12 @@ class Connection:
                     return
                 del self._outbox[:sent]
                 self._progress.set()
+            self._services.unsent.discard(self._client.number)
             self._outbox_filled = trio.Event()
 
     async def _drain(self) -> None:
         while self._outbox:
-            self._progress = trio.Event()
-            await self._progress.wait()
+            await self._wait_for_progress()
 
     async def _watch_gone(self) -> None:
         """Tell a client that has only closed its writing side from one that left: cancel the latter's runs."""

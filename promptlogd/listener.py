@@ -21,7 +21,27 @@ class ListenError(Exception):
     """The socket can't be bound."""
 
 
-def bind(path: Path, mode: int) -> socket.socket:
+class Listening:
+    """A bound socket, and which file it made."""
+
+    def __init__(self, sock: socket.socket, path: Path) -> None:
+        self.sock = sock
+        self._path = path
+        status = path.lstat()
+        self._file = (status.st_dev, status.st_ino)
+
+    def close(self) -> None:
+        """Close the socket, and remove its file if that is still ours."""
+        try:
+            status = self._path.lstat()
+            if (status.st_dev, status.st_ino) == self._file:
+                self._path.unlink()
+        except OSError:
+            pass
+        self.sock.close()
+
+
+def bind(path: Path, mode: int) -> Listening:
     """Bind a listening socket with these permissions. A stale one is probed first, then replaced.
 
     Raises ListenError: another daemon answers there, something else is there, or the folder can't be used.
@@ -40,9 +60,9 @@ def bind(path: Path, mode: int) -> socket.socket:
             os.umask(previous)
         path.chmod(mode)
         sock.listen(_BACKLOG)
+        return Listening(sock, path)
     except OSError as error:
         raise ListenError(f"can't listen on {path}: {error.strerror or error}") from error
-    return sock
 
 
 def _clear(path: Path) -> None:
@@ -62,16 +82,6 @@ def _clear(path: Path) -> None:
         except FileNotFoundError:
             return
     raise ListenError(f"another daemon answers on {path}; stop it or give --socket")
-
-
-def unlink(path: Path, sock: socket.socket) -> None:
-    """Close the socket, and remove its file if that is still ours."""
-    try:
-        if os.fspath(path) == sock.getsockname():
-            path.unlink()
-    except OSError:
-        pass
-    sock.close()
 
 
 async def accept(sock: socket.socket) -> AsyncIterator[socket.socket]:

@@ -1,4 +1,9 @@
-"""Who runs next: so many at once, a bounded queue behind, and turns by client, so that none can crowd out the rest."""
+"""Who runs next: so many at once, a bounded queue behind, and turns by client, so that none can crowd out the rest.
+
+A run's length is not known beforehand, but a client's next run is much like its last ones. A client whose runs took
+long lately has half of the slots at the most, together with all others of that kind: whatever they send, a client with
+short runs finds a slot. CPU-bound runs lose nothing by it, since there are twice as many slots as cores.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,12 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable
 
 import trio
+
+LONG_MS = 5.0
+"""CPU time from which on a run is a long one."""
+
+_FORGET = 0.9
+"""How much of what a long run has shown is left after each shorter one: after 22 of them a client is as before."""
 
 
 class Busy(Exception):
@@ -16,40 +27,81 @@ class Busy(Exception):
         self.queue = queue
 
 
+class Slot:
+    """Leave to run, until `Scheduler.release`."""
+
+    __slots__ = ("client", "long")
+
+    def __init__(self, client: Hashable, *, long: bool) -> None:
+        self.client = client
+        self.long = long
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.came = trio.Event()
+        self.slot: Slot | None = None
+
+
 class Scheduler:
     """Slots for runs. A free slot goes to the next client in turn, and to the oldest run of that client."""
 
     def __init__(self, *, concurrent: int, queue: int) -> None:
         self._free = concurrent
+        self._free_for_long = max(1, concurrent // 2)
         self._queue = queue
         self.running = 0
         self.queued = 0
-        self._waiting: OrderedDict[Hashable, deque[trio.Event]] = OrderedDict()
+        self._waiting: OrderedDict[Hashable, deque[_Turn]] = OrderedDict()
+        self._expected_ms: dict[Hashable, float] = {}
 
-    async def acquire(self, client: Hashable) -> None:
+    async def acquire(self, client: Hashable) -> Slot:
         """Wait for a slot. Raises Busy at once if too many wait already."""
-        if self._free and not self.queued:
-            self._free -= 1
+        slot = self._take(client)
+        if slot is not None:
+            return slot
+        if self.queued >= self._queue:
+            raise Busy(self._queue)
+        return await self._wait(client)
+
+    def release(self, slot: Slot, cpu_ms: float) -> None:
+        """Give a slot back, with the CPU time of its run: it goes to whose turn it is."""
+        self._give(slot)
+        expected = max(cpu_ms, _FORGET * self._expected_ms.get(slot.client, 0.0))
+        if expected >= LONG_MS:
+            self._expected_ms[slot.client] = expected
         else:
-            if self.queued >= self._queue:
-                raise Busy(self._queue)
-            await self._wait(client)
+            self._expected_ms.pop(slot.client, None)
+        self._hand_out()
+
+    def forget(self, client: Hashable) -> None:
+        """Forget a client that left."""
+        self._expected_ms.pop(client, None)
+
+    def _take(self, client: Hashable) -> Slot | None:
+        long = client in self._expected_ms
+        if not self._free or (long and not self._free_for_long):
+            return None
+        self._free -= 1
+        self._free_for_long -= long
         self.running += 1
+        return Slot(client, long=long)
 
-    def release(self) -> None:
-        """Give a slot back: it goes to whose turn it is."""
+    def _give(self, slot: Slot) -> None:
+        self._free += 1
+        self._free_for_long += slot.long
         self.running -= 1
-        self._release()
 
-    async def _wait(self, client: Hashable) -> None:
-        turn = trio.Event()
+    async def _wait(self, client: Hashable) -> Slot:
+        turn = _Turn()
         self._waiting.setdefault(client, deque()).append(turn)
         self.queued += 1
         try:
-            await turn.wait()
+            await turn.came.wait()
         except trio.Cancelled:
-            if turn.is_set():
-                self._release()
+            if turn.slot is not None:
+                self._give(turn.slot)
+                self._hand_out()
             else:
                 self.queued -= 1
                 queue = self._waiting[client]
@@ -57,16 +109,24 @@ class Scheduler:
                 if not queue:
                     del self._waiting[client]
             raise
+        assert turn.slot is not None
+        return turn.slot
 
-    def _release(self) -> None:
-        if not self._waiting:
-            self._free += 1
-            return
-        client, queue = next(iter(self._waiting.items()))
-        turn = queue.popleft()
-        self.queued -= 1
-        if queue:
-            self._waiting.move_to_end(client)
-        else:
-            del self._waiting[client]
-        turn.set()
+    def _hand_out(self) -> None:
+        """Give what is free to those whose turn it is, and who may have it."""
+        while self._free:
+            for client in self._waiting:
+                slot = self._take(client)
+                if slot is not None:
+                    break
+            else:
+                return
+            queue = self._waiting[client]
+            turn = queue.popleft()
+            self.queued -= 1
+            if queue:
+                self._waiting.move_to_end(client)
+            else:
+                del self._waiting[client]
+            turn.slot = slot
+            turn.came.set()

@@ -57,12 +57,13 @@ async def serve(
         shutil.rmtree(jail_root, ignore_errors=True)
         group = _cgroup(config, state_dir)
         plan = quickjs_plan(config, root.build_root(jail_root), group)
-        pool = Pool(plan, size=config.cells, runs_per_cell=config.pool.runs_per_cell, max_age_s=config.pool.max_age_s)
-        sock = listener.bind(socket_path, int(config.server.socket_mode, 8))
+        settings = config.pool
+        pool = Pool(plan, size=config.pool_size, runs_per_cell=settings.runs_per_cell, max_age_s=settings.max_age_s)
+        listening = listener.bind(socket_path, int(config.server.socket_mode, 8))
         try:
-            await _serve(config, store, pool, sock, socket_path, ready)
+            await _serve(config, store, pool, listening.sock, socket_path, ready)
         finally:
-            listener.unlink(socket_path, sock)
+            listening.close()
     finally:
         store.close()
         shutil.rmtree(jail_root, ignore_errors=True)
@@ -121,12 +122,14 @@ async def _stop_on_signal(
         accepting.cancel()
         services.draining = True
         with trio.move_on_after(services.config.server.drain_s):
-            while services.scheduler.running or services.scheduler.queued:
+            while services.scheduler.running or services.scheduler.queued or services.unsent:
+                await trio.sleep(0.01)
+            await trio.sleep(0.01)  # the run that ended last has its reply to send
+            while services.unsent:
                 await trio.sleep(0.01)
         if services.scheduler.running:
             drain_s = services.config.server.drain_s
             _log.warning("%d runs did not end within %g s and are stopped", services.scheduler.running, drain_s)
-        await trio.sleep(0.01)  # let the last replies leave
         clients.cancel_scope.cancel()
 
 
@@ -149,6 +152,7 @@ def quickjs_plan(config: Config, made: root.Root, group: Cgroup | None = None) -
         policy=jail.policy_text(policy, platform.machine()),
         machine=root.machine(),
         default=default,
+        most_bytes=config.limits.max.limits().memory_bytes,
         cgroup=group,
     )
     return Plan(

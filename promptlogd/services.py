@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import trio
 
+from promptlogd.client import Client
 from promptlogd.config import Config
-from promptlogd.scheduler import Busy, Scheduler
+from promptlogd.scheduler import Busy, Scheduler, Slot
 from promptlogd.store import Store
 from promptlogd.wire.messages import ErrorCode
 from sandbox.cell import Job, Trial
@@ -47,6 +48,8 @@ class Services:
         self.started_at = trio.current_time()
         self.clients = 0
         self.draining = False
+        self.unsent: set[int] = set()
+        """Numbers of the clients that replies wait for."""
         self.runs: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
@@ -55,7 +58,7 @@ class Services:
         job: Job,
         trial: Trial,
         *,
-        client: int,
+        client: Client,
         fresh: bool = False,
         on_log: Callable[[LogLine], None] | None = None,
     ) -> None:
@@ -63,18 +66,24 @@ class Services:
 
         Raises RequestError: busy, or internal where no cell can be had.
         """
-        waiting = trio.move_on_after(self.config.scheduler.wait_s)
-        with waiting:
-            try:
-                await self.scheduler.acquire(client)
-            except Busy as error:
-                raise RequestError("busy", str(error)) from None
-        if waiting.cancelled_caught:
-            raise RequestError("busy", f"waited {self.config.scheduler.wait_s:g} s for a turn; try again")
+        slot = await self._turn(client)
+        while not client.has_room():
+            # A client that does not read gets no more to read, and holds no slot meanwhile.
+            self.scheduler.release(slot, 0.0)
+            await client.wait_for_room()
+            slot = await self._turn(client)
         try:
             await self._in_a_cell(job, trial, fresh=fresh, on_log=on_log)
         finally:
-            self.scheduler.release()
+            self.scheduler.release(slot, trial.usage.cpu_ms)
+
+    async def _turn(self, client: Client) -> Slot:
+        with trio.move_on_after(self.config.scheduler.wait_s):
+            try:
+                return await self.scheduler.acquire(client.number)
+            except Busy as error:
+                raise RequestError("busy", str(error)) from None
+        raise RequestError("busy", f"waited {self.config.scheduler.wait_s:g} s for a turn; try again")
 
     async def _in_a_cell(
         self, job: Job, trial: Trial, *, fresh: bool, on_log: Callable[[LogLine], None] | None

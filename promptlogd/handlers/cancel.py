@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptlogd.handlers.client import Client
+from promptlogd.client import Client
 from promptlogd.services import Services
 from promptlogd.wire.messages import Cancel, Cancelling
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from promptlogd.handlers.client import Client
+from promptlogd.client import Client
 from promptlogd.handlers.references import resolve, store_errors
 from promptlogd.services import Services
 from promptlogd.wire.messages import Label, Named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 
-from promptlogd.handlers.client import Client
+from promptlogd.client import Client
 from promptlogd.services import Services
 from promptlogd.wire.messages import PROTOCOL_VERSION, Ping, Pong
 

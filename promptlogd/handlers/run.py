@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 import trio
 
+from promptlogd.client import Client
 from promptlogd.config import LimitsError
-from promptlogd.handlers.client import Client
 from promptlogd.handlers.references import check_size, resolve, store_errors, utf8_bytes
 from promptlogd.handlers.submit import check, wrap
 from promptlogd.services import RequestError, Services
@@ -43,7 +43,7 @@ async def handle(request: Run, services: Services, client: Client) -> Finished:
             if isinstance(trial.checked, Wrapped):
                 job = msgspec.structs.replace(job, kind="run", code=trial.checked.code)
         if trial.outcome is None:
-            await services.execute(job, trial, client=client.number, fresh=fresh, on_log=on_log)
+            await services.execute(job, trial, client=client, fresh=fresh, on_log=on_log)
     if scope.cancelled_caught:
         trial.outcome = Cancelled()
     if trial.outcome is None:

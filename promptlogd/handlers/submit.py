@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import trio
 
-from promptlogd.handlers.client import Client
+from promptlogd.client import Client
 from promptlogd.handlers.references import check_size, store_errors
 from promptlogd.services import RequestError, Services
 from promptlogd.wire.messages import Submit, Submitted
@@ -31,7 +31,7 @@ async def check(services: Services, client: Client, source: bytes, trial: Trial)
     bounds = services.config.limits
     cpu_ms = bounds.check_cpu_ms
     limits = msgspec.structs.replace(bounds.default.limits(), cpu_ms=cpu_ms, wall_ms=max(2000, 4 * cpu_ms))
-    await services.execute(Job(kind="check", code=source, limits=limits), trial, client=client.number)
+    await services.execute(Job(kind="check", code=source, limits=limits), trial, client=client)
 
 
 async def wrap(services: Services, client: Client, source: bytes) -> bytes:

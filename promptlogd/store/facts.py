@@ -68,8 +68,10 @@ class Facts:
 
     def open(self) -> bool:
         """Open the database; return False if it had to be made new, so that it wants filling."""
-        if self._path.exists():
+        if os.path.lexists(self._path):
             try:
+                if self._path.is_symlink() or not self._path.is_file():
+                    raise sqlite3.DatabaseError(f"{self._path} is no file")
                 self._connect()
                 good = self._db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -78,7 +80,8 @@ class Facts:
                     return True
                 self._db.close()
             except sqlite3.DatabaseError:
-                self._db.close()
+                if hasattr(self, "_db"):
+                    self._db.close()
             stamp = time.time_ns()
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
@@ -97,10 +100,16 @@ class Facts:
         self._db.close()
 
     def rebuild(self, programs: Iterable[tuple[str, Meta]]) -> None:
-        """Fill a new database from the folders' facts and the journal of names."""
+        """Bring the database up to the folders' facts and the journal of names. Counts of runs stay."""
         self._db.execute("BEGIN")
+        self._db.execute("CREATE TEMP TABLE kept (hash TEXT PRIMARY KEY)")
         for hash, meta in programs:
             self.add(hash, meta)
+            self._db.execute("INSERT INTO kept VALUES (?)", (hash,))
+        self._db.execute("DELETE FROM programs WHERE hash NOT IN (SELECT hash FROM kept)")
+        self._db.execute("DROP TABLE kept")
+        self._db.execute("DELETE FROM moves")
+        self._db.execute("DELETE FROM names")
         for move in self._read_journal():
             self.apply(move)
         self._db.execute("COMMIT")

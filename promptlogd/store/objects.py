@@ -79,9 +79,11 @@ class Objects:
                 _write(temporary / "meta.json", msgspec.json.encode(meta))
                 _sync(temporary)
                 shelf = self._path(hash).parent
-                if not shelf.exists():
-                    shelf.mkdir(mode=0o700, exist_ok=True)
+                if not os.path.lexists(shelf):
+                    shelf.mkdir(mode=0o700)
                     _sync(self._programs)
+                elif shelf.is_symlink() or not shelf.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, f"{shelf} is not a folder of ours; remove it")
                 temporary.rename(self._path(hash))
                 _sync(shelf)
             except BaseException:
@@ -102,7 +104,8 @@ class Objects:
     def read(self, hash: str) -> tuple[bytes, bytes | None, int]:
         """Return (source, wrapped code or None if that is no good, version of its wrapper).
 
-        Raises NotFound, or Damaged after the object was set aside.
+        Raises NotFound, StoreFailed, or Damaged; the last may be a removal that is under way as well: who holds the
+        writers' lock can tell, by reading again, and calls `set_aside`.
         """
         try:
             with self._folder(hash) as folder:
@@ -114,13 +117,13 @@ class Objects:
         except FileNotFoundError:
             if not self.has(hash):
                 raise NotFound(hash) from None
-            raise self._set_aside(hash, "its source is missing") from None
+            raise Damaged(hash, "its source is missing") from None
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EIO):
                 raise StoreFailed(f"can't read program {hash}: {error.strerror}") from error
-            raise self._set_aside(hash, str(error)) from error
+            raise Damaged(hash, str(error)) from error
         if hashlib.sha256(source).hexdigest() != hash:
-            raise self._set_aside(hash, "its bytes do not have its hash")
+            raise Damaged(hash, "its bytes do not have its hash")
         return source, wrapped, wrapper
 
     def meta(self, hash: str) -> Meta:
@@ -165,11 +168,11 @@ class Objects:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _set_aside(self, hash: str, why: str) -> Damaged:
+    def set_aside(self, hash: str) -> None:
+        """Move a damaged program out of the way, for somebody to look at."""
         with suppress(OSError):
             self._path(hash).rename(self._damaged / f"{hash}-{time.time_ns()}")
             _sync(self._damaged)
-        return Damaged(hash, why)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

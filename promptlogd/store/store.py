@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
@@ -81,6 +81,8 @@ class Store:
         self._objects = Objects(state_dir)
         self._facts = Facts(state_dir)
         self._runs: dict[str, tuple[int, float]] = {}
+        self._unclean = state_dir / "unclean"
+        """There while a daemon runs: SQLite may have lost its last changes if it is there at the start."""
 
     @classmethod
     def open(cls, state_dir: Path) -> Store:
@@ -99,8 +101,10 @@ class Store:
         store = cls(state_dir, lock)
         try:
             store._objects.prepare()
-            if not store._facts.open():
+            unclean = store._unclean.exists()
+            if not store._facts.open() or unclean:
                 store._facts.rebuild((hash, store._objects.meta(hash)) for hash in store._objects.hashes())
+            _mark(store._unclean)
         except (OSError, sqlite3.Error) as error:
             os.close(lock)
             raise StoreFailed(f"can't use the state folder {state_dir}: {error}") from error
@@ -118,6 +122,8 @@ class Store:
         except StoreFailed:
             pass  # counts of runs only
         self._facts.close()
+        with suppress(OSError):
+            self._unclean.unlink()
         os.close(self._lock)
 
     @contextmanager
@@ -136,7 +142,9 @@ class Store:
             try:
                 self._objects.read(hash)
                 created = False
-            except (NotFound, Damaged):
+            except (NotFound, Damaged) as error:
+                if isinstance(error, Damaged):
+                    self._objects.set_aside(hash)
                 meta = Meta(size=len(source), created_at=time.time(), created_by=uid)
                 self._objects.write(hash, source, wrapped, wrapper, meta)
             meta = self._objects.meta(hash)
@@ -175,16 +183,22 @@ class Store:
         """Read a program and verify it. Raises NotFound, Damaged (set aside now), StoreFailed."""
         try:
             source, wrapped, wrapper = self._objects.read(hash)
-        except Damaged as error:
-            _log.error("%s", error)
-            self._forget(hash)
-            raise
+        except Damaged:
+            with self._writing:
+                try:
+                    source, wrapped, wrapper = self._objects.read(hash)
+                except Damaged as error:
+                    _log.error("%s", error)
+                    self._objects.set_aside(hash)
+                    self._forget(hash)
+                    raise
         return Program(hash=hash, source=source, wrapped=wrapped, wrapper=wrapper)
 
     def rewrap(self, hash: str, wrapped: bytes, *, wrapper: int) -> None:
         """Keep wrapped code that was made again. Raises StoreFailed."""
         with self._writing:
-            self._objects.rewrap(hash, wrapped, wrapper)
+            if self._objects.has(hash):  # it may have been removed meanwhile
+                self._objects.rewrap(hash, wrapped, wrapper)
 
     @_locked
     def show(self, hash: str) -> tuple[Fact, list[str], dict[str, list[Move]]]:
@@ -203,7 +217,7 @@ class Store:
             at, _, hash = after.partition(":")
             try:
                 cursor = (float.fromhex(at), hash)
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise BadReference(f"{after!r} is no cursor: give the `next` of the page before") from None
         facts = self._facts.newest(limit + 1, cursor)
         more = len(facts) > limit
@@ -216,9 +230,17 @@ class Store:
     def remove(self, hash: str) -> list[str]:  # type: ignore[valid-type]  # the builtin, not the method above
         """Remove a program; return the names that were on it. Raises NotFound, StoreFailed."""
         with self._writing:
+            if not self._objects.has(hash):
+                self._forget(hash)  # a row without a program: the disk was full when that was removed
+                raise NotFound(hash)
+            names = self._take_names_off(hash)
             self._objects.remove(hash)
             self._runs.pop(hash, None)
-            return self._forget(hash)
+            try:
+                self._forget(hash)
+            except StoreFailed as error:
+                _log.error("%s", error)  # it is gone; the next start drops what is still noted of it
+            return names
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
         """Move a name to a program, or back to where it was last; return (where it is, where it was).
@@ -263,14 +285,17 @@ class Store:
         with self._use_facts():
             self._facts.apply(move)
 
-    def _forget(self, hash: str) -> list[str]:  # type: ignore[valid-type]
+    def _take_names_off(self, hash: str) -> list[str]:  # type: ignore[valid-type]
         with self._use_facts():
             names = self._facts.names(hash)
         for name in names:
             self._move(name, None)
+        return names
+
+    def _forget(self, hash: str) -> None:
+        self._take_names_off(hash)
         with self._use_facts():
             self._facts.remove(hash)
-        return names
 
     def record_run(self, hash: str) -> None:
         """Count a finished run. In memory until `flush`."""
@@ -302,6 +327,15 @@ def _check_folder(folder: Path) -> None:
         raise StoreUnsafe(f"{folder} belongs to uid {status.st_uid}, not to us; chown it or give --state-dir")
     if status.st_mode & 0o077:
         raise StoreUnsafe(f"{folder} is open to others; close it with: chmod 700 {folder}")
+
+
+def _mark(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def _take_lock(state_dir: Path) -> int:

@@ -6,6 +6,7 @@ these would announce a frame far over the cap, so no MessagePack connection can 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from promptlogd.wire.errors import ProtocolError
@@ -35,15 +36,15 @@ class FrameDecoder:
         """How many bytes of an unfinished frame are held. 0: the stream is between two frames."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take the next bytes of the stream and return the frames that are whole now.
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take the next bytes of the stream and yield the frames that are whole now.
 
-        Raises ProtocolError for a frame over the cap, as soon as that is known.
+        Raises ProtocolError, after those before it, for a frame over the cap, as soon as that is known.
         """
         self._buffer += data
         if self.encoding is None and self._buffer:
             self._tell_encoding(self._buffer[0])
-        return self._lines() if self.encoding == "json" else self._prefixed()
+        yield from self._lines() if self.encoding == "json" else self._prefixed()
 
     def _tell_encoding(self, first: int) -> None:
         self.encoding = "json" if first in _JSON_START else "msgpack"
@@ -54,8 +55,7 @@ class FrameDecoder:
                 f"not with {chr(first)!r}"
             )
 
-    def _prefixed(self) -> list[bytes]:
-        frames: list[bytes] = []
+    def _prefixed(self) -> Iterator[bytes]:
         buffer, start = self._buffer, 0
         while len(buffer) - start >= HEADER_BYTES:
             size = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
@@ -64,28 +64,25 @@ class FrameDecoder:
             end = start + HEADER_BYTES + size
             if len(buffer) < end:
                 break
-            frames.append(bytes(buffer[start + HEADER_BYTES : end]))
+            yield bytes(buffer[start + HEADER_BYTES : end])
             start = end
         if start:
             del buffer[:start]
-        return frames
 
-    def _lines(self) -> list[bytes]:
-        frames: list[bytes] = []
+    def _lines(self) -> Iterator[bytes]:
         buffer, start = self._buffer, 0
         while (end := buffer.find(b"\n", max(start, self._scanned))) >= 0:
             if end - start > self._max_frame_bytes:
                 raise self._too_large(end - start)
             line = bytes(buffer[start:end]).strip()
             if line:
-                frames.append(line)
+                yield line
             start = end + 1
         if start:
             del buffer[:start]
         self._scanned = len(buffer)
         if len(buffer) > self._max_frame_bytes:
             raise self._too_large(len(buffer))
-        return frames
 
     def _too_large(self, size: int) -> ProtocolError:
         return ProtocolError(

@@ -83,12 +83,17 @@ class ServerSession(_Session):
     def __init__(self) -> None:
         super().__init__(encoding=None)
 
-    def receive(self, data: bytes) -> list[Request | BadMessage]:
+    def receive(self, data: bytes) -> list[Request | BadMessage | ProtocolError]:
         """Take bytes from the client; return what they complete, in order.
 
-        Raises ProtocolError when the stream can't be followed: a frame over the cap, or one without a readable id.
+        A ProtocolError is the last: the stream can't be followed, for a frame over the cap or without a readable id.
         """
-        return [self._request(payload) for payload in self._frames.feed(data)]
+        events: list[Request | BadMessage | ProtocolError] = []
+        try:
+            events.extend(map(self._request, self._frames.feed(data)))
+        except ProtocolError as error:
+            events.append(error)
+        return events
 
     def _request(self, payload: bytes) -> Request | BadMessage:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import anyio
@@ -154,3 +155,125 @@ def test_an_async_client_that_was_not_entered_says_how(socket_path: Path) -> Non
     """Its methods work within `async with` alone, and say so."""
     with pytest.raises(RuntimeError, match="async with"):
         anyio.run(AsyncClient(socket_path).ping)
+
+
+def test_many_large_requests_in_flight(client: Client) -> None:
+    """Two hundred prompts of half a megabyte go out while their results come back: nobody waits for the other side."""
+    prompt = "x" * 500_000
+    runs = [client.start(None, prompt, source="return prompt.length") for _ in range(200)]
+    assert {run.result().value for run in runs} == {500_000}
+
+
+def test_a_timeout_leaves_the_connection_as_it_was(client: Client) -> None:
+    """After a wait that ran out, large requests pass and the run still gives its result."""
+    slow = client.start(None, source="const t = Date.now(); while (Date.now() - t < 300); return 1", limits=LONG)
+    with pytest.raises(TimeoutError):
+        slow.result(timeout=0.001)
+    runs = [client.start(None, "x" * 1_000_000, source="return prompt.length") for _ in range(10)]
+    assert {run.result().value for run in runs} == {1_000_000}
+    assert slow.result().value == 1
+
+
+def test_closing_wakes_who_waits(socket_path: Path) -> None:
+    """A close from another thread ends a wait at once, and the daemon hears of it."""
+    client = Client(socket_path)
+    ended: list[float] = []
+
+    def wait() -> None:
+        try:
+            client.run_source("for(;;){}", limits=LONG)
+        except ConnectionLost:
+            ended.append(time.monotonic())
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    with Client(socket_path) as other:
+        while other.stats().running == 0:
+            time.sleep(0.01)
+        began = time.monotonic()
+        client.close()
+        waiter.join(5)
+        assert ended
+        assert ended[0] - began < 1
+        while other.stats().running:
+            assert time.monotonic() - began < 2
+            time.sleep(0.01)
+
+
+class _Flaky:
+    """Stands between a client and the daemon, and drops the connection where it is told to."""
+
+    def __init__(self, daemon: Path, path: Path) -> None:
+        self.path = path
+        self._daemon = daemon
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self.swallow = 0
+        """How many replies to lose, with their connection."""
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            with client, socket.socket(socket.AF_UNIX) as daemon:
+                daemon.connect(str(self._daemon))
+                while request := client.recv(65536):
+                    daemon.sendall(request)
+                    reply = daemon.recv(65536)
+                    if self.swallow:
+                        self.swallow -= 1
+                        break
+                    client.sendall(reply)
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+
+def test_what_must_not_be_done_twice_is_not_sent_twice(socket_path: Path, tmp_path: Path) -> None:
+    """A lost reply to a move back or a removal is told; what may be repeated is repeated in silence."""
+    flaky = _Flaky(socket_path, tmp_path / "flaky")
+    try:
+        with Client(flaky.path) as client:
+            hashes = [client.submit(f"return 'flaky {i}'", name="flaky").hash for i in range(3)]
+            flaky.swallow = 1
+            assert client.submit("return 'again'").created is False
+            flaky.swallow = 1
+            with pytest.raises(ConnectionLost):
+                client.label("flaky")
+            assert "flaky" in client.show(hashes[1]).names
+            flaky.swallow = 1
+            with pytest.raises(ConnectionLost):
+                client.remove(hashes[1])
+            with pytest.raises(RequestRefused):
+                client.show(hashes[1])
+    finally:
+        flaky.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_task_cancelled_while_it_sends_harms_no_other(socket_path: Path, backend: str) -> None:
+    """Cancelled in the middle of a large request, a task leaves the connection whole."""
+
+    async def main() -> None:
+        async with AsyncClient(socket_path) as client, anyio.create_task_group() as group:
+            got: list[int] = []
+
+            async def run() -> None:
+                got.append((await client.run_source("return 1")).value)
+
+            for _ in range(130):
+                group.start_soon(run)
+            for _ in range(10):
+                with anyio.move_on_after(0.001):
+                    await client.run_source("return 2", "x" * 1_000_000)
+            with anyio.fail_after(20):
+                await client.ping()
+                while len(got) < 130:
+                    await anyio.sleep(0.01)
+
+    anyio.run(main, backend=backend)

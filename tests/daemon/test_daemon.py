@@ -23,7 +23,7 @@ import pytest
 from promptlogctl.client import Client
 from promptlogctl.errors import ConnectionLost, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
-from sandbox.outcome import ProgramException
+from sandbox.outcome import ProgramException, ProgramSyntaxError
 
 
 class Daemon:
@@ -319,7 +319,7 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
         runs = [client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000)) for _ in range(4)]
         with Client(daemon.socket) as other:
             _until(lambda: other.stats().running == 4)
-        _until(lambda: len(daemon.jailed()) == 12)
+        _until(lambda: len(daemon.jailed()) == 24)
         pids = daemon.jailed()
         daemon.stop(signal.SIGKILL)
         _until(lambda: not any(map(_alive, pids)), 1)
@@ -458,3 +458,125 @@ def test_a_modules_stack_has_no_frame_of_ours(client: Client) -> None:
     outcome = client.run_source("export default function main() {\n  null.x }").outcome
     assert isinstance(outcome, ProgramException)
     assert outcome.stack.split() == ["at", "main", "(program.js:2:3)"]
+
+
+def _resident(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) << 10
+
+
+def _raw(path: Path, *messages: dict[str, Any]) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))
+    sock.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+    return sock
+
+
+def test_a_client_that_does_not_read_costs_little(tmp_path: Path) -> None:
+    """Asked for half a gigabyte that nobody reads, the daemon makes a few replies, and gives their memory back."""
+    source = "return 'x'.repeat(4194000)"
+    limits = {"result_bytes": 4194304, "cpu_ms": 500}
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as other:
+        assert other.run_source(source, limits=LimitsAsked(**limits)).ok
+        before = _resident(daemon.process.pid)
+        runs = [{"type": "run", "id": i, "source": source, "limits": limits} for i in range(128)]
+        with _raw(daemon.socket, *runs), _raw(daemon.socket, *runs):
+            for _ in range(30):
+                assert other.run_source("return 1").value == 1
+                time.sleep(0.05)
+            assert _resident(daemon.process.pid) - before < 96 << 20
+        _until(lambda: _resident(daemon.process.pid) - before < 48 << 20)
+
+
+def test_a_client_that_leaves_more_than_it_may_is_noticed(tmp_path: Path) -> None:
+    """With more requests pipelined than are taken, a client's leaving still ends its runs at once."""
+    limits = {"cpu_ms": 10000, "wall_ms": 30000}
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as other:
+        runs = [{"type": "run", "id": i, "source": "for(;;){}", "limits": limits} for i in range(140)]
+        with _raw(daemon.socket, *runs):
+            _until(lambda: other.stats().running == 4)
+        _until(lambda: other.stats().running == 0, 2)
+
+
+def test_requests_before_a_bad_one_are_answered(client: Client) -> None:
+    """What came whole before the frame that ends the connection is done and answered."""
+    with _raw(client.socket_path, {"type": "ping", "id": 1}, {"type": "ping", "id": 2}, {"x": 1}) as sock:
+        replies = [json.loads(line) for line in sock.makefile()]
+    assert sorted((reply["type"], reply.get("id")) for reply in replies[:3] if "id" in reply) == [
+        ("pong", 1),
+        ("pong", 2),
+    ]
+    assert [reply["code"] for reply in replies if reply["type"] == "error"] == ["bad_request"]
+
+
+def test_more_memory_than_usual_may_be_configured(tmp_path: Path) -> None:
+    """A maximum above what a zygote itself gets is what a run can have."""
+    (tmp_path / "c").write_text("[limits.max]\nmemory_mb = 1024\n[limits.default]\nmemory_mb = 600\n")
+    with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
+        assert client.run_source("return 1").value == 1
+        assert client.run_source("return 2", limits=LimitsAsked(memory_bytes=1 << 30)).value == 2
+
+
+def test_the_last_reply_leaves_whole(tmp_path: Path) -> None:
+    """A large result that its client reads late is not cut off by SIGTERM."""
+    source = "const t = Date.now(); while (Date.now() - t < 300); return 'x'.repeat(1000000)"
+    with a_daemon(tmp_path) as daemon:
+        limits = {"cpu_ms": 3000, "wall_ms": 3000}
+        with _raw(daemon.socket, {"type": "run", "id": 1, "source": source, "limits": limits}) as sock:
+            _until(lambda: len(_at_work(daemon)) == 1)
+            daemon.process.terminate()
+            time.sleep(1)
+            assert len(json.loads(sock.makefile().readline())["outcome"]["value"]) == 1_000_000
+        assert daemon.process.wait(10) == 0
+
+
+def test_ctrl_c_is_the_daemons_affair(tmp_path: Path) -> None:
+    """SIGINT to all of the terminal's processes drains: the jails are not in the daemon's process group."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert all(os.getpgid(pid) != os.getpgid(daemon.process.pid) for pid in daemon.jailed())
+        run = client.start(
+            None, source="const t = Date.now(); while (Date.now() - t < 300); return 1", limits=LimitsAsked(cpu_ms=3000)
+        )
+        _until(lambda: len(_at_work(daemon)) == 1)
+        daemon.process.send_signal(signal.SIGINT)
+        assert run.result().value == 1
+
+
+def test_another_daemons_socket_is_left_alone(tmp_path: Path) -> None:
+    """A daemon whose socket file was replaced by another's does not remove that when it stops."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with a_daemon(tmp_path / "one", "--socket", str(tmp_path / "s")) as first:
+        (tmp_path / "s").unlink()
+        with a_daemon(tmp_path / "two", "--socket", str(tmp_path / "s")), Client(tmp_path / "s") as client:
+            first.stop()
+            assert client.ping().pid
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("Object.prototype.get = 1; return 1", "ok"),
+        ("Object.prototype.set = undefined; return 1", "ok"),
+        (
+            "let w; Error.prepareStackTrace = (e, c) => c; const o = {toJSON() { for (const x of new Error().stack) {"
+            "const f = x.getFunction(); if (String(f).startsWith('(level, values)')) w = f } return 1 }};"
+            "console.log(o); w(-1, ['x']); return 1",
+            "ok",
+        ),
+        ('const a = 1;\nexport {a as "out of memory", a as "out of memory"};\nexport default 1', "syntax_error"),
+        ("if (prompt)", "syntax_error"),
+        ("return 1 // export default", "ok"),
+    ],
+)
+def test_kinds_that_were_told_wrongly(client: Client, source: str, kind: str) -> None:
+    """Tampered prototypes, borrowed closures and texts that read like the engine's own do not choose the outcome."""
+    outcome = client.run_source(source).outcome
+    assert outcome.__struct_config__.tag == kind, outcome
+
+
+def test_a_place_past_the_end_is_the_last_line(client: Client) -> None:
+    """What the wrapper's end was needed to notice is told at the program's own last line."""
+    outcome = client.run_source("\n\nif (prompt)").outcome
+    assert isinstance(outcome, ProgramSyntaxError)
+    assert (outcome.line, outcome.column) == (3, None)

@@ -55,7 +55,7 @@ def test_case(client: Client, case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case["group"] == "memory"], ids=lambda case: case["name"])
 def test_memory_case_with_cpu_to_spare(client: Client, case: dict[str, Any]) -> None:
     """With 5 s of CPU it is the memory limit that stops a memory bomb, or an error that the program saw."""
-    limits = LimitsAsked(cpu_ms=5000, wall_ms=10_000)
+    limits = LimitsAsked(cpu_ms=5000, wall_ms=25_000)
     result = client.run_source(_source(case), case.get("prompt", ""), limits=limits)
     expected = case["expect"]["quickjs"] if isinstance(case["expect"], dict) else case["expect"]
     assert result.outcome.__struct_config__.tag in expected, result.outcome

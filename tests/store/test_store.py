@@ -300,3 +300,99 @@ def test_readers_do_not_wait_for_the_disk(folder: Path, monkeypatch: pytest.Monk
     writer.join()
     assert store.count() == 2
     store.close()
+
+
+def test_removing_and_submitting_while_others_read(folder: Path) -> None:
+    """However submits, removals and reads of one program fall together, good bytes are never set aside."""
+    store = Store.open(folder)
+    source = b"return 'race'"
+    hash = hashlib.sha256(source).hexdigest()
+    stop = threading.Event()
+    wrong: list[BaseException] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            store.submit(source, b"Bx", wrapper=1, name=None, uid=0)
+            try:
+                store.remove(hash)
+            except NotFound:
+                pass
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                assert store.load(hash).source == source
+            except NotFound:
+                pass
+            except BaseException as error:
+                wrong.append(error)
+                return
+
+    threads = [threading.Thread(target=target) for target in (write, write, read, read, read)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    store.close()
+    assert wrong == []
+    assert list((folder / "damaged").iterdir()) == []
+
+
+def test_what_sqlite_lost_is_brought_back(folder: Path) -> None:
+    """After a start that no clean stop went before, programs and names are as the folders and the journal say."""
+    store = Store.open(folder)
+    first, _ = store.submit(b"return 1", b"Bx", wrapper=1, name="one", uid=0)
+    store.close()
+    before = (folder / "facts.sqlite3").read_bytes()
+    store = Store.open(folder)
+    second, _ = store.submit(b"return 2", b"Bx", wrapper=1, name="two", uid=0)
+    store.label("one", second)
+    os.close(store._lock)  # killed: nothing is closed
+    (folder / "facts.sqlite3").write_bytes(before)
+    for suffix in ("-wal", "-shm"):
+        (folder / f"facts.sqlite3{suffix}").unlink(missing_ok=True)
+    store = Store.open(folder)
+    assert (store.resolve("@one"), store.resolve("@two"), store.resolve(second[:8])) == (second, second, second)
+    assert store.count() == 2
+    assert store.label("one", None) == (first, second)
+    store.close()
+    assert not (folder / "unclean").exists()
+
+
+def test_links_are_not_followed_on_write(folder: Path, tmp_path: Path) -> None:
+    """A shelf that is a link is refused, and nothing is written to where it leads; so with SQLite's file."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    store = Store.open(folder)
+    hash = hashlib.sha256(b"return 77").hexdigest()
+    (folder / "programs" / hash[:2]).symlink_to(outside)
+    with pytest.raises(StoreFailed, match="not a folder of ours"):
+        store.submit(b"return 77", b"Bx", wrapper=1, name=None, uid=0)
+    store.close()
+    assert list(outside.iterdir()) == []
+    (folder / "facts.sqlite3").rename(outside / "db")
+    (folder / "facts.sqlite3").symlink_to(outside / "db")
+    store = Store.open(folder)
+    assert not (folder / "facts.sqlite3").is_symlink()
+    store.close()
+
+
+def test_a_folder_where_sqlite_should_be(folder: Path) -> None:
+    """It is set aside, and the facts are made anew."""
+    Store.open(folder).close()
+    (folder / "facts.sqlite3").unlink()
+    (folder / "facts.sqlite3").mkdir()
+    Store.open(folder).close()
+
+
+def test_a_cursor_of_any_text_is_refused(folder: Path) -> None:
+    """A cursor that no page gave is a BadReference, a number too large among them."""
+    store = Store.open(folder)
+    for cursor in ("x", "0x1p99999:ab", ":", "nan:0"):
+        try:
+            store.list(10, cursor)
+        except BadReference:
+            pass
+    store.close()

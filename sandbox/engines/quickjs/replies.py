@@ -71,8 +71,14 @@ class Wrapped(msgspec.Struct, frozen=True, kw_only=True):
 class ReplyReader:
     """Collect one child's bytes up to the caps; give its log lines and, at last, what it said of its end."""
 
-    def __init__(self, *, limits: Limits, source_name: str, wrapped_bytes: int = 0) -> None:
-        """`wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run."""
+    def __init__(
+        self, *, limits: Limits, source_name: str, wrapped_bytes: int = 0, source_lines: int | None = None
+    ) -> None:
+        """`wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run.
+
+        `source_lines`: how many lines the program has, where it comes as its author wrote it.
+        """
+        self._source_lines = source_lines
         self._limits = limits
         self._source_name = source_name
         self._wrapped_bytes = wrapped_bytes
@@ -182,6 +188,8 @@ class ReplyReader:
         for line in stack.splitlines():
             if frame := _FRAME.match(line):
                 number = int(frame["line"]) - (0 if module else 1)
+                if self._source_lines is not None and number > self._source_lines:
+                    return self._source_lines, None  # the wrapper's end: something was left open
                 return (number, int(frame["column"])) if number > 0 else (None, None)
         return None, None
 

@@ -239,7 +239,8 @@ class _Engine:
         return self._job
 
     def _log(self, level: int, text: str) -> None:
-        self.send(b"l", (b"%d" % level) + text.encode())
+        # A program can get hold of this function (CallSite.getFunction): any level and any text may come.
+        self.send(b"l", (b"%d" % level if level in (0, 1, 2, 3, 4) else b"1") + text.encode())
 
     def _end(self, kind: str, first: str, message: str, stack: str) -> None:
         if kind in ("o", "b"):
@@ -250,12 +251,18 @@ class _Engine:
             self._exception(first, message, stack)
 
     def _exception(self, name: str, message: str, stack: str) -> None:
-        # The text alone says nothing, a program can throw any: the kernel must have refused memory as well.
-        out_of_memory = (name == "InternalError" and message == "out of memory") or (
+        kind = b"m" if self.out_of_memory(name, message) else b"x"
+        self.send(kind, name.encode(), message.encode(), stack.encode())
+
+    def out_of_memory(self, name: str, message: str) -> bool:
+        """Whether an error is the engine's own for lack of memory.
+
+        The text alone says nothing, a program can throw any: the kernel must have refused memory as well.
+        """
+        engines_own = (name == "InternalError" and message == "out of memory") or (
             not name and message == "thrown: null"
         )
-        kind = b"m" if out_of_memory and self._errno.refused_memory() else b"x"
-        self.send(kind, name.encode(), message.encode(), stack.encode())
+        return engines_own and self._errno.refused_memory()
 
     def clear_errno(self) -> None:
         """Forget what failed before; from here on ENOMEM says that the kernel refused memory."""
@@ -272,7 +279,7 @@ class _Engine:
                 break
         else:
             return "B" + BODY[0] + source + BODY[1]
-        if "export" in source:
+        if any(line.lstrip().startswith("export") for line in source.split("\n")):
             try:
                 self._runtime.check_syntax(source, module=True)
             except Exception as exc:
@@ -372,7 +379,7 @@ def _run_or_check(engine: _Engine, data: bytes) -> None:
             name = getattr(error, "name", None) or type(error).__name__
             message = getattr(error, "message", None) or str(error)
             stack = getattr(error, "stack", None) or ""
-            kind = b"m" if isinstance(error, MemoryError) or "out of memory" in message else b"s"
+            kind = b"m" if isinstance(error, MemoryError) or engine.out_of_memory(name, message) else b"s"
             _send(kind, (form + name).encode(), message.encode("utf-8", "replace"), stack.encode("utf-8", "replace"))
             return
         if kind == b"C":
