@@ -99,8 +99,7 @@ class Store:
         store = cls(state_dir, lock)
         try:
             store._objects.prepare()
-            if not store._facts.open():
-                store._facts.rebuild((hash, store._objects.meta(hash)) for hash in store._objects.hashes())
+            store._facts.open(set(store._objects.hashes()), store._objects.meta)
         except (OSError, sqlite3.Error) as error:
             os.close(lock)
             raise StoreFailed(f"can't use the state folder {state_dir}: {error}") from error
@@ -203,7 +202,7 @@ class Store:
             at, _, hash = after.partition(":")
             try:
                 cursor = (float.fromhex(at), hash)
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise BadReference(f"{after!r} is no cursor: give the `next` of the page before") from None
         facts = self._facts.newest(limit + 1, cursor)
         more = len(facts) > limit
@@ -285,7 +284,9 @@ class Store:
             try:
                 self._facts.count_runs(runs)
             except sqlite3.Error:
-                self._runs = {**runs, **self._runs}
+                for hash, (count, at) in runs.items():
+                    later, last_at = self._runs.get(hash, (0, at))
+                    self._runs[hash] = (count + later, last_at)
                 raise
 
     @_locked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -252,6 +253,24 @@ def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
                 sock.sendall(json.dumps({**request, "id": id}).encode() + b"\n")
             _until(lambda: client.stats().clients == 1, 15)
         assert client.run_source("return 1").value == 1
+
+
+def test_large_messages_leave_no_memory_behind(tmp_path: Path) -> None:
+    """After hundreds of messages of all sizes, many at once, the daemon has the memory that it had after the first."""
+    sizes = random.Random(2)
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+
+        def resident_after(rounds: int) -> int:
+            for _ in range(rounds):
+                prompts = ["\u00fc" * sizes.randrange(1000, 400_000) for _ in range(8)]
+                runs = [client.start(None, prompt, source="return prompt") for prompt in prompts]
+                assert [run.result().value for run in runs] == prompts
+                client.submit(f"// {sizes.random()}" + "x" * sizes.randrange(500_000))
+            status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+            return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+        first = resident_after(5)
+        assert resident_after(30) <= 1.15 * first
 
 
 def test_many_connections(tmp_path: Path) -> None:
