@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 # mallopt(3). Large messages get, and give back, pages of their own; what the daemon reads into all the time does not.
 # Without this the C library learns from the first large messages to keep all of them in its heap, which then grows.
 _MALLOC_OPTIONS = {
-    -3: 512 * 1024,  # M_MMAP_THRESHOLD
+    -3: 288 * 1024,  # M_MMAP_THRESHOLD, just above what is read at once
     -1: 2 * 1024 * 1024,  # M_TRIM_THRESHOLD
     -8: 2,  # M_ARENA_MAX
 }

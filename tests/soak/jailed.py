@@ -20,9 +20,10 @@ KINDS = ("nsjail", "zygote", "child")
 def children(pid: int) -> list[int]:
     """Return the children of a process, dead ones that nobody has reaped included."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with suppress(OSError):
-            found += map(int, (task / "children").read_text().split())
+    with suppress(OSError):  # it has ended
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError):
+                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
     return found
 
 
