@@ -1,5 +1,8 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
+# make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+SECONDS ?= 600
+KILLS ?= 300
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -8,7 +11,7 @@ BIN := $(VENV)/bin
 # ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: the zygote is not async code.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +39,12 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/run_bench.py
+
+soak: $(VENV)/.installed
+	$(BIN)/python -m tests.soak.soak --seconds $(SECONDS)
+
+faults: $(VENV)/.installed
+	$(BIN)/python -m tests.soak.faults --kills $(KILLS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m promptlogd.wire.reference > docs/protocol.md

@@ -67,8 +67,10 @@ class Connection:
             self._services.clients -= 1
             self._services.scheduler.forget(self._client.number)
             self._services.unsent.discard(self._client.number)
-            self._outbox.clear()
             self._sock.close()
+            # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
+            self._session = ServerSession()
+            self._outbox.clear()
 
     async def _read(self, nursery: trio.Nursery) -> None:
         """Read requests until the client closes its side, or sends what can't be followed."""

@@ -285,7 +285,10 @@ class Cell:
 
     def _report(self) -> _Report:
         """Read one report. Raises CellLost when the zygote is gone."""
-        message = self._control.recv(64)
+        try:
+            message = self._control.recv(64)
+        except OSError:
+            message = b""
         if len(message) != _REPORT.size or message[:1] != b"E":
             self.retire()
             raise CellLost("its zygote ended")
@@ -332,11 +335,13 @@ class _Handover:
         while True:
             try:
                 await trio.lowlevel.wait_readable(cell._poll.fileno())
+                # It may have been closed since this task was woken.
+                ready = cell._poll.poll(0)
             except (trio.ClosedResourceError, ValueError, OSError) as error:
                 cell.retire()
                 raise CellLost("it was closed") from error
             ended = False
-            for descriptor, _ in cell._poll.poll(0):
+            for descriptor, _ in ready:
                 if descriptor == cell._control.fileno():
                     ended = True
                 elif self._waiting_to_send:

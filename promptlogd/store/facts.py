@@ -2,25 +2,31 @@
 
 Everything here can be made again: programs from their folders, names from `names.jsonl`, to which each move of a
 name is appended, and synced, before SQLite hears of it. Run counts alone are lost with the database.
+
+SQLite may lose its last transactions with the power, or to a damaged log, and not know of it. So at each start it
+is compared with the folders and with the journal, and mended; and the journal from it, should that have lost lines.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from promptlogd.store.objects import Meta
+from promptlogd.store.seal import seal, unseal
+
+_log = logging.getLogger(__name__)
 
 _SCHEMA_VERSION = 2
 _SCHEMA = f"""
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS programs (
     hash TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at REAL NOT NULL, created_by INTEGER NOT NULL,
     runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
@@ -32,6 +38,19 @@ CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, hash TEXT NOT NULL) WIT
 CREATE INDEX IF NOT EXISTS labels ON names (hash);
 PRAGMA user_version = {_SCHEMA_VERSION};
 """
+
+
+_NOT_DAMAGE = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+"""Errors (primary codes) that are the disk's or the system's of the moment, and say nothing about the file."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,22 +85,26 @@ class Facts:
         self._damaged = state_dir / "damaged"
         self._db: sqlite3.Connection
 
-    def open(self) -> bool:
-        """Open the database; return False if it had to be made new, so that it wants filling."""
+    def open(self, hashes: set[str], meta: Callable[[str], Meta]) -> None:
+        """Open the database, and make it agree with these folders and with the journal; if it is damaged, a new one.
+
+        Raises OSError and sqlite3.Error for the disk.
+        """
         if os.path.lexists(self._path):
             try:
                 if self._path.is_symlink() or not self._path.is_file():
-                    raise sqlite3.DatabaseError(f"{self._path} is no file")
-                self._connect()
-                good = self._db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
-                version = self._db.execute("PRAGMA user_version").fetchone()[0]
-                if good and version == _SCHEMA_VERSION:
-                    self._db.executescript(_SCHEMA)
-                    return True
-                self._db.close()
-            except sqlite3.DatabaseError:
-                if hasattr(self, "_db"):
+                    raise ValueError("it is no file")
+                if self._open_good():
+                    self._reconcile(hashes, meta)
+                    return
+            except (sqlite3.DatabaseError, ValueError) as error:
+                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+                if code & 0xFF in _NOT_DAMAGE:
                     self._db.close()
+                    raise
+                _log.warning("%s is damaged and made again: %s", self._path, error)
+            if hasattr(self, "_db"):
+                self._db.close()
             stamp = time.time_ns()
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
@@ -90,29 +113,61 @@ class Facts:
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self._connect()
         self._db.executescript(_SCHEMA)
-        return False
+        self._reconcile(hashes, meta)
+
+    def _open_good(self) -> bool:
+        """Open what is there; return whether it is whole, and of this version."""
+        self._connect()
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        return bool(version == _SCHEMA_VERSION and self._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok")
 
     def _connect(self) -> None:
         self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
 
-    def rebuild(self, programs: Iterable[tuple[str, Meta]]) -> None:
-        """Bring the database up to the folders' facts and the journal of names. Counts of runs stay."""
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN")
-        self._db.execute("CREATE TEMP TABLE kept (hash TEXT PRIMARY KEY)")
-        for hash, meta in programs:
-            self.add(hash, meta)
-            self._db.execute("INSERT INTO kept VALUES (?)", (hash,))
-        self._db.execute("DELETE FROM programs WHERE hash NOT IN (SELECT hash FROM kept)")
-        self._db.execute("DROP TABLE kept")
-        self._db.execute("DELETE FROM moves")
-        self._db.execute("DELETE FROM names")
-        for move in self._read_journal():
-            self.apply(move)
-        self._db.execute("COMMIT")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _reconcile(self, hashes: set[str], meta: Callable[[str], Meta]) -> None:
+        """Mend the database after the folders and the journal. Raises ValueError if its rows are no good."""
+        known = {row[0] for row in self._db.execute("SELECT hash FROM programs")}
+        noted = [
+            msgspec.convert(dict(zip(Move.__struct_fields__, row, strict=True)), Move)
+            for row in self._db.execute("SELECT name, hash, at, back FROM moves ORDER BY number")
+        ]
+        names = dict(self._db.execute("SELECT name, hash FROM names"))
+        moves = self._read_journal()
+        if len(noted) > len(moves):
+            # Each move is in the journal first: it has lost some.
+            _log.warning("%s has lost %d moves and is made again", self._journal, len(noted) - len(moves))
+            moves = noted
+            self._write_journal(moves)
+        last = {move.name: move.hash for move in moves}
+        with_names = {name: hash for name, hash in last.items() if hash is not None}
+        if (known, noted, names) == (hashes, moves, with_names):
+            return
+        with self._transaction():
+            for hash in known - hashes:
+                self.remove(hash)
+            for hash in hashes - known:
+                self.add(hash, meta(hash))
+            self._db.execute("DELETE FROM moves")
+            self._db.execute("DELETE FROM names")
+            for move in moves:
+                self.apply(move)
 
     def _read_journal(self) -> list[Move]:
         try:
@@ -120,10 +175,21 @@ class Facts:
         except FileNotFoundError:
             return []
         moves: list[Move] = []
-        for line in data.splitlines():
-            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a torn last line was never acknowledged
-                moves.append(msgspec.json.decode(line, type=Move))
+        for line in data.split(b"\n"):
+            with suppress(ValueError):  # a torn last line was never acknowledged
+                if line:
+                    moves.append(unseal(line, Move))
         return moves
+
+    def _write_journal(self, moves: list[Move]) -> None:
+        new = self._journal.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.writelines(b"\n" + seal(move) + b"\n" for move in moves)
+            file.flush()
+            os.fsync(descriptor)
+        new.rename(self._journal)
 
     def add(self, hash: str, meta: Meta) -> None:
         """Note a program; one that is known already stays as it is."""
@@ -164,12 +230,11 @@ class Facts:
 
     def count_runs(self, runs: dict[str, tuple[int, float]]) -> None:
         """Add finished runs: hash -> (how many, when the last one ended)."""
-        self._db.execute("BEGIN")
-        self._db.executemany(
-            "UPDATE programs SET runs = runs + ?, last_run_at = ? WHERE hash = ?",
-            [(count, at, hash) for hash, (count, at) in runs.items()],
-        )
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE programs SET runs = runs + ?, last_run_at = ? WHERE hash = ?",
+                [(count, at, hash) for hash, (count, at) in runs.items()],
+            )
 
     def named(self, name: str) -> str | None:
         """Return the hash that a name is on."""
@@ -191,13 +256,16 @@ class Facts:
         descriptor = os.open(self._journal, flags, 0o600)
         try:
             # The line break before it ends a torn line of an earlier process.
-            os.write(descriptor, b"\n" + msgspec.json.encode(move) + b"\n")
+            line = b"\n" + seal(move) + b"\n"
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # how a disk that fills up in mid-write says so
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def apply(self, move: Move) -> None:
         """Let a move that is written down take effect."""
+        # Not one transaction with what follows: after a failure in between the next start makes them agree.
         self._db.execute(
             "INSERT INTO moves (name, hash, at, back) VALUES (?, ?, ?, ?)", (move.name, move.hash, move.at, move.back)
         )

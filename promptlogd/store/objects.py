@@ -4,6 +4,8 @@
     programs/ab/cdef.../wrapped     a line of JSON {"wrapper", "sha256"}, then what the engine runs
     programs/ab/cdef.../meta.json   who and when, from which the facts can be rebuilt
 
+That line and meta.json are sealed (seal.py).
+
 Folders are opened one below the other without following links, so that nothing planted can lead out.
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from promptlogd.store.errors import Damaged, NotFound, StoreFailed
+from promptlogd.store.seal import seal, unseal
 
 _CAPS = {"source": 64 << 20, "wrapped": 128 << 20, "meta.json": 64 << 10}
 _TEMPORARY = ".tmp-"
@@ -76,7 +79,7 @@ class Objects:
                 temporary.mkdir(mode=0o700)
                 _write(temporary / "source", source)
                 _write(temporary / "wrapped", _with_header(wrapped, wrapper))
-                _write(temporary / "meta.json", msgspec.json.encode(meta))
+                _write(temporary / "meta.json", seal(meta))
                 _sync(temporary)
                 shelf = self._path(hash).parent
                 if not os.path.lexists(shelf):
@@ -112,7 +115,7 @@ class Objects:
                 source = _read(folder, "source")
                 try:
                     wrapped, wrapper = _without_header(_read(folder, "wrapped"))
-                except (OSError, ValueError, msgspec.MsgspecError):
+                except (OSError, ValueError):
                     wrapped, wrapper = None, 0
         except FileNotFoundError:
             if not self.has(hash):
@@ -130,8 +133,8 @@ class Objects:
         """Return who and when; made up from the file system's account where the file is no good."""
         try:
             with self._folder(hash) as folder:
-                return msgspec.json.decode(_read(folder, "meta.json"), type=Meta)
-        except (OSError, ValueError, msgspec.MsgspecError):
+                return unseal(_read(folder, "meta.json"), Meta)
+        except (OSError, ValueError):
             path = self._path(hash)
             try:
                 size = (path / "source").lstat().st_size
@@ -171,7 +174,8 @@ class Objects:
     def set_aside(self, hash: str) -> None:
         """Move a damaged program out of the way, for somebody to look at."""
         with suppress(OSError):
-            self._path(hash).rename(self._damaged / f"{hash}-{time.time_ns()}")
+            # A name of its own, whatever the clock does.
+            self._path(hash).rename(self._damaged / f"{hash}-{time.time_ns()}-{os.urandom(4).hex()}")
             _sync(self._damaged)
 
     @contextmanager
@@ -189,12 +193,12 @@ class Objects:
 
 def _with_header(wrapped: bytes, wrapper: int) -> bytes:
     header = _WrappedHeader(wrapper=wrapper, sha256=hashlib.sha256(wrapped).hexdigest())
-    return msgspec.json.encode(header) + b"\n" + wrapped
+    return seal(header) + b"\n" + wrapped
 
 
 def _without_header(data: bytes) -> tuple[bytes, int]:
     line, _, wrapped = data.partition(b"\n")
-    header = msgspec.json.decode(line, type=_WrappedHeader)
+    header = unseal(line, _WrappedHeader)
     if hashlib.sha256(wrapped).hexdigest() != header.sha256:
         raise ValueError("wrapped code does not verify")
     return wrapped, header.wrapper

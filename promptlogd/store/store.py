@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
@@ -81,8 +81,6 @@ class Store:
         self._objects = Objects(state_dir)
         self._facts = Facts(state_dir)
         self._runs: dict[str, tuple[int, float]] = {}
-        self._unclean = state_dir / "unclean"
-        """There while a daemon runs: SQLite may have lost its last changes if it is there at the start."""
 
     @classmethod
     def open(cls, state_dir: Path) -> Store:
@@ -101,10 +99,7 @@ class Store:
         store = cls(state_dir, lock)
         try:
             store._objects.prepare()
-            unclean = store._unclean.exists()
-            if not store._facts.open() or unclean:
-                store._facts.rebuild((hash, store._objects.meta(hash)) for hash in store._objects.hashes())
-            _mark(store._unclean)
+            store._facts.open(set(store._objects.hashes()), store._objects.meta)
         except (OSError, sqlite3.Error) as error:
             os.close(lock)
             raise StoreFailed(f"can't use the state folder {state_dir}: {error}") from error
@@ -122,8 +117,6 @@ class Store:
         except StoreFailed:
             pass  # counts of runs only
         self._facts.close()
-        with suppress(OSError):
-            self._unclean.unlink()
         os.close(self._lock)
 
     @contextmanager
@@ -234,7 +227,12 @@ class Store:
                 self._forget(hash)  # a row without a program: the disk was full when that was removed
                 raise NotFound(hash)
             names = self._take_names_off(hash)
-            self._objects.remove(hash)
+            try:
+                self._objects.remove(hash)
+            except StoreFailed:
+                for name in names:
+                    self._move(name, hash)
+                raise
             self._runs.pop(hash, None)
             try:
                 self._forget(hash)
@@ -310,7 +308,9 @@ class Store:
             try:
                 self._facts.count_runs(runs)
             except sqlite3.Error:
-                self._runs = {**runs, **self._runs}
+                for hash, (count, at) in runs.items():
+                    later, last_at = self._runs.get(hash, (0, at))
+                    self._runs[hash] = (count + later, last_at)
                 raise
 
     @_locked
@@ -327,15 +327,6 @@ def _check_folder(folder: Path) -> None:
         raise StoreUnsafe(f"{folder} belongs to uid {status.st_uid}, not to us; chown it or give --state-dir")
     if status.st_mode & 0o077:
         raise StoreUnsafe(f"{folder} is open to others; close it with: chmod 700 {folder}")
-
-
-def _mark(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.fsync(folder)
-    os.close(folder)
 
 
 def _take_lock(state_dir: Path) -> int:

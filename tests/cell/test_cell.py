@@ -17,7 +17,7 @@ from sandbox.cell import Cell, Job, Plan, Trial
 from sandbox.engines.quickjs import filter as second_filter
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import CpuLimit, MemoryLimit, Ok, OutputLimit, WallLimit
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, OutputLimit, WallLimit
 from sandbox.pool import Pool
 
 
@@ -292,3 +292,28 @@ def test_the_filter_allows_exactly_what_it_lists(machine: second_filter.Machine)
             assert _verdict(program, arch, table[name], [descriptor, 0, 0, 0, 0, 0]) == 0x80000000
     for protection, verdict in ((3, 0x7FFF0000), (4, 0x80000000), (5, 0x80000000), (7, 0x80000000)):
         assert _verdict(program, arch, table["mmap"], [0, 4096, protection, 0x22, -1, 0]) == verdict
+
+
+async def test_closed_between_its_waking_and_its_turn(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that is closed when its run has been woken, but not yet had its turn, is a crash and no error."""
+    async with a_cell(plan) as cell:
+        wait_readable = trio.lowlevel.wait_readable
+
+        async def then_closed(descriptor: int) -> None:
+            await wait_readable(descriptor)
+            monkeypatch.undo()
+            await cell.close()
+
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", then_closed)
+        trial = await _run(cell, "return 1")
+        assert isinstance(trial.outcome, Crashed)
+        assert trial.outcome.signal == "SIGKILL"
+
+
+async def test_a_broken_control_socket_is_a_lost_cell(plan: Plan) -> None:
+    """When control gives an error in place of a report, the cell is lost, and that is told as such."""
+    async with a_cell(plan) as cell:
+        cell._control.close()
+        with pytest.raises(CellLost):
+            cell._report()
+        assert not cell.usable

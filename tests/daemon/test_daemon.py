@@ -254,6 +254,29 @@ def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
         assert client.run_source("return 1").value == 1
 
 
+def _resident_kib(daemon: Daemon) -> int:
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+
+def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
+    """What a client sent of a frame over the cap is given back with its connection, not some time later."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        first = 0
+        for number in range(12):
+            with _raw(daemon.socket) as sock:
+                try:
+                    sock.sendall(b"{" + b"x" * 9_000_000)
+                    while sock.recv(65536):
+                        pass
+                except OSError:
+                    pass  # closed while the rest of the flood was on its way
+            _until(lambda: client.stats().clients == 1)
+            if number == 1:
+                first = _resident_kib(daemon)
+        assert _resident_kib(daemon) < first + 8_000
+
+
 def test_many_connections(tmp_path: Path) -> None:
     """With 5,000 idle connections open a client is served as ever."""
     with a_daemon(tmp_path) as daemon:

@@ -1,0 +1,95 @@
+"""Find the jailed processes of one daemon, and kill one at random. By pid, below the daemon's own pid, no other."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+KINDS = ("nsjail", "zygote", "child")
+"""What is below a daemon, by depth."""
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process, dead ones that nobody has reaped included."""
+    found: list[int] = []
+    with suppress(OSError):  # it has ended
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError):
+                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    return found
+
+
+def below(pids: Iterable[int]) -> list[int]:
+    """Return these processes and all of their descendants."""
+    found = list(pids)
+    for pid in found:
+        found += children(pid)  # which the loop then comes to as well
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there, and not only its entry for who should reap it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def kill_one(daemon: int, kind: str, chance: random.Random) -> tuple[float, float] | None:
+    """Kill a process of this kind below the daemon; return between when and when, or None if there was none."""
+    parents = [daemon]
+    for _ in range(KINDS.index(kind)):
+        parents = [child for parent in parents for child in children(parent)]
+    pairs = [(parent, child) for parent in parents for child in children(parent)]
+    if not pairs:
+        return None
+    parent, pid = chance.choice(pairs)
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        # It is the same process still, not another that got its number in the meantime.
+        if pid not in children(parent) or not alive(pid):
+            return None
+        before = time.monotonic()
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return before, time.monotonic()
+
+
+class Orphans:
+    """What a killed daemon leaves: it becomes a child of this process, and is found and reaped."""
+
+    def __init__(self) -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._others = set(children(os.getpid()))
+
+    def living(self) -> list[int]:
+        """Return those that live, and reap the others. Only while this process has no new child of its own."""
+        mine = [pid for pid in children(os.getpid()) if pid not in self._others]
+        living = [pid for pid in below(mine) if alive(pid)]
+        for pid in mine:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        return living
+
+    def gone_after(self, most_s: float) -> float:
+        """Wait until none lives; return after how many seconds. Raises TimeoutError."""
+        began = time.monotonic()
+        while left := self.living():
+            if time.monotonic() - began > most_s:
+                raise TimeoutError(f"{len(left)} processes outlive their daemon by {most_s:g} s")
+            time.sleep(0.005)
+        return time.monotonic() - began
