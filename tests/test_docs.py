@@ -13,7 +13,7 @@ def test_every_test_that_security_md_names_exists() -> None:
     text = (ROOT / "docs/security.md").read_text("utf-8")
     tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     names = set(re.findall(r"\btest_\w+\b(?!\.py)", text))
-    assert len(names) > 20
+    assert len(names) >= 15
     for name in names:
         assert f"def {name}(" in tests, name
     for path in set(re.findall(r"`(tests/[\w/.]+)", text)):
