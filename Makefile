@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600
 KILLS ?= 300
+BYTES ?= 20000000
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 # ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: the zygote is not async code.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
-.PHONY: demo test lint bench soak faults docs clean
+.PHONY: demo test lint bench fuzz soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +40,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/run_bench.py
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz.fuzz --bytes $(BYTES)
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m tests.soak.soak --seconds $(SECONDS)

@@ -111,10 +111,14 @@ async def _stop_on_signal(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in wanted:
+        # What is there again when the receiver is closed: a second signal must not cut the tidying up short.
+        signal.signal(number, lambda *_: None)
+    with trio.open_signal_receiver(*wanted) as signals:
         task_status.started()
-        async for number in signals:
-            if number == signal.SIGHUP:
+        async for received in signals:
+            if received == signal.SIGHUP:
                 _log.info("SIGHUP: nothing to do; settings are read at the start")
                 continue
             break

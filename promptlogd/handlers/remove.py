@@ -15,4 +15,4 @@ async def handle(request: Remove, services: Services, client: Client) -> Removed
     hash = resolve(services, request.hash)
     with store_errors():
         names = await trio.to_thread.run_sync(services.store.remove, hash)
-    return Removed(id=request.id, hash=hash, names=names)
+    return Removed(id=request.id, hash=hash, names=list(names))

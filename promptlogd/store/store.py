@@ -220,7 +220,7 @@ class Store:
             next=f"{facts[-1].created_at.hex()}:{facts[-1].hash}" if more else None,
         )
 
-    def remove(self, hash: str) -> list[str]:  # type: ignore[valid-type]  # the builtin, not the method above
+    def remove(self, hash: str) -> Sequence[str]:
         """Remove a program; return the names that were on it. Raises NotFound, StoreFailed."""
         with self._writing:
             if not self._objects.has(hash):
@@ -283,7 +283,7 @@ class Store:
         with self._use_facts():
             self._facts.apply(move)
 
-    def _take_names_off(self, hash: str) -> list[str]:  # type: ignore[valid-type]
+    def _take_names_off(self, hash: str) -> Sequence[str]:
         with self._use_facts():
             names = self._facts.names(hash)
         for name in names:

@@ -565,6 +565,17 @@ def test_ctrl_c_is_the_daemons_affair(tmp_path: Path) -> None:
         assert run.result().value == 1
 
 
+def test_a_second_signal_changes_nothing(tmp_path: Path) -> None:
+    """Told twice to stop, the daemon tidies up as if told once."""
+    for pause_s in (0.0, 0.02, 0.05, 0.1):
+        with a_daemon(tmp_path) as daemon:
+            daemon.process.terminate()
+            time.sleep(pause_s)
+            daemon.process.send_signal(signal.SIGINT)
+            assert daemon.process.wait(10) == 0
+            assert not daemon.socket.exists()
+
+
 def test_another_daemons_socket_is_left_alone(tmp_path: Path) -> None:
     """A daemon whose socket file was replaced by another's does not remove that when it stops."""
     for name in ("one", "two"):
@@ -589,6 +600,14 @@ def test_another_daemons_socket_is_left_alone(tmp_path: Path) -> None:
         ),
         ('const a = 1;\nexport {a as "out of memory", a as "out of memory"};\nexport default 1', "syntax_error"),
         ("if (prompt)", "syntax_error"),
+        ("Array.prototype.then = (ok) => ok(null); throw 1", "exception"),
+        ("Array.prototype.then = (ok) => ok('x'); throw 1", "exception"),
+        ("String.prototype.then = (ok) => ok({a: 1}); throw 1", "exception"),
+        ("Object.prototype.then = (ok) => ok('1'); throw new Error('x\\0y')", "exception"),
+        ("return '!x'", "ok"),
+        ("const r = Proxy.revocable({}, {}); r.revoke(); console.log(r.proxy); return 1", "ok"),
+        ("return Object(1n)", "bad_result"),
+        ("Object.prototype.get = 1; return [1n]", "bad_result"),
         ("return 1 // export default", "ok"),
     ],
 )
@@ -596,6 +615,22 @@ def test_kinds_that_were_told_wrongly(client: Client, source: str, kind: str) ->
     """Tampered prototypes, borrowed closures and texts that read like the engine's own do not choose the outcome."""
     outcome = client.run_source(source).outcome
     assert outcome.__struct_config__.tag == kind, outcome
+
+
+def test_lost_lines_are_told(client: Client) -> None:
+    """Whatever the size of the lines that the limit cuts off, the reply says that some were."""
+    for source in (
+        "for (let i = 0; i < 5000; i++) console.log('abc')",
+        "console.log('x'.repeat(65536)); console.log(1)",
+    ):
+        assert client.run_source(f"{source}; return 1").logs_truncated
+    assert not client.run_source("console.log('x'.repeat(60000)); return 1").logs_truncated
+
+
+def test_a_handler_takes_a_prompt_of_a_megabyte(client: Client) -> None:
+    """A prompt of 1 MiB reaches `fetch` within the CPU limit."""
+    source = "export default { fetch: (request) => request.url.length }"
+    assert client.run_source(source, "€" * 349_000).value > 3_000_000
 
 
 def test_a_place_past_the_end_is_the_last_line(client: Client) -> None:

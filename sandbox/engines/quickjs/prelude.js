@@ -10,10 +10,11 @@
   const { stringify, parse } = JSON;
   const { imul } = Math;
   const then = Promise.prototype.then;
-  const slice = String.prototype.slice;
+  const { indexOf, slice } = String.prototype;
   const toWellFormed = String.prototype.toWellFormed;
   const text = String;
   const isArray = Array.isArray;
+  const bigIntValueOf = BigInt.prototype.valueOf;
   const ErrorPrototypeString = Error.prototype.toString;
   const isError = Error.isError ?? ((value) => value instanceof Error);
   const clock = globalThis.performance.now.bind(globalThis.performance);
@@ -28,6 +29,7 @@
 
   let resultLimit = 0;
   let logLeft = 0;
+  let cutTold = false;
 
   const cut = (string, length) => apply(toWellFormed, apply(slice, string, [0, length]), []);
 
@@ -42,12 +44,20 @@
       if (isError(value)) return apply(ErrorPrototypeString, value, []);
       return stringify(value) ?? '[object]';
     } catch {
-      return isArray(value) ? '[array]' : '[object]';
+      try {
+        return isArray(value) ? '[array]' : '[object]';
+      } catch {
+        return '[object]';
+      }
     }
   };
 
   const write = (level, values) => {
-    if (logLeft < 0) return;
+    if (logLeft < 0) {
+      if (!cutTold) log(level, '');  // past the limit: told as cut, and not kept
+      cutTold = true;
+      return;
+    }
     let line = '';
     for (let i = 0; i < values.length; i++) {
       line += (i ? ' ' : '') + show(values[i]);
@@ -104,32 +114,50 @@
     }
   };
 
-  // What a run comes to, for the zygote: a string is the value's JSON, an array says how else it ended.
+  // What a run comes to, for the zygote: the value's JSON, or `!` and how else it ended. A string, since a promise
+  // asks an object for a `then`, which a program may have put on any prototype.
+  const clean = (string) => {
+    let done = '';
+    for (let at; (at = apply(indexOf, string, ['\0'])) >= 0; string = apply(slice, string, [at + 1])) {
+      done += apply(slice, string, [0, at]) + '\\0';
+    }
+    return done + string;
+  };
+  const report = (kind, first, message, stack) =>
+    '!' + kind + '\0' + clean(first) + '\0' + clean(message) + '\0' + clean(stack);
+
   const NOT_A_PROGRAM = {};
   const NEEDS =
     'the default export of a module must be a function (prompt, env) => value, or an object with fetch(request, env)';
   const fail = (error) => {
     if (error === NOT_A_PROGRAM) {
-      return ['s', NEEDS, '', ''];
+      return report('s', NEEDS, '', '');
     }
     const type = typeof error;
     if ((type === 'object' && error !== null) || type === 'function') {
       const name = field(error, 'name');
       let message = field(error, 'message');
       if (!name && !message) message = 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS);
-      return ['x', name || 'Error', message, field(error, 'stack')];
+      return report('x', name || 'Error', message, field(error, 'stack'));
     }
-    return ['x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), ''];
+    return report('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
   };
 
   // Whether JSON.stringify failed for what the value is (a BigInt, a cycle), and not for what its code threw.
+  const isBigIntObject = (value) => {
+    try {
+      return typeof value === 'object' && typeof apply(bigIntValueOf, value, []) === 'bigint';
+    } catch {
+      return false;
+    }
+  };
   const isNoJson = (value) => {
     let found = false;
     const path = [];
     try {
       stringify(value, function (key, member) {
         while (path.length && path[path.length - 1] !== this) path.length -= 1;
-        if (typeof member === 'bigint') {
+        if (typeof member === 'bigint' || isBigIntObject(member)) {
           found = true;
           return 0;
         }
@@ -140,7 +168,7 @@
               return 0;
             }
           }
-          defineProperty(path, path.length, { value: member, writable: true, configurable: true, enumerable: true });
+          defineProperty(path, path.length, { __proto__: null, value: member, writable: true, configurable: true });
         }
         return member;
       });
@@ -153,14 +181,14 @@
     try {
       json = stringify(value);
     } catch (error) {
-      if (isNoJson(value)) return ['b', 'the result is not JSON: it holds a BigInt or refers to itself', '', ''];
+      if (isNoJson(value)) return report('b', 'the result is not JSON: it holds a BigInt or refers to itself', '', '');
       return fail(error);
     }
     if (json === undefined) {
       const type = typeof value;
-      return ['b', type === 'undefined' ? MISSING : 'the result is not JSON: it is a ' + type, '', ''];
+      return report('b', type === 'undefined' ? MISSING : 'the result is not JSON: it is a ' + type, '', '');
     }
-    return json.length > resultLimit ? ['o', text(json.length), '', ''] : json;
+    return json.length > resultLimit ? report('o', text(json.length), '', '') : json;
   };
 
   // Without a constructor of its own a promise is followed with the pristine one, whatever the program did
@@ -175,7 +203,7 @@
 
   // A Worker-style module: the prompt comes in the request's URL, the response's body is the result.
   const answer = async (handler, main, prompt, env) => {
-    const request = new web.Request('http://promptlog/?prompt=' + encode(prompt));
+    const request = web.request('http://promptlog/?prompt=' + encode(prompt));
     const response = await apply(handler, main, [request, env, { waitUntil() {}, passThroughOnException() {} }]);
     return web.is(response) ? web.value(response) : response;
   };

@@ -296,12 +296,13 @@ class _Engine:
         """Evaluate a program that has its arguments, and send what came of it."""
         try:
             said = self._eval(text)
-            if type(said) is str:
-                self.send(b"v", said.encode())
-            elif type(said) is list:
-                self._end(*said)
-            else:
+            if type(said) is not str:
+                # The engine lost the string for lack of memory: there is nothing else that the prelude returns.
                 self.send(b"m", b"InternalError", b"out of memory", b"")
+            elif said[:1] == "!":
+                self._end(*said[1:].split("\0", 3))
+            else:
+                self.send(b"v", said.encode())
         except BaseException as error:
             self._broken(error)
 
