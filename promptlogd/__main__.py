@@ -79,7 +79,12 @@ def main(
         async def run() -> None:
             await serve(config=config, socket_path=socket_path, state_dir=state_dir, ready=ready)
 
-        trio.run(run)
+        try:
+            trio.run(run)
+        finally:
+            # The interpreter's own end puts the defaults back in the place of any other handler.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
     except* (ConfigError, StoreError, ListenError, SandboxError, RootError) as group:
         for error in _leaves(group):
             logging.getLogger("promptlogd").error("%s", error)
