@@ -88,6 +88,8 @@ class Fuzz:
                 self.frames += 1
                 if not self._send(sock, data, session):
                     break
+            else:
+                self._read_the_rest(sock, session)
         if self.connections % 20 == 0:
             self._ping()
 
@@ -140,6 +142,18 @@ class Fuzz:
                     return False
             except OSError:
                 return False
+
+    def _read_the_rest(self, sock: socket.socket, session: ClientSession) -> None:
+        """Say that no more comes, and read until the daemon has answered all and closes."""
+        sock.settimeout(20)
+        try:
+            sock.shutdown(socket.SHUT_WR)
+            while got := sock.recv(1 << 20):
+                self._count(session.receive(got))
+        except TimeoutError:
+            self.hangs += 1
+        except (OSError, ProtocolError):
+            pass
 
     def _count(self, replies: list[Reply]) -> None:
         for reply in replies:
