@@ -58,7 +58,13 @@ async def serve(
         group = _cgroup(config, state_dir)
         plan = quickjs_plan(config, root.build_root(jail_root), group)
         settings = config.pool
-        pool = Pool(plan, size=config.pool_size, runs_per_cell=settings.runs_per_cell, max_age_s=settings.max_age_s)
+        pool = Pool(
+            plan,
+            size=config.pool_size,
+            in_use=config.cells,
+            runs_per_cell=settings.runs_per_cell,
+            max_age_s=settings.max_age_s,
+        )
         listening = listener.bind(socket_path, int(config.server.socket_mode, 8))
         try:
             await _serve(config, store, pool, listening.sock, socket_path, ready)

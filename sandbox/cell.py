@@ -137,7 +137,7 @@ class Cell:
         self.plan = plan
         self.process = process
         self.runs = 0
-        self.started_at = trio.current_time()
+        self.started_at = self.idle_since = trio.current_time()
         self.usable = True
         self.retired = trio.Event()
         self._data = data

@@ -56,7 +56,8 @@ def quickjs_arguments(
         hostname="promptlog",
         user=f"{NOBODY}:{who.uid}:1",
         group=f"{NOBODY}:{who.gid}:1",
-        env={"LD_LIBRARY_PATH": LIBRARIES},
+        # Symbols bound at the start are bound once, not in every child.
+        env={"LD_LIBRARY_PATH": LIBRARIES, "LD_BIND_NOW": "1"},
         time_limit=0,
         rlimit_as=max(_ADDRESS_SPACE_MIB, -(-most_bytes // MIB)),
         rlimit_core=0,

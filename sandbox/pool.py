@@ -16,6 +16,12 @@ _log = logging.getLogger(__name__)
 LONG_S = 0.005
 """Wall time after which a run is a long one."""
 
+_WATCHES = 20
+"""Looks at what is lent before the watch may rest: to wake it costs more than a look."""
+
+_REFORK_S = 0.0005
+"""A cell that was given back so long ago has its next child forked and warm."""
+
 _BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
 
 
@@ -32,12 +38,17 @@ class PoolCounts(msgspec.Struct, frozen=True, kw_only=True):
 class Pool:
     """A fixed number of cells of one engine. `serve` keeps them; `take` lends one."""
 
-    def __init__(self, plan: Plan, *, size: int, runs_per_cell: int, max_age_s: float) -> None:
+    def __init__(
+        self, plan: Plan, *, size: int, runs_per_cell: int, max_age_s: float, in_use: int | None = None
+    ) -> None:
+        """`in_use`: with so many cells that have run something, no more are put to use."""
         self.plan = plan
+        self._in_use = in_use or size
         self._size = size
         self._runs_per_cell = runs_per_cell
         self._max_age_s = max_age_s
-        self._blank: deque[Cell] = deque()
+        self._unused: deque[Cell] = deque()
+        self._worked: deque[Cell] = deque()
         self._waiters = trio.lowlevel.ParkingLot()
         self._lent: set[Cell] = set()
         self._lending = trio.Event()
@@ -47,7 +58,11 @@ class Pool:
     def counts(self) -> PoolCounts:
         """Return how the pool stands."""
         return PoolCounts(
-            size=self._size, blank=len(self._blank), busy=len(self._lent), started=self._started, retired=self._retired
+            size=self._size,
+            blank=len(self._unused) + len(self._worked),
+            busy=len(self._lent),
+            started=self._started,
+            retired=self._retired,
         )
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -61,17 +76,19 @@ class Pool:
                     nursery.start_soon(self._keep, None)
                 task_status.started()
         finally:
-            self._blank.clear()
+            self._unused.clear()
+            self._worked.clear()
 
     async def _watch_lent(self) -> None:
-        """Let runs that go on for long give way to the rest."""
+        """Let runs that go on for long give way to the rest. A timer of its own would cost each run more."""
         while True:
-            while self._lent:
+            for _ in range(_WATCHES):
                 await trio.sleep(LONG_S)
                 for cell in self._lent:
                     cell.yield_to_others(LONG_S)
-            self._lending = trio.Event()
-            await self._lending.wait()
+            if not self._lent:
+                self._lending = trio.Event()
+                await self._lending.wait()
 
     async def _keep(self, cell: Cell | None) -> None:
         """Keep one cell there, whatever happens to each."""
@@ -93,8 +110,9 @@ class Pool:
                 await self._until_retired(cell)
             finally:
                 self._retired += 1
-                if cell in self._blank:
-                    self._blank.remove(cell)
+                for blank in (self._unused, self._worked):
+                    if cell in blank:
+                        blank.remove(cell)
                 await cell.close()
             cell = None
 
@@ -110,7 +128,8 @@ class Pool:
             nursery.cancel_scope.cancel()
 
     def _offer(self, cell: Cell) -> None:
-        self._blank.append(cell)
+        cell.idle_since = trio.current_time()
+        (self._worked if cell.runs else self._unused).append(cell)
         self._waiters.unpark()
 
     def give(self, cell: Cell, *, fresh: bool = False) -> None:
@@ -131,14 +150,31 @@ class Pool:
 
     async def _find(self, *, fresh: bool) -> Cell:
         while True:
-            for _ in range(len(self._blank)):
-                # The one idle longest: its next child is forked and warm, the one used last may be at it still.
-                cell = self._blank.popleft()
-                if not cell.usable:
-                    continue
-                if not fresh or cell.runs == 0:
-                    return cell
-                self._blank.append(cell)
-            if fresh and self._blank:
-                self._blank.popleft().retire()
-            await self._waiters.park()
+            cell = self._choose_fresh() if fresh else self._choose()
+            if cell is None:
+                await self._waiters.park()
+            elif cell.usable:
+                return cell
+
+    def _choose(self) -> Cell | None:
+        """Return the cell with the warmest caches whose next child is ready; an unused one only if too few are in use.
+
+        A run in a cell that another core, or nobody for long, has run costs a tenth more.
+        """
+        worked = self._worked
+        ready_since = trio.current_time() - _REFORK_S
+        for at in range(len(worked) - 1, -1, -1):
+            if worked[at].idle_since <= ready_since:
+                cell = worked[at]
+                del worked[at]
+                return cell
+        if self._unused and (not worked or len(worked) + len(self._lent) < self._in_use):
+            return self._unused.popleft()
+        return worked.popleft() if worked else None
+
+    def _choose_fresh(self) -> Cell | None:
+        if self._unused:
+            return self._unused.popleft()
+        if self._worked:
+            self._worked.popleft().retire()  # and a new one takes its place
+        return None

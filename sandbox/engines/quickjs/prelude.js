@@ -53,7 +53,7 @@
   };
 
   const write = (level, values) => {
-    if (logLeft < 0) {
+    if (logLeft < 0 && kept) {
       if (!cutTold) log(level, '');  // past the limit: told as cut, and not kept
       cutTold = true;
       return;
@@ -68,6 +68,7 @@
     log(level, line);
   };
 
+  const kept = [];  // what lives as long as the context
   const console = {};
   const levels = { debug: 0, log: 1, info: 2, warn: 3, error: 4, trace: 0, dir: 1, table: 1 };
   for (const name of Object.keys(levels)) {
@@ -235,4 +236,21 @@
       return answer(handler, main, prompt, env);
     }]));
   };
+
+  // A run that frees this function, or is the first to look at one of the engine's, writes to pages that it shares
+  // with the zygote until then, and each that it writes to is copied. So one is kept, the others are looked at here.
+  kept.push(globalThis.__promptlog_run);
+  const seen = new Set();
+  const make = (value) => {
+    if ((typeof value !== 'object' && typeof value !== 'function') || value === null || seen.has(value)) return;
+    seen.add(value);
+    for (const key of Reflect.ownKeys(value)) {
+      const property = Reflect.getOwnPropertyDescriptor(value, key);
+      make(property.value);
+      make(property.get);
+      make(property.set);
+    }
+    make(Reflect.getPrototypeOf(value));
+  };
+  for (const root of [globalThis, [].values(), new Map().values(), function* () {}, async () => 0]) make(root);
 })();

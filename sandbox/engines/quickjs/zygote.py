@@ -412,8 +412,9 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
         prelude = file.read()
     with open("/app/filter.bpf", "rb") as file:
         confinement = _Confinement(file.read())
-    _warm_up(_Engine(jsbox.Runtime, prelude))
+    # In this order, so that what lives stands together, and the holes that the other leaves behind it.
     engine = _Engine(jsbox.Runtime, prelude)
+    _warm_up(_Engine(jsbox.Runtime, prelude))
     posix.close(2)
     # struct pollfd (fd, events, revents), of control and of the child's pidfd.
     waited = _buffer(CONTROL.to_bytes(4, sys.byteorder) + bytes((POLLIN, 0, 0, 0, 0, 0, 0, 0, POLLIN, 0, 0, 0)))
