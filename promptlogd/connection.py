@@ -77,11 +77,15 @@ class Connection:
         settings = self._services.config.server
         owed_since = math.inf
         while True:
-            with trio.CancelScope(deadline=owed_since + settings.stall_s) as patience:
+            if not self._session.mid_frame:
                 await trio.lowlevel.wait_readable(self._sock)
-            if patience.cancelled_caught:
-                self._send_error(None, "bad_request", f"the rest of a frame did not come within {settings.stall_s:g} s")
-                return
+            else:
+                with trio.CancelScope(deadline=owed_since + settings.stall_s) as patience:
+                    await trio.lowlevel.wait_readable(self._sock)
+                if patience.cancelled_caught:
+                    message = f"the rest of a frame did not come within {settings.stall_s:g} s"
+                    self._send_error(None, "bad_request", message)
+                    return
             try:
                 data = self._sock.recv(_READ_BYTES)
             except BlockingIOError:

@@ -55,6 +55,10 @@ class Scheduler:
         self._waiting: OrderedDict[Hashable, deque[_Turn]] = OrderedDict()
         self._expected_ms: dict[Hashable, float] = {}
 
+    def acquire_nowait(self, client: Hashable) -> Slot | None:
+        """Take a slot that is free for this client."""
+        return self._take(client)
+
     async def acquire(self, client: Hashable) -> Slot:
         """Wait for a slot. Raises Busy at once if too many wait already."""
         slot = self._take(client)

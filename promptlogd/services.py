@@ -78,6 +78,9 @@ class Services:
             self.scheduler.release(slot, trial.usage.cpu_ms)
 
     async def _turn(self, client: Client) -> Slot:
+        slot = self.scheduler.acquire_nowait(client.number)
+        if slot is not None:
+            return slot
         with trio.move_on_after(self.config.scheduler.wait_s):
             try:
                 return await self.scheduler.acquire(client.number)
@@ -89,11 +92,13 @@ class Services:
         self, job: Job, trial: Trial, *, fresh: bool, on_log: Callable[[LogLine], None] | None
     ) -> None:
         for _ in range(_TRIES):
-            try:
-                with trio.fail_after(CELL_WAIT_S):
-                    cell = await self.pool.take(fresh=fresh)
-            except trio.TooSlowError:
-                raise RequestError("internal", "no cell became ready; see the daemon's log") from None
+            cell = self.pool.take_nowait(fresh=fresh)
+            if cell is None:
+                try:
+                    with trio.fail_after(CELL_WAIT_S):
+                        cell = await self.pool.take(fresh=fresh)
+                except trio.TooSlowError:
+                    raise RequestError("internal", "no cell became ready; see the daemon's log") from None
             try:
                 await cell.run(job, trial, on_log=on_log)
             except CellLost:

@@ -141,20 +141,22 @@ class Pool:
         else:
             self._offer(cell)
 
-    async def take(self, *, fresh: bool = False) -> Cell:
-        """Lend a cell, waiting for one if need be. `fresh`: one that never ran anything, and never will again."""
-        cell = await self._find(fresh=fresh)
-        self._lent.add(cell)
-        self._lending.set()
-        return cell
-
-    async def _find(self, *, fresh: bool) -> Cell:
+    def take_nowait(self, *, fresh: bool = False) -> Cell | None:
+        """Lend a cell if one is ready. `fresh`: one that never ran anything, and never will again."""
         while True:
             cell = self._choose_fresh() if fresh else self._choose()
             if cell is None:
-                await self._waiters.park()
-            elif cell.usable:
+                return None
+            if cell.usable:
+                self._lent.add(cell)
+                self._lending.set()
                 return cell
+
+    async def take(self, *, fresh: bool = False) -> Cell:
+        """Lend a cell, waiting for one if need be."""
+        while (cell := self.take_nowait(fresh=fresh)) is None:
+            await self._waiters.park()
+        return cell
 
     def _choose(self) -> Cell | None:
         """Return the cell with the warmest caches whose next child is ready; an unused one only if too few are in use.

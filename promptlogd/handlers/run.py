@@ -10,7 +10,7 @@ import trio
 
 from promptlogd.client import Client
 from promptlogd.config import LimitsError
-from promptlogd.handlers.references import check_size, resolve, store_errors, utf8_bytes
+from promptlogd.handlers.references import check_size, store_errors, utf8_bytes
 from promptlogd.handlers.submit import check, wrap
 from promptlogd.services import RequestError, Services
 from promptlogd.wire.messages import Finished, Log, Run
@@ -82,8 +82,8 @@ async def _job(request: Run, services: Services, client: Client) -> tuple[Job, s
         check_size("source", len(source), bounds.source_kb * 1024)
         return _make("source", source, prompt, env, limits), hashlib.sha256(source).hexdigest(), False
     assert request.hash is not None
-    hash = resolve(services, request.hash)
     with store_errors():
+        hash = services.store.resolve(request.hash)
         program = services.store.load(hash)
     wrapped = program.wrapped
     if wrapped is None or program.wrapper != WRAPPER_VERSION:

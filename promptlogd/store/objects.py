@@ -104,6 +104,18 @@ class Objects:
             temporary.rename(folder / "wrapped")
             _sync(folder)
 
+    def stamp(self, hash: str) -> tuple[int, ...] | None:
+        """Return what changes when a program's files do; None if they are not both there."""
+        folder = f"{self._programs}/{hash[:2]}/{hash[2:]}"
+        try:
+            source, wrapped = os.lstat(f"{folder}/source"), os.lstat(f"{folder}/wrapped")
+        except OSError:
+            return None
+        return (
+            *(source.st_ino, source.st_size, source.st_mtime_ns, source.st_ctime_ns),
+            *(wrapped.st_ino, wrapped.st_size, wrapped.st_mtime_ns, wrapped.st_ctime_ns),
+        )
+
     def read(self, hash: str) -> tuple[bytes, bytes | None, int]:
         """Return (source, wrapped code or None if that is no good, version of its wrapper).
 

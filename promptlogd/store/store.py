@@ -34,6 +34,7 @@ from promptlogd.store.errors import (
 )
 from promptlogd.store.facts import Fact, Facts, Move
 from promptlogd.store.objects import Meta, Objects
+from promptlogd.store.recent import Recent
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -41,6 +42,10 @@ _R = TypeVar("_R")
 
 HASH_DIGITS = 64
 MIN_PREFIX_DIGITS = 8
+_RECENT_BYTES = 4 * 1024 * 1024
+_ENTRY_BYTES = 1024
+"""What an entry among the recent costs beside the program's text, about."""
+
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -81,6 +86,7 @@ class Store:
         self._objects = Objects(state_dir)
         self._facts = Facts(state_dir)
         self._runs: dict[str, tuple[int, float]] = {}
+        self._recent: Recent[Program] = Recent(_RECENT_BYTES)
 
     @classmethod
     def open(cls, state_dir: Path) -> Store:
@@ -173,7 +179,14 @@ class Store:
         return matches[0]
 
     def load(self, hash: str) -> Program:
-        """Read a program and verify it. Raises NotFound, Damaged (set aside now), StoreFailed."""
+        """Return a program, read and verified, now or since its files last changed.
+
+        Raises NotFound, Damaged (set aside now), StoreFailed.
+        """
+        stamp = self._objects.stamp(hash)
+        program = self._recent.get(hash, stamp)
+        if program is not None:
+            return program
         try:
             source, wrapped, wrapper = self._objects.read(hash)
         except Damaged:
@@ -185,7 +198,10 @@ class Store:
                     self._objects.set_aside(hash)
                     self._forget(hash)
                     raise
-        return Program(hash=hash, source=source, wrapped=wrapped, wrapper=wrapper)
+        program = Program(hash=hash, source=source, wrapped=wrapped, wrapper=wrapper)
+        if stamp is not None and stamp == self._objects.stamp(hash):
+            self._recent.put(hash, stamp, len(source) + len(wrapped or b"") + _ENTRY_BYTES, program)
+        return program
 
     def rewrap(self, hash: str, wrapped: bytes, *, wrapper: int) -> None:
         """Keep wrapped code that was made again. Raises StoreFailed."""

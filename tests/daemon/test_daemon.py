@@ -416,6 +416,7 @@ def test_a_damaged_program_is_told_and_the_rest_served(tmp_path: Path) -> None:
     """A program whose bytes changed on disk is refused, and can be submitted again."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hash = client.submit("return 1").hash
+        assert client.run(hash).value == 1  # and so it is in memory
         (daemon.state / "programs" / hash[:2] / hash[2:] / "source").write_bytes(b"return 2")
         with pytest.raises(RequestRefused, match="damaged"):
             client.run(hash)
