@@ -100,7 +100,8 @@ def _build(folder: Path) -> Root:
     package = resources.files("sandbox.engines.quickjs")
     with resources.as_file(package / "zygote.py") as zygote:
         _compile(zygote, folder / ZYGOTE[1:], "zygote.py")
-    _write(folder / "app/prelude.js", b"".join((package / name).read_bytes() for name in ("web.js", "prelude.js")))
+    for name in ("web.js", "prelude.js", "builtins.js"):
+        _write(folder / "app" / name, (package / name).read_bytes())
     _write(folder / "app/filter.bpf", second_filter.assemble(machine()))
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():

@@ -236,21 +236,5 @@
       return answer(handler, main, prompt, env);
     }]));
   };
-
-  // A run that frees this function, or is the first to look at one of the engine's, writes to pages that it shares
-  // with the zygote until then, and each that it writes to is copied. So one is kept, the others are looked at here.
-  kept.push(globalThis.__promptlog_run);
-  const seen = new Set();
-  const make = (value) => {
-    if ((typeof value !== 'object' && typeof value !== 'function') || value === null || seen.has(value)) return;
-    seen.add(value);
-    for (const key of Reflect.ownKeys(value)) {
-      const property = Reflect.getOwnPropertyDescriptor(value, key);
-      make(property.value);
-      make(property.get);
-      make(property.set);
-    }
-    make(Reflect.getPrototypeOf(value));
-  };
-  for (const root of [globalThis, [].values(), new Map().values(), function* () {}, async () => 0]) make(root);
+  kept.push(globalThis.__promptlog_run);  // not freed by the run that takes it away: see builtins.js
 })();

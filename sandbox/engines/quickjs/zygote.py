@@ -217,9 +217,9 @@ class _Refused(Exception):
 
 
 class _Engine:
-    """One context with the prelude in it, and the host's side of the hooks that the prelude uses."""
+    """One context with scripts in it, the prelude first, and the host's side of the hooks that this uses."""
 
-    def __init__(self, runtime_type: "Any", prelude: str) -> None:
+    def __init__(self, runtime_type: "Any", *scripts: str) -> None:
         self._runtime = runtime_type(
             memory_limit=ENGINE_HEAP_BYTES,
             max_stack_size=ENGINE_STACK_BYTES,
@@ -232,8 +232,11 @@ class _Engine:
         self._runtime.bind_function("__promptlog_take", self._take)
         self._runtime.bind_function("__promptlog_log", self._log)
         # As a module, so that its frames in a stack have a name of their own.
-        self._runtime.add_static_module("promptlog:prelude", prelude)
-        self._runtime.eval('import("promptlog:prelude")')
+        for number, script in enumerate(scripts):
+            name = "promptlog:prelude" + str(number or "")
+            self._runtime.add_static_module(name, script)
+            # A number: at an object that is no ArrayBuffer, jsbox leaves an exception for the next import to find.
+            self._runtime.eval('import("' + name + '").then(() => 0)')
 
     def _take(self) -> "Any":
         return self._job
@@ -408,13 +411,15 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     spec = ModuleSpec("_jsbox", loader, origin=JSBOX)
     jsbox = loader.create_module(spec)
     loader.exec_module(jsbox)
-    with open("/app/prelude.js", encoding="utf-8") as file:
-        prelude = file.read()
+    scripts = {}
+    for name in ("prelude", "web", "builtins"):
+        with open("/app/" + name + ".js", encoding="utf-8") as file:
+            scripts[name] = file.read()
     with open("/app/filter.bpf", "rb") as file:
         confinement = _Confinement(file.read())
     # In this order, so that what lives stands together, and the holes that the other leaves behind it.
-    engine = _Engine(jsbox.Runtime, prelude)
-    _warm_up(_Engine(jsbox.Runtime, prelude))
+    engine = _Engine(jsbox.Runtime, scripts["web"] + scripts["prelude"], scripts["builtins"])
+    _warm_up(_Engine(jsbox.Runtime, scripts["prelude"]))
     posix.close(2)
     # struct pollfd (fd, events, revents), of control and of the child's pidfd.
     waited = _buffer(CONTROL.to_bytes(4, sys.byteorder) + bytes((POLLIN, 0, 0, 0, 0, 0, 0, 0, POLLIN, 0, 0, 0)))
