@@ -2,11 +2,13 @@
 
 A run's length is not known beforehand, but a client's next run is much like its last ones. A client whose runs took
 long lately has half of the slots at the most, together with all others of that kind: whatever they send, a client with
-short runs finds a slot. CPU-bound runs lose nothing by it, since there are twice as many slots as cores.
+short runs finds a slot. CPU-bound runs lose nothing by it, since there are twice as many slots as cores. While others
+have short runs it is one less, so that these find a core as well.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 
@@ -17,6 +19,10 @@ LONG_MS = 5.0
 
 _FORGET = 0.9
 """How much of what a long run has shown is left after each shorter one: after 22 of them a client is as before."""
+
+
+_SHORT_S = 0.1
+"""For so long after a short run, more of them are to be expected."""
 
 
 class Busy(Exception):
@@ -48,7 +54,9 @@ class Scheduler:
 
     def __init__(self, *, concurrent: int, queue: int) -> None:
         self._free = concurrent
-        self._free_for_long = max(1, concurrent // 2)
+        self._half = max(1, concurrent // 2)
+        self._long = 0
+        self._short_at = -_SHORT_S
         self._queue = queue
         self.running = 0
         self.queued = 0
@@ -76,6 +84,7 @@ class Scheduler:
             self._expected_ms[slot.client] = expected
         else:
             self._expected_ms.pop(slot.client, None)
+            self._short_at = time.monotonic()
         self._hand_out()
 
     def forget(self, client: Hashable) -> None:
@@ -84,16 +93,20 @@ class Scheduler:
 
     def _take(self, client: Hashable) -> Slot | None:
         long = client in self._expected_ms
-        if not self._free or (long and not self._free_for_long):
+        if not self._free or (long and self._long >= self._most_long()):
             return None
         self._free -= 1
-        self._free_for_long -= long
+        self._long += long
         self.running += 1
         return Slot(client, long=long)
 
+    def _most_long(self) -> int:
+        short_runs = time.monotonic() - self._short_at < _SHORT_S
+        return max(1, self._half - short_runs)
+
     def _give(self, slot: Slot) -> None:
         self._free += 1
-        self._free_for_long += slot.long
+        self._long -= slot.long
         self.running -= 1
 
     async def _wait(self, client: Hashable) -> Slot:

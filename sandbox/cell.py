@@ -432,7 +432,9 @@ async def start(plan: Plan) -> Cell:
                 stderr=subprocess.PIPE,
                 cwd=plan.folder,
                 env={},
-                start_new_session=True,  # Ctrl-C at the daemon's terminal is the daemon's affair
+                # Ctrl-C at the daemon's terminal is the daemon's affair. No session of its own: to the kernel's
+                # scheduler (autogroup, sched(7)) each session is a party, and niceness counts only within one.
+                process_group=0,
             )
         except BaseException as error:
             data.close()

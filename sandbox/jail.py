@@ -68,6 +68,7 @@ def quickjs_arguments(
         rlimit_msgqueue=0,
         rlimit_rtprio=0,
         nice_level=0,
+        skip_setsid=True,  # as in cell.py, where it is started; there is no terminal in the jail
         disable_proc=True,
         iface_no_lo=True,
         quiet=True,

@@ -13,10 +13,10 @@ from sandbox.cell import Cell, Plan
 from sandbox.errors import CellStartError
 
 _log = logging.getLogger(__name__)
-LONG_S = 0.005
+LONG_S = 0.0025
 """Wall time after which a run is a long one."""
 
-_WATCHES = 20
+_WATCHES = 40
 """Looks at what is lent before the watch may rest: to wake it costs more than a look."""
 
 _REFORK_S = 0.0005

@@ -98,8 +98,34 @@ async def test_long_runs_leave_slots_for_short_ones() -> None:
             scheduler.release(slot, 1)
         await wait_all_tasks_blocked()
         assert (scheduler.running, scheduler.queued) == (2, 2)
+        # While there are short runs, one slot less.
         scheduler.release(held[0], 50)
         scheduler.release(held[1], 50)
+        await wait_all_tasks_blocked()
+        assert (scheduler.running, scheduler.queued) == (1, 1)
+        await trio.sleep(0.11)
+        scheduler.release(held[2], 50)
+    assert (scheduler.running, scheduler.queued) == (1, 0)
+
+
+async def test_long_runs_have_their_half_when_nobody_else_comes() -> None:
+    """A while after the last short run, all that wait and may go on do so at the next chance."""
+    scheduler = Scheduler(concurrent=4, queue=100)
+    scheduler.release(await scheduler.acquire("e"), 1)
+    for slot in [await scheduler.acquire(client) for client in "abc"]:
+        scheduler.release(slot, 50)
+    held: list[Slot] = []
+
+    async def run(client: str) -> None:
+        held.append(await scheduler.acquire(client))
+
+    async with trio.open_nursery() as nursery:
+        for client in "abc":
+            nursery.start_soon(run, client)
+        await wait_all_tasks_blocked()
+        assert (scheduler.running, scheduler.queued) == (1, 2)
+        await trio.sleep(0.11)
+        scheduler.release(held[0], 50)
     assert (scheduler.running, scheduler.queued) == (2, 0)
 
 

@@ -281,7 +281,8 @@ def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
             _until(lambda: client.stats().clients == 1)
             if number == 1:
                 first = _resident_kib(daemon)
-        assert _resident_kib(daemon) < first + 8_000
+        # Ten more would be 90 MB if they stayed; one buffer more or less is the allocator's affair.
+        assert _resident_kib(daemon) < first + 20_000
 
 
 def test_many_connections(tmp_path: Path) -> None:
