@@ -1,9 +1,11 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
 # make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
+# make fuzz BYTES=20000000: damaged frames to a daemon.  make fuzz-guided RUNS=5000000: the readers, guided by coverage.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600
 KILLS ?= 300
 BYTES ?= 20000000
+RUNS ?= 5000000
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 # ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: the zygote is not async code.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
-.PHONY: demo test lint bench fuzz soak faults docs clean
+.PHONY: demo test lint bench fuzz fuzz-guided soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +45,10 @@ bench: $(VENV)/.installed
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz.fuzz --bytes $(BYTES)
+
+fuzz-guided: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz.guided -runs=$(RUNS)
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m tests.soak.soak --seconds $(SECONDS)

@@ -1,0 +1,145 @@
+"""Coverage-guided fuzzing of what reads hostile bytes, without input or output: `make fuzz-guided` (RUNS=2000000).
+
+    python -m tests.fuzz.guided [-runs=N] [-max_total_time=SECONDS] [other options of libFuzzer]
+
+The first byte of an input chooses the reader, the second where the rest is cut in two. Readers: the daemon's session, a
+client's session, and the reader of a child's output. What each gives must not depend on the cut, nor may anything but
+its own error come out. Seeds are valid messages of both encodings and valid outputs of a child. A find is written to
+`crash-*` in the current folder; give its path as the argument to see it again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import atheris  # type: ignore[import-not-found,unused-ignore]
+import msgspec
+
+with atheris.instrument_imports(include=["promptlogd.wire", "sandbox.engines.quickjs.replies"]):
+    from promptlogd.wire import ClientSession, ProtocolError, ServerSession
+    from sandbox.engines.quickjs.replies import BadReply, ReplyReader
+
+from promptlogd.wire.messages import Finished, Pong
+from sandbox.limits import Limits
+from sandbox.outcome import Ok, Usage
+from tests.fuzz.fuzz import VALID
+
+_CORPUS = "PROMPTLOG_GUIDED_CORPUS"
+_LIMITS = Limits(cpu_ms=50, wall_ms=1000, memory_bytes=128 << 20, result_bytes=4096, log_bytes=1024)
+
+
+def _server(parts: list[bytes]) -> Any:
+    session = ServerSession()
+    events: list[Any] = []
+    for part in parts:
+        events += session.receive(part)
+        if events and isinstance(events[-1], ProtocolError):
+            return [*map(_plain, events[:-1]), str(events[-1].code)]
+    return [*map(_plain, events), session.mid_frame]
+
+
+def _client(encoding: Any) -> Callable[[list[bytes]], Any]:
+    def read(parts: list[bytes]) -> Any:
+        session = ClientSession(encoding=encoding)
+        try:
+            return [_plain(reply) for part in parts for reply in session.receive(part)], session.mid_frame
+        except ProtocolError:
+            return "refused"
+
+    return read
+
+
+def _child(check: bool) -> Callable[[list[bytes]], Any]:
+    def read(parts: list[bytes]) -> Any:
+        reader = ReplyReader(
+            limits=_LIMITS, source_name="program.js", wrapped_bytes=8192 if check else 0, source_lines=3
+        )
+        try:
+            lines = [_plain(line) for part in parts for line in reader.feed(part)]
+        except BadReply:
+            return "refused"
+        assert sum(len(line) for line in lines) < 8 * _LIMITS.log_bytes
+        return lines, _plain(reader.said), reader.logs_truncated
+
+    return read
+
+
+def _plain(record: Any) -> str:
+    if isinstance(record, msgspec.Raw):
+        return repr(bytes(record))
+    if isinstance(record, msgspec.Struct):
+        fields = {name: _plain(getattr(record, name)) for name in record.__struct_fields__}
+        return f"{type(record).__name__}{fields}"
+    return repr(record)
+
+
+_READERS = [_server, _client("json"), _client("msgpack"), _child(False), _child(True)]
+
+
+def one_input(data: bytes) -> None:
+    """Read an input whole and in two parts; the result must be the same."""
+    if len(data) < 2:
+        return
+    read = _READERS[data[0] % len(_READERS)]
+    stream = data[2:]
+    cut = data[1] * len(stream) // 255
+    whole, in_two = read([stream]), read([stream[:cut], stream[cut:]])
+    assert whole == in_two, (whole, in_two)
+
+
+def seeds() -> list[bytes]:
+    """Return valid inputs for each reader."""
+    found: list[bytes] = []
+    for encoding in ("json", "msgpack"):
+        client = ClientSession(encoding=encoding)  # type: ignore[arg-type]
+        requests = [client.send(request) for request in VALID]
+        found += [b"\0\x80" + request for request in (*requests, b"".join(requests))]
+        server = ServerSession()
+        server.receive(requests[0])
+        usage = Usage(cpu_ms=1.0, wall_ms=2.0, peak_memory_bytes=3)
+        for reply in (
+            Pong(id=1, version="1", protocol=1, pid=2),
+            Finished(
+                id=2, hash="0" * 64, outcome=Ok(value=msgspec.Raw(b"[1]")), logs=[], logs_truncated=False, usage=usage
+            ),
+        ):
+            found.append(bytes((1 if encoding == "json" else 2, 128)) + server.send(reply))
+    fields = b"".join(len(text).to_bytes(4, "big") + text for text in (b"MTypeError", b"no", b"    at f (program:1:2)"))
+    for kind, payload in (
+        (b"v", b'{"a":[1,"\\ud83d\\ude00"]}'),
+        (b"l", b"1text"),
+        (b"o", b"5000"),
+        (b"b", b"no JSON"),
+        (b"w", b"Bcode"),
+        (b"x", fields),
+        (b"m", fields),
+        (b"s", fields.replace(b"program", b"check\0\0")),
+    ):
+        frame = kind + len(payload).to_bytes(4, "big") + payload
+        found += [b"\3\x80" + frame, b"\4\x80" + frame, b"\3\x40" + b"l\0\0\0\x021a" + frame]
+    return found
+
+
+def main() -> int:
+    """Fuzz in a process of its own, which libFuzzer ends; return its exit code, 0 if nothing was found."""
+    if _CORPUS in os.environ:
+        atheris.Setup(sys.argv, one_input)
+        atheris.Fuzz()
+    with tempfile.TemporaryDirectory(prefix="promptlog-guided-") as corpus:
+        for number, seed in enumerate(seeds()):
+            (Path(corpus) / f"{number:03}").write_bytes(seed)
+        arguments = sys.argv[1:]
+        if all(argument.startswith("-") for argument in arguments):
+            arguments += ["-max_len=4096", "-print_final_stats=1", corpus]
+        command = [sys.executable, "-m", "tests.fuzz.guided", *arguments]
+        return subprocess.run(command, env={**os.environ, _CORPUS: corpus}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
