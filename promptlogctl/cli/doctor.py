@@ -127,7 +127,9 @@ def _cgroups() -> Check:
         if path.exists():
             folder = path if path.is_dir() else path.parent
             if os.access(folder, os.W_OK):
-                return Check(name=name, state="ok", text=f"{folder} is writable; not needed: RLIMIT_AS holds memory")
+                return Check(
+                    name=name, state="ok", text=f"{folder} is writable: the second holder of memory, behind RLIMIT_AS"
+                )
     return Check(
         name=name,
         state="warning",

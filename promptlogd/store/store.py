@@ -42,7 +42,7 @@ _R = TypeVar("_R")
 
 HASH_DIGITS = 64
 MIN_PREFIX_DIGITS = 8
-_RECENT_BYTES = 4 * 1024 * 1024
+_RECENT_BYTES = 1024 * 1024
 _ENTRY_BYTES = 1024
 """What an entry among the recent costs beside the program's text, about."""
 
