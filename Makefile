@@ -1,11 +1,13 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
 # make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
+# make bench ROUNDS=5: promptlog alone.  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
 # make fuzz BYTES=20000000: damaged frames to a daemon.  make fuzz-guided RUNS=5000000: the readers, guided by coverage.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600
 KILLS ?= 300
 BYTES ?= 20000000
 RUNS ?= 5000000
+ROUNDS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 # ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: the zygote is not async code.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
-.PHONY: demo test lint bench fuzz fuzz-guided soak faults docs clean
+.PHONY: demo test lint bench bench-peers fuzz fuzz-guided soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -41,7 +43,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(BIN)/python bench/run_bench.py
+	$(BIN)/python bench/run_bench.py --rounds $(ROUNDS)
+
+bench-peers: $(VENV)/.installed
+	$(BIN)/python bench/run_peers.py --rounds $(ROUNDS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz.fuzz --bytes $(BYTES)

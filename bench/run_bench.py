@@ -1,11 +1,12 @@
-"""A first benchmark of promptlog: latency and throughput of real runs, beside the floor of this machine.
+"""promptlog alone, measured: `make bench`.
 
-    python bench/run_bench.py [--seconds 3] [--json FILE]
+    python bench/run_bench.py [--seconds 3] [--rounds 1] [--json FILE]
 
-All loads are closed loops: a client sends its next request when it has the answer to the last. Percentiles are
-raw, from all samples. Compare ratios; absolute times are this machine's of this minute. Measured in the same run:
-the floor, fork + exit + wait of a small C process and of a bare Python; and the least cell that could be
-(bare_cell.py) beside one of promptlog's without its daemon, each back to back and with pauses of 2 ms.
+The loads are closed loops unless a row says otherwise: a client sends its next request when it has the answer to the
+last. Percentiles are raw, from all samples. Compare ratios; absolute times are this machine's of this minute. In the
+same run: the floor, fork + exit + wait of a small C process behind a socketpair, and of a bare Python; and the least
+cell that could be (bare_cell.py) beside one of promptlog's without its daemon. With several rounds each figure is
+their median.
 """
 
 from __future__ import annotations
@@ -14,24 +15,28 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
+import platform
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 
+import load
+import msgspec
 import trio
+from load import Load, percentile
 
 from promptlogctl.cli.spawn import private_daemon
 from promptlogd.config import Config
 from promptlogd.server import quickjs_plan
 from promptlogd.wire import ClientSession
-from promptlogd.wire.messages import Error, Finished, Id, Reply, Request, Run, Submit, Submitted
+from promptlogd.wire.messages import Error, Finished, LimitsAsked, Reply, Request, Run, Submit, Submitted
 from sandbox import cell as cells
 from sandbox import root
 from sandbox.cell import Job, Trial
@@ -40,23 +45,12 @@ from sandbox.engines.quickjs.replies import Wrapped
 from sandbox.outcome import Ok
 
 SAMPLE = (Path(__file__).parents[1] / "examples/reverse.js").read_text()
-FLOOR_C = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-int main(int argc, char **argv) {
-    for (int i = 0; i < atoi(argv[1]); i++) {
-        struct timespec a, b;
-        clock_gettime(CLOCK_MONOTONIC, &a);
-        if (!fork()) _exit(0);
-        wait(0);
-        clock_gettime(CLOCK_MONOTONIC, &b);
-        printf("%.9f\n", (b.tv_sec - a.tv_sec) + (b.tv_nsec - a.tv_nsec) / 1e9);
-    }
-}
-"""
+EXPECT = "dlrow olleh"
+PROMPT = "hello world"
+# About 20 ms of QuickJS: the loop is made as long as it must be, see `heavy`.
+HEAVY = (
+    "let sum = 0; for (let i = 0; i < {count}; i++) sum = (sum + i * i) % 1000003; const result = 'dlrow olleh' + sum"
+)
 FLOOR_PYTHON = """
 import os, time
 for _ in range({count}):
@@ -89,34 +83,6 @@ class Caller:
                 return reply
 
 
-def _client(
-    path: str, hash: str, seconds: float, encoding: str, isolation: str | None, out: multiprocessing.Queue
-) -> None:  # type: ignore[type-arg]
-    caller = Caller(path, encoding)
-    samples: list[float] = []
-    end = time.perf_counter() + seconds
-    number: Id = 0
-    while (began := time.perf_counter()) < end:
-        caller.ask(Run(id=number, hash=hash, prompt="hello world", isolation=isolation))  # type: ignore[arg-type]
-        samples.append(time.perf_counter() - began)
-    out.put(samples)
-
-
-def closed_loop(
-    path: str, hash: str, clients: int, seconds: float, *, encoding: str = "msgpack", isolation: str | None = None
-) -> tuple[list[float], float]:
-    """Return every latency in seconds, and runs/s."""
-    out: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
-    arguments = (path, hash, seconds, encoding, isolation, out)
-    workers = [multiprocessing.Process(target=_client, args=arguments) for _ in range(clients)]
-    for worker in workers:
-        worker.start()
-    samples = [sample for _ in workers for sample in out.get(timeout=seconds + 60)]
-    for worker in workers:
-        worker.join()
-    return sorted(samples), len(samples) / seconds
-
-
 BOMBS = (
     "for (;;) {}",
     "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
@@ -133,19 +99,33 @@ def _bomber(path: str, source: str, stop: EventType) -> None:
             pass
 
 
-def beside_bombs(path: str, hash: str, seconds: float) -> tuple[list[float], float]:
-    """Return a well-behaved client's latencies and runs/s while four others send bombs and floods without pause."""
+@contextmanager
+def bombs(path: str) -> Iterator[None]:
+    """Four clients that send bombs and floods without pause."""
     stop = multiprocessing.Event()
     bombers = [multiprocessing.Process(target=_bomber, args=(path, source, stop)) for source in BOMBS]
     for bomber in bombers:
         bomber.start()
     time.sleep(0.5)
     try:
-        return closed_loop(path, hash, 1, seconds)
+        yield
     finally:
         stop.set()
         for bomber in bombers:
             bomber.join()
+
+
+def frames(requests: Sequence[Request], encoding: str = "msgpack") -> list[bytes]:
+    """Return requests as they go over the socket."""
+    session = ClientSession(encoding=encoding)  # type: ignore[arg-type]
+    return [session.send(request) for request in requests]
+
+
+def submitted(path: str, source: str) -> str:
+    """Submit a program and return its hash."""
+    kept = Caller(path).ask(Submit(id=1, source=source))
+    assert isinstance(kept, Submitted)
+    return kept.hash
 
 
 def new_programs(path: str, count: int) -> list[float]:
@@ -156,21 +136,29 @@ def new_programs(path: str, count: int) -> list[float]:
         began = time.perf_counter()
         kept = caller.ask(Submit(id=1, source=f"{SAMPLE}\n// {number} {os.getpid()} {began}"))
         assert isinstance(kept, Submitted)
-        caller.ask(Run(id=2, hash=kept.hash, prompt="hello world"))
+        caller.ask(Run(id=2, hash=kept.hash, prompt=PROMPT))
         samples.append(time.perf_counter() - began)
     return sorted(samples)
 
 
-def floors(count: int = 2000) -> Iterator[tuple[str, list[float]]]:
+def heavy(path: str) -> str:
+    """Return a program that takes about 20 ms of CPU here and now."""
+    count = 10_000
+    caller = Caller(path)
+    while True:
+        reply = caller.ask(Run(id=1, source=HEAVY.format(count=count), limits=LimitsAsked(cpu_ms=1000)))
+        assert isinstance(reply, Finished)
+        if reply.usage.cpu_ms >= 10:
+            return HEAVY.format(count=int(count * 20 / reply.usage.cpu_ms))
+        count *= 2
+
+
+def floors(tools: Path, count: int = 2000) -> Iterator[tuple[str, list[float]]]:
     """Yield what was measured, and the seconds of each fork + exit + wait."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "floor.c"
-            source.write_text(FLOOR_C)
-            subprocess.run([compiler, "-O2", "-o", f"{folder}/floor", str(source)], check=True)
-            printed = subprocess.run([f"{folder}/floor", str(count)], check=True, capture_output=True, text=True).stdout
-        yield "floor: fork + exit + wait, C", sorted(map(float, printed.split()))
+    printed = subprocess.run([tools / "floor", str(count)], check=True, capture_output=True, text=True).stdout
+    *samples, cpu = printed.splitlines()
+    yield "floor: fork + exit + wait, C", sorted(map(float, samples))
+    yield "floor: its CPU time", [float(cpu.split()[1])]
     command = [os.path.realpath(sys.executable), "-ISc", FLOOR_PYTHON.format(count=count)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     yield "floor: fork + exit + wait, bare Python", sorted(map(float, printed.split()))
@@ -225,70 +213,193 @@ async def one_cell(pause_s: float, count: int) -> list[float]:
     return sorted(samples)
 
 
-def percentile(samples: list[float], share: float) -> float:
-    """Return a raw percentile of sorted samples."""
-    return samples[min(len(samples) - 1, int(len(samples) * share))]
+class Daemon:
+    """A private daemon, and the account of its processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        (self.pid,) = (pid for pid in load.children(os.getpid()) if b"promptlogd" in _command(pid))
+
+    def cpu(self) -> tuple[float, dict[int, tuple[float, float]]]:
+        """Return the CPU seconds of the daemon, and of each zygote: its own, and its children's."""
+        zygotes = [zygote for nsjail in load.children(self.pid) for zygote in load.children(nsjail)]
+        return load.cpu_s(self.pid), {pid: (load.cpu_s(pid), load.waited_cpu_s(pid)) for pid in zygotes}
 
 
-@contextmanager
-def step(name: str) -> Iterator[None]:
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+class Table:
+    """Rows of figures: name -> what was measured, per round."""
+
+    def __init__(self) -> None:
+        self.rounds: dict[str, list[dict[str, float]]] = {}
+
+    def add(self, name: str, **figures: float) -> None:
+        """Add one round's figures."""
+        self.rounds.setdefault(name, []).append(figures)
+
+    def add_samples(self, name: str, samples: Sequence[float], rate: float | None = None) -> None:
+        """Add the percentiles of sorted samples, in milliseconds."""
+        figures = {f"p{share:g}": percentile(samples, share / 100) * 1000 for share in (50, 90, 99, 99.9)}
+        if rate is not None:
+            figures["per_s"] = rate
+        self.add(name, samples=len(samples), **figures)
+
+    def add_load(self, name: str, measured: Load) -> None:
+        """Add a load's percentiles and rate; a wrong answer ends the benchmark."""
+        if measured.wrong:
+            sys.exit(f"{name}: {measured.wrong} answers were not what they should be")
+        self.add_samples(name, measured.latencies, measured.rate)
+
+    def medians(self) -> dict[str, dict[str, float]]:
+        """Return each figure's median over the rounds."""
+        return {
+            name: {
+                figure: statistics.median(of[figure] for of in rounds if figure in of)
+                for figure in {figure: None for of in rounds for figure in of}
+            }
+            for name, rounds in self.rounds.items()
+        }
+
+
+def say(name: str) -> None:
     """Say on stderr what is being measured."""
     print(f"... {name}", file=sys.stderr, flush=True)
-    yield
+
+
+def measure(table: Table, tools: Path, seconds: float) -> None:
+    """Measure everything once."""
+    say("the floor")
+    for name, samples in floors(tools):
+        if len(samples) == 1:
+            table.add(name, cpu_us=samples[0] * 1e6)
+        else:
+            table.add_samples(name, samples)
+    for pause_s, how in ((0.0, "back to back"), (0.002, "2 ms apart")):
+        say(f"one cell, {how}")
+        table.add_samples(f"the least cell, {how}", bare_cell(pause_s, 1000))
+        table.add_samples(f"one cell without the daemon, {how}", trio.run(one_cell, pause_s, 1000))
+    began = time.perf_counter()
+    with private_daemon(None) as socket_path:
+        table.add("from start to ready", ms=(time.perf_counter() - began) * 1000)
+        daemon = Daemon(socket_path)
+        _with_daemon(table, tools, seconds, daemon)
+
+
+def _with_daemon(table: Table, tools: Path, seconds: float, daemon: Daemon) -> None:
+    path = daemon.path
+
+    def closed(
+        name: str, requests: Sequence[Request], connections: int, *, encoding: str = "msgpack", expect: str = EXPECT
+    ) -> Load:
+        say(name)
+        framing = "line" if encoding == "json" else "prefix"
+        sent = frames(requests, encoding)
+        done = load.run(tools, path, framing, sent, expect=expect, connections=connections, seconds=seconds)
+        table.add_load(name, done)
+        return done
+
+    sample = [Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT)]
+    say("warming up")
+    load.run(tools, path, "prefix", frames(sample), expect=EXPECT, connections=4, seconds=1)
+    rates: dict[int, float] = {}
+    for connections, name in ((1, "run, 1 client"), (8, "run, 8 clients"), (32, "run, 32 clients")):
+        daemon_before, zygotes_before = daemon.cpu()
+        done = closed(name, sample, connections)
+        daemon_after, zygotes_after = daemon.cpu()
+        rates[connections] = done.rate
+        both = zygotes_before.keys() & zygotes_after.keys()
+        if zygotes_after.keys() == zygotes_before.keys():  # else a cell was replaced: its account is gone
+            zygotes, runs = (sum(zygotes_after[pid][at] - zygotes_before[pid][at] for pid in both) for at in (0, 1))
+            count = len(done.latencies)
+            parts = {
+                "daemon": daemon_after - daemon_before,
+                "zygotes": zygotes,
+                "children": runs,
+                "client": done.own_cpu_s,
+            }
+            table.add(
+                f"CPU us for each run, {connections} client{'s' * (connections > 1)}",
+                **{part: used / count * 1e6 for part, used in parts.items()},
+                all=sum(parts.values()) / count * 1e6,
+            )
+    table.add("runs/s, 8 clients / 1 client", ratio=rates[8] / rates[1])
+    say("open loop")
+    table.add_load(
+        "run, open loop at 500/s",
+        load.run(tools, path, "prefix", frames(sample), expect=EXPECT, connections=64, seconds=seconds, rate=500),
+    )
+    say("200 programs")
+    many = [Run(id=1, hash=submitted(path, f"{SAMPLE}\n// program {number}"), prompt=PROMPT) for number in range(200)]
+    closed("run, 8 clients, 200 programs in turn", many, 8)
+    say("500 new programs")
+    table.add_samples("submit + first run of 500 new programs", new_programs(path, 500))
+    large = "const filler = [" + ", ".join(f"'word{number}'" for number in range(9000)) + "];\n" + SAMPLE
+    closed(f"run, a program of {len(large) // 1024} KB", [Run(id=1, hash=submitted(path, large), prompt=PROMPT)], 1)
+    closed("run, a prompt of 1 MB", [
+        Run(id=1, hash=submitted(path, "return prompt.length + 'dlrow olleh'"), prompt="x" * 1_000_000)
+    ], 1)  # fmt: skip
+    closed("run, a result of 1 MB", [
+        Run(id=1, hash=submitted(path, "return 'dlrow olleh' + 'x'.repeat(1000000)"))
+    ], 1)  # fmt: skip
+    closed("run, 20 ms of work, 1 client", [Run(id=1, hash=submitted(path, heavy(path)))], 1)
+    closed("run, 1 client, isolation=jail", [msgspec.structs.replace(sample[0], isolation="jail")], 1)
+    closed("run, 1 client, JSON lines", sample, 1, encoding="json")
+    alone = closed("run, 1 client, again", sample, 1)
+    with bombs(path):
+        beside = closed("run, 1 client beside 4 that send bombs", sample, 1)
+    table.add("p99 beside bombs / p99 alone", ratio=beside.ms(0.99) / alone.ms(0.99))
+    say("1,000 stored programs")
+    before = load.resident_kib(daemon.pid)
+    for number in range(1000):
+        submitted(path, f"{SAMPLE}\n// stored {number}")
+    table.add("memory for each of 1,000 stored programs", kib=(load.resident_kib(daemon.pid) - before) / 1000)
+
+
+def show(medians: dict[str, dict[str, float]]) -> None:
+    """Print the tables."""
+    base = medians["floor: fork + exit + wait, C"]["p50"]
+    heads = "".join(f"{head:>9}" for head in ("p50", "p90", "p99", "p99.9"))
+    print(f"{'ms; closed loops, raw percentiles':44}{heads}{'per s':>8}{'p50/floor':>10}")
+    for name, of in medians.items():
+        if "p50" in of:
+            figures = "".join(f"{of[figure]:9.3f}" for figure in ("p50", "p90", "p99", "p99.9"))
+            rate = f"{of['per_s']:8.0f}" if "per_s" in of else " " * 8
+            print(f"{name:44}{figures}{rate}{of['p50'] / base:10.1f}")
+    print()
+    for name, of in medians.items():
+        if "p50" not in of:
+            print(f"{name:44}" + "  ".join(f"{figure} {value:,.2f}" for figure, value in of.items()))
+    floor = medians["floor: its CPU time"]["cpu_us"]
+    for name, of in medians.items():
+        if name.startswith("CPU us"):
+            print(f"{name + ', / floor':44}{of['all'] / floor:.1f}")
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of each case")
+    """Measure, print tables, write JSON."""
+    parser = argparse.ArgumentParser(description="promptlog alone, measured")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each load")
+    parser.add_argument("--rounds", type=int, default=1, help="measure all so often, and show the medians")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "out/bench.json", help="where to write")
     options = parser.parse_args()
-    rows: list[tuple[str, list[float], float | None]] = []
-    with step("the floor"):
-        rows += [(name, samples, None) for name, samples in floors()]
-    for pause_s, how in ((0.0, "back to back"), (0.002, "2 ms apart")):
-        with step(f"one cell, {how}"):
-            rows.append((f"the least cell, {how}", bare_cell(pause_s, 1000), None))
-            rows.append((f"one cell without the daemon, {how}", trio.run(one_cell, pause_s, 1000), None))
-    with private_daemon(None) as socket_path:
-        path = str(socket_path)
-        kept = Caller(path).ask(Submit(id=1, source=SAMPLE))
-        assert isinstance(kept, Submitted)
-        with step("warming up"):
-            closed_loop(path, kept.hash, 2, 1)
-        cases: list[tuple[str, int, dict[str, str]]] = [
-            ("run, 1 client", 1, {}), ("run, 4 clients", 4, {}), ("run, 8 clients", 8, {}),
-            ("run, 1 client, JSON lines", 1, {"encoding": "json"}),
-            ("run, 1 client, isolation=jail", 1, {"isolation": "jail"}),
-        ]  # fmt: skip
-        for name, clients, options_of in cases:
-            with step(name):
-                samples, rate = closed_loop(path, kept.hash, clients, options.seconds, **options_of)
-                rows.append((name, samples, rate))
-        with step("neighbours"):
-            alone, _ = closed_loop(path, kept.hash, 1, options.seconds)
-            samples, rate = beside_bombs(path, kept.hash, options.seconds)
-            rows.append(("run, 1 client beside 4 that send bombs", samples, rate))
-            neighbours = percentile(samples, 0.99) / percentile(alone, 0.99)
-        with step("new programs"):
-            rows.append(("submit + first run of 200 new programs", new_programs(path, 200), None))
-    base = percentile(rows[0][1], 0.5)
-    print(f"{'closed loops, raw percentiles':42} {'p50 ms':>8} {'p99 ms':>8} {'runs/s':>8} {'p50 / floor':>12}")
-    for name, samples, rate in rows:
-        p50, p99 = percentile(samples, 0.5), percentile(samples, 0.99)
-        shown = f"{rate:8.0f}" if rate else " " * 8
-        print(f"{name:42} {p50 * 1000:8.3f} {p99 * 1000:8.3f} {shown} {p50 / base:12.1f}")
-    print(f"a neighbour's p99 beside bombs: {neighbours:.1f} times its p99 alone")
+    table = Table()
+    with load.built("load.c", "floor.c") as tools:
+        for number in range(options.rounds):
+            say(f"round {number + 1} of {options.rounds}")
+            measure(table, tools, options.seconds)
+    medians = table.medians()
+    show(medians)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        name: {
-            "p50_s": percentile(samples, 0.5),
-            "p99_s": percentile(samples, 0.99),
-            "runs_per_s": rate,
-            "samples": len(samples),
-        }
-        for name, samples, rate in rows
+    machine = {
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
     }
+    report = {"machine": machine, "medians": medians, "rounds": table.rounds}
     options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

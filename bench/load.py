@@ -1,0 +1,108 @@
+"""Build and run the load generator (load.c), and read what it measured."""
+
+from __future__ import annotations
+
+import array
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one load came to. Seconds; `latencies` are raw, all of them, sorted."""
+
+    latencies: Sequence[float]
+    wrong: int
+    seconds: float
+    own_cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return len(self.latencies) / self.seconds
+
+    def ms(self, share: float) -> float:
+        """Return a raw percentile in milliseconds."""
+        return percentile(self.latencies, share) * 1000
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """Return a raw percentile of sorted samples."""
+    return samples[min(len(samples) - 1, int(len(samples) * share))]
+
+
+@contextmanager
+def built(*sources: str) -> Iterator[Path]:
+    """Compile these C files, each to a program of its own, into a folder that lasts for the block."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        sys.exit("the benchmarks need a C compiler; on Debian: apt-get install gcc libc6-dev")
+    with tempfile.TemporaryDirectory(prefix="promptlog-bench-") as folder:
+        for source in sources:
+            subprocess.run([compiler, "-O2", "-o", f"{folder}/{Path(source).stem}", str(HERE / source)], check=True)
+        yield Path(folder)
+
+
+def run(
+    tools: Path,
+    target: str,
+    framing: str,
+    requests: Sequence[bytes],
+    *,
+    expect: str,
+    connections: int = 1,
+    seconds: float = 3.0,
+    rate: float = 0.0,
+) -> Load:
+    """Load a server: a closed loop, or with a `rate` (requests/s) an open one."""
+    plan, out = tools / "requests", tools / "latencies"
+    plan.write_bytes(b"".join(struct.pack("=I", len(request)) + request for request in requests))
+    arguments = (target, framing, plan, connections, seconds, rate, expect, out)
+    done = subprocess.run(
+        [tools / "load", *map(str, arguments)], capture_output=True, text=True, timeout=seconds + 60, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip() or f"the load generator ended with {done.returncode}")
+    answers, wrong, took, cpu = done.stdout.split()
+    latencies = array.array("d", out.read_bytes())
+    assert len(latencies) == int(answers)
+    return Load(sorted(latencies), int(wrong), float(took), float(cpu))
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds that a live process has used, all its threads together (schedstat: nanoseconds)."""
+    tasks = f"/proc/{pid}/task"
+    return sum(int(Path(f"{tasks}/{task}/schedstat").read_text().split()[0]) for task in os.listdir(tasks)) / 1e9
+
+
+def waited_cpu_s(pid: int) -> float:
+    """Return the CPU seconds of its children that ended, in the kernel's ticks of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of all threads."""
+    return [
+        int(child)
+        for task in os.listdir(f"/proc/{pid}/task")
+        for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+    ]
+
+
+def resident_kib(pid: int) -> int:
+    """Return a process's resident memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0

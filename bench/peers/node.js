@@ -1,0 +1,91 @@
+// A minimal server around an engine: node node.js KIND PORT
+//   ivm-isolate   isolated-vm, an isolate for each run, 128 MB and 50 ms (of wall time: it has no CPU limit)
+//   ivm-context   isolated-vm, one isolate, a context for each run
+//   quickjs       quickjs-emscripten, a runtime and a context for each run, 128 MB and 50 ms by its interrupt handler
+'use strict';
+const http = require('node:http');
+const { createHash } = require('node:crypto');
+
+const [kind, port] = process.argv.slice(2);
+const programs = new Map();
+const wrap = (source) => `(function (prompt) {\n${source}\n; return JSON.stringify(result); })`;
+
+const engines = {
+  'ivm-isolate': async () => {
+    const ivm = require('isolated-vm');
+    return async (source, prompt) => {
+      const isolate = new ivm.Isolate({ memoryLimit: 128 });
+      try {
+        const context = await isolate.createContext();
+        const program = await context.eval(wrap(source), { timeout: 50, reference: true });
+        return await program.apply(undefined, [prompt], { timeout: 50 });
+      } finally {
+        if (!isolate.isDisposed) isolate.dispose();
+      }
+    };
+  },
+  'ivm-context': async () => {
+    const ivm = require('isolated-vm');
+    let isolate = new ivm.Isolate({ memoryLimit: 128 });
+    return async (source, prompt) => {
+      if (isolate.isDisposed) isolate = new ivm.Isolate({ memoryLimit: 128 });
+      const context = await isolate.createContext();
+      try {
+        const program = await context.eval(wrap(source), { timeout: 50, reference: true });
+        return await program.apply(undefined, [prompt], { timeout: 50 });
+      } finally {
+        if (!isolate.isDisposed) context.release();
+      }
+    };
+  },
+  quickjs: async () => {
+    const { getQuickJS, shouldInterruptAfterDeadline } = require('quickjs-emscripten');
+    const QuickJS = await getQuickJS();
+    return async (source, prompt) => {
+      const runtime = QuickJS.newRuntime();
+      runtime.setMemoryLimit(128 * 1024 * 1024);
+      runtime.setInterruptHandler(shouldInterruptAfterDeadline(Date.now() + 50));
+      const context = runtime.newContext();
+      try {
+        const value = context.unwrapResult(context.evalCode(`${wrap(source)}(${JSON.stringify(prompt)})`));
+        const text = context.getString(value);
+        value.dispose();
+        return text;
+      } finally {
+        context.dispose();
+        runtime.dispose();
+      }
+    };
+  },
+};
+
+const body = async (request) => {
+  const parts = [];
+  for await (const part of request) parts.push(part);
+  return Buffer.concat(parts).toString();
+};
+
+(async () => {
+  const run = await engines[kind]();
+  http.createServer(async (request, response) => {
+    try {
+      const url = new URL(request.url, 'http://localhost');
+      if (url.pathname === '/submit') {
+        const source = await body(request);
+        const hash = createHash('sha256').update(source).digest('hex');
+        programs.set(hash, source);
+        response.end(hash);
+        return;
+      }
+      const source = programs.get(url.pathname.split('/')[2]);
+      if (source === undefined) {
+        response.writeHead(404).end('not found');
+        return;
+      }
+      response.setHeader('content-type', 'application/json');
+      response.end(await run(source, url.searchParams.get('prompt')));
+    } catch (error) {
+      response.writeHead(500).end(String(error));
+    }
+  }).listen(Number(port), '127.0.0.1');
+})();

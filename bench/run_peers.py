@@ -1,0 +1,361 @@
+"""promptlog beside what one would pick instead, on the same load in the same run: `make bench-peers`.
+
+    python bench/run_peers.py [--scratch FOLDER] [--seconds 3] [--rounds 1] [--only NAME ...] [--json FILE]
+
+The peers come from npm and PyPI into the scratch folder (package.json, and the package deno); Node.js must be there.
+Each server alone is up while it is loaded. One load generator for all (load.c): raw percentiles of all samples, closed
+loops, and an open one at 500/s. Each peer's runs/s with 8 clients is measured with autocannon as well.
+
+  promptlog              a jailed process for each run
+  workerd get            one isolate for all runs of a program: a program's globals survive
+  workerd load           a fresh isolate for each run
+  isolated-vm isolate    a fresh isolate for each run, in the server's process
+  isolated-vm context    a fresh context for each run, in one isolate
+  quickjs-emscripten     a fresh runtime for each run, in the server's process (WebAssembly)
+  deno run               a fresh process for each run, no server: `deno run --no-config`
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import load
+from load import Load
+from run_bench import EXPECT, PROMPT, SAMPLE, Table, frames, new_programs, say, submitted
+
+from promptlogctl.cli.spawn import private_daemon
+from promptlogctl.client import Client
+from promptlogd.wire.messages import Run
+
+HERE = Path(__file__).parent / "peers"
+PROGRAMS = 200
+TRIALS = {
+    "an endless loop": "while (true) {}\nconst result = 1",
+    "a memory bomb": "const kept = []; while (true) kept.push(new Array(100000).fill(kept.length)); const result = 1",
+}
+
+
+class Server:
+    """A peer that answers HTTP on a port of 127.0.0.1: POST /submit, GET /ACTION/HASH?prompt=."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path, action: str = "run") -> None:
+        self.name = name
+        self._command = command
+        self._folder = folder
+        self._action = action
+        self.port = 0
+        self.pid = 0
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """Have the server run for the block, in a process group of its own, which is killed at the end."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [part.replace("PORT", str(self.port)) for part in self._command]
+        if "workerd" in self.name:
+            text = (HERE / "workerd.capnp").read_text().replace("PORT", str(self.port))
+            (self._folder / "run.capnp").write_text(text)
+        with (self._folder / "log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log, process_group=0)
+        self.pid = process.pid
+        try:
+            for _ in range(100):
+                time.sleep(0.1)
+                try:
+                    socket.create_connection(("127.0.0.1", self.port), 1).close()
+                    break
+                except OSError:
+                    continue
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def ask(self, method: str, path: str, body: str | None = None, timeout: float = 10.0) -> str:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    def submit(self, source: str) -> str:
+        """Keep a program, return its hash."""
+        return self.ask("POST", "/submit", source)
+
+    def path(self, hash: str, prompt: str = PROMPT) -> str:
+        """Where a run is asked for."""
+        return f"/{self._action}/{hash}?prompt={quote(prompt)}"
+
+    def request(self, hash: str) -> bytes:
+        """Return a run's request as bytes."""
+        return f"GET {self.path(hash)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+    def loaded(self, tools: Path, hashes: Sequence[str], **options: float) -> Load:
+        """Load it with runs of these programs, in turn."""
+        requests = [self.request(hash) for hash in hashes]
+        return load.run(tools, str(self.port), "http", requests, expect=EXPECT, **options)  # type: ignore[arg-type]
+
+
+def server_figures(table: Table, tools: Path, seconds: float, server: Server, autocannon: Path) -> None:
+    """Measure a peer that is a server."""
+    name = server.name
+    with server.up():
+        sample = [server.submit(SAMPLE)]
+        server.loaded(tools, sample, connections=2, seconds=1)
+        say(f"{name}: one program")
+        figures(table, name, lambda **options: server.loaded(tools, sample, seconds=seconds, **options))
+        url = f"http://127.0.0.1:{server.port}{server.path(sample[0])}"
+        command = ["node", str(autocannon), "-j", "-c", "8", "-d", str(max(1, round(seconds))), url]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        table.add(f"{name}|second generator", per_s=json.loads(printed)["requests"]["average"])
+    with server.up():
+        say(f"{name}: {PROGRAMS} programs")
+        before = load.resident_kib(server.pid)
+        many = [server.submit(f"{SAMPLE}\n// program {number}") for number in range(PROGRAMS)]
+        table.add_load(f"{name}|8 clients, 200 programs", server.loaded(tools, many, connections=8, seconds=seconds))
+        table.add(f"{name}|memory", kib=(load.resident_kib(server.pid) - before) / PROGRAMS)
+        table.add_samples(f"{name}|new program", new_http_programs(server, 100))
+
+
+def new_http_programs(server: Server, count: int) -> list[float]:
+    """Return the seconds from submit to the end of the first run, on one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    samples = []
+    for number in range(count):
+        began = time.perf_counter()
+        connection.request("POST", "/submit", f"{SAMPLE}\n// new {number} {began}")
+        hash = connection.getresponse().read().decode()
+        connection.request("GET", server.path(hash))
+        if EXPECT not in connection.getresponse().read().decode():
+            sys.exit(f"{server.name}: a wrong answer")
+        samples.append(time.perf_counter() - began)
+    connection.close()
+    return sorted(samples)
+
+
+def figures(table: Table, name: str, loaded: Callable[..., Load]) -> None:
+    """The loads on one program."""
+    table.add_load(f"{name}|1 client", loaded(connections=1))
+    table.add_load(f"{name}|8 clients", loaded(connections=8))
+    try:
+        table.add_load(f"{name}|open loop, 500/s", loaded(connections=64, rate=500))
+    except RuntimeError as error:
+        print(f"    {name}, open loop: {error}", file=sys.stderr)
+
+
+def promptlog_figures(table: Table, tools: Path, seconds: float) -> None:
+    """Measure promptlog."""
+    name = "promptlog"
+    with private_daemon(None) as socket_path:
+        path = str(socket_path)
+
+        def loaded(hashes: Sequence[str], **options: float) -> Load:
+            requests = frames([Run(id=1, hash=hash, prompt=PROMPT) for hash in hashes])
+            return load.run(tools, path, "prefix", requests, expect=EXPECT, **options)  # type: ignore[arg-type]
+
+        sample = [submitted(path, SAMPLE)]
+        loaded(sample, connections=4, seconds=1)
+        say(f"{name}: one program")
+        figures(table, name, lambda **options: loaded(sample, seconds=seconds, **options))
+        table.add(f"{name}|second generator", per_s=_by_threads(path, sample[0], 8, seconds))
+        say(f"{name}: {PROGRAMS} programs")
+        (pid,) = (
+            pid for pid in load.children(os.getpid()) if b"promptlogd" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        before = load.resident_kib(pid)
+        many = [submitted(path, f"{SAMPLE}\n// program {number}") for number in range(PROGRAMS)]
+        table.add_load(f"{name}|8 clients, 200 programs", loaded(many, connections=8, seconds=seconds))
+        table.add(f"{name}|memory", kib=(load.resident_kib(pid) - before) / PROGRAMS)
+        table.add_samples(f"{name}|new program", new_programs(path, 100))
+
+
+def _by_threads(path: str, hash: str, clients: int, seconds: float) -> float:
+    """Runs/s by promptlog's own client library, pipelined on one connection: the second generator."""
+    done = 0
+    with Client(Path(path)) as client:
+        end = time.perf_counter() + seconds
+        going = [client.start(hash, PROMPT) for _ in range(clients)]
+        while going:
+            assert EXPECT in str(going.pop(0).result().value)
+            done += 1
+            if time.perf_counter() < end:
+                going.append(client.start(hash, PROMPT))
+    return done / seconds
+
+
+def deno_figures(table: Table, seconds: float, deno: Path, folder: Path) -> None:
+    """Measure a bare `deno run` for each run, by as many threads as clients."""
+    program = folder / "program.js"
+    program.write_text(f"const prompt = Deno.args[0];\n{SAMPLE}\nconsole.log(JSON.stringify(result));\n")
+    command = [str(deno), "run", "--no-config", "--no-remote", "--no-prompt", str(program), PROMPT]
+    environment = {**os.environ, "DENO_NO_UPDATE_CHECK": "1", "DENO_DIR": str(folder / "cache")}
+
+    def client(samples: list[float], end: float) -> None:
+        while (began := time.perf_counter()) < end:
+            printed = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=True)
+            if EXPECT not in printed.stdout:
+                raise RuntimeError(printed.stderr)
+            samples.append(time.perf_counter() - began)
+
+    client([], time.perf_counter() + 1)
+    for clients, name in ((1, "1 client"), (8, "8 clients")):
+        say(f"deno run: {name}")
+        samples: list[float] = []
+        began = time.perf_counter()
+        threads = [threading.Thread(target=client, args=(samples, began + seconds)) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        table.add_samples(f"deno run|{name}", sorted(samples), len(samples) / (time.perf_counter() - began))
+
+
+def tried(server: Server) -> dict[str, str]:
+    """Send a peer what it may not survive, and tell what became of the next client."""
+    found = {}
+    for what, source in TRIALS.items():
+        with server.up():
+            good, bad = server.submit(SAMPLE), server.submit(source)
+            outcome: list[str] = []
+
+            def hit(bad: str = bad, outcome: list[str] = outcome) -> None:
+                try:
+                    outcome.append("answered: " + server.ask("GET", server.path(bad), timeout=8)[:60])
+                except OSError as error:
+                    outcome.append(f"no answer ({type(error).__name__})")
+
+            thread = threading.Thread(target=hit)
+            thread.start()
+            time.sleep(0.5)
+            began = time.perf_counter()
+            try:
+                alive = EXPECT in server.ask("GET", server.path(good), timeout=5)
+                other = (
+                    f"another client after {time.perf_counter() - began:.2f} s" if alive else "another: wrong answer"
+                )
+            except OSError as error:
+                other = f"another client: none in 5 s ({type(error).__name__})"
+            thread.join(15)
+            found[what] = f"{outcome[0] if outcome else 'no answer'}; {other}"
+    with server.up():
+        counter = server.submit("globalThis.n = (globalThis.n ?? 0) + 1; const result = globalThis.n")
+        answers = [server.ask("GET", server.path(counter)) for _ in range(3)]
+        found["globals from run to run"] = "survive: " + ", ".join(answers) if len(set(answers)) > 1 else "gone"
+    return found
+
+
+def set_up(scratch: Path) -> tuple[list[Server], Path]:
+    """Install the peers into the scratch folder. Returns the servers and deno's binary."""
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            sys.exit(f"the peers need {tool}; on Debian: apt-get install nodejs npm")
+    scratch.mkdir(parents=True, exist_ok=True)
+    for file in HERE.iterdir():
+        shutil.copy(file, scratch / file.name)
+    if not (scratch / "node_modules/workerd").exists():
+        say("npm install")
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=scratch, check=True)
+    deno = scratch / "python/bin/deno"
+    if not deno.exists():
+        say("pip install deno")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(scratch / "python"), "deno"]
+        subprocess.run(command, check=True)
+    workerd = [str(scratch / "node_modules/.bin/workerd"), "serve", "run.capnp", "--experimental"]
+    servers = [
+        Server("workerd get", workerd, scratch),
+        Server("workerd load", workerd, scratch, "fresh"),
+        Server("isolated-vm isolate", ["node", "node.js", "ivm-isolate", "PORT"], scratch),
+        Server("isolated-vm context", ["node", "node.js", "ivm-context", "PORT"], scratch),
+        Server("quickjs-emscripten", ["node", "node.js", "quickjs", "PORT"], scratch),
+    ]
+    return servers, deno
+
+
+def show(medians: dict[str, dict[str, float]], trials: dict[str, dict[str, str]]) -> None:
+    """Print the tables."""
+    names = list(dict.fromkeys(key.partition("|")[0] for key in medians))
+    cases = ("1 client", "8 clients", "8 clients, 200 programs", "open loop, 500/s", "new program")
+    for case in cases:
+        loop = "one after another" if case == "new program" else "open loop" if "open" in case else "closed loop"
+        print(f"\n{case} ({loop}, raw percentiles, ms); promptlog / it")
+        ours = medians.get(f"promptlog|{case}", {})
+        for name in names:
+            of = medians.get(f"{name}|{case}")
+            if of is None:
+                continue
+            row = "".join(f"{figure:>8} {of[figure]:9.3f}" for figure in ("p50", "p99", "p99.9"))
+            row += f"{of['per_s']:8.0f}/s" if "per_s" in of else ""
+            ratios = "".join(
+                f"  {figure} {ours[figure] / of[figure]:.2f}"
+                for figure in ("p50", "p99", "p99.9", "per_s")
+                if figure in of and figure in ours
+            )
+            print(f"{name:22}{row}   |{ratios}")
+    print("\nruns/s with 8 clients by a second generator (autocannon; promptlog: its client library) / by load.c")
+    for name in names:
+        second = medians.get(f"{name}|second generator")
+        if second is not None:
+            print(f"{name:22}{second['per_s']:8.0f}/s  {second['per_s'] / medians[f'{name}|8 clients']['per_s']:.2f}")
+    print(f"\nresident memory for each of {PROGRAMS} programs that were run, KiB")
+    for name in names:
+        if f"{name}|memory" in medians:
+            print(f"{name:22}{medians[f'{name}|memory']['kib']:10.1f}")
+    for name, found in trials.items():
+        print(f"\n{name}, tried:")
+        for what, came in found.items():
+            print(f"    {what}: {came}")
+
+
+def main() -> None:
+    """Set up, measure, print, write JSON."""
+    parser = argparse.ArgumentParser(description="promptlog beside its peers, measured")
+    parser.add_argument("--scratch", type=Path, help="where the peers are installed; kept (default: a temporary one)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each load")
+    parser.add_argument("--rounds", type=int, default=1, help="measure all so often, and show the medians")
+    parser.add_argument("--only", nargs="*", help="names of peers")
+    parser.add_argument("--no-trials", action="store_true", help="leave out what peers may not survive")
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "out/peers.json", help="where to write")
+    options = parser.parse_args()
+    table = Table()
+    with tempfile.TemporaryDirectory(prefix="promptlog-peers-") as temporary, load.built("load.c") as tools:
+        scratch = (options.scratch or Path(temporary)).resolve()
+        servers, deno = set_up(scratch)
+        chosen = [server for server in servers if not options.only or server.name in options.only]
+        autocannon = scratch / "node_modules/autocannon/autocannon.js"
+        for number in range(options.rounds):
+            say(f"round {number + 1} of {options.rounds}")
+            promptlog_figures(table, tools, options.seconds)
+            for server in chosen:
+                server_figures(table, tools, options.seconds, server, autocannon)
+            if not options.only or "deno run" in options.only:
+                deno_figures(table, options.seconds, deno, scratch)
+        trials = {} if options.no_trials else {server.name: tried(server) for server in chosen}
+    medians = table.medians()
+    show(medians, trials)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {"cores": os.cpu_count(), "medians": medians, "rounds": table.rounds, "tried": trials}
+    options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
