@@ -11,16 +11,13 @@ import trio
 from promptlogd.client import Client
 from promptlogd.config import LimitsError
 from promptlogd.handlers.references import check_size, store_errors, utf8_bytes
-from promptlogd.handlers.submit import check, wrap
+from promptlogd.handlers.submit import SMALL_BYTES, check, wrap
 from promptlogd.services import RequestError, Services
 from promptlogd.wire.messages import Finished, Log, Run
 from sandbox.cell import Job, Trial
 from sandbox.engines.quickjs.replies import WRAPPER_VERSION, Wrapped
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, LogLine
-
-CHECK_APART_BYTES = 64 * 1024
-"""A source in a run is checked on the run's own CPU time, three parses of it; above this size apart, as at submit."""
 
 SOURCE_NAME = "program.js"
 """What stacks call a program; its own name is its hash."""
@@ -38,7 +35,8 @@ async def handle(request: Run, services: Services, client: Client) -> Finished:
     fresh = (request.isolation or services.config.pool.isolation) == "jail"
     trial = Trial()
     with client.runs[request.id] as scope:
-        if job.kind == "source" and len(job.code) > CHECK_APART_BYTES:
+        # Above that it is checked apart, as at submit, and not on the run's own CPU time.
+        if job.kind == "source" and len(job.code) > SMALL_BYTES:
             await check(services, client, job.code, trial)
             if isinstance(trial.checked, Wrapped):
                 job = msgspec.structs.replace(job, kind="run", code=trial.checked.code)
