@@ -18,7 +18,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -77,9 +77,10 @@ class Objects:
             temporary = self._programs / f"{_TEMPORARY}{hash[:16]}-{os.getpid()}-{time.monotonic_ns()}"
             try:
                 temporary.mkdir(mode=0o700)
-                _write(temporary / "source", source)
-                _write(temporary / "wrapped", _with_header(wrapped, wrapper))
-                _write(temporary / "meta.json", seal(meta))
+                _write_all(
+                    temporary,
+                    {"source": source, "wrapped": _with_header(wrapped, wrapper), "meta.json": seal(meta)},
+                )
                 _sync(temporary)
                 shelf = self._path(hash).parent
                 if not os.path.lexists(shelf):
@@ -100,7 +101,7 @@ class Objects:
             temporary = folder / f"{_TEMPORARY}wrapped"
             with suppress(FileNotFoundError):
                 temporary.unlink()
-            _write(temporary, _with_header(wrapped, wrapper))
+            _write_all(folder, {temporary.name: _with_header(wrapped, wrapper)})
             temporary.rename(folder / "wrapped")
             _sync(folder)
 
@@ -225,13 +226,24 @@ def _read(folder: int, name: str) -> bytes:
         return file.readall()
 
 
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) or 0 :]
-        os.fsync(descriptor)
+def _write_all(folder: Path, files: dict[str, bytes]) -> None:
+    """Write new files, and return once all are on the disk.
+
+    All are on their way there before the first is waited for: a journaling file system then commits them together.
+    """
+    with ExitStack() as opened:
+        descriptors = []
+        for name, data in files.items():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = opened.enter_context(open(os.open(folder / name, flags, 0o600), "wb", buffering=0))
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) or 0 :]
+            descriptors.append(file.fileno())
+        for descriptor in descriptors:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
+        for descriptor in descriptors:
+            os.fsync(descriptor)
 
 
 def _sync(folder: Path) -> None:
