@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 # ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: the zygote is not async code.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
-.PHONY: demo test lint bench bench-peers fuzz fuzz-guided soak faults docs clean
+.PHONY: demo test lint bench bench-peers bench-where fuzz fuzz-guided soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,9 @@ bench: $(VENV)/.installed
 
 bench-peers: $(VENV)/.installed
 	$(BIN)/python bench/run_peers.py --rounds $(ROUNDS)
+
+bench-where: $(VENV)/.installed
+	$(BIN)/python bench/where.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz.fuzz --bytes $(BYTES)

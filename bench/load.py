@@ -79,10 +79,20 @@ def run(
     return Load(sorted(latencies), int(wrong), float(took), float(cpu))
 
 
+def _of_tasks(pid: int, file: str) -> list[str]:
+    """Return what each thread's file says; a thread may end meanwhile."""
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            found.append(Path(f"/proc/{pid}/task/{task}/{file}").read_text())
+        except OSError:
+            continue
+    return found
+
+
 def cpu_s(pid: int) -> float:
     """Return the CPU seconds that a live process has used, all its threads together (schedstat: nanoseconds)."""
-    tasks = f"/proc/{pid}/task"
-    return sum(int(Path(f"{tasks}/{task}/schedstat").read_text().split()[0]) for task in os.listdir(tasks)) / 1e9
+    return sum(int(text.split()[0]) for text in _of_tasks(pid, "schedstat")) / 1e9
 
 
 def waited_cpu_s(pid: int) -> float:
@@ -93,11 +103,7 @@ def waited_cpu_s(pid: int) -> float:
 
 def children(pid: int) -> list[int]:
     """Return the pids of the children of all threads."""
-    return [
-        int(child)
-        for task in os.listdir(f"/proc/{pid}/task")
-        for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
-    ]
+    return [int(child) for text in _of_tasks(pid, "children") for child in text.split()]
 
 
 def resident_kib(pid: int) -> int:
