@@ -549,6 +549,17 @@ def test_more_memory_than_usual_may_be_configured(tmp_path: Path) -> None:
         assert client.run_source("return 2", limits=LimitsAsked(memory_bytes=1 << 30)).value == 2
 
 
+def test_a_check_has_more_time_than_a_run(tmp_path: Path) -> None:
+    """A program whose check outlasts a run's CPU limit, in the child that waits, is checked again with its own limit."""
+    (tmp_path / "c").write_text("[limits.default]\ncpu_ms = 1\n")
+    source = "const list = [" + "[1, {a: 'b'}], " * 4000 + "]; return list.length"
+    with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
+        hash = client.submit(source).hash
+        assert client.run(hash, limits=LimitsAsked(cpu_ms=500)).value == 4000
+        with pytest.raises(RequestRefused, match="syntax error"):
+            client.submit(source + "}")
+
+
 def test_the_last_reply_leaves_whole(tmp_path: Path) -> None:
     """A large result that its client reads late is not cut off by SIGTERM."""
     source = "const t = Date.now(); while (Date.now() - t < 300); return 'x'.repeat(1000000)"
