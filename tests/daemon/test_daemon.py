@@ -550,7 +550,7 @@ def test_more_memory_than_usual_may_be_configured(tmp_path: Path) -> None:
 
 
 def test_a_check_has_more_time_than_a_run(tmp_path: Path) -> None:
-    """A program whose check outlasts a run's CPU limit, in the child that waits, is checked again with its own limit."""
+    """A program whose check outlasts a run's CPU limit, is checked again with the limit of checks."""
     (tmp_path / "c").write_text("[limits.default]\ncpu_ms = 1\n")
     source = "const list = [" + "[1, {a: 'b'}], " * 4000 + "]; return list.length"
     with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
