@@ -28,6 +28,7 @@ from sandbox.pool import Pool
 
 _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
+_SPARES_WAIT_S = 0.005
 _ZYGOTE_BYTES = 64 << 20
 
 HELD_BY = {
@@ -85,6 +86,7 @@ async def _serve(
     async with trio.open_nursery() as cells:
         await cells.start(pool.serve)
         cells.start_soon(_flush, store)
+        cells.start_soon(_make_spares, services)
         async with trio.open_nursery() as clients:
             accepting = trio.CancelScope()
             await clients.start(_stop_on_signal, services, accepting, clients)
@@ -150,6 +152,14 @@ async def _flush(store: Store) -> None:
             await trio.to_thread.run_sync(store.flush)
         except StoreError as error:
             _log.error("%s", error)
+
+
+async def _make_spares(services: Services) -> None:
+    while True:
+        await trio.to_thread.run_sync(services.store.make_spares)
+        await services.kept.wait()
+        services.kept = trio.Event()
+        await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
 
 
 def quickjs_plan(config: Config, made: root.Root, group: Cgroup | None = None) -> Plan:

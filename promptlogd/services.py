@@ -50,6 +50,8 @@ class Services:
         self.draining = False
         self.unsent: set[int] = set()
         """Numbers of the clients that replies wait for."""
+        self.kept = trio.Event()
+        """Set when a program was kept, and the store may make ready for the next."""
         self.runs: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 

@@ -8,6 +8,7 @@ import trio
 from promptlogd.client import Client
 from promptlogd.handlers.references import check_size, store_errors
 from promptlogd.services import RequestError, Services
+from promptlogd.store import Staged, Store, StoreFailed
 from promptlogd.wire.messages import Submit, Submitted
 from sandbox.cell import Job, Trial
 from sandbox.engines.quickjs.replies import WRAPPER_VERSION, Refused, Wrapped
@@ -16,17 +17,67 @@ from sandbox.outcome import CpuLimit, MemoryLimit, WallLimit
 SMALL_BYTES = 64 * 1024
 """A source whose check takes a fraction of a run's CPU time, three parses of it."""
 
+_DISCARD_S = 5.0
+
 
 async def handle(request: Submit, services: Services, client: Client) -> Submitted:
     """Keep a program. Raises RequestError, with the place in `detail` if it does not parse."""
     source = request.source.encode()
     check_size("source", len(source), services.config.limits.source_kb * 1024)
-    wrapped = await wrap(services, client, source)
-    with store_errors():
-        hash, created = await trio.to_thread.run_sync(
-            lambda: services.store.submit(source, wrapped, wrapper=WRAPPER_VERSION, name=request.name, uid=client.uid)
-        )
+    store = services.store
+    staging = _Staging(store, source, client.uid)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(staging.run)
+            try:
+                wrapped = await wrap(services, client, source)
+            except RequestError as error:
+                staging.refused = error
+        with store_errors():
+            staged = staging.result()
+            hash, created = await trio.to_thread.run_sync(
+                lambda: store.keep(staged, wrapped, wrapper=WRAPPER_VERSION, name=request.name)
+            )
+        staging.kept = True
+        services.kept.set()
+    finally:
+        with trio.move_on_after(_DISCARD_S, shield=True):
+            await staging.end()
     return Submitted(id=request.id, hash=hash, created=created)
+
+
+class _Staging:
+    """The source on its way to the disk, while a cell looks at it: the disk takes as long as the check."""
+
+    def __init__(self, store: Store, source: bytes, uid: int) -> None:
+        self._store = store
+        self._source = source
+        self._uid = uid
+        self._staged: Staged | None = None
+        self._failed: StoreFailed | None = None
+        self.refused: RequestError | None = None
+        self.kept = False
+
+    async def run(self) -> None:
+        try:
+            self._staged = await trio.to_thread.run_sync(lambda: self._store.stage(self._source, uid=self._uid))
+        except StoreFailed as error:
+            self._failed = error
+
+    def result(self) -> Staged:
+        """Return what was staged. Raises what stood in the way: the program's fault first, then the disk's."""
+        if self.refused is not None:
+            raise self.refused
+        if self._failed is not None:
+            raise self._failed
+        assert self._staged is not None
+        return self._staged
+
+    async def end(self) -> None:
+        """Discard what was staged, unless it was kept."""
+        staged = self._staged
+        if staged is not None and not self.kept:
+            await trio.to_thread.run_sync(lambda: self._store.discard(staged))
 
 
 async def check(services: Services, client: Client, source: bytes, trial: Trial) -> None:

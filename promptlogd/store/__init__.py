@@ -10,7 +10,7 @@ from promptlogd.store.errors import (
     StoreLocked,
     StoreUnsafe,
 )
-from promptlogd.store.store import Program, Store
+from promptlogd.store.store import Program, Staged, Store
 
 __all__ = [
     "Ambiguous",
@@ -18,6 +18,7 @@ __all__ = [
     "Damaged",
     "NotFound",
     "Program",
+    "Staged",
     "Store",
     "StoreError",
     "StoreFailed",

@@ -17,6 +17,7 @@ import os
 import shutil
 import stat
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,9 @@ from promptlogd.store.errors import Damaged, NotFound, StoreFailed
 from promptlogd.store.seal import seal, unseal
 
 _CAPS = {"source": 64 << 20, "wrapped": 128 << 20, "meta.json": 64 << 10}
+_SPARES = 8
 _TEMPORARY = ".tmp-"
+_SPARE = ".spare-"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -51,12 +54,14 @@ class Objects:
     def __init__(self, state_dir: Path) -> None:
         self._programs = state_dir / "programs"
         self._damaged = state_dir / "damaged"
+        self._spares: deque[Path] = deque()
+        self._shelved = False
 
     def prepare(self) -> None:
         """Make the folders, and sweep what an earlier process left half done."""
         for folder in (self._programs, self._damaged):
             folder.mkdir(mode=0o700, exist_ok=True)
-        for left in self._programs.glob(f"{_TEMPORARY}*"):
+        for left in [*self._programs.glob(f"{_TEMPORARY}*"), *self._programs.glob(f"{_SPARE}*")]:
             shutil.rmtree(left, ignore_errors=True)
 
     def hashes(self) -> Iterator[str]:
@@ -71,28 +76,87 @@ class Objects:
         """Whether there is something under this hash, good or bad."""
         return os.path.lexists(self._path(hash))
 
-    def write(self, hash: str, source: bytes, wrapped: bytes, wrapper: int, meta: Meta) -> None:
-        """Write a new program: all of it, durably, or nothing. Raises StoreFailed."""
-        with self._errors():
-            temporary = self._programs / f"{_TEMPORARY}{hash[:16]}-{os.getpid()}-{time.monotonic_ns()}"
+    def make_spares(self) -> None:
+        """Make folders for the next programs, with empty files: to find room for these takes longer than to fill it."""
+        with suppress(OSError):  # the disk is full, say: who stages next will say so
+            self._make_shelves()
+            while len(self._spares) < _SPARES:
+                self._spares.append(self._make_spare())
+
+    def remove_spares(self) -> None:
+        """Remove what `make_spares` made."""
+        with suppress(IndexError):
+            while True:
+                self.discard(self._spares.popleft())
+
+    def _make_shelves(self) -> None:
+        shelves = [] if self._shelved else [self._programs / f"{number:02x}" for number in range(256)]
+        missing = [shelf for shelf in shelves if not os.path.lexists(shelf)]
+        for shelf in missing:
+            with suppress(FileExistsError):
+                shelf.mkdir(mode=0o700)
+        if missing:
+            _sync(self._programs)
+        self._shelved = True
+
+    def _make_spare(self) -> Path:
+        folder = self._programs / f"{_SPARE}{os.urandom(8).hex()}"
+        try:
+            folder.mkdir(mode=0o700)
+            for name in _CAPS:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(folder / name, flags, 0o600))
+        except BaseException:
+            self.discard(folder)
+            raise
+        return folder
+
+    def _take_spare(self) -> Path:
+        with suppress(IndexError):
+            spare = self._spares.popleft()
             try:
-                temporary.mkdir(mode=0o700)
-                _write_all(
-                    temporary,
-                    {"source": source, "wrapped": _with_header(wrapped, wrapper), "meta.json": seal(meta)},
-                )
-                _sync(temporary)
+                if not any((spare / name).lstat().st_size for name in _CAPS):
+                    return spare
+            except OSError:
+                pass
+            self.discard(spare)  # somebody was here
+        return self._make_spare()
+
+    def stage(self, source: bytes, meta: Meta) -> Path:
+        """Put a source on the disk, under no name that a reader knows; return its folder. Raises StoreFailed."""
+        with self._errors():
+            folder = self._take_spare()
+            try:
+                _write_all(folder, {"source": source, "meta.json": seal(meta)})
+                _sync(folder)
+            except BaseException:
+                self.discard(folder)
+                raise
+            return folder
+
+    def publish(self, hash: str, staged: Path, wrapped: bytes, wrapper: int) -> None:
+        """Give what was staged its name, durably. Raises StoreFailed, with the staged folder removed.
+
+        The wrapped code is not waited for: should the power go first, it does not verify and is made again.
+        """
+        with self._errors():
+            try:
+                _write_all(staged, {"wrapped": _with_header(wrapped, wrapper)}, sync=False)
                 shelf = self._path(hash).parent
                 if not os.path.lexists(shelf):
                     shelf.mkdir(mode=0o700)
                     _sync(self._programs)
                 elif shelf.is_symlink() or not shelf.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, f"{shelf} is not a folder of ours; remove it")
-                temporary.rename(self._path(hash))
+                staged.rename(self._path(hash))
                 _sync(shelf)
             except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
+                self.discard(staged)
                 raise
+
+    def discard(self, staged: Path) -> None:
+        """Remove what was staged, if it is still there."""
+        shutil.rmtree(staged, ignore_errors=True)
 
     def rewrap(self, hash: str, wrapped: bytes, wrapper: int) -> None:
         """Put new wrapped code in the place of the old. Raises StoreFailed."""
@@ -150,8 +214,8 @@ class Objects:
         except (OSError, ValueError):
             path = self._path(hash)
             try:
-                size = (path / "source").lstat().st_size
-                return Meta(size=size, created_at=path.lstat().st_mtime, created_by=path.lstat().st_uid)
+                source = (path / "source").lstat()
+                return Meta(size=source.st_size, created_at=source.st_mtime, created_by=source.st_uid)
             except OSError:
                 return Meta(size=0, created_at=0.0, created_by=0)
 
@@ -226,15 +290,15 @@ def _read(folder: int, name: str) -> bytes:
         return file.readall()
 
 
-def _write_all(folder: Path, files: dict[str, bytes]) -> None:
-    """Write new files, and return once all are on the disk.
+def _write_all(folder: Path, files: dict[str, bytes], *, sync: bool = True) -> None:
+    """Write files that are new or empty, and return once all are on the disk, or on their way there.
 
     All are on their way there before the first is waited for: a journaling file system then commits them together.
     """
     with ExitStack() as opened:
         descriptors = []
         for name, data in files.items():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             file = opened.enter_context(open(os.open(folder / name, flags, 0o600), "wb", buffering=0))
             view = memoryview(data)
             while view:
@@ -242,7 +306,7 @@ def _write_all(folder: Path, files: dict[str, bytes]) -> None:
             descriptors.append(file.fileno())
         for descriptor in descriptors:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
-        for descriptor in descriptors:
+        for descriptor in descriptors if sync else ():
             os.fsync(descriptor)
 
 

@@ -58,6 +58,15 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     wrapper: int
 
 
+class Staged(msgspec.Struct, frozen=True, kw_only=True):
+    """A source that has no name yet. `folder` is None if there was something under its hash already."""
+
+    hash: str
+    source: bytes
+    meta: Meta
+    folder: Path | None
+
+
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Some programs, each with its names, and the cursor to the next page if there is one."""
 
@@ -122,6 +131,7 @@ class Store:
             self.flush()
         except StoreFailed:
             pass  # counts of runs only
+        self._objects.remove_spares()
         self._facts.close()
         os.close(self._lock)
 
@@ -133,19 +143,32 @@ class Store:
             except sqlite3.Error as error:
                 raise StoreFailed(f"the facts in {self._state_dir} can't be used: {error}") from error
 
-    def submit(self, source: bytes, wrapped: bytes, *, wrapper: int, name: str | None, uid: int) -> tuple[str, bool]:
-        """Keep a program and return (hash, whether it is new), once it is on the disk. Raises StoreFailed."""
+    def make_spares(self) -> None:
+        """Make ready what the next programs are written to. Not needed; it makes `stage` faster."""
+        self._objects.make_spares()
+
+    def stage(self, source: bytes, *, uid: int) -> Staged:
+        """Put a source on the disk before it is known to parse; `keep` or `discard` comes next. Raises StoreFailed."""
         hash = hashlib.sha256(source).hexdigest()
+        meta = Meta(size=len(source), created_at=time.time(), created_by=uid)
+        folder = None if self._objects.has(hash) else self._objects.stage(source, meta)
+        return Staged(hash=hash, source=source, meta=meta, folder=folder)
+
+    def keep(self, staged: Staged, wrapped: bytes, *, wrapper: int, name: str | None) -> tuple[str, bool]:
+        """Make a program of what was staged; return (hash, whether it is new), once it is safe. Raises StoreFailed."""
+        hash, folder = staged.hash, staged.folder
         created = True
         with self._writing:
             try:
                 self._objects.read(hash)
                 created = False
+                self.discard(staged)
             except (NotFound, Damaged) as error:
                 if isinstance(error, Damaged):
                     self._objects.set_aside(hash)
-                meta = Meta(size=len(source), created_at=time.time(), created_by=uid)
-                self._objects.write(hash, source, wrapped, wrapper, meta)
+                if folder is None:
+                    folder = self._objects.stage(staged.source, staged.meta)
+                self._objects.publish(hash, folder, wrapped, wrapper)
             meta = self._objects.meta(hash)
             with self._use_facts():
                 self._facts.add(hash, meta)
@@ -154,6 +177,15 @@ class Store:
                 assert name is not None
                 self._move(name, hash)
         return hash, created
+
+    def discard(self, staged: Staged) -> None:
+        """Take back what was staged and has not been kept."""
+        if staged.folder is not None:
+            self._objects.discard(staged.folder)
+
+    def submit(self, source: bytes, wrapped: bytes, *, wrapper: int, name: str | None, uid: int) -> tuple[str, bool]:
+        """Stage and keep a program in one go. Raises StoreFailed."""
+        return self.keep(self.stage(source, uid=uid), wrapped, wrapper=wrapper, name=name)
 
     @_locked
     def resolve(self, reference: str) -> str:

@@ -133,6 +133,9 @@ class Faults:
         self.broken += [line for line in log.splitlines() if "ERROR" in line or "Traceback" in line]
         daemon.log.unlink()
         self.broken += [f"left over after a start: {path}" for path in (self._state / "programs").glob(".tmp-*")]
+        spares = list((self._state / "programs").glob(".spare-*"))
+        if len(spares) > 8:
+            self.broken.append(f"{len(spares)} spare folders after a start")
         return daemon
 
     def _life(self, kills: int) -> None:

@@ -53,7 +53,7 @@ def fills(folder: Path) -> None:
         if pages_left % 2:
             (folder / "state/facts.sqlite3").unlink()  # what is durable is enough
         store = Store.open(folder / "state")
-        assert not list((folder / "state/programs").glob(".tmp-*"))
+        assert not list((folder / "state/programs").glob(".[ts]*-*"))
         assert {hash for hash in kept if store.load(hash).source == kept[hash]} == set(kept)
         for hash in store._objects.hashes():
             assert hashlib.sha256(store.load(hash).source).hexdigest() == hash

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,14 @@ from promptlogd.store import (
 def folder(tmp_path: Path) -> Path:
     """A state folder that is not there yet."""
     return tmp_path / "state"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[Store]:
+    """An open store."""
+    store = Store.open(folder)
+    yield store
+    store.close()
 
 
 def _submit(store: Store, source: bytes, name: str | None = None) -> str:
@@ -268,7 +278,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(folder: Path) -> None
     store = Store.open(folder)
     for hash in acknowledged:
         assert hashlib.sha256(store.load(hash).source).hexdigest() == hash
-    assert not list((folder / "programs").glob(".tmp-*"))
+    assert not list((folder / "programs").glob(".[ts]*-*"))
     store.close()
 
 
@@ -396,3 +406,52 @@ def test_a_cursor_of_any_text_is_refused(folder: Path) -> None:
         except BadReference:
             pass
     store.close()
+
+
+def _hidden(store: Store) -> list[Path]:
+    return list((store.folder / "programs").glob(".[ts]*-*"))
+
+
+def test_what_is_staged_and_discarded_leaves_nothing(store: Store) -> None:
+    """A source that turned out not to parse is gone from the disk, and was under no name."""
+    staged = store.stage(b"const = 1", uid=7)
+    assert _hidden(store)
+    with pytest.raises(NotFound):
+        store.load(staged.hash)
+    store.discard(staged)
+    assert not _hidden(store)
+
+
+def test_two_stage_the_same(store: Store) -> None:
+    """Of two that stage the same program at once, one creates it, and nothing of the other's is left."""
+    first, second = store.stage(b"return 1", uid=7), store.stage(b"return 1", uid=8)
+    assert store.keep(second, b"Bx", wrapper=1, name=None)[1]
+    assert not store.keep(first, b"Bx", wrapper=1, name=None)[1]
+    assert not _hidden(store)
+    assert store.show(first.hash)[0].created_by == 8
+
+
+def test_kept_after_a_removal(store: Store) -> None:
+    """A program that was there when it was staged, and is removed before it is kept, is kept whole."""
+    hash, _ = store.submit(b"return 1", b"Bx", wrapper=1, name=None, uid=7)
+    staged = store.stage(b"return 1", uid=7)
+    store.remove(hash)
+    assert store.keep(staged, b"By", wrapper=1, name=None) == (hash, True)
+    assert store.load(hash).wrapped == b"By"
+
+
+def test_spares(store: Store) -> None:
+    """Programs go into folders made ahead; one that was meddled with is not used; the end leaves none."""
+    store.make_spares()
+    made = _hidden(store)
+    shutil.rmtree(made[0])
+    (made[1] / "source").unlink()
+    (made[2] / "source").write_bytes(b"not empty")
+    for number in range(len(made) + 2):
+        hash, created = store.submit(b"return %d" % number, b"Bx", wrapper=1, name=None, uid=7)
+        assert created
+        assert store.load(hash).source == b"return %d" % number
+    store.make_spares()
+    assert _hidden(store)
+    store._objects.remove_spares()
+    assert not _hidden(store)
