@@ -37,11 +37,11 @@ from promptlogd.config import Config
 from promptlogd.server import quickjs_plan
 from promptlogd.wire import ClientSession
 from promptlogd.wire.messages import Error, Finished, LimitsAsked, Reply, Request, Run, Submit, Submitted
-from sandbox import cell as cells
 from sandbox import root
-from sandbox.cell import Job, Trial
+from sandbox.cells import Job, Trial
+from sandbox.cells import quickjs as cells
 from sandbox.engines.quickjs import filter as second_filter
-from sandbox.engines.quickjs.replies import Wrapped
+from sandbox.engines.replies import Wrapped
 from sandbox.outcome import Ok
 
 SAMPLE = (Path(__file__).parents[1] / "examples/reverse.js").read_text()

@@ -25,10 +25,10 @@ from run_bench import PROMPT, SAMPLE
 
 from promptlogd.config import Config
 from promptlogd.server import quickjs_plan
-from sandbox import cell as cells
 from sandbox import root
-from sandbox.cell import Job, Trial
-from sandbox.engines.quickjs.replies import Wrapped
+from sandbox.cells import Job, Trial
+from sandbox.cells import quickjs as cells
+from sandbox.engines.replies import Wrapped
 
 _KERNEL = {
     "do_wp_page": "page faults: copying a page that is written to first",

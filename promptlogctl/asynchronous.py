@@ -16,7 +16,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from promptlogctl.blocking import OnLog
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
-from promptlogctl.result import Isolation, RunResult, Submission, default_socket, run_request, text
+from promptlogctl.result import Isolation, RunResult, Submission, default_socket, run_request, submit_request
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
@@ -25,6 +25,7 @@ from promptlogd.wire.messages import (
     Finished,
     Id,
     Label,
+    Language,
     LimitsAsked,
     List,
     Listed,
@@ -41,7 +42,6 @@ from promptlogd.wire.messages import (
     Shown,
     Stats,
     StatsReply,
-    Submit,
     Submitted,
 )
 from sandbox.outcome import LogLine
@@ -86,10 +86,20 @@ class AsyncClient:
         self._outgoing.close()
         await self._stack.__aexit__(None, None, None)
 
-    async def submit(self, source: str | bytes, *, name: str | None = None) -> Submission:
-        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8."""
-        reply = await self._ask(lambda id: Submit(id=id, source=text(source), name=name), Submitted)
-        return Submission(hash=reply.hash, created=reply.created)
+    async def submit(
+        self,
+        source: str | bytes,
+        *,
+        name: str | None = None,
+        engine: Engine | None = None,
+        language: Language | None = None,
+    ) -> Submission:
+        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8.
+
+        `engine`: what runs it where a run does not say; TypeScript needs deno, and has it by default.
+        """
+        reply = await self._ask(lambda id: submit_request(id, source, name, engine, language), Submitted)
+        return Submission(hash=reply.hash, created=reply.created, engine=reply.engine)
 
     async def run(
         self,
@@ -101,6 +111,7 @@ class AsyncClient:
         limits: LimitsAsked | None = None,
         isolation: Isolation | None = None,
         engine: Engine | None = None,
+        language: Language | None = None,
         on_log: OnLog | None = None,
     ) -> RunResult:
         """Run a kept program (hash, prefix or @name) and wait for its end; `on_log` gets its lines as they come."""
@@ -115,6 +126,7 @@ class AsyncClient:
                 limits=limits,
                 isolation=isolation,
                 engine=engine,
+                language=language,
                 stream_logs=on_log is not None,
             )
 

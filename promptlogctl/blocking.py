@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
-from promptlogctl.result import Isolation, RunResult, Submission, default_socket, run_request, text
+from promptlogctl.result import Isolation, RunResult, Submission, default_socket, run_request, submit_request
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
@@ -25,6 +25,7 @@ from promptlogd.wire.messages import (
     Finished,
     Id,
     Label,
+    Language,
     LimitsAsked,
     List,
     Listed,
@@ -41,7 +42,6 @@ from promptlogd.wire.messages import (
     Shown,
     Stats,
     StatsReply,
-    Submit,
     Submitted,
 )
 from sandbox.outcome import LogLine
@@ -86,10 +86,20 @@ class Client:
 
     # --- requests -----------------------------------------------------------------------------------------
 
-    def submit(self, source: str | bytes, *, name: str | None = None) -> Submission:
-        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8."""
-        reply = self._ask(lambda id: Submit(id=id, source=text(source), name=name), Submitted)
-        return Submission(hash=reply.hash, created=reply.created)
+    def submit(
+        self,
+        source: str | bytes,
+        *,
+        name: str | None = None,
+        engine: Engine | None = None,
+        language: Language | None = None,
+    ) -> Submission:
+        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8.
+
+        `engine`: what runs it where a run does not say; TypeScript needs deno, and has it by default.
+        """
+        reply = self._ask(lambda id: submit_request(id, source, name, engine, language), Submitted)
+        return Submission(hash=reply.hash, created=reply.created, engine=reply.engine)
 
     def run(
         self,
@@ -116,6 +126,7 @@ class Client:
         limits: LimitsAsked | None = None,
         isolation: Isolation | None = None,
         engine: Engine | None = None,
+        language: Language | None = None,
         on_log: OnLog | None = None,
     ) -> RunResult:
         """Run a program that is not kept, and wait for its end."""
@@ -127,6 +138,7 @@ class Client:
             limits=limits,
             isolation=isolation,
             engine=engine,
+            language=language,
             on_log=on_log,
         ).result()
 
@@ -140,6 +152,7 @@ class Client:
         limits: LimitsAsked | None = None,
         isolation: Isolation | None = None,
         engine: Engine | None = None,
+        language: Language | None = None,
         on_log: OnLog | None = None,
     ) -> PendingRun:
         """Start a run and return at once. Any number may be in flight; their ends come in any order.
@@ -154,6 +167,7 @@ class Client:
             limits=limits,
             isolation=isolation,
             engine=engine,
+            language=language,
             on_log=on_log,
             in_background=True,
         )
@@ -168,6 +182,7 @@ class Client:
         limits: LimitsAsked | None = None,
         isolation: Isolation | None = None,
         engine: Engine | None = None,
+        language: Language | None = None,
         on_log: OnLog | None = None,
         in_background: bool = False,
     ) -> PendingRun:
@@ -181,6 +196,7 @@ class Client:
                 limits=limits,
                 isolation=isolation,
                 engine=engine,
+                language=language,
                 stream_logs=on_log is not None,
             ),
             in_background=in_background,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from promptlogctl.errors import ProgramFailed
-from promptlogd.wire.messages import NO_ENV, Engine, Finished, Id, LimitsAsked, Run
+from promptlogd.wire.messages import NO_ENV, Engine, Finished, Id, Language, LimitsAsked, Run, Submit
 from promptlogd.wire.paths import default_paths
 from sandbox.outcome import (
     BadResult,
@@ -33,10 +33,11 @@ Isolation = Literal["cell", "jail"]
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A kept program: its hash, and whether it was new."""
+    """A kept program: its hash, whether it was new, and what runs it."""
 
     hash: str
     created: bool
+    engine: Engine
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +128,13 @@ def _env(env: Mapping[str, Any]) -> msgspec.Raw:
         raise type(error)(f"`env` must be a JSON object: {error}") from None
 
 
+def submit_request(
+    id: Id, source: str | bytes, name: str | None, engine: Engine | None, language: Language | None
+) -> Submit:
+    """Return a `submit` request."""
+    return Submit(id=id, source=text(source), name=name, engine=engine, language=language)
+
+
 def run_request(
     id: Id,
     *,
@@ -137,6 +145,7 @@ def run_request(
     limits: LimitsAsked | None,
     isolation: Isolation | None,
     engine: Engine | None,
+    language: Language | None,
     stream_logs: bool,
 ) -> Run:
     """Return a `run` request."""
@@ -149,5 +158,6 @@ def run_request(
         limits=limits,
         isolation=isolation,
         engine=engine,
+        language=language,
         stream_logs=stream_logs,
     )

@@ -15,8 +15,11 @@ from promptlogd.wire.messages import LimitsAsked
 from sandbox.limits import MIB, Limits
 
 MAX_FILE_BYTES = 1 << 20
-MIN_MEMORY_BYTES = 32 * MIB
-"""Below this the engine has no room to start a program in."""
+MIN_MEMORY_BYTES = {"quickjs": 32 * MIB, "deno": 64 * MIB}
+"""Below this an engine has no room to start a program in."""
+
+_DENO_BLANK_MB = 32
+"""What a blank cell has to itself, at the most."""
 
 
 class ConfigError(Exception):
@@ -134,8 +137,24 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
 class Engines(_Section, frozen=True, kw_only=True):
     """Which engine runs what."""
 
-    default: Literal["quickjs"] = "quickjs"
-    """The engine of a run that names none."""
+    default: Literal["quickjs", "deno"] = "quickjs"
+    """The engine of a program that is submitted, or of a source that is run, without naming one."""
+
+
+class DenoSettings(_Section, frozen=True, kw_only=True):
+    """The engine Deno: `pip install "promptlog[deno]"`. Nothing of it is started before the first run that wants it."""
+
+    jit: Literal["auto", "always", "never"] = "auto"
+    """With V8's compilers a program runs ten times as fast, and only a memory cgroup can hold its memory. `auto`: with
+    them where a cgroup can be had; `always`: the daemon does not start where none can be had."""
+    blank: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """Cells kept ready, at the most; as many as were wanted at once lately are. Default: as many as run at once."""
+    blank_mb: Annotated[int, Meta(ge=64, le=1 << 20)] = 512
+    """Memory that cells kept ready may take, in MiB, at 32 MiB each."""
+    idle_s: Annotated[float, Meta(gt=0)] = 300.0
+    """After so long without a run on Deno its cells are ended, in seconds."""
+    max_age_s: Annotated[float, Meta(gt=0)] = 900.0
+    """A cell that was not used is replaced at this age, in seconds."""
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -146,6 +165,7 @@ class Config(_Section, frozen=True, kw_only=True):
     pool: PoolSettings = PoolSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     engines: Engines = Engines()
+    deno: DenoSettings = DenoSettings()
 
     @property
     def cells(self) -> int:
@@ -162,7 +182,12 @@ class Config(_Section, frozen=True, kw_only=True):
         """How many runs may go on at once."""
         return self.scheduler.concurrent or self.cells
 
-    def limits_for(self, asked: LimitsAsked | None) -> Limits:
+    @property
+    def deno_blank(self) -> int:
+        """How many blank Deno cells there may be."""
+        return max(1, min(self.deno.blank or self.concurrent, self.deno.blank_mb // _DENO_BLANK_MB))
+
+    def limits_for(self, asked: LimitsAsked | None, engine: str = "quickjs") -> Limits:
         """Return a run's limits: what it asked for, else the default. Raises LimitsError."""
         default, most = self.limits.default.limits(), self.limits.max.limits()
         if asked is None:
@@ -177,8 +202,9 @@ class Config(_Section, frozen=True, kw_only=True):
             elif value > getattr(most, field):
                 raise LimitsError(field, value, getattr(most, field), "most it may be")
             chosen[field] = value
-        if chosen["memory_bytes"] < MIN_MEMORY_BYTES:
-            raise LimitsError("memory_bytes", chosen["memory_bytes"], MIN_MEMORY_BYTES, "least it may be")
+        if chosen["memory_bytes"] < MIN_MEMORY_BYTES[engine]:
+            word = "least it may be" if engine == "quickjs" else f"least it may be on {engine}"
+            raise LimitsError("memory_bytes", chosen["memory_bytes"], MIN_MEMORY_BYTES[engine], word)
         return Limits(**chosen)
 
 

@@ -14,16 +14,19 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
+import msgspec
 import trio
 
 from promptlogd import listener
-from promptlogd.config import Config
+from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
 from promptlogd.services import Services
 from promptlogd.store import Store, StoreError
 from sandbox import cgroup, jail, root
-from sandbox.cell import Plan
+from sandbox.cells.job import Plan
 from sandbox.cgroup import Cgroup
+from sandbox.demand import DemandPool
+from sandbox.limits import Limits
 from sandbox.pool import Pool
 
 _log = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ async def serve(
     jail_root = _jail_root_folder(state_dir)
     try:
         shutil.rmtree(jail_root, ignore_errors=True)
+        shutil.rmtree(jail_root.with_name(f"{jail_root.name}-deno"), ignore_errors=True)
         group = _cgroup(config, state_dir)
         plan = quickjs_plan(config, root.build_root(jail_root), group)
         settings = config.pool
@@ -66,25 +70,41 @@ async def serve(
             runs_per_cell=settings.runs_per_cell,
             max_age_s=settings.max_age_s,
         )
+        deno = _Deno(config, jail_root.with_name(f"{jail_root.name}-deno"), group)
+        deno_pool = DemandPool(
+            deno.plan,
+            engine="deno",
+            blank=config.deno_blank,
+            idle_s=config.deno.idle_s,
+            max_age_s=config.deno.max_age_s,
+        )
         listening = listener.bind(socket_path, int(config.server.socket_mode, 8))
         try:
-            await _serve(config, store, pool, listening.sock, socket_path, ready)
+            await _serve(config, store, pool, deno_pool, listening.sock, socket_path, ready)
         finally:
             listening.close()
     finally:
         store.close()
         shutil.rmtree(jail_root, ignore_errors=True)
+        shutil.rmtree(jail_root.with_name(f"{jail_root.name}-deno"), ignore_errors=True)
         if group is not None:
             group.remove()
 
 
 async def _serve(
-    config: Config, store: Store, pool: Pool, sock: socket.socket, path: Path, ready: Callable[[], None]
+    config: Config,
+    store: Store,
+    pool: Pool,
+    deno: DemandPool,
+    sock: socket.socket,
+    path: Path,
+    ready: Callable[[], None],
 ) -> None:
-    services = Services(config=config, store=store, pool=pool, held_by=_held_by(pool.plan.cgroup))
+    services = Services(config=config, store=store, pool=pool, deno=deno, held_by=_held_by(pool.plan.cgroup))
     # Opened in this order, left in the reverse: clients go first, the cells last.
     async with trio.open_nursery() as cells:
         await cells.start(pool.serve)
+        await cells.start(deno.serve)
         cells.start_soon(_flush, store)
         cells.start_soon(_make_spares, services)
         async with trio.open_nursery() as clients:
@@ -182,6 +202,57 @@ def quickjs_plan(config: Config, made: root.Root, group: Cgroup | None = None) -
         folder=made.path,
         default=default,
         cgroup=group,
+    )
+
+
+class _Deno:
+    """How Deno cells are started. The root of their jails is made when the first one is wanted."""
+
+    def __init__(self, config: Config, folder: Path, group: Cgroup | None) -> None:
+        held = group is not None and group.memory_bytes > 0
+        if config.deno.jit == "always" and not held:
+            raise ConfigError(
+                "deno.jit is always, and there is no memory cgroup to hold a program's memory: delegate one "
+                "(Delegate=yes in the systemd unit), or set deno.jit to auto"
+            )
+        self._jit = held and config.deno.jit != "never"
+        self._group = group if held else None
+        self._default = config.limits.default.limits()
+        self._folder = folder
+        self._made: root.Root | None = None
+        self._making = trio.Lock()
+
+    async def plan(self, memory_bytes: int | None) -> Plan:
+        """Return how to start a cell with so much memory, or the default's. Raises RootError."""
+        async with self._making:
+            if self._made is None:
+                self._made = await trio.to_thread.run_sync(
+                    lambda: root.build_deno_root(self._folder, root.deno_executable())
+                )
+        return deno_plan(self._made, self._default, self._group, jit=self._jit, memory_bytes=memory_bytes)
+
+
+def deno_plan(
+    made: root.Root, default: Limits, group: Cgroup | None, *, jit: bool, memory_bytes: int | None = None
+) -> Plan:
+    """Return how to start a Deno cell in this root, with so much memory, or the default's."""
+    policy = (resources.files("sandbox.engines.deno") / "policy.kafel").read_text("utf-8")
+    limits = default if memory_bytes is None else msgspec.structs.replace(default, memory_bytes=memory_bytes)
+    arguments = jail.deno_arguments(
+        root=made,
+        who=jail.identity(os.geteuid(), os.getegid()),
+        policy=jail.policy_text(policy, platform.machine(), jit=jit),
+        jit=jit,
+        memory_bytes=limits.memory_bytes,
+    )
+    return Plan(
+        engine="deno",
+        executable=jail.nsjail_path(),
+        arguments=arguments,
+        folder=made.path,
+        default=limits,
+        cgroup=group,
+        data_bytes=None if jit else limits.memory_bytes,
     )
 
 

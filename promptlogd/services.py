@@ -12,13 +12,19 @@ from promptlogd.config import Config
 from promptlogd.scheduler import Busy, Scheduler, Slot
 from promptlogd.store import Store
 from promptlogd.wire.messages import ErrorCode
-from sandbox.cell import Job, Trial
-from sandbox.errors import CellLost
+from sandbox.cells import Job, Trial
+from sandbox.cells.job import Engine
+from sandbox.demand import DemandPool
+from sandbox.errors import CellLost, CellStartError
+from sandbox.limits import MIB
 from sandbox.outcome import LogLine
 from sandbox.pool import Pool
+from sandbox.root import DenoMissing, RootError
 
 CELL_WAIT_S = 15.0
 _TRIES = 5
+_CELL_CPU_MS: dict[Engine, float] = {"quickjs": 0.0, "deno": 20.0}
+"""What each run costs beside its own CPU time, for the scheduler: a Deno cell that takes the place of the used one."""
 
 
 class RequestError(Exception):
@@ -39,10 +45,10 @@ class RequestError(Exception):
 class Services:
     """One daemon's working parts, made by `server`."""
 
-    def __init__(self, *, config: Config, store: Store, pool: Pool, held_by: dict[str, str]) -> None:
+    def __init__(self, *, config: Config, store: Store, pool: Pool, deno: DemandPool, held_by: dict[str, str]) -> None:
         self.config = config
         self.store = store
-        self.pool = pool
+        self.pools: dict[Engine, Pool | DemandPool] = {"quickjs": pool, "deno": deno}
         self.scheduler = Scheduler(concurrent=config.concurrent, queue=config.scheduler.queue)
         self.held_by = held_by
         self.started_at = trio.current_time()
@@ -77,7 +83,7 @@ class Services:
         try:
             await self._in_a_cell(job, trial, fresh=fresh, on_log=on_log)
         finally:
-            self.scheduler.release(slot, trial.usage.cpu_ms)
+            self.scheduler.release(slot, trial.usage.cpu_ms + _CELL_CPU_MS[job.engine])
 
     async def _turn(self, client: Client) -> Slot:
         slot = self.scheduler.acquire_nowait(client.number)
@@ -93,19 +99,26 @@ class Services:
     async def _in_a_cell(
         self, job: Job, trial: Trial, *, fresh: bool, on_log: Callable[[LogLine], None] | None
     ) -> None:
+        pool = self.pools[job.engine]
+        memory_bytes = job.limits.memory_bytes
+        odd = None if memory_bytes == self.config.limits.default.memory_mb * MIB else memory_bytes
         for _ in range(_TRIES):
-            cell = self.pool.take_nowait(fresh=fresh)
+            cell = pool.take_nowait(fresh=fresh, memory_bytes=odd)
             if cell is None:
                 try:
                     with trio.fail_after(CELL_WAIT_S):
-                        cell = await self.pool.take(fresh=fresh)
+                        cell = await pool.take(fresh=fresh, memory_bytes=odd)
                 except trio.TooSlowError:
                     raise RequestError("internal", "no cell became ready; see the daemon's log") from None
+                except DenoMissing as error:
+                    raise RequestError("unsupported", f"{error.what}: {error.why}") from None
+                except (CellStartError, RootError) as error:
+                    raise RequestError("internal", str(error)) from None
             try:
                 await cell.run(job, trial, on_log=on_log)
             except CellLost:
                 continue
             finally:
-                self.pool.give(cell, fresh=fresh)
+                pool.give(cell, fresh=fresh)  # type: ignore[arg-type]  # it is this pool's own
             return
         raise RequestError("internal", "several cells in a row were lost; see the daemon's log")

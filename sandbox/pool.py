@@ -8,17 +8,13 @@ from collections import deque
 import msgspec
 import trio
 
-from sandbox import cell as cells
-from sandbox.cell import Cell, Plan
+from sandbox.cells import quickjs as cells
+from sandbox.cells.job import Plan
+from sandbox.cells.quickjs import QuickJSCell as Cell
 from sandbox.errors import CellStartError
+from sandbox.lent import Lent
 
 _log = logging.getLogger(__name__)
-LONG_S = 0.0025
-"""Wall time after which a run is a long one."""
-
-_WATCHES = 40
-"""Looks at what is lent before the watch may rest: to wake it costs more than a look."""
-
 _REFORK_S = 0.0005
 """A cell that was given back so long ago has its next child forked and warm."""
 
@@ -50,8 +46,7 @@ class Pool:
         self._unused: deque[Cell] = deque()
         self._worked: deque[Cell] = deque()
         self._waiters = trio.lowlevel.ParkingLot()
-        self._lent: set[Cell] = set()
-        self._lending = trio.Event()
+        self._lent = Lent()
         self._started = 0
         self._retired = 0
 
@@ -70,7 +65,7 @@ class Pool:
         first = await cells.start(self.plan)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_lent)
+                nursery.start_soon(self._lent.watch)
                 nursery.start_soon(self._keep, first)
                 for _ in range(self._size - 1):
                     nursery.start_soon(self._keep, None)
@@ -78,17 +73,6 @@ class Pool:
         finally:
             self._unused.clear()
             self._worked.clear()
-
-    async def _watch_lent(self) -> None:
-        """Let runs that go on for long give way to the rest. A timer of its own would cost each run more."""
-        while True:
-            for _ in range(_WATCHES):
-                await trio.sleep(LONG_S)
-                for cell in self._lent:
-                    cell.yield_to_others(LONG_S)
-            if not self._lent:
-                self._lending = trio.Event()
-                await self._lending.wait()
 
     async def _keep(self, cell: Cell | None) -> None:
         """Keep one cell there, whatever happens to each."""
@@ -141,18 +125,20 @@ class Pool:
         else:
             self._offer(cell)
 
-    def take_nowait(self, *, fresh: bool = False) -> Cell | None:
-        """Lend a cell if one is ready. `fresh`: one that never ran anything, and never will again."""
+    def take_nowait(self, *, fresh: bool = False, memory_bytes: int | None = None) -> Cell | None:
+        """Lend a cell if one is ready. `fresh`: one that never ran anything, and never will again.
+
+        `memory_bytes` is the child's affair, not the cell's.
+        """
         while True:
             cell = self._choose_fresh() if fresh else self._choose()
             if cell is None:
                 return None
             if cell.usable:
                 self._lent.add(cell)
-                self._lending.set()
                 return cell
 
-    async def take(self, *, fresh: bool = False) -> Cell:
+    async def take(self, *, fresh: bool = False, memory_bytes: int | None = None) -> Cell:
         """Lend a cell, waiting for one if need be."""
         while (cell := self.take_nowait(fresh=fresh)) is None:
             await self._waiters.park()

@@ -8,6 +8,7 @@ libraries (ld.so(8), `--list`).
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import py_compile
@@ -27,6 +28,9 @@ PYTHON = "/python/bin/python3"
 
 ZYGOTE = "/app/zygote.pyc"
 LIBRARIES = "/lib"
+DENO = "/bin/deno"
+RUNNER = "/app/runner.js"
+IMPORT_MAP = "/app/imports.json"
 
 # What the zygote imports beside what is built into the interpreter, and what starting an interpreter takes.
 _EXTENSIONS = ("_ctypes",)
@@ -48,6 +52,10 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     loader: str
     """The dynamic loader's path, inside the jail as outside of it."""
+
+
+class DenoMissing(RootError):
+    """The engine Deno is not installed."""
 
 
 def machine() -> second_filter.Machine:
@@ -100,6 +108,7 @@ def _build(folder: Path) -> Root:
     package = resources.files("sandbox.engines.quickjs")
     with resources.as_file(package / "zygote.py") as zygote:
         _compile(zygote, folder / ZYGOTE[1:], "zygote.py")
+    _write(folder / "app/contract.js", (resources.files("sandbox.engines") / "contract.js").read_bytes())
     for name in ("web.js", "prelude.js", "builtins.js"):
         _write(folder / "app" / name, (package / name).read_bytes())
     _write(folder / "app/filter.bpf", second_filter.assemble(machine()))
@@ -107,6 +116,76 @@ def _build(folder: Path) -> Root:
         if path.is_dir():
             path.chmod(0o755)
     return Root(path=folder, loader=loader)
+
+
+def build_deno_root(folder: Path, deno: Path) -> Root:
+    """Fill `folder`, which must not exist, with Deno, its libraries and the runner. About 100 ms, or a copy of 100 MB.
+
+    A program can read each file in there (an import needs no permission), so there is nothing else. Raises RootError.
+    """
+    try:
+        return _build_deno(folder, deno)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RootError(getattr(error, "filename", None) or str(folder), str(error)) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def deno_executable() -> Path:
+    """Return the Deno that was installed beside promptlog. Raises DenoMissing."""
+    try:
+        from deno import find_deno_bin
+
+        return Path(find_deno_bin())
+    except (ImportError, FileNotFoundError):
+        raise DenoMissing("the engine deno", 'it is not installed; pip install "promptlog[deno]"') from None
+
+
+def _build_deno(folder: Path, deno: Path) -> Root:
+    for path in (folder / "bin", folder / "app", folder / LIBRARIES[1:], folder / "proc/self"):
+        path.mkdir(parents=True, mode=0o755)
+    target = folder / DENO[1:]
+    try:
+        os.link(deno, target)  # 100 MB, shared with the installation and its pages in memory
+        if target.stat().st_mode & 0o005 != 0o005:
+            raise PermissionError("others may not run it")
+    except OSError:
+        target.unlink(missing_ok=True)
+        _copy(deno, target, 0o755)
+    loader = _loader(deno)
+    for soname, path in _libraries(loader, deno).items():
+        _copy(path, folder / LIBRARIES[1:] / soname, 0o755)
+    _copy(Path(loader), folder / loader[1:], 0o755)
+    # Deno asks where its executable is; there is no /proc in the jail.
+    (folder / "proc/self/exe").symlink_to(DENO)
+    engines = resources.files("sandbox.engines")
+    _write(folder / RUNNER[1:], b"\n".join((engines / name).read_bytes() for name in ("contract.js", "deno/runner.js")))
+    imports = dict.fromkeys(_node_modules(deno, folder))
+    _write(folder / IMPORT_MAP[1:], json.dumps({"imports": imports}).encode())
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+    return Root(path=folder, loader=loader)
+
+
+def _node_modules(deno: Path, folder: Path) -> list[str]:
+    """Return the names of Node's modules in this Deno; a null in an import map refuses each (process, fs, ...)."""
+    script = "import {builtinModules} from 'node:module'; console.log(JSON.stringify(builtinModules))"
+    cache = folder / "cache"
+    done = subprocess.run(
+        [deno, "eval", "--no-config", "--ext=js", script],
+        env={"DENO_DIR": str(cache), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+        cwd=folder,
+    )
+    shutil.rmtree(cache, ignore_errors=True)
+    names = [name.removeprefix("node:") for name in json.loads(done.stdout)]
+    return [prefix + name for name in names for prefix in ("node:", "")]
 
 
 def _require(name: str) -> str:

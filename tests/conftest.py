@@ -17,7 +17,7 @@ from promptlogctl.client import Client
 from promptlogd.config import Config
 from promptlogd.server import quickjs_plan
 from sandbox import root
-from sandbox.cell import Plan
+from sandbox.cells.job import Plan
 
 # Whether an example is slow is the machine's affair; what the code does with it is the test's.
 settings.register_profile("promptlog", deadline=None)

@@ -21,6 +21,7 @@ from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
 from promptlogctl.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused
 from promptlogctl.result import default_socket
+from promptlogd.wire.messages import Language
 
 MAX_FILE_BYTES = 16 << 20
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -157,3 +158,8 @@ def read_text(path: str, what: str) -> str:
         raise click.UsageError(
             f"the {what} {path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
         ) from None
+
+
+def language(path: str) -> Language | None:
+    """Return what a file's name says it is written in."""
+    return "typescript" if path.endswith((".ts", ".mts")) else None

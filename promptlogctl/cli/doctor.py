@@ -20,7 +20,8 @@ from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
-from promptlogctl.errors import PromptlogError
+from promptlogctl.errors import PromptlogError, RequestRefused
+from promptlogd.wire.messages import Engine
 
 _PR_GET_SECCOMP = 21
 _USERNS = Path("/proc/sys/user/max_user_namespaces")
@@ -105,20 +106,21 @@ def _nsjail() -> Check:
     return Check(name=name, state="ok", text=str(path))
 
 
-def _quickjs() -> Check:
-    name = "engine quickjs"
+def _engine(engine: Engine) -> Check:
+    name = f"engine {engine}"
     try:
         with private_daemon(None) as socket, Client(socket) as client:
-            result = client.run_source("const result = prompt.length", "doctor")
+            result = client.run_source("const result = prompt.length", "doctor", engine=engine)
             if result.value == 6:
                 return Check(name=name, state="ok", text=f"ran a program in {result.usage.wall_ms:.1f} ms")
             return Check(name=name, state="missing", text=f"a program gave {result.json} in place of 6")
+    except RequestRefused as refused:
+        if refused.code == "unsupported":
+            mend = 'pip install "promptlog[deno]", if you want it'
+            return Check(name=name, state="warning", text="not installed; QuickJS works without", mend=mend)
+        return Check(name=name, state="missing", text=str(refused), mend="mend what is missing above")
     except PromptlogError as error:
         return Check(name=name, state="missing", text=str(error), mend="mend what is missing above")
-
-
-def _deno() -> Check:
-    return Check(name="engine deno", state="warning", text="not supported by this version")
 
 
 def _cgroups() -> Check:
@@ -156,7 +158,8 @@ def _socket(app: App) -> Check:
 def checks(app: App) -> Iterator[Check]:
     """Look at one thing after the other."""
     looks: list[Callable[[], Check]] = [
-        _machine, _user_namespaces, _apparmor, _seccomp, _nsjail, _quickjs, _deno, _cgroups, lambda: _socket(app),
+        _machine, _user_namespaces, _apparmor, _seccomp, _nsjail, lambda: _engine("quickjs"),
+        lambda: _engine("deno"), _cgroups, lambda: _socket(app),
     ]  # fmt: skip
     for look in looks:
         yield look()

@@ -33,6 +33,7 @@ def show(app: App, program: str, source: bool) -> None:
             ["hash", shown.hash],
             ["size", f"{shown.size} bytes"],
             ["created", f"{_when(shown.created_at)} by uid {shown.created_by}"],
+            ["engine", f"{shown.engine}, {shown.language}"],
             ["runs", f"{shown.runs}, last {_when(shown.last_run_at)}"],
             ["names", " ".join(f"@{name}" for name in shown.names) or "none"],
         ]
@@ -52,10 +53,17 @@ def list_(app: App) -> None:
         output.as_json(programs)
         return
     rows = [
-        [row.hash, str(row.size), _when(row.created_at), str(row.runs), " ".join(f"@{name}" for name in row.names)]
+        [
+            row.hash,
+            str(row.size),
+            row.engine,
+            _when(row.created_at),
+            str(row.runs),
+            " ".join(f"@{name}" for name in row.names),
+        ]
         for row in programs
     ]
-    output.table(["HASH", "BYTES", "CREATED", "RUNS", "NAMES"], rows)
+    output.table(["HASH", "BYTES", "ENGINE", "CREATED", "RUNS", "NAMES"], rows)
 
 
 @click.command()

@@ -11,7 +11,7 @@ import msgspec
 
 from promptlogctl.blocking import Client
 from promptlogctl.cli import output
-from promptlogctl.cli.app import App, Source, command, complete_program, read_text
+from promptlogctl.cli.app import App, Source, command, complete_program, language, read_text
 from promptlogctl.cli.output import Exit
 from promptlogctl.errors import RequestRefused
 from promptlogctl.result import RunResult
@@ -34,7 +34,11 @@ def _run_options(function: _F) -> _F:
         click.option(
             "--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: a brand-new nsjail for this run."
         ),
-        click.option("--engine", type=click.Choice(["quickjs", "deno"]), help="The engine."),
+        click.option(
+            "--engine",
+            type=click.Choice(["quickjs", "deno"]),
+            help="The engine; default: the program's own, deno for a .ts file.",
+        ),
         click.option("--usage", "show_usage", is_flag=True, help="Print what the run used on stderr."),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
@@ -68,10 +72,21 @@ def exec_(app: App, file: str, no_keep: bool, **options: Any) -> Exit:
     app.source = Source(file, source)
     with app.client() as client:
         if no_keep:
-            result = asked.run(client, None, source)
+            result = asked.run(client, None, source, language(file))
         else:
-            result = asked.run(client, client.submit(source).hash, None)
+            result = asked.run(client, _keep(client, source, options["engine"], language(file)), None)
     return _report(app, result, show_usage=options["show_usage"])
+
+
+def _keep(client: Client, source: str, engine: Any, language: Any) -> str:
+    """Keep a program and return its hash. One that is kept for another engine stays so: the run names its own."""
+    try:
+        return client.submit(source, engine=engine, language=language).hash
+    except RequestRefused as refused:
+        hash = refused.detail.get("hash")
+        if not isinstance(hash, str):
+            raise
+        return hash
 
 
 class _Asked:
@@ -109,7 +124,7 @@ class _Asked:
             log_bytes=None if log_kb is None else log_kb << 10,
         )
 
-    def run(self, client: Client, reference: str | None, source: str | None) -> RunResult:
+    def run(self, client: Client, reference: str | None, source: str | None, language: Any = None) -> RunResult:
         """Run it and wait; console lines are printed as they come."""
         return client.start(
             reference,
@@ -119,6 +134,7 @@ class _Asked:
             limits=self._limits,
             isolation=self._isolation,
             engine=self._engine,
+            language=language,
         ).result()
 
 

@@ -18,6 +18,7 @@ async def handle(request: List, services: Services, client: Client) -> Listed:
             hash=fact.hash,
             size=fact.size,
             created_at=fact.created_at,
+            engine=fact.engine,
             runs=fact.runs,
             last_run_at=fact.last_run_at,
             names=names,

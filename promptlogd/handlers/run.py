@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
 
 import msgspec
 import trio
@@ -11,15 +10,17 @@ import trio
 from promptlogd.client import Client
 from promptlogd.config import LimitsError
 from promptlogd.handlers.references import check_size, store_errors, utf8_bytes
-from promptlogd.handlers.submit import SMALL_BYTES, check, wrap
+from promptlogd.handlers.submit import SMALL_BYTES, check, chosen, wrap
 from promptlogd.services import RequestError, Services
+from promptlogd.store import Program
 from promptlogd.wire.messages import Finished, Log, Run
-from sandbox.cell import Job, Trial
-from sandbox.engines.quickjs.replies import WRAPPER_VERSION, Wrapped
+from sandbox.cells import Job, Trial
+from sandbox.cells.job import Engine, Language
+from sandbox.engines.replies import WRAPPER_VERSIONS, Wrapped
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, LogLine
 
-SOURCE_NAME = "program.js"
+SOURCE_NAMES: dict[Language, str] = {"javascript": "program.js", "typescript": "program.ts"}
 """What stacks call a program; its own name is its hash."""
 
 
@@ -37,7 +38,7 @@ async def handle(request: Run, services: Services, client: Client) -> Finished:
     with client.runs[request.id] as scope:
         # Above that it is checked apart, as at submit, and not on the run's own CPU time.
         if job.kind == "source" and len(job.code) > SMALL_BYTES:
-            await check(services, client, job.code, trial)
+            await check(services, client, job.code, trial, job.engine, job.language)
             if isinstance(trial.checked, Wrapped):
                 job = msgspec.structs.replace(job, kind="run", code=trial.checked.code)
         if trial.outcome is None:
@@ -62,35 +63,54 @@ async def handle(request: Run, services: Services, client: Client) -> Finished:
 async def _job(request: Run, services: Services, client: Client) -> tuple[Job, str, bool]:
     if request.host_functions:
         raise RequestError("unsupported", "host functions are not supported by this version")
-    if request.engine == "deno":
-        raise RequestError("unsupported", "the engine deno is not supported by this version; leave `engine` out")
     if (request.hash is None) == (request.source is None):
         raise RequestError("bad_request", "give either `hash` or `source`")
+    if request.hash is not None and request.language is not None:
+        raise RequestError("bad_request", "`language` is for a `source`; a kept program has its own")
     bounds = services.config.limits
     prompt, env = request.prompt, str(bytes(request.env), "utf-8") or "{}"
     check_size("prompt", utf8_bytes(prompt), bounds.prompt_kb * 1024)
     check_size("env", utf8_bytes(env), bounds.env_kb * 1024)
-    try:
-        limits = services.config.limits_for(request.limits)
-    except LimitsError as error:
-        detail: dict[str, str | int | float | list[str] | None] = {"field": error.field, "limit": error.bound}
-        raise RequestError("bad_request", str(error), detail) from None
     if request.source is not None:
         source = request.source.encode()
         check_size("source", len(source), bounds.source_kb * 1024)
-        return _make("source", source, prompt, env, limits), hashlib.sha256(source).hexdigest(), False
-    assert request.hash is not None
-    with store_errors():
-        hash = services.store.resolve(request.hash)
-        program = services.store.load(hash)
-    wrapped = program.wrapped
-    if wrapped is None or program.wrapper != WRAPPER_VERSION:
-        wrapped = await wrap(services, client, program.source)
-        code = wrapped
+        engine, language = chosen(services, request.engine, request.language)
+        job = Job(
+            kind="source", code=source, engine=engine, language=language, limits=_limits(request, services, engine)
+        )
+        hash, stored = hashlib.sha256(source).hexdigest(), False
+    else:
+        assert request.hash is not None
         with store_errors():
-            await trio.to_thread.run_sync(lambda: services.store.rewrap(hash, code, wrapper=WRAPPER_VERSION))
-    return _make("run", wrapped, prompt, env, limits), hash, True
+            hash = services.store.resolve(request.hash)
+            program = services.store.load(hash)
+        own, language = program.engine, program.language
+        engine, stored = request.engine or own, True
+        limits = _limits(request, services, engine)
+        if engine != own:
+            # What is stored is wrapped for its own engine.
+            engine, language = chosen(services, engine, language)
+            job = Job(kind="source", code=program.source, engine=engine, language=language, limits=limits)
+        else:
+            code = program.wrapped
+            if code is None or program.wrapper != WRAPPER_VERSIONS[engine]:
+                code = await _wrap_again(services, client, program)
+            job = Job(kind="run", code=code, engine=engine, language=language, limits=limits)
+    name = SOURCE_NAMES[language]
+    return msgspec.structs.replace(job, prompt=prompt, env=env, source_name=name), hash, stored
 
 
-def _make(kind: Literal["run", "source"], code: bytes, prompt: str, env: str, limits: Limits) -> Job:
-    return Job(kind=kind, code=code, prompt=prompt, env=env, limits=limits, source_name=SOURCE_NAME)
+def _limits(request: Run, services: Services, engine: Engine) -> Limits:
+    try:
+        return services.config.limits_for(request.limits, engine)
+    except LimitsError as error:
+        detail: dict[str, str | int | float | list[str] | None] = {"field": error.field, "limit": error.bound}
+        raise RequestError("bad_request", str(error), detail) from None
+
+
+async def _wrap_again(services: Services, client: Client, program: Program) -> bytes:
+    code = await wrap(services, client, program.source, program.engine, program.language)
+    version = WRAPPER_VERSIONS[program.engine]
+    with store_errors():
+        await trio.to_thread.run_sync(lambda: services.store.rewrap(program.hash, code, wrapper=version))
+    return code

@@ -21,6 +21,8 @@ async def handle(request: Show, services: Services, client: Client) -> Shown:
         size=fact.size,
         created_at=fact.created_at,
         created_by=fact.created_by,
+        engine=fact.engine,
+        language=fact.language,
         runs=fact.runs,
         last_run_at=fact.last_run_at,
         names=names,

@@ -12,7 +12,6 @@ from promptlogd.wire.messages import PoolStats, Stats, StatsReply
 
 async def handle(request: Stats, services: Services, client: Client) -> StatsReply:
     """Return the counts."""
-    counts = services.pool.counts()
     with store_errors():
         programs = services.store.count()
     return StatsReply(
@@ -26,13 +25,14 @@ async def handle(request: Stats, services: Services, client: Client) -> StatsRep
         programs=programs,
         pools=[
             PoolStats(
-                engine="quickjs",
+                engine=engine,
                 size=counts.size,
                 blank=counts.blank,
                 busy=counts.busy,
                 started=counts.started,
                 retired=counts.retired,
             )
+            for engine, counts in ((engine, pool.counts()) for engine, pool in services.pools.items())
         ],
         held_by=services.held_by,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import trio
 
@@ -10,8 +12,9 @@ from promptlogd.handlers.references import check_size, store_errors
 from promptlogd.services import RequestError, Services
 from promptlogd.store import Staged, Store, StoreFailed
 from promptlogd.wire.messages import Submit, Submitted
-from sandbox.cell import Job, Trial
-from sandbox.engines.quickjs.replies import WRAPPER_VERSION, Refused, Wrapped
+from sandbox.cells import Job, Trial
+from sandbox.cells.job import Engine, Language
+from sandbox.engines.replies import WRAPPER_VERSIONS, Refused, Wrapped
 from sandbox.outcome import CpuLimit, MemoryLimit, WallLimit
 
 SMALL_BYTES = 64 * 1024
@@ -24,33 +27,53 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
     """Keep a program. Raises RequestError, with the place in `detail` if it does not parse."""
     source = request.source.encode()
     check_size("source", len(source), services.config.limits.source_kb * 1024)
+    engine, language = chosen(services, request.engine, request.language)
     store = services.store
-    staging = _Staging(store, source, client.uid)
+    if request.engine or request.language:
+        _refuse_another(services, source, engine, language)
+    staging = _Staging(store, source, client.uid, engine, language)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(staging.run)
             try:
-                wrapped = await wrap(services, client, source)
+                wrapped = await wrap(services, client, source, engine, language)
             except RequestError as error:
                 staging.refused = error
         with store_errors():
             staged = staging.result()
             hash, created = await trio.to_thread.run_sync(
-                lambda: store.keep(staged, wrapped, wrapper=WRAPPER_VERSION, name=request.name)
+                lambda: store.keep(staged, wrapped, wrapper=WRAPPER_VERSIONS[engine], name=request.name)
             )
+            fact = store.fact(hash)
         staging.kept = True
         services.kept.set()
     finally:
         with trio.move_on_after(_DISCARD_S, shield=True):
             await staging.end()
-    return Submitted(id=request.id, hash=hash, created=created)
+    return Submitted(id=request.id, hash=hash, created=created, engine=fact.engine if fact else engine)
+
+
+def _refuse_another(services: Services, source: bytes, engine: Engine, language: Language) -> None:
+    """Raise RequestError if this very program is kept for another engine: who else runs it would not know."""
+    with store_errors():
+        hash = hashlib.sha256(source).hexdigest()
+        fact = services.store.fact(hash)
+    if fact is not None and (fact.engine, fact.language) != (engine, language):
+        raise RequestError(
+            "bad_request",
+            f"this very program is kept as {fact.language} for {fact.engine} already: name the engine when you run it, "
+            "or remove it first",
+            {"hash": hash, "engine": fact.engine, "language": fact.language},
+        )
 
 
 class _Staging:
     """The source on its way to the disk, while a cell looks at it: the disk takes as long as the check."""
 
-    def __init__(self, store: Store, source: bytes, uid: int) -> None:
+    def __init__(self, store: Store, source: bytes, uid: int, engine: Engine, language: Language) -> None:
         self._store = store
+        self._engine: Engine = engine
+        self._language: Language = language
         self._source = source
         self._uid = uid
         self._staged: Staged | None = None
@@ -60,7 +83,9 @@ class _Staging:
 
     async def run(self) -> None:
         try:
-            self._staged = await trio.to_thread.run_sync(lambda: self._store.stage(self._source, uid=self._uid))
+            self._staged = await trio.to_thread.run_sync(
+                lambda: self._store.stage(self._source, uid=self._uid, engine=self._engine, language=self._language)
+            )
         except StoreFailed as error:
             self._failed = error
 
@@ -80,7 +105,17 @@ class _Staging:
             await trio.to_thread.run_sync(lambda: self._store.discard(staged))
 
 
-async def check(services: Services, client: Client, source: bytes, trial: Trial) -> None:
+def chosen(services: Services, engine: Engine | None, language: Language | None) -> tuple[Engine, Language]:
+    """Return the engine and the language of a source. Raises RequestError for a pair that is none."""
+    language = language or "javascript"
+    if language == "typescript" and engine == "quickjs":
+        raise RequestError("bad_request", "TypeScript needs the engine deno; leave `engine` out")
+    return engine or ("deno" if language == "typescript" else services.config.engines.default), language
+
+
+async def check(
+    services: Services, client: Client, source: bytes, trial: Trial, engine: Engine, language: Language
+) -> None:
     """Check and wrap a source, in a cell: user bytes are parsed nowhere else. Raises RequestError.
 
     A small one is tried in a child that waits with the default limits: to fork one with others takes longer than the
@@ -90,21 +125,22 @@ async def check(services: Services, client: Client, source: bytes, trial: Trial)
     cpu_ms = bounds.check_cpu_ms
     wall_ms = max(2000, 4 * cpu_ms)
     limits = msgspec.structs.replace(bounds.default.limits(), wall_ms=wall_ms)
-    if len(source) <= SMALL_BYTES and limits.cpu_ms < cpu_ms:
+    job = Job(kind="check", code=source, engine=engine, language=language, limits=limits)
+    if engine == "quickjs" and len(source) <= SMALL_BYTES and limits.cpu_ms < cpu_ms:
         first = Trial()
-        await services.execute(Job(kind="check", code=source, limits=limits), first, client=client)
+        await services.execute(job, first, client=client)
         if not isinstance(first.outcome, CpuLimit):
             trial.outcome, trial.checked, trial.usage = first.outcome, first.checked, first.usage
             return
-    limits = msgspec.structs.replace(limits, cpu_ms=cpu_ms)
-    await services.execute(Job(kind="check", code=source, limits=limits), trial, client=client)
+    job = msgspec.structs.replace(job, limits=msgspec.structs.replace(limits, cpu_ms=cpu_ms))
+    await services.execute(job, trial, client=client)
 
 
-async def wrap(services: Services, client: Client, source: bytes) -> bytes:
+async def wrap(services: Services, client: Client, source: bytes, engine: Engine, language: Language) -> bytes:
     """Return the code that the engine runs. Raises RequestError."""
     cpu_ms = services.config.limits.check_cpu_ms
     trial = Trial()
-    await check(services, client, source, trial)
+    await check(services, client, source, trial, engine, language)
     match trial.checked, trial.outcome:
         case Wrapped(code=code), _:
             return code

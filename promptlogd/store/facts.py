@@ -22,14 +22,15 @@ import msgspec
 
 from promptlogd.store.objects import Meta
 from promptlogd.store.seal import seal, unseal
+from promptlogd.wire.messages import Engine, Language
 
 _log = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS programs (
     hash TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at REAL NOT NULL, created_by INTEGER NOT NULL,
-    runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
+    engine TEXT NOT NULL, language TEXT NOT NULL, runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest ON programs (created_at DESC, hash);
 CREATE TABLE IF NOT EXISTS moves (name TEXT NOT NULL, hash TEXT, at REAL NOT NULL,
@@ -60,6 +61,8 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     created_at: float
     created_by: int
+    engine: Engine
+    language: Language
     runs: int
     last_run_at: float | None
 
@@ -192,10 +195,11 @@ class Facts:
         new.rename(self._journal)
 
     def add(self, hash: str, meta: Meta) -> None:
-        """Note a program; one that is known already stays as it is."""
+        """Note a program; of one that is known already, what it is for."""
         self._db.execute(
-            "INSERT OR IGNORE INTO programs (hash, size, created_at, created_by) VALUES (?, ?, ?, ?)",
-            (hash, meta.size, meta.created_at, meta.created_by),
+            "INSERT INTO programs (hash, size, created_at, created_by, engine, language) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (hash) DO UPDATE SET engine = excluded.engine, language = excluded.language",
+            (hash, meta.size, meta.created_at, meta.created_by, meta.engine, meta.language),
         )
 
     def remove(self, hash: str) -> None:
@@ -275,8 +279,18 @@ class Facts:
             self._db.execute("INSERT OR REPLACE INTO names (name, hash) VALUES (?, ?)", (move.name, move.hash))
 
 
-_SELECT = "SELECT hash, size, created_at, created_by, runs, last_run_at FROM programs"
+_SELECT = "SELECT hash, size, created_at, created_by, engine, language, runs, last_run_at FROM programs"
 
 
-def _fact(row: tuple[str, int, float, int, int, float | None]) -> Fact:
-    return Fact(hash=row[0], size=row[1], created_at=row[2], created_by=row[3], runs=row[4], last_run_at=row[5])
+def _fact(row: tuple[str, int, float, int, str, str, int, float | None]) -> Fact:
+    hash, size, created_at, created_by, engine, language, runs, last_run_at = row
+    return Fact(
+        hash=hash,
+        size=size,
+        created_at=created_at,
+        created_by=created_by,
+        engine="deno" if engine == "deno" else "quickjs",
+        language="typescript" if language == "typescript" else "javascript",
+        runs=runs,
+        last_run_at=last_run_at,
+    )

@@ -26,6 +26,7 @@ import msgspec
 
 from promptlogd.store.errors import Damaged, NotFound, StoreFailed
 from promptlogd.store.seal import seal, unseal
+from promptlogd.wire.messages import Engine, Language
 
 _CAPS = {"source": 64 << 20, "wrapped": 128 << 20, "meta.json": 64 << 10}
 _SPARES = 8
@@ -36,11 +37,13 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """Who submitted a program (uid), and when (seconds since the epoch)."""
+    """Who submitted a program (uid), when (seconds since the epoch), for what engine, written in what."""
 
     size: int
     created_at: float
     created_by: int
+    engine: Engine = "quickjs"
+    language: Language = "javascript"
 
 
 class _WrappedHeader(msgspec.Struct, frozen=True, kw_only=True):

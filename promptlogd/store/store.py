@@ -35,6 +35,7 @@ from promptlogd.store.errors import (
 from promptlogd.store.facts import Fact, Facts, Move
 from promptlogd.store.objects import Meta, Objects
 from promptlogd.store.recent import Recent
+from promptlogd.wire.messages import Engine, Language
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -54,6 +55,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
     hash: str
     source: bytes
+    engine: Engine
+    language: Language
     wrapped: bytes | None
     wrapper: int
 
@@ -147,10 +150,12 @@ class Store:
         """Make ready what the next programs are written to. Not needed; it makes `stage` faster."""
         self._objects.make_spares()
 
-    def stage(self, source: bytes, *, uid: int) -> Staged:
+    def stage(
+        self, source: bytes, *, uid: int, engine: Engine = "quickjs", language: Language = "javascript"
+    ) -> Staged:
         """Put a source on the disk before it is known to parse; `keep` or `discard` comes next. Raises StoreFailed."""
         hash = hashlib.sha256(source).hexdigest()
-        meta = Meta(size=len(source), created_at=time.time(), created_by=uid)
+        meta = Meta(size=len(source), created_at=time.time(), created_by=uid, engine=engine, language=language)
         folder = None if self._objects.has(hash) else self._objects.stage(source, meta)
         return Staged(hash=hash, source=source, meta=meta, folder=folder)
 
@@ -230,7 +235,12 @@ class Store:
                     self._objects.set_aside(hash)
                     self._forget(hash)
                     raise
-        program = Program(hash=hash, source=source, wrapped=wrapped, wrapper=wrapper)
+        with self._use_facts():
+            known = self._facts.get(hash)
+        meta = known or self._objects.meta(hash)
+        program = Program(
+            hash=hash, source=source, engine=meta.engine, language=meta.language, wrapped=wrapped, wrapper=wrapper
+        )
         if stamp is not None and stamp == self._objects.stamp(hash):
             self._recent.put(hash, stamp, len(source) + len(wrapped or b"") + _ENTRY_BYTES, program)
         return program
@@ -240,6 +250,11 @@ class Store:
         with self._writing:
             if self._objects.has(hash):  # it may have been removed meanwhile
                 self._objects.rewrap(hash, wrapped, wrapper)
+
+    @_locked
+    def fact(self, hash: str) -> Fact | None:
+        """Return what is known of a program, if it is there."""
+        return self._facts.get(hash)
 
     @_locked
     def show(self, hash: str) -> tuple[Fact, list[str], dict[str, list[Move]]]:

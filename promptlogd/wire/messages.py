@@ -31,6 +31,9 @@ Hash = str
 Engine = Literal["quickjs", "deno"]
 """What runs a program."""
 
+Language = Literal["javascript", "typescript"]
+"""What a source is written in. TypeScript is Deno's: its types are taken off, and not checked."""
+
 ErrorCode = Literal[
     "bad_request",
     "not_found",
@@ -80,6 +83,10 @@ class Submit(_Request, frozen=True, kw_only=True):
     source: str
     name: Name | None = None
     """Put this label on the program, moving it if it is on another."""
+    engine: Engine | None = None
+    """What runs it where a run does not say. Default: deno for TypeScript, else the daemon's setting."""
+    language: Language | None = None
+    """What it is written in. Default: javascript."""
 
 
 class Run(_Request, frozen=True, kw_only=True):
@@ -92,6 +99,9 @@ class Run(_Request, frozen=True, kw_only=True):
     env: msgspec.Raw = NO_ENV
     """A JSON object that the program sees as `env`. In MessagePack: a str that holds the JSON text."""
     engine: Engine | None = None
+    """Default: the program's own; for a `source`, deno for TypeScript, else the daemon's setting."""
+    language: Language | None = None
+    """Of a `source`: what it is written in. Default: javascript."""
     limits: LimitsAsked | None = None
     isolation: Literal["cell", "jail"] | None = None
     """`jail`: a brand-new nsjail for this run alone. Default: the daemon's setting."""
@@ -157,6 +167,8 @@ class Submitted(_Reply, frozen=True, kw_only=True):
     hash: Hash
     created: bool
     """False: the very same program was kept already."""
+    engine: Engine = "quickjs"
+    """What runs it where a run does not say."""
 
 
 class Log(_Reply, frozen=True, kw_only=True):
@@ -197,6 +209,8 @@ class Shown(_Reply, frozen=True, kw_only=True):
     size: int
     created_at: float
     created_by: int
+    engine: Engine = "quickjs"
+    language: Language = "javascript"
     runs: int
     last_run_at: float | None = None
     names: list[str]
@@ -211,6 +225,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     hash: Hash
     size: int
     created_at: float
+    engine: Engine = "quickjs"
     runs: int
     last_run_at: float | None = None
     names: list[str]

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 import trio
 
-from sandbox import cell as cells
-from sandbox.cell import Cell, Job, Plan, Trial
+from sandbox.cells import quickjs as cells
+from sandbox.cells.job import Job, Plan, Trial
+from sandbox.cells.quickjs import QuickJSCell as Cell
 from sandbox.engines.quickjs import filter as second_filter
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits

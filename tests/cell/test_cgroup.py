@@ -12,9 +12,9 @@ import trio
 
 from promptlogd.config import Config
 from promptlogd.server import HELD_BY, _held_by, quickjs_plan
-from sandbox import cell as cells
 from sandbox import cgroup
-from sandbox.cell import Job, Plan, Trial
+from sandbox.cells import quickjs as cells
+from sandbox.cells.job import Job, Plan, Trial
 from sandbox.cgroup import Cgroup
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import Crashed, Ok

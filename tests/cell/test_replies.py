@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.engines.quickjs.replies import BadReply, ReplyReader, Wrapped
+from sandbox.engines.quickjs.stack import shown
+from sandbox.engines.replies import BadReply, ReplyReader, Wrapped
 from sandbox.limits import Limits
 from sandbox.outcome import BadResult, Ok, ProgramException
 
 
 def _reader(**limits: int) -> ReplyReader:
-    return ReplyReader(limits=Limits(**limits), source_name="p.js")
+    return ReplyReader(limits=Limits(**limits), source_name="p.js", shown=shown)
 
 
 def _frame(kind: bytes, payload: bytes) -> bytes:
@@ -105,11 +106,11 @@ def test_places_are_the_users_own() -> None:
 
 def test_wrapped_code_is_taken() -> None:
     """A check gives the wrapped code, up to its cap."""
-    reader = ReplyReader(limits=Limits(), source_name="p.js", wrapped_bytes=100)
+    reader = ReplyReader(limits=Limits(), source_name="p.js", shown=shown, wrapped_bytes=100)
     reader.feed(_frame(b"w", b"Bx"))
     assert reader.said == Wrapped(code=b"Bx")
     with pytest.raises(BadReply):
-        ReplyReader(limits=Limits(), source_name="p.js", wrapped_bytes=100).feed(_frame(b"w", bytes(101)))
+        ReplyReader(limits=Limits(), source_name="p.js", shown=shown, wrapped_bytes=100).feed(_frame(b"w", bytes(101)))
 
 
 def test_a_check_and_a_run_have_words_of_their_own() -> None:
@@ -118,4 +119,4 @@ def test_a_check_and_a_run_have_words_of_their_own() -> None:
         _reader().feed(_frame(b"w", b"Bx"))
     for kind in (b"v", b"l", b"x"):
         with pytest.raises(BadReply):
-            ReplyReader(limits=Limits(), source_name="p.js", wrapped_bytes=100).feed(_frame(kind, b"1"))
+            ReplyReader(limits=Limits(), source_name="p.js", shown=shown, wrapped_bytes=100).feed(_frame(kind, b"1"))

@@ -86,7 +86,7 @@ def target(folder: Path, *, descriptors: int | None = None) -> Iterator[Target]:
 
 def _all_blank(daemon: Target) -> bool:
     with Client(daemon.socket) as client:
-        (pool,) = client.stats().pools
+        pool, _ = client.stats().pools
     return pool.blank == pool.size
 
 

@@ -86,7 +86,7 @@ def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
         (["exec", "-", "--env", "[1]"], 2, "JSON object"),
         (["exec", "-", "--cpu-ms", "0"], 2, "cpu-ms"),
         (["exec", "-", "--cpu-ms", "99999999"], 2, "10000"),
-        (["exec", "-", "--engine", "deno"], 2, "deno"),
+        (["exec", "-", "--engine", "v8"], 2, "'v8' is not one of"),
         (["show", "0" * 64], 5, "no program"),
         (["remove", "0" * 64], 5, "no program"),
         (["name", "x"], 2, "--back"),

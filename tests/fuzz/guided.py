@@ -21,9 +21,10 @@ from typing import Any
 import atheris  # type: ignore[import-not-found,unused-ignore]
 import msgspec
 
-with atheris.instrument_imports(include=["promptlogd.wire", "sandbox.engines.quickjs.replies"]):
+with atheris.instrument_imports(include=["promptlogd.wire", "sandbox.engines.replies"]):
     from promptlogd.wire import ClientSession, ProtocolError, ServerSession
-    from sandbox.engines.quickjs.replies import BadReply, ReplyReader
+    from sandbox.engines.quickjs.stack import shown
+    from sandbox.engines.replies import BadReply, ReplyReader
 
 from promptlogd.wire.messages import Finished, Pong
 from sandbox.limits import Limits
@@ -58,7 +59,7 @@ def _client(encoding: Any) -> Callable[[list[bytes]], Any]:
 def _child(check: bool) -> Callable[[list[bytes]], Any]:
     def read(parts: list[bytes]) -> Any:
         reader = ReplyReader(
-            limits=_LIMITS, source_name="program.js", wrapped_bytes=8192 if check else 0, source_lines=3
+            limits=_LIMITS, source_name="program.js", shown=shown, wrapped_bytes=8192 if check else 0, source_lines=3
         )
         try:
             lines = [_plain(line) for part in parts for line in reader.feed(part)]

@@ -167,7 +167,7 @@ def _quiet(daemon: Daemon, client: Client) -> _Figures:
     deadline = time.monotonic() + _QUIET_S
     while True:
         stats = client.stats()
-        (pool,) = stats.pools
+        pool, _ = stats.pools
         processes = [found for found in below([pid]) if alive(found)]
         settled = pool.blank == pool.size and len(processes) == 1 + len(KINDS) * pool.size
         if (settled and stats.running == stats.queued == 0 and stats.clients == 1) or time.monotonic() > deadline:

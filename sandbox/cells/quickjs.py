@@ -1,6 +1,6 @@
-"""Start a cell, hand it a run, supervise it, reap it. The only file that starts jailed processes.
+"""A QuickJS cell: start it, hand it a run, supervise it, reap it.
 
-A cell is one nsjail with a zygote in it and two sockets to that: *data*, whose other end belongs to the child
+It is one nsjail with a zygote in it and two sockets to that: *data*, whose other end belongs to the child
 of the moment, and *control*, whose other end belongs to the zygote. What comes over data is hostile. How a run
 ended is told by control: the wait status and rusage that the kernel gave the zygote.
 """
@@ -16,15 +16,15 @@ import struct
 import subprocess
 import termios
 from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
 
 import msgspec
 import trio
 from msgspec import json
 
-from sandbox.cgroup import Cgroup
-from sandbox.engines.quickjs.replies import BadReply, Refused, ReplyReader, Wrapped
+from sandbox.cells.job import Job, Plan, Trial
+from sandbox.cells.process import only_child
+from sandbox.engines.quickjs.stack import shown
+from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import Limits
 from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, Outcome, Usage, WallLimit
@@ -53,67 +53,6 @@ _READS = 4
 """How often a child's output is read before others have their turn: one that writes without end may keep up."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One run, or one check, for a cell.
-
-    kind: `run` wrapped code; `source` check and run a source; `check` a source and wrap it.
-    `env` is the text of a JSON object. `source_name` is what stacks call the program.
-    """
-
-    kind: Literal["run", "source", "check"]
-    code: bytes
-    prompt: str = ""
-    env: str = "{}"
-    limits: Limits
-    source_name: str = "program.js"
-
-    def frame(self) -> bytes:
-        """Return the one frame that the child reads (zygote.py, `_read_job`)."""
-        prompt, env = b"", b""
-        in_the_call = len(self.prompt) + len(self.env) <= _IN_THE_CALL
-        if in_the_call:
-            # A JSON string is a JavaScript string; to the engine, arguments cost less than a call of the host's.
-            given = json.encode(self.prompt) + b", " + json.encode(self.env)
-        else:
-            given = b"void 0, void 0"
-            prompt, env = self.prompt.encode(), self.env.encode()
-        numbers = (self.limits.result_bytes, self.limits.log_bytes, *_SEEDS.unpack(os.urandom(_SEEDS.size)))
-        arguments = b", %b, %d, %d, %d, %d, %d)" % (given, *numbers)
-        code = self.code
-        if self.kind == "run":
-            # The wrapped code's first letter tells a body from a module.
-            if code[:1] == b"B" and in_the_call:
-                return b"%08d%b%b" % (8 + len(code) + len(arguments), code, arguments)
-            kind, code = (b"L" if code[:1] == b"B" else b"M"), code[1:]
-        else:
-            kind = b"S" if self.kind == "source" else b"C"
-        header = _HEADER.pack(kind, len(code), len(arguments), len(prompt), len(env))
-        parts = (header, code, arguments, prompt, env)
-        return b"".join((b"%08d" % (8 + sum(map(len, parts))), *parts))
-
-
-class Trial:
-    """What has come of one job so far; complete once `outcome` or, for a check, `checked` is set."""
-
-    def __init__(self) -> None:
-        self.outcome: Outcome | None = None
-        self.checked: Wrapped | Refused | None = None
-        self.logs: list[LogLine] = []
-        self.logs_truncated = False
-        self.usage = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start a cell: the program to spawn, its arguments, and the limits its blank children have."""
-
-    engine: str
-    executable: Path
-    arguments: list[str]
-    folder: Path
-    default: Limits
-    cgroup: Cgroup | None = None
-
-
 class _Report(msgspec.Struct, frozen=True):
     """The kernel's account of one ended child, as its zygote got it from wait4(2)."""
 
@@ -130,7 +69,7 @@ class _Report(msgspec.Struct, frozen=True):
         return self.status >> 8
 
 
-class Cell:
+class QuickJSCell:
     """One jailed zygote. Runs one job at a time. Made by `start`."""
 
     def __init__(self, plan: Plan, process: trio.Process, data: socket.socket, control: socket.socket) -> None:
@@ -189,6 +128,7 @@ class Cell:
         reader = ReplyReader(
             limits=job.limits,
             source_name=job.source_name,
+            shown=shown,
             wrapped_bytes=wrapped_bytes,
             source_lines=None if job.kind == "run" else job.code.count(b"\n") + 1,
         )
@@ -237,8 +177,8 @@ class Cell:
         self._began = None
         try:
             if self._zygote is None:
-                self._zygote = _only_child(self.process.pid)
-            os.setpriority(os.PRIO_PROCESS, _only_child(self._zygote), _NICE)
+                self._zygote = only_child(self.process.pid)
+            os.setpriority(os.PRIO_PROCESS, only_child(self._zygote), _NICE)
         except (OSError, ValueError):
             pass  # it has just ended, or this kernel does not tell
 
@@ -310,7 +250,7 @@ class _Handover:
 
     def __init__(
         self,
-        cell: Cell,
+        cell: QuickJSCell,
         job: Job,
         reader: ReplyReader,
         trial: Trial,
@@ -321,7 +261,7 @@ class _Handover:
         self._trial = trial
         self._on_log = on_log
         self.begun = False
-        self._unsent = memoryview(job.frame())
+        self._unsent = memoryview(_frame(job))
         self._waiting_to_send = False
 
     async def go(self) -> _Report:
@@ -389,9 +329,29 @@ class _Handover:
                     self._on_log(line)
 
 
-def _only_child(pid: int) -> int:
-    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
+def _frame(job: Job) -> bytes:
+    """Return the one frame that the child reads (zygote.py, `_read_job`)."""
+    prompt, env = b"", b""
+    in_the_call = len(job.prompt) + len(job.env) <= _IN_THE_CALL
+    if in_the_call:
+        # A JSON string is a JavaScript string; to the engine, arguments cost less than a call of the host's.
+        given = json.encode(job.prompt) + b", " + json.encode(job.env)
+    else:
+        given = b"void 0, void 0"
+        prompt, env = job.prompt.encode(), job.env.encode()
+    numbers = (job.limits.result_bytes, job.limits.log_bytes, *_SEEDS.unpack(os.urandom(_SEEDS.size)))
+    arguments = b", %b, %d, %d, %d, %d, %d)" % (given, *numbers)
+    code = job.code
+    if job.kind == "run":
+        # The wrapped code's first letter tells a body from a module.
+        if code[:1] == b"B" and in_the_call:
+            return b"%08d%b%b" % (8 + len(code) + len(arguments), code, arguments)
+        kind, code = (b"L" if code[:1] == b"B" else b"M"), code[1:]
+    else:
+        kind = b"S" if job.kind == "source" else b"C"
+    header = _HEADER.pack(kind, len(code), len(arguments), len(prompt), len(env))
+    parts = (header, code, arguments, prompt, env)
+    return b"".join((b"%08d" % (8 + sum(map(len, parts))), *parts))
 
 
 def _ms_since(began: float) -> float:
@@ -416,7 +376,7 @@ def _judge(report: _Report, limits: Limits, said: Outcome | Wrapped | Refused | 
     return said
 
 
-async def start(plan: Plan) -> Cell:
+async def start(plan: Plan) -> QuickJSCell:
     """Start a cell and wait until its first blank child is there. About 20 ms.
 
     Raises CellStartError with what nsjail or the zygote said.
@@ -444,7 +404,7 @@ async def start(plan: Plan) -> Cell:
             raise
     data.setblocking(False)
     control.setblocking(False)
-    cell = Cell(plan, process, data, control)
+    cell = QuickJSCell(plan, process, data, control)
     try:
         with trio.move_on_after(START_S):
             await trio.lowlevel.wait_readable(control)

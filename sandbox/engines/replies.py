@@ -1,19 +1,23 @@
-"""Read what a QuickJS child wrote: hostile bytes in, records out. Pure, and never believed about limits.
+"""Read what an engine's process wrote: hostile bytes in, records out. Pure, and never believed about limits.
 
-A child is taken at its word about its program's own doing only: the value, the exception, the log lines, that
-the source does not parse, that the kernel refused it memory. How its process ended, and what it used, comes
-from the zygote.
+It is taken at its word about its program's own doing only: the value, the exception, the log lines, that the source
+does not parse, that the kernel refused it memory. How the process ended, and what it used, comes from the kernel.
+
+Frames: a letter, the size of what follows (4 bytes, big-endian), the payload. v a value's JSON; o the size of one that
+is too large; b why there is none; x an exception, s a syntax error, m a refusal of memory (name, message, stack, each
+with its size before it); l a console line, its level first; w wrapped code.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from json import loads
 from typing import get_args
 
 import msgspec
 from msgspec import Raw, json
 
+from sandbox.engines.quickjs.stack import position
 from sandbox.limits import Limits
 from sandbox.outcome import (
     BadResult,
@@ -27,8 +31,8 @@ from sandbox.outcome import (
     ProgramSyntaxError,
 )
 
-WRAPPER_VERSION = 2
-"""Goes up when zygote.py wraps a program otherwise; stored wrapped code of another version is made again."""
+WRAPPER_VERSIONS = {"quickjs": 2, "deno": 1001}
+"""A number goes up when its engine wraps a program otherwise; stored code of another is made again."""
 
 HEADER_BYTES = 5
 LINE_OVERHEAD_BYTES = 16
@@ -43,13 +47,8 @@ _CHECK_KINDS = frozenset("wms")
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 _raw_decoder = json.Decoder(Raw)
 
-# In a stack, the program's own text is `eval_script` when it is a body, below one line of wrapper, and
-# `program` when it is a module. Lines of code that the program made with eval have `<input>`.
-_FRAME = re.compile(
-    r"^ *at (?:(?P<function>.*) \()?(?P<file>eval_script|program|check|<input>)"
-    r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
-)
-_OURS = "promptlog:"
+Shown = Callable[[str, str], tuple[str, int | None, int | None]]
+"""(stack, what to call the program) -> the stack in the program's own terms, line and column of its first frame."""
 
 
 class BadReply(Exception):
@@ -72,15 +71,26 @@ class ReplyReader:
     """Collect one child's bytes up to the caps; give its log lines and, at last, what it said of its end."""
 
     def __init__(
-        self, *, limits: Limits, source_name: str, wrapped_bytes: int = 0, source_lines: int | None = None
+        self,
+        *,
+        limits: Limits,
+        source_name: str,
+        shown: Shown,
+        token: bytes = b"",
+        wrapped_bytes: int = 0,
+        source_lines: int | None = None,
     ) -> None:
-        """`wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run.
+        """`shown`: reads this engine's stacks. `token`: what stands before each frame, and a program does not know.
 
-        `source_lines`: how many lines the program has, where it comes as its author wrote it.
+        `wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run. `source_lines`: how many
+        lines the program has, where it comes as its author wrote it.
         """
+        self._token = token
+        self._header_bytes = len(token) + HEADER_BYTES
         self._source_lines = source_lines
         self._limits = limits
         self._source_name = source_name
+        self._shown = shown
         self._wrapped_bytes = wrapped_bytes
         self._buffer = bytearray()
         self._log_left = limits.log_bytes
@@ -102,18 +112,21 @@ class ReplyReader:
         buffer = self._buffer
         buffer += data
         lines: list[LogLine] = []
-        while len(buffer) >= HEADER_BYTES and self._said is None:
-            kind, size = chr(buffer[0]), int.from_bytes(buffer[1:HEADER_BYTES], "big")
+        before, header = len(self._token), self._header_bytes
+        while len(buffer) >= header and self._said is None:
+            if buffer[:before] != self._token:
+                raise BadReply("something that is no frame")
+            kind, size = chr(buffer[before]), int.from_bytes(buffer[before + 1 : header], "big")
             if kind == "v" and size > self._limits.result_bytes and not self._wrapped_bytes:
                 # The prelude counts UTF-16 units, the limit is of bytes.
                 self._said = OutputLimit(limit=self._limits.result_bytes, used=size)
                 break
             if size > self._cap(kind):
                 raise BadReply(f"a frame of kind {kind!r} that announces {size} bytes")
-            if len(buffer) < HEADER_BYTES + size:
+            if len(buffer) < header + size:
                 break
-            payload = bytes(buffer[HEADER_BYTES : HEADER_BYTES + size])
-            del buffer[: HEADER_BYTES + size]
+            payload = bytes(buffer[header : header + size])
+            del buffer[: header + size]
             if kind == "l":
                 self._log(payload, lines)
             else:
@@ -162,12 +175,12 @@ class ReplyReader:
         name, message, stack = _fields(payload)
         if kind == "s":
             module = name.startswith("M")
-            line, column = self._position(stack, module=module)
+            line, column = position(stack, module=module, source_lines=self._source_lines)
             return Refused(error=ProgramSyntaxError(message=message, line=line, column=column))
         if kind == "m":
             return MemoryLimit(limit=self._limits.memory_bytes, used=0)
-        shown, line, column = self._stack(stack)
-        return ProgramException(name=name, message=message, stack=shown, line=line, column=column)
+        own, line, column = self._shown(stack, self._source_name)
+        return ProgramException(name=name, message=message, stack=own, line=line, column=column)
 
     def _value(self, payload: bytes) -> Outcome:
         # One JSON value and nothing besides: on a JSON connection it goes out as a part of a line.
@@ -183,37 +196,6 @@ class ReplyReader:
                 return BadResult(message="the result holds half of a surrogate pair, which is no text")
             raise BadReply(f"a value that is not JSON: {error}") from None
         return Ok(value=Raw(payload))
-
-    def _position(self, stack: str, *, module: bool) -> tuple[int | None, int | None]:
-        for line in stack.splitlines():
-            if frame := _FRAME.match(line):
-                number = int(frame["line"]) - (0 if module else 1)
-                if self._source_lines is not None and number > self._source_lines:
-                    return self._source_lines, None  # the wrapper's end: something was left open
-                return (number, int(frame["column"])) if number > 0 else (None, None)
-        return None, None
-
-    def _stack(self, stack: str) -> tuple[str, int | None, int | None]:
-        """Return the stack in terms of the program as submitted, and the place of its first frame there."""
-        shown: list[str] = []
-        place: tuple[int, int] | None = None
-        for text in stack.splitlines():
-            if _OURS in text:
-                if shown and shown[-1].strip() == "at apply (native)":
-                    shown.pop()  # how the prelude calls
-                continue
-            frame = _FRAME.match(text)
-            if frame is None or frame["file"] == "<input>":
-                shown.append(text)
-                continue
-            line = int(frame["line"]) - (1 if frame["file"] == "eval_script" else 0)
-            if line < 1 or frame["function"] == "<eval>":
-                continue
-            column = int(frame["column"])
-            place = place or (line, column)
-            function = frame["function"] or "<anonymous>"
-            shown.append(f"    at {function} ({self._source_name}:{line}:{column})")
-        return "\n".join(shown), *(place or (None, None))
 
 
 def _is_json(payload: bytes) -> bool:

@@ -1,0 +1,57 @@
+"""A job for a cell, what has come of it, and how a cell is started: plain records that every engine's cell shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from sandbox.cgroup import Cgroup
+from sandbox.engines.replies import Refused, Wrapped
+from sandbox.limits import Limits
+from sandbox.outcome import LogLine, Outcome, Usage
+
+Engine = Literal["quickjs", "deno"]
+Language = Literal["javascript", "typescript"]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One run, or one check, for a cell.
+
+    kind: `run` wrapped code; `source` check and run a source; `check` a source and wrap it.
+    `env` is the text of a JSON object. `source_name` is what stacks call the program.
+    """
+
+    kind: Literal["run", "source", "check"]
+    code: bytes
+    engine: Engine = "quickjs"
+    language: Language = "javascript"
+    prompt: str = ""
+    env: str = "{}"
+    limits: Limits
+    source_name: str = "program.js"
+
+
+class Trial:
+    """What has come of one job so far; complete once `outcome` or, for a check, `checked` is set."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self.checked: Wrapped | Refused | None = None
+        self.logs: list[LogLine] = []
+        self.logs_truncated = False
+        self.usage = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How to start a cell: the program to spawn, its arguments, and the limits its blank children have."""
+
+    engine: str
+    executable: Path
+    arguments: list[str]
+    folder: Path
+    default: Limits
+    cgroup: Cgroup | None = None
+    data_bytes: int | None = None
+    """RLIMIT_DATA of the engine's process, where that holds its memory."""

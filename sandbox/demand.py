@@ -1,0 +1,207 @@
+"""Keep blank cells of an engine that can't fork: each takes one run. As many as are asked for, none if nobody asks.
+
+The first request makes the jail's root and starts the first cells. From then on as many blank ones are kept as were
+wanted at once lately, up to a bound; after a while without a run they are ended. Knows nothing of who asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from sandbox.cells import deno
+from sandbox.cells.deno import DenoCell
+from sandbox.cells.job import Plan
+from sandbox.errors import CellStartError
+from sandbox.lent import Lent
+from sandbox.pool import PoolCounts
+
+_log = logging.getLogger(__name__)
+_WINDOW_S = 10.0
+"""How long it is remembered how many cells were wanted at once."""
+
+_BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
+_STARTS = len(os.sched_getaffinity(0))
+"""Cells that start at once: a start is all CPU time."""
+
+MakePlan = Callable[[int | None], Awaitable[Plan]]
+"""How to start a cell with so much memory in bytes, or the default's. Raises RootError."""
+
+
+class DemandPool:
+    """Cells for one run each. `serve` keeps them; `take` lends one."""
+
+    def __init__(self, make_plan: MakePlan, *, engine: str, blank: int, idle_s: float, max_age_s: float) -> None:
+        """`blank`: as many at the most; `idle_s`: without a run for so long they are ended."""
+        self._make_plan = make_plan
+        self._engine = engine
+        self._most_blank = blank
+        self._idle_s = idle_s
+        self._max_age_s = max_age_s
+        self._blank: deque[DenoCell] = deque()
+        self._odd: set[DenoCell] = set()
+        self._spent: list[DenoCell] = []
+        self._lent = Lent()
+        self._waiting = 0
+        self._waiters = trio.lowlevel.ParkingLot()
+        self._starting = 0
+        self._failures = 0
+        self._failed: CellStartError | None = None
+        self._wanted: deque[tuple[float, int]] = deque()
+        self._asked_at = -math.inf
+        self._changed = trio.Event()
+        self._started = 0
+        self._retired = 0
+
+    def counts(self) -> PoolCounts:
+        """Return how the pool stands."""
+        return PoolCounts(
+            size=self._target(),
+            blank=len(self._blank),
+            busy=len(self._lent),
+            started=self._started,
+            retired=self._retired,
+        )
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the cells until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._lent.watch)
+            task_status.started()
+            try:
+                while True:
+                    self._changed = trio.Event()
+                    self._end_what_is_too_much()
+                    while self._spent:
+                        nursery.start_soon(self._spent.pop().close)
+                    while self._starting < _STARTS and self._missing() > 0:
+                        self._starting += 1
+                        nursery.start_soon(self._live)
+                    with trio.move_on_after(1.0 if self._blank else math.inf):
+                        await self._changed.wait()
+            finally:
+                self._blank.clear()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + deno.KILL_S):
+                    for cell in [*self._spent, *self._odd]:
+                        await cell.close()
+
+    def take_nowait(self, *, fresh: bool = False, memory_bytes: int | None = None) -> DenoCell | None:
+        """Lend a blank cell if one is ready. Each is fresh."""
+        self._note()
+        while memory_bytes is None and self._blank:
+            cell = self._blank.popleft()
+            if cell.usable:
+                self._lent.add(cell)
+                self._changed.set()
+                return cell
+        return None
+
+    async def take(self, *, fresh: bool = False, memory_bytes: int | None = None) -> DenoCell:
+        """Lend a blank cell, waiting for one if need be; one with other than the default memory is started now.
+
+        Raises CellStartError or RootError.
+        """
+        if memory_bytes is not None:
+            cell = await deno.start(await self._make_plan(memory_bytes))
+            self._started += 1
+            self._odd.add(cell)
+            self._lent.add(cell)
+            return cell
+        self._waiting += 1
+        self._failed = None
+        try:
+            while (found := self.take_nowait()) is None:
+                self._changed.set()
+                await self._waiters.park()
+                if self._failed is not None:
+                    raise self._failed
+        finally:
+            self._waiting -= 1
+        return found
+
+    def give(self, cell: DenoCell, *, fresh: bool = False) -> None:
+        """Take back a cell that was lent. It has had its one run."""
+        self._lent.discard(cell)
+        cell.retire()
+        if cell in self._odd:
+            self._odd.discard(cell)
+            self._retired += 1
+            self._spent.append(cell)
+        self._changed.set()
+
+    def _note(self) -> None:
+        """Remember how many cells are wanted now."""
+        now = trio.current_time()
+        self._asked_at = now
+        wanted = len(self._lent) + self._waiting + 1
+        while self._wanted and (self._wanted[-1][1] <= wanted or self._wanted[0][0] < now - _WINDOW_S):
+            self._wanted.pop() if self._wanted[-1][1] <= wanted else self._wanted.popleft()
+        self._wanted.append((now, wanted))
+
+    def _target(self) -> int:
+        """Return how many blank cells there should be now."""
+        now = trio.current_time()
+        if now - self._asked_at > self._idle_s:
+            return 0
+        while len(self._wanted) > 1 and self._wanted[0][0] < now - _WINDOW_S:
+            self._wanted.popleft()
+        return min(self._most_blank, self._wanted[0][1] if self._wanted else 1)
+
+    def _missing(self) -> int:
+        # Those who wait have a slot each, of which there is a bounded number.
+        return max(self._target(), self._waiting) - len(self._blank) - self._starting
+
+    def _end_what_is_too_much(self) -> None:
+        oldest = trio.current_time() - self._max_age_s
+        while self._blank and (len(self._blank) > self._target() or self._blank[0].started_at < oldest):
+            self._blank.popleft().retire()
+
+    async def _live(self) -> None:
+        """Start one cell, offer it, and end it when it is retired."""
+        try:
+            cell = await self._start()
+        finally:
+            self._starting -= 1
+            self._changed.set()
+        if cell is None:
+            return
+        self._started += 1
+        self._blank.append(cell)
+        self._waiters.unpark()
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def watch() -> None:
+                    await cell.process.wait()
+                    cell.retire()
+
+                nursery.start_soon(watch)
+                await cell.retired.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._retired += 1
+            if cell in self._blank:
+                self._blank.remove(cell)
+            self._changed.set()
+            await cell.close()
+
+    async def _start(self) -> DenoCell | None:
+        try:
+            cell = await deno.start(await self._make_plan(None))
+        except CellStartError as error:
+            delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+            self._failures += 1
+            _log.error("%s; next try in %g s", error, delay)
+            self._failed = error
+            if self._failures > 1:
+                self._waiters.unpark_all()
+            await trio.sleep(delay)
+            return None
+        self._failures = 0
+        self._failed = None
+        return cell

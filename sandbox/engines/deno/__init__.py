@@ -1,0 +1,1 @@
+"""The Deno engine: the runner, its seccomp policy, how its stacks are read."""

@@ -1,0 +1,268 @@
+// The part of promptlog that runs inside a Deno jail, behind contract.js (one module at the root's making). It keeps what
+// it needs, takes away what a program should not see, waits for its one frame, runs that, writes what came of it, and
+// waits for its end. It has seen no user byte when it says that it is ready.
+//
+// To the daemon: R, ready; then frames as in replies.py, each with the token of the run before it. What else a program
+// may write to the descriptor has no token, and ends its run as `crashed`.
+// From the daemon: token:16 kind:1 language:1 code:4 prompt:4 env:4 result:4 log:4 (big-endian), then the three texts.
+//   kind R: wrapped code; S: a source, checked and run; C: a source to be checked. language j or t.
+// Wrapped code: B, a body that is JavaScript; T, a body that is TypeScript; M and N, a module of either.
+(() => {
+  'use strict';
+  const { apply, defineProperty, getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
+  const { parse } = JSON;
+  const { stdin, stdout, exit } = Deno;
+  const read = stdin.readSync.bind(stdin);
+  const write = stdout.writeSync.bind(stdout);
+  const encoder = new TextEncoder();
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  const encode = encoder.encode.bind(encoder);
+  const decode = decoder.decode.bind(decoder);
+  const Bytes = Uint8Array;
+  const { set, subarray } = getPrototypeOf(Bytes.prototype);
+  const { split, slice, startsWith } = String.prototype;
+  const test = RegExp.prototype.test;
+  const exec = RegExp.prototype.exec;
+  const then = Promise.prototype.then;
+  const AsyncFunction = (async () => {}).constructor;
+  const { Blob, Request, Response, Event, ErrorEvent, URL, addEventListener } = globalThis;
+  const createObjectURL = URL.createObjectURL;
+  const { text: bodyText } = Response.prototype;
+  const headersOf = getOwnPropertyDescriptor(Response.prototype, 'headers').get;
+  const getHeader = Headers.prototype.get;
+  const preventDefault = Event.prototype.preventDefault;
+  const errorOf = getOwnPropertyDescriptor(ErrorEvent.prototype, 'error').get;
+  const hasInstance = Function.prototype[Symbol.hasInstance];
+  const say = String;
+  const importModule = (url) => import(url);
+
+  let token = new Bytes(16);
+  let offset = 0;  // lines of wrapper above the program, in stacks that name it as a blob
+  let ended = false;
+
+  // --- the channel ----------------------------------------------------------------------------------------
+
+  const writeAll = (bytes) => {
+    for (let at = 0; at < bytes.length;) at += write(at ? apply(subarray, bytes, [at]) : bytes);
+  };
+  const number = (bytes, at) => bytes[at] * 16777216 + (bytes[at + 1] << 16) + (bytes[at + 2] << 8) + bytes[at + 3];
+  const put = (bytes, at, value) => {
+    bytes[at] = value >>> 24;
+    bytes[at + 1] = value >>> 16;
+    bytes[at + 2] = value >>> 8;
+    bytes[at + 3] = value;
+  };
+  const send = (kind, payload) => {
+    const bytes = new Bytes(21 + payload.length);
+    apply(set, bytes, [token]);
+    bytes[16] = kind;
+    put(bytes, 17, payload.length);
+    apply(set, bytes, [payload, 21]);
+    writeAll(bytes);
+  };
+  const sendFields = (kind, a, b, c) => {
+    const first = encode(a), second = encode(b), third = encode(c);
+    const bytes = new Bytes(12 + first.length + second.length + third.length);
+    put(bytes, 0, first.length);
+    apply(set, bytes, [first, 4]);
+    put(bytes, 4 + first.length, second.length);
+    apply(set, bytes, [second, 8 + first.length]);
+    put(bytes, 8 + first.length + second.length, third.length);
+    apply(set, bytes, [third, 12 + first.length + second.length]);
+    send(kind, bytes);
+  };
+  const take = (count) => {
+    const bytes = new Bytes(count);
+    for (let at = 0; at < count;) {
+      const got = read(at ? apply(subarray, bytes, [at]) : bytes);
+      if (got === null) exit(0);
+      at += got;
+    }
+    return bytes;
+  };
+  const V = 118, O = 111, B = 98, X = 120, S = 115, L = 108, W = 119;
+  const log = (level, line) => send(L, encode(say(level) + line));
+
+  // Nothing of the program runs any more: the daemon has read the kernel's accounts by the time it ends this process.
+  const end = () => {
+    ended = true;
+    for (const waste = new Bytes(1); ;) if (read(waste) === null) exit(0);
+  };
+
+  // --- the program ----------------------------------------------------------------------------------------
+
+  const web = {
+    request: (url) => new Request(url),
+    is: (value) => apply(hasInstance, Response, [value]),
+    value: async (response) => {
+      const type = apply(getHeader, apply(headersOf, response, []), ['content-type']);
+      const text = await apply(bodyText, response, []);
+      return type !== null && apply(test, /[/+]json\b/, [type]) ? parse(text) : text;
+    },
+  };
+  const { follow, fail, report, start, call } = contract(log, web);
+
+  // What contract.js says of the end, as a frame.
+  const finish = (said) => {
+    if (ended) return;
+    ended = true;
+    if (said[0] !== '!') {
+      send(V, encode(said));
+    } else {
+      const parts = apply(split, apply(slice, said, [1]), ['\0']);  // no iterator: that may be the program's by now
+      const kind = parts[0], first = parts[1], message = parts[2], stack = parts[3];
+      if (kind === 'o') send(O, encode(first));
+      else if (kind === 'b') send(B, encode(first));
+      else if (kind === 's') sendFields(S, 'SyntaxError', first, '');
+      else sendFields(X, first, message, say(offset) + '\n' + stack);
+    }
+    end();
+  };
+
+  const TYPES = { __proto__: null, j: 'text/javascript', t: 'application/typescript' };
+  const load = (source, language) =>
+    importModule(createObjectURL(new Blob([source], { __proto__: null, type: TYPES[language] })));
+  const END = '\n;return typeof result === "undefined" ? void 0 : result;\n';
+  const BODY = ['export default (async function (prompt, env) {"use strict";\n', '})'];
+  const OUR_NAME = '//# sourceURL=program.js';
+
+  // V8 names the place of a syntax error in a module alone, and swc as well: a body's, below the line of its bracket.
+  const PLACE = /^(?:SyntaxError: )?([^]*?)(?:\n[^]*)?(?: at |\n    at )blob:[^\s]*?:(\d+):(\d+)\s*$/;
+  const placed = (error) => {
+    const message = say(error?.message ?? error);
+    const found = apply(exec, PLACE, [message]);
+    return found === null ? [message, ''] : [found[1], `    at program:${found[2]}:${found[3]}`];
+  };
+
+  // Whatever the program did to promises: `follow` gives one that has the pristine constructor.
+  const settle = (promise) => apply(then, promise, [finish]);
+  const run = (wrapped, prompt, env) => {
+    const kind = wrapped[0];
+    const code = apply(slice, wrapped, [1]);
+    if (kind === 'B') {
+      settle(follow(new AsyncFunction('prompt', 'env', '"use strict";\n' + code + END + OUR_NAME)(prompt, env)));
+      return;
+    }
+    offset = kind === 'T' ? 1 : 0;
+    const loaded = kind === 'T' ? load(BODY[0] + code + END + BODY[1], 't') : load(code, kind === 'M' ? 'j' : 't');
+    settle(follow(apply(then, loaded, [(namespace) => call(namespace, prompt, env)])));
+  };
+
+  // --- the check ------------------------------------------------------------------------------------------
+
+  // What is loaded with this behind it is parsed and linked, and not run: its imports are evaluated first, and this one
+  // throws. A body that parses between all three brackets closes none of them (CHECKS in zygote.py has the proof; what
+  // TypeScript lets follow a method's or an expression's end is disjoint as well).
+  const STOP = '\n;import "data:text/javascript,throw null";';
+  const BRACKETS = [
+    ['export default (async function (prompt, env) {"use strict";\n', '\n})'],
+    ['export default ({async program(prompt, env) {"use strict";\n', '\n}})'],
+    ['export default (class {async program(prompt, env) {\n', '\n}})'],
+  ];
+  const refusal = async (source, language) => {
+    try {
+      await load(source + STOP, language);
+    } catch (error) {
+      return error === null ? null : error;
+    }
+    return null;
+  };
+  class Unparsed {
+    constructor(error, form, message) {
+      this.error = error;
+      this.form = form;
+      this.message = message;
+    }
+  }
+  const check = async (source, language) => {
+    const script = language === 'j';
+    let error = null;
+    if (script) {
+      try {
+        // V8 wants a single function here, so that what closes the bracket is refused.
+        new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
+      } catch (thrown) {
+        error = thrown;
+      }
+    } else {
+      for (const [before, after] of BRACKETS) error ??= await refusal(before + source + after, language);
+    }
+    if (error === null) return (script ? 'B' : 'T') + source;
+    if (apply(test, /^[ \t]*export\b/m, [source])) {
+      const other = await refusal(source, language);
+      if (other === null) return (script ? 'M' : 'N') + source;
+      throw new Unparsed(other, 'M');
+    }
+    if (script) {
+      const message = say(error.message);
+      if (message === 'Single function literal required') throw new Unparsed('it closes the function that it is in', 'B');
+      const where = await refusal(BRACKETS[0][0] + source + BRACKETS[0][1], language);
+      // What V8 says of a bracket of ours would be of no use.
+      if (where !== null) throw new Unparsed(where, 'B', message === "Unexpected token '}'" ? undefined : message);
+    }
+    throw new Unparsed(error, 'B');
+  };
+
+  // --- what a program should not see ------------------------------------------------------------------------
+
+  const removed = [
+    'Deno', 'process', 'global', 'Worker', 'localStorage', 'sessionStorage', 'Storage', 'caches', 'Cache', 'CacheStorage',
+    'navigator', 'Navigator', 'NavigatorUAData', 'alert', 'confirm', 'prompt', 'close', 'closed', 'name', 'location',
+    'Location', 'Window', 'WebSocket', 'EventSource', 'BroadcastChannel', 'createImageBitmap', 'ImageBitmap',
+    'ImageBitmapRenderingContext', 'OffscreenCanvas', 'Lock', 'LockManager', 'setImmediate', 'clearImmediate', 'onload',
+    'onbeforeunload', 'onunload', 'onerror', 'onunhandledrejection',
+  ];
+  for (const name of Object.getOwnPropertyNames(globalThis)) {
+    if (apply(startsWith, name, ['GPU'])) removed.push(name);
+  }
+  const reports = (type, listener) => apply(addEventListener, globalThis, [type, listener]);
+  reports('error', (event) => {
+    apply(preventDefault, event, []);
+    finish(fail(apply(errorOf, event, [])));
+  });
+  reports('unhandledrejection', (event) => apply(preventDefault, event, []));
+  reports('beforeunload', () => {
+    finish(report('x', 'Error', 'the program waits for a promise that nothing can settle', ''));
+  });
+  for (const name of removed) delete globalThis[name];
+  for (const symbol of Object.getOwnPropertySymbols(globalThis)) {
+    if (symbol.description === '') delete globalThis[symbol];
+  }
+  for (const name of removed) {
+    if (name in globalThis) defineProperty(globalThis, name, { __proto__: null, value: undefined });
+  }
+
+  // --- the one job ------------------------------------------------------------------------------------------
+
+  const refuse = ({ error, form, message }) => {
+    const [found, place] = placed(error);
+    sendFields(S, form + 'SyntaxError', message ?? found, place);
+    end();
+  };
+  writeAll(encode('R'));
+  const header = take(38);
+  token = apply(subarray, header, [0, 16]);
+  const lengths = [number(header, 18), number(header, 22), number(header, 26)];
+  const texts = take(lengths[0] + lengths[1] + lengths[2]);
+  const code = decode(apply(subarray, texts, [0, lengths[0]]));
+  const prompt = decode(apply(subarray, texts, [lengths[0], lengths[0] + lengths[1]]));
+  const env = decode(apply(subarray, texts, [lengths[0] + lengths[1]]));
+  start(number(header, 30), number(header, 34));
+  const [kind, language] = [decode(apply(subarray, header, [16, 17])), decode(apply(subarray, header, [17, 18]))];
+  const given = env === '{}' ? {} : parse(env);
+  if (kind === 'R') {
+    run(code, prompt, given);
+  } else {
+    check(code, language).then((wrapped) => {
+      if (kind === 'S') {
+        run(wrapped, prompt, given);
+      } else {
+        send(W, encode(wrapped));
+        end();
+      }
+    }, (error) => {
+      if (error instanceof Unparsed) refuse(error);
+      else finish(fail(error));
+    });
+  }
+})();

@@ -1,0 +1,46 @@
+"""Where a program failed, from V8's stacks as Deno writes them, in terms of the program as submitted. Pure.
+
+A body that is JavaScript is `program.js`, below three lines of wrapper; what is loaded as a module is a blob, below as
+many as the runner says in the stack's first line. Deno maps what TypeScript became to what it was.
+"""
+
+from __future__ import annotations
+
+import re
+
+_WRAPPER_LINES = 3
+_FRAME = re.compile(
+    r"^ *at (?:(?P<function>.*) \()?(?P<file>program\.js, <anonymous>|blob:null/[0-9a-f-]{36})"
+    r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
+)
+_OURS = re.compile(r"file:///app/runner\.js|\((?:ext|node|checkin):|at (?:ext|node|checkin):")
+_UNNAMED = re.compile(r"(?:async )?(?:\w+\.)?(?:eval|default)(?: \[as \w+\])?")
+
+
+def shown(stack: str, source_name: str) -> tuple[str, int | None, int | None]:
+    """Return the stack in terms of the program as submitted, and the place of its first frame there."""
+    first, _, rest = stack.partition("\n")
+    blob_lines = int(first) if first.isdigit() and len(first) < 3 else 0
+    lines: list[str] = []
+    place: tuple[int, int] | None = None
+    for text in rest.splitlines():
+        if not text.startswith("    at "):
+            if lines:
+                lines.append(text)
+            continue  # the name and the message stand above the frames
+        if _OURS.search(text):
+            continue
+        frame = _FRAME.match(text)
+        if frame is None:
+            lines.append(text)
+            continue
+        line = int(frame["line"]) - (_WRAPPER_LINES if frame["file"].startswith("program") else blob_lines)
+        if line < 1:
+            continue
+        column = int(frame["column"])
+        place = place or (line, column)
+        function = frame["function"]
+        if function is None or _UNNAMED.fullmatch(function):
+            function = "<anonymous>"
+        lines.append(f"    at {function} ({source_name}:{line}:{column})")
+    return "\n".join(lines), *(place or (None, None))
