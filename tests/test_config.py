@@ -88,7 +88,7 @@ def test_the_reference_is_up_to_date() -> None:
     ("text", "says"),
     [
         ("[server]\nsocket_mode = 600", "server.socket_mode: expected an octal mode as a string"),
-        ("[engines]\ndefault = 'v8'", "there is: 'deno', 'quickjs'"),
+        ("[engines]\ndefault = 'v8'", "there is: 'quickjs', 'deno'"),
         ("[limits.default]\ncpu_ms = 0", "limits.default.cpu_ms: Expected"),
     ],
 )

@@ -15,7 +15,7 @@ from promptlogd.wire.messages import Submit, Submitted
 from sandbox.cells import Job, Trial
 from sandbox.cells.job import Engine, Language
 from sandbox.engines.replies import WRAPPER_VERSIONS, Refused, Wrapped
-from sandbox.outcome import CpuLimit, MemoryLimit, WallLimit
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, WallLimit
 
 SMALL_BYTES = 64 * 1024
 """A source whose check takes a fraction of a run's CPU time, three parses of it."""
@@ -154,5 +154,7 @@ async def wrap(services: Services, client: Client, source: bytes, engine: Engine
             raise RequestError("too_large", f"checking the program took more than {cpu_ms} ms of CPU time")
         case _, MemoryLimit():
             raise RequestError("too_large", "checking the program took more memory than a run has")
+        case _, Crashed(message=message):
+            raise RequestError("too_large", f"the engine did not survive parsing the program: {message}")
         case _, outcome:
             raise RequestError("internal", f"the program could not be checked: {outcome}")

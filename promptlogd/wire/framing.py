@@ -85,6 +85,7 @@ class FrameDecoder:
             raise self._too_large(len(buffer))
 
     def _too_large(self, size: int) -> ProtocolError:
+        self._buffer.clear()  # nothing follows; the error's traceback would keep it
         return ProtocolError(
             f"a frame of {size} bytes or more is over the cap of {self._max_frame_bytes}", code="too_large"
         )

@@ -92,7 +92,7 @@ class ServerSession(_Session):
         try:
             events.extend(map(self._request, self._frames.feed(data)))
         except ProtocolError as error:
-            events.append(error)
+            events.append(error.with_traceback(None))
         return events
 
     def _request(self, payload: bytes) -> Request | BadMessage:

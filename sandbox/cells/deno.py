@@ -318,7 +318,9 @@ class _Handover:
         trial.logs_truncated = self._reader.logs_truncated
         trial.usage = Usage(cpu_ms=round(used_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=self._peak_bytes)
         said: Outcome | Wrapped | Refused
-        if oom:
+        if self._reader.at_least is not None and not alive:
+            said = self._reader.at_least
+        elif oom:
             said = MemoryLimit(limit=limits.memory_bytes, used=self._peak_bytes)
         elif used_ms > limits.cpu_ms or signal_ == signal.SIGXCPU:
             said = CpuLimit(limit=limits.cpu_ms, used=round(used_ms, 3))

@@ -40,19 +40,15 @@ class Jailed:
         self.pid = process.pid
         self._process = process
         self._descriptor = os.pidfd_open(process.pid)
-        self._ended = trio.Event()
+        self._waiting = trio.Lock()
         self.account: Account | None = None
 
     async def wait(self) -> Account:
         """Wait for nsjail's end, and reap it."""
-        while self.account is None:
-            try:
+        async with self._waiting:
+            while self.account is None:
                 await trio.lowlevel.wait_readable(self._descriptor)
-            except trio.ClosedResourceError:
-                await self._ended.wait()
-            if self.account is None:
                 self._reap()
-        assert self.account is not None
         return self.account
 
     def _reap(self) -> None:
@@ -62,8 +58,6 @@ class Jailed:
             self.account = Account(
                 cpu_ms=(usage.ru_utime + usage.ru_stime) * 1000, peak_memory_bytes=usage.ru_maxrss * 1024
             )
-            self._ended.set()
-            trio.lowlevel.notify_closing(self._descriptor)
             os.close(self._descriptor)
 
     def kill(self) -> None:

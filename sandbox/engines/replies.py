@@ -5,7 +5,8 @@ does not parse, that the kernel refused it memory. How the process ended, and wh
 
 Frames: a letter, the size of what follows (4 bytes, big-endian), the payload. v a value's JSON; o the size of one that
 is too large; b why there is none; x an exception, s a syntax error, m a refusal of memory (name, message, stack, each
-with its size before it); l a console line, its level first; w wrapped code.
+with its size before it); q the same as s, while its place is looked for; l a console line, its level first; w wrapped
+code.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ LINE_OVERHEAD_BYTES = 16
 _TEXT_BYTES = 256 * 1024
 """Cap of an exception's, a syntax error's or a bad result's payload; the prelude cuts each text far below."""
 
-_RUN_KINDS = frozenset("lvobxms")
-_CHECK_KINDS = frozenset("wms")
+_RUN_KINDS = frozenset("lvobxmsq")
+_CHECK_KINDS = frozenset("wmsq")
 
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 _raw_decoder = json.Decoder(Raw)
@@ -95,6 +96,8 @@ class ReplyReader:
         self._buffer = bytearray()
         self._log_left = limits.log_bytes
         self._said: Outcome | Wrapped | Refused | None = None
+        self.at_least: Outcome | Wrapped | Refused | None = None
+        """What is said already, should the process come to an end before it has said it in full."""
         self.logs_truncated = False
 
     @property
@@ -129,6 +132,8 @@ class ReplyReader:
             del buffer[: header + size]
             if kind == "l":
                 self._log(payload, lines)
+            elif kind == "q":
+                self.at_least = self._end("s", payload)
             else:
                 self._said = self._end(kind, payload)
         return lines

@@ -32,6 +32,8 @@
   const getHeader = Headers.prototype.get;
   const preventDefault = Event.prototype.preventDefault;
   const errorOf = getOwnPropertyDescriptor(ErrorEvent.prototype, 'error').get;
+  const { MessageChannel } = globalThis;
+  const closePort = MessagePort.prototype.close;
   const hasInstance = Function.prototype[Symbol.hasInstance];
   const say = String;
   const importModule = (url) => import(url);
@@ -80,7 +82,7 @@
     }
     return bytes;
   };
-  const V = 118, O = 111, B = 98, X = 120, S = 115, L = 108, W = 119;
+  const V = 118, O = 111, B = 98, X = 120, S = 115, L = 108, W = 119, Q = 113;
   const log = (level, line) => send(L, encode(say(level) + line));
 
   // Nothing of the program runs any more: the daemon has read the kernel's accounts by the time it ends this process.
@@ -144,8 +146,15 @@
       return;
     }
     offset = kind === 'T' ? 1 : 0;
+    // An event loop that runs dry while a module waits for ever would end Deno; so it is the wall limit that ends it.
+    const { port1 } = new MessageChannel();
+    port1.onmessage = () => {};
     const loaded = kind === 'T' ? load(BODY[0] + code + END + BODY[1], 't') : load(code, kind === 'M' ? 'j' : 't');
-    settle(follow(apply(then, loaded, [(namespace) => call(namespace, prompt, env)])));
+    const close = closePort.bind(port1);
+    settle(follow(apply(then, loaded, [(namespace) => {
+      close();
+      return call(namespace, prompt, env);
+    }])));
   };
 
   // --- the check ------------------------------------------------------------------------------------------
@@ -183,6 +192,7 @@
         new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
       } catch (thrown) {
         error = thrown;
+        if (!(error instanceof SyntaxError)) throw new Unparsed('it is nested too deeply', 'B');
       }
     } else {
       for (const [before, after] of BRACKETS) error ??= await refusal(before + source + after, language);
@@ -196,6 +206,8 @@
     if (script) {
       const message = say(error.message);
       if (message === 'Single function literal required') throw new Unparsed('it closes the function that it is in', 'B');
+      // What V8 can't parse may be more than swc survives.
+      sendFields(Q, 'BSyntaxError', message, '');
       const where = await refusal(BRACKETS[0][0] + source + BRACKETS[0][1], language);
       // What V8 says of a bracket of ours would be of no use.
       if (where !== null) throw new Unparsed(where, 'B', message === "Unexpected token '}'" ? undefined : message);

@@ -1,0 +1,56 @@
+"""One table of programs, run on both engines: what each gives, and where they differ (docs/engines.md has the summary)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client, RunResult
+from sandbox.outcome import Ok, ProgramException
+
+CASES: list[dict[str, Any]] = [
+    json.loads(line) for line in (Path(__file__).parent / "cases.jsonl").read_text("utf-8").splitlines()
+]
+
+
+def expected(case: dict[str, Any], engine: str) -> dict[str, Any]:
+    """Return what this engine is to give."""
+    found: dict[str, Any] = case["expect"] if "expect" in case else case["differs"][engine]
+    return found
+
+
+def _check(expect: dict[str, Any], result: RunResult) -> None:
+    outcome = result.outcome
+    if "value" in expect:
+        assert isinstance(outcome, Ok), outcome
+        assert result.value == expect["value"]
+    elif "exception" in expect:
+        assert isinstance(outcome, ProgramException), outcome
+        assert outcome.name == expect["exception"], outcome
+    else:
+        assert outcome.__struct_config__.tag == expect["kind"], outcome
+    if "logs" in expect:
+        assert [[line.level, line.text] for line in result.logs] == expect["logs"]
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_case(client: Client, case: dict[str, Any], engine: Any) -> None:
+    """The program gives what the table says for this engine."""
+    language: Any = "typescript" if case.get("ts") and engine == "deno" else None
+    result = client.run_source(
+        case["source"], case.get("prompt", ""), env=case.get("env"), engine=engine, language=language
+    )
+    _check(expected(case, engine), result)
+
+
+def test_the_table_is_whole() -> None:
+    """Each case has a name of its own, and says what each engine gives."""
+    assert len({case["id"] for case in CASES}) == len(CASES) >= 150
+    for case in CASES:
+        assert ("expect" in case) != ("differs" in case)
+        assert expected(case, "quickjs")
+        assert expected(case, "deno")
