@@ -1,4 +1,4 @@
-"""One table of programs, run on both engines: what each gives, and where they differ (docs/engines.md has the summary)."""
+"""One table of programs, run on both engines: what each gives, where they differ (docs/engines.md has the summary)."""
 
 from __future__ import annotations
 
