@@ -73,10 +73,10 @@ async def serve(
         deno = _Deno(config, jail_root.with_name(f"{jail_root.name}-deno"), group)
         deno_pool = DemandPool(
             deno.plan,
-            engine="deno",
             blank=config.deno_blank,
             idle_s=config.deno.idle_s,
             max_age_s=config.deno.max_age_s,
+            runs_per_cell=config.deno.runs_per_cell,
         )
         listening = listener.bind(socket_path, int(config.server.socket_mode, 8))
         try:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import trio
 
 _log = logging.getLogger(__name__)
 _PIDS = 4
@@ -30,6 +31,7 @@ _LIMIT_FILES = {
 
 _LEAF = "promptlog-daemon"
 _REMOVE_S = 1.0
+_REMOVE_TRIES = 40
 
 
 class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +62,9 @@ class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
         try:
             group.make(memory_bytes)
         except BaseException:
-            group.remove()
+            for folder in group.folders:
+                with suppress(OSError):
+                    folder.rmdir()
             raise
         return group
 
@@ -96,10 +100,9 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
                 if file.exists():
                     file.write_text(value.format(memory_bytes=memory_bytes))
 
-    def add(self, pid: int) -> None:
-        """Move a process there; what it starts from then on is there as well. Raises OSError."""
-        for folder in self.folders:
-            (folder / "cgroup.procs").write_text(str(pid))
+    def process_files(self) -> list[Path]:
+        """Return the files to which a process writes 0 to move there, with all that it starts."""
+        return [folder / "cgroup.procs" for folder in self.folders]
 
     def holds(self, pid: int) -> bool:
         """Whether a process is in all of it."""
@@ -109,18 +112,32 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
             return False
 
     def peak_bytes(self) -> int:
-        """Return the most memory that it had at once; 0 if the kernel does not tell."""
-        return self._number(("memory.max_usage_in_bytes", "memory.peak"), "")
+        """Return the most memory that it had at once since `forget_peak`; 0 if the kernel does not tell."""
+        return self._number(("memory.max_usage_in_bytes", "memory.peak"), "") if self.version == 1 else 0
+
+    def forget_peak(self) -> None:
+        """Count the peak from now on. Version 2 can do this from Linux 6.12 on, for one descriptor: left to VmHWM."""
+        for folder in self.folders:
+            with suppress(OSError):
+                if self.version == 1:
+                    (folder / "memory.max_usage_in_bytes").write_text("0")
 
     def oom_kills(self) -> int:
         """Return how many processes the kernel has ended for lack of memory in it."""
         return self._number(("memory.oom_control", "memory.events"), "oom_kill")
 
-    def remove(self) -> None:
-        """Remove the folders, if nothing is in there any more."""
+    async def remove(self) -> None:
+        """Remove the folders. What was killed in there may take some ms to be gone; what stays is swept later."""
         for folder in self.folders:
-            with suppress(OSError):
-                folder.rmdir()
+            for _ in range(_REMOVE_TRIES):
+                try:
+                    folder.rmdir()
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    await trio.sleep(0.005)
+                else:
+                    break
 
     def _number(self, names: tuple[str, str], key: str) -> int:
         for folder in self.folders:

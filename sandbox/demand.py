@@ -1,4 +1,4 @@
-"""Keep blank cells of an engine that can't fork: each takes one run. As many as are asked for, none if nobody asks.
+"""Keep blank cells of an engine that can't fork: after a run a cell takes 20 ms to be blank again. None if nobody asks.
 
 The first request makes the jail's root and starts the first cells. From then on as many blank ones are kept as were
 wanted at once lately, up to a bound; after a while without a run they are ended. Knows nothing of who asks.
@@ -26,7 +26,7 @@ _WINDOW_S = 10.0
 """How long it is remembered how many cells were wanted at once."""
 
 _BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
-_STARTS = len(os.sched_getaffinity(0))
+_STARTS = 2 * len(os.sched_getaffinity(0))
 """Cells that start at once: a start is all CPU time."""
 
 MakePlan = Callable[[int | None], Awaitable[Plan]]
@@ -36,16 +36,17 @@ MakePlan = Callable[[int | None], Awaitable[Plan]]
 class DemandPool:
     """Cells for one run each. `serve` keeps them; `take` lends one."""
 
-    def __init__(self, make_plan: MakePlan, *, engine: str, blank: int, idle_s: float, max_age_s: float) -> None:
+    def __init__(self, make_plan: MakePlan, *, blank: int, idle_s: float, max_age_s: float, runs_per_cell: int) -> None:
         """`blank`: as many at the most; `idle_s`: without a run for so long they are ended."""
         self._make_plan = make_plan
-        self._engine = engine
+        self._runs_per_cell = runs_per_cell
         self._most_blank = blank
         self._idle_s = idle_s
         self._max_age_s = max_age_s
         self._blank: deque[DenoCell] = deque()
         self._odd: set[DenoCell] = set()
         self._spent: list[DenoCell] = []
+        self._used: list[DenoCell] = []
         self._lent = Lent()
         self._waiting = 0
         self._waiters = trio.lowlevel.ParkingLot()
@@ -79,6 +80,8 @@ class DemandPool:
                     self._end_what_is_too_much()
                     while self._spent:
                         nursery.start_soon(self._spent.pop().close)
+                    while self._used:
+                        nursery.start_soon(self._renew, self._used.pop())
                     while self._starting < _STARTS and self._missing() > 0:
                         self._starting += 1
                         nursery.start_soon(self._live)
@@ -91,10 +94,12 @@ class DemandPool:
                         await cell.close()
 
     def take_nowait(self, *, fresh: bool = False, memory_bytes: int | None = None) -> DenoCell | None:
-        """Lend a blank cell if one is ready. Each is fresh."""
+        """Lend a blank cell if one is ready. `fresh`: one whose nsjail has run nothing, and never will again."""
         self._note()
-        while memory_bytes is None and self._blank:
-            cell = self._blank.popleft()
+        for cell in list(self._blank) if memory_bytes is None else ():
+            if fresh and cell.runs:
+                continue
+            self._blank.remove(cell)
             if cell.usable:
                 self._lent.add(cell)
                 self._changed.set()
@@ -102,11 +107,11 @@ class DemandPool:
         return None
 
     async def take(self, *, fresh: bool = False, memory_bytes: int | None = None) -> DenoCell:
-        """Lend a blank cell, waiting for one if need be; one with other than the default memory is started now.
+        """Lend a blank cell, waiting for one if need be; a fresh one, or with other memory, is started for this.
 
         Raises CellStartError or RootError.
         """
-        if memory_bytes is not None:
+        if memory_bytes is not None or fresh:
             cell = await deno.start(await self._make_plan(memory_bytes))
             self._started += 1
             self._odd.add(cell)
@@ -125,13 +130,18 @@ class DemandPool:
         return found
 
     def give(self, cell: DenoCell, *, fresh: bool = False) -> None:
-        """Take back a cell that was lent. It has had its one run."""
+        """Take back a cell that was lent. It may be wanted again, once its next process is ready."""
         self._lent.discard(cell)
-        cell.retire()
         if cell in self._odd:
             self._odd.discard(cell)
+            cell.retire()
             self._retired += 1
             self._spent.append(cell)
+        elif fresh or cell.runs >= self._runs_per_cell or not cell.usable:
+            cell.retire()
+        else:
+            self._starting += 1
+            self._used.append(cell)
         self._changed.set()
 
     def _note(self) -> None:
@@ -154,11 +164,14 @@ class DemandPool:
 
     def _missing(self) -> int:
         # Those who wait have a slot each, of which there is a bounded number.
-        return max(self._target(), self._waiting) - len(self._blank) - self._starting
+        return max(self._target(), self._waiting) - len(self._blank) - self._starting - len(self._lent)
 
     def _end_what_is_too_much(self) -> None:
         oldest = trio.current_time() - self._max_age_s
-        while self._blank and (len(self._blank) > self._target() or self._blank[0].started_at < oldest):
+        for cell in [cell for cell in self._blank if cell.started_at < oldest]:
+            self._blank.remove(cell)
+            cell.retire()
+        while len(self._blank) > self._target():
             self._blank.popleft().retire()
 
     async def _live(self) -> None:
@@ -189,6 +202,20 @@ class DemandPool:
                 self._blank.remove(cell)
             self._changed.set()
             await cell.close()
+
+    async def _renew(self, cell: DenoCell) -> None:
+        """Wait for the next process of a cell that has had a run, and offer it again."""
+        try:
+            await cell.ready()
+        except (CellStartError, OSError, ValueError) as error:
+            _log.warning("%s", error)
+            cell.retire()
+        finally:
+            self._starting -= 1
+            self._changed.set()
+        if cell.usable:
+            self._blank.append(cell)
+            self._waiters.unpark()
 
     async def _start(self) -> DenoCell | None:
         try:

@@ -96,7 +96,7 @@ def deno_arguments(*, root: Root, who: Identity, policy: str, jit: bool, memory_
     without JIT by RLIMIT_DATA (cells/deno.py). V8 is told of a part of it, so that it collects its garbage in time.
     """
     options = NsjailOptions(
-        mode=NsjailMode.STANDALONE_ONCE,
+        mode=NsjailMode.STANDALONE_RERUN,
         chroot=str(root.path),
         cwd="/",
         hostname="promptlog",

@@ -154,7 +154,7 @@ async def wrap(services: Services, client: Client, source: bytes, engine: Engine
             raise RequestError("too_large", f"checking the program took more than {cpu_ms} ms of CPU time")
         case _, MemoryLimit():
             raise RequestError("too_large", "checking the program took more memory than a run has")
-        case _, Crashed(message=message):
-            raise RequestError("too_large", f"the engine did not survive parsing the program: {message}")
+        case _, Crashed(signal="SIGSEGV" | "SIGABRT" | "SIGTRAP" | "SIGSYS" | "SIGILL" as signal):
+            raise RequestError("too_large", f"the engine did not survive parsing the program ({signal})")
         case _, outcome:
             raise RequestError("internal", f"the program could not be checked: {outcome}")

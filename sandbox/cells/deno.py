@@ -1,19 +1,24 @@
-"""A Deno cell: start it, hand it its one run, supervise that, tell from the kernel's evidence how it ended.
+"""A Deno cell: start it, hand it a run, supervise that, tell from the kernel's evidence how it ended.
 
-It is one nsjail with one `deno` in it that has run promptlog's runner and nothing else. Its descriptors 0 and 1 are one
-socket, *data*; what comes over it is hostile, and counts only with the token of the run before it. nsjail's log comes
-over a pipe that the jail does not have.
+It is one nsjail with one `deno` in it that has run promptlog's runner and nothing else. That one takes one run and is
+killed; nsjail starts the next, in namespaces of its own. After anything but a clean end nsjail is ended as well. The
+descriptors 0 and 1 in the jail are one socket, *data*; what comes over it is hostile, and counts only with the token of
+the run before it. nsjail's log comes over a pipe that the jail does not have.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
+import re
 import resource
+import select
 import signal
 import socket
 import struct
 import subprocess
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +27,7 @@ from pathlib import Path
 import trio
 
 from sandbox.cells.job import Job, Plan, Trial
-from sandbox.cells.process import Jailed, ending, only_child, spawn
+from sandbox.cells.process import Ending, Supervisor, ending, only_child, spawn
 from sandbox.cgroup import Group
 from sandbox.engines.deno.stack import shown
 from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
@@ -31,12 +36,18 @@ from sandbox.limits import Limits
 from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, Outcome, Usage, WallLimit
 
 START_S = 10.0
-KILL_S = 1.0
+KILL_S = 3.0
+_LOG_S = 1.5
+"""nsjail looks once a second, should it miss the signal that a process of its own has ended."""
+
 _HEADER = struct.Struct(">16sccIIIII")
 _TOKEN_BYTES = 16
 _READ_BYTES = 256 * 1024
 _WRAPPED_MORE_BYTES = 1024
+_READS = 4
 _WORDS_BYTES = 16 * 1024
+_SAID = re.compile(r"(?:exited with|terminated with) .*")
+_CREDENTIALS = struct.Struct("3i")
 _NICE = 10
 _LOOK_S = 0.001
 """The least time between two looks at the process's CPU clock."""
@@ -47,9 +58,9 @@ _ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT, signal.SIGSEGV)
 
 
 class DenoCell:
-    """One jailed `deno`. Runs one job, once. Made by `start`."""
+    """One nsjail with a `deno` that waits for its run. Made by `start`."""
 
-    def __init__(self, plan: Plan, process: Jailed, data: socket.socket, log: int, group: Group | None) -> None:
+    def __init__(self, plan: Plan, process: Supervisor, data: socket.socket, log: int, group: Group | None) -> None:
         self.plan = plan
         self.process = process
         self.runs = 0
@@ -58,9 +69,11 @@ class DenoCell:
         self.retired = trio.Event()
         self._data = data
         self._log = log
+        self._words = ""
         self._group = group
         self._pid = 0
         self._pidfd = -1
+        self._poll: select.epoll | None = None
         self._began: float | None = None
 
     def retire(self) -> None:
@@ -74,39 +87,66 @@ class DenoCell:
         if self._data.fileno() < 0:
             return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
+            self._forget()
             trio.lowlevel.notify_closing(self._data)
             self._data.close()
-            self._kill()
-            # nsjail reaps it and ends. If that takes too long nsjail is killed as well.
-            with trio.move_on_after(KILL_S / 2):
-                await self.process.wait()
             self.process.kill()
             await self.process.wait()
+        os.close(self._log)
+        if self._group is not None:
+            await self._group.remove()
+
+    async def ready(self) -> None:
+        """Wait until a new process's runner says that it waits for its run. Raises CellStartError, or OSError."""
+        before = self._pid
+        self._forget()
+        with trio.move_on_after(START_S):
+            while True:
+                await trio.lowlevel.wait_readable(self._data)
+                # What an earlier process has left here comes first, and with its own pid (unix(7), SO_PASSCRED).
+                said, control, _, _ = self._data.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+                if not said:
+                    break
+                pid = _CREDENTIALS.unpack(control[0][2])[0] if control else 0
+                if pid != before:
+                    if said != b"R" or pid != only_child(self.process.pid):
+                        break
+                    self._meet(pid)
+                    return
+        self._read_log()
+        raise CellStartError(self.plan.engine, self._last_words())
+
+    def _meet(self, pid: int) -> None:
+        """Take charge of a new process, which has seen no user byte yet."""
+        self._pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        self._poll = select.epoll()
+        self._poll.register(self._data, select.EPOLLIN)
+        self._poll.register(self._pidfd, select.EPOLLIN)
+        if self._group is not None:
+            if not self._group.holds(pid):
+                raise CellStartError(self.plan.engine, "it did not start in its cgroup")
+            self._group.forget_peak()
+        if self.plan.data_bytes is not None:
+            resource.prlimit(pid, resource.RLIMIT_DATA, (self.plan.data_bytes, self.plan.data_bytes))
+        self._read_log()
+        self._words = ""
+
+    def _forget(self) -> None:
+        """Let go of the process that was."""
+        if self._poll is not None:
+            trio.lowlevel.notify_closing(self._poll.fileno())
+            self._poll.close()
+            self._poll = None
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
-        os.close(self._log)
-        if self._group is not None:
-            self._group.remove()
-
-    async def ready(self) -> None:
-        """Wait for the runner's word that it waits for its job. Raises CellStartError, or OSError."""
-        with trio.move_on_after(START_S):
-            await trio.lowlevel.wait_readable(self._data)
-            if self._data.recv(1) == b"R":
-                self._pid = only_child(self.process.pid)
-                self._pidfd = os.pidfd_open(self._pid)
-                if self._group is not None and not self._group.holds(self._pid):
-                    raise CellStartError(self.plan.engine, "it did not start in its cgroup")
-                if self.plan.data_bytes is not None:
-                    resource.prlimit(self._pid, resource.RLIMIT_DATA, (self.plan.data_bytes, self.plan.data_bytes))
-                return
-        raise CellStartError(self.plan.engine, self._last_words())
 
     async def run(self, job: Job, trial: Trial, *, on_log: Callable[[LogLine], None] | None = None) -> None:
         """Run the job and fill the trial in. On cancellation the process is killed first, and its usage noted.
 
-        Raises CellLost, with the cell retired, if the cell turned out to be dead before it could be handed the job.
+        After a clean end `usable` is still set, and the next process is on its way: see `ready`. Raises CellLost, with
+        the cell retired, if the process turned out to be dead before it could be handed the job.
         """
         handover = _Handover(self, job, trial, on_log)
         self.runs += 1
@@ -117,7 +157,6 @@ class DenoCell:
             await handover.go()
         finally:
             self._began = None
-            self.retire()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
                 await handover.settle()
 
@@ -155,14 +194,15 @@ class DenoCell:
         except OSError as error:
             raise CellLost("it is gone") from error
 
-    def _nsjails_cpu_s(self) -> float:
-        try:
-            return time.clock_gettime((~self.process.pid << 3) | 2)
-        except OSError:
-            return 0.0
+    def _reaped_cpu_s(self) -> float:
+        """Return the CPU time of all processes that nsjail has reaped, in steps of 10 ms (proc_pid_stat(5))."""
+        with suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+        return 0.0
 
     def _peak_bytes(self) -> int:
-        """Return the most memory that the cell has had: its cgroup's, or what was resident."""
+        """Return the most memory that the process has had: its cgroup's, or what was resident."""
         if self._group is not None and (peak := self._group.peak_bytes()):
             return peak
         with suppress(OSError, ValueError, IndexError):
@@ -170,23 +210,46 @@ class DenoCell:
             return int(status.split("VmHWM:")[1].split()[0]) * 1024
         return 0
 
-    def _kill(self) -> None:
-        if self._pidfd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        else:
-            self.process.kill()
+    def _is_alive(self) -> bool:
+        return self._pidfd >= 0 and not select.select([self._pidfd], [], [], 0)[0]
 
-    def _nsjails_words(self) -> str:
-        text = b""
-        with suppress(OSError):
-            while len(text) < _WORDS_BYTES and (part := os.read(self._log, _WORDS_BYTES)):
-                text += part
-        return text.decode("utf-8", "replace")
+    def _all_is_read(self) -> bool:
+        """Whether the process took all that it was sent: the next one would read the rest (SIOCOUTQ, unix(7))."""
+        try:
+            answer = fcntl.ioctl(self._data, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return False
+        return int.from_bytes(answer, "little") == 0
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def _how_it_ended(self) -> Ending | None:
+        """Return what nsjail's log says of the process's end; it is there some 0.1 ms after that."""
+        with trio.move_on_after(_LOG_S):
+            while (how := ending(self._words, self._pid)) is None:
+                await trio.lowlevel.wait_readable(self._log)
+                if not self._read_log():
+                    break
+            return how
+        return None
+
+    def _read_log(self) -> bool:
+        """Read what nsjail has written; return whether it may write more."""
+        try:
+            while part := os.read(self._log, _WORDS_BYTES):
+                self._words = (self._words + part.decode("utf-8", "replace"))[-_WORDS_BYTES:]
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def _last_words(self) -> str:
-        words = [line for line in self._nsjails_words().splitlines() if line.startswith(("[E]", "[W]", "[F]"))][-3:]
-        return " / ".join(words) or "it ended, or did nothing, without a word; try: promptlogctl doctor"
+        words = [line for line in self._words.splitlines() if line.startswith(("[E]", "[W]", "[F]"))][-3:]
+        how = [found.group() for line in self._words.splitlines() if (found := _SAID.search(line))][-1:]
+        return " / ".join([*words, *how]) or "it did nothing, without a word; try: promptlogctl doctor"
 
 
 class _Handover:
@@ -201,9 +264,9 @@ class _Handover:
         self._begun = False
         self._ended = False
         self._killed_for: Outcome | None = None
-        self._cpu_before_s = self._nsjail_before_s = 0.0
-        self._cpu_s: float | None = None
-        self._peak_bytes = 0
+        self._cpu_before_s = self._cpu_s = 0.0
+        self._reaped_before_s = 0.0
+        self._oom_before = 0
         self._unsent = memoryview(b"")
         self._reader: ReplyReader
 
@@ -220,8 +283,9 @@ class _Handover:
             source_lines=None if job.kind == "run" else job.code.count(b"\n") + 1,
         )
         self._unsent = memoryview(_frame(job, token))
-        self._nsjail_before_s = cell._nsjails_cpu_s()
-        self._cpu_before_s = cell._cpu_s()
+        self._oom_before = cell._group.oom_kills() if cell._group is not None else 0
+        self._reaped_before_s = cell._reaped_cpu_s()
+        self._cpu_before_s = self._cpu_s = cell._cpu_s()
         try:
             with trio.move_on_after(job.limits.wall_ms / 1000) as deadline:
                 await self._until_the_end()
@@ -236,113 +300,112 @@ class _Handover:
 
     async def _until_the_end(self) -> None:
         """Return at the last word, at the process's end, or at the end of its CPU time."""
-        limit_s = self._job.limits.cpu_ms / 1000
+        cell, limit_s = self._cell, self._job.limits.cpu_ms / 1000
+        assert cell._poll is not None
+        self._send()
         while True:
-            self._send()
-            left_s = limit_s - (self._cell._cpu_s() - self._cpu_before_s)
+            left_s = limit_s - self._used_s()
             if left_s <= 0:
                 return
-            # With all threads at work it can't be over sooner.
+            # With all cores at work for it, it can't be over sooner.
             with trio.move_on_after(max(left_s / _CORES, _LOOK_S)):
-                if self._unsent:
-                    await self._wait_for_room()
-                else:
-                    await trio.lowlevel.wait_readable(self._cell._data)
-            if not self._receive() or self._reader.said is not None:
+                await trio.lowlevel.wait_readable(cell._poll.fileno())
+            for descriptor, _ in cell._poll.poll(0):
+                if descriptor == cell._pidfd:
+                    self._ended = True
+                elif self._unsent:
+                    self._send()
+            self._receive()
+            if self._ended or self._reader.said is not None:
                 return
 
-    async def _wait_for_room(self) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def readable() -> None:
-                await trio.lowlevel.wait_readable(self._cell._data)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(readable)
-            await trio.lowlevel.wait_writable(self._cell._data)
-            nursery.cancel_scope.cancel()
+    def _used_s(self) -> float:
+        """Return the CPU time that the run has used, or had used at the last look."""
+        with suppress(CellLost):
+            self._cpu_s = self._cell._cpu_s()
+        return self._cpu_s - self._cpu_before_s
 
     def _send(self) -> None:
+        cell = self._cell
         try:
             while self._unsent:
-                self._unsent = self._unsent[self._cell._data.send(self._unsent) :]
+                self._unsent = self._unsent[cell._data.send(self._unsent) :]
                 self._begun = True
         except BlockingIOError:
             pass
         except OSError as error:
             raise CellLost(f"its data socket broke: {error}") from error
+        assert cell._poll is not None
+        cell._poll.modify(cell._data, select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0))
 
-    def _receive(self) -> bool:
-        """Read what is there, up to a bound. Returns whether there may be more later."""
-        try:
-            data = self._cell._data.recv(_READ_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError:
-            data = b""
-        if not data:
-            self._ended = True
-            return False
-        for line in self._reader.feed(data):
-            if self._on_log is None:
-                self._trial.logs.append(line)
-            else:
-                self._on_log(line)
-        return True
+    def _receive(self) -> None:
+        """Read what is there; after the process's end all that it has written, else up to a bound."""
+        reads = 0
+        while self._ended or reads < _READS:
+            reads += 1
+            try:
+                data = self._cell._data.recv(_READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._ended = True
+                return
+            for line in self._reader.feed(data):
+                if self._on_log is None:
+                    self._trial.logs.append(line)
+                else:
+                    self._on_log(line)
 
     async def settle(self) -> None:
-        """Read the kernel's accounts, and tell how it ended."""
+        """Read the kernel's accounts, end the process, and tell how it ended."""
         cell, trial, limits = self._cell, self._trial, self._job.limits
         if not self._begun:
+            cell.retire()
             return
-        used_ms: float | None = None
-        if not self._ended:
-            with suppress(CellLost):
-                used_ms = (cell._cpu_s() - self._cpu_before_s) * 1000
-        # That it has ended is told by the accounts of who waited for it.
-        alive = used_ms is not None and self._reader.said is not None
-        self._peak_bytes = cell._peak_bytes()
-        signal_, exit_code, oom = 0, 0, False
-        cell._kill()
-        if not alive:
-            with trio.move_on_after(KILL_S / 2):
-                account = await cell.process.wait()
-                if used_ms is None:
-                    used_ms = account.cpu_ms - (self._cpu_before_s + self._nsjail_before_s) * 1000
-                self._peak_bytes = max(self._peak_bytes, 0 if cell._group else account.peak_memory_bytes)
-                how = ending(cell._nsjails_words())
-                if how is not None:
-                    signal_, exit_code = how.signal, how.exit_code
-            oom = cell._group is not None and cell._group.oom_kills() > 0
-        used_ms = max(used_ms or 0.0, 0.0)
+        used_ms = self._used_s() * 1000
+        peak_bytes = cell._peak_bytes()
+        said = self._reader.said
+        clean = said is not None and not self._killed_for and cell._is_alive() and cell._all_is_read()
+        how: Ending | None = None
+        oom = False
+        if clean:
+            cell._kill()
+        else:
+            oom = cell._group is not None and cell._group.oom_kills() > self._oom_before
+            if self._ended and not oom:
+                how = await cell._how_it_ended()
+                used_ms = max(used_ms, (cell._reaped_cpu_s() - self._reaped_before_s - self._cpu_before_s) * 1000)
+            cell.process.kill()
+            cell.retire()  # who keeps it may close it from now on
         trial.logs_truncated = self._reader.logs_truncated
-        trial.usage = Usage(cpu_ms=round(used_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=self._peak_bytes)
-        said: Outcome | Wrapped | Refused
-        if self._reader.at_least is not None and not alive:
-            said = self._reader.at_least
+        trial.usage = Usage(cpu_ms=round(used_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=peak_bytes)
+        end: Outcome | Wrapped | Refused
+        if self._reader.at_least is not None and not clean:
+            end = self._reader.at_least
         elif oom:
-            said = MemoryLimit(limit=limits.memory_bytes, used=self._peak_bytes)
-        elif used_ms > limits.cpu_ms or signal_ == signal.SIGXCPU:
-            said = CpuLimit(limit=limits.cpu_ms, used=round(used_ms, 3))
+            end = MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
+        elif used_ms > limits.cpu_ms or (how is not None and how.signal == signal.SIGXCPU):
+            end = CpuLimit(limit=limits.cpu_ms, used=round(used_ms, 3))
         elif self._killed_for is not None:
-            said = self._killed_for
-        elif alive:
-            assert self._reader.said is not None
-            said = self._reader.said
-        elif signal_ in _ABORTS and self._peak_bytes >= limits.memory_bytes // 2:
-            said = MemoryLimit(limit=limits.memory_bytes, used=self._peak_bytes)
-        elif signal_:
-            said = Crashed(signal=signal.Signals(signal_).name, message="the engine was ended by a signal")
-        elif self._ended:
-            said = Crashed(message=f"the engine ended with exit code {exit_code}")
+            end = self._killed_for
+        elif clean and said is not None:
+            end = said
+        elif how is None:
+            end = Crashed(message="the run was given up, or its jail was ended from outside")
+        elif how.signal in _ABORTS and peak_bytes >= limits.memory_bytes // 2:
+            end = MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
+        elif how.signal:
+            end = Crashed(signal=signal.Signals(how.signal).name, message="the engine was ended by a signal")
         else:
-            said = Crashed(message="the run was given up")
-        if isinstance(said, Wrapped | Refused):
-            trial.checked = said
-            if isinstance(said, Refused):
-                trial.outcome = said.error
+            end = Crashed(message=f"the engine ended with exit code {how.exit_code}")
+        if isinstance(end, Wrapped | Refused):
+            trial.checked = end
+            if isinstance(end, Refused):
+                trial.outcome = end.error
         else:
-            trial.outcome = said
+            trial.outcome = end
 
     def _wall_ms(self) -> float:
         return round((trio.current_time() - self.began) * 1000, 3)
@@ -358,11 +421,12 @@ def _frame(job: Job, token: bytes) -> bytes:
 
 
 async def start(plan: Plan) -> DenoCell:
-    """Start a cell and wait until its runner waits for a job. About 25 ms.
+    """Start a cell and wait until its runner waits for a run. About 25 ms.
 
     Raises CellStartError with what nsjail said.
     """
     data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    data.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     log, their_log = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     group: Group | None = None
     try:
@@ -372,8 +436,7 @@ async def start(plan: Plan) -> DenoCell:
                     group = plan.cgroup.group(plan.default.memory_bytes)
                 process = await spawn(
                     [str(plan.executable), "--log_fd", str(their_log), *plan.arguments],
-                    # nsjail starts the jailed process some milliseconds later; `ready` looks whether this was in time.
-                    group.add if group is not None else None,
+                    group.process_files() if group is not None else (),
                     stdin=theirs,
                     stdout=theirs,
                     stderr=subprocess.DEVNULL,
@@ -386,7 +449,7 @@ async def start(plan: Plan) -> DenoCell:
         data.close()
         os.close(log)
         if group is not None:
-            group.remove()
+            await group.remove()
         if isinstance(error, OSError):
             raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
         raise

@@ -1,12 +1,15 @@
-"""An nsjail process that the daemon started, and the kernel's account of it and of what it waited for (wait4(2))."""
+"""An nsjail that the daemon started and that starts process after process in a jail, and what it says of their ends."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import queue
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,26 +17,23 @@ from typing import Any
 import msgspec
 import trio
 
-# nsjail's own word about the process in the jail, from waitpid(2), on a descriptor that the jail does not have.
-_EXITED = re.compile(r"pid=\d+ \(.*?\) exited with status: (\d+)")
-_SIGNALED = re.compile(r"pid=\d+ \(.*?\) terminated with signal: [^\n]*?\((\d+)\)")
+_PR_SET_PDEATHSIG = 1
+_SPAWN_S = 10.0
+_libc = ctypes.CDLL(None)
 
-
-class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU time and largest resident size of nsjail and all that was in its jail."""
-
-    cpu_ms: float
-    peak_memory_bytes: int
+# nsjail's own word about a process in the jail, from waitpid(2), on a descriptor that the jail does not have.
+_END = re.compile(r"pid=(\d+) \(.*?\) (?:exited with status: (\d+)|terminated with signal: [^\n]*?\((\d+)\))")
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How the process in the jail ended: by this signal, or with this exit code."""
+    """How a process in the jail ended: by this signal, or with this exit code."""
 
+    pid: int
     signal: int = 0
     exit_code: int = 0
 
 
-class Jailed:
+class Supervisor:
     """One nsjail. Made by `spawn`."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -41,61 +41,95 @@ class Jailed:
         self._process = process
         self._descriptor = os.pidfd_open(process.pid)
         self._waiting = trio.Lock()
-        self.account: Account | None = None
+        self._gone = False
 
-    async def wait(self) -> Account:
+    async def wait(self) -> None:
         """Wait for nsjail's end, and reap it."""
         async with self._waiting:
-            while self.account is None:
+            if not self._gone:
                 await trio.lowlevel.wait_readable(self._descriptor)
-                self._reap()
-        return self.account
-
-    def _reap(self) -> None:
-        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-        if pid:
-            self._process.returncode = os.waitstatus_to_exitcode(status)
-            self.account = Account(
-                cpu_ms=(usage.ru_utime + usage.ru_stime) * 1000, peak_memory_bytes=usage.ru_maxrss * 1024
-            )
-            os.close(self._descriptor)
+                self._process.wait()
+                self._gone = True
+                os.close(self._descriptor)
 
     def kill(self) -> None:
         """Kill nsjail, and with it what is in the jail."""
-        if self.account is None:
+        if not self._gone:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
 
-async def spawn(command: list[str], started: Callable[[int], None] | None = None, **options: Any) -> Jailed:
-    """Start nsjail. `started` is called with its pid, in a thread, while it stands still before it has done anything.
-
-    To move a process to a cgroup can take the kernel 20 ms. `options` are subprocess.Popen's.
+async def spawn(command: list[str], cgroup_files: Sequence[Path] = (), **options: Any) -> Supervisor:
+    """Start nsjail, in these cgroups (their `cgroup.procs`), to end with the daemon. `options` are subprocess.Popen's.
 
     Raises OSError.
     """
+    return Supervisor(
+        await _spawner.run(lambda: _start(command, [os.fsencode(file) for file in cgroup_files], options))
+    )
 
-    def start() -> Jailed:
-        process = subprocess.Popen(
+
+def _start(command: list[str], cgroup_files: Sequence[bytes], options: dict[str, Any]) -> subprocess.Popen[bytes]:
+    def join() -> None:
+        # nsjail would start process after process for nobody; the signal comes when the thread that forked ends.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for file in cgroup_files:
+            descriptor = os.open(file, os.O_WRONLY)
+            os.write(descriptor, b"0")
+            os.close(descriptor)
+
+    try:
+        return subprocess.Popen(
             command,
             env={},
             # Ctrl-C at the daemon's terminal is the daemon's affair. No session of its own: to the kernel's scheduler
             # (autogroup, sched(7)) each session is a party, and niceness counts only within one.
             process_group=0,
+            preexec_fn=join,
             **options,
         )
-        try:
-            if started is not None:
-                process.send_signal(signal.SIGSTOP)
-                started(process.pid)
-                process.send_signal(signal.SIGCONT)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        return Jailed(process)
+    except subprocess.SubprocessError as error:  # what `join` raised is not told
+        raise OSError(f"it can't be put in its cgroup: {error}") from error
 
-    return await trio.to_thread.run_sync(start)
+
+class _Spawner:
+    """The thread that starts them, which lives as long as the daemon: a cgroup can keep a fork waiting for 20 ms."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def run(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        """Call `start` there. Not to be cancelled."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="spawner", daemon=True)
+            self._thread.start()
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+        results: list[subprocess.Popen[bytes] | BaseException] = []
+
+        def job() -> None:
+            try:
+                results.append(start())
+            except BaseException as error:
+                results.append(error)
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(done.set)
+
+        self._jobs.put(job)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _SPAWN_S):
+            await done.wait()
+        if not results:
+            raise OSError("the fork hangs")
+        if isinstance(results[0], BaseException):
+            raise results[0]
+        return results[0]
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+
+
+_spawner = _Spawner()
 
 
 def only_child(pid: int) -> int:
@@ -104,10 +138,9 @@ def only_child(pid: int) -> int:
     return int(child)
 
 
-def ending(log: str) -> Ending | None:
-    """Return what nsjail's log says of the jailed process's end; None if it says nothing."""
-    if found := _SIGNALED.search(log):
-        return Ending(signal=int(found[1]))
-    if found := _EXITED.search(log):
-        return Ending(exit_code=int(found[1]))
+def ending(log: str, pid: int) -> Ending | None:
+    """Return what nsjail's log says of this process's end; None if it says nothing."""
+    for found in _END.finditer(log):
+        if int(found[1]) == pid:
+            return Ending(pid=pid, exit_code=int(found[2] or 0), signal=int(found[3] or 0))
     return None

@@ -25,11 +25,8 @@
   const exec = RegExp.prototype.exec;
   const then = Promise.prototype.then;
   const AsyncFunction = (async () => {}).constructor;
-  const { Blob, Request, Response, Event, ErrorEvent, URL, addEventListener } = globalThis;
+  const { Blob, Event, ErrorEvent, URL, addEventListener } = globalThis;
   const createObjectURL = URL.createObjectURL;
-  const { text: bodyText } = Response.prototype;
-  const headersOf = getOwnPropertyDescriptor(Response.prototype, 'headers').get;
-  const getHeader = Headers.prototype.get;
   const preventDefault = Event.prototype.preventDefault;
   const errorOf = getOwnPropertyDescriptor(ErrorEvent.prototype, 'error').get;
   const { MessageChannel } = globalThis;
@@ -93,12 +90,21 @@
 
   // --- the program ----------------------------------------------------------------------------------------
 
+  // Deno makes these when they are first looked at, which takes some ms: so only for a module that answers a Request, and
+  // by Deno's own getters, whatever the program has put in their place.
+  const made = (name) => {
+    const { get, value } = getOwnPropertyDescriptor(globalThis, name);
+    return get === undefined ? () => value : () => apply(get, globalThis, []);
+  };
+  const makeRequest = made('Request'), makeResponse = made('Response'), makeHeaders = made('Headers');
   const web = {
-    request: (url) => new Request(url),
-    is: (value) => apply(hasInstance, Response, [value]),
+    request: (url) => new (makeRequest())(url),
+    is: (value) => apply(hasInstance, makeResponse(), [value]),
     value: async (response) => {
-      const type = apply(getHeader, apply(headersOf, response, []), ['content-type']);
-      const text = await apply(bodyText, response, []);
+      const { prototype } = makeResponse();
+      const headers = apply(getOwnPropertyDescriptor(prototype, 'headers').get, response, []);
+      const type = apply(makeHeaders().prototype.get, headers, ['content-type']);
+      const text = await apply(prototype.text, response, []);
       return type !== null && apply(test, /[/+]json\b/, [type]) ? parse(text) : text;
     },
   };
