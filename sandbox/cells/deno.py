@@ -372,12 +372,19 @@ class _Handover:
         oom = False
         if clean:
             cell._kill()
+            if cell._group is None and peak_bytes >= limits.memory_bytes // 2:
+                cell.retire()  # or a later run's end could be taken for one for lack of memory
         else:
             oom = cell._group is not None and cell._group.oom_kills() > self._oom_before
-            if self._ended and not oom:
+            if self._ended:
                 how = await cell._how_it_ended()
                 used_ms = max(used_ms, (cell._reaped_cpu_s() - self._reaped_before_s - self._cpu_before_s) * 1000)
             cell.process.kill()
+            if cell._group is None and self._ended:
+                # No run before this one had half of the limit: it would have been the last.
+                with trio.move_on_after(KILL_S / 4):
+                    await cell.process.wait()
+                peak_bytes = max(peak_bytes, cell.process.peak_bytes)
             cell.retire()  # who keeps it may close it from now on
         trial.logs_truncated = self._reader.logs_truncated
         trial.usage = Usage(cpu_ms=round(used_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=peak_bytes)

@@ -41,6 +41,8 @@ class Supervisor:
         self._process = process
         self._descriptor = os.pidfd_open(process.pid)
         self._waiting = trio.Lock()
+        self.peak_bytes = 0
+        """The largest resident size of any process that was in the jail, once nsjail has ended (wait4(2))."""
         self._gone = False
 
     async def wait(self) -> None:
@@ -48,7 +50,9 @@ class Supervisor:
         async with self._waiting:
             if not self._gone:
                 await trio.lowlevel.wait_readable(self._descriptor)
-                self._process.wait()
+                _, status, usage = os.wait4(self.pid, 0)
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+                self.peak_bytes = usage.ru_maxrss * 1024
                 self._gone = True
                 os.close(self._descriptor)
 

@@ -1,0 +1,113 @@
+"""Escapes tried by native code in a Deno cell's exact jail: its namespaces, its limits, its policy, without Deno."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from sandbox import jail, root
+from sandbox.limits import MIB
+from sandbox.root import Root
+from tests.hostile.test_second_line import ESCAPES
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are x86-64's")
+
+_OTHERS: dict[str, set[str]] = {
+    "harmless": {
+        "openat",  # the jail's own root, read-only
+        "socketpair",  # two ends in one process, of a kind that reaches nobody; Deno's signal handling wants one
+        "mprotect to executable",  # V8's compilers
+        "mmap executable",
+        "mmap writable and executable",
+        "fcntl of the data socket",  # O_NONBLOCK
+        "getpid",
+        "read of the control channel",  # descriptor 1 is the data socket in this jail
+        "write to the control channel",
+        "write with a high half",
+        "write to descriptor 2",  # /dev/null in a cell
+    },
+    "error": {
+        "openat to write",
+        "openat to create",
+        "open in /dev/shm",
+        "execve",  # of no program: nothing in the jail is, but the engine itself
+        "clone3",  # ENOSYS, so that the C library takes clone, whose flags a filter can see
+        "tgkill",
+        "process_vm_readv",
+        *(name for name in ESCAPES if name.startswith(("socket ", "read of descriptor", "write to descriptor"))),
+        # (of descriptors a Deno cell has its own event loop's, see test_deno.py)
+    },
+}
+_WITH_JIT_ALONE = {"mprotect to executable", "mmap executable", "mmap writable and executable"}
+
+
+def _expected(name: str, *, jit: bool) -> str:
+    if name in _WITH_JIT_ALONE and not jit:
+        return "SIGSYS"
+    return next((kind for kind, names in _OTHERS.items() if name in names), "SIGSYS")
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Root]:
+    """A root with a Python, which makes the calls."""
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
+    folder.chmod(0o755)
+    try:
+        yield root.build_root(folder / "root")
+    finally:
+        rmtree(folder)
+
+
+def _tried(made: Root, words: str, *, jit: bool) -> str:
+    """Return what came of a system call: SIGSYS, error, or harmless for one that the kernel did."""
+    policy = (resources.files("sandbox.engines.deno") / "policy.kafel").read_text("utf-8")
+    arguments = jail.deno_arguments(
+        root=made,
+        who=jail.identity(os.geteuid(), os.getegid()),
+        policy=jail.policy_text(policy, platform.machine(), jit=jit),
+        jit=jit,
+        memory_bytes=128 * MIB,
+    )
+    arguments = arguments[: arguments.index("--")]
+    arguments[arguments.index("--mode") + 1] = "o"  # once
+    native = (Path(__file__).parent / "native.py").read_text("utf-8")
+    reading, writing = os.pipe()
+    command = [str(jail.nsjail_path()), "--log_fd", str(writing), *arguments, "--", root.PYTHON, "-I", "-S", "-B"]
+    done = subprocess.run(
+        [*command, "-c", native, *words.split()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=(writing,),
+        env={},
+        timeout=20,
+        check=False,
+    )
+    os.close(writing)
+    with open(reading, encoding="utf-8", errors="replace") as log:
+        ended = re.search(r"terminated with signal: (\w+)", log.read())
+    if ended:
+        return ended[1]
+    return "error" if int(done.stderr.split(b"\0")[-1] or b"0") < 0 else "harmless"
+
+
+@pytest.mark.parametrize("jit", [True, False], ids=["jit", "jitless"])
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_deno_jail_refuses(made: Root, name: str, jit: bool) -> None:
+    """Each call that V8 does not need ends the process with SIGSYS, or is refused; the rest reaches nothing outside."""
+    words = "1 1 zero 29" if name == "write to the control channel" else ESCAPES[name][0]
+    assert _tried(made, words, jit=jit) == _expected(name, jit=jit)
+
+
+def test_what_a_deno_jail_lets_through_is_listed() -> None:
+    """The names above are those of escapes that are tried."""
+    assert set().union(*_OTHERS.values()) <= set(ESCAPES)
