@@ -171,6 +171,8 @@ class DenoCell:
 
     def _refuse_if_disturbed(self) -> None:
         """Raise CellLost if a blank cell has said or done anything: it has died, or it is not what we started."""
+        if not self._is_alive():
+            raise CellLost("its blank engine died")
         try:
             self._data.recv(1)
         except BlockingIOError:

@@ -245,7 +245,7 @@ def _is_there(pid: int) -> bool:
 async def _kill_blank(cell: DenoCell, *, nsjail: bool = False) -> None:
     pid = only_child(cell.process.pid)
     os.kill(cell.process.pid if nsjail else pid, signal.SIGKILL)
-    while _is_there(pid):
+    while cell._is_alive():
         await trio.sleep(0.001)
 
 
