@@ -103,7 +103,13 @@ async def _serve(
     path: Path,
     ready: Callable[[], None],
 ) -> None:
-    services = Services(config=config, store=store, pool=pool, deno=deno, held_by=_held_by(pool.plan.cgroup))
+    services = Services(
+        config=config,
+        store=store,
+        pool=pool,
+        deno=deno,
+        held_by=_held_by(pool.plan.cgroup) | _deno_held_by(config, pool),
+    )
     # Opened in this order, left in the reverse: clients go first, the cells last.
     async with trio.open_nursery() as cells:
         await cells.start(pool.serve)
@@ -272,6 +278,16 @@ def _held_by(group: Cgroup | None) -> dict[str, str]:
     memory = f"; a memory cgroup of {group.memory_bytes >> 20} MiB for each cell" if group.memory_bytes else ""
     pids = "; a pids cgroup" if any("pids" in argument for argument in group.arguments) else ""
     return {**HELD_BY, "memory": HELD_BY["memory"] + memory, "processes": HELD_BY["processes"] + pids}
+
+
+def _deno_held_by(config: Config, pool: Pool) -> dict[str, str]:
+    group = pool.plan.cgroup
+    held = group is not None and group.memory_bytes > 0
+    if held and config.deno.jit != "never":
+        memory = "a memory cgroup for each cell; with JIT"
+    else:
+        memory = "RLIMIT_DATA on the process" + ("; a memory cgroup for each cell" if held else "") + "; without JIT"
+    return {"memory (deno)": memory, "cpu (deno)": "the daemon's look at the process's CPU clock, RLIMIT_CPU behind it"}
 
 
 def _jail_root_folder(state_dir: Path) -> Path:

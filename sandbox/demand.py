@@ -20,6 +20,7 @@ from sandbox.cells.job import Plan
 from sandbox.errors import CellStartError
 from sandbox.lent import Lent
 from sandbox.pool import PoolCounts
+from sandbox.root import DenoMissing, RootError
 
 _log = logging.getLogger(__name__)
 _WINDOW_S = 10.0
@@ -52,7 +53,7 @@ class DemandPool:
         self._waiters = trio.lowlevel.ParkingLot()
         self._starting = 0
         self._failures = 0
-        self._failed: CellStartError | None = None
+        self._failed: CellStartError | RootError | None = None
         self._wanted: deque[tuple[float, int]] = deque()
         self._asked_at = -math.inf
         self._changed = trio.Event()
@@ -220,12 +221,13 @@ class DemandPool:
     async def _start(self) -> DenoCell | None:
         try:
             cell = await deno.start(await self._make_plan(None))
-        except CellStartError as error:
+        except (CellStartError, RootError) as error:
             delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
             self._failures += 1
-            _log.error("%s; next try in %g s", error, delay)
+            if not isinstance(error, DenoMissing):
+                _log.error("%s; next try in %g s", error, delay)
             self._failed = error
-            if self._failures > 1:
+            if self._failures > 1 or isinstance(error, RootError):
                 self._waiters.unpark_all()
             await trio.sleep(delay)
             return None

@@ -74,6 +74,7 @@ class DenoCell:
         self._pid = 0
         self._pidfd = -1
         self._poll: select.epoll | None = None
+        self._running = trio.Lock()
         self._began: float | None = None
 
     def retire(self) -> None:
@@ -87,10 +88,13 @@ class DenoCell:
         if self._data.fileno() < 0:
             return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
+            self.process.kill()
+            async with self._running:  # a run that is on finds its process dead, and reads what there is to read
+                pass
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
             self._forget()
             trio.lowlevel.notify_closing(self._data)
             self._data.close()
-            self.process.kill()
             await self.process.wait()
         os.close(self._log)
         if self._group is not None:
@@ -148,17 +152,18 @@ class DenoCell:
         After a clean end `usable` is still set, and the next process is on its way: see `ready`. Raises CellLost, with
         the cell retired, if the process turned out to be dead before it could be handed the job.
         """
-        handover = _Handover(self, job, trial, on_log)
-        self.runs += 1
-        try:
-            self._refuse_if_disturbed()
-            self._set_cpu_limit(job.limits)
-            self._began = handover.began
-            await handover.go()
-        finally:
-            self._began = None
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
-                await handover.settle()
+        async with self._running:
+            handover = _Handover(self, job, trial, on_log)
+            self.runs += 1
+            try:
+                self._refuse_if_disturbed()
+                self._set_cpu_limit(job.limits)
+                self._began = handover.began
+                await handover.go()
+            finally:
+                self._began = None
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
+                    await handover.settle()
 
     def yield_to_others(self, after_s: float) -> None:
         """Let a run that has gone on for so long give way to others, once. To be called now and then."""

@@ -1,0 +1,194 @@
+"""Deno through the daemon: the engine kept with a program, the pool by demand, hosts without it, kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client, RequestRefused
+from promptlogd.wire.messages import LimitsAsked
+from sandbox.outcome import Crashed, MemoryLimit
+from tests.daemon.test_daemon import _alive, _children, _until, a_daemon
+from tests.daemons import configured_daemon
+
+WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
+
+
+def _jailed(daemon: Any) -> list[tuple[int, int]]:
+    """The nsjails that have a Deno in them, and that."""
+    pairs = [(nsjail, child) for nsjail in _children(daemon.process.pid) for child in _children(nsjail)]
+    return [pair for pair in pairs if b"/bin/deno" in Path(f"/proc/{pair[1]}/cmdline").read_bytes()]
+
+
+def test_the_engine_is_kept_with_the_program(tmp_path: Path) -> None:
+    """A run takes the program's own engine unless it names one, after a restart and a lost database as well."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        kept = client.submit(f"{WHICH} // 1", engine="deno")
+        typed = client.submit("const n: number = 7; return n", language="typescript")
+        plain = client.submit(f"{WHICH} // 2")
+        assert (kept.engine, typed.engine, plain.engine) == ("deno", "deno", "quickjs")
+        assert client.run(kept.hash).value == "deno"
+        assert client.run(kept.hash, engine="quickjs").value == "quickjs"
+        assert client.run(plain.hash).value == "quickjs"
+        assert client.run(plain.hash, engine="deno").value == "deno"
+        assert client.run(typed.hash).value == 7
+        with pytest.raises(RequestRefused, match="needs the engine deno"):
+            client.run(typed.hash, engine="quickjs")
+        assert client.show(typed.hash).language == "typescript"
+        assert {row.engine for row in client.list()} == {"quickjs", "deno"}
+    for path in daemon.state.glob("facts.sqlite3*"):
+        path.unlink()
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert client.run(kept.hash).value == "deno"
+        assert client.run(typed.hash).value == 7
+        assert client.run(plain.hash).value == "quickjs"
+        (daemon.state / "programs" / typed.hash[:2] / typed.hash[2:] / "wrapped").write_bytes(b"damaged")
+        assert client.run(typed.hash).value == 7
+
+
+def test_one_program_is_kept_for_one_engine(client: Client) -> None:
+    """The same bytes for another engine are refused, with what to do; without an engine they are simply there."""
+    source = f"{WHICH} // one engine"
+    hash = client.submit(source, engine="deno", name="one-engine").hash
+    with pytest.raises(RequestRefused, match="kept as javascript for deno already") as refused:
+        client.submit(source, engine="quickjs", name="moved")
+    assert refused.value.detail["hash"] == hash
+    with pytest.raises(RequestRefused, match="no program"):
+        client.run("@moved")
+    again = client.submit(source)
+    assert (again.hash, again.created, again.engine) == (hash, False, "deno")
+
+
+def test_syntax_errors_at_submit(client: Client) -> None:
+    """A program is refused by the engine that it is for, with its place."""
+    client.submit("const n: number = 1; return n", language="typescript")
+    with pytest.raises(RequestRefused, match="syntax error"):
+        client.submit("const n: number = 1; return n")
+    with pytest.raises(RequestRefused, match="syntax error") as refused:
+        client.submit("\nconst n: number = ;", language="typescript")
+    assert (refused.value.detail["line"], refused.value.detail["column"]) == (2, 19)
+    with pytest.raises(RequestRefused, match=r"nested too deeply|did not survive|took more"):
+        client.submit("(" * 300_000 + ")" * 300_000, engine="deno")
+    with pytest.raises(RequestRefused, match=r"syntax|did not survive|took more"):
+        client.submit("(" * 300_000 + ")" * 300_000, language="typescript")
+
+
+def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:
+    """No Deno process and no root of its jails before the first run that wants one."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        client.run_source("return 1")
+        assert _jailed(daemon) == []
+        (pool,) = (pool for pool in client.stats().pools if pool.engine == "deno")
+        assert (pool.size, pool.started) == (0, 0)
+        assert client.run_source(WHICH, engine="deno").value == "deno"
+        assert _jailed(daemon)
+
+
+def test_without_deno_the_error_says_how_to_install_it(tmp_path: Path) -> None:
+    """The package missing, a run on Deno is `unsupported` with the command that installs it; QuickJS works."""
+    (tmp_path / "deno.py").write_text("raise ImportError('not here')\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    with configured_daemon("", environment={"PYTHONPATH": path}) as socket, Client(socket) as client:
+        for _ in range(2):
+            with pytest.raises(RequestRefused, match=r'pip install "promptlog\[deno\]"') as refused:
+                client.run_source("return 1", engine="deno")
+            assert refused.value.code == "unsupported"
+        assert client.run_source("return 1").value == 1
+
+
+def test_jit_always_is_refused_without_a_cgroup(tmp_path: Path) -> None:
+    """The daemon does not start, and says why and what to do."""
+    config = tmp_path / "promptlog.toml"
+    config.write_text('[deno]\njit = "always"\n[pool]\ncgroup = "never"\n')
+    command = [sys.executable, "-m", "promptlogd", "--config", config, "--socket", tmp_path / "s"]
+    done = subprocess.run(
+        [*command, "--state-dir", tmp_path / "state"], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 1
+    assert "deno.jit is always" in done.stderr
+    assert "Delegate=yes" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_cgroup_there_is_no_jit() -> None:
+    """`auto` without a cgroup: memory is held by RLIMIT_DATA, WebAssembly is not there, and `stats` says so."""
+    with configured_daemon('[pool]\ncgroup = "never"\n') as socket, Client(socket) as client:
+        assert client.run_source("return typeof WebAssembly", engine="deno").value == "undefined"
+        result = client.run_source(
+            "const a = []; for (;;) a.push({b: [1]})", engine="deno", limits=LimitsAsked(cpu_ms=9000)
+        )
+        assert isinstance(result.outcome, MemoryLimit)
+        assert result.usage.peak_memory_bytes <= 148 << 20
+        assert "RLIMIT_DATA" in client.stats().held_by["memory (deno)"]
+
+
+def test_runs_with_other_memory(client: Client) -> None:
+    """A run may ask for more or less memory than the default: a cell is started for it, and holds it at that."""
+    hog = "const a = []; for (let i = 0; i < 150; i++) a.push(new Uint8Array(1 << 20).fill(1)); return a.length"
+    roomy = LimitsAsked(memory_bytes=400 << 20, cpu_ms=2000)
+    assert client.run_source(hog, engine="deno", limits=roomy).value == 150
+    assert isinstance(
+        client.run_source(hog, engine="deno", limits=LimitsAsked(memory_bytes=100 << 20, cpu_ms=2000)).outcome,
+        MemoryLimit,
+    )
+
+
+def test_clients_with_short_runs_are_served_beside_deno(client: Client, socket_path: Path) -> None:
+    """While a client sends 60 runs on Deno at once, another's runs on QuickJS do not wait for all of these."""
+    pending = [client.start(None, source=WHICH, engine="deno") for _ in range(60)]
+    with Client(socket_path) as other:
+        began = time.monotonic()
+        for _ in range(10):
+            assert other.run_source("return 1").value == 1
+        took = time.monotonic() - began
+    assert [run.result().value for run in pending] == ["deno"] * 60
+    assert time.monotonic() - began > took  # the 60 were not through when the 10 were
+
+
+def test_killed_with_sigkill(tmp_path: Path) -> None:
+    """After the daemon's SIGKILL every Deno, at work or blank, is gone within a second, and its nsjail with it."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        limits = LimitsAsked(cpu_ms=9000, wall_ms=9000)
+        for source in ("for(;;){}", "await new Promise((r) => setTimeout(r, 60000))"):
+            client.start(None, source=source, engine="deno", limits=limits)
+        with Client(daemon.socket) as other:
+            _until(lambda: other.stats().running == 2)
+        _until(lambda: len(_jailed(daemon)) >= 2)
+        pids = [pid for pair in _jailed(daemon) for pid in pair]
+        daemon.stop(signal.SIGKILL)
+        _until(lambda: not any(map(_alive, pids)), 1)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["nsjail", "deno"])
+def test_a_kill_harms_its_run_alone(tmp_path: Path, which: int) -> None:
+    """With nsjail or Deno killed in mid-run, that run is told as crashed, and the others succeed."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        source = "const t = Date.now(); while (Date.now() - t < 700); return 'done'"
+        limits = LimitsAsked(cpu_ms=5000, wall_ms=5000)
+        runs = [client.start(None, source=source, engine="deno", limits=limits) for _ in range(2)]
+        with Client(daemon.socket) as other:
+            _until(lambda: sum(pool.busy for pool in other.stats().pools) == 2)
+        time.sleep(0.2)
+        busiest = max(_jailed(daemon), key=lambda pair: Path(f"/proc/{pair[1]}/stat").read_text().split()[13:15])
+        os.kill(busiest[which], signal.SIGKILL)
+        outcomes = [run.result().outcome for run in runs]
+        kinds = sorted(outcome.__struct_config__.tag for outcome in outcomes)
+        assert kinds in (["crashed", "ok"], ["ok", "ok"]), outcomes  # a blank one may have been hit
+        assert all(outcome.signal in ("SIGKILL", None) for outcome in outcomes if isinstance(outcome, Crashed))
+        assert client.run_source(WHICH, engine="deno").value == "deno"
+
+
+def test_large_inputs_and_results(client: Client) -> None:
+    """A prompt and a result of 1 MiB go through, byte for byte; what is over the limit is told."""
+    prompt = "ü€😀" * 100_000
+    result = client.run_source("return prompt", prompt, engine="deno", limits=LimitsAsked(cpu_ms=1000))
+    assert result.value == prompt
+    over = client.run_source("return 'x'.repeat(2 ** 20)", engine="deno", limits=LimitsAsked(cpu_ms=1000))
+    assert over.outcome.__struct_config__.tag == "output_limit"
