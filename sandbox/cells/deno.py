@@ -106,7 +106,10 @@ class DenoCell:
         self._forget()
         with trio.move_on_after(START_S):
             while True:
-                await trio.lowlevel.wait_readable(self._data)
+                try:
+                    await trio.lowlevel.wait_readable(self._data)
+                except trio.ClosedResourceError as error:
+                    raise CellStartError(self.plan.engine, "it was closed") from error
                 # What an earlier process has left here comes first, and with its own pid (unix(7), SO_PASSCRED).
                 said, control, _, _ = self._data.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
                 if not said:
@@ -233,7 +236,10 @@ class DenoCell:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def _how_it_ended(self) -> Ending | None:
-        """Return what nsjail's log says of the process's end; it is there some 0.1 ms after that."""
+        """Return what nsjail's log says of the process's end; it is there some 0.1 ms after that.
+
+        None if nsjail ended first.
+        """
         with trio.move_on_after(_LOG_S):
             while (how := ending(self._words, self._pid)) is None:
                 await trio.lowlevel.wait_readable(self._log)
@@ -376,7 +382,7 @@ class _Handover:
         said = self._reader.said
         clean = said is not None and not self._killed_for and cell._is_alive() and cell._all_is_read()
         how: Ending | None = None
-        oom = False
+        oom = from_outside = False
         if clean:
             cell._kill()
             if cell._group is None and peak_bytes >= limits.memory_bytes // 2:
@@ -385,6 +391,7 @@ class _Handover:
             oom = cell._group is not None and cell._group.oom_kills() > self._oom_before
             if self._ended:
                 how = await cell._how_it_ended()
+                from_outside = how is None and not cell.process.is_alive()
                 used_ms = max(used_ms, (cell._reaped_cpu_s() - self._reaped_before_s - self._cpu_before_s) * 1000)
             cell.process.kill()
             if cell._group is None and self._ended:
@@ -406,8 +413,10 @@ class _Handover:
             end = self._killed_for
         elif clean and said is not None:
             end = said
+        elif from_outside:
+            end = Crashed(signal="SIGKILL", message="its jail was ended from outside")
         elif how is None:
-            end = Crashed(message="the run was given up, or its jail was ended from outside")
+            end = Crashed(message="the run was given up")
         elif how.signal in _ABORTS and peak_bytes >= limits.memory_bytes // 2:
             end = MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
         elif how.signal:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import queue
 import re
+import select
 import signal
 import subprocess
 import threading
@@ -55,6 +56,10 @@ class Supervisor:
                 self.peak_bytes = usage.ru_maxrss * 1024
                 self._gone = True
                 os.close(self._descriptor)
+
+    def is_alive(self) -> bool:
+        """Whether nsjail has not ended."""
+        return not self._gone and not select.select([self._descriptor], [], [], 0)[0]
 
     def kill(self) -> None:
         """Kill nsjail, and with it what is in the jail."""

@@ -61,7 +61,7 @@ class _Life(threading.Thread):
                 if self._submits:
                     self._submit(wire)
                 else:
-                    kinds = (load.good, load.good, load.long, load.large, load.jail)
+                    kinds = (load.good, load.good, load.long, load.large, load.jail, load.deno)
                     wire.exchange(*(self._chance.choice(kinds)(self._chance) for _ in range(4)))
             wire.close()
         except Gone:

@@ -294,6 +294,31 @@ def jail(chance: random.Random) -> Case:
     return _run("good, own jail", program(salt), "ok", value=value_of(salt, prompt), prompt=prompt, isolation="jail")
 
 
+def deno(chance: random.Random) -> Case:
+    """A good run on Deno, in TypeScript now and then."""
+    salt, prompt = chance.randrange(10**6), str(chance.randrange(1000))
+    language: Any = chance.choice(("javascript", "typescript"))
+    return _run(
+        "good, deno", program(salt), "ok", value=value_of(salt, prompt), prompt=prompt, engine="deno", language=language
+    )
+
+
+def deno_bad(chance: random.Random) -> Case:
+    """A program on Deno that burns, fills, floods, waits or fails."""
+    source, *outcomes = chance.choice(
+        (
+            ("for (;;) {}", "cpu_limit"),
+            ("const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))", "memory_limit", "cpu_limit"),
+            ("for (;;) console.log('flood '.repeat(100))", "cpu_limit"),
+            ("await new Promise(() => {})", "exception"),
+            ("await new Promise((r) => setTimeout(r, 60000))", "wall_limit"),
+            ("null.x", "exception"),
+            ("let x = ;", "syntax_error"),
+        )
+    )
+    return _run("bad, deno", source, *outcomes, engine="deno")
+
+
 def submit(salt: int, name: str | None = None) -> Case:
     """A submit of `program(salt)`."""
     return Case("submit", lambda id: Submit(id=id, source=program(salt), name=name), frozenset({"submitted"}))

@@ -36,8 +36,10 @@ _QUIET_S = 60.0
 _KEPT_MOST = 50
 """Programs that each client keeps; it removes the oldest beyond."""
 
-_GOOD = (load.good, load.good, load.good, load.long, load.large, load.jail, load.ask)
-_BAD = (load.cpu_bomb, load.memory_bomb, load.flood, load.sleeper, load.failing)
+_GOOD = (load.good, load.good, load.good, load.long, load.large, load.jail, load.ask, load.deno)
+_BAD = (load.cpu_bomb, load.memory_bomb, load.flood, load.sleeper, load.failing, load.deno_bad)
+_DENO_IDLE_S = 2
+"""So that Deno's cells are gone when the figures are taken."""
 
 
 class _Load:
@@ -167,9 +169,11 @@ def _quiet(daemon: Daemon, client: Client) -> _Figures:
     deadline = time.monotonic() + _QUIET_S
     while True:
         stats = client.stats()
-        pool, _ = stats.pools
+        pool, denos = stats.pools
         processes = [found for found in below([pid]) if alive(found)]
-        settled = pool.blank == pool.size and len(processes) == 1 + len(KINDS) * pool.size
+        settled = (
+            pool.blank == pool.size and denos.size == denos.blank == 0 and len(processes) == 1 + len(KINDS) * pool.size
+        )
         if (settled and stats.running == stats.queued == 0 and stats.clients == 1) or time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -181,7 +185,9 @@ def _quiet(daemon: Daemon, client: Client) -> _Figures:
 class _Soak:
     def __init__(self, folder: Path, seed: int) -> None:
         self._chance = random.Random(seed)
-        self.daemon = Daemon(folder)
+        config = folder / "promptlog.toml"
+        config.write_text(f"[deno]\nidle_s = {_DENO_IDLE_S}\n")
+        self.daemon = Daemon(folder, "--config", str(config))
         self.kills: Counter[str] = Counter()
         self._killed_at: list[tuple[float, float]] = []
         self.ledger = Ledger()
@@ -276,7 +282,7 @@ def main() -> int:
     ratio = ended.rss_kib / began.rss_kib
     unsettled = ledger.requests.total() - sum(ledger.outcomes.values()) - ledger.abandoned
     # That a cell was killed while it started is told there, and no failure.
-    failed = [line for line in log if "Traceback" in line or ("ERROR" in line and "sandbox.pool" not in line)]
+    failed = [line for line in log if "Traceback" in line or ("ERROR" in line and "sandbox." not in line)]
     print(f"\nkills: {soak.kills.total()} ({', '.join(f'{kind} {soak.kills[kind]}' for kind in KINDS)})")
     print(f"ended by a kill: {len(ledger.hit)}, of these with no kill to explain it: {len(unexplained)}")
     print(f"lost replies: {len(ledger.lost)}, requests without an end in the account: {unsettled}")
