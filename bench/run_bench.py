@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,16 @@ PROMPT = "hello world"
 # About 20 ms of QuickJS: the loop is made as long as it must be, see `heavy`.
 HEAVY = (
     "let sum = 0; for (let i = 0; i < {count}; i++) sum = (sum + i * i) % 1000003; const result = 'dlrow olleh' + sum"
+)
+SIEVE = (
+    "const n = 2e6, a = new Uint8Array(n); let c = 0;"
+    "for (let i = 2; i < n; i++) if (!a[i]) { c++; for (let j = i * 2; j < n; j += i) a[j] = 1; } return c"
+)
+OVER = (
+    "for (;;) {}",
+    "const a = []; for (;;) a.push({a: 1})",
+    "const s = '[' + '[1],'.repeat(100000) + '1]'; for (;;) JSON.parse(s)",
+    "let a; for (;;) a = new Array(1000).fill({b: 1})",
 )
 FLOOR_PYTHON = """
 import os, time
@@ -151,6 +162,73 @@ def heavy(path: str) -> str:
         if reply.usage.cpu_ms >= 10:
             return HEAVY.format(count=int(count * 20 / reply.usage.cpu_ms))
         count *= 2
+
+
+def bare_deno(seconds: float, at_once: int) -> tuple[list[float], float]:
+    """Run the sample by a bare `deno run` each, so many at once. Returns sorted seconds, and runs/s."""
+    with tempfile.TemporaryDirectory(prefix="promptlog-bench-") as folder:
+        program = Path(folder) / "program.js"
+        program.write_text(f"const prompt = Deno.args[0];\n{SAMPLE}\nconsole.log(JSON.stringify(result));\n")
+        command = [root.deno_executable(), "run", "--no-config", "--no-remote", "--no-prompt", program, PROMPT]
+        environment = {"DENO_NO_UPDATE_CHECK": "1", "DENO_DIR": f"{folder}/cache"}
+        samples: list[float] = []
+
+        def client(samples: list[float], end: float) -> None:
+            while (began := time.perf_counter()) < end:
+                done = subprocess.run(command, stdout=subprocess.PIPE, cwd=folder, env=environment, check=True)
+                assert EXPECT.encode() in done.stdout
+                samples.append(time.perf_counter() - began)
+
+        client([], time.perf_counter() + 0.5)
+        began = time.perf_counter()
+        threads = [threading.Thread(target=client, args=(samples, began + seconds)) for _ in range(at_once)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sorted(samples), len(samples) / (time.perf_counter() - began)
+
+
+def on_deno(table: Table, tools: Path, path: str, seconds: float) -> None:
+    """Measure the engine Deno beside a bare `deno run` of the same program."""
+    say("on Deno")
+    sample = [Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT, engine="deno")]
+    wanted = frames(sample)
+    load.run(tools, path, "prefix", wanted, expect=EXPECT, connections=4, seconds=1)
+    paced = load.run(tools, path, "prefix", wanted, expect=EXPECT, connections=4, seconds=2 * seconds, rate=10)
+    table.add_load("on Deno, a blank cell ready (10/s)", paced)
+    rates = {}
+    for connections in (1, 8):
+        done = load.run(tools, path, "prefix", wanted, expect=EXPECT, connections=connections, seconds=2 * seconds)
+        table.add_load(f"on Deno, {connections} client{'s' * (connections > 1)}", done)
+        rates[connections] = done.rate
+    bare = {}
+    for at_once in (1, 4):
+        samples, rate = bare_deno(seconds, at_once)
+        table.add_samples(f"bare deno run, {at_once} at once", samples, rate)
+        bare[at_once] = (percentile(samples, 0.5), rate)
+    table.add("on Deno, a blank cell ready: p50 / bare deno run's", ratio=paced.ms(0.5) / 1000 / bare[1][0])
+    table.add("on Deno, 8 clients: runs/s / bare deno run's", ratio=rates[8] / bare[4][1])
+    caller = Caller(path)
+    used: dict[str, float] = {}
+    for engine in ("quickjs", "deno"):
+        reply = caller.ask(Run(id=1, source=SIEVE, engine=engine, limits=LimitsAsked(cpu_ms=5000)))  # type: ignore[arg-type]
+        assert isinstance(reply, Finished)
+        used[engine] = reply.usage.cpu_ms
+    table.add("a sieve of 2,000,000: CPU ms", **used)
+    table.add("a sieve of 2,000,000: quickjs / deno", ratio=used["quickjs"] / used["deno"])
+    overrun = []
+    for source in OVER:
+        for _ in range(10):
+            caller.sock.sendall(caller.session.send(Run(id=1, source=source, engine="deno")))
+            while not (replies := caller.session.receive(caller.sock.recv(1 << 20))):
+                pass
+            (reply,) = replies
+            assert isinstance(reply, Finished)
+            overrun.append(reply.usage.cpu_ms - 50)
+    table.add(
+        "on Deno, CPU over the limit of 50 ms, of 40 runs", most_ms=max(overrun), median_ms=statistics.median(overrun)
+    )
 
 
 def floors(tools: Path, count: int = 2000) -> Iterator[tuple[str, list[float]]]:
@@ -286,6 +364,7 @@ def measure(table: Table, tools: Path, seconds: float) -> None:
         table.add("from start to ready", ms=(time.perf_counter() - began) * 1000)
         daemon = Daemon(socket_path)
         _with_daemon(table, tools, seconds, daemon)
+        on_deno(table, tools, daemon.path, seconds)
 
 
 def _with_daemon(table: Table, tools: Path, seconds: float, daemon: Daemon) -> None:

@@ -7,6 +7,7 @@ Each server alone is up while it is loaded. One load generator for all (load.c):
 loops, and an open one at 500/s. Each peer's runs/s with 8 clients is measured with autocannon as well.
 
   promptlog              a jailed process for each run
+  promptlog on Deno      the same, with V8
   workerd get            one isolate for all runs of a program: a program's globals survive
   workerd load           a fresh isolate for each run
   isolated-vm isolate    a fresh isolate for each run, in the server's process
@@ -189,6 +190,18 @@ def promptlog_figures(table: Table, tools: Path, seconds: float) -> None:
         table.add_samples(f"{name}|new program", new_programs(path, 100))
 
 
+def promptlog_on_deno_figures(table: Table, tools: Path, seconds: float) -> None:
+    """Measure promptlog's engine Deno."""
+    with private_daemon(None) as socket_path:
+        path = str(socket_path)
+        requests = frames([Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT, engine="deno")])
+        load.run(tools, path, "prefix", requests, expect=EXPECT, connections=4, seconds=1)
+        for clients, name in ((1, "1 client"), (8, "8 clients")):
+            say(f"promptlog on Deno: {name}")
+            done = load.run(tools, path, "prefix", requests, expect=EXPECT, connections=clients, seconds=seconds)
+            table.add_load(f"promptlog on Deno|{name}", done)
+
+
 def _by_threads(path: str, hash: str, clients: int, seconds: float) -> float:
     """Runs/s by promptlog's own client library, pipelined on one connection: the second generator."""
     done = 0
@@ -349,6 +362,7 @@ def main() -> None:
                 server_figures(table, tools, options.seconds, server, autocannon)
             if not options.only or "deno run" in options.only:
                 deno_figures(table, options.seconds, deno, scratch)
+                promptlog_on_deno_figures(table, tools, options.seconds)
         trials = {} if options.no_trials else {server.name: tried(server) for server in chosen}
     medians = table.medians()
     show(medians, trials)
