@@ -51,11 +51,14 @@ class Supervisor:
         async with self._waiting:
             if not self._gone:
                 await trio.lowlevel.wait_readable(self._descriptor)
-                _, status, usage = os.wait4(self.pid, 0)
-                self._process.returncode = os.waitstatus_to_exitcode(status)
-                self.peak_bytes = usage.ru_maxrss * 1024
-                self._gone = True
-                os.close(self._descriptor)
+                self._reap()
+
+    def _reap(self) -> None:
+        _, status, usage = os.wait4(self.pid, 0)  # it has ended: this does not wait
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self.peak_bytes = usage.ru_maxrss * 1024
+        self._gone = True
+        os.close(self._descriptor)
 
     def is_alive(self) -> bool:
         """Whether nsjail has not ended."""
