@@ -57,6 +57,7 @@ class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
 
     def group(self, memory_bytes: int) -> Group:
         """Make a cgroup for one cell that nsjail is not told of, with so much memory for all in it. Raises OSError."""
+        _left[:] = [group for group in _left if not group.is_removed()]
         name = f"cell-{os.getpid()}-{next(_numbers)}"
         group = Group(version=self.version, folders=[folder / name for folder in self.folders])
         try:
@@ -128,16 +129,23 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
     async def remove(self) -> None:
         """Remove the folders. What was killed in there may take some ms to be gone; what stays is swept later."""
+        for _ in range(_REMOVE_TRIES):
+            if self.is_removed():
+                return
+            await trio.sleep(0.005)
+        _left.append(self)
+
+    def is_removed(self) -> bool:
+        """Remove the folders, and return whether all are gone."""
+        gone = True
         for folder in self.folders:
-            for _ in range(_REMOVE_TRIES):
-                try:
-                    folder.rmdir()
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    await trio.sleep(0.005)
-                else:
-                    break
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                gone = False
+        return gone
 
     def _number(self, names: tuple[str, str], key: str) -> int:
         for folder in self.folders:
@@ -148,6 +156,10 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
                     if line.split()[0] == key:
                         return int(line.split()[1])
         return 0
+
+
+_left: list[Group] = []
+"""Cells' cgroups that something was still in when they should have gone."""
 
 
 def make(name: str, memory_bytes: int, *, mounts: Path = Path("/sys/fs/cgroup")) -> Cgroup | None:

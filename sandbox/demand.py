@@ -208,8 +208,8 @@ class DemandPool:
         """Wait for the next process of a cell that has had a run, and offer it again."""
         try:
             await cell.ready()
-        except (CellStartError, OSError, ValueError) as error:
-            _log.warning("%s", error)
+        except Exception as error:  # no one cell may end the others
+            _log.warning("%s", error or repr(error))
             cell.retire()
         finally:
             self._starting -= 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from promptlogd.services import RequestError, Services
-from promptlogd.store import Ambiguous, BadReference, Damaged, NotFound, StoreFailed
+from promptlogd.store import Ambiguous, BadReference, Damaged, KeptForAnother, NotFound, StoreFailed
 
 
 @contextmanager
@@ -22,6 +22,13 @@ def store_errors() -> Iterator[None]:
         raise RequestError("bad_request", str(error)) from None
     except Damaged as error:
         raise RequestError("not_found", str(error), {"reference": error.hash, "damaged": error.why}) from None
+    except KeptForAnother as error:
+        detail: dict[str, str | int | float | list[str] | None] = {
+            "hash": error.hash,
+            "engine": error.engine,
+            "language": error.language,
+        }
+        raise RequestError("bad_request", str(error), detail) from None
     except StoreFailed as error:
         raise RequestError("internal", str(error)) from None
 

@@ -29,8 +29,10 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
     check_size("source", len(source), services.config.limits.source_kb * 1024)
     engine, language = chosen(services, request.engine, request.language)
     store = services.store
-    if request.engine or request.language:
-        _refuse_another(services, source, engine, language)
+    strict = bool(request.engine or request.language)
+    if strict:
+        with store_errors():
+            store.refuse_another(hashlib.sha256(source).hexdigest(), engine, language)
     staging = _Staging(store, source, client.uid, engine, language)
     try:
         async with trio.open_nursery() as nursery:
@@ -42,7 +44,7 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
         with store_errors():
             staged = staging.result()
             hash, created = await trio.to_thread.run_sync(
-                lambda: store.keep(staged, wrapped, wrapper=WRAPPER_VERSIONS[engine], name=request.name)
+                lambda: store.keep(staged, wrapped, wrapper=WRAPPER_VERSIONS[engine], name=request.name, strict=strict)
             )
             fact = store.fact(hash)
         staging.kept = True
@@ -51,20 +53,6 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
         with trio.move_on_after(_DISCARD_S, shield=True):
             await staging.end()
     return Submitted(id=request.id, hash=hash, created=created, engine=fact.engine if fact else engine)
-
-
-def _refuse_another(services: Services, source: bytes, engine: Engine, language: Language) -> None:
-    """Raise RequestError if this very program is kept for another engine: who else runs it would not know."""
-    with store_errors():
-        hash = hashlib.sha256(source).hexdigest()
-        fact = services.store.fact(hash)
-    if fact is not None and (fact.engine, fact.language) != (engine, language):
-        raise RequestError(
-            "bad_request",
-            f"this very program is kept as {fact.language} for {fact.engine} already: name the engine when you run it, "
-            "or remove it first",
-            {"hash": hash, "engine": fact.engine, "language": fact.language},
-        )
 
 
 class _Staging:

@@ -52,3 +52,16 @@ class Damaged(StoreError):
         super().__init__(f"program {hash} was damaged on disk ({why}) and is set aside; submit it again")
         self.hash = hash
         self.why = why
+
+
+class KeptForAnother(StoreError):
+    """The very same bytes are kept for another engine, or as another language."""
+
+    def __init__(self, hash: str, engine: str, language: str) -> None:
+        super().__init__(
+            f"this very program is kept as {language} for {engine} already: name the engine when you run it, "
+            "or remove it first"
+        )
+        self.hash = hash
+        self.engine = engine
+        self.language = language

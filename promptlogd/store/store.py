@@ -27,6 +27,7 @@ from promptlogd.store.errors import (
     Ambiguous,
     BadReference,
     Damaged,
+    KeptForAnother,
     NotFound,
     StoreFailed,
     StoreLocked,
@@ -159,8 +160,19 @@ class Store:
         folder = None if self._objects.has(hash) else self._objects.stage(source, meta)
         return Staged(hash=hash, source=source, meta=meta, folder=folder)
 
-    def keep(self, staged: Staged, wrapped: bytes, *, wrapper: int, name: str | None) -> tuple[str, bool]:
-        """Make a program of what was staged; return (hash, whether it is new), once it is safe. Raises StoreFailed."""
+    def refuse_another(self, hash: str, engine: Engine, language: Language) -> None:
+        """Raise KeptForAnother if this program is kept for another engine: who else runs it would not know."""
+        fact = self.fact(hash)
+        if fact is not None and (fact.engine, fact.language) != (engine, language):
+            raise KeptForAnother(hash, fact.engine, fact.language)
+
+    def keep(
+        self, staged: Staged, wrapped: bytes, *, wrapper: int, name: str | None, strict: bool = False
+    ) -> tuple[str, bool]:
+        """Make a program of what was staged; return (hash, whether it is new), once it is safe.
+
+        Raises StoreFailed; KeptForAnother if `strict`, and the program is there for another engine.
+        """
         hash, folder = staged.hash, staged.folder
         created = True
         with self._writing:
@@ -168,6 +180,8 @@ class Store:
                 self._objects.read(hash)
                 created = False
                 self.discard(staged)
+                if strict:
+                    self.refuse_another(hash, staged.meta.engine, staged.meta.language)
             except (NotFound, Damaged) as error:
                 if isinstance(error, Damaged):
                     self._objects.set_aside(hash)

@@ -46,6 +46,10 @@ _READ_BYTES = 256 * 1024
 _WRAPPED_MORE_BYTES = 1024
 _READS = 4
 _WORDS_BYTES = 16 * 1024
+_KINDS = {"run": frozenset("lvobx"), "source": frozenset("lvobxsq"), "check": frozenset("wsqx")}
+"""What the runner says of each kind of job. It never says that memory ran out: the kernel does."""
+
+_FORMS = {"javascript": (b"B", b"M"), "typescript": (b"T", b"N")}
 _SAID = re.compile(r"(?:exited with|terminated with) .*")
 _CREDENTIALS = struct.Struct("3i")
 _NICE = 10
@@ -96,9 +100,9 @@ class DenoCell:
             trio.lowlevel.notify_closing(self._data)
             self._data.close()
             await self.process.wait()
-        os.close(self._log)
-        if self._group is not None:
-            await self._group.remove()
+            os.close(self._log)
+            if self._group is not None:
+                await self._group.remove()
 
     async def ready(self) -> None:
         """Wait until a new process's runner says that it waits for its run. Raises CellStartError, or OSError."""
@@ -292,6 +296,7 @@ class _Handover:
             source_name=job.source_name,
             shown=shown,
             token=token,
+            kinds=_KINDS[job.kind],
             wrapped_bytes=len(job.code) + _WRAPPED_MORE_BYTES if job.kind == "check" else 0,
             source_lines=None if job.kind == "run" else job.code.count(b"\n") + 1,
         )
@@ -403,21 +408,21 @@ class _Handover:
         trial.logs_truncated = self._reader.logs_truncated
         trial.usage = Usage(cpu_ms=round(used_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=peak_bytes)
         end: Outcome | Wrapped | Refused
-        if self._reader.at_least is not None and not clean:
-            end = self._reader.at_least
-        elif oom:
+        if oom:
             end = MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
         elif used_ms > limits.cpu_ms or (how is not None and how.signal == signal.SIGXCPU):
             end = CpuLimit(limit=limits.cpu_ms, used=round(used_ms, 3))
         elif self._killed_for is not None:
             end = self._killed_for
         elif clean and said is not None:
-            end = said
+            end = self._checked(said) if isinstance(said, Wrapped) else said
+        elif self._reader.at_least is not None:
+            end = self._reader.at_least
         elif from_outside:
             end = Crashed(signal="SIGKILL", message="its jail was ended from outside")
         elif how is None:
             end = Crashed(message="the run was given up")
-        elif how.signal in _ABORTS and peak_bytes >= limits.memory_bytes // 2:
+        elif (how.signal in _ABORTS or how.exit_code) and peak_bytes >= limits.memory_bytes // 2:
             end = MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
         elif how.signal:
             end = Crashed(signal=signal.Signals(how.signal).name, message="the engine was ended by a signal")
@@ -429,6 +434,12 @@ class _Handover:
                 trial.outcome = end.error
         else:
             trial.outcome = end
+
+    def _checked(self, said: Wrapped) -> Wrapped | Crashed:
+        """Return the wrapped code: the letter is the runner's, the source is ours."""
+        if said.code not in _FORMS[self._job.language]:
+            return Crashed(message="the engine wrote a form that there is not")
+        return Wrapped(code=said.code + self._job.code)
 
     def _wall_ms(self) -> float:
         return round((trio.current_time() - self.began) * 1000, 3)

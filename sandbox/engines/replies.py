@@ -42,8 +42,8 @@ LINE_OVERHEAD_BYTES = 16
 _TEXT_BYTES = 256 * 1024
 """Cap of an exception's, a syntax error's or a bad result's payload; the prelude cuts each text far below."""
 
-_RUN_KINDS = frozenset("lvobxmsq")
-_CHECK_KINDS = frozenset("wmsq")
+_RUN_KINDS = frozenset("lvobxms")
+_CHECK_KINDS = frozenset("wms")
 
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 _raw_decoder = json.Decoder(Raw)
@@ -78,15 +78,19 @@ class ReplyReader:
         source_name: str,
         shown: Shown,
         token: bytes = b"",
+        kinds: frozenset[str] | None = None,
         wrapped_bytes: int = 0,
         source_lines: int | None = None,
     ) -> None:
         """`shown`: reads this engine's stacks. `token`: what stands before each frame, and a program does not know.
 
+        `kinds`: of frames that may come; default: QuickJS's.
+
         `wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run. `source_lines`: how many
         lines the program has, where it comes as its author wrote it.
         """
         self._token = token
+        self._kinds = kinds or (_CHECK_KINDS if wrapped_bytes else _RUN_KINDS)
         self._header_bytes = len(token) + HEADER_BYTES
         self._source_lines = source_lines
         self._limits = limits
@@ -139,7 +143,7 @@ class ReplyReader:
         return lines
 
     def _cap(self, kind: str) -> int:
-        if kind not in (_CHECK_KINDS if self._wrapped_bytes else _RUN_KINDS):
+        if kind not in self._kinds:
             raise BadReply(f"a frame of no known kind, {kind!r}")
         match kind:
             case "v":

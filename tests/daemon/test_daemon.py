@@ -437,11 +437,12 @@ def test_a_damaged_program_is_told_and_the_rest_served(tmp_path: Path) -> None:
         assert client.run(hash).value == 1
 
 
-def test_an_ordinary_user(tmp_path: Path) -> None:
-    """Without root, by user namespaces alone, the main job runs."""
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_an_ordinary_user(tmp_path: Path, engine: Any) -> None:
+    """Without root, by user namespaces alone, the main job runs on each engine."""
     if os.geteuid() != 0:
         with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
-            assert client.run_source("return prompt", "x").value == "x"
+            assert client.run_source("return prompt", "x", engine=engine).value == "x"
         return
     # As root: become nobody with CAP_DAC_READ_SEARCH kept, so that a Python below root's home can be read.
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run"))
@@ -454,7 +455,7 @@ def test_an_ordinary_user(tmp_path: Path) -> None:
             f"--ambient-caps=-all,+{capability}",
             f"--bounding-set=-all,+{capability}",
         ]
-        command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "-", "--prompt", "x"]
+        command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "-", "--prompt", "x", "--engine", engine]
         environment = {"TMPDIR": str(folder), "HOME": str(folder), "PATH": os.environ["PATH"]}
         done = subprocess.run(
             [*become, *command], input=b"return prompt + 1", capture_output=True, env=environment, timeout=60, cwd="/"

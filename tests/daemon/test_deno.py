@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,54 @@ def test_syntax_errors_at_submit(client: Client) -> None:
         client.submit("(" * 300_000 + ")" * 300_000, engine="deno")
     with pytest.raises(RequestRefused, match=r"syntax|did not survive|took more"):
         client.submit("(" * 300_000 + ")" * 300_000, language="typescript")
+
+
+@pytest.mark.parametrize(
+    ("source", "language"),
+    [
+        ('import "data:text/javascript,for(;;){}";\nexport default () => 1', "javascript"),
+        ('}); import "data:text/javascript,for(;;){}"; (async function () {', "javascript"),
+        ('}); import "data:text/javascript,for(;;){}"; (async function () {', "typescript"),
+    ],
+)
+def test_nothing_of_a_program_runs_at_submit(client: Client, source: str, language: Any) -> None:
+    """Not even what it imports: a loop there takes no time."""
+    began = time.monotonic()
+    with suppress(RequestRefused):
+        client.submit(source, engine="deno", language=language)
+    assert time.monotonic() - began < 0.4
+
+
+def test_submits_at_once_for_several_engines(client: Client) -> None:
+    """Of the same new text for two engines at once one is kept, and the other refused."""
+    kept: list[str] = []
+
+    def submit(engine: Any) -> None:
+        with Client(client.socket_path) as own, suppress(RequestRefused):
+            kept.append(own.submit("return 'at once'", engine=engine).engine)
+
+    threads = [threading.Thread(target=submit, args=(engine,)) for engine in ("deno", "quickjs", "deno", "quickjs")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(kept)) == 1
+
+
+def test_cells_started_for_one_run_leave_no_cgroup(tmp_path: Path) -> None:
+    """Clients that leave while a cell starts for them leave nothing behind."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        limits = LimitsAsked(memory_bytes=256 << 20)
+        for number in range(20):
+            with Client(daemon.socket) as gone:
+                gone.start(None, source="return 1", engine="deno", limits=limits)
+                time.sleep(number / 700)
+        assert client.run_source(WHICH, engine="deno", limits=limits).value == "deno"
+        _until(lambda: not _jailed(daemon) or client.stats().running == 0)
+        client.run_source(WHICH, engine="deno", limits=limits)
+        own = [path for mount in ("memory", "pids") for path in Path("/sys/fs/cgroup", mount).rglob("cell-*")]
+        mine = [path for path in own if path.name.split("-")[1] == str(daemon.process.pid)]
+        _until(lambda: sum(path.exists() for path in mine) <= 2 * (1 + len(_jailed(daemon))))
 
 
 def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:
@@ -164,6 +214,8 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
         pids = [pid for pair in _jailed(daemon) for pid in pair]
         daemon.stop(signal.SIGKILL)
         _until(lambda: not any(map(_alive, pids)), 1)
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:  # and sweeps what was left
+        assert client.run_source(WHICH, engine="deno").value == "deno"
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["nsjail", "deno"])

@@ -20,6 +20,9 @@
   const decode = decoder.decode.bind(decoder);
   const Bytes = Uint8Array;
   const { set, subarray } = getPrototypeOf(Bytes.prototype);
+  // An accessor that a program may replace, and would be called with what goes out, the token in it.
+  const getLength = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'length').get;
+  const lengthOf = (bytes) => apply(getLength, bytes, []);
   const { split, slice, startsWith } = String.prototype;
   const test = RegExp.prototype.test;
   const exec = RegExp.prototype.exec;
@@ -42,7 +45,8 @@
   // --- the channel ----------------------------------------------------------------------------------------
 
   const writeAll = (bytes) => {
-    for (let at = 0; at < bytes.length;) at += write(at ? apply(subarray, bytes, [at]) : bytes);
+    const length = lengthOf(bytes);
+    for (let at = 0; at < length;) at += write(at ? apply(subarray, bytes, [at]) : bytes);
   };
   const number = (bytes, at) => bytes[at] * 16777216 + (bytes[at + 1] << 16) + (bytes[at + 2] << 8) + bytes[at + 3];
   const put = (bytes, at, value) => {
@@ -52,22 +56,24 @@
     bytes[at + 3] = value;
   };
   const send = (kind, payload) => {
-    const bytes = new Bytes(21 + payload.length);
+    const length = lengthOf(payload);
+    const bytes = new Bytes(21 + length);
     apply(set, bytes, [token]);
     bytes[16] = kind;
-    put(bytes, 17, payload.length);
+    put(bytes, 17, length);
     apply(set, bytes, [payload, 21]);
     writeAll(bytes);
   };
   const sendFields = (kind, a, b, c) => {
     const first = encode(a), second = encode(b), third = encode(c);
-    const bytes = new Bytes(12 + first.length + second.length + third.length);
-    put(bytes, 0, first.length);
+    const one = lengthOf(first), two = lengthOf(second), three = lengthOf(third);
+    const bytes = new Bytes(12 + one + two + three);
+    put(bytes, 0, one);
     apply(set, bytes, [first, 4]);
-    put(bytes, 4 + first.length, second.length);
-    apply(set, bytes, [second, 8 + first.length]);
-    put(bytes, 8 + first.length + second.length, third.length);
-    apply(set, bytes, [third, 12 + first.length + second.length]);
+    put(bytes, 4 + one, two);
+    apply(set, bytes, [second, 8 + one]);
+    put(bytes, 8 + one + two, three);
+    apply(set, bytes, [third, 12 + one + two]);
     send(kind, bytes);
   };
   const take = (count) => {
@@ -136,10 +142,13 @@
 
   // V8 names the place of a syntax error in a module alone, and swc as well: a body's, below the line of its bracket.
   const PLACE = /^(?:SyntaxError: )?([^]*?)(?:\n[^]*)?(?: at |\n    at )blob:[^\s]*?:(\d+):(\d+)\s*$/;
-  const placed = (error) => {
+  const placed = (error, form) => {
     const message = say(error?.message ?? error);
     const found = apply(exec, PLACE, [message]);
-    return found === null ? [message, ''] : [found[1], `    at program:${found[2]}:${found[3]}`];
+    if (found === null) return [message, ''];
+    // Before the first line of a module stands STOP; that of a body is its bracket's.
+    const column = form === 'M' && found[2] === '1' ? found[3] - STOP.length : found[3];
+    return [found[1], `    at program:${found[2]}:${column}`];
   };
 
   // Whatever the program did to promises: `follow` gives one that has the pristine constructor.
@@ -165,10 +174,10 @@
 
   // --- the check ------------------------------------------------------------------------------------------
 
-  // What is loaded with this behind it is parsed and linked, and not run: its imports are evaluated first, and this one
-  // throws. A body that parses between all three brackets closes none of them (CHECKS in zygote.py has the proof; what
-  // TypeScript lets follow a method's or an expression's end is disjoint as well).
-  const STOP = '\n;import "data:text/javascript,throw null";';
+  // What is loaded with this before it is parsed and linked, and not run: imports are evaluated in their order, and this
+  // first one throws. A body that parses between all three brackets closes none of them (CHECKS in zygote.py has the
+  // proof; what TypeScript lets follow a method's or an expression's end is disjoint as well).
+  const STOP = 'import "data:text/javascript,throw null";';
   const BRACKETS = [
     ['export default (async function (prompt, env) {"use strict";\n', '\n})'],
     ['export default ({async program(prompt, env) {"use strict";\n', '\n}})'],
@@ -176,7 +185,7 @@
   ];
   const refusal = async (source, language) => {
     try {
-      await load(source + STOP, language);
+      await load(STOP + source, language);
     } catch (error) {
       return error === null ? null : error;
     }
@@ -224,7 +233,7 @@
   // --- what a program should not see ------------------------------------------------------------------------
 
   const removed = [
-    'Deno', 'process', 'global', 'Worker', 'localStorage', 'sessionStorage', 'Storage', 'caches', 'Cache', 'CacheStorage',
+    'Deno', 'process', 'global', 'Buffer', 'Worker', 'localStorage', 'sessionStorage', 'Storage', 'caches', 'Cache', 'CacheStorage',
     'navigator', 'Navigator', 'NavigatorUAData', 'alert', 'confirm', 'prompt', 'close', 'closed', 'name', 'location',
     'Location', 'Window', 'WebSocket', 'EventSource', 'BroadcastChannel', 'createImageBitmap', 'ImageBitmap',
     'ImageBitmapRenderingContext', 'OffscreenCanvas', 'Lock', 'LockManager', 'setImmediate', 'clearImmediate', 'onload',
@@ -243,9 +252,6 @@
     finish(report('x', 'Error', 'the program waits for a promise that nothing can settle', ''));
   });
   for (const name of removed) delete globalThis[name];
-  for (const symbol of Object.getOwnPropertySymbols(globalThis)) {
-    if (symbol.description === '') delete globalThis[symbol];
-  }
   for (const name of removed) {
     if (name in globalThis) defineProperty(globalThis, name, { __proto__: null, value: undefined });
   }
@@ -253,7 +259,7 @@
   // --- the one job ------------------------------------------------------------------------------------------
 
   const refuse = ({ error, form, message }) => {
-    const [found, place] = placed(error);
+    const [found, place] = placed(error, form);
     sendFields(S, form + 'SyntaxError', message ?? found, place);
     end();
   };
@@ -275,7 +281,7 @@
       if (kind === 'S') {
         run(wrapped, prompt, given);
       } else {
-        send(W, encode(wrapped));
+        send(W, encode(wrapped[0]));  // the daemon has the rest
         end();
       }
     }, (error) => {

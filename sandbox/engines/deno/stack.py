@@ -20,7 +20,7 @@ _UNNAMED = re.compile(r"(?:async )?(?:\w+\.)?(?:eval|default)(?: \[as \w+\])?")
 def shown(stack: str, source_name: str) -> tuple[str, int | None, int | None]:
     """Return the stack in terms of the program as submitted, and the place of its first frame there."""
     first, _, rest = stack.partition("\n")
-    blob_lines = int(first) if first.isdigit() and len(first) < 3 else 0
+    blob_lines = 1 if first == "1" else 0
     lines: list[str] = []
     place: tuple[int, int] | None = None
     for text in rest.splitlines():
