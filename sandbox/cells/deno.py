@@ -1,8 +1,8 @@
 """A Deno cell: start it, hand it a run, supervise that, tell from the kernel's evidence how it ended.
 
 It is one nsjail with one `deno` in it that has run promptlog's runner and nothing else. That one takes one run and is
-killed; nsjail starts the next, in namespaces of its own. After anything but a clean end nsjail is ended as well. The
-descriptors 0 and 1 in the jail are one socket, *data*; what comes over it is hostile, and counts only with the token of
+killed; nsjail starts the next, in namespaces of its own. Where it ended by itself, or left input unread, nsjail is ended
+as well. The descriptors 0 and 1 in the jail are one socket, *data*; what comes over it is hostile, and counts only with the token of
 the run before it. nsjail's log comes over a pipe that the jail does not have.
 """
 
@@ -385,10 +385,13 @@ class _Handover:
         used_ms = self._used_s() * 1000
         peak_bytes = cell._peak_bytes()
         said = self._reader.said
-        clean = said is not None and not self._killed_for and cell._is_alive() and cell._all_is_read()
+        # A process that is there, and took all that it was sent, is ended by us: nsjail had no part in it, and goes on.
+        there = not self._ended and cell._is_alive() and not self._unsent and cell._all_is_read()
+        there = there and not isinstance(self._killed_for, Crashed)
+        clean = there and said is not None and self._killed_for is None
         how: Ending | None = None
         oom = from_outside = False
-        if clean:
+        if there:
             cell._kill()
             if cell._group is None and peak_bytes >= limits.memory_bytes // 2:
                 cell.retire()  # or a later run's end could be taken for one for lack of memory
