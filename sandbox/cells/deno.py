@@ -1,9 +1,9 @@
 """A Deno cell: start it, hand it a run, supervise that, tell from the kernel's evidence how it ended.
 
 It is one nsjail with one `deno` in it that has run promptlog's runner and nothing else. That one takes one run and is
-killed; nsjail starts the next, in namespaces of its own. Where it ended by itself, or left input unread, nsjail is ended
-as well. The descriptors 0 and 1 in the jail are one socket, *data*; what comes over it is hostile, and counts only with the token of
-the run before it. nsjail's log comes over a pipe that the jail does not have.
+killed; nsjail starts the next, in namespaces of its own. Where it ended by itself, or left input unread, nsjail is
+ended as well. The descriptors 0 and 1 in the jail are one socket, *data*; what comes over it is hostile, and counts
+only with the token of the run before it. nsjail's log comes over a pipe that the jail does not have.
 """
 
 from __future__ import annotations
