@@ -100,8 +100,8 @@ def test_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) ->
 
 @pytest.mark.parametrize(("engine", "case"), [param for param in _MEMORY if param.values[0] == "deno"])
 def test_memory_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) -> None:
-    """RLIMIT_DATA stops each memory bomb at most 20 MiB above the limit."""
+    """RLIMIT_DATA stops each memory bomb at most 20 MiB above the limit; some see an error of their own first."""
     limits = LimitsAsked(cpu_ms=5000, wall_ms=25_000)
     result = jitless.run_source(_source(case), _prompt(case), env=case.get("env"), limits=limits, engine="deno")
-    assert result.outcome.__struct_config__.tag in _expected(case, "deno"), result.outcome
+    assert result.outcome.__struct_config__.tag in [*_expected(case, "deno"), "exception"], result.outcome
     assert result.usage.peak_memory_bytes <= 148 << 20

@@ -28,7 +28,6 @@ _OTHERS: dict[str, set[str]] = {
         "mprotect to executable",  # V8's compilers
         "mmap executable",
         "mmap writable and executable",
-        "fcntl of the data socket",  # O_NONBLOCK
         "getpid",
         "read of the control channel",  # descriptor 1 is the data socket in this jail
         "write to the control channel",
@@ -43,6 +42,7 @@ _OTHERS: dict[str, set[str]] = {
         "clone3",  # ENOSYS, so that the C library takes clone, whose flags a filter can see
         "tgkill",
         "process_vm_readv",
+        "fcntl of the data socket",  # its flags are the next process's as well
         *(name for name in ESCAPES if name.startswith(("socket ", "read of descriptor", "write to descriptor"))),
         # (of descriptors a Deno cell has its own event loop's, see test_deno.py)
     },
