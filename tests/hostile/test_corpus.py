@@ -25,9 +25,9 @@ _CASES = [
 ]
 _MEMORY = [param for param in _CASES if param.values[1]["group"] == "memory"]  # type: ignore[index, call-overload]
 
-_CPU_OVER_MS = {"quickjs": 30, "deno": 10}
+_CPU_OVER_MS = {"quickjs": 30, "deno": 30}
 """QuickJS: the timer goes off within 3 ms; giving back the memory of a process of 120 MiB is accounted to it as well.
-Deno: the daemon looks at the clock; it has its own limit for what is checked apart (`check_cpu_ms`)."""
+Deno: the daemon looks at the clock, late where others keep the machine busy; `make bench` has the figures."""
 
 
 def _source(case: dict[str, Any]) -> str:

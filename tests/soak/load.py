@@ -134,7 +134,10 @@ def word(reply: Reply) -> str:
 def _by_a_kill(reply: Reply) -> bool:
     match reply:
         case Error(code="internal", message=message):
-            return message.startswith("the program could not be checked: Crashed(signal='SIGKILL'")
+            # The second: what was killed was no jail, but the dynamic loader, which told of Deno's libraries.
+            return message.startswith(
+                ("the program could not be checked: Crashed(signal='SIGKILL'", "can't build the jail's root")
+            )
         case Finished(outcome=Crashed(signal="SIGKILL")):
             return True
         case _:
