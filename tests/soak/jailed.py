@@ -43,12 +43,19 @@ def alive(pid: int) -> bool:
         return False
 
 
+def _is_nsjail(pid: int) -> bool:
+    """Not the dynamic loader or the `deno eval` that tell the daemon what a jail's root needs."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "nsjail\n"
+    except OSError:
+        return False
+
+
 def kill_one(daemon: int, kind: str, chance: random.Random) -> tuple[float, float] | None:
     """Kill a process of this kind below the daemon; return between when and when, or None if there was none."""
-    parents = [daemon]
+    pairs = [(daemon, child) for child in children(daemon) if _is_nsjail(child)]
     for _ in range(KINDS.index(kind)):
-        parents = [child for parent in parents for child in children(parent)]
-    pairs = [(parent, child) for parent in parents for child in children(parent)]
+        pairs = [(parent, child) for _, parent in pairs for child in children(parent)]
     if not pairs:
         return None
     parent, pid = chance.choice(pairs)

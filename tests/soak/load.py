@@ -134,10 +134,7 @@ def word(reply: Reply) -> str:
 def _by_a_kill(reply: Reply) -> bool:
     match reply:
         case Error(code="internal", message=message):
-            # The second: what was killed was no jail, but the dynamic loader, which told of Deno's libraries.
-            return message.startswith(
-                ("the program could not be checked: Crashed(signal='SIGKILL'", "can't build the jail's root")
-            )
+            return message.startswith("the program could not be checked: Crashed(signal='SIGKILL'")
         case Finished(outcome=Crashed(signal="SIGKILL")):
             return True
         case _:
