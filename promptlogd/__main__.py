@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import trio
 
+from promptlogd import allocator
 from promptlogd import config as configuration
 from promptlogd.config import Config, ConfigError
 from promptlogd.listener import ListenError
@@ -25,14 +26,6 @@ from sandbox.errors import SandboxError
 from sandbox.root import RootError
 
 _PR_SET_PDEATHSIG = 1
-
-# mallopt(3). Large messages get, and give back, pages of their own; what the daemon reads into all the time does not.
-# Without this the C library learns from the first large messages to keep all of them in its heap, which then grows.
-_MALLOC_OPTIONS = {
-    -3: 288 * 1024,  # M_MMAP_THRESHOLD, just above what is read at once
-    -1: 2 * 1024 * 1024,  # M_TRIM_THRESHOLD
-    -8: 2,  # M_ARENA_MAX
-}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +52,7 @@ def main(
 ) -> None:
     """Run JavaScript that somebody else wrote, each run in a jailed process of its own."""
     _set_up_logging(verbose=verbose)
-    _set_up_malloc()
+    allocator.set_up()
     if ready_fd is not None and not _is_writable(ready_fd):
         raise click.BadParameter(f"descriptor {ready_fd} is not open for writing", param_hint="--ready-fd")
     if exit_with_parent:
@@ -111,13 +104,6 @@ def _exit_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit(0)
-
-
-def _set_up_malloc() -> None:
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it
-    if mallopt is not None:
-        for option, value in _MALLOC_OPTIONS.items():
-            mallopt(option, value)
 
 
 def _set_up_logging(*, verbose: bool) -> None:

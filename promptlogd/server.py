@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from promptlogd import listener
+from promptlogd import allocator, listener
 from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
 from promptlogd.services import Services
@@ -31,6 +31,7 @@ from sandbox.pool import Pool
 
 _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
+_TRIM_S = 10.0
 _SPARES_WAIT_S = 0.005
 _ZYGOTE_BYTES = 64 << 20
 _DENO_FILES_BYTES = 8 << 20
@@ -116,6 +117,7 @@ async def _serve(
         await cells.start(deno.serve)
         cells.start_soon(_flush, store)
         cells.start_soon(_make_spares, services)
+        cells.start_soon(_trim, services)
         async with trio.open_nursery() as clients:
             accepting = trio.CancelScope()
             await clients.start(_stop_on_signal, services, accepting, clients)
@@ -181,6 +183,15 @@ async def _flush(store: Store) -> None:
             await trio.to_thread.run_sync(store.flush)
         except StoreError as error:
             _log.error("%s", error)
+
+
+async def _trim(services: Services) -> None:
+    seen = 0
+    while True:
+        await trio.sleep(_TRIM_S)
+        if (runs := services.runs.total()) != seen:
+            seen = runs
+            await trio.to_thread.run_sync(allocator.trim)
 
 
 async def _make_spares(services: Services) -> None:

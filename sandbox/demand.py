@@ -110,10 +110,15 @@ class DemandPool:
     async def take(self, *, fresh: bool = False, memory_bytes: int | None = None) -> DenoCell:
         """Lend a blank cell, waiting for one if need be; a fresh one, or with other memory, is started for this.
 
-        Raises CellStartError or RootError.
+        Raises RootError, or CellStartError if cells did not start twice in a row.
         """
         if memory_bytes is not None or fresh:
-            cell = await deno.start(await self._make_plan(memory_bytes))
+            plan = await self._make_plan(memory_bytes)
+            try:
+                cell = await deno.start(plan)
+            except CellStartError as error:
+                _log.warning("%s; once more", error)
+                cell = await deno.start(plan)
             self._started += 1
             self._odd.add(cell)
             self._lent.add(cell)
@@ -122,10 +127,10 @@ class DemandPool:
         self._failed = None
         try:
             while (found := self.take_nowait()) is None:
-                self._changed.set()
-                await self._waiters.park()
                 if self._failed is not None:
                     raise self._failed
+                self._changed.set()
+                await self._waiters.park()
         finally:
             self._waiting -= 1
         return found
@@ -226,8 +231,8 @@ class DemandPool:
             self._failures += 1
             if not isinstance(error, DenoMissing):
                 _log.error("%s; next try in %g s", error, delay)
-            self._failed = error
             if self._failures > 1 or isinstance(error, RootError):
+                self._failed = error
                 self._waiters.unpark_all()
             await trio.sleep(delay)
             return None

@@ -367,3 +367,32 @@ async def test_the_pool_bears_cells_that_die_blank(plan: Plan) -> None:
                 for blank in list(pool._blank):
                     await _kill_blank(blank, nsjail=kill_nsjail)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_a_cell_killed_while_it_starts_is_not_the_waiters_affair(
+    plan: Plan, tmp_path: Path, *, fresh: bool
+) -> None:
+    """Who waits gets the next one; only if that does not start either, the reason."""
+    never, once = tmp_path / "never", tmp_path / "once"
+    never.write_text("#!/bin/sh\nkill -9 $$\n")
+    hit = tmp_path / "hit"
+    once.write_text(f'#!/bin/sh\n[ -e {hit} ] || {{ : > {hit}; kill -9 $$; }}\nexec {plan.executable} "$@"\n')
+    never.chmod(0o755)
+    once.chmod(0o755)
+    plans = [msgspec.structs.replace(plan, executable=once)]
+
+    async def make(memory_bytes: int | None) -> Plan:
+        return plans[0]
+
+    pool = DemandPool(make, blank=1, idle_s=60.0, max_age_s=60, runs_per_cell=100)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.serve)
+        with trio.fail_after(20):
+            cell = await pool.take(fresh=fresh)
+            assert _value(await _run(cell, "return 1")) == 1
+            pool.give(cell, fresh=True)
+            plans[0] = msgspec.structs.replace(plan, executable=never)
+            with pytest.raises(CellStartError, match="did not start"):
+                await pool.take(fresh=fresh)
+        nursery.cancel_scope.cancel()

@@ -33,6 +33,7 @@ CLIENTS = 6
 RSS_MOST = 1.10
 _BETWEEN_KILLS_S = 0.2
 _QUIET_S = 60.0
+_TRIMMED_S = 11.0
 _KEPT_MOST = 50
 """Programs that each client keeps; it removes the oldest beyond."""
 
@@ -177,6 +178,7 @@ def _quiet(daemon: Daemon, client: Client) -> _Figures:
         if (settled and stats.running == stats.queued == 0 and stats.clients == 1) or time.monotonic() > deadline:
             break
         time.sleep(0.05)
+    time.sleep(_TRIMMED_S)  # until it has given back what it does not need
     status = Path(f"/proc/{pid}/status").read_text()
     rss = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
     return _Figures(int(rss), len(list(Path(f"/proc/{pid}/fd").iterdir())), len(processes))
