@@ -109,6 +109,7 @@ class Objects:
             for name in _CAPS:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(folder / name, flags, 0o600))
+            _sync(folder)
         except BaseException:
             self.discard(folder)
             raise
@@ -131,7 +132,6 @@ class Objects:
             folder = self._take_spare()
             try:
                 _write_all(folder, {"source": source, "meta.json": seal(meta)})
-                _sync(folder)
             except BaseException:
                 self.discard(folder)
                 raise

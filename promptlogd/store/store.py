@@ -173,12 +173,13 @@ class Store:
 
         Raises StoreFailed; KeptForAnother if `strict`, and the program is there for another engine.
         """
-        hash, folder = staged.hash, staged.folder
+        hash, folder, meta = staged.hash, staged.folder, staged.meta
         created = True
         with self._writing:
             try:
                 self._objects.read(hash)
                 created = False
+                meta = self._objects.meta(hash)
                 self.discard(staged)
                 if strict:
                     self.refuse_another(hash, staged.meta.engine, staged.meta.language)
@@ -188,7 +189,6 @@ class Store:
                 if folder is None:
                     folder = self._objects.stage(staged.source, staged.meta)
                 self._objects.publish(hash, folder, wrapped, wrapper)
-            meta = self._objects.meta(hash)
             with self._use_facts():
                 self._facts.add(hash, meta)
                 moves = name is not None and self._facts.named(name) != hash

@@ -16,9 +16,10 @@ from sandbox.cells import quickjs as cells
 from sandbox.cells.job import Job, Plan, Trial
 from sandbox.cells.quickjs import QuickJSCell as Cell
 from sandbox.engines.quickjs import filter as second_filter
+from sandbox.engines.replies import Refused
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, OutputLimit, WallLimit
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, OutputLimit, ProgramSyntaxError, WallLimit
 from sandbox.pool import Pool
 
 
@@ -153,6 +154,43 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+_CLOSES = (
+    "}); while (true) {} (async function () {",
+    "}); __promptlog_log(1, 'ran'); (async function () {",
+    "}}); while (true) {} ({async program() {",
+    "}}); while (true) {} (class {async program() {",
+    "} static { while (true) {} } async f() {",
+    "}, [(() => { while (true) {} })()]() {",
+    "}); function __promptlog_run() { while (true) {} } (async function () {",
+    "}); class __promptlog_run {} (async function () {",
+    "}); let undefined; (async function () {",
+    "}); function undefined() {} (async function () {",
+)
+# What is a script's code is a module's comment, and the other way round: `<!--` is a comment in scripts alone.
+_POLYGLOT = (
+    "var x; 0<!--x/*\n}); function __promptlog_run() { return 'overridden' } (async function () { `*/\n"
+    "export default 5\n//`\n"
+)
+
+
+@pytest.mark.parametrize("source", _CLOSES)
+async def test_what_closes_its_wrapper_is_refused_and_never_executed(plan: Plan, source: str) -> None:
+    """At a check nothing of the program runs, not even what stands outside of the wrapper."""
+    async with a_cell(plan) as cell:
+        for kind in ("check", "source"):
+            trial = await _run(cell, source, kind=kind)
+            refused = trial.checked if kind == "check" else trial.outcome
+            assert isinstance(refused, Refused | ProgramSyntaxError), trial
+            assert trial.logs == []
+
+
+async def test_a_script_in_a_modules_comment_declares_nothing(plan: Plan) -> None:
+    """What parses as a script that closes its wrapper is no module: its functions would be there when it runs."""
+    async with a_cell(plan) as cell:
+        trial = await _run(cell, _POLYGLOT, kind="check")
+        assert isinstance(trial.checked, Refused), trial
 
 
 async def test_the_zygote_reads_no_user_byte(plan: Plan) -> None:
