@@ -41,6 +41,7 @@ from promptlogd.wire.messages import Error, Finished, LimitsAsked, Reply, Reques
 from sandbox import root
 from sandbox.cells import Job, Trial
 from sandbox.cells import quickjs as cells
+from sandbox.cells.job import Engine
 from sandbox.engines.quickjs import filter as second_filter
 from sandbox.engines.replies import Wrapped
 from sandbox.outcome import Ok
@@ -102,19 +103,19 @@ BOMBS = (
 )
 
 
-def _bomber(path: str, source: str, stop: EventType) -> None:
+def _bomber(path: str, source: str, engine: Engine, stop: EventType) -> None:
     caller = Caller(path)
     while not stop.is_set():
-        caller.sock.sendall(caller.session.send(Run(id=1, source=source)))
+        caller.sock.sendall(caller.session.send(Run(id=1, source=source, engine=engine)))
         while not caller.session.receive(caller.sock.recv(1 << 20)):
             pass
 
 
 @contextmanager
-def bombs(path: str) -> Iterator[None]:
+def bombs(path: str, engine: Engine = "quickjs") -> Iterator[None]:
     """Four clients that send bombs and floods without pause."""
     stop = multiprocessing.Event()
-    bombers = [multiprocessing.Process(target=_bomber, args=(path, source, stop)) for source in BOMBS]
+    bombers = [multiprocessing.Process(target=_bomber, args=(path, source, engine, stop)) for source in BOMBS]
     for bomber in bombers:
         bomber.start()
     time.sleep(0.5)
@@ -202,6 +203,16 @@ def on_deno(table: Table, tools: Path, path: str, seconds: float) -> None:
         done = load.run(tools, path, "prefix", wanted, expect=EXPECT, connections=connections, seconds=2 * seconds)
         table.add_load(f"on Deno, {connections} client{'s' * (connections > 1)}", done)
         rates[connections] = done.rate
+    short = [Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT)]
+    beside = {}
+    for name, requests in (("on Deno", sample), ("on QuickJS", short)):
+        alone = load.run(tools, path, "prefix", frames(requests), expect=EXPECT, connections=1, seconds=2 * seconds)
+        with bombs(path, "deno"):
+            done = load.run(tools, path, "prefix", frames(requests), expect=EXPECT, connections=1, seconds=2 * seconds)
+        table.add_load(f"{name}, 1 client beside 4 that send Deno bombs", done)
+        beside[name] = done.ms(0.99) / alone.ms(0.99)
+    for name, ratio in beside.items():
+        table.add(f"{name}, p99 beside Deno bombs / p99 alone", ratio=ratio)
     bare = {}
     for at_once in (1, 4):
         samples, rate = bare_deno(seconds, at_once)

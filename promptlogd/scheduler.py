@@ -4,6 +4,10 @@ A run's length is not known beforehand, but a client's next run is much like its
 long lately has half of the slots at the most, together with all others of that kind: whatever they send, a client with
 short runs finds a slot. CPU-bound runs lose nothing by it, since there are twice as many slots as cores. While others
 have short runs it is one less, so that these find a core as well.
+
+A run on an engine that takes long to make a cell ready again, though it may be short itself, is of a third kind, told
+by the request: such runs have half of the slots as well, so that the long ones don't crowd them out either. While there
+are short runs, both kinds together have what the long ones have, so that they don't crowd those out.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from typing import Literal
 
 import trio
 
@@ -33,18 +38,23 @@ class Busy(Exception):
         self.queue = queue
 
 
+Kind = Literal["short", "costly", "long"]
+
+
 class Slot:
     """Leave to run, until `Scheduler.release`."""
 
-    __slots__ = ("client", "long")
+    __slots__ = ("after_ms", "client", "kind")
 
-    def __init__(self, client: Hashable, *, long: bool) -> None:
+    def __init__(self, client: Hashable, kind: Kind, after_ms: float) -> None:
         self.client = client
-        self.long = long
+        self.kind: Kind = kind
+        self.after_ms = after_ms
 
 
 class _Turn:
-    def __init__(self) -> None:
+    def __init__(self, after_ms: float) -> None:
+        self.after_ms = after_ms
         self.came = trio.Event()
         self.slot: Slot | None = None
 
@@ -54,63 +64,73 @@ class Scheduler:
 
     def __init__(self, *, concurrent: int, queue: int) -> None:
         self._free = concurrent
+        self._all = concurrent
         self._half = max(1, concurrent // 2)
-        self._long = 0
-        self._short_at = -_SHORT_S
+        self._held: dict[Kind, int] = {"short": 0, "costly": 0, "long": 0}
+        self._short_at: dict[Kind, float] = {"short": -_SHORT_S, "costly": -_SHORT_S, "long": -_SHORT_S}
         self._queue = queue
         self.running = 0
         self.queued = 0
         self._waiting: OrderedDict[Hashable, deque[_Turn]] = OrderedDict()
         self._expected_ms: dict[Hashable, float] = {}
 
-    def acquire_nowait(self, client: Hashable) -> Slot | None:
-        """Take a slot that is free for this client."""
-        return self._take(client)
+    def acquire_nowait(self, client: Hashable, after_ms: float = 0.0) -> Slot | None:
+        """Take a slot that is free for this client. `after_ms`: CPU time of making a cell ready again after the run."""
+        return self._take(client, after_ms)
 
-    async def acquire(self, client: Hashable) -> Slot:
+    async def acquire(self, client: Hashable, after_ms: float = 0.0) -> Slot:
         """Wait for a slot. Raises Busy at once if too many wait already."""
-        slot = self._take(client)
+        slot = self._take(client, after_ms)
         if slot is not None:
             return slot
         if self.queued >= self._queue:
             raise Busy(self._queue)
-        return await self._wait(client)
+        return await self._wait(client, after_ms)
 
     def release(self, slot: Slot, cpu_ms: float) -> None:
         """Give a slot back, with the CPU time of its run: it goes to whose turn it is."""
         self._give(slot)
         expected = max(cpu_ms, _FORGET * self._expected_ms.get(slot.client, 0.0))
-        if expected >= LONG_MS:
+        # To be long takes more where each run costs more.
+        if expected >= max(LONG_MS, slot.after_ms):
             self._expected_ms[slot.client] = expected
         else:
             self._expected_ms.pop(slot.client, None)
-            self._short_at = time.monotonic()
+            self._short_at[slot.kind] = time.monotonic()
         self._hand_out()
 
     def forget(self, client: Hashable) -> None:
         """Forget a client that left."""
         self._expected_ms.pop(client, None)
 
-    def _take(self, client: Hashable) -> Slot | None:
-        long = client in self._expected_ms
-        if not self._free or (long and self._long >= self._most_long()):
+    def _take(self, client: Hashable, after_ms: float) -> Slot | None:
+        kind: Kind = "long" if client in self._expected_ms else "costly" if after_ms >= LONG_MS else "short"
+        if not self._free or not self._may(kind):
             return None
         self._free -= 1
-        self._long += long
+        self._held[kind] += 1
         self.running += 1
-        return Slot(client, long=long)
+        return Slot(client, kind, after_ms)
 
-    def _most_long(self) -> int:
-        short_runs = time.monotonic() - self._short_at < _SHORT_S
-        return max(1, self._half - short_runs)
+    def _may(self, kind: Kind) -> bool:
+        if kind == "short":
+            return True
+        now = time.monotonic()
+        long, both = self._held["long"], self._held["long"] + self._held["costly"]
+        if now - self._short_at["short"] < _SHORT_S:
+            return both < max(1, self._half - 1)
+        if kind == "costly":
+            return self._held["costly"] < self._half and both < max(1, self._all - 1)
+        shorter_runs = now - self._short_at["costly"] < _SHORT_S
+        return long < max(1, self._half - shorter_runs) and both < max(1, self._all - 1)
 
     def _give(self, slot: Slot) -> None:
         self._free += 1
-        self._long -= slot.long
+        self._held[slot.kind] -= 1
         self.running -= 1
 
-    async def _wait(self, client: Hashable) -> Slot:
-        turn = _Turn()
+    async def _wait(self, client: Hashable, after_ms: float) -> Slot:
+        turn = _Turn(after_ms)
         self._waiting.setdefault(client, deque()).append(turn)
         self.queued += 1
         try:
@@ -132,8 +152,8 @@ class Scheduler:
     def _hand_out(self) -> None:
         """Give what is free to those whose turn it is, and who may have it."""
         while self._free:
-            for client in self._waiting:
-                slot = self._take(client)
+            for client, turns in self._waiting.items():
+                slot = self._take(client, turns[0].after_ms)
                 if slot is not None:
                     break
             else:

@@ -23,8 +23,8 @@ from sandbox.root import DenoMissing, RootError
 
 CELL_WAIT_S = 15.0
 _TRIES = 5
-_CELL_CPU_MS: dict[Engine, float] = {"quickjs": 0.0, "deno": 20.0}
-"""What each run costs beside its own CPU time, for the scheduler: a Deno cell that takes the place of the used one."""
+_AFTER_MS: dict[Engine, float] = {"quickjs": 0.0, "deno": 20.0}
+"""What it costs to make a cell ready again after a run, for the scheduler."""
 
 
 class RequestError(Exception):
@@ -74,24 +74,25 @@ class Services:
 
         Raises RequestError: busy, or internal where no cell can be had.
         """
-        slot = await self._turn(client)
+        after_ms = _AFTER_MS[job.engine]
+        slot = await self._turn(client, after_ms)
         while not client.has_room():
             # A client that does not read gets no more to read, and holds no slot meanwhile.
             self.scheduler.release(slot, 0.0)
             await client.wait_for_room()
-            slot = await self._turn(client)
+            slot = await self._turn(client, after_ms)
         try:
             await self._in_a_cell(job, trial, fresh=fresh, on_log=on_log)
         finally:
-            self.scheduler.release(slot, trial.usage.cpu_ms + _CELL_CPU_MS[job.engine])
+            self.scheduler.release(slot, trial.usage.cpu_ms)
 
-    async def _turn(self, client: Client) -> Slot:
-        slot = self.scheduler.acquire_nowait(client.number)
+    async def _turn(self, client: Client, after_ms: float) -> Slot:
+        slot = self.scheduler.acquire_nowait(client.number, after_ms)
         if slot is not None:
             return slot
         with trio.move_on_after(self.config.scheduler.wait_s):
             try:
-                return await self.scheduler.acquire(client.number)
+                return await self.scheduler.acquire(client.number, after_ms)
             except Busy as error:
                 raise RequestError("busy", str(error)) from None
         raise RequestError("busy", f"waited {self.config.scheduler.wait_s:g} s for a turn; try again")

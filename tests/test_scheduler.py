@@ -129,6 +129,58 @@ async def test_long_runs_have_their_half_when_nobody_else_comes() -> None:
     assert (scheduler.running, scheduler.queued) == (2, 0)
 
 
+async def test_costly_runs_are_neither_crowded_out_nor_crowd_others_out() -> None:
+    """Short runs on a costly engine find a slot beside long ones, and leave one for short runs on the other."""
+    scheduler = Scheduler(concurrent=4, queue=100)
+    for client in "abc":
+        scheduler.release(await scheduler.acquire(client, 20), 50)
+    await trio.sleep(0.11)
+    held = [scheduler.acquire_nowait(client, 20) for client in "abc"]
+    assert [slot is not None for slot in held] == [True, True, False]
+    with trio.fail_after(1):
+        costly = await scheduler.acquire("d", 20)
+        assert scheduler.acquire_nowait("e", 20) is None
+        short = await scheduler.acquire("f")
+    scheduler.release(short, 1)
+    scheduler.release(costly, 3)
+    # While there are short runs, one of all the others at once.
+    assert scheduler.acquire_nowait("d", 20) is None
+    for slot in held[:2]:
+        assert slot is not None
+        scheduler.release(slot, 50)
+    costly = await scheduler.acquire("d", 20)
+    assert scheduler.acquire_nowait("e", 20) is None
+    scheduler.release(costly, 3)
+    await trio.sleep(0.11)
+    # To be long is another thing where each run costs 20 ms more.
+    scheduler.release(await scheduler.acquire("g", 20), 15)
+    assert [scheduler.acquire_nowait(client, 20) is not None for client in "gh"] == [True, True]
+
+
+@pytest.mark.parametrize("concurrent", [1, 2, 3])
+async def test_every_kind_has_its_turn_on_few_slots(concurrent: int) -> None:
+    """However few slots there are, and whoever was there before, each kind of run comes to its end."""
+    scheduler = Scheduler(concurrent=concurrent, queue=100)
+    done: list[str] = []
+
+    async def client(name: str, after_ms: float, cpu_ms: float) -> None:
+        for _ in range(20):
+            slot = await scheduler.acquire(name, after_ms)
+            await trio.sleep(0.001)
+            scheduler.release(slot, cpu_ms)
+        done.append(name)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(client, f"short {number}", 0, 1)
+                nursery.start_soon(client, f"costly {number}", 20, 3)
+                nursery.start_soon(client, f"long {number}", 0, 50)
+                nursery.start_soon(client, f"long and costly {number}", 20, 50)
+    assert len(done) == 12
+    assert (scheduler.running, scheduler.queued) == (0, 0)
+
+
 async def test_short_runs_are_believed_again() -> None:
     """After enough short runs a client has all slots again; one that left is forgotten."""
     scheduler = Scheduler(concurrent=2, queue=0)
