@@ -145,6 +145,9 @@ class DemandPool:
             self._spent.append(cell)
         elif fresh or cell.runs >= self._runs_per_cell or not cell.usable:
             cell.retire()
+        elif cell.blank:  # whoever took it was cancelled before it began
+            self._blank.append(cell)
+            self._waiters.unpark()
         else:
             self._starting += 1
             self._used.append(cell)
@@ -170,7 +173,7 @@ class DemandPool:
 
     def _missing(self) -> int:
         # Those who wait have a slot each, of which there is a bounded number.
-        return max(self._target(), self._waiting) - len(self._blank) - self._starting - len(self._lent)
+        return max(self._target(), self._waiting + len(self._lent)) - len(self._blank) - self._starting - len(self._lent)
 
     def _end_what_is_too_much(self) -> None:
         oldest = trio.current_time() - self._max_age_s

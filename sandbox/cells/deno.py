@@ -46,7 +46,7 @@ _READ_BYTES = 256 * 1024
 _WRAPPED_MORE_BYTES = 1024
 _READS = 4
 _WORDS_BYTES = 16 * 1024
-_KINDS = {"run": frozenset("lvobx"), "source": frozenset("lvobxsq"), "check": frozenset("wsqx")}
+_KINDS = {"run": frozenset("lvobxs"), "source": frozenset("lvobxsq"), "check": frozenset("wsqx")}
 """What the runner says of each kind of job. It never says that memory ran out: the kernel does."""
 
 _FORMS = {"javascript": (b"B", b"M"), "typescript": (b"T", b"N")}
@@ -59,6 +59,9 @@ _LOOK_S = 0.001
 _CORES = len(os.sched_getaffinity(0))
 _ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT, signal.SIGSEGV)
 """How V8 ends when memory is refused to it."""
+
+_OWN_ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT)
+"""How it ends at its heap's own limit. A cgroup refuses no memory, so that a fault there is something else."""
 
 
 class DenoCell:
@@ -80,6 +83,8 @@ class DenoCell:
         self._poll: select.epoll | None = None
         self._running = trio.Lock()
         self._began: float | None = None
+        self.blank = False
+        """Whether its process waits for a run."""
 
     def retire(self) -> None:
         """Take this cell out of service; who keeps it then closes it."""
@@ -142,6 +147,7 @@ class DenoCell:
             resource.prlimit(pid, resource.RLIMIT_DATA, (self.plan.data_bytes, self.plan.data_bytes))
         self._read_log()
         self._words = ""
+        self.blank = True
 
     def _forget(self) -> None:
         """Let go of the process that was."""
@@ -162,6 +168,7 @@ class DenoCell:
         async with self._running:
             handover = _Handover(self, job, trial, on_log)
             self.runs += 1
+            self.blank = False
             try:
                 self._refuse_if_disturbed()
                 self._set_cpu_limit(job.limits)
@@ -382,7 +389,7 @@ class _Handover:
         if not self._begun:
             cell.retire()
             return
-        used_ms = self._used_s() * 1000
+        told_ms = looked_ms = self._used_s() * 1000
         peak_bytes = cell._peak_bytes()
         said = self._reader.said
         # A process that is there, and took all that it was sent, is ended by us: nsjail had no part in it, and goes on.
@@ -400,7 +407,8 @@ class _Handover:
             if self._ended:
                 how = await cell._how_it_ended()
                 from_outside = how is None and not cell.process.is_alive()
-                used_ms = max(used_ms, (cell._reaped_cpu_s() - self._reaped_before_s - self._cpu_before_s) * 1000)
+                # In steps of 10 ms, too coarse to hold against the program.
+                told_ms = max(looked_ms, (cell._reaped_cpu_s() - self._reaped_before_s - self._cpu_before_s) * 1000)
             cell.process.kill()
             if cell._group is None and self._ended:
                 # No run before this one had half of the limit: it would have been the last.
@@ -409,12 +417,13 @@ class _Handover:
                 peak_bytes = max(peak_bytes, cell.process.peak_bytes)
             cell.retire()  # who keeps it may close it from now on
         trial.logs_truncated = self._reader.logs_truncated
-        trial.usage = Usage(cpu_ms=round(used_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=peak_bytes)
+        trial.usage = Usage(cpu_ms=round(told_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=peak_bytes)
+        aborts = _ABORTS if cell._group is None else _OWN_ABORTS
         end: Outcome | Wrapped | Refused
         if oom:
             end = MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
-        elif used_ms > limits.cpu_ms or (how is not None and how.signal == signal.SIGXCPU):
-            end = CpuLimit(limit=limits.cpu_ms, used=round(used_ms, 3))
+        elif looked_ms > limits.cpu_ms or (how is not None and how.signal == signal.SIGXCPU):
+            end = CpuLimit(limit=limits.cpu_ms, used=round(max(told_ms, limits.cpu_ms), 3))
         elif self._killed_for is not None:
             end = self._killed_for
         elif clean and said is not None:
@@ -425,7 +434,7 @@ class _Handover:
             end = Crashed(signal="SIGKILL", message="its jail was ended from outside")
         elif how is None:
             end = Crashed(message="the run was given up")
-        elif (how.signal in _ABORTS or how.exit_code) and peak_bytes >= limits.memory_bytes // 2:
+        elif (how.signal in aborts or how.exit_code) and peak_bytes >= limits.memory_bytes // 2:
             end = MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
         elif how.signal:
             end = Crashed(signal=signal.Signals(how.signal).name, message="the engine was ended by a signal")

@@ -27,7 +27,7 @@ from sandbox.engines.deno.stack import shown
 from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, ProgramException, WallLimit
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, ProgramException, ProgramSyntaxError, WallLimit
 from sandbox.root import Root
 
 
@@ -396,3 +396,76 @@ async def test_a_cell_killed_while_it_starts_is_not_the_waiters_affair(
             with pytest.raises(CellStartError, match="did not start"):
                 await pool.take(fresh=fresh)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_run_cancelled_before_it_began_costs_no_cell(plan: Plan) -> None:
+    """The cell is blank still, and the next run has it at once."""
+
+    async def make(memory_bytes: int | None) -> Plan:
+        return plan
+
+    pool = DemandPool(make, blank=1, idle_s=60.0, max_age_s=60, runs_per_cell=100)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.serve)
+        with trio.fail_after(20):
+            cell = await pool.take()
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                try:
+                    await cell.run(Job(kind="source", code=b"return 1", limits=Limits()), Trial())
+                finally:
+                    pool.give(cell)
+        with trio.fail_after(3):
+            again = await pool.take()
+            assert again is cell
+            assert _value(await _run(again, "return 2")) == 2
+            pool.give(again)
+        nursery.cancel_scope.cancel()
+
+
+async def test_cells_in_use_do_not_count_as_blank(plan: Plan) -> None:
+    """Where few blank cells are kept, who waits gets one of their own, however long the others run."""
+
+    async def make(memory_bytes: int | None) -> Plan:
+        return plan
+
+    pool = DemandPool(make, blank=1, idle_s=60.0, max_age_s=60, runs_per_cell=100)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.serve)
+        with trio.fail_after(10):
+            cells = [await pool.take() for _ in range(3)]
+            for cell in cells:
+                pool.give(cell)
+            while pool.counts().blank != 1:
+                await trio.sleep(0.02)
+        nursery.cancel_scope.cancel()
+
+
+_CRASH = (
+    "await import(URL.createObjectURL(new Blob(['export default ' + '('.repeat(%d) + '1' + ')'.repeat(%d)],"
+    " {type: 'application/typescript'}))); return 1"
+)
+
+
+async def test_a_crash_is_no_limit(plan: Plan) -> None:
+    """A fault of the engine's own is `crashed`, though the program had much memory, or much CPU time, before it."""
+    if plan.cgroup is not None:
+        async with a_cell(plan) as cell:
+            much = "globalThis.k = new Uint8Array(72 << 20).fill(1); globalThis.k = null; "
+            trial = await _run(cell, much + _CRASH % (60_000, 60_000), cpu_ms=2000)
+            assert isinstance(trial.outcome, Crashed), trial.outcome
+            assert trial.usage.peak_memory_bytes > 72 * MIB
+    busy = "const t = performance.now(); while (performance.now() - t < %d); "
+    for busy_ms in (60, 75):
+        async with a_cell(plan) as cell:
+            trial = await _run(cell, busy % busy_ms + _CRASH % (20_000, 20_000), cpu_ms=200)
+            assert isinstance(trial.outcome, Crashed), trial.outcome
+            assert busy_ms / 2 < trial.usage.cpu_ms < 200
+
+
+async def test_a_kept_module_without_a_program_is_a_syntax_error(plan: Plan) -> None:
+    """As on QuickJS; the cell goes on."""
+    async with a_cell(plan) as cell:
+        trial = await _run(cell, "Mexport default 5", kind="run")
+        assert isinstance(trial.outcome, ProgramSyntaxError), trial.outcome
+        assert cell.usable

@@ -22,6 +22,7 @@
   const { set, subarray } = getPrototypeOf(Bytes.prototype);
   // An accessor that a program may replace, and would be called with what goes out, the token in it.
   const getLength = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'length').get;
+  const getBuffer = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'buffer').get;
   const lengthOf = (bytes) => apply(getLength, bytes, []);
   const { split, slice, startsWith } = String.prototype;
   const test = RegExp.prototype.test;
@@ -46,7 +47,8 @@
 
   const writeAll = (bytes) => {
     const length = lengthOf(bytes);
-    for (let at = 0; at < length;) at += write(at ? apply(subarray, bytes, [at]) : bytes);
+    // Not with subarray, which asks the program's idea of a constructor for what it makes.
+    for (let at = 0; at < length;) at += write(at ? new Bytes(apply(getBuffer, bytes, []), at) : bytes);
   };
   const number = (bytes, at) => bytes[at] * 16777216 + (bytes[at + 1] << 16) + (bytes[at + 2] << 8) + bytes[at + 3];
   const put = (bytes, at, value) => {
