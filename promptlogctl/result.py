@@ -75,7 +75,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def value(self) -> Any:
         """The result as Python objects. Raises ProgramFailed if there is none."""
-        return json.loads(self.json)
+        return json.loads(self.json, parse_int=_integer)
 
     def describe(self) -> str:
         """Return the outcome as one sentence."""
@@ -111,7 +111,7 @@ def default_socket() -> Path:
 def text(source: str | bytes) -> str:
     """Return a source as text. Raises ValueError, naming the byte, for one that is not UTF-8."""
     if isinstance(source, str):
-        return source
+        return _whole("the program", source)
     if not isinstance(source, bytes):
         raise TypeError(f"a program is str or bytes, not {type(source).__name__}")
     try:
@@ -120,12 +120,31 @@ def text(source: str | bytes) -> str:
         raise ValueError(f"the program is not UTF-8: byte {error.start} is 0x{source[error.start]:02x}") from None
 
 
+def _whole(what: str, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} has half of a surrogate pair at {error.start}, which is no text") from None
+    return value
+
+
 def _env(env: Mapping[str, Any]) -> msgspec.Raw:
     """Return an env as JSON. Raises TypeError or ValueError for what JSON does not have: sets, NaN."""
     try:
-        return msgspec.Raw(json.dumps(dict(env), allow_nan=False, ensure_ascii=False).encode())
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"`env` must be a JSON object: {error}") from None
+        given = json.dumps(dict(env), allow_nan=False, ensure_ascii=False)
+    except TypeError as error:
+        raise TypeError(f"`env` must be a JSON object: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`env` must be a JSON object: {error}") from None
+    return msgspec.Raw(_whole("`env`", given).encode())
+
+
+def _integer(digits: str) -> int | float:
+    """Return a JSON number without a point; as in JavaScript one of thousands of digits is infinite."""
+    try:
+        return int(digits)
+    except ValueError:  # more digits than Python converts
+        return float(digits)
 
 
 def submit_request(
@@ -153,7 +172,7 @@ def run_request(
         id=id,
         hash=reference,
         source=None if source is None else text(source),
-        prompt=prompt,
+        prompt=_whole("the prompt", prompt),
         env=NO_ENV if env is None else _env(env),
         limits=limits,
         isolation=isolation,

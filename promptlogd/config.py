@@ -128,6 +128,8 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
 
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
     """Runs that may wait for their turn; more are told `busy` at once."""
+    queue_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 64
+    """What the runs that wait may hold of the daemon's memory, in MiB; more are told `busy` at once."""
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Runs at once. Default: as many as there are cells."""
     wait_s: Seconds = 30.0

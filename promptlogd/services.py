@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -25,6 +26,9 @@ CELL_WAIT_S = 15.0
 _TRIES = 5
 _AFTER_MS: dict[Engine, float] = {"quickjs": 0.0, "deno": 20.0}
 """What it costs to make a cell ready again after a run, for the scheduler."""
+
+_MOST_BYTES_PER_CHARACTER = 4
+"""Of a Python str that has an emoji in it."""
 
 
 class RequestError(Exception):
@@ -58,6 +62,7 @@ class Services:
         """Numbers of the clients that replies wait for."""
         self.kept = trio.Event()
         """Set when a program was kept, and the store may make ready for the next."""
+        self._waiting_bytes = 0
         self.runs: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
@@ -74,27 +79,34 @@ class Services:
 
         Raises RequestError: busy, or internal where no cell can be had.
         """
-        after_ms = _AFTER_MS[job.engine]
-        slot = await self._turn(client, after_ms)
+        slot = await self._turn(client, job)
         while not client.has_room():
             # A client that does not read gets no more to read, and holds no slot meanwhile.
             self.scheduler.release(slot, 0.0)
             await client.wait_for_room()
-            slot = await self._turn(client, after_ms)
+            slot = await self._turn(client, job)
         try:
             await self._in_a_cell(job, trial, fresh=fresh, on_log=on_log)
         finally:
             self.scheduler.release(slot, trial.usage.cpu_ms)
 
-    async def _turn(self, client: Client, after_ms: float) -> Slot:
+    async def _turn(self, client: Client, job: Job) -> Slot:
+        after_ms = _AFTER_MS[job.engine]
         slot = self.scheduler.acquire_nowait(client.number, after_ms)
         if slot is not None:
             return slot
-        with trio.move_on_after(self.config.scheduler.wait_s):
-            try:
+        held = _held_bytes(job)
+        if self._waiting_bytes + held > self.config.scheduler.queue_mb * MIB:
+            waiting_mb = self._waiting_bytes / MIB
+            raise RequestError("busy", f"the runs that wait hold {waiting_mb:.0f} MiB already; try again in a moment")
+        self._waiting_bytes += held
+        try:
+            with trio.move_on_after(self.config.scheduler.wait_s):
                 return await self.scheduler.acquire(client.number, after_ms)
-            except Busy as error:
-                raise RequestError("busy", str(error)) from None
+        except Busy as error:
+            raise RequestError("busy", str(error)) from None
+        finally:
+            self._waiting_bytes -= held
         raise RequestError("busy", f"waited {self.config.scheduler.wait_s:g} s for a turn; try again")
 
     async def _in_a_cell(
@@ -123,3 +135,9 @@ class Services:
                 pool.give(cell, fresh=fresh)  # type: ignore[arg-type]  # it is this pool's own
             return
         raise RequestError("internal", "several cells in a row were lost; see the daemon's log")
+
+
+def _held_bytes(job: Job) -> int:
+    """Return what a run that waits holds of the daemon's memory at the most: its texts, and the request it came in."""
+    request = 0 if job.kind == "run" else _MOST_BYTES_PER_CHARACTER * len(job.code)
+    return request + len(job.code) + sys.getsizeof(job.prompt) + sys.getsizeof(job.env)

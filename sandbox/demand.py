@@ -173,7 +173,8 @@ class DemandPool:
 
     def _missing(self) -> int:
         # Those who wait have a slot each, of which there is a bounded number.
-        return max(self._target(), self._waiting + len(self._lent)) - len(self._blank) - self._starting - len(self._lent)
+        lent = len(self._lent)
+        return max(self._target(), self._waiting + lent) - len(self._blank) - self._starting - lent
 
     def _end_what_is_too_much(self) -> None:
         oldest = trio.current_time() - self._max_age_s

@@ -27,6 +27,7 @@ import msgspec
 from promptlogd.store.errors import Damaged, NotFound, StoreFailed
 from promptlogd.store.seal import seal, unseal
 from promptlogd.wire.messages import Engine, Language
+from sandbox.engines.replies import DENO_WRAPPERS
 
 _CAPS = {"source": 64 << 20, "wrapped": 128 << 20, "meta.json": 64 << 10}
 _SPARES = 8
@@ -217,11 +218,29 @@ class Objects:
                 return unseal(_read(folder, "meta.json"), Meta)
         except (OSError, ValueError):
             path = self._path(hash)
+            engine, language = self._what_for(hash)
             try:
                 source = (path / "source").lstat()
-                return Meta(size=source.st_size, created_at=source.st_mtime, created_by=source.st_uid)
             except OSError:
                 return Meta(size=0, created_at=0.0, created_by=0)
+            return Meta(
+                size=source.st_size,
+                created_at=source.st_mtime,
+                created_by=source.st_uid,
+                engine=engine,
+                language=language,
+            )
+
+    def _what_for(self, hash: str) -> tuple[Engine, Language]:
+        """Return what the wrapped code was made for, which says it as well."""
+        try:
+            with self._folder(hash) as folder:
+                wrapped, wrapper = _without_header(_read(folder, "wrapped"))
+        except (OSError, ValueError):
+            return "quickjs", "javascript"
+        return ("deno" if wrapper >= DENO_WRAPPERS else "quickjs"), (
+            "typescript" if wrapped[:1] in (b"T", b"N") else "javascript"
+        )
 
     def remove(self, hash: str) -> None:
         """Remove a program: gone from its name at once, then from the disk. Raises NotFound, StoreFailed."""

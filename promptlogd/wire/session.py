@@ -6,6 +6,7 @@ JSON text. On a JSON connection it stands in the message as it is; on a MessageP
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -33,6 +34,14 @@ _envelope_decoders: _Decoders = {"json": json.Decoder(_Envelope), "msgpack": msg
 _text_decoder = msgpack.Decoder(str)
 _object_decoder = json.Decoder(dict[str, Raw])
 
+_id_decoder: json.Decoder[Id] = json.Decoder(Id)
+
+_PLAIN = rb'"[^"\\]{0,128}"'
+_ID_FIRST = re.compile(
+    rb"\s*\{(?:\s*%s\s*:\s*%s\s*,){0,8}\s*\"id\"\s*:\s*(\d{1,16}|%s)\s*[,}]" % (_PLAIN, _PLAIN, _PLAIN)
+)
+"""A message's id, where nothing but plain texts stands before it, so that it is the message's own."""
+
 # RecursionError and UnicodeDecodeError are no MsgspecErrors (FACTS.md).
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -47,6 +56,15 @@ def _explain(error: Exception) -> str:
             return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
         case _:
             return str(error)
+
+
+def _id_in_json(payload: bytes) -> Id | None:
+    """Return the id of a JSON message that can't be decoded as a whole, say for half of a surrogate pair in a text."""
+    found = _ID_FIRST.match(payload)
+    try:
+        return None if found is None else _id_decoder.decode(found[1])
+    except _DECODE_ERRORS:
+        return None
 
 
 class _Session:
@@ -105,7 +123,10 @@ class ServerSession(_Session):
             try:
                 envelope = _envelope_decoders[self.encoding].decode(payload)
             except _DECODE_ERRORS:
-                raise ProtocolError(f"not a request, and no id to answer to: {message}") from None
+                id = _id_in_json(payload) if self.encoding == "json" else None
+                if id is None:
+                    raise ProtocolError(f"not a request, and no id to answer to: {message}") from None
+                return BadMessage(id, message)
             return BadMessage(envelope.id, message)
         return request
 

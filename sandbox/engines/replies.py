@@ -35,6 +35,9 @@ from sandbox.outcome import (
 WRAPPER_VERSIONS = {"quickjs": 2, "deno": 1001}
 """A number goes up when its engine wraps a program otherwise; stored code of another is made again."""
 
+DENO_WRAPPERS = 1000
+"""From here on the numbers are Deno's."""
+
 HEADER_BYTES = 5
 LINE_OVERHEAD_BYTES = 16
 """What a log line counts beside its text, so that a flood of empty lines ends too."""

@@ -44,6 +44,28 @@ def test_pipelining_from_threads(client: Client) -> None:
     assert got == {i: str(i) for i in range(40)}
 
 
+def test_what_is_no_text_is_refused_before_it_is_sent(client: Client) -> None:
+    """Half of a surrogate pair, or what JSON does not have, is a ValueError or a TypeError that says where."""
+    for bad in (
+        {"source": "return '\ud800'"},
+        {"prompt": "a\ud800"},
+        {"env": {"a": "\udfff"}},
+        {"env": {"a": float("nan")}},
+    ):
+        with pytest.raises(ValueError, match=r"half of a surrogate pair at|must be a JSON object"):
+            client.run_source(**{"source": "return 1", **bad})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be a JSON object"):
+        client.run_source("return 1", env={"a": {1, 2}})
+    assert client.run_source("return 1").value == 1
+
+
+def test_numbers_that_python_does_not_convert(client: Client) -> None:
+    """What JavaScript reads as infinite is so here; the text is there byte for byte."""
+    result = client.run_source("return JSON.rawJSON('1' + '0'.repeat(5000))", engine="deno")
+    assert result.value == float("inf")
+    assert result.json == "1" + "0" * 5000
+
+
 def test_failures(client: Client) -> None:
     """A failed program raises only when its value is asked for; a refused request at once."""
     result = client.run_source("throw new RangeError('x')")

@@ -330,6 +330,59 @@ def test_a_full_queue_is_busy_at_once(tmp_path: Path) -> None:
     assert sorted(kinds) == ["busy"] * 5 + ["cpu_limit"] * 3
 
 
+def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
+    """Past the bound of bytes as well a run is refused with `busy`: few large ones are as much as many small."""
+    config = tmp_path / "c.toml"
+    config.write_text("[pool]\ncells = 1\n[scheduler]\nqueue_mb = 8\n")
+    large = "x" * 900_000 + "\N{GRINNING FACE}"
+    with a_daemon(tmp_path, "--config", str(config)) as daemon, Client(daemon.socket) as client:
+        before = _resident_kib(daemon)
+        long = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=3000, wall_ms=9000))
+        runs = [client.start(None, source="return prompt.length", prompt=large) for _ in range(30)]
+        small = client.start(None, source="return 1")
+        kinds = []
+        most = 0
+        for run in runs[2:]:
+            with pytest.raises(RequestRefused, match=r"hold \d MiB already") as refused:
+                run.result()
+            kinds.append(refused.value.code)
+            most = max(most, _resident_kib(daemon))
+        assert kinds == ["busy"] * 28
+        assert most < before + 40 * 1024
+        assert long.result().outcome.__struct_config__.tag == "cpu_limit"
+        assert [run.result().value for run in runs[:2]] == [len(large) + 1] * 2
+        assert small.result().value == 1
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"source":"return 1","prompt":"\\ud800"}',
+        b'"source":"return 1","prompt":"\\q"}',
+        b'"source":"return 1","env":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    ],
+    ids=["half of a surrogate pair", "no escape", "deep"],
+)
+@pytest.mark.parametrize("start", [b'{"type":"run","id":1,', b' { "id" : 1 , "type":"run",'], ids=["type", "id"])
+def test_what_json_can_not_be_read_as_a_whole_is_answered(socket_path: Path, start: bytes, rest: bytes) -> None:
+    """Where its id can be read the request is refused, and the connection and what was sent behind it go on."""
+    with _raw(socket_path) as sock:
+        sock.sendall(start + rest + b"\n")
+        sock.sendall(b'{"type":"ping","id":2}\n')
+        with sock.makefile("rb") as lines:
+            replies = [json.loads(lines.readline()) for _ in range(2)]
+    told = {reply["id"]: reply.get("code", reply["type"]) for reply in replies}
+    assert told == {1: "bad_request", 2: "pong"}
+
+
+def test_an_id_in_a_text_is_nobodys(socket_path: Path) -> None:
+    """Only the message's own id is answered to."""
+    with _raw(socket_path) as sock:
+        sock.sendall(b'{"type":"run","env":{"id":7,"a":"\\ud800"},"source":"1"}\n')
+        error = json.loads(sock.makefile("rb").readline())
+    assert (error.get("id"), error["code"]) == (None, "bad_request")
+
+
 def test_sigterm_drains(tmp_path: Path) -> None:
     """At SIGTERM running runs are answered, new ones refused, and the daemon exits 0 with nothing left."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:

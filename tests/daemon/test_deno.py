@@ -53,6 +53,15 @@ def test_the_engine_is_kept_with_the_program(tmp_path: Path) -> None:
         assert client.run(plain.hash).value == "quickjs"
         (daemon.state / "programs" / typed.hash[:2] / typed.hash[2:] / "wrapped").write_bytes(b"damaged")
         assert client.run(typed.hash).value == 7
+        (daemon.state / "programs" / typed.hash[:2] / typed.hash[2:] / "meta.json").write_bytes(b"damaged")
+        (daemon.state / "programs" / kept.hash[:2] / kept.hash[2:] / "meta.json").unlink()
+    for path in daemon.state.glob("facts.sqlite3*"):
+        path.unlink()
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        # What the program was wrapped for says it as well.
+        assert client.run(kept.hash).value == "deno"
+        assert client.run(typed.hash).value == 7
+        assert client.show(typed.hash).language == "typescript"
 
 
 def test_one_program_is_kept_for_one_engine(client: Client) -> None:

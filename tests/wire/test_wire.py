@@ -111,7 +111,7 @@ def _frame(payload: bytes) -> bytes:
         b'{"type":"ping","id":' + b"9" * 5000 + b"}\n",
         b'{"type":"ping","id":[]}\n',
         b"{" + b"[" * 100_000 + b"\n",
-        b'{"type":"run","id":1,"env":{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}}\n",
+        b'{"type":"run","env":{"id":1,"a":' + b"[" * 50_000 + b"]" * 50_000 + b'},"id":1}\n',
         b'{"id": NaN}\n',
         b"{\xff\xfe}\n",
     ],
