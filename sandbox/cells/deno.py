@@ -61,7 +61,7 @@ _ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT, signal.SIGSEGV)
 """How V8 ends when memory is refused to it."""
 
 _OWN_ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT)
-"""How it ends at its heap's own limit. A cgroup refuses no memory, so that a fault there is something else."""
+"""How it ends at its own heap's limit. Without RLIMIT_DATA no memory is refused, so that a fault is something else."""
 
 
 class DenoCell:
@@ -418,7 +418,7 @@ class _Handover:
             cell.retire()  # who keeps it may close it from now on
         trial.logs_truncated = self._reader.logs_truncated
         trial.usage = Usage(cpu_ms=round(told_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=peak_bytes)
-        aborts = _ABORTS if cell._group is None else _OWN_ABORTS
+        aborts = _OWN_ABORTS if cell.plan.data_bytes is None else _ABORTS
         end: Outcome | Wrapped | Refused
         if oom:
             end = MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)

@@ -459,7 +459,8 @@ async def test_a_crash_is_no_limit(plan: Plan) -> None:
     for busy_ms in (60, 75):
         async with a_cell(plan) as cell:
             trial = await _run(cell, busy % busy_ms + _CRASH % (20_000, 20_000), cpu_ms=200)
-            assert isinstance(trial.outcome, Crashed), trial.outcome
+            # Where RLIMIT_DATA holds memory, a fault at half of it may be for lack of it.
+            assert isinstance(trial.outcome, Crashed | MemoryLimit if plan.cgroup is None else Crashed), trial.outcome
             assert busy_ms / 2 < trial.usage.cpu_ms < 200
 
 
