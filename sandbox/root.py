@@ -143,6 +143,11 @@ def deno_executable() -> Path:
         raise DenoMissing("the engine deno", 'it is not installed; pip install "promptlog[deno]"') from None
 
 
+# The C library looks here for the main thread's stack (pthread_getattr_np), which Deno's parser of TypeScript does not do
+# without at an `if`. The real one would tell a program, that can import it, where everything is.
+_MAPS = b"00001000-00010000 ---p 00000000 00:00 0\n00010000-ffffffffffffffff rw-p 00000000 00:00 0 [stack]\n"
+
+
 def _build_deno(folder: Path, deno: Path) -> Root:
     for path in (folder / "bin", folder / "app", folder / LIBRARIES[1:], folder / "proc/self"):
         path.mkdir(parents=True, mode=0o755)
@@ -160,6 +165,7 @@ def _build_deno(folder: Path, deno: Path) -> Root:
     _copy(Path(loader), folder / loader[1:], 0o755)
     # Deno asks where its executable is; there is no /proc in the jail.
     (folder / "proc/self/exe").symlink_to(DENO)
+    _write(folder / "proc/self/maps", _MAPS)
     engines = resources.files("sandbox.engines")
     _write(folder / RUNNER[1:], b"\n".join((engines / name).read_bytes() for name in ("contract.js", "deno/runner.js")))
     imports = dict.fromkeys(_node_modules(deno, folder))
