@@ -16,7 +16,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from promptlogctl.blocking import OnLog
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
-from promptlogctl.result import Isolation, RunResult, Submission, default_socket, run_request, submit_request
+from promptlogctl.result import Isolation, RunResult, Submission, default_socket, encoded, run_request, submit_request
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
@@ -210,7 +210,7 @@ class AsyncClient:
     def _send(self, request: Request) -> None:
         # Written by a task of its own, since half a frame of a cancelled task would be the end of all others.
         try:
-            self._outgoing.send_nowait(self._session.send(request))
+            self._outgoing.send_nowait(encoded(self._session, request))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise ConnectionLost(f"the daemon at {self.socket_path} went away") from error
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
-from promptlogctl.result import Isolation, RunResult, Submission, default_socket, run_request, submit_request
+from promptlogctl.result import Isolation, RunResult, Submission, default_socket, encoded, run_request, submit_request
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
@@ -267,7 +267,7 @@ class Client:
                     self._reader.start()
                 self._next_id += 1
                 id = self._next_id
-                data = self._session.send(make(id))
+                data = encoded(self._session, make(id))
                 self._waiting[id] = deque()
                 sock = self._sock
             try:

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from promptlogctl.errors import ProgramFailed
-from promptlogd.wire.messages import NO_ENV, Engine, Finished, Id, Language, LimitsAsked, Run, Submit
+from promptlogctl.errors import ProgramFailed, RequestRefused
+from promptlogd.wire import ClientSession
+from promptlogd.wire.framing import HEADER_BYTES, MAX_FRAME_BYTES
+from promptlogd.wire.messages import NO_ENV, Engine, Error, Finished, Id, Language, LimitsAsked, Request, Run, Submit
 from promptlogd.wire.paths import default_paths
 from sandbox.outcome import (
     BadResult,
@@ -145,6 +147,18 @@ def _integer(digits: str) -> int | float:
         return int(digits)
     except ValueError:  # more digits than Python converts
         return float(digits)
+
+
+def encoded(session: ClientSession, request: Request) -> bytes:
+    """Return a request's bytes. Raises RequestRefused for one that no message may be as large as.
+
+    The daemon would refuse it too, and end the connection that others share.
+    """
+    data = session.send(request)
+    if len(data) - HEADER_BYTES > MAX_FRAME_BYTES:
+        message = f"the request has {len(data)} bytes, and a message may have {MAX_FRAME_BYTES}"
+        raise RequestRefused(Error(id=request.id, code="too_large", message=message))
+    return data
 
 
 def submit_request(

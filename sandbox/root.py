@@ -143,8 +143,8 @@ def deno_executable() -> Path:
         raise DenoMissing("the engine deno", 'it is not installed; pip install "promptlog[deno]"') from None
 
 
-# The C library looks here for the main thread's stack (pthread_getattr_np), which Deno's parser of TypeScript does not do
-# without at an `if`. The real one would tell a program, that can import it, where everything is.
+# The C library looks here for the main thread's stack (pthread_getattr_np), without which Deno's parser of TypeScript
+# ends the process at an `if`. The real one would tell a program, that can import it, where everything is.
 _MAPS = b"00001000-00010000 ---p 00000000 00:00 0\n00010000-ffffffffffffffff rw-p 00000000 00:00 0 [stack]\n"
 
 

@@ -160,6 +160,13 @@ def read_text(path: str, what: str) -> str:
         ) from None
 
 
-def language(path: str) -> Language | None:
+LANGUAGE = click.option(
+    "--language",
+    type=click.Choice(["javascript", "typescript"]),
+    help="What the program is written in; default: typescript for .ts and .mts, else javascript.",
+)
+
+
+def language_of(path: str) -> Language | None:
     """Return what a file's name says it is written in."""
     return "typescript" if path.endswith((".ts", ".mts")) else None

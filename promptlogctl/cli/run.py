@@ -11,7 +11,7 @@ import msgspec
 
 from promptlogctl.blocking import Client
 from promptlogctl.cli import output
-from promptlogctl.cli.app import App, Source, command, complete_program, language, read_text
+from promptlogctl.cli.app import LANGUAGE, App, Source, command, complete_program, language_of, read_text
 from promptlogctl.cli.output import Exit
 from promptlogctl.errors import RequestRefused
 from promptlogctl.result import RunResult
@@ -61,32 +61,31 @@ def run(app: App, program: str, **options: Any) -> Exit:
 @click.command(name="exec")
 @click.argument("file", metavar="FILE|-")
 @click.option("--no-keep", is_flag=True, help="Do not keep the program in the store.")
+@LANGUAGE
 @_run_options
 @command
-def exec_(app: App, file: str, no_keep: bool, **options: Any) -> Exit:
+def exec_(app: App, file: str, no_keep: bool, language: Any, **options: Any) -> Exit:
     """Submit and run the program in FILE; it is kept, but for --no-keep."""
     if file == "-" and options["prompt_file"] == "-":
         raise click.UsageError("the program and the prompt can't both be standard input")
     asked = _Asked(**options)
     source = read_text(file, "program")
     app.source = Source(file, source)
+    language = language or language_of(file)
     with app.client() as client:
-        if no_keep:
-            result = asked.run(client, None, source, language(file))
-        else:
-            result = asked.run(client, _keep(client, source, options["engine"], language(file)), None)
+        hash = None if no_keep else _keep(client, source, options["engine"], language)
+        result = asked.run(client, hash, source if hash is None else None, language if hash is None else None)
     return _report(app, result, show_usage=options["show_usage"])
 
 
-def _keep(client: Client, source: str, engine: Any, language: Any) -> str:
-    """Keep a program and return its hash. One that is kept for another engine stays so: the run names its own."""
+def _keep(client: Client, source: str, engine: Any, language: Any) -> str | None:
+    """Keep a program and return its hash. One that is kept as something else stays that: None, it is run as given."""
     try:
         return client.submit(source, engine=engine, language=language).hash
     except RequestRefused as refused:
-        hash = refused.detail.get("hash")
-        if not isinstance(hash, str):
+        if not isinstance(refused.detail.get("hash"), str):
             raise
-        return hash
+        return None
 
 
 class _Asked:

@@ -108,8 +108,9 @@ async def test_the_process_has_the_data_socket_and_nothing_of_the_host(plan: Pla
             assert number in "012" or link.startswith(("anon_inode:", "socket:", "/dev/null")), (number, link)
         files = {str(path.relative_to(plan.folder)) for path in plan.folder.rglob("*") if path.is_file()}
         assert {file for file in files if not file.startswith("lib")} == {
-            "app/runner.js", "app/imports.json", "bin/deno",
+            "app/runner.js", "app/imports.json", "bin/deno", "proc/self/maps",
         }  # fmt: skip
+        assert "/" not in (plan.folder / "proc/self/maps").read_text()  # of no process: it names no file
         status = Path(f"/proc/{pid}/status").read_text()
         assert "Seccomp:\t2" in status
         assert "NoNewPrivs:\t1" in status

@@ -257,3 +257,15 @@ def test_programs_are_completed(socket_path: Path) -> None:
         script = "from promptlogctl.cli import cli; cli(prog_name='promptlogctl')"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60)
         assert found in done.stdout.decode()
+
+
+def test_what_a_file_is_written_in(socket_path: Path, tmp_path: Path) -> None:
+    """A .ts file is TypeScript whatever is kept already, and --language says it of what has no name."""
+    script, typed = tmp_path / "same.js", tmp_path / "same.ts"
+    for file in (script, typed):
+        file.write_text("if (prompt) { return typeof setInterval } return 0 // what a file is written in")
+    outputs = [_ctl(socket_path, "exec", str(file), "--prompt", "x") for file in (script, typed, script)]
+    assert [done.stdout for done in outputs] == [b'"undefined"\n', b'"function"\n', b'"undefined"\n'], outputs
+    asked = ("exec", "-", "--language", "typescript")
+    done = _ctl(socket_path, *asked, input=b"const x: number = 1; if (x) return 2; return 3")
+    assert (done.returncode, done.stdout) == (0, b"2\n"), done.stderr

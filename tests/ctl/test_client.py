@@ -59,6 +59,29 @@ def test_what_is_no_text_is_refused_before_it_is_sent(client: Client) -> None:
     assert client.run_source("return 1").value == 1
 
 
+def test_a_request_that_is_too_large_harms_no_other(client: Client) -> None:
+    """It is refused before it is sent: the connection is shared with runs that are on."""
+    hash = client.submit("return prompt.length").hash
+    runs = [client.start(hash, "x" * number) for number in range(10)]
+    with pytest.raises(RequestRefused, match="a message may have") as refused:
+        client.run(hash, "x" * 9_000_000)
+    assert refused.value.code == "too_large"
+    assert [run.result().value for run in runs] == list(range(10))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_request_that_is_too_large_harms_no_other_async(socket_path: Path, backend: str) -> None:
+    """The same of the asynchronous client."""
+
+    async def main() -> None:
+        async with AsyncClient(socket_path) as client:
+            with pytest.raises(RequestRefused, match="a message may have"):
+                await client.run_source("return 1", "x" * 9_000_000)
+            assert (await client.run_source("return 1")).value == 1
+
+    anyio.run(main, backend=backend)
+
+
 def test_numbers_that_python_does_not_convert(client: Client) -> None:
     """What JavaScript reads as infinite is so here; the text is there byte for byte."""
     result = client.run_source("return JSON.rawJSON('1' + '0'.repeat(5000))", engine="deno")
