@@ -18,6 +18,7 @@ from promptlogd.config import Config
 from promptlogd.server import quickjs_plan
 from sandbox import root
 from sandbox.cells.job import Plan
+from tests.daemons import cgroups
 
 # Whether an example is slow is the machine's affair; what the code does with it is the test's.
 settings.register_profile("promptlog", deadline=None)
@@ -57,8 +58,8 @@ def _split(processes: dict[int, tuple[int, bytes]]) -> tuple[list[bytes], list[b
 
 
 def _folders() -> set[Path]:
-    cgroups = {path for mount in ("memory", "pids") for path in Path("/sys/fs/cgroup", mount).rglob("promptlog-*")}
-    return cgroups | {*Path("/run").glob("promptlog-*"), *Path(tempfile.gettempdir()).glob("promptlog-*")}
+    folders = {*Path("/run").glob("promptlog-*"), *Path(tempfile.gettempdir()).glob("promptlog-*")}
+    return folders | cgroups("promptlog-")
 
 
 @pytest.fixture(scope="session", autouse=True)

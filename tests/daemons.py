@@ -40,3 +40,15 @@ def configured_daemon(config: str, *, environment: dict[str, str] | None = None)
             os.close(reading)
             daemon.terminate()
             daemon.wait()
+
+
+def cgroups(prefix: str) -> set[Path]:
+    """Every cgroup on this host whose name begins so. They come and go while one looks."""
+    mounts = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids")
+    return {
+        Path(parent, name)
+        for mount in mounts
+        for parent, names, _ in os.walk(mount)
+        for name in names
+        if name.startswith(prefix)
+    }

@@ -18,15 +18,20 @@ from promptlogctl.client import Client, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import Crashed, MemoryLimit
 from tests.daemon.test_daemon import _alive, _children, _until, a_daemon
-from tests.daemons import configured_daemon
+from tests.daemons import cgroups, configured_daemon
 
 WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
 
 
 def _jailed(daemon: Any) -> list[tuple[int, int]]:
     """The nsjails that have a Deno in them, and that."""
-    pairs = [(nsjail, child) for nsjail in _children(daemon.process.pid) for child in _children(nsjail)]
-    return [pair for pair in pairs if b"/bin/deno" in Path(f"/proc/{pair[1]}/cmdline").read_bytes()]
+    found = []
+    for nsjail in _children(daemon.process.pid):
+        for child in _children(nsjail):
+            with suppress(OSError):  # it has just ended
+                if b"/bin/deno" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append((nsjail, child))
+    return found
 
 
 def test_the_engine_is_kept_with_the_program(tmp_path: Path) -> None:
@@ -134,9 +139,7 @@ def test_cells_started_for_one_run_leave_no_cgroup(tmp_path: Path) -> None:
         assert client.run_source(WHICH, engine="deno", limits=limits).value == "deno"
         _until(lambda: not _jailed(daemon) or client.stats().running == 0)
         client.run_source(WHICH, engine="deno", limits=limits)
-        own = [path for mount in ("memory", "pids") for path in Path("/sys/fs/cgroup", mount).rglob("cell-*")]
-        mine = [path for path in own if path.name.split("-")[1] == str(daemon.process.pid)]
-        _until(lambda: sum(path.exists() for path in mine) <= 2 * (1 + len(_jailed(daemon))))
+        _until(lambda: len(cgroups(f"cell-{daemon.process.pid}-")) <= 2 * (1 + len(_jailed(daemon))))
 
 
 def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:
