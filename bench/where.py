@@ -21,10 +21,10 @@ from pathlib import Path
 
 import load
 import trio
-from run_bench import PROMPT, SAMPLE
+from caller import PROMPT, SAMPLE
 
 from promptlogd.config import Config
-from promptlogd.server import quickjs_plan
+from promptlogd.plans import quickjs_plan
 from sandbox import root
 from sandbox.cells import Job, Trial
 from sandbox.cells import quickjs as cells

@@ -5,49 +5,30 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import platform
 import resource
 import shutil
 import signal
 import socket
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
-import msgspec
 import trio
 
 from promptlogd import allocator, listener
-from promptlogd.config import Config, ConfigError
+from promptlogd.config import Config
 from promptlogd.connection import Connection
+from promptlogd.plans import DenoPlans, held_by, make_cgroup, quickjs_plan
 from promptlogd.services import Services
 from promptlogd.store import Store, StoreError
-from sandbox import cgroup, jail, root
-from sandbox.cells.job import Plan
+from sandbox import root
 from sandbox.cgroup import Cgroup
 from sandbox.demand import DemandPool
-from sandbox.limits import Limits
 from sandbox.pool import Pool
 
 _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _TRIM_S = 10.0
 _SPARES_WAIT_S = 0.005
-_ZYGOTE_BYTES = 64 << 20
-_DENO_FILES_BYTES = 8 << 20
-"""RLIMIT_DATA does not count the pages of files, of which Deno has some 20 MiB resident."""
-
-
-HELD_BY = {
-    "memory": "RLIMIT_AS on the process",
-    "cpu": "a kernel timer on the process's CPU clock, RLIMIT_CPU behind it",
-    "wall": "the daemon's deadline",
-    "result": "the daemon's byte cap",
-    "logs": "the daemon's byte cap",
-    "processes": "seccomp, RLIMIT_NPROC",
-    "files": "seccomp",
-    "network": "an empty network namespace, seccomp",
-}
 
 
 async def serve(
@@ -64,7 +45,7 @@ async def serve(
     try:
         shutil.rmtree(jail_root, ignore_errors=True)
         shutil.rmtree(jail_root.with_name(f"{jail_root.name}-deno"), ignore_errors=True)
-        group = _cgroup(config, state_dir)
+        group = make_cgroup(config, f"promptlog-{_folder_id(state_dir)}")
         plan = quickjs_plan(config, root.build_root(jail_root), group)
         settings = config.pool
         pool = Pool(
@@ -74,7 +55,7 @@ async def serve(
             runs_per_cell=settings.runs_per_cell,
             max_age_s=settings.max_age_s,
         )
-        deno = _Deno(config, jail_root.with_name(f"{jail_root.name}-deno"), group)
+        deno = DenoPlans(config, jail_root.with_name(f"{jail_root.name}-deno"), group)
         deno_pool = DemandPool(
             deno.plan,
             blank=config.deno_blank,
@@ -109,7 +90,7 @@ async def _serve(
         store=store,
         pool=pool,
         deno=deno,
-        held_by=_held_by(pool.plan.cgroup) | _deno_held_by(config, pool),
+        held_by=held_by(config, pool.plan.cgroup),
     )
     # Opened in this order, left in the reverse: clients go first, the cells last.
     async with trio.open_nursery() as cells:
@@ -200,105 +181,6 @@ async def _make_spares(services: Services) -> None:
         await services.kept.wait()
         services.kept = trio.Event()
         await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
-
-
-def quickjs_plan(config: Config, made: root.Root, group: Cgroup | None = None) -> Plan:
-    """Return how to start a QuickJS cell in this root."""
-    policy = (resources.files("sandbox.engines.quickjs") / "policy.kafel").read_text("utf-8")
-    default = config.limits.default.limits()
-    arguments = jail.quickjs_arguments(
-        root=made,
-        who=jail.identity(os.geteuid(), os.getegid()),
-        policy=jail.policy_text(policy, platform.machine()),
-        machine=root.machine(),
-        default=default,
-        most_bytes=config.limits.max.limits().memory_bytes,
-        cgroup=group,
-    )
-    return Plan(
-        engine="quickjs",
-        executable=jail.nsjail_path(),
-        arguments=arguments,
-        folder=made.path,
-        default=default,
-        cgroup=group,
-    )
-
-
-class _Deno:
-    """How Deno cells are started. The root of their jails is made when the first one is wanted."""
-
-    def __init__(self, config: Config, folder: Path, group: Cgroup | None) -> None:
-        held = group is not None and group.memory_bytes > 0
-        if config.deno.jit == "always" and not held:
-            raise ConfigError(
-                "deno.jit is always, and there is no memory cgroup to hold a program's memory: delegate one "
-                "(Delegate=yes in the systemd unit), or set deno.jit to auto"
-            )
-        self._jit = held and config.deno.jit != "never"
-        self._group = group if held else None
-        self._default = config.limits.default.limits()
-        self._folder = folder
-        self._made: root.Root | None = None
-        self._making = trio.Lock()
-
-    async def plan(self, memory_bytes: int | None) -> Plan:
-        """Return how to start a cell with so much memory, or the default's. Raises RootError."""
-        async with self._making:
-            if self._made is None:
-                self._made = await trio.to_thread.run_sync(
-                    lambda: root.build_deno_root(self._folder, root.deno_executable())
-                )
-        return deno_plan(self._made, self._default, self._group, jit=self._jit, memory_bytes=memory_bytes)
-
-
-def deno_plan(
-    made: root.Root, default: Limits, group: Cgroup | None, *, jit: bool, memory_bytes: int | None = None
-) -> Plan:
-    """Return how to start a Deno cell in this root, with so much memory, or the default's."""
-    policy = (resources.files("sandbox.engines.deno") / "policy.kafel").read_text("utf-8")
-    limits = default if memory_bytes is None else msgspec.structs.replace(default, memory_bytes=memory_bytes)
-    arguments = jail.deno_arguments(
-        root=made,
-        who=jail.identity(os.geteuid(), os.getegid()),
-        policy=jail.policy_text(policy, platform.machine(), jit=jit),
-        jit=jit,
-        memory_bytes=limits.memory_bytes,
-    )
-    return Plan(
-        engine="deno",
-        executable=jail.nsjail_path(),
-        arguments=arguments,
-        folder=made.path,
-        default=limits,
-        cgroup=group,
-        data_bytes=None if jit else limits.memory_bytes - _DENO_FILES_BYTES,
-    )
-
-
-def _cgroup(config: Config, state_dir: Path) -> Cgroup | None:
-    if config.pool.cgroup == "never":
-        return None
-    # A run's memory is RLIMIT_AS's affair; this is the most of any run, and room for the zygote.
-    return cgroup.make(f"promptlog-{_folder_id(state_dir)}", config.limits.max.limits().memory_bytes + _ZYGOTE_BYTES)
-
-
-def _held_by(group: Cgroup | None) -> dict[str, str]:
-    if group is None:
-        return HELD_BY
-    memory = f"; a memory cgroup of {group.memory_bytes >> 20} MiB for each cell" if group.memory_bytes else ""
-    pids = "; a pids cgroup" if any("pids" in argument for argument in group.arguments) else ""
-    return {**HELD_BY, "memory": HELD_BY["memory"] + memory, "processes": HELD_BY["processes"] + pids}
-
-
-def _deno_held_by(config: Config, pool: Pool) -> dict[str, str]:
-    group = pool.plan.cgroup
-    held = group is not None and group.memory_bytes > 0
-    if held and config.deno.jit != "never":
-        memory = "a memory cgroup for each cell; with JIT"
-    else:
-        memory = "RLIMIT_DATA on the process" + ("; a memory cgroup for each cell" if held else "") + "; without JIT"
-    return {"memory (deno)": memory, "cpu (deno)": "the daemon's look at the process's CPU clock, RLIMIT_CPU behind it"}
 
 
 def _jail_root_folder(state_dir: Path) -> Path:

@@ -21,12 +21,12 @@ from sandbox.errors import CellStartError
 from sandbox.lent import Lent
 from sandbox.pool import PoolCounts
 from sandbox.root import DenoMissing, RootError
+from sandbox.upkeep import backoff_s, until_retired
 
 _log = logging.getLogger(__name__)
 _WINDOW_S = 10.0
 """How long it is remembered how many cells were wanted at once."""
 
-_BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
 _STARTS = 2 * len(os.sched_getaffinity(0))
 """Cells that start at once: a start is all CPU time."""
 
@@ -197,15 +197,7 @@ class DemandPool:
         self._blank.append(cell)
         self._waiters.unpark()
         try:
-            async with trio.open_nursery() as nursery:
-
-                async def watch() -> None:
-                    await cell.process.wait()
-                    cell.retire()
-
-                nursery.start_soon(watch)
-                await cell.retired.wait()
-                nursery.cancel_scope.cancel()
+            await until_retired(cell)
         finally:
             self._retired += 1
             if cell in self._blank:
@@ -231,7 +223,7 @@ class DemandPool:
         try:
             cell = await deno.start(await self._make_plan(None))
         except (CellStartError, RootError) as error:
-            delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+            delay = backoff_s(self._failures)
             self._failures += 1
             if not isinstance(error, DenoMissing):
                 _log.error("%s; next try in %g s", error, delay)

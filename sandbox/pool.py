@@ -13,12 +13,11 @@ from sandbox.cells.job import Plan
 from sandbox.cells.quickjs import QuickJSCell as Cell
 from sandbox.errors import CellStartError
 from sandbox.lent import Lent
+from sandbox.upkeep import backoff_s, until_retired
 
 _log = logging.getLogger(__name__)
 _REFORK_S = 0.0005
 """A cell that was given back so long ago has its next child forked and warm."""
-
-_BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
 
 
 class PoolCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +82,7 @@ class Pool:
                     cell = await cells.start(self.plan)
                     failures = 0
                 except CellStartError as error:
-                    delay = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
+                    delay = backoff_s(failures)
                     failures += 1
                     _log.error("%s; next try in %g s", error, delay)
                     await trio.sleep(delay)
@@ -91,7 +90,7 @@ class Pool:
             self._started += 1
             self._offer(cell)
             try:
-                await self._until_retired(cell)
+                await until_retired(cell)
             finally:
                 self._retired += 1
                 for blank in (self._unused, self._worked):
@@ -99,17 +98,6 @@ class Pool:
                         blank.remove(cell)
                 await cell.close()
             cell = None
-
-    async def _until_retired(self, cell: Cell) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await cell.process.wait()
-                cell.retire()
-
-            nursery.start_soon(watch)
-            await cell.retired.wait()
-            nursery.cancel_scope.cancel()
 
     def _offer(self, cell: Cell) -> None:
         cell.idle_since = trio.current_time()

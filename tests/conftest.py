@@ -15,7 +15,7 @@ from hypothesis import settings
 from promptlogctl.cli.spawn import private_daemon
 from promptlogctl.client import Client
 from promptlogd.config import Config
-from promptlogd.server import quickjs_plan
+from promptlogd.plans import quickjs_plan
 from sandbox import root
 from sandbox.cells.job import Plan
 from tests.daemons import cgroups

@@ -11,7 +11,8 @@ from promptlogd.store.errors import (
     StoreLocked,
     StoreUnsafe,
 )
-from promptlogd.store.store import Program, Staged, Store
+from promptlogd.store.records import Program, Staged
+from promptlogd.store.store import Store
 
 __all__ = [
     "Ambiguous",

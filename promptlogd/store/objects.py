@@ -17,23 +17,21 @@ import os
 import shutil
 import stat
 import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
+from promptlogd.store.disk import FOLDER, sync, write_all
 from promptlogd.store.errors import Damaged, NotFound, StoreFailed
 from promptlogd.store.seal import seal, unseal
+from promptlogd.store.spares import Spares
 from promptlogd.wire.messages import Engine, Language
 from sandbox.engines.replies import DENO_WRAPPERS
 
 _CAPS = {"source": 64 << 20, "wrapped": 128 << 20, "meta.json": 64 << 10}
-_SPARES = 8
 _TEMPORARY = ".tmp-"
-_SPARE = ".spare-"
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -58,15 +56,15 @@ class Objects:
     def __init__(self, state_dir: Path) -> None:
         self._programs = state_dir / "programs"
         self._damaged = state_dir / "damaged"
-        self._spares: deque[Path] = deque()
-        self._shelved = False
+        self.spares = Spares(self._programs, tuple(_CAPS))
 
     def prepare(self) -> None:
         """Make the folders, and sweep what an earlier process left half done."""
         for folder in (self._programs, self._damaged):
             folder.mkdir(mode=0o700, exist_ok=True)
-        for left in [*self._programs.glob(f"{_TEMPORARY}*"), *self._programs.glob(f"{_SPARE}*")]:
+        for left in self._programs.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(left, ignore_errors=True)
+        self.spares.sweep()
 
     def hashes(self) -> Iterator[str]:
         """Yield the hash of every program folder, unverified."""
@@ -80,59 +78,12 @@ class Objects:
         """Whether there is something under this hash, good or bad."""
         return os.path.lexists(self._path(hash))
 
-    def make_spares(self) -> None:
-        """Make folders for the next programs, with empty files: to find room for these takes longer than to fill it."""
-        with suppress(OSError):  # the disk is full, say: who stages next will say so
-            self._make_shelves()
-            while len(self._spares) < _SPARES:
-                self._spares.append(self._make_spare())
-
-    def remove_spares(self) -> None:
-        """Remove what `make_spares` made."""
-        with suppress(IndexError):
-            while True:
-                self.discard(self._spares.popleft())
-
-    def _make_shelves(self) -> None:
-        shelves = [] if self._shelved else [self._programs / f"{number:02x}" for number in range(256)]
-        missing = [shelf for shelf in shelves if not os.path.lexists(shelf)]
-        for shelf in missing:
-            with suppress(FileExistsError):
-                shelf.mkdir(mode=0o700)
-        if missing:
-            _sync(self._programs)
-        self._shelved = True
-
-    def _make_spare(self) -> Path:
-        folder = self._programs / f"{_SPARE}{os.urandom(8).hex()}"
-        try:
-            folder.mkdir(mode=0o700)
-            for name in _CAPS:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                os.close(os.open(folder / name, flags, 0o600))
-            _sync(folder)
-        except BaseException:
-            self.discard(folder)
-            raise
-        return folder
-
-    def _take_spare(self) -> Path:
-        with suppress(IndexError):
-            spare = self._spares.popleft()
-            try:
-                if not any((spare / name).lstat().st_size for name in _CAPS):
-                    return spare
-            except OSError:
-                pass
-            self.discard(spare)  # somebody was here
-        return self._make_spare()
-
     def stage(self, source: bytes, meta: Meta) -> Path:
         """Put a source on the disk, under no name that a reader knows; return its folder. Raises StoreFailed."""
         with self._errors():
-            folder = self._take_spare()
+            folder = self.spares.take()
             try:
-                _write_all(folder, {"source": source, "meta.json": seal(meta)})
+                write_all(folder, {"source": source, "meta.json": seal(meta)})
             except BaseException:
                 self.discard(folder)
                 raise
@@ -145,16 +96,16 @@ class Objects:
         """
         with self._errors():
             try:
-                _write_all(staged, {"wrapped": _with_header(wrapped, wrapper)}, sync=False)
+                write_all(staged, {"wrapped": _with_header(wrapped, wrapper)}, wait=False)
                 shelf = self._path(hash).parent
                 if not os.path.lexists(shelf):
-                    with suppress(FileExistsError):  # `make_spares` was faster
+                    with suppress(FileExistsError):  # the spares' shelves came first
                         shelf.mkdir(mode=0o700)
-                    _sync(self._programs)
+                    sync(self._programs)
                 elif shelf.is_symlink() or not shelf.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, f"{shelf} is not a folder of ours; remove it")
                 staged.rename(self._path(hash))
-                _sync(shelf)
+                sync(shelf)
             except BaseException:
                 self.discard(staged)
                 raise
@@ -170,9 +121,9 @@ class Objects:
             temporary = folder / f"{_TEMPORARY}wrapped"
             with suppress(FileNotFoundError):
                 temporary.unlink()
-            _write_all(folder, {temporary.name: _with_header(wrapped, wrapper)})
+            write_all(folder, {temporary.name: _with_header(wrapped, wrapper)})
             temporary.rename(folder / "wrapped")
-            _sync(folder)
+            sync(folder)
 
     def stamp(self, hash: str) -> tuple[int, ...] | None:
         """Return what changes when a program's files do; None if they are not both there."""
@@ -250,7 +201,7 @@ class Objects:
                 self._path(hash).rename(grave)
             except FileNotFoundError:
                 raise NotFound(hash) from None
-            _sync(self._path(hash).parent)
+            sync(self._path(hash).parent)
             if grave.is_symlink():
                 grave.unlink()
             else:
@@ -263,9 +214,9 @@ class Objects:
     def _folder(self, hash: str) -> Iterator[int]:
         descriptors: list[int] = []
         try:
-            descriptors.append(os.open(self._programs, _FOLDER))
+            descriptors.append(os.open(self._programs, FOLDER))
             for name in (hash[:2], hash[2:]):
-                descriptors.append(os.open(name, _FOLDER, dir_fd=descriptors[-1]))
+                descriptors.append(os.open(name, FOLDER, dir_fd=descriptors[-1]))
             yield descriptors[-1]
         finally:
             for descriptor in descriptors:
@@ -276,7 +227,7 @@ class Objects:
         with suppress(OSError):
             # A name of its own, whatever the clock does.
             self._path(hash).rename(self._damaged / f"{hash}-{time.time_ns()}-{os.urandom(4).hex()}")
-            _sync(self._damaged)
+            sync(self._damaged)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -311,31 +262,3 @@ def _read(folder: int, name: str) -> bytes:
         if not stat.S_ISREG(status.st_mode) or status.st_size > _CAPS[name]:
             raise ValueError(f"{name} is no file of a bearable size")
         return file.readall()
-
-
-def _write_all(folder: Path, files: dict[str, bytes], *, sync: bool = True) -> None:
-    """Write files that are new or empty, and return once all are on the disk, or on their way there.
-
-    All are on their way there before the first is waited for: a journaling file system then commits them together.
-    """
-    with ExitStack() as opened:
-        descriptors = []
-        for name, data in files.items():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = opened.enter_context(open(os.open(folder / name, flags, 0o600), "wb", buffering=0))
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) or 0 :]
-            descriptors.append(file.fileno())
-        for descriptor in descriptors:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
-        for descriptor in descriptors if sync else ():
-            os.fsync(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, _FOLDER)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

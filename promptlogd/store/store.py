@@ -7,12 +7,10 @@ around SQLite, never held while the disk syncs.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,61 +19,22 @@ from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-import msgspec
-
-from promptlogd.store.errors import (
-    Ambiguous,
-    BadReference,
-    Damaged,
-    KeptForAnother,
-    NotFound,
-    StoreFailed,
-    StoreLocked,
-    StoreUnsafe,
-)
+from promptlogd.store.errors import Damaged, KeptForAnother, NotFound, StoreFailed
 from promptlogd.store.facts import Fact, Facts, Move
+from promptlogd.store.lock import take_lock
 from promptlogd.store.objects import Meta, Objects
 from promptlogd.store.recent import Recent
+from promptlogd.store.records import Page, Program, Staged
+from promptlogd.store.references import before, cursor, meant, place
 from promptlogd.wire.messages import Engine, Language
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-HASH_DIGITS = 64
-MIN_PREFIX_DIGITS = 8
 _RECENT_BYTES = 1024 * 1024
 _ENTRY_BYTES = 1024
 """What an entry among the recent costs beside the program's text, about."""
-
-_HEX = frozenset("0123456789abcdef")
-
-
-class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified program. `wrapped` is None if it must be made again from the source."""
-
-    hash: str
-    source: bytes
-    engine: Engine
-    language: Language
-    wrapped: bytes | None
-    wrapper: int
-
-
-class Staged(msgspec.Struct, frozen=True, kw_only=True):
-    """A source that has no name yet. `folder` is None if there was something under its hash already."""
-
-    hash: str
-    source: bytes
-    meta: Meta
-    folder: Path | None
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some programs, each with its names, and the cursor to the next page if there is one."""
-
-    rows: list[tuple[Fact, list[str]]]
-    next: str | None
 
 
 def _locked(
@@ -109,10 +68,7 @@ class Store:
         """
         try:
             state_dir.parent.mkdir(parents=True, exist_ok=True)
-            if not os.path.lexists(state_dir):
-                state_dir.mkdir(mode=0o700)
-            _check_folder(state_dir)
-            lock = _take_lock(state_dir)
+            lock = take_lock(state_dir)
         except OSError as error:
             raise StoreFailed(f"can't use the state folder {state_dir}: {error.strerror or error}") from error
         store = cls(state_dir, lock)
@@ -135,7 +91,7 @@ class Store:
             self.flush()
         except StoreFailed:
             pass  # counts of runs only
-        self._objects.remove_spares()
+        self._objects.spares.remove()
         self._facts.close()
         os.close(self._lock)
 
@@ -149,7 +105,7 @@ class Store:
 
     def make_spares(self) -> None:
         """Make ready what the next programs are written to. Not needed; it makes `stage` faster."""
-        self._objects.make_spares()
+        self._objects.spares.make()
 
     def stage(
         self, source: bytes, *, uid: int, engine: Engine = "quickjs", language: Language = "javascript"
@@ -209,25 +165,7 @@ class Store:
     @_locked
     def resolve(self, reference: str) -> str:
         """Return the hash that a hash, a prefix or @NAME means. Raises BadReference, NotFound, Ambiguous."""
-        if reference.startswith("@"):
-            hash = self._facts.named(reference[1:])
-            if hash is None:
-                raise NotFound(reference)
-            return hash
-        digits = reference.lower()
-        if not _HEX.issuperset(digits) or len(digits) > HASH_DIGITS:
-            hint = f"; did you mean @{reference}?" if self._facts.named(reference) else ""
-            raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME{hint}")
-        if len(digits) == HASH_DIGITS:
-            return digits
-        if len(digits) < MIN_PREFIX_DIGITS:
-            raise BadReference(f"{reference!r} is too short: give {MIN_PREFIX_DIGITS} digits or more")
-        matches = self._facts.with_prefix(digits, 10)
-        if not matches:
-            raise NotFound(reference)
-        if len(matches) > 1:
-            raise Ambiguous(reference, matches)
-        return matches[0]
+        return meant(reference, self._facts)
 
     def load(self, hash: str) -> Program:
         """Return a program, read and verified, now or since its files last changed.
@@ -282,19 +220,12 @@ class Store:
     @_locked
     def list(self, limit: int, after: str | None) -> Page:
         """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave."""
-        cursor: tuple[float, str] | None = None
-        if after is not None:
-            at, _, hash = after.partition(":")
-            try:
-                cursor = (float.fromhex(at), hash)
-            except (ValueError, OverflowError):
-                raise BadReference(f"{after!r} is no cursor: give the `next` of the page before") from None
-        facts = self._facts.newest(limit + 1, cursor)
+        facts = self._facts.newest(limit + 1, None if after is None else place(after))
         more = len(facts) > limit
         facts = facts[:limit]
         return Page(
             rows=[(fact, self._facts.names(fact.hash)) for fact in facts],
-            next=f"{facts[-1].created_at.hex()}:{facts[-1].hash}" if more else None,
+            next=cursor(facts[-1]) if more else None,
         )
 
     def remove(self, hash: str) -> Sequence[str]:
@@ -327,29 +258,13 @@ class Store:
                 previous = self._facts.named(name)
                 history = self._facts.history(name)
             if hash is None:
-                hash, back = self._before(name, history)
+                hash, back = before(name, history, self._objects.has)
                 self._move(name, hash, back=back)
             elif not self._objects.has(hash):
                 raise NotFound(hash)
             elif previous != hash:
                 self._move(name, hash)
             return hash, previous
-
-    def _before(self, name: str, history: Sequence[Move]) -> tuple[str, int]:
-        """Return where a name was before, and how many of its moves going back there undoes. Raises NotFound."""
-        been: list[str | None] = []
-        for move in history:
-            if move.back:
-                del been[-move.back :]
-            else:
-                been.append(move.hash)
-        for back in range(1, len(been)):
-            place = been[-1 - back]
-            if place is not None and self._objects.has(place):
-                return place, back
-        if not history:
-            raise NotFound(f"@{name}")
-        raise NotFound(f"@{name}", f"@{name} was on no other program before, or that is removed")
 
     def _move(self, name: str, hash: str | None, *, back: int = 0) -> None:
         move = Move(name=name, hash=hash, at=time.time(), back=back)
@@ -394,26 +309,3 @@ class Store:
     def count(self) -> int:
         """Return how many programs there are."""
         return self._facts.count()
-
-
-def _check_folder(folder: Path) -> None:
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise StoreUnsafe(f"{folder} is not a folder (a link is not followed)")
-    if status.st_uid != os.geteuid():
-        raise StoreUnsafe(f"{folder} belongs to uid {status.st_uid}, not to us; chown it or give --state-dir")
-    if status.st_mode & 0o077:
-        raise StoreUnsafe(f"{folder} is open to others; close it with: chmod 700 {folder}")
-
-
-def _take_lock(state_dir: Path) -> int:
-    lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(lock)
-        raise StoreLocked(str(state_dir), holder) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock

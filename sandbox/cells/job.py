@@ -43,6 +43,15 @@ class Trial:
         self.logs_truncated = False
         self.usage = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
 
+    def end(self, how: Outcome | Wrapped | Refused) -> None:
+        """Note how it ended."""
+        if isinstance(how, Wrapped | Refused):
+            self.checked = how
+            if isinstance(how, Refused):
+                self.outcome = how.error
+        else:
+            self.outcome = how
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How to start a cell: the program to spawn, its arguments, and the limits its blank children have."""

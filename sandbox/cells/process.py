@@ -20,10 +20,17 @@ import trio
 
 _PR_SET_PDEATHSIG = 1
 _SPAWN_S = 10.0
+_LOG_S = 1.5
+"""nsjail looks once a second, should it miss the signal that a process of its own has ended."""
+
+_LOG_BYTES = 16 * 1024
+"""Of nsjail's log, its end is kept."""
+
 _libc = ctypes.CDLL(None)
 
 # nsjail's own word about a process in the jail, from waitpid(2), on a descriptor that the jail does not have.
 _END = re.compile(r"pid=(\d+) \(.*?\) (?:exited with status: (\d+)|terminated with signal: [^\n]*?\((\d+)\))")
+_SAID = re.compile(r"(?:exited with|terminated with) .*")
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,11 +42,13 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Supervisor:
-    """One nsjail. Made by `spawn`."""
+    """One nsjail and its log. Made by `spawn`."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: int) -> None:
         self.pid = process.pid
         self._process = process
+        self._log = log
+        self._words = ""
         self._descriptor = os.pidfd_open(process.pid)
         self._waiting = trio.Lock()
         self.peak_bytes = 0
@@ -70,15 +79,72 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
+    def close(self) -> None:
+        """Let go of the log. Once only."""
+        trio.lowlevel.notify_closing(self._log)
+        os.close(self._log)
 
-async def spawn(command: list[str], cgroup_files: Sequence[Path] = (), **options: Any) -> Supervisor:
+    def reaped_cpu_s(self) -> float:
+        """Return the CPU time of all processes that nsjail has reaped, in steps of 10 ms (proc_pid_stat(5))."""
+        with suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+        return 0.0
+
+    async def how_it_ended(self, pid: int) -> Ending | None:
+        """Return what nsjail's log says of this process's end; it is there some 0.1 ms after that.
+
+        None if nsjail ended first.
+        """
+        with trio.move_on_after(_LOG_S):
+            while (how := ending(self._words, pid)) is None:
+                await trio.lowlevel.wait_readable(self._log)
+                if not self.read_log():
+                    break
+            return how
+        return None
+
+    def read_log(self) -> bool:
+        """Read what nsjail has written; return whether it may write more."""
+        try:
+            while part := os.read(self._log, _LOG_BYTES):
+                self._words = (self._words + part.decode("utf-8", "replace"))[-_LOG_BYTES:]
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def forget_log(self) -> None:
+        """Drop what nsjail has written so far: it is of processes that were."""
+        self.read_log()
+        self._words = ""
+
+    def last_words(self) -> str:
+        """Return what nsjail said of why it is of no use, in one line."""
+        self.read_log()
+        words = [line for line in self._words.splitlines() if line.startswith(("[E]", "[W]", "[F]"))][-3:]
+        how = [found.group() for line in self._words.splitlines() if (found := _SAID.search(line))][-1:]
+        return " / ".join([*words, *how]) or "it did nothing, without a word; try: promptlogctl doctor"
+
+
+async def spawn(
+    executable: Path, arguments: Sequence[str], cgroup_files: Sequence[Path] = (), **options: Any
+) -> Supervisor:
     """Start nsjail, in these cgroups (their `cgroup.procs`), to end with the daemon. `options` are subprocess.Popen's.
 
     Raises OSError.
     """
-    return Supervisor(
-        await _spawner.run(lambda: _start(command, [os.fsencode(file) for file in cgroup_files], options))
-    )
+    log, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    command = [str(executable), "--log_fd", str(theirs), *arguments]
+    files = [os.fsencode(file) for file in cgroup_files]
+    try:
+        return Supervisor(await _spawner.run(lambda: _start(command, files, {**options, "pass_fds": (theirs,)})), log)
+    except BaseException:
+        os.close(log)
+        raise
+    finally:
+        os.close(theirs)
 
 
 def _start(command: list[str], cgroup_files: Sequence[bytes], options: dict[str, Any]) -> subprocess.Popen[bytes]:

@@ -7,66 +7,37 @@ ended is told by control: the wait status and rusage that the kernel gave the zy
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
 import socket
 import struct
 import subprocess
-import termios
 from collections.abc import Callable
 
-import msgspec
 import trio
-from msgspec import json
 
+from sandbox.cells.exchange import Exchange
+from sandbox.cells.frames import quickjs_frame
 from sandbox.cells.job import Job, Plan, Trial
 from sandbox.cells.process import only_child
+from sandbox.cells.verdict import Report, of_report
 from sandbox.engines.quickjs.stack import shown
-from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
+from sandbox.engines.replies import BadReply, ReplyReader
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import Limits
-from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, Outcome, Usage, WallLimit
+from sandbox.outcome import Crashed, LogLine, Outcome, Usage, WallLimit
 
 START_S = 10.0
 KILL_S = 0.5
 _EXIT_S = 0.3
 """How long a zygote may take to exit by itself."""
 
-_MEMORY_EXIT = 72
-"""Exit code of a child that could not go on for lack of memory (zygote.py)."""
-
-_IN_THE_CALL = 4096
-"""Up to so many characters, prompt and env stand in the text that the child evaluates."""
-
-_HEADER = struct.Struct(">cIIII")
-_SEEDS = struct.Struct("<iii")
 _REPORT = struct.Struct("<cIqqqqq")
 """E, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
 
 _NICE = 10
 """Of a run that goes on for long: a tenth of the CPU where others want it."""
-
-_READ_BYTES = 256 * 1024
-_READS = 4
-"""How often a child's output is read before others have their turn: one that writes without end may keep up."""
-
-
-class _Report(msgspec.Struct, frozen=True):
-    """The kernel's account of one ended child, as its zygote got it from wait4(2)."""
-
-    status: int
-    cpu_ms: float
-    peak_memory_bytes: int
-
-    @property
-    def signal(self) -> int:
-        return self.status & 0x7F
-
-    @property
-    def exit_code(self) -> int:
-        return self.status >> 8
 
 
 class QuickJSCell:
@@ -132,43 +103,67 @@ class QuickJSCell:
             wrapped_bytes=wrapped_bytes,
             source_lines=None if job.kind == "run" else job.code.count(b"\n") + 1,
         )
-        handover = _Handover(self, job, reader, trial, on_log)
-        report: _Report | None = None
+        exchange = Exchange(self._data, self._poll, quickjs_frame(job), reader, trial, on_log)
+        report: Report | None = None
         killed_for: Outcome | None = None
         try:
             await self._set_limits(job.limits)
             with trio.move_on_after(job.limits.wall_ms / 1000) as deadline:
-                report = await handover.go()
+                self._send(exchange)
+                report = await self._until_the_end(exchange)
             if deadline.cancelled_caught:
                 killed_for = WallLimit(limit=job.limits.wall_ms, used=_ms_since(began))
         except BadReply as error:
             killed_for = Crashed(message=f"the engine wrote {error}")
         except CellLost:
-            if not handover.begun:
+            if not exchange.begun:
                 raise
             # It may have run: to run it again elsewhere is not ours to decide.
             killed_for = Crashed(signal="SIGKILL", message="its jail was ended from outside")
-            report = _Report(signal.SIGKILL, 0.0, 0)
+            report = Report(signal.SIGKILL, 0.0, 0)
         finally:
             if report is None and self.usable:
-                report = await self._kill(handover)
+                report = await self._kill(exchange)
             self._began = None
-            report = report or _Report(signal.SIGKILL, 0.0, 0)
+            report = report or Report(signal.SIGKILL, 0.0, 0)
             trial.logs_truncated = reader.logs_truncated
             trial.usage = Usage(
                 cpu_ms=round(report.cpu_ms, 3),
                 wall_ms=_ms_since(began),
                 peak_memory_bytes=report.peak_memory_bytes,
             )
-            if report.status != 0 or reader.said is None or not self.usable or self._unread_input():
+            if report.status != 0 or reader.said is None or not self.usable or not exchange.was_read():
                 self.retire()
-        said = killed_for or _judge(report, job.limits, reader.said)
-        if isinstance(said, Wrapped | Refused):
-            trial.checked = said
-            if isinstance(said, Refused):
-                trial.outcome = said.error
-        else:
-            trial.outcome = said
+        trial.end(killed_for or of_report(report, job.limits, reader.said))
+
+    def _send(self, exchange: Exchange) -> None:
+        try:
+            exchange.send()
+        except CellLost:
+            self.retire()
+            raise
+
+    async def _until_the_end(self, exchange: Exchange) -> Report:
+        """Send and read until the zygote reports the child's end. Raises CellLost or BadReply."""
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._poll.fileno())
+                # It may have been closed since this task was woken.
+                ready = self._poll.poll(0)
+            except (trio.ClosedResourceError, ValueError, OSError) as error:
+                self.retire()
+                raise CellLost("it was closed") from error
+            ended = False
+            for descriptor, _ in ready:
+                if descriptor == self._control.fileno():
+                    ended = True
+                elif exchange.unsent:
+                    self._send(exchange)
+            report = self._report() if ended else None
+            # After the report the child is dead: all that it ever wrote is there to be read.
+            exchange.receive(to_the_end=ended)
+            if report is not None:
+                return report
 
     def yield_to_others(self, after_s: float) -> None:
         """Let a run that has gone on for so long give way to others, once. To be called now and then."""
@@ -208,22 +203,22 @@ class QuickJSCell:
             self.retire()
             raise CellLost(f"it did not take new limits: {error}") from error
 
-    async def _kill(self, handover: _Handover) -> _Report:
+    async def _kill(self, exchange: Exchange) -> Report:
         """Have the zygote kill its child, and wait for its account of it; else end the cell."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
             try:
                 self._control.send(b"K" + self._child())
-                return await handover.finish()
+                return await self._until_the_end(exchange)
             except (OSError, CellLost, BadReply, ValueError):
                 pass
         self.retire()
-        return _Report(signal.SIGKILL, 0.0, 0)
+        return Report(signal.SIGKILL, 0.0, 0)
 
     def _child(self) -> bytes:
         """Return the number of the child of the moment, as the zygote counts them."""
         return self._children_ended.to_bytes(4, "big")
 
-    def _report(self) -> _Report:
+    def _report(self) -> Report:
         """Read one report. Raises CellLost when the zygote is gone."""
         try:
             message = self._control.recv(64)
@@ -234,146 +229,11 @@ class QuickJSCell:
             raise CellLost("its zygote ended")
         self._children_ended += 1
         _, status, user_s, user_us, system_s, system_us, maxrss_kib = _REPORT.unpack(message)
-        return _Report(status, (user_s + system_s) * 1000 + (user_us + system_us) / 1000, maxrss_kib * 1024)
-
-    def _unread_input(self) -> bool:
-        """Whether the child left input that the next one would read (SIOCOUTQ, unix(7))."""
-        try:
-            answer = fcntl.ioctl(self._data, termios.TIOCOUTQ, bytes(4))
-        except OSError:
-            return True
-        return int.from_bytes(answer, "little") != 0
-
-
-class _Handover:
-    """One job on its way through a cell's two sockets."""
-
-    def __init__(
-        self,
-        cell: QuickJSCell,
-        job: Job,
-        reader: ReplyReader,
-        trial: Trial,
-        on_log: Callable[[LogLine], None] | None,
-    ) -> None:
-        self._cell = cell
-        self._reader = reader
-        self._trial = trial
-        self._on_log = on_log
-        self.begun = False
-        self._unsent = memoryview(_frame(job))
-        self._waiting_to_send = False
-
-    async def go(self) -> _Report:
-        """Write the job, read what the child writes, until the zygote reports its end."""
-        self._send()
-        return await self.finish()
-
-    async def finish(self) -> _Report:
-        """Read on until the report. Raises CellLost or BadReply."""
-        cell = self._cell
-        while True:
-            try:
-                await trio.lowlevel.wait_readable(cell._poll.fileno())
-                # It may have been closed since this task was woken.
-                ready = cell._poll.poll(0)
-            except (trio.ClosedResourceError, ValueError, OSError) as error:
-                cell.retire()
-                raise CellLost("it was closed") from error
-            ended = False
-            for descriptor, _ in ready:
-                if descriptor == cell._control.fileno():
-                    ended = True
-                elif self._waiting_to_send:
-                    self._send()
-            report = cell._report() if ended else None
-            # After the report the child is dead: all that it ever wrote is there to be read.
-            self._receive(to_the_end=ended)
-            if report is not None:
-                if self._waiting_to_send:
-                    cell.retire()
-                return report
-
-    def _send(self) -> None:
-        cell = self._cell
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[cell._data.send(self._unsent) :]
-                self.begun = True
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            cell.retire()
-            raise CellLost(f"its data socket broke: {error}") from error
-        if bool(self._unsent) != self._waiting_to_send:
-            self._waiting_to_send = bool(self._unsent)
-            events = select.EPOLLIN | (select.EPOLLOUT if self._waiting_to_send else 0)
-            cell._poll.modify(cell._data, events)
-
-    def _receive(self, *, to_the_end: bool) -> None:
-        reads = 0
-        while to_the_end or reads < _READS:
-            reads += 1
-            try:
-                data = self._cell._data.recv(_READ_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise CellLost(f"its data socket broke: {error}") from error
-            if not data:
-                return
-            for line in self._reader.feed(data):
-                if self._on_log is None:
-                    self._trial.logs.append(line)
-                else:
-                    self._on_log(line)
-
-
-def _frame(job: Job) -> bytes:
-    """Return the one frame that the child reads (zygote.py, `_read_job`)."""
-    prompt, env = b"", b""
-    in_the_call = len(job.prompt) + len(job.env) <= _IN_THE_CALL
-    if in_the_call:
-        # A JSON string is a JavaScript string; to the engine, arguments cost less than a call of the host's.
-        given = json.encode(job.prompt) + b", " + json.encode(job.env)
-    else:
-        given = b"void 0, void 0"
-        prompt, env = job.prompt.encode(), job.env.encode()
-    numbers = (job.limits.result_bytes, job.limits.log_bytes, *_SEEDS.unpack(os.urandom(_SEEDS.size)))
-    arguments = b", %b, %d, %d, %d, %d, %d)" % (given, *numbers)
-    code = job.code
-    if job.kind == "run":
-        # The wrapped code's first letter tells a body from a module.
-        if code[:1] == b"B" and in_the_call:
-            return b"%08d%b%b" % (8 + len(code) + len(arguments), code, arguments)
-        kind, code = (b"L" if code[:1] == b"B" else b"M"), code[1:]
-    else:
-        kind = b"S" if job.kind == "source" else b"C"
-    header = _HEADER.pack(kind, len(code), len(arguments), len(prompt), len(env))
-    parts = (header, code, arguments, prompt, env)
-    return b"".join((b"%08d" % (8 + sum(map(len, parts))), *parts))
+        return Report(status, (user_s + system_s) * 1000 + (user_us + system_us) / 1000, maxrss_kib * 1024)
 
 
 def _ms_since(began: float) -> float:
     return round((trio.current_time() - began) * 1000, 3)
-
-
-def _judge(report: _Report, limits: Limits, said: Outcome | Wrapped | Refused | None) -> Outcome | Wrapped | Refused:
-    """Tell how a run ended: by the kernel's evidence first, by the child's own word where that leaves it open."""
-    if report.signal == signal.SIGXCPU or (report.signal == signal.SIGKILL and report.cpu_ms >= limits.cpu_ms):
-        return CpuLimit(limit=limits.cpu_ms, used=round(report.cpu_ms, 3))
-    near_limit = report.peak_memory_bytes >= limits.memory_bytes // 2
-    if report.exit_code == _MEMORY_EXIT or (report.signal in (signal.SIGABRT, signal.SIGSEGV) and near_limit):
-        return MemoryLimit(limit=limits.memory_bytes, used=report.peak_memory_bytes)
-    if report.signal:
-        return Crashed(signal=signal.Signals(report.signal).name, message="the engine was ended by a signal")
-    if report.exit_code:
-        return Crashed(message=f"the engine ended with exit code {report.exit_code}")
-    if said is None:
-        return Crashed(message="the engine ended without a word")
-    if isinstance(said, MemoryLimit):
-        return MemoryLimit(limit=limits.memory_bytes, used=report.peak_memory_bytes)
-    return said
 
 
 async def start(plan: Plan) -> QuickJSCell:

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from promptlogd.config import Config
-from promptlogd.server import HELD_BY, _held_by, quickjs_plan
+from promptlogd.plans import held_by, quickjs_plan
 from sandbox import cgroup
 from sandbox.cells import quickjs as cells
 from sandbox.cells.job import Job, Plan, Trial
@@ -49,7 +49,7 @@ async def test_a_jail_is_in_a_cgroup_of_its_own(plan: Plan, group: Cgroup | None
     """The jail's processes are below the parent, under its limits, and the cgroup goes when the jail goes."""
     if group is None:
         # Told, and not passed over: such a host has the first holders alone.
-        assert _held_by(None) == HELD_BY
+        assert held_by(Config(), None)["memory"] == "RLIMIT_AS on the process"
         return
     cell = await cells.start(_in_it(plan, group))
     try:
@@ -64,14 +64,14 @@ async def test_a_jail_is_in_a_cgroup_of_its_own(plan: Plan, group: Cgroup | None
         while any(list(folder.glob("NSJAIL.*")) for folder in group.folders):
             group.sweep()
             await trio.sleep(0.01)
-    held = _held_by(group)
+    held = held_by(Config(), group)
     assert "cgroup" in held["memory"] + held["processes"]
 
 
 async def test_the_cgroup_holds_where_the_first_holder_does_not(plan: Plan, group: Cgroup | None) -> None:
     """With RLIMIT_AS far above it, the cgroup ends a memory bomb; the run is told as crashed by the kernel's kill."""
     if group is None or not group.memory_bytes:
-        assert "cgroup" not in _held_by(None)["memory"]
+        assert "cgroup" not in held_by(Config(), None)["memory"]
         return
     arguments = [str(64 * MIB) if argument == str(600 * MIB) else argument for argument in group.arguments]
     tight = _in_it(plan, msgspec.structs.replace(group, arguments=arguments))

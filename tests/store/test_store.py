@@ -453,5 +453,5 @@ def test_spares(store: Store) -> None:
         assert store.load(hash).source == b"return %d" % number
     store.make_spares()
     assert _hidden(store)
-    store._objects.remove_spares()
+    store._objects.spares.remove()
     assert not _hidden(store)

@@ -1,0 +1,95 @@
+"""What a run can't be faster than: the fork of a small process, the least cell, a cell without its daemon."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+from caller import SAMPLE
+
+from promptlogd.config import Config
+from promptlogd.plans import quickjs_plan
+from sandbox import root
+from sandbox.cells import Job, Trial
+from sandbox.cells import quickjs as cells
+from sandbox.engines.quickjs import filter as second_filter
+from sandbox.engines.replies import Wrapped
+from sandbox.outcome import Ok
+
+FLOOR_PYTHON = """
+import os, time
+for _ in range({count}):
+    t = time.perf_counter()
+    p = os.fork()
+    if not p:
+        os._exit(0)
+    os.waitpid(p, 0)
+    print(time.perf_counter() - t)
+"""
+
+
+def floors(tools: Path, count: int = 2000) -> Iterator[tuple[str, list[float]]]:
+    """Yield what was measured, and the seconds of each fork + exit + wait."""
+    printed = subprocess.run([tools / "floor", str(count)], check=True, capture_output=True, text=True).stdout
+    *samples, cpu = printed.splitlines()
+    yield "floor: fork + exit + wait, C", sorted(map(float, samples))
+    yield "floor: its CPU time", [float(cpu.split()[1])]
+    command = [os.path.realpath(sys.executable), "-ISc", FLOOR_PYTHON.format(count=count)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    yield "floor: fork + exit + wait, bare Python", sorted(map(float, printed.split()))
+
+
+def bare_cell(pause_s: float, count: int) -> list[float]:
+    """Return the seconds of each run of the sample in the least cell that could be."""
+    text = f'(function(prompt){{{SAMPLE};return JSON.stringify(result)}})("hello world")'.encode()
+    frame = len(text).to_bytes(4, "big") + text
+    data, their_data = socket.socketpair()
+    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with tempfile.TemporaryDirectory() as folder, data, control:
+        (Path(folder) / "filter.bpf").write_bytes(second_filter.assemble(root.machine()))
+        script = str(Path(__file__).parent / "bare_cell.py")
+        command = [os.path.realpath(sys.executable), "-I", "-S", "-B", script, root.engine(), f"{folder}/filter.bpf"]
+        with their_data, their_control:
+            process = subprocess.Popen(command, stdin=their_data, stdout=their_control)
+        samples = []
+        for _ in range(count):
+            time.sleep(pause_s)
+            began = time.perf_counter()
+            data.send(frame)
+            if control.recv(64) != b"E" or not data.recv(65536):
+                sys.exit("the bare cell failed")
+            samples.append(time.perf_counter() - began)
+        process.kill()
+        process.wait()
+    return sorted(samples)
+
+
+async def one_cell(pause_s: float, count: int) -> list[float]:
+    """Return the seconds of each run of the sample in one of promptlog's cells, without the daemon."""
+    samples = []
+    with tempfile.TemporaryDirectory(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None) as folder:
+        os.chmod(folder, 0o755)
+        plan = quickjs_plan(Config(), root.build_root(Path(folder) / "root"))
+        cell = await cells.start(plan)
+        try:
+            checked = Trial()
+            await cell.run(Job(kind="check", code=SAMPLE.encode(), limits=plan.default), checked)
+            assert isinstance(checked.checked, Wrapped)
+            job = Job(kind="run", code=checked.checked.code, prompt="hello world", limits=plan.default)
+            for _ in range(count):
+                await trio.sleep(pause_s)
+                trial = Trial()
+                began = time.perf_counter()
+                await cell.run(job, trial)
+                samples.append(time.perf_counter() - began)
+                assert isinstance(trial.outcome, Ok), trial.outcome
+        finally:
+            await cell.close()
+    return sorted(samples)

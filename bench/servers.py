@@ -1,0 +1,153 @@
+"""The peers as servers: set up from public packages, up while they are loaded, and what bombs do to each."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import load
+from caller import EXPECT, PROMPT, SAMPLE
+from load import Load
+from table import say
+
+HERE = Path(__file__).parent / "peers"
+TRIALS = {
+    "an endless loop": "while (true) {}\nconst result = 1",
+    "a memory bomb": "const kept = []; while (true) kept.push(new Array(100000).fill(kept.length)); const result = 1",
+}
+
+
+class Server:
+    """A peer that answers HTTP on a port of 127.0.0.1: POST /submit, GET /ACTION/HASH?prompt=."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path, action: str = "run") -> None:
+        self.name = name
+        self._command = command
+        self._folder = folder
+        self._action = action
+        self.port = 0
+        self.pid = 0
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """Have the server run for the block, in a process group of its own, which is killed at the end."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [part.replace("PORT", str(self.port)) for part in self._command]
+        if "workerd" in self.name:
+            text = (HERE / "workerd.capnp").read_text().replace("PORT", str(self.port))
+            (self._folder / "run.capnp").write_text(text)
+        with (self._folder / "log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log, process_group=0)
+        self.pid = process.pid
+        try:
+            for _ in range(100):
+                time.sleep(0.1)
+                try:
+                    socket.create_connection(("127.0.0.1", self.port), 1).close()
+                    break
+                except OSError:
+                    continue
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def ask(self, method: str, path: str, body: str | None = None, timeout: float = 10.0) -> str:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    def submit(self, source: str) -> str:
+        """Keep a program, return its hash."""
+        return self.ask("POST", "/submit", source)
+
+    def path(self, hash: str, prompt: str = PROMPT) -> str:
+        """Where a run is asked for."""
+        return f"/{self._action}/{hash}?prompt={quote(prompt)}"
+
+    def request(self, hash: str) -> bytes:
+        """Return a run's request as bytes."""
+        return f"GET {self.path(hash)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+    def loaded(self, tools: Path, hashes: Sequence[str], **options: float) -> Load:
+        """Load it with runs of these programs, in turn."""
+        requests = [self.request(hash) for hash in hashes]
+        return load.run(tools, str(self.port), "http", requests, expect=EXPECT, **options)  # type: ignore[arg-type]
+
+
+def tried(server: Server) -> dict[str, str]:
+    """Send a peer what it may not survive, and tell what became of the next client."""
+    found = {}
+    for what, source in TRIALS.items():
+        with server.up():
+            good, bad = server.submit(SAMPLE), server.submit(source)
+            outcome: list[str] = []
+
+            def hit(bad: str = bad, outcome: list[str] = outcome) -> None:
+                try:
+                    outcome.append("answered: " + server.ask("GET", server.path(bad), timeout=8)[:60])
+                except OSError as error:
+                    outcome.append(f"no answer ({type(error).__name__})")
+
+            thread = threading.Thread(target=hit)
+            thread.start()
+            time.sleep(0.5)
+            began = time.perf_counter()
+            try:
+                alive = EXPECT in server.ask("GET", server.path(good), timeout=5)
+                other = (
+                    f"another client after {time.perf_counter() - began:.2f} s" if alive else "another: wrong answer"
+                )
+            except OSError as error:
+                other = f"another client: none in 5 s ({type(error).__name__})"
+            thread.join(15)
+            found[what] = f"{outcome[0] if outcome else 'no answer'}; {other}"
+    with server.up():
+        counter = server.submit("globalThis.n = (globalThis.n ?? 0) + 1; const result = globalThis.n")
+        answers = [server.ask("GET", server.path(counter)) for _ in range(3)]
+        found["globals from run to run"] = "survive: " + ", ".join(answers) if len(set(answers)) > 1 else "gone"
+    return found
+
+
+def set_up(scratch: Path) -> tuple[list[Server], Path]:
+    """Install the peers into the scratch folder. Returns the servers and deno's binary."""
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            sys.exit(f"the peers need {tool}; on Debian: apt-get install nodejs npm")
+    scratch.mkdir(parents=True, exist_ok=True)
+    for file in HERE.iterdir():
+        shutil.copy(file, scratch / file.name)
+    if not (scratch / "node_modules/workerd").exists():
+        say("npm install")
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=scratch, check=True)
+    deno = scratch / "python/bin/deno"
+    if not deno.exists():
+        say("pip install deno")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(scratch / "python"), "deno"]
+        subprocess.run(command, check=True)
+    workerd = [str(scratch / "node_modules/.bin/workerd"), "serve", "run.capnp", "--experimental"]
+    servers = [
+        Server("workerd get", workerd, scratch),
+        Server("workerd load", workerd, scratch, "fresh"),
+        Server("isolated-vm isolate", ["node", "node.js", "ivm-isolate", "PORT"], scratch),
+        Server("isolated-vm context", ["node", "node.js", "ivm-context", "PORT"], scratch),
+        Server("quickjs-emscripten", ["node", "node.js", "quickjs", "PORT"], scratch),
+    ]
+    return servers, deno

@@ -1,0 +1,67 @@
+"""What a hash, the first digits of one, @NAME or a page's cursor means, and where a name was before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from promptlogd.store.errors import Ambiguous, BadReference, NotFound
+from promptlogd.store.facts import Fact, Facts, Move
+
+HASH_DIGITS = 64
+MIN_PREFIX_DIGITS = 8
+_MATCHES = 10
+_HEX = frozenset("0123456789abcdef")
+
+
+def meant(reference: str, facts: Facts) -> str:
+    """Return the hash that is meant. Raises BadReference, NotFound, Ambiguous."""
+    if reference.startswith("@"):
+        hash = facts.named(reference[1:])
+        if hash is None:
+            raise NotFound(reference)
+        return hash
+    digits = reference.lower()
+    if not _HEX.issuperset(digits) or len(digits) > HASH_DIGITS:
+        hint = f"; did you mean @{reference}?" if facts.named(reference) else ""
+        raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME{hint}")
+    if len(digits) == HASH_DIGITS:
+        return digits
+    if len(digits) < MIN_PREFIX_DIGITS:
+        raise BadReference(f"{reference!r} is too short: give {MIN_PREFIX_DIGITS} digits or more")
+    matches = facts.with_prefix(digits, _MATCHES)
+    if not matches:
+        raise NotFound(reference)
+    if len(matches) > 1:
+        raise Ambiguous(reference, matches)
+    return matches[0]
+
+
+def before(name: str, history: Sequence[Move], has: Callable[[str], bool]) -> tuple[str, int]:
+    """Return where a name was before, and how many of its moves going back there undoes. Raises NotFound."""
+    been: list[str | None] = []
+    for move in history:
+        if move.back:
+            del been[-move.back :]
+        else:
+            been.append(move.hash)
+    for back in range(1, len(been)):
+        place = been[-1 - back]
+        if place is not None and has(place):
+            return place, back
+    if not history:
+        raise NotFound(f"@{name}")
+    raise NotFound(f"@{name}", f"@{name} was on no other program before, or that is removed")
+
+
+def cursor(fact: Fact) -> str:
+    """Return what names the place in the list behind this program."""
+    return f"{fact.created_at.hex()}:{fact.hash}"
+
+
+def place(after: str) -> tuple[float, str]:
+    """Return the place that a cursor names: when it was submitted, and its hash. Raises BadReference."""
+    at, _, hash = after.partition(":")
+    try:
+        return float.fromhex(at), hash
+    except (ValueError, OverflowError):
+        raise BadReference(f"{after!r} is no cursor: give the `next` of the page before") from None

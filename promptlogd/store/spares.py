@@ -1,0 +1,78 @@
+"""Folders for the next programs, made beforehand with empty files: to find room takes longer than to fill it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+from promptlogd.store.disk import sync
+
+_SPARES = 8
+_SPARE = ".spare-"
+
+
+class Spares:
+    """A few of them below `programs/`, and all of its shelves. One thread makes them, another may take them."""
+
+    def __init__(self, programs: Path, names: tuple[str, ...]) -> None:
+        """`names`: of the files in each."""
+        self._programs = programs
+        self._names = names
+        self._ready: deque[Path] = deque()
+        self._shelved = False
+
+    def sweep(self) -> None:
+        """Remove what an earlier process left."""
+        for left in self._programs.glob(f"{_SPARE}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def make(self) -> None:
+        """Make what is missing, as far as that goes."""
+        with suppress(OSError):  # the disk is full, say: who stages next will say so
+            self._make_shelves()
+            while len(self._ready) < _SPARES:
+                self._ready.append(self._make_one())
+
+    def take(self) -> Path:
+        """Return a folder with the empty files in it, which is the caller's now. Raises OSError."""
+        with suppress(IndexError):
+            spare = self._ready.popleft()
+            try:
+                if not any((spare / name).lstat().st_size for name in self._names):
+                    return spare
+            except OSError:
+                pass
+            shutil.rmtree(spare, ignore_errors=True)  # somebody was here
+        return self._make_one()
+
+    def remove(self) -> None:
+        """Remove those that nobody took."""
+        with suppress(IndexError):
+            while True:
+                shutil.rmtree(self._ready.popleft(), ignore_errors=True)
+
+    def _make_shelves(self) -> None:
+        shelves = [] if self._shelved else [self._programs / f"{number:02x}" for number in range(256)]
+        missing = [shelf for shelf in shelves if not os.path.lexists(shelf)]
+        for shelf in missing:
+            with suppress(FileExistsError):
+                shelf.mkdir(mode=0o700)
+        if missing:
+            sync(self._programs)
+        self._shelved = True
+
+    def _make_one(self) -> Path:
+        folder = self._programs / f"{_SPARE}{os.urandom(8).hex()}"
+        try:
+            folder.mkdir(mode=0o700)
+            for name in self._names:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(folder / name, flags, 0o600))
+            sync(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder

@@ -1,0 +1,79 @@
+"""One `deno` in a jail, as the kernel shows it: its CPU clock, its memory, whether it lives. Seen from the daemon."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import select
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from sandbox.errors import CellLost
+from sandbox.limits import Limits
+
+_NICE = 10
+"""Of a run that goes on for long: a tenth of the CPU where others want it."""
+
+
+class DenoProcess:
+    """The process that takes one run. To be closed."""
+
+    def __init__(self, pid: int, *, data_bytes: int | None) -> None:
+        """`data_bytes`: RLIMIT_DATA, where that holds its memory. Raises OSError if there is no such process."""
+        self.pid = pid
+        self.data_bytes = data_bytes
+        self._descriptor = os.pidfd_open(pid)
+        try:
+            if data_bytes is not None:
+                resource.prlimit(pid, resource.RLIMIT_DATA, (data_bytes, data_bytes))
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def fileno(self) -> int:
+        """Return what is readable once the process has ended (pidfd_open(2))."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._descriptor)
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return not select.select([self._descriptor], [], [], 0)[0]
+
+    def kill(self) -> None:
+        """Kill it, if it is still there."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def cpu_s(self) -> float:
+        """Read its CPU clock, all of its threads (clock_getcpuclockid(3)). Raises CellLost."""
+        try:
+            return time.clock_gettime((~self.pid << 3) | 2)
+        except OSError as error:
+            raise CellLost("it is gone") from error
+
+    def peak_bytes(self) -> int:
+        """Return the most that was resident of it."""
+        with suppress(OSError, ValueError, IndexError):
+            status = Path(f"/proc/{self.pid}/status").read_text()
+            return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        return 0
+
+    def limit_cpu(self, limits: Limits) -> None:
+        """Put RLIMIT_CPU, in whole seconds, behind the daemon's looks at the clock. Raises CellLost."""
+        seconds = math.ceil(self.cpu_s() + limits.cpu_ms / 1000) + 1
+        try:
+            resource.prlimit(self.pid, resource.RLIMIT_CPU, (seconds, seconds + 1))
+        except OSError as error:
+            raise CellLost(f"it took no limit: {error}") from error
+
+    def lower_priority(self) -> None:
+        """Let it give way to others, all of its threads."""
+        with suppress(OSError, ValueError):
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                os.setpriority(os.PRIO_PROCESS, int(thread), _NICE)

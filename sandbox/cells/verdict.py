@@ -1,0 +1,111 @@
+"""Tell how a run ended: by the kernel's evidence first, by the process's own word where that leaves it open. Pure."""
+
+from __future__ import annotations
+
+import signal
+
+import msgspec
+
+from sandbox.cells.process import Ending
+from sandbox.engines.replies import Refused, Wrapped
+from sandbox.limits import Limits
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Outcome
+
+_MEMORY_EXIT = 72
+"""Exit code of a QuickJS child that could not go on for lack of memory (zygote.py)."""
+
+_ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT, signal.SIGSEGV)
+"""How V8 ends when memory is refused to it."""
+
+_OWN_ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT)
+"""How it ends at its own heap's limit. Without RLIMIT_DATA no memory is refused, so that a fault is something else."""
+
+Verdict = Outcome | Wrapped | Refused
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The kernel's account of one ended QuickJS child, as its zygote got it from wait4(2)."""
+
+    status: int
+    cpu_ms: float
+    peak_memory_bytes: int
+
+    @property
+    def signal(self) -> int:
+        """The signal that ended it, or 0."""
+        return self.status & 0x7F
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code, where no signal ended it."""
+        return self.status >> 8
+
+
+def of_report(report: Report, limits: Limits, said: Verdict | None) -> Verdict:
+    """Tell how a QuickJS child's run ended."""
+    if report.signal == signal.SIGXCPU or (report.signal == signal.SIGKILL and report.cpu_ms >= limits.cpu_ms):
+        return CpuLimit(limit=limits.cpu_ms, used=round(report.cpu_ms, 3))
+    near_limit = report.peak_memory_bytes >= limits.memory_bytes // 2
+    if report.exit_code == _MEMORY_EXIT or (report.signal in (signal.SIGABRT, signal.SIGSEGV) and near_limit):
+        return MemoryLimit(limit=limits.memory_bytes, used=report.peak_memory_bytes)
+    if report.signal:
+        return _by_signal(report.signal)
+    if report.exit_code:
+        return _by_exit_code(report.exit_code)
+    if said is None:
+        return Crashed(message="the engine ended without a word")
+    if isinstance(said, MemoryLimit):
+        return MemoryLimit(limit=limits.memory_bytes, used=report.peak_memory_bytes)
+    return said
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a Deno process's end."""
+
+    oom: bool
+    """Whether its cgroup counts a kill for lack of memory."""
+    cpu_looked_ms: float
+    """CPU time at the last look at its clock."""
+    cpu_told_ms: float
+    """The same, or what the kernel accounted to it in the end: more, and in steps of 10 ms."""
+    peak_bytes: int
+    ended_by_us: Outcome | None
+    """Why the daemon killed it, if it did so before the end of the run."""
+    said: Verdict | None
+    """Its last word, if it was there to be ended by us after it."""
+    at_least: Verdict | None
+    """What it had said before a last word that did not come."""
+    jail_gone: bool
+    """Whether nsjail ended with it, and not by us."""
+    how: Ending | None
+    """What nsjail says of its end."""
+    data_limited: bool
+    """Whether RLIMIT_DATA holds its memory."""
+
+
+def of_evidence(evidence: Evidence, limits: Limits) -> Verdict:
+    """Tell how a Deno process's run ended."""
+    how, peak_bytes = evidence.how, evidence.peak_bytes
+    if evidence.oom:
+        return MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
+    if evidence.cpu_looked_ms > limits.cpu_ms or (how is not None and how.signal == signal.SIGXCPU):
+        return CpuLimit(limit=limits.cpu_ms, used=round(max(evidence.cpu_told_ms, limits.cpu_ms), 3))
+    for known in (evidence.ended_by_us, evidence.said, evidence.at_least):
+        if known is not None:
+            return known
+    if evidence.jail_gone:
+        return Crashed(signal="SIGKILL", message="its jail was ended from outside")
+    if how is None:
+        return Crashed(message="the run was given up")
+    aborts = _ABORTS if evidence.data_limited else _OWN_ABORTS
+    if (how.signal in aborts or how.exit_code) and peak_bytes >= limits.memory_bytes // 2:
+        return MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
+    return _by_signal(how.signal) if how.signal else _by_exit_code(how.exit_code)
+
+
+def _by_signal(number: int) -> Crashed:
+    return Crashed(signal=signal.Signals(number).name, message="the engine was ended by a signal")
+
+
+def _by_exit_code(code: int) -> Crashed:
+    return Crashed(message=f"the engine ended with exit code {code}")

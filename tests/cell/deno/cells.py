@@ -1,0 +1,70 @@
+"""Deno cells and their pool for the length of a block, and runs on them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+
+from sandbox.cells import deno
+from sandbox.cells.deno import DenoCell
+from sandbox.cells.job import Job, Plan, Trial
+from sandbox.cells.process import only_child
+from sandbox.demand import DemandPool
+from sandbox.limits import Limits
+from sandbox.outcome import Ok
+
+
+@asynccontextmanager
+async def a_cell(plan: Plan) -> AsyncIterator[DenoCell]:
+    """A cell for the length of a block."""
+    cell = await deno.start(plan)
+    try:
+        yield cell
+    finally:
+        await cell.close()
+
+
+async def run_on(
+    cell: DenoCell, source: str, *, kind: Any = "source", language: Any = "javascript", **limits: int
+) -> Trial:
+    """Run this source there."""
+    trial = Trial()
+    with trio.fail_after(30):
+        job = Job(kind=kind, code=source.encode(), language=language, limits=Limits(**limits))
+        await cell.run(job, trial)
+    return trial
+
+
+def value_of(trial: Trial) -> Any:
+    """Return what the program returned."""
+    assert isinstance(trial.outcome, Ok), trial.outcome
+    return msgspec.json.decode(trial.outcome.value)
+
+
+async def kill_blank(cell: DenoCell, *, nsjail: bool = False) -> None:
+    """Kill the process that waits in a blank cell, or its nsjail."""
+    pid = only_child(cell.process.pid)
+    os.kill(cell.process.pid if nsjail else pid, signal.SIGKILL)
+    while cell._engine is not None and cell._engine.is_alive():
+        await trio.sleep(0.001)
+
+
+@asynccontextmanager
+async def a_pool(plans: list[Plan], **settings: Any) -> AsyncIterator[DemandPool]:
+    """A pool for the length of a block, at the most 30 s; its cells are started by the first of the plans."""
+
+    async def make(memory_bytes: int | None) -> Plan:
+        return plans[0]
+
+    pool = DemandPool(make, **{"blank": 2, "idle_s": 60.0, "max_age_s": 60.0, "runs_per_cell": 100, **settings})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.serve)
+        with trio.fail_after(30):
+            yield pool
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,182 @@
+"""A Deno cell with a real jail: limits, outcomes told apart by the kernel's evidence, one run a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from sandbox.cells import deno
+from sandbox.cells.job import Plan
+from sandbox.cells.process import Ending, ending, only_child
+from sandbox.errors import CellLost, CellStartError
+from sandbox.limits import MIB, Limits
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, ProgramException, WallLimit
+from tests.cell.deno.cells import a_cell, kill_blank, run_on, value_of
+
+
+async def test_each_run_has_a_process_and_namespaces_of_its_own(plan: Plan) -> None:
+    """After a clean end nsjail starts the next process, and nothing of the last run is there."""
+    seen: list[tuple[int, str]] = []
+    async with a_cell(plan) as cell:
+        for number in range(4):
+            pid = only_child(cell.process.pid)
+            seen.append((pid, os.readlink(f"/proc/{pid}/ns/pid")))
+            assert (
+                value_of(await run_on(cell, "const was = globalThis.x; globalThis.x = 1; return was ?? null")) is None
+            )
+            assert cell.usable, number
+            await cell.ready()
+    assert len({pid for pid, _ in seen}) == 4
+    assert len({namespace for _, namespace in seen}) >= 3  # a number may come again
+
+
+async def test_the_process_has_the_data_socket_and_nothing_of_the_host(plan: Plan) -> None:
+    """Its descriptors are that socket, /dev/null and its own event loop's; its files are the engine and the runner."""
+    async with a_cell(plan) as cell:
+        pid = only_child(cell.process.pid)
+        links = {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
+        assert links["0"] == links["1"]
+        assert links["2"] == "/dev/null"
+        for number, link in links.items():
+            assert number in "012" or link.startswith(("anon_inode:", "socket:", "/dev/null")), (number, link)
+        files = {str(path.relative_to(plan.folder)) for path in plan.folder.rglob("*") if path.is_file()}
+        assert {file for file in files if not file.startswith("lib")} == {
+            "app/runner.js", "app/imports.json", "bin/deno", "proc/self/maps",
+        }  # fmt: skip
+        assert "/" not in (plan.folder / "proc/self/maps").read_text()  # of no process: it names no file
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "Seccomp:\t2" in status
+        assert "NoNewPrivs:\t1" in status
+        assert "CapEff:\t0000000000000000" in status
+
+
+async def test_what_one_process_left_in_the_socket_is_not_the_next_ones(plan: Plan) -> None:
+    """A reply after the last word, and a forged R, are thrown away; who is ready is told by the kernel's pid."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, "setInterval(() => console.log('late'), 0); console.log('x'); return 1")
+        assert value_of(trial) == 1
+        await cell.ready()
+        trial = await run_on(cell, "return 2")
+        assert (value_of(trial), trial.logs) == (2, [])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "for(;;){}",
+        "const f = () => Promise.resolve().then(f); await f()",
+        "'a'.repeat(2e7).indexOf('a'.repeat(1e7) + 'b')",
+        "return {get a() { for(;;); }}",
+    ],
+)
+async def test_cpu_is_held_by_the_processs_clock(plan: Plan, source: str) -> None:
+    """Loops, natives and getters end within 10 ms of the limit; on a machine that is busy with others, most times."""
+    used = []
+    async with a_cell(plan) as cell:
+        for _ in range(3):
+            trial = await run_on(cell, source)
+            assert isinstance(trial.outcome, CpuLimit), trial.outcome
+            used.append(trial.usage.cpu_ms)
+            # nsjail had no part in it: the next process is on its way.
+            await cell.ready()
+        assert value_of(await run_on(cell, "return 1")) == 1
+    assert min(used) >= 50
+    assert sorted(used)[1] <= 60, used
+
+
+async def test_the_kernel_stands_behind_the_cpu_limit(plan: Plan) -> None:
+    """RLIMIT_CPU is set for the run: one second over at the most, should the daemon not look."""
+    async with a_cell(plan) as cell:
+        pid = only_child(cell.process.pid)
+        assert cell._engine is not None
+        cell._engine.limit_cpu(Limits(cpu_ms=3000))
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        (line,) = (line for line in limits.splitlines() if line.startswith("Max cpu time"))
+        assert line.split()[3:5] in (["5", "6"], ["4", "5"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "const a = []; for (;;) a.push({b: [1, 2, 3]})",
+        "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
+        "let s = 'x'; const a = []; for (;;) { s += s.slice(0, 1 << 20); a.push(s + a.length); }",
+    ],
+)
+async def test_memory_is_held(plan: Plan, source: str) -> None:
+    """A memory bomb ends at the limit, without a cgroup at most 20 MiB over it."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, source, cpu_ms=10_000, wall_ms=20_000)
+        assert isinstance(trial.outcome, MemoryLimit | ProgramException), trial.outcome
+        assert trial.usage.peak_memory_bytes <= (128 if plan.cgroup else 148) * MIB
+        assert trial.usage.cpu_ms > 0
+
+
+async def test_wall_time_is_held_by_the_daemon(plan: Plan) -> None:
+    """A program that waits, or stops itself, is ended at the wall limit."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, "await new Promise((r) => setTimeout(r, 60000))", wall_ms=300)
+        assert isinstance(trial.outcome, WallLimit)
+        assert trial.usage.wall_ms < 1300
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        return bool(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return False  # gone, or dead and not reaped yet
+
+
+async def test_a_killed_process_is_told(plan: Plan) -> None:
+    """Killed from outside in mid-run: crashed, with the signal that the kernel told nsjail; blank: CellLost."""
+    async with a_cell(plan) as cell:
+        pid = only_child(cell.process.pid)
+
+        async def kill() -> None:
+            await trio.sleep(0.1)
+            os.kill(pid, signal.SIGKILL)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill)
+            trial = await run_on(cell, "await new Promise((r) => setTimeout(r, 900))")
+        assert isinstance(trial.outcome, Crashed)
+        assert trial.outcome.signal == "SIGKILL"
+        assert not cell.usable
+    async with a_cell(plan) as cell:
+        await kill_blank(cell)
+        with pytest.raises(CellLost):
+            await run_on(cell, "return 1")
+
+
+async def test_a_cancelled_run_leaves_no_process(plan: Plan) -> None:
+    """Cancelled, the run's process and its nsjail are gone when `run` and `close` have returned."""
+    async with a_cell(plan) as cell:
+        pid = only_child(cell.process.pid)
+        with trio.move_on_after(0.2):
+            await run_on(cell, "for(;;){}", cpu_ms=5000, wall_ms=5000)
+    assert not _is_there(pid)
+
+
+async def test_a_cell_that_cannot_start_says_why(plan: Plan) -> None:
+    """The error has what nsjail said of the end, or the system's reason."""
+    with pytest.raises(CellStartError, match="nowhere"):
+        await deno.start(msgspec.structs.replace(plan, executable=Path("/nowhere")))
+    arguments = [*plan.arguments[:-1], "/app/nowhere.js"]
+    with pytest.raises(CellStartError, match="exited with status: 1"):
+        await deno.start(msgspec.structs.replace(plan, arguments=arguments))
+
+
+def test_nsjails_account_of_an_end() -> None:
+    """The line of this very process counts; a signal is told from an exit code of the same number."""
+    log = (
+        "[I] pid=12 ([STANDALONE MODE]) exited with status: 137, (PIDs left: 0)\n"
+        "[I] pid=13 ([STANDALONE MODE]) terminated with signal: SIGKILL (9), (PIDs left: 0)\n"
+    )
+    assert ending(log, 12) == Ending(pid=12, exit_code=137)
+    assert ending(log, 13) == Ending(pid=13, signal=9)
+    assert ending(log, 1) is None

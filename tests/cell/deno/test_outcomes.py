@@ -1,0 +1,108 @@
+"""How a Deno run ended: what does not parse, exceptions with their places, crashes, frames that nobody sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.cells.job import Plan
+from sandbox.engines.deno.stack import shown
+from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
+from sandbox.limits import MIB, Limits
+from sandbox.outcome import Crashed, MemoryLimit, ProgramException, ProgramSyntaxError
+from tests.cell.deno.cells import a_cell, run_on
+
+
+async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
+    """What is submitted is parsed and linked, as a body or a module, JavaScript or TypeScript, and not run."""
+    never = "for (;;) {}"
+    for source, language in (
+        (never, "javascript"),
+        (f"{never}\nexport default () => 1", "javascript"),
+        (f"const a: number = 1; {never}", "typescript"),
+        (f"enum A {{B}} {never}\nexport default (a: A) => a", "typescript"),
+    ):
+        async with a_cell(plan) as cell:
+            trial = await run_on(cell, source, kind="check", language=language, cpu_ms=1000)
+            assert isinstance(trial.checked, Wrapped), (source, trial.outcome)
+
+
+@pytest.mark.parametrize(
+    ("source", "language", "line", "column"),
+    [
+        ("let a = ;", "javascript", 1, 9),
+        ("let a;\n  let a;", "javascript", 2, 7),
+        ("export default }", "javascript", 1, 16),
+        ("const n: number = ;", "typescript", 1, 19),
+        ("\n\nlet x: = 1", "typescript", 3, 8),
+        ("} evil(); function x() {", "javascript", 1, None),
+        ("}); evil(); (async function () {", "javascript", None, None),
+        ("}[globalThis.x = 1] = function () {", "javascript", None, None),
+        ("} evil(); function x() {", "typescript", 1, 3),
+        ("}); evil(); (async function () {", "typescript", None, None),
+        ("}, evil() {", "typescript", None, None),
+        ("} static evil = 1; x() {", "typescript", None, None),
+        ("if (prompt)", "javascript", 1, None),
+        ("return 1 /*", "javascript", None, None),
+    ],
+)
+async def test_syntax_errors_have_places(plan: Plan, source: str, language: str, line: int, column: int) -> None:
+    """What does not parse, or closes its wrapper, is refused with its place in the user's own text."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, source, kind="check", language=language, cpu_ms=1000)
+        assert isinstance(trial.checked, Refused), trial.outcome
+        error = trial.checked.error
+        if line is not None:
+            assert error.line == line, error
+        if column is not None:
+            assert error.column == column, error
+
+
+async def test_exceptions_have_places_in_typescript_too(plan: Plan) -> None:
+    """A stack is in terms of the text as submitted, whatever became of its types."""
+    source = "enum A {B = 7}\ninterface C {\n  d: string;\n}\n"
+    source += "function f(c: C): never {\n  throw new RangeError(c.d)\n}\nf({d: 'x'})"
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, source, language="typescript")
+        assert isinstance(trial.outcome, ProgramException)
+        assert (trial.outcome.name, trial.outcome.line, trial.outcome.column) == ("RangeError", 6, 9)
+        assert trial.outcome.stack.splitlines()[-1].endswith("(program.js:8:1)")
+
+
+def test_frames_without_their_token_are_no_frames() -> None:
+    """What a program gets written to the descriptor counts for nothing: it does not know the token."""
+    token = bytes(range(16))
+    reader = ReplyReader(limits=Limits(), source_name="p.js", shown=shown, token=token)
+    assert reader.feed(token + b"l\0\0\0\x02" + b"1x")[0].text == "x"
+    with pytest.raises(BadReply, match="no frame"):
+        reader.feed(b"v\0\0\0\x01" + b"1" + bytes(40))
+
+
+_CRASH = (
+    "await import(URL.createObjectURL(new Blob(['export default ' + '('.repeat(%d) + '1' + ')'.repeat(%d)],"
+    " {type: 'application/typescript'}))); return 1"
+)
+
+
+async def test_a_crash_is_no_limit(plan: Plan) -> None:
+    """A fault of the engine's own is `crashed`, though the program had much memory, or much CPU time, before it."""
+    if plan.cgroup is not None:
+        async with a_cell(plan) as cell:
+            much = "globalThis.k = new Uint8Array(72 << 20).fill(1); globalThis.k = null; "
+            trial = await run_on(cell, much + _CRASH % (60_000, 60_000), cpu_ms=2000)
+            assert isinstance(trial.outcome, Crashed), trial.outcome
+            assert trial.usage.peak_memory_bytes > 72 * MIB
+    busy = "const t = performance.now(); while (performance.now() - t < %d); "
+    for busy_ms in (60, 75):
+        async with a_cell(plan) as cell:
+            trial = await run_on(cell, busy % busy_ms + _CRASH % (20_000, 20_000), cpu_ms=200)
+            # Where RLIMIT_DATA holds memory, a fault at half of it may be for lack of it.
+            assert isinstance(trial.outcome, Crashed | MemoryLimit if plan.cgroup is None else Crashed), trial.outcome
+            assert busy_ms / 2 < trial.usage.cpu_ms < 200
+
+
+async def test_a_kept_module_without_a_program_is_a_syntax_error(plan: Plan) -> None:
+    """As on QuickJS; the cell goes on."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, "Mexport default 5", kind="run")
+        assert isinstance(trial.outcome, ProgramSyntaxError), trial.outcome
+        assert cell.usable

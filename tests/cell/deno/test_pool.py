@@ -1,0 +1,99 @@
+"""The pool of Deno cells: kept by demand, replaced when they die, lent again when nothing ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from sandbox.cells.job import Job, Plan, Trial
+from sandbox.errors import CellLost, CellStartError
+from sandbox.limits import Limits
+from tests.cell.deno.cells import a_pool, kill_blank, run_on, value_of
+
+
+async def test_the_pool_keeps_none_until_one_is_wanted(plan: Plan) -> None:
+    """Nothing is started before the first request; then as many as were wanted at once; after a while none."""
+    async with a_pool([plan], idle_s=1.0, runs_per_cell=3) as pool:
+        await trio.sleep(0.2)
+        assert pool.counts().started == 0
+        for number in range(7):
+            cell = await pool.take()
+            assert value_of(await run_on(cell, f"return {number}")) == number
+            pool.give(cell)
+        fresh = await pool.take(fresh=True)
+        assert fresh.runs == 0
+        pool.give(fresh, fresh=True)
+        while pool.counts().blank != 0 or pool.counts().size != 0:
+            await trio.sleep(0.1)
+        assert 3 <= pool.counts().started <= 8
+
+
+async def test_the_pool_bears_cells_that_die_blank(plan: Plan) -> None:
+    """A blank process, or its nsjail, killed while it waits: another takes its place, and runs go on."""
+    async with a_pool([plan]) as pool:
+        for kill_nsjail in (False, True, False):
+            while True:
+                cell = await pool.take()
+                try:
+                    assert value_of(await run_on(cell, "return 1")) == 1
+                    break
+                except CellLost:
+                    continue
+                finally:
+                    pool.give(cell)
+            while pool.counts().blank == 0:
+                await trio.sleep(0.01)
+            for blank in list(pool._blank):
+                await kill_blank(blank, nsjail=kill_nsjail)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_a_cell_killed_while_it_starts_is_not_the_waiters_affair(
+    plan: Plan, tmp_path: Path, *, fresh: bool
+) -> None:
+    """Who waits gets the next one; only if that does not start either, the reason."""
+    never, once = tmp_path / "never", tmp_path / "once"
+    never.write_text("#!/bin/sh\nkill -9 $$\n")
+    hit = tmp_path / "hit"
+    once.write_text(f'#!/bin/sh\n[ -e {hit} ] || {{ : > {hit}; kill -9 $$; }}\nexec {plan.executable} "$@"\n')
+    never.chmod(0o755)
+    once.chmod(0o755)
+    plans = [msgspec.structs.replace(plan, executable=once)]
+    async with a_pool(plans, blank=1) as pool:
+        cell = await pool.take(fresh=fresh)
+        assert value_of(await run_on(cell, "return 1")) == 1
+        pool.give(cell, fresh=True)
+        plans[0] = msgspec.structs.replace(plan, executable=never)
+        with pytest.raises(CellStartError, match="did not start"):
+            await pool.take(fresh=fresh)
+
+
+async def test_a_run_cancelled_before_it_began_costs_no_cell(plan: Plan) -> None:
+    """The cell is blank still, and the next run has it at once."""
+    async with a_pool([plan], blank=1) as pool:
+        cell = await pool.take()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await cell.run(Job(kind="source", code=b"return 1", limits=Limits()), Trial())
+            finally:
+                pool.give(cell)
+        with trio.fail_after(3):
+            again = await pool.take()
+            assert again is cell
+            assert value_of(await run_on(again, "return 2")) == 2
+            pool.give(again)
+
+
+async def test_cells_in_use_do_not_count_as_blank(plan: Plan) -> None:
+    """Where few blank cells are kept, who waits gets one of their own, however long the others run."""
+    async with a_pool([plan], blank=1) as pool:
+        with trio.fail_after(10):
+            cells = [await pool.take() for _ in range(3)]
+            for cell in cells:
+                pool.give(cell)
+            while pool.counts().blank != 1:
+                await trio.sleep(0.02)
