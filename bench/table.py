@@ -52,17 +52,17 @@ def show(medians: dict[str, dict[str, float]]) -> None:
     """Print the tables."""
     base = medians["floor: fork + exit + wait, C"]["p50"]
     heads = "".join(f"{head:>9}" for head in ("p50", "p90", "p99", "p99.9"))
-    print(f"{'ms; closed loops, raw percentiles':44}{heads}{'per s':>8}{'p50/floor':>10}")
+    print(f"{'ms; closed loops, raw percentiles':52}{heads}{'per s':>8}{'p50/floor':>10}")
     for name, of in medians.items():
         if "p50" in of:
             figures = "".join(f"{of[figure]:9.3f}" for figure in ("p50", "p90", "p99", "p99.9"))
             rate = f"{of['per_s']:8.0f}" if "per_s" in of else " " * 8
-            print(f"{name:44}{figures}{rate}{of['p50'] / base:10.1f}")
+            print(f"{name:52}{figures}{rate}{of['p50'] / base:10.1f}")
     print()
     for name, of in medians.items():
         if "p50" not in of:
-            print(f"{name:44}" + "  ".join(f"{figure} {value:,.2f}" for figure, value in of.items()))
+            print(f"{name:52}" + "  ".join(f"{figure} {value:,.2f}" for figure, value in of.items()))
     floor = medians["floor: its CPU time"]["cpu_us"]
     for name, of in medians.items():
         if name.startswith("CPU us"):
-            print(f"{name + ', / floor':44}{of['all'] / floor:.1f}")
+            print(f"{name + ', / floor':52}{of['all'] / floor:.1f}")

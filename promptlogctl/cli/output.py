@@ -155,7 +155,7 @@ def refusal(refused: RequestRefused, source: str | None, name: str) -> None:
 def place(message: str, source: str | None, name: str, line: int | None, column: int | None) -> None:
     """Print `name:line:column: message`, the source line and a caret."""
     lines = [] if source is None else source.split("\n")
-    where = f"{name}:{line}:{column}: " if line is not None else f"{name}: "
+    where = ":".join(str(part) for part in (name, line, column) if part is not None) + ": "
     click.echo(f"{safe(where)}{safe(message)}", err=True)
     if line is None or column is None or not 1 <= line <= len(lines):
         return

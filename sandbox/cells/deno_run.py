@@ -73,7 +73,7 @@ class DenoRun:
             token=token,
             kinds=_KINDS[job.kind],
             wrapped_bytes=len(job.code) + _WRAPPED_MORE_BYTES if job.kind == "check" else 0,
-            source_lines=None if job.kind == "run" else job.code.count(b"\n") + 1,
+            source=None if job.kind == "run" else job.code,
         )
         self._exchange = Exchange(data, poll, deno_frame(job, token), self._reader, trial, on_log)
 

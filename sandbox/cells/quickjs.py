@@ -101,7 +101,7 @@ class QuickJSCell:
             source_name=job.source_name,
             shown=shown,
             wrapped_bytes=wrapped_bytes,
-            source_lines=None if job.kind == "run" else job.code.count(b"\n") + 1,
+            source=None if job.kind == "run" else job.code,
         )
         exchange = Exchange(self._data, self._poll, quickjs_frame(job), reader, trial, on_log)
         report: Report | None = None

@@ -18,7 +18,7 @@ from typing import get_args
 import msgspec
 from msgspec import Raw, json
 
-from sandbox.engines.quickjs.stack import position
+from sandbox.engines.quickjs.stack import end, position
 from sandbox.limits import Limits
 from sandbox.outcome import (
     BadResult,
@@ -83,19 +83,19 @@ class ReplyReader:
         token: bytes = b"",
         kinds: frozenset[str] | None = None,
         wrapped_bytes: int = 0,
-        source_lines: int | None = None,
+        source: bytes | None = None,
     ) -> None:
         """`shown`: reads this engine's stacks. `token`: what stands before each frame, and a program does not know.
 
         `kinds`: of frames that may come; default: QuickJS's.
 
-        `wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run. `source_lines`: how many
-        lines the program has, where it comes as its author wrote it.
+        `wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run. `source`: the program, where
+        it is handed over as its author wrote it.
         """
         self._token = token
         self._kinds = kinds or (_CHECK_KINDS if wrapped_bytes else _RUN_KINDS)
         self._header_bytes = len(token) + HEADER_BYTES
-        self._source_lines = source_lines
+        self._source = source
         self._limits = limits
         self._source_name = source_name
         self._shown = shown
@@ -187,7 +187,7 @@ class ReplyReader:
         name, message, stack = _fields(payload)
         if kind == "s":
             module = name.startswith("M")
-            line, column = position(stack, module=module, source_lines=self._source_lines)
+            line, column = position(stack, module=module, end=None if self._source is None else end(self._source))
             return Refused(error=ProgramSyntaxError(message=message, line=line, column=column))
         if kind == "m":
             return MemoryLimit(limit=self._limits.memory_bytes, used=0)

@@ -23,7 +23,7 @@ import pytest
 from promptlogctl.client import Client
 from promptlogctl.errors import ConnectionLost, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
-from sandbox.outcome import ProgramException, ProgramSyntaxError
+from sandbox.outcome import ProgramException
 
 
 class Daemon:
@@ -718,10 +718,3 @@ def test_a_handler_takes_a_prompt_of_a_megabyte(client: Client) -> None:
     """A prompt of 1 MiB reaches `fetch` within the CPU limit."""
     source = "export default { fetch: (request) => request.url.length }"
     assert client.run_source(source, "€" * 349_000).value > 3_000_000
-
-
-def test_a_place_past_the_end_is_the_last_line(client: Client) -> None:
-    """What the wrapper's end was needed to notice is told at the program's own last line."""
-    outcome = client.run_source("\n\nif (prompt)").outcome
-    assert isinstance(outcome, ProgramSyntaxError)
-    assert (outcome.line, outcome.column) == (3, None)

@@ -24,7 +24,8 @@
   const getLength = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'length').get;
   const getBuffer = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'buffer').get;
   const lengthOf = (bytes) => apply(getLength, bytes, []);
-  const { split, slice, startsWith } = String.prototype;
+  const { split, slice, startsWith, lastIndexOf } = String.prototype;
+  const textOf = Function.prototype.toString;
   const test = RegExp.prototype.test;
   const exec = RegExp.prototype.exec;
   const then = Promise.prototype.then;
@@ -143,7 +144,7 @@
   const OUR_NAME = '//# sourceURL=program.js';
 
   // V8 names the place of a syntax error in a module alone, and swc as well: a body's, below the line of its bracket.
-  const PLACE = /^(?:SyntaxError: )?([^]*?)(?:\n[^]*)?(?: at |\n    at )blob:[^\s]*?:(\d+):(\d+)\s*$/;
+  const PLACE = /^(?:SyntaxError: )?([^]*?)(?:\n[^]*?)?(?: at |\n    at )blob:[^\s]*?:(\d+):(\d+)(?=\s|$)/;
   const placed = (error, form) => {
     const message = say(error?.message ?? error);
     const found = apply(exec, PLACE, [message]);
@@ -185,6 +186,8 @@
     ['export default ({async program(prompt, env) {"use strict";\n', '\n}})'],
     ['export default (class {async program(prompt, env) {\n', '\n}})'],
   ];
+  // Not closed, so that what is wrong with a body is told in its own text.
+  const LOOSE = 'async function loose(prompt, env) {"use strict";\n';
   const refusal = async (source, language) => {
     try {
       await load(STOP + source, language);
@@ -200,9 +203,53 @@
       this.message = message;
     }
   }
+  const braceAt = (source, end) => {
+    const lines = apply(split, apply(slice, source, [0, end]), ['\n']);
+    const at = `blob:program:${lines.length + 1}:${lines[lines.length - 1].length + 1}`;
+    return new Unparsed(`Unexpected token '}' at ${at}`, 'B');
+  };
+  // The function is declared, and not run: where its text ends, the source has closed the bracket.
+  const closed = (source) => {
+    for (const after of ['', '\n}']) {
+      try {
+        const end = apply(textOf, new Function('return loose; ' + LOOSE + source + after)(), []).length - 1;
+        if (end < LOOSE.length + source.length) return braceAt(source, end - LOOSE.length);
+      } catch {}
+    }
+    return null;
+  };
+  const before = (error, source) => {
+    const found = apply(exec, PLACE, [say(error?.message ?? error)]);
+    if (found === null) return source.length;
+    const lines = apply(split, source, ['\n']);
+    let at = found[3] - 1;
+    for (let line = 0; line < found[2] - 2 && line < lines.length; line++) at += lines[line].length + 1;
+    return at;
+  };
+  const scriptsError = async (source, error) => {
+    const message = say(error.message);
+    // What V8 can't parse may be more than swc survives.
+    sendFields(Q, 'BSyntaxError', message, '');
+    const brace = closed(source);
+    if (brace !== null) return brace;
+    const where = await refusal('export default ' + LOOSE + source, 'j');
+    // What V8 says of a bracket of ours would be of no use.
+    return new Unparsed(where ?? error, 'B', apply(test, /^Unexpected token '[})]'$/, [message]) ? undefined : message);
+  };
+  const bodysError = async (source, error) => {
+    const where = await refusal('export default ' + LOOSE + source, 't');
+    if (where !== null) {
+      const late = before(where, source) >= source.length && before(error, source) < source.length;
+      return new Unparsed(late ? error : where, 'B');
+    }
+    // It closes the bracket: before what can't follow a method, or with its last brace.
+    const method = await refusal(BRACKETS[2][0] + source, 't');
+    const brace = apply(lastIndexOf, source, ['}', before(method, source)]);
+    return brace < 0 ? new Unparsed(error, 'B') : braceAt(source, brace);
+  };
   const check = async (source, language) => {
     const script = language === 'j';
-    let error = null;
+    let error = null, first = true;
     if (script) {
       try {
         // V8 wants a single function here, so that what closes the bracket is refused.
@@ -212,7 +259,9 @@
         if (!(error instanceof SyntaxError)) throw new Unparsed('it is nested too deeply', 'B');
       }
     } else {
-      for (const [before, after] of BRACKETS) error ??= await refusal(before + source + after, language);
+      error = await refusal(BRACKETS[0][0] + source + BRACKETS[0][1], 't');
+      first = error !== null;
+      for (const at of [1, 2]) error ??= await refusal(BRACKETS[at][0] + source + BRACKETS[at][1], 't');
     }
     if (error === null) return (script ? 'B' : 'T') + source;
     if (apply(test, /^[ \t]*export\b/m, [source])) {
@@ -220,16 +269,8 @@
       if (other === null) return (script ? 'M' : 'N') + source;
       throw new Unparsed(other, 'M');
     }
-    if (script) {
-      const message = say(error.message);
-      if (message === 'Single function literal required') throw new Unparsed('it closes the function that it is in', 'B');
-      // What V8 can't parse may be more than swc survives.
-      sendFields(Q, 'BSyntaxError', message, '');
-      const where = await refusal(BRACKETS[0][0] + source + BRACKETS[0][1], language);
-      // What V8 says of a bracket of ours would be of no use.
-      if (where !== null) throw new Unparsed(where, 'B', message === "Unexpected token '}'" ? undefined : message);
-    }
-    throw new Unparsed(error, 'B');
+    if (script) throw await scriptsError(source, error);
+    throw first ? await bodysError(source, error) : new Unparsed(error, 'B');
   };
 
   // --- what a program should not see ------------------------------------------------------------------------

@@ -15,15 +15,24 @@ _FRAME = re.compile(
 _OURS = "promptlog:"
 
 
-def position(stack: str, *, module: bool, source_lines: int | None) -> tuple[int | None, int | None]:
-    """Return (line, column) of what does not parse. `source_lines`: how many the program has, where that is known."""
-    for line in stack.splitlines():
-        if frame := _FRAME.match(line):
-            number = int(frame["line"]) - (0 if module else 1)
-            if source_lines is not None and number > source_lines:
-                return source_lines, None  # the wrapper's end: something was left open
-            return (number, int(frame["column"])) if number > 0 else (None, None)
+def position(stack: str, *, module: bool, end: tuple[int, int] | None) -> tuple[int | None, int | None]:
+    """Return (line, column) of what does not parse. `end`: that of the program, where it is known.
+
+    What the engine noticed in our bracket, below it or above, is at the program's end, or at its start.
+    """
+    for text in stack.splitlines():
+        if frame := _FRAME.match(text):
+            line, column = int(frame["line"]) - (0 if module else 1), int(frame["column"])
+            if line < 1:
+                return 1, 1
+            return (line, column) if end is None or line <= end[0] else end
     return None, None
+
+
+def end(source: bytes) -> tuple[int, int]:
+    """Return the line and the column behind a program's last character, as `position` counts them."""
+    last = source[source.rfind(b"\n") + 1 :]
+    return source.count(b"\n") + 1, len(last.decode("utf-8", "replace")) + 1
 
 
 def shown(stack: str, source_name: str) -> tuple[str, int | None, int | None]:

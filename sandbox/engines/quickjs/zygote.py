@@ -59,7 +59,9 @@ CHECKS = (
     ('({async program(prompt, env) {"use strict";\n', "\n}})"),
     ("(class {async program(prompt, env) {\n", "\n}})"),
 )
-# What `Job.frame` (cell.py) puts behind it closes the call: the prompt, the env and the limits.
+# What says where a body is wrong that is not wrong before its end.
+LOOSE = 'async function __promptlog_loose(prompt, env) {"use strict";\n'
+# What `quickjs_frame` (frames.py) puts behind it closes the call: the prompt, the env and the limits.
 BODY = (
     '__promptlog_run(async function (prompt, env) {"use strict";\n',
     '\n;return typeof result === "undefined" ? void 0 : result;\n}',
@@ -216,6 +218,16 @@ class _Refused(Exception):
     """The source is no program. Holds the engine's error."""
 
 
+class _Found(Exception):
+    """An error with a place that we found ourselves, in the form of the engine's."""
+
+    name = "SyntaxError"
+
+    def __init__(self, message: str, line: int, column: int) -> None:
+        self.message = message
+        self.stack = f"    at eval_script:{line}:{column}\n"
+
+
 class _Engine:
     """One context with scripts in it, the prelude first, and the host's side of the hooks that this uses."""
 
@@ -286,22 +298,34 @@ class _Engine:
 
     def check(self, source: str) -> str:
         """Return the wrapped code: B and a script that runs the body, or M and the module. Raises _Refused."""
-        closes = False
-        for before, after in CHECKS:
-            if (error := self._parse(before + source + after)) is not None:
-                break
-            closes = True
-        else:
+        first = error = self._parse(CHECKS[0][0] + source + CHECKS[0][1])
+        for before, after in CHECKS[1:]:
+            error = self._parse(before + source + after) if error is None else error
+        if error is None:
             return "B" + BODY[0] + source + BODY[1]
         # What parses in one and not in the next closes the wrapper: its declarations are the context's now.
-        if not closes and any(line.lstrip().startswith("export") for line in source.split("\n")):
+        if first is not None and any(line.lstrip().startswith("export") for line in source.split("\n")):
             try:
                 self._runtime.check_syntax(source, module=True)
             except Exception as exc:
-                raise _Refused("M", exc) from None
+                raise _Refused("M", _clear(exc)) from None
             if _has_default_export(source):
                 return "M" + source
+        if _place(error)[0] > source.count("\n") + 2:
+            error = self._in_its_own_text(source, error)
         raise _Refused("B", error)
+
+    def _in_its_own_text(self, source: str, error: BaseException) -> BaseException:
+        """Return what is wrong with a body in which the engine noticed nothing before the bracket's end."""
+        own = self._parse(LOOSE + source)
+        if own is None:
+            # It closes the bracket. A function is declared, and not run: the last character of its text is where.
+            try:
+                text = self._eval("__promptlog_loose.toString()")[len(LOOSE) : -1]
+            except Exception:
+                return error
+            return _Found("Unexpected token '}'", text.count("\n") + 2, len(text) - text.rfind("\n"))
+        return _clear(own)
 
     def touch(self) -> None:
         """Break the pages that every run writes to out of the zygote's, while there is no run to wait for it."""
@@ -345,6 +369,21 @@ class _Engine:
         name = getattr(error, "name", None) or "Error"
         stack = getattr(error, "stack", None) or ""
         self.send(b"x", name.encode(), message.encode("utf-8", "replace"), stack.encode("utf-8", "replace"))
+
+
+def _clear(error: BaseException) -> BaseException:
+    """Return an error that says what it means."""
+    if getattr(error, "message", None) == "unexpected token in expression: ''":
+        return _Found("Unexpected end of input", *_place(error))
+    return error
+
+
+def _place(error: BaseException) -> tuple[int, int]:
+    """Return the line and column of an error of the parser's, or (0, 0)."""
+    parts = str(getattr(error, "stack", None)).split("\n")[0].split(":")
+    if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
+        return int(parts[1]), int(parts[2])
+    return 0, 0
 
 
 def _has_default_export(source: str) -> bool:

@@ -41,8 +41,8 @@ async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
         ("}); evil(); (async function () {", "typescript", None, None),
         ("}, evil() {", "typescript", None, None),
         ("} static evil = 1; x() {", "typescript", None, None),
-        ("if (prompt)", "javascript", 1, None),
-        ("return 1 /*", "javascript", None, None),
+        ("if (prompt)", "javascript", 1, 12),
+        ("return 1 /*", "javascript", 1, 10),
     ],
 )
 async def test_syntax_errors_have_places(plan: Plan, source: str, language: str, line: int, column: int) -> None:

@@ -1,0 +1,66 @@
+"""Where a program does not parse: in its own text, whatever bracket of ours the engine noticed it at."""
+
+from __future__ import annotations
+
+import pytest
+
+from promptlogctl.client import Client
+from sandbox.outcome import ProgramSyntaxError
+
+_ANY = None
+_PLACES = [
+    # source; (line, column) on QuickJS, on Deno, on Deno as TypeScript
+    ("if (true) {\n  return 1\n", (3, 1), (3, 1), (2, 11)),
+    ("\n\nif (prompt)", (3, 12), (3, 12), (3, 12)),
+    ("return 1 +", (1, 11), (1, 11), (1, 11)),
+    ("const x = [1, 2\n", (2, 1), (1, 16), (1, 16)),
+    ("return (", (1, 9), (1, 9), (1, 9)),
+    ("function f() {\n return 1\n\n\nf()", (5, 4), (5, 4), (5, 4)),
+    ("const s = `é\nreturn s", (1, 11), (1, 11), (1, 11)),
+    ("return 1 /*", (1, 10), (1, 10), (1, 9)),
+    ("/* abc\n\nreturn 1", (1, 1), (1, 1), (1, 1)),
+    ("return 1\n}\n", (2, 1), (2, 1), (2, 1)),
+    ("return 'é' }", (1, 12), (1, 12), (1, 12)),
+    ("return 1 }}", (1, 11), (1, 11), (1, 11)),
+    ("return 1\n}\nconst y = {a: 1}\n", (3, 1), (2, 1), (2, 1)),
+    ("return 1\n}\n(globalThis.ran = 1)\n", (2, 1), (2, 1), (2, 1)),
+    ("// nothing }\nif (prompt) { return 1\n}\n}\n// the end", (4, 1), (4, 1), (4, 1)),
+    ("} function f() {", (1, 3), (1, 1), _ANY),
+    ("} + function () {", (1, 3), (1, 1), _ANY),
+    ("}); (function () {", (1, 2), _ANY, _ANY),
+    ("} async function __promptlog_loose() {}", (1, 3), (1, 1), _ANY),
+    ("} let __promptlog_loose; {", (1, 3), (1, 1), _ANY),
+    ("} class loose {} {", (1, 3), _ANY, _ANY),
+    ("export default function (p) {\n return 1\n", (3, 1), (3, 1), (2, 10)),
+]
+
+
+@pytest.mark.parametrize(("source", "quickjs", "deno", "typescript"), _PLACES)
+def test_syntax_errors_are_placed_in_the_programs_own_text(
+    client: Client,
+    source: str,
+    quickjs: tuple[int, int] | None,
+    deno: tuple[int, int] | None,
+    typescript: tuple[int, int] | None,
+) -> None:
+    """Text left open is told at its end or where it was opened; a bracket too many, at the bracket."""
+    for engine, language, place in (
+        ("quickjs", "javascript", quickjs),
+        ("deno", "javascript", deno),
+        ("deno", "typescript", typescript),
+    ):
+        outcome = client.run_source(source, engine=engine, language=language).outcome  # type: ignore[call-overload]
+        assert isinstance(outcome, ProgramSyntaxError), (engine, language, outcome)
+        assert place in ((outcome.line, outcome.column), _ANY), (engine, language, outcome)
+        assert outcome.line is not None, (engine, language, outcome)
+        assert outcome.column is not None, (engine, language, outcome)
+        assert "''" not in outcome.message
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_to_look_for_the_place_runs_nothing(client: Client, engine: str) -> None:
+    """What stands behind a bracket too many is never run: a loop there would be cpu_limit."""
+    source = "return 1\n}\n(() => { for (;;) {} })(); for (;;) {}"
+    for language in ("javascript", "typescript") if engine == "deno" else ("javascript",):
+        outcome = client.run_source(source, engine=engine, language=language).outcome  # type: ignore[call-overload]
+        assert isinstance(outcome, ProgramSyntaxError), outcome
