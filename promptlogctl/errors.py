@@ -8,6 +8,7 @@ from promptlogd.wire.messages import Error
 
 if TYPE_CHECKING:
     from promptlogctl.result import RunResult
+    from sandbox.outcome import Outcome
 
 
 class PromptlogError(Exception):
@@ -52,3 +53,4 @@ class ProgramFailed(PromptlogError):
     def __init__(self, result: RunResult) -> None:
         super().__init__(result.describe())
         self.result = result
+        self.outcome: Outcome = result.outcome

@@ -15,21 +15,7 @@ from promptlogd.wire import ClientSession
 from promptlogd.wire.framing import HEADER_BYTES, MAX_FRAME_BYTES
 from promptlogd.wire.messages import NO_ENV, Engine, Error, Finished, Id, Language, LimitsAsked, Request, Run, Submit
 from promptlogd.wire.paths import default_paths
-from sandbox.outcome import (
-    BadResult,
-    Cancelled,
-    CpuLimit,
-    Crashed,
-    LogLine,
-    MemoryLimit,
-    Ok,
-    Outcome,
-    OutputLimit,
-    ProgramException,
-    ProgramSyntaxError,
-    Usage,
-    WallLimit,
-)
+from sandbox.outcome import LogLine, Ok, Outcome, Usage, describe
 
 Isolation = Literal["cell", "jail"]
 
@@ -81,27 +67,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """Return the outcome as one sentence."""
-        match self.outcome:
-            case Ok():
-                return "ok"
-            case ProgramException(name=name, message=message):
-                return f"{name}: {message}" if name else message
-            case ProgramSyntaxError(message=message):
-                return f"SyntaxError: {message}"
-            case BadResult(message=message):
-                return message
-            case CpuLimit(limit=limit, used=used):
-                return f"stopped at the CPU limit of {limit} ms (used {used:.1f} ms)"
-            case WallLimit(limit=limit):
-                return f"stopped at the wall limit of {limit} ms"
-            case MemoryLimit(limit=limit, used=peak):
-                return f"stopped at the memory limit of {limit >> 20} MiB (peak {peak / 2**20:.1f} MiB)"
-            case OutputLimit(limit=limit, used=size):
-                return f"the result of {size} bytes is over the limit of {limit} bytes"
-            case Cancelled():
-                return "cancelled"
-            case Crashed(signal=signal, message=message):
-                return f"the engine crashed: {message}" + (f" ({signal})" if signal else "")
+        return describe(self.outcome)
 
 
 def default_socket() -> Path:

@@ -49,7 +49,7 @@ class Server(_Section, frozen=True, kw_only=True):
     """The socket, the state folder, and how clients are treated."""
 
     socket: str | None = None
-    """Path of the socket. Default: see README.md, the `--socket` option goes first."""
+    """Path of the socket. Default: see README.md. `--socket` goes first, then $PROMPTLOG_SOCKET, then this."""
     state_dir: str | None = None
     """Folder of the store."""
     socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0600"

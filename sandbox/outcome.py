@@ -97,7 +97,34 @@ Outcome = (
     | Crashed
 )
 
+
+def describe(outcome: Outcome) -> str:
+    """Return an outcome as one sentence."""
+    match outcome:
+        case Ok():
+            return "ok"
+        case ProgramException(name=name, message=message):
+            return f"{name}: {message}" if name else message
+        case ProgramSyntaxError(message=message):
+            return f"SyntaxError: {message}"
+        case BadResult(message=message):
+            return message
+        case CpuLimit(limit=limit, used=used):
+            return f"stopped at the CPU limit of {limit} ms (used {used:.1f} ms)"
+        case WallLimit(limit=limit):
+            return f"stopped at the wall limit of {limit} ms"
+        case MemoryLimit(limit=limit, used=peak):
+            return f"stopped at the memory limit of {limit >> 20} MiB (peak {peak / 2**20:.1f} MiB)"
+        case OutputLimit(limit=limit, used=size):
+            return f"the result of {size} bytes is over the limit of {limit} bytes"
+        case Cancelled():
+            return "cancelled"
+        case Crashed(signal=signal, message=message):
+            return f"the engine crashed: {message}" + (f" ({signal})" if signal else "")
+
+
 LogLevel = Literal["debug", "log", "info", "warn", "error"]
+"""Which of the console's functions was called; `trace` is debug, `dir` and `table` are log, a failed `assert` error."""
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):

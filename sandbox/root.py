@@ -109,7 +109,7 @@ def _build(folder: Path) -> Root:
     with resources.as_file(package / "zygote.py") as zygote:
         _compile(zygote, folder / ZYGOTE[1:], "zygote.py")
     _write(folder / "app/contract.js", (resources.files("sandbox.engines") / "contract.js").read_bytes())
-    for name in ("web.js", "prelude.js", "builtins.js"):
+    for name in ("encoding.js", "web.js", "prelude.js", "builtins.js"):
         _write(folder / "app" / name, (package / name).read_bytes())
     _write(folder / "app/filter.bpf", second_filter.assemble(machine()))
     for path in (folder, *folder.rglob("*")):

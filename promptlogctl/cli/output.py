@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from enum import IntEnum
 from typing import Any
@@ -21,6 +22,7 @@ from sandbox.outcome import (
 )
 
 _LINE_CHARACTERS = 160
+_OWN_NAME = re.compile(r"\(program\.[jt]s:")
 
 
 class Exit(IntEnum):
@@ -89,12 +91,20 @@ def note(message: str) -> None:
 
 def as_json(value: Any) -> None:
     """Print a record as one line of JSON; of a reply, what is about the program and not about the connection."""
-    if isinstance(value, msgspec.Struct) and "id" in value.__struct_fields__:
-        value = msgspec.to_builtins(value)
-        for key in ("type", "id"):
-            value.pop(key, None)
-    line = msgspec.json.encode(value)
+    line = msgspec.json.encode(_in_full(value))
     click.echo(safe(line.decode(), code="\\u{:04x}") if sys.stdout.isatty() else line)
+
+
+def _in_full(value: Any) -> Any:
+    """Return records as dicts with the fields that a message leaves out for having their defaults."""
+    if isinstance(value, list):
+        return [_in_full(item) for item in value]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    fields = {name: getattr(value, name) for name in value.__struct_fields__}
+    about_program = {name: _in_full(field) for name, field in fields.items() if name != "id" and field is not None}
+    kind = value.__struct_config__
+    return {"kind": kind.tag, **about_program} if kind.tag_field == "kind" else about_program
 
 
 def value(result: RunResult) -> None:
@@ -126,7 +136,7 @@ def failure(result: RunResult, source: str | None, name: str) -> None:
             place(result.describe(), source, name, line, column)
             frames = [frame for frame in stack.splitlines() if frame.strip()]
             for frame in frames[:10]:
-                click.echo(safe(frame.replace("(program.js:", f"({name}:")), err=True)
+                click.echo(safe(_OWN_NAME.sub(lambda _: f"({name}:", frame, count=1)), err=True)
         case ProgramSyntaxError(line=line, column=column):
             place(result.describe(), source, name, line, column)
         case _:

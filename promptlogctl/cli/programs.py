@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from itertools import islice
 
 import click
 
@@ -44,11 +45,12 @@ def show(app: App, program: str, source: bool) -> None:
 
 
 @click.command(name="list")
+@click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
 @command
-def list_(app: App) -> None:
+def list_(app: App, limit: int | None) -> None:
     """List the programs that are kept, newest first."""
     with app.client() as client:
-        programs = list(client.list())
+        programs = list(islice(client.list(), limit))
     if app.json:
         output.as_json(programs)
         return

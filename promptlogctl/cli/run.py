@@ -18,7 +18,19 @@ from promptlogctl.result import RunResult
 from promptlogd.wire.messages import LimitsAsked
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_COUNT = click.IntRange(1, 2**31 - 1)
+
+
+class _Count(click.IntRange):
+    """A whole number over 0; how large a limit may be is the daemon's to say."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 2**31 - 1)
+
+    def _describe_range(self) -> str:
+        return "x>=1"
+
+
+_COUNT = _Count()
 
 
 def _run_options(function: _F) -> _F:
@@ -26,11 +38,13 @@ def _run_options(function: _F) -> _F:
         click.option("--prompt", help="The prompt."),
         click.option("--prompt-file", metavar="FILE|-", help="Read the prompt from a file or standard input."),
         click.option("--env", metavar="JSON|@FILE", help="A JSON object that the program sees as `env`."),
-        click.option("--cpu-ms", type=_COUNT, help="CPU limit in ms."),
-        click.option("--wall-ms", type=_COUNT, help="Wall limit in ms; if --cpu-ms needs it, twice that."),
-        click.option("--memory-mb", type=_COUNT, help="Memory limit in MiB."),
-        click.option("--result-kb", type=_COUNT, help="Limit of the result's JSON in KiB."),
-        click.option("--log-kb", type=_COUNT, help="Limit of the console lines in KiB."),
+        click.option("--cpu-ms", type=_COUNT, help="CPU limit in ms. Default 50, at most 10000."),
+        click.option(
+            "--wall-ms", type=_COUNT, help="Wall limit in ms. Default 1000, for much CPU twice that; at most 30000."
+        ),
+        click.option("--memory-mb", type=_COUNT, help="Memory limit in MiB. Default 128, at most 512."),
+        click.option("--result-kb", type=_COUNT, help="Limit of the result's JSON in KiB. Default 1024, at most 4096."),
+        click.option("--log-kb", type=_COUNT, help="Limit of the console lines in KiB. Default 64, at most 1024."),
         click.option(
             "--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: a brand-new nsjail for this run."
         ),
@@ -49,7 +63,10 @@ def _run_options(function: _F) -> _F:
 @_run_options
 @command
 def run(app: App, program: str, **options: Any) -> Exit:
-    """Run a kept program and print its result's JSON."""
+    """Run a kept program and print its result's JSON.
+
+    Default and maximum of a limit are those of a daemon whose settings say nothing else.
+    """
     asked = _Asked(**options)
     with app.client() as client:
         result = asked.run(client, program, None)
@@ -65,7 +82,10 @@ def run(app: App, program: str, **options: Any) -> Exit:
 @_run_options
 @command
 def exec_(app: App, file: str, no_keep: bool, language: Any, **options: Any) -> Exit:
-    """Submit and run the program in FILE; it is kept, but for --no-keep."""
+    """Submit and run the program in FILE; it is kept, but for --no-keep.
+
+    Default and maximum of a limit are those of a daemon whose settings say nothing else.
+    """
     if file == "-" and options["prompt_file"] == "-":
         raise click.UsageError("the program and the prompt can't both be standard input")
     asked = _Asked(**options)

@@ -15,7 +15,7 @@ from promptlogd.wire.messages import Submit, Submitted
 from sandbox.cells import Job, Trial
 from sandbox.cells.job import Engine, Language
 from sandbox.engines.replies import WRAPPER_VERSIONS, Refused, Wrapped
-from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, WallLimit
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, WallLimit, describe
 
 SMALL_BYTES = 64 * 1024
 """A source whose check takes a fraction of a run's CPU time, three parses of it."""
@@ -145,4 +145,5 @@ async def wrap(services: Services, client: Client, source: bytes, engine: Engine
         case _, Crashed(signal="SIGSEGV" | "SIGABRT" | "SIGTRAP" | "SIGSYS" | "SIGILL" as signal):
             raise RequestError("too_large", f"the engine did not survive parsing the program ({signal})")
         case _, outcome:
-            raise RequestError("internal", f"the program could not be checked: {outcome}")
+            why = "" if outcome is None else f": {describe(outcome)}"
+            raise RequestError("internal", f"the program could not be checked{why}")

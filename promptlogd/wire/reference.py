@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
@@ -77,7 +78,8 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 `ping` answers the daemon's version and the protocol's. The protocol's goes up when an existing client would
 misunderstand the daemon. New messages, new optional fields, new fields in replies, new error codes and new outcome
-kinds do not count: a client passes over fields that it does not know.
+kinds do not count: a client passes over fields that it does not know. In replies, as in requests, a field that has its
+default is left out.
 """
 
 _ANSWERS = {
@@ -89,6 +91,17 @@ _ANSWERS = {
 def _classes(module: object) -> dict[str, ast.ClassDef]:
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _types(module: object) -> Iterator[str]:
+    tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
+    for statement, following in pairwise(tree.body):
+        match statement, following:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ) if not name.isupper():
+                yield f"- `{name}` = `{ast.unparse(value)}`: {text}"
 
 
 def _section(name: str, node: ast.ClassDef, kind: type[msgspec.Struct], level: str = "###") -> Iterator[str]:
@@ -135,22 +148,7 @@ def protocol_reference() -> str:
     ]
     here, there = _classes(messages), _classes(outcome)
     parts.append("## Types\n")
-    tree = ast.parse(inspect.getsource(messages))
-    for index, statement in enumerate(tree.body):
-        following = tree.body[index + 1] if index + 1 < len(tree.body) else None
-        if isinstance(statement, ast.Assign) and isinstance(following, ast.Expr):
-            target = statement.targets[0]
-            if isinstance(target, ast.Name) and target.id in (
-                "Id",
-                "Reference",
-                "Name",
-                "Hash",
-                "Engine",
-                "ErrorCode",
-                "Count",
-            ):
-                assert isinstance(following.value, ast.Constant)
-                parts.append(f"- `{target.id}` = `{ast.unparse(statement.value)}`: {following.value.value!s}")
+    parts += [*_types(messages), *_types(outcome)]
     parts.append("")
     parts += _section("LimitsAsked", here["LimitsAsked"], messages.LimitsAsked)
     for title, base in (("Requests", messages._Request), ("Replies", messages._Reply)):

@@ -117,7 +117,7 @@ const contract = ((globalThis) => (log, web) => {
     return report('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
   };
 
-  // Whether JSON.stringify failed for what the value is (a BigInt, a cycle), and not for what its code threw.
+  // Why JSON.stringify failed, if for what the value is (a BigInt, a cycle) and not for what its code threw.
   const isBigIntObject = (value) => {
     try {
       return typeof value === 'object' && typeof apply(bigIntValueOf, value, []) === 'bigint';
@@ -125,20 +125,20 @@ const contract = ((globalThis) => (log, web) => {
       return false;
     }
   };
-  const isNoJson = (value) => {
-    let found = false;
+  const whyNoJson = (value) => {
+    let found = '';
     const path = [];
     try {
       stringify(value, function (key, member) {
         while (path.length && path[path.length - 1] !== this) path.length -= 1;
         if (typeof member === 'bigint' || isBigIntObject(member)) {
-          found = true;
+          found ||= 'it holds a BigInt';
           return 0;
         }
         if (typeof member === 'object' && member !== null) {
           for (let i = 0; i < path.length; i++) {
             if (path[i] === member) {
-              found = true;
+              found ||= 'it refers to itself';
               return 0;
             }
           }
@@ -155,8 +155,8 @@ const contract = ((globalThis) => (log, web) => {
     try {
       json = stringify(value);
     } catch (error) {
-      if (isNoJson(value)) return report('b', 'the result is not JSON: it holds a BigInt or refers to itself', '', '');
-      return fail(error);
+      const why = whyNoJson(value);
+      return why ? report('b', 'the result is not JSON: ' + why, '', '') : fail(error);
     }
     if (json === undefined) {
       const type = typeof value;

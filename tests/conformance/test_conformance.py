@@ -32,6 +32,8 @@ def _check(expect: dict[str, Any], result: RunResult) -> None:
         assert outcome.name == expect["exception"], outcome
     else:
         assert outcome.__struct_config__.tag == expect["kind"], outcome
+    if "message" in expect:
+        assert getattr(outcome, "message", None) == expect["message"], outcome
     if "logs" in expect:
         assert [[line.level, line.text] for line in result.logs] == expect["logs"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from promptlogctl.cli import cli
 from promptlogctl.cli.output import safe
+from promptlogd.config import Config
 
 EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
 
@@ -171,6 +173,46 @@ def test_doctor_says_that_the_main_job_runs(socket_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     for name in ("user namespaces", "seccomp", "nsjail", "engine quickjs", "AppArmor", "cgroup", "socket"):
         assert name in done.stdout.decode()
+
+
+@pytest.mark.parametrize("name", ["fails.js", "fails.ts"])
+def test_frames_have_the_files_name(socket_path: Path, tmp_path: Path, name: str) -> None:
+    """Each line of a stack names the file that the program was read from, whatever its language."""
+    path = tmp_path / name
+    path.write_text("function f() {\n  throw new RangeError('no');\n}\nf()\n")
+    error = _ctl(socket_path, "exec", str(path)).stderr.decode()
+    assert f"{path}:2:" in error.splitlines()[0]
+    assert f"at f ({path}:2:" in error
+    assert f"at <anonymous> ({path}:4:" in error
+
+
+def test_help_has_the_default_limits() -> None:
+    """What --help says of a limit's default and maximum is what the daemon's settings begin with."""
+    settings = Config().limits
+    for command in (cli.commands["run"], cli.commands["exec"]):
+        helps = {parameter.name: str(getattr(parameter, "help", "")) for parameter in command.params}
+        for name in ("cpu_ms", "wall_ms", "memory_mb", "result_kb", "log_kb"):
+            numbers = re.findall(r"\d+", helps[name])
+            assert numbers == [str(getattr(settings.default, name)), str(getattr(settings.max, name))], helps[name]
+
+
+def test_errors_of_usage_are_json_too(socket_path: Path) -> None:
+    """With --json, arguments that no command takes are one line of JSON on stdout, too."""
+    for arguments in (["run"], ["run", "@j", "--cpu-ms", "x"], ["nothing"], ["name", "j"], ["exec", "/nowhere.js"]):
+        done = _ctl(socket_path, *arguments, "--json")
+        assert (done.returncode, done.stderr) == (2, b""), arguments
+        assert json.loads(done.stdout)["error"]["code"] == "usage"
+        assert b"Error: " in _ctl(socket_path, *arguments).stderr
+
+
+def test_json_has_what_a_message_leaves_out(socket_path: Path) -> None:
+    """Engine and language of a program are in the JSON of show and list also where they are the defaults."""
+    hash = _ctl(socket_path, "submit", "-", input=b"return 'in full'").stdout.decode().strip()
+    shown = json.loads(_ctl(socket_path, "show", hash, "--json").stdout)
+    assert (shown["engine"], shown["language"], shown["names"], shown["runs"]) == ("quickjs", "javascript", [], 0)
+    assert "id" not in shown
+    [listed] = json.loads(_ctl(socket_path, "list", "--limit", "1", "--json").stdout)
+    assert (listed["hash"], listed["engine"]) == (hash, "quickjs")
 
 
 def test_names_move_back(socket_path: Path) -> None:

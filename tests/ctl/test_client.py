@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from promptlogctl.client import AsyncClient, Client
+from promptlogctl.client import AsyncClient, Client, CpuLimit
 from promptlogctl.errors import ConnectionLost, NoDaemon, ProgramFailed, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
 
@@ -24,6 +24,14 @@ def test_the_one_liner(socket_path: Path) -> None:
     with Client(socket_path) as c:
         hash = c.submit("const result = [prompt, env]").hash
         assert c.run(hash, "hello", env={"a": [1]}).value == ["hello", {"a": [1]}]
+
+
+def test_a_failure_says_which_outcome(client: Client) -> None:
+    """What `.value` raises holds the outcome, whose classes are where the clients are."""
+    with pytest.raises(ProgramFailed, match="stopped at the CPU limit of 50 ms") as failed:
+        _ = client.run_source("for (;;) {}").value
+    assert isinstance(failed.value.outcome, CpuLimit)
+    assert failed.value.outcome.used >= 50
 
 
 def test_pipelining_from_threads(client: Client) -> None:

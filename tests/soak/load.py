@@ -134,7 +134,7 @@ def word(reply: Reply) -> str:
 def _by_a_kill(reply: Reply) -> bool:
     match reply:
         case Error(code="internal", message=message):
-            return message.startswith("the program could not be checked: Crashed(signal='SIGKILL'")
+            return message.startswith("the program could not be checked: ") and message.endswith("(SIGKILL)")
         case Finished(outcome=Crashed(signal="SIGKILL")):
             return True
         case _:

@@ -119,6 +119,25 @@
   };
   const { follow, fail, report, start, call } = contract(log, web);
 
+  // Deno tells whoever runs it which of its options would help; whoever wrote a program has no use for that.
+  const OWN_TEXT = 'a program has its own text alone, and can not ';
+  const IN_OTHER_WORDS = [
+    [/^Requires (\w+ access to "[^]*"), run again with the --allow-/, 'no program has '],
+    [/^Blocked by null entry for ""([^]*)""$/, 'module not found: '],
+    [/^Import "([^]*)" not a dependency and not in import map/, 'module not found: '],
+    [/^JSR package manifest for '([^]*)' failed to load/, 'module not found: jsr:'],
+    [/^(npm specifiers) were requested; but --no-npm/, 'no program can import '],
+    [/^Cannot use (import) statement outside a module$/, OWN_TEXT],
+    [/^'(import)', and 'export' cannot be used outside of module code$/, OWN_TEXT],
+  ];
+  const reworded = (message) => {
+    for (let i = 0; i < IN_OTHER_WORDS.length; i++) {
+      const found = apply(exec, IN_OTHER_WORDS[i][0], [message]);
+      if (found !== null) return IN_OTHER_WORDS[i][1] + found[1];
+    }
+    return message;
+  };
+
   // What contract.js says of the end, as a frame.
   const finish = (said) => {
     if (ended) return;
@@ -131,7 +150,7 @@
       if (kind === 'o') send(O, encode(first));
       else if (kind === 'b') send(B, encode(first));
       else if (kind === 's') sendFields(S, 'SyntaxError', first, '');
-      else sendFields(X, first, message, say(offset) + '\n' + stack);
+      else sendFields(X, first, reworded(message), say(offset) + '\n' + stack);
     }
     end();
   };
@@ -203,11 +222,11 @@
       this.message = message;
     }
   }
-  const braceAt = (source, end) => {
+  const at = (source, end, above = 0) => {
     const lines = apply(split, apply(slice, source, [0, end]), ['\n']);
-    const at = `blob:program:${lines.length + 1}:${lines[lines.length - 1].length + 1}`;
-    return new Unparsed(`Unexpected token '}' at ${at}`, 'B');
+    return `blob:program:${lines.length + above}:${lines[lines.length - 1].length + 1}`;
   };
+  const braceAt = (source, end) => new Unparsed(`Unexpected token '}' at ${at(source, end, 1)}`, 'B');
   // The function is declared, and not run: where its text ends, the source has closed the bracket.
   const closed = (source) => {
     for (const after of ['', '\n}']) {
@@ -227,13 +246,11 @@
     return at;
   };
   const scriptsError = async (source, error) => {
-    const message = say(error.message);
-    // What V8 can't parse may be more than swc survives.
-    sendFields(Q, 'BSyntaxError', message, '');
     const brace = closed(source);
     if (brace !== null) return brace;
     const where = await refusal('export default ' + LOOSE + source, 'j');
     // What V8 says of a bracket of ours would be of no use.
+    const message = say(error.message);
     return new Unparsed(where ?? error, 'B', apply(test, /^Unexpected token '[})]'$/, [message]) ? undefined : message);
   };
   const bodysError = async (source, error) => {
@@ -247,6 +264,11 @@
     const brace = apply(lastIndexOf, source, ['}', before(method, source)]);
     return brace < 0 ? new Unparsed(error, 'B') : braceAt(source, brace);
   };
+  // An export at a line's start goes before one elsewhere, which a text or a comment may hold as well.
+  const EXPORT_FIRST = /^([ \t]*)export\b/m;
+  const EXPORT = /()\bexport(?:\s*[{*=]|\s+[a-z])/;
+  const NO_DEFAULT =
+    'a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)';
   const check = async (source, language) => {
     const script = language === 'j';
     let error = null, first = true;
@@ -261,13 +283,22 @@
     } else {
       error = await refusal(BRACKETS[0][0] + source + BRACKETS[0][1], 't');
       first = error !== null;
-      for (const at of [1, 2]) error ??= await refusal(BRACKETS[at][0] + source + BRACKETS[at][1], 't');
+      for (const [before, after] of [BRACKETS[1], BRACKETS[2]]) error ??= await refusal(before + source + after, 't');
     }
     if (error === null) return (script ? 'B' : 'T') + source;
-    if (apply(test, /^[ \t]*export\b/m, [source])) {
+    // What V8 can't parse may be more than swc survives.
+    if (script) sendFields(Q, 'BSyntaxError', reworded(say(error.message)), '');
+    const opening = apply(exec, EXPORT_FIRST, [source]), module = opening ?? apply(exec, EXPORT, [source]);
+    if (module !== null) {
       const other = await refusal(source, language);
-      if (other === null) return (script ? 'M' : 'N') + source;
-      throw new Unparsed(other, 'M');
+      if (other !== null) {
+        if (opening !== null) throw new Unparsed(other, 'M');
+      } else if (apply(test, /default/, [source])) {
+        return (script ? 'M' : 'N') + source;
+      } else {
+        const where = at(STOP + source, STOP.length + module.index + module[1].length);
+        throw new Unparsed(`${NO_DEFAULT} at ${where}`, 'M');
+      }
     }
     if (script) throw await scriptsError(source, error);
     throw first ? await bodysError(source, error) : new Unparsed(error, 'B');
@@ -303,7 +334,7 @@
 
   const refuse = ({ error, form, message }) => {
     const [found, place] = placed(error, form);
-    sendFields(S, form + 'SyntaxError', message ?? found, place);
+    sendFields(S, form + 'SyntaxError', reworded(message ?? found), place);
     end();
   };
   writeAll(encode('R'));

@@ -66,6 +66,8 @@ BODY = (
     '__promptlog_run(async function (prompt, env) {"use strict";\n',
     '\n;return typeof result === "undefined" ? void 0 : result;\n}',
 )
+EXPORTED = ("default", "const", "let", "var", "function", "class", "async")
+NO_DEFAULT = "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
 MODULE = 'import("program"); __promptlog_run(import("program")'
 UNSETTLED = "promise never settled (no pending jobs)"
 
@@ -304,16 +306,20 @@ class _Engine:
         if error is None:
             return "B" + BODY[0] + source + BODY[1]
         # What parses in one and not in the next closes the wrapper: its declarations are the context's now.
-        if first is not None and any(line.lstrip().startswith("export") for line in source.split("\n")):
+        if first is not None and (export := _exports(source)) is not None:
+            line, column, opens = export
             try:
                 self._runtime.check_syntax(source, module=True)
             except Exception as exc:
-                raise _Refused("M", _clear(exc)) from None
-            if _has_default_export(source):
-                return "M" + source
+                if opens:
+                    raise _Refused("M", _clear(exc, source)) from None
+            else:
+                if "default" in source:
+                    return "M" + source
+                raise _Refused("M", _Found(NO_DEFAULT, line, column))
         if _place(error)[0] > source.count("\n") + 2:
             error = self._in_its_own_text(source, error)
-        raise _Refused("B", error)
+        raise _Refused("B", _clear(error, source, lines_above=1))
 
     def _in_its_own_text(self, source: str, error: BaseException) -> BaseException:
         """Return what is wrong with a body in which the engine noticed nothing before the bracket's end."""
@@ -325,7 +331,7 @@ class _Engine:
             except Exception:
                 return error
             return _Found("Unexpected token '}'", text.count("\n") + 2, len(text) - text.rfind("\n"))
-        return _clear(own)
+        return own
 
     def touch(self) -> None:
         """Break the pages that every run writes to out of the zygote's, while there is no run to wait for it."""
@@ -371,10 +377,16 @@ class _Engine:
         self.send(b"x", name.encode(), message.encode("utf-8", "replace"), stack.encode("utf-8", "replace"))
 
 
-def _clear(error: BaseException) -> BaseException:
+def _clear(error: BaseException, source: str, lines_above: int = 0) -> BaseException:
     """Return an error that says what it means."""
     if getattr(error, "message", None) == "unexpected token in expression: ''":
         return _Found("Unexpected end of input", *_place(error))
+    line, column = _place(error)
+    lines = source.split("\n")
+    if 0 < line - lines_above <= len(lines):
+        at = lines[line - lines_above - 1].lstrip()
+        if at[:6] == "import" and at[6:7] in (" ", "{", "*", '"', "'"):
+            return _Found("a program has its own text alone, and can not import", line, column)
     return error
 
 
@@ -386,14 +398,22 @@ def _place(error: BaseException) -> tuple[int, int]:
     return 0, 0
 
 
-def _has_default_export(source: str) -> bool:
-    at = source.find("export")
-    while at >= 0:
-        rest = source[at + 6 :].lstrip()
-        if rest.startswith("default") or (rest.startswith("{") and "default" in rest[: rest.find("}") + 1]):
-            return True
-        at = source.find("export", at + 6)
-    return False
+def _exports(source: str) -> tuple[int, int, bool] | None:
+    """Return what makes a text look like a module: an export's line and column, and whether it opens its line.
+
+    One that does goes before one that does not, which a text or a comment may hold as well.
+    """
+    found = None
+    for number, line in enumerate(source.split("\n"), 1):
+        at = line.find("export")
+        while at >= 0:
+            rest = line[at + 6 : at + 64].lstrip()
+            if rest[:1] in ("", "{", "*") or rest.startswith(EXPORTED):
+                if not line[:at].strip():
+                    return number, at + 1, True
+                found = found or (number, at + 1, False)
+            at = -1 if found else line.find("export", at + 6)
+    return found
 
 
 def _without_nul(source: str) -> str:
@@ -463,14 +483,14 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     jsbox = loader.create_module(spec)
     loader.exec_module(jsbox)
     scripts = {}
-    for name in ("contract", "prelude", "web", "builtins"):
+    for name in ("contract", "prelude", "encoding", "web", "builtins"):
         with open("/app/" + name + ".js", encoding="utf-8") as file:
             scripts[name] = file.read()
     with open("/app/filter.bpf", "rb") as file:
         confinement = _Confinement(file.read())
     prelude = scripts["contract"] + scripts["prelude"]
     # In this order, so that what lives stands together, and the holes that the other leaves behind it.
-    engine = _Engine(jsbox.Runtime, scripts["web"] + prelude, scripts["builtins"])
+    engine = _Engine(jsbox.Runtime, scripts["encoding"] + scripts["web"] + prelude, scripts["builtins"])
     _warm_up(_Engine(jsbox.Runtime, prelude))
     posix.close(2)
     # struct pollfd (fd, events, revents), of control and of the child's pidfd.

@@ -57,6 +57,31 @@ async def test_syntax_errors_have_places(plan: Plan, source: str, language: str,
             assert error.column == column, error
 
 
+@pytest.mark.parametrize(
+    ("source", "language", "message"),
+    [
+        ("await fetch('http://a.b/')", "javascript", 'no program has net access to "a.b:80"'),
+        ("await import('https://a.b/c')", "javascript", 'no program has import access to "a.b:443"'),
+        ("await import('npm:lodash')", "javascript", "no program can import npm specifiers"),
+        ("await import('jsr:@a/b')", "javascript", "module not found: jsr:@a/b"),
+        ("await import('lodash')", "javascript", "module not found: lodash"),
+        ("await import('node:fs')", "javascript", "module not found: node:fs"),
+        ("import fs from 'fs';\nexport default fs", "javascript", "module not found: fs"),
+        ("import fs from 'fs';\nreturn fs", "javascript", "a program has its own text alone, and can not import"),
+        ("import fs from 'fs';\nreturn fs", "typescript", "a program has its own text alone, and can not import"),
+    ],
+)
+async def test_what_is_out_of_reach_is_told_in_words_of_ours(
+    plan: Plan, source: str, language: str, message: str
+) -> None:
+    """Who wrote a program reads what no program has, and not which of Deno's options its daemon left out."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, source, language=language, cpu_ms=1000)
+        outcome = trial.checked.error if isinstance(trial.checked, Refused) else trial.outcome
+        assert isinstance(outcome, ProgramException | ProgramSyntaxError), outcome
+        assert outcome.message == message
+
+
 async def test_exceptions_have_places_in_typescript_too(plan: Plan) -> None:
     """A stack is in terms of the text as submitted, whatever became of its types."""
     source = "enum A {B = 7}\ninterface C {\n  d: string;\n}\n"

@@ -1,0 +1,112 @@
+// TextEncoder, TextDecoder (of UTF-8), atob and btoa as the standards have them (https://encoding.spec.whatwg.org,
+// https://infra.spec.whatwg.org/#forgiving-base64), above the engine's own, which do the work on bytes but let pass what
+// is not well-formed. Evaluated once in the zygote, before web.js.
+(() => {
+  'use strict';
+  const { TextEncoder: Encoder, TextDecoder: Decoder, atob: fromBase64, btoa: toBase64, DOMException } = globalThis;
+  const { defineProperty } = Reflect;
+  const encoder = new Encoder(), decoder = new Decoder();
+  const encode = (text) => encoder.encode(text.toWellFormed());
+
+  class TextEncoder {
+    get encoding() { return 'utf-8'; }
+    get [Symbol.toStringTag]() { return 'TextEncoder'; }
+    encode(input = '') { return encode(String(input)); }
+    encodeInto(source, destination) {
+      const text = String(source);
+      let read = 0, written = 0;
+      while (read < text.length) {
+        const point = text.codePointAt(read);
+        const size = point < 0x80 ? 1 : point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
+        if (written + size > destination.length) break;
+        written += size;
+        read += point < 0x10000 ? 1 : 2;
+      }
+      destination.set(encode(text.slice(0, read)));
+      return { read, written };
+    }
+  }
+
+  const UTF_8 = /^[\t\n\f\r ]*(?:unicode-1-1-utf-8|unicode(?:11|20)utf8|utf-?8|x-unicode20utf8)[\t\n\f\r ]*$/i;
+  const same = (some, others) => some.length === others.length && some.every((byte, at) => byte === others[at]);
+  const marked = (bytes) => bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
+  // How many bytes at the end are the start of a character that may still come in full.
+  const unfinished = (bytes) => {
+    for (let back = 1; back <= 3 && back <= bytes.length; back++) {
+      const byte = bytes[bytes.length - back];
+      if (byte >= 0xc0) return back < (byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2) ? back : 0;
+      if (byte < 0x80) break;
+    }
+    return 0;
+  };
+  const bytesOf = (input) => {
+    if (ArrayBuffer.isView(input)) return new Uint8Array(input.buffer, input.byteOffset, input.byteLength);
+    if (Object.prototype.toString.call(input) in BUFFERS) return new Uint8Array(input);
+    throw new TypeError('an ArrayBuffer or a view of one is needed');
+  };
+  const BUFFERS = { __proto__: null, '[object ArrayBuffer]': true, '[object SharedArrayBuffer]': true };
+
+  class TextDecoder {
+    #fatal;
+    #ignoreBOM;
+    #begun = false;  // a stream of which a character is decoded, so that no byte order mark can come
+    #rest = new Uint8Array(0);  // what a stream had of a character so far
+
+    constructor(label = 'utf-8', options = {}) {
+      if (!UTF_8.test(label)) throw new RangeError(`TextDecoder knows utf-8 alone, not '${label}'`);
+      this.#fatal = Boolean(options?.fatal);
+      this.#ignoreBOM = Boolean(options?.ignoreBOM);
+    }
+
+    get encoding() { return 'utf-8'; }
+    get fatal() { return this.#fatal; }
+    get ignoreBOM() { return this.#ignoreBOM; }
+    get [Symbol.toStringTag]() { return 'TextDecoder'; }
+
+    decode(input, options = {}) {
+      const more = input === undefined ? new Uint8Array(0) : bytesOf(input);
+      let bytes = more;
+      if (this.#rest.length) {
+        bytes = new Uint8Array(this.#rest.length + more.length);
+        bytes.set(this.#rest);
+        bytes.set(more, this.#rest.length);
+      }
+      const begun = this.#begun, stream = Boolean(options?.stream);
+      const end = bytes.length - (stream ? unfinished(bytes) : 0);
+      this.#rest = bytes.slice(end);
+      this.#begun = stream && (begun || end > 0);
+      bytes = bytes.subarray(0, end);
+      const text = (marked(bytes) && (begun || this.#ignoreBOM) ? '\ufeff' : '') + decoder.decode(bytes);
+      if (this.#fatal && text.includes('\ufffd')) {
+        const own = marked(bytes) && text[0] !== '\ufeff' ? bytes.subarray(3) : bytes;
+        if (!same(encode(text), own)) throw new TypeError('the data is not valid UTF-8');
+      }
+      return text;
+    }
+  }
+
+  const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/';
+  const refuse = (message) => { throw new DOMException(message, 'InvalidCharacterError'); };
+  const functions = {
+    atob(data) {
+      let text = String(data).replace(/[\t\n\f\r ]+/g, '');
+      if (text.length % 4 === 0) text = text.replace(/==?$/, '');
+      const over = text.length % 4;
+      if (over === 1 || !/^[A-Za-z0-9+/]*$/.test(text)) refuse('atob: the text is not base64');
+      if (over) {
+        // The bits past the last byte, which the engine's wants to be 0.
+        const last = ALPHABET.indexOf(text[text.length - 1]) & (over === 2 ? 0x30 : 0x3c);
+        text = text.slice(0, -1) + ALPHABET[last];
+      }
+      return fromBase64(text);
+    },
+    btoa(data) {
+      const text = String(data);
+      if (/[^\0-\xff]/.test(text)) refuse('btoa: the text has a character past U+00FF');
+      return toBase64(text);
+    },
+  };
+  for (const [name, value] of Object.entries({ TextEncoder, TextDecoder, ...functions })) {
+    defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
+  }
+})();
