@@ -1,6 +1,6 @@
 // TextEncoder, TextDecoder (of UTF-8), atob and btoa as the standards have them (https://encoding.spec.whatwg.org,
 // https://infra.spec.whatwg.org/#forgiving-base64), above the engine's own, which do the work on bytes but let pass what
-// is not well-formed. Evaluated once in the zygote, before web.js.
+// is not well-formed. Evaluated once in the zygote, behind web.js.
 (() => {
   'use strict';
   const { TextEncoder: Encoder, TextDecoder: Decoder, atob: fromBase64, btoa: toBase64, DOMException } = globalThis;

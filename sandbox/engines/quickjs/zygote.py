@@ -483,14 +483,14 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     jsbox = loader.create_module(spec)
     loader.exec_module(jsbox)
     scripts = {}
-    for name in ("contract", "prelude", "encoding", "web", "builtins"):
+    for name in ("contract", "prelude", "web", "encoding", "builtins"):
         with open("/app/" + name + ".js", encoding="utf-8") as file:
             scripts[name] = file.read()
     with open("/app/filter.bpf", "rb") as file:
         confinement = _Confinement(file.read())
     prelude = scripts["contract"] + scripts["prelude"]
     # In this order, so that what lives stands together, and the holes that the other leaves behind it.
-    engine = _Engine(jsbox.Runtime, scripts["encoding"] + scripts["web"] + prelude, scripts["builtins"])
+    engine = _Engine(jsbox.Runtime, scripts["web"] + scripts["encoding"] + prelude, scripts["builtins"])
     _warm_up(_Engine(jsbox.Runtime, prelude))
     posix.close(2)
     # struct pollfd (fd, events, revents), of control and of the child's pidfd.
