@@ -17,7 +17,7 @@ import pytest
 from promptlogctl.client import Client, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import Crashed, MemoryLimit
-from tests.daemon.test_daemon import _alive, _children, _until, a_daemon
+from tests.daemon.processes import a_daemon, children, is_alive, until
 from tests.daemons import cgroups, configured_daemon
 
 WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
@@ -26,8 +26,8 @@ WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
 def _jailed(daemon: Any) -> list[tuple[int, int]]:
     """The nsjails that have a Deno in them, and that."""
     found = []
-    for nsjail in _children(daemon.process.pid):
-        for child in _children(nsjail):
+    for nsjail in children(daemon.process.pid):
+        for child in children(nsjail):
             with suppress(OSError):  # it has just ended
                 if b"/bin/deno" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append((nsjail, child))
@@ -137,9 +137,9 @@ def test_cells_started_for_one_run_leave_no_cgroup(tmp_path: Path) -> None:
                 gone.start(None, source="return 1", engine="deno", limits=limits)
                 time.sleep(number / 700)
         assert client.run_source(WHICH, engine="deno", limits=limits).value == "deno"
-        _until(lambda: not _jailed(daemon) or client.stats().running == 0)
+        until(lambda: not _jailed(daemon) or client.stats().running == 0)
         client.run_source(WHICH, engine="deno", limits=limits)
-        _until(lambda: len(cgroups(f"cell-{daemon.process.pid}-")) <= 2 * (1 + len(_jailed(daemon))))
+        until(lambda: len(cgroups(f"cell-{daemon.process.pid}-")) <= 2 * (1 + len(_jailed(daemon))))
 
 
 def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:
@@ -221,11 +221,11 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
         for source in ("for(;;){}", "await new Promise((r) => setTimeout(r, 60000))"):
             client.start(None, source=source, engine="deno", limits=limits)
         with Client(daemon.socket) as other:
-            _until(lambda: other.stats().running == 2)
-        _until(lambda: len(_jailed(daemon)) >= 2)
+            until(lambda: other.stats().running == 2)
+        until(lambda: len(_jailed(daemon)) >= 2)
         pids = [pid for pair in _jailed(daemon) for pid in pair]
         daemon.stop(signal.SIGKILL)
-        _until(lambda: not any(map(_alive, pids)), 1)
+        until(lambda: not any(map(is_alive, pids)), 1)
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:  # and sweeps what was left
         assert client.run_source(WHICH, engine="deno").value == "deno"
 
@@ -238,7 +238,7 @@ def test_a_kill_harms_its_run_alone(tmp_path: Path, which: int) -> None:
         limits = LimitsAsked(cpu_ms=5000, wall_ms=5000)
         runs = [client.start(None, source=source, engine="deno", limits=limits) for _ in range(2)]
         with Client(daemon.socket) as other:
-            _until(lambda: sum(pool.busy for pool in other.stats().pools) == 2)
+            until(lambda: sum(pool.busy for pool in other.stats().pools) == 2)
         time.sleep(0.2)
         busiest = max(_jailed(daemon), key=lambda pair: Path(f"/proc/{pair[1]}/stat").read_text().split()[13:15])
         os.kill(busiest[which], signal.SIGKILL)

@@ -1,0 +1,225 @@
+"""How the daemon starts and stops, and what kills, other daemons and damage come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client
+from promptlogctl.errors import ConnectionLost, RequestRefused
+from promptlogd.wire.messages import LimitsAsked
+from tests.daemon.processes import (
+    Daemon,
+    a_daemon,
+    at_work,
+    group_of,
+    is_alive,
+    talk,
+    until,
+)
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    """At SIGTERM running runs are answered, new ones refused, and the daemon exits 0 with nothing left."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        hash = client.submit("const t = Date.now(); while (Date.now() - t < 400); return 'done'").hash
+        run = client.start(hash, limits=LimitsAsked(cpu_ms=3000, wall_ms=3000))
+        with Client(daemon.socket) as other:
+            until(lambda: other.stats().running == 1)
+            pids = daemon.jailed()
+            daemon.process.terminate()
+            assert run.result().value == "done"
+        assert daemon.process.wait(10) == 0
+        assert not daemon.socket.exists()
+        assert not any(map(is_alive, pids))
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert client.show(hash).runs == 1
+
+
+def test_sighup_changes_nothing(tmp_path: Path) -> None:
+    """SIGHUP is survived."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        daemon.process.send_signal(signal.SIGHUP)
+        assert client.run_source("return 1").value == 1
+
+
+def test_killed_with_sigkill(tmp_path: Path) -> None:
+    """After SIGKILL every jailed process is gone within a second; the next start is clean and has the store."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        hash = client.submit("return 7").hash
+        runs = [client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000)) for _ in range(4)]
+        with Client(daemon.socket) as other:
+            until(lambda: other.stats().running == 4)
+        until(lambda: len(daemon.jailed()) == 24)
+        pids = daemon.jailed()
+        daemon.stop(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, pids)), 1)
+        with pytest.raises(ConnectionLost):
+            runs[0].result()
+    assert daemon.socket.exists()
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert client.run(hash).value == 7
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: int) -> None:
+    """With nsjail, zygote or child killed in mid-run, that run is told as ended by force, and all others succeed."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        source = "const t = Date.now(); while (Date.now() - t < 800); return 'done'"
+        runs = [client.start(None, source=source, limits=LimitsAsked(cpu_ms=5000, wall_ms=5000)) for _ in range(3)]
+        until(lambda: len(at_work(daemon)) == 3)
+        victim = at_work(daemon)[0][depth - 1]
+        os.kill(victim, signal.SIGKILL)
+        kinds = []
+        for run in runs:
+            try:
+                kinds.append(run.result().outcome.__struct_config__.tag)
+            except RequestRefused as error:
+                kinds.append(error.code)
+        # Killed so early that nothing was said, a run may have been given to another cell.
+        assert kinds.count("ok") >= 2, kinds
+        assert set(kinds) <= {"ok", "crashed"}
+        assert client.run_source("return 1").value == 1
+
+
+def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
+    """On the same state folder, and on the same socket, a second daemon exits with one line that says why."""
+    with a_daemon(tmp_path) as daemon:
+        for options, says in (([], "in use"), (["--state-dir", str(tmp_path / "other")], "another daemon answers")):
+            command = [sys.executable, "-m", "promptlogd", "--socket", daemon.socket, "--state-dir", daemon.state]
+            done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=20)
+            assert done.returncode == 1
+            assert says in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
+    """A file where the socket should be is left alone."""
+    (tmp_path / "s").write_text("precious")
+    daemon = Daemon(tmp_path)
+    assert not daemon.ready
+    assert daemon.process.wait(10) == 1
+    assert (tmp_path / "s").read_text() == "precious"
+
+
+def test_a_damaged_program_is_told_and_the_rest_served(tmp_path: Path) -> None:
+    """A program whose bytes changed on disk is refused, and can be submitted again."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        hash = client.submit("return 1").hash
+        assert client.run(hash).value == 1  # and so it is in memory
+        (daemon.state / "programs" / hash[:2] / hash[2:] / "source").write_bytes(b"return 2")
+        with pytest.raises(RequestRefused, match="damaged"):
+            client.run(hash)
+        assert f"ERROR promptlogd.store.store: program {hash} was damaged" in daemon.log.read_text()
+        assert client.submit("return 1").created
+        assert client.run(hash).value == 1
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_an_ordinary_user(tmp_path: Path, engine: Any) -> None:
+    """Without root, by user namespaces alone, the main job runs on each engine."""
+    if os.geteuid() != 0:
+        with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+            assert client.run_source("return prompt", "x", engine=engine).value == "x"
+        return
+    # As root: become nobody with CAP_DAC_READ_SEARCH kept, so that a Python below root's home can be read.
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run"))
+    try:
+        os.chown(folder, 65534, 65534)
+        capability = "dac_read_search"
+        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        become += [
+            f"--inh-caps=-all,+{capability}",
+            f"--ambient-caps=-all,+{capability}",
+            f"--bounding-set=-all,+{capability}",
+        ]
+        command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "-", "--prompt", "x", "--engine", engine]
+        environment = {"TMPDIR": str(folder), "HOME": str(folder), "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [*become, *command], input=b"return prompt + 1", capture_output=True, env=environment, timeout=60, cwd="/"
+        )
+        assert (done.stdout, done.returncode) == (b'"x1"\n', 0), done.stderr.decode()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_what_the_drain_does_not_wait_for_is_told(tmp_path: Path) -> None:
+    """A run that outlasts the drain is answered with shutting_down, and the log counts it."""
+    (tmp_path / "c").write_text("[server]\ndrain_s = 0.2\n")
+    with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
+        run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000))
+        until(lambda: len(at_work(daemon)) == 1)
+        assert daemon.stop() == 0
+        with pytest.raises(RequestRefused) as refused:
+            run.result()
+        assert refused.value.code == "shutting_down"
+        assert "1 runs did not end within 0.2 s" in daemon.log.read_text()
+
+
+@pytest.mark.parametrize("descriptor", ["77", "0"])
+def test_a_ready_descriptor_that_can_not_be_written(tmp_path: Path, descriptor: str) -> None:
+    """--ready-fd is checked before anything is begun."""
+    command = [sys.executable, "-m", "promptlogd", "--socket", tmp_path / "s", "--state-dir", tmp_path / "state"]
+    done = subprocess.run([*command, "--ready-fd", descriptor], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    assert "--ready-fd" in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_last_reply_leaves_whole(tmp_path: Path) -> None:
+    """A large result that its client reads late is not cut off by SIGTERM."""
+    source = "const t = Date.now(); while (Date.now() - t < 300); return 'x'.repeat(1000000)"
+    with a_daemon(tmp_path) as daemon:
+        limits = {"cpu_ms": 3000, "wall_ms": 3000}
+        with talk(daemon.socket, {"type": "run", "id": 1, "source": source, "limits": limits}) as sock:
+            until(lambda: len(at_work(daemon)) == 1)
+            daemon.process.terminate()
+            time.sleep(1)
+            assert len(json.loads(sock.makefile().readline())["outcome"]["value"]) == 1_000_000
+        assert daemon.process.wait(10) == 0
+
+
+def test_ctrl_c_is_the_daemons_affair(tmp_path: Path) -> None:
+    """SIGINT to all of the terminal's processes drains: the jails are not in the daemon's process group."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        group = os.getpgid(daemon.process.pid)
+        # An nsjail that was started this instant has still to make its session.
+        until(lambda: not any(group_of(pid) == group for pid in daemon.jailed()))
+        run = client.start(
+            None, source="const t = Date.now(); while (Date.now() - t < 300); return 1", limits=LimitsAsked(cpu_ms=3000)
+        )
+        until(lambda: len(at_work(daemon)) == 1)
+        daemon.process.send_signal(signal.SIGINT)
+        assert run.result().value == 1
+
+
+def test_a_second_signal_changes_nothing(tmp_path: Path) -> None:
+    """Told twice to stop, the daemon tidies up as if told once."""
+    for pause_s in (0.0, 0.02, 0.05, 0.1):
+        with a_daemon(tmp_path) as daemon:
+            daemon.process.terminate()
+            time.sleep(pause_s)
+            daemon.process.send_signal(signal.SIGINT)
+            assert daemon.process.wait(10) == 0
+            assert not daemon.socket.exists()
+
+
+def test_another_daemons_socket_is_left_alone(tmp_path: Path) -> None:
+    """A daemon whose socket file was replaced by another's does not remove that when it stops."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with a_daemon(tmp_path / "one", "--socket", str(tmp_path / "s")) as first:
+        (tmp_path / "s").unlink()
+        with a_daemon(tmp_path / "two", "--socket", str(tmp_path / "s")), Client(tmp_path / "s") as client:
+            first.stop()
+            assert client.ping().pid
