@@ -22,7 +22,10 @@ class Ok(_Record, frozen=True, kw_only=True, tag="ok"):
 
 
 class ProgramException(_Record, frozen=True, kw_only=True, tag="exception"):
-    """The program threw. `line` and `column` (from 1) are in the program as submitted, where known."""
+    """The program threw. `line` and `column` are in the program as submitted, where known.
+
+    Both count from 1; a column counts UTF-16 code units, as JavaScript's strings do.
+    """
 
     name: str
     message: str
@@ -32,7 +35,7 @@ class ProgramException(_Record, frozen=True, kw_only=True, tag="exception"):
 
 
 class ProgramSyntaxError(_Record, frozen=True, kw_only=True, tag="syntax_error"):
-    """The program does not parse."""
+    """The program does not parse. `line` and `column` as in `exception`."""
 
     message: str
     line: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from enum import IntEnum
 from typing import Any
 
@@ -170,11 +171,20 @@ def place(message: str, source: str | None, name: str, line: int | None, column:
     if line is None or column is None or not 1 <= line <= len(lines):
         return
     text = lines[line - 1].rstrip("\r")
-    start = max(0, min(column - 1, len(text)) - _LINE_CHARACTERS // 2)
+    # A column counts UTF-16 code units.
+    at = len(text.encode("utf-16-le")[: 2 * (column - 1)].decode("utf-16-le", "ignore"))
+    start = max(0, at - _LINE_CHARACTERS // 2)
     shown = text[start : start + _LINE_CHARACTERS].replace("\t", " ")
-    before = safe(shown[: max(0, column - 1 - start)])
+    before = safe(shown[: at - start])
     click.echo(f"    {safe(shown)}", err=True)
-    click.echo(f"    {' ' * len(before)}^", err=True)
+    click.echo(f"    {' ' * sum(map(_cells, before))}^", err=True)
+
+
+def _cells(character: str) -> int:
+    """Return how many cells of a terminal a character takes."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def table(header: list[str], rows: list[list[str]]) -> None:

@@ -20,7 +20,7 @@ from sandbox.cells.job import Job, Trial
 from sandbox.cells.process import Ending, Supervisor
 from sandbox.cells.verdict import Evidence, Verdict, of_evidence
 from sandbox.cgroup import Group
-from sandbox.engines.deno.stack import shown
+from sandbox.engines.deno import stack
 from sandbox.engines.replies import BadReply, ReplyReader, Wrapped
 from sandbox.errors import CellLost
 from sandbox.outcome import Crashed, LogLine, Outcome, Usage, WallLimit
@@ -69,11 +69,11 @@ class DenoRun:
         self._reader = ReplyReader(
             limits=job.limits,
             source_name=job.source_name,
-            shown=shown,
+            stacks=stack,
+            source=lambda: job.source,
             token=token,
             kinds=_KINDS[job.kind],
             wrapped_bytes=len(job.code) + _WRAPPED_MORE_BYTES if job.kind == "check" else 0,
-            source=None if job.kind == "run" else job.code,
         )
         self._exchange = Exchange(data, poll, deno_frame(job, token), self._reader, trial, on_log)
 

@@ -32,6 +32,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     source_name: str = "program.js"
 
+    @property
+    def source(self) -> bytes:
+        """The program as its author wrote it; behind a wrapped body there is the wrapper's end as well."""
+        if self.kind != "run":
+            return self.code
+        # A letter says the form; a body for QuickJS stands below one line of wrapper.
+        wrapped = self.engine == "quickjs" and self.code[:1] == b"B"
+        return self.code[self.code.index(b"\n") + 1 :] if wrapped else self.code[1:]
+
 
 class Trial:
     """What has come of one job so far; complete once `outcome` or, for a check, `checked` is set."""

@@ -22,7 +22,7 @@ from sandbox.cells.frames import quickjs_frame
 from sandbox.cells.job import Job, Plan, Trial
 from sandbox.cells.process import only_child
 from sandbox.cells.verdict import Report, of_report
-from sandbox.engines.quickjs.stack import shown
+from sandbox.engines.quickjs import stack
 from sandbox.engines.replies import BadReply, ReplyReader
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import Limits
@@ -99,9 +99,9 @@ class QuickJSCell:
         reader = ReplyReader(
             limits=job.limits,
             source_name=job.source_name,
-            shown=shown,
+            stacks=stack,
+            source=lambda: job.source,
             wrapped_bytes=wrapped_bytes,
-            source=None if job.kind == "run" else job.code,
         )
         exchange = Exchange(self._data, self._poll, quickjs_frame(job), reader, trial, on_log)
         report: Report | None = None

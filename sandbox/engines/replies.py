@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from json import loads
-from typing import get_args
+from typing import Protocol, get_args
 
 import msgspec
 from msgspec import Raw, json
 
-from sandbox.engines.quickjs.stack import end, position
 from sandbox.limits import Limits
 from sandbox.outcome import (
     BadResult,
@@ -51,8 +50,15 @@ _CHECK_KINDS = frozenset("wms")
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 _raw_decoder = json.Decoder(Raw)
 
-Shown = Callable[[str, str], tuple[str, int | None, int | None]]
-"""(stack, what to call the program) -> the stack in the program's own terms, line and column of its first frame."""
+
+class Stacks(Protocol):
+    """What reads an engine's account of places: a module of that engine's, `stack`."""
+
+    def position(self, stack: str, *, module: bool, source: bytes) -> tuple[int | None, int | None]:
+        """Return (line, column) of what does not parse."""
+
+    def shown(self, stack: str, source_name: str, source: bytes) -> tuple[str, int | None, int | None]:
+        """Return the stack in terms of the program as submitted, and the place of its first frame there."""
 
 
 class BadReply(Exception):
@@ -79,18 +85,16 @@ class ReplyReader:
         *,
         limits: Limits,
         source_name: str,
-        shown: Shown,
+        stacks: Stacks,
+        source: Callable[[], bytes],
         token: bytes = b"",
         kinds: frozenset[str] | None = None,
         wrapped_bytes: int = 0,
-        source: bytes | None = None,
     ) -> None:
-        """`shown`: reads this engine's stacks. `token`: what stands before each frame, and a program does not know.
+        """`stacks`: reads this engine's. `source`: gives the program as its author wrote it.
 
-        `kinds`: of frames that may come; default: QuickJS's.
-
-        `wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run. `source`: the program, where
-        it is handed over as its author wrote it.
+        `token`: what stands before each frame, and a program does not know. `kinds`: of frames that may come; default:
+        QuickJS's. `wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run.
         """
         self._token = token
         self._kinds = kinds or (_CHECK_KINDS if wrapped_bytes else _RUN_KINDS)
@@ -98,7 +102,7 @@ class ReplyReader:
         self._source = source
         self._limits = limits
         self._source_name = source_name
-        self._shown = shown
+        self._stacks = stacks
         self._wrapped_bytes = wrapped_bytes
         self._buffer = bytearray()
         self._log_left = limits.log_bytes
@@ -187,11 +191,11 @@ class ReplyReader:
         name, message, stack = _fields(payload)
         if kind == "s":
             module = name.startswith("M")
-            line, column = position(stack, module=module, end=None if self._source is None else end(self._source))
+            line, column = self._stacks.position(stack, module=module, source=self._source())
             return Refused(error=ProgramSyntaxError(message=message, line=line, column=column))
         if kind == "m":
             return MemoryLimit(limit=self._limits.memory_bytes, used=0)
-        own, line, column = self._shown(stack, self._source_name)
+        own, line, column = self._stacks.shown(stack, self._source_name, self._source())
         return ProgramException(name=name, message=message, stack=own, line=line, column=column)
 
     def _value(self, payload: bytes) -> Outcome:

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.engines.quickjs.stack import shown
+from sandbox.engines.quickjs import stack
 from sandbox.engines.replies import BadReply, ReplyReader, Wrapped
 from sandbox.limits import Limits
 from sandbox.outcome import BadResult, Ok, ProgramException
 
 
-def _reader(**limits: int) -> ReplyReader:
-    return ReplyReader(limits=Limits(**limits), source_name="p.js", shown=shown)
+def _reader(wrapped_bytes: int = 0, source: str = "", **limits: int) -> ReplyReader:
+    return ReplyReader(
+        limits=Limits(**limits), source_name="p.js", stacks=stack, source=source.encode, wrapped_bytes=wrapped_bytes
+    )
 
 
 def _frame(kind: bytes, payload: bytes) -> bytes:
@@ -98,19 +100,43 @@ def test_a_deep_value_is_a_bad_result() -> None:
 
 def test_places_are_the_users_own() -> None:
     """Wrapper and prelude lines are taken off, and the program's name put in."""
-    reader = _reader()
-    stack = b"    at f (eval_script:3:7)\n    at ok (promptlog:prelude:1:1)\n    at <eval> (eval_script:9:1)\n"
-    reader.feed(_frame(b"x", _fields(b"TypeError", b"m", stack)))
+    reader = _reader(source="f(\n  null.x)")
+    frames = b"    at f (eval_script:3:7)\n    at ok (promptlog:prelude:1:1)\n    at <eval> (eval_script:9:1)\n"
+    reader.feed(_frame(b"x", _fields(b"TypeError", b"m", frames)))
     assert reader.said == ProgramException(name="TypeError", message="m", stack="    at f (p.js:2:7)", line=2, column=7)
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "place"),
+    [
+        (2, 1, (1, 1)),
+        (2, 4, (1, 3)),
+        (2, 8, (1, 5)),
+        (2, 9, (1, 6)),
+        (2, 999, (1, 14)),
+        (3, 5, (2, 2)),
+        (99, 3, (98, 1)),
+    ],
+)
+def test_columns_are_utf_16(line: int, column: int, place: tuple[int, int]) -> None:
+    """The engine's bytes are counted as JavaScript counts its strings; past a line's end is its end."""
+    reader = _reader(source="aé\U0001f600b = null;\n}")
+    reader.feed(_frame(b"x", _fields(b"TypeError", b"m", b"    at f (eval_script:%d:%d)\n" % (line, column))))
+    assert isinstance(reader.said, ProgramException)
+    assert (reader.said.line, reader.said.column) == place
 
 
 def test_wrapped_code_is_taken() -> None:
     """A check gives the wrapped code, up to its cap."""
-    reader = ReplyReader(limits=Limits(), source_name="p.js", shown=shown, wrapped_bytes=100)
+    reader = ReplyReader(
+        limits=Limits(), source_name="p.js", stacks=stack, source=lambda: b"const a = 1", wrapped_bytes=100
+    )
     reader.feed(_frame(b"w", b"Bx"))
     assert reader.said == Wrapped(code=b"Bx")
     with pytest.raises(BadReply):
-        ReplyReader(limits=Limits(), source_name="p.js", shown=shown, wrapped_bytes=100).feed(_frame(b"w", bytes(101)))
+        ReplyReader(
+            limits=Limits(), source_name="p.js", stacks=stack, source=lambda: b"const a = 1", wrapped_bytes=100
+        ).feed(_frame(b"w", bytes(101)))
 
 
 def test_a_check_and_a_run_have_words_of_their_own() -> None:
@@ -119,4 +145,6 @@ def test_a_check_and_a_run_have_words_of_their_own() -> None:
         _reader().feed(_frame(b"w", b"Bx"))
     for kind in (b"v", b"l", b"x"):
         with pytest.raises(BadReply):
-            ReplyReader(limits=Limits(), source_name="p.js", shown=shown, wrapped_bytes=100).feed(_frame(kind, b"1"))
+            ReplyReader(
+                limits=Limits(), source_name="p.js", stacks=stack, source=lambda: b"const a = 1", wrapped_bytes=100
+            ).feed(_frame(kind, b"1"))

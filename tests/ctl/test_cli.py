@@ -186,6 +186,16 @@ def test_frames_have_the_files_name(socket_path: Path, tmp_path: Path, name: str
     assert f"at <anonymous> ({path}:4:" in error
 
 
+def test_the_caret_stands_below_its_character(socket_path: Path) -> None:
+    """A column counts UTF-16 code units, a terminal cells: the caret is below what the column says."""
+    error = _ctl(socket_path, "exec", "-", input="const s = '漢\U0001f600é'; let x = ;".encode()).stderr.decode()
+    place, line, caret = error.splitlines()
+    assert place.startswith("-:1:27: SyntaxError")
+    cells_wider = 2  # of the two wide characters, one each
+    assert len(caret) == line.index(";", 24) + 1 + cells_wider
+    assert caret.strip() == "^"
+
+
 def test_help_has_the_default_limits() -> None:
     """What --help says of a limit's default and maximum is what the daemon's settings begin with."""
     settings = Config().limits

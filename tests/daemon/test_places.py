@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from promptlogctl.client import Client
-from sandbox.outcome import ProgramSyntaxError
+from sandbox.outcome import ProgramException, ProgramSyntaxError
 
 _ANY = None
 _PLACES = [
@@ -21,6 +21,11 @@ _PLACES = [
     ("/* abc\n\nreturn 1", (1, 1), (1, 1), (1, 1)),
     ("return 1\n}\n", (2, 1), (2, 1), (2, 1)),
     ("return 'é' }", (1, 12), (1, 12), (1, 12)),
+    ("return '漢\U0001f600' }", (1, 14), (1, 14), (1, 14)),
+    ("let s = '漢\U0001f600'; let x = ;", (1, 24), (1, 24), (1, 24)),
+    ("let s = '漢\U0001f600';\nexport default '漢\U0001f600' +", (2, 23), (2, 23), (2, 23)),
+    ("let s = '\U0001f600'; export const x = s", (1, 15), (1, 15), (1, 15)),
+    ("let s = '\U0001f600'; return (", (1, 23), (1, 23), (1, 23)),
     ("return 1 }}", (1, 11), (1, 11), (1, 11)),
     ("return 1\n}\nconst y = {a: 1}\n", (3, 1), (2, 1), (2, 1)),
     ("return 1\n}\n(globalThis.ran = 1)\n", (2, 1), (2, 1), (2, 1)),
@@ -55,6 +60,23 @@ def test_syntax_errors_are_placed_in_the_programs_own_text(
         assert outcome.line is not None, (engine, language, outcome)
         assert outcome.column is not None, (engine, language, outcome)
         assert "''" not in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("engine", "language"), [("quickjs", "javascript"), ("deno", "javascript"), ("deno", "typescript")]
+)
+@pytest.mark.parametrize("head", ["", "export default () => {\n"], ids=["body", "module"])
+def test_columns_of_exceptions_count_as_javascript_does(client: Client, engine: str, language: str, head: str) -> None:
+    """Text beyond ASCII moves a place by as many columns as JavaScript's strings have, in kept programs as well."""
+    places = set()
+    for text in ("漢\U0001f600", "abc"):
+        source = f"{head}const s = '{text}'; throw new Error(s)" + ("\n}" if head else "") + f"//{engine}{language}"
+        hash = client.submit(source, engine=engine, language=language).hash  # type: ignore[arg-type]
+        for result in (client.run(hash), client.run_source(source, engine=engine, language=language)):  # type: ignore[call-overload]
+            assert isinstance(result.outcome, ProgramException), result.outcome
+            places.add((result.outcome.line, result.outcome.column))
+    assert len(places) == 1
+    assert places < {(2 if head else 1, column) for column in range(24, 36)}
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])

@@ -23,7 +23,7 @@ import msgspec
 
 with atheris.instrument_imports(include=["promptlogd.wire", "sandbox.engines.replies"]):
     from promptlogd.wire import ClientSession, ProtocolError, ServerSession
-    from sandbox.engines.quickjs.stack import shown
+    from sandbox.engines.quickjs import stack
     from sandbox.engines.replies import BadReply, ReplyReader
 
 from promptlogd.wire.messages import Finished, Pong
@@ -59,7 +59,11 @@ def _client(encoding: Any) -> Callable[[list[bytes]], Any]:
 def _child(check: bool) -> Callable[[list[bytes]], Any]:
     def read(parts: list[bytes]) -> Any:
         reader = ReplyReader(
-            limits=_LIMITS, source_name="program.js", shown=shown, wrapped_bytes=8192 if check else 0, source_lines=3
+            limits=_LIMITS,
+            source_name="program.js",
+            stacks=stack,
+            source=lambda: "eins\n\u00e9\U0001f600 zwei\n".encode(),
+            wrapped_bytes=8192 if check else 0,
         )
         try:
             lines = [_plain(line) for part in parts for line in reader.feed(part)]

@@ -128,6 +128,7 @@
     [/^JSR package manifest for '([^]*)' failed to load/, 'module not found: jsr:'],
     [/^(npm specifiers) were requested; but --no-npm/, 'no program can import '],
     [/^Cannot use (import) statement outside a module$/, OWN_TEXT],
+    [/^(Expected [^]*), got '<lexing error:/, ''],
     [/^'(import)', and 'export' cannot be used outside of module code$/, OWN_TEXT],
   ];
   const reworded = (message) => {
@@ -163,14 +164,15 @@
   const OUR_NAME = '//# sourceURL=program.js';
 
   // V8 names the place of a syntax error in a module alone, and swc as well: a body's, below the line of its bracket.
-  const PLACE = /^(?:SyntaxError: )?([^]*?)(?:\n[^]*?)?(?: at |\n    at )blob:[^\s]*?:(\d+):(\d+)(?=\s|$)/;
+  const PLACE = /^(?:SyntaxError: )?([^]*?)(?:\n[^]*?)?((?<=\S) at |\n    at )blob:[^\s]*?:(\d+):(\d+)(?=\s|$)/;
   const placed = (error, form) => {
     const message = say(error?.message ?? error);
     const found = apply(exec, PLACE, [message]);
     if (found === null) return [message, ''];
     // Before the first line of a module stands STOP; that of a body is its bracket's.
-    const column = form === 'M' && found[2] === '1' ? found[3] - STOP.length : found[3];
-    return [found[1], `    at program:${found[2]}:${column}`];
+    const column = form === 'M' && found[3] === '1' ? found[4] - STOP.length : found[4];
+    // V8 and swc count differently (stack.py).
+    return [found[1], `    at ${found[2] === ' at ' ? 'v8' : 'swc'}:${found[3]}:${column}`];
   };
 
   // Whatever the program did to promises: `follow` gives one that has the pristine constructor.
@@ -224,9 +226,9 @@
   }
   const at = (source, end, above = 0) => {
     const lines = apply(split, apply(slice, source, [0, end]), ['\n']);
-    return `blob:program:${lines.length + above}:${lines[lines.length - 1].length + 1}`;
+    return ` at blob:program:${lines.length + above}:${lines[lines.length - 1].length + 1}`;
   };
-  const braceAt = (source, end) => new Unparsed(`Unexpected token '}' at ${at(source, end, 1)}`, 'B');
+  const braceAt = (source, end) => new Unparsed(`Unexpected token '}'${at(source, end, 1)}`, 'B');
   // The function is declared, and not run: where its text ends, the source has closed the bracket.
   const closed = (source) => {
     for (const after of ['', '\n}']) {
@@ -241,8 +243,8 @@
     const found = apply(exec, PLACE, [say(error?.message ?? error)]);
     if (found === null) return source.length;
     const lines = apply(split, source, ['\n']);
-    let at = found[3] - 1;
-    for (let line = 0; line < found[2] - 2 && line < lines.length; line++) at += lines[line].length + 1;
+    let at = found[4] - 1;
+    for (let line = 0; line < found[3] - 2 && line < lines.length; line++) at += lines[line].length + 1;
     return at;
   };
   const scriptsError = async (source, error) => {
@@ -290,14 +292,16 @@
     if (script) sendFields(Q, 'BSyntaxError', reworded(say(error.message)), '');
     const opening = apply(exec, EXPORT_FIRST, [source]), module = opening ?? apply(exec, EXPORT, [source]);
     if (module !== null) {
-      const other = await refusal(source, language);
+      // A line for a shell is a comment where nothing stands before it.
+      const shell = apply(startsWith, source, ['#!']);
+      const other = await refusal(shell ? '//' + apply(slice, source, [2]) : source, language);
       if (other !== null) {
         if (opening !== null) throw new Unparsed(other, 'M');
       } else if (apply(test, /default/, [source])) {
         return (script ? 'M' : 'N') + source;
       } else {
         const where = at(STOP + source, STOP.length + module.index + module[1].length);
-        throw new Unparsed(`${NO_DEFAULT} at ${where}`, 'M');
+        throw new Unparsed(NO_DEFAULT + where, 'M');
       }
     }
     if (script) throw await scriptsError(source, error);

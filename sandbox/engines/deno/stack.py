@@ -2,23 +2,43 @@
 
 A body that is JavaScript is `program.js`, below three lines of wrapper; what is loaded as a module is a blob, below as
 many as the runner says in the stack's first line. Deno maps what TypeScript became to what it was.
+V8 counts columns in UTF-16 code units, Deno's parser (swc) in characters.
 """
 
 from __future__ import annotations
 
 import re
 
+from sandbox.engines.columns import end, of_characters
+
 _WRAPPER_LINES = 3
 _FRAME = re.compile(
     r"^ *at (?:(?P<function>.*) \()?(?P<file>program\.js, <anonymous>|blob:null/[0-9a-f-]{36})"
     r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
 )
+_PLACE = re.compile(r"^    at (?P<parser>swc|v8):(?P<line>\d{1,9}):(?P<column>\d{1,9})$")
 _OURS = re.compile(r"file:///app/runner\.js|\((?:ext|node|checkin):|at (?:ext|node|checkin):")
 _UNNAMED = re.compile(r"(?:async )?(?:\w+\.)?(?:eval|default)(?: \[as \w+\])?")
 
 
-def shown(stack: str, source_name: str) -> tuple[str, int | None, int | None]:
-    """Return the stack in terms of the program as submitted, and the place of its first frame there."""
+def position(stack: str, *, module: bool, source: bytes) -> tuple[int | None, int | None]:
+    """Return (line, column) of what does not parse. What was noticed past the source's end is there."""
+    found = _PLACE.match(stack)
+    if found is None:
+        return None, None
+    line, column, last = int(found["line"]) - (0 if module else 1), int(found["column"]), end(source)
+    if line < 1:
+        return 1, 1
+    if line > last[0]:
+        return last
+    return line, of_characters(source, line, column) if found["parser"] == "swc" else column
+
+
+def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None, int | None]:
+    """Return the stack in terms of the program as submitted, and the place of its first frame there.
+
+    `source`: not needed here, where columns are as they should be.
+    """
     first, _, rest = stack.partition("\n")
     blob_lines = 1 if first == "1" else 0
     lines: list[str] = []

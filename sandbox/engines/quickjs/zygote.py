@@ -221,13 +221,13 @@ class _Refused(Exception):
 
 
 class _Found(Exception):
-    """An error with a place that we found ourselves, in the form of the engine's."""
+    """An error with a place that we found ourselves, in the form of the engine's: a column counts bytes, from 1."""
 
     name = "SyntaxError"
 
-    def __init__(self, message: str, line: int, column: int) -> None:
+    def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
         self.message = message
-        self.stack = f"    at eval_script:{line}:{column}\n"
+        self.stack = f"    at eval_script:{line}:{column}\n" if line else ""
 
 
 class _Engine:
@@ -330,7 +330,8 @@ class _Engine:
                 text = self._eval("__promptlog_loose.toString()")[len(LOOSE) : -1]
             except Exception:
                 return error
-            return _Found("Unexpected token '}'", text.count("\n") + 2, len(text) - text.rfind("\n"))
+            before = text[text.rfind("\n") + 1 :]
+            return _Found("Unexpected token '}'", text.count("\n") + 2, len(before.encode()) + 1)
         return own
 
     def touch(self) -> None:
@@ -381,6 +382,8 @@ def _clear(error: BaseException, source: str, lines_above: int = 0) -> BaseExcep
     """Return an error that says what it means."""
     if getattr(error, "message", None) == "unexpected token in expression: ''":
         return _Found("Unexpected end of input", *_place(error))
+    if getattr(error, "message", None) == "Maximum call stack size exceeded":
+        return _Found("it is nested too deeply")
     line, column = _place(error)
     lines = source.split("\n")
     if 0 < line - lines_above <= len(lines):
@@ -411,7 +414,7 @@ def _exports(source: str) -> tuple[int, int, bool] | None:
             if rest[:1] in ("", "{", "*") or rest.startswith(EXPORTED):
                 if not line[:at].strip():
                     return number, at + 1, True
-                found = found or (number, at + 1, False)
+                found = found or (number, len(line[:at].encode()) + 1, False)
             at = -1 if found else line.find("export", at + 6)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox.cells.job import Plan
-from sandbox.engines.deno.stack import shown
+from sandbox.engines.deno import stack
 from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import Crashed, MemoryLimit, ProgramException, ProgramSyntaxError
@@ -96,7 +96,7 @@ async def test_exceptions_have_places_in_typescript_too(plan: Plan) -> None:
 def test_frames_without_their_token_are_no_frames() -> None:
     """What a program gets written to the descriptor counts for nothing: it does not know the token."""
     token = bytes(range(16))
-    reader = ReplyReader(limits=Limits(), source_name="p.js", shown=shown, token=token)
+    reader = ReplyReader(limits=Limits(), source_name="p.js", stacks=stack, source=bytes, token=token)
     assert reader.feed(token + b"l\0\0\0\x02" + b"1x")[0].text == "x"
     with pytest.raises(BadReply, match="no frame"):
         reader.feed(b"v\0\0\0\x01" + b"1" + bytes(40))

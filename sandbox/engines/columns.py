@@ -1,0 +1,41 @@
+"""Columns as JavaScript counts text, in UTF-16 code units, made of an engine's own count. All count from 1. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+
+def of_bytes(source: bytes, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Return the column of each (line, column) of which the column counts bytes; past a line's end: its end.
+
+    In one pass over the source, however many places a program claims to have in its stack.
+    """
+    lines = source.split(b"\n", max((line for line, _ in places), default=0))
+    columns: dict[tuple[int, int], int] = {}
+    current = at = units = 0
+    for line, column in sorted(places):
+        if line != current:
+            current, at, units = line, 0, 0
+        text = lines[line - 1] if line <= len(lines) else b""
+        end = max(at, min(column - 1, len(text)))
+        units += _units(text[at:end].decode("utf-8", "ignore"))
+        at = end
+        columns[line, column] = units + 1
+    return columns
+
+
+def of_characters(source: bytes, line: int, column: int) -> int:
+    """Return the column of one that counts characters; past the line's end: its end."""
+    lines = source.split(b"\n", line)
+    text = lines[line - 1] if line <= len(lines) else b""
+    return _units(text.decode("utf-8", "replace")[: column - 1]) + 1
+
+
+def end(source: bytes) -> tuple[int, int]:
+    """Return the line and the column behind a program's last character."""
+    last = source[source.rfind(b"\n") + 1 :]
+    return source.count(b"\n") + 1, _units(last.decode("utf-8", "replace")) + 1
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
