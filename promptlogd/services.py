@@ -23,7 +23,6 @@ from sandbox.pool import Pool
 from sandbox.root import DenoMissing, RootError
 
 CELL_WAIT_S = 15.0
-_TRIES = 5
 _AFTER_MS: dict[Engine, float] = {"quickjs": 0.0, "deno": 20.0}
 """What it costs to make a cell ready again after a run, for the scheduler."""
 
@@ -115,7 +114,9 @@ class Services:
         pool = self.pools[job.engine]
         memory_bytes = job.limits.memory_bytes
         odd = None if memory_bytes == self.config.limits.default.memory_mb * MIB else memory_bytes
-        for _ in range(_TRIES):
+        give_up_at = trio.current_time() + CELL_WAIT_S
+        # A cell that is lost was never handed the run. A host in trouble may have any number of such.
+        while trio.current_time() < give_up_at:
             cell = pool.take_nowait(fresh=fresh, memory_bytes=odd)
             if cell is None:
                 try:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from tests.daemon.processes import (
     Daemon,
     a_daemon,
     at_work,
+    children,
     group_of,
     is_alive,
     talk,
@@ -90,6 +92,26 @@ def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: i
         assert kinds.count("ok") >= 2, kinds
         assert set(kinds) <= {"ok", "crashed"}
         assert client.run_source("return 1").value == 1
+
+
+def test_a_run_outlasts_any_number_of_lost_cells(tmp_path: Path) -> None:
+    """All blank cells are killed while the daemon could not look: a run passes over each and has a new one."""
+    config = tmp_path / "config.toml"
+    config.write_text("[pool]\ncells = 4\nspare = 6\n")
+    with a_daemon(tmp_path, "--config", str(config)) as daemon, Client(daemon.socket) as client:
+        until(lambda: client.stats().pools[0].blank == 10)
+        with talk(daemon.socket) as sock:
+            daemon.process.send_signal(signal.SIGSTOP)
+            try:
+                for pid in children(daemon.process.pid):
+                    os.kill(pid, signal.SIGKILL)
+                sock.sendall(b'{"type":"run","id":1,"source":"return 1"}\n')
+                sock.shutdown(socket.SHUT_WR)
+            finally:
+                daemon.process.send_signal(signal.SIGCONT)
+            with sock.makefile("rb") as replies:
+                reply = json.loads(replies.readline())
+        assert reply.get("outcome") == {"kind": "ok", "value": 1}, reply
 
 
 def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
