@@ -63,8 +63,8 @@ async def a_pool(plans: list[Plan], **settings: Any) -> AsyncIterator[DemandPool
         return plans[0]
 
     pool = DemandPool(make, **{"blank": 2, "idle_s": 60.0, "max_age_s": 60.0, "runs_per_cell": 100, **settings})
-    async with trio.open_nursery() as nursery:
-        await nursery.start(pool.serve)
-        with trio.fail_after(30):
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(pool.serve)
             yield pool
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()

@@ -28,8 +28,9 @@ async def test_each_run_has_a_process_and_namespaces_of_its_own(plan: Plan) -> N
             for number in range(4):
                 pid = only_child(cell.process.pid)
                 # Held open, so that no other gets its number.
-                namespace = held.enter_context(open(f"/proc/{pid}/ns/pid"))
-                seen.append((pid, os.fstat(namespace.fileno()).st_ino))
+                namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY)
+                held.callback(os.close, namespace)
+                seen.append((pid, os.fstat(namespace).st_ino))
                 assert (
                     value_of(await run_on(cell, "const was = globalThis.x; globalThis.x = 1; return was ?? null"))
                     is None
