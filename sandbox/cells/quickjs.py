@@ -33,7 +33,7 @@ KILL_S = 0.5
 _EXIT_S = 0.3
 """How long a zygote may take to exit by itself."""
 
-_REPORT = struct.Struct("<cIqqqqq")
+_REPORT = struct.Struct("<4sIqqqqq")
 """E, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
 
 _NICE = 10
@@ -224,7 +224,7 @@ class QuickJSCell:
             message = self._control.recv(64)
         except OSError:
             message = b""
-        if len(message) != _REPORT.size or message[:1] != b"E":
+        if len(message) != _REPORT.size or message[:4] != b"E\0\0\0":
             self.retire()
             raise CellLost("its zygote ended")
         self._children_ended += 1

@@ -36,8 +36,8 @@ _mmap = _Function(_ctypes.dlsym(_libc, "mmap"))
 _code = _mmap(*map(_Long, (0, 4096, 7, 0x22, -1, 0)))  # executable: the zygote may, a child may not
 
 _read_the_job = _read_job
-def _read_job():
-    job = _read_the_job()
+def _read_job(*reader):
+    job = _read_the_job(*reader)
     at = job.find(b"//TAKEOVER ")
     if at < 0:
         return job
@@ -65,7 +65,8 @@ def _read_job():
 
 """
 
-FILTER = "                (PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.addressof(self._program), 0, 0),\n"
+FILTER = "            (PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.byref(self._program), 0, 0),\n"
+NO_FILTER = "            (PRLIMIT64, 0, RLIMIT_NPROC, nproc, 0),\n"
 
 
 def put_in(zygote: str, *, second_filter: bool) -> str:
@@ -73,7 +74,7 @@ def put_in(zygote: str, *, second_filter: bool) -> str:
     start = zygote.index('if __name__ == "__main__"')
     if not second_filter:
         assert FILTER in zygote
-        zygote = zygote.replace(FILTER, " " * len(FILTER.rstrip("\n")) + "\n")
+        zygote = zygote.replace(FILTER, NO_FILTER)
         start = zygote.index('if __name__ == "__main__"')
     return zygote[:start] + HOOK + zygote[start:]
 

@@ -9,7 +9,7 @@ writes what came of it and exits. The zygote reaps it, reports its wait status a
 
 Control (SOCK_SEQPACKET, one packet a message, numbers big-endian but for E's, which are the kernel's own):
     to the daemon    R                                              ready: the first blank child is there
-                     E status:4 user_s:8 user_us:8 system_s:8 system_us:8 maxrss_kib:8    a child has ended
+                     E:4 status:4 user_s:8 user_us:8 system_s:8 system_us:8 maxrss_kib:8    a child has ended
     to the zygote    K number:4                                     kill the child with this number
                      L number:4 cpu_ms:4 memory_bytes:8             the same, and give these limits to the
                                                                     next one, and only to it
@@ -26,23 +26,29 @@ import posix
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader
+from posix import _exit, read, write
 
 # There is no typing module in the jail.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 DATA, CONTROL = 0, 1
 JSBOX = "/app/_jsbox.abi3.so"
 SIGKILL, SIGXCPU, ENOMEM = 9, 24, 12
 POLLIN = 1
+READ_BYTES = 16384  # what most programs fit into; room for more would be room that every child has to make
+REPORT_BYTES = 48
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 CLOCK_PROCESS_CPUTIME_ID = 2
 RLIMIT_CPU, RLIMIT_NPROC, RLIMIT_AS = 0, 6, 9
-CLOSE, PRLIMIT64, TIMER_CREATE, TIMER_SETTIME, PRCTL = {
-    "x86_64": (3, 302, 222, 223, 157),
-    "aarch64": (57, 261, 107, 110, 167),
+CLOSE, PRLIMIT64, TIMER_CREATE, TIMER_SETTIME, PRCTL, CLONE = {
+    "x86_64": (3, 302, 222, 223, 157, 56),
+    "aarch64": (57, 261, 107, 110, 167, 220),
 }[sys.argv[3]]
+CLONE_AS_FORK = 0x1200011  # CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD, the one clone that the policy has
+FOREVER_MS = 0x7FFFFFFF
 
 # The engine has no way to change its heap limit later, and a run may ask for less or more memory than the
 # next, so the engine's own limit is off, and the kernel's RLIMIT_AS on the child is the limit.
@@ -69,6 +75,7 @@ BODY = (
 EXPORTED = ("default", "const", "let", "var", "function", "class", "async")
 NO_DEFAULT = "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
 MODULE = 'import("program"); __promptlog_run(import("program")'
+KIND_TEXT = ord("B")
 UNSETTLED = "promise never settled (no pending jobs)"
 
 
@@ -92,12 +99,13 @@ class _Bytes(_ctypes.Array):  # type: ignore[type-arg]
     _length_ = 4096
 
 
+# Called with small numbers, which go as C ints, and with references to buffers (`byref`, made once): for neither does
+# ctypes make an object.
 _libc = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]  # None: this process
 _syscall = _Function(_ctypes.dlsym(_libc, "syscall"))
 _poll = _Function(_ctypes.dlsym(_libc, "poll"))
 _wait4 = _Function(_ctypes.dlsym(_libc, "wait4"))
-# The C library's: Python's own walks its runtime to mend locks and threads that a zygote does not have.
-_fork = _Function(_ctypes.dlsym(_libc, "fork"))
+_write = _Function(_ctypes.dlsym(_libc, "write"))
 _errno_location = _Function(_ctypes.dlsym(_libc, "__errno_location"))
 
 
@@ -137,27 +145,18 @@ class _Confinement:
         # One after another: struct itimerspec (interval, value) and struct rlimit of CPU, NPROC and AS.
         self._numbers = _buffer(bytes(80))
         self._view = memoryview(self._numbers).cast("B")
-        itimerspec = _ctypes.addressof(self._numbers)
-        cpu, nproc, memory = itimerspec + 32, itimerspec + 48, itimerspec + 64
+        cpu, nproc, memory = (_ctypes.byref(self._numbers, offset) for offset in (32, 48, 64))
         # Files, cores and locked memory are at 0 in all of the jail; the zygote alone may fork. The timer that
         # a process makes first has the number 0; were it another, the second of these calls would fail.
-        self._calls = [
-            tuple(map(_Long, numbers))
-            for numbers in (
-                (CLOSE, CONTROL),
-                (PRLIMIT64, 0, RLIMIT_CPU, cpu, 0),
-                (PRLIMIT64, 0, RLIMIT_NPROC, nproc, 0),
-                (PRLIMIT64, 0, RLIMIT_AS, memory, 0),
-                (
-                    TIMER_CREATE,
-                    CLOCK_PROCESS_CPUTIME_ID,
-                    _ctypes.addressof(self._event),
-                    _ctypes.addressof(self._timer),
-                ),
-                (TIMER_SETTIME, 0, 0, itimerspec, 0),
-                (PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.addressof(self._program), 0, 0),
-            )
-        ]
+        self.calls = (
+            (CLOSE, CONTROL),
+            (PRLIMIT64, 0, RLIMIT_CPU, cpu, 0),
+            (PRLIMIT64, 0, RLIMIT_NPROC, nproc, 0),
+            (PRLIMIT64, 0, RLIMIT_AS, memory, 0),
+            (TIMER_CREATE, CLOCK_PROCESS_CPUTIME_ID, _ctypes.byref(self._event), _ctypes.byref(self._timer)),
+            (TIMER_SETTIME, 0, 0, _ctypes.byref(self._numbers), 0),
+            (PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.byref(self._program), 0, 0),
+        )
 
     def set_limits(self, cpu_ms: int, memory_bytes: int) -> None:
         """Say what the next child gets."""
@@ -167,40 +166,42 @@ class _Confinement:
 
     def put_on(self) -> None:
         """Confine this process, a child. Nothing of a user's has been read yet."""
-        for numbers in self._calls:
-            if _syscall(*numbers) != 0:
-                posix._exit(71)
+        call = _syscall
+        close, cpu, nproc, memory, make_timer, set_timer, filter = self.calls
+        # One by one: a loop would make Python compile this anew (quicken it) in each child.
+        if call(*close) or call(*cpu) or call(*nproc) or call(*memory):
+            _exit(71)
+        if call(*make_timer) or call(*set_timer) or call(*filter):
+            _exit(71)
 
 
-def _read_job() -> bytes:
-    """The one frame, without its first eight digits, which are its size: kind:1 and what belongs to the kind.
+def _read_job(read: "Callable[[int, int], bytes]" = read) -> bytes:
+    """The one frame: its size in eight digits, kind:1 and what belongs to the kind.
 
     B the text to evaluate, arguments included. For the other kinds the lengths:4 of code, arguments, prompt and
     env, then these: L run a body, M run a module, both checked before; S check a source and run it; C check and
     wrap a source. The arguments are what stands behind the code when it is run. The prompt and the env are there
     if they are too long to stand in the arguments.
     """
-    data = posix.read(DATA, 65536)
-    if len(data) == int(data[:8] or 8):
-        return data[8:]
+    data = read(DATA, READ_BYTES)
     while missing := 8 - len(data) if len(data) < 8 else int(data[:8]) - len(data):
-        part = posix.read(DATA, missing)
+        part = read(DATA, missing)
         if not part:
-            posix._exit(0)
+            _exit(0)
         data += part
-    return data[8:]
+    return data
 
 
 def _fields(data: bytes) -> list[str]:
     fields = []
-    end = 17
-    for at in (1, 5, 9, 13):
+    end = 25
+    for at in (9, 13, 17, 21):
         start, end = end, end + int.from_bytes(data[at : at + 4], "big")
         fields.append(data[start:end].decode())
     return fields
 
 
-def _send(kind: bytes, *fields: bytes) -> None:
+def _send(kind: bytes, *fields: bytes, write: "Callable[[int, bytes | memoryview], int]" = write) -> None:
     """One frame to the daemon: kind:1 length:4, then the fields, each with its length:4 unless it is the only one.
 
     kind: l log line (level digit first), v value, o size of a value that is too large, b bad result, w wrapped
@@ -211,9 +212,9 @@ def _send(kind: bytes, *fields: bytes) -> None:
     if len(fields) > 1:
         payload = b"".join([len(field).to_bytes(4, "big") + field for field in fields])
     data = kind + len(payload).to_bytes(4, "big") + payload
-    written = posix.write(DATA, data)
+    written = write(DATA, data)
     while written < len(data):
-        written += posix.write(DATA, memoryview(data)[written:])
+        written += write(DATA, memoryview(data)[written:])
 
 
 class _Refused(Exception):
@@ -342,13 +343,14 @@ class _Engine:
         """Evaluate a program that has its arguments, and send what came of it."""
         try:
             said = self._eval(text)
-            if type(said) is not str:
+            if said is None:
                 # The engine lost the string for lack of memory: there is nothing else that the prelude returns.
                 self.send(b"m", b"InternalError", b"out of memory", b"")
-            elif said[:1] == "!":
-                self._end(*said[1:].split("\0", 3))
-            else:
+            elif said > '"':
                 self.send(b"v", said.encode())
+            else:
+                # It begins with a "!", which sorts before the first character of any JSON text.
+                self._end(*said[1:].split("\0", 3))
         except BaseException as error:
             self._broken(error)
 
@@ -434,16 +436,29 @@ def _without_nul(source: str) -> str:
 def _child(engine: _Engine, confinement: _Confinement) -> None:
     engine.touch()
     confinement.put_on()
-    data = _read_job()
-    if data[:1] == b"B":
-        engine.run(data[1:].decode())
+    _take_a_job(engine, _read_job())
+    _exit(0)
+
+
+def _take_a_job(engine: _Engine, data: bytes) -> None:
+    if data[8] == KIND_TEXT:
+        engine.run(data[9:].decode())
     else:
         _run_or_check(engine, data)
-    posix._exit(0)
+
+
+def _rehearse(engine: _Engine) -> None:
+    """Do in the zygote what each child does, on a job of our own, so that Python's caches have what it looks up."""
+    engine.send = lambda kind, *fields: _send(kind, *fields, write=lambda descriptor, data: len(data))
+    job = b"%08d%b" % (8 + 1 + 5, b"B'\"x\"'")
+    for _ in range(2):
+        engine.touch()
+        _take_a_job(engine, _read_job(lambda descriptor, size: job))
+    engine.send = _send
 
 
 def _run_or_check(engine: _Engine, data: bytes) -> None:
-    kind = data[:1]
+    kind = data[8:9]
     code, arguments, prompt, env = _fields(data)
     if kind == b"L":
         wrapped = "B" + code
@@ -495,15 +510,17 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     # In this order, so that what lives stands together, and the holes that the other leaves behind it.
     engine = _Engine(jsbox.Runtime, scripts["web"] + scripts["encoding"] + prelude, scripts["builtins"])
     _warm_up(_Engine(jsbox.Runtime, prelude))
+    _rehearse(engine)
     posix.close(2)
     # struct pollfd (fd, events, revents), of control and of the child's pidfd.
     waited = _buffer(CONTROL.to_bytes(4, sys.byteorder) + bytes((POLLIN, 0, 0, 0, 0, 0, 0, 0, POLLIN, 0, 0, 0)))
     events = memoryview(waited).cast("B")
-    # What wait4 fills in: the status, and from the eighth byte on struct rusage.
-    report = _buffer(bytes(256))
-    account = memoryview(report).cast("B")
-    wait_arguments = (_Long(_ctypes.addressof(report)), _Long(0), _Long(_ctypes.addressof(report) + 8))
-    poll_arguments = (_Long(_ctypes.addressof(waited)), _Long(2), _Long(-1))
+    # E, and behind it what wait4 fills in: the status, and struct rusage, of which the head is told.
+    report = _buffer(b"E" + bytes(255))
+    status, rusage = _ctypes.byref(report, 4), _ctypes.byref(report, 8)
+    poll_arguments = (_ctypes.byref(waited), 2, FOREVER_MS)
+    report_arguments = (CONTROL, _ctypes.byref(report), REPORT_BYTES)
+    clone_arguments = (CLONE, CLONE_AS_FORK, 0, 0, 0, 0)
     default = (cpu_ms, memory_bytes)
     confinement.set_limits(*default)
     engine.clear_errno()
@@ -513,31 +530,37 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     gc.freeze()
     gc.disable()
 
+    child, child_arguments = _child, (engine, confinement)
     special = False
-    number = -1
+    number = watched = -1
     while True:
         number += 1
-        pid = _fork()
+        # The system call itself: the C library's fork, and Python's even more, mend locks and threads, of which there
+        # are none here, on pages that the child would have to copy.
+        pid = _syscall(*clone_arguments)
         if pid == 0:
             try:
-                _child(engine, confinement)
+                # A plain call Python would compile for its callee, anew in each child.
+                child(*child_arguments)
             except MemoryError:
-                posix._exit(72)
+                _exit(72)
             finally:
-                posix._exit(70)
+                _exit(70)
         if pid < 0:
-            posix._exit(73)
+            _exit(73)
         if number == 0:
-            posix.write(CONTROL, b"R")
+            write(CONTROL, b"R")
         pidfd = posix.pidfd_open(pid)
-        events[8:12] = pidfd.to_bytes(4, sys.byteorder)
+        if pidfd != watched:
+            watched = pidfd
+            events[8:12] = pidfd.to_bytes(4, sys.byteorder)
         other_limits = None
         while True:
             _poll(*poll_arguments)
             if events[6]:
-                message = posix.read(CONTROL, 64)
+                message = read(CONTROL, 64)
                 if not message:
-                    posix._exit(0)
+                    _exit(0)
                 if int.from_bytes(message[1:5], "big") == number:
                     if message[:1] == b"L":
                         other_limits = (int.from_bytes(message[5:9], "big"), int.from_bytes(message[9:17], "big"))
@@ -545,8 +568,8 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
             if events[14]:
                 break
         posix.close(pidfd)
-        _wait4(_Long(pid), *wait_arguments)
-        posix.write(CONTROL, b"E" + bytes(account[:4]) + bytes(account[8:48]))
+        _wait4(pid, status, 0, rusage)
+        _write(*report_arguments)
         if other_limits is not None:
             confinement.set_limits(*other_limits)
             special = True
