@@ -18,7 +18,6 @@ from sandbox.cells import deno
 from sandbox.cells.deno import DenoCell
 from sandbox.cells.job import Plan
 from sandbox.errors import CellStartError
-from sandbox.lent import Lent
 from sandbox.pool import PoolCounts
 from sandbox.root import DenoMissing, RootError
 from sandbox.upkeep import backoff_s, until_retired
@@ -48,7 +47,7 @@ class DemandPool:
         self._odd: set[DenoCell] = set()
         self._spent: list[DenoCell] = []
         self._used: list[DenoCell] = []
-        self._lent = Lent()
+        self._lent: set[DenoCell] = set()
         self._waiting = 0
         self._waiters = trio.lowlevel.ParkingLot()
         self._starting = 0
@@ -73,7 +72,6 @@ class DemandPool:
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the cells until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._lent.watch)
             task_status.started()
             try:
                 while True:

@@ -12,7 +12,6 @@ from sandbox.cells import quickjs as cells
 from sandbox.cells.job import Plan
 from sandbox.cells.quickjs import QuickJSCell as Cell
 from sandbox.errors import CellStartError
-from sandbox.lent import Lent
 from sandbox.upkeep import backoff_s, until_retired
 
 _log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Pool:
         self._unused: deque[Cell] = deque()
         self._worked: deque[Cell] = deque()
         self._waiters = trio.lowlevel.ParkingLot()
-        self._lent = Lent()
+        self._lent: set[Cell] = set()
         self._started = 0
         self._retired = 0
 
@@ -64,7 +63,6 @@ class Pool:
         first = await cells.start(self.plan)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._lent.watch)
                 nursery.start_soon(self._keep, first)
                 for _ in range(self._size - 1):
                     nursery.start_soon(self._keep, None)

@@ -48,7 +48,6 @@ class DenoCell:
         self._engine: DenoProcess | None = None
         self._poll: select.epoll | None = None
         self._running = trio.Lock()
-        self._began: float | None = None
 
     def retire(self) -> None:
         """Take this cell out of service; who keeps it then closes it."""
@@ -99,7 +98,7 @@ class DenoCell:
         """Take charge of a new process, which has seen no user byte yet."""
         self._engine = DenoProcess(pid, data_bytes=self.plan.data_bytes)
         self._poll = select.epoll()
-        self._poll.register(self._data, select.EPOLLIN)
+        self._poll.register(self._data, 0)  # see Exchange
         self._poll.register(self._engine, select.EPOLLIN)
         if self._group is not None:
             if not self._group.holds(pid):
@@ -133,22 +132,13 @@ class DenoCell:
                 engine, poll = self._undisturbed()
                 engine.limit_cpu(job.limits)
                 handover = DenoRun(self.process, self._group, engine, poll, self._data, job, trial, on_log)
-                self._began = handover.began
                 await handover.go()
             finally:
-                self._began = None
                 if handover is not None and handover.begun:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
                         goes_on = await handover.settle()
                 if not goes_on:
                     self.retire()
-
-    def yield_to_others(self, after_s: float) -> None:
-        """Let a run that has gone on for so long give way to others, once. To be called now and then."""
-        if self._began is None or self._engine is None or trio.current_time() - self._began < after_s:
-            return
-        self._began = None
-        self._engine.lower_priority()
 
     def _undisturbed(self) -> tuple[DenoProcess, select.epoll]:
         """Return the blank process. Raises CellLost if it has died, or has said or done anything."""

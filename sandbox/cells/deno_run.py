@@ -5,6 +5,7 @@ What comes over the data socket counts only with the run's token. Not here: how 
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -16,7 +17,7 @@ import trio
 from sandbox.cells.deno_process import DenoProcess
 from sandbox.cells.exchange import Exchange
 from sandbox.cells.frames import TOKEN_BYTES, deno_frame
-from sandbox.cells.job import Job, Trial
+from sandbox.cells.job import LONG_S, Job, Trial
 from sandbox.cells.process import Ending, Supervisor
 from sandbox.cells.verdict import Evidence, Verdict, of_evidence
 from sandbox.cgroup import Group
@@ -99,14 +100,20 @@ class DenoRun:
 
     async def _until_the_end(self, limit_s: float) -> None:
         """Return at the last word, at the process's end, or at the end of its CPU time."""
+        self._exchange.listen()
         self._exchange.send()
+        short_until = self.began + LONG_S
         while True:
             left_s = limit_s - self._used_s()
             if left_s <= 0:
                 return
             # With all cores at work for it, it can't be over sooner.
-            with trio.move_on_after(max(left_s / _CORES, _LOOK_S)):
+            look_at = trio.current_time() + max(left_s / _CORES, _LOOK_S)
+            with trio.move_on_at(min(look_at, short_until)):
                 await trio.lowlevel.wait_readable(self._poll.fileno())
+            if trio.current_time() >= short_until:
+                short_until = math.inf
+                self._engine.lower_priority()
             for descriptor, _ in self._poll.poll(0):
                 if descriptor == self._engine.fileno():
                     self._ended = True

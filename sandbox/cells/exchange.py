@@ -17,6 +17,19 @@ _READ_BYTES = 256 * 1024
 _READS = 4
 """How often a process's output is read before others have their turn: one that writes without end may keep up."""
 
+_ROOM_BYTES = 1280 * 1024
+"""For a result, a prompt or a source of the default limits at once."""
+
+_SO_SNDBUFFORCE = 32  # socket(7), asm-generic/socket.h; not in Python's socket module
+
+
+def make_room(end: socket.socket) -> None:
+    """Let the other end take in a whole message before it is read: fewer waits. The host may allow less."""
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM_BYTES)
+    except OSError:  # it takes CAP_NET_ADMIN to go over net.core.wmem_max
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM_BYTES)
+
 
 class Exchange:
     """One job's bytes in both directions, as far as the socket takes and gives them without waiting."""
@@ -30,14 +43,14 @@ class Exchange:
         trial: Trial,
         on_log: Callable[[LogLine], None] | None,
     ) -> None:
-        """`poll`: what waits for `data` to be readable, and to be writable while there is something to send."""
+        """`poll`: has `data` in it, and waits for it to be writable while there is something to send."""
         self.reader = reader
         self.begun = False
         """Whether anything of the job was handed over."""
         self._data = data
         self._poll = poll
         self._unsent = memoryview(frame)
-        self._polled = False
+        self._polled = self._listens = 0
         self._trial = trial
         self._on_log = on_log
 
@@ -45,6 +58,11 @@ class Exchange:
     def unsent(self) -> bool:
         """Whether a part of the job has still to be handed over."""
         return bool(self._unsent)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to wait for on the data socket."""
+        return self._polled != 0
 
     def send(self) -> None:
         """Send what the socket takes. Raises CellLost."""
@@ -56,9 +74,24 @@ class Exchange:
             pass
         except OSError as error:
             raise CellLost(f"its data socket broke: {error}") from error
-        if self.unsent != self._polled:
-            self._polled = self.unsent
-            self._poll.modify(self._data, select.EPOLLIN | (select.EPOLLOUT if self._polled else 0))
+        self._wait_for_what_matters()
+
+    def listen(self) -> None:
+        """From now on wait for output as well. Before that it is read when something else has happened."""
+        self._listens = select.EPOLLIN
+        self._wait_for_what_matters()
+
+    def close(self) -> None:
+        """Wait for nothing any more. The socket stays open."""
+        self._unsent = self._unsent[:0]
+        self._listens = 0
+        self._wait_for_what_matters()
+
+    def _wait_for_what_matters(self) -> None:
+        wanted = self._listens | (select.EPOLLOUT if self._unsent else 0)
+        if wanted != self._polled:
+            self._polled = wanted
+            self._poll.modify(self._data, wanted)
 
     def receive(self, *, to_the_end: bool) -> bool:
         """Read what is there, or a part of that if there is much; return whether more may come. Raises BadReply."""

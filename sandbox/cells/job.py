@@ -12,6 +12,9 @@ from sandbox.engines.replies import Refused, Wrapped
 from sandbox.limits import Limits
 from sandbox.outcome import LogLine, Outcome, Usage
 
+LONG_S = 0.005
+"""Wall time after which a run is a long one, and gives way to others."""
+
 Engine = Literal["quickjs", "deno"]
 Language = Literal["javascript", "typescript"]
 

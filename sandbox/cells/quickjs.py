@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import trio
 
-from sandbox.cells.exchange import Exchange
+from sandbox.cells.exchange import Exchange, make_room
 from sandbox.cells.frames import quickjs_frame
-from sandbox.cells.job import Job, Plan, Trial
+from sandbox.cells.job import LONG_S, Job, Plan, Trial
 from sandbox.cells.process import only_child
 from sandbox.cells.verdict import Report, of_report
 from sandbox.engines.quickjs import stack
@@ -53,10 +53,9 @@ class QuickJSCell:
         self._data = data
         self._control = control
         self._children_ended = 0
-        self._began: float | None = None
         self._zygote: int | None = None
         self._poll = select.epoll()
-        self._poll.register(data, select.EPOLLIN)
+        self._poll.register(data, 0)  # see Exchange
         self._poll.register(control, select.EPOLLIN)
 
     def retire(self) -> None:
@@ -94,7 +93,7 @@ class QuickJSCell:
         """
         self._refuse_if_disturbed()
         self.runs += 1
-        began = self._began = trio.current_time()
+        began = trio.current_time()
         wrapped_bytes = len(job.code) * 4 + 1024 if job.kind == "check" else 0
         reader = ReplyReader(
             limits=job.limits,
@@ -108,10 +107,19 @@ class QuickJSCell:
         killed_for: Outcome | None = None
         try:
             await self._set_limits(job.limits)
-            with trio.move_on_after(job.limits.wall_ms / 1000) as deadline:
-                self._send(exchange)
+            ends_at = trio.current_time() + job.limits.wall_ms / 1000
+            self._send(exchange)
+            if on_log is not None:
+                exchange.listen()
+            # What a short run writes is read once, when it has ended.
+            with trio.move_on_at(min(ends_at, trio.current_time() + LONG_S)):
                 report = await self._until_the_end(exchange)
-            if deadline.cancelled_caught:
+            if report is None:
+                self._yield_to_others()
+                exchange.listen()
+                with trio.move_on_at(ends_at):
+                    report = await self._until_the_end(exchange)
+            if report is None:
                 killed_for = WallLimit(limit=job.limits.wall_ms, used=_ms_since(began))
         except BadReply as error:
             killed_for = Crashed(message=f"the engine wrote {error}")
@@ -124,7 +132,6 @@ class QuickJSCell:
         finally:
             if report is None and self.usable:
                 report = await self._kill(exchange)
-            self._began = None
             report = report or Report(signal.SIGKILL, 0.0, 0)
             trial.logs_truncated = reader.logs_truncated
             trial.usage = Usage(
@@ -134,6 +141,8 @@ class QuickJSCell:
             )
             if report.status != 0 or reader.said is None or not self.usable or not exchange.was_read():
                 self.retire()
+            else:
+                exchange.close()
         trial.end(killed_for or of_report(report, job.limits, reader.said))
 
     def _send(self, exchange: Exchange) -> None:
@@ -145,17 +154,22 @@ class QuickJSCell:
 
     async def _until_the_end(self, exchange: Exchange) -> Report:
         """Send and read until the zygote reports the child's end. Raises CellLost or BadReply."""
+        control = self._control.fileno()
         while True:
             try:
-                await trio.lowlevel.wait_readable(self._poll.fileno())
-                # It may have been closed since this task was woken.
-                ready = self._poll.poll(0)
+                if exchange.waits:
+                    await trio.lowlevel.wait_readable(self._poll.fileno())
+                    # It may have been closed since this task was woken.
+                    ready = self._poll.poll(0)
+                else:
+                    await trio.lowlevel.wait_readable(self._control)
+                    ready = [(control, select.EPOLLIN)]
             except (trio.ClosedResourceError, ValueError, OSError) as error:
                 self.retire()
                 raise CellLost("it was closed") from error
             ended = False
             for descriptor, _ in ready:
-                if descriptor == self._control.fileno():
+                if descriptor == control:
                     ended = True
                 elif exchange.unsent:
                     self._send(exchange)
@@ -165,11 +179,8 @@ class QuickJSCell:
             if report is not None:
                 return report
 
-    def yield_to_others(self, after_s: float) -> None:
-        """Let a run that has gone on for so long give way to others, once. To be called now and then."""
-        if self._began is None or trio.current_time() - self._began < after_s:
-            return
-        self._began = None
+    def _yield_to_others(self) -> None:
+        """Let the run that is on give way to others."""
         try:
             if self._zygote is None:
                 self._zygote = only_child(self.process.pid)
@@ -243,6 +254,8 @@ async def start(plan: Plan) -> QuickJSCell:
     """
     data, their_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (data, their_data):
+        make_room(end)
     with their_data, their_control:
         try:
             process = await trio.lowlevel.open_process(
