@@ -38,6 +38,10 @@ class Busy(Exception):
         self.queue = queue
 
 
+class Late(Exception):
+    """No slot was free for too long."""
+
+
 Kind = Literal["short", "costly", "long"]
 
 
@@ -55,6 +59,7 @@ class Slot:
 class _Turn:
     def __init__(self, after_ms: float) -> None:
         self.after_ms = after_ms
+        self.since = trio.current_time()
         self.came = trio.Event()
         self.slot: Slot | None = None
 
@@ -71,6 +76,7 @@ class Scheduler:
         self._queue = queue
         self.running = 0
         self.queued = 0
+        self._any_queued = trio.Event()
         self._waiting: OrderedDict[Hashable, deque[_Turn]] = OrderedDict()
         self._expected_ms: dict[Hashable, float] = {}
 
@@ -79,13 +85,29 @@ class Scheduler:
         return self._take(client, after_ms)
 
     async def acquire(self, client: Hashable, after_ms: float = 0.0) -> Slot:
-        """Wait for a slot. Raises Busy at once if too many wait already."""
+        """Wait for a slot. Raises Busy at once if too many wait already, and Late if `give_up` sends it away."""
         slot = self._take(client, after_ms)
         if slot is not None:
             return slot
         if self.queued >= self._queue:
             raise Busy(self._queue)
         return await self._wait(client, after_ms)
+
+    async def give_up(self, wait_s: float) -> None:
+        """Send away, until cancelled, who has waited for so long, to within a twentieth of it.
+
+        In one place, since a timer of its own would cost each run that waits as much as all the rest of its turn.
+        """
+        while True:
+            await self._any_queued.wait()
+            self._any_queued = trio.Event()
+            while self.queued:
+                await trio.sleep(wait_s / 20)
+                since = trio.current_time() - wait_s
+                for client, turns in list(self._waiting.items()):
+                    for turn in [turn for turn in turns if turn.since <= since]:
+                        self._leave(client, turn)
+                        turn.came.set()
 
     def release(self, slot: Slot, cpu_ms: float) -> None:
         """Give a slot back, with the CPU time of its run: it goes to whose turn it is."""
@@ -132,6 +154,8 @@ class Scheduler:
     async def _wait(self, client: Hashable, after_ms: float) -> Slot:
         turn = _Turn(after_ms)
         self._waiting.setdefault(client, deque()).append(turn)
+        if not self.queued:
+            self._any_queued.set()
         self.queued += 1
         try:
             await turn.came.wait()
@@ -139,15 +163,19 @@ class Scheduler:
             if turn.slot is not None:
                 self._give(turn.slot)
                 self._hand_out()
-            else:
-                self.queued -= 1
-                queue = self._waiting[client]
-                queue.remove(turn)
-                if not queue:
-                    del self._waiting[client]
+            elif not turn.came.is_set():
+                self._leave(client, turn)
             raise
-        assert turn.slot is not None
+        if turn.slot is None:
+            raise Late
         return turn.slot
+
+    def _leave(self, client: Hashable, turn: _Turn) -> None:
+        self.queued -= 1
+        queue = self._waiting[client]
+        queue.remove(turn)
+        if not queue:
+            del self._waiting[client]
 
     def _hand_out(self) -> None:
         """Give what is free to those whose turn it is, and who may have it."""

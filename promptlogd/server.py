@@ -99,6 +99,7 @@ async def _serve(
         cells.start_soon(_flush, store)
         cells.start_soon(_make_spares, services)
         cells.start_soon(_trim, services)
+        cells.start_soon(services.scheduler.give_up, config.scheduler.wait_s)
         async with trio.open_nursery() as clients:
             accepting = trio.CancelScope()
             await clients.start(_stop_on_signal, services, accepting, clients)

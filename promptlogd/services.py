@@ -10,7 +10,7 @@ import trio
 
 from promptlogd.client import Client
 from promptlogd.config import Config
-from promptlogd.scheduler import Busy, Scheduler, Slot
+from promptlogd.scheduler import Busy, Late, Scheduler, Slot
 from promptlogd.store import Store
 from promptlogd.wire.messages import ErrorCode
 from sandbox.cells import Job, Trial
@@ -100,13 +100,14 @@ class Services:
             raise RequestError("busy", f"the runs that wait hold {waiting_mb:.0f} MiB already; try again in a moment")
         self._waiting_bytes += held
         try:
-            with trio.move_on_after(self.config.scheduler.wait_s):
-                return await self.scheduler.acquire(client.number, after_ms)
+            return await self.scheduler.acquire(client.number, after_ms)
         except Busy as error:
             raise RequestError("busy", str(error)) from None
+        except Late:
+            message = f"waited {self.config.scheduler.wait_s:g} s for a turn; try again"
+            raise RequestError("busy", message) from None
         finally:
             self._waiting_bytes -= held
-        raise RequestError("busy", f"waited {self.config.scheduler.wait_s:g} s for a turn; try again")
 
     async def _in_a_cell(
         self, job: Job, trial: Trial, *, fresh: bool, on_log: Callable[[LogLine], None] | None

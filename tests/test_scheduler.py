@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from promptlogd.scheduler import Busy, Scheduler, Slot
+from promptlogd.scheduler import Busy, Late, Scheduler, Slot
 
 
 async def test_a_full_queue_is_busy_at_once() -> None:
@@ -26,6 +26,38 @@ async def test_a_full_queue_is_busy_at_once() -> None:
     scheduler.release(slots[1], 1)
     await scheduler.acquire("b")
     assert (scheduler.running, scheduler.queued) == (1, 0)
+
+
+async def test_who_waits_too_long_is_sent_away(autojump_clock: MockClock) -> None:
+    """After the time, to within a twentieth; who came later goes on waiting, and gets the slot."""
+    scheduler = Scheduler(concurrent=1, queue=10)
+    held = await scheduler.acquire("a")
+    ended: list[tuple[str, float]] = []
+
+    async def wait(name: str, client: str) -> None:
+        try:
+            await scheduler.acquire(client)
+        except Late:
+            ended.append((name, trio.current_time()))
+        else:
+            ended.append((f"{name} runs", trio.current_time()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scheduler.give_up, 10.0)
+        began = trio.current_time()
+        nursery.start_soon(wait, "first", "b")
+        nursery.start_soon(wait, "second", "b")
+        await trio.sleep(5)
+        nursery.start_soon(wait, "third", "b")
+        await trio.sleep(6)
+        assert [name for name, _ in ended] == ["first", "second"]
+        assert all(10 <= at - began <= 10.6 for _, at in ended)
+        assert scheduler.queued == 1
+        scheduler.release(held, 1)
+        await trio.sleep(1)
+        assert [name for name, _ in ended] == ["first", "second", "third runs"]
+        assert (scheduler.running, scheduler.queued) == (1, 0)
+        nursery.cancel_scope.cancel()
 
 
 async def test_clients_take_turns() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from promptlogd.client import Client
-from promptlogd.handlers.references import store_errors
+from promptlogd.handlers.references import StoreErrors
 from promptlogd.services import Services
 from promptlogd.wire.messages import List, Listed, Listing
 
 
 async def handle(request: List, services: Services, client: Client) -> Listed:
     """Return a page of programs. Raises RequestError."""
-    with store_errors():
+    with StoreErrors():
         services.store.flush()
         page = services.store.list(request.limit, request.after)
     rows = [

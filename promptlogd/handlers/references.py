@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from promptlogd.services import RequestError, Services
 from promptlogd.store import Ambiguous, BadReference, Damaged, KeptForAnother, NotFound, StoreFailed
 
 
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Turn what the store raises into a RequestError."""
-    try:
-        yield
-    except NotFound as error:
-        raise RequestError("not_found", str(error), {"reference": error.reference}) from None
-    except Ambiguous as error:
-        raise RequestError("ambiguous", str(error), {"matches": error.matches}) from None
-    except BadReference as error:
-        raise RequestError("bad_request", str(error)) from None
-    except Damaged as error:
-        raise RequestError("not_found", str(error), {"reference": error.hash, "damaged": error.why}) from None
-    except KeptForAnother as error:
-        detail: dict[str, str | int | float | list[str] | None] = {
-            "hash": error.hash,
-            "engine": error.engine,
-            "language": error.language,
-        }
-        raise RequestError("bad_request", str(error), detail) from None
-    except StoreFailed as error:
-        raise RequestError("internal", str(error)) from None
+class StoreErrors:
+    """Turn what the store raises into a RequestError. A class, since each run comes through here."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        match error:
+            case None:
+                return
+            case NotFound():
+                raise RequestError("not_found", str(error), {"reference": error.reference}) from None
+            case Ambiguous():
+                raise RequestError("ambiguous", str(error), {"matches": error.matches}) from None
+            case BadReference():
+                raise RequestError("bad_request", str(error)) from None
+            case Damaged():
+                raise RequestError("not_found", str(error), {"reference": error.hash, "damaged": error.why}) from None
+            case KeptForAnother():
+                detail: dict[str, str | int | float | list[str] | None] = {
+                    "hash": error.hash,
+                    "engine": error.engine,
+                    "language": error.language,
+                }
+                raise RequestError("bad_request", str(error), detail) from None
+            case StoreFailed():
+                raise RequestError("internal", str(error)) from None
 
 
 def resolve(services: Services, reference: str) -> str:
     """Return the hash that a reference means. Raises RequestError."""
-    with store_errors():
+    with StoreErrors():
         return services.store.resolve(reference)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from promptlogd.client import Client
-from promptlogd.handlers.references import resolve, store_errors
+from promptlogd.handlers.references import resolve, StoreErrors
 from promptlogd.services import Services
 from promptlogd.wire.messages import Remove, Removed
 
@@ -13,6 +13,6 @@ from promptlogd.wire.messages import Remove, Removed
 async def handle(request: Remove, services: Services, client: Client) -> Removed:
     """Remove a program. Raises RequestError."""
     hash = resolve(services, request.hash)
-    with store_errors():
+    with StoreErrors():
         names = await trio.to_thread.run_sync(services.store.remove, hash)
     return Removed(id=request.id, hash=hash, names=list(names))

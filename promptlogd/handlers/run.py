@@ -9,7 +9,7 @@ import trio
 
 from promptlogd.client import Client
 from promptlogd.config import LimitsError
-from promptlogd.handlers.references import check_size, store_errors, utf8_bytes
+from promptlogd.handlers.references import check_size, StoreErrors, utf8_bytes
 from promptlogd.handlers.submit import SMALL_BYTES, check, chosen, wrap
 from promptlogd.services import RequestError, Services
 from promptlogd.store import Program
@@ -81,7 +81,7 @@ async def _job(request: Run, services: Services, client: Client) -> tuple[Job, s
         hash, stored = hashlib.sha256(source).hexdigest(), False
     else:
         assert request.hash is not None
-        with store_errors():
+        with StoreErrors():
             hash = services.store.resolve(request.hash)
             program = services.store.load(hash)
         own, language = program.engine, program.language
@@ -111,6 +111,6 @@ def _limits(request: Run, services: Services, engine: Engine) -> Limits:
 async def _wrap_again(services: Services, client: Client, program: Program) -> bytes:
     code = await wrap(services, client, program.source, program.engine, program.language)
     version = WRAPPER_VERSIONS[program.engine]
-    with store_errors():
+    with StoreErrors():
         await trio.to_thread.run_sync(lambda: services.store.rewrap(program.hash, code, wrapper=version))
     return code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from promptlogd.client import Client
-from promptlogd.handlers.references import resolve, store_errors
+from promptlogd.handlers.references import resolve, StoreErrors
 from promptlogd.services import Services
 from promptlogd.wire.messages import NameChange, Show, Shown
 
@@ -11,7 +11,7 @@ from promptlogd.wire.messages import NameChange, Show, Shown
 async def handle(request: Show, services: Services, client: Client) -> Shown:
     """Tell about a program. Raises RequestError."""
     hash = resolve(services, request.hash)
-    with store_errors():
+    with StoreErrors():
         services.store.flush()
         fact, names, history = services.store.show(hash)
         source = services.store.load(hash).source.decode("utf-8") if request.source else None

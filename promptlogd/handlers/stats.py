@@ -5,14 +5,14 @@ from __future__ import annotations
 import trio
 
 from promptlogd.client import Client
-from promptlogd.handlers.references import store_errors
+from promptlogd.handlers.references import StoreErrors
 from promptlogd.services import Services
 from promptlogd.wire.messages import PoolStats, Stats, StatsReply
 
 
 async def handle(request: Stats, services: Services, client: Client) -> StatsReply:
     """Return the counts."""
-    with store_errors():
+    with StoreErrors():
         programs = services.store.count()
     return StatsReply(
         id=request.id,

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from promptlogd.client import Client
-from promptlogd.handlers.references import check_size, store_errors
+from promptlogd.handlers.references import check_size, StoreErrors
 from promptlogd.services import RequestError, Services
 from promptlogd.store import Staged, Store, StoreFailed
 from promptlogd.wire.messages import Submit, Submitted
@@ -31,7 +31,7 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
     store = services.store
     strict = bool(request.engine or request.language)
     if strict:
-        with store_errors():
+        with StoreErrors():
             store.refuse_another(hashlib.sha256(source).hexdigest(), engine, language)
     staging = _Staging(store, source, client.uid, engine, language)
     try:
@@ -41,7 +41,7 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
                 wrapped = await wrap(services, client, source, engine, language)
             except RequestError as error:
                 staging.refused = error
-        with store_errors():
+        with StoreErrors():
             staged = staging.result()
             hash, created = await trio.to_thread.run_sync(
                 lambda: store.keep(staged, wrapped, wrapper=WRAPPER_VERSIONS[engine], name=request.name, strict=strict)

@@ -13,6 +13,11 @@ _MATCHES = 10
 _HEX = frozenset("0123456789abcdef")
 
 
+def is_hash(reference: str) -> bool:
+    """Whether this is a whole hash, as we write it."""
+    return len(reference) == HASH_DIGITS and _HEX.issuperset(reference)
+
+
 def meant(reference: str, facts: Facts) -> str:
     """Return the hash that is meant. Raises BadReference, NotFound, Ambiguous."""
     if reference.startswith("@"):

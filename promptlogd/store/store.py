@@ -25,7 +25,7 @@ from promptlogd.store.lock import take_lock
 from promptlogd.store.objects import Meta, Objects
 from promptlogd.store.recent import Recent
 from promptlogd.store.records import Page, Program, Staged
-from promptlogd.store.references import before, cursor, meant, place
+from promptlogd.store.references import before, cursor, is_hash, meant, place
 from promptlogd.wire.messages import Engine, Language
 
 _log = logging.getLogger(__name__)
@@ -162,10 +162,12 @@ class Store:
         """Stage and keep a program in one go. Raises StoreFailed."""
         return self.keep(self.stage(source, uid=uid), wrapped, wrapper=wrapper, name=name)
 
-    @_locked
     def resolve(self, reference: str) -> str:
         """Return the hash that a hash, a prefix or @NAME means. Raises BadReference, NotFound, Ambiguous."""
-        return meant(reference, self._facts)
+        if is_hash(reference):
+            return reference  # needs no look at the facts, nor the lock on them
+        with self._use_facts():
+            return meant(reference, self._facts)
 
     def load(self, hash: str) -> Program:
         """Return a program, read and verified, now or since its files last changed.
