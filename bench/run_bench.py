@@ -129,6 +129,8 @@ def _with_daemon(table: Table, tools: Path, seconds: float, daemon: Daemon) -> N
     table.add_samples("submit + first run of 500 new programs", new_programs(path, 500))
     large = "const filler = [" + ", ".join(f"'word{number}'" for number in range(9000)) + "];\n" + SAMPLE
     closed(f"run, a program of {len(large) // 1024} KB", [Run(id=1, hash=submitted(path, large), prompt=PROMPT)], 1)
+    objects = "const made = []; for (let i = 0; i < 3000; i++) made.push({i}); return made.length + 'dlrow olleh'"
+    closed("run, a program that makes 3,000 objects", [Run(id=1, hash=submitted(path, objects))], 1)
     closed("run, a prompt of 1 MB", [
         Run(id=1, hash=submitted(path, "return prompt.length + 'dlrow olleh'"), prompt="x" * 1_000_000)
     ], 1)  # fmt: skip

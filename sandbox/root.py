@@ -26,7 +26,10 @@ from sandbox.engines.quickjs import filter as second_filter
 PYTHON = "/python/bin/python3"
 """The interpreter, inside the jail."""
 
-ZYGOTE = "/app/zygote.pyc"
+IMPORTED = "/app"
+"""Where the zygote's own modules are, in folders as in the package: they have one name in the jail and outside."""
+
+ZYGOTE = "/app/sandbox/engines/quickjs/zygote.pyc"
 LIBRARIES = "/lib"
 DENO = "/bin/deno"
 RUNNER = "/app/runner.js"
@@ -34,6 +37,8 @@ IMPORT_MAP = "/app/imports.json"
 
 # What the zygote imports beside what is built into the interpreter, and what starting an interpreter takes.
 _EXTENSIONS = ("_ctypes",)
+_OURS = ("__init__", "confinement", "engine", "source", "zygote")
+_IN_THE_JAIL = ("__init__.py", "engines/__init__.py", *(f"engines/quickjs/{name}.py" for name in _OURS))
 _ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
 
 
@@ -106,8 +111,10 @@ def _build(folder: Path) -> Root:
     for name in _ENCODINGS:
         _compile(encodings / f"{name}.py", library / "encodings" / f"{name}.pyc", f"encodings/{name}.py")
     package = resources.files("sandbox.engines.quickjs")
-    with resources.as_file(package / "zygote.py") as zygote:
-        _compile(zygote, folder / ZYGOTE[1:], "zygote.py")
+    for name in _IN_THE_JAIL:
+        with resources.as_file(resources.files("sandbox") / name) as source:
+            target = folder / IMPORTED[1:] / "sandbox" / f"{name}c"
+            _compile(source, target, f"sandbox/{name}")
     _write(folder / "app/contract.js", (resources.files("sandbox.engines") / "contract.js").read_bytes())
     for name in ("encoding.js", "web.js", "prelude.js", "builtins.js"):
         _write(folder / "app" / name, (package / name).read_bytes())
@@ -252,6 +259,7 @@ def _copy(source: Path, target: Path, mode: int) -> None:
 
 
 def _compile(source: Path, target: Path, shown_as: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     py_compile.compile(
         str(source),
         cfile=str(target),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from promptlogd.client import Client
-from promptlogd.handlers.references import resolve, StoreErrors
+from promptlogd.handlers.references import StoreErrors, resolve
 from promptlogd.services import Services
 from promptlogd.wire.messages import Label, Named
 

@@ -9,7 +9,7 @@ import trio
 
 from promptlogd.client import Client
 from promptlogd.config import LimitsError
-from promptlogd.handlers.references import check_size, StoreErrors, utf8_bytes
+from promptlogd.handlers.references import StoreErrors, check_size, utf8_bytes
 from promptlogd.handlers.submit import SMALL_BYTES, check, chosen, wrap
 from promptlogd.services import RequestError, Services
 from promptlogd.store import Program

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from promptlogd.client import Client
-from promptlogd.handlers.references import check_size, StoreErrors
+from promptlogd.handlers.references import StoreErrors, check_size
 from promptlogd.services import RequestError, Services
 from promptlogd.store import Staged, Store, StoreFailed
 from promptlogd.wire.messages import Submit, Submitted

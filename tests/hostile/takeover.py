@@ -21,19 +21,22 @@ import sys
 from pathlib import Path
 
 HOOK = """
-_errno_view = memoryview(_Int.from_address(_errno_location())).cast("B")
-_zero = _buffer(bytes(4096))
-_path = _buffer(b"/app/zygote.pyc\\0")
-_unix = _buffer((1).to_bytes(2, "little") + b"/run/promptlog/promptlog.sock\\0")
-_inet = _buffer((2).to_bytes(2, "little") + (80).to_bytes(2, "big") + bytes((127, 0, 0, 1)) + bytes(8))
-_iovec = _buffer(_native(_ctypes.addressof(_zero), 16))
+import _ctypes
+from sandbox.engines.quickjs.confinement import Bytes, Int, errno_location, native
+
+_errno_view = memoryview(Int.from_address(errno_location())).cast("B")
+_zero = buffer(bytes(4096))
+_path = buffer(b"/app/sandbox/engines/quickjs/zygote.pyc\\0")
+_unix = buffer((1).to_bytes(2, "little") + b"/run/promptlog/promptlog.sock\\0")
+_inet = buffer((2).to_bytes(2, "little") + (80).to_bytes(2, "big") + bytes((127, 0, 0, 1)) + bytes(8))
+_iovec = buffer(native(_ctypes.addressof(_zero), 16))
 _names = {
     "zero": _ctypes.addressof(_zero), "path": _ctypes.addressof(_path), "unix": _ctypes.addressof(_unix),
     "inet": _ctypes.addressof(_inet), "iovec": _ctypes.addressof(_iovec),
-    "libc": _ctypes.dlsym(_libc, "malloc") & -4096,
+    "libc": dlsym(libc, "malloc") & -4096,
 }
-_mmap = _Function(_ctypes.dlsym(_libc, "mmap"))
-_code = _mmap(*map(_Long, (0, 4096, 7, 0x22, -1, 0)))  # executable: the zygote may, a child may not
+_mmap = Function(dlsym(libc, "mmap"))
+_code = _mmap(*map(Long, (0, 4096, 7, 0x22, -1, 0)))  # executable: the zygote may, a child may not
 
 _read_the_job = _read_job
 def _read_job(*reader):
@@ -45,14 +48,14 @@ def _read_job(*reader):
     if command == "S":
         numbers = [_names[word] if word in _names else int(word, 0) for word in words]
         numbers += [0] * (7 - len(numbers))
-        result = _syscall(*[_Long(number - (1 << 64) if number >= 1 << 63 else number) for number in numbers])
+        result = syscall(*[Long(number - (1 << 64) if number >= 1 << 63 else number) for number in numbers])
         if result == -1:
             result = -int.from_bytes(_errno_view, "little")
         _send(b"b", b"%d" % result)
     elif command == "I":
         code = b"\\xb8" + int(words[0]).to_bytes(4, "little") + b"\\xcd\\x80\\x48\\x98\\xc3"
-        memoryview(_Bytes.from_address(_code)).cast("B")[: len(code)] = code
-        _send(b"b", b"%d" % _Function(_code)())
+        memoryview(Bytes.from_address(_code)).cast("B")[: len(code)] = code
+        _send(b"b", b"%d" % Function(_code)())
     else:
         data = bytes.fromhex(words[0]) if words else b""
         posix.write(DATA, data)
@@ -65,40 +68,45 @@ def _read_job(*reader):
 
 """
 
-FILTER = "            (PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.byref(self._program), 0, 0),\n"
+FILTER = "            (PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, byref(self._program), 0, 0),\n"
 NO_FILTER = "            (PRLIMIT64, 0, RLIMIT_NPROC, nproc, 0),\n"
 
 
-def put_in(zygote: str, *, second_filter: bool) -> str:
+def hooked(zygote: str) -> str:
     """Return the zygote's source with the hook in it."""
     start = zygote.index('if __name__ == "__main__"')
-    if not second_filter:
-        assert FILTER in zygote
-        zygote = zygote.replace(FILTER, NO_FILTER)
-        start = zygote.index('if __name__ == "__main__"')
     return zygote[:start] + HOOK + zygote[start:]
+
+
+def without_filter(confinement: str) -> str:
+    """Return the source of what confines a child, less the second filter."""
+    assert FILTER in confinement
+    return confinement.replace(FILTER, NO_FILTER)
 
 
 def main() -> None:
     """Run the daemon, its zygote's source replaced on its way into the jail's root."""
-    second_filter = "--no-second-filter" not in sys.argv
-    if not second_filter:
+    changes = {"zygote.py": hooked}
+    if "--no-second-filter" in sys.argv:
         sys.argv.remove("--no-second-filter")
+        changes["confinement.py"] = without_filter
     from promptlogd.__main__ import main as daemon
     from sandbox import root
 
     compile_as_it_is = root._compile
 
-    def compile_with_hook(source: Path, target: Path, shown_as: str) -> None:
-        if shown_as == "zygote.py":
-            hooked = target.with_name("zygote-hooked.py")
-            hooked.write_text(put_in(source.read_text(), second_filter=second_filter))
-            compile_as_it_is(hooked, target, shown_as)
-            hooked.unlink()
-        else:
+    def compile_changed(source: Path, target: Path, shown_as: str) -> None:
+        change = changes.get(source.name)
+        if change is None:
             compile_as_it_is(source, target, shown_as)
+            return
+        changed = target.with_name(f"changed-{source.name}")
+        changed.parent.mkdir(parents=True, exist_ok=True)
+        changed.write_text(change(source.read_text()))
+        compile_as_it_is(changed, target, shown_as)
+        changed.unlink()
 
-    root._compile = compile_with_hook
+    root._compile = compile_changed
     daemon()
 
 
