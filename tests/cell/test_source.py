@@ -12,7 +12,7 @@ from sandbox.engines.quickjs.source import exports, place, without_nul
     [
         ("export default 1", (1, 1, True)),
         ("const a = 1;\n  export { a as default }", (2, 3, True)),
-        ("const a=1;export default a", (1, 12, False)),
+        ("const a=1;export default a", (1, 11, False)),
         ("é;export default 1", (1, 4, False)),
         ("const s = ' export default 1';\nexport default s", (2, 1, True)),
         ("const exported = 1", None),
