@@ -192,11 +192,18 @@ class Config(_Section, frozen=True, kw_only=True):
         """How many blank Deno cells there may be."""
         return max(1, min(self.deno.blank or -(-self.concurrent * 3 // 2), self.deno.blank_mb // _DENO_BLANK_MB))
 
+    def default_limits(self, engine: str = "quickjs") -> Limits:
+        """Return the limits of a run that asks for none; of memory what its engine needs, if the default is less."""
+        limits = self.limits.default.limits()
+        least = min(MIN_MEMORY_BYTES[engine], self.limits.max.limits().memory_bytes)
+        return msgspec.structs.replace(limits, memory_bytes=max(limits.memory_bytes, least))
+
     def limits_for(self, asked: LimitsAsked | None, engine: str = "quickjs") -> Limits:
         """Return a run's limits: what it asked for, else the default. Raises LimitsError."""
-        default, most = self.limits.default.limits(), self.limits.max.limits()
-        if asked is None:
-            return default
+        if asked is None and engine == "quickjs":
+            return self.limits.default.limits()
+        asked = asked or _NOTHING
+        default, most = self.default_limits(engine), self.limits.max.limits()
         chosen: dict[str, int] = {}
         for field in Limits.__struct_fields__:
             value = getattr(asked, field)
@@ -211,6 +218,9 @@ class Config(_Section, frozen=True, kw_only=True):
             word = "least it may be" if engine == "quickjs" else f"least it may be on {engine}"
             raise LimitsError("memory_bytes", chosen["memory_bytes"], MIN_MEMORY_BYTES[engine], word)
         return Limits(**chosen)
+
+
+_NOTHING = LimitsAsked()
 
 
 def load(path: Path) -> Config:
@@ -235,6 +245,12 @@ def load(path: Path) -> Config:
         default, most = getattr(config.limits.default, field), getattr(config.limits.max, field)
         if default > most:
             raise ConfigError(f"{path}: limits.default.{field} is {default}, above limits.max.{field} of {most}")
+    least = MIN_MEMORY_BYTES[config.engines.default] // MIB
+    if config.limits.max.memory_mb < least:
+        most = config.limits.max.memory_mb
+        raise ConfigError(
+            f"{path}: limits.max.memory_mb is {most}, and {config.engines.default}, the default engine, needs {least}"
+        )
     return config
 
 

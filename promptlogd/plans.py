@@ -67,7 +67,7 @@ class DenoPlans:
             )
         self._jit = held and config.deno.jit != "never"
         self._group = group if held else None
-        self._default = config.limits.default.limits()
+        self._default = config.default_limits("deno")
         self._folder = folder
         self._made: root.Root | None = None
         self._making = trio.Lock()
@@ -106,6 +106,15 @@ def deno_plan(
     )
 
 
+def deno_missing() -> str | None:
+    """Return why there is no Deno, and the command that mends it; None if it is there."""
+    try:
+        root.deno_executable()
+    except root.DenoMissing as error:
+        return error.why
+    return None
+
+
 def make_cgroup(config: Config, name: str) -> Cgroup | None:
     """Make the cgroup that cells' cgroups are made in, if one is wanted and can be had."""
     if config.pool.cgroup == "never":
@@ -128,5 +137,8 @@ def held_by(config: Config, group: Cgroup | None) -> dict[str, str]:
     else:
         behind = "; a memory cgroup for each cell" if in_cgroup else ""
         held["memory (deno)"] = f"RLIMIT_DATA on the process{behind}; without JIT"
+    why = deno_missing()
+    if why is not None:
+        return {name: (why if name.endswith("(deno)") else what) for name, what in held.items()}
     held["cpu (deno)"] = "the daemon's look at the process's CPU clock, RLIMIT_CPU behind it"
     return held

@@ -17,7 +17,7 @@ import trio
 from promptlogd import allocator, listener
 from promptlogd.config import Config
 from promptlogd.connection import Connection
-from promptlogd.plans import DenoPlans, held_by, make_cgroup, quickjs_plan
+from promptlogd.plans import DenoPlans, deno_missing, held_by, make_cgroup, quickjs_plan
 from promptlogd.services import Services
 from promptlogd.store import Store, StoreError
 from sandbox import root
@@ -103,6 +103,8 @@ async def _serve(
         async with trio.open_nursery() as clients:
             accepting = trio.CancelScope()
             await clients.start(_stop_on_signal, services, accepting, clients)
+            if (config.engines.default == "deno" or config.deno.jit == "always") and (why := deno_missing()):
+                _log.warning("the configuration names the engine deno: %s", why)
             _log.info("listening on %s, %d cells, programs in %s", path, config.cells, store.folder)
             ready()
             with accepting:

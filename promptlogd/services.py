@@ -54,6 +54,7 @@ class Services:
         self.pools: dict[Engine, Pool | DemandPool] = {"quickjs": pool, "deno": deno}
         self.scheduler = Scheduler(concurrent=config.concurrent, queue=config.scheduler.queue)
         self.held_by = held_by
+        self._default_memory_bytes = {engine: config.default_limits(engine).memory_bytes for engine in self.pools}
         self.started_at = trio.current_time()
         self.clients = 0
         self.draining = False
@@ -114,7 +115,7 @@ class Services:
     ) -> None:
         pool = self.pools[job.engine]
         memory_bytes = job.limits.memory_bytes
-        odd = None if memory_bytes == self.config.limits.default.memory_mb * MIB else memory_bytes
+        odd = None if memory_bytes == self._default_memory_bytes[job.engine] else memory_bytes
         give_up_at = trio.current_time() + CELL_WAIT_S
         # A cell that is lost was never handed the run. A host in trouble may have any number of such.
         while trio.current_time() < give_up_at:

@@ -127,7 +127,8 @@ def deno_arguments(*, root: Root, who: Identity, policy: str, jit: bool, memory_
         iface_no_lo=True,
         seccomp_string=policy,
     )
-    heap_mib = max(memory_bytes // MIB - _DENO_BASE_MIB, 16)
+    # Half at the least: an end at the heap's limit is told by what was resident (verdict.py).
+    heap_mib = max(memory_bytes // MIB - _DENO_BASE_MIB, memory_bytes // MIB // 2)
     v8 = [f"--max-old-space-size={heap_mib}", "--max-semi-space-size=4"]
     if not jit:
         v8 += ["--jitless", "--single-threaded"]

@@ -11,6 +11,7 @@ from promptlogd.config import Config, ConfigError, LimitsError, load
 from promptlogd.config_reference import config_reference
 from promptlogd.wire.messages import LimitsAsked
 from promptlogd.wire.paths import default_paths
+from sandbox.limits import MIB
 
 
 def _load(tmp_path: Path, text: str | bytes) -> Config:
@@ -90,12 +91,30 @@ def test_the_reference_is_up_to_date() -> None:
         ("[server]\nsocket_mode = 600", "server.socket_mode: expected an octal mode as a string"),
         ("[engines]\ndefault = 'v8'", "there is: 'quickjs', 'deno'"),
         ("[limits.default]\ncpu_ms = 0", "limits.default.cpu_ms: Expected"),
+        (
+            "[engines]\ndefault = 'deno'\n[limits.max]\nmemory_mb = 48\n[limits.default]\nmemory_mb = 48",
+            "limits.max.memory_mb is 48, and deno, the default engine, needs 64",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_by_its_setting(tmp_path: Path, text: str, says: str) -> None:
     """The message names the setting as it stands in the file, and what would be right."""
     with pytest.raises(ConfigError, match=re.escape(says)):
         _load(tmp_path, text)
+
+
+def test_an_engine_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
+    """A default that is less than an engine can start with is raised for that engine, up to the maximum alone."""
+    small = _load(tmp_path, "[limits.default]\nmemory_mb = 32")
+    assert small.limits_for(None).memory_bytes == 32 * MIB
+    for asked in (None, LimitsAsked(), LimitsAsked(cpu_ms=10)):
+        assert small.limits_for(asked, "deno").memory_bytes == 64 * MIB
+    with pytest.raises(LimitsError, match="least it may be on deno"):
+        small.limits_for(LimitsAsked(memory_bytes=32 * MIB), "deno")
+    none = _load(tmp_path, "[limits.default]\nmemory_mb = 32\n[limits.max]\nmemory_mb = 48")
+    for nothing in (None, LimitsAsked()):
+        with pytest.raises(LimitsError, match="least it may be on deno"):
+            none.limits_for(nothing, "deno")
 
 
 def test_wall_time_follows_cpu_time() -> None:

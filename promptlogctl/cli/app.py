@@ -163,10 +163,12 @@ def read_text(path: str, what: str) -> str:
 LANGUAGE = click.option(
     "--language",
     type=click.Choice(["javascript", "typescript"]),
-    help="What the program is written in; default: typescript for .ts and .mts, else javascript.",
+    help="What the program is written in; default: what the file's ending says, else javascript.",
 )
 
 
 def language_of(path: str) -> Language | None:
     """Return what a file's name says it is written in."""
-    return "typescript" if path.endswith((".ts", ".mts")) else None
+    if path.endswith((".ts", ".mts", ".cts")):
+        return "typescript"
+    return "javascript" if path.endswith((".js", ".mjs", ".cjs")) else None

@@ -41,5 +41,8 @@ def stats(app: App) -> None:
     for pool in counts.pools:
         text = f"{pool.blank} blank, {pool.busy} busy of {pool.size}; {pool.started} started, {pool.retired} retired"
         rows.append([f"cells {pool.engine}", text])
-    rows += [[f"limit {name}", f"held by {what}"] for name, what in counts.held_by.items()]
+    rows += [
+        [f"limit {name}", what if what.startswith("it is not") else f"held by {what}"]
+        for name, what in counts.held_by.items()
+    ]
     output.table(["WHAT", "HOW MUCH"], rows)

@@ -91,7 +91,7 @@ def remove(app: App, program: str) -> None:
 def name(app: App, name: str, program: str | None, back: bool) -> None:
     """Move NAME to a program, or back (--back again: one move further back)."""
     if back == (program is not None):
-        raise click.UsageError("give a program, or --back")
+        raise click.UsageError("give a program, or --back, and not both" if back else "give a program, or --back")
     with app.client() as client:
         named = client.label(name.removeprefix("@"), program)
     if app.json:

@@ -51,7 +51,7 @@ def _run_options(function: _F) -> _F:
         click.option(
             "--engine",
             type=click.Choice(["quickjs", "deno"]),
-            help="The engine; default: the program's own, deno for a .ts file.",
+            help="The engine; default: the program's own.",
         ),
         click.option("--usage", "show_usage", is_flag=True, help="Print what the run used on stderr."),
     ]
@@ -161,6 +161,8 @@ def _env(given: str | None) -> dict[str, Any] | None:
     if given is None:
         return None
     text = read_text(given[1:], "env") if given.startswith("@") else given
+    if not text.strip():
+        raise click.UsageError("--env is empty; a JSON object without anything in it is {}")
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:

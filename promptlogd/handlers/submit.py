@@ -29,10 +29,9 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
     check_size("source", len(source), services.config.limits.source_kb * 1024)
     engine, language = chosen(services, request.engine, request.language)
     store = services.store
-    strict = bool(request.engine or request.language)
-    if strict:
+    if request.engine or request.language:
         with StoreErrors():
-            store.refuse_another(hashlib.sha256(source).hexdigest(), engine, language)
+            store.refuse_another(hashlib.sha256(source).hexdigest(), request.engine, request.language)
     staging = _Staging(store, source, client.uid, engine, language)
     try:
         async with trio.open_nursery() as nursery:
@@ -44,7 +43,14 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
         with StoreErrors():
             staged = staging.result()
             hash, created = await trio.to_thread.run_sync(
-                lambda: store.keep(staged, wrapped, wrapper=WRAPPER_VERSIONS[engine], name=request.name, strict=strict)
+                lambda: store.keep(
+                    staged,
+                    wrapped,
+                    wrapper=WRAPPER_VERSIONS[engine],
+                    name=request.name,
+                    engine=request.engine,
+                    language=request.language,
+                )
             )
             fact = store.fact(hash)
         staging.kept = True

@@ -59,8 +59,8 @@ class KeptForAnother(StoreError):
 
     def __init__(self, hash: str, engine: str, language: str) -> None:
         super().__init__(
-            f"this very program is kept as {language} for {engine} already: name the engine when you run it, "
-            "or remove it first"
+            f"this very program is kept as {language} for {engine} already: remove it first, or run its text "
+            "without keeping it"
         )
         self.hash = hash
         self.engine = engine

@@ -116,18 +116,28 @@ class Store:
         folder = None if self._objects.has(hash) else self._objects.stage(source, meta)
         return Staged(hash=hash, source=source, meta=meta, folder=folder)
 
-    def refuse_another(self, hash: str, engine: Engine, language: Language) -> None:
-        """Raise KeptForAnother if this program is kept for another engine: who else runs it would not know."""
+    def refuse_another(self, hash: str, engine: Engine | None, language: Language | None) -> None:
+        """Raise KeptForAnother if this program is kept for another engine, or as another language, than is asked for.
+
+        Who else runs it would not know of a change.
+        """
         fact = self.fact(hash)
-        if fact is not None and (fact.engine, fact.language) != (engine, language):
+        if fact is not None and (fact.engine, fact.language) != (engine or fact.engine, language or fact.language):
             raise KeptForAnother(hash, fact.engine, fact.language)
 
     def keep(
-        self, staged: Staged, wrapped: bytes, *, wrapper: int, name: str | None, strict: bool = False
+        self,
+        staged: Staged,
+        wrapped: bytes,
+        *,
+        wrapper: int,
+        name: str | None,
+        engine: Engine | None = None,
+        language: Language | None = None,
     ) -> tuple[str, bool]:
         """Make a program of what was staged; return (hash, whether it is new), once it is safe.
 
-        Raises StoreFailed; KeptForAnother if `strict`, and the program is there for another engine.
+        Raises StoreFailed; KeptForAnother if the program is there for another engine or language than these.
         """
         hash, folder, meta = staged.hash, staged.folder, staged.meta
         created = True
@@ -137,8 +147,7 @@ class Store:
                 created = False
                 meta = self._objects.meta(hash)
                 self.discard(staged)
-                if strict:
-                    self.refuse_another(hash, staged.meta.engine, staged.meta.language)
+                self.refuse_another(hash, engine, language)
             except (NotFound, Damaged) as error:
                 if isinstance(error, Damaged):
                     self._objects.set_aside(hash)

@@ -33,8 +33,9 @@ Generated from `promptlogd/wire/messages.py` by `make docs`; do not edit.
 
 promptlogd listens on a stream Unix socket: `/run/promptlog/promptlog.sock` for root, else
 `$XDG_RUNTIME_DIR/promptlog/promptlog.sock`, or what `--socket` says. A client sends requests, each with an `id` that it
-chooses; every reply carries that id. Requests may be pipelined: replies come when they are ready, in any order. An id
-may be used again once its request was answered. A client that closes only its writing side still gets its replies.
+chooses; every reply carries that id. Requests may be pipelined. They are handled side by side, and replies come when
+they are ready, in any order: what needs another's effect (a run by a name that a submit gives) waits for its reply. An
+id may be used again once its request was answered. A client that closes only its writing side still gets its replies.
 
 ## Two encodings
 

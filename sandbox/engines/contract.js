@@ -4,9 +4,9 @@
 // A program can get hold of every function here (CallSite.getFunction), so nothing here decides anything but what the
 // program could say by itself: its own result, exception and log lines.
 //
-// contract(log, web) -> { follow, fail, report, start, call }. log(level, text) takes one console line. web is how a
-// Worker-style module is asked: request(url), is(response), value(response).
-const contract = ((globalThis) => (log, web) => {
+// contract(log, web, now) -> { follow, fail, report, start, call }. log(level, text) takes one console line. web is how a
+// Worker-style module is asked: request(url), is(response), value(response). now() gives milliseconds.
+const contract = ((globalThis) => (log, web, now) => {
   'use strict';
   const { apply, defineProperty } = Reflect;
   const { stringify } = JSON;
@@ -16,6 +16,9 @@ const contract = ((globalThis) => (log, web) => {
   const text = String;
   const encode = encodeURIComponent;
   const isArray = Array.isArray;
+  const { trunc } = Math;
+  const { parseFloat } = globalThis;
+  const forEachOf = { Map: Map.prototype.forEach, Set: Set.prototype.forEach };
   const bigIntValueOf = BigInt.prototype.valueOf;
   const ErrorPrototypeString = Error.prototype.toString;
   const isError = Error.isError ?? ((value) => value instanceof Error);
@@ -32,6 +35,13 @@ const contract = ((globalThis) => (log, web) => {
 
   // --- console -------------------------------------------------------------------------------------------
 
+  const members = (kind, value) => {
+    const found = [];
+    apply(forEachOf[kind], value, [(member, key) => {
+      defineProperty(found, found.length, { __proto__: null, value: kind === 'Map' ? [key, member] : member });
+    }]);
+    return kind + '(' + found.length + ') ' + stringify(found);
+  };
   const show = (value) => {
     if (typeof value === 'string') return value;
     try {
@@ -39,7 +49,14 @@ const contract = ((globalThis) => (log, web) => {
       if (typeof value === 'function') return '[function]';
       if (typeof value !== 'object' || value === null) return text(value);
       if (isError(value)) return apply(ErrorPrototypeString, value, []);
-      return stringify(value) ?? '[object]';
+      const json = stringify(value) ?? '[object]';
+      if (json !== '{}') return json;
+      for (const kind of ['Map', 'Set']) {
+        try {
+          return members(kind, value);
+        } catch {}
+      }
+      return json;
     } catch {
       try {
         return isArray(value) ? '[array]' : '[object]';
@@ -49,14 +66,37 @@ const contract = ((globalThis) => (log, web) => {
     }
   };
 
+  // The first text may have places for those behind it (Console Standard, 2.2.1): %s %d %i %f %o %O %c, and %% for a %.
+  const placed = (values) => {
+    const pattern = values[0];
+    if (values.length < 2 || typeof pattern !== 'string') return { text: '', used: 0 };
+    let done = '', from = 0, used = 1;
+    for (let at; used < values.length && (at = apply(indexOf, pattern, ['%', from])) >= 0; from = at + 2) {
+      const how = pattern[at + 1] ?? '';
+      done += apply(slice, pattern, [from, at]);
+      const value = values[used];
+      const number = (convert) => (typeof value === 'symbol' ? 'NaN' : text(convert(typeof value === 'bigint' ? value : text(value))));
+      if (how === 's' || how === 'o' || how === 'O') done += show(value);
+      else if (how === 'd' || how === 'i') done += number((it) => (typeof it === 'bigint' ? it : trunc(parseFloat(it))));
+      else if (how === 'f') done += number((it) => parseFloat(text(it)));
+      else if (how !== 'c') done += '%' + (how === '%' ? '' : how);
+      if (how !== '' && apply(indexOf, 'sdifoOc', [how]) >= 0) used += 1;
+      if (done.length > logLeft) break;
+    }
+    return { text: done + apply(slice, pattern, [from]), used };
+  };
+
+  const GROUPS_DEEP = 32;
+  let indent = '';
   const write = (level, values) => {
     if (logLeft < 0) {
       if (!cutTold) log(level, '');  // past the limit: told as cut, and not kept
       cutTold = true;
       return;
     }
-    let line = '';
-    for (let i = 0; i < values.length; i++) {
+    const before = placed(values);
+    let line = indent + before.text;
+    for (let i = before.used; i < values.length; i++) {
       line += (i ? ' ' : '') + show(values[i]);
       if (line.length > logLeft) break;
     }
@@ -73,6 +113,35 @@ const contract = ((globalThis) => (log, web) => {
   }
   console.assert = function assert(condition, ...values) {
     if (!condition) write(4, ['Assertion failed', ...values]);
+  };
+  console.group = function group(...values) {
+    if (values.length) write(1, values);
+    if (indent.length < 2 * GROUPS_DEEP) indent += '  ';
+  };
+  console.groupCollapsed = { groupCollapsed(...values) { apply(console.group, undefined, values); } }.groupCollapsed;
+  console.groupEnd = function groupEnd() {
+    indent = apply(slice, indent, [2]);
+  };
+  const label = (value) => (value === undefined ? 'default' : text(value));
+  const counts = { __proto__: null }, began = { __proto__: null };
+  console.count = function count(name) {
+    const key = label(name);
+    counts[key] = (counts[key] ?? 0) + 1;
+    write(2, [key + ': ' + counts[key]]);
+  };
+  console.countReset = function countReset(name) {
+    counts[label(name)] = 0;
+  };
+  console.time = function time(name) {
+    began[label(name)] = now();
+  };
+  console.timeLog = function timeLog(name, ...values) {
+    const key = label(name);
+    if (key in began) write(2, [key + ': ' + text(trunc((now() - began[key]) * 1000) / 1000) + 'ms', ...values]);
+  };
+  console.timeEnd = function timeEnd(name) {
+    console.timeLog(name);
+    delete began[label(name)];
   };
   defineProperty(globalThis, 'console', { value: console, writable: true, configurable: true, enumerable: false });
 

@@ -57,6 +57,23 @@ def test_exec_exit_codes(socket_path: Path, source: str, code: int, says: str) -
     assert done.stdout == (b"1\n" if code == 0 else b"")
 
 
+def test_a_file_runs_as_its_name_says_whatever_is_kept(socket_path: Path, tmp_path: Path) -> None:
+    """The same bytes in a .ts and in a .js file: the first is kept, the second runs as what it is."""
+    text = f"return [typeof Intl, {str(tmp_path)!r}]"
+    for first, second in (("a.ts", "a.js"), ("b.js", "b.ts")):
+        for name in (first, second):
+            (tmp_path / name).write_text(f"{text} // {first}")
+            done = _ctl(socket_path, "exec", str(tmp_path / name))
+            assert done.returncode == 0, done.stderr
+            assert (b'["object"' in done.stdout) == name.endswith(".ts"), (first, name)
+        refused = _ctl(socket_path, "submit", str(tmp_path / second))
+        assert refused.returncode == 2
+        assert b"remove it first" in refused.stderr
+    (tmp_path / "c.js").write_text(f"{text} // c")
+    assert _ctl(socket_path, "submit", str(tmp_path / "c.js"), "--engine", "deno").returncode == 0
+    assert b'["object"' in _ctl(socket_path, "exec", str(tmp_path / "c.js")).stdout  # the engine is kept with it
+
+
 def test_console_and_usage_go_to_stderr(socket_path: Path) -> None:
     """stdout has the result alone."""
     done = _ctl(socket_path, "exec", "--no-keep", "-", "--usage", input=b"console.warn('careful'); return [1]")

@@ -63,6 +63,29 @@ def test_syntax_errors_are_placed_in_the_programs_own_text(
 
 
 @pytest.mark.parametrize(
+    ("source", "message", "place"),
+    [
+        ("const a: number = 1;\nconst a = 2;\n\n", "Identifier 'a' has already been declared", (2, 7)),
+        ("interface A {\n x: number\n}\n\nbreak;\n", "Illegal break statement", (5, 1)),
+        ("const y;\n", "Missing initializer in const declaration", (1, 7)),
+        ("return /(/\n", "Invalid regular expression: /(/: Unterminated group", (1, 8)),
+        ("function f() { await 1 }\n", None, (1, 16)),
+        ("class A { f() { return this.#z } } // \U0001f600\n", None, (1, 28)),
+        ("let s = '\U0001f600'; let s = 1\n", None, (1, 19)),
+    ],
+)
+def test_early_errors_of_typescript_have_v8s_words_and_their_place(
+    client: Client, source: str, message: str | None, place: tuple[int, int]
+) -> None:
+    """What the parser of TypeScript reads and V8 refuses is told as V8 does, not as a bracket that is missing."""
+    outcome = client.run_source(source, language="typescript").outcome
+    assert isinstance(outcome, ProgramSyntaxError), outcome
+    assert (outcome.line, outcome.column) == place
+    assert message in (outcome.message, None)
+    assert "Expected '}'" not in outcome.message
+
+
+@pytest.mark.parametrize(
     ("engine", "language"), [("quickjs", "javascript"), ("deno", "javascript"), ("deno", "typescript")]
 )
 @pytest.mark.parametrize("head", ["", "export default () => {\n"], ids=["body", "module"])

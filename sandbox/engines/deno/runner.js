@@ -117,21 +117,24 @@
       return type !== null && apply(test, /[/+]json\b/, [type]) ? parse(text) : text;
     },
   };
-  const { follow, fail, report, start, call } = contract(log, web);
+  const { follow, fail, report, start, call } = contract(log, web, performance.now.bind(performance));
 
   // Deno tells whoever runs it which of its options would help; whoever wrote a program has no use for that.
   const OWN_TEXT = 'a program has its own text alone, and can not ';
   const IN_OTHER_WORDS = [
     [/^Requires (\w+ access to "[^]*"), run again with the --allow-/, 'no program has '],
-    [/^Blocked by null entry for ""([^]*)""$/, 'module not found: '],
+    [/^Blocked by null entry for ""([^]*?)""/, 'module not found: '],
     [/^Import "([^]*)" not a dependency and not in import map/, 'module not found: '],
     [/^JSR package manifest for '([^]*)' failed to load/, 'module not found: jsr:'],
     [/^(npm specifiers) were requested; but --no-npm/, 'no program can import '],
+    [/^Single (function) literal required$/, 'a bracket closes that it did not open: the program is the body of one '],
     [/^Cannot use (import) statement outside a module$/, OWN_TEXT],
     [/^(Expected [^]*), got '<lexing error:/, ''],
     [/^'(import)', and 'export' cannot be used outside of module code$/, OWN_TEXT],
   ];
+  const OUR_PLACE = /^([^]*?)\n    at blob:null\/[0-9a-f-]{36}:\d+:\d+\s*$/;  // TypeScript's errors end with it
   const reworded = (message) => {
+    message = apply(exec, OUR_PLACE, [message])?.[1] ?? message;
     for (let i = 0; i < IN_OTHER_WORDS.length; i++) {
       const found = apply(exec, IN_OTHER_WORDS[i][0], [message]);
       if (found !== null) return IN_OTHER_WORDS[i][1] + found[1];
@@ -253,9 +256,12 @@
     const where = await refusal('export default ' + LOOSE + source, 'j');
     // What V8 says of a bracket of ours would be of no use.
     const message = say(error.message);
-    return new Unparsed(where ?? error, 'B', apply(test, /^Unexpected token '[})]'$/, [message]) ? undefined : message);
+    const ours = apply(test, /^Unexpected token '[})]'$|^Single function literal required$/, [message]);
+    return new Unparsed(where ?? error, 'B', ours ? undefined : message);
   };
   const bodysError = async (source, error) => {
+    // What swc has read, and V8 refuses for what it means, has its place from V8: all brackets are closed.
+    if (apply(exec, PLACE, [say(error?.message ?? error)])?.[2] === ' at ') return new Unparsed(error, 'B');
     const where = await refusal('export default ' + LOOSE + source, 't');
     if (where !== null) {
       const late = before(where, source) >= source.length && before(error, source) < source.length;

@@ -11,7 +11,7 @@
   const { __promptlog_take: take, __promptlog_log: log, __promptlog_web: web } = globalThis;
   for (const name of ['__promptlog_take', '__promptlog_log', '__promptlog_web']) delete globalThis[name];
   const kept = [];  // what is not freed by the run that takes it away: see builtins.js
-  const { follow, start, call } = contract(log, web);
+  const { follow, start, call } = contract(log, web, clock);
 
   // --- randomness and clocks: a forked context would give every run the same ones --------------------------
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from promptlogd.plans import deno_plan
 from sandbox.cells.job import Plan
 from sandbox.engines.deno import stack
 from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import Crashed, MemoryLimit, ProgramException, ProgramSyntaxError
+from sandbox.root import Root
 from tests.cell.deno.cells import a_cell, run_on
 
 
@@ -66,6 +69,8 @@ async def test_syntax_errors_have_places(plan: Plan, source: str, language: str,
         ("await import('jsr:@a/b')", "javascript", "module not found: jsr:@a/b"),
         ("await import('lodash')", "javascript", "module not found: lodash"),
         ("await import('node:fs')", "javascript", "module not found: node:fs"),
+        ("await import('node:fs')", "typescript", "module not found: node:fs"),
+        ("await import('lodash')", "typescript", "module not found: lodash"),
         ("import fs from 'fs';\nexport default fs", "javascript", "module not found: fs"),
         ("import fs from 'fs';\nreturn fs", "javascript", "a program has its own text alone, and can not import"),
         ("import fs from 'fs';\nreturn fs", "typescript", "a program has its own text alone, and can not import"),
@@ -123,6 +128,24 @@ async def test_a_crash_is_no_limit(plan: Plan) -> None:
             # Where RLIMIT_DATA holds memory, a fault at half of it may be for lack of it.
             assert isinstance(trial.outcome, Crashed | MemoryLimit if plan.cgroup is None else Crashed), trial.outcome
             assert busy_ms / 2 < trial.usage.cpu_ms < 200
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "const a = []; for (;;) a.push('x'.repeat(1e6) + a.length)",
+        "const m = new Map(); for (let i = 0; ; i++) m.set('k' + i, {i})",
+        "const a = []; for (;;) a.push(new Array(10000).fill(1))",
+        "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
+    ],
+)
+@pytest.mark.parametrize("memory_mb", [64, 72])
+async def test_with_the_least_memory_its_lack_is_no_crash(plan: Plan, made: Root, source: str, memory_mb: int) -> None:
+    """V8 told of a small heap ends by itself, with less resident than half of the limit once was."""
+    small = msgspec.structs.replace(plan.default, memory_bytes=memory_mb * MIB)
+    async with a_cell(deno_plan(made, small, plan.cgroup, jit=plan.cgroup is not None)) as cell:
+        trial = await run_on(cell, source, cpu_ms=5000, memory_bytes=small.memory_bytes)
+        assert isinstance(trial.outcome, MemoryLimit), trial.outcome
 
 
 async def test_a_kept_module_without_a_program_is_a_syntax_error(plan: Plan) -> None:
