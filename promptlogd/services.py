@@ -26,6 +26,9 @@ CELL_WAIT_S = 15.0
 _AFTER_MS: dict[Engine, float] = {"quickjs": 0.0, "deno": 20.0}
 """What it costs to make a cell ready again after a run, for the scheduler."""
 
+_NEW_CELL_MS = 20.0
+"""What it costs to replace one: by whoever wanted it fresh, or left it of no more use."""
+
 _MOST_BYTES_PER_CHARACTER = 4
 """Of a Python str that has an emoji in it."""
 
@@ -43,6 +46,22 @@ class RequestError(Exception):
         self.code: ErrorCode = code
         self.message = message
         self.detail = detail
+
+
+class _Hold:
+    """A run's slot, until it may be given back."""
+
+    def __init__(self, scheduler: Scheduler, slot: Slot) -> None:
+        self._scheduler = scheduler
+        self._slot = slot
+        self.cost_ms = 0.0
+        """CPU time of the run, and of what it leaves to be done."""
+        self.passed_on = False
+        """Whether the pool gives it back."""
+
+    def release(self) -> None:
+        """Give the slot back. Once only."""
+        self._scheduler.release(self._slot, self.cost_ms)
 
 
 class Services:
@@ -79,19 +98,21 @@ class Services:
 
         Raises RequestError: busy, or internal where no cell can be had.
         """
-        slot = await self._turn(client, job)
+        after_ms = _AFTER_MS[job.engine] + (_NEW_CELL_MS if fresh else 0.0)
+        slot = await self._turn(client, job, after_ms)
         while not client.has_room():
             # A client that does not read gets no more to read, and holds no slot meanwhile.
             self.scheduler.release(slot, 0.0)
             await client.wait_for_room()
-            slot = await self._turn(client, job)
+            slot = await self._turn(client, job, after_ms)
+        hold = _Hold(self.scheduler, slot)
         try:
-            await self._in_a_cell(job, trial, fresh=fresh, on_log=on_log)
+            await self._in_a_cell(job, trial, hold, fresh=fresh, on_log=on_log)
         finally:
-            self.scheduler.release(slot, trial.usage.cpu_ms)
+            if not hold.passed_on:
+                hold.release()
 
-    async def _turn(self, client: Client, job: Job) -> Slot:
-        after_ms = _AFTER_MS[job.engine]
+    async def _turn(self, client: Client, job: Job, after_ms: float) -> Slot:
         slot = self.scheduler.acquire_nowait(client.number, after_ms)
         if slot is not None:
             return slot
@@ -111,7 +132,7 @@ class Services:
             self._waiting_bytes -= held
 
     async def _in_a_cell(
-        self, job: Job, trial: Trial, *, fresh: bool, on_log: Callable[[LogLine], None] | None
+        self, job: Job, trial: Trial, hold: _Hold, *, fresh: bool, on_log: Callable[[LogLine], None] | None
     ) -> None:
         pool = self.pools[job.engine]
         memory_bytes = job.limits.memory_bytes
@@ -130,13 +151,22 @@ class Services:
                     raise RequestError("unsupported", f"{error.what}: {error.why}") from None
                 except (CellStartError, RootError) as error:
                     raise RequestError("internal", str(error)) from None
+            lost = False
             try:
                 await cell.run(job, trial, on_log=on_log)
             except CellLost:
-                continue
+                lost = True
             finally:
-                pool.give(cell, fresh=fresh)  # type: ignore[arg-type]  # it is this pool's own
-            return
+                if not lost:
+                    hold.cost_ms = trial.usage.cpu_ms + (_NEW_CELL_MS if fresh or not cell.usable else 0.0)
+                if isinstance(pool, Pool) and not lost:
+                    # Who spends cells gets no turns faster than cells are replaced.
+                    hold.passed_on = True
+                    pool.give(cell, fresh=fresh, replaced=hold.release)  # type: ignore[arg-type]  # it is this pool's own
+                else:
+                    pool.give(cell, fresh=fresh)  # type: ignore[arg-type]
+            if not lost:
+                return
         raise RequestError("internal", "several cells in a row were lost; see the daemon's log")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -45,6 +46,8 @@ class Pool:
         self._worked: deque[Cell] = deque()
         self._waiters = trio.lowlevel.ParkingLot()
         self._lent: set[Cell] = set()
+        self._kept: set[Cell] = set()
+        self._to_tell: dict[Cell, Callable[[], None]] = {}
         self._started = 0
         self._retired = 0
 
@@ -74,23 +77,32 @@ class Pool:
     async def _keep(self, cell: Cell | None) -> None:
         """Keep one cell there, whatever happens to each."""
         failures = 0
+        tell: Callable[[], None] | None = None
         while True:
             if cell is None:
                 try:
                     cell = await cells.start(self.plan)
                     failures = 0
                 except CellStartError as error:
+                    if tell is not None:
+                        tell()
+                        tell = None
                     delay = backoff_s(failures)
                     failures += 1
                     _log.error("%s; next try in %g s", error, delay)
                     await trio.sleep(delay)
                     continue
             self._started += 1
+            self._kept.add(cell)
             self._offer(cell)
+            if tell is not None:
+                tell()
             try:
                 await until_retired(cell)
             finally:
                 self._retired += 1
+                self._kept.discard(cell)
+                tell = self._to_tell.pop(cell, None)
                 for blank in (self._unused, self._worked):
                     if cell in blank:
                         blank.remove(cell)
@@ -102,14 +114,22 @@ class Pool:
         (self._worked if cell.runs else self._unused).append(cell)
         self._waiters.unpark()
 
-    def give(self, cell: Cell, *, fresh: bool = False) -> None:
-        """Take back a cell that was lent, or retire it if it is worn, broken, or was lent as fresh."""
+    def give(self, cell: Cell, *, fresh: bool = False, replaced: Callable[[], None] | None = None) -> None:
+        """Take back a cell that was lent, or retire it if it is worn, broken, or was lent as fresh.
+
+        `replaced` is called once: when there is another in its place, or the start of that has failed.
+        """
         self._lent.discard(cell)
         worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
         if fresh or worn or not cell.usable:
+            if replaced is not None and cell in self._kept:
+                self._to_tell[cell] = replaced
+                replaced = None
             cell.retire()
         else:
             self._offer(cell)
+        if replaced is not None:
+            replaced()
 
     def take_nowait(self, *, fresh: bool = False, memory_bytes: int | None = None) -> Cell | None:
         """Lend a cell if one is ready. `fresh`: one that never ran anything, and never will again.

@@ -131,6 +131,7 @@ class DenoCell:
             try:
                 engine, poll = self._undisturbed()
                 engine.limit_cpu(job.limits)
+                engine.keep_to_one_core()
                 handover = DenoRun(self.process, self._group, engine, poll, self._data, job, trial, on_log)
                 await handover.go()
             finally:

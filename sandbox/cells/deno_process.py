@@ -17,6 +17,12 @@ from sandbox.limits import Limits
 _NICE = 10
 """Of a run that goes on for long: a tenth of the CPU where others want it."""
 
+_cores = dict.fromkeys(sorted(os.sched_getaffinity(0)), 0)
+"""How many processes with a run on each core has."""
+
+_LAST_CORE = 36
+"""Where proc_pid_stat(5) has `processor`, counted from behind the name."""
+
 
 class DenoProcess:
     """The process that takes one run. To be closed."""
@@ -25,6 +31,7 @@ class DenoProcess:
         """`data_bytes`: RLIMIT_DATA, where that holds its memory. Raises OSError if there is no such process."""
         self.pid = pid
         self.data_bytes = data_bytes
+        self._core: int | None = None
         self._descriptor = os.pidfd_open(pid)
         try:
             if data_bytes is not None:
@@ -40,6 +47,8 @@ class DenoProcess:
     def close(self) -> None:
         """Let go of it."""
         os.close(self._descriptor)
+        if self._core is not None:
+            _cores[self._core] -= 1
 
     def is_alive(self) -> bool:
         """Whether it has not ended."""
@@ -71,6 +80,20 @@ class DenoProcess:
             resource.prlimit(self.pid, resource.RLIMIT_CPU, (seconds, seconds + 1))
         except OSError as error:
             raise CellLost(f"it took no limit: {error}") from error
+
+    def keep_to_one_core(self) -> None:
+        """Let all of its threads, and those to come, have one core between them: its own, or the one with fewest such.
+
+        A dozen threads on all cores would keep even the daemon waiting for its turn, and what they use meanwhile is
+        over the limit.
+        """
+        fewest = min(_cores.values())
+        with suppress(OSError, ValueError, IndexError):
+            own = int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[_LAST_CORE])
+            self._core = own if _cores.get(own) == fewest else min(_cores, key=_cores.__getitem__)
+            _cores[self._core] += 1
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                os.sched_setaffinity(int(thread), {self._core})
 
     def lower_priority(self) -> None:
         """Let it give way to others, all of its threads."""

@@ -53,6 +53,7 @@ class QuickJSCell:
         self._data = data
         self._control = control
         self._children_ended = 0
+        self._last_report: Report | None = None
         self._zygote: int | None = None
         self._poll = select.epoll()
         self._poll.register(data, 0)  # see Exchange
@@ -94,6 +95,7 @@ class QuickJSCell:
         self._refuse_if_disturbed()
         self.runs += 1
         began = trio.current_time()
+        self._last_report = None
         wrapped_bytes = len(job.code) * 4 + 1024 if job.kind == "check" else 0
         reader = ReplyReader(
             limits=job.limits,
@@ -123,6 +125,7 @@ class QuickJSCell:
                 killed_for = WallLimit(limit=job.limits.wall_ms, used=_ms_since(began))
         except BadReply as error:
             killed_for = Crashed(message=f"the engine wrote {error}")
+            report = self._last_report  # it may have ended already
         except CellLost:
             if not exchange.begun:
                 raise
@@ -173,7 +176,7 @@ class QuickJSCell:
                     ended = True
                 elif exchange.unsent:
                     self._send(exchange)
-            report = self._report() if ended else None
+            report = self._last_report = self._report() if ended else None
             # After the report the child is dead: all that it ever wrote is there to be read.
             exchange.receive(to_the_end=ended)
             if report is not None:

@@ -14,6 +14,9 @@ from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Outcome
 _MEMORY_EXIT = 72
 """Exit code of a QuickJS child that could not go on for lack of memory (zygote.py)."""
 
+_OWN_WAYS_OUT = (signal.SIGABRT, signal.SIGSEGV)
+"""How a QuickJS child ends that can't go on; or by SIGSYS, since it would say so first on a descriptor that it lost."""
+
 _ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT, signal.SIGSEGV)
 """How V8 ends when memory is refused to it."""
 
@@ -46,7 +49,8 @@ def of_report(report: Report, limits: Limits, said: Verdict | None) -> Verdict:
     if report.signal == signal.SIGXCPU or (report.signal == signal.SIGKILL and report.cpu_ms >= limits.cpu_ms):
         return CpuLimit(limit=limits.cpu_ms, used=round(report.cpu_ms, 3))
     near_limit = report.peak_memory_bytes >= limits.memory_bytes // 2
-    if report.exit_code == _MEMORY_EXIT or (report.signal in (signal.SIGABRT, signal.SIGSEGV) and near_limit):
+    aborted = report.signal in _OWN_WAYS_OUT or (report.signal == signal.SIGSYS and said is None)
+    if report.exit_code == _MEMORY_EXIT or (aborted and near_limit):
         return MemoryLimit(limit=limits.memory_bytes, used=report.peak_memory_bytes)
     if report.signal:
         return _by_signal(report.signal)
@@ -98,7 +102,7 @@ def of_evidence(evidence: Evidence, limits: Limits) -> Verdict:
     if how is None:
         return Crashed(message="the run was given up")
     aborts = _ABORTS if evidence.data_limited else _OWN_ABORTS
-    if (how.signal in aborts or how.exit_code) and peak_bytes >= limits.memory_bytes // 2:
+    if how.signal in aborts and peak_bytes >= limits.memory_bytes // 2:
         return MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
     return _by_signal(how.signal) if how.signal else _by_exit_code(how.exit_code)
 

@@ -25,10 +25,11 @@ def of_bytes(source: bytes, places: Collection[tuple[int, int]]) -> dict[tuple[i
 
 
 def of_characters(source: bytes, line: int, column: int) -> int:
-    """Return the column of one that counts characters; past the line's end: its end."""
+    """Return the column of one that counts characters, a tab for two; past the line's end: its end."""
     lines = source.split(b"\n", line)
-    text = lines[line - 1] if line <= len(lines) else b""
-    return _units(text.decode("utf-8", "replace")[: column - 1]) + 1
+    text = lines[line - 1].decode("utf-8", "replace") if line <= len(lines) else ""
+    before = text.replace("\t", "\t\t")[: column - 1]
+    return _units(before) - before.count("\t") + (before.count("\t") + 1) // 2 + 1
 
 
 def end(source: bytes) -> tuple[int, int]:

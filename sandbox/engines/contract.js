@@ -71,8 +71,10 @@ const contract = ((globalThis) => (log, web, now) => {
     const pattern = values[0];
     if (values.length < 2 || typeof pattern !== 'string') return { text: '', used: 0 };
     let done = '', from = 0, used = 1;
-    for (let at; used < values.length && (at = apply(indexOf, pattern, ['%', from])) >= 0; from = at + 2) {
+    for (let at; (at = apply(indexOf, pattern, ['%', from])) >= 0; from = at + 2) {
       const how = pattern[at + 1] ?? '';
+      const takes = how !== '' && apply(indexOf, 'sdifoOc', [how]) >= 0;
+      if (takes && used === values.length) break;
       done += apply(slice, pattern, [from, at]);
       const value = values[used];
       const number = (convert) => (typeof value === 'symbol' ? 'NaN' : text(convert(typeof value === 'bigint' ? value : text(value))));
@@ -80,7 +82,7 @@ const contract = ((globalThis) => (log, web, now) => {
       else if (how === 'd' || how === 'i') done += number((it) => (typeof it === 'bigint' ? it : trunc(parseFloat(it))));
       else if (how === 'f') done += number((it) => parseFloat(text(it)));
       else if (how !== 'c') done += '%' + (how === '%' ? '' : how);
-      if (how !== '' && apply(indexOf, 'sdifoOc', [how]) >= 0) used += 1;
+      if (takes) used += 1;
       if (done.length > logLeft) break;
     }
     return { text: done + apply(slice, pattern, [from]), used };
@@ -261,7 +263,10 @@ const contract = ((globalThis) => (log, web, now) => {
   };
 
   // Bytes are counted by who reads; these are UTF-16 units.
+  let started = false;
   const start = (resultUnits, logUnits) => {
+    if (started) return;  // who gets hold of what calls this can lift no limit
+    started = true;
     resultLimit = resultUnits;
     logLeft = logUnits;
   };

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -356,3 +358,32 @@ async def test_a_broken_control_socket_is_a_lost_cell(plan: Plan) -> None:
         with pytest.raises(CellLost):
             cell._report()
         assert not cell.usable
+
+
+async def test_a_bad_last_word_keeps_the_account_of_its_own_child(plan: Plan) -> None:
+    """Junk and the report of its writer's end, read in one go: the run has its usage, and no other is killed."""
+    data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    data.setblocking(False)
+    control.setblocking(False)
+    with data, theirs, control, their_control:
+        process = await trio.lowlevel.open_process(["true"])
+        await process.wait()
+        cell = Cell(plan, process, data, control)
+
+        def end() -> None:
+            theirs.recv(65536)
+            theirs.send(b"?junk")
+            their_control.send(struct.pack("<4sIqqqqq", b"E\0\0\0", 0, 0, 7000, 0, 0, 4096))
+
+        trial = Trial()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, end)
+            await cell.run(Job(kind="source", code=b"return 1", limits=Limits()), trial)
+        assert isinstance(trial.outcome, Crashed)
+        assert (trial.usage.cpu_ms, trial.usage.peak_memory_bytes) == (7.0, 4 * MIB)
+        their_control.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody was asked to kill anything
+            their_control.recv(64)
+        assert not cell.usable
+        await cell.close()

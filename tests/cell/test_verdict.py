@@ -30,6 +30,8 @@ _OUT_OF_MEMORY = MemoryLimit(limit=128 * MIB, used=0)
         (signal.SIGSEGV, 2.0, 127, None, MemoryLimit),
         (signal.SIGSEGV, 2.0, 20, None, Crashed),
         (signal.SIGSYS, 2.0, 127, _OK, Crashed),
+        (signal.SIGSYS, 2.0, 127, None, MemoryLimit),
+        (signal.SIGSYS, 2.0, 20, None, Crashed),
         (72 << 8, 2.0, 20, None, MemoryLimit),
         (1 << 8, 2.0, 20, _OK, Crashed),
     ],
@@ -49,7 +51,7 @@ def test_quickjs_by_wait_status(status: int, cpu_ms: float, peak_mib: int, said:
         ({"cpu_told_ms": 60.0, "how": Ending(pid=1, signal=signal.SIGTRAP)}, Crashed),
         ({"how": Ending(pid=1, signal=signal.SIGXCPU)}, CpuLimit),
         ({"how": Ending(pid=1, signal=signal.SIGTRAP), "peak_bytes": 70 * MIB}, MemoryLimit),
-        ({"how": Ending(pid=1, exit_code=133), "peak_bytes": 70 * MIB}, MemoryLimit),
+        ({"how": Ending(pid=1, exit_code=133), "peak_bytes": 70 * MIB}, Crashed),  # a code is a program's to choose
         ({"how": Ending(pid=1, signal=signal.SIGSEGV), "peak_bytes": 70 * MIB}, Crashed),
         ({"how": Ending(pid=1, signal=signal.SIGSEGV), "peak_bytes": 70 * MIB, "data_limited": True}, MemoryLimit),
         ({"how": Ending(pid=1, signal=signal.SIGSEGV), "data_limited": True}, Crashed),

@@ -37,6 +37,9 @@ _PLACES = [
     ("} let __promptlog_loose; {", (1, 3), (1, 1), _ANY),
     ("} class loose {} {", (1, 3), _ANY, _ANY),
     ("export default function (p) {\n return 1\n", (3, 1), (3, 1), (2, 10)),
+    ("\tlet b = ;", (1, 10), (1, 10), (1, 10)),
+    ("\t\t\tlet s = '漢'; \tlet b = ;", (1, 26), (1, 26), (1, 26)),
+    ("const s = 1; export default (p) => { const x = ; }", (1, 48), (1, 48), (1, 48)),
 ]
 
 

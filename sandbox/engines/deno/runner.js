@@ -302,7 +302,8 @@
       const shell = apply(startsWith, source, ['#!']);
       const other = await refusal(shell ? '//' + apply(slice, source, [2]) : source, language);
       if (other !== null) {
-        if (opening !== null) throw new Unparsed(other, 'M');
+        // A body in which nothing is wrong before the export is none.
+        if (opening !== null || apply(test, /'export'/, [say(error.message)])) throw new Unparsed(other, 'M');
       } else if (apply(test, /default/, [source])) {
         return (script ? 'M' : 'N') + source;
       } else {

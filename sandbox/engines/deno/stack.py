@@ -2,7 +2,7 @@
 
 A body that is JavaScript is `program.js`, below three lines of wrapper; what is loaded as a module is a blob, below as
 many as the runner says in the stack's first line. Deno maps what TypeScript became to what it was.
-V8 counts columns in UTF-16 code units, Deno's parser (swc) in characters.
+V8 counts columns in UTF-16 code units, Deno's parser (swc) in characters, of which a tab is two.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ def position(stack: str, *, module: bool, source: bytes) -> tuple[int | None, in
 def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None, int | None]:
     """Return the stack in terms of the program as submitted, and the place of its first frame there.
 
-    `source`: not needed here, where columns are as they should be.
+    What Deno puts behind TypeScript's own text (decorators' helpers) is none of the author's.
     """
     first, _, rest = stack.partition("\n")
     blob_lines = 1 if first == "1" else 0
+    last = end(source)[0]
     lines: list[str] = []
     place: tuple[int, int] | None = None
     for text in rest.splitlines():
@@ -55,7 +56,7 @@ def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None,
             lines.append(text)
             continue
         line = int(frame["line"]) - (_WRAPPER_LINES if frame["file"].startswith("program") else blob_lines)
-        if line < 1:
+        if not 1 <= line <= last:
             continue
         column = int(frame["column"])
         place = place or (line, column)

@@ -73,8 +73,10 @@ class Engine:
 
         The text alone says nothing, a program can throw any: the kernel must have refused memory as well.
         """
-        engines_own = (name == "InternalError" and message == "out of memory") or (
-            not name and message == "thrown: null"
+        engines_own = (
+            (name == "InternalError" and message == "out of memory")
+            or (not name and message == "thrown: null")
+            or message == "host function failed: MemoryError"
         )
         return engines_own and self._errno.refused_memory()
 
@@ -108,7 +110,8 @@ class Engine:
             try:
                 self._runtime.check_syntax(source, module=True)
             except Exception as exc:
-                if opens:
+                # A body in which nothing is wrong before the export is none.
+                if opens or getattr(first, "message", "") == "unsupported keyword: export":
                     raise Refused("M", clear(exc, source)) from None
             else:
                 if "default" in source:

@@ -186,3 +186,39 @@ def test_nsjails_account_of_an_end() -> None:
     assert ending(log, 12) == Ending(pid=12, exit_code=137)
     assert ending(log, 13) == Ending(pid=13, signal=9)
     assert ending(log, 1) is None
+
+
+async def test_a_run_has_one_core(plan: Plan) -> None:
+    """All threads of a process with a run, those that it starts included, share a core: a dozen keep nobody waiting."""
+    derive = (
+        "const key = await crypto.subtle.importKey('raw', new Uint8Array(16), 'PBKDF2', false, ['deriveBits']);"
+        "const how = {name: 'PBKDF2', hash: 'SHA-512', salt: new Uint8Array(16), iterations: 2e6};"
+        "await Promise.all(Array.from({length: 12}, () => crypto.subtle.deriveBits(how, key, 256)))"
+    )
+    async with a_cell(plan) as cell:
+        pid = only_child(cell.process.pid)
+        seen: list[set[str]] = []
+
+        async def look() -> None:
+            while True:
+                await trio.sleep(0.005)
+                tasks = list(Path(f"/proc/{pid}/task").glob("*/status"))
+                lines = [line for task in tasks for line in _lines(task) if line.startswith("Cpus_allowed_list")]
+                seen.append(set(lines))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            trial = await run_on(cell, derive, cpu_ms=200)
+            nursery.cancel_scope.cancel()
+    assert isinstance(trial.outcome, CpuLimit), trial.outcome
+    assert trial.outcome.used < 230
+    assert any(seen)
+    assert all(len(lines) <= 1 for lines in seen), seen
+    assert all("-" not in line and "," not in line for lines in seen for line in lines), seen
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:  # a thread that has just ended
+        return []

@@ -98,6 +98,17 @@ async def test_exceptions_have_places_in_typescript_too(plan: Plan) -> None:
         assert trial.outcome.stack.splitlines()[-1].endswith("(program.js:8:1)")
 
 
+async def test_helpers_behind_a_programs_text_are_no_frames_of_it(plan: Plan) -> None:
+    """What TypeScript's decorators become stands behind the program's last line: the place is the author's."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(
+            cell, "class A {\n @(undefined as any) m() {}\n}\nreturn 1", language="typescript", cpu_ms=1000
+        )
+        assert isinstance(trial.outcome, ProgramException), trial.outcome
+        assert trial.outcome.line in (1, 2), trial.outcome
+        assert max(int(frame.split(":")[-2]) for frame in trial.outcome.stack.splitlines()) <= 4
+
+
 def test_frames_without_their_token_are_no_frames() -> None:
     """What a program gets written to the descriptor counts for nothing: it does not know the token."""
     token = bytes(range(16))
