@@ -153,7 +153,7 @@ class Services:
                     raise RequestError("internal", str(error)) from None
             lost = False
             try:
-                await cell.run(job, trial, on_log=on_log)
+                await cell.run(job, trial, on_log=on_log, alone=self.scheduler.running == 1)
             except CellLost:
                 lost = True
             finally:

@@ -117,9 +117,12 @@ class DenoCell:
             self._engine.close()
             self._engine = None
 
-    async def run(self, job: Job, trial: Trial, *, on_log: Callable[[LogLine], None] | None = None) -> None:
+    async def run(
+        self, job: Job, trial: Trial, *, on_log: Callable[[LogLine], None] | None = None, alone: bool = False
+    ) -> None:
         """Run the job and fill the trial in. On cancellation the process is killed first, and its usage noted.
 
+        `alone` is nothing to it: a run ends with its last word, which is waited for in any case.
         After a clean end `usable` is still set, and the next process is on its way: see `ready`. Raises CellLost, with
         the cell retired, if the process turned out to be dead before it could be handed the job.
         """

@@ -87,9 +87,12 @@ class QuickJSCell:
             if self.plan.cgroup is not None:
                 self.plan.cgroup.sweep()
 
-    async def run(self, job: Job, trial: Trial, *, on_log: Callable[[LogLine], None] | None = None) -> None:
+    async def run(
+        self, job: Job, trial: Trial, *, on_log: Callable[[LogLine], None] | None = None, alone: bool = False
+    ) -> None:
         """Run the job and fill the trial in. On cancellation the child is killed first, and its usage noted.
 
+        `alone`: nothing else is running. A core that waits is woken by the output, and is awake when the end comes.
         Raises CellLost, with the cell retired, if the cell turned out to be dead before it could be handed the job.
         """
         self._refuse_if_disturbed()
@@ -111,9 +114,9 @@ class QuickJSCell:
             await self._set_limits(job.limits)
             ends_at = trio.current_time() + job.limits.wall_ms / 1000
             self._send(exchange)
-            if on_log is not None:
+            if on_log is not None or alone:
                 exchange.listen()
-            # What a short run writes is read once, when it has ended.
+            # Else what a short run writes is read once, when it has ended.
             with trio.move_on_at(min(ends_at, trio.current_time() + LONG_S)):
                 report = await self._until_the_end(exchange)
             if report is None:
