@@ -123,6 +123,10 @@ def main() -> None:
     for (whose, what), count in found.most_common():
         if count * 200 > total:
             print(f"{100 * count / total:6.1f} %  {whose:7} {what}")
+    parts = Path(__file__).parent / "parts.py"
+    checkout, python = str(Path(__file__).parents[1]), os.path.realpath(sys.executable)
+    print(flush=True)
+    subprocess.run([python, "-I", "-S", "-B", parts, root.engine(), checkout, root.machine(), "2000"], check=True)
 
 
 if __name__ == "__main__":
