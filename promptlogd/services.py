@@ -157,9 +157,10 @@ class Services:
             except CellLost:
                 lost = True
             finally:
+                spent = not lost and (fresh or not cell.usable)
                 if not lost:
-                    hold.cost_ms = trial.usage.cpu_ms + (_NEW_CELL_MS if fresh or not cell.usable else 0.0)
-                if isinstance(pool, Pool) and not lost:
+                    hold.cost_ms = trial.usage.cpu_ms + (_NEW_CELL_MS if spent else 0.0)
+                if isinstance(pool, Pool) and spent:
                     # Who spends cells gets no turns faster than cells are replaced.
                     hold.passed_on = True
                     pool.give(cell, fresh=fresh, replaced=hold.release)  # type: ignore[arg-type]  # it is this pool's own

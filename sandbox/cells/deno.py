@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -64,6 +65,12 @@ class DenoCell:
             async with self._running:  # a run that is on finds its process dead, and reads what there is to read
                 pass
         with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
+            if self._engine is not None:
+                # Killed, too; but low in priority, on a core that others want, it may take its time to end.
+                self._engine.kill()
+                with suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self._engine)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
             self._forget()
             trio.lowlevel.notify_closing(self._data)
             self._data.close()
@@ -114,6 +121,7 @@ class DenoCell:
             self._poll.close()
             self._poll = None
         if self._engine is not None:
+            trio.lowlevel.notify_closing(self._engine)
             self._engine.close()
             self._engine = None
 

@@ -8,6 +8,7 @@ import resource
 import select
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -92,11 +93,15 @@ class DenoProcess:
             own = int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[_LAST_CORE])
             self._core = own if _cores.get(own) == fewest else min(_cores, key=_cores.__getitem__)
             _cores[self._core] += 1
-            for thread in os.listdir(f"/proc/{self.pid}/task"):
-                os.sched_setaffinity(int(thread), {self._core})
+            core = self._core
+            self._for_each_thread(lambda thread: os.sched_setaffinity(thread, {core}))
 
     def lower_priority(self) -> None:
         """Let it give way to others, all of its threads."""
-        with suppress(OSError, ValueError):
+        self._for_each_thread(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, _NICE))
+
+    def _for_each_thread(self, do: Callable[[int], None]) -> None:
+        with suppress(OSError):
             for thread in os.listdir(f"/proc/{self.pid}/task"):
-                os.setpriority(os.PRIO_PROCESS, int(thread), _NICE)
+                with suppress(OSError):  # one that has just ended is no reason to pass over the rest
+                    do(int(thread))

@@ -138,7 +138,7 @@ async def test_a_crash_is_no_limit(plan: Plan) -> None:
             trial = await run_on(cell, busy % busy_ms + _CRASH % (20_000, 20_000), cpu_ms=200)
             # Where RLIMIT_DATA holds memory, a fault at half of it may be for lack of it.
             assert isinstance(trial.outcome, Crashed | MemoryLimit if plan.cgroup is None else Crashed), trial.outcome
-            assert busy_ms / 2 < trial.usage.cpu_ms < 200
+            assert busy_ms / 8 < trial.usage.cpu_ms < 200  # a core that others want gives it less
 
 
 @pytest.mark.parametrize(
