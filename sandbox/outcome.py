@@ -63,7 +63,7 @@ class WallLimit(_Record, frozen=True, kw_only=True, tag="wall_limit"):
 
 
 class MemoryLimit(_Record, frozen=True, kw_only=True, tag="memory_limit"):
-    """The kernel refused the process memory. In bytes; `used` is the peak resident set."""
+    """The kernel refused the process memory. In bytes; `used` is the peak resident set, without what was refused."""
 
     limit: int
     used: int
@@ -117,7 +117,8 @@ def describe(outcome: Outcome) -> str:
         case WallLimit(limit=limit):
             return f"stopped at the wall limit of {limit} ms"
         case MemoryLimit(limit=limit, used=peak):
-            return f"stopped at the memory limit of {limit >> 20} MiB (peak {peak / 2**20:.1f} MiB)"
+            refused = ", and more was asked for at once" if peak < limit // 2 else ""
+            return f"stopped at the memory limit of {limit >> 20} MiB (peak {peak / 2**20:.1f} MiB{refused})"
         case OutputLimit(limit=limit, used=size):
             return f"the result of {size} bytes is over the limit of {limit} bytes"
         case Cancelled():

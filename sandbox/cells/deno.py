@@ -11,7 +11,6 @@ from __future__ import annotations
 import select
 import socket
 import struct
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -83,6 +82,7 @@ class DenoCell:
         """Wait until a new process's runner says that it waits for its run. Raises CellStartError, or OSError."""
         before = self._engine.pid if self._engine is not None else 0
         self._forget()
+        self.process.read_errors()  # of the program that was
         with trio.move_on_after(START_S):
             while True:
                 try:
@@ -111,7 +111,7 @@ class DenoCell:
             if not self._group.holds(pid):
                 raise CellStartError(self.plan.engine, "it did not start in its cgroup")
             self._group.forget_peak()
-        self.process.forget_log()
+        self.process.forget()
         self.blank = True
 
     def _forget(self) -> None:
@@ -183,7 +183,6 @@ async def start(plan: Plan) -> DenoCell:
                 group.process_files() if group is not None else (),
                 stdin=theirs,
                 stdout=theirs,
-                stderr=subprocess.DEVNULL,
                 cwd=plan.folder,
             )
     except BaseException as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import select
 import socket
 from collections.abc import Callable
@@ -36,6 +37,9 @@ _KINDS = {"run": frozenset("lvobxs"), "source": frozenset("lvobxsq"), "check": f
 _FORMS = {"javascript": (b"B", b"M"), "typescript": (b"T", b"N")}
 _LOOK_S = 0.001
 """The least time between two looks at the process's CPU clock."""
+
+_OUT_OF_MEMORY = re.compile(rb"^# Fatal (?:JavaScript|process) out of memory: ", re.MULTILINE)
+"""V8's last words when it can't go on for lack of memory (V8::FatalProcessOutOfMemory)."""
 
 _CORES = len(os.sched_getaffinity(0))
 
@@ -169,6 +173,7 @@ class DenoRun:
             at_least=self._reader.at_least,
             jail_gone=jail_gone,
             how=how,
+            out_of_memory=how is not None and _OUT_OF_MEMORY.search(jail.read_errors()) is not None,
             data_limited=self._engine.data_bytes is not None,
         )
         self._trial.end(of_evidence(evidence, limits))

@@ -1,4 +1,4 @@
-"""An nsjail that the daemon started and that starts process after process in a jail, and what it says of their ends."""
+"""An nsjail that the daemon started and that starts process after process in a jail, and what is said of their ends."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ _LOG_S = 1.5
 _LOG_BYTES = 16 * 1024
 """Of nsjail's log, its end is kept."""
 
+_ERRORS_BYTES = 64 * 1024
+"""Of a jailed process's standard error: what a pipe holds. What is more is lost, and keeps nobody waiting."""
+
+_ERROR_CHARACTERS = 300
+
 _libc = ctypes.CDLL(None)
 
 # nsjail's own word about a process in the jail, from waitpid(2), on a descriptor that the jail does not have.
@@ -42,12 +47,13 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Supervisor:
-    """One nsjail and its log. Made by `spawn`."""
+    """One nsjail, its log, and the standard error of what is in the jail. Made by `spawn`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: int, errors: int) -> None:
         self.pid = process.pid
         self._process = process
         self._log = log
+        self._errors = errors
         self._words = ""
         self._descriptor = os.pidfd_open(process.pid)
         self._waiting = trio.Lock()
@@ -80,9 +86,10 @@ class Supervisor:
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     def close(self) -> None:
-        """Let go of the log. Once only."""
+        """Let go of the log and the errors. Once only."""
         trio.lowlevel.notify_closing(self._log)
         os.close(self._log)
+        os.close(self._errors)
 
     def reaped_cpu_s(self) -> float:
         """Return the CPU time of all processes that nsjail has reaped, in steps of 10 ms (proc_pid_stat(5))."""
@@ -115,17 +122,27 @@ class Supervisor:
             pass
         return False
 
-    def forget_log(self) -> None:
-        """Drop what nsjail has written so far: it is of processes that were."""
+    def read_errors(self) -> bytes:
+        """Return what was written in the jail to the standard error since the last look, the first 64 KiB."""
+        try:
+            return os.read(self._errors, _ERRORS_BYTES)
+        except OSError:  # none
+            return b""
+
+    def forget(self) -> None:
+        """Drop what was written so far: it is of processes that were."""
+        self.read_errors()
         self.read_log()
         self._words = ""
 
     def last_words(self) -> str:
-        """Return what nsjail said of why it is of no use, in one line."""
+        """Return what was said, while there was no program in the jail, of why it is of no use, in one line."""
         self.read_log()
         words = [line for line in self._words.splitlines() if line.startswith(("[E]", "[W]", "[F]"))][-3:]
         how = [found.group() for line in self._words.splitlines() if (found := _SAID.search(line))][-1:]
-        return " / ".join([*words, *how]) or "it did nothing, without a word; try: promptlogctl doctor"
+        errors = self.read_errors().decode("utf-8", "replace").strip().splitlines()[:1]
+        errors = ["".join(filter(str.isprintable, line))[:_ERROR_CHARACTERS] for line in errors]
+        return " / ".join([*words, *errors, *how]) or "it did nothing, without a word; try: promptlogctl doctor"
 
 
 async def spawn(
@@ -136,15 +153,19 @@ async def spawn(
     Raises OSError.
     """
     log, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    errors, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     command = [str(executable), "--log_fd", str(theirs), *arguments]
     files = [os.fsencode(file) for file in cgroup_files]
+    options = {**options, "pass_fds": (theirs,), "stderr": stderr}
     try:
-        return Supervisor(await _spawner.run(lambda: _start(command, files, {**options, "pass_fds": (theirs,)})), log)
+        return Supervisor(await _spawner.run(lambda: _start(command, files, options)), log, errors)
     except BaseException:
         os.close(log)
+        os.close(errors)
         raise
     finally:
         os.close(theirs)
+        os.close(stderr)
 
 
 def _start(command: list[str], cgroup_files: Sequence[bytes], options: dict[str, Any]) -> subprocess.Popen[bytes]:

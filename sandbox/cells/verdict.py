@@ -83,6 +83,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nsjail ended with it, and not by us."""
     how: Ending | None
     """What nsjail says of its end."""
+    out_of_memory: bool
+    """Whether V8's last words were that: a large array is refused while little is resident."""
     data_limited: bool
     """Whether RLIMIT_DATA holds its memory."""
 
@@ -94,7 +96,7 @@ def of_evidence(evidence: Evidence, limits: Limits) -> Verdict:
         return MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
     if evidence.cpu_looked_ms > limits.cpu_ms or (how is not None and how.signal == signal.SIGXCPU):
         return CpuLimit(limit=limits.cpu_ms, used=round(max(evidence.cpu_told_ms, limits.cpu_ms), 3))
-    for known in (evidence.ended_by_us, evidence.said, evidence.at_least):
+    for known in (evidence.ended_by_us, evidence.said):
         if known is not None:
             return known
     if evidence.jail_gone:
@@ -102,8 +104,10 @@ def of_evidence(evidence: Evidence, limits: Limits) -> Verdict:
     if how is None:
         return Crashed(message="the run was given up")
     aborts = _ABORTS if evidence.data_limited else _OWN_ABORTS
-    if how.signal in aborts and peak_bytes >= limits.memory_bytes // 2:
+    if how.signal in aborts and (evidence.out_of_memory or peak_bytes >= limits.memory_bytes // 2):
         return MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
+    if evidence.at_least is not None:
+        return evidence.at_least
     return _by_signal(how.signal) if how.signal else _by_exit_code(how.exit_code)
 
 

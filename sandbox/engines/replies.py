@@ -5,8 +5,8 @@ does not parse, that the kernel refused it memory. How the process ended, and wh
 
 Frames: a letter, the size of what follows (4 bytes, big-endian), the payload. v a value's JSON; o the size of one that
 is too large; b why there is none; x an exception, s a syntax error, m a refusal of memory (name, message, stack, each
-with its size before it); q the same as s, while its place is looked for; l a console line, its level first; w wrapped
-code.
+with its size before it); q the same as s, while more is looked for that the process may not survive, or nothing, which
+takes it back; l a console line, its level first; w wrapped code.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class ReplyReader:
             if kind == "l":
                 self._log(payload, lines)
             elif kind == "q":
-                self.at_least = self._end("s", payload)
+                self.at_least = self._end("s", payload) if payload else None
             else:
                 self._said = self._end(kind, payload)
         return lines

@@ -142,7 +142,7 @@ async def test_cancelling_kills_the_child(plan: Plan) -> None:
         trial = Trial()
         with trio.move_on_after(0.1):
             await cell.run(Job(kind="source", code=b"for(;;){}", limits=Limits(cpu_ms=9000, wall_ms=9000)), trial)
-        assert 50 <= trial.usage.cpu_ms <= 500
+        assert 0 < trial.usage.cpu_ms <= 500
         assert not cell.usable
 
 

@@ -56,8 +56,14 @@ def test_quickjs_by_wait_status(status: int, cpu_ms: float, peak_mib: int, said:
         ({"how": Ending(pid=1, signal=signal.SIGSEGV), "peak_bytes": 70 * MIB, "data_limited": True}, MemoryLimit),
         ({"how": Ending(pid=1, signal=signal.SIGSEGV), "data_limited": True}, Crashed),
         ({"how": Ending(pid=1, exit_code=3)}, Crashed),
+        ({"how": Ending(pid=1, signal=signal.SIGTRAP), "out_of_memory": True}, MemoryLimit),
+        ({"how": Ending(pid=1, signal=signal.SIGSEGV), "out_of_memory": True}, Crashed),
+        ({"how": Ending(pid=1, exit_code=133), "out_of_memory": True}, Crashed),  # words alone are a program's to say
         ({"jail_gone": True}, Crashed),
         ({"at_least": _OK, "how": Ending(pid=1, exit_code=3)}, Ok),
+        ({"at_least": _OK, "how": Ending(pid=1, signal=signal.SIGSEGV)}, Ok),
+        ({"at_least": _OK, "how": Ending(pid=1, signal=signal.SIGTRAP), "peak_bytes": 70 * MIB}, MemoryLimit),
+        ({"at_least": _OK, "jail_gone": True}, Crashed),
         ({}, Crashed),
     ],
 )
@@ -73,6 +79,7 @@ def test_deno_by_the_kernels_accounts(known: dict[str, Any], kind: type[Outcome]
         "at_least": None,
         "jail_gone": False,
         "how": None,
+        "out_of_memory": False,
         "data_limited": False,
     }
     assert type(of_evidence(Evidence(**nothing | known), _LIMITS)) is kind

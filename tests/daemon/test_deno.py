@@ -90,9 +90,9 @@ def test_syntax_errors_at_submit(client: Client) -> None:
     with pytest.raises(RequestRefused, match="syntax error") as refused:
         client.submit("\nconst n: number = ;", language="typescript")
     assert (refused.value.detail["line"], refused.value.detail["column"]) == (2, 19)
-    with pytest.raises(RequestRefused, match=r"nested too deeply|did not survive|took more"):
+    with pytest.raises(RequestRefused, match=r"nested too deeply|took more"):
         client.submit("(" * 300_000 + ")" * 300_000, engine="deno")
-    with pytest.raises(RequestRefused, match=r"syntax|did not survive|took more"):
+    with pytest.raises(RequestRefused, match=r"nested too deeply|took more"):
         client.submit("(" * 300_000 + ")" * 300_000, language="typescript")
 
 
@@ -105,11 +105,13 @@ def test_syntax_errors_at_submit(client: Client) -> None:
     ],
 )
 def test_nothing_of_a_program_runs_at_submit(client: Client, source: str, language: Any) -> None:
-    """Not even what it imports: a loop there takes no time."""
-    began = time.monotonic()
-    with suppress(RequestRefused):
+    """Not even what it imports: a loop there does not use up the check's time."""
+    refused: RequestRefused | None = None
+    try:
         client.submit(source, engine="deno", language=language)
-    assert time.monotonic() - began < 0.4
+    except RequestRefused as error:
+        refused = error
+    assert refused is None or refused.code == "bad_request", refused  # else the check's time was used up
 
 
 def test_submits_at_once_for_several_engines(client: Client) -> None:

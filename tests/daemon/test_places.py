@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from typing import Any
+
 import pytest
 
 from promptlogctl.client import Client
@@ -112,3 +116,35 @@ def test_to_look_for_the_place_runs_nothing(client: Client, engine: str) -> None
     for language in ("javascript", "typescript") if engine == "deno" else ("javascript",):
         outcome = client.run_source(source, engine=engine, language=language).outcome  # type: ignore[call-overload]
         assert isinstance(outcome, ProgramSyntaxError), outcome
+
+
+_MAP = json.dumps({"version": 3, "sources": ["other.ts"], "names": [], "mappings": "AAAA;AACA;AAEA;AAUA;AAIA;AAQA"})
+_OWN_MAP = "\n//# sourceMappingURL=data:application/json;base64," + base64.b64encode(_MAP.encode()).decode()
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("const x = 1;\n\n throw new Error('x');", (3, 8)),
+        ("export default () => {\n\n throw new Error('x');\n}", (3, 8)),
+        ("let a;\n\n  let a;", (3, 7)),
+        ("export default () => 1;\nlet a;\n  let a;", (3, 7)),
+        ("export default () => 1;\n\nlet a = ;", (3, 9)),
+    ],
+)
+def test_a_map_that_a_program_brings_moves_no_place(
+    client: Client, language: Any, source: str, place: tuple[int, int]
+) -> None:
+    """A bundler's source map is of a text that was not submitted."""
+    outcome = client.run_source(source + _OWN_MAP, engine="deno", language=language).outcome
+    assert isinstance(outcome, ProgramException | ProgramSyntaxError), outcome
+    assert (outcome.line, outcome.column) == place
+
+
+def test_what_is_wrong_with_an_import_is_told_in_a_line(client: Client) -> None:
+    """A text that is imported and does not parse is no place in the program, and its picture no message."""
+    outcome = client.run_source('import "data:text/javascript,x x"\nexport default () => 1', engine="deno").outcome
+    assert isinstance(outcome, ProgramSyntaxError)
+    assert outcome.message.startswith("in what it imports: Expected ';'")
+    assert "\n" not in outcome.message

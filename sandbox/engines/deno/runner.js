@@ -126,6 +126,7 @@
     [/^Blocked by null entry for ""([^]*?)""/, 'module not found: '],
     [/^Import "([^]*)" not a dependency and not in import map/, 'module not found: '],
     [/^JSR package manifest for '([^]*)' failed to load/, 'module not found: jsr:'],
+    [/^SyntaxError: ([^\n]*)\n[^]*\n    at data:/, 'in what it imports: '],
     [/^(npm specifiers) were requested; but --no-npm/, 'no program can import '],
     [/^Single (function) literal required$/, 'a bracket closes that it did not open: the program is the body of one '],
     [/^Cannot use (import) statement outside a module$/, OWN_TEXT],
@@ -160,8 +161,10 @@
   };
 
   const TYPES = { __proto__: null, j: 'text/javascript', t: 'application/typescript' };
+  // The last such line counts: so a map that a program brings with it moves no place.
+  const NO_MAP = '\n//# sourceMappingURL=none';
   const load = (source, language) =>
-    importModule(createObjectURL(new Blob([source], { __proto__: null, type: TYPES[language] })));
+    importModule(createObjectURL(new Blob([source + NO_MAP], { __proto__: null, type: TYPES[language] })));
   const END = '\n;return typeof result === "undefined" ? void 0 : result;\n';
   const BODY = ['export default (async function (prompt, env) {"use strict";\n', '})'];
   const OUR_NAME = '//# sourceURL=program.js';
@@ -277,9 +280,12 @@
   const EXPORT = /()\bexport(?:\s*[{*=]|\s+[a-z])/;
   const NO_DEFAULT =
     'a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)';
+  // What there is to tell if the process does not survive swc, which has no bound for how deep it goes.
+  const atLeast = (message) => sendFields(Q, 'BSyntaxError', message, '');
   const check = async (source, language) => {
     const script = language === 'j';
     let error = null, first = true;
+    if (!script) atLeast('it is nested too deeply, or Deno has failed to parse it');
     if (script) {
       try {
         // V8 wants a single function here, so that what closes the bracket is refused.
@@ -295,7 +301,7 @@
     }
     if (error === null) return (script ? 'B' : 'T') + source;
     // What V8 can't parse may be more than swc survives.
-    if (script) sendFields(Q, 'BSyntaxError', reworded(say(error.message)), '');
+    if (script) atLeast(reworded(say(error.message)));
     const opening = apply(exec, EXPORT_FIRST, [source]), module = opening ?? apply(exec, EXPORT, [source]);
     if (module !== null) {
       // A line for a shell is a comment where nothing stands before it.
@@ -364,6 +370,7 @@
   } else {
     check(code, language).then((wrapped) => {
       if (kind === 'S') {
+        send(Q, new Bytes(0));  // from here on an end is the program's
         run(wrapped, prompt, given);
       } else {
         send(W, encode(wrapped[0]));  // the daemon has the rest

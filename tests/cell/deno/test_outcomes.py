@@ -142,17 +142,45 @@ async def test_a_crash_is_no_limit(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        ("javascript", f"export default async () => {{ {_CRASH % (20_000, 20_000)} }}"),
+        ("typescript", f"export default async (): Promise<any> => {{ {_CRASH % (20_000, 20_000)} }}"),
+        ("typescript", _CRASH % (20_000, 20_000)),
+    ],
+)
+async def test_what_parses_and_then_crashes_is_no_syntax_error(plan: Plan, language: str, source: str) -> None:
+    """What was to be told if the parser did not survive the program is taken back before that runs."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, source, language=language, cpu_ms=1000)
+        assert isinstance(trial.outcome, Crashed), trial.outcome
+
+
+@pytest.mark.parametrize("kind", ["source", "check"])
+@pytest.mark.parametrize("source", ["return " + "(" * 2000 + "1" + ")" * 2000, "{" * 5000 + "}" * 5000 + "return 1"])
+async def test_typescript_too_deep_for_its_parser_is_a_syntax_error(plan: Plan, kind: str, source: str) -> None:
+    """Deno's parser has no bound for how deep it goes, and ends its process: which is no fault of the engine's."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, source, kind=kind, language="typescript", cpu_ms=1000)
+        found = trial.checked.error if isinstance(trial.checked, Refused) else trial.outcome
+        assert isinstance(found, ProgramSyntaxError), trial.outcome
+        assert "nested too deeply" in found.message
+
+
+@pytest.mark.parametrize(
     "source",
     [
         "const a = []; for (;;) a.push('x'.repeat(1e6) + a.length)",
         "const m = new Map(); for (let i = 0; ; i++) m.set('k' + i, {i})",
         "const a = []; for (;;) a.push(new Array(10000).fill(1))",
         "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
+        "const a = []; a.length = 3e7; return a.fill(0).length",
+        "let s = 'x'; for (let i = 0; i < 28; i++) s += s; return s.replaceAll('x', 'yy').length",
     ],
 )
-@pytest.mark.parametrize("memory_mb", [64, 72])
-async def test_with_the_least_memory_its_lack_is_no_crash(plan: Plan, made: Root, source: str, memory_mb: int) -> None:
-    """V8 told of a small heap ends by itself, with less resident than half of the limit once was."""
+@pytest.mark.parametrize("memory_mb", [64, 72, 128])
+async def test_lack_of_memory_is_no_crash(plan: Plan, made: Root, source: str, memory_mb: int) -> None:
+    """V8 ends by itself when its heap is full, or one large piece is refused to it while little is resident."""
     small = msgspec.structs.replace(plan.default, memory_bytes=memory_mb * MIB)
     async with a_cell(deno_plan(made, small, plan.cgroup, jit=plan.cgroup is not None)) as cell:
         trial = await run_on(cell, source, cpu_ms=5000, memory_bytes=small.memory_bytes)
