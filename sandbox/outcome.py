@@ -139,7 +139,11 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run used, from the kernel's account of its process (wait4(2)); wall time from the daemon's clock."""
+    """What a run used, from the kernel's account of its process; wall time from the daemon's clock.
+
+    Memory: QuickJS, the peak resident set (wait4(2)); Deno, the peak of its cgroup, or without one of what was resident
+    of its own, which does not have the engine's file in it.
+    """
 
     cpu_ms: float
     wall_ms: float

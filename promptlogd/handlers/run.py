@@ -10,13 +10,13 @@ import trio
 from promptlogd.client import Client
 from promptlogd.config import LimitsError
 from promptlogd.handlers.references import StoreErrors, check_size, utf8_bytes
-from promptlogd.handlers.submit import SMALL_BYTES, check, chosen, wrap
+from promptlogd.handlers.submit import SMALL_BYTES, check, chosen, unchecked, wrap
 from promptlogd.services import RequestError, Services
 from promptlogd.store import Program
 from promptlogd.wire.messages import Finished, Log, Run
 from sandbox.cells import Job, Trial
 from sandbox.cells.job import Engine, Language
-from sandbox.engines.replies import WRAPPER_VERSIONS, Wrapped
+from sandbox.engines.replies import WRAPPER_VERSIONS, Refused, Wrapped
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, LogLine
 
@@ -41,6 +41,8 @@ async def handle(request: Run, services: Services, client: Client) -> Finished:
             await check(services, client, job.code, trial, job.engine, job.language)
             if isinstance(trial.checked, Wrapped):
                 job = msgspec.structs.replace(job, kind="run", code=trial.checked.code)
+            elif not isinstance(trial.checked, Refused):
+                raise unchecked(trial, services.config.limits.check_cpu_ms)
         if trial.outcome is None:
             await services.execute(job, trial, client=client, fresh=fresh, on_log=on_log)
     if scope.cancelled_caught:

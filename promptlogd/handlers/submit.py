@@ -132,24 +132,29 @@ async def check(
 
 async def wrap(services: Services, client: Client, source: bytes, engine: Engine, language: Language) -> bytes:
     """Return the code that the engine runs. Raises RequestError."""
-    cpu_ms = services.config.limits.check_cpu_ms
     trial = Trial()
     await check(services, client, source, trial, engine, language)
-    match trial.checked, trial.outcome:
-        case Wrapped(code=code), _:
-            return code
-        case Refused(error=error), _:
-            raise RequestError(
-                "bad_request",
-                f"syntax error: {error.message}",
-                {"syntax_error": error.message, "line": error.line, "column": error.column},
-            )
-        case _, CpuLimit() | WallLimit():
-            raise RequestError("too_large", f"checking the program took more than {cpu_ms} ms of CPU time")
-        case _, MemoryLimit():
-            raise RequestError("too_large", "checking the program took more memory than a run has")
-        case _, Crashed(signal="SIGSEGV" | "SIGABRT" | "SIGTRAP" | "SIGSYS" | "SIGILL" as signal):
-            raise RequestError("too_large", f"the engine did not survive parsing the program ({signal})")
-        case _, outcome:
+    if isinstance(trial.checked, Wrapped):
+        return trial.checked.code
+    if isinstance(trial.checked, Refused):
+        error = trial.checked.error
+        raise RequestError(
+            "bad_request",
+            f"syntax error: {error.message}",
+            {"syntax_error": error.message, "line": error.line, "column": error.column},
+        )
+    raise unchecked(trial, services.config.limits.check_cpu_ms)
+
+
+def unchecked(trial: Trial, cpu_ms: int) -> RequestError:
+    """Return why a program could not be checked: neither a program, nor found to be none."""
+    match trial.outcome:
+        case CpuLimit() | WallLimit():
+            return RequestError("too_large", f"checking the program took more than {cpu_ms} ms of CPU time")
+        case MemoryLimit():
+            return RequestError("too_large", "checking the program took more memory than a run has")
+        case Crashed(signal="SIGSEGV" | "SIGABRT" | "SIGTRAP" | "SIGSYS" | "SIGILL" as signal):
+            return RequestError("too_large", f"the engine did not survive parsing the program ({signal})")
+        case outcome:
             why = "" if outcome is None else f": {describe(outcome)}"
-            raise RequestError("internal", f"the program could not be checked{why}")
+            return RequestError("internal", f"the program could not be checked{why}")

@@ -111,6 +111,8 @@ class DenoCell:
             if not self._group.holds(pid):
                 raise CellStartError(self.plan.engine, "it did not start in its cgroup")
             self._group.forget_peak()
+        else:
+            self._engine.peak_bytes()  # should it end by itself, what was its own is told from what this says
         self.process.forget()
         self.blank = True
 

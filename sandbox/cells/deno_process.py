@@ -32,6 +32,8 @@ class DenoProcess:
         """`data_bytes`: RLIMIT_DATA, where that holds its memory. Raises OSError if there is no such process."""
         self.pid = pid
         self.data_bytes = data_bytes
+        self.file_bytes = 0
+        """What was resident of files at the last look at its memory."""
         self._core: int | None = None
         self._descriptor = os.pidfd_open(pid)
         try:
@@ -68,11 +70,19 @@ class DenoProcess:
             raise CellLost("it is gone") from error
 
     def peak_bytes(self) -> int:
-        """Return the most that was resident of it."""
-        with suppress(OSError, ValueError, IndexError):
+        """Return the most that was resident of its own: without the files, such as the engine's, that it shares.
+
+        0 if it has ended.
+        """
+        try:
             status = Path(f"/proc/{self.pid}/status").read_text()
-            return int(status.split("VmHWM:")[1].split()[0]) * 1024
-        return 0
+            peak, file, shared = (
+                int(status.split(f"{field}:")[1].split()[0]) * 1024 for field in ("VmHWM", "RssFile", "RssShmem")
+            )
+        except (OSError, ValueError, IndexError):
+            return 0
+        self.file_bytes = file + shared
+        return max(0, peak - self.file_bytes)
 
     def limit_cpu(self, limits: Limits) -> None:
         """Put RLIMIT_CPU, in whole seconds, behind the daemon's looks at the clock. Raises CellLost."""

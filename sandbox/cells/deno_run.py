@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import select
 import socket
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from sandbox.cells.exchange import Exchange
 from sandbox.cells.frames import TOKEN_BYTES, deno_frame
 from sandbox.cells.job import LONG_S, Job, Trial
 from sandbox.cells.process import Ending, Supervisor
-from sandbox.cells.verdict import Evidence, Verdict, of_evidence
+from sandbox.cells.verdict import Evidence, Verdict, of_evidence, of_last_words
 from sandbox.cgroup import Group
 from sandbox.engines.deno import stack
 from sandbox.engines.replies import BadReply, ReplyReader, Wrapped
@@ -37,9 +36,6 @@ _KINDS = {"run": frozenset("lvobxs"), "source": frozenset("lvobxsq"), "check": f
 _FORMS = {"javascript": (b"B", b"M"), "typescript": (b"T", b"N")}
 _LOOK_S = 0.001
 """The least time between two looks at the process's CPU clock."""
-
-_OUT_OF_MEMORY = re.compile(rb"^# Fatal (?:JavaScript|process) out of memory: ", re.MULTILINE)
-"""V8's last words when it can't go on for lack of memory (V8::FatalProcessOutOfMemory)."""
 
 _CORES = len(os.sched_getaffinity(0))
 
@@ -66,6 +62,7 @@ class DenoRun:
         self._job = job
         self._trial = trial
         self._ended = False
+        self._peak_bytes = 0
         self._killed_for: Outcome | None = None
         self._oom_before = group.oom_kills() if group is not None else 0
         self._reaped_before_s = jail.reaped_cpu_s()
@@ -111,6 +108,8 @@ class DenoRun:
             left_s = limit_s - self._used_s()
             if left_s <= 0:
                 return
+            if self._group is None:
+                self._peak_bytes = max(self._peak_bytes, self._engine.peak_bytes())
             # With all cores at work for it, it can't be over sooner.
             look_at = trio.current_time() + max(left_s / _CORES, _LOOK_S)
             with trio.move_on_at(min(look_at, short_until)):
@@ -157,10 +156,10 @@ class DenoRun:
                 told_ms = max(looked_ms, (reaped_s - self._cpu_before_s) * 1000)
             jail.kill()
             if group is None and self._ended:
-                # No run before this one had half of the limit: it would have been the last.
+                # No run before this one had a quarter of the limit: it would have been the last.
                 with trio.move_on_after(_REAP_S):
                     await jail.wait()
-                peak_bytes = max(peak_bytes, jail.peak_bytes)
+                peak_bytes = max(peak_bytes, self._peak_bytes, jail.peak_bytes - self._engine.file_bytes)
         self._trial.logs_truncated = self._reader.logs_truncated
         self._trial.usage = Usage(cpu_ms=round(told_ms, 3), wall_ms=self._wall_ms(), peak_memory_bytes=peak_bytes)
         evidence = Evidence(
@@ -173,20 +172,26 @@ class DenoRun:
             at_least=self._reader.at_least,
             jail_gone=jail_gone,
             how=how,
-            out_of_memory=how is not None and _OUT_OF_MEMORY.search(jail.read_errors()) is not None,
+            words=of_last_words(jail.read_errors()) if how is not None else None,
             data_limited=self._engine.data_bytes is not None,
         )
         self._trial.end(of_evidence(evidence, limits))
         # Else a later run's end could be taken for one for lack of memory.
-        return there and (group is not None or peak_bytes < limits.memory_bytes // 2)
+        return there and (group is not None or peak_bytes < limits.memory_bytes // 4)
 
     def _checked(self, said: Verdict | None) -> Verdict | None:
-        """Return what was said, wrapped code with our source: its letter alone is the runner's."""
+        """Return what was said, wrapped code with our source: its letter alone is the runner's.
+
+        Of TypeScript it may be the JavaScript that is left of it, with blanks for what is not.
+        """
         if not isinstance(said, Wrapped):
             return said
-        if said.code not in _FORMS[self._job.language]:
-            return Crashed(message="the engine wrote a form that there is not")
-        return Wrapped(code=said.code + self._job.code)
+        form, blanked = said.code[:1], said.code[1:]
+        if not blanked and form in _FORMS[self._job.language]:
+            return Wrapped(code=form + self._job.code)
+        if self._job.language == "typescript" and form in _FORMS["javascript"] and len(blanked) == len(self._job.code):
+            return said
+        return Crashed(message="the engine wrote a form that there is not")
 
     def _wall_ms(self) -> float:
         return round((trio.current_time() - self.began) * 1000, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import queue
 import re
@@ -30,6 +31,9 @@ _ERRORS_BYTES = 64 * 1024
 """Of a jailed process's standard error: what a pipe holds. What is more is lost, and keeps nobody waiting."""
 
 _ERROR_CHARACTERS = 300
+_FLOOR_MARGIN_BYTES = 4 << 20
+"""What may have been resident of the daemon a moment before, when it forked, and is not any more."""
+
 
 _libc = ctypes.CDLL(None)
 
@@ -49,7 +53,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 class Supervisor:
     """One nsjail, its log, and the standard error of what is in the jail. Made by `spawn`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: int, errors: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: int, errors: int, floor_bytes: int) -> None:
+        """`floor_bytes`: what was resident of the process that forked it."""
         self.pid = process.pid
         self._process = process
         self._log = log
@@ -57,8 +62,10 @@ class Supervisor:
         self._words = ""
         self._descriptor = os.pidfd_open(process.pid)
         self._waiting = trio.Lock()
+        self._floor_bytes = floor_bytes
         self.peak_bytes = 0
-        """The largest resident size of any process that was in the jail, once nsjail has ended (wait4(2))."""
+        """The largest resident size of any process that was in the jail, once nsjail has ended (wait4(2)); 0 if that is
+        not known, since nsjail itself, which begins as a copy of the daemon, was larger."""
         self._gone = False
 
     async def wait(self) -> None:
@@ -71,7 +78,8 @@ class Supervisor:
     def _reap(self) -> None:
         _, status, usage = os.wait4(self.pid, 0)  # it has ended: this does not wait
         self._process.returncode = os.waitstatus_to_exitcode(status)
-        self.peak_bytes = usage.ru_maxrss * 1024
+        peak_bytes = usage.ru_maxrss * 1024
+        self.peak_bytes = peak_bytes if peak_bytes > self._floor_bytes else 0
         self._gone = True
         os.close(self._descriptor)
 
@@ -158,7 +166,8 @@ async def spawn(
     files = [os.fsencode(file) for file in cgroup_files]
     options = {**options, "pass_fds": (theirs,), "stderr": stderr}
     try:
-        return Supervisor(await _spawner.run(lambda: _start(command, files, options)), log, errors)
+        process = await _spawner.run(lambda: _start(command, files, options))
+        return Supervisor(process, log, errors, _resident_bytes() + _FLOOR_MARGIN_BYTES)
     except BaseException:
         os.close(log)
         os.close(errors)
@@ -166,6 +175,11 @@ async def spawn(
     finally:
         os.close(theirs)
         os.close(stderr)
+
+
+def _resident_bytes() -> int:
+    """Return what is resident of this process (proc_pid_statm(5))."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def _start(command: list[str], cgroup_files: Sequence[bytes], options: dict[str, Any]) -> subprocess.Popen[bytes]:

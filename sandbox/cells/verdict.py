@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from typing import Literal
 
 import msgspec
 
@@ -18,10 +20,15 @@ _OWN_WAYS_OUT = (signal.SIGABRT, signal.SIGSEGV)
 """How a QuickJS child ends that can't go on; or by SIGSYS, since it would say so first on a descriptor that it lost."""
 
 _ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT, signal.SIGSEGV)
-"""How V8 ends when memory is refused to it."""
+"""How Deno ends when memory is refused to it."""
 
 _OWN_ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT)
-"""How it ends at its own heap's limit. Without RLIMIT_DATA no memory is refused, so that a fault is something else."""
+"""How V8 ends at its own heap's limit."""
+
+_OUT_OF_MEMORY = re.compile(
+    rb"^# Fatal (?:JavaScript|process) out of memory: |^memory allocation of \d+ bytes failed", re.MULTILINE
+)
+_FAULT = re.compile(rb"^# Fatal error in |^thread '[^']*' .*(?:has overflowed its stack|panicked at)", re.MULTILINE)
 
 Verdict = Outcome | Wrapped | Refused
 
@@ -63,6 +70,19 @@ def of_report(report: Report, limits: Limits, said: Verdict | None) -> Verdict:
     return said
 
 
+Words = Literal["memory", "fault"]
+
+
+def of_last_words(errors: bytes) -> Words | None:
+    """Tell from what a Deno wrote to its standard error whether it had no memory left, or has a fault.
+
+    A program that gets there can have this said, too; then it ends by one of the signals of an abort in any case.
+    """
+    if _OUT_OF_MEMORY.search(errors):
+        return "memory"
+    return "fault" if _FAULT.search(errors) else None
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a Deno process's end."""
 
@@ -83,8 +103,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nsjail ended with it, and not by us."""
     how: Ending | None
     """What nsjail says of its end."""
-    out_of_memory: bool
-    """Whether V8's last words were that: a large array is refused while little is resident."""
+    words: Words | None
+    """What its last words were of. A large array is refused while little is resident."""
     data_limited: bool
     """Whether RLIMIT_DATA holds its memory."""
 
@@ -103,8 +123,10 @@ def of_evidence(evidence: Evidence, limits: Limits) -> Verdict:
         return Crashed(signal="SIGKILL", message="its jail was ended from outside")
     if how is None:
         return Crashed(message="the run was given up")
-    aborts = _ABORTS if evidence.data_limited else _OWN_ABORTS
-    if how.signal in aborts and (evidence.out_of_memory or peak_bytes >= limits.memory_bytes // 2):
+    # Where RLIMIT_DATA holds it, memory is refused while less is resident, and what can't bear that ends with a fault.
+    much_bytes = limits.memory_bytes // (4 if evidence.data_limited else 2)
+    silent = how.signal in (_ABORTS if evidence.data_limited else _OWN_ABORTS) and evidence.words is None
+    if (silent and peak_bytes >= much_bytes) or (evidence.words == "memory" and how.signal in _ABORTS):
         return MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
     if evidence.at_least is not None:
         return evidence.at_least

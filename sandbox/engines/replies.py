@@ -31,7 +31,7 @@ from sandbox.outcome import (
     ProgramSyntaxError,
 )
 
-WRAPPER_VERSIONS = {"quickjs": 2, "deno": 1001}
+WRAPPER_VERSIONS = {"quickjs": 2, "deno": 1002}
 """A number goes up when its engine wraps a program otherwise; stored code of another is made again."""
 
 DENO_WRAPPERS = 1000

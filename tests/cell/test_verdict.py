@@ -9,7 +9,7 @@ import pytest
 from msgspec import Raw
 
 from sandbox.cells.process import Ending
-from sandbox.cells.verdict import Evidence, Report, of_evidence, of_report
+from sandbox.cells.verdict import Evidence, Report, of_evidence, of_last_words, of_report
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, Outcome, WallLimit
 
@@ -53,12 +53,23 @@ def test_quickjs_by_wait_status(status: int, cpu_ms: float, peak_mib: int, said:
         ({"how": Ending(pid=1, signal=signal.SIGTRAP), "peak_bytes": 70 * MIB}, MemoryLimit),
         ({"how": Ending(pid=1, exit_code=133), "peak_bytes": 70 * MIB}, Crashed),  # a code is a program's to choose
         ({"how": Ending(pid=1, signal=signal.SIGSEGV), "peak_bytes": 70 * MIB}, Crashed),
-        ({"how": Ending(pid=1, signal=signal.SIGSEGV), "peak_bytes": 70 * MIB, "data_limited": True}, MemoryLimit),
+        ({"how": Ending(pid=1, signal=signal.SIGSEGV), "peak_bytes": 33 * MIB, "data_limited": True}, MemoryLimit),
         ({"how": Ending(pid=1, signal=signal.SIGSEGV), "data_limited": True}, Crashed),
         ({"how": Ending(pid=1, exit_code=3)}, Crashed),
-        ({"how": Ending(pid=1, signal=signal.SIGTRAP), "out_of_memory": True}, MemoryLimit),
-        ({"how": Ending(pid=1, signal=signal.SIGSEGV), "out_of_memory": True}, Crashed),
-        ({"how": Ending(pid=1, exit_code=133), "out_of_memory": True}, Crashed),  # words alone are a program's to say
+        ({"how": Ending(pid=1, signal=signal.SIGTRAP), "words": "memory"}, MemoryLimit),
+        ({"how": Ending(pid=1, signal=signal.SIGSEGV), "words": "memory"}, MemoryLimit),
+        ({"how": Ending(pid=1, exit_code=133), "words": "memory"}, Crashed),  # words alone are a program's to say
+        ({"how": Ending(pid=1, signal=signal.SIGKILL), "words": "memory"}, Crashed),
+        ({"how": Ending(pid=1, signal=signal.SIGTRAP), "words": "fault", "peak_bytes": 70 * MIB}, Crashed),
+        (
+            {
+                "how": Ending(pid=1, signal=signal.SIGABRT),
+                "words": "fault",
+                "peak_bytes": 70 * MIB,
+                "data_limited": True,
+            },
+            Crashed,
+        ),
         ({"jail_gone": True}, Crashed),
         ({"at_least": _OK, "how": Ending(pid=1, exit_code=3)}, Ok),
         ({"at_least": _OK, "how": Ending(pid=1, signal=signal.SIGSEGV)}, Ok),
@@ -79,7 +90,30 @@ def test_deno_by_the_kernels_accounts(known: dict[str, Any], kind: type[Outcome]
         "at_least": None,
         "jail_gone": False,
         "how": None,
-        "out_of_memory": False,
+        "words": None,
         "data_limited": False,
     }
     assert type(of_evidence(Evidence(**nothing | known), _LIMITS)) is kind
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        (b"", None),
+        (b"warning: something\n", None),
+        (b"\n#\n# Fatal JavaScript out of memory: CALL_AND_RETRY_LAST\n#\n", "memory"),
+        (b"# Fatal process out of memory: Zone\n", "memory"),
+        (b"memory allocation of 1200000 bytes failed\n", "memory"),
+        (
+            b"\nthread 'tokio-runtime-worker' (2) has overflowed its stack\nfatal runtime error: stack overflow\n",
+            "fault",
+        ),
+        (b"thread 'main' (1) panicked at cli/main.rs:1:2:\nwhy\n", "fault"),
+        (b"\n#\n# Fatal error in , line 0\n# Check failed: x.\n", "fault"),
+        (b"a line of # Fatal JavaScript out of memory: x", None),
+        (b"\xff\xfe\0" * 20_000, None),
+    ],
+)
+def test_last_words(errors: bytes, words: str | None) -> None:
+    """V8's and Rust's own texts, each at the start of a line."""
+    assert of_last_words(errors) == words

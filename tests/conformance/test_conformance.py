@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from promptlogctl.client import Client, RunResult
+from promptlogctl.client import Client, RequestRefused, RunResult
 from sandbox.outcome import Ok, ProgramException
 
 CASES: list[dict[str, Any]] = [
@@ -58,6 +58,24 @@ def test_javascript_is_typescript(client: Client, case: dict[str, Any]) -> None:
     """What Deno's own parser has to do with TypeScript it does in the jail: all of it, not what a few cases use."""
     result = client.run_source(case["source"], case.get("prompt", ""), env=case.get("env"), language="typescript")
     _check({"kind": "ok"} if case["id"] in _MORE_IN_TYPESCRIPT else expected(case, "deno"), result)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_kept_typescript_is_the_same(client: Client, case: dict[str, Any]) -> None:
+    """A program whose types were taken off once and for good gives what it gives when run from its text."""
+    expect = expected(case, "deno")
+    if case["id"] in _MORE_IN_TYPESCRIPT:
+        expect = {"kind": "ok"}
+    if expect.get("kind") == "syntax_error":
+        with pytest.raises(RequestRefused, match="syntax error") as refused:
+            client.submit(case["source"], language="typescript")
+        assert refused.value.detail["syntax_error"] == expect.get("message", refused.value.detail["syntax_error"])
+        return
+    hash = client.submit(case["source"], language="typescript").hash
+    try:
+        _check(expect, client.run(hash, case.get("prompt", ""), env=case.get("env")))
+    finally:
+        client.remove(hash)
 
 
 def test_the_table_is_whole() -> None:

@@ -258,3 +258,15 @@ def test_large_inputs_and_results(client: Client) -> None:
     assert result.value == prompt
     over = client.run_source("return 'x'.repeat(2 ** 20)", engine="deno", limits=LimitsAsked(cpu_ms=1000))
     assert over.outcome.__struct_config__.tag == "output_limit"
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_a_long_source_has_the_checks_limit_and_not_the_runs(engine: Any) -> None:
+    """What takes too long to parse is refused as at submit; the run's own CPU limit is not told in its place."""
+    source = "".join(f"function f{i}(a, b) {{ return {{[b[0]]: a + {i}}}; }}\n" for i in range(15_000)) + "return 1"
+    with configured_daemon("[limits]\ncheck_cpu_ms = 20\n") as path, Client(path) as client:
+        with pytest.raises(RequestRefused, match="checking the program took more than 20 ms") as refused:
+            client.run_source(source, engine=engine, limits=LimitsAsked(cpu_ms=1000))
+        assert refused.value.code == "too_large"
+        with pytest.raises(RequestRefused, match="checking the program took more than 20 ms"):
+            client.submit(source, engine=engine)

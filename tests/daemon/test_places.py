@@ -148,3 +148,21 @@ def test_what_is_wrong_with_an_import_is_told_in_a_line(client: Client) -> None:
     assert isinstance(outcome, ProgramSyntaxError)
     assert outcome.message.startswith("in what it imports: Expected ';'")
     assert "\n" not in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("const bad: {ä: '漢😀'} | null = null;\nconst s: '😀' = '😀'; bad!.ä", (2, 28)),
+        ("enum E {A}\nconst bad: {ä: E} | null = null;\nconst s: '😀' = '😀'; bad!.ä", (3, 28)),
+        (
+            "interface A {\n  a: 1\n}\nexport default (p: string): A => { const s: '漢' = '漢'; (null as any).x }",
+            (4, 70),
+        ),
+    ],
+)
+def test_places_in_kept_typescript(client: Client, source: str, place: tuple[int, int]) -> None:
+    """Blanks in place of types move nothing; what Deno made of an enum it maps back."""
+    outcome = client.run(client.submit(source, language="typescript").hash).outcome
+    assert isinstance(outcome, ProgramException), outcome
+    assert (outcome.line, outcome.column) == place

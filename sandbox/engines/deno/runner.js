@@ -6,9 +6,11 @@
 // may write to the descriptor has no token, and ends its run as `crashed`.
 // From the daemon: token:16 kind:1 language:1 code:4 prompt:4 env:4 result:4 log:4 (big-endian), then the three texts.
 //   kind R: wrapped code; S: a source, checked and run; C: a source to be checked. language j or t.
-// Wrapped code: B, a body that is JavaScript; T, a body that is TypeScript; M and N, a module of either.
+// Wrapped code: B, a body that is JavaScript; T, a body that is TypeScript; M and N, a module of either. From a check the
+// letter alone comes back, since the daemon has the rest; or, of TypeScript, the letter and the JavaScript it becomes.
 (() => {
   'use strict';
+  const { Deno } = globalThis;
   const { apply, defineProperty, getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
   const { parse } = JSON;
   const { stdin, stdout, exit } = Deno;
@@ -105,6 +107,7 @@
     const { get, value } = getOwnPropertyDescriptor(globalThis, name);
     return get === undefined ? () => value : () => apply(get, globalThis, []);
   };
+  const makeProcess = made('process');
   const makeRequest = made('Request'), makeResponse = made('Response'), makeHeaders = made('Headers');
   const web = {
     request: (url) => new (makeRequest())(url),
@@ -282,14 +285,43 @@
     'a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)';
   // What there is to tell if the process does not survive swc, which has no bound for how deep it goes.
   const atLeast = (message) => sendFields(Q, 'BSyntaxError', message, '');
-  const check = async (source, language) => {
+  // V8 wants a single function here, so that what closes the bracket is refused.
+  const compile = (source) => new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
+  // Where types are all that there is of TypeScript they are blanked out for good, byte by byte: nothing moves, and what is
+  // kept starts like JavaScript. Node's module that can do it takes 15 ms to load, too long for a single run; it wants
+  // Deno, which is there for so long: in a check nothing of a program runs.
+  const STRIPPED = ['async function loose(prompt, env) {"use strict";\n', '\n}'];
+  const stripped = async (source) => {
+    defineProperty(globalThis, 'Deno', { __proto__: null, value: Deno, configurable: true });
+    try {
+      const { stripTypeScriptTypes } = makeProcess().getBuiltinModule('node:module');
+      const [before, after] = STRIPPED;
+      try {
+        const whole = stripTypeScriptTypes(before + source + after);
+        const body = apply(slice, whole, [before.length, -after.length]);
+        compile(body);
+        if (whole === before + body + after && body.length === source.length) return 'B' + body;
+      } catch {}
+      const module = stripTypeScriptTypes(source);
+      if (module.length !== source.length || !apply(test, /default/, [source])) return null;
+      return await refusal(module, 'j') === null ? 'M' + module : null;
+    } catch {
+      return null;
+    } finally {
+      delete globalThis.Deno;
+    }
+  };
+  const check = async (source, language, keep) => {
     const script = language === 'j';
     let error = null, first = true;
-    if (!script) atLeast('it is nested too deeply, or Deno has failed to parse it');
+    if (!script) {
+      atLeast('it is nested too deeply, or Deno has failed to parse it');
+      const kept = keep ? await stripped(source) : null;
+      if (kept !== null) return kept;
+    }
     if (script) {
       try {
-        // V8 wants a single function here, so that what closes the bracket is refused.
-        new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
+        compile(source);
       } catch (thrown) {
         error = thrown;
         if (!(error instanceof SyntaxError)) throw new Unparsed('it is nested too deeply', 'B');
@@ -368,12 +400,12 @@
   if (kind === 'R') {
     run(code, prompt, given);
   } else {
-    check(code, language).then((wrapped) => {
+    check(code, language, kind === 'C').then((wrapped) => {
       if (kind === 'S') {
         send(Q, new Bytes(0));  // from here on an end is the program's
         run(wrapped, prompt, given);
       } else {
-        send(W, encode(wrapped[0]));  // the daemon has the rest
+        send(W, encode(language === 't' && apply(test, /^[BM]/, [wrapped]) ? wrapped : wrapped[0]));
         end();
       }
     }, (error) => {

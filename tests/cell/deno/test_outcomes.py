@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
@@ -27,6 +29,27 @@ async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
         async with a_cell(plan) as cell:
             trial = await run_on(cell, source, kind="check", language=language, cpu_ms=1000)
             assert isinstance(trial.checked, Wrapped), (source, trial.outcome)
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("const a: number = 1;\nreturn a as any", "Bconst a         = 1;\nreturn a       "),
+        ("interface A { b: 'c' }\nexport default (a: A) => a", "M                      \nexport default (a   ) => a"),
+        ("let s: 'é' | '漢' = 'é'; return s", "Blet s" + " " * 11 + " = 'é'; return s"),
+        ("enum A {B} return A.B", "Tenum A {B} return A.B"),
+        ("class A { constructor(public a: 1) {} } return 1", "Tclass A { constructor(public a: 1) {} } return 1"),
+        ("enum A {B}\nexport default (a: A) => a", "Nenum A {B}\nexport default (a: A) => a"),
+    ],
+)
+async def test_types_are_taken_off_once(plan: Plan, source: str, code: str) -> None:
+    """What is kept of TypeScript is JavaScript with blanks in place of types, where types are all there is to it."""
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, source, kind="check", language="typescript", cpu_ms=1000)
+        assert isinstance(trial.checked, Wrapped), trial.outcome
+        found = trial.checked.code.decode()
+        assert len(trial.checked.code) == len(source.encode()) + 1
+        assert "".join(" " if blank.isspace() and blank != "\n" else blank for blank in found) == code
 
 
 @pytest.mark.parametrize(
@@ -118,6 +141,15 @@ def test_frames_without_their_token_are_no_frames() -> None:
         reader.feed(b"v\0\0\0\x01" + b"1" + bytes(40))
 
 
+async def test_the_daemons_own_size_is_none_of_a_runs(made: Root) -> None:
+    """A fault is `crashed`, its peak the process's own, though nsjail began as a copy of a process of 300 MiB."""
+    large = bytearray(os.urandom(1 << 20) * 300)
+    async with a_cell(deno_plan(made, Limits(), None, jit=False)) as cell:
+        trial = await run_on(cell, _CRASH % (20_000, 20_000), cpu_ms=1000)
+    assert isinstance(trial.outcome, Crashed), trial.outcome
+    assert 0 < trial.usage.peak_memory_bytes < 60 * MIB < len(large)
+
+
 _CRASH = (
     "await import(URL.createObjectURL(new Blob(['export default ' + '('.repeat(%d) + '1' + ')'.repeat(%d)],"
     " {type: 'application/typescript'}))); return 1"
@@ -157,7 +189,9 @@ async def test_what_parses_and_then_crashes_is_no_syntax_error(plan: Plan, langu
 
 
 @pytest.mark.parametrize("kind", ["source", "check"])
-@pytest.mark.parametrize("source", ["return " + "(" * 2000 + "1" + ")" * 2000, "{" * 5000 + "}" * 5000 + "return 1"])
+@pytest.mark.parametrize(
+    "source", ["return " + "(" * 40_000 + "1" + ")" * 40_000, "{" * 40_000 + "}" * 40_000 + "return 1"]
+)
 async def test_typescript_too_deep_for_its_parser_is_a_syntax_error(plan: Plan, kind: str, source: str) -> None:
     """Deno's parser has no bound for how deep it goes, and ends its process: which is no fault of the engine's."""
     async with a_cell(plan) as cell:
