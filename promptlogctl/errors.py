@@ -37,11 +37,18 @@ class ConnectionLost(PromptlogError):
     """The daemon went away, or wrote what is no reply, before it answered."""
 
 
+def _place(said: object) -> str:
+    """Return where it was, of an outcome or an error's `detail` that says it."""
+    of = said.get if isinstance(said, dict) else lambda name: getattr(said, name, None)
+    line, column = of("line"), of("column")
+    return f" (line {line}, column {column})" if line is not None and column is not None else ""
+
+
 class RequestRefused(PromptlogError):
     """The daemon answered with an `error`. `code` and `detail` as in the protocol."""
 
     def __init__(self, error: Error) -> None:
-        super().__init__(error.message)
+        super().__init__(error.message + _place(error.detail))
         self.code = error.code
         self.message = error.message
         self.detail = error.detail or {}
@@ -51,6 +58,6 @@ class ProgramFailed(PromptlogError):
     """A run's value was asked for, and its outcome was not `ok`."""
 
     def __init__(self, result: RunResult) -> None:
-        super().__init__(result.describe())
+        super().__init__(result.describe() + _place(result.outcome))
         self.result = result
         self.outcome: Outcome = result.outcome

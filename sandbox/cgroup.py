@@ -24,8 +24,8 @@ _PIDS = 4
 
 _numbers = itertools.count()
 _LIMIT_FILES = {
-    1: {"memory.limit_in_bytes": "{memory_bytes}", "memory.swappiness": "0", "pids.max": "32"},
-    2: {"memory.max": "{memory_bytes}", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "32"},
+    1: {"memory.limit_in_bytes": "{memory_bytes}", "memory.swappiness": "0", "pids.max": "64"},
+    2: {"memory.max": "{memory_bytes}", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "64"},
 }
 """Of one cell. nsjail, and an engine with its threads."""
 

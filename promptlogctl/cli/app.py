@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -25,14 +26,25 @@ from promptlogd.wire.messages import Language
 
 MAX_FILE_BYTES = 16 << 20
 _F = TypeVar("_F", bound=Callable[..., Any])
+_TYPES = re.compile(
+    r"[\w)?\]]\s*:\s*(?:string|number|boolean|any|unknown|void|never)\b"
+    r"|^\s*(?:export\s+)?(?:interface|enum|type|declare|namespace)\s+\w|\bas\s+(?:any|const|unknown|string|number)\b",
+    re.MULTILINE,
+)
 
 
 class Source:
-    """A program's text as the user knows it, for error messages."""
+    """A program's text as the user knows it, for error messages. `language`: if the user has said it."""
 
-    def __init__(self, name: str, text: str | None) -> None:
+    def __init__(self, name: str, text: str | None, language: Language | None = None) -> None:
         self.name = name
         self.text = text
+        self.language = language
+
+    def hint(self) -> None:
+        """Say so if this, which does not parse, looks like TypeScript, and was not said to be."""
+        if self.language is None and self.text is not None and _TYPES.search(self.text):
+            output.note("if this is TypeScript: a file's name ends in .ts then, or say --language typescript")
 
 
 class App:
@@ -95,6 +107,8 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
             output.as_json({"error": {"code": refused.code, "message": refused.message, "detail": refused.detail}})
         else:
             output.refusal(refused, app.source.text, app.source.name)
+            if "syntax_error" in refused.detail:
+                app.source.hint()
         return output.refusal_code(refused)
     except (NoDaemon, ConnectionLost) as error:
         if app.json:
@@ -169,6 +183,9 @@ LANGUAGE = click.option(
 
 def language_of(path: str) -> Language | None:
     """Return what a file's name says it is written in."""
-    if path.endswith((".ts", ".mts", ".cts")):
+    ending = Path(path).suffix.lower()
+    if ending in (".tsx", ".jsx"):
+        raise click.UsageError(f"{path}: JSX is not supported; build it first, or give --language")
+    if ending in (".ts", ".mts", ".cts"):
         return "typescript"
-    return "javascript" if path.endswith((".js", ".mjs", ".cjs")) else None
+    return "javascript" if ending in (".js", ".mjs", ".cjs") else None

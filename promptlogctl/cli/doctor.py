@@ -112,11 +112,13 @@ def _engine(engine: Engine) -> Check:
         with private_daemon(None) as socket, Client(socket) as client:
             result = client.run_source("const result = prompt.length", "doctor", engine=engine)
             if result.value == 6:
-                return Check(name=name, state="ok", text=f"ran a program in {result.usage.wall_ms:.1f} ms")
+                held = client.stats().held_by.get("memory (deno)", "") if engine == "deno" else ""
+                text = f"ran a program in {result.usage.wall_ms:.1f} ms" + (f"; memory: {held}" if held else "")
+                return Check(name=name, state="ok", text=text)
             return Check(name=name, state="missing", text=f"a program gave {result.json} in place of 6")
     except RequestRefused as refused:
         if refused.code == "unsupported":
-            mend = 'pip install "promptlog[deno]", if you want it'
+            mend = f'{sys.executable} -m pip install "promptlog[deno]", if you want it'
             return Check(name=name, state="warning", text="not installed; QuickJS works without", mend=mend)
         return Check(name=name, state="missing", text=str(refused), mend="mend what is missing above")
     except PromptlogError as error:
@@ -135,7 +137,7 @@ def _cgroups() -> Check:
     return Check(
         name=name,
         state="warning",
-        text="no writable cgroup; memory is held by RLIMIT_AS alone",
+        text="no writable cgroup; memory is held by RLIMIT_AS alone, and Deno runs without its JIT",
         mend="Delegate=yes in the systemd unit",
     )
 

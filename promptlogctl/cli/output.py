@@ -119,7 +119,8 @@ def value(result: RunResult) -> None:
 def log_line(line: LogLine) -> None:
     """Print a console line on stderr."""
     colour = {"error": "red", "warn": "yellow", "debug": "bright_black"}.get(line.level)
-    text = f"[{line.level}] {safe(line.text)}"
+    # Further lines stand apart from the next call's first.
+    text = f"[{line.level}] {safe(line.text, lines=True)}".replace("\n", "\n    ")
     click.echo(click.style(text, fg=colour) if colour and sys.stderr.isatty() else text, err=True)
 
 

@@ -16,6 +16,7 @@ from promptlogctl.cli.output import Exit
 from promptlogctl.errors import RequestRefused
 from promptlogctl.result import RunResult
 from promptlogd.wire.messages import LimitsAsked
+from sandbox.outcome import ProgramSyntaxError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -90,8 +91,8 @@ def exec_(app: App, file: str, no_keep: bool, language: Any, **options: Any) -> 
         raise click.UsageError("the program and the prompt can't both be standard input")
     asked = _Asked(**options)
     source = read_text(file, "program")
-    app.source = Source(file, source)
     language = language or language_of(file)
+    app.source = Source(file, source, language)
     with app.client() as client:
         hash = None if no_keep else _keep(client, source, options["engine"], language)
         result = asked.run(client, hash, source if hash is None else None, language if hash is None else None)
@@ -103,8 +104,10 @@ def _keep(client: Client, source: str, engine: Any, language: Any) -> str | None
     try:
         return client.submit(source, engine=engine, language=language).hash
     except RequestRefused as refused:
-        if not isinstance(refused.detail.get("hash"), str):
+        hash, kept, kind = (refused.detail.get(field) for field in ("hash", "engine", "language"))
+        if not isinstance(hash, str):
             raise
+        output.note(f"not kept: this very text is kept as {kind} for {kept} already ({hash[:12]})")
         return None
 
 
@@ -188,6 +191,8 @@ def _report(app: App, result: RunResult, *, show_usage: bool) -> Exit:
         output.value(result)
     else:
         output.failure(result, app.source.text, app.source.name)
+        if isinstance(result.outcome, ProgramSyntaxError):
+            app.source.hint()
     if show_usage:
         output.usage(result)
     return output.exit_code(result)

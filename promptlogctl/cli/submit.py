@@ -19,13 +19,14 @@ from promptlogctl.cli.app import LANGUAGE, App, Source, command, language_of, re
 def submit(app: App, file: str, name: str | None, engine: Any, language: Any) -> None:
     """Keep the program in FILE (- for standard input) and print its hash. A .ts file is TypeScript, for Deno."""
     source = read_text(file, "program")
-    app.source = Source(file, source)
+    language = language or language_of(file)
+    app.source = Source(file, source, language)
     with app.client() as client:
         kept = client.submit(
             source,
             name=None if name is None else name.removeprefix("@"),
             engine=engine,
-            language=language or language_of(file),
+            language=language,
         )
     if app.temporary:
         output.note("kept in a temporary store, which is gone now; --state-dir DIR keeps it")

@@ -118,7 +118,7 @@ async def check(
     bounds = services.config.limits
     cpu_ms = bounds.check_cpu_ms
     wall_ms = max(2000, 4 * cpu_ms)
-    limits = msgspec.structs.replace(bounds.default.limits(), wall_ms=wall_ms)
+    limits = msgspec.structs.replace(services.config.default_limits(engine), wall_ms=wall_ms)
     job = Job(kind="check", code=source, engine=engine, language=language, limits=limits)
     if engine == "quickjs" and len(source) <= SMALL_BYTES and limits.cpu_ms < cpu_ms:
         first = Trial()

@@ -128,7 +128,7 @@ def of_evidence(evidence: Evidence, limits: Limits) -> Verdict:
     silent = how.signal in (_ABORTS if evidence.data_limited else _OWN_ABORTS) and evidence.words is None
     if (silent and peak_bytes >= much_bytes) or (evidence.words == "memory" and how.signal in _ABORTS):
         return MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
-    if evidence.at_least is not None:
+    if evidence.at_least is not None and (how.signal in _ABORTS or evidence.words == "fault"):
         return evidence.at_least
     return _by_signal(how.signal) if how.signal else _by_exit_code(how.exit_code)
 

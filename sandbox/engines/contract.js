@@ -11,7 +11,8 @@ const contract = ((globalThis) => (log, web, now) => {
   const { apply, defineProperty } = Reflect;
   const { stringify } = JSON;
   const then = Promise.prototype.then;
-  const { indexOf, slice } = String.prototype;
+  const { indexOf, slice, startsWith, trimEnd } = String.prototype;
+  const tagOf = Object.prototype.toString;
   const toWellFormed = String.prototype.toWellFormed;
   const text = String;
   const encode = encodeURIComponent;
@@ -26,6 +27,7 @@ const contract = ((globalThis) => (log, web, now) => {
   const MESSAGE_CHARACTERS = 16384;
   const MISSING =
     'the program gave no result: set `const result = ...` in its outermost block, or `return` a value';
+  const MISSING_IN_MODULE = 'the module gave no result: let its default export return a value';
 
   let resultLimit = 0;
   let logLeft = 0;
@@ -35,12 +37,77 @@ const contract = ((globalThis) => (log, web, now) => {
 
   // --- console -------------------------------------------------------------------------------------------
 
-  const members = (kind, value) => {
+  const isBigIntObject = (value) => {
+    try {
+      return typeof value === 'object' && typeof apply(bigIntValueOf, value, []) === 'bigint';
+    } catch {
+      return false;
+    }
+  };
+
+  // An error's own account: name and message, frames, what caused it. The daemon puts frames in the program's terms.
+  const CAUSES_DEEP = 4;
+  const framesOf = (error) => {
+    const { stack } = error;
+    if (typeof stack !== 'string') return '';
+    if (apply(startsWith, stack, ['    at '])) return '\n' + stack;
+    // V8 has the name and the message above the frames: a message may hold a stack as well.
+    const header = isError(error) ? apply(ErrorPrototypeString, error, []) : '';
+    const from = apply(indexOf, stack, ['\n    at ', apply(startsWith, stack, [header]) ? header.length : 0]);
+    return from < 0 ? '' : apply(slice, stack, [from]);
+  };
+  const causesOf = (error, deep) => {
+    if (deep === CAUSES_DEEP) return '';
+    const { cause } = error;
+    if (cause === undefined || cause === null) return '';
+    return '\nCaused by: ' + (isError(cause) ? account(cause, deep + 1) : show(cause));
+  };
+  const account = (error, deep = 0) =>
+    apply(trimEnd, apply(ErrorPrototypeString, error, []) + framesOf(error), []) + causesOf(error, deep);
+
+  // As JSON, with something in the place of what JSON has no word for. `seen` and `path` go down side by side.
+  const readable = (value) => {
+    const seen = [], path = [];
+    const put = (list, member) => {
+      defineProperty(list, list.length, { __proto__: null, value: member, writable: true, configurable: true });
+    };
+    const instead = (member) => {
+      if (isError(member)) return apply(ErrorPrototypeString, member, []);
+      if (apply(tagOf, member, []) === '[object RegExp]') return text(member);
+      for (const kind of ['Map', 'Set']) {
+        try {
+          return membersOf(kind, member);
+        } catch {}
+      }
+      return member;
+    };
+    return stringify(value, function (key, member) {
+      while (path.length && path[path.length - 1] !== this) path.length = seen.length = path.length - 1;
+      if (typeof member === 'bigint' || isBigIntObject(member)) return text(member) + 'n';
+      if (typeof member === 'function') return '[function]';
+      if (typeof member === 'symbol') return text(member);
+      if (typeof member !== 'object' || member === null) return member;
+      for (let i = 0; i < seen.length; i++) if (seen[i] === member) return '[circular]';
+      const shown = instead(member);
+      if (typeof shown === 'object') {
+        put(seen, member);
+        put(path, shown);
+      }
+      return shown;
+    });
+  };
+  const membersOf = (kind, value) => {
     const found = [];
     apply(forEachOf[kind], value, [(member, key) => {
-      defineProperty(found, found.length, { __proto__: null, value: kind === 'Map' ? [key, member] : member });
+      defineProperty(found, found.length, {
+        __proto__: null, value: kind === 'Map' ? [key, member] : member, writable: true, configurable: true, enumerable: true,
+      });
     }]);
-    return kind + '(' + found.length + ') ' + stringify(found);
+    return found;
+  };
+  const members = (kind, value) => {
+    const found = membersOf(kind, value);
+    return kind + '(' + found.length + ') ' + readable(found);
   };
   const show = (value) => {
     if (typeof value === 'string') return value;
@@ -48,15 +115,20 @@ const contract = ((globalThis) => (log, web, now) => {
       if (typeof value === 'bigint') return text(value) + 'n';
       if (typeof value === 'function') return '[function]';
       if (typeof value !== 'object' || value === null) return text(value);
-      if (isError(value)) return apply(ErrorPrototypeString, value, []);
-      const json = stringify(value) ?? '[object]';
-      if (json !== '{}') return json;
+      if (isError(value)) return account(value);
+      let json;
+      try {
+        json = stringify(value);
+      } catch {}
+      // What is empty, or can't be told, may be something that JSON has no word for.
+      if (json !== undefined && apply(indexOf, json, ['{}']) < 0) return json;
       for (const kind of ['Map', 'Set']) {
         try {
           return members(kind, value);
         } catch {}
       }
-      return json;
+      if (apply(tagOf, value, []) === '[object RegExp]') return text(value);
+      return readable(value) ?? '[object]';
     } catch {
       try {
         return isArray(value) ? '[array]' : '[object]';
@@ -98,8 +170,11 @@ const contract = ((globalThis) => (log, web, now) => {
     }
     const before = placed(values);
     let line = indent + before.text;
+    let apart = before.used ? ' ' : '';
     for (let i = before.used; i < values.length; i++) {
-      line += (i ? ' ' : '') + show(values[i]);
+      const shown = show(values[i]);
+      line += apart + shown;
+      apart = apply(indexOf, shown, ['\n    at ']) < 0 ? ' ' : '\n';
       if (line.length > logLeft) break;
     }
     line = cut(line, logLeft + 1);
@@ -171,6 +246,16 @@ const contract = ((globalThis) => (log, web, now) => {
   const report = (kind, first, message, stack) =>
     '!' + kind + '\0' + clean(first) + '\0' + clean(message) + '\0' + clean(stack);
 
+  // The frames alone, since a message of any length stands above them, and what caused it.
+  const traceOf = (error) => {
+    try {
+      const frames = cut(apply(slice, framesOf(error), [1]), MESSAGE_CHARACTERS);
+      return apply(trimEnd, frames, []) + cut(isError(error) ? causesOf(error, 0) : '', MESSAGE_CHARACTERS);
+    } catch {
+      return '';
+    }
+  };
+
   const NOT_A_PROGRAM = {};
   const NEEDS =
     'the default export of a module must be a function (prompt, env) => value, or an object with fetch(request, env)';
@@ -182,20 +267,16 @@ const contract = ((globalThis) => (log, web, now) => {
     if ((type === 'object' && error !== null) || type === 'function') {
       const name = field(error, 'name');
       let message = field(error, 'message');
-      if (!name && !message) message = 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS);
-      return report('x', name || 'Error', message, field(error, 'stack'));
+      if (!name && !message) {
+        if (!isError(error)) return report('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
+        message = 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS);
+      }
+      return report('x', name || 'Error', message, traceOf(error));
     }
     return report('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
   };
 
   // Why JSON.stringify failed, if for what the value is (a BigInt, a cycle) and not for what its code threw.
-  const isBigIntObject = (value) => {
-    try {
-      return typeof value === 'object' && typeof apply(bigIntValueOf, value, []) === 'bigint';
-    } catch {
-      return false;
-    }
-  };
   const whyNoJson = (value) => {
     let found = '';
     const path = [];
@@ -231,7 +312,7 @@ const contract = ((globalThis) => (log, web, now) => {
     }
     if (json === undefined) {
       const type = typeof value;
-      return report('b', type === 'undefined' ? MISSING : 'the result is not JSON: it is a ' + type, '', '');
+      return report('b', type === 'undefined' ? (inModule ? MISSING_IN_MODULE : MISSING) : 'the result is not JSON: it is a ' + type, '', '');
     }
     return json.length > resultLimit ? report('o', text(json.length), '', '') : json;
   };
@@ -254,7 +335,9 @@ const contract = ((globalThis) => (log, web, now) => {
   };
 
   // What the default export of a module comes to.
-  const call = (namespace, prompt, env) => {
+  let inModule = false;
+  const call = (namespace, prompt, env, module = true) => {
+    inModule = module;
     const main = namespace.default;
     if (typeof main === 'function') return apply(main, undefined, [prompt, env]);
     const handler = typeof main === 'object' && main !== null ? main.fetch : undefined;

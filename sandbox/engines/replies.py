@@ -6,7 +6,7 @@ does not parse, that the kernel refused it memory. How the process ended, and wh
 Frames: a letter, the size of what follows (4 bytes, big-endian), the payload. v a value's JSON; o the size of one that
 is too large; b why there is none; x an exception, s a syntax error, m a refusal of memory (name, message, stack, each
 with its size before it); q the same as s, while more is looked for that the process may not survive, or nothing, which
-takes it back; l a console line, its level first; w wrapped code.
+takes it back; l a console line, its level first, and 5 or 10 more for how its stacks count lines; w wrapped code.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ DENO_WRAPPERS = 1000
 """From here on the numbers are Deno's."""
 
 HEADER_BYTES = 5
+_MAP_BYTES = 4 << 20
+"""Of a run's console lines with stacks, each time with its source: what is more is left as the engine wrote it."""
+
 LINE_OVERHEAD_BYTES = 16
 """What a log line counts beside its text, so that a flood of empty lines ends too."""
 
@@ -59,6 +62,9 @@ class Stacks(Protocol):
 
     def shown(self, stack: str, source_name: str, source: bytes) -> tuple[str, int | None, int | None]:
         """Return the stack in terms of the program as submitted, and the place of its first frame there."""
+
+    def logged(self, text: str, source_name: str, source: bytes, *, mapped: int) -> str:
+        """Return a console line with the stacks in it in terms of the program. `mapped`: how they count lines."""
 
 
 class BadReply(Exception):
@@ -106,6 +112,7 @@ class ReplyReader:
         self._wrapped_bytes = wrapped_bytes
         self._buffer = bytearray()
         self._log_left = limits.log_bytes
+        self._to_map = _MAP_BYTES
         self._said: Outcome | Wrapped | Refused | None = None
         self.at_least: Outcome | Wrapped | Refused | None = None
         """What is said already, should the process come to an end before it has said it in full."""
@@ -167,10 +174,15 @@ class ReplyReader:
         if self._log_left <= 0:
             self.logs_truncated = True
             return
-        level = payload[0] - ord("0") if payload else -1
-        if not 0 <= level < len(_LEVELS):
+        mapped, level = divmod(payload[0] - ord("0"), len(_LEVELS)) if payload else (-1, 0)
+        if mapped not in (0, 1, 2):
             raise BadReply("a log line without a level")
         body = payload[1:]
+        if b"\n    at " in body and self._to_map > 0:
+            source = self._source()
+            self._to_map -= len(source) + len(body)
+            text = self._stacks.logged(body.decode("utf-8", "ignore"), self._source_name, source, mapped=mapped)
+            body = text.encode()
         if len(body) > self._log_left:
             self.logs_truncated = True
             body = body[: self._log_left]

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from promptlogctl.client import Client
+from sandbox.engines.quickjs import stack
+from sandbox.engines.replies import ReplyReader
+from sandbox.limits import Limits
 
 _SOURCE = """
 console.log("%s is %d of %i, %f%% %o%c.", "x", 5, "12px", "1.5", {a: 1}, "color: red", "rest", 1);
@@ -59,3 +68,67 @@ def test_a_format_can_not_flood_the_log(client: Client, engine: str) -> None:
     assert result.ok, result.outcome
     assert result.logs_truncated
     assert sum(len(line.text) for line in result.logs) <= 64 * 1024
+
+
+_THROWS = """const f = () => {
+  throw new Error('boom', { cause: new TypeError('inner') });
+};
+try {
+  f();
+} catch (error) {
+  console.error('failed:', error, 'after');
+  console.log(error.stack);
+}
+return 1;"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "language", "wrap"),
+    [
+        ("quickjs", "javascript", False),
+        ("deno", "javascript", False),
+        ("deno", "typescript", False),
+        ("quickjs", "javascript", True),
+        ("deno", "javascript", True),
+        ("deno", "typescript", True),
+    ],
+)
+def test_an_errors_frames_are_the_programs_own(client: Client, engine: Any, language: Any, wrap: bool) -> None:
+    """An error in the console has its place and its cause, in the program's lines; its stack alone has them as well."""
+    source = f"export default () => {{ {_THROWS}\n}}" if wrap else _THROWS
+    result = client.run_source(source, engine=engine, language=language)
+    assert result.value == 1
+    first, second = (line.text.split("\n") for line in result.logs)
+    name = "program.ts" if language == "typescript" else "program.js"
+    assert first[0] == "failed: Error: boom"
+    assert first[1].startswith(f"    at f ({name}:2:")
+    assert first[2].startswith("    at ")
+    assert f"({name}:5:" in first[2]
+    assert "Caused by: TypeError: inner" in first
+    assert first[-1] == "after"
+    assert [line for line in second if "at f (" in line] == [first[1]]
+    for line in first + second:
+        assert not re.search(r"promptlog|runner\.js|eval_script|blob:|<eval>", line), line
+
+
+def test_frames_in_the_console_are_mapped_up_to_a_bound() -> None:
+    """Each takes a pass over the source: what a program with a long one may ask for has an end."""
+    source = b"//" + b"x" * (1 << 20) + b"\nf()"
+    reader = ReplyReader(limits=Limits(log_bytes=1 << 20), source_name="p.js", stacks=stack, source=lambda: source)
+    line = b"1\n    at f (eval_script:3:1)"
+    frame = b"l" + len(line).to_bytes(4, "big") + line
+    texts = [reader.feed(frame)[0].text for _ in range(10)]
+    assert texts[0] == "\n    at f (p.js:2:1)"
+    assert texts[-1] == "\n    at f (eval_script:3:1)"
+
+
+def test_further_lines_of_a_console_call_stand_apart(socket_path: Path) -> None:
+    """On a terminal no text of a program's looks like another call's line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "promptlogctl", "exec", "-", "--no-keep", "--socket", str(socket_path)],
+        input="console.log('one\\n[error] two'); return 1",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "[log] one\n    [error] two\n"

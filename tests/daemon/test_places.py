@@ -166,3 +166,64 @@ def test_places_in_kept_typescript(client: Client, source: str, place: tuple[int
     outcome = client.run(client.submit(source, language="typescript").hash).outcome
     assert isinstance(outcome, ProgramException), outcome
     assert (outcome.line, outcome.column) == place
+
+
+_PLACED = [
+    # source; the place on Deno, as JavaScript and as TypeScript
+    (
+        "function f() { throw new Error('in') }\ntry { f() } catch (e) {\n\n throw new Error('failed: ' + e.stack)\n}",
+        (4, 8),
+    ),
+    ("throw new Error('a'.repeat(60000))", (1, 7)),
+    ("let r = /( at blob:x:1:3 /;", (1, 9)),
+    ("\n\n\nlet r = 'foo at blob:x:1:3 '; let a = ;", (4, 39)),
+    ("let q = /(" + "x" * 300_000 + "/;", (1, 9)),
+    ("let " + "x" * 300_000 + ", " + "x" * 300_000, (1, 300_007)),
+    ("export default 1; let q = /(" + "x" * 300_000 + "/;", (1, 27)),
+    ('import x from "data:text/javascript,export default 1"; export default () => { let y = ; }', (1, 87)),
+    ("import x from 'https://esm.sh/x'\nexport default 1", (1, 15)),
+    ("\r\r\rthrow new Error('x')", (1, 10)),
+    ("await crypto.subtle.digest('NOPE', new Uint8Array(1))", None),
+]
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+@pytest.mark.parametrize(("source", "place"), _PLACED)
+def test_no_text_of_the_programs_moves_a_place(
+    client: Client, language: Any, source: str, place: tuple[int, int] | None
+) -> None:
+    """Messages that hold stacks, or names of files, or half of the program; lines that end unusually."""
+    outcome = client.run_source(source, engine="deno", language=language).outcome
+    assert isinstance(outcome, ProgramException | ProgramSyntaxError), outcome
+    assert (outcome.line, outcome.column) == place if place else outcome.line == 1
+    assert len(outcome.message) <= 16384
+
+
+def test_separators_of_unicode_end_no_line(client: Client) -> None:
+    """V8 counts a line more behind one; an editor, and Deno's own parser, do not."""
+    source = "const a = 1;\r\nconst s = 'a\u2028b'; //\n\nthrow new Error('x')\n\n\n"
+    script = client.run_source(source, engine="deno").outcome
+    kept = client.run(client.submit(source + "//", language="typescript").hash).outcome
+    for outcome in (script, kept):
+        assert isinstance(outcome, ProgramException)
+        assert (outcome.line, outcome.column) == (4, 7)
+
+
+def test_what_a_program_loads_itself_is_none_of_its_places(client: Client) -> None:
+    """A blob that it made and imported has lines of its own."""
+    text = r'await import(URL.createObjectURL(new Blob(["\n\n\nthrow new Error(1)"], {type: "text/javascript"})))'
+    outcome = client.run_source(text + "\n" * 5, engine="deno").outcome
+    assert isinstance(outcome, ProgramException)
+    assert outcome.line is None
+
+
+def test_a_programs_own_words_stay(client: Client) -> None:
+    """What it throws itself is not put in other words, though the engine has errors that say the same."""
+    for message in (
+        "Cannot use import statement outside a module",
+        "Expected 5, got '<lexing error: x",
+        "Requires a b",
+    ):
+        outcome = client.run_source(f"throw new Error({message!r})", engine="deno").outcome
+        assert isinstance(outcome, ProgramException)
+        assert outcome.message == message

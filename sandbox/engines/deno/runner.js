@@ -26,7 +26,7 @@
   const getLength = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'length').get;
   const getBuffer = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'buffer').get;
   const lengthOf = (bytes) => apply(getLength, bytes, []);
-  const { split, slice, startsWith, lastIndexOf } = String.prototype;
+  const { split, slice, startsWith, endsWith, indexOf, lastIndexOf } = String.prototype;
   const textOf = Function.prototype.toString;
   const test = RegExp.prototype.test;
   const exec = RegExp.prototype.exec;
@@ -43,7 +43,7 @@
   const importModule = (url) => import(url);
 
   let token = new Bytes(16);
-  let offset = 0;  // lines of wrapper above the program, in stacks that name it as a blob
+  let mapped = 0;  // how stacks count lines: stack.py
   let ended = false;
 
   // --- the channel ----------------------------------------------------------------------------------------
@@ -69,8 +69,10 @@
     apply(set, bytes, [payload, 21]);
     writeAll(bytes);
   };
+  const TEXT_CHARACTERS = 16384;  // an error may quote all of a program
   const sendFields = (kind, a, b, c) => {
-    const first = encode(a), second = encode(b), third = encode(c);
+    const first = encode(apply(slice, a, [0, TEXT_CHARACTERS])), second = encode(apply(slice, b, [0, TEXT_CHARACTERS]));
+    const third = encode(apply(slice, c, [0, 4 * TEXT_CHARACTERS]));
     const one = lengthOf(first), two = lengthOf(second), three = lengthOf(third);
     const bytes = new Bytes(12 + one + two + three);
     put(bytes, 0, one);
@@ -91,7 +93,18 @@
     return bytes;
   };
   const V = 118, O = 111, B = 98, X = 120, S = 115, L = 108, W = 119, Q = 113;
-  const log = (level, line) => send(L, encode(say(level) + line));
+  // Frames of what was loaded have a name of their own: a program can load as well.
+  const CODES = '0123456789:;<=>';
+  let loaded = '';
+  const named = (stack) => {
+    if (loaded === '') return stack;
+    let done = '';
+    for (let at; (at = apply(indexOf, stack, [loaded])) >= 0; stack = apply(slice, stack, [at + loaded.length])) {
+      done += apply(slice, stack, [0, at]) + 'program:module';
+    }
+    return done + stack;
+  };
+  const log = (level, line) => send(L, encode(CODES[level + 5 * mapped] + named(line)));
 
   // Nothing of the program runs any more: the daemon has read the kernel's accounts by the time it ends this process.
   const end = () => {
@@ -123,25 +136,38 @@
   const { follow, fail, report, start, call } = contract(log, web, performance.now.bind(performance));
 
   // Deno tells whoever runs it which of its options would help; whoever wrote a program has no use for that.
-  const OWN_TEXT = 'a program has its own text alone, and can not ';
-  const IN_OTHER_WORDS = [
-    [/^Requires (\w+ access to "[^]*"), run again with the --allow-/, 'no program has '],
-    [/^Blocked by null entry for ""([^]*?)""/, 'module not found: '],
-    [/^Import "([^]*)" not a dependency and not in import map/, 'module not found: '],
-    [/^JSR package manifest for '([^]*)' failed to load/, 'module not found: jsr:'],
-    [/^SyntaxError: ([^\n]*)\n[^]*\n    at data:/, 'in what it imports: '],
+  const OWN_TEXT = 'a program has its own text alone, and can not import';
+  const NOT_FOUND = 'module not found: ';
+  const OF_RIGHTS = [/^Requires (\w+ access to "[^]*"), run again with the --allow-/, 'no program has '];
+  const OF_IMPORTS = [
+    OF_RIGHTS,
+    [/^Blocked by null entry for ""([^]*?)""/, NOT_FOUND],
+    [/^Import "([^]*)" not a dependency and not in import map/, NOT_FOUND],
+    [/^A remote specifier was requested: "?([^"\s]*?)"?, but --no-remote/, NOT_FOUND],
+    [/^JSR package manifest for '([^]*)' failed to load/, NOT_FOUND + 'jsr:'],
     [/^(npm specifiers) were requested; but --no-npm/, 'no program can import '],
-    [/^Single (function) literal required$/, 'a bracket closes that it did not open: the program is the body of one '],
-    [/^Cannot use (import) statement outside a module$/, OWN_TEXT],
-    [/^(Expected [^]*), got '<lexing error:/, ''],
-    [/^'(import)', and 'export' cannot be used outside of module code$/, OWN_TEXT],
   ];
+  const OF_ERRORS = {
+    __proto__: null,
+    NotCapable: [OF_RIGHTS],
+    TypeError: OF_IMPORTS,
+    SyntaxError: [
+      ...OF_IMPORTS,
+      [/^Single (function) literal required$/, 'a bracket closes that it did not open: the program is the body of one '],
+      [/^Cannot use import statement outside a module()$/, OWN_TEXT],
+      [/^'import', and 'export' cannot be used outside of module code()$/, OWN_TEXT],
+      [/^Expected '[})]', got '<eof>'()$/, 'Unexpected end of input: a bracket, a comment or a text is left open'],
+      [/^(Expected [^]*), got '<lexing error:/, ''],
+      [/^SyntaxError: ([^\n]*)\n[^]*\n    at data:/, 'in what it imports: '],
+    ],
+  };
   const OUR_PLACE = /^([^]*?)\n    at blob:null\/[0-9a-f-]{36}:\d+:\d+\s*$/;  // TypeScript's errors end with it
-  const reworded = (message) => {
+  const reworded = (name, message) => {
     message = apply(exec, OUR_PLACE, [message])?.[1] ?? message;
-    for (let i = 0; i < IN_OTHER_WORDS.length; i++) {
-      const found = apply(exec, IN_OTHER_WORDS[i][0], [message]);
-      if (found !== null) return IN_OTHER_WORDS[i][1] + found[1];
+    const words = OF_ERRORS[name];
+    for (let i = 0; i < (words?.length ?? 0); i++) {
+      const found = apply(exec, words[i][0], [message]);
+      if (found !== null) return words[i][1] + found[1];
     }
     return message;
   };
@@ -158,7 +184,7 @@
       if (kind === 'o') send(O, encode(first));
       else if (kind === 'b') send(B, encode(first));
       else if (kind === 's') sendFields(S, 'SyntaxError', first, '');
-      else sendFields(X, first, reworded(message), say(offset) + '\n' + stack);
+      else sendFields(X, first, reworded(first, message), say(mapped) + '\n' + named(stack));
     }
     end();
   };
@@ -166,22 +192,39 @@
   const TYPES = { __proto__: null, j: 'text/javascript', t: 'application/typescript' };
   // The last such line counts: so a map that a program brings with it moves no place.
   const NO_MAP = '\n//# sourceMappingURL=none';
-  const load = (source, language) =>
-    importModule(createObjectURL(new Blob([source + NO_MAP], { __proto__: null, type: TYPES[language] })));
+  const urls = [];
+  const load = (source, language) => {
+    loaded = createObjectURL(new Blob([source + NO_MAP], { __proto__: null, type: TYPES[language] }));
+    defineProperty(urls, urls.length, { __proto__: null, value: loaded });
+    return importModule(loaded);
+  };
   const END = '\n;return typeof result === "undefined" ? void 0 : result;\n';
   const BODY = ['export default (async function (prompt, env) {"use strict";\n', '})'];
   const OUR_NAME = '//# sourceURL=program.js';
 
-  // V8 names the place of a syntax error in a module alone, and swc as well: a body's, below the line of its bracket.
-  const PLACE = /^(?:SyntaxError: )?([^]*?)(?:\n[^]*?)?((?<=\S) at |\n    at )blob:[^\s]*?:(\d+):(\d+)(?=\s|$)/;
+  // V8 names the place of a syntax error in a module alone, and swc as well, behind its message: a body's, below the line
+  // of its bracket. No text can hold the name of what it is loaded as.
+  const placeIn = (error) => {
+    const whole = say(error?.message ?? error);
+    for (let i = 0; i < urls.length; i++) {
+      const end = apply(lastIndexOf, whole, [urls[i] + ':']);
+      const head = apply(slice, whole, [0, end]);
+      const parser = apply(endsWith, head, ['\n    at ']) ? 'swc' : 'v8';
+      const place = apply(exec, /^:(\d+):(\d+)(?=\s|$)/, [apply(slice, whole, [end + urls[i].length])]);
+      if (end < 0 || place === null || !apply(endsWith, head, [' at '])) continue;
+      const text = apply(slice, head, [0, parser === 'swc' ? -8 : -4]);
+      const message = apply(exec, /^(?:SyntaxError: )?([^\n]*)/, [text])[1];
+      return { message, parser, line: +place[1], column: +place[2] };
+    }
+    return null;
+  };
   const placed = (error, form) => {
-    const message = say(error?.message ?? error);
-    const found = apply(exec, PLACE, [message]);
-    if (found === null) return [message, ''];
+    const found = error instanceof Placed ? error : placeIn(error);
+    if (found === null) return [say(error?.message ?? error), ''];
     // Before the first line of a module stands STOP; that of a body is its bracket's.
-    const column = form === 'M' && found[3] === '1' ? found[4] - STOP.length : found[4];
+    const column = form === 'M' && found.line === 1 ? found.column - STOP.length : found.column;
     // V8 and swc count differently (stack.py).
-    return [found[1], `    at ${found[2] === ' at ' ? 'v8' : 'swc'}:${found[3]}:${column}`];
+    return [found.message, `    at ${found.parser}:${found.line}:${column}`];
   };
 
   // Whatever the program did to promises: `follow` gives one that has the pristine constructor.
@@ -193,7 +236,7 @@
       settle(follow(new AsyncFunction('prompt', 'env', '"use strict";\n' + code + END + OUR_NAME)(prompt, env)));
       return;
     }
-    offset = kind === 'T' ? 1 : 0;
+    mapped = kind === 'T' ? 1 : kind === 'N' ? 2 : 0;
     // An event loop that runs dry while a module waits for ever would end Deno; so it is the wall limit that ends it.
     const { port1 } = new MessageChannel();
     port1.onmessage = () => {};
@@ -201,7 +244,7 @@
     const close = closePort.bind(port1);
     settle(follow(apply(then, loaded, [(namespace) => {
       close();
-      return call(namespace, prompt, env);
+      return call(namespace, prompt, env, kind !== 'T');
     }])));
   };
 
@@ -233,11 +276,16 @@
       this.message = message;
     }
   }
-  const at = (source, end, above = 0) => {
-    const lines = apply(split, apply(slice, source, [0, end]), ['\n']);
-    return ` at blob:program:${lines.length + above}:${lines[lines.length - 1].length + 1}`;
-  };
-  const braceAt = (source, end) => new Unparsed(`Unexpected token '}'${at(source, end, 1)}`, 'B');
+  class Placed {
+    constructor(message, source, end, above = 0) {
+      const lines = apply(split, apply(slice, source, [0, end]), ['\n']);
+      this.message = message;
+      this.parser = 'v8';
+      this.line = lines.length + above;
+      this.column = lines[lines.length - 1].length + 1;
+    }
+  }
+  const braceAt = (source, end) => new Unparsed(new Placed("Unexpected token '}'", source, end, 1), 'B');
   // The function is declared, and not run: where its text ends, the source has closed the bracket.
   const closed = (source) => {
     for (const after of ['', '\n}']) {
@@ -249,11 +297,11 @@
     return null;
   };
   const before = (error, source) => {
-    const found = apply(exec, PLACE, [say(error?.message ?? error)]);
+    const found = placeIn(error);
     if (found === null) return source.length;
     const lines = apply(split, source, ['\n']);
-    let at = found[4] - 1;
-    for (let line = 0; line < found[3] - 2 && line < lines.length; line++) at += lines[line].length + 1;
+    let at = found.column - 1;
+    for (let line = 0; line < found.line - 2 && line < lines.length; line++) at += lines[line].length + 1;
     return at;
   };
   const scriptsError = async (source, error) => {
@@ -267,7 +315,7 @@
   };
   const bodysError = async (source, error) => {
     // What swc has read, and V8 refuses for what it means, has its place from V8: all brackets are closed.
-    if (apply(exec, PLACE, [say(error?.message ?? error)])?.[2] === ' at ') return new Unparsed(error, 'B');
+    if (placeIn(error)?.parser === 'v8') return new Unparsed(error, 'B');
     const where = await refusal('export default ' + LOOSE + source, 't');
     if (where !== null) {
       const late = before(where, source) >= source.length && before(error, source) < source.length;
@@ -284,6 +332,7 @@
   const NO_DEFAULT =
     'a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)';
   // What there is to tell if the process does not survive swc, which has no bound for how deep it goes.
+  const TOO_DEEP = 'it is nested too deeply, or Deno has failed to parse it';
   const atLeast = (message) => sendFields(Q, 'BSyntaxError', message, '');
   // V8 wants a single function here, so that what closes the bracket is refused.
   const compile = (source) => new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
@@ -315,7 +364,7 @@
     const script = language === 'j';
     let error = null, first = true;
     if (!script) {
-      atLeast('it is nested too deeply, or Deno has failed to parse it');
+      atLeast(TOO_DEEP);
       const kept = keep ? await stripped(source) : null;
       if (kept !== null) return kept;
     }
@@ -332,21 +381,22 @@
       for (const [before, after] of [BRACKETS[1], BRACKETS[2]]) error ??= await refusal(before + source + after, 't');
     }
     if (error === null) return (script ? 'B' : 'T') + source;
-    // What V8 can't parse may be more than swc survives.
-    if (script) atLeast(reworded(say(error.message)));
     const opening = apply(exec, EXPORT_FIRST, [source]), module = opening ?? apply(exec, EXPORT, [source]);
+    // What V8 can't parse as a body may be more than swc survives.
+    const says = say(error.message), ofModule = opening !== null || apply(test, /'export'|import statement/, [says]);
+    if (script) atLeast(module !== null && ofModule ? TOO_DEEP : reworded('SyntaxError', says));
     if (module !== null) {
       // A line for a shell is a comment where nothing stands before it.
       const shell = apply(startsWith, source, ['#!']);
       const other = await refusal(shell ? '//' + apply(slice, source, [2]) : source, language);
       if (other !== null) {
         // A body in which nothing is wrong before the export is none.
-        if (opening !== null || apply(test, /'export'/, [say(error.message)])) throw new Unparsed(other, 'M');
+        if (ofModule) throw new Unparsed(other, 'M');
       } else if (apply(test, /default/, [source])) {
         return (script ? 'M' : 'N') + source;
       } else {
-        const where = at(STOP + source, STOP.length + module.index + module[1].length);
-        throw new Unparsed(NO_DEFAULT + where, 'M');
+        const end = STOP.length + module.index + module[1].length;
+        throw new Unparsed(new Placed(NO_DEFAULT, STOP + source, end), 'M');
       }
     }
     if (script) throw await scriptsError(source, error);
@@ -379,11 +429,65 @@
     if (name in globalThis) defineProperty(globalThis, name, { __proto__: null, value: undefined });
   }
 
+  // A delay that Node would warn of makes Deno load what it warns with, and that wants what is taken away.
+  for (const name of ['setTimeout', 'setInterval']) {
+    const make = made(name);
+    const put = (value) => {
+      defineProperty(globalThis, name, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
+    };
+    const get = () => {
+      const original = make();
+      put({ [name](callback, delay, ...values) {
+        const ms = delay | 0;  // as the HTML Standard has it: what is no number of 31 bits, or less than none, is 0
+        return apply(original, globalThis, [callback, ms > 0 ? ms : 0, ...values]);
+      } }[name]);
+      return globalThis[name];
+    };
+    defineProperty(globalThis, name, { __proto__: null, get, set: put, configurable: true, enumerable: true });
+  }
+
+  // Each job takes a thread for itself, of which a process has so many; Deno ends if it gets none.
+  const JOBS = 8;
+  const MadePromise = Promise;
+  let jobs = 0, next = null, last = null;
+  const over = () => {
+    if (next === null) {
+      jobs -= 1;
+      return;
+    }
+    const { go } = next;  // its place goes on to that one
+    next = next.after;
+    go();
+  };
+  const inTurn = (go) => {
+    const turn = { __proto__: null, go, after: null };
+    if (next === null) next = turn;
+    else last.after = turn;
+    last = turn;
+  };
+  const { prototype: subtle } = SubtleCrypto;
+  for (const name of Object.getOwnPropertyNames(subtle)) {
+    const method = subtle[name];
+    if (name === 'constructor' || typeof method !== 'function') continue;
+    // Asynchronous itself, so that stacks go on through it.
+    const { [name]: limited } = { async [name](...values) {
+      if (jobs === JOBS) await new MadePromise(inTurn);
+      else jobs += 1;
+      try {
+        return await apply(method, this, values);
+      } finally {
+        over();
+      }
+    } };
+    defineProperty(limited, 'length', { __proto__: null, value: method.length, configurable: true });
+    subtle[name] = limited;
+  }
+
   // --- the one job ------------------------------------------------------------------------------------------
 
   const refuse = ({ error, form, message }) => {
     const [found, place] = placed(error, form);
-    sendFields(S, form + 'SyntaxError', reworded(message ?? found), place);
+    sendFields(S, form + 'SyntaxError', reworded('SyntaxError', message ?? found), place);
     end();
   };
   writeAll(encode('R'));

@@ -1,7 +1,7 @@
 """Where a program failed, from V8's stacks as Deno writes them, in terms of the program as submitted. Pure.
 
-A body that is JavaScript is `program.js`, below three lines of wrapper; what is loaded as a module is a blob, below as
-many as the runner says in the stack's first line. Deno maps what TypeScript became to what it was.
+A body that is JavaScript is `program.js`, below three lines of wrapper; what is loaded as a module is `program:module`.
+A stack's first line says whether Deno has mapped it from what TypeScript became to what it was, and where (`logged`).
 V8 counts columns in UTF-16 code units, Deno's parser (swc) in characters, of which a tab is two.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.columns import end, of_characters
+from sandbox.engines.columns import Lines, end, of_characters
 
 _WRAPPER_LINES = 3
 _FRAME = re.compile(
-    r"^ *at (?:(?P<function>.*) \()?(?P<file>program\.js, <anonymous>|blob:null/[0-9a-f-]{36})"
+    r"^ *at (?:(?P<function>.*) \()?(?P<file>program\.js, <anonymous>|program:module)"
     r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
 )
 _PLACE = re.compile(r"^    at (?P<parser>swc|v8):(?P<line>\d{1,9}):(?P<column>\d{1,9})$")
@@ -29,6 +29,7 @@ def position(stack: str, *, module: bool, source: bytes) -> tuple[int | None, in
     line, column, last = int(found["line"]) - (0 if module else 1), int(found["column"]), end(source)
     if line < 1:
         return 1, 1
+    line, column = Lines(source, v8=found["parser"] == "v8").place(line, column)
     if line > last[0]:
         return last
     return line, of_characters(source, line, column) if found["parser"] == "swc" else column
@@ -39,26 +40,33 @@ def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None,
 
     What Deno puts behind TypeScript's own text (decorators' helpers) is none of the author's.
     """
-    first, _, rest = stack.partition("\n")
-    blob_lines = 1 if first == "1" else 0
-    last = end(source)[0]
+    mapped, _, rest = stack.partition("\n")
+    return _mapped(rest, source_name, source, mapped=int(mapped) if mapped in ("1", "2") else 0)
+
+
+def logged(text: str, source_name: str, source: bytes, *, mapped: int) -> str:
+    """Return a console line with the stacks in it in terms of the program.
+
+    `mapped`: 0, as V8 counts lines; Deno maps them back, 1, to what stands a line lower than in the program, or 2.
+    """
+    return _mapped(text, source_name, source, mapped=mapped)[0]
+
+
+def _mapped(text: str, source_name: str, source: bytes, *, mapped: int) -> tuple[str, int | None, int | None]:
+    own_lines = Lines(source, v8=mapped == 0)
     lines: list[str] = []
     place: tuple[int, int] | None = None
-    for text in rest.splitlines():
-        if not text.startswith("    at "):
-            if lines:
-                lines.append(text)
-            continue  # the name and the message stand above the frames
-        if _OURS.search(text):
+    for own in text.split("\n"):
+        if _OURS.search(own) and own.startswith("    at "):
             continue
-        frame = _FRAME.match(text)
+        frame = _FRAME.match(own)
         if frame is None:
-            lines.append(text)
+            lines.append(own)
             continue
-        line = int(frame["line"]) - (_WRAPPER_LINES if frame["file"].startswith("program") else blob_lines)
-        if not 1 <= line <= last:
+        above = _WRAPPER_LINES if frame["file"].startswith("program.js") else int(mapped == 1)
+        line, column = own_lines.place(int(frame["line"]) - above, int(frame["column"]))
+        if not 1 <= line <= own_lines.count:
             continue
-        column = int(frame["column"])
         place = place or (line, column)
         function = frame["function"]
         if function is None or _UNNAMED.fullmatch(function):

@@ -31,8 +31,8 @@ def position(stack: str, *, module: bool, source: bytes) -> tuple[int | None, in
 def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None, int | None]:
     """Return the stack in terms of the program as submitted, and the place of its first frame there."""
     lines: list[str | tuple[str, tuple[int, int]]] = []
-    for text in stack.splitlines():
-        if _OURS in text:
+    for text in stack.removesuffix("\n").split("\n"):
+        if _OURS in text and text.startswith("    at "):
             if lines and isinstance(lines[-1], str) and lines[-1].strip() == "at apply (native)":
                 lines.pop()  # how the prelude calls
             continue
@@ -50,3 +50,8 @@ def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None,
         for line in lines
     )
     return (own, places[0][0], columns[places[0]]) if places else (own, None, None)
+
+
+def logged(text: str, source_name: str, source: bytes, *, mapped: int) -> str:
+    """Return a console line with the stacks in it in terms of the program. `mapped` is 0."""
+    return shown(text, source_name, source)[0]

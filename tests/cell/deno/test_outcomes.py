@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import msgspec
 import pytest
+import trio
 
 from promptlogd.plans import deno_plan
 from sandbox.cells.job import Plan
+from sandbox.cells.process import only_child
 from sandbox.engines.deno import stack
 from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import Crashed, MemoryLimit, ProgramException, ProgramSyntaxError
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, ProgramException, ProgramSyntaxError
 from sandbox.root import Root
 from tests.cell.deno.cells import a_cell, run_on
 
@@ -171,6 +174,34 @@ async def test_a_crash_is_no_limit(plan: Plan) -> None:
             # Where RLIMIT_DATA holds memory, a fault at half of it may be for lack of it.
             assert isinstance(trial.outcome, Crashed | MemoryLimit if plan.cgroup is None else Crashed), trial.outcome
             assert busy_ms / 8 < trial.usage.cpu_ms < 200  # a core that others want gives it less
+
+
+async def test_a_kill_while_it_parses_is_no_syntax_error(plan: Plan) -> None:
+    """Only an end of the parser's own making is the program's fault."""
+    source = "".join(f"function f{i}(a: number): number {{ return a + {i} }}\n" for i in range(4000))
+    async with a_cell(plan) as cell, trio.open_nursery() as nursery:
+        pid = only_child(cell.process.pid)
+
+        @nursery.start_soon
+        async def kill() -> None:
+            await trio.sleep(0.03)
+            os.kill(pid, signal.SIGKILL)
+
+        trial = await run_on(cell, source, kind="check", language="typescript", cpu_ms=5000)
+    assert isinstance(trial.outcome, Crashed), (trial.outcome, trial.checked)
+    assert trial.outcome.signal == "SIGKILL"
+
+
+async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
+    """Cryptography takes a thread for each job: so many at once that Deno never lacks one, in a second of them."""
+    source = (
+        "const k = await crypto.subtle.importKey('raw', new Uint8Array(8), 'PBKDF2', false, ['deriveBits']);"
+        "const one = () => crypto.subtle.deriveBits({name: 'PBKDF2', hash: 'SHA-256', salt: new Uint8Array(8),"
+        " iterations: 1e7}, k, 256); await Promise.all(Array.from({length: 60}, one))"
+    )
+    async with a_cell(plan) as cell:
+        trial = await run_on(cell, source, cpu_ms=1000)
+        assert isinstance(trial.outcome, CpuLimit), trial.outcome
 
 
 @pytest.mark.parametrize(
