@@ -39,8 +39,9 @@ class ConnectionLost(PromptlogError):
 
 def _place(said: object) -> str:
     """Return where it was, of an outcome or an error's `detail` that says it."""
-    of = said.get if isinstance(said, dict) else lambda name: getattr(said, name, None)
-    line, column = of("line"), of("column")
+    line, column = (
+        said.get(name) if isinstance(said, dict) else getattr(said, name, None) for name in ("line", "column")
+    )
     return f" (line {line}, column {column})" if line is not None and column is not None else ""
 
 

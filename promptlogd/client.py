@@ -10,7 +10,7 @@ from promptlogd.wire.messages import Id, Reply
 
 
 class Client:
-    """One connected client: a number for its turn, its uid (SO_PEERCRED), its running runs, its way back.
+    """One connected client: a number for its turn, its process and uid (SO_PEERCRED), its running runs, its way back.
 
     `has_room`: whether it reads its replies fast enough that another one may be made.
     """
@@ -20,12 +20,15 @@ class Client:
         *,
         number: int,
         uid: int,
+        process: int,
         send: Callable[[Reply], None],
         has_room: Callable[[], bool],
         wait_for_room: Callable[[], Awaitable[None]],
     ) -> None:
         self.number = number
         self.uid = uid
+        self.process = process
+        self.gone = False
         self.send = send
         self.has_room = has_room
         self.wait_for_room = wait_for_room

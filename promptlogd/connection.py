@@ -35,9 +35,11 @@ class Connection:
         self._sock = sock
         self._services = services
         self._session = ServerSession()
+        process, uid = _peer(sock)
         self._client = Client(
             number=number,
-            uid=_peer_uid(sock),
+            uid=uid,
+            process=process,
             send=self._send,
             has_room=self._has_room,
             wait_for_room=self._wait_for_room,
@@ -65,7 +67,8 @@ class Connection:
             _log.debug("client %d is gone: %s", self._client.number, group.exceptions[0])
         finally:
             self._services.clients -= 1
-            self._services.scheduler.forget(self._client.number)
+            self._client.gone = True
+            self._services.scheduler.forget(self._client.number, self._client.process)
             self._services.unsent.discard(self._client.number)
             self._sock.close()
             # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
@@ -230,6 +233,7 @@ class Connection:
             await trio.sleep(_GONE_CHECK_S)
 
 
-def _peer_uid(sock: socket.socket) -> int:
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """Return the pid and the uid of who connected (unix(7), SO_PEERCRED)."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid, uid

@@ -25,6 +25,10 @@ LONG_MS = 5.0
 _FORGET = 0.9
 """How much of what a long run has shown is left after each shorter one: after 22 of them a client is as before."""
 
+_LEFT_S = 1.0
+"""For so long a client that left with long runs behind it is taken to come back."""
+
+_MOST_LEFT = 1024
 
 _SHORT_S = 0.1
 """For so long after a short run, more of them are to be expected."""
@@ -79,6 +83,7 @@ class Scheduler:
         self._any_queued = trio.Event()
         self._waiting: OrderedDict[Hashable, deque[_Turn]] = OrderedDict()
         self._expected_ms: dict[Hashable, float] = {}
+        self._left: OrderedDict[Hashable, deque[tuple[float, float]]] = OrderedDict()
 
     def acquire_nowait(self, client: Hashable, after_ms: float = 0.0) -> Slot | None:
         """Take a slot that is free for this client. `after_ms`: CPU time of making a cell ready again after the run."""
@@ -121,9 +126,30 @@ class Scheduler:
             self._short_at[slot.kind] = time.monotonic()
         self._hand_out()
 
-    def forget(self, client: Hashable) -> None:
-        """Forget a client that left."""
-        self._expected_ms.pop(client, None)
+    def inherit(self, client: Hashable, process: Hashable) -> None:
+        """Take a client for what one that just left was: a process may connect anew for each run."""
+        left = self._left.get(process)
+        if left is None:
+            return
+        at, expected_ms = left.pop()
+        if not left:
+            del self._left[process]
+        if time.monotonic() - at < _LEFT_S and expected_ms > self._expected_ms.get(client, 0.0):
+            self._expected_ms[client] = expected_ms
+
+    def forget(self, client: Hashable, process: Hashable = None) -> None:
+        """Forget a client that left; its process, for a moment, if its runs were long."""
+        expected_ms = self._expected_ms.pop(client, None)
+        if expected_ms is None or process is None:
+            return
+        now = time.monotonic()
+        while self._left:
+            oldest, left = next(iter(self._left.items()))
+            if len(self._left) < _MOST_LEFT and left[-1][0] > now - _LEFT_S:
+                break
+            del self._left[oldest]
+        self._left.setdefault(process, deque(maxlen=_MOST_LEFT)).append((now, expected_ms))
+        self._left.move_to_end(process)
 
     def _take(self, client: Hashable, after_ms: float) -> Slot | None:
         kind: Kind = "long" if client in self._expected_ms else "costly" if after_ms >= LONG_MS else "short"

@@ -51,9 +51,10 @@ class RequestError(Exception):
 class _Hold:
     """A run's slot, until it may be given back."""
 
-    def __init__(self, scheduler: Scheduler, slot: Slot) -> None:
+    def __init__(self, scheduler: Scheduler, slot: Slot, client: Client) -> None:
         self._scheduler = scheduler
         self._slot = slot
+        self._client = client
         self.cost_ms = 0.0
         """CPU time of the run, and of what it leaves to be done."""
         self.passed_on = False
@@ -62,6 +63,8 @@ class _Hold:
     def release(self) -> None:
         """Give the slot back. Once only."""
         self._scheduler.release(self._slot, self.cost_ms)
+        if self._client.gone:
+            self._scheduler.forget(self._client.number, self._client.process)
 
 
 class Services:
@@ -99,13 +102,14 @@ class Services:
         Raises RequestError: busy, or internal where no cell can be had.
         """
         after_ms = _AFTER_MS[job.engine] + (_NEW_CELL_MS if fresh else 0.0)
+        self.scheduler.inherit(client.number, client.process)
         slot = await self._turn(client, job, after_ms)
         while not client.has_room():
             # A client that does not read gets no more to read, and holds no slot meanwhile.
             self.scheduler.release(slot, 0.0)
             await client.wait_for_room()
             slot = await self._turn(client, job, after_ms)
-        hold = _Hold(self.scheduler, slot)
+        hold = _Hold(self.scheduler, slot, client)
         try:
             await self._in_a_cell(job, trial, hold, fresh=fresh, on_log=on_log)
         finally:

@@ -228,3 +228,35 @@ async def test_short_runs_are_believed_again() -> None:
     with trio.fail_after(1):
         await scheduler.acquire("a")
         await scheduler.acquire("b")
+
+
+async def test_a_process_that_connects_anew_is_what_it_was() -> None:
+    """A client that comes for one of its process that left with long runs a moment ago has its history, once."""
+    scheduler = Scheduler(concurrent=4, queue=0)
+    scheduler.release(await scheduler.acquire(1), 50)
+    scheduler.forget(1, process=7)
+    scheduler.inherit(2, process=8)
+    slots = [await scheduler.acquire(2) for _ in range(4)]
+    for slot in slots:
+        scheduler.release(slot, 1)
+    scheduler._short_at["short"] = -1.0
+    scheduler.inherit(3, process=7)
+    slots = [await scheduler.acquire(3) for _ in range(2)]
+    with pytest.raises(Busy):
+        await scheduler.acquire(3)
+    for slot in slots:
+        scheduler.release(slot, 1)
+    scheduler.inherit(4, process=7)
+    slots = [await scheduler.acquire(4) for _ in range(4)]
+
+
+async def test_who_left_is_remembered_for_a_moment_and_up_to_a_bound() -> None:
+    """Neither processes that come and go nor connections of one fill the memory."""
+    scheduler = Scheduler(concurrent=1, queue=0)
+    for number in range(3000):
+        scheduler.release(await scheduler.acquire(number), 50)
+        scheduler.forget(number, process=number % 2000)
+    for number in range(3000):
+        scheduler.release(await scheduler.acquire(number), 50)
+        scheduler.forget(number, process="one")
+    assert sum(map(len, scheduler._left.values())) <= 2048

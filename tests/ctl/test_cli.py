@@ -192,11 +192,50 @@ def test_doctor_says_that_the_main_job_runs(socket_path: Path) -> None:
         assert name in done.stdout.decode()
 
 
+def test_what_is_not_kept_is_said(socket_path: Path, tmp_path: Path) -> None:
+    """A text that is kept for one engine is run for another, and not kept for it; who does so hears of it."""
+    path = tmp_path / "same.js"
+    path.write_text("return 'kept once'")
+    assert _ctl(socket_path, "exec", str(path)).stderr == b""
+    done = _ctl(socket_path, "exec", "--engine", "deno", str(path))
+    assert done.stdout == b'"kept once"\n'
+    assert b"not kept: this very text is kept as javascript for quickjs already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "hint"),
+    [
+        ("a.txt", "const a: number = 1; return a", True),
+        ("a.js", "interface A { b: string }\nreturn 1", False),
+        ("a.txt", "const a = ;", False),
+    ],
+)
+def test_typescript_that_is_not_said_to_be(
+    socket_path: Path, tmp_path: Path, name: str, source: str, hint: bool
+) -> None:
+    """What does not parse and looks like TypeScript comes with a word on how to say so."""
+    path = tmp_path / name
+    path.write_text(source)
+    for command in (["exec"], ["exec", "--no-keep"], ["submit"]):
+        done = _ctl(socket_path, *command, str(path))
+        assert done.returncode == 1
+        assert (b"--language typescript" in done.stderr) is hint
+
+
+def test_jsx_is_refused(socket_path: Path, tmp_path: Path) -> None:
+    """It is no TypeScript that Deno is asked for here; the message says what to do."""
+    path = tmp_path / "a.tsx"
+    path.write_text("return <a/>")
+    done = _ctl(socket_path, "exec", str(path))
+    assert done.returncode == 2
+    assert b"JSX is not supported" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["fails.js", "fails.ts"])
 def test_frames_have_the_files_name(socket_path: Path, tmp_path: Path, name: str) -> None:
     """Each line of a stack names the file that the program was read from, whatever its language."""
     path = tmp_path / name
-    path.write_text("function f() {\n  throw new RangeError('no');\n}\nf()\n")
+    path.write_text(f"function f() {{\n  throw new RangeError('no');\n}}\nf()\n// {name}\n")
     error = _ctl(socket_path, "exec", str(path)).stderr.decode()
     assert f"{path}:2:" in error.splitlines()[0]
     assert f"at f ({path}:2:" in error
