@@ -190,7 +190,7 @@ class Objects:
         except (OSError, ValueError):
             return "quickjs", "javascript"
         return ("deno" if wrapper >= DENO_WRAPPERS else "quickjs"), (
-            "typescript" if wrapped[:1] in (b"T", b"N") else "javascript"
+            "typescript" if wrapped[:1] in (b"T", b"N", b"b", b"m") else "javascript"
         )
 
     def remove(self, hash: str) -> None:

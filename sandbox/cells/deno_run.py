@@ -34,6 +34,7 @@ _KINDS = {"run": frozenset("lvobxs"), "source": frozenset("lvobxsq"), "check": f
 """What the runner says of each kind of job. It never says that memory ran out: the kernel does."""
 
 _FORMS = {"javascript": (b"B", b"M"), "typescript": (b"T", b"N")}
+_BLANKED = (b"b", b"m")
 _LOOK_S = 0.001
 """The least time between two looks at the process's CPU clock."""
 
@@ -189,7 +190,7 @@ class DenoRun:
         form, blanked = said.code[:1], said.code[1:]
         if not blanked and form in _FORMS[self._job.language]:
             return Wrapped(code=form + self._job.code)
-        if self._job.language == "typescript" and form in _FORMS["javascript"] and len(blanked) == len(self._job.code):
+        if self._job.language == "typescript" and form in _BLANKED and len(blanked) == len(self._job.code):
             return said
         return Crashed(message="the engine wrote a form that there is not")
 

@@ -57,6 +57,9 @@ _raw_decoder = json.Decoder(Raw)
 class Stacks(Protocol):
     """What reads an engine's account of places: a module of that engine's, `stack`."""
 
+    MAPPED: int
+    """How many ways there are beside the usual in which its stacks count lines."""
+
     def position(self, stack: str, *, module: bool, source: bytes) -> tuple[int | None, int | None]:
         """Return (line, column) of what does not parse."""
 
@@ -175,7 +178,7 @@ class ReplyReader:
             self.logs_truncated = True
             return
         mapped, level = divmod(payload[0] - ord("0"), len(_LEVELS)) if payload else (-1, 0)
-        if mapped not in (0, 1, 2):
+        if not 0 <= mapped <= self._stacks.MAPPED:
             raise BadReply("a log line without a level")
         body = payload[1:]
         if b"\n    at " in body and self._to_map > 0:

@@ -6,8 +6,9 @@
 // may write to the descriptor has no token, and ends its run as `crashed`.
 // From the daemon: token:16 kind:1 language:1 code:4 prompt:4 env:4 result:4 log:4 (big-endian), then the three texts.
 //   kind R: wrapped code; S: a source, checked and run; C: a source to be checked. language j or t.
-// Wrapped code: B, a body that is JavaScript; T, a body that is TypeScript; M and N, a module of either. From a check the
-// letter alone comes back, since the daemon has the rest; or, of TypeScript, the letter and the JavaScript it becomes.
+// Wrapped code: B, a body that is JavaScript; T, a body that is TypeScript; M and N, a module of either; b and m, a body and
+// a module that were TypeScript, with blanks for its types. From a check of all others the letter alone comes back, since
+// the daemon has the rest.
 (() => {
   'use strict';
   const { Deno } = globalThis;
@@ -232,7 +233,7 @@
   const run = (wrapped, prompt, env) => {
     const kind = wrapped[0];
     const code = apply(slice, wrapped, [1]);
-    if (kind === 'B') {
+    if (kind === 'B' || kind === 'b') {
       settle(follow(new AsyncFunction('prompt', 'env', '"use strict";\n' + code + END + OUR_NAME)(prompt, env)));
       return;
     }
@@ -240,7 +241,7 @@
     // An event loop that runs dry while a module waits for ever would end Deno; so it is the wall limit that ends it.
     const { port1 } = new MessageChannel();
     port1.onmessage = () => {};
-    const loaded = kind === 'T' ? load(BODY[0] + code + END + BODY[1], 't') : load(code, kind === 'M' ? 'j' : 't');
+    const loaded = kind === 'T' ? load(BODY[0] + code + END + BODY[1], 't') : load(code, kind === 'N' ? 't' : 'j');
     const close = closePort.bind(port1);
     settle(follow(apply(then, loaded, [(namespace) => {
       close();
@@ -349,11 +350,11 @@
         const whole = stripTypeScriptTypes(before + source + after);
         const body = apply(slice, whole, [before.length, -after.length]);
         compile(body);
-        if (whole === before + body + after && body.length === source.length) return 'B' + body;
+        if (whole === before + body + after && body.length === source.length) return 'b' + body;
       } catch {}
       const module = stripTypeScriptTypes(source);
       if (module.length !== source.length || !apply(test, /default/, [source])) return null;
-      return await refusal(module, 'j') === null ? 'M' + module : null;
+      return await refusal(module, 'j') === null ? 'm' + module : null;
     } catch {
       return null;
     } finally {
@@ -509,7 +510,7 @@
         send(Q, new Bytes(0));  // from here on an end is the program's
         run(wrapped, prompt, given);
       } else {
-        send(W, encode(language === 't' && apply(test, /^[BM]/, [wrapped]) ? wrapped : wrapped[0]));
+        send(W, encode(apply(test, /^[bm]/, [wrapped]) ? wrapped : wrapped[0]));
         end();
       }
     }, (error) => {

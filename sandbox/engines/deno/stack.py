@@ -12,6 +12,7 @@ import re
 from sandbox.engines.columns import Lines, end, of_characters
 
 _WRAPPER_LINES = 3
+MAPPED = 2
 _FRAME = re.compile(
     r"^ *at (?:(?P<function>.*) \()?(?P<file>program\.js, <anonymous>|program:module)"
     r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"

@@ -15,6 +15,7 @@ _FRAME = re.compile(
     r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
 )
 _OURS = "promptlog:"
+MAPPED = 0
 
 
 def position(stack: str, *, module: bool, source: bytes) -> tuple[int | None, int | None]:

@@ -37,9 +37,9 @@ async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("source", "code"),
     [
-        ("const a: number = 1;\nreturn a as any", "Bconst a         = 1;\nreturn a       "),
-        ("interface A { b: 'c' }\nexport default (a: A) => a", "M                      \nexport default (a   ) => a"),
-        ("let s: 'é' | '漢' = 'é'; return s", "Blet s" + " " * 11 + " = 'é'; return s"),
+        ("const a: number = 1;\nreturn a as any", "bconst a         = 1;\nreturn a       "),
+        ("interface A { b: 'c' }\nexport default (a: A) => a", "m                      \nexport default (a   ) => a"),
+        ("let s: 'é' | '漢' = 'é'; return s", "blet s" + " " * 11 + " = 'é'; return s"),
         ("enum A {B} return A.B", "Tenum A {B} return A.B"),
         ("class A { constructor(public a: 1) {} } return 1", "Tclass A { constructor(public a: 1) {} } return 1"),
         ("enum A {B}\nexport default (a: A) => a", "Nenum A {B}\nexport default (a: A) => a"),
