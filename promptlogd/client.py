@@ -27,7 +27,9 @@ class Client:
     ) -> None:
         self.number = number
         self.uid = uid
-        self.process = process
+        self.process = process or None  # 0: of another pid namespace, and any process of that
+        self.known = False
+        """Whether it has asked for a run."""
         self.gone = False
         self.send = send
         self.has_room = has_room

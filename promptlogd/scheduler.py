@@ -127,7 +127,7 @@ class Scheduler:
         self._hand_out()
 
     def inherit(self, client: Hashable, process: Hashable) -> None:
-        """Take a client for what one that just left was: a process may connect anew for each run."""
+        """Take a new client for what one that just left was: a process may connect anew for each run."""
         left = self._left.get(process)
         if left is None:
             return

@@ -102,7 +102,9 @@ class Services:
         Raises RequestError: busy, or internal where no cell can be had.
         """
         after_ms = _AFTER_MS[job.engine] + (_NEW_CELL_MS if fresh else 0.0)
-        self.scheduler.inherit(client.number, client.process)
+        if not client.known:
+            client.known = True
+            self.scheduler.inherit(client.number, client.process)
         slot = await self._turn(client, job, after_ms)
         while not client.has_room():
             # A client that does not read gets no more to read, and holds no slot meanwhile.

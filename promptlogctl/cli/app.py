@@ -27,8 +27,9 @@ from promptlogd.wire.messages import Language
 MAX_FILE_BYTES = 16 << 20
 _F = TypeVar("_F", bound=Callable[..., Any])
 _TYPES = re.compile(
-    r"[\w)?\]]\s*:\s*(?:string|number|boolean|any|unknown|void|never)\b"
-    r"|^\s*(?:export\s+)?(?:interface|enum|type|declare|namespace)\s+\w|\bas\s+(?:any|const|unknown|string|number)\b",
+    r"[\w)?\]][ \t]*:[ \t]*(?:string|number|boolean|any|unknown|void|never)\b"
+    r"|^[ \t]*(?:export[ \t]+)?(?:interface|enum|type|declare|namespace)[ \t]+\w"
+    r"|\bas[ \t]+(?:any|const|unknown|string|number)\b",
     re.MULTILINE,
 )
 

@@ -7,14 +7,14 @@ JSON text. On a JSON connection it stands in the message as it is; on a MessageP
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Raw, json, msgpack, structs
 
 from promptlogd.wire.errors import BadMessage, ProtocolError
 from promptlogd.wire.framing import Encoding, FrameDecoder, encode_frame
-from promptlogd.wire.messages import Finished, Id, Reply, Request, Run
+from promptlogd.wire.messages import Engine, Finished, Id, Language, Reply, Request, Run
 from sandbox.outcome import Ok
 
 
@@ -46,6 +46,10 @@ _ID_FIRST = re.compile(
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
+_NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(engine|language|isolation)`$")
+_CHOICES = {"engine": get_args(Engine), "language": get_args(Language), "isolation": ("cell", "jail")}
+
+
 def _explain(error: Exception) -> str:
     match error:
         case RecursionError():
@@ -54,6 +58,8 @@ def _explain(error: Exception) -> str:
             return "a string is not UTF-8"
         case _ if "`$.name`" in str(error) and "regex" in str(error):
             return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
+        case _ if (found := _NOT_ONE_OF.search(str(error))) is not None:
+            return f"{error}; there is: {', '.join(map(repr, _CHOICES[found[1]]))}"
         case _:
             return str(error)
 

@@ -19,6 +19,8 @@ const contract = ((globalThis) => (log, web, now) => {
   const isArray = Array.isArray;
   const { trunc } = Math;
   const { parseFloat } = globalThis;
+  const { get: mapSize } = Reflect.getOwnPropertyDescriptor(Map.prototype, 'size');
+  const { get: setSize } = Reflect.getOwnPropertyDescriptor(Set.prototype, 'size');
   const forEachOf = { Map: Map.prototype.forEach, Set: Set.prototype.forEach };
   const bigIntValueOf = BigInt.prototype.valueOf;
   const ErrorPrototypeString = Error.prototype.toString;
@@ -60,55 +62,70 @@ const contract = ((globalThis) => (log, web, now) => {
     if (deep === CAUSES_DEEP) return '';
     const { cause } = error;
     if (cause === undefined || cause === null) return '';
-    return '\nCaused by: ' + (isError(cause) ? account(cause, deep + 1) : show(cause));
+    if (isError(cause)) return '\nCaused by: ' + account(cause, deep + 1);
+    return '\nCaused by: ' + (typeof cause === 'object' ? readable(cause, CAUSE_MEMBERS) ?? '[object]' : show(cause));
   };
   const account = (error, deep = 0) =>
     apply(trimEnd, apply(ErrorPrototypeString, error, []) + framesOf(error), []) + causesOf(error, deep);
 
-  // As JSON, with something in the place of what JSON has no word for. `seen` and `path` go down side by side.
-  const readable = (value) => {
+  // As JSON, with something in the place of what JSON has no word for; undefined if there is too much of it for a line that
+  // someone reads. `seen` and `path` go down side by side.
+  const MEMBERS = 1000, CAUSE_MEMBERS = 100;
+  const TOO_MUCH = {};
+  const PLAIN = { __proto__: null, '[object Object]': true, '[object Array]': true };
+  const readable = (value, most) => {
     const seen = [], path = [];
+    let members = 0;
     const put = (list, member) => {
       defineProperty(list, list.length, { __proto__: null, value: member, writable: true, configurable: true });
     };
     const instead = (member) => {
+      const tag = apply(tagOf, member, []);
+      if (PLAIN[tag]) return member;
       if (isError(member)) return apply(ErrorPrototypeString, member, []);
-      if (apply(tagOf, member, []) === '[object RegExp]') return text(member);
-      for (const kind of ['Map', 'Set']) {
-        try {
-          return membersOf(kind, member);
-        } catch {}
-      }
-      return member;
+      if (tag === '[object RegExp]') return text(member);
+      if (tag === '[object BigInt]' && isBigIntObject(member)) return text(member) + 'n';
+      return membersOf(member, most - members) ?? member;
     };
-    return stringify(value, function (key, member) {
-      while (path.length && path[path.length - 1] !== this) path.length = seen.length = path.length - 1;
-      if (typeof member === 'bigint' || isBigIntObject(member)) return text(member) + 'n';
-      if (typeof member === 'function') return '[function]';
-      if (typeof member === 'symbol') return text(member);
-      if (typeof member !== 'object' || member === null) return member;
-      for (let i = 0; i < seen.length; i++) if (seen[i] === member) return '[circular]';
-      const shown = instead(member);
-      if (typeof shown === 'object') {
-        put(seen, member);
-        put(path, shown);
-      }
-      return shown;
-    });
-  };
-  const membersOf = (kind, value) => {
-    const found = [];
-    apply(forEachOf[kind], value, [(member, key) => {
-      defineProperty(found, found.length, {
-        __proto__: null, value: kind === 'Map' ? [key, member] : member, writable: true, configurable: true, enumerable: true,
+    try {
+      return stringify(value, function (key, member) {
+        while (path.length && path[path.length - 1] !== this) path.length = seen.length = path.length - 1;
+        if ((members += 1) > most) throw TOO_MUCH;
+        if (typeof member === 'bigint') return text(member) + 'n';
+        if (typeof member === 'function') return '[function]';
+        if (typeof member === 'symbol') return text(member);
+        if (typeof member !== 'object' || member === null) return member;
+        for (let i = 0; i < seen.length; i++) if (seen[i] === member) return '[circular]';
+        const shown = instead(member);
+        if (typeof shown === 'object') {
+          put(seen, member);
+          put(path, shown);
+        }
+        return shown;
       });
-    }]);
+    } catch {}
+    return undefined;
+  };
+  // The members of a Map or a Set, and undefined for what is none.
+  const membersOf = (value, most) => {
+    const tag = apply(tagOf, value, []);
+    const kind = tag === '[object Map]' ? 'Map' : tag === '[object Set]' ? 'Set' : '';
+    if (kind === '') return undefined;
+    const found = [];
+    try {
+      apply(forEachOf[kind], value, [(member, key) => {
+        if (found.length > most) throw TOO_MUCH;
+        defineProperty(found, found.length, {
+          __proto__: null, value: kind === 'Map' ? [key, member] : member, writable: true, configurable: true, enumerable: true,
+        });
+      }]);
+    } catch (error) {
+      if (error === TOO_MUCH) throw error;
+      return undefined;
+    }
     return found;
   };
-  const members = (kind, value) => {
-    const found = membersOf(kind, value);
-    return kind + '(' + found.length + ') ' + readable(found);
-  };
+  const sizeOf = (value, tag) => tag + '(' + text(apply(tag === 'Map' ? mapSize : setSize, value, [])) + ')';
   const show = (value) => {
     if (typeof value === 'string') return value;
     try {
@@ -122,13 +139,13 @@ const contract = ((globalThis) => (log, web, now) => {
       } catch {}
       // What is empty, or can't be told, may be something that JSON has no word for.
       if (json !== undefined && apply(indexOf, json, ['{}']) < 0) return json;
-      for (const kind of ['Map', 'Set']) {
-        try {
-          return members(kind, value);
-        } catch {}
+      const tag = apply(tagOf, value, []);
+      if (tag === '[object RegExp]') return text(value);
+      if (tag === '[object Map]' || tag === '[object Set]') {
+        const name = sizeOf(value, tag === '[object Map]' ? 'Map' : 'Set');
+        return name + ' ' + (readable(value, MEMBERS) ?? stringify(membersOf(value, Infinity)));
       }
-      if (apply(tagOf, value, []) === '[object RegExp]') return text(value);
-      return readable(value) ?? '[object]';
+      return readable(value, MEMBERS) ?? json ?? (isArray(value) ? '[array]' : '[object]');
     } catch {
       try {
         return isArray(value) ? '[array]' : '[object]';
@@ -269,7 +286,7 @@ const contract = ((globalThis) => (log, web, now) => {
       let message = field(error, 'message');
       if (!name && !message) {
         if (!isError(error)) return report('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
-        message = 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS);
+        message = 'thrown: an error without a name and a message';
       }
       return report('x', name || 'Error', message, traceOf(error));
     }

@@ -12,12 +12,14 @@ takes it back; l a console line, its level first, and 5 or 10 more for how its s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from json import loads
 from typing import Protocol, get_args
 
 import msgspec
 from msgspec import Raw, json
 
+from sandbox.engines.columns import Text
 from sandbox.limits import Limits
 from sandbox.outcome import (
     BadResult,
@@ -38,8 +40,8 @@ DENO_WRAPPERS = 1000
 """From here on the numbers are Deno's."""
 
 HEADER_BYTES = 5
-_MAP_BYTES = 4 << 20
-"""Of a run's console lines with stacks, each time with its source: what is more is left as the engine wrote it."""
+_MAP_BYTES = 256 * 1024
+"""Of a run's console lines with stacks in them: what is more is left as the engine wrote it."""
 
 LINE_OVERHEAD_BYTES = 16
 """What a log line counts beside its text, so that a flood of empty lines ends too."""
@@ -60,13 +62,13 @@ class Stacks(Protocol):
     MAPPED: int
     """How many ways there are beside the usual in which its stacks count lines."""
 
-    def position(self, stack: str, *, module: bool, source: bytes) -> tuple[int | None, int | None]:
+    def position(self, stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
         """Return (line, column) of what does not parse."""
 
-    def shown(self, stack: str, source_name: str, source: bytes) -> tuple[str, int | None, int | None]:
+    def shown(self, stack: str, source_name: str, source: Text) -> tuple[str, int | None, int | None]:
         """Return the stack in terms of the program as submitted, and the place of its first frame there."""
 
-    def logged(self, text: str, source_name: str, source: bytes, *, mapped: int) -> str:
+    def logged(self, text: str, source_name: str, source: Text, *, mapped: int) -> str:
         """Return a console line with the stacks in it in terms of the program. `mapped`: how they count lines."""
 
 
@@ -120,6 +122,10 @@ class ReplyReader:
         self.at_least: Outcome | Wrapped | Refused | None = None
         """What is said already, should the process come to an end before it has said it in full."""
         self.logs_truncated = False
+
+    @cached_property
+    def _text(self) -> Text:
+        return Text(self._source())
 
     @property
     def said(self) -> Outcome | Wrapped | Refused | None:
@@ -182,10 +188,9 @@ class ReplyReader:
             raise BadReply("a log line without a level")
         body = payload[1:]
         if b"\n    at " in body and self._to_map > 0:
-            source = self._source()
-            self._to_map -= len(source) + len(body)
-            text = self._stacks.logged(body.decode("utf-8", "ignore"), self._source_name, source, mapped=mapped)
-            body = text.encode()
+            self._to_map -= len(body)
+            text = body.decode("utf-8", "ignore")
+            body = self._stacks.logged(text, self._source_name, self._text, mapped=mapped).encode()
         if len(body) > self._log_left:
             self.logs_truncated = True
             body = body[: self._log_left]
@@ -206,11 +211,11 @@ class ReplyReader:
         name, message, stack = _fields(payload)
         if kind == "s":
             module = name.startswith("M")
-            line, column = self._stacks.position(stack, module=module, source=self._source())
+            line, column = self._stacks.position(stack, module=module, source=self._text)
             return Refused(error=ProgramSyntaxError(message=message, line=line, column=column))
         if kind == "m":
             return MemoryLimit(limit=self._limits.memory_bytes, used=0)
-        own, line, column = self._stacks.shown(stack, self._source_name, self._source())
+        own, line, column = self._stacks.shown(stack, self._source_name, self._text)
         return ProgramException(name=name, message=message, stack=own, line=line, column=column)
 
     def _value(self, payload: bytes) -> Outcome:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from promptlogctl.client import Client
+from promptlogd.wire.messages import LimitsAsked
 from sandbox.engines.quickjs import stack
 from sandbox.engines.replies import ReplyReader
 from sandbox.limits import Limits
+from sandbox.outcome import ProgramException
 
 _SOURCE = """
 console.log("%s is %d of %i, %f%% %o%c.", "x", 5, "12px", "1.5", {a: 1}, "color: red", "rest", 1);
@@ -112,14 +116,70 @@ def test_an_errors_frames_are_the_programs_own(client: Client, engine: Any, lang
 
 
 def test_frames_in_the_console_are_mapped_up_to_a_bound() -> None:
-    """Each takes a pass over the source: what a program with a long one may ask for has an end."""
-    source = b"//" + b"x" * (1 << 20) + b"\nf()"
-    reader = ReplyReader(limits=Limits(log_bytes=1 << 20), source_name="p.js", stacks=stack, source=lambda: source)
-    line = b"1\n    at f (eval_script:3:1)"
+    """What a program may ask the daemon to look through has an end."""
+    reader = ReplyReader(limits=Limits(log_bytes=1 << 20), source_name="p.js", stacks=stack, source=lambda: b"\nf()")
+    line = b"1" + b"x" * 100_000 + b"\n    at f (eval_script:3:1)"
     frame = b"l" + len(line).to_bytes(4, "big") + line
-    texts = [reader.feed(frame)[0].text for _ in range(10)]
+    texts = [reader.feed(frame)[0].text[100_000:] for _ in range(6)]
     assert texts[0] == "\n    at f (p.js:2:1)"
     assert texts[-1] == "\n    at f (eval_script:3:1)"
+
+
+_LARGE = [
+    ("deno", "\r" * 900_000 + "for (let i = 0; i < 200; i++) console.log(new Error('x')); return 1"),
+    ("deno", "\u2028" * 300_000 + "for (let i = 0; i < 200; i++) console.log(new Error('x')); return 1"),
+    ("deno", "\n" * 900_000 + "\r" + "for (let i = 0; i < 200; i++) console.log(new Error('x')); return 1"),
+    ("quickjs", "\n" * 900_000 + "for (let i = 0; i < 200; i++) console.log(new Error('x')); return 1"),
+    ("quickjs", "/*" + "é" * 400_000 + "*/ for (let i = 0; i < 200; i++) console.log(new Error('x')); return 1"),
+    ("quickjs", "console.log('\\n' + '    at f (eval_script:1:500000)\\n'.repeat(30000)); return 1 //" + "é" * 400_000),
+]
+
+
+@pytest.mark.parametrize(("engine", "source"), _LARGE)
+def test_frames_in_a_large_source_keep_nobody_waiting(
+    client: Client, socket_path: Path, engine: Any, source: str
+) -> None:
+    """Whatever its lines are, what the daemon does for a program's places takes it no second (it took minutes)."""
+    with Client(socket_path) as other:
+        run = client.start(None, source=source, engine=engine, limits=LimitsAsked(cpu_ms=2000, log_bytes=1 << 20))
+        ended = threading.Thread(target=run.result)
+        ended.start()
+        longest = 0.0
+        while ended.is_alive():
+            began = time.monotonic()
+            assert other.run_source("return 1").value == 1
+            longest = max(longest, time.monotonic() - began)
+    assert run.result().value == 1
+    assert longest < 1
+
+
+_INNOCENT = [
+    "const rows = Array.from({length: 5000}, (_, i) => ({id: i})); rows[7].meta = {}; console.log(rows); return 1",
+    "const rows = Array.from({length: 5000}, (_, i) => ({id: i, code: '() => {}'})); console.log(rows); return 1",
+    "const rows = Array.from({length: 1500}, (_, i) => ({id: i, tags: [], meta: {}})); console.log(rows); return 1",
+    "let o = {}; for (let i = 0; i < 22; i++) o = {l: o, r: o};"
+    " try { throw new Error('bad', {cause: o}) } catch (e) { console.log(e) } return 1",
+]
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+@pytest.mark.parametrize("source", _INNOCENT)
+def test_what_is_much_is_logged_without_much_ado(client: Client, engine: Any, source: str) -> None:
+    """Where a thousand members have been looked at for what JSON has no word for, plain JSON has to do."""
+    result = client.run_source(source, engine=engine)
+    assert result.value == 1
+    assert result.usage.cpu_ms < 40
+    assert len(result.logs) == 1
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_a_cause_is_no_reason_to_lose_an_exception(client: Client, engine: Any) -> None:
+    """However large it is, the exception is told, and where."""
+    source = "let o = {}; for (let i = 0; i < 22; i++) o = {l: o, r: o};\nthrow new Error('bad', {cause: o})"
+    outcome = client.run_source(source, engine=engine).outcome
+    assert isinstance(outcome, ProgramException)
+    assert (outcome.message, outcome.line) == ("bad", 2)
+    assert outcome.stack.endswith("Caused by: [object]")
 
 
 def test_further_lines_of_a_console_call_stand_apart(socket_path: Path) -> None:

@@ -42,7 +42,12 @@ def test_the_hash_is_sha256sum(client: Client) -> None:
         ({"type": "run", "id": 1, "source": "x", "env": {"a": "x" * 300_000}}, "too_large", "env"),
         ({"type": "run", "id": 1, "source": "x", "limits": {"cpu_ms": 10**9}}, "bad_request", "10000"),
         ({"type": "run", "id": 1, "source": "x", "limits": {"memory_bytes": 1}}, "bad_request", "least"),
-        ({"type": "run", "id": 1, "source": "x", "engine": "v8"}, "bad_request", "engine"),
+        ({"type": "run", "id": 1, "source": "x", "engine": "v8"}, "bad_request", "there is: 'quickjs', 'deno'"),
+        (
+            {"type": "run", "id": 1, "source": "x", "language": "ts"},
+            "bad_request",
+            "there is: 'javascript', 'typescript'",
+        ),
         (
             {"type": "run", "id": 1, "source": "x", "engine": "quickjs", "language": "typescript"},
             "bad_request",

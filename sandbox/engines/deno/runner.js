@@ -33,6 +33,7 @@
   const exec = RegExp.prototype.exec;
   const then = Promise.prototype.then;
   const AsyncFunction = (async () => {}).constructor;
+  const { isArray } = Array;
   const { Blob, Event, ErrorEvent, URL, addEventListener } = globalThis;
   const createObjectURL = URL.createObjectURL;
   const preventDefault = Event.prototype.preventDefault;
@@ -339,21 +340,60 @@
   const compile = (source) => new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
   // Where types are all that there is of TypeScript they are blanked out for good, byte by byte: nothing moves, and what is
   // kept starts like JavaScript. Node's module that can do it takes 15 ms to load, too long for a single run; it wants
-  // Deno, which is there for so long: in a check nothing of a program runs.
-  const STRIPPED = ['async function loose(prompt, env) {"use strict";\n', '\n}'];
-  const stripped = async (source) => {
+  // Deno, which is there for so long: in a check nothing of a program runs. What is no such thing, or might mean something
+  // else without its types, stays as it is: null.
+  const MORE_THAN_TYPES =
+    /\b(?:enum|namespace|module)[ \t]+[\w$"']|^[ \t]*@[\w(]|\bimport\b|\bfrom[ \t]*["']|\bexport[ \t]*=|\b(?:public|private|protected|readonly|override|declare|abstract)[ \t]*[\r\n\u2028\u2029]/m;
+  const SPACE = /\s/;
+  const NO_STATEMENT = { __proto__: null, as: true, satisfies: true, this: true, implements: true, extends: true };
+  const NEEDS_ITS_LINE = /(?:^|[^\w$.])(?:return|throw|yield|break|continue|async)\s*$/;
+  // A statement or a member that was taken out may have been what ended the line before it: it leaves a semicolon.
+  const withSemicolons = (source, blank) => {
+    let done = '', from = 0;
+    for (let at = 0; at < source.length; at++) {
+      if (source[at] === blank[at]) continue;
+      const start = at;
+      let end = at;
+      for (; at < source.length; at++) {
+        if (source[at] !== blank[at]) end = at + 1;
+        else if (!apply(test, SPACE, [source[at]])) break;
+      }
+      let before = start - 1;
+      while (source[before] === ' ' || source[before] === '\t') before -= 1;
+      const opens = before < 0 || apply(test, /[\r\n\u2028\u2029]/, [source[before]]) || (source[before] === '/' && source[before - 1] === '*');
+      const word = apply(exec, /^(?:\[|[A-Za-z_$][\w$]*)/, [apply(slice, source, [start, start + 16])]);
+      if (opens && word !== null && !NO_STATEMENT[word[0]]) {
+        if (blank[start] === ' ') {
+          done += apply(slice, blank, [from, start]) + ';';
+          from = start + 1;
+        }
+      } else if (apply(test, /[\r\n\u2028\u2029]/, [apply(slice, source, [start, end])]) &&
+          apply(test, NEEDS_ITS_LINE, [apply(slice, source, [start > 16 ? start - 16 : 0, start])])) {
+        return null;
+      }
+    }
+    return done + apply(slice, blank, [from]);
+  };
+  const AROUND = ['async function loose(prompt, env) {"use strict";\n', '\n}'];
+  const withoutTypes = async (source) => {
+    if (apply(test, MORE_THAN_TYPES, [source])) return null;
     defineProperty(globalThis, 'Deno', { __proto__: null, value: Deno, configurable: true });
     try {
       const { stripTypeScriptTypes } = makeProcess().getBuiltinModule('node:module');
-      const [before, after] = STRIPPED;
+      const strip = (text) => {
+        const blank = stripTypeScriptTypes(text);
+        return blank.length === text.length ? withSemicolons(text, blank) : null;
+      };
+      const [before, after] = AROUND;
       try {
-        const whole = stripTypeScriptTypes(before + source + after);
+        const whole = strip(before + source + after);
+        if (whole === null) return null;
         const body = apply(slice, whole, [before.length, -after.length]);
         compile(body);
-        if (whole === before + body + after && body.length === source.length) return 'b' + body;
+        if (whole === before + body + after) return 'b' + body;
       } catch {}
-      const module = stripTypeScriptTypes(source);
-      if (module.length !== source.length || !apply(test, /default/, [source])) return null;
+      const module = strip(source);
+      if (module === null || !apply(test, /default/, [source])) return null;
       return await refusal(module, 'j') === null ? 'm' + module : null;
     } catch {
       return null;
@@ -366,7 +406,7 @@
     let error = null, first = true;
     if (!script) {
       atLeast(TOO_DEEP);
-      const kept = keep ? await stripped(source) : null;
+      const kept = keep ? await withoutTypes(source) : null;
       if (kept !== null) return kept;
     }
     if (script) {
@@ -430,21 +470,25 @@
     if (name in globalThis) defineProperty(globalThis, name, { __proto__: null, value: undefined });
   }
 
-  // A delay that Node would warn of makes Deno load what it warns with, and that wants what is taken away.
+  // A delay that Node would warn of makes Deno load what it warns with, and that wants what is taken away. Made when it is
+  // first looked at, as Deno does it: it takes a while.
   for (const name of ['setTimeout', 'setInterval']) {
     const make = made(name);
-    const put = (value) => {
-      defineProperty(globalThis, name, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
-    };
+    let timer;
     const get = () => {
-      const original = make();
-      put({ [name](callback, delay, ...values) {
-        const ms = delay | 0;  // as the HTML Standard has it: what is no number of 31 bits, or less than none, is 0
-        return apply(original, globalThis, [callback, ms > 0 ? ms : 0, ...values]);
-      } }[name]);
-      return globalThis[name];
+      if (timer === undefined) {
+        const original = make();
+        timer = { [name](callback, delay, ...values) {
+          const ms = delay * 1;  // as Node has it: what it can't wait for is not waited for
+          return apply(original, globalThis, [callback, ms >= 1 && ms <= 2147483647 ? ms : 0, ...values]);
+        } }[name];
+      }
+      return timer;
     };
-    defineProperty(globalThis, name, { __proto__: null, get, set: put, configurable: true, enumerable: true });
+    const set = function (value) {
+      defineProperty(this, name, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
+    };
+    defineProperty(globalThis, name, { __proto__: null, get, set, configurable: true, enumerable: true });
   }
 
   // Each job takes a thread for itself, of which a process has so many; Deno ends if it gets none.
@@ -466,14 +510,40 @@
     else last.after = turn;
     last = turn;
   };
+  // Who calls may change what was handed over while it waits: of bytes, of an algorithm's fields and of lists, what they are.
+  const { isView } = ArrayBuffer;
+  const sliceBuffer = ArrayBuffer.prototype.slice;
+  const tagOf = Object.prototype.toString;
+  const PlainObject = Object.prototype;
+  const copied = (value, deep = 0) => {
+    if (typeof value !== 'object' || value === null) return value;
+    if (isView(value)) {
+      const bytes = new Bytes(value.buffer, value.byteOffset, value.byteLength), copy = new Bytes(lengthOf(bytes));
+      apply(set, copy, [bytes]);
+      return copy;
+    }
+    if (apply(tagOf, value, []) === '[object ArrayBuffer]') return apply(sliceBuffer, value, [0]);
+    const prototype = getPrototypeOf(value);
+    if (deep === 2 || (prototype !== PlainObject && prototype !== null && !isArray(value))) return value;
+    const copy = isArray(value) ? [] : {};
+    for (const key in value) {
+      const field = copied(value[key], deep + 1);
+      defineProperty(copy, key, { __proto__: null, value: field, writable: true, configurable: true, enumerable: true });
+    }
+    return copy;
+  };
   const { prototype: subtle } = SubtleCrypto;
   for (const name of Object.getOwnPropertyNames(subtle)) {
     const method = subtle[name];
     if (name === 'constructor' || typeof method !== 'function') continue;
     // Asynchronous itself, so that stacks go on through it.
     const { [name]: limited } = { async [name](...values) {
-      if (jobs === JOBS) await new MadePromise(inTurn);
-      else jobs += 1;
+      if (jobs === JOBS) {
+        for (let i = 0; i < values.length; i++) values[i] = copied(values[i]);
+        await new MadePromise(inTurn);
+      } else {
+        jobs += 1;
+      }
       try {
         return await apply(method, this, values);
       } finally {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.columns import Lines, end, of_characters
+from sandbox.engines.columns import Text
 
 _WRAPPER_LINES = 3
 MAPPED = 2
@@ -22,21 +22,21 @@ _OURS = re.compile(r"file:///app/runner\.js|\((?:ext|node|checkin):|at (?:ext|no
 _UNNAMED = re.compile(r"(?:async )?(?:\w+\.)?(?:eval|default)(?: \[as \w+\])?")
 
 
-def position(stack: str, *, module: bool, source: bytes) -> tuple[int | None, int | None]:
+def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
     """Return (line, column) of what does not parse. What was noticed past the source's end is there."""
     found = _PLACE.match(stack)
     if found is None:
         return None, None
-    line, column, last = int(found["line"]) - (0 if module else 1), int(found["column"]), end(source)
+    line, column, last = int(found["line"]) - (0 if module else 1), int(found["column"]), source.end()
     if line < 1:
         return 1, 1
-    line, column = Lines(source, v8=found["parser"] == "v8").place(line, column)
+    line, column = source.of_deno(line, column, v8=found["parser"] == "v8")
     if line > last[0]:
         return last
-    return line, of_characters(source, line, column) if found["parser"] == "swc" else column
+    return line, source.of_characters(line, column) if found["parser"] == "swc" else column
 
 
-def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None, int | None]:
+def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, int | None]:
     """Return the stack in terms of the program as submitted, and the place of its first frame there.
 
     What Deno puts behind TypeScript's own text (decorators' helpers) is none of the author's.
@@ -45,7 +45,7 @@ def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None,
     return _mapped(rest, source_name, source, mapped=int(mapped) if mapped in ("1", "2") else 0)
 
 
-def logged(text: str, source_name: str, source: bytes, *, mapped: int) -> str:
+def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
     """Return a console line with the stacks in it in terms of the program.
 
     `mapped`: 0, as V8 counts lines; Deno maps them back, 1, to what stands a line lower than in the program, or 2.
@@ -53,8 +53,7 @@ def logged(text: str, source_name: str, source: bytes, *, mapped: int) -> str:
     return _mapped(text, source_name, source, mapped=mapped)[0]
 
 
-def _mapped(text: str, source_name: str, source: bytes, *, mapped: int) -> tuple[str, int | None, int | None]:
-    own_lines = Lines(source, v8=mapped == 0)
+def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[str, int | None, int | None]:
     lines: list[str] = []
     place: tuple[int, int] | None = None
     for own in text.split("\n"):
@@ -65,8 +64,8 @@ def _mapped(text: str, source_name: str, source: bytes, *, mapped: int) -> tuple
             lines.append(own)
             continue
         above = _WRAPPER_LINES if frame["file"].startswith("program.js") else int(mapped == 1)
-        line, column = own_lines.place(int(frame["line"]) - above, int(frame["column"]))
-        if not 1 <= line <= own_lines.count:
+        line, column = source.of_deno(int(frame["line"]) - above, int(frame["column"]), v8=mapped == 0)
+        if not 1 <= line <= source.lines:
             continue
         place = place or (line, column)
         function = frame["function"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.columns import end, of_bytes
+from sandbox.engines.columns import Text
 
 _FRAME = re.compile(
     r"^ *at (?:(?P<function>.*) \()?(?P<file>eval_script|program|check|<input>)"
@@ -18,18 +18,18 @@ _OURS = "promptlog:"
 MAPPED = 0
 
 
-def position(stack: str, *, module: bool, source: bytes) -> tuple[int | None, int | None]:
+def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
     """Return (line, column) of what does not parse. What was noticed past the source's end is there."""
     for text in stack.splitlines():
         if frame := _FRAME.match(text):
-            place, last = (int(frame["line"]) - (0 if module else 1), int(frame["column"])), end(source)
+            place, last = (int(frame["line"]) - (0 if module else 1), int(frame["column"])), source.end()
             if place[0] < 1:
                 return 1, 1
-            return (place[0], of_bytes(source, [place])[place]) if place[0] <= last[0] else last
+            return (place[0], source.of_bytes(*place)) if place[0] <= last[0] else last
     return None, None
 
 
-def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None, int | None]:
+def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, int | None]:
     """Return the stack in terms of the program as submitted, and the place of its first frame there."""
     lines: list[str | tuple[str, tuple[int, int]]] = []
     for text in stack.removesuffix("\n").split("\n"):
@@ -44,15 +44,15 @@ def shown(stack: str, source_name: str, source: bytes) -> tuple[str, int | None,
         line = int(frame["line"]) - (1 if frame["file"] == "eval_script" else 0)
         if line >= 1 and frame["function"] != "<eval>":
             lines.append((frame["function"] or "<anonymous>", (line, int(frame["column"]))))
-    places = [line[1] for line in lines if not isinstance(line, str)]
-    columns = of_bytes(source, places)
+    places = [(line[1][0], source.of_bytes(*line[1])) for line in lines if not isinstance(line, str)]
+    columns = iter(places)
     own = "\n".join(
-        line if isinstance(line, str) else f"    at {line[0]} ({source_name}:{line[1][0]}:{columns[line[1]]})"
+        line if isinstance(line, str) else "    at {} ({}:{}:{})".format(line[0], source_name, *next(columns))
         for line in lines
     )
-    return (own, places[0][0], columns[places[0]]) if places else (own, None, None)
+    return own, *(places[0] if places else (None, None))
 
 
-def logged(text: str, source_name: str, source: bytes, *, mapped: int) -> str:
+def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
     """Return a console line with the stacks in it in terms of the program. `mapped` is 0."""
     return shown(text, source_name, source)[0]

@@ -1,0 +1,58 @@
+"""Lines and columns of a program's text, against the plainest way to find them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox.engines.columns import Text
+
+_TEXTS = st.text(alphabet="ab\t\n\r\u2028\u2029é漢\U0001f600", max_size=60).map(lambda text: text * 40)
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2
+
+
+@given(_TEXTS, st.integers(1, 3000), st.integers(1, 80))
+def test_columns_of_bytes(text: str, line: int, column: int) -> None:
+    """A column counts bytes from its line's start; past the line's end it is the end."""
+    lines = text.encode().split(b"\n")
+    own = lines[line - 1] if line <= len(lines) else b""
+    before = own[: column - 1].decode("utf-8", "replace")
+    assert Text(text.encode()).of_bytes(line, column) == _units(before) + 1
+
+
+@pytest.mark.parametrize("v8", [True, False])
+@given(text=_TEXTS, number=st.integers(0, 3000))
+def test_lines_as_deno_counts_them(v8: bool, text: str, number: int) -> None:
+    """Each place that Deno counts by its own line ends is the same character by line feeds alone."""
+    ends = "\r\n|[\n\r\u2028\u2029]" if v8 else "\r\n|[\n\r]"
+    starts = [0, *(found.end() for found in re.finditer(ends, text))]
+    number %= len(starts)
+    before = text[: starts[number]]
+    own = before.count("\n") + 1, _units(before[before.rfind("\n") + 1 :]) + 5
+    source = Text(text.encode())
+    assert source.of_deno(number + 1, 5, v8=v8) == own
+    assert source.lines == text.count("\n") + 1
+    assert source.end() == (source.lines, _units(text[text.rfind("\n") + 1 :]) + 1)
+
+
+def test_places_past_the_end() -> None:
+    """A line that there is not is the text's end; one before the first is left alone."""
+    source = Text("a\rb\n漢".encode())
+    assert source.of_bytes(99, 5) == 1
+    assert source.of_deno(99, 1, v8=True) == (2, 2)
+    assert source.of_deno(0, 1, v8=True) == (0, 1)
+    assert Text(b"").of_deno(1, 1, v8=True) == (1, 1)
+
+
+def test_what_is_counted_has_a_bound() -> None:
+    """After so much text a column stays the engine's own."""
+    source = Text("漢".encode() * 500_000)
+    found = [source.of_bytes(1, 1_500_001) for _ in range(5)]
+    assert found[0] == 500_001
+    assert found[-1] == 1_500_001

@@ -1,0 +1,64 @@
+"""A text in TypeScript has one meaning, whether its types are taken off when it is kept or by Deno in each run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import Client
+from promptlogctl.errors import RequestRefused
+
+# What is taken out as a whole, behind a line that has no semicolon and before one that could go on with it.
+_REMOVED = [
+    "type T = number",
+    "interface I { a: 1 }",
+    "declare const q: any",
+    "declare function q(): any",
+    "function q(): any\nfunction q(): any { return 1 }",
+    "type T = { a: number; b: string }",
+    "declare class D { x: 1 }",
+    "/* a comment */ type T = 1",
+    "type T =\n  | 1\n  | 2",
+    "type A = 1\ntype B = 2",
+    "abstract class Z { abstract f(): void }",
+    "declare let u: any, v: any",
+]
+_NEXT = ["[a, b] = [b, a]", "+1", "-1", "/2/g", "`x`", "(() => {})()", "++b"]
+_OTHERS: list[str] = json.loads((Path(__file__).parent / "typescript.json").read_text("utf-8"))
+
+
+def _outcomes(client: Client, source: str) -> tuple[str, str]:
+    def told(run: object) -> str:
+        result = getattr(run, "outcome", run)
+        return str(getattr(run, "json", "")) if result.__struct_config__.tag == "ok" else result.__struct_config__.tag
+
+    try:
+        hash = client.submit(source, language="typescript").hash
+    except RequestRefused as refused:
+        kept = "syntax_error" if "syntax_error" in refused.detail else str(refused)
+    else:
+        kept = told(client.run(hash))
+        client.remove(hash)
+    return kept, told(client.run_source(source, language="typescript"))
+
+
+@pytest.mark.parametrize("next_line", _NEXT)
+@pytest.mark.parametrize("removed", _REMOVED)
+@pytest.mark.parametrize("between", ["\n", "\n;", ";\n"])
+def test_a_line_ends_where_it_ended(client: Client, removed: str, between: str, next_line: str) -> None:
+    """No statement that is taken out lets the line before it go on with the one behind."""
+    source = (
+        "let g = 1, i: any = 4\nlet a: any = 1, b: any = 2\nlet r: any = (x: any) => 'called', s: any = b\n"
+        f"{removed}{between}{next_line}\nreturn [a, b, typeof r, String(s), g]"
+    )
+    kept, outright = _outcomes(client, source)
+    assert kept == outright
+
+
+@pytest.mark.parametrize("source", _OTHERS)
+def test_kept_and_outright_are_the_same(client: Client, source: str) -> None:
+    """Members of classes, types on lines of their own, imports that types alone come from, and what is no TypeScript."""
+    kept, outright = _outcomes(client, source)
+    assert kept == outright
