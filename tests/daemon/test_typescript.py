@@ -59,6 +59,6 @@ def test_a_line_ends_where_it_ended(client: Client, removed: str, between: str, 
 
 @pytest.mark.parametrize("source", _OTHERS)
 def test_kept_and_outright_are_the_same(client: Client, source: str) -> None:
-    """Members of classes, types on lines of their own, imports that types alone come from, and what is no TypeScript."""
+    """Members of classes, types on lines of their own, imports of types alone, and what is no TypeScript."""
     kept, outright = _outcomes(client, source)
     assert kept == outright
