@@ -174,18 +174,27 @@ def _build_deno(folder: Path, deno: Path) -> Root:
     (folder / "proc/self/exe").symlink_to(DENO)
     _write(folder / "proc/self/maps", _MAPS)
     engines = resources.files("sandbox.engines")
-    _write(folder / RUNNER[1:], b"\n".join((engines / name).read_bytes() for name in ("contract.js", "deno/runner.js")))
-    imports = dict.fromkeys(_node_modules(deno, folder))
-    _write(folder / IMPORT_MAP[1:], json.dumps({"imports": imports}).encode())
+    modules, surplus = _of_this_deno(deno, folder)
+    contract, runner = ((engines / name).read_bytes() for name in ("contract.js", "deno/runner.js"))
+    # Looking for them in the jail would take a thirtieth of a start.
+    names = f"const ofThisDeno = {json.dumps(surplus)};".encode()
+    _write(folder / RUNNER[1:], b"\n".join((contract, names, runner)))
+    _write(folder / IMPORT_MAP[1:], json.dumps({"imports": dict.fromkeys(modules)}).encode())
     for path in (folder, *folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
     return Root(path=folder, loader=loader)
 
 
-def _node_modules(deno: Path, folder: Path) -> list[str]:
-    """Return the names of Node's modules in this Deno; a null in an import map refuses each (process, fs, ...)."""
-    script = "import {builtinModules} from 'node:module'; console.log(JSON.stringify(builtinModules))"
+def _of_this_deno(deno: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of Node's modules in this Deno, and of its globals for graphics.
+
+    A null in an import map refuses each of the former (process, fs, ...).
+    """
+    script = (
+        "import {builtinModules} from 'node:module'; const names = Object.getOwnPropertyNames(globalThis);"
+        "console.log(JSON.stringify([builtinModules, names.filter((name) => name.startsWith('GPU'))]))"
+    )
     cache = folder / "cache"
     done = subprocess.run(
         [deno, "eval", "--no-config", "--ext=js", script],
@@ -197,8 +206,9 @@ def _node_modules(deno: Path, folder: Path) -> list[str]:
         cwd=folder,
     )
     shutil.rmtree(cache, ignore_errors=True)
-    names = [name.removeprefix("node:") for name in json.loads(done.stdout)]
-    return [prefix + name for name in names for prefix in ("node:", "")]
+    modules, surplus = json.loads(done.stdout)
+    names = [name.removeprefix("node:") for name in modules]
+    return [prefix + name for name in names for prefix in ("node:", "")], surplus
 
 
 def _require(name: str) -> str:

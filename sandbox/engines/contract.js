@@ -4,9 +4,10 @@
 // A program can get hold of every function here (CallSite.getFunction), so nothing here decides anything but what the
 // program could say by itself: its own result, exception and log lines.
 //
+// In brackets of its own, by which V8 knows that it is called at once.
 // contract(log, web, now) -> { follow, fail, report, start, call }. log(level, text) takes one console line. web is how a
 // Worker-style module is asked: request(url), is(response), value(response). now() gives milliseconds.
-const contract = ((globalThis) => (log, web, now) => {
+const contract = ((globalThis) => ((log, web, now) => {
   'use strict';
   const { apply, defineProperty } = Reflect;
   const { stringify } = JSON;
@@ -372,4 +373,4 @@ const contract = ((globalThis) => (log, web, now) => {
   };
 
   return { follow, fail, report, start, call };
-})(globalThis);
+}))(globalThis);

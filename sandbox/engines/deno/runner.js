@@ -1,4 +1,5 @@
-// The part of promptlog that runs inside a Deno jail, behind contract.js (one module at the root's making). It keeps what
+// The part of promptlog that runs inside a Deno jail, behind contract.js and `ofThisDeno`, the names of globals that are to
+// go and not every Deno has (one module at the root's making: root.py). It keeps what
 // it needs, takes away what a program should not see, waits for its one frame, runs that, writes what came of it, and
 // waits for its end. It has seen no user byte when it says that it is ready.
 //
@@ -451,11 +452,8 @@
     'navigator', 'Navigator', 'NavigatorUAData', 'alert', 'confirm', 'prompt', 'close', 'closed', 'name', 'location',
     'Location', 'Window', 'WebSocket', 'EventSource', 'BroadcastChannel', 'createImageBitmap', 'ImageBitmap',
     'ImageBitmapRenderingContext', 'OffscreenCanvas', 'Lock', 'LockManager', 'setImmediate', 'clearImmediate', 'onload',
-    'onbeforeunload', 'onunload', 'onerror', 'onunhandledrejection',
+    'onbeforeunload', 'onunload', 'onerror', 'onunhandledrejection', ...ofThisDeno,
   ];
-  for (const name of Object.getOwnPropertyNames(globalThis)) {
-    if (apply(startsWith, name, ['GPU'])) removed.push(name);
-  }
   const reports = (type, listener) => apply(addEventListener, globalThis, [type, listener]);
   reports('error', (event) => {
     apply(preventDefault, event, []);
