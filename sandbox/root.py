@@ -175,10 +175,12 @@ def _build_deno(folder: Path, deno: Path) -> Root:
     _write(folder / "proc/self/maps", _MAPS)
     engines = resources.files("sandbox.engines")
     modules, surplus = _of_this_deno(deno, folder)
-    contract, runner = ((engines / name).read_bytes() for name in ("contract.js", "deno/runner.js"))
-    # Looking for them in the jail would take a thirtieth of a start.
-    names = f"const ofThisDeno = {json.dumps(surplus)};".encode()
-    _write(folder / RUNNER[1:], b"\n".join((contract, names, runner)))
+    contract, check, runner = (
+        (engines / name).read_text("utf-8") for name in ("contract.js", "deno/check.js", "deno/runner.js")
+    )
+    # To look for these in the jail would take a thirtieth of a start; to parse what checks a source, a twentieth.
+    made = f"const ofThisDeno = {json.dumps(surplus)};\nconst checkText = {json.dumps(check)};"
+    _write(folder / RUNNER[1:], "\n".join((contract, made, runner)).encode())
     _write(folder / IMPORT_MAP[1:], json.dumps({"imports": dict.fromkeys(modules)}).encode())
     for path in (folder, *folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():

@@ -18,7 +18,7 @@ _FRAME = re.compile(
     r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
 )
 _PLACE = re.compile(r"^    at (?P<parser>swc|v8):(?P<line>\d{1,9}):(?P<column>\d{1,9})$")
-_OURS = re.compile(r"file:///app/runner\.js|\((?:ext|node|checkin):|at (?:ext|node|checkin):")
+_OURS = re.compile(r"file:///app/(?:runner|check)\.js|\((?:ext|node|checkin):|at (?:ext|node|checkin):")
 _UNNAMED = re.compile(r"(?:async )?(?:\w+\.)?(?:eval|default)(?: \[as \w+\])?")
 
 
