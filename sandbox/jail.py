@@ -23,7 +23,7 @@ _DENO_BASE_MIB = 48
 """Of a cell's memory, what is not V8's heap: Deno itself, stacks, V8's young generation, code."""
 
 _DENO_THREADS = 48
-"""Nine are Deno's own on a host of many cores, and eight may be busy with cryptography (runner.js)."""
+"""Its own are six on a host of many cores, and up to 32 for jobs such as cryptography; it ends if it gets none."""
 
 _DENO_FLAGS = (
     "--no-prompt", "--no-remote", "--no-npm", "--no-config", "--no-lock", "--no-code-cache", "--quiet", "--ext=js",
