@@ -11,7 +11,6 @@ from promptlogd.wire.messages import List, Listed, Listing
 async def handle(request: List, services: Services, client: Client) -> Listed:
     """Return a page of programs. Raises RequestError."""
     with StoreErrors():
-        services.store.flush()
         page = services.store.list(request.limit, request.after)
     rows = [
         Listing(

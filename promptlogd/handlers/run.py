@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import msgspec
 import trio
@@ -12,7 +13,7 @@ from promptlogd.config import LimitsError
 from promptlogd.handlers.references import StoreErrors, check_size, utf8_bytes
 from promptlogd.handlers.submit import SMALL_BYTES, check, chosen, unchecked, wrap
 from promptlogd.services import RequestError, Services
-from promptlogd.store import Program
+from promptlogd.store import Program, StoreFailed
 from promptlogd.wire.messages import Finished, Log, Run
 from sandbox.cells import Job, Trial
 from sandbox.cells.job import Engine, Language
@@ -20,6 +21,7 @@ from sandbox.engines.replies import WRAPPER_VERSIONS, Refused, Wrapped
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, LogLine
 
+_log = logging.getLogger(__name__)
 SOURCE_NAMES: dict[Language, str] = {"javascript": "program.js", "typescript": "program.ts"}
 """What stacks call a program; its own name is its hash."""
 
@@ -113,6 +115,8 @@ def _limits(request: Run, services: Services, engine: Engine) -> Limits:
 async def _wrap_again(services: Services, client: Client, program: Program) -> bytes:
     code = await wrap(services, client, program.source, program.engine, program.language)
     version = WRAPPER_VERSIONS[program.engine]
-    with StoreErrors():
+    try:
         await trio.to_thread.run_sync(lambda: services.store.rewrap(program.hash, code, wrapper=version))
+    except StoreFailed as error:
+        _log.error("%s; program %s is checked again at its next run", error, program.hash)
     return code

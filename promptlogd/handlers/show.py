@@ -12,7 +12,6 @@ async def handle(request: Show, services: Services, client: Client) -> Shown:
     """Tell about a program. Raises RequestError."""
     hash = resolve(services, request.hash)
     with StoreErrors():
-        services.store.flush()
         fact, names, history = services.store.show(hash)
         source = services.store.load(hash).source.decode("utf-8") if request.source else None
     return Shown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,24 +11,31 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a folder is opened."""
 
 
-def write_all(folder: Path, files: dict[str, bytes], *, wait: bool = True) -> None:
+def write_files(folder: int, files: dict[str, bytes], *, wait: bool = True) -> None:
     """Write files that are new or empty, and return once all are on the disk, or on their way there.
 
     All are on their way there before the first is waited for: a journaling file system then commits them together.
+    `folder`: its descriptor.
     """
     with ExitStack() as opened:
         descriptors = []
         for name, data in files.items():
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = opened.enter_context(open(os.open(folder / name, flags, 0o600), "wb", buffering=0))
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) or 0 :]
-            descriptors.append(file.fileno())
+            descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+            opened.callback(os.close, descriptor)
+            write_all(descriptor, data)
+            descriptors.append(descriptor)
         for descriptor in descriptors:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
         for descriptor in descriptors if wait else ():
             os.fsync(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it. A disk that fills up takes a part first, and refuses the rest. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def sync(folder: Path) -> None:
@@ -37,3 +45,11 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def erase(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it. Raises OSError."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
+
 
 class StoreError(Exception):
     """Root of this package's errors."""
 
 
 class StoreLocked(StoreError):
-    """Another daemon has this state folder."""
+    """Another daemon has this state folder. `holder`: what is known of that process."""
 
     def __init__(self, folder: str, holder: str) -> None:
-        super().__init__(f"{folder} is in use by another promptlogd (pid {holder}); stop that, or give --state-dir")
+        super().__init__(f"{folder} is in use by another promptlogd ({holder}); stop that, or give --state-dir")
         self.folder = folder
         self.holder = holder
 
 
 class StoreUnsafe(StoreError):
-    """A folder is not ours alone."""
+    """A file or folder of the store is not what the daemon made: a link, of another kind, or not ours alone."""
 
 
 class StoreFailed(StoreError):
-    """The disk refused: full, read-only, or broken. Nothing was kept by halves."""
+    """The disk or the system refused: broken, read-only, out of descriptors. Nothing was kept by halves."""
+
+
+class StoreFull(StoreFailed):
+    """There is no room on the disk, or in the quota."""
+
+
+class Unreadable(StoreFailed):
+    """A program's files can't be read. Nothing was moved; submitting the same bytes again replaces them."""
 
 
 class BadReference(StoreError):
@@ -65,3 +76,48 @@ class KeptForAnother(StoreError):
         self.hash = hash
         self.engine = engine
         self.language = language
+
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full: remove programs, or free some space",
+    errno.EDQUOT: "the quota is used up: remove programs, or free some space",
+    errno.EROFS: "the file system is read-only: mount it for writing",
+    errno.EIO: "the disk reports an error: look into the kernel's log, and replace the disk",
+    errno.EACCES: "permission denied: give the files back to the daemon's user",
+    errno.EPERM: "not permitted: give the files back to the daemon's user",
+    errno.ENOTDIR: "it is not a folder of ours, but a file or a link: remove it",
+    errno.ELOOP: "it is a link, and links are not followed: remove it",
+    errno.EMFILE: "the daemon has no descriptors left: raise its limit of open files, and try again",
+    errno.ENFILE: "the host has no descriptors left: raise its limit of open files, and try again",
+    errno.ENOMEM: "there is no memory left: free some, and try again",
+}
+_SQLITE_HINTS = {
+    sqlite3.SQLITE_FULL: _HINTS[errno.ENOSPC],
+    sqlite3.SQLITE_IOERR: _HINTS[errno.EIO],
+    sqlite3.SQLITE_READONLY: _HINTS[errno.EROFS],
+    sqlite3.SQLITE_CANTOPEN: "it can't be opened: give the files back to the daemon's user, or try again",
+    sqlite3.SQLITE_BUSY: "another program has it open: close that one",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: start promptlogd again, which makes it anew",
+    sqlite3.SQLITE_NOTADB: "it is damaged: start promptlogd again, which makes it anew",
+}
+_OF_THE_MOMENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
+"""Errors about the daemon or the host, not about the file."""
+
+
+def failed(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
+    """Return the error for a step that the system refused, with the reason and what to do about it."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        kind = StoreFull if code == sqlite3.SQLITE_FULL else StoreFailed
+        return kind(f"{what}: {_SQLITE_HINTS.get(code, error)}")
+    where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    reason = where + _HINTS.get(error.errno or 0, error.strerror or str(error))
+    return (StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreFailed)(f"{what}: {reason}")
+
+
+def unreadable(hash: str, error: OSError) -> StoreFailed:
+    """Return the error for a program whose files the system does not give."""
+    refused = failed(f"can't read program {hash}", error)
+    if error.errno in _OF_THE_MOMENT:
+        return refused
+    return Unreadable(f"{refused}. To submit the program again replaces it")

@@ -1,27 +1,30 @@
-"""Small facts about programs in SQLite, and the journal of names from which those are rebuilt. No program bytes.
+"""Small facts about programs in SQLite. No program bytes.
 
-Everything here can be made again: programs from their folders, names from `names.jsonl`, to which each move of a
-name is appended, and synced, before SQLite hears of it. Run counts alone are lost with the database.
+Everything here can be made again: programs from their folders, names from the journal. Run counts alone are lost with
+the database.
 
 SQLite may lose its last transactions with the power, or to a damaged log, and not know of it. So at each start it
-is compared with the folders and with the journal, and mended; and the journal from it, should that have lost lines.
+is compared with the folders and with the journal, and mended.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from promptlogd.store.objects import Meta
-from promptlogd.store.seal import seal, unseal
+from promptlogd.store.damaged import DamagedFolder
+from promptlogd.store.disk import FOLDER
+from promptlogd.store.errors import StoreError
+from promptlogd.store.files import Meta
+from promptlogd.store.journal import Journal, Move
+from promptlogd.store.objects import Found
+from promptlogd.store.ownership import check_file
 from promptlogd.wire.messages import Engine, Language
 
 _log = logging.getLogger(__name__)
@@ -41,17 +44,20 @@ PRAGMA user_version = {_SCHEMA_VERSION};
 """
 
 
-_NOT_DAMAGE = {
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
+_DAMAGE = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,  # such as: no such table
+    sqlite3.SQLITE_SCHEMA,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_TOOBIG,
 }
-"""Errors (primary codes) that are the disk's or the system's of the moment, and say nothing about the file."""
+"""Errors (primary codes) that are the file's own. Any other is the disk's or the system's of the moment."""
+
+_SUFFIXES = ("", "-wal", "-shm")
+"""Of the database's files."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,71 +73,89 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     last_run_at: float | None
 
 
-class Move(msgspec.Struct, frozen=True, kw_only=True):
-    """A name was put on this hash at this time; on None: it was taken off with its program.
-
-    `back`: how many earlier moves this one undoes; 0 for a move to somewhere new.
-    """
-
-    name: str
-    hash: str | None
-    at: float
-    back: int = 0
-
-
 class Facts:
-    """Owner of `facts.sqlite3` and `names.jsonl`. One thread at a time."""
+    """Owner of `facts.sqlite3`. One thread at a time."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
         self._path = state_dir / "facts.sqlite3"
-        self._journal = state_dir / "names.jsonl"
-        self._damaged = state_dir / "damaged"
+        self._damaged = damaged
         self._db: sqlite3.Connection
 
-    def open(self, hashes: set[str], meta: Callable[[str], Meta]) -> None:
+    def check(self) -> None:
+        """Raise StoreUnsafe if there is something else than a file. Raises OSError."""
+        for suffix in _SUFFIXES:
+            check_file(Path(f"{self._path}{suffix}"))
+
+    def open(self, found: Found, meta: Callable[[str], Meta], journal: Journal) -> None:
         """Open the database, and make it agree with these folders and with the journal; if it is damaged, a new one.
 
-        Raises OSError and sqlite3.Error for the disk.
+        Raises OSError, sqlite3.Error and StoreFailed for the disk.
         """
-        if os.path.lexists(self._path):
-            try:
-                if self._path.is_symlink() or not self._path.is_file():
-                    raise ValueError("it is no file")
-                if self._open_good():
-                    self._reconcile(hashes, meta)
-                    return
-            except (sqlite3.DatabaseError, ValueError) as error:
-                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-                if code & 0xFF in _NOT_DAMAGE:
-                    self._db.close()
-                    raise
-                _log.warning("%s is damaged and made again: %s", self._path, error)
-            if hasattr(self, "_db"):
-                self._db.close()
-            stamp = time.time_ns()
-            for suffix in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    Path(f"{self._path}{suffix}").rename(self._damaged / f"facts.sqlite3{suffix}-{stamp}")
+        if self._path.exists() and self._open_old(found, meta, journal):
+            return
         # Made here, since SQLite gives its other files the mode of this one.
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        self._connect()
-        self._db.executescript(_SCHEMA)
-        self._reconcile(hashes, meta)
+        try:
+            self._connect()
+            self._db.executescript(_SCHEMA)
+        except BaseException:
+            self.close()
+            self._path.unlink()  # else the next start takes it for a damaged one
+            raise
+        self._reconcile(found, meta, journal)
 
-    def _open_good(self) -> bool:
-        """Open what is there; return whether it is whole, and of this version."""
+    def _open_old(self, found: Found, meta: Callable[[str], Meta], journal: Journal) -> bool:
+        """Open what is there; return whether it was whole. It is set aside if not."""
+        try:
+            self._open_good()
+            self._reconcile(found, meta, journal)
+        except (sqlite3.DatabaseError, ValueError) as error:
+            self.close()
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGE:
+                raise
+            _log.error("%s is damaged and made again, counts of runs are lost: %s", self._path, error)
+            self._set_aside()
+            return False
+        return True
+
+    def _set_aside(self) -> None:
+        folder = os.open(self._path.parent, FOLDER)
+        try:
+            for suffix in _SUFFIXES:
+                with suppress(FileNotFoundError):
+                    name = f"{self._path.name}{suffix}"
+                    self._damaged.take(name, folder=folder, label=name)
+        finally:
+            os.close(folder)
+
+    def _open_good(self) -> None:
+        """Open what is there. Raises ValueError and sqlite3.DatabaseError for damage, OSError for the disk."""
+        with self._path.open("rb") as file:
+            while file.read(1 << 20):
+                pass  # a read error is told here; the check below would take it for damage
         self._connect()
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        return bool(version == _SCHEMA_VERSION and self._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok")
+        if version != _SCHEMA_VERSION:
+            raise ValueError(f"it is of version {version}, not {_SCHEMA_VERSION}")
+        found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise ValueError(found)
 
     def _connect(self) -> None:
         self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5)
+        # Otherwise SQLite shares a mapped file with other processes, and a write to it on a full disk is a SIGBUS.
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
 
     def close(self) -> None:
-        """Close the database."""
-        self._db.close()
+        """Close the database, if it is open."""
+        if hasattr(self, "_db"):
+            self._db.close()
+
+    def empty_log(self) -> None:
+        """Free the room of SQLite's log. Waits for the disk."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -144,55 +168,36 @@ class Facts:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _reconcile(self, hashes: set[str], meta: Callable[[str], Meta]) -> None:
-        """Mend the database after the folders and the journal. Raises ValueError if its rows are no good."""
+    def _reconcile(self, found: Found, meta: Callable[[str], Meta], journal: Journal) -> None:
+        """Mend the database after the folders and the journal. Raises ValueError if its rows are no good.
+
+        What can't be read is not taken for gone: its row stays, if it has one.
+        """
         known = {row[0] for row in self._db.execute("SELECT hash FROM programs")}
         noted = [
             msgspec.convert(dict(zip(Move.__struct_fields__, row, strict=True)), Move)
             for row in self._db.execute("SELECT name, hash, at, back FROM moves ORDER BY number")
         ]
         names = dict(self._db.execute("SELECT name, hash FROM names"))
-        moves = self._read_journal()
-        if len(noted) > len(moves):
-            # Each move is in the journal first: it has lost some.
-            _log.warning("%s has lost %d moves and is made again", self._journal, len(noted) - len(moves))
-            moves = noted
-            self._write_journal(moves)
+        moves = journal.load(noted)
         last = {move.name: move.hash for move in moves}
         with_names = {name: hash for name, hash in last.items() if hash is not None}
-        if (known, noted, names) == (hashes, moves, with_names):
+        if (known, noted, names) == (found.hashes, moves, with_names):
             return
         with self._transaction():
-            for hash in known - hashes:
-                self.remove(hash)
-            for hash in hashes - known:
-                self.add(hash, meta(hash))
-            self._db.execute("DELETE FROM moves")
-            self._db.execute("DELETE FROM names")
-            for move in moves:
-                self.apply(move)
-
-    def _read_journal(self) -> list[Move]:
-        try:
-            data = self._journal.read_bytes()
-        except FileNotFoundError:
-            return []
-        moves: list[Move] = []
-        for line in data.split(b"\n"):
-            with suppress(ValueError):  # a torn last line was never acknowledged
-                if line:
-                    moves.append(unseal(line, Move))
-        return moves
-
-    def _write_journal(self, moves: list[Move]) -> None:
-        new = self._journal.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.writelines(b"\n" + seal(move) + b"\n" for move in moves)
-            file.flush()
-            os.fsync(descriptor)
-        new.rename(self._journal)
+            for hash in known - found.hashes:
+                if hash[:2] not in found.unread_shelves:
+                    self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
+            for hash in found.hashes - known:
+                try:
+                    self.add(hash, meta(hash))
+                except StoreError as error:
+                    _log.error("a program is not listed, since its facts can't be read: %s", error)
+            if (noted, names) != (moves, with_names):
+                self._db.execute("DELETE FROM moves")
+                self._db.execute("DELETE FROM names")
+                for move in moves:
+                    self._apply(move)
 
     def add(self, hash: str, meta: Meta) -> None:
         """Note a program; of one that is known already, what it is for."""
@@ -201,10 +206,6 @@ class Facts:
             "ON CONFLICT (hash) DO UPDATE SET engine = excluded.engine, language = excluded.language",
             (hash, meta.size, meta.created_at, meta.created_by, meta.engine, meta.language),
         )
-
-    def remove(self, hash: str) -> None:
-        """Forget a program that no name is on any more."""
-        self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
 
     def get(self, hash: str) -> Fact | None:
         """Return what is known of one program."""
@@ -254,22 +255,15 @@ class Facts:
         rows = self._db.execute("SELECT name, hash, at, back FROM moves WHERE name = ? ORDER BY number", (name,))
         return [Move(name=row[0], hash=row[1], at=row[2], back=row[3]) for row in rows]
 
-    def write_down(self, move: Move) -> None:
-        """Append a move to the journal, and wait until it is on the disk. Raises OSError. Does not touch SQLite."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._journal, flags, 0o600)
-        try:
-            # The line break before it ends a torn line of an earlier process.
-            line = b"\n" + seal(move) + b"\n"
-            if os.write(descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # how a disk that fills up in mid-write says so
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
+        """Let moves that are in the journal take effect, all or none; forget a program that went with them."""
+        with self._transaction():
+            for move in moves:
+                self._apply(move)
+            if gone is not None:
+                self._db.execute("DELETE FROM programs WHERE hash = ?", (gone,))
 
-    def apply(self, move: Move) -> None:
-        """Let a move that is written down take effect."""
-        # Not one transaction with what follows: after a failure in between the next start makes them agree.
+    def _apply(self, move: Move) -> None:
         self._db.execute(
             "INSERT INTO moves (name, hash, at, back) VALUES (?, ?, ?, ?)", (move.name, move.hash, move.at, move.back)
         )

@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
+from contextlib import suppress
 from pathlib import Path
 
-from promptlogd.store.errors import StoreLocked, StoreUnsafe
+from promptlogd.peer import find_process
+from promptlogd.store.errors import StoreLocked
+from promptlogd.store.ownership import check_file, check_folder
 
 
 def take_lock(state_dir: Path) -> int:
-    """Return the lock on this folder, as long as which is open nobody else has it.
+    """Return the lock on this folder. Nobody else can take it while this descriptor is open.
 
     Raises StoreLocked, StoreUnsafe, OSError.
     """
     if not os.path.lexists(state_dir):
         state_dir.mkdir(mode=0o700)
-    _check(state_dir)
-    lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    check_folder(state_dir, closed_to=0o077)
+    path = state_dir / "lock"
+    check_file(path)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+    except OSError as error:
+        holder = _holder(os.pread(lock, 64, 0))
         os.close(lock)
-        raise StoreLocked(str(state_dir), holder) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        if isinstance(error, BlockingIOError):
+            raise StoreLocked(str(state_dir), holder) from None
+        raise
+    with suppress(OSError):  # it is for a message only, and a full disk must not keep the daemon from its start
+        me = find_process(os.getpid())
+        os.ftruncate(lock, os.pwrite(lock, f"{os.getpid()} {me.started if me else ''}\n".encode(), 0))
     return lock
 
 
-def _check(folder: Path) -> None:
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise StoreUnsafe(f"{folder} is not a folder (a link is not followed)")
-    if status.st_uid != os.geteuid():
-        raise StoreUnsafe(f"{folder} belongs to uid {status.st_uid}, not to us; chown it or give --state-dir")
-    if status.st_mode & 0o077:
-        raise StoreUnsafe(f"{folder} is open to others; close it with: chmod 700 {folder}")
+def _holder(text: bytes) -> str:
+    """Return what to tell of the process that wrote this into the lock: its pid, and whether it still lives."""
+    pid, _, started = text.decode("ascii", "replace").strip().partition(" ")
+    if not pid.isdecimal():
+        return "of unknown pid"
+    found = find_process(int(pid))
+    if found is not None and started in ("", str(found.started)):
+        return f"pid {pid}"
+    return f"started as pid {pid}, which has ended or can't be seen from here; a child of it may hold the lock"

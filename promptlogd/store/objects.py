@@ -1,111 +1,131 @@
 """The folders of programs: written atomically and durably, verified at every read. No SQLite here.
 
-    programs/ab/cdef.../source      the bytes as submitted
-    programs/ab/cdef.../wrapped     a line of JSON {"wrapper", "sha256"}, then what the engine runs
-    programs/ab/cdef.../meta.json   who and when, from which the facts can be rebuilt
-
-That line and meta.json are sealed (seal.py).
+    programs/ab/cdef.../    the files of the program with the hash abcdef..., on the shelf ab (files.py)
+    programs/.tmp-*         a program that is being removed; the next start finishes that
+    programs/.spare-*       a folder for the next program (spares.py)
 
 Folders are opened one below the other without following links, so that nothing planted can lead out.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import logging
 import os
 import shutil
-import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from promptlogd.store.disk import FOLDER, sync, write_all
-from promptlogd.store.errors import Damaged, NotFound, StoreFailed
-from promptlogd.store.seal import seal, unseal
-from promptlogd.store.spares import Spares
-from promptlogd.wire.messages import Engine, Language
-from sandbox.engines.replies import DENO_WRAPPERS
+from promptlogd.store.damaged import DamagedFolder
+from promptlogd.store.disk import FOLDER, erase, sync, write_files
+from promptlogd.store.errors import Damaged, NotFound, failed, unreadable
+from promptlogd.store.files import NAMES, Meta, read_meta, read_source, read_wrapped, with_header
+from promptlogd.store.hashes import is_hash, is_shelf
+from promptlogd.store.ownership import check_folder, make_folder
+from promptlogd.store.seal import seal
+from promptlogd.store.spares import SPARE, Spares
 
-_CAPS = {"source": 64 << 20, "wrapped": 128 << 20, "meta.json": 64 << 10}
+_log = logging.getLogger(__name__)
+
 _TEMPORARY = ".tmp-"
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NOT_KEPT = "the program was not kept"
+_NEW_WRAPPED = f"{_TEMPORARY}wrapped"
 
 
-class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """Who submitted a program (uid), when (seconds since the epoch), for what engine, written in what."""
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The hashes that have a folder, unverified; and the shelves (first two digits) that could not be listed."""
 
-    size: int
-    created_at: float
-    created_by: int
-    engine: Engine = "quickjs"
-    language: Language = "javascript"
-
-
-class _WrappedHeader(msgspec.Struct, frozen=True, kw_only=True):
-    wrapper: int
-    sha256: str
+    hashes: set[str]
+    unread_shelves: set[str]
 
 
 class Objects:
-    """The one reader and writer of `programs/` and `damaged/` below the state folder."""
+    """The one reader and writer of `programs/` below the state folder."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
         self._programs = state_dir / "programs"
-        self._damaged = state_dir / "damaged"
-        self.spares = Spares(self._programs, tuple(_CAPS))
+        self._damaged = damaged
+        self.spares = Spares(self._programs, NAMES)
 
     def prepare(self) -> None:
-        """Make the folders, and sweep what an earlier process left half done."""
-        for folder in (self._programs, self._damaged):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        for left in self._programs.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        self.spares.sweep()
+        """Make or check the folders, and sweep what an earlier process left half done. Raises StoreUnsafe, OSError."""
+        make_folder(self._programs)
+        for entry in self._programs.iterdir():
+            if is_shelf(entry.name):
+                check_folder(entry)
+            elif entry.name.startswith((_TEMPORARY, SPARE)):
+                _erase(entry)
 
-    def hashes(self) -> Iterator[str]:
-        """Yield the hash of every program folder, unverified."""
-        for shelf in sorted(self._programs.iterdir()):
-            if len(shelf.name) == 2 and shelf.is_dir() and not shelf.is_symlink():
-                for folder in sorted(shelf.iterdir()):
-                    if len(folder.name) == 62:
-                        yield shelf.name + folder.name
+    def find(self) -> Found:
+        """Return what is there. Raises OSError if nothing can be listed."""
+        found = Found(hashes=set(), unread_shelves=set())
+        for shelf in filter(is_shelf, os.listdir(self._programs)):
+            try:
+                found.hashes.update(filter(is_hash, (shelf + name for name in os.listdir(self._programs / shelf))))
+            except OSError as error:
+                found.unread_shelves.add(shelf)
+                _log.error("%s", failed("some programs are not served", error))
+        return found
 
     def has(self, hash: str) -> bool:
-        """Whether there is something under this hash, good or bad."""
-        return os.path.lexists(self._path(hash))
+        """Whether there is something under this hash, good or bad. Raises StoreFailed if that can't be told."""
+        try:
+            with self._shelf(hash) as shelf:
+                os.stat(hash[2:], dir_fd=shelf, follow_symlinks=False)
+        except FileNotFoundError:
+            self._check_there(hash)
+            return False
+        except OSError as error:
+            raise unreadable(hash, error) from error
+        return True
+
+    def _check_there(self, hash: str) -> None:
+        """Raise StoreFailed if `programs/` itself is not there: a program in it is not missing then."""
+        try:
+            os.lstat(self._programs)
+        except OSError as error:
+            raise unreadable(hash, error) from error
 
     def stage(self, source: bytes, meta: Meta) -> Path:
         """Put a source on the disk, under no name that a reader knows; return its folder. Raises StoreFailed."""
-        with self._errors():
-            folder = self.spares.take()
+        with self._errors(_NOT_KEPT):
+            staged = self.spares.take()
             try:
-                write_all(folder, {"source": source, "meta.json": seal(meta)})
+                with _opened(staged) as folder:
+                    write_files(folder, {"source": source, "meta.json": seal(meta)})
             except BaseException:
-                self.discard(folder)
+                self.discard(staged)
                 raise
-            return folder
+            return staged
 
-    def publish(self, hash: str, staged: Path, wrapped: bytes, wrapper: int) -> None:
+    def publish(self, hash: str, staged: Path, wrapped: bytes, wrapper: int, *, replaces: bool = False) -> None:
         """Give what was staged its name, durably. Raises StoreFailed, with the staged folder removed.
 
         The wrapped code is not waited for: should the power go first, it does not verify and is made again.
+        `replaces`: the program that is there is damaged or unreadable, and is moved to `damaged/`.
         """
-        with self._errors():
+        with self._errors(_NOT_KEPT):
             try:
-                write_all(staged, {"wrapped": _with_header(wrapped, wrapper)}, wait=False)
+                with _opened(staged) as folder:
+                    write_files(folder, {"wrapped": with_header(wrapped, wrapper)}, wait=False)
                 shelf = self._path(hash).parent
                 if not os.path.lexists(shelf):
                     with suppress(FileExistsError):  # the spares' shelves came first
                         shelf.mkdir(mode=0o700)
                     sync(self._programs)
-                elif shelf.is_symlink() or not shelf.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, f"{shelf} is not a folder of ours; remove it")
-                staged.rename(self._path(hash))
-                sync(shelf)
+                if replaces:
+                    self.set_aside(hash)
+                with self._shelf(hash) as folder:
+                    os.rename(staged, hash[2:], dst_dir_fd=folder)
+                    try:
+                        os.fsync(folder)
+                    except OSError:
+                        os.rename(hash[2:], staged, src_dir_fd=folder)
+                        raise
             except BaseException:
                 self.discard(staged)
                 raise
@@ -116,14 +136,17 @@ class Objects:
 
     def rewrap(self, hash: str, wrapped: bytes, wrapper: int) -> None:
         """Put new wrapped code in the place of the old. Raises StoreFailed."""
-        folder = self._path(hash)
-        with self._errors():
-            temporary = folder / f"{_TEMPORARY}wrapped"
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-            write_all(folder, {temporary.name: _with_header(wrapped, wrapper)})
-            temporary.rename(folder / "wrapped")
-            sync(folder)
+        with self._errors(f"can't keep what was made of program {hash}"), self._folder(hash) as folder:
+            try:
+                with suppress(FileNotFoundError):
+                    os.unlink(_NEW_WRAPPED, dir_fd=folder)
+                write_files(folder, {_NEW_WRAPPED: with_header(wrapped, wrapper)})
+                os.rename(_NEW_WRAPPED, "wrapped", src_dir_fd=folder, dst_dir_fd=folder)
+                os.fsync(folder)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(_NEW_WRAPPED, dir_fd=folder)
+                raise
 
     def stamp(self, hash: str) -> tuple[int, ...] | None:
         """Return what changes when a program's files do; None if they are not both there."""
@@ -145,120 +168,106 @@ class Objects:
         """
         try:
             with self._folder(hash) as folder:
-                source = _read(folder, "source")
-                try:
-                    wrapped, wrapper = _without_header(_read(folder, "wrapped"))
-                except (OSError, ValueError):
-                    wrapped, wrapper = None, 0
+                source = read_source(folder)
+                wrapped: bytes | None = None
+                wrapper = 0
+                with suppress(OSError, ValueError):  # it is made again
+                    wrapped, wrapper = read_wrapped(folder)
         except FileNotFoundError:
-            if not self.has(hash):
-                raise NotFound(hash) from None
             raise Damaged(hash, "its source is missing") from None
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EIO):
-                raise StoreFailed(f"can't read program {hash}: {error.strerror}") from error
+        except ValueError as error:
             raise Damaged(hash, str(error)) from error
+        except OSError as error:
+            raise unreadable(hash, error) from error
         if hashlib.sha256(source).hexdigest() != hash:
             raise Damaged(hash, "its bytes do not have its hash")
         return source, wrapped, wrapper
 
     def meta(self, hash: str) -> Meta:
-        """Return who and when; made up from the file system's account where the file is no good."""
+        """Return who and when; derived from the program's other files if meta.json does not verify.
+
+        Raises NotFound, and StoreFailed if it can't be read: the facts would keep a guess for good.
+        """
         try:
             with self._folder(hash) as folder:
-                return unseal(_read(folder, "meta.json"), Meta)
-        except (OSError, ValueError):
-            path = self._path(hash)
-            engine, language = self._what_for(hash)
+                return read_meta(folder)
+        except OSError as error:
+            raise unreadable(hash, error) from error
+
+    def take_out(self, hash: str) -> str:
+        """Move a program out of its place, durably; return its temporary name. Raises StoreFailed."""
+        grave = f"{_TEMPORARY}removed-{hash[:16]}-{time.monotonic_ns()}"
+        with (
+            self._errors(f"can't remove program {hash}"),
+            _opened(self._programs) as programs,
+            self._shelf(hash) as shelf,
+        ):
+            os.rename(hash[2:], grave, src_dir_fd=shelf, dst_dir_fd=programs)
             try:
-                source = (path / "source").lstat()
+                os.fsync(shelf)
             except OSError:
-                return Meta(size=0, created_at=0.0, created_by=0)
-            return Meta(
-                size=source.st_size,
-                created_at=source.st_mtime,
-                created_by=source.st_uid,
-                engine=engine,
-                language=language,
-            )
+                os.rename(grave, hash[2:], src_dir_fd=programs, dst_dir_fd=shelf)
+                raise
+        return grave
 
-    def _what_for(self, hash: str) -> tuple[Engine, Language]:
-        """Return what the wrapped code was made for, which says it as well."""
-        try:
-            with self._folder(hash) as folder:
-                wrapped, wrapper = _without_header(_read(folder, "wrapped"))
-        except (OSError, ValueError):
-            return "quickjs", "javascript"
-        return ("deno" if wrapper >= DENO_WRAPPERS else "quickjs"), (
-            "typescript" if wrapped[:1] in (b"T", b"N", b"b", b"m") else "javascript"
-        )
+    def put_back(self, hash: str, grave: str) -> None:
+        """Undo `take_out`. Raises StoreFailed."""
+        with (
+            self._errors(f"can't put program {hash} back"),
+            _opened(self._programs) as programs,
+            self._shelf(hash) as shelf,
+        ):
+            os.rename(grave, hash[2:], src_dir_fd=programs, dst_dir_fd=shelf)
+            os.fsync(shelf)
 
-    def remove(self, hash: str) -> None:
-        """Remove a program: gone from its name at once, then from the disk. Raises NotFound, StoreFailed."""
-        with self._errors():
-            grave = self._programs / f"{_TEMPORARY}removed-{hash[:16]}-{time.monotonic_ns()}"
-            try:
-                self._path(hash).rename(grave)
-            except FileNotFoundError:
-                raise NotFound(hash) from None
-            sync(self._path(hash).parent)
-            if grave.is_symlink():
-                grave.unlink()
-            else:
-                shutil.rmtree(grave)
+    def erase(self, grave: str) -> None:
+        """Delete a program that was taken out. The next start deletes what can't be deleted now."""
+        _erase(self._programs / grave)
+
+    def set_aside(self, hash: str) -> None:
+        """Move a program that is damaged or unreadable to `damaged/`. Raises StoreFailed."""
+        with self._errors(f"can't move program {hash} to damaged/"), self._shelf(hash) as shelf:
+            self._damaged.take(hash[2:], folder=shelf, label=hash)
 
     def _path(self, hash: str) -> Path:
         return self._programs / hash[:2] / hash[2:]
 
     @contextmanager
-    def _folder(self, hash: str) -> Iterator[int]:
-        descriptors: list[int] = []
-        try:
-            descriptors.append(os.open(self._programs, FOLDER))
-            for name in (hash[:2], hash[2:]):
-                descriptors.append(os.open(name, FOLDER, dir_fd=descriptors[-1]))
-            yield descriptors[-1]
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-
-    def set_aside(self, hash: str) -> None:
-        """Move a damaged program out of the way, for somebody to look at."""
-        with suppress(OSError):
-            # A name of its own, whatever the clock does.
-            self._path(hash).rename(self._damaged / f"{hash}-{time.time_ns()}-{os.urandom(4).hex()}")
-            sync(self._damaged)
+    def _shelf(self, hash: str) -> Iterator[int]:
+        with _opened(self._programs) as programs, _opened(hash[:2], programs) as shelf:
+            yield shelf
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _folder(self, hash: str) -> Iterator[int]:
+        """Open a program's folder. Raises NotFound, OSError."""
+        with ExitStack() as opened:
+            try:
+                folder = opened.enter_context(self._shelf(hash))
+                folder = opened.enter_context(_opened(hash[2:], folder))
+            except FileNotFoundError:
+                self._check_there(hash)
+                raise NotFound(hash) from None
+            yield folder
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            hint = {
-                errno.ENOSPC: "the disk is full: free some space",
-                errno.EDQUOT: "the quota is used up: free some space",
-                errno.EROFS: "the file system is read-only: mount it for writing",
-            }.get(error.errno or 0, error.strerror or str(error))
-            raise StoreFailed(f"can't write to {self._programs.parent}: {hint}; nothing was kept") from error
+            raise failed(what, error) from error
 
 
-def _with_header(wrapped: bytes, wrapper: int) -> bytes:
-    header = _WrappedHeader(wrapper=wrapper, sha256=hashlib.sha256(wrapped).hexdigest())
-    return seal(header) + b"\n" + wrapped
+@contextmanager
+def _opened(path: Path | str, parent: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, FOLDER, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _without_header(data: bytes) -> tuple[bytes, int]:
-    line, _, wrapped = data.partition(b"\n")
-    header = unseal(line, _WrappedHeader)
-    if hashlib.sha256(wrapped).hexdigest() != header.sha256:
-        raise ValueError("wrapped code does not verify")
-    return wrapped, header.wrapper
-
-
-def _read(folder: int, name: str) -> bytes:
-    descriptor = os.open(name, _FILE, dir_fd=folder)
-    with open(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _CAPS[name]:
-            raise ValueError(f"{name} is no file of a bearable size")
-        return file.readall()
+def _erase(path: Path) -> None:
+    try:
+        erase(path)
+    except OSError as error:
+        _log.error("%s", failed(f"{path} is left over and can't be removed", error))

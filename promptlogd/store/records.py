@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from promptlogd.store.facts import Fact
-from promptlogd.store.objects import Meta
+from promptlogd.store.files import Meta
 from promptlogd.wire.messages import Engine, Language
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from promptlogd.store.errors import Ambiguous, BadReference, NotFound
-from promptlogd.store.facts import Fact, Facts, Move
+from promptlogd.store.facts import Fact, Facts
+from promptlogd.store.hashes import HASH_DIGITS, is_hex
+from promptlogd.store.journal import Move
 
-HASH_DIGITS = 64
 MIN_PREFIX_DIGITS = 8
 _MATCHES = 10
-_HEX = frozenset("0123456789abcdef")
-
-
-def is_hash(reference: str) -> bool:
-    """Whether this is a whole hash, as we write it."""
-    return len(reference) == HASH_DIGITS and _HEX.issuperset(reference)
 
 
 def meant(reference: str, facts: Facts) -> str:
@@ -26,7 +22,7 @@ def meant(reference: str, facts: Facts) -> str:
             raise NotFound(reference)
         return hash
     digits = reference.lower()
-    if not _HEX.issuperset(digits) or len(digits) > HASH_DIGITS:
+    if not is_hex(digits) or len(digits) > HASH_DIGITS:
         hint = f"; did you mean @{reference}?" if facts.named(reference) else ""
         raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME{hint}")
     if len(digits) == HASH_DIGITS:
@@ -65,8 +61,11 @@ def cursor(fact: Fact) -> str:
 
 def place(after: str) -> tuple[float, str]:
     """Return the place that a cursor names: when it was submitted, and its hash. Raises BadReference."""
-    at, _, hash = after.partition(":")
+    text, _, hash = after.partition(":")
     try:
-        return float.fromhex(at), hash
+        at = float.fromhex(text)
     except (ValueError, OverflowError):
-        raise BadReference(f"{after!r} is no cursor: give the `next` of the page before") from None
+        at = math.nan
+    if not math.isfinite(at) or not hash or not is_hex(hash):
+        raise BadReference(f"{after!r} is no cursor: give the `next` of the page before")
+    return at, hash

@@ -11,7 +11,8 @@ from pathlib import Path
 from promptlogd.store.disk import sync
 
 _SPARES = 8
-_SPARE = ".spare-"
+SPARE = ".spare-"
+"""How their names begin."""
 
 
 class Spares:
@@ -23,11 +24,6 @@ class Spares:
         self._names = names
         self._ready: deque[Path] = deque()
         self._shelved = False
-
-    def sweep(self) -> None:
-        """Remove what an earlier process left."""
-        for left in self._programs.glob(f"{_SPARE}*"):
-            shutil.rmtree(left, ignore_errors=True)
 
     def make(self) -> None:
         """Make what is missing, as far as that goes."""
@@ -65,7 +61,7 @@ class Spares:
         self._shelved = True
 
     def _make_one(self) -> Path:
-        folder = self._programs / f"{_SPARE}{os.urandom(8).hex()}"
+        folder = self._programs / f"{SPARE}{os.urandom(8).hex()}"
         try:
             folder.mkdir(mode=0o700)
             for name in self._names:

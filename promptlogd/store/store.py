@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from promptlogd.store.errors import Damaged, KeptForAnother, NotFound, StoreFailed
-from promptlogd.store.facts import Fact, Facts, Move
-from promptlogd.store.lock import take_lock
-from promptlogd.store.objects import Meta, Objects
+from msgspec.structs import replace
+
+from promptlogd.store.errors import Damaged, NotFound, StoreFailed, StoreFull, Unreadable
+from promptlogd.store.facts import Fact
+from promptlogd.store.files import Meta
+from promptlogd.store.hashes import is_hash
+from promptlogd.store.journal import Move
+from promptlogd.store.names import Names
 from promptlogd.store.recent import Recent
 from promptlogd.store.records import Page, Program, Staged
-from promptlogd.store.references import before, cursor, is_hash, meant, place
+from promptlogd.store.references import cursor, meant, place
+from promptlogd.store.removals import Removals
+from promptlogd.store.state import State
+from promptlogd.store.submissions import Submissions
 from promptlogd.wire.messages import Engine, Language
 
 _log = logging.getLogger(__name__)
@@ -50,15 +54,16 @@ def _locked(
 class Store:
     """All that the daemon keeps. Made by `Store.open`."""
 
-    def __init__(self, state_dir: Path, lock: int) -> None:
-        self._state_dir = state_dir
-        self._lock = lock
-        self._writing = threading.Lock()
-        self._mutex = threading.Lock()
-        self._objects = Objects(state_dir)
-        self._facts = Facts(state_dir)
-        self._runs: dict[str, tuple[int, float]] = {}
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._objects = state.objects
+        self._facts = state.facts
+        self._use_facts = state.use_facts
+        self._names = Names(state)
+        self._submissions = Submissions(state, self._names)
+        self._removals = Removals(state)
         self._recent: Recent[Program] = Recent(_RECENT_BYTES)
+        self._flushed = True
 
     @classmethod
     def open(cls, state_dir: Path) -> Store:
@@ -66,46 +71,24 @@ class Store:
 
         Raises StoreLocked if another process has it, StoreUnsafe if it is not ours alone, StoreFailed for the disk.
         """
-        try:
-            state_dir.parent.mkdir(parents=True, exist_ok=True)
-            lock = take_lock(state_dir)
-        except OSError as error:
-            raise StoreFailed(f"can't use the state folder {state_dir}: {error.strerror or error}") from error
-        store = cls(state_dir, lock)
-        try:
-            store._objects.prepare()
-            store._facts.open(set(store._objects.hashes()), store._objects.meta)
-        except (OSError, sqlite3.Error) as error:
-            os.close(lock)
-            raise StoreFailed(f"can't use the state folder {state_dir}: {error}") from error
-        return store
+        return cls(State.open(state_dir))
+
+    def close(self) -> None:
+        """Write out what is buffered, and let go of the folder."""
+        self.flush()
+        if lost := sum(count for count, _ in self._state.counts.take().values()):
+            _log.error("%d finished runs could not be written down, and are not counted", lost)
+        self._state.close()
 
     @property
     def folder(self) -> Path:
         """The state folder."""
-        return self._state_dir
-
-    def close(self) -> None:
-        """Write out what is buffered, and let go of the folder."""
-        try:
-            self.flush()
-        except StoreFailed:
-            pass  # counts of runs only
-        self._objects.spares.remove()
-        self._facts.close()
-        os.close(self._lock)
-
-    @contextmanager
-    def _use_facts(self) -> Iterator[None]:
-        with self._mutex:
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise StoreFailed(f"the facts in {self._state_dir} can't be used: {error}") from error
+        return self._state.path
 
     def make_spares(self) -> None:
         """Make ready what the next programs are written to. Not needed; it makes `stage` faster."""
-        self._objects.spares.make()
+        with suppress(StoreFull), self._state.reserve.untouched():
+            self._objects.spares.make()
 
     def stage(
         self, source: bytes, *, uid: int, engine: Engine = "quickjs", language: Language = "javascript"
@@ -113,7 +96,10 @@ class Store:
         """Put a source on the disk before it is known to parse; `keep` or `discard` comes next. Raises StoreFailed."""
         hash = hashlib.sha256(source).hexdigest()
         meta = Meta(size=len(source), created_at=time.time(), created_by=uid, engine=engine, language=language)
-        folder = None if self._objects.has(hash) else self._objects.stage(source, meta)
+        folder = None
+        with self._state.reserve.untouched(), suppress(Unreadable):  # what is there and unreadable, `keep` replaces
+            if not self._objects.has(hash):
+                folder = self._objects.stage(source, meta)
         return Staged(hash=hash, source=source, meta=meta, folder=folder)
 
     def refuse_another(self, hash: str, engine: Engine | None, language: Language | None) -> None:
@@ -121,9 +107,7 @@ class Store:
 
         Who else runs it would not know of a change.
         """
-        fact = self.fact(hash)
-        if fact is not None and (fact.engine, fact.language) != (engine or fact.engine, language or fact.language):
-            raise KeptForAnother(hash, fact.engine, fact.language)
+        self._submissions.refuse_another(hash, engine, language)
 
     def keep(
         self,
@@ -139,28 +123,8 @@ class Store:
 
         Raises StoreFailed; KeptForAnother if the program is there for another engine or language than these.
         """
-        hash, folder, meta = staged.hash, staged.folder, staged.meta
-        created = True
-        with self._writing:
-            try:
-                self._objects.read(hash)
-                created = False
-                meta = self._objects.meta(hash)
-                self.discard(staged)
-                self.refuse_another(hash, engine, language)
-            except (NotFound, Damaged) as error:
-                if isinstance(error, Damaged):
-                    self._objects.set_aside(hash)
-                if folder is None:
-                    folder = self._objects.stage(staged.source, staged.meta)
-                self._objects.publish(hash, folder, wrapped, wrapper)
-            with self._use_facts():
-                self._facts.add(hash, meta)
-                moves = name is not None and self._facts.named(name) != hash
-            if moves:
-                assert name is not None
-                self._move(name, hash)
-        return hash, created
+        with self._state.writing:
+            return self._submissions.keep(staged, wrapped, wrapper=wrapper, name=name, engine=engine, language=language)
 
     def discard(self, staged: Staged) -> None:
         """Take back what was staged and has not been kept."""
@@ -190,17 +154,15 @@ class Store:
         try:
             source, wrapped, wrapper = self._objects.read(hash)
         except Damaged:
-            with self._writing:
+            with self._state.writing:
                 try:
                     source, wrapped, wrapper = self._objects.read(hash)
                 except Damaged as error:
-                    _log.error("%s", error)
-                    self._objects.set_aside(hash)
-                    self._forget(hash)
+                    self._set_aside(error)
                     raise
         with self._use_facts():
             known = self._facts.get(hash)
-        meta = known or self._objects.meta(hash)
+        meta = known or self._note(hash)
         program = Program(
             hash=hash, source=source, engine=meta.engine, language=meta.language, wrapped=wrapped, wrapper=wrapper
         )
@@ -208,9 +170,38 @@ class Store:
             self._recent.put(hash, stamp, len(source) + len(wrapped or b"") + _ENTRY_BYTES, program)
         return program
 
+    def _set_aside(self, damage: Damaged) -> None:
+        """Move a damaged program away and forget it. Raises StoreFailed, and it is not forgotten then."""
+        try:
+            self._objects.set_aside(damage.hash)
+        except StoreFailed as error:
+            _log.error("program %s is damaged (%s): %s", damage.hash, damage.why, error)
+            raise StoreFailed(f"program {damage.hash} is damaged ({damage.why}): {error}") from error
+        _log.error("%s", damage)
+        try:
+            self._removals.drop(damage.hash)
+        except StoreFailed as error:
+            _log.error("names stay on program %s, which is set aside: %s", damage.hash, error)
+
+    def _note(self, hash: str) -> Meta:
+        """Return who and when for a program that is not listed, since it could not be read at the start; and list it.
+
+        A reader does not wait for a writer to do that: the next one does it.
+        """
+        meta = self._objects.meta(hash)
+        if self._state.writing.acquire(blocking=False):
+            try:
+                with suppress(StoreFailed):
+                    if self._objects.has(hash):
+                        with self._use_facts():
+                            self._facts.add(hash, meta)
+            finally:
+                self._state.writing.release()
+        return meta
+
     def rewrap(self, hash: str, wrapped: bytes, *, wrapper: int) -> None:
         """Keep wrapped code that was made again. Raises StoreFailed."""
-        with self._writing:
+        with self._state.writing:
             if self._objects.has(hash):  # it may have been removed meanwhile
                 self._objects.rewrap(hash, wrapped, wrapper)
 
@@ -226,6 +217,7 @@ class Store:
         if fact is None:
             raise NotFound(hash)
         names = self._facts.names(hash)
+        fact = self._with_counts(fact)
         return fact, names, {name: self._facts.history(name) for name in names}
 
     @_locked
@@ -235,86 +227,51 @@ class Store:
         more = len(facts) > limit
         facts = facts[:limit]
         return Page(
-            rows=[(fact, self._facts.names(fact.hash)) for fact in facts],
+            rows=[(self._with_counts(fact), self._facts.names(fact.hash)) for fact in facts],
             next=cursor(facts[-1]) if more else None,
         )
 
+    def _with_counts(self, fact: Fact) -> Fact:
+        count, last_run_at = self._state.counts.get(fact.hash) or (0, fact.last_run_at)
+        return replace(fact, runs=fact.runs + count, last_run_at=last_run_at)
+
     def remove(self, hash: str) -> Sequence[str]:
-        """Remove a program; return the names that were on it. Raises NotFound, StoreFailed."""
-        with self._writing:
-            if not self._objects.has(hash):
-                self._forget(hash)  # a row without a program: the disk was full when that was removed
-                raise NotFound(hash)
-            names = self._take_names_off(hash)
-            try:
-                self._objects.remove(hash)
-            except StoreFailed:
-                for name in names:
-                    self._move(name, hash)
-                raise
-            self._runs.pop(hash, None)
-            try:
-                self._forget(hash)
-            except StoreFailed as error:
-                _log.error("%s", error)  # it is gone; the next start drops what is still noted of it
-            return names
+        """Remove a program; return the names that were on it. On a full disk it has the reserve.
+
+        Raises NotFound, StoreFailed.
+        """
+        with self._state.writing:
+            return self._removals.remove(hash)
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
         """Move a name to a program, or back to where it was last; return (where it is, where it was).
 
         Raises NotFound if the program, or a place to go back to, is not there.
         """
-        with self._writing:
-            with self._use_facts():
-                previous = self._facts.named(name)
-                history = self._facts.history(name)
-            if hash is None:
-                hash, back = before(name, history, self._objects.has)
-                self._move(name, hash, back=back)
-            elif not self._objects.has(hash):
-                raise NotFound(hash)
-            elif previous != hash:
-                self._move(name, hash)
-            return hash, previous
-
-    def _move(self, name: str, hash: str | None, *, back: int = 0) -> None:
-        move = Move(name=name, hash=hash, at=time.time(), back=back)
-        try:
-            self._facts.write_down(move)
-        except OSError as error:
-            raise StoreFailed(f"can't move the name {name}: {error.strerror}") from error
-        with self._use_facts():
-            self._facts.apply(move)
-
-    def _take_names_off(self, hash: str) -> Sequence[str]:
-        with self._use_facts():
-            names = self._facts.names(hash)
-        for name in names:
-            self._move(name, None)
-        return names
-
-    def _forget(self, hash: str) -> None:
-        self._take_names_off(hash)
-        with self._use_facts():
-            self._facts.remove(hash)
+        with self._state.writing:
+            return self._names.label(name, hash)
 
     def record_run(self, hash: str) -> None:
         """Count a finished run. In memory until `flush`."""
-        count, _ = self._runs.get(hash, (0, 0.0))
-        self._runs[hash] = (count + 1, time.time())
+        self._state.counts.add(hash, 1, time.time())
 
-    @_locked
     def flush(self) -> None:
-        """Write the counted runs to the disk. Raises StoreFailed; the counts are kept for the next time."""
-        runs, self._runs = self._runs, {}
-        if runs:
-            try:
-                self._facts.count_runs(runs)
-            except sqlite3.Error:
-                for hash, (count, at) in runs.items():
-                    later, last_at = self._runs.get(hash, (0, at))
-                    self._runs[hash] = (count + later, last_at)
-                raise
+        """Write the counted runs to the disk. What the disk refuses is kept for the next time; the log says so once."""
+        try:
+            with self._state.reserve.untouched(), self._use_facts():
+                runs = self._state.counts.take()
+                if not runs:
+                    return
+                try:
+                    self._facts.count_runs(runs)
+                except BaseException:
+                    self._state.counts.put_back(runs)
+                    raise
+            self._flushed = True
+        except StoreFailed as error:
+            if self._flushed:
+                _log.error("finished runs are counted in memory only: %s", error)
+            self._flushed = False
 
     @_locked
     def count(self) -> int:

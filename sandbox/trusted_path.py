@@ -1,0 +1,99 @@
+"""Check that only root and this user can redirect a path, and make folders below paths that pass the check.
+
+A process that works below a folder of another user can be led to any file of the host: that user may replace a folder
+by a symbolic link after the process has looked at it. Nothing here looks at what a path holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+
+_MOST_LINKS = 40
+"""Links on the way to one path; the kernel's own bound (path_resolution(7))."""
+
+_OVERFLOW_ID = 65534
+"""Owner that the kernel shows for an id that this user namespace does not map (user_namespaces(7))."""
+
+
+class UntrustedPath(OSError):
+    """Another user can redirect this path. `why` names the part of the path, and says how to mend it."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(errno.EPERM, why, str(path))
+        self.why = why
+
+
+def check_trusted(path: Path) -> None:
+    """Check each part of an existing path, links on the way included. Raises UntrustedPath, or OSError.
+
+    Each part must belong to root or to this user. A folder that others may write to must be sticky, as /tmp is: there
+    they can't replace what is not theirs.
+    """
+    parts = list(path.absolute().parts[1:])
+    at = Path("/")
+    links = 0
+    _check_part(at, at.lstat())
+    while parts:
+        name = parts.pop(0)
+        if name == "..":
+            at = at.parent
+            continue
+        at /= name
+        status = at.lstat()
+        _check_part(at, status)
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            target = Path(os.readlink(at))
+            parts[:0] = target.parts[1:] if target.is_absolute() else target.parts
+            at = Path("/") if target.is_absolute() else at.parent
+
+
+def make_folders(folder: Path, mode: int) -> None:
+    """Make a folder, and those above it that are missing, with this mode. Raises UntrustedPath, or OSError."""
+    missing: list[Path] = []
+    at = folder.absolute()
+    while not os.path.lexists(at):
+        missing.append(at)
+        at = at.parent
+    check_trusted(at)
+    for new in reversed(missing):
+        new.mkdir(mode=mode, exist_ok=True)
+    check_trusted(folder)
+
+
+def _check_part(path: Path, status: os.stat_result) -> None:
+    if status.st_uid not in (0, os.geteuid()) and not (status.st_uid == _OVERFLOW_ID and _hides_owners()):
+        raise UntrustedPath(path, f"{path} belongs to uid {status.st_uid}, neither to root nor to us")
+    if stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX:
+        return
+    if status.st_mode & stat.S_IWOTH:
+        raise UntrustedPath(path, f"{path} can be written to by every user; close it with: chmod o-w {path}")
+    if status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_uid, status.st_gid):
+        raise UntrustedPath(path, f"{path} can be written to by group {status.st_gid}; close it with: chmod g-w {path}")
+
+
+def _is_private_group(uid: int, gid: int) -> bool:
+    """Whether a group is its user's alone: the user private groups of Debian, Ubuntu and Fedora."""
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+@functools.cache
+def _hides_owners() -> bool:
+    """Whether this is a user namespace without this id: then the host's root, who owns /, is shown with it."""
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = map(int, line.split())
+        if first <= _OVERFLOW_ID < first + count:
+            return False
+    return True

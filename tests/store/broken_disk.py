@@ -1,0 +1,120 @@
+"""What test_unreadable.py runs in a mount namespace of its own: files that open, and give EIO when they are read.
+
+A process's own memory, /proc/PID/mem, does that at offset 0, and is mounted over a file of the store.
+
+python -m tests.store.broken_disk FILE FOLDER
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from promptlogd.store import Store, StoreFailed
+
+_SOURCE = b"const result = 1"
+_HASH = hashlib.sha256(_SOURCE).hexdigest()
+
+
+def spoil(path: Path) -> None:
+    """Let reads of this file fail with EIO."""
+    subprocess.run(["mount", "--bind", f"/proc/{os.getpid()}/mem", path], check=True, timeout=20)
+
+
+def mend(path: Path) -> None:
+    """Let it be as it was."""
+    subprocess.run(["umount", path], check=True, timeout=20)
+
+
+def submit(store: Store, uid: int) -> bool:
+    """Submit the program; return whether it is new."""
+    return store.submit(_SOURCE, b"B", wrapper=1, name=None, uid=uid)[1]
+
+
+def refused(call: Callable[[], object]) -> None:
+    """Make a call that the disk refuses."""
+    with pytest.raises(StoreFailed, match="disk"):
+        call()
+
+
+def check(store: Store, state: Path, *, runs: int = 1, aside: int = 0) -> None:
+    """All is as it was made, and nothing else was set aside."""
+    assert store.load(store.resolve("@x")).source == _SOURCE
+    fact, names, history = store.show(_HASH)
+    assert (fact.created_by, fact.runs, names, len(history["x"])) == (7, runs, ["x"], 1), fact
+    assert len(list((state / "damaged").iterdir())) == aside
+    store.close()
+
+
+def source(state: Path, folder: Path) -> None:
+    """A program is not lost for an error of the disk, and a submit puts it where the disk gives it."""
+    spoil(folder / "source")
+    for _ in range(2):
+        store = Store.open(state)
+        refused(lambda: store.load(_HASH))  # noqa: B023  # called at once
+        assert [fact.hash for fact, _ in store.list(10, None).rows] == [_HASH]
+        store.close()
+    mend(folder / "source")
+    check(Store.open(state), state)
+    spoil(folder / "source")
+    store = Store.open(state)
+    assert submit(store, uid=8)
+    (aside,) = (state / "damaged").iterdir()
+    mend(aside / "source")
+    check(store, state, aside=1)
+
+
+def meta(state: Path, folder: Path) -> None:
+    """A program is left out until it can be told what it is, and no guess stays."""
+    spoil(folder / "meta.json")
+    for path in state.glob("facts.sqlite3*"):
+        path.unlink()
+    store = Store.open(state)
+    assert store.count() == 0
+    refused(lambda: store.load(store.resolve("@x")))
+    store.close()
+    mend(folder / "meta.json")
+    check(Store.open(state), state, runs=0)
+    spoil(folder / "meta.json")
+    store = Store.open(state)
+    assert store.load(_HASH).source == _SOURCE  # the facts have it
+    assert submit(store, uid=8)
+    (aside,) = (state / "damaged").iterdir()
+    mend(aside / "meta.json")
+    check(store, state, runs=0, aside=1)
+
+
+def at_the_start(state: Path, file: Path) -> None:
+    """A start that needs the file is refused, and does not take it for damaged."""
+    spoil(file)
+    for _ in range(2):
+        refused(lambda: Store.open(state))
+    mend(file)
+    check(Store.open(state), state)
+
+
+def main(what: str, state: Path) -> None:
+    """Make a store, and run a scenario on it."""
+    store = Store.open(state)
+    submit(store, uid=7)
+    store.label("x", _HASH)
+    store.record_run(_HASH)
+    store.close()
+    folder = state / "programs" / _HASH[:2] / _HASH[2:]
+    match what:
+        case "source":
+            source(state, folder)
+        case "meta.json":
+            meta(state, folder)
+        case _:
+            at_the_start(state, state / what)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]) / "state")

@@ -1,0 +1,149 @@
+"""Counts of runs are exact, whatever thread counts, writes them out or removes programs, and whatever the disk does."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promptlogd.store import Store
+from tests.store.limits import largest_file
+
+_RUNS = 10_000
+_FLUSHES = 100
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An open store."""
+    store = Store.open(tmp_path / "state")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def _switching() -> Iterator[None]:
+    """Let threads change places as often as the interpreter can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def _submit(store: Store, source: bytes, name: str | None = None) -> str:
+    return store.submit(source, b"B" + source, wrapper=1, name=name, uid=7)[0]
+
+
+@pytest.mark.usefixtures("_switching")
+@pytest.mark.parametrize("failing", [False, True])
+def test_counting_and_flushing_at_once(store: Store, *, failing: bool) -> None:
+    """Runs that one thread counts while another flushes, every second time in vain, add up exactly."""
+    hashes = [_submit(store, b"%d" % number) for number in range(3)]
+    stop = threading.Event()
+    flushes = 0
+
+    def flush() -> None:
+        nonlocal flushes
+        while not stop.is_set():
+            if failing:
+                with largest_file(0):
+                    store.flush()
+            store.flush()
+            flushes += 1
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    runs = 0
+    while runs < _RUNS or flushes < _FLUSHES:
+        for hash in hashes:
+            store.record_run(hash)
+        runs += 1
+    stop.set()
+    thread.join()
+    store.flush()
+    assert [store.show(hash)[0].runs for hash in hashes] == [runs] * 3
+
+
+def test_a_failed_flush_keeps_the_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Runs counted before, between and after flushes that failed are told at once, and are on the disk in the end."""
+    store = Store.open(tmp_path / "state")
+    hash = _submit(store, b"1")
+    store.record_run(hash)
+    with largest_file(0):
+        store.flush()
+        store.record_run(hash)
+        store.flush()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]  # once for both
+    assert store.show(hash)[0].runs == 2
+    store.record_run(hash)
+    assert [fact.runs for fact, _ in store.list(10, None).rows] == [3]
+    store.close()
+    store = Store.open(tmp_path / "state")
+    assert store.show(hash)[0].runs == 3
+    store.close()
+
+
+def test_closing_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Runs that are lost with the end are told, and the folder is let go of."""
+    store = Store.open(tmp_path / "state")
+    hash = _submit(store, b"1")
+    store.record_run(hash)
+    store.record_run(hash)
+    with largest_file(0):
+        store.close()
+    assert "2 finished runs could not be written down" in caplog.text
+    store = Store.open(tmp_path / "state")
+    assert store.show(hash)[0].runs == 0
+    store.close()
+
+
+@pytest.mark.parametrize("flush_fails", [False, True])
+def test_a_removal_takes_pending_counts_along(store: Store, *, flush_fails: bool) -> None:
+    """Runs that were pending at a removal, or end after it, are not counted for the program that comes again."""
+    hash, other = _submit(store, b"1"), _submit(store, b"2")
+    for _ in range(3):
+        store.record_run(hash)
+        store.record_run(other)
+    if flush_fails:
+        with largest_file(0):
+            store.flush()
+    store.remove(hash)
+    store.record_run(hash)
+    assert _submit(store, b"1") == hash
+    assert store.show(hash)[0].runs == 0
+    store.record_run(hash)
+    store.flush()
+    assert (store.show(hash)[0].runs, store.show(other)[0].runs) == (1, 3)
+
+
+@pytest.mark.usefixtures("_switching")
+def test_removing_while_others_count_and_flush(store: Store) -> None:
+    """However counting, flushing and removals fall together, the counts of a program that stays are exact."""
+    stays = _submit(store, b"stays")
+    stop = threading.Event()
+
+    def flush() -> None:
+        while not stop.is_set():
+            store.flush()
+
+    def remove() -> None:
+        while not stop.is_set():
+            store.remove(_submit(store, b"goes", name="x"))
+
+    threads = [threading.Thread(target=target) for target in (flush, remove)]
+    for thread in threads:
+        thread.start()
+    goes = hashlib.sha256(b"goes").hexdigest()
+    for _ in range(_RUNS):
+        store.record_run(stays)
+        store.record_run(goes)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert store.show(stays)[0].runs == _RUNS
+    assert _submit(store, b"goes") == goes
+    assert store.show(goes)[0].runs == 0

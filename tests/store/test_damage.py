@@ -1,0 +1,193 @@
+"""The store after bits on the disk have changed: it opens, and what it serves is right."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from promptlogd.store import NotFound, Store, StoreError
+from promptlogd.store.journal import Move
+
+_VARIANTS = 30
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here depends on when the disk has it."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A store as a killed daemon leaves it, SQLite's log included, and what is true of it."""
+
+    folder: Path
+    sources: dict[str, bytes]
+    names: dict[str, str]
+    history: dict[str, list[Move]]
+    created_at: dict[str, float]
+
+
+@pytest.fixture(scope="module", params=["log", "no log"])
+def kept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> _Kept:
+    """A store with programs, names that moved, and a removed program; with SQLite's log, or with that folded in."""
+    folder = tmp_path_factory.mktemp("kept")
+    store = Store.open(folder / "original")
+    chance = random.Random(3)
+    sources = {}
+    for number in range(8):
+        source = f"const result = {number} // ".encode() + chance.randbytes(40).hex().encode() * (number % 3 * 20 + 1)
+        hash, _ = store.submit(source, b"B" + source, wrapper=1, name=f"name-{number % 3}", uid=7)
+        sources[hash] = source
+        if number == 4 and request.param == "log":
+            store.close()  # part of it is in the file, and part will be in the log alone
+            store = Store.open(folder / "original")
+    first, *_, last = sources
+    store.label("name-0", None)
+    store.label("other", first)
+    store.remove(last)
+    del sources[last]
+    store.record_run(first)
+    store.flush()
+    shown = {hash: store.show(hash) for hash in sources}
+    names = {name: hash for hash, (_, names, _) in shown.items() for name in names}
+    history = {name: moves for _, _, histories in shown.values() for name, moves in histories.items()}
+    created_at = {hash: fact.created_at for hash, (fact, _, _) in shown.items()}
+    if request.param == "log":
+        shutil.copytree(folder / "original", folder / "state")
+        store.close()
+        assert (folder / "state/facts.sqlite3-wal").stat().st_size > 0
+    else:
+        store.close()
+        (folder / "original").rename(folder / "state")
+    assert len(names) >= 3
+    return _Kept(folder / "state", sources, names, history, created_at)
+
+
+def _flip_bit(data: bytearray, chance: random.Random) -> None:
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+
+
+def _junk_byte(data: bytearray, chance: random.Random) -> None:
+    data[chance.randrange(len(data))] = chance.randrange(256)
+
+
+def _zeros(data: bytearray, chance: random.Random) -> None:
+    at, size = chance.randrange(len(data)), chance.choice((16, 512, 4096))
+    data[at : at + size] = bytes(min(size, len(data) - at))
+
+
+def _torn(data: bytearray, chance: random.Random) -> None:
+    del data[chance.randrange(len(data)) :]
+
+
+_DAMAGES: list[Callable[[bytearray, random.Random], None]] = [_flip_bit, _flip_bit, _junk_byte, _zeros, _torn]
+
+
+def _damage(path: Path, chance: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    chance.choice(_DAMAGES)(data, chance)
+    path.write_bytes(data)
+
+
+def _variants(kept: _Kept, folder: Path, seed: str, count: int) -> Iterator[tuple[Path, random.Random]]:
+    for number in range(count):
+        state = folder / f"{number}"
+        shutil.copytree(kept.folder, state)
+        state.chmod(0o700)
+        yield state, random.Random(f"{seed} {number}")
+        shutil.rmtree(state)
+
+
+def _check_programs(store: Store, kept: _Kept, *, but: str | None = None) -> None:
+    """All programs, but for the damaged one, verify and are listed, and that one is not served wrong."""
+    for hash, source in kept.sources.items():
+        try:
+            program = store.load(hash)
+        except StoreError:
+            assert hash == but
+        else:
+            assert (program.source, program.wrapped or b"B" + source) == (source, b"B" + source)
+    rows = store.list(100, None).rows
+    assert {fact.hash for fact, _ in rows} | {but} == {*kept.sources, but}
+    for fact, _ in rows:
+        if fact.hash != but:
+            assert (fact.created_at, fact.created_by) == (kept.created_at[fact.hash], 7)
+
+
+def _check_names(store: Store, kept: _Kept) -> None:
+    for name, hash in kept.names.items():
+        assert store.resolve(f"@{name}") == hash
+        assert store.show(hash)[2][name] == kept.history[name]
+
+
+def _check_use(store: Store, state: Path) -> None:
+    """The store takes new programs and moves, and has them after the next start."""
+    hash, _ = store.submit(b"new", b"Bnew", wrapper=1, name="new", uid=1)
+    store.close()
+    store = Store.open(state)
+    assert store.load(store.resolve("@new")).source == b"new"
+    assert hash in {fact.hash for fact, _ in store.list(100, None).rows}
+    store.close()
+
+
+@pytest.mark.parametrize("file", ["source", "wrapped", "meta.json"])
+def test_a_damaged_object(kept: _Kept, tmp_path: Path, file: str) -> None:
+    """Whatever byte of an object is hit, the store opens, its program is right or set aside, the others are served."""
+    for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
+        hash = chance.choice(list(kept.sources))
+        _damage(state / "programs" / hash[:2] / hash[2:] / file, chance)
+        if file == "meta.json":
+            for path in state.glob("facts.sqlite3*"):
+                path.unlink()  # so that it is read
+        store = Store.open(state)
+        _check_programs(store, kept, but=hash)
+        if file == "source":
+            store.submit(kept.sources[hash], b"B" + kept.sources[hash], wrapper=1, name=None, uid=7)
+        assert store.load(hash).source == kept.sources[hash]
+        _check_use(store, state)
+
+
+_FACTS = ["facts.sqlite3", "names.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "file"),
+    [("no log", file) for file in _FACTS] + [("log", file) for file in (*_FACTS, "facts.sqlite3-wal")],
+    indirect=["kept"],
+)
+def test_damaged_facts(kept: _Kept, tmp_path: Path, file: str) -> None:
+    """Whatever byte of SQLite or of the names' journal is hit, programs, names and histories are as they were."""
+    for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
+        _damage(state / file, chance)
+        store = Store.open(state)
+        _check_programs(store, kept)
+        _check_names(store, kept)
+        _check_use(store, state)
+
+
+def test_damage_everywhere(kept: _Kept, tmp_path: Path) -> None:
+    """With several files hit at once the store opens, and serves a right program under its hash, or none."""
+    for state, chance in _variants(kept, tmp_path, "everywhere", _VARIANTS):
+        for path in sorted(path for path in state.rglob("*") if path.is_file() and path.stat().st_size):
+            if chance.random() < 0.4:
+                _damage(path, chance)
+        store = Store.open(state)
+        for hash, source in kept.sources.items():
+            try:
+                program = store.load(hash)
+            except StoreError:
+                continue
+            assert (program.source, program.wrapped or b"B" + source) == (source, b"B" + source)
+        for name in kept.names:
+            try:
+                assert store.resolve(f"@{name}") in {move.hash for move in kept.history[name]}
+            except NotFound:
+                continue
+        _check_use(store, state)

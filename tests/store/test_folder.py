@@ -1,0 +1,223 @@
+"""The state folder: what is not ours is refused at the start, one daemon has it, and what it keeps has a bound."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from promptlogd.store import Damaged, Store, StoreLocked, StoreUnsafe
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _submit(store: Store, source: bytes, name: str | None = None) -> str:
+    return store.submit(source, b"B" + source, wrapper=1, name=name, uid=7)[0]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state folder with a named program."""
+    store = Store.open(tmp_path / "state")
+    _submit(store, b"x", name="x")
+    store.close()
+    return tmp_path / "state"
+
+
+def _link(path: Path, away: Path) -> None:
+    path.rename(away)
+    path.symlink_to(away)
+
+
+def _dangling_link(path: Path, away: Path) -> None:
+    path.rename(away)
+    path.symlink_to("nowhere")
+
+
+def _file(path: Path, away: Path) -> None:
+    path.rename(away)
+    path.write_bytes(b"precious")
+
+
+def _folder(path: Path, away: Path) -> None:
+    path.rename(away)
+    path.mkdir()
+
+
+def _open_to_others(path: Path, away: Path) -> None:
+    path.chmod(0o770)
+
+
+def _foreign(path: Path, away: Path) -> None:
+    os.chown(path, 65534, -1)
+
+
+_Change = Callable[[Path, Path], None]
+_FOLDER_CHANGES = [
+    (_link, "is a link"),
+    (_dangling_link, "is a link"),
+    (_file, "is not a folder"),
+    (_open_to_others, "is open to others; close it with: chmod 700"),
+    *[(_foreign, "belongs to uid 65534")] * (os.geteuid() == 0),
+]
+
+
+def _check_refused(state: Path, path: Path, what: str) -> None:
+    for _ in range(2):
+        with pytest.raises(StoreUnsafe, match=f"{path} {what}"):
+            Store.open(state)
+
+
+def _check_whole(state: Path) -> None:
+    store = Store.open(state)
+    assert store.load(store.resolve("@x")).source == b"x"
+    assert store.count() == 1
+    assert not list((state / "damaged").iterdir())
+    store.close()
+
+
+@pytest.mark.parametrize(("change", "what"), _FOLDER_CHANGES)
+@pytest.mark.parametrize("which", ["programs", "damaged", "shelf"])
+def test_a_folder_that_is_not_ours(state: Path, tmp_path: Path, which: str, change: _Change, what: str) -> None:
+    """A folder of the store that is a link, a file, another's or open to others is refused; mended, nothing is lost."""
+    path = state / which
+    if which == "shelf":
+        (path,) = (state / "programs").iterdir()
+    away = tmp_path / "away"
+    status = path.stat()
+    inside = sorted(path.rglob("*"))
+    change(path, away)
+    _check_refused(state, path, what)
+    if os.path.lexists(away):
+        path.unlink()
+        away.rename(path)
+        assert sorted(path.rglob("*")) == inside
+    else:
+        path.chmod(0o700)
+        os.chown(path, status.st_uid, -1)
+    _check_whole(state)
+
+
+@pytest.mark.parametrize("change", [_link, _dangling_link, _folder])
+@pytest.mark.parametrize("name", ["names.jsonl", "facts.sqlite3", "facts.sqlite3-wal", "reserve", "lock"])
+def test_a_file_that_is_none(state: Path, tmp_path: Path, name: str, change: _Change) -> None:
+    """A file of the store that is a link or a folder is refused, and what a link leads to is not touched."""
+    path, away = state / name, tmp_path / "away"
+    path.touch()
+    change(path, away)
+    was = away.read_bytes()
+    _check_refused(state, path, "is (a link|not a file)")
+    assert away.read_bytes() == was
+    path.rmdir() if change is _folder else path.unlink()
+    away.rename(path)
+    _check_whole(state)
+
+
+def test_other_names_below_programs(state: Path) -> None:
+    """What is no shelf and no program is passed over, and stays."""
+    (shelf,) = (state / "programs").iterdir()
+    others = [state / "programs/zz", state / "programs/readme", shelf / ("z" * 62)]
+    for path in others:
+        path.write_bytes(b"")
+    _check_whole(state)
+    assert all(path.exists() for path in others)
+
+
+def test_a_second_daemon_is_told_who_has_it(state: Path) -> None:
+    """While a daemon has the folder another is refused with its pid, and let in once it closes."""
+    store = Store.open(state)
+    with pytest.raises(StoreLocked, match=rf"\(pid {os.getpid()}\)"):
+        Store.open(state)
+    store.close()
+    Store.open(state).close()
+
+
+_LEAVES_A_CHILD = """
+import os, sys
+from pathlib import Path
+from promptlogd.store import Store
+store = Store.open(Path(sys.argv[1]))
+if os.fork():
+    print(os.getpid(), flush=True)
+    os._exit(0)
+os.close(1)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_whose_taker_has_ended(state: Path) -> None:
+    """Where a child of an ended daemon holds the lock, its pid is not told as that of a living one."""
+    command = [sys.executable, "-c", _LEAVES_A_CHILD, str(state)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
+    with process:
+        assert process.stdout is not None
+        pid = int(process.stdout.read())
+        process.wait(20)
+        # The pid is anybody's now, of init's say, which lives and started at another time.
+        lock = state / "lock"
+        lock.write_text(lock.read_text().replace(str(pid), "1"))
+        with pytest.raises(StoreLocked, match="started as pid 1, which has ended"):
+            Store.open(state)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_damaged_things_are_kept_up_to_a_number(state: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of seventy damaged programs the last sixty-four are kept, and each that goes is told."""
+    store = Store.open(state)
+    aside = []
+    for number in range(70):
+        hash = _submit(store, b"%d" % number)
+        (state / "programs" / hash[:2] / hash[2:] / "source").write_bytes(b"bad")
+        with pytest.raises(Damaged):
+            store.load(hash)
+        aside.append(hash)
+        _wait_for_the_clock(state / "damaged")
+    store.close()
+    assert {path.name.split("-")[0] for path in (state / "damaged").iterdir()} == set(aside[-64:])
+    told = [record.getMessage() for record in caplog.records if "the oldest entry is removed" in record.getMessage()]
+    assert [message.split(": ")[-1].split("-")[0] for message in told] == aside[:6]
+
+
+def test_damaged_things_are_kept_up_to_a_size(state: Path) -> None:
+    """Over 64 MiB the oldest go at a start, and the newest stays even if it is larger alone."""
+    damaged = state / "damaged"
+    for name, size in (("a", 1), ("b", 30 << 20), ("c", 20 << 20), ("d", 20 << 20)):
+        with (damaged / name).open("wb") as file:
+            file.truncate(size)
+        _wait_for_the_clock(damaged)
+    Store.open(state).close()
+    assert {path.name for path in damaged.iterdir()} == {"c", "d"}
+    (damaged / "large").mkdir()
+    with (damaged / "large/source").open("wb") as file:
+        file.truncate(200 << 20)
+    (damaged / "large").chmod(0o700)
+    Store.open(state).close()
+    assert {path.name for path in damaged.iterdir()} == {"large"}
+
+
+def _wait_for_the_clock(folder: Path) -> None:
+    """Return once a new file has a later time than all that are there."""
+    latest = max(path.stat().st_ctime_ns for path in folder.iterdir())
+    probe = folder.parent / "probe"
+    while True:
+        probe.write_bytes(b"x")
+        if probe.stat().st_ctime_ns > latest:
+            break
+    probe.unlink()
+
+
+def test_a_state_folder_that_another_user_could_replace_is_refused(tmp_path: Path) -> None:
+    """Whoever owns a folder on the way to the state folder could lead the daemon elsewhere: it does not start there."""
+    assert os.geteuid() == 0, "this test makes a folder of another user: run it as root"
+    (tmp_path / "strange").mkdir()
+    Store.open(tmp_path / "strange/state").close()
+    os.chown(tmp_path / "strange", 4711, 4711)
+    for name in ("state", "new", "new/deeper"):
+        with pytest.raises(StoreUnsafe, match=r"belongs to uid 4711.*or give --state-dir"):
+            Store.open(tmp_path / "strange" / name)
+    assert [path.name for path in (tmp_path / "strange").iterdir()] == ["state"]

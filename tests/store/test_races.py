@@ -1,0 +1,87 @@
+"""The store with several threads at work: readers do not wait, and take nobody's work for damage."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from promptlogd.store import NotFound, Store
+
+_ROUNDS = 150
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A state folder that is not there yet."""
+    return tmp_path / "state"
+
+
+def _submit(store: Store, source: bytes, name: str | None = None) -> str:
+    return store.submit(source, b"B" + source, wrapper=1, name=name, uid=7)[0]
+
+
+def test_readers_do_not_wait_for_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a submit waits for fsync, names resolve and programs load."""
+    store = Store.open(folder)
+    hash = _submit(store, b"x", name="x")
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def slow_fsync(descriptor: int) -> None:
+        syncing.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    writer = threading.Thread(target=_submit, args=(store, b"y", "y"))
+    writer.start()
+    assert syncing.wait(10)
+    assert store.resolve("@x") == hash
+    assert store.load(hash).source == b"x"
+    assert store.count() == 1
+    go_on.set()
+    writer.join()
+    assert store.count() == 2
+    store.close()
+
+
+def test_removing_and_submitting_while_others_read(folder: Path) -> None:
+    """However submits, removals and reads of one program fall together, good bytes are never set aside."""
+    store = Store.open(folder)
+    source = b"return 'race'"
+    hash = hashlib.sha256(source).hexdigest()
+    writing = threading.Barrier(3)
+    stop = threading.Event()
+    wrong: list[BaseException] = []
+
+    def write() -> None:
+        for _ in range(_ROUNDS):
+            store.submit(source, b"Bx", wrapper=1, name=None, uid=0)
+            try:
+                store.remove(hash)
+            except NotFound:
+                pass
+        writing.wait()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                assert store.load(hash).source == source
+            except NotFound:
+                pass
+            except BaseException as error:
+                wrong.append(error)
+                return
+
+    threads = [threading.Thread(target=target) for target in (write, write, read, read, read)]
+    for thread in threads:
+        thread.start()
+    writing.wait()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    store.close()
+    assert wrong == []
+    assert list((folder / "damaged").iterdir()) == []
