@@ -55,7 +55,8 @@ def main(runs: int) -> None:
     jsbox = loader.create_module(ModuleSpec("_jsbox", loader, origin=sys.argv[1]))
     loader.exec_module(jsbox)
     ours = "sandbox/engines/quickjs/"
-    first = text(ours + "web.js") + text(ours + "encoding.js") + text("sandbox/engines/contract.js")
+    platform = [text(f"{ours}{name}.js") for name in ("pairs", "url", "web", "encoding", "locale")]
+    first = "".join(platform) + text("sandbox/engines/contract.js")
     scripts = (first + text(ours + "prelude.js"), text(ours + "builtins.js"))
     engine = Engine(jsbox.Runtime, lambda kind, *fields: None, *scripts)
     sample = text("examples/reverse.js")

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from table import Table, say, show
 
 from promptlogctl.cli.spawn import private_daemon
 from promptlogd.wire.messages import Finished, LimitsAsked, Request, Run
+from sandbox.outcome import CpuLimit
 
 # About 20 ms of QuickJS: the loop is made as long as it must be, see `heavy`.
 HEAVY = (
@@ -140,6 +142,7 @@ def _with_daemon(table: Table, tools: Path, seconds: float, daemon: Daemon) -> N
     closed("run, 20 ms of work, 1 client", [Run(id=1, hash=submitted(path, heavy(path)))], 1)
     closed("run, 1 client, isolation=jail", [msgspec.structs.replace(sample[0], isolation="jail")], 1)
     closed("run, 1 client, JSON lines", sample, 1, encoding="json")
+    _over_the_cpu_limit(table, path)
     alone = closed("run, 1 client, again", sample, 1)
     with bombs(path):
         beside = closed("run, 1 client beside 4 that send bombs", sample, 1)
@@ -149,6 +152,24 @@ def _with_daemon(table: Table, tools: Path, seconds: float, daemon: Daemon) -> N
     for number in range(1000):
         submitted(path, f"{SAMPLE}\n// stored {number}")
     table.add("memory for each of 1,000 stored programs", kib=(load.resident_kib(daemon.pid) - before) / 1000)
+
+
+def _over_the_cpu_limit(table: Table, path: str) -> None:
+    """Measure how much more than its CPU limit an endless run uses, its process's end included."""
+    say("over the CPU limit")
+    caller = Caller(path)
+    for name, first in (
+        ("an endless loop", ""),
+        ("one with 40 MiB", "const a = new Uint8Array(40 << 20).fill(1);"),
+        ("one with 100 MiB", "const a = new Uint8Array(100 << 20).fill(1);"),
+    ):
+        over = []
+        for _ in range(30):
+            reply = caller.ask(Run(id=1, source=f"{first} for (;;);"))
+            assert isinstance(reply, Finished)
+            assert isinstance(reply.outcome, CpuLimit)
+            over.append(reply.usage.cpu_ms - reply.outcome.limit)
+        table.add(f"CPU over the limit of 50 ms: {name}", most_ms=max(over), median_ms=statistics.median(over))
 
 
 def _cpu_us(before: Account, after: Account, done: Load) -> dict[str, float] | None:
@@ -178,7 +199,7 @@ def main() -> None:
     machine = {
         "machine": platform.machine(),
         "kernel": platform.release(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
     }
     report = {"machine": machine, "medians": medians, "rounds": table.rounds}

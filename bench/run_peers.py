@@ -235,7 +235,7 @@ def main() -> None:
     medians = table.medians()
     show(medians, trials)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    report = {"cores": os.cpu_count(), "medians": medians, "rounds": table.rounds, "tried": trials}
+    report = {"cores": len(os.sched_getaffinity(0)), "medians": medians, "rounds": table.rounds, "tried": trials}
     options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from promptlogctl.blocking import OnLog
+from promptlogctl.endpoint import endpoint
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
-from promptlogctl.result import Isolation, RunResult, Submission, default_socket, encoded, run_request, submit_request
+from promptlogctl.result import Isolation, RunResult, Submission, encoded, run_request, submit_request
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
@@ -53,12 +54,12 @@ _READ_BYTES = 256 * 1024
 class AsyncClient:
     """A connection to promptlogd, open for the length of an `async with`. Tasks may use it side by side.
 
-    Raises NoDaemon on entering, RequestRefused for an `error` reply, ConnectionLost. Cancelling a task that
-    waits for a run cancels the run.
+    Raises NoDaemon on entering, or UntrustedDaemon where a stranger answers on the default path; RequestRefused for an
+    `error` reply; ConnectionLost. Cancelling a task that waits for a run cancels the run.
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
-        self.socket_path = Path(socket) if socket is not None else default_socket()
+        self._endpoint = endpoint(socket)
         self._session = ClientSession()
         self._stack = AsyncExitStack()
         self._stream: ByteStream | None = None
@@ -67,11 +68,21 @@ class AsyncClient:
         self._waiting: dict[Id, MemoryObjectSendStream[Reply]] = {}
         self._lost = False
 
+    @property
+    def socket_path(self) -> Path:
+        """The path of the daemon's socket."""
+        return self._endpoint.path
+
     async def __aenter__(self) -> AsyncClient:
         try:
             stream = await anyio.connect_unix(os.fspath(self.socket_path))
         except OSError as error:
             raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
+        try:
+            self._endpoint.check_peer(stream.extra(SocketAttribute.raw_socket))
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
         self._stream = await self._stack.enter_async_context(stream)
         self._group = await self._stack.enter_async_context(anyio.create_task_group())
         self._outgoing, outgoing = anyio.create_memory_object_stream[bytes](math.inf)

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from promptlogctl.endpoint import endpoint
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
-from promptlogctl.result import Isolation, RunResult, Submission, default_socket, encoded, run_request, submit_request
+from promptlogctl.result import Isolation, RunResult, Submission, encoded, run_request, submit_request
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
@@ -57,11 +58,12 @@ class Client:
     """A connection to promptlogd, opened at the first request and used again for the next ones.
 
     `socket`: the daemon's socket; default $PROMPTLOG_SOCKET, else the default path of this user's daemon.
-    Raises NoDaemon where nobody answers, RequestRefused for an `error` reply, ConnectionLost.
+    Raises NoDaemon where nobody answers, UntrustedDaemon where a stranger answers on the default path, RequestRefused
+    for an `error` reply, ConnectionLost.
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
-        self.socket_path = Path(socket) if socket is not None else default_socket()
+        self._endpoint = endpoint(socket)
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._sock: socket_type | None = None
@@ -70,6 +72,11 @@ class Client:
         self._waiting: dict[Id, deque[Reply]] = {}
         self._reading = False
         self._reader: threading.Thread | None = None
+
+    @property
+    def socket_path(self) -> Path:
+        """The path of the daemon's socket."""
+        return self._endpoint.path
 
     def __enter__(self) -> Client:
         return self
@@ -310,9 +317,12 @@ class Client:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(os.fspath(self.socket_path))
-        except OSError as error:
+            self._endpoint.check_peer(sock)
+        except BaseException as error:
             sock.close()
-            raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
+            if isinstance(error, OSError):
+                raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
+            raise
         return sock
 
     def _receive(self, id: Id, deadline: float | None = None) -> Reply:

@@ -2,7 +2,14 @@
 
 from promptlogctl.asynchronous import AsyncClient
 from promptlogctl.blocking import Client, PendingRun
-from promptlogctl.errors import ConnectionLost, NoDaemon, ProgramFailed, PromptlogError, RequestRefused
+from promptlogctl.errors import (
+    ConnectionLost,
+    NoDaemon,
+    ProgramFailed,
+    PromptlogError,
+    RequestRefused,
+    UntrustedDaemon,
+)
 from promptlogctl.result import RunResult, Submission
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import (
@@ -44,6 +51,7 @@ __all__ = [
     "RequestRefused",
     "RunResult",
     "Submission",
+    "UntrustedDaemon",
     "Usage",
     "WallLimit",
 ]

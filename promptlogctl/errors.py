@@ -24,6 +24,20 @@ class NoDaemon(PromptlogError):
         self.why = why
 
 
+class UntrustedDaemon(NoDaemon):
+    """The process that answers on the default socket belongs to another user, who would see what is sent."""
+
+    def __init__(self, socket: str, uid: int) -> None:
+        why = f"it belongs to uid {uid}, neither to root nor to you"
+        message = (
+            f"what answers on {socket} is not trusted: {why}; to use it, name it with --socket or $PROMPTLOG_SOCKET"
+        )
+        PromptlogError.__init__(self, message)
+        self.socket = socket
+        self.why = why
+        self.uid = uid
+
+
 class NotStarted(NoDaemon):
     """The private daemon of `--spawn` did not start."""
 

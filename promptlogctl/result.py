@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +12,6 @@ from promptlogctl.errors import ProgramFailed, RequestRefused
 from promptlogd.wire import ClientSession
 from promptlogd.wire.framing import HEADER_BYTES, MAX_FRAME_BYTES
 from promptlogd.wire.messages import NO_ENV, Engine, Error, Finished, Id, Language, LimitsAsked, Request, Run, Submit
-from promptlogd.wire.paths import default_paths
 from sandbox.outcome import LogLine, Ok, Outcome, Usage, describe
 
 Isolation = Literal["cell", "jail"]
@@ -68,12 +65,6 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     def describe(self) -> str:
         """Return the outcome as one sentence."""
         return describe(self.outcome)
-
-
-def default_socket() -> Path:
-    """Return $PROMPTLOG_SOCKET, else where a daemon of this user listens by default."""
-    named = os.environ.get("PROMPTLOG_SOCKET")
-    return Path(named) if named else default_paths(os.geteuid(), os.environ).socket
 
 
 def text(source: str | bytes) -> str:

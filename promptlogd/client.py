@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from promptlogd.peer import Process
 from promptlogd.wire.messages import Id, Reply
 
 
@@ -20,14 +21,14 @@ class Client:
         *,
         number: int,
         uid: int,
-        process: int,
+        process: Process | None,
         send: Callable[[Reply], None],
         has_room: Callable[[], bool],
         wait_for_room: Callable[[], Awaitable[None]],
     ) -> None:
         self.number = number
         self.uid = uid
-        self.process = process or None  # 0: of another pid namespace, and any process of that
+        self.process = process
         self.known = False
         """Whether it has asked for a run."""
         self.gone = False

@@ -18,6 +18,9 @@ MAX_FILE_BYTES = 1 << 20
 MIN_MEMORY_BYTES = {"quickjs": 32 * MIB, "deno": 64 * MIB}
 """Below this an engine has no room to start a program in."""
 
+_FIRST_ID, _END_ID = 65536, 2**32 - 2
+"""Ids for jails: below are users, services and nobody; the last two mean "no id" to the kernel."""
+
 _DENO_BLANK_MB = 32
 """What a blank cell has to itself, at the most."""
 
@@ -122,6 +125,18 @@ class PoolSettings(_Section, frozen=True, kw_only=True):
     """`auto`: memory and processes of each jail are held by a cgroup as well, where one can be had."""
     isolation: Literal["cell", "jail"] = "cell"
     """`jail`: a brand-new nsjail for every run."""
+    uids: Annotated[str, Meta(pattern="^[0-9]{1,10}:[0-9]{1,10}$")] | None = None
+    """The uids and gids that jails have on the host, as `FIRST:COUNT`. No other daemon may have them. Default: those
+    that /etc/subuid and /etc/subgid give the daemon's user, else some that nobody uses. The daemon needs root, or
+    CAP_SETUID and CAP_SETGID; without these, all jails share one uid."""
+
+    @property
+    def id_range(self) -> tuple[int, int] | None:
+        """The first of `uids`, and how many there are."""
+        if self.uids is None:
+            return None
+        first, _, count = self.uids.partition(":")
+        return int(first), int(count)
 
 
 class SchedulerSettings(_Section, frozen=True, kw_only=True):
@@ -176,7 +191,7 @@ class Config(_Section, frozen=True, kw_only=True):
     @property
     def cells(self) -> int:
         """How many cells there are to be."""
-        return self.pool.cells or 2 * (os.cpu_count() or 1)
+        return self.pool.cells or 2 * len(os.sched_getaffinity(0))
 
     @property
     def pool_size(self) -> int:
@@ -192,6 +207,11 @@ class Config(_Section, frozen=True, kw_only=True):
     def deno_blank(self) -> int:
         """How many blank Deno cells there may be."""
         return max(1, min(self.deno.blank or -(-self.concurrent * 3 // 2), self.deno.blank_mb // _DENO_BLANK_MB))
+
+    @property
+    def most_jails(self) -> int:
+        """How many jails there may be at once: cells, one-run cells, and those that are on their way out."""
+        return 2 * (self.pool_size + self.deno_blank + self.concurrent)
 
     def default_limits(self, engine: str = "quickjs") -> Limits:
         """Return the limits of a run that asks for none; of memory what its engine needs, if the default is less."""
@@ -246,6 +266,16 @@ def load(path: Path) -> Config:
         default, most = getattr(config.limits.default, field), getattr(config.limits.max, field)
         if default > most:
             raise ConfigError(f"{path}: limits.default.{field} is {default}, above limits.max.{field} of {most}")
+    if (ids := config.pool.id_range) is not None:
+        if ids[0] < _FIRST_ID or sum(ids) > _END_ID:
+            raise ConfigError(
+                f"{path}: pool.uids is {config.pool.uids}: ids must be from {_FIRST_ID} to {_END_ID - 1}, "
+                "since users and services have the others"
+            )
+        if ids[1] < config.most_jails:
+            raise ConfigError(
+                f"{path}: pool.uids has {ids[1]} ids; as many jails as there may be need {config.most_jails}"
+            )
     least = MIN_MEMORY_BYTES[config.engines.default] // MIB
     if config.limits.max.memory_mb < least:
         most = config.limits.max.memory_mb
@@ -261,6 +291,8 @@ def _explain(message: str) -> str:
     setting = place.rstrip("`")
     if setting.endswith("socket_mode"):
         text = 'expected an octal mode as a string, like "0660"'
+    elif setting.endswith("uids"):
+        text = 'expected the first id and the number of ids as a string, like "100000:65536"'
     elif text.startswith("Invalid enum value"):
         kind: Any = Config
         for part in setting.split("."):

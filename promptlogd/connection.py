@@ -9,12 +9,12 @@ import logging
 import math
 import select
 import socket
-import struct
 
 import trio
 
 from promptlogd.client import Client
 from promptlogd.handlers import HANDLERS
+from promptlogd.peer import peer_of
 from promptlogd.services import RequestError, Services
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession
 from promptlogd.wire.messages import Cancel, Error, Id, Reply, Request, Run
@@ -25,8 +25,6 @@ _READ_BYTES = 256 * 1024
 _OUTBOX_BYTES = 1024 * 1024
 """With so much unsent, nothing more of this client is begun: no request is read, and no run that waits is run."""
 
-_GONE_CHECK_S = 0.02
-
 
 class Connection:
     """Owner of one client's socket. `serve` runs until the client is gone or is sent away."""
@@ -35,11 +33,11 @@ class Connection:
         self._sock = sock
         self._services = services
         self._session = ServerSession()
-        process, uid = _peer(sock)
+        peer = peer_of(sock)
         self._client = Client(
             number=number,
-            uid=uid,
-            process=process,
+            uid=peer.uid,
+            process=peer.process,
             send=self._send,
             has_room=self._has_room,
             wait_for_room=self._wait_for_room,
@@ -59,8 +57,8 @@ class Connection:
                     nursery.start_soon(self._write)
                     async with trio.open_nursery() as requests:
                         await self._read(requests)
-                        if self._in_hand:
-                            requests.start_soon(self._watch_gone)
+                        # What is read no more can't tell that the client left.
+                        nursery.start_soon(self._watch_gone)
                     await self._drain()
                     nursery.cancel_scope.cancel()
         except* OSError as group:
@@ -70,6 +68,7 @@ class Connection:
             self._client.gone = True
             self._services.scheduler.forget(self._client.number, self._client.process)
             self._services.unsent.discard(self._client.number)
+            self._services.note_idle()
             self._sock.close()
             # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
             self._session = ServerSession()
@@ -116,7 +115,6 @@ class Connection:
     async def _begin(self, request: Request, nursery: trio.Nursery) -> None:
         if not isinstance(request, Cancel) and self._has_enough():
             async with trio.open_nursery() as waiting:
-                # What is not read can't tell that the client left.
                 waiting.start_soon(self._watch_gone)
                 while self._has_enough():
                     await self._wait_for_progress()
@@ -127,6 +125,7 @@ class Connection:
             self._send_error(request.id, "shutting_down", "the daemon is stopping")
         else:
             self._in_hand.add(request.id)
+            self._services.in_hand += 1
             if isinstance(request, Run):
                 # Made here, so that a cancel that comes right behind finds it.
                 self._client.runs[request.id] = trio.CancelScope()
@@ -163,6 +162,8 @@ class Connection:
             self._send(reply)
         finally:
             self._in_hand.discard(request.id)
+            self._services.in_hand -= 1
+            self._services.note_idle()
             self._client.runs.pop(request.id, None)
             self._progress.set()
 
@@ -216,6 +217,7 @@ class Connection:
                 del self._outbox[:sent]
                 self._progress.set()
             self._services.unsent.discard(self._client.number)
+            self._services.note_idle()
             self._outbox_filled = trio.Event()
 
     async def _drain(self) -> None:
@@ -223,17 +225,11 @@ class Connection:
             await self._wait_for_progress()
 
     async def _watch_gone(self) -> None:
-        """Tell a client that has only closed its writing side from one that left: cancel the latter's runs."""
-        watch = select.poll()
-        watch.register(self._sock, 0)
-        while self._in_hand:
-            if any(event & (select.POLLHUP | select.POLLERR) for _, event in watch.poll(0)):
-                self._scope.cancel()
-                return
-            await trio.sleep(_GONE_CHECK_S)
+        """Wait until the client has left, and cancel its runs. A client that only closed its writing side has not left.
 
-
-def _peer(sock: socket.socket) -> tuple[int, int]:
-    """Return the pid and the uid of who connected (unix(7), SO_PEERCRED)."""
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return pid, uid
+        The socket itself is readable in both cases; an epoll that waits for nothing tells the end alone (epoll_ctl(2)).
+        """
+        with select.epoll() as watch:
+            watch.register(self._sock, 0)
+            await trio.lowlevel.wait_readable(watch.fileno())
+        self._scope.cancel()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import trio
 
+from sandbox.trusted_path import UntrustedPath, make_folders
+
 _log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _PATH_BYTES = 107
@@ -44,23 +46,26 @@ class Listening:
 def bind(path: Path, mode: int) -> Listening:
     """Bind a listening socket with these permissions. A stale one is probed first, then replaced.
 
-    Raises ListenError: another daemon answers there, something else is there, or the folder can't be used.
+    Raises ListenError: another daemon answers there, something else is there, or the folder can't be used. A folder
+    that another user can redirect is refused, since that user could put another socket in the place of this one.
     """
     if len(os.fsencode(path)) > _PATH_BYTES:
         raise ListenError(f"the socket path {path} is longer than {_PATH_BYTES} bytes (unix(7)); give --socket")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if os.geteuid() == 0 else 0o700)
+        make_folders(path.parent, 0o755 if os.geteuid() == 0 else 0o700)
         _clear(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
-        previous = os.umask(0o177)
+        # The file has its mode from the first moment on (unix(7)): a chmod after bind could hit another file.
+        previous = os.umask(0o777 & ~mode)
         try:
             sock.bind(os.fspath(path))
         finally:
             os.umask(previous)
-        path.chmod(mode)
         sock.listen(_BACKLOG)
         return Listening(sock, path)
+    except UntrustedPath as error:
+        raise ListenError(f"can't listen on {path}: {error.why}, or give --socket") from error
     except OSError as error:
         raise ListenError(f"can't listen on {path}: {error.strerror or error}") from error
 

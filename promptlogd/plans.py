@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import resources
 from pathlib import Path
@@ -14,12 +13,14 @@ from promptlogd.config import Config, ConfigError
 from sandbox import cgroup, jail, root
 from sandbox.cells.job import Plan
 from sandbox.cgroup import Cgroup
+from sandbox.identities import Identities, shared
 from sandbox.limits import Limits
 
 _ZYGOTE_BYTES = 64 << 20
 _DENO_FILES_BYTES = 8 << 20
 """RLIMIT_DATA does not count the pages of files, of which Deno has some 20 MiB resident."""
 
+_NOT_CHOSEN = "no range of uids was chosen"
 _HELD_BY = {
     "memory": "RLIMIT_AS on the process",
     "cpu": "a kernel timer on the process's CPU clock, RLIMIT_CPU behind it",
@@ -32,13 +33,14 @@ _HELD_BY = {
 }
 
 
-def quickjs_plan(config: Config, made: root.Root, group: Cgroup | None = None) -> Plan:
-    """Return how to start a QuickJS cell in this root."""
+def quickjs_plan(
+    config: Config, made: root.Root, group: Cgroup | None = None, identities: Identities | None = None
+) -> Plan:
+    """Return how to start a QuickJS cell in this root. Without `identities` all jails share one."""
     policy = (resources.files("sandbox.engines.quickjs") / "policy.kafel").read_text("utf-8")
     default = config.limits.default.limits()
     arguments = jail.quickjs_arguments(
         root=made,
-        who=jail.identity(os.geteuid(), os.getegid()),
         policy=jail.policy_text(policy, platform.machine()),
         machine=root.machine(),
         default=default,
@@ -49,6 +51,7 @@ def quickjs_plan(config: Config, made: root.Root, group: Cgroup | None = None) -
         engine="quickjs",
         executable=jail.nsjail_path(),
         arguments=arguments,
+        identities=identities or shared(_NOT_CHOSEN),
         folder=made.path,
         default=default,
         cgroup=group,
@@ -58,7 +61,7 @@ def quickjs_plan(config: Config, made: root.Root, group: Cgroup | None = None) -
 class DenoPlans:
     """How Deno cells are started. The root of their jails is made when the first one is wanted."""
 
-    def __init__(self, config: Config, folder: Path, group: Cgroup | None) -> None:
+    def __init__(self, config: Config, folder: Path, group: Cgroup | None, identities: Identities) -> None:
         held = group is not None and group.memory_bytes > 0
         if config.deno.jit == "always" and not held:
             raise ConfigError(
@@ -67,6 +70,7 @@ class DenoPlans:
             )
         self._jit = held and config.deno.jit != "never"
         self._group = group if held else None
+        self._identities = identities
         self._default = config.default_limits("deno")
         self._folder = folder
         self._made: root.Root | None = None
@@ -79,18 +83,30 @@ class DenoPlans:
                 self._made = await trio.to_thread.run_sync(
                     lambda: root.build_deno_root(self._folder, root.deno_executable())
                 )
-        return deno_plan(self._made, self._default, self._group, jit=self._jit, memory_bytes=memory_bytes)
+        return deno_plan(
+            self._made,
+            self._default,
+            self._group,
+            jit=self._jit,
+            memory_bytes=memory_bytes,
+            identities=self._identities,
+        )
 
 
 def deno_plan(
-    made: root.Root, default: Limits, group: Cgroup | None, *, jit: bool, memory_bytes: int | None = None
+    made: root.Root,
+    default: Limits,
+    group: Cgroup | None,
+    *,
+    jit: bool,
+    memory_bytes: int | None = None,
+    identities: Identities | None = None,
 ) -> Plan:
-    """Return how to start a Deno cell in this root, with so much memory, or the default's."""
+    """Return how to start a Deno cell in this root, with so much memory, or the default's. `identities`: as above."""
     policy = (resources.files("sandbox.engines.deno") / "policy.kafel").read_text("utf-8")
     limits = default if memory_bytes is None else msgspec.structs.replace(default, memory_bytes=memory_bytes)
     arguments = jail.deno_arguments(
         root=made,
-        who=jail.identity(os.geteuid(), os.getegid()),
         policy=jail.policy_text(policy, platform.machine(), jit=jit),
         jit=jit,
         memory_bytes=limits.memory_bytes,
@@ -99,6 +115,7 @@ def deno_plan(
         engine="deno",
         executable=jail.nsjail_path(),
         arguments=arguments,
+        identities=identities or shared(_NOT_CHOSEN),
         folder=made.path,
         default=limits,
         cgroup=group,
@@ -110,7 +127,7 @@ def deno_missing() -> str | None:
     """Return why there is no Deno, and the command that mends it; None if it is there."""
     try:
         root.deno_executable()
-    except root.DenoMissing as error:
+    except root.RootError as error:
         return error.why
     return None
 

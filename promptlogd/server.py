@@ -9,26 +9,33 @@ import resource
 import shutil
 import signal
 import socket
-from collections.abc import Callable
+import stat
+import tempfile
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import trio
 
 from promptlogd import allocator, listener
-from promptlogd.config import Config
+from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
 from promptlogd.plans import DenoPlans, deno_missing, held_by, make_cgroup, quickjs_plan
 from promptlogd.services import Services
-from promptlogd.store import Store, StoreError
-from sandbox import root
-from sandbox.cgroup import Cgroup
+from promptlogd.store import Store
+from sandbox import cgroup, root
+from sandbox.claim import Claim, claim_new, sweep
 from sandbox.demand import DemandPool
+from sandbox.identities import SLOT_CLAIM, Identities, IdentityError, choose, may_set_ids
 from sandbox.pool import Pool
 
 _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _TRIM_S = 10.0
 _SPARES_WAIT_S = 0.005
+_JAILS = "promptlog-jails-"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 async def serve(
@@ -39,14 +46,22 @@ async def serve(
     Raises StoreError, ListenError, RootError, CellStartError if it can't start.
     """
     _raise_descriptor_limit()
-    store = Store.open(state_dir)
-    group: Cgroup | None = None
-    jail_root = _jail_root_folder(state_dir)
-    try:
-        shutil.rmtree(jail_root, ignore_errors=True)
-        shutil.rmtree(jail_root.with_name(f"{jail_root.name}-deno"), ignore_errors=True)
-        group = make_cgroup(config, f"promptlog-{_folder_id(state_dir)}")
-        plan = quickjs_plan(config, root.build_root(jail_root), group)
+    for number in _SIGNALS:
+        # What is there again when the receiver is closed: a second signal must not cut the tidying up short.
+        signal.signal(number, lambda *_: None)
+    with ExitStack() as stack:
+        # First of all, so that a signal during the start leaves nothing behind.
+        signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
+        store = Store.open(state_dir)
+        stack.callback(store.close)
+        jails = _claim_jails_folder(state_dir)
+        stack.callback(_remove_jails_folder, jails)
+        identities = _choose_identities(config, jails.folder)
+        stack.callback(identities.close)
+        group = make_cgroup(config, f"{cgroup.PREFIX}{_folder_id(state_dir)}")
+        if group is not None:
+            stack.callback(group.remove)
+        plan = quickjs_plan(config, root.build_root(jails.folder / "quickjs"), group, identities)
         settings = config.pool
         pool = Pool(
             plan,
@@ -55,7 +70,7 @@ async def serve(
             runs_per_cell=settings.runs_per_cell,
             max_age_s=settings.max_age_s,
         )
-        deno = DenoPlans(config, jail_root.with_name(f"{jail_root.name}-deno"), group)
+        deno = DenoPlans(config, jails.folder / "deno", group, identities)
         deno_pool = DemandPool(
             deno.plan,
             blank=config.deno_blank,
@@ -64,16 +79,8 @@ async def serve(
             runs_per_cell=config.deno.runs_per_cell,
         )
         listening = listener.bind(socket_path, int(config.server.socket_mode, 8))
-        try:
-            await _serve(config, store, pool, deno_pool, listening.sock, socket_path, ready)
-        finally:
-            listening.close()
-    finally:
-        store.close()
-        shutil.rmtree(jail_root, ignore_errors=True)
-        shutil.rmtree(jail_root.with_name(f"{jail_root.name}-deno"), ignore_errors=True)
-        if group is not None:
-            group.remove()
+        stack.callback(listening.close)
+        await _serve(config, store, pool, deno_pool, identities, listening.sock, socket_path, ready, signals)
 
 
 async def _serve(
@@ -81,9 +88,11 @@ async def _serve(
     store: Store,
     pool: Pool,
     deno: DemandPool,
+    identities: Identities,
     sock: socket.socket,
     path: Path,
     ready: Callable[[], None],
+    signals: AsyncIterator[int],
 ) -> None:
     services = Services(
         config=config,
@@ -91,18 +100,22 @@ async def _serve(
         pool=pool,
         deno=deno,
         held_by=held_by(config, pool.plan.cgroup),
+        jail_uids=identities.describe(),
     )
     # Opened in this order, left in the reverse: clients go first, the cells last.
     async with trio.open_nursery() as cells:
-        await cells.start(pool.serve)
-        await cells.start(deno.serve)
+        async with trio.open_nursery() as starting:
+            starting.start_soon(_give_up_on_signal, signals, cells)
+            await cells.start(pool.serve)
+            await cells.start(deno.serve)
+            starting.cancel_scope.cancel()
         cells.start_soon(_flush, store)
         cells.start_soon(_make_spares, services)
         cells.start_soon(_trim, services)
         cells.start_soon(services.scheduler.give_up, config.scheduler.wait_s)
         async with trio.open_nursery() as clients:
             accepting = trio.CancelScope()
-            await clients.start(_stop_on_signal, services, accepting, clients)
+            clients.start_soon(_stop_on_signal, signals, services, accepting, clients)
             if (config.engines.default == "deno" or config.deno.jit == "always") and (why := deno_missing()):
                 _log.warning("the configuration names the engine deno: %s", why)
             _log.info("listening on %s, %d cells, programs in %s", path, config.cells, store.folder)
@@ -127,46 +140,39 @@ async def _guard(connection: Connection) -> None:
         _log.exception("a connection failed")
 
 
+async def _wait_for_signal(signals: AsyncIterator[int]) -> None:
+    """Wait for a signal to stop."""
+    async for received in signals:
+        if received != signal.SIGHUP:
+            return
+        _log.info("SIGHUP: nothing to do; settings are read at the start")
+
+
+async def _give_up_on_signal(signals: AsyncIterator[int], cells: trio.Nursery) -> None:
+    await _wait_for_signal(signals)
+    _log.info("stopping: nothing was served yet")
+    cells.cancel_scope.cancel()
+
+
 async def _stop_on_signal(
-    services: Services,
-    accepting: trio.CancelScope,
-    clients: trio.Nursery,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    signals: AsyncIterator[int], services: Services, accepting: trio.CancelScope, clients: trio.Nursery
 ) -> None:
-    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    for number in wanted:
-        # What is there again when the receiver is closed: a second signal must not cut the tidying up short.
-        signal.signal(number, lambda *_: None)
-    with trio.open_signal_receiver(*wanted) as signals:
-        task_status.started()
-        async for received in signals:
-            if received == signal.SIGHUP:
-                _log.info("SIGHUP: nothing to do; settings are read at the start")
-                continue
-            break
-        _log.info("stopping: %d runs go on, %d wait", services.scheduler.running, services.scheduler.queued)
-        accepting.cancel()
-        services.draining = True
-        with trio.move_on_after(services.config.server.drain_s):
-            while services.scheduler.running or services.scheduler.queued or services.unsent:
-                await trio.sleep(0.01)
-            await trio.sleep(0.01)  # the run that ended last has its reply to send
-            while services.unsent:
-                await trio.sleep(0.01)
-        if services.scheduler.running:
-            drain_s = services.config.server.drain_s
-            _log.warning("%d runs did not end within %g s and are stopped", services.scheduler.running, drain_s)
-        clients.cancel_scope.cancel()
+    await _wait_for_signal(signals)
+    _log.info("stopping: %d runs go on, %d wait", services.scheduler.running, services.scheduler.queued)
+    accepting.cancel()
+    services.draining = True
+    drain_s = services.config.server.drain_s
+    with trio.move_on_after(drain_s) as drain:
+        await services.wait_idle()
+    if drain.cancelled_caught:
+        _log.warning("%d runs did not end within %g s and are stopped", services.scheduler.running, drain_s)
+    clients.cancel_scope.cancel()
 
 
 async def _flush(store: Store) -> None:
     while True:
         await trio.sleep(_FLUSH_S)
-        try:
-            await trio.to_thread.run_sync(store.flush)
-        except StoreError as error:
-            _log.error("%s", error)
+        await trio.to_thread.run_sync(store.flush)
 
 
 async def _trim(services: Services) -> None:
@@ -186,14 +192,44 @@ async def _make_spares(services: Services) -> None:
         await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
 
 
-def _jail_root_folder(state_dir: Path) -> Path:
-    """Where the jails' root is made: the same for the same state folder, whose lock we hold, so leftovers go.
+def _claim_jails_folder(state_dir: Path) -> Claim:
+    """Make the folder of the jails' roots, and remove those of daemons that were killed. Raises RootError."""
+    folder = state_dir / "jails"
+    if may_set_ids():
+        parent = _folder_for_all()
+        folder = parent / f"{_JAILS}{_folder_id(state_dir)}"
+        sweep(parent, f"{_JAILS}*", shutil.rmtree)
+        sweep(parent, f"{SLOT_CLAIM}*", Path.rmdir)
+    try:
+        claim = claim_new(folder, 0o755)
+        for left in folder.iterdir():
+            shutil.rmtree(left)
+    except OSError as error:
+        raise root.RootError(str(folder), error.strerror or str(error)) from error
+    return claim
 
-    As root the jail's mounts are made by a process that is nobody already, which the state folder keeps out.
-    """
-    if os.geteuid() != 0:
-        return state_dir / "jail-root"
-    return Path("/run") / f"promptlog-jail-{_folder_id(state_dir)}"
+
+def _folder_for_all() -> Path:
+    """Return a folder below which each user can reach a jail's root: jails are mounted under uids of their own."""
+    if os.geteuid() == 0:
+        return Path("/run")
+    named = [folder for folder in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if folder]  # systemd.exec(5)
+    for folder in (*map(Path, named), Path(tempfile.gettempdir())):
+        if all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents)):
+            return folder
+    return Path("/tmp")
+
+
+def _remove_jails_folder(claim: Claim) -> None:
+    shutil.rmtree(claim.folder, ignore_errors=True)
+    claim.release()
+
+
+def _choose_identities(config: Config, jails: Path) -> Identities:
+    try:
+        return choose(config.pool.id_range, claims=jails.parent, seed=zlib.crc32(bytes(jails)))
+    except IdentityError as error:
+        raise ConfigError(error.why) from error
 
 
 def _folder_id(state_dir: Path) -> str:

@@ -70,23 +70,47 @@ class _Hold:
 class Services:
     """One daemon's working parts, made by `server`."""
 
-    def __init__(self, *, config: Config, store: Store, pool: Pool, deno: DemandPool, held_by: dict[str, str]) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        pool: Pool,
+        deno: DemandPool,
+        held_by: dict[str, str],
+        jail_uids: str,
+    ) -> None:
         self.config = config
         self.store = store
         self.pools: dict[Engine, Pool | DemandPool] = {"quickjs": pool, "deno": deno}
         self.scheduler = Scheduler(concurrent=config.concurrent, queue=config.scheduler.queue)
         self.held_by = held_by
+        self.jail_uids = jail_uids
         self._default_memory_bytes = {engine: config.default_limits(engine).memory_bytes for engine in self.pools}
         self.started_at = trio.current_time()
         self.clients = 0
         self.draining = False
+        self.in_hand = 0
+        """Requests that were begun and are not answered yet."""
         self.unsent: set[int] = set()
         """Numbers of the clients that replies wait for."""
+        self._idle = trio.Event()
         self.kept = trio.Event()
         """Set when a program was kept, and the store may make ready for the next."""
         self._waiting_bytes = 0
         self.runs: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+
+    def note_idle(self) -> None:
+        """Wake who waits for the daemon to be idle, if it is. Called where a request ends, or replies have gone out."""
+        if not self.in_hand and not self.unsent:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until all requests are answered, and all replies have gone out."""
+        while self.in_hand or self.unsent:
+            self._idle = trio.Event()
+            await self._idle.wait()
 
     async def execute(
         self,

@@ -18,6 +18,8 @@ from pathlib import Path
 import msgspec
 import trio
 
+from sandbox.claim import Claim, claim_new, sweep
+
 _log = logging.getLogger(__name__)
 _PIDS = 4
 """The zygote and its child, twice."""
@@ -29,61 +31,80 @@ _LIMIT_FILES = {
 }
 """Of one cell. nsjail, and an engine with its threads."""
 
-_LEAF = "promptlog-daemon"
+PREFIX = "promptlog-"
+"""How the name of each daemon's parent begins."""
+
+_LEAF = "daemon.promptlog"
 _REMOVE_S = 1.0
 _REMOVE_TRIES = 40
 
 
 class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
-    """A parent that exists. `folders`: one for each hierarchy."""
+    """A parent that exists, claimed by this process. `folders`: one for each hierarchy."""
 
     version: int
     folders: list[Path]
     memory_bytes: int
     arguments: list[str]
     """What nsjail is told."""
+    claims: list[Claim]
+    leftovers: set[Path] = set()
+    """Cgroups of jails that were killed: the kernel may take some ms to let go of each."""
 
-    def sweep(self) -> None:
-        """Remove the cgroups of jails that are gone. An nsjail that was killed leaves its own behind."""
-        for folder in self.folders:
-            for jail in folder.glob("NSJAIL.*"):
-                if not _alive(jail.name.rpartition(".")[2]):
-                    with suppress(OSError):
-                        jail.rmdir()
-            for cell in folder.glob("cell-*"):
-                if cell.name.split("-")[1] != str(os.getpid()):
-                    with suppress(OSError):
-                        cell.rmdir()
+    def forget_jail(self, zygote: int | None) -> None:
+        """Remove the cgroups of a jail whose nsjail has ended, now or at the next call. `zygote`: its first process.
+
+        nsjail names them by that process, and removes them itself, unless it was killed.
+        """
+        if zygote is not None:
+            self.leftovers.update(folder / f"NSJAIL.{zygote}" for folder in self.folders)
+        self._tidy()
 
     def group(self, memory_bytes: int) -> Group:
         """Make a cgroup for one cell that nsjail is not told of, with so much memory for all in it. Raises OSError."""
-        _left[:] = [group for group in _left if not group.is_removed()]
-        name = f"cell-{os.getpid()}-{next(_numbers)}"
-        group = Group(version=self.version, folders=[folder / name for folder in self.folders])
+        self._tidy()
+        name = f"cell-{next(_numbers)}"
+        group = Group(version=self.version, folders=[folder / name for folder in self.folders], parent=self)
         try:
             group.make(memory_bytes)
         except BaseException:
-            for folder in group.folders:
-                with suppress(OSError):
-                    folder.rmdir()
+            self.leftovers.update(group.folders)
+            self._tidy()
             raise
         return group
+
+    def _tidy(self) -> None:
+        for folder in list(self.leftovers):
+            with suppress(OSError):
+                _remove(folder)
+                self.leftovers.discard(folder)
 
     def remove(self) -> None:
         """Remove the parent; its jails must be gone. Waits up to a second for the kernel to let go of them."""
         deadline = time.monotonic() + _REMOVE_S
-        for folder in self.folders:
+        for folder, claim in zip(self.folders, self.claims, strict=True):
             while folder.exists():
-                for jail in [*folder.glob("NSJAIL.*"), *folder.glob("cell-*")]:
-                    with suppress(OSError):
-                        jail.rmdir()
                 try:
-                    folder.rmdir()
+                    remove_tree(folder)
                 except OSError as error:
                     if time.monotonic() > deadline:
                         _log.warning("can't remove the cgroup %s: %s", folder, error.strerror)
                         break
                     time.sleep(0.01)
+            claim.release()
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a cgroup and those below it. Raises OSError if there is a process in one of them."""
+    for parent, names, _ in os.walk(folder, topdown=False):
+        for name in names:
+            _remove(Path(parent, name))
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        folder.rmdir()
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +112,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     folders: list[Path]
+    parent: Cgroup
 
     def make(self, memory_bytes: int) -> None:
         """Make the folders and set the limits. Raises OSError."""
@@ -128,24 +150,16 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         return self._number(("memory.oom_control", "memory.events"), "oom_kill")
 
     async def remove(self) -> None:
-        """Remove the folders. What was killed in there may take some ms to be gone; what stays is swept later."""
+        """Remove the folders. A killed process may take some ms to leave them; what stays is removed later."""
         for _ in range(_REMOVE_TRIES):
-            if self.is_removed():
-                return
-            await trio.sleep(0.005)
-        _left.append(self)
-
-    def is_removed(self) -> bool:
-        """Remove the folders, and return whether all are gone."""
-        gone = True
-        for folder in self.folders:
             try:
-                folder.rmdir()
-            except FileNotFoundError:
-                pass
+                for folder in self.folders:
+                    _remove(folder)
             except OSError:
-                gone = False
-        return gone
+                await trio.sleep(0.005)
+            else:
+                return
+        self.parent.leftovers.update(self.folders)
 
     def _number(self, names: tuple[str, str], key: str) -> int:
         for folder in self.folders:
@@ -158,28 +172,25 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         return 0
 
 
-_left: list[Group] = []
-"""Cells' cgroups that something was still in when they should have gone."""
-
-
 def make(name: str, memory_bytes: int, *, mounts: Path = Path("/sys/fs/cgroup")) -> Cgroup | None:
     """Make the parent `name` below this process's own cgroup; None where that is not allowed.
 
-    `memory_bytes`: the most that all of one jail may use. `name` must be the caller's alone: leftovers are removed.
+    `memory_bytes`: the most that all of one jail may use. `name` begins with PREFIX. Parents beside it whose daemon was
+    killed are removed.
     """
     own = _own_cgroups()
-    for made in (_version_2(own, name, memory_bytes, mounts), _version_1(own, name, memory_bytes, mounts)):
-        if made is not None:
-            made.sweep()
-            return made
-    return None
+    return _version_2(own, name, memory_bytes, mounts) or _version_1(own, name, memory_bytes, mounts)
 
 
-def _alive(pid: str) -> bool:
-    try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def _claimed(parent: Path) -> Claim:
+    """Make a parent, or take over the one of a daemon that was killed, and remove such others. Raises OSError."""
+    sweep(parent.parent, f"{PREFIX}*", remove_tree)
+    claim = claim_new(parent, 0o755)
+    for left in parent.iterdir():
+        if left.is_dir():
+            with suppress(OSError):
+                remove_tree(left)
+    return claim
 
 
 def _own_cgroups() -> dict[str, str]:
@@ -195,6 +206,7 @@ def _own_cgroups() -> dict[str, str]:
 
 def _version_1(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) -> Cgroup | None:
     folders: list[Path] = []
+    claims: list[Claim] = []
     arguments: list[str] = []
     limits = {"memory": ("mem", memory_bytes), "pids": ("pids", _PIDS)}
     for controller, (option, limit) in limits.items():
@@ -205,18 +217,20 @@ def _version_1(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) 
         inside = own[controller].strip("/")
         parent = Path(inside if (mount / inside).is_dir() else "") / name
         try:
-            (mount / parent).mkdir(exist_ok=True)
+            claim = _claimed(mount / parent)
         except OSError:
             continue
         if not os.access(mount / parent / "cgroup.procs", os.W_OK):
+            claim.release()
             continue
         folders.append(mount / parent)
+        claims.append(claim)
         arguments += [f"--cgroup_{option}_mount", str(mount), f"--cgroup_{option}_parent", str(parent)]
         arguments += [f"--cgroup_{option}_max", str(limit)]
     if not folders:
         return None
     held = memory_bytes if any(folder.parts[: len(mounts.parts) + 1][-1] == "memory" for folder in folders) else 0
-    return Cgroup(version=1, folders=folders, memory_bytes=held, arguments=arguments)
+    return Cgroup(version=1, folders=folders, memory_bytes=held, arguments=arguments, claims=claims)
 
 
 def _version_2(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) -> Cgroup | None:
@@ -231,11 +245,15 @@ def _version_2(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) 
         leaf.mkdir(exist_ok=True)
         (leaf / "cgroup.procs").write_text(str(os.getpid()))
         (base / "cgroup.subtree_control").write_text("+memory +pids")
-        parent.mkdir(exist_ok=True)
-        (parent / "cgroup.subtree_control").write_text("+memory +pids")
+        claim = _claimed(parent)
+        try:
+            (parent / "cgroup.subtree_control").write_text("+memory +pids")
+        except OSError:
+            claim.release()
+            raise
     except OSError as error:
         _log.debug("no cgroup below %s: %s", base, error.strerror)
         return None
     arguments = ["--use_cgroupv2", "--cgroupv2_mount", str(parent), "--cgroup_mem_max", str(memory_bytes)]
     arguments += ["--cgroup_pids_max", str(_PIDS)]
-    return Cgroup(version=2, folders=[parent], memory_bytes=memory_bytes, arguments=arguments)
+    return Cgroup(version=2, folders=[parent], memory_bytes=memory_bytes, arguments=arguments, claims=[claim])

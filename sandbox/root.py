@@ -22,6 +22,7 @@ from typing import get_args
 import msgspec
 
 from sandbox.engines.quickjs import filter as second_filter
+from sandbox.trusted_path import UntrustedPath, check_trusted
 
 PYTHON = "/python/bin/python3"
 """The interpreter, inside the jail."""
@@ -37,6 +38,7 @@ IMPORT_MAP = "/app/imports.json"
 
 # What the zygote imports beside what is built into the interpreter, and what starting an interpreter takes.
 _EXTENSIONS = ("_ctypes",)
+_SCRIPTS = ("pairs", "url", "web", "encoding", "locale")
 _OURS = ("__init__", "confinement", "engine", "source", "zygote")
 _IN_THE_JAIL = ("__init__.py", "engines/__init__.py", *(f"engines/quickjs/{name}.py" for name in _OURS))
 _ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
@@ -116,8 +118,8 @@ def _build(folder: Path) -> Root:
             target = folder / IMPORTED[1:] / "sandbox" / f"{name}c"
             _compile(source, target, f"sandbox/{name}")
     _write(folder / "app/contract.js", (resources.files("sandbox.engines") / "contract.js").read_bytes())
-    for name in ("encoding.js", "web.js", "prelude.js", "builtins.js"):
-        _write(folder / "app" / name, (package / name).read_bytes())
+    for name in (*_SCRIPTS, "prelude", "builtins"):
+        _write(folder / f"app/{name}.js", (package / f"{name}.js").read_bytes())
     _write(folder / "app/filter.bpf", second_filter.assemble(machine()))
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
@@ -141,13 +143,20 @@ def build_deno_root(folder: Path, deno: Path) -> Root:
 
 
 def deno_executable() -> Path:
-    """Return the Deno that was installed beside promptlog. Raises DenoMissing."""
+    """Return the Deno that was installed beside promptlog. Raises DenoMissing, or RootError if others may replace it.
+
+    The package that finds it looks below $HOME as well, which may be another user's, with sudo for example.
+    """
     try:
         from deno import find_deno_bin
 
-        return Path(find_deno_bin())
+        found = Path(find_deno_bin())
+        check_trusted(found)
     except (ImportError, FileNotFoundError):
         raise DenoMissing("the engine deno", 'it is not installed; pip install "promptlog[deno]"') from None
+    except UntrustedPath as error:
+        raise RootError("the engine deno", error.why) from error
+    return found
 
 
 # The C library looks here for the main thread's stack (pthread_getattr_np), without which Deno's parser of TypeScript
@@ -188,6 +197,10 @@ def _build_deno(folder: Path, deno: Path) -> Root:
     return Root(path=folder, loader=loader)
 
 
+_ALONE = ("--no-config", "--no-lock", "--no-npm", "--no-remote")
+"""So that Deno reads no file that it finds in the current folder or above it."""
+
+
 def _of_this_deno(deno: Path, folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of Node's modules in this Deno, and of its globals for graphics.
 
@@ -199,8 +212,13 @@ def _of_this_deno(deno: Path, folder: Path) -> tuple[list[str], list[str]]:
     )
     cache = folder / "cache"
     done = subprocess.run(
-        [deno, "eval", "--no-config", "--ext=js", script],
-        env={"DENO_DIR": str(cache), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"},
+        [deno, "eval", *_ALONE, "--ext=js", script],
+        env={
+            "DENO_DIR": str(cache),
+            "DENO_NO_PACKAGE_JSON": "1",
+            "DENO_NO_UPDATE_CHECK": "1",
+            "NO_COLOR": "1",
+        },
         capture_output=True,
         text=True,
         timeout=20,
@@ -257,7 +275,7 @@ def _libraries(loader: str, binary: Path) -> dict[str, Path]:
 
 
 def _list(command: list[str], environment: dict[str, str]) -> list[str]:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False, cwd="/")
     if done.returncode != 0:
         raise RootError(command[-1], f"the dynamic loader says: {done.stderr.strip()[:500]}")
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -43,12 +43,10 @@ def configured_daemon(config: str, *, environment: dict[str, str] | None = None)
 
 
 def cgroups(prefix: str) -> set[Path]:
-    """Every cgroup on this host whose name begins so. They come and go while one looks."""
-    mounts = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids")
+    """Every cgroup on this host, of either version, whose name begins so. They come and go while one looks."""
     return {
         Path(parent, name)
-        for mount in mounts
-        for parent, names, _ in os.walk(mount)
+        for parent, names, _ in os.walk("/sys/fs/cgroup")
         for name in names
         if name.startswith(prefix)
     }

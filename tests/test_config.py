@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -32,43 +33,103 @@ def test_settings_are_read(tmp_path: Path) -> None:
     assert (config.cells, config.concurrent, config.pool.isolation) == (3, 3, "jail")
 
 
+def test_cells_are_counted_by_the_cores_that_the_daemon_may_use() -> None:
+    """On a host of many cores a daemon that is kept to one of them has cells for one."""
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert Config().cells == 2
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert Config().cells == 2 * len(cores)
+
+
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("uids", "says"),
     [
-        ("[sever]\n", "did you mean server"),
-        ("[limits.default]\ncpu = 1", "did you mean limits.default.cpu_ms"),
-        ("[pool]\nzzzzzz = 1", "known: cells"),
-        ("[pool]\ncells = 0", "cells"),
-        ("[pool]\ncells = 'x'", "cells"),
-        ("[server]\nsocket_mode = '999'", "socket_mode"),
-        ("[limits.default]\ncpu_ms = 20000", "above limits.max.cpu_ms"),
-        ("[engines]\ndefault = 'v8'", "default"),
-        ("pool = 3", "pool"),
-        ("= nonsense", "not TOML"),
-        (b"\xff\xfe", "not TOML"),
-        (b"a" * (1 << 21), "larger"),
+        ("700000", 'like "100000:65536"'),
+        ("a:b", 'like "100000:65536"'),
+        ("1000:65536", "ids must be from 65536 to 4294967293"),
+        ("4294960000:10000", "ids must be from 65536 to 4294967293"),
+        ("700000:10", "pool.uids has 10 ids; as many jails as there may be need "),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str | bytes, says: str) -> None:
-    """Unknown keys, wrong types, values out of range and files that are no TOML are refused by name."""
-    with pytest.raises(ConfigError, match=says):
-        _load(tmp_path, text)
+def test_a_range_of_uids_that_can_not_be_used_is_refused(tmp_path: Path, uids: str, says: str) -> None:
+    """A range of uids for jails has a form, keeps away from users' and services' ids, and is large enough."""
+    assert _load(tmp_path, '[pool]\nuids = "700000:1000"').pool.id_range == (700_000, 1000)
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        _load(tmp_path, f'[pool]\nuids = "{uids}"')
+
+
+_MOST = (1 << 20) - len(b"#\n")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("[server]\n", "[sever]\n", "did you mean server?"),
+        ("[limits.default]\ncpu_ms = 1", "[limits.default]\ncpu = 1", "did you mean limits.default.cpu_ms?"),
+        ("[pool]\nspare = 1", "[pool]\nzzzzzz = 1", "no setting pool.zzzzzz; known: cells"),
+        ("[pool]\ncells = 1", "[pool]\ncells = 0", "pool.cells: Expected `int` >= 1"),
+        ("[pool]\ncells = 1024", "[pool]\ncells = 1025", "pool.cells: Expected `int` <= 1024"),
+        ("[pool]\ncells = 1", "[pool]\ncells = 'x'", "pool.cells: Expected `int"),
+        (
+            "[server]\nsocket_mode = '660'",
+            "[server]\nsocket_mode = '999'",
+            "server.socket_mode: expected an octal mode",
+        ),
+        ("[server]\nsocket_mode = '600'", "[server]\nsocket_mode = 600", "server.socket_mode: expected an octal mode"),
+        ("[limits.default]\ncpu_ms = 10000", "[limits.default]\ncpu_ms = 10001", "above limits.max.cpu_ms of 10000"),
+        ("[limits.default]\ncpu_ms = 1", "[limits.default]\ncpu_ms = 0", "limits.default.cpu_ms: Expected"),
+        ("[engines]\ndefault = 'deno'", "[engines]\ndefault = 'v8'", "engines.default: Invalid enum value 'v8'"),
+        ("[engines]\ndefault = 'quickjs'", "[engines]\ndefault = ''", "there is: 'quickjs', 'deno'"),
+        ("[pool]", "pool = 3", "pool: Expected `object`"),
+        ("[server]", "= nonsense", "not TOML"),
+        ("[server]", "[server", "not TOML"),
+        ("# ä".encode(), "# ä".encode("latin-1"), "not TOML"),
+        (b"#" + b"x" * _MOST + b"\n", b"#" + b"x" * (_MOST + 1) + b"\n", "is larger than 1048576 bytes"),
+        (
+            "[engines]\ndefault = 'deno'\n[limits.max]\nmemory_mb = 64\n[limits.default]\nmemory_mb = 48",
+            "[engines]\ndefault = 'deno'\n[limits.max]\nmemory_mb = 48\n[limits.default]\nmemory_mb = 48",
+            "limits.max.memory_mb is 48, and deno, the default engine, needs 64",
+        ),
+    ],
+    ids=lambda value: repr(value[:40]),
+)
+def test_what_is_wrong_is_named(tmp_path: Path, right: str | bytes, wrong: str | bytes, says: str) -> None:
+    """A file loads, and with one thing wrong is refused by the name of the setting and what would be right."""
+    _load(tmp_path, right)
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        _load(tmp_path, wrong)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A file that is not there is a ConfigError."""
-    with pytest.raises(ConfigError, match="nowhere"):
+    """A file that is not there is a ConfigError with its path."""
+    (tmp_path / "here").write_text("")
+    assert load(tmp_path / "here") == Config()
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "nowhere"))):
         load(tmp_path / "nowhere")
 
 
-def test_limits_are_bounded() -> None:
-    """A run may ask for less or more within the bounds, and is told the bound beyond them."""
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ({"cpu_ms": 10_000}, {"cpu_ms": 10_001}, "limits.cpu_ms is 10001, the most it may be is 10000"),
+        ({"wall_ms": 30_000}, {"wall_ms": 30_001}, "limits.wall_ms is 30001"),
+        ({"memory_bytes": 512 * MIB}, {"memory_bytes": 512 * MIB + 1}, "the most it may be is 536870912 (512 MiB)"),
+        ({"memory_bytes": 32 * MIB}, {"memory_bytes": 32 * MIB - 1}, "the least it may be is 33554432 (32 MiB)"),
+        ({"result_bytes": 4096 * 1024}, {"result_bytes": 4096 * 1024 + 1}, "limits.result_bytes is"),
+        ({"log_bytes": 1024 * 1024}, {"log_bytes": 1024 * 1024 + 1}, "limits.log_bytes is"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_limits_are_bounded(right: dict[str, int], wrong: dict[str, int], says: str) -> None:
+    """A run gets what it asks for up to the bound itself, and is told the bound one step beyond it."""
     config = Config()
-    assert config.limits_for(LimitsAsked(cpu_ms=10)).cpu_ms == 10
-    with pytest.raises(LimitsError, match="10000"):
-        config.limits_for(LimitsAsked(cpu_ms=10_001))
-    with pytest.raises(LimitsError, match="least"):
-        config.limits_for(LimitsAsked(memory_bytes=1))
+    limits = config.limits_for(LimitsAsked(**right))
+    assert {field: getattr(limits, field) for field in right} == right
+    with pytest.raises(LimitsError, match=re.escape(says)):
+        config.limits_for(LimitsAsked(**wrong))
 
 
 def test_default_paths() -> None:
@@ -85,32 +146,15 @@ def test_the_reference_is_up_to_date() -> None:
     assert written.read_text("utf-8") == config_reference(), "run: make docs"
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("[server]\nsocket_mode = 600", "server.socket_mode: expected an octal mode as a string"),
-        ("[engines]\ndefault = 'v8'", "there is: 'quickjs', 'deno'"),
-        ("[limits.default]\ncpu_ms = 0", "limits.default.cpu_ms: Expected"),
-        (
-            "[engines]\ndefault = 'deno'\n[limits.max]\nmemory_mb = 48\n[limits.default]\nmemory_mb = 48",
-            "limits.max.memory_mb is 48, and deno, the default engine, needs 64",
-        ),
-    ],
-)
-def test_a_wrong_value_is_told_by_its_setting(tmp_path: Path, text: str, says: str) -> None:
-    """The message names the setting as it stands in the file, and what would be right."""
-    with pytest.raises(ConfigError, match=re.escape(says)):
-        _load(tmp_path, text)
-
-
 def test_an_engine_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
     """A default that is less than an engine can start with is raised for that engine, up to the maximum alone."""
     small = _load(tmp_path, "[limits.default]\nmemory_mb = 32")
     assert small.limits_for(None).memory_bytes == 32 * MIB
     for asked in (None, LimitsAsked(), LimitsAsked(cpu_ms=10)):
         assert small.limits_for(asked, "deno").memory_bytes == 64 * MIB
+    assert small.limits_for(LimitsAsked(memory_bytes=64 * MIB), "deno").memory_bytes == 64 * MIB
     with pytest.raises(LimitsError, match="least it may be on deno"):
-        small.limits_for(LimitsAsked(memory_bytes=32 * MIB), "deno")
+        small.limits_for(LimitsAsked(memory_bytes=64 * MIB - 1), "deno")
     none = _load(tmp_path, "[limits.default]\nmemory_mb = 32\n[limits.max]\nmemory_mb = 48")
     for nothing in (None, LimitsAsked()):
         with pytest.raises(LimitsError, match="least it may be on deno"):

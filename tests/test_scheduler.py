@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from functools import wraps
+from typing import ParamSpec
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from promptlogd.scheduler import Busy, Late, Scheduler, Slot
 
+_P = ParamSpec("_P")
+_NO_MORE_SHORT_RUNS_S = 0.11
+"""For so long after a short run the scheduler expects more of them."""
 
+
+@pytest.fixture
+def clock(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """Trio's clock, which jumps to the next deadline: time passes by it alone, whatever the machine does."""
+    monkeypatch.setattr(time, "monotonic", autojump_clock.current_time)
+    return autojump_clock
+
+
+def _within_a_minute(test: Callable[_P, Awaitable[None]]) -> Callable[_P, Awaitable[None]]:
+    """Let a test whose runs never get their turn fail, at once where the clock jumps."""
+
+    @wraps(test)
+    async def ending(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        with trio.fail_after(60):
+            await test(*args, **kwargs)
+
+    return ending
+
+
+def _has_long_runs(scheduler: Scheduler, client: Hashable) -> bool:
+    """Whether an idle scheduler of two slots takes this client for one with long runs: it gets one of them then."""
+    slots = [scheduler.acquire_nowait(client) for _ in range(2)]
+    for slot in slots:
+        if slot is not None:
+            scheduler.release(slot, 1)
+    return slots[1] is None
+
+
+@_within_a_minute
 async def test_a_full_queue_is_busy_at_once() -> None:
     """Past its bound the queue refuses, and takes again once there is room."""
     scheduler = Scheduler(concurrent=1, queue=1)
@@ -28,7 +65,8 @@ async def test_a_full_queue_is_busy_at_once() -> None:
     assert (scheduler.running, scheduler.queued) == (1, 0)
 
 
-async def test_who_waits_too_long_is_sent_away(autojump_clock: MockClock) -> None:
+@_within_a_minute
+async def test_who_waits_too_long_is_sent_away(clock: MockClock) -> None:
     """After the time, to within a twentieth; who came later goes on waiting, and gets the slot."""
     scheduler = Scheduler(concurrent=1, queue=10)
     held = await scheduler.acquire("a")
@@ -60,6 +98,7 @@ async def test_who_waits_too_long_is_sent_away(autojump_clock: MockClock) -> Non
         nursery.cancel_scope.cancel()
 
 
+@_within_a_minute
 async def test_clients_take_turns() -> None:
     """A client with one run does not wait behind another's fifty."""
     scheduler = Scheduler(concurrent=1, queue=100)
@@ -82,8 +121,9 @@ async def test_clients_take_turns() -> None:
     assert order.index("one") <= 1
 
 
+@_within_a_minute
 async def test_a_cancelled_wait_loses_no_slot() -> None:
-    """Whether it is cancelled before or after its turn came, a waiter's slot goes on to the next."""
+    """Whether it is cancelled before its turn came, after that, or at that moment, a waiter's slot goes to the next."""
     scheduler = Scheduler(concurrent=1, queue=10)
 
     async def hold(client: str) -> None:
@@ -103,12 +143,19 @@ async def test_a_cancelled_wait_loses_no_slot() -> None:
         await wait_all_tasks_blocked()
         scheduler.release(first, 1)
         nursery.cancel_scope.cancel()
+    second = await scheduler.acquire("d")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold, "e")
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        scheduler.release(second, 1)  # the waiter is cancelled, and has not been told yet
     with trio.fail_after(1):
-        await scheduler.acquire("d")
+        await scheduler.acquire("f")
     assert scheduler.queued == 0
 
 
-async def test_long_runs_leave_slots_for_short_ones() -> None:
+@_within_a_minute
+async def test_long_runs_leave_slots_for_short_ones(clock: MockClock) -> None:
     """Clients whose runs took long have half of the slots; another finds one at once; and none is lost by it."""
     scheduler = Scheduler(concurrent=4, queue=100)
     bombers = ["a", "b", "c", "d"]
@@ -135,12 +182,13 @@ async def test_long_runs_leave_slots_for_short_ones() -> None:
         scheduler.release(held[1], 50)
         await wait_all_tasks_blocked()
         assert (scheduler.running, scheduler.queued) == (1, 1)
-        await trio.sleep(0.11)
+        await trio.sleep(_NO_MORE_SHORT_RUNS_S)
         scheduler.release(held[2], 50)
     assert (scheduler.running, scheduler.queued) == (1, 0)
 
 
-async def test_long_runs_have_their_half_when_nobody_else_comes() -> None:
+@_within_a_minute
+async def test_long_runs_have_their_half_when_nobody_else_comes(clock: MockClock) -> None:
     """A while after the last short run, all that wait and may go on do so at the next chance."""
     scheduler = Scheduler(concurrent=4, queue=100)
     scheduler.release(await scheduler.acquire("e"), 1)
@@ -156,17 +204,18 @@ async def test_long_runs_have_their_half_when_nobody_else_comes() -> None:
             nursery.start_soon(run, client)
         await wait_all_tasks_blocked()
         assert (scheduler.running, scheduler.queued) == (1, 2)
-        await trio.sleep(0.11)
+        await trio.sleep(_NO_MORE_SHORT_RUNS_S)
         scheduler.release(held[0], 50)
     assert (scheduler.running, scheduler.queued) == (2, 0)
 
 
-async def test_costly_runs_are_neither_crowded_out_nor_crowd_others_out() -> None:
+@_within_a_minute
+async def test_costly_runs_are_neither_crowded_out_nor_crowd_others_out(clock: MockClock) -> None:
     """Short runs on a costly engine find a slot beside long ones, and leave one for short runs on the other."""
     scheduler = Scheduler(concurrent=4, queue=100)
     for client in "abc":
         scheduler.release(await scheduler.acquire(client, 20), 50)
-    await trio.sleep(0.11)
+    await trio.sleep(_NO_MORE_SHORT_RUNS_S)
     held = [scheduler.acquire_nowait(client, 20) for client in "abc"]
     assert [slot is not None for slot in held] == [True, True, False]
     with trio.fail_after(1):
@@ -183,14 +232,15 @@ async def test_costly_runs_are_neither_crowded_out_nor_crowd_others_out() -> Non
     costly = await scheduler.acquire("d", 20)
     assert scheduler.acquire_nowait("e", 20) is None
     scheduler.release(costly, 3)
-    await trio.sleep(0.11)
+    await trio.sleep(_NO_MORE_SHORT_RUNS_S)
     # To be long is another thing where each run costs 20 ms more.
     scheduler.release(await scheduler.acquire("g", 20), 15)
-    assert [scheduler.acquire_nowait(client, 20) is not None for client in "gh"] == [True, True]
+    assert [scheduler.acquire_nowait(client, 20) is not None for client in "ghi"] == [True, True, False]
 
 
 @pytest.mark.parametrize("concurrent", [1, 2, 3])
-async def test_every_kind_has_its_turn_on_few_slots(concurrent: int) -> None:
+@_within_a_minute
+async def test_every_kind_has_its_turn_on_few_slots(clock: MockClock, concurrent: int) -> None:
     """However few slots there are, and whoever was there before, each kind of run comes to its end."""
     scheduler = Scheduler(concurrent=concurrent, queue=100)
     done: list[str] = []
@@ -213,6 +263,7 @@ async def test_every_kind_has_its_turn_on_few_slots(concurrent: int) -> None:
     assert (scheduler.running, scheduler.queued) == (0, 0)
 
 
+@_within_a_minute
 async def test_short_runs_are_believed_again() -> None:
     """After enough short runs a client has all slots again; one that left is forgotten."""
     scheduler = Scheduler(concurrent=2, queue=0)
@@ -230,33 +281,50 @@ async def test_short_runs_are_believed_again() -> None:
         await scheduler.acquire("b")
 
 
-async def test_a_process_that_connects_anew_is_what_it_was() -> None:
-    """A client that comes for one of its process that left with long runs a moment ago has its history, once."""
-    scheduler = Scheduler(concurrent=4, queue=0)
+@_within_a_minute
+async def test_a_process_that_connects_anew_is_what_it_was(clock: MockClock) -> None:
+    """A client of a process that left with long runs a moment ago has the history of the one that left, once."""
+    scheduler = Scheduler(concurrent=2, queue=0)
     scheduler.release(await scheduler.acquire(1), 50)
     scheduler.forget(1, process=7)
     scheduler.inherit(2, process=8)
-    slots = [await scheduler.acquire(2) for _ in range(4)]
-    for slot in slots:
-        scheduler.release(slot, 1)
-    scheduler._short_at["short"] = -1.0
+    assert not _has_long_runs(scheduler, 2)
+    await trio.sleep(_NO_MORE_SHORT_RUNS_S)
     scheduler.inherit(3, process=7)
-    slots = [await scheduler.acquire(3) for _ in range(2)]
-    with pytest.raises(Busy):
-        await scheduler.acquire(3)
-    for slot in slots:
-        scheduler.release(slot, 1)
+    assert _has_long_runs(scheduler, 3)
+    await trio.sleep(_NO_MORE_SHORT_RUNS_S)
     scheduler.inherit(4, process=7)
-    slots = [await scheduler.acquire(4) for _ in range(4)]
+    assert not _has_long_runs(scheduler, 4)
 
 
-async def test_who_left_is_remembered_for_a_moment_and_up_to_a_bound() -> None:
-    """Neither processes that come and go nor connections of one fill the memory."""
-    scheduler = Scheduler(concurrent=1, queue=0)
+@_within_a_minute
+async def test_a_process_that_connects_anew_late_is_a_new_one(clock: MockClock) -> None:
+    """The history of a client that left is kept for a second."""
+    for pause_s, remembered in ((0.9, True), (1.1, False)):
+        scheduler = Scheduler(concurrent=2, queue=0)
+        scheduler.release(await scheduler.acquire(1), 50)
+        scheduler.forget(1, process=7)
+        await trio.sleep(pause_s)
+        scheduler.inherit(2, process=7)
+        assert _has_long_runs(scheduler, 2) is remembered
+
+
+@pytest.mark.parametrize("processes", [3000, 1])
+@_within_a_minute
+async def test_who_left_is_remembered_up_to_a_bound(clock: MockClock, processes: int) -> None:
+    """Of 3,000 clients that left, of as many processes or of one, a bounded number is remembered: the last ones."""
+    scheduler = Scheduler(concurrent=2, queue=0)
     for number in range(3000):
         scheduler.release(await scheduler.acquire(number), 50)
-        scheduler.forget(number, process=number % 2000)
-    for number in range(3000):
-        scheduler.release(await scheduler.acquire(number), 50)
-        scheduler.forget(number, process="one")
-    assert sum(map(len, scheduler._left.values())) <= 2048
+        scheduler.forget(number, process=number % processes)
+    remembered = []
+    for number in reversed(range(3000)):
+        anew = ("anew", number)
+        scheduler.inherit(anew, process=number % processes)
+        slots = [scheduler.acquire_nowait(anew) for _ in range(2)]
+        remembered.append(slots[1] is None)
+        for slot in slots:
+            if slot is not None:
+                scheduler.release(slot, 50)  # long, so that short runs are not expected
+    assert remembered == [True] * sum(remembered) + [False] * (3000 - sum(remembered))
+    assert 1000 <= sum(remembered) <= 1100

@@ -20,8 +20,8 @@ from promptlogctl.blocking import Client
 from promptlogctl.cli import output
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
+from promptlogctl.endpoint import endpoint
 from promptlogctl.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused
-from promptlogctl.result import default_socket
 from promptlogd.wire.messages import Language
 
 MAX_FILE_BYTES = 16 << 20
@@ -52,7 +52,9 @@ class App:
     """The options that every command takes."""
 
     def __init__(self, *, socket: Path | None, spawn: bool, state_dir: Path | None, json: bool) -> None:
-        self.socket = socket or default_socket()
+        self.socket = socket
+        """The socket that the user named, if any."""
+        self.socket_path = endpoint(socket).path
         self.spawn = spawn
         self.state_dir = state_dir
         self.json = json
@@ -63,7 +65,7 @@ class App:
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Give a client of the daemon that answers, or of a private one with `--spawn`."""
-        if self.spawn and not _answers(self.socket):
+        if self.spawn and not _answers(self.socket_path):
             self.temporary = self.state_dir is None
             # Ended politely, it takes its daemon and its temporary folder along.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -71,7 +73,7 @@ class App:
                 yield client
         else:
             if self.state_dir is not None:
-                output.note(f"a daemon answers on {self.socket}: --state-dir is not used")
+                output.note(f"a daemon answers on {self.socket_path}: --state-dir is not used")
             with Client(self.socket) as client:
                 yield client
 

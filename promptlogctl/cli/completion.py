@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import ShellComplete, get_completion_class
 
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
@@ -19,9 +19,9 @@ def completion(app: App, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    script = kind(
-        click.get_current_context().find_root().command, {}, "promptlogctl", "_PROMPTLOGCTL_COMPLETE"
-    ).source()
+    root = click.get_current_context().find_root().command
+    # Not its own `source`, which for bash runs the first bash on $PATH to ask for its version.
+    script = ShellComplete.source(kind(root, {}, "promptlogctl", "_PROMPTLOGCTL_COMPLETE"))
     if app.json:
         output.as_json({"script": script})
     else:

@@ -45,4 +45,5 @@ def stats(app: App) -> None:
         [f"limit {name}", what if what.startswith("it is not") else f"held by {what}"]
         for name, what in counts.held_by.items()
     ]
+    rows.append(["jail uids", counts.jail_uids])
     output.table(["WHAT", "HOW MUCH"], rows)

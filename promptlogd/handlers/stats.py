@@ -35,4 +35,5 @@ async def handle(request: Stats, services: Services, client: Client) -> StatsRep
             for engine, counts in ((engine, pool.counts()) for engine, pool in services.pools.items())
         ],
         held_by=services.held_by,
+        jail_uids=services.jail_uids,
     )

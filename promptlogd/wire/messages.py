@@ -278,6 +278,8 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     programs: int
     pools: list[PoolStats]
     held_by: dict[str, str]
+    jail_uids: str = ""
+    """`own: ...` where each jail has a uid of its own on the host, `shared: ...` with the reason where all have one."""
 
 
 class Pong(_Reply, frozen=True, kw_only=True):

@@ -16,12 +16,18 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_paths(euid: int, environ: Mapping[str, str]) -> Paths:
-    """Return root's paths for root, else those of the XDG base directory specification."""
+    """Return root's paths for root, else those of the XDG base directory specification.
+
+    A relative path in the environment is passed over, as that specification says: it would mean the current folder.
+    """
     if euid == 0:
         return Paths(socket=Path("/run/promptlog/promptlog.sock"), state_dir=Path("/var/lib/promptlog"))
-    home = environ.get("HOME") or "/"
-    state_home = environ.get("XDG_STATE_HOME") or str(Path(home) / ".local/state")
-    state_dir = Path(state_home) / "promptlog"
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime) / "promptlog" if runtime else state_dir
+    home = _absolute(environ.get("HOME")) or Path("/")
+    state_dir = (_absolute(environ.get("XDG_STATE_HOME")) or home / ".local/state") / "promptlog"
+    runtime = _absolute(environ.get("XDG_RUNTIME_DIR"))
+    folder = state_dir if runtime is None else runtime / "promptlog"
     return Paths(socket=folder / "promptlog.sock", state_dir=state_dir)
+
+
+def _absolute(value: str | None) -> Path | None:
+    return Path(value) if value is not None and value.startswith("/") else None

@@ -22,6 +22,7 @@ from sandbox.cells.job import Job, Plan, Trial
 from sandbox.cells.process import Supervisor, only_child, spawn
 from sandbox.cgroup import Group
 from sandbox.errors import CellLost, CellStartError
+from sandbox.identities import Identity
 from sandbox.outcome import LogLine
 
 START_S = 10.0
@@ -34,8 +35,11 @@ _CREDENTIALS = struct.Struct("3i")
 class DenoCell:
     """One nsjail with a `deno` that waits for its run. Made by `start`."""
 
-    def __init__(self, plan: Plan, jail: Supervisor, data: socket.socket, group: Group | None) -> None:
+    def __init__(
+        self, plan: Plan, identity: Identity, jail: Supervisor, data: socket.socket, group: Group | None
+    ) -> None:
         self.plan = plan
+        self.identity = identity
         self.process = jail
         self.runs = 0
         self.started_at = self.idle_since = trio.current_time()
@@ -75,6 +79,7 @@ class DenoCell:
             self._data.close()
             await self.process.wait()
             self.process.close()
+            self.plan.identities.give_back(self.identity)
             if self._group is not None:
                 await self._group.remove()
 
@@ -171,6 +176,7 @@ async def start(plan: Plan) -> DenoCell:
 
     Raises CellStartError with what nsjail said.
     """
+    identity = plan.take_identity()
     data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     data.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     data.setblocking(False)
@@ -179,9 +185,9 @@ async def start(plan: Plan) -> DenoCell:
         with theirs:
             if plan.cgroup is not None:
                 group = plan.cgroup.group(plan.default.memory_bytes)
-            process = await spawn(
+            process = spawn(
                 plan.executable,
-                plan.arguments,
+                plan.arguments_for(identity),
                 group.process_files() if group is not None else (),
                 stdin=theirs,
                 stdout=theirs,
@@ -189,12 +195,13 @@ async def start(plan: Plan) -> DenoCell:
             )
     except BaseException as error:
         data.close()
+        plan.identities.give_back(identity)
         if group is not None:
             await group.remove()
         if isinstance(error, OSError):
             raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
         raise
-    cell = DenoCell(plan, process, data, group)
+    cell = DenoCell(plan, identity, process, data, group)
     try:
         await cell.ready()
     except BaseException as error:

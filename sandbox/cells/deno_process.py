@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import resource
-import select
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from sandbox.cells.process import has_ended
 from sandbox.errors import CellLost
 from sandbox.limits import Limits
 
@@ -55,7 +55,7 @@ class DenoProcess:
 
     def is_alive(self) -> bool:
         """Whether it has not ended."""
-        return not select.select([self._descriptor], [], [], 0)[0]
+        return not has_ended(self._descriptor)
 
     def kill(self) -> None:
         """Kill it, if it is still there."""
@@ -65,9 +65,12 @@ class DenoProcess:
     def cpu_s(self) -> float:
         """Read its CPU clock, all of its threads (clock_getcpuclockid(3)). Raises CellLost."""
         try:
-            return time.clock_gettime((~self.pid << 3) | 2)
+            used_s = time.clock_gettime((~self.pid << 3) | 2)
         except OSError as error:
             raise CellLost("it is gone") from error
+        if not self.is_alive():
+            raise CellLost("it is gone")  # and the pid may be another's by now
+        return used_s
 
     def peak_bytes(self) -> int:
         """Return the most that was resident of its own: without the files, such as the engine's, that it shares.
@@ -75,12 +78,12 @@ class DenoProcess:
         0 if it has ended.
         """
         try:
-            status = Path(f"/proc/{self.pid}/status").read_text()
-            peak, file, shared = (
-                int(status.split(f"{field}:")[1].split()[0]) * 1024 for field in ("VmHWM", "RssFile", "RssShmem")
-            )
-        except (OSError, ValueError, IndexError):
+            sizes = status_bytes(Path(f"/proc/{self.pid}/status").read_bytes())
+            peak, file, shared = sizes[b"VmHWM"], sizes[b"RssFile"], sizes[b"RssShmem"]
+        except (OSError, KeyError):
             return 0
+        if not self.is_alive():
+            return 0  # the pid may be another's by now
         self.file_bytes = file + shared
         return max(0, peak - self.file_bytes)
 
@@ -100,7 +103,7 @@ class DenoProcess:
         """
         fewest = min(_cores.values())
         with suppress(OSError, ValueError, IndexError):
-            own = int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[_LAST_CORE])
+            own = int(Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b")")[2].split()[_LAST_CORE])
             self._core = own if _cores.get(own) == fewest else min(_cores, key=_cores.__getitem__)
             _cores[self._core] += 1
             core = self._core
@@ -115,3 +118,18 @@ class DenoProcess:
             for thread in os.listdir(f"/proc/{self.pid}/task"):
                 with suppress(OSError):  # one that has just ended is no reason to pass over the rest
                     do(int(thread))
+
+
+def status_bytes(status: bytes) -> dict[bytes, int]:
+    """Return the sizes in a process's status, in bytes (proc_pid_status(5)).
+
+    A process chooses its name, which is in the first line and may look like other lines. The kernel escapes line feeds
+    in the name, but no other separator.
+    """
+    sizes: dict[bytes, int] = {}
+    for line in status.split(b"\n"):
+        name, _, rest = line.partition(b":\t")
+        match rest.split():
+            case [size, b"kB"] if size.isdigit():
+                sizes[name] = int(size) * 1024
+    return sizes

@@ -22,6 +22,7 @@ from sandbox.cells.process import Ending, Supervisor
 from sandbox.cells.verdict import Evidence, Verdict, of_evidence, of_last_words
 from sandbox.cgroup import Group
 from sandbox.engines.deno import stack
+from sandbox.engines.deno.stripped import is_stripped
 from sandbox.engines.replies import BadReply, ReplyReader, Wrapped
 from sandbox.errors import CellLost
 from sandbox.outcome import Crashed, LogLine, Outcome, Usage, WallLimit
@@ -181,16 +182,16 @@ class DenoRun:
         return there and (group is not None or peak_bytes < limits.memory_bytes // 4)
 
     def _checked(self, said: Verdict | None) -> Verdict | None:
-        """Return what was said, wrapped code with our source: its letter alone is the runner's.
+        """Return what was said, with the program's text as the client sent it: of a check the letter alone is taken.
 
-        Of TypeScript it may be the JavaScript that is left of it, with blanks for what is not.
+        Of TypeScript the process may give the JavaScript that remains of it, which is checked to add nothing.
         """
         if not isinstance(said, Wrapped):
             return said
         form, blanked = said.code[:1], said.code[1:]
         if not blanked and form in _FORMS[self._job.language]:
             return Wrapped(code=form + self._job.code)
-        if self._job.language == "typescript" and form in _BLANKED and len(blanked) == len(self._job.code):
+        if self._job.language == "typescript" and form in _BLANKED and is_stripped(self._job.code, blanked):
             return said
         return Crashed(message="the engine wrote a form that there is not")
 

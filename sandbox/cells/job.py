@@ -9,6 +9,9 @@ import msgspec
 
 from sandbox.cgroup import Cgroup
 from sandbox.engines.replies import Refused, Wrapped
+from sandbox.errors import CellStartError
+from sandbox.identities import Identities, Identity
+from sandbox.jail import identity_arguments
 from sandbox.limits import Limits
 from sandbox.outcome import LogLine, Outcome, Usage
 
@@ -71,8 +74,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     executable: Path
     arguments: list[str]
+    """All but those that say who the jail is outside: see `Plan.arguments_for`."""
+    identities: Identities
     folder: Path
     default: Limits
     cgroup: Cgroup | None = None
     data_bytes: int | None = None
     """RLIMIT_DATA of the engine's process, where that holds its memory."""
+
+    def take_identity(self) -> Identity:
+        """Return who the next jail is to be. Raises CellStartError if no identity is free."""
+        identity = self.identities.take()
+        if identity is None:
+            raise CellStartError(self.engine, "no uid is free for its jail; raise the number of ids in pool.uids")
+        return identity
+
+    def arguments_for(self, identity: Identity) -> list[str]:
+        """Return the arguments for a jail with this identity."""
+        return [*identity_arguments(identity), *self.arguments]

@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -21,10 +22,12 @@ from sandbox.cells.exchange import Exchange, make_room
 from sandbox.cells.frames import quickjs_frame
 from sandbox.cells.job import LONG_S, Job, Plan, Trial
 from sandbox.cells.process import only_child
-from sandbox.cells.verdict import Report, of_report
+from sandbox.cells.verdict import Report, Verdict, of_report
 from sandbox.engines.quickjs import stack
-from sandbox.engines.replies import BadReply, ReplyReader
+from sandbox.engines.quickjs.source import without_nul, wrap
+from sandbox.engines.replies import BadReply, ReplyReader, Wrapped
 from sandbox.errors import CellLost, CellStartError
+from sandbox.identities import Identity
 from sandbox.limits import Limits
 from sandbox.outcome import Crashed, LogLine, Outcome, Usage, WallLimit
 
@@ -36,6 +39,9 @@ _EXIT_S = 0.3
 _REPORT = struct.Struct("<4sIqqqqq")
 """E, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
 
+_FORMS = (b"B", b"M")
+"""A body, a module."""
+
 _NICE = 10
 """Of a run that goes on for long: a tenth of the CPU where others want it."""
 
@@ -43,8 +49,11 @@ _NICE = 10
 class QuickJSCell:
     """One jailed zygote. Runs one job at a time. Made by `start`."""
 
-    def __init__(self, plan: Plan, process: trio.Process, data: socket.socket, control: socket.socket) -> None:
+    def __init__(
+        self, plan: Plan, identity: Identity, process: trio.Process, data: socket.socket, control: socket.socket
+    ) -> None:
         self.plan = plan
+        self.identity = identity
         self.process = process
         self.runs = 0
         self.started_at = self.idle_since = trio.current_time()
@@ -69,6 +78,7 @@ class QuickJSCell:
         self.retire()
         if self._poll.closed:
             return
+        zygote = self._find_zygote()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * KILL_S):
             # Whoever still waits for this cell is told, and does not wait for a descriptor that is another's by then.
             trio.lowlevel.notify_closing(self._poll.fileno())
@@ -84,8 +94,9 @@ class QuickJSCell:
                 await self.process.wait()
             self.process.kill()
             await self.process.wait()
+            self.plan.identities.give_back(self.identity)
             if self.plan.cgroup is not None:
-                self.plan.cgroup.sweep()
+                self.plan.cgroup.forget_jail(zygote)
 
     async def run(
         self, job: Job, trial: Trial, *, on_log: Callable[[LogLine], None] | None = None, alone: bool = False
@@ -99,7 +110,7 @@ class QuickJSCell:
         self.runs += 1
         began = trio.current_time()
         self._last_report = None
-        wrapped_bytes = len(job.code) * 4 + 1024 if job.kind == "check" else 0
+        wrapped_bytes = 1 if job.kind == "check" else 0
         reader = ReplyReader(
             limits=job.limits,
             source_name=job.source_name,
@@ -149,7 +160,7 @@ class QuickJSCell:
                 self.retire()
             else:
                 exchange.close()
-        trial.end(killed_for or of_report(report, job.limits, reader.said))
+        trial.end(killed_for or of_report(report, job.limits, _wrapped(job, reader.said)))
 
     def _send(self, exchange: Exchange) -> None:
         try:
@@ -185,14 +196,19 @@ class QuickJSCell:
             if report is not None:
                 return report
 
+    def _find_zygote(self) -> int | None:
+        """Return the zygote's pid, once known; None if it has ended before, or if this kernel does not tell."""
+        if self._zygote is None:
+            with suppress(OSError, ValueError):
+                self._zygote = only_child(self.process.pid)
+        return self._zygote
+
     def _yield_to_others(self) -> None:
         """Let the run that is on give way to others."""
-        try:
-            if self._zygote is None:
-                self._zygote = only_child(self.process.pid)
-            os.setpriority(os.PRIO_PROCESS, only_child(self._zygote), _NICE)
-        except (OSError, ValueError):
-            pass  # it has just ended, or this kernel does not tell
+        zygote = self._find_zygote()
+        if zygote is not None:
+            with suppress(OSError, ValueError):  # the child has just ended
+                os.setpriority(os.PRIO_PROCESS, only_child(zygote), _NICE)
 
     def _refuse_if_disturbed(self) -> None:
         """Raise CellLost, and retire, if anything came by control since the last run: the blank child has died."""
@@ -249,6 +265,18 @@ class QuickJSCell:
         return Report(status, (user_s + system_s) * 1000 + (user_us + system_us) / 1000, maxrss_kib * 1024)
 
 
+def _wrapped(job: Job, said: Verdict | None) -> Verdict | None:
+    """Return what was said, and for a check what a run evaluates: the form is the child's word, the text is ours.
+
+    A false form can only make a program that does not run, or one that ends its wrapper: in its own runs.
+    """
+    if not isinstance(said, Wrapped):
+        return said
+    if said.code not in _FORMS:
+        return Crashed(message="the engine wrote a form that there is not")
+    return Wrapped(code=wrap(said.code.decode(), without_nul(job.code.decode())).encode())
+
+
 def _ms_since(began: float) -> float:
     return round((trio.current_time() - began) * 1000, 3)
 
@@ -258,6 +286,7 @@ async def start(plan: Plan) -> QuickJSCell:
 
     Raises CellStartError with what nsjail or the zygote said.
     """
+    identity = plan.take_identity()
     data, their_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (data, their_data):
@@ -265,7 +294,7 @@ async def start(plan: Plan) -> QuickJSCell:
     with their_data, their_control:
         try:
             process = await trio.lowlevel.open_process(
-                [str(plan.executable), *plan.arguments],
+                [str(plan.executable), *plan.arguments_for(identity)],
                 stdin=their_data,
                 stdout=their_control,
                 stderr=subprocess.PIPE,
@@ -278,12 +307,13 @@ async def start(plan: Plan) -> QuickJSCell:
         except BaseException as error:
             data.close()
             control.close()
+            plan.identities.give_back(identity)
             if isinstance(error, OSError):
                 raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
             raise
     data.setblocking(False)
     control.setblocking(False)
-    cell = QuickJSCell(plan, process, data, control)
+    cell = QuickJSCell(plan, identity, process, data, control)
     try:
         with trio.move_on_after(START_S):
             await trio.lowlevel.wait_readable(control)

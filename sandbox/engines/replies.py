@@ -6,7 +6,8 @@ does not parse, that the kernel refused it memory. How the process ended, and wh
 Frames: a letter, the size of what follows (4 bytes, big-endian), the payload. v a value's JSON; o the size of one that
 is too large; b why there is none; x an exception, s a syntax error, m a refusal of memory (name, message, stack, each
 with its size before it); q the same as s, while more is looked for that the process may not survive, or nothing, which
-takes it back; l a console line, its level first, and 5 or 10 more for how its stacks count lines; w wrapped code.
+takes it back; l a console line, its level first, and 5 or 10 more for how its stacks count lines; w the form of a
+source that was checked, and of TypeScript its text without types.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wrapped(msgspec.Struct, frozen=True, kw_only=True):
-    """A source that is a program, in the form that the engine runs."""
+    """A source that is a program: from a process its form alone, a letter, and from a cell what the engine runs."""
 
     code: bytes
 
@@ -105,7 +106,7 @@ class ReplyReader:
         """`stacks`: reads this engine's. `source`: gives the program as its author wrote it.
 
         `token`: what stands before each frame, and a program does not know. `kinds`: of frames that may come; default:
-        QuickJS's. `wrapped_bytes`: for a check, the most that the wrapped code may have; 0 for a run.
+        QuickJS's. `wrapped_bytes`: for a check, the most that its answer may have; 0 for a run.
         """
         self._token = token
         self._kinds = kinds or (_CHECK_KINDS if wrapped_bytes else _RUN_KINDS)

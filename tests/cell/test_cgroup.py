@@ -19,16 +19,17 @@ from sandbox.cgroup import Cgroup
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import Crashed, Ok
 from sandbox.root import Root
+from tests.daemon.processes import children
 
 
 @pytest.fixture
-def group() -> Iterator[Cgroup | None]:
-    """A parent of this test's own, or None where none can be had."""
+def group() -> Iterator[Cgroup]:
+    """A parent of this test's own, with a memory controller."""
     made = cgroup.make(f"promptlog-test-{os.getpid()}", 600 * MIB)
+    assert made is not None, "no cgroup can be made here (be root, or delegate one)"
     yield made
-    if made is not None:
-        made.remove()
-        assert not any(folder.exists() for folder in made.folders)
+    made.remove()
+    assert not any(folder.exists() for folder in made.folders)
 
 
 def _in_it(plan: Plan, group: Cgroup) -> Plan:
@@ -45,35 +46,42 @@ async def _run(plan: Plan, source: str, limits: Limits) -> Trial:
     return trial
 
 
-async def test_a_jail_is_in_a_cgroup_of_its_own(plan: Plan, group: Cgroup | None) -> None:
+_LIMITS = {"memory.limit_in_bytes": 600 * MIB, "memory.max": 600 * MIB, "pids.max": 4}
+"""Files of either version."""
+
+
+async def test_a_jail_is_in_a_cgroup_of_its_own(plan: Plan, group: Cgroup) -> None:
     """The jail's processes are below the parent, under its limits, and the cgroup goes when the jail goes."""
-    if group is None:
-        # Told, and not passed over: such a host has the first holders alone.
-        assert held_by(Config(), None)["memory"] == "RLIMIT_AS on the process"
-        return
     cell = await cells.start(_in_it(plan, group))
     try:
+        limits: dict[str, int] = {}
         for folder in group.folders:
             (jail,) = folder.glob("NSJAIL.*")
-            assert len((jail / "cgroup.procs").read_text().split()) == 2  # zygote and child
-            limit = jail / ("memory.limit_in_bytes" if "memory" in folder.parts else "pids.max")
-            assert int(limit.read_text()) in (600 * MIB, 4)
+            (zygote,) = children(cell.process.pid)
+            assert set(map(int, (jail / "cgroup.procs").read_text().split())) == {zygote, *children(zygote)}
+            limits |= {name: int((jail / name).read_text()) for name in _LIMITS if (jail / name).exists()}
+        assert set(limits.values()) == {600 * MIB, 4}
+        assert limits.items() <= _LIMITS.items()
     finally:
         await cell.close()
     with trio.fail_after(2):
         while any(list(folder.glob("NSJAIL.*")) for folder in group.folders):
-            group.sweep()
             await trio.sleep(0.01)
-    held = held_by(Config(), group)
-    assert "cgroup" in held["memory"] + held["processes"]
 
 
-async def test_the_cgroup_holds_where_the_first_holder_does_not(plan: Plan, group: Cgroup | None) -> None:
+def test_what_holds_is_told(group: Cgroup) -> None:
+    """The words of `stats` name a cgroup as holder of memory and of processes where there is one, and only there."""
+    for held, there in ((held_by(Config(), group), True), (held_by(Config(), None), False)):
+        assert ("a memory cgroup of 600 MiB" in held["memory"]) is there
+        assert ("a pids cgroup" in held["processes"]) is there
+        assert held["memory"].startswith("RLIMIT_AS on the process")
+
+
+async def test_the_cgroup_holds_where_the_first_holder_does_not(plan: Plan, group: Cgroup) -> None:
     """With RLIMIT_AS far above it, the cgroup ends a memory bomb; the run is told as crashed by the kernel's kill."""
-    if group is None or not group.memory_bytes:
-        assert "cgroup" not in held_by(Config(), None)["memory"]
-        return
+    assert group.memory_bytes, "no memory cgroup can be made here (be root, or delegate one)"
     arguments = [str(64 * MIB) if argument == str(600 * MIB) else argument for argument in group.arguments]
+    assert arguments != group.arguments
     tight = _in_it(plan, msgspec.structs.replace(group, arguments=arguments))
     source = "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))"
     trial = await _run(tight, source, Limits(memory_bytes=500 * MIB, cpu_ms=5000, wall_ms=10_000))
@@ -89,25 +97,30 @@ def _tree(folder: Path, files: dict[str, str]) -> None:
         (folder / name).write_text(text)
 
 
-def test_a_delegated_version_2_cgroup_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folder(mount: Path) -> Path:
+    """Return where this process's cgroup of version 2 is below a mount, by the kernel's account."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    paths = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
+    return mount / (paths[0] if paths else "/").strip("/")
+
+
+def test_a_delegated_version_2_cgroup_is_used(tmp_path: Path) -> None:
     """The daemon goes to a leaf, the controllers are handed down, and nsjail is told the parent."""
-    own = tmp_path / "system.slice/promptlogd.service"
+    own = _own_folder(tmp_path)
     _tree(own, {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": ""})
-    monkeypatch.setattr(cgroup, "_own_cgroups", lambda: {"": "/system.slice/promptlogd.service"})
     made = cgroup.make("promptlog-x", 600 * MIB, mounts=tmp_path)
     assert made is not None
-    assert (own / "promptlog-daemon/cgroup.procs").read_text() == str(os.getpid())
+    assert (own / "daemon.promptlog/cgroup.procs").read_text() == str(os.getpid())
     for folder in (own, own / "promptlog-x"):
         assert (folder / "cgroup.subtree_control").read_text() == "+memory +pids"
     assert made.arguments[:3] == ["--use_cgroupv2", "--cgroupv2_mount", str(own / "promptlog-x")]
 
 
-@pytest.mark.parametrize("controllers", ["cpu pids", "", None])
-def test_a_version_2_cgroup_without_the_controllers_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controllers: str | None
-) -> None:
+@pytest.mark.parametrize("controllers", ["cpu pids", "cpu memory", "", None])
+def test_a_version_2_cgroup_without_the_controllers_is_left_alone(tmp_path: Path, controllers: str | None) -> None:
     """What was not delegated is not touched."""
-    _tree(tmp_path, {"cgroup.subtree_control": ""} if controllers is None else {"cgroup.controllers": controllers})
-    monkeypatch.setattr(cgroup, "_own_cgroups", lambda: {"": "/"})
+    files = {"cgroup.subtree_control": ""}
+    _tree(_own_folder(tmp_path), files if controllers is None else {**files, "cgroup.controllers": controllers})
+    before = sorted(tmp_path.rglob("*"))
     assert cgroup.make("promptlog-x", 600 * MIB, mounts=tmp_path) is None
-    assert not (tmp_path / "promptlog-daemon").exists()
+    assert sorted(tmp_path.rglob("*")) == before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sandbox.engines.quickjs import stack
 from sandbox.engines.replies import BadReply, ReplyReader, Wrapped
 from sandbox.limits import Limits
-from sandbox.outcome import BadResult, Ok, ProgramException
+from sandbox.outcome import BadResult, LogLine, Ok, ProgramException
 
 
 def _reader(wrapped_bytes: int = 0, source: str = "", **limits: int) -> ReplyReader:
@@ -26,45 +26,52 @@ def _fields(*fields: bytes) -> bytes:
     return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
+def _read(reader: ReplyReader, *parts: bytes) -> None:
+    """Feed it, and check that what it gives is text that its limits allow, and nothing but BadReply comes of it."""
+    lines: list[LogLine] = []
+    try:
+        for part in parts:
+            lines += reader.feed(part)
+    except BadReply:
+        pass
+    assert sum(len(line.text) for line in lines) <= Limits().log_bytes
+
+
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_any_bytes_are_a_reply_or_a_bad_reply(parts: list[bytes]) -> None:
     """Nothing that a child can write raises anything but BadReply."""
-    reader = _reader()
-    try:
-        for part in parts:
-            reader.feed(part)
-    except BadReply:
-        pass
+    _read(_reader(), *parts)
 
 
 @given(st.sampled_from(b"lvobxmsw"), st.binary(max_size=60))
 def test_any_payload_of_a_known_kind_is_a_reply_or_a_bad_reply(kind: int, payload: bytes) -> None:
-    """The same for frames of the right form with any content."""
-    try:
-        _reader().feed(_frame(bytes([kind]), payload))
-    except BadReply:
-        pass
+    """A frame of the right form with any content raises nothing but BadReply."""
+    _read(_reader(), _frame(bytes([kind]), payload))
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("right", "wrong"),
     [
-        b"",
-        b"1 2",
-        b'{"a":1}}',
-        b'{"a":1}\n',
-        b"[1,\r2]",
-        b'"\xff"',
-        b"NaN",
-        b"undefined",
-        b"'x'",
-        b'{"a":1},"kind":"x"',
+        (b"0", b""),
+        (b"1", b"1 2"),
+        (b'{"a":1}', b'{"a":1}}'),
+        (b'{"a":1} ', b'{"a":1}\n'),
+        (b"[1, 2]", b"[1,\r2]"),
+        (b'"\xc3\xa4"', b'"\xff"'),
+        (b"null", b"NaN"),
+        (b"null", b"undefined"),
+        (b'"x"', b"'x'"),
+        (b'{"a":1,"kind":"x"}', b'{"a":1},"kind":"x"'),
     ],
 )
-def test_a_value_must_be_one_json_value(value: bytes) -> None:
-    """What is not exactly one JSON value on one line is no result."""
-    with pytest.raises(BadReply):
-        _reader().feed(_frame(b"v", value))
+def test_a_value_must_be_one_json_value(right: bytes, wrong: bytes) -> None:
+    """A JSON value on one line is the result, byte for byte; what is not exactly that is none."""
+    reader = _reader()
+    reader.feed(_frame(b"v", right))
+    assert isinstance(reader.said, Ok)
+    assert bytes(reader.said.value) == right
+    with pytest.raises(BadReply, match="a value"):
+        _reader().feed(_frame(b"v", wrong))
 
 
 def test_the_first_word_counts() -> None:
@@ -76,23 +83,34 @@ def test_the_first_word_counts() -> None:
     assert bytes(reader.said.value) == b"1"
 
 
-@pytest.mark.parametrize("kind", [b"l", b"b", b"x"])
-def test_a_frame_over_its_cap_is_refused_by_its_announcement(kind: bytes) -> None:
-    """A frame that announces too much is refused before a byte of it is kept."""
-    with pytest.raises(BadReply):
-        _reader().feed(kind + b"\x7f\xff\xff\xff")
+@pytest.mark.parametrize(
+    ("kind", "most"), [(b"l", 3 * Limits().log_bytes + 8), (b"b", 256 * 1024), (b"x", 256 * 1024), (b"s", 256 * 1024)]
+)
+def test_a_frame_over_its_cap_is_refused_by_its_announcement(kind: bytes, most: int) -> None:
+    """A frame that announces as much as it may is waited for; one byte more is refused before any of it is kept."""
+    assert _reader().feed(kind + most.to_bytes(4, "big")) == []
+    for size in (most + 1, 0x7FFFFFFF):
+        with pytest.raises(BadReply, match=f"announces {size} bytes"):
+            _reader().feed(kind + size.to_bytes(4, "big"))
 
 
 def test_logs_are_capped() -> None:
     """Lines past the cap are dropped, the line that crosses it is cut, and that is told."""
     reader = _reader(log_bytes=100)
-    lines = [line for _ in range(50) for line in reader.feed(_frame(b"l", b"1" + b"x" * 30))]
-    assert sum(len(line.text) for line in lines) <= 100
+    lines = [line.text for _ in range(50) for line in reader.feed(_frame(b"l", b"1" + b"x" * 30))]
+    # Each line counts 16 bytes more than its text.
+    assert lines == ["x" * 30, "x" * 30, "x" * 8]
     assert reader.logs_truncated
+    whole = _reader(log_bytes=100)
+    assert [line.text for line in whole.feed(_frame(b"l", b"1" + b"x" * 100))] == ["x" * 100]
+    assert not whole.logs_truncated
 
 
 def test_a_deep_value_is_a_bad_result() -> None:
     """Nesting that a recursive reader can't follow is told as a bad result."""
+    reader = _reader()
+    reader.feed(_frame(b"v", b"[" * 100 + b"]" * 100))
+    assert isinstance(reader.said, Ok)
     reader = _reader()
     reader.feed(_frame(b"v", b"[" * 100_000 + b"]" * 100_000))
     assert isinstance(reader.said, BadResult)
@@ -128,23 +146,28 @@ def test_columns_are_utf_16(line: int, column: int, place: tuple[int, int]) -> N
 
 def test_wrapped_code_is_taken() -> None:
     """A check gives the wrapped code, up to its cap."""
-    reader = ReplyReader(
-        limits=Limits(), source_name="p.js", stacks=stack, source=lambda: b"const a = 1", wrapped_bytes=100
-    )
-    reader.feed(_frame(b"w", b"Bx"))
-    assert reader.said == Wrapped(code=b"Bx")
-    with pytest.raises(BadReply):
-        ReplyReader(
-            limits=Limits(), source_name="p.js", stacks=stack, source=lambda: b"const a = 1", wrapped_bytes=100
-        ).feed(_frame(b"w", bytes(101)))
+    for size in (2, 100):
+        reader = _reader(wrapped_bytes=100)
+        reader.feed(_frame(b"w", bytes(size)))
+        assert reader.said == Wrapped(code=bytes(size))
+    with pytest.raises(BadReply, match="announces 101 bytes"):
+        _reader(wrapped_bytes=100).feed(_frame(b"w", bytes(101)))
 
 
-def test_a_check_and_a_run_have_words_of_their_own() -> None:
-    """Wrapped code is no answer to a run, and a value none to a check."""
-    with pytest.raises(BadReply):
-        _reader().feed(_frame(b"w", b"Bx"))
-    for kind in (b"v", b"l", b"x"):
-        with pytest.raises(BadReply):
-            ReplyReader(
-                limits=Limits(), source_name="p.js", stacks=stack, source=lambda: b"const a = 1", wrapped_bytes=100
-            ).feed(_frame(kind, b"1"))
+@pytest.mark.parametrize(
+    ("frame", "of_a_run"),
+    [
+        (_frame(b"w", b"Bx"), False),
+        (_frame(b"v", b"1"), True),
+        (_frame(b"l", b"1text"), True),
+        (_frame(b"x", _fields(b"Error", b"no", b"")), True),
+        (_frame(b"b", b"no JSON"), True),
+        (_frame(b"o", b"5000"), True),
+    ],
+)
+def test_a_check_and_a_run_have_words_of_their_own(frame: bytes, of_a_run: bool) -> None:
+    """Wrapped code is no answer to a run, and what a program says none to a check."""
+    its_own, other = _reader(wrapped_bytes=0 if of_a_run else 100), _reader(wrapped_bytes=100 if of_a_run else 0)
+    assert its_own.feed(frame) or its_own.said is not None
+    with pytest.raises(BadReply, match="no known kind"):
+        other.feed(frame)

@@ -69,7 +69,8 @@ def test_kept_typescript_is_the_same(client: Client, case: dict[str, Any]) -> No
     if expect.get("kind") == "syntax_error":
         with pytest.raises(RequestRefused, match="syntax error") as refused:
             client.submit(case["source"], language="typescript")
-        assert refused.value.detail["syntax_error"] == expect.get("message", refused.value.detail["syntax_error"])
+        if "message" in expect:
+            assert refused.value.detail["syntax_error"] == expect["message"]
         return
     hash = client.submit(case["source"], language="typescript").hash
     try:

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -17,7 +16,9 @@ import pytest
 
 from promptlogctl.cli import cli
 from promptlogctl.cli.output import safe
+from promptlogctl.client import Client
 from promptlogd.config import Config
+from tests.daemon.processes import until
 
 EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
 
@@ -92,39 +93,55 @@ def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
     assert safe("a\x1bb\nc\x9b\u202e") == "a\\x1bb\\nc\\x9b\\u202e"
 
 
+_KEPT = "@usage"
+_FILE = "FILE"
+"""Stands for the path of a file that is there."""
+
+
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("right", "wrong", "code", "says"),
     [
-        (["run", "0" * 64], 5, "no program"),
-        (["run", "@nobody"], 5, "no program"),
-        (["run", "00"], 2, "8 digits"),
-        (["run"], 2, "Missing argument"),
-        (["exec", "/nowhere.js"], 2, "can't read"),
-        (["exec", "-", "--prompt", "x", "--prompt-file", "y"], 2, "not both"),
-        (["exec", "-", "--prompt-file", "-"], 2, "both be standard input"),
-        (["exec", "-", "--env", "[1]"], 2, "JSON object"),
-        (["exec", "-", "--cpu-ms", "0"], 2, "cpu-ms"),
-        (["exec", "-", "--cpu-ms", "99999999"], 2, "10000"),
-        (["exec", "-", "--engine", "v8"], 2, "'v8' is not one of"),
-        (["show", "0" * 64], 5, "no program"),
-        (["remove", "0" * 64], 5, "no program"),
-        (["name", "x"], 2, "--back"),
-        (["submit", "-", "--name", "a b"], 2, "begin with a letter"),
-        (["exec", "-", "--memory-mb", "99999999999999"], 2, "memory-mb"),
-        (["exec", "-", "--memory-mb", "513"], 2, "512 MiB"),
-        (["list", "--state-dir", "x"], 2, "--spawn"),
-        (["name", "never-seen", "--back"], 5, "no program '@never-seen'"),
+        (["run", _KEPT], ["run", "0" * 64], 5, "no program"),
+        (["run", _KEPT], ["run", "@nobody"], 5, "no program"),
+        (["run", _KEPT], ["run", "00"], 2, "8 digits"),
+        (["run", _KEPT], ["run"], 2, "Missing argument"),
+        (["exec", _FILE], ["exec", "/nowhere.js"], 2, "can't read"),
+        (["exec", "-", "--prompt", "x"], ["exec", "-", "--prompt", "x", "--prompt-file", _FILE], 2, "not both"),
+        (["exec", _FILE, "--prompt-file", "-"], ["exec", "-", "--prompt-file", "-"], 2, "both be standard input"),
+        (["exec", "-", "--env", '{"a": [1]}'], ["exec", "-", "--env", "[1]"], 2, "JSON object"),
+        (["exec", "-", "--cpu-ms", "1000"], ["exec", "-", "--cpu-ms", "0"], 2, "cpu-ms"),
+        (["exec", "-", "--cpu-ms", "10000"], ["exec", "-", "--cpu-ms", "10001"], 2, "10000"),
+        (["exec", "-", "--engine", "deno"], ["exec", "-", "--engine", "v8"], 2, "'v8' is not one of"),
+        (["show", _KEPT], ["show", "0" * 64], 5, "no program"),
+        (["remove", _KEPT], ["remove", "0" * 64], 5, "no program"),
+        (["name", "x", _KEPT], ["name", "x"], 2, "--back"),
+        (["submit", "-", "--name", "a-b"], ["submit", "-", "--name", "a b"], 2, "begin with a letter"),
+        (["exec", "-", "--memory-mb", "512"], ["exec", "-", "--memory-mb", "513"], 2, "512 MiB"),
+        (["exec", "-", "--memory-mb", "64"], ["exec", "-", "--memory-mb", "99999999999999"], 2, "memory-mb"),
+        (["list", "--spawn", "--state-dir", "STATE"], ["list", "--state-dir", "STATE"], 2, "--spawn"),
+        (["name", "usage", "--back"], ["name", "never-seen", "--back"], 5, "no program '@never-seen'"),
     ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
-def test_usage_and_not_found(socket_path: Path, arguments: list[str], code: int, says: str) -> None:
-    """What can't be done is one line on stderr and the documented exit code."""
-    done = _ctl(socket_path, *arguments, input=b"return 1")
+def test_usage_and_not_found(
+    socket_path: Path, tmp_path: Path, right: list[str], wrong: list[str], code: int, says: str
+) -> None:
+    """A command ends with 0, and with one thing wrong with the documented exit code and one line that says what."""
+    (tmp_path / "file.js").write_text("return 1")
+    stand_for = {_FILE: str(tmp_path / "file.js"), "STATE": str(tmp_path / "state")}
+    for source in (b"return 0", b"return 1"):  # so that the name can be moved back
+        assert _ctl(socket_path, "submit", "-", "--name", "usage", input=source).returncode == 0
+    done = _ctl(socket_path, *(stand_for.get(word, word) for word in right), input=b"return 1")
+    assert done.returncode == 0, done.stderr
+    done = _ctl(socket_path, *(stand_for.get(word, word) for word in wrong), input=b"return 1")
     assert done.returncode == code, done.stderr
     assert says in done.stderr.decode()
 
 
 def test_a_file_that_is_not_utf8(socket_path: Path, tmp_path: Path) -> None:
-    """A program that is not UTF-8 is refused with the byte that is not."""
+    """A program in UTF-8 runs, and one that is not UTF-8 is refused with the byte that is not."""
+    (tmp_path / "x.js").write_bytes(b"return '\xc3\xbf'")
+    assert _ctl(socket_path, "exec", str(tmp_path / "x.js")).stdout == b'"\xc3\xbf"\n'
     (tmp_path / "x.js").write_bytes(b"return '\xff'")
     done = _ctl(socket_path, "exec", str(tmp_path / "x.js"))
     assert done.returncode == 2
@@ -158,11 +175,10 @@ def test_interrupted_it_takes_its_daemon_along(tmp_path: Path) -> None:
     process.stdin.write(b"for(;;){}")
     process.stdin.close()
     process.stdin = None
-    deadline = time.monotonic() + 20
-    while not list(tmp_path.glob("promptlog-*/state/programs/??")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.1)
+    until(lambda: any(path.is_socket() for path in tmp_path.glob("promptlog-*/socket")), 20)
+    (socket,) = tmp_path.glob("promptlog-*/socket")
+    with Client(socket) as client:
+        until(lambda: client.stats().running == 1 and client.stats().programs == 1)  # it is checked, and runs
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 3, stderr
@@ -223,9 +239,11 @@ def test_typescript_that_is_not_said_to_be(
 
 
 def test_jsx_is_refused(socket_path: Path, tmp_path: Path) -> None:
-    """It is no TypeScript that Deno is asked for here; the message says what to do."""
+    """A .tsx file is no TypeScript that Deno is asked for here; the message says what to do."""
+    (tmp_path / "a.ts").write_text("const a: number = 1; return a")
+    assert _ctl(socket_path, "exec", str(tmp_path / "a.ts")).returncode == 0
     path = tmp_path / "a.tsx"
-    path.write_text("return <a/>")
+    path.write_text("const a: number = 1; return a")
     done = _ctl(socket_path, "exec", str(path))
     assert done.returncode == 2
     assert b"JSX is not supported" in done.stderr
@@ -264,11 +282,19 @@ def test_help_has_the_default_limits() -> None:
 
 def test_errors_of_usage_are_json_too(socket_path: Path) -> None:
     """With --json, arguments that no command takes are one line of JSON on stdout, too."""
-    for arguments in (["run"], ["run", "@j", "--cpu-ms", "x"], ["nothing"], ["name", "j"], ["exec", "/nowhere.js"]):
-        done = _ctl(socket_path, *arguments, "--json")
-        assert (done.returncode, done.stderr) == (2, b""), arguments
+    assert _ctl(socket_path, "submit", "-", "--name", "j", input=b"return 1").returncode == 0
+    for right, wrong in (
+        (["run", "@j"], ["run"]),
+        (["run", "@j", "--cpu-ms", "50"], ["run", "@j", "--cpu-ms", "x"]),
+        (["ping"], ["nothing"]),
+        (["name", "j", "@j"], ["name", "j"]),
+        (["exec", str(EXAMPLE)], ["exec", "/nowhere.js"]),
+    ):
+        assert _ctl(socket_path, *right, "--json").returncode == 0
+        done = _ctl(socket_path, *wrong, "--json")
+        assert (done.returncode, done.stderr) == (2, b""), wrong
         assert json.loads(done.stdout)["error"]["code"] == "usage"
-        assert b"Error: " in _ctl(socket_path, *arguments).stderr
+        assert b"Error: " in _ctl(socket_path, *wrong).stderr
 
 
 def test_json_has_what_a_message_leaves_out(socket_path: Path) -> None:
@@ -292,6 +318,7 @@ def test_names_move_back(socket_path: Path) -> None:
 
 def test_every_command_and_option_has_help() -> None:
     """No command, and no option of one, is without a word of help."""
+    assert len(cli.commands) >= 11
     for command in cli.commands.values():
         assert command.help
         for parameter in command.params:
@@ -352,8 +379,9 @@ def test_a_spawn_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_programs_are_completed(socket_path: Path) -> None:
-    """The shell completes names, and hashes once a digit is there."""
+    """The shell completes names, and hashes once a digit is there, and offers no others."""
     hash = _ctl(socket_path, "submit", "-", "--name", "completed", input=b"return 'c'").stdout.decode().strip()
+    assert _ctl(socket_path, "submit", "-", "--name", "another", input=b"return 'd'").returncode == 0
     for typed, found in (("@compl", "@completed"), (hash[:6], hash)):
         environment = {
             **os.environ,
@@ -365,6 +393,7 @@ def test_programs_are_completed(socket_path: Path) -> None:
         script = "from promptlogctl.cli import cli; cli(prog_name='promptlogctl')"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60)
         assert found in done.stdout.decode()
+        assert "another" not in done.stdout.decode()
 
 
 def test_what_a_file_is_written_in(socket_path: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,11 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_AT_WORK_S = 0.02
+"""CPU time that no child has used before it has a run: to warm its memory takes a tenth of that."""
+
 
 class Daemon:
     """A promptlogd of one test's own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, config: str = "", process_group: int | None = None) -> None:
+        """Start it. `config`: its settings, as TOML. `process_group`: 0 puts it in one of its own, as a shell does."""
+        if config:
+            (folder / "promptlog.toml").write_text(config)
+            options = ("--config", str(folder / "promptlog.toml"), *options)
         self.socket = folder / "s"
         self.state = folder / "state"
         reading, writing = os.pipe()
@@ -29,6 +37,7 @@ class Daemon:
                 + ["--socket", str(self.socket), "--state-dir", str(self.state), *options],
                 pass_fds=(writing,),
                 stderr=stderr,
+                process_group=process_group,
             )
         os.close(writing)
         with open(reading, "rb") as ready:
@@ -48,9 +57,9 @@ class Daemon:
 
 
 @contextmanager
-def a_daemon(folder: Path, *options: str) -> Iterator[Daemon]:
-    """A daemon for the length of a block."""
-    daemon = Daemon(folder, *options)
+def a_daemon(folder: Path, *options: str, config: str = "", process_group: int | None = None) -> Iterator[Daemon]:
+    """Start a daemon for the length of a block. Options as for `Daemon`."""
+    daemon = Daemon(folder, *options, config=config, process_group=process_group)
     try:
         assert daemon.ready, daemon.log.read_text()
         yield daemon
@@ -70,20 +79,12 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def cpu_ticks(pid: int) -> int:
-    """Return the CPU time that it used, in clock ticks; 0 if it is gone."""
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used, all of its threads, in seconds; 0 if it is gone."""
     try:
-        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
-    except OSError:  # gone: no such file before the opening, no such process after it
-        return 0
-
-
-def group_of(pid: int) -> int:
-    """Return its process group; -1 if it is gone."""
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return -1
+        return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
+    except OSError:
+        return 0.0
 
 
 def is_alive(pid: int) -> bool:
@@ -109,21 +110,33 @@ def resident_bytes(pid: int) -> int:
 
 
 def at_work(daemon: Daemon) -> list[tuple[int, int, int]]:
-    """The jails whose child has used CPU: nsjail, zygote, child."""
+    """Return the jails whose child has a run that uses the CPU: nsjail, zygote, child."""
     chains = [
         (jail, zygote, child)
         for jail in children(daemon.process.pid)
         for zygote in children(jail)
         for child in children(zygote)
     ]
-    return [chain for chain in chains if cpu_ticks(chain[2]) >= 2]
+    return [chain for chain in chains if cpu_s(chain[2]) >= _AT_WORK_S]
+
+
+@contextmanager
+def many_descriptors(number: int) -> Iterator[None]:
+    """Let this process have so many descriptors for the length of a block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard >= number, f"this host lets a process have {hard} descriptors; the test needs {number}"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def talk(path: Path, *messages: dict[str, Any]) -> socket.socket:
     """Connect, and send these messages as JSON lines."""
     sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))  # without a time-out: with one, a full backlog is an error
     sock.settimeout(10)
-    sock.connect(str(path))
     sock.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
     return sock
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-import resource
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from promptlogctl.client import Client
-from promptlogd.wire.messages import LimitsAsked
+from promptlogd.wire import ClientSession
+from promptlogd.wire.messages import LimitsAsked, Ping
 from tests.daemon.processes import (
     a_daemon,
     ask,
+    many_descriptors,
     resident_bytes,
     talk,
     until,
 )
+
+FOUR_CELLS = "[pool]\ncells = 4\nspare = 4\n"
+"""Four runs at once, whatever the number of cores."""
+
+_LONG = {"cpu_ms": 9000, "wall_ms": 9000}
 
 
 def test_json_lines_with_a_half_closed_client(socket_path: Path) -> None:
@@ -41,72 +48,132 @@ def test_replies_come_when_ready(socket_path: Path) -> None:
     assert [reply["id"] for reply in replies] == ["short", "long"]
 
 
-def test_cancel(client: Client) -> None:
-    """A cancelled run ends as `cancelled` with its usage, long before its limit."""
-    run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000))
-    began = time.monotonic()
-    assert run.cancel()
-    result = run.result()
-    assert result.outcome.__struct_config__.tag == "cancelled"
-    assert time.monotonic() - began < 3
-    assert not run.cancel()
+def test_cancel(socket_path: Path) -> None:
+    """A cancelled run ends as `cancelled`, with the CPU time that it used, long before its limit."""
+    run = {"type": "run", "id": 1, "source": "console.log('on'); for(;;){}", "stream_logs": True, "limits": _LONG}
+    with talk(socket_path) as sock, sock.makefile("rb") as lines:
+        sock.sendall(json.dumps(run).encode() + b"\n")
+        assert json.loads(lines.readline())["text"] == "on"
+        sock.sendall(b'{"type":"cancel","id":2,"target":1}\n')
+        replies = {reply["id"]: reply for reply in (json.loads(lines.readline()) for _ in range(2))}
+        assert replies[2]["found"] is True
+        assert replies[1]["outcome"] == {"kind": "cancelled"}
+        assert 0 < replies[1]["usage"]["cpu_ms"] < _LONG["cpu_ms"]
+        sock.sendall(b'{"type":"cancel","id":3,"target":1}\n')
+        assert json.loads(lines.readline())["found"] is False
 
 
 def test_a_client_that_leaves_has_its_runs_cancelled(tmp_path: Path) -> None:
-    """When the client vanishes, its runs end, and the daemon goes on."""
-    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
-        with talk(daemon.socket) as sock:
-            for id in range(3):
-                limits = {"cpu_ms": 9000, "wall_ms": 9000}
-                sock.sendall(
-                    json.dumps({"type": "run", "id": id, "source": "for(;;){}", "limits": limits}).encode() + b"\n"
-                )
+    """When a client vanishes its runs end, long before their limits, and the daemon goes on."""
+    with a_daemon(tmp_path, config=FOUR_CELLS) as daemon, Client(daemon.socket) as client:
+        runs = [{"type": "run", "id": id, "source": "for(;;){}", "limits": _LONG} for id in range(3)]
+        with talk(daemon.socket, *runs):
             until(lambda: client.stats().running == 3)
         until(lambda: client.stats().running == 0, 2)
         assert client.run_source("return 1").value == 1
 
 
+_PING = {"json": b'{"type":"ping","id":1}\n', "msgpack": ClientSession().send(Ping(id=1))}
+
+
+def _until_closed(sock: socket.socket) -> bytes:
+    """Return all that comes until the daemon closes the connection."""
+    received = b""
+    while data := sock.recv(65536):
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["at once", "after a ping"])
 @pytest.mark.parametrize(
-    "junk", [b"\xff" * 8, b"\0\0\0\x01\xc1", b"{nonsense\n", b"GET / HTTP/1.1\r\n\r\n", b"{" + b"x" * 9_000_000]
+    ("encoding", "junk", "code", "says"),
+    [
+        ("msgpack", b"\xff" * 8, b"too_large", b"over the cap"),
+        ("msgpack", b"\0\0\0\x01\xc1", b"bad_request", b"no id to answer to"),
+        ("json", b"{nonsense\n", b"bad_request", b"no id to answer to"),
+        ("json", b'{"type":"ping"}\n', b"bad_request", b"`id`"),
+    ],
 )
-def test_junk_ends_that_connection_alone(socket_path: Path, client: Client, junk: bytes) -> None:
+def test_junk_ends_that_connection_alone(
+    socket_path: Path, client: Client, encoding: str, junk: bytes, code: bytes, says: bytes, begun: bool
+) -> None:
     """What is no frame is answered with an error and the connection's end; other clients notice nothing."""
     assert client.ping().protocol == 1
     with talk(socket_path) as sock:
-        try:
-            sock.sendall(junk)
-            sock.shutdown(socket.SHUT_WR)
-            received = b""
-            while data := sock.recv(65536):
-                received += data
-            assert b"error" in received
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # closed while the rest of the flood was on its way
+        if begun:
+            sock.sendall(_PING[encoding])
+            assert b"pong" in sock.recv(65536)
+        sock.sendall(junk)
+        received = _until_closed(sock)
+    assert code in received
+    assert says in received
+    assert client.ping().protocol == 1
+
+
+def test_another_protocol_is_answered_in_text(socket_path: Path, client: Client) -> None:
+    """What begins as no connection of ours does is told so in a line of JSON."""
+    with talk(socket_path) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert "begins with {" in json.loads(_until_closed(sock))["message"]
+    assert client.ping().protocol == 1
+
+
+def _flood(sock: socket.socket, size: int) -> bytes:
+    """Send a line of this length, or what the daemon takes of it, and return what comes until the connection ends."""
+    line = b'{"type":"ping","id":1,"x":"' + b"x" * (size - 29) + b'"}'
+    assert len(line) == size
+    try:
+        sock.sendall(line + b"\n")
+        sock.shutdown(socket.SHUT_WR)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # closed while the rest of the flood was on its way
+    received = b""
+    try:
+        received = _until_closed(sock)
+    except ConnectionResetError:
+        pass  # closed with a part of the flood unread
+    return received
+
+
+def test_a_frame_over_the_cap_ends_that_connection_alone(socket_path: Path, client: Client) -> None:
+    """A frame of 8 MiB is read; a longer one is refused, or cut off where it stands, and others notice nothing."""
+    cap = 8 << 20
+    with talk(socket_path) as sock:
+        assert b"unknown field `x`" in _flood(sock, cap)
+    with talk(socket_path) as sock:
+        received = _flood(sock, cap + 1_000_000)
+    assert b"unknown field" not in received
+    assert b"too_large" in received or not received
     assert client.ping().protocol == 1
 
 
 def test_half_a_frame_is_waited_for_so_long(tmp_path: Path) -> None:
-    """A client that owes the rest of a frame is told and closed after stall_s."""
-    config = tmp_path / "c.toml"
-    config.write_text("[server]\nstall_s = 0.3\n")
-    with a_daemon(tmp_path, "--config", str(config)) as daemon, talk(daemon.socket) as sock:
-        sock.sendall(b'{"type":"pi')
-        received = b""
-        while data := sock.recv(65536):
-            received += data
+    """A frame in two parts is answered; a client that owes the rest of one is closed after stall_s, and no sooner."""
+    stall_s = 0.5
+    with a_daemon(tmp_path, config=f"[server]\nstall_s = {stall_s}\n") as daemon, talk(daemon.socket) as sock:
+        ping = b'{"type":"ping","id":1}\n'
+        for part in (ping[:9], ping[9:]):
+            sock.sendall(part)
+        assert b"pong" in sock.recv(65536)
+        began = time.monotonic()
+        sock.sendall(ping[:9])
+        received = _until_closed(sock)
+        assert time.monotonic() - began >= stall_s
         assert "rest of a frame" in json.loads(received)["message"]
 
 
 def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
-    """Replies that are not read are bounded, and end that client alone."""
-    config = tmp_path / "c.toml"
-    config.write_text("[server]\nstall_s = 0.3\n")
-    with a_daemon(tmp_path, "--config", str(config)) as daemon, Client(daemon.socket) as client:
+    """A client that reads gets all of 60 MB of replies; one that reads nothing is closed, and others are served."""
+    runs = [{"type": "run", "id": id, "source": "return 'x'.repeat(1000000)"} for id in range(60)]
+    with a_daemon(tmp_path, config="[server]\nstall_s = 0.5\n") as daemon, Client(daemon.socket) as client:
         with talk(daemon.socket) as sock:
-            request = {"type": "run", "id": 1, "source": "return 'x'.repeat(1000000)"}
-            for id in range(60):
-                sock.sendall(json.dumps({**request, "id": id}).encode() + b"\n")
+            assert {reply["outcome"]["kind"] for reply in ask(sock, *runs)} == {"ok"}
+        until(lambda: client.stats().clients == 1)
+        with talk(daemon.socket, *runs) as sock:
+            until(lambda: client.stats().clients == 2)
             until(lambda: client.stats().clients == 1, 15)
+            assert _until_closed(sock).count(b"\n") < 60
+        assert "does not read its replies" in daemon.log.read_text()
         assert client.run_source("return 1").value == 1
 
 
@@ -116,12 +183,7 @@ def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
         first = 0
         for number in range(12):
             with talk(daemon.socket) as sock:
-                try:
-                    sock.sendall(b"{" + b"x" * 9_000_000)
-                    while sock.recv(65536):
-                        pass
-                except OSError:
-                    pass  # closed while the rest of the flood was on its way
+                assert b"pong" not in _flood(sock, 9_000_000)
             until(lambda: client.stats().clients == 1)
             if number == 1:
                 first = resident_bytes(daemon.process.pid)
@@ -131,76 +193,83 @@ def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
 
 def test_many_connections(tmp_path: Path) -> None:
     """With 5,000 idle connections open a client is served as ever."""
-    with a_daemon(tmp_path) as daemon:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        idle = []
-        try:
-            for _ in range(5000):
-                sock = socket.socket(socket.AF_UNIX)
-                sock.connect(str(daemon.socket))
-                idle.append(sock)
-            with Client(daemon.socket) as client:
-                assert client.run_source("return 1").value == 1
-                assert client.stats().clients == 5001
-        finally:
-            for sock in idle:
-                sock.close()
+    with many_descriptors(5_500), a_daemon(tmp_path) as daemon, ExitStack() as idle:
+        for _ in range(5000):
+            idle.enter_context(talk(daemon.socket))
+        with Client(daemon.socket) as client:
+            assert client.run_source("return 1").value == 1
+            assert client.stats().clients == 5001
 
 
 @pytest.mark.parametrize(
-    "rest",
+    ("right", "wrong"),
     [
-        b'"source":"return 1","prompt":"\\ud800"}',
-        b'"source":"return 1","prompt":"\\q"}',
-        b'"source":"return 1","env":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        (b'"source":"return 1","prompt":"\\ud83d\\ude00"}', b'"source":"return 1","prompt":"\\ud800"}'),
+        (b'"source":"return 1","prompt":"\\n"}', b'"source":"return 1","prompt":"\\q"}'),
+        (
+            b'"source":"return 1","env":{"a":[[]]}}',
+            b'"source":"return 1","env":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        ),
     ],
     ids=["half of a surrogate pair", "no escape", "deep"],
 )
 @pytest.mark.parametrize("start", [b'{"type":"run","id":1,', b' { "id" : 1 , "type":"run",'], ids=["type", "id"])
-def test_what_json_can_not_be_read_as_a_whole_is_answered(socket_path: Path, start: bytes, rest: bytes) -> None:
+def test_what_json_can_not_be_read_as_a_whole_is_answered(
+    socket_path: Path, start: bytes, right: bytes, wrong: bytes
+) -> None:
     """Where its id can be read the request is refused, and the connection and what was sent behind it go on."""
-    with talk(socket_path) as sock:
-        sock.sendall(start + rest + b"\n")
+    with talk(socket_path) as sock, sock.makefile("rb") as lines:
+        sock.sendall(start + right + b"\n")
+        assert json.loads(lines.readline())["outcome"] == {"kind": "ok", "value": 1}
+        sock.sendall(start + wrong + b"\n")
         sock.sendall(b'{"type":"ping","id":2}\n')
-        with sock.makefile("rb") as lines:
-            replies = [json.loads(lines.readline()) for _ in range(2)]
+        replies = [json.loads(lines.readline()) for _ in range(2)]
     told = {reply["id"]: reply.get("code", reply["type"]) for reply in replies}
     assert told == {1: "bad_request", 2: "pong"}
 
 
 def test_an_id_in_a_text_is_nobodys(socket_path: Path) -> None:
     """Only the message's own id is answered to."""
-    with talk(socket_path) as sock:
-        sock.sendall(b'{"type":"run","env":{"id":7,"a":"\\ud800"},"source":"1"}\n')
-        error = json.loads(sock.makefile("rb").readline())
-    assert (error.get("id"), error["code"]) == (None, "bad_request")
+    head = b'{"type":"run",%s"env":{"id":7,"a":"\\ud800"},"source":"1"}\n'
+    with talk(socket_path) as sock, sock.makefile("rb") as lines:
+        for own, told in ((b'"id":8,', 8), (b"", None)):
+            sock.sendall(head % own)
+            error = json.loads(lines.readline())
+            assert (error.get("id"), error["code"]) == (told, "bad_request")
 
 
 def test_a_client_that_does_not_read_costs_little(tmp_path: Path) -> None:
     """Asked for half a gigabyte that nobody reads, the daemon makes a few replies, and gives their memory back."""
     source = "return 'x'.repeat(4194000)"
     limits = {"result_bytes": 4194304, "cpu_ms": 500}
-    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as other:
+    with a_daemon(tmp_path, config=FOUR_CELLS) as daemon, Client(daemon.socket) as other:
+
+        def big_replies() -> int:
+            return other.stats().runs.get("ok", 0)
+
         assert other.run_source(source, limits=LimitsAsked(**limits)).ok
         before = resident_bytes(daemon.process.pid)
         runs = [{"type": "run", "id": i, "source": source, "limits": limits} for i in range(128)]
         with talk(daemon.socket, *runs), talk(daemon.socket, *runs):
+            # Each of the two has its share: their replies wait, and no run of theirs goes on.
+            until(lambda: big_replies() >= 3 and other.stats().running == other.stats().queued == 0, 20)
+            made = big_replies() - 1
             for _ in range(30):
                 assert other.run_source("return 1").value == 1
-                time.sleep(0.05)
+            assert big_replies() == made + 31, "more replies were made for those who do not read"
+            assert 2 <= made <= 2 * 4
             assert resident_bytes(daemon.process.pid) - before < 96 << 20
         until(lambda: resident_bytes(daemon.process.pid) - before < 48 << 20)
 
 
 def test_a_client_that_leaves_more_than_it_may_is_noticed(tmp_path: Path) -> None:
     """With more requests pipelined than are taken, a client's leaving still ends its runs at once."""
-    limits = {"cpu_ms": 10000, "wall_ms": 30000}
-    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as other:
-        runs = [{"type": "run", "id": i, "source": "for(;;){}", "limits": limits} for i in range(140)]
+    config = FOUR_CELLS + "[server]\nmax_pipelined = 16\n"
+    with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as other:
+        runs = [{"type": "run", "id": i, "source": "for(;;){}", "limits": _LONG} for i in range(20)]
         with talk(daemon.socket, *runs):
-            until(lambda: other.stats().running == 4)
-        until(lambda: other.stats().running == 0, 2)
+            until(lambda: (other.stats().running, other.stats().queued) == (4, 12))
+        until(lambda: other.stats().running == other.stats().queued == 0, 2)
 
 
 def test_requests_before_a_bad_one_are_answered(client: Client) -> None:

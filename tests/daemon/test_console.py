@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from promptlogctl.client import Client
+from promptlogctl.client import Client, RunResult
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.engines.quickjs import stack
 from sandbox.engines.replies import ReplyReader
@@ -30,8 +30,8 @@ console.timeEnd("never begun");
 console.log(new Map([["a", 1]]), new Set([1, "b"]), {}, new Map());
 for (let i = 0; i < 100; i++) console.group();
 console.info("deep");
-const began = performance.now();
 console.time();
+const began = performance.now();
 while (performance.now() - began < 2);
 console.timeEnd();
 const result = null;
@@ -61,7 +61,7 @@ def test_console_formats_groups_and_counts(client: Client, engine: str) -> None:
     ]
     level, text = lines[-1]
     assert level == "info"
-    assert 1 <= float(text.strip().removeprefix("default: ").removesuffix("ms")) < 500
+    assert 1.9 <= float(text.strip().removeprefix("default: ").removesuffix("ms")) <= result.usage.wall_ms
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
@@ -140,36 +140,41 @@ def test_frames_in_a_large_source_keep_nobody_waiting(
     client: Client, socket_path: Path, engine: Any, source: str
 ) -> None:
     """Whatever its lines are, what the daemon does for a program's places takes it no second (it took minutes)."""
+    done: list[RunResult] = []
     with Client(socket_path) as other:
         run = client.start(None, source=source, engine=engine, limits=LimitsAsked(cpu_ms=2000, log_bytes=1 << 20))
-        ended = threading.Thread(target=run.result)
-        ended.start()
-        longest = 0.0
-        while ended.is_alive():
+        waiting = threading.Thread(target=lambda: done.append(run.result()))
+        waiting.start()
+        took = []
+        while not took or waiting.is_alive():
             began = time.monotonic()
             assert other.run_source("return 1").value == 1
-            longest = max(longest, time.monotonic() - began)
-    assert run.result().value == 1
-    assert longest < 1
+            took.append(time.monotonic() - began)
+    waiting.join()
+    assert done[0].value == 1
+    assert done[0].logs, "the daemon had no places to look for"
+    assert max(took) < 1
 
 
 _INNOCENT = [
-    "const rows = Array.from({length: 5000}, (_, i) => ({id: i})); rows[7].meta = {}; console.log(rows); return 1",
-    "const rows = Array.from({length: 5000}, (_, i) => ({id: i, code: '() => {}'})); console.log(rows); return 1",
-    "const rows = Array.from({length: 1500}, (_, i) => ({id: i, tags: [], meta: {}})); console.log(rows); return 1",
+    "const rows = Array.from({length: 5000}, (_, i) => ({id: i})); rows[7].meta = {}; show(rows); return 1",
+    "const rows = Array.from({length: 5000}, (_, i) => ({id: i, code: '() => {}'})); show(rows); return 1",
+    "const rows = Array.from({length: 1500}, (_, i) => ({id: i, tags: [], meta: {}})); show(rows); return 1",
     "let o = {}; for (let i = 0; i < 22; i++) o = {l: o, r: o};"
-    " try { throw new Error('bad', {cause: o}) } catch (e) { console.log(e) } return 1",
+    " try { throw new Error('bad', {cause: o}) } catch (e) { show(e) } return 1",
 ]
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize("source", _INNOCENT)
 def test_what_is_much_is_logged_without_much_ado(client: Client, engine: Any, source: str) -> None:
-    """Where a thousand members have been looked at for what JSON has no word for, plain JSON has to do."""
-    result = client.run_source(source, engine=engine)
-    assert result.value == 1
-    assert result.usage.cpu_ms < 40
-    assert len(result.logs) == 1
+    """To log thousands of members takes a few times as much CPU time as to make JSON of them, and no more."""
+    limits = LimitsAsked(cpu_ms=5000, wall_ms=9000)
+    logged = client.run_source("const show = console.log; " + source, engine=engine, limits=limits)
+    plain = client.run_source("const show = JSON.stringify; " + source, engine=engine, limits=limits)
+    assert logged.value == plain.value == 1
+    assert (len(logged.logs), len(plain.logs)) == (1, 0)
+    assert logged.usage.cpu_ms < 8 * plain.usage.cpu_ms
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])

@@ -13,12 +13,13 @@ import pytest
 from promptlogctl.client import Client
 from promptlogctl.errors import RequestRefused
 from promptlogd.wire.messages import LimitsAsked
-from sandbox.outcome import ProgramException
+from sandbox.outcome import CpuLimit, MemoryLimit, ProgramException
 from tests.daemon.processes import (
     a_daemon,
     ask,
     resident_bytes,
     talk,
+    until,
 )
 
 
@@ -28,54 +29,77 @@ def test_the_hash_is_sha256sum(client: Client) -> None:
     assert client.submit(source).hash == hashlib.sha256(source).hexdigest()
 
 
+_KEPT = "@right"
+_RUN = {"type": "run", "id": 1, "source": "return 1"}
+_RUN_KEPT = {"type": "run", "id": 1, "hash": _KEPT}
+_SUBMIT = {"type": "submit", "id": 1, "source": "return 'right'", "name": "right"}
+_NONE = "0" * 64
+_MIB = 1 << 20
+
+
 @pytest.mark.parametrize(
-    ("request_", "code", "says"),
+    ("right", "wrong", "code", "says"),
     [
-        ({"type": "run", "id": 1}, "bad_request", "either"),
-        ({"type": "run", "id": 1, "hash": "a" * 64, "source": "1"}, "bad_request", "either"),
-        ({"type": "run", "id": 1, "hash": "0" * 64}, "not_found", "no program"),
-        ({"type": "run", "id": 1, "hash": "00000"}, "bad_request", "8 digits"),
-        ({"type": "run", "id": 1, "hash": "../../../etc"}, "bad_request", "neither"),
-        ({"type": "run", "id": 1, "hash": "@nobody"}, "not_found", "@nobody"),
-        ({"type": "run", "id": 1, "source": "x" * (1024 * 1024 + 1)}, "too_large", "source"),
-        ({"type": "run", "id": 1, "source": "x", "prompt": "x" * (1024 * 1024 + 1)}, "too_large", "prompt"),
-        ({"type": "run", "id": 1, "source": "x", "env": {"a": "x" * 300_000}}, "too_large", "env"),
-        ({"type": "run", "id": 1, "source": "x", "limits": {"cpu_ms": 10**9}}, "bad_request", "10000"),
-        ({"type": "run", "id": 1, "source": "x", "limits": {"memory_bytes": 1}}, "bad_request", "least"),
-        ({"type": "run", "id": 1, "source": "x", "engine": "v8"}, "bad_request", "there is: 'quickjs', 'deno'"),
+        (_RUN, {"source": None}, "bad_request", "give either `hash` or `source`"),
+        (_RUN, {"hash": _KEPT}, "bad_request", "give either `hash` or `source`"),
+        (_RUN_KEPT, {"hash": _NONE}, "not_found", "no program"),
+        (_RUN_KEPT, {"hash": "00000"}, "bad_request", "8 digits"),
+        (_RUN_KEPT, {"hash": "../../../etc"}, "bad_request", "neither a hash"),
+        (_RUN_KEPT, {"hash": "@nobody"}, "not_found", "@nobody"),
+        (_RUN_KEPT, {"language": "javascript"}, "bad_request", "`language` is for a `source`"),
+        (_RUN | {"source": "//" + "x" * (_MIB - 2)}, {"source": "//" + "x" * (_MIB - 1)}, "too_large", "source"),
+        (_RUN | {"prompt": "x" * _MIB}, {"prompt": "x" * (_MIB + 1)}, "too_large", "prompt"),
+        (_RUN | {"prompt": "é" * (_MIB // 2)}, {"prompt": "é" * (_MIB // 2 + 1)}, "too_large", "prompt"),
+        (_RUN | {"env": {"a": "x" * 260_000}}, {"env": {"a": "x" * 264_000}}, "too_large", "env"),
+        (_RUN | {"limits": {"cpu_ms": 10_000}}, {"limits": {"cpu_ms": 10_001}}, "bad_request", "10000"),
+        (_RUN | {"limits": {"memory_bytes": 32 * _MIB}}, {"limits": {"memory_bytes": 1}}, "bad_request", "least"),
+        (_RUN | {"engine": "deno"}, {"engine": "v8"}, "bad_request", "there is: 'quickjs', 'deno'"),
         (
-            {"type": "run", "id": 1, "source": "x", "language": "ts"},
+            _RUN | {"language": "typescript"},
+            {"language": "ts"},
             "bad_request",
             "there is: 'javascript', 'typescript'",
         ),
         (
-            {"type": "run", "id": 1, "source": "x", "engine": "quickjs", "language": "typescript"},
+            _RUN | {"engine": "deno", "language": "typescript"},
+            {"engine": "quickjs"},
             "bad_request",
             "needs the engine deno",
         ),
-        ({"type": "run", "id": 1, "hash": "0" * 64, "language": "typescript"}, "bad_request", "for a `source`"),
         (
-            {"type": "run", "id": 1, "source": "x", "engine": "deno", "limits": {"memory_bytes": 40 << 20}},
+            _RUN | {"engine": "deno", "limits": {"memory_bytes": 64 * _MIB}},
+            {"limits": {"memory_bytes": 40 * _MIB}},
             "bad_request",
             "least it may be on deno",
         ),
-        ({"type": "run", "id": 1, "source": "x", "host_functions": ["f"]}, "unsupported", "host functions"),
-        ({"type": "submit", "id": 1, "source": "x" * (1024 * 1024 + 1)}, "too_large", "source"),
-        ({"type": "submit", "id": 1, "source": "let x = ;"}, "bad_request", "syntax error"),
-        ({"type": "submit", "id": 1, "source": "}); x(); (function () {"}, "bad_request", "syntax error"),
-        ({"type": "submit", "id": 1, "source": "}[globalThis.x=1]=function(){"}, "bad_request", "syntax error"),
-        ({"type": "submit", "id": 1, "source": "(" * 500_000}, "bad_request", "syntax error"),
-        ({"type": "show", "id": 1, "hash": "0" * 64}, "not_found", "no program"),
-        ({"type": "remove", "id": 1, "hash": "0" * 64}, "not_found", "no program"),
-        ({"type": "name", "id": 1, "name": "x", "hash": "0" * 64}, "not_found", "no program"),
-        ({"type": "list", "id": 1, "after": "junk"}, "bad_request", "cursor"),
+        (_RUN | {"host_functions": []}, {"host_functions": ["f"]}, "unsupported", "host functions"),
+        (_SUBMIT, {"source": "//" + "x" * (_MIB - 1)}, "too_large", "source"),
+        (_SUBMIT, {"source": "let x = ;"}, "bad_request", "syntax error"),
+        (_SUBMIT, {"source": "}); x(); (function () {"}, "bad_request", "syntax error"),
+        (_SUBMIT, {"source": "}[globalThis.x=1]=function(){"}, "bad_request", "syntax error"),
+        (
+            _SUBMIT | {"source": "return " + "(" * 100 + "1" + ")" * 100},
+            {"source": "(" * 500_000},
+            "bad_request",
+            "syntax error",
+        ),
+        ({"type": "show", "id": 1, "hash": _KEPT}, {"hash": _NONE}, "not_found", "no program"),
+        ({"type": "remove", "id": 1, "hash": _KEPT}, {"hash": _NONE}, "not_found", "no program"),
+        ({"type": "name", "id": 1, "name": "x", "hash": _KEPT}, {"hash": _NONE}, "not_found", "no program"),
+        ({"type": "list", "id": 1, "after": "0x1p0:00"}, {"after": "junk"}, "bad_request", "cursor"),
     ],
     ids=lambda value: str(value)[:50] if isinstance(value, dict) else None,
 )
-def test_bad_requests(socket_path: Path, request_: dict[str, Any], code: str, says: str) -> None:
-    """What can't be done is an error with a code and a reason; the connection goes on."""
+def test_bad_requests(socket_path: Path, right: dict[str, Any], wrong: dict[str, Any], code: str, says: str) -> None:
+    """A request is done, and with one thing wrong refused with a code and a reason; the connection goes on."""
     with talk(socket_path) as sock:
-        error, pong = ask(sock, request_)[0], ask(sock, {"type": "ping", "id": 2})[0]
+        kept, done = ask(sock, _SUBMIT)[0], ask(sock, right)[0]
+        ask(sock, _SUBMIT)  # the right request may have removed it
+        error, pong = ask(sock, {**right, **wrong})[0], ask(sock, {"type": "ping", "id": 2})[0]
+    assert kept["type"] == "submitted"
+    assert done["type"] not in ("error", "pong"), done
+    if right["type"] == "run":
+        assert done["outcome"]["kind"] in ("ok", "bad_result"), done  # a text that is all comment has no result
     assert (error["type"], error["id"]) == ("error", 1)
     assert error["code"] == code
     assert says in error["message"]
@@ -89,40 +113,41 @@ def test_an_empty_program_has_no_result(client: Client) -> None:
 
 
 def test_a_full_queue_is_busy_at_once(tmp_path: Path) -> None:
-    """Past the queue's bound a run is refused with `busy`, and those within it are all served."""
-    config = tmp_path / "c.toml"
-    config.write_text("[pool]\ncells = 1\n[scheduler]\nqueue = 2\n")
-    with a_daemon(tmp_path, "--config", str(config)) as daemon, Client(daemon.socket) as client:
-        runs = [client.start(None, source="for(;;){}") for _ in range(8)]
-        kinds = []
-        for run in runs:
-            try:
-                kinds.append(run.result().outcome.__struct_config__.tag)
-            except RequestRefused as error:
-                kinds.append(error.code)
-    assert sorted(kinds) == ["busy"] * 5 + ["cpu_limit"] * 3
+    """Past the queue's bound a run is refused with `busy` at once, and those within it are all served."""
+    config = "[pool]\ncells = 1\n[scheduler]\nqueue = 2\n"
+    with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
+        first = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=30_000))
+        until(lambda: client.stats().running == 1)
+        runs = [client.start(None, source=f"return {number}") for number in range(7)]
+        for run in runs[2:]:
+            with pytest.raises(RequestRefused, match="2 runs are waiting") as refused:
+                run.result()  # while the first goes on
+            assert refused.value.code == "busy"
+        assert client.stats().queued == 2
+        assert first.cancel()
+        assert [run.result().value for run in runs[:2]] == [0, 1]
 
 
 def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
     """Past the bound of bytes as well a run is refused with `busy`: few large ones are as much as many small."""
-    config = tmp_path / "c.toml"
-    config.write_text("[pool]\ncells = 1\n[scheduler]\nqueue_mb = 8\n")
+    config = "[pool]\ncells = 1\n[scheduler]\nqueue_mb = 8\n"
     large = "x" * 900_000 + "\N{GRINNING FACE}"
-    with a_daemon(tmp_path, "--config", str(config)) as daemon, Client(daemon.socket) as client:
+    with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         before = resident_bytes(daemon.process.pid)
-        long = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=3000, wall_ms=9000))
+        first = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=30_000))
+        until(lambda: client.stats().running == 1)
         runs = [client.start(None, source="return prompt.length", prompt=large) for _ in range(30)]
         small = client.start(None, source="return 1")
-        kinds = []
         most = 0
         for run in runs[2:]:
             with pytest.raises(RequestRefused, match=r"hold \d MiB already") as refused:
                 run.result()
-            kinds.append(refused.value.code)
+            assert refused.value.code == "busy"
             most = max(most, resident_bytes(daemon.process.pid))
-        assert kinds == ["busy"] * 28
+        # The prompts that came take 100 MB as texts; those that wait may have 8 MiB of that.
         assert most < before + (40 << 20)
-        assert long.result().outcome.__struct_config__.tag == "cpu_limit"
+        assert client.stats().queued == 3
+        assert first.cancel()
         assert [run.result().value for run in runs[:2]] == [len(large) + 1] * 2
         assert small.result().value == 1
 
@@ -144,18 +169,20 @@ def test_a_modules_stack_has_no_frame_of_ours(client: Client) -> None:
 
 
 def test_more_memory_than_usual_may_be_configured(tmp_path: Path) -> None:
-    """A maximum above what a zygote itself gets is what a run can have."""
-    (tmp_path / "c").write_text("[limits.max]\nmemory_mb = 1024\n[limits.default]\nmemory_mb = 600\n")
-    with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
-        assert client.run_source("return 1").value == 1
-        assert client.run_source("return 2", limits=LimitsAsked(memory_bytes=1 << 30)).value == 2
+    """A maximum above what a zygote itself gets is what a run can have, and its default holds the others."""
+    config = "[limits.max]\nmemory_mb = 1024\n[limits.default]\nmemory_mb = 600\n"
+    source = "return new Uint8Array(Number(prompt) << 20).length >> 20"
+    with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
+        assert client.run_source(source, "500").value == 500
+        assert isinstance(client.run_source(source, "900").outcome, MemoryLimit)
+        assert client.run_source(source, "900", limits=LimitsAsked(memory_bytes=1 << 30)).value == 900
 
 
 def test_a_check_has_more_time_than_a_run(tmp_path: Path) -> None:
-    """A program whose check outlasts a run's CPU limit, is checked again with the limit of checks."""
-    (tmp_path / "c").write_text("[limits.default]\ncpu_ms = 1\n")
+    """A program whose check outlasts a run's CPU limit is checked again with the limit of checks."""
     source = "const list = [" + "[1, {a: 'b'}], " * 4000 + "]; return list.length"
-    with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
+    with a_daemon(tmp_path, config="[limits.default]\ncpu_ms = 1\n") as daemon, Client(daemon.socket) as client:
+        assert isinstance(client.run_source(source).outcome, CpuLimit)  # which is checked with the limits of the run
         hash = client.submit(source).hash
         assert client.run(hash, limits=LimitsAsked(cpu_ms=500)).value == 4000
         with pytest.raises(RequestRefused, match="syntax error"):

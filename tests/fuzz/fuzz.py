@@ -53,6 +53,7 @@ VALID: list[Request] = [
     Label(id=9, name="fuzz"),
     Remove(id=10, hash="00000000"),
 ]
+_REST_S = 20.0
 _JUNK = (b"", b"{", b"}", b"\n", b"\0", b"\xff" * 4, b"\xc1", b"\xdf\xff\xff\xff\xff", b"[" * 2000, b"\x91" * 2000)
 
 
@@ -177,6 +178,16 @@ def _held(pid: int) -> tuple[int, int]:
     return resident, len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def _wait_for_rest(path: Path) -> None:
+    """Wait until the daemon has ended all runs and closed all connections but this one."""
+    deadline = time.monotonic() + _REST_S
+    with Client(path) as client:
+        while (stats := client.stats()).running or stats.queued or stats.clients > 1:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not at rest after {_REST_S:g} s: {stats}")
+            time.sleep(0.01)
+
+
 def main() -> None:
     """Run the fuzzer, print its account."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -188,9 +199,10 @@ def main() -> None:
             pid = client.ping().pid
         fuzz = Fuzz(path, options.seed)
         fuzz.go(options.bytes // 10)
+        _wait_for_rest(path)
         before = _held(pid)
         fuzz.go(options.bytes)
-        time.sleep(1)
+        _wait_for_rest(path)
         after = _held(pid)
         with Client(path) as client:
             alive = client.run_source("return prompt", "canary").value == "canary"

@@ -89,6 +89,11 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "shmget": ("29 0 4096 0x3ff", "SIGSYS"),
     "semget": ("64 0 1 0x3ff", "SIGSYS"),
     "msgget": ("68 0 0x3ff", "SIGSYS"),
+    # libc: a page of a library that other cells have mapped as well.
+    "futex wake on a page that cells share": ("202 libc 1 1", "SIGSYS"),
+    "futex wait on a page that cells share": ("202 libc 0 0 zero", "SIGSYS"),
+    "futex requeue between pages that cells share": ("202 libc 3 1 1 libc", "SIGSYS"),
+    "private futex": ("202 zero 0x81 1", "harmless"),  # the first line's; it reaches this process alone
     "mq_open": ("240 path 0x42 0x1ff 0", "SIGSYS"),
     "open in /dev/shm": ("257 -100 zero 0x42", "error"),
     "sched_setaffinity": ("203 0 8 zero", "SIGSYS"),

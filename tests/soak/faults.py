@@ -22,10 +22,10 @@ from collections import Counter
 from pathlib import Path
 
 from promptlogctl.client import Client
-from promptlogd import server
 from promptlogd.store.objects import Meta
 from promptlogd.store.seal import unseal
 from promptlogd.wire.messages import Submitted
+from sandbox.claim import sweep
 from tests.soak import load
 from tests.soak.jailed import KINDS, Orphans, kill_one
 from tests.soak.load import Daemon, Gone, Ledger, Wire
@@ -119,7 +119,7 @@ class Faults:
                     self.broken.append("the last daemon did not exit with 0")
             self._check_objects()
         finally:
-            shutil.rmtree(server._jail_root_folder(self._state), ignore_errors=True)
+            sweep(Path("/run"), "promptlog-jails-*", shutil.rmtree)  # of a daemon that was killed last
 
     def failures(self) -> list[str]:
         """Return all that did not hold."""

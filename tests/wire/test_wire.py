@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,45 +13,66 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from promptlogd.wire import MAX_FRAME_BYTES, BadMessage, ClientSession, FrameDecoder, ProtocolError, ServerSession
-from promptlogd.wire.messages import Error, Finished, Label, List, Ping, Request, Run, Show, Submit
+from promptlogd.wire.messages import (
+    Cancel,
+    Error,
+    Finished,
+    Label,
+    LimitsAsked,
+    List,
+    Ping,
+    Remove,
+    Reply,
+    Request,
+    Run,
+    Show,
+    Stats,
+    Submit,
+)
 from promptlogd.wire.reference import protocol_reference
 from sandbox.outcome import Ok, Usage
 
 REQUESTS = [
     Ping(id=1),
-    Submit(id="a", source="const result = 'ü\u2028'", name="reverse"),
-    Run(id=2, source="x", prompt="p\0", env=Raw(b'{"a":[1,{"b":null}]}'), stream_logs=True),
-    Run(id=3, hash="@reverse"),
+    Submit(id="a", source="const result = 'ü\u2028'", name="reverse", engine="deno", language="typescript"),
+    Run(id=2, source="x", prompt="p\0", env=Raw(b'{"a":[1,{"b":null}]}'), stream_logs=True, isolation="jail"),
+    Run(id=3, hash="@reverse", limits=LimitsAsked(cpu_ms=20, memory_bytes=64 << 20)),
+    Cancel(id=2**53 - 1, target="a"),
     Show(id=4, hash="abcdef0123", source=True),
-    List(id=5, limit=3),
-    Label(id=6, name="x"),
+    List(id=5, limit=3, after="0x1p3:ab"),
+    Remove(id=6, hash="abcdef0123"),
+    Label(id=7, name="x"),
+    Stats(id="x" * 64),
 ]
-ENCODINGS = ["json", "msgpack"]
+ENCODINGS: list[Any] = ["json", "msgpack"]
 
 
-def _same(one: object, other: object) -> bool:
-    return msgspec.json.encode(one) == msgspec.json.encode(other)
+def _plain(message: object) -> object:
+    """Return what two messages have in common exactly if they are the same; a Raw has no equality of its own."""
+    if isinstance(message, msgspec.Struct):
+        fields = {name: _plain(getattr(message, name)) for name in message.__struct_fields__}
+        return type(message), fields
+    return bytes(message) if isinstance(message, Raw) else message
+
+
+def test_all_requests_are_tried() -> None:
+    """The list above has every kind of request."""
+    assert {type(request) for request in REQUESTS} == set(Request.__args__)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
-def test_requests_survive_the_wire(encoding: str, request_: Request) -> None:
-    """A request is the same on the other side, in both encodings."""
-    received = ServerSession().receive(ClientSession(encoding=encoding).send(request_))  # type: ignore[arg-type]
-    assert len(received) == 1
-    assert not isinstance(received[0], BadMessage)
-    env = bytes(received[0].env) if isinstance(received[0], Run) else b""
-    sent = bytes(request_.env) if isinstance(request_, Run) else b""
-    assert env == sent
-    if not env:
-        assert received == [request_]
+def test_requests_survive_the_wire(encoding: Any, request_: Request) -> None:
+    """A request is the same on the other side, every field of it, in both encodings."""
+    received = ServerSession().receive(ClientSession(encoding=encoding).send(request_))
+    assert list(map(_plain, received)) == [_plain(request_)]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_value_keeps_its_bytes(encoding: str) -> None:
+def test_a_value_keeps_its_bytes(encoding: Any) -> None:
     """An `ok` value arrives byte for byte as the program serialised it."""
     value = b'{"a" : 1.0,"b":[1e400,"\\ud83d\\ude00"]}'
-    server, client = ServerSession(), ClientSession(encoding=encoding)  # type: ignore[arg-type]
+    server, client = ServerSession(), ClientSession(encoding=encoding)
     server.receive(client.send(Ping(id=1)))
     usage = Usage(cpu_ms=1, wall_ms=1, peak_memory_bytes=1)
     data = server.send(Finished(id=1, hash="h", outcome=Ok(value=Raw(value)), logs=[], usage=usage))
@@ -63,96 +85,144 @@ def test_a_value_keeps_its_bytes(encoding: str) -> None:
 @given(st.data())
 def test_splitting_changes_nothing(data: st.DataObject) -> None:
     """However the stream is cut, the same messages come out."""
-    encoding = data.draw(st.sampled_from(ENCODINGS))
-    client = ClientSession(encoding=encoding)  # type: ignore[arg-type]
+    client = ClientSession(encoding=data.draw(st.sampled_from(ENCODINGS)))
     stream = b"".join(client.send(request) for request in REQUESTS)
     server, received = ServerSession(), []
     while stream:
         size = data.draw(st.integers(1, 40))
         received += server.receive(stream[:size])
         stream = stream[size:]
-    assert [type(message) for message in received] == [type(request) for request in REQUESTS]
+    assert list(map(_plain, received)) == list(map(_plain, REQUESTS))
 
 
-_VALID = [ClientSession(encoding=encoding).send(request) for encoding in ("json", "msgpack") for request in REQUESTS]  # type: ignore[arg-type]
+_VALID = [ClientSession(encoding=encoding).send(request) for encoding in ENCODINGS for request in REQUESTS]
 
 
 @given(
     st.one_of(st.binary(max_size=300), st.tuples(st.sampled_from(_VALID), st.integers(0, 60), st.binary(max_size=8)))
 )
 def test_no_bytes_raise_anything_but_protocol_errors(sent: bytes | tuple[bytes, int, bytes]) -> None:
-    """Junk and damaged frames give messages, BadMessage or ProtocolError, and nothing else."""
+    """Junk and damaged frames give messages, BadMessage or a last ProtocolError, and nothing else."""
     if isinstance(sent, tuple):
         frame, at, junk = sent
         sent = frame[:at] + junk + frame[at + len(junk) :]
-    ServerSession().receive(sent)
-    try:
-        ClientSession().receive(sent)
-    except ProtocolError:
-        pass
+    events = ServerSession().receive(sent)
+    assert all(isinstance(event, Request | BadMessage | ProtocolError) for event in events)
+    assert not any(isinstance(event, ProtocolError) for event in events[:-1])
+    for encoding in ENCODINGS:
+        try:
+            replies = ClientSession(encoding=encoding).receive(sent)
+        except ProtocolError:
+            continue
+        assert all(isinstance(reply, Reply) for reply in replies)
 
 
 def _frame(payload: bytes) -> bytes:
     return len(payload).to_bytes(4, "big") + payload
 
 
+_PING = b"\x82\xa4type\xa4ping\xa2id"
+_HUGE_ID = b"9" * 5000
+_DEEP_LIST = b"[" * 50_000 + b"]" * 50_000
+
+_NO_ID: list[tuple[str, bytes, bytes, str]] = [
+    # what is wrong; the same without that; with it; what is said
+    ("a length over the cap", _frame(_PING + b"\1"), b"\xff\xff\xff\xff", "over the cap"),
+    ("an empty frame", _frame(_PING + b"\1"), _frame(b""), "truncated"),
+    ("no map", _frame(_PING + b"\1"), _frame(b"\x91" + _PING + b"\1"), "Expected `object`"),
+    ("lists in lists", _frame(_PING + b"\1"), _frame(b"\x91" * 100_000), "no id"),
+    ("no id", _frame(_PING + b"\1"), _frame(b"\x81\xa4type\xa4ping"), "`id`"),
+    ("an id that is no number", _frame(_PING + b"\1"), _frame(_PING + b"\xcb\x7f\xf8\0\0\0\0\0\0"), "`$.id`"),
+    ("an id that is no UTF-8", _frame(_PING + b"\xa2ab"), _frame(_PING + b"\xa2\xff\xfe"), "not UTF-8"),
+    ("an extension as the id", _frame(_PING + b"\1"), _frame(_PING + b"\xc7\x01\x05x"), "`$.id`"),
+    ("no id", b'{"type":"ping","id":1}', b'{"type":"ping"}', "`id`"),
+    ("an id below zero", b'{"type":"ping","id":0}', b'{"type":"ping","id":-1}', "`$.id`"),
+    ("an id of 2**53", b'{"type":"ping","id":%d}' % (2**53 - 1), b'{"type":"ping","id":%d}' % 2**53, "`$.id`"),
+    ("an id of 5,000 digits", b'{"type":"ping","id":9}', b'{"type":"ping","id":' + _HUGE_ID + b"}", "no id"),
+    ("a list as the id", b'{"type":"ping","id":1}', b'{"type":"ping","id":[]}', "`$.id`"),
+    ("an empty id", b'{"type":"ping","id":"a"}', b'{"type":"ping","id":""}', "`$.id`"),
+    (
+        "an id of 65 characters",
+        b'{"type":"ping","id":"%s"}' % (b"a" * 64),
+        b'{"type":"ping","id":"%s"}' % (b"a" * 65),
+        "`$.id`",
+    ),
+    ("NaN as the id", b'{"type":"ping","id":1}', b'{"type":"ping","id":NaN}', "invalid character"),
+    ("an id that is no UTF-8", b'{"type":"ping","id":"ab"}', b'{"type":"ping","id":"\xff\xfe"}', "not UTF-8"),
+    ("an object that does not end", b'{"type":"ping","id":1}', b'{"type":"ping","id":1', "truncated"),
+    ("lists in lists", b'{"type":"ping","id":1}', b"{" + b"[" * 100_000, "no id"),
+    (
+        "a deep env before the id",
+        b'{"type":"run","env":{"id":1,"a":[]},"id":1}',
+        b'{"type":"run","env":{"id":1,"a":' + _DEEP_LIST + b'},"id":1}',
+        "nested too deeply",
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    "sent",
-    [
-        b"\xff\xff\xff\xff",
-        _frame(b""),
-        _frame(b"\x91" * 100_000),
-        _frame(b"\x81\xa4type\xa4ping"),
-        _frame(b"\x82\xa4type\xa4ping\xa2id\xcb\x7f\xf8\0\0\0\0\0\0"),
-        _frame(b"\x82\xa4type\xa4ping\xa2id\xa2\xff\xfe"),
-        _frame(b"\xc7\x01\x05x"),
-        b'{"type":"ping"}\n',
-        b'{"type":"ping","id":-1}\n',
-        b'{"type":"ping","id":' + b"9" * 5000 + b"}\n",
-        b'{"type":"ping","id":[]}\n',
-        b"{" + b"[" * 100_000 + b"\n",
-        b'{"type":"run","env":{"id":1,"a":' + b"[" * 50_000 + b"]" * 50_000 + b'},"id":1}\n',
-        b'{"id": NaN}\n',
-        b"{\xff\xfe}\n",
-    ],
+    ("right", "wrong", "says"),
+    [(right, wrong, says) for _, right, wrong, says in _NO_ID],
+    ids=[f"{what} ({'JSON' if right.startswith(b'{') else 'MessagePack'})" for what, right, _, _ in _NO_ID],
 )
-def test_frames_without_a_readable_id_end_the_connection(sent: bytes) -> None:
-    """What has no id to answer to is a ProtocolError, after the requests that stand before it."""
-    (error,) = ServerSession().receive(sent)
-    assert isinstance(error, ProtocolError)
-    before = b'{"type":"ping","id":7}\n' if sent.startswith(b"{") else ClientSession().send(Ping(id=7))
-    ping, error = ServerSession().receive(before + sent)
+def test_frames_without_a_readable_id_end_the_connection(right: bytes, wrong: bytes, says: str) -> None:
+    """What has no id to answer to is a ProtocolError that says why, after the requests that stand before it."""
+    if right.startswith(b"{"):
+        right, wrong, before = right + b"\n", wrong + b"\n", b'{"type":"ping","id":7}\n'
+    else:
+        before = ClientSession().send(Ping(id=7))
+    ping, request = ServerSession().receive(before + right)
+    assert ping == Ping(id=7)
+    assert isinstance(request, Ping | Run)
+    ping, error = ServerSession().receive(before + wrong + before)
     assert ping == Ping(id=7)
     assert isinstance(error, ProtocolError)
+    assert says in error.message
+
+
+_RUN = {"type": "run", "id": 1, "source": "x", "prompt": "p", "env": {"a": 1}, "limits": {"cpu_ms": 5}}
+_SUBMIT = {"type": "submit", "id": 1, "source": "x", "name": "a-b"}
 
 
 @pytest.mark.parametrize(
-    ("sent", "says"),
+    ("right", "wrong", "says"),
     [
-        ('{"type":"zap","id":1}', "zap"),
-        ('{"type":"ping","id":1,"x":2}', "unknown field"),
-        ('{"type":"run","id":1,"promt":"x"}', "promt"),
-        ('{"type":"run","id":1,"prompt":5}', "prompt"),
-        ('{"type":"run","id":1,"env":[1]}', "object"),
-        ('{"type":"run","id":1,"limits":{"cpu_ms":0}}', "cpu_ms"),
-        ('{"type":"submit","id":1}', "source"),
-        ('{"type":"submit","id":1,"source":"x","name":"a b"}', "name"),
-        ('{"type":"submit","id":1,"source":"x","name":"a\\n"}', "name"),
-        ('{"type":"list","id":1,"limit":100000}', "limit"),
+        ({"type": "ping", "id": 1}, {"type": "zap"}, "zap"),
+        ({"type": "ping", "id": 1}, {"x": 2}, "unknown field `x`"),
+        (_RUN, {"promt": "x"}, "unknown field `promt`"),
+        (_RUN, {"prompt": 5}, "`$.prompt`"),
+        (_RUN, {"prompt": None}, "`$.prompt`"),
+        (_RUN, {"env": [1]}, "`env` must be a JSON object"),
+        (_RUN, {"env": "{}"}, "`env` must be a JSON object"),
+        (_RUN, {"limits": {"cpu_ms": 0}}, "`$.limits.cpu_ms`"),
+        (_RUN, {"limits": {"cpu": 5}}, "unknown field `cpu`"),
+        (_RUN, {"engine": "v8"}, "there is: 'quickjs', 'deno'"),
+        (_RUN, {"language": "ts"}, "there is: 'javascript', 'typescript'"),
+        (_RUN, {"isolation": "process"}, "there is: 'cell', 'jail'"),
+        (_SUBMIT, {"source": None}, "`$.source`"),
+        (_SUBMIT, {"name": "a b"}, "`name`"),
+        (_SUBMIT, {"name": "a\n"}, "`name`"),
+        ({"type": "list", "id": 1, "limit": 1000}, {"limit": 1001}, "`$.limit`"),
     ],
 )
-def test_bad_requests_are_answered_and_the_connection_goes_on(sent: str, says: str) -> None:
-    """A wrong request with an id becomes a BadMessage that names the fault, and the next request is read."""
+def test_bad_requests_are_answered_and_the_connection_goes_on(
+    right: dict[str, Any], wrong: dict[str, Any], says: str
+) -> None:
+    """A request with one thing wrong becomes a BadMessage that names it, and the next request is read."""
     server = ServerSession()
-    bad, good = server.receive(sent.encode() + b'\n{"type":"ping","id":2}\n')
+    lines = [json.dumps(message).encode() + b"\n" for message in (right, {**right, **wrong}, {"type": "ping", "id": 2})]
+    first, bad, last = server.receive(b"".join(lines))
+    assert isinstance(first, Request)
     assert isinstance(bad, BadMessage)
     assert bad.id == 1
     assert says in bad.message
-    assert good == Ping(id=2)
+    assert last == Ping(id=2)
 
 
 def test_an_endless_line_is_refused_at_the_cap() -> None:
-    """A line without end is refused once it is over the cap, and no more than that is ever held."""
+    """A line of the cap's length is a frame; a longer one is refused, and no more than the cap is ever held."""
+    whole = b"{" + b" " * (MAX_FRAME_BYTES - 2) + b"}"
+    assert list(FrameDecoder().feed(whole + b"\n")) == [whole]
     decoder = FrameDecoder()
     chunk = b"{" + b" " * 65535
     for _ in range(MAX_FRAME_BYTES // len(chunk)):
@@ -163,9 +233,10 @@ def test_an_endless_line_is_refused_at_the_cap() -> None:
 
 
 def test_an_error_without_id_has_none() -> None:
-    """An error reply without id leaves the field out."""
+    """An error reply without id leaves the field out, and one with an id has it."""
     server = ServerSession()
     server.receive(b'{"type":"ping","id":1}\n')
+    assert json.loads(server.send(Error(id=7, code="bad_request", message="x")))["id"] == 7
     assert "id" not in json.loads(server.send(Error(code="bad_request", message="x")))
 
 

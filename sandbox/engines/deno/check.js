@@ -114,7 +114,10 @@
       const start = at;
       let end = at;
       for (; at < source.length; at++) {
-        if (source[at] !== blank[at]) end = at + 1;
+        if (source[at] !== blank[at]) {
+          if (!apply(test, SPACE, [blank[at]])) return null;  // it moves a bracket to where an arrow is
+          end = at + 1;
+        }
         else if (!apply(test, SPACE, [source[at]])) break;
       }
       let before = start - 1;

@@ -1,19 +1,24 @@
 // TextEncoder, TextDecoder (of UTF-8), atob and btoa as the standards have them (https://encoding.spec.whatwg.org,
 // https://infra.spec.whatwg.org/#forgiving-base64), above the engine's own, which do the work on bytes but let pass what
-// is not well-formed. Evaluated once in the zygote, behind web.js.
+// is not well-formed. Evaluated once in the zygote, behind pairs.js and web.js.
 (() => {
   'use strict';
   const { TextEncoder: Encoder, TextDecoder: Decoder, atob: fromBase64, btoa: toBase64, DOMException } = globalThis;
-  const { defineProperty } = Reflect;
+  const { dictionary, need, publish } = lists;
   const encoder = new Encoder(), decoder = new Decoder();
   const encode = (text) => encoder.encode(text.toWellFormed());
 
+  const { getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
+  const { get: kind } = getOwnPropertyDescriptor(getPrototypeOf(Uint8Array).prototype, Symbol.toStringTag);
+  const kindOf = (value) => Reflect.apply(kind, value, []);
+
   class TextEncoder {
     get encoding() { return 'utf-8'; }
-    get [Symbol.toStringTag]() { return 'TextEncoder'; }
-    encode(input = '') { return encode(String(input)); }
+    encode(input = '') { return encode(`${input}`); }
     encodeInto(source, destination) {
-      const text = String(source);
+      need(arguments, 2, 'TextEncoder.encodeInto');
+      const text = `${source}`;
+      if (kindOf(destination) !== 'Uint8Array') throw new TypeError('TextEncoder.encodeInto: a Uint8Array is needed');
       let read = 0, written = 0;
       while (read < text.length) {
         const point = text.codePointAt(read);
@@ -30,12 +35,16 @@
   const UTF_8 = /^[\t\n\f\r ]*(?:unicode-1-1-utf-8|unicode(?:11|20)utf8|utf-?8|x-unicode20utf8)[\t\n\f\r ]*$/i;
   const same = (some, others) => some.length === others.length && some.every((byte, at) => byte === others[at]);
   const marked = (bytes) => bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
-  // How many bytes at the end are the start of a character that may still come in full.
+  // Number of bytes at the end that are the start of a character, whose other bytes may still come.
+  const FIRST_SECOND = { __proto__: null, 0xe0: 0xa0, 0xf0: 0x90 }, LAST_SECOND = { __proto__: null, 0xed: 0x9f, 0xf4: 0x8f };
   const unfinished = (bytes) => {
     for (let back = 1; back <= 3 && back <= bytes.length; back++) {
-      const byte = bytes[bytes.length - back];
-      if (byte >= 0xc0) return back < (byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2) ? back : 0;
-      if (byte < 0x80) break;
+      const [lead, second = 0x80] = bytes.subarray(bytes.length - back);
+      if (lead < 0x80) break;
+      if (lead < 0xc0) continue;
+      const size = lead < 0xc2 || lead > 0xf4 ? 0 : lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+      const begins = second >= (FIRST_SECOND[lead] ?? 0x80) && second <= (LAST_SECOND[lead] ?? 0xbf);
+      return back < size && (back === 1 || begins) ? back : 0;
     }
     return 0;
   };
@@ -54,14 +63,14 @@
 
     constructor(label = 'utf-8', options = {}) {
       if (!UTF_8.test(label)) throw new RangeError(`TextDecoder knows utf-8 alone, not '${label}'`);
-      this.#fatal = Boolean(options?.fatal);
-      this.#ignoreBOM = Boolean(options?.ignoreBOM);
+      const { fatal, ignoreBOM } = dictionary(options, 'TextDecoder');
+      this.#fatal = Boolean(fatal);
+      this.#ignoreBOM = Boolean(ignoreBOM);
     }
 
     get encoding() { return 'utf-8'; }
     get fatal() { return this.#fatal; }
     get ignoreBOM() { return this.#ignoreBOM; }
-    get [Symbol.toStringTag]() { return 'TextDecoder'; }
 
     decode(input, options = {}) {
       const more = input === undefined ? new Uint8Array(0) : bytesOf(input);
@@ -71,7 +80,7 @@
         bytes.set(this.#rest);
         bytes.set(more, this.#rest.length);
       }
-      const begun = this.#begun, stream = Boolean(options?.stream);
+      const begun = this.#begun, stream = Boolean(dictionary(options, 'TextDecoder.decode').stream);
       const end = bytes.length - (stream ? unfinished(bytes) : 0);
       this.#rest = bytes.slice(end);
       this.#begun = stream && (begun || end > 0);
@@ -89,7 +98,8 @@
   const refuse = (message) => { throw new DOMException(message, 'InvalidCharacterError'); };
   const functions = {
     atob(data) {
-      let text = String(data).replace(/[\t\n\f\r ]+/g, '');
+      need(arguments, 1, 'atob');
+      let text = `${data}`.replace(/[\t\n\f\r ]+/g, '');
       if (text.length % 4 === 0) text = text.replace(/==?$/, '');
       const over = text.length % 4;
       if (over === 1 || !/^[A-Za-z0-9+/]*$/.test(text)) refuse('atob: the text is not base64');
@@ -101,12 +111,11 @@
       return fromBase64(text);
     },
     btoa(data) {
-      const text = String(data);
+      need(arguments, 1, 'btoa');
+      const text = `${data}`;
       if (/[^\0-\xff]/.test(text)) refuse('btoa: the text has a character past U+00FF');
       return toBase64(text);
     },
   };
-  for (const [name, value] of Object.entries({ TextEncoder, TextDecoder, ...functions })) {
-    defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
-  }
+  publish({ TextEncoder, TextDecoder, ...functions });
 })();

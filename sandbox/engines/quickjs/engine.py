@@ -4,7 +4,7 @@ In the jail; the standard library only.
 """
 
 from sandbox.engines.quickjs.confinement import Errno
-from sandbox.engines.quickjs.source import BODY, CHECKS, LOOSE, NO_DEFAULT, Found, Refused, clear, exports, place
+from sandbox.engines.quickjs.source import CHECKS, LOOSE, NO_DEFAULT, Found, Refused, clear, exports, place
 
 # There is no typing module in the jail.
 TYPE_CHECKING = False
@@ -98,12 +98,12 @@ class Engine:
         return RuntimeError("the engine did not throw")
 
     def check(self, source: str) -> str:
-        """Return the wrapped code: B and a script that runs the body, or M and the module. Raises Refused."""
+        """Return the form of a program: B for a body, M for a module. Raises Refused."""
         first = error = self._parse(CHECKS[0][0] + source + CHECKS[0][1])
         for before, after in CHECKS[1:]:
             error = self._parse(before + source + after) if error is None else error
         if error is None:
-            return "B" + BODY[0] + source + BODY[1]
+            return "B"
         # What parses in one and not in the next closes the wrapper: its declarations are the context's now.
         if first is not None and (export := exports(source)) is not None:
             line, column, opens = export
@@ -115,7 +115,7 @@ class Engine:
                     raise Refused("M", clear(exc, source)) from None
             else:
                 if "default" in source:
-                    return "M" + source
+                    return "M"
                 raise Refused("M", Found(NO_DEFAULT, line, column))
         if place(error)[0] > source.count("\n") + 2:
             error = self._in_its_own_text(source, error)

@@ -1,6 +1,6 @@
 """A program's text: the brackets that it is checked in, the wrapper, and where and why it is no program. Pure.
 
-In the jail; the standard library only.
+In the jail, and in the daemon, which wraps what it keeps itself; the standard library only.
 """
 
 # A body that parses between all three of these brackets closes none of them. Let `}` be the first brace that
@@ -21,6 +21,11 @@ BODY = (
 )
 EXPORTED = ("default", "const", "let", "var", "function", "class", "async")
 NO_DEFAULT = "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
+
+
+def wrap(form: str, source: str) -> str:
+    """Return what a run evaluates: the form, B for a body or M for a module, and the text."""
+    return form + (BODY[0] + source + BODY[1] if form == "B" else source)
 
 
 class Refused(Exception):

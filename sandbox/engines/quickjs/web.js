@@ -1,310 +1,202 @@
-// The part of the web platform that a Worker-style module meets in `fetch(request, env)`: Request, Response, Headers,
-// URL, URLSearchParams. Text only: no streams, no network. Evaluated once in the zygote, before prelude.js.
+// Request and Response (https://fetch.spec.whatwg.org/#fetch-api), which a Worker-style module meets in
+// `fetch(request, env)`. A body is a text or bytes: there are no streams and no network. Evaluated once in the zygote,
+// behind pairs.js and url.js, before prelude.js.
 (() => {
   'use strict';
-  const { defineProperty } = Reflect;
+  const { apply, getOwnPropertyDescriptor } = Reflect;
   const { parse, stringify } = JSON;
+  const { Headers, TOKEN, URLSearchParams, absent, dictionary, isObject, need, publish } = lists;
+  const { URL, ownUrl, remember } = urls;
+  const encoder = new TextEncoder(), decoder = new TextDecoder();
 
-  // application/x-www-form-urlencoded (https://url.spec.whatwg.org/#application/x-www-form-urlencoded)
-  const decode = (text) => {
-    const spaced = text.replaceAll('+', ' ');
+  // --- bodies -------------------------------------------------------------------------------------------------------
+
+  const sizeOf = getOwnPropertyDescriptor(ArrayBuffer.prototype, 'byteLength').get;
+  const isBuffer = (value) => {
     try {
-      return decodeURIComponent(spaced);
+      return apply(sizeOf, value, []) >= 0;
     } catch {
-      return spaced;
+      return false;
     }
   };
-  const encode = (text) =>
-    encodeURIComponent(text.toWellFormed()).replace(/[!'()~]/g, (c) => '%' + c.charCodeAt(0).toString(16).toUpperCase())
-      .replaceAll('%20', '+');
-
-  // A list of [name, value], which Headers and URLSearchParams both are.
-  class Pairs {
-    #pairs = [];
-    #name;
-    #changed;
-
-    constructor(init, name, changed = () => {}) {
-      this.#name = name;
-      this.#changed = changed;
-      if (init === undefined || init === null) return;
-      if (typeof init !== 'object') throw new TypeError('an object, or an iterable of pairs, is needed');
-      const pairs = typeof init[Symbol.iterator] === 'function' ? init : Object.entries(init);
-      for (const pair of pairs) {
-        const [key, value] = pair;
-        this.append(key, value);
-      }
+  const FORM = 'application/x-www-form-urlencoded;charset=UTF-8', TEXT = 'text/plain;charset=UTF-8';
+  // Return { content, type }: a text or a copy of bytes, and its content type.
+  const extract = (body) => {
+    if (ArrayBuffer.isView(body) && isBuffer(body.buffer)) {
+      return { content: new Uint8Array(body.buffer, body.byteOffset, body.byteLength).slice() };
     }
-
-    append(name, value) {
-      this.#pairs.push([this.#name(name), String(value)]);
-      this.#changed();
+    if (isBuffer(body)) return { content: new Uint8Array(body).slice() };
+    if (body instanceof URLSearchParams) return { content: `${body}`, type: FORM };
+    const strange = ArrayBuffer.isView(body) || body instanceof SharedArrayBuffer
+      || (isObject(body) && !(body instanceof String) && (body[Symbol.iterator] || body[Symbol.asyncIterator]));
+    if (strange) {
+      throw new TypeError('a body on QuickJS is a text, an ArrayBuffer, a view of one or URLSearchParams; Deno has streams (--engine deno)');
     }
-
-    delete(name) {
-      const key = this.#name(name);
-      this.#pairs = this.#pairs.filter((pair) => pair[0] !== key);
-      this.#changed();
-    }
-
-    has(name) {
-      const key = this.#name(name);
-      return this.#pairs.some((pair) => pair[0] === key);
-    }
-
-    getAll(name) {
-      const key = this.#name(name);
-      return this.#pairs.filter((pair) => pair[0] === key).map((pair) => pair[1]);
-    }
-
-    get(name) {
-      return this.getAll(name)[0] ?? null;
-    }
-
-    set(name, value) {
-      const key = this.#name(name);
-      const first = this.#pairs.find((pair) => pair[0] === key);
-      if (first === undefined) {
-        this.append(name, value);
-        return;
-      }
-      first[1] = String(value);
-      this.#pairs = this.#pairs.filter((pair) => pair === first || pair[0] !== key);
-      this.#changed();
-    }
-
-    sort() {
-      this.#pairs.sort((one, other) => (one[0] < other[0] ? -1 : one[0] > other[0] ? 1 : 0));
-      this.#changed();
-    }
-
-    forEach(call, self) {
-      for (const [name, value] of this) call.call(self, value, name, this);
-    }
-
-    *entries() { for (const [name, value] of this.#pairs) yield [name, value]; }
-    *keys() { for (const [name] of this.#pairs) yield name; }
-    *values() { for (const [, value] of this.#pairs) yield value; }
-    [Symbol.iterator]() { return this.entries(); }
-  }
-
-  class Headers extends Pairs {
-    constructor(init) {
-      super(init, (name) => {
-        if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name)) throw new TypeError(`invalid header name: ${name}`);
-        return String(name).toLowerCase();
-      });
-    }
-
-    get(name) {
-      const values = this.getAll(name);
-      return values.length ? values.join(', ') : null;
-    }
-
-    *entries() {
-      for (const name of [...new Set(super.keys())].sort()) yield [name, this.get(name)];
-    }
-  }
-
-  class URLSearchParams extends Pairs {
-    constructor(init, changed) {
-      if (typeof init === 'string') {
-        const text = init.startsWith('?') ? init.slice(1) : init;
-        init = text.split('&').filter((part) => part !== '').map((part) => {
-          const at = part.indexOf('=');
-          return at < 0 ? [decode(part), ''] : [decode(part.slice(0, at)), decode(part.slice(at + 1))];
-        });
-      }
-      let ready = false;
-      super(init, String, () => { if (ready && changed) changed(this); });
-      ready = true;
-    }
-
-    get size() { return [...this].length; }
-    toString() { return [...this].map(([name, value]) => `${encode(name)}=${encode(value)}`).join('&'); }
-  }
-
-  const ABSOLUTE = /^([a-z][a-z0-9+.-]*):(?:\/\/(?:([^/?#@]*)@)?(\[[0-9a-f:.]+\]|[^/?#:\s]*)(?::([0-9]*))?)?([^?#]*)(\?[^#]*)?(#.*)?$/i;
-  const PORTS = { 'http:': '80', 'https:': '443', 'ws:': '80', 'wss:': '443', 'ftp:': '21' };
-  const escape = (text) => encodeURI(text.toWellFormed()).replaceAll('%25', '%');
-
-  const normal = (path) => {
-    const parts = [];
-    const segments = path.split('/').slice(1);
-    segments.forEach((segment, index) => {
-      const last = index === segments.length - 1;
-      if (segment === '..') parts.pop();
-      if (segment !== '..' && segment !== '.') parts.push(segment);
-      else if (last) parts.push('');
-    });
-    return '/' + parts.join('/');
+    return { content: `${body}`.toWellFormed(), type: TEXT };
   };
+  const textOf = (content) => {
+    if (typeof content !== 'string') return decoder.decode(content ?? new Uint8Array(0));
+    return content[0] === '\ufeff' ? content.slice(1) : content;
+  };
+  const bytesOf = (content) => (typeof content === 'string' ? encoder.encode(content) : new Uint8Array(content ?? 0));
 
-  class URL {
-    #parts;
-    #params;
-
-    constructor(text, base) {
-      text = String(text).trim();
-      let match = ABSOLUTE.exec(text);
-      if (!match && base !== undefined) {
-        const at = new URL(base);
-        if (!(at.protocol in PORTS)) throw new TypeError(`Invalid base URL: ${at.href}`);
-        const start = at.href.slice(0, at.href.indexOf('/', at.protocol.length + 2));
-        if (text.startsWith('//')) text = at.protocol + text;
-        else if (text.startsWith('/')) text = start + text;
-        else if (text.startsWith('?')) text = start + at.pathname + text;
-        else if (text.startsWith('#') || text === '') text = start + at.pathname + at.search + text;
-        else text = start + at.pathname.replace(/[^/]*$/, '') + text;
-        match = ABSOLUTE.exec(text);
-      }
-      const protocol = match ? match[1].toLowerCase() + ':' : '';
-      if (!match || (protocol in PORTS && !(match[3] && /^(?:\/|$)/.test(match[5])))) {
-        throw new TypeError(`Invalid URL: ${text}`);
-      }
-      const [username = '', password = ''] = (match[2] ?? '').split(':', 2);
-      this.#parts = {
-        protocol, username, password,
-        hostname: (match[3] ?? '').toLowerCase(),
-        port: match[4] && match[4] !== PORTS[protocol] ? String(Number(match[4])) : '',
-        pathname: protocol in PORTS ? normal(escape(match[5] || '/')) : escape(match[5]),
-        search: match[6] && match[6] !== '?' ? escape(match[6]).replaceAll("'", '%27') : '',
-        hash: match[7] && match[7] !== '#' ? escape(match[7]) : '',
-      };
-      if (Number(this.#parts.port) > 65535) throw new TypeError(`Invalid URL: ${text}`);
-    }
-
-    static canParse(text, base) {
-      try {
-        return Boolean(new URL(text, base));
-      } catch {
-        return false;
-      }
-    }
-
-    get protocol() { return this.#parts.protocol; }
-    get username() { return this.#parts.username; }
-    get password() { return this.#parts.password; }
-    get hostname() { return this.#parts.hostname; }
-    get port() { return this.#parts.port; }
-    get host() { return this.hostname + (this.port && ':' + this.port); }
-    get origin() { return this.protocol in PORTS ? `${this.protocol}//${this.host}` : 'null'; }
-    get pathname() { return this.#parts.pathname; }
-    set pathname(path) { this.#parts.pathname = normal(escape('/' + String(path).replace(/^\//, ''))); }
-    get search() { return this.#parts.search; }
-    set search(text) {
-      text = String(text).replace(/^\?/, '');
-      this.#parts.search = text && '?' + escape(text);
-      this.#params = undefined;
-    }
-    get hash() { return this.#parts.hash; }
-    set hash(text) {
-      text = String(text).replace(/^#/, '');
-      this.#parts.hash = text && '#' + escape(text);
-    }
-    get searchParams() {
-      this.#params ??= new URLSearchParams(this.search, (params) => {
-        const text = params.toString();
-        this.#parts.search = text && '?' + text;
-      });
-      return this.#params;
-    }
-    get href() {
-      const { protocol, username, password, pathname, search, hash } = this.#parts;
-      const user = username && username + (password && ':' + password) + '@';
-      const host = this.host || protocol in PORTS ? `//${user}${this.host}` : '';
-      return protocol + host + pathname + search + hash;
-    }
-    toString() { return this.href; }
-    toJSON() { return this.href; }
-  }
-
+  let fill, peek, take;  // take a body out of a message, peek if it may be taken, fill one in
   class Body {
-    #text;
+    #content = null;
     #used = false;
 
-    constructor(body) {
-      this.#text = body === null || body === undefined ? '' : String(body);
+    static {
+      fill = (message, content) => { message.#content = content; };
+      peek = (message) => {
+        if (message.#used) throw new TypeError('the body was read already');
+        return message.#content;
+      };
+      take = (message) => {
+        const content = peek(message);
+        message.#used = content !== null;
+        return content;
+      };
     }
 
     get bodyUsed() { return this.#used; }
-    async text() {
-      if (this.#used) throw new TypeError('the body was read already');
-      this.#used = true;
-      return this.#text;
+    get body() {
+      if (this.#content === null) return null;
+      throw new TypeError('body is a stream, which QuickJS does not have: use text(), json(), arrayBuffer() or bytes(), or Deno (--engine deno)');
     }
-    async json() { return parse(await this.text()); }
-    static read(message) { return #text in message ? message.#text : undefined; }
+    async text() { return textOf(take(this)); }
+    async json() { return parse(textOf(take(this))); }
+    async bytes() { return bytesOf(take(this)); }
+    async arrayBuffer() { return bytesOf(take(this)).buffer; }
+    async blob() { absent('blob()'); }
+    async formData() { absent('formData()'); }
   }
-  const read = Body.read;
-  delete Body.read;
 
-  const OURS = { __proto__: null };
+  // Give a message its body, and its headers the body's content type.
+  const begin = (message, { content, type }, headers) => {
+    fill(message, content);
+    if (type !== undefined && !headers.has('content-type')) headers.append('content-type', type);
+  };
 
+  // --- Request ------------------------------------------------------------------------------------------------------
+
+  const NORMALIZED = /^(?:delete|get|head|options|post|put)$/i;
+  const FORBIDDEN = /^(?:connect|trace|track)$/i;
+  const methodOf = (value) => {
+    const method = `${value}`;
+    if (!TOKEN.test(method) || FORBIDDEN.test(method)) throw new TypeError(`invalid method: ${method.slice(0, 100).toWellFormed()}`);
+    return NORMALIZED.test(method) ? method.toUpperCase() : method;
+  };
+
+  let requestOf;
   class Request extends Body {
-    #url;
-    #method;
+    #url;  // undefined for the request that a module answers, until the program reads it
+    #method = 'GET';
     #headers;
 
-    constructor(input, init = {}) {
-      const from = input instanceof Request ? input : undefined;
-      super(init.body ?? (from && read(from)));
-      this.#url = from ? from.#url : init === OURS ? input : new URL(input).href;
-      this.#method = String(init.method ?? from?.method ?? 'GET').toUpperCase();
-      this.#headers = new Headers(init.headers ?? from?.headers);
+    constructor(input, init = undefined) {
+      super();
+      if (input === requestOf) {
+        this.#headers = new Headers();
+        return;
+      }
+      need(arguments, 1, 'Request');
+      const options = dictionary(init, 'Request');
+      const from = isObject(input) && #url in input ? input : undefined;
+      this.#url = from ? from.#address() : new URL(input).href;
+      const { body, headers, method } = options;
+      if (method !== undefined) this.#method = methodOf(method);
+      else if (from) this.#method = from.#method;
+      this.#headers = new Headers(headers === undefined ? from?.#headers : headers);
+      const given = body !== undefined && body !== null;
+      if (/^(?:GET|HEAD)$/.test(this.#method) && (given || (from && peek(from) !== null))) {
+        throw new TypeError(`a request with the method ${this.#method} can not have a body`);
+      }
+      if (given) begin(this, extract(body), this.#headers);
+      else if (from) fill(this, take(from));
     }
 
-    get url() { return this.#url; }
+    static {
+      requestOf = (url) => {
+        remember(url);
+        return new Request(requestOf);
+      };
+    }
+
+    #address() { return (this.#url ??= ownUrl()); }
+    get url() { return this.#address(); }
     get method() { return this.#method; }
     get headers() { return this.#headers; }
-    clone() { return new Request(this); }
+    clone() {
+      const content = peek(this);
+      const twin = new Request(this.#address(), { method: this.#method, headers: this.#headers });
+      fill(twin, content);
+      return twin;
+    }
   }
 
+  // --- Response -----------------------------------------------------------------------------------------------------
+
+  let is, value;
   class Response extends Body {
     #status;
     #statusText;
     #headers;
 
-    constructor(body, init = {}) {
-      super(body);
-      this.#status = init.status ?? 200;
+    constructor(body = null, init = undefined) {
+      super();
+      const { headers, status = 200, statusText = '' } = dictionary(init, 'Response');
+      this.#headers = new Headers(headers);
+      this.#status = status & 0xffff;  // as Web IDL has an unsigned short
       if (!(this.#status >= 200 && this.#status <= 599)) throw new RangeError('a status is a number from 200 to 599');
-      this.#statusText = String(init.statusText ?? '');
-      this.#headers = new Headers(init.headers);
-      if (typeof body === 'string' && !this.#headers.has('content-type')) {
-        this.#headers.set('content-type', 'text/plain;charset=UTF-8');
+      this.#statusText = `${statusText}`;
+      if (!/^[\t -~\x80-\xff]*$/.test(this.#statusText)) throw new TypeError('statusText has a character that it can not have');
+      if (body !== null) this.#begin(extract(body));
+    }
+
+    #begin(extracted) {
+      const status = this.#status;
+      if (status === 204 || status === 205 || status === 304) {
+        throw new TypeError(`a response with the status ${status} can not have a body`);
       }
+      begin(this, extracted, this.#headers);
     }
 
-    static json(value, init = {}) {
-      const headers = new Headers(init.headers);
-      if (!headers.has('content-type')) headers.set('content-type', 'application/json');
-      return new Response(stringify(value), { ...init, headers });
+    static {
+      is = (object) => isObject(object) && #status in object;
+      // What a run comes to when its program answers with this: its JSON as a value, another text as a string.
+      value = (response) => {
+        const text = textOf(take(response));
+        return /[/+]json\b/.test(response.#headers.get('content-type') ?? '') ? parse(text) : text;
+      };
     }
 
+    static json(data, init = undefined) {
+      need(arguments, 1, 'Response.json');
+      const text = stringify(data);
+      if (text === undefined) throw new TypeError('Response.json: the value is not JSON');
+      const response = new Response(null, init);
+      response.#begin({ content: text, type: 'application/json' });
+      return response;
+    }
+
+    static error() { absent('Response.error'); }
+    static redirect() { absent('Response.redirect'); }
+
+    get type() { return (this.#status, 'default'); }
+    get url() { return (this.#status, ''); }
+    get redirected() { return (this.#status, false); }
     get status() { return this.#status; }
     get statusText() { return this.#statusText; }
     get ok() { return this.#status <= 299; }
     get headers() { return this.#headers; }
     clone() {
-      return new Response(read(this), { status: this.status, statusText: this.statusText, headers: this.headers });
+      const content = peek(this);
+      const twin = new Response(null, { status: this.#status, statusText: this.#statusText, headers: this.#headers });
+      fill(twin, content);
+      return twin;
     }
-    // What a run comes to when its program answers with this: its JSON as a value, another text as a string.
-    static value(response) {
-      const text = read(response);
-      return /[/+]json\b/.test(response.#headers.get('content-type') ?? '') ? parse(text) : text;
-    }
-    static is(value) { return typeof value === 'object' && value !== null && #status in value; }
   }
-  const { is, value } = Response;
-  delete Response.is;
-  delete Response.value;
 
-  // A URL of ours needs no parsing: a prompt of 1 MiB in it takes a while.
-  const request = (url) => new Request(url, OURS);
-  const Call = { __proto__: null, request, is, value };
-  for (const [name, made] of Object.entries({ Headers, Request, Response, URL, URLSearchParams })) {
-    defineProperty(globalThis, name, { value: made, writable: true, configurable: true, enumerable: false });
-  }
-  globalThis.__promptlog_web = Call;
+  publish({ Request, Response });
+  globalThis.__promptlog_web = { __proto__: null, request: requestOf, is, value };
 })();

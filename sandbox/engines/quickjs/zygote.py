@@ -44,7 +44,7 @@ from sandbox.engines.quickjs.confinement import (
     write_from,
 )
 from sandbox.engines.quickjs.engine import Engine
-from sandbox.engines.quickjs.source import Refused, without_nul
+from sandbox.engines.quickjs.source import Refused, without_nul, wrap
 
 # There is no typing module in the jail.
 TYPE_CHECKING = False
@@ -60,14 +60,16 @@ REPORT_BYTES = 48
 CLONE_AS_FORK = 0x1200011  # CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD, the one clone that the policy has
 FOREVER_MS = 0x7FFFFFFF
 KIND_TEXT = ord("B")
+# What programs see of the web platform, and the functions that take a locale. Each uses what is before it.
+PLATFORM = ("pairs", "url", "web", "encoding", "locale")
 
 
 def _read_job(read: "Callable[[int, int], bytes]" = read) -> bytes:
     """The one frame: its size in eight digits, kind:1 and what belongs to the kind.
 
     B the text to evaluate, arguments included. For the other kinds the lengths:4 of code, arguments, prompt and
-    env, then these: L run a body, M run a module, both checked before; S check a source and run it; C check and
-    wrap a source. The arguments are what stands behind the code when it is run. The prompt and the env are there
+    env, then these: L run a body, M run a module, both checked before; S check a source and run it; C check a
+    source. The arguments are what stands behind the code when it is run. The prompt and the env are there
     if they are too long to stand in the arguments.
     """
     data = read(DATA, READ_BYTES)
@@ -91,8 +93,8 @@ def _fields(data: bytes) -> list[str]:
 def _send(kind: bytes, *fields: bytes, write: "Callable[[int, bytes | memoryview], int]" = write) -> None:
     """One frame to the daemon: kind:1 length:4, then the fields, each with its length:4 unless it is the only one.
 
-    kind: l log line (level digit first), v value, o size of a value that is too large, b bad result, w wrapped
-    code, and x exception, m exception for lack of memory, s syntax error, all three with the fields
+    kind: l log line (level digit first), v value, o size of a value that is too large, b bad result, w the form of a
+    source that was checked, and x exception, m exception for lack of memory, s syntax error, all three with the fields
     name, message, stack.
     """
     payload = fields[0]
@@ -136,19 +138,22 @@ def _run_or_check(engine: Engine, data: bytes) -> None:
     elif kind == b"M":
         wrapped = "M" + code
     else:
+        source = without_nul(code)
         try:
-            wrapped = engine.check(without_nul(code))
+            form = engine.check(source)
         except Refused as refused:
-            form, error = refused.args
+            refused_form, error = refused.args
             name = getattr(error, "name", None) or type(error).__name__
             message = getattr(error, "message", None) or str(error)
             stack = getattr(error, "stack", None) or ""
             kind = b"m" if isinstance(error, MemoryError) or engine.out_of_memory(name, message) else b"s"
-            _send(kind, (form + name).encode(), message.encode("utf-8", "replace"), stack.encode("utf-8", "replace"))
+            name = refused_form + name
+            _send(kind, name.encode(), message.encode("utf-8", "replace"), stack.encode("utf-8", "replace"))
             return
         if kind == b"C":
-            _send(b"w", wrapped.encode())
+            _send(b"w", form.encode())
             return
+        wrapped = wrap(form, source)
     engine.run_with(wrapped, arguments, prompt, env)
 
 
@@ -156,7 +161,7 @@ def _warm_up(engine: Engine) -> None:
     """Walk every path once in a context that is thrown away: what is made lazily can't be made after the filter."""
     engine.send = lambda *fields: None
     for source in ("console.log(1); const result = {a: [1]}", "throw new TypeError(prompt)"):
-        wrapped = engine.check(source)
+        wrapped = wrap(engine.check(source), source)
     for bad in ("}", "export default 1;", "export default }"):
         try:
             engine.check(bad)
@@ -172,14 +177,15 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     jsbox = loader.create_module(spec)
     loader.exec_module(jsbox)
     scripts = {}
-    for name in ("contract", "prelude", "web", "encoding", "builtins"):
+    for name in (*PLATFORM, "contract", "prelude", "builtins"):
         with open("/app/" + name + ".js", encoding="utf-8") as file:
             scripts[name] = file.read()
     with open("/app/filter.bpf", "rb") as file:
         confinement = Confinement(file.read())
     prelude = scripts["contract"] + scripts["prelude"]
     # In this order, so that what lives stands together, and the holes that the other leaves behind it.
-    engine = Engine(jsbox.Runtime, _send, scripts["web"] + scripts["encoding"] + prelude, scripts["builtins"])
+    platform = "".join([scripts[name] for name in PLATFORM])
+    engine = Engine(jsbox.Runtime, _send, platform + prelude, scripts["builtins"])
     _warm_up(Engine(jsbox.Runtime, _send, prelude))
     _rehearse(engine)
     posix.close(2)

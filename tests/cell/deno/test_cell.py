@@ -16,8 +16,11 @@ from sandbox.cells.job import Plan
 from sandbox.cells.process import Ending, ending, only_child
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, ProgramException, WallLimit
+from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, ProgramException, WallLimit
 from tests.cell.deno.cells import a_cell, kill_blank, run_on, value_of
+from tests.daemon.processes import cpu_s, is_alive
+
+_LIMIT_MS = Limits().cpu_ms
 
 
 async def test_each_run_has_a_process_and_namespaces_of_its_own(plan: Plan) -> None:
@@ -65,7 +68,8 @@ async def test_the_process_has_the_data_socket_and_nothing_of_the_host(plan: Pla
 async def test_what_one_process_left_in_the_socket_is_not_the_next_ones(plan: Plan) -> None:
     """A reply after the last word, and a forged R, are thrown away; who is ready is told by the kernel's pid."""
     async with a_cell(plan) as cell:
-        trial = await run_on(cell, "setInterval(() => console.log('late'), 0); console.log('x'); return 1")
+        # It goes on for ever, and so has written much when the daemon, which has the last word, ends it.
+        trial = await run_on(cell, "const late = async () => { for (;;) await console.log('late') }; late(); return 1")
         assert value_of(trial) == 1
         await cell.ready()
         trial = await run_on(cell, "return 2")
@@ -92,19 +96,27 @@ async def test_cpu_is_held_by_the_processs_clock(plan: Plan, source: str) -> Non
             # nsjail had no part in it: the next process is on its way.
             await cell.ready()
         assert value_of(await run_on(cell, "return 1")) == 1
-    assert min(used) >= 50
-    assert sorted(used)[1] <= 60, used
+    assert min(used) >= _LIMIT_MS
+    assert sorted(used)[1] <= _LIMIT_MS + 10, used
 
 
 async def test_the_kernel_stands_behind_the_cpu_limit(plan: Plan) -> None:
-    """RLIMIT_CPU is set for the run: one second over at the most, should the daemon not look."""
+    """RLIMIT_CPU is set for the run: in whole seconds above its limit, two at the most, should the daemon not look."""
     async with a_cell(plan) as cell:
         pid = only_child(cell.process.pid)
-        assert cell._engine is not None
-        cell._engine.limit_cpu(Limits(cpu_ms=3000))
-        limits = Path(f"/proc/{pid}/limits").read_text()
-        (line,) = (line for line in limits.splitlines() if line.startswith("Max cpu time"))
-        assert line.split()[3:5] in (["5", "6"], ["4", "5"])
+        blank_s = cpu_s(pid)
+        limits: list[str] = []
+
+        def look(_: LogLine) -> None:
+            lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+            limits.extend(line for line in lines if line.startswith("Max cpu time"))
+
+        trial = await run_on(cell, "console.log('on'); return 1", on_log=look, cpu_ms=3000)
+        assert value_of(trial) == 1
+    (line,) = limits
+    soft, hard = map(int, line.split()[3:5])
+    assert blank_s + 3 < soft <= blank_s + 3 + 2
+    assert hard == soft + 1
 
 
 @pytest.mark.parametrize(
@@ -119,24 +131,20 @@ async def test_memory_is_held(plan: Plan, source: str) -> None:
     """A memory bomb ends at the limit, without a cgroup at most 20 MiB over it."""
     async with a_cell(plan) as cell:
         trial = await run_on(cell, source, cpu_ms=10_000, wall_ms=20_000)
-        assert isinstance(trial.outcome, MemoryLimit | ProgramException), trial.outcome
-        assert trial.usage.peak_memory_bytes <= (128 if plan.cgroup else 148) * MIB
+        if plan.cgroup is None and isinstance(trial.outcome, ProgramException):
+            assert trial.outcome.name == "RangeError"  # refused to an ArrayBuffer, which can say so
+        else:
+            assert isinstance(trial.outcome, MemoryLimit), trial.outcome
+        assert 64 * MIB < trial.usage.peak_memory_bytes <= (128 if plan.cgroup else 148) * MIB
         assert trial.usage.cpu_ms > 0
 
 
 async def test_wall_time_is_held_by_the_daemon(plan: Plan) -> None:
-    """A program that waits, or stops itself, is ended at the wall limit."""
+    """A program that waits for a minute is ended at the wall limit."""
     async with a_cell(plan) as cell:
         trial = await run_on(cell, "await new Promise((r) => setTimeout(r, 60000))", wall_ms=300)
         assert isinstance(trial.outcome, WallLimit)
-        assert trial.usage.wall_ms < 1300
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        return bool(os.readlink(f"/proc/{pid}/exe"))
-    except OSError:
-        return False  # gone, or dead and not reaped yet
+        assert 300 <= trial.usage.wall_ms < 3000
 
 
 async def test_a_killed_process_is_told(plan: Plan) -> None:
@@ -144,13 +152,11 @@ async def test_a_killed_process_is_told(plan: Plan) -> None:
     async with a_cell(plan) as cell:
         pid = only_child(cell.process.pid)
 
-        async def kill() -> None:
-            await trio.sleep(0.1)
+        def kill(_: LogLine) -> None:
             os.kill(pid, signal.SIGKILL)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(kill)
-            trial = await run_on(cell, "await new Promise((r) => setTimeout(r, 900))")
+        source = "console.log('on'); await new Promise((r) => setTimeout(r, 60000))"
+        trial = await run_on(cell, source, on_log=kill)
         assert isinstance(trial.outcome, Crashed)
         assert trial.outcome.signal == "SIGKILL"
         assert not cell.usable
@@ -163,10 +169,14 @@ async def test_a_killed_process_is_told(plan: Plan) -> None:
 async def test_a_cancelled_run_leaves_no_process(plan: Plan) -> None:
     """Cancelled, the run's process and its nsjail are gone when `run` and `close` have returned."""
     async with a_cell(plan) as cell:
-        pid = only_child(cell.process.pid)
-        with trio.move_on_after(0.2):
-            await run_on(cell, "for(;;){}", cpu_ms=5000, wall_ms=5000)
-    assert not _is_there(pid)
+        nsjail, pid = cell.process.pid, only_child(cell.process.pid)
+        with trio.CancelScope() as scope:
+            await run_on(
+                cell, "console.log('on'); for(;;){}", on_log=lambda _: scope.cancel(), cpu_ms=5000, wall_ms=5000
+            )
+        assert scope.cancelled_caught
+    assert not is_alive(pid)
+    assert not is_alive(nsjail)
 
 
 async def test_a_cell_that_cannot_start_says_why(plan: Plan) -> None:
@@ -194,28 +204,32 @@ async def test_a_run_has_one_core(plan: Plan) -> None:
     derive = (
         "const key = await crypto.subtle.importKey('raw', new Uint8Array(16), 'PBKDF2', false, ['deriveBits']);"
         "const how = {name: 'PBKDF2', hash: 'SHA-512', salt: new Uint8Array(16), iterations: 2e6};"
+        "console.log('on');"
         "await Promise.all(Array.from({length: 12}, () => crypto.subtle.deriveBits(how, key, 256)))"
     )
     async with a_cell(plan) as cell:
         pid = only_child(cell.process.pid)
-        seen: list[set[str]] = []
+        before = len(os.listdir(f"/proc/{pid}/task"))
+        begun = trio.Event()
+        seen: list[list[str]] = []
 
         async def look() -> None:
+            await begun.wait()
             while True:
-                await trio.sleep(0.005)
                 tasks = list(Path(f"/proc/{pid}/task").glob("*/status"))
-                lines = [line for task in tasks for line in _lines(task) if line.startswith("Cpus_allowed_list")]
-                seen.append(set(lines))
+                lines = [line for task in tasks for line in _lines(task)]
+                seen.append([line.split()[1] for line in lines if line.startswith("Cpus_allowed_list")])
+                await trio.sleep(0.005)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
-            trial = await run_on(cell, derive, cpu_ms=200)
+            trial = await run_on(cell, derive, on_log=lambda _: begun.set(), cpu_ms=200)
             nursery.cancel_scope.cancel()
     assert isinstance(trial.outcome, CpuLimit), trial.outcome
     assert trial.outcome.used < 230
-    assert any(seen)
-    assert all(len(lines) <= 1 for lines in seen), seen
-    assert all("-" not in line and "," not in line for lines in seen for line in lines), seen
+    assert max(map(len, seen)) > before, "no thread was started"
+    assert all(len(set(cores)) <= 1 for cores in seen), seen
+    assert all(core.isdigit() for cores in seen for core in cores), seen  # neither 0-3 nor 0,2
 
 
 def _lines(file: Path) -> list[str]:

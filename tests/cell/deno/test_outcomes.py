@@ -206,18 +206,20 @@ async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
     threads: list[int] = []
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:
         pid = only_child(cell.process.pid)
+        before = len(os.listdir(f"/proc/{pid}/task"))
 
         @nursery.start_soon
         async def look() -> None:
             while True:
                 with suppress(OSError):  # it has just ended
                     threads.append(len(os.listdir(f"/proc/{pid}/task")))
-                await trio.sleep(0.02)
+                await trio.sleep(0.005)
 
         trial = await run_on(cell, source, cpu_ms=1000)
         nursery.cancel_scope.cancel()
     assert isinstance(trial.outcome, CpuLimit), trial.outcome
-    assert 8 < max(threads) < 24
+    # One thread of the blank process may take a job, too; all 60 at once would be as many more.
+    assert before + 6 <= max(threads) <= before + 10
 
 
 @pytest.mark.parametrize(

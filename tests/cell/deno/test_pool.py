@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
+from sandbox.cells.deno import DenoCell
 from sandbox.cells.job import Job, Plan, Trial
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import Limits
-from tests.cell.deno.cells import a_pool, kill_blank, run_on, value_of
+from tests.cell.deno.cells import a_pool, kill_process, run_on, value_of
+from tests.daemon.processes import children, is_alive
 
 
 async def test_the_pool_keeps_none_until_one_is_wanted(plan: Plan) -> None:
     """Nothing is started before the first request; then as many as were wanted at once; after a while none."""
-    async with a_pool([plan], idle_s=1.0, runs_per_cell=3) as pool:
-        await trio.sleep(0.2)
-        assert pool.counts().started == 0
+    asked: list[int | None] = []
+    async with a_pool([plan], asked=asked, idle_s=1.0, runs_per_cell=3) as pool:
+        await wait_all_tasks_blocked()
+        assert asked == []  # to ask is what each start begins with
         for number in range(7):
             cell = await pool.take()
             assert value_of(await run_on(cell, f"return {number}")) == number
@@ -29,6 +35,16 @@ async def test_the_pool_keeps_none_until_one_is_wanted(plan: Plan) -> None:
         while pool.counts().blank != 0 or pool.counts().size != 0:
             await trio.sleep(0.1)
         assert 3 <= pool.counts().started <= 8
+        assert asked
+
+
+def _jails() -> list[tuple[int, int]]:
+    """Return the nsjails that this process has started, with the one process in each."""
+    return [(nsjail, pid) for nsjail in children(os.getpid()) if _is_nsjail(nsjail) for pid in children(nsjail)]
+
+
+def _is_nsjail(pid: int) -> bool:
+    return b"nsjail" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
 
 
 async def test_the_pool_bears_cells_that_die_blank(plan: Plan) -> None:
@@ -44,10 +60,19 @@ async def test_the_pool_bears_cells_that_die_blank(plan: Plan) -> None:
                     continue
                 finally:
                     pool.give(cell)
-            while pool.counts().blank == 0:
+            while pool.counts().blank != pool.counts().size:
                 await trio.sleep(0.01)
-            for blank in list(pool._blank):
-                await kill_blank(blank, nsjail=kill_nsjail)
+            started = pool.counts().started
+            jails = _jails()
+            assert len(jails) == pool.counts().blank
+            for nsjail, pid in jails:
+                await kill_process(nsjail, pid, nsjail=kill_nsjail)
+        with trio.fail_after(5):
+            while pool.counts().started == started:
+                cell = await pool.take()
+                with suppress(CellLost):  # the dead ones are found by who takes them, and replaced
+                    await run_on(cell, "return 1")
+                pool.give(cell)
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -97,3 +122,22 @@ async def test_cells_in_use_do_not_count_as_blank(plan: Plan) -> None:
                 pool.give(cell)
             while pool.counts().blank != 1:
                 await trio.sleep(0.02)
+
+
+async def test_cells_are_closed_side_by_side(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a pool ends, cells that were lent are closed all at once, since each may take its time to end."""
+    closing, most = 0, 0
+    close = DenoCell.close
+
+    async def counted(cell: DenoCell) -> None:
+        nonlocal closing, most
+        closing += 1
+        most = max(most, closing)
+        await close(cell)
+        closing -= 1
+
+    async with a_pool([plan]) as pool:
+        cells = [await pool.take(fresh=True) for _ in range(3)]
+        monkeypatch.setattr(DenoCell, "close", counted)
+    assert (closing, most >= len(cells)) == (0, True)
+    assert not any(is_alive(cell.process.pid) for cell in cells)

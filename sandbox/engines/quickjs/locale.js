@@ -1,0 +1,60 @@
+// ECMAScript's functions for human languages, where the engine gives a wrong value: it has no Intl, and ignores a locale and
+// options. Here these are a TypeError. Evaluated once in the zygote, before builtins.js.
+(() => {
+  'use strict';
+  const { apply, defineProperty, getPrototypeOf } = Reflect;
+
+  const refuse = (name) => {
+    throw new TypeError(`${name} on QuickJS takes no locale and no options, it has no Intl; Deno has (--engine deno)`);
+  };
+  // A method has no prototype and is no constructor, as built-in functions.
+  const replace = (owner, name, make, original = owner[name]) => {
+    defineProperty(owner, name, { value: make(original, name)[name], writable: true, configurable: true, enumerable: false });
+  };
+
+  const plain = (original, name) => ({
+    [name]() {
+      if (arguments[0] !== undefined || arguments[1] !== undefined) refuse(name);
+      return apply(original, this, []);
+    },
+  });
+  for (const { prototype } of [Number, Array, getPrototypeOf(Int8Array)]) replace(prototype, 'toLocaleString', plain);
+  replace(BigInt.prototype, 'toLocaleString', plain, BigInt.prototype.toString);  // which the engine does not have
+  for (const name of ['toLocaleString', 'toLocaleDateString', 'toLocaleTimeString']) replace(Date.prototype, name, plain);
+
+  replace(String.prototype, 'localeCompare', (original) => ({
+    localeCompare(that) {
+      if (arguments[1] !== undefined || arguments[2] !== undefined) refuse('localeCompare');
+      return apply(original, this, [that]);
+    },
+  }));
+
+  // Four languages have case mappings of their own (SpecialCasing.txt, and ICU for Greek): all others have the default ones.
+  const PLAIN_CASE = /^(?!az|el|lt|tr)[a-z]{2}(?:-[a-z]{4})?(?:-(?:[a-z]{2}|[0-9]{3}))?$/i;
+  const { test } = RegExp.prototype;
+  const cased = (original, name) => ({
+    [name]() {
+      const locale = arguments[0];
+      const known = locale === undefined || (typeof locale === 'string' && apply(test, PLAIN_CASE, [locale]));
+      if (!known) throw new TypeError(`${name} on QuickJS has no rules for this locale; Deno has (--engine deno)`);
+      return apply(original, this, []);
+    },
+  });
+  for (const name of ['toLocaleUpperCase', 'toLocaleLowerCase']) replace(String.prototype, name, cased);
+
+  // The engine composes U+11A7 with the Hangul syllable before it, and so loses it. No character composes with it in Unicode:
+  // so the parts of a text between two of them are normalized one by one.
+  const { includes, split } = String.prototype;
+  const NO_FINAL = '\u11a7';
+  replace(String.prototype, 'normalize', (original) => ({
+    normalize() {
+      if (this === undefined || this === null) return apply(original, this, []);
+      const text = `${this}`, form = arguments[0] === undefined ? 'NFC' : `${arguments[0]}`;
+      if (!apply(includes, text, [NO_FINAL])) return apply(original, text, [form]);
+      const parts = apply(split, text, [NO_FINAL]);
+      let done = apply(original, parts[0], [form]);
+      for (let at = 1; at < parts.length; at += 1) done += NO_FINAL + apply(original, parts[at], [form]);
+      return done;
+    },
+  }));
+})();

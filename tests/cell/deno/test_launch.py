@@ -1,0 +1,167 @@
+"""How an nsjail is started: tied to the daemon's life, in its cgroup, and with any number of descriptors open."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sandbox.cells import deno
+from sandbox.cells.deno_process import DenoProcess, status_bytes
+from sandbox.cells.job import Plan
+from sandbox.cells.process import has_ended
+from sandbox.errors import CellStartError
+from tests.cell.deno.cells import a_cell, run_on, value_of
+from tests.daemon.processes import is_alive, until
+
+_START_ONE = """
+import os, sys, time
+from pathlib import Path
+from sandbox.cells.process import spawn
+jail = spawn(Path(sys.argv[1]), sys.argv[2:], stdin=0, stdout=1, cwd="/")
+print(jail.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_that_was_started_ends_with_its_starter(tmp_path: Path) -> None:
+    """After SIGKILL of the process that started it, what was started is gone, without having been told."""
+    script = tmp_path / "nsjail"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    command = [sys.executable, "-c", _START_ONE, str(script)]
+    starter = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    assert starter.stdout is not None
+    pid = int(starter.stdout.readline())
+    until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x0060\0")
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    try:
+        until(lambda: not is_alive(pid))
+    finally:
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def test_what_keeps_it_from_starting_is_told(plan: Plan, tmp_path: Path) -> None:
+    """An executable that is not there, and a cgroup that can't be joined, are named in the error."""
+    missing = msgspec.structs.replace(plan, executable=tmp_path / "nsjail")
+    with pytest.raises(CellStartError, match=f"{tmp_path}/nsjail: No such file"):
+        await deno.start(missing)
+    if plan.cgroup is not None:
+        broken = msgspec.structs.replace(plan.cgroup, folders=[tmp_path / "memory"])
+        (tmp_path / "memory").mkdir()
+        with pytest.raises(CellStartError, match=r"cgroup\.procs: No such file"):
+            await deno.start(msgspec.structs.replace(plan, cgroup=broken))
+
+
+@pytest.fixture
+def high_descriptors() -> Iterator[None]:
+    """All descriptors up to 1,100 are taken, so that each new one is above what select(2) knows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    taken = []
+    while not taken or taken[-1] < 1100:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+    yield
+    for descriptor in taken:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_runs_go_on_with_many_descriptors_open(plan: Plan, high_descriptors: None) -> None:
+    """With more than 1,023 descriptors open, as many clients make them, a cell starts, runs and goes on."""
+    async with a_cell(plan) as cell:
+        for number in range(2):
+            assert value_of(await run_on(cell, f"return {number}")) == number
+            assert cell.usable
+            await cell.ready()
+
+
+def test_the_end_of_a_process_is_seen_by_a_high_descriptor(high_descriptors: None) -> None:
+    """Whether a process has ended is told right with a descriptor above 1,023."""
+    process = subprocess.Popen(["sleep", "60"])
+    descriptor = os.pidfd_open(process.pid)
+    assert descriptor > 1023
+    assert not has_ended(descriptor)
+    process.kill()
+    process.wait()
+    assert has_ended(descriptor)
+    os.close(descriptor)
+
+
+_NAMES = [b"VmHWM:\t1 kB", b"a\x0bVmHWM:\t1 kB", b"\x1cRssFile: 0 kB", b"x\nVmHWM:\t1", b"\xff\xfe:\t9 kB"]
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_process_name_forges_no_figure(name: bytes) -> None:
+    """A process may take any name; whatever separators are in it, its peak of memory is the kernel's figure."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        held = bytearray(b"x" * (20 << 20))
+        ctypes.CDLL(None).prctl(15, name, 0, 0, 0)  # PR_SET_NAME
+        os.write(writing, held[:1])
+        signal.pause()
+        os._exit(0)
+    try:
+        assert os.read(reading, 1) == b"x"
+        process = DenoProcess(pid, data_bytes=None)
+        assert process.peak_bytes() > 16 << 20
+        sizes = status_bytes(Path(f"/proc/{pid}/status").read_bytes())
+        assert sizes[b"VmHWM"] > 16 << 20
+        process.close()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+_SAME_PID_TWICE = """
+import os, signal
+from sandbox.cells.deno_process import DenoProcess
+from sandbox.errors import CellLost
+
+def start():
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    return pid
+
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+first = start()
+process = DenoProcess(first, data_bytes=None)
+assert process.cpu_s() >= 0 and process.peak_bytes() > 0
+end(first)
+with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+    file.write(str(first - 1))
+second = start()
+assert second == first, "the kernel did not give the pid again"
+assert process.peak_bytes() == 0
+try:
+    process.cpu_s()
+except CellLost:
+    print("told apart")
+end(second)
+"""
+
+
+def test_figures_of_a_process_that_has_the_pid_now_are_not_taken() -> None:
+    """Once a process has ended another may have its pid: neither that one's CPU clock nor its memory is told."""
+    assert os.geteuid() == 0, "to choose a pid in a pid namespace takes root: run this test as root"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", _SAME_PID_TWICE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[3])
+    assert done.stdout == "told apart\n", done.stderr

@@ -1,0 +1,127 @@
+"""URL on QuickJS: what is in its grammar has the value of the URL Standard, and all else is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client
+
+CASES: list[dict[str, Any]] = [
+    json.loads(line) for line in (Path(__file__).parent / "urls.jsonl").read_text("utf-8").splitlines()
+]
+"""Each has a URL, maybe a base, and what is set: it `gives` values, or `says` what is not supported, or is invalid."""
+
+KINDS = list(dict.fromkeys(case["kind"] for case in CASES))
+
+# Says whether the URL can be parsed, and what a program sees of it, or the error. `set` is tried in code that is not
+# strict, where an assignment without a setter would do nothing.
+PROGRAM = """
+const assign = (0, eval)('(url, [name, value]) => { url[name] = value; }');
+const names = ['href', 'origin', 'protocol', 'host', 'hostname', 'port', 'pathname', 'search', 'hash'];
+return JSON.parse(prompt).map(({ url, base, set }) => {
+  const found = {};
+  try {
+    found.canParse = URL.canParse(url, base);
+  } catch (error) {
+    found.canParse = String(error);
+  }
+  try {
+    const made = new URL(url, base);
+    const { searchParams } = made;
+    if (set) assign(made, set);
+    found.gives = names.map((name) => made[name]);
+    found.same = made.toString() === made.href && made.toJSON() === made.href && made.username + made.password === ''
+      && made.searchParams === searchParams && String(searchParams) === String(new URLSearchParams(made.search));
+  } catch (error) {
+    found.error = String(error);
+  }
+  return found;
+});
+"""
+
+
+def _run(client: Client, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.run_source(PROGRAM, json.dumps(cases)).value
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_url_is_right_or_refused(client: Client, kind: str) -> None:
+    """Every URL of this kind has the standard's values in all its parts, or is a TypeError that says why."""
+    cases = [case for case in CASES if case["kind"] == kind]
+    for case, found in zip(cases, _run(client, cases), strict=True):
+        if "gives" in case:
+            assert (found.get("gives"), found["same"], found["canParse"]) == (case["gives"], True, True), case
+        elif "says" in case:
+            says = found["error"]
+            assert says.startswith("TypeError: "), (case, found)
+            assert case["says"] in says, (case, found)
+            assert "not supported on QuickJS; Deno has the full parser (--engine deno)" in says or "set" in case, says
+            assert found["canParse"] == (True if "set" in case else says), (case, found)
+        else:
+            assert found == {"canParse": False, "error": found["error"]}, (case, found)
+            assert found["error"].startswith("TypeError: Invalid URL: "), (case, found)
+
+
+def test_the_table_is_whole() -> None:
+    """The table has hundreds of URLs, and enough of each sort."""
+    assert len(CASES) >= 500
+    assert sum("gives" in case for case in CASES) >= 200
+    assert sum("says" in case for case in CASES) >= 150
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("(u) => { u.searchParams.append('b', '&'); return u.search }", "?a=1&b=%26"),
+        ("(u) => { u.searchParams.delete('a'); return u.href }", "http://h/#f"),
+        (
+            "(u) => { const p = u.searchParams; u.search = 'c=2'; return [p.get('c'), u.searchParams === p] }",
+            ["2", True],
+        ),
+        ("(u) => { const p = u.searchParams; u.href = 'http://i/?d=3'; return String(p) }", "d=3"),
+        ("(u) => { try { u.href = 'x' } catch { } return u.href }", "http://h/?a=1#f"),
+        ("(u) => JSON.stringify({ u })", '{"u":"http://h/?a=1#f"}'),
+        ("(u) => new URL(u).href", "http://h/?a=1#f"),
+        ("(u) => new URL('p', u).href", "http://h/p"),
+        ("(u) => Object.prototype.toString.call(u)", "[object URL]"),
+        ("() => [URL.length, URL.canParse.length]", [1, 1]),
+        ("() => { try { new URL() } catch (e) { return String(e) } }", "TypeError: URL: too few arguments, 0 of 1"),
+        ("() => { try { new URL(Symbol()) } catch (e) { return e.name } }", "TypeError"),
+        ("() => { try { URL.prototype.toString.call({}) } catch (e) { return e.name } }", "TypeError"),
+        ("() => new URL('http://h/?q=a+b%20c%zz%ff').searchParams.get('q')", "a b c%zz\ufffd"),
+    ],
+)
+def test_a_url_is_an_object(client: Client, expression: str, value: object) -> None:
+    """A URL and its parameters follow each other, and the class takes its arguments as the standard has it."""
+    assert client.run_source(f"return ({expression})(new URL('http://h?a=1#f'))").value == value
+
+
+@pytest.mark.parametrize("unit", ["abcd", "éééé", "\U0001f600\U0001f600", "%%%%", "    ", "it's", "a\nb\n", "a&b="])
+def test_a_prompt_of_a_mebibyte_in_the_requests_url_is_cheap(client: Client, unit: str) -> None:
+    """The URL that a module is asked with is not parsed, so that the default 50 ms of CPU do for the longest prompt."""
+    source = """export default { fetch(request) {
+        const { href, search, searchParams } = new URL(request.url);
+        const found = searchParams.get('prompt');
+        return Response.json([found.length, found.slice(0, 4), found.slice(-4),
+            href === request.url, search.slice(0, 8)]);
+    } }"""
+    prompt = unit * (2**20 // len(unit.encode()))
+    code_units = len(prompt.encode("utf-16-le")) // 2
+    assert client.run_source(source, prompt).value == [code_units, unit, unit, True, "?prompt="]
+
+
+def test_the_url_of_a_request_is_the_standards(client: Client) -> None:
+    """The request's URL is written as the standard has it, whatever is in the prompt, and parses to itself."""
+    source = """export default { fetch(request) {
+        const copy = new URL(request.url + '#x');
+        return Response.json([request.url, new URL('/y?' + copy.searchParams, request.url).href,
+            new Request(request).url]);
+    } }"""
+    written = "http://promptlog/?prompt=it%27s%20%22%3C%C3%A9"
+    again = "http://promptlog/y?prompt=it%27s+%22%3C%C3%A9"
+    assert client.run_source(source, "it's \"<é").value == [written, again, written]

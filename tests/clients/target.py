@@ -1,0 +1,100 @@
+"""A daemon of one test's own for hostile clients, with what the kernel says that it holds."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from promptlogctl.client import Client
+from tests.daemon.processes import resident_bytes, until
+
+CONFIG = "[pool]\ncells = 2\nspare = 2\n"
+"""Four cells, whatever the number of cores: their descriptors are counted against the limit of one test."""
+
+_ANSWER_S = 20.0
+
+
+class Target:
+    """A running daemon."""
+
+    def __init__(self, socket_path: Path, pid: int, log: Path) -> None:
+        self.socket = socket_path
+        self.pid = pid
+        self._log = log
+
+    def descriptors(self) -> int:
+        """Return how many descriptors the daemon has open, without the programs that the store writes meanwhile."""
+        return len([link for link in self._links() if "/programs/" not in link])
+
+    def _links(self) -> Iterator[str]:
+        for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since the folder was read
+                yield os.readlink(descriptor)
+
+    def resident(self) -> int:
+        """Return the daemon's resident set in bytes."""
+        return resident_bytes(self.pid)
+
+    def log(self) -> str:
+        """Return what the daemon has logged so far."""
+        return self._log.read_text("utf-8", "replace")
+
+    def connect(self) -> socket.socket:
+        """Return a raw connection whose reads have a deadline."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.socket))  # without a time-out: with one, a full backlog is an error
+        sock.settimeout(_ANSWER_S)
+        return sock
+
+    def canary(self) -> None:
+        """Check that another client is served."""
+        with Client(self.socket) as client:
+            run = client.start(None, "canary", source="const result = prompt.length")
+            assert run.result(_ANSWER_S).value == 6
+
+    def is_at_rest(self) -> bool:
+        """Whether nothing runs, all QuickJS cells wait for a run, and no client but this one is connected."""
+        with Client(self.socket) as client:
+            stats = client.stats()
+        pool = next(pool for pool in stats.pools if pool.engine == "quickjs")
+        return stats.running == stats.queued == 0 and pool.blank == pool.size and stats.clients == 1
+
+
+@contextmanager
+def target(folder: Path, *, descriptors: int | None = None) -> Iterator[Target]:
+    """Start a daemon; at the end check that a client is served, that no descriptor leaked, and that nothing failed."""
+    (folder / "promptlog.toml").write_text(CONFIG)
+    reading, writing = os.pipe()
+
+    def limit() -> None:
+        if descriptors is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+    command = [sys.executable, "-m", "promptlogd", "--socket", folder / "s", "--state-dir", folder / "state"]
+    command += ["--config", folder / "promptlog.toml"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--ready-fd", str(writing)], pass_fds=(writing,), stderr=log, preexec_fn=limit
+        )
+    os.close(writing)
+    with process:
+        try:
+            with open(reading, "rb") as ready:
+                assert ready.read() == b"ready\n", (folder / "log").read_text()
+            daemon = Target(folder / "s", process.pid, folder / "log")
+            daemon.canary()  # the store opens a file at the first run
+            until(daemon.is_at_rest, 10)
+            before = daemon.descriptors()
+            yield daemon
+            daemon.canary()
+            until(lambda: daemon.is_at_rest() and daemon.descriptors() == before, 10)
+            assert "Traceback" not in daemon.log()
+        finally:
+            process.terminate()
+            process.wait(15)

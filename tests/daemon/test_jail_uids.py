@@ -1,0 +1,98 @@
+"""Each jail has a uid of its own on the host where the daemon may set uids; elsewhere `stats` and `doctor` say so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client
+from tests.daemon.processes import Daemon, a_daemon, children, until
+
+
+def _uids(daemon: Daemon) -> dict[int, set[int]]:
+    """For each nsjail the uids of the processes in its jail, as the host sees them; 0 while nsjail sets one up."""
+    found: dict[int, set[int]] = {}
+    for jail in children(daemon.process.pid):
+        inside = children(jail)
+        for pid in inside:
+            inside += children(pid)
+        try:
+            found[jail] = {_uid(pid) for pid in inside}
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _uid(pid: int) -> int:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Uid:"))
+    return int(line.split()[1])
+
+
+def test_no_two_jails_have_one_uid(tmp_path: Path) -> None:
+    """With root, all cells of both engines have uids that differ, come from the configured range, and come again."""
+    assert os.geteuid() == 0, "only root gives jails uids without capabilities: run this test as root"
+    (tmp_path / "c").write_text('[pool]\ncells = 2\nuids = "700000:20"\n[deno]\nblank = 2\n')
+    with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
+        assert client.stats().jail_uids == "own: each jail has one of 20 uids from 700000 on"
+        for _ in range(40):  # more jails than there are uids
+            assert client.run_source("return 1", isolation="jail").value == 1
+            assert client.run_source("return 1", isolation="jail", engine="deno").value == 1
+
+        jails: dict[int, set[int]] = {}
+
+        def settled() -> bool:
+            jails.clear()
+            jails.update(_uids(daemon))
+            return len(jails) >= 5 and all(len(own) == 1 and min(own) >= 700_000 for own in jails.values())
+
+        until(settled, 10)
+        uids = set().union(*jails.values())
+        assert len(uids) == len(jails)
+        assert uids <= set(range(700_000, 700_020))
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Any]:
+    """Run a command as an ordinary user, with these capabilities more than that one has; return what it printed."""
+    assert os.geteuid() == 0, "this test becomes another user: run it as root"
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
+    os.chown(folder, 65534, 65534)
+
+    def run(*arguments: str, capabilities: tuple[str, ...] = ()) -> str:
+        # dac_read_search, since the tests' Python may lie below root's home.
+        kept = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
+        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps=-all,{kept}"]
+        become += [f"--ambient-caps=-all,{kept}", f"--bounding-set=-all,{kept}"]
+        environment = {"TMPDIR": str(folder), "HOME": str(folder), "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [*become, sys.executable, "-m", "promptlogctl", *arguments],
+            input=b"return 1", capture_output=True, env=environment, timeout=60, cwd="/",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    yield run
+    shutil.rmtree(folder)
+
+
+def test_an_ordinary_users_jails_share_a_uid_and_it_says_so(as_nobody: Any) -> None:
+    """Without the right to set uids `stats` and `doctor` say `shared`, and why."""
+    why = "the daemon may not set uids (that takes root, or CAP_SETUID and CAP_SETGID)"
+    assert f"jail uids\tshared: all jails have uid 65534, since {why}" in as_nobody("stats", "--spawn")
+    assert "jail uids: warning: shared: " in as_nobody("doctor")
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_two_capabilities_are_enough(as_nobody: Any, engine: str) -> None:
+    """An ordinary user with CAP_SETUID and CAP_SETGID runs programs of both engines in jails with uids of their own."""
+    capabilities = ("setuid", "setgid")
+    assert "jail uids\town: " in as_nobody("stats", "--spawn", capabilities=capabilities)
+    assert as_nobody("exec", "--spawn", "--engine", engine, "-", capabilities=capabilities) == "1\n"

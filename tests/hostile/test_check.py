@@ -1,0 +1,87 @@
+"""What a process that checks a program may say when it was taken over: none of it becomes code of another text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import Client, RequestRefused
+from sandbox.engines.deno.stripped import is_stripped
+
+from .test_second_line import taken_over
+
+BEFORE = b'B__promptlog_run(async function (prompt, env) {"use strict";\n'
+AFTER = b'\n;return typeof result === "undefined" ? void 0 : result;\n}'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the daemon below."""
+    return tmp_path_factory.mktemp("check")
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[Client]:
+    """A client of a daemon whose checking processes can be taken over."""
+    with taken_over(folder) as client:
+        yield client
+
+
+def _says(payload: bytes) -> str:
+    """A program whose check answers this."""
+    frame = b"w" + len(payload).to_bytes(4, "big") + payload
+    return f"return 1 //TAKEOVER W {frame.hex()}\n"
+
+
+def _kept(folder: Path, hash: str) -> bytes:
+    """What the store keeps to be run, without the line that seals it."""
+    return (folder / "state/programs" / hash[:2] / hash[2:] / "wrapped").read_bytes().partition(b"\n")[2]
+
+
+def test_the_daemon_wraps_the_text_itself(client: Client, folder: Path) -> None:
+    """Told that a text is a body, the daemon keeps its own wrapper around that text, even if the text closes it."""
+    for source in ("return 'honest'", _says(b"B"), "}); globalThis.out = 1; (async function () {" + _says(b"B")):
+        hash = client.submit(source).hash
+        assert _kept(folder, hash) == BEFORE + source.encode() + AFTER
+        assert client.show(hash, source=True).source == source
+
+
+@pytest.mark.parametrize(
+    "payload", [BEFORE + b"return 'other'" + AFTER, b"Breturn 2", b"Mexport default () => 2", b"Z", b"", b"b"]
+)
+def test_code_from_the_checking_process_is_not_kept(client: Client, payload: bytes) -> None:
+    """An answer that is not the letter of a form is refused: the program is not kept, and the daemon says why."""
+    client.submit(_says(b"M"))  # a letter alone is an answer
+    with pytest.raises(RequestRefused, match="could not be checked: the engine crashed: the engine wrote a f"):
+        client.submit(_says(payload))
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "right"),
+    [
+        ("let a: number = 1", "let a         = 1", True),
+        ("type A = string\nreturn 1", ";              \nreturn 1", True),
+        ("let é: 漢 = 1", "let é  \u2002 = 1", True),
+        ("type é = 1;", "     \u00a0     ", True),
+        ("type a = '😀'", "          \ufeff  ", True),
+        ("let a: number = 1", "let a         = 2", False),  # another byte
+        ("let a: number = 1", "let a        = 1", False),  # shorter
+        ("type A =\n1;let b", "type A = 1;let b", False),  # a line end taken away
+        ("type A = 1;let b", "type A =\n1;let b", False),  # and one put in
+        ("if (a) b()\r\n", "if (a) b();;", False),
+        ("let b\t= 1", "let b\0= 1", False),
+    ],
+)
+def test_a_text_without_types_adds_nothing(source: str, text: str, right: bool) -> None:
+    """What a checking process says remains of TypeScript has blanks or semicolons in places, and nothing of its own."""
+    assert is_stripped(source.encode(), text.encode()) is right
+
+
+def test_a_text_without_types_of_any_size() -> None:
+    """The largest program is compared as a whole: one byte at its end that differs is found."""
+    source = b"let a: number = 1;\n" * 55_000
+    text = source.replace(b": number", b" " * 8)
+    assert is_stripped(source, text)
+    assert not is_stripped(source, text[:-2] + b"!\n")
