@@ -17,6 +17,7 @@ sys.path.insert(0, sys.argv[2])
 
 from sandbox.engines.quickjs.confinement import CLONE, Function, Long, dlsym, libc, syscall
 from sandbox.engines.quickjs.engine import Engine
+from sandbox.engines.quickjs.scripts import PLATFORM
 from sandbox.engines.quickjs.source import BODY
 from sandbox.engines.quickjs.zygote import CLONE_AS_FORK
 
@@ -55,7 +56,7 @@ def main(runs: int) -> None:
     jsbox = loader.create_module(ModuleSpec("_jsbox", loader, origin=sys.argv[1]))
     loader.exec_module(jsbox)
     ours = "sandbox/engines/quickjs/"
-    platform = [text(f"{ours}{name}.js") for name in ("pairs", "url", "web", "encoding", "locale")]
+    platform = [text(f"{ours}{name}.js") for name in PLATFORM]
     first = "".join(platform) + text("sandbox/engines/contract.js")
     scripts = (first + text(ours + "prelude.js"), text(ours + "builtins.js"))
     engine = Engine(jsbox.Runtime, lambda kind, *fields: None, *scripts)

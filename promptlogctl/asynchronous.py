@@ -15,7 +15,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from promptlogctl.blocking import OnLog
-from promptlogctl.endpoint import endpoint
+from promptlogctl.endpoint import find_endpoint
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
 from promptlogctl.result import Isolation, RunResult, Submission, encoded, run_request, submit_request
 from promptlogd.wire import ClientSession, ProtocolError
@@ -59,7 +59,7 @@ class AsyncClient:
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
-        self._endpoint = endpoint(socket)
+        self._endpoint = find_endpoint(socket)
         self._session = ClientSession()
         self._stack = AsyncExitStack()
         self._stream: ByteStream | None = None

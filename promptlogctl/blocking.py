@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from promptlogctl.endpoint import endpoint
+from promptlogctl.endpoint import find_endpoint
 from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
 from promptlogctl.result import Isolation, RunResult, Submission, encoded, run_request, submit_request
 from promptlogd.wire import ClientSession, ProtocolError
@@ -63,7 +63,7 @@ class Client:
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
-        self._endpoint = endpoint(socket)
+        self._endpoint = find_endpoint(socket)
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._sock: socket_type | None = None
@@ -317,11 +317,13 @@ class Client:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.connect(os.fspath(self.socket_path))
-            self._endpoint.check_peer(sock)
-        except BaseException as error:
+        except OSError as error:
             sock.close()
-            if isinstance(error, OSError):
-                raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
+            raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
+        try:
+            self._endpoint.check_peer(sock)
+        except BaseException:
+            sock.close()
             raise
         return sock
 

@@ -24,17 +24,13 @@ class NoDaemon(PromptlogError):
         self.why = why
 
 
-class UntrustedDaemon(NoDaemon):
+class UntrustedDaemon(PromptlogError):
     """The process that answers on the default socket belongs to another user, who would see what is sent."""
 
     def __init__(self, socket: str, uid: int) -> None:
-        why = f"it belongs to uid {uid}, neither to root nor to you"
-        message = (
-            f"what answers on {socket} is not trusted: {why}; to use it, name it with --socket or $PROMPTLOG_SOCKET"
-        )
-        PromptlogError.__init__(self, message)
+        message = f"the daemon at {socket} runs as uid {uid}, which is neither root nor you; nothing was sent. "
+        super().__init__(f"{message}To use it anyway, pass --socket {socket} or set PROMPTLOG_SOCKET")
         self.socket = socket
-        self.why = why
         self.uid = uid
 
 

@@ -126,9 +126,9 @@ class PoolSettings(_Section, frozen=True, kw_only=True):
     isolation: Literal["cell", "jail"] = "cell"
     """`jail`: a brand-new nsjail for every run."""
     uids: Annotated[str, Meta(pattern="^[0-9]{1,10}:[0-9]{1,10}$")] | None = None
-    """The uids and gids that jails have on the host, as `FIRST:COUNT`. No other daemon may have them. Default: those
-    that /etc/subuid and /etc/subgid give the daemon's user, else some that nobody uses. The daemon needs root, or
-    CAP_SETUID and CAP_SETGID; without these, all jails share one uid."""
+    """Host uids and gids for the jails, as `FIRST:COUNT`. Must not overlap with another daemon's. Default: the ranges
+    in /etc/subuid and /etc/subgid, else an unallocated range. Needs root, or CAP_SETUID and CAP_SETGID. Without them
+    all jails share one uid."""
 
     @property
     def id_range(self) -> tuple[int, int] | None:
@@ -209,8 +209,11 @@ class Config(_Section, frozen=True, kw_only=True):
         return max(1, min(self.deno.blank or -(-self.concurrent * 3 // 2), self.deno.blank_mb // _DENO_BLANK_MB))
 
     @property
-    def most_jails(self) -> int:
-        """How many jails there may be at once: cells, one-run cells, and those that are on their way out."""
+    def max_jails(self) -> int:
+        """How many jails there may be at once.
+
+        Twice as many as are kept and run: a jail that ends has its uid until its last process is gone.
+        """
         return 2 * (self.pool_size + self.deno_blank + self.concurrent)
 
     def default_limits(self, engine: str = "quickjs") -> Limits:
@@ -272,9 +275,10 @@ def load(path: Path) -> Config:
                 f"{path}: pool.uids is {config.pool.uids}: ids must be from {_FIRST_ID} to {_END_ID - 1}, "
                 "since users and services have the others"
             )
-        if ids[1] < config.most_jails:
+        if ids[1] < config.max_jails:
             raise ConfigError(
-                f"{path}: pool.uids has {ids[1]} ids; as many jails as there may be need {config.most_jails}"
+                f"{path}: pool.uids has {ids[1]} ids, but this configuration can have {config.max_jails} jails at "
+                f"once; give at least {config.max_jails} ids"
             )
     least = MIN_MEMORY_BYTES[config.engines.default] // MIB
     if config.limits.max.memory_mb < least:

@@ -57,7 +57,7 @@ class Connection:
                     nursery.start_soon(self._write)
                     async with trio.open_nursery() as requests:
                         await self._read(requests)
-                        # What is read no more can't tell that the client left.
+                        # After the last read, only this task notices that the client left.
                         nursery.start_soon(self._watch_gone)
                     await self._drain()
                     nursery.cancel_scope.cancel()
@@ -68,7 +68,7 @@ class Connection:
             self._client.gone = True
             self._services.scheduler.forget(self._client.number, self._client.process)
             self._services.unsent.discard(self._client.number)
-            self._services.note_idle()
+            self._services.wake_if_idle()
             self._sock.close()
             # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
             self._session = ServerSession()
@@ -125,7 +125,7 @@ class Connection:
             self._send_error(request.id, "shutting_down", "the daemon is stopping")
         else:
             self._in_hand.add(request.id)
-            self._services.in_hand += 1
+            self._services.unanswered += 1
             if isinstance(request, Run):
                 # Made here, so that a cancel that comes right behind finds it.
                 self._client.runs[request.id] = trio.CancelScope()
@@ -162,8 +162,8 @@ class Connection:
             self._send(reply)
         finally:
             self._in_hand.discard(request.id)
-            self._services.in_hand -= 1
-            self._services.note_idle()
+            self._services.unanswered -= 1
+            self._services.wake_if_idle()
             self._client.runs.pop(request.id, None)
             self._progress.set()
 
@@ -217,7 +217,7 @@ class Connection:
                 del self._outbox[:sent]
                 self._progress.set()
             self._services.unsent.discard(self._client.number)
-            self._services.note_idle()
+            self._services.wake_if_idle()
             self._outbox_filled = trio.Event()
 
     async def _drain(self) -> None:
@@ -227,7 +227,7 @@ class Connection:
     async def _watch_gone(self) -> None:
         """Wait until the client has left, and cancel its runs. A client that only closed its writing side has not left.
 
-        The socket itself is readable in both cases; an epoll that waits for nothing tells the end alone (epoll_ctl(2)).
+        An epoll registration without events still reports EPOLLHUP and EPOLLERR, but no half-close (epoll_ctl(2)).
         """
         with select.epoll() as watch:
             watch.register(self._sock, 0)

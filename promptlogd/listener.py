@@ -65,7 +65,7 @@ def bind(path: Path, mode: int) -> Listening:
         sock.listen(_BACKLOG)
         return Listening(sock, path)
     except UntrustedPath as error:
-        raise ListenError(f"can't listen on {path}: {error.why}, or give --socket") from error
+        raise ListenError(f"can't listen on {path}: {error.why}; or give --socket") from error
     except OSError as error:
         raise ListenError(f"can't listen on {path}: {error.strerror or error}") from error
 

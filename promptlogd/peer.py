@@ -16,10 +16,10 @@ _START_TIME = 19
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """One process of this host. A pid alone is no name for it, since the kernel gives pids again."""
+    """One process of this host. A pid alone does not identify a process: the kernel reuses pids."""
 
     pid: int
-    started: int
+    start_ticks: int
     """Clock ticks from the host's start to the process's."""
 
 
@@ -40,6 +40,6 @@ def find_process(pid: int) -> Process | None:
     """Return the process that has this pid now; None if there is none that this one may see."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return Process(pid=pid, started=int(fields[_START_TIME]))
+        return Process(pid=pid, start_ticks=int(fields[_START_TIME]))
     except (OSError, ValueError, IndexError):
         return None

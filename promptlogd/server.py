@@ -27,7 +27,7 @@ from promptlogd.store import Store
 from sandbox import cgroup, root
 from sandbox.claim import Claim, claim_new, sweep
 from sandbox.demand import DemandPool
-from sandbox.identities import SLOT_CLAIM, Identities, IdentityError, choose, may_set_ids
+from sandbox.identities import RANGE_CLAIM, Identities, IdentityError, choose, may_set_ids
 from sandbox.pool import Pool
 
 _log = logging.getLogger(__name__)
@@ -43,14 +43,14 @@ async def serve(
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, then drain and return.
 
-    Raises StoreError, ListenError, RootError, CellStartError if it can't start.
+    Raises StoreError, ListenError, RootError, CellStartError, ConfigError if it can't start.
     """
     _raise_descriptor_limit()
     for number in _SIGNALS:
-        # What is there again when the receiver is closed: a second signal must not cut the tidying up short.
+        # trio restores these handlers when the receiver closes. A second signal must not interrupt the clean-up.
         signal.signal(number, lambda *_: None)
     with ExitStack() as stack:
-        # First of all, so that a signal during the start leaves nothing behind.
+        # Opened first: a signal during the start must still run the clean-up.
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
         store = Store.open(state_dir)
         stack.callback(store.close)
@@ -58,10 +58,10 @@ async def serve(
         stack.callback(_remove_jails_folder, jails)
         identities = _choose_identities(config, jails.folder)
         stack.callback(identities.close)
-        group = make_cgroup(config, f"{cgroup.PREFIX}{_folder_id(state_dir)}")
-        if group is not None:
-            stack.callback(group.remove)
-        plan = quickjs_plan(config, root.build_root(jails.folder / "quickjs"), group, identities)
+        parent = make_cgroup(config, f"{cgroup.PREFIX}{_folder_id(state_dir)}")
+        if parent is not None:
+            stack.callback(parent.remove)
+        plan = quickjs_plan(config, root.build_root(jails.folder / "quickjs"), parent, identities)
         settings = config.pool
         pool = Pool(
             plan,
@@ -70,7 +70,7 @@ async def serve(
             runs_per_cell=settings.runs_per_cell,
             max_age_s=settings.max_age_s,
         )
-        deno = DenoPlans(config, jails.folder / "deno", group, identities)
+        deno = DenoPlans(config, jails.folder / "deno", parent, identities)
         deno_pool = DemandPool(
             deno.plan,
             blank=config.deno_blank,
@@ -165,7 +165,9 @@ async def _stop_on_signal(
     with trio.move_on_after(drain_s) as drain:
         await services.wait_idle()
     if drain.cancelled_caught:
-        _log.warning("%d runs did not end within %g s and are stopped", services.scheduler.running, drain_s)
+        counts = (services.scheduler.running, services.scheduler.queued, services.unanswered, len(services.unsent))
+        message = "%d runs running, %d queued, %d requests unanswered, %d clients with unsent replies"
+        _log.warning("stopped after %g s: " + message, drain_s, *counts)
     clients.cancel_scope.cancel()
 
 
@@ -199,7 +201,7 @@ def _claim_jails_folder(state_dir: Path) -> Claim:
         parent = _folder_for_all()
         folder = parent / f"{_JAILS}{_folder_id(state_dir)}"
         sweep(parent, f"{_JAILS}*", shutil.rmtree)
-        sweep(parent, f"{SLOT_CLAIM}*", Path.rmdir)
+        sweep(parent, f"{RANGE_CLAIM}*", Path.rmdir)
     try:
         claim = claim_new(folder, 0o755)
         for left in folder.iterdir():
@@ -214,10 +216,10 @@ def _folder_for_all() -> Path:
     if os.geteuid() == 0:
         return Path("/run")
     named = [folder for folder in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if folder]  # systemd.exec(5)
-    for folder in (*map(Path, named), Path(tempfile.gettempdir())):
+    for folder in (*map(Path, named), Path(tempfile.gettempdir()), Path("/tmp")):
         if all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents)):
             return folder
-    return Path("/tmp")
+    raise root.RootError("/tmp", "each user must be able to enter it, or what $TMPDIR or $RUNTIME_DIRECTORY names")
 
 
 def _remove_jails_folder(claim: Claim) -> None:

@@ -90,8 +90,8 @@ class Services:
         self.started_at = trio.current_time()
         self.clients = 0
         self.draining = False
-        self.in_hand = 0
-        """Requests that were begun and are not answered yet."""
+        self.unanswered = 0
+        """Requests that were begun and have no reply yet."""
         self.unsent: set[int] = set()
         """Numbers of the clients that replies wait for."""
         self._idle = trio.Event()
@@ -101,14 +101,14 @@ class Services:
         self.runs: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
-    def note_idle(self) -> None:
-        """Wake who waits for the daemon to be idle, if it is. Called where a request ends, or replies have gone out."""
-        if not self.in_hand and not self.unsent:
+    def wake_if_idle(self) -> None:
+        """Wake `wait_idle` if nothing is in progress. Called where a request ends, or replies have gone out."""
+        if not self.unanswered and not self.unsent:
             self._idle.set()
 
     async def wait_idle(self) -> None:
         """Wait until all requests are answered, and all replies have gone out."""
-        while self.in_hand or self.unsent:
+        while self.unanswered or self.unsent:
             self._idle = trio.Event()
             await self._idle.wait()
 

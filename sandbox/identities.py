@@ -18,17 +18,22 @@ import msgspec
 from sandbox.claim import Claim, claim_new
 
 NOBODY = 65534
-SLOT_IDS = 16384
+RANGE_IDS = 16384
 """Ids that one daemon claims for its jails: several times as many as it has jails under any configuration."""
 
 _FIRST = 2_013_265_920
-_SLOTS = 8192
+_RANGES = 8192
 """From there to 2,147,483,647 nobody allocates ids: see systemd's UIDS-GIDS; SSSD's ranges end at 2,000,200,000."""
 
 _TRIES = 64
+"""Daemons that one host may have, each with a range: a search that finds none free ends after so many."""
+
+_LEAST_IDS = 1024
+"""A subordinate range with fewer ids is passed over: it could be too small for the jails of one daemon."""
+
 _CAP_SETGID, _CAP_SETUID = 6, 7
-SLOT_CLAIM = "promptlog-uids-"
-"""How the name of a folder begins that says which slot a daemon has."""
+RANGE_CLAIM = "promptlog-uids-"
+"""Prefix of the folders that say which ranges daemons have."""
 
 
 class IdentityError(Exception):
@@ -70,7 +75,10 @@ class Identities:
         return f"own: each jail has one of {len(self._uids)} uids from {self._uids[0]} on"
 
     def take(self) -> Identity | None:
-        """Return an identity that no jail has; None if all are in use. The one given back longest ago comes last."""
+        """Return an identity that no jail has; None if all are in use.
+
+        Identities that were never used come first, then returned ones, the oldest return first.
+        """
         if self.shared:
             return Identity(uid=self._uids[0], gid=self._gids[0])
         if self._next < len(self._uids):
@@ -94,7 +102,8 @@ class Identities:
 def choose(configured: tuple[int, int] | None, *, claims: Path, seed: int) -> Identities:
     """Choose a range for this daemon: the configured (first id, number of ids), /etc/subuid's, or one that is unused.
 
-    `claims`: the folder in which daemons claim parts of ranges that they share. `seed`: where this one looks first.
+    `claims`: the folder in which daemons claim ranges. `seed`: where the search starts, so that a state folder usually
+    gets the same range again.
     Raises IdentityError if a configured range can't be used.
     """
     if not may_set_ids():
@@ -107,38 +116,40 @@ def choose(configured: tuple[int, int] | None, *, claims: Path, seed: int) -> Id
         if not (_is_mapped(ids, "uid_map") and _is_mapped(ids, "gid_map")):
             raise IdentityError(f"pool.uids: ids {ids.start} to {ids.stop - 1} are not mapped in this user namespace")
         return Identities(ids, ids)
-    for uids, gids in _slots(seed):
+    for uids, gids in _candidate_ranges(seed):
         if not (_is_mapped(uids, "uid_map") and _is_mapped(gids, "gid_map")):
             continue
         try:
-            claim = claim_new(claims / f"{SLOT_CLAIM}{uids.start}", 0o700)
-        except OSError:  # another daemon has it
+            claim = claim_new(claims / f"{RANGE_CLAIM}{uids.start}", 0o700)
+        except BlockingIOError:  # another daemon has it
             continue
+        except OSError as error:
+            return shared(f"no range of uids can be claimed in {claims}: {error.strerror or error}")
         return Identities(uids, gids, claim=claim)
     return shared("this user namespace maps no uids for jails; name some that it maps in pool.uids")
 
 
 def shared(why: str) -> Identities:
-    """Return identities that are all the same: nobody's for root; another user can map no uid but its own.
+    """Return one identity for all jails: nobody's for root, else this user's own.
 
-    See user_namespaces(7).
+    Without capabilities a user can map no uid but its own (user_namespaces(7)).
     """
     uid, gid = (NOBODY, NOBODY) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
     return Identities(range(uid, uid + 1), range(gid, gid + 1), why_shared=why)
 
 
-def _slots(seed: int) -> Iterator[tuple[range, range]]:
+def _candidate_ranges(seed: int) -> Iterator[tuple[range, range]]:
     """Yield ranges of uids and gids to try: those that /etc/subuid and /etc/subgid give this user go first."""
     uids, gids = _subordinate(Path("/etc/subuid")), _subordinate(Path("/etc/subgid"))
     count = min(len(uids), len(gids))
-    slots = max(1, count // SLOT_IDS) if count >= 1024 else 0
-    for number in range(slots):
-        start = (seed + number) % slots * SLOT_IDS
-        end = min(start + SLOT_IDS, count)
+    parts = max(1, count // RANGE_IDS) if count >= _LEAST_IDS else 0
+    for number in range(parts):
+        start = (seed + number) % parts * RANGE_IDS
+        end = min(start + RANGE_IDS, count)
         yield uids[start:end], gids[start:end]
     for number in range(_TRIES):
-        first = _FIRST + (seed + number) % _SLOTS * SLOT_IDS
-        ids = range(first, first + SLOT_IDS)
+        first = _FIRST + (seed + number) % _RANGES * RANGE_IDS
+        ids = range(first, first + RANGE_IDS)
         yield ids, ids
 
 

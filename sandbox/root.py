@@ -22,6 +22,7 @@ from typing import get_args
 import msgspec
 
 from sandbox.engines.quickjs import filter as second_filter
+from sandbox.engines.quickjs.scripts import PLATFORM
 from sandbox.trusted_path import UntrustedPath, check_trusted
 
 PYTHON = "/python/bin/python3"
@@ -38,7 +39,6 @@ IMPORT_MAP = "/app/imports.json"
 
 # What the zygote imports beside what is built into the interpreter, and what starting an interpreter takes.
 _EXTENSIONS = ("_ctypes",)
-_SCRIPTS = ("pairs", "url", "web", "encoding", "locale")
 _OURS = ("__init__", "confinement", "engine", "source", "zygote")
 _IN_THE_JAIL = ("__init__.py", "engines/__init__.py", *(f"engines/quickjs/{name}.py" for name in _OURS))
 _ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
@@ -118,7 +118,8 @@ def _build(folder: Path) -> Root:
             target = folder / IMPORTED[1:] / "sandbox" / f"{name}c"
             _compile(source, target, f"sandbox/{name}")
     _write(folder / "app/contract.js", (resources.files("sandbox.engines") / "contract.js").read_bytes())
-    for name in (*_SCRIPTS, "prelude", "builtins"):
+    _write(folder / "app/platform.js", b"".join((package / f"{name}.js").read_bytes() for name in PLATFORM))
+    for name in ("prelude", "builtins"):
         _write(folder / f"app/{name}.js", (package / f"{name}.js").read_bytes())
     _write(folder / "app/filter.bpf", second_filter.assemble(machine()))
     for path in (folder, *folder.rglob("*")):

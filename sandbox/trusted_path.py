@@ -18,7 +18,7 @@ _MOST_LINKS = 40
 """Links on the way to one path; the kernel's own bound (path_resolution(7))."""
 
 _OVERFLOW_ID = 65534
-"""Owner that the kernel shows for an id that this user namespace does not map (user_namespaces(7))."""
+"""The owner that the kernel shows where this user namespace does not map the real one (user_namespaces(7))."""
 
 
 class UntrustedPath(OSError):
@@ -71,7 +71,8 @@ def make_folders(folder: Path, mode: int) -> None:
 
 def _check_part(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (0, os.geteuid()) and not (status.st_uid == _OVERFLOW_ID and _hides_owners()):
-        raise UntrustedPath(path, f"{path} belongs to uid {status.st_uid}, neither to root nor to us")
+        why = f"{path} belongs to uid {status.st_uid}; it must belong to root or to uid {os.geteuid()}, so chown it"
+        raise UntrustedPath(path, why)
     if stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX:
         return
     if status.st_mode & stat.S_IWOTH:
@@ -91,7 +92,7 @@ def _is_private_group(uid: int, gid: int) -> bool:
 
 @functools.cache
 def _hides_owners() -> bool:
-    """Whether this is a user namespace without this id: then the host's root, who owns /, is shown with it."""
+    """Whether uid 65534 is unmapped in this user namespace. The kernel then shows the host's root as 65534."""
     for line in Path("/proc/self/uid_map").read_text().splitlines():
         first, _, count = map(int, line.split())
         if first <= _OVERFLOW_ID < first + count:

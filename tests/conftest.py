@@ -6,11 +6,13 @@ import ctypes
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from trio.testing import MockClock
 
 from promptlogctl.cli.spawn import private_daemon
 from promptlogctl.client import Client
@@ -96,3 +98,10 @@ def plan() -> Iterator[Plan]:
         yield quickjs_plan(Config(), root.build_root(folder / "root"))
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def clock(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """Trio's clock, which jumps to the next deadline: time passes by it alone, whatever the machine does."""
+    monkeypatch.setattr(time, "monotonic", autojump_clock.current_time)
+    return autojump_clock

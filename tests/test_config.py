@@ -51,7 +51,7 @@ def test_cells_are_counted_by_the_cores_that_the_daemon_may_use() -> None:
         ("a:b", 'like "100000:65536"'),
         ("1000:65536", "ids must be from 65536 to 4294967293"),
         ("4294960000:10000", "ids must be from 65536 to 4294967293"),
-        ("700000:10", "pool.uids has 10 ids; as many jails as there may be need "),
+        ("700000:10", "pool.uids has 10 ids, but this configuration can have "),
     ],
 )
 def test_a_range_of_uids_that_can_not_be_used_is_refused(tmp_path: Path, uids: str, says: str) -> None:

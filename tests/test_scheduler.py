@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Hashable
-from functools import wraps
-from typing import ParamSpec
-
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from promptlogd.scheduler import Busy, Late, Scheduler, Slot
+from tests.clock import within_a_minute
 
-_P = ParamSpec("_P")
 _NO_MORE_SHORT_RUNS_S = 0.11
 """For so long after a short run the scheduler expects more of them."""
 
 
-@pytest.fixture
-def clock(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> MockClock:
-    """Trio's clock, which jumps to the next deadline: time passes by it alone, whatever the machine does."""
-    monkeypatch.setattr(time, "monotonic", autojump_clock.current_time)
-    return autojump_clock
-
-
-def _within_a_minute(test: Callable[_P, Awaitable[None]]) -> Callable[_P, Awaitable[None]]:
-    """Let a test whose runs never get their turn fail, at once where the clock jumps."""
-
-    @wraps(test)
-    async def ending(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        with trio.fail_after(60):
-            await test(*args, **kwargs)
-
-    return ending
-
-
-def _has_long_runs(scheduler: Scheduler, client: Hashable) -> bool:
-    """Whether an idle scheduler of two slots takes this client for one with long runs: it gets one of them then."""
-    slots = [scheduler.acquire_nowait(client) for _ in range(2)]
-    for slot in slots:
-        if slot is not None:
-            scheduler.release(slot, 1)
-    return slots[1] is None
-
-
-@_within_a_minute
+@within_a_minute
 async def test_a_full_queue_is_busy_at_once() -> None:
     """Past its bound the queue refuses, and takes again once there is room."""
     scheduler = Scheduler(concurrent=1, queue=1)
@@ -65,7 +33,7 @@ async def test_a_full_queue_is_busy_at_once() -> None:
     assert (scheduler.running, scheduler.queued) == (1, 0)
 
 
-@_within_a_minute
+@within_a_minute
 async def test_who_waits_too_long_is_sent_away(clock: MockClock) -> None:
     """After the time, to within a twentieth; who came later goes on waiting, and gets the slot."""
     scheduler = Scheduler(concurrent=1, queue=10)
@@ -98,7 +66,7 @@ async def test_who_waits_too_long_is_sent_away(clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
 
-@_within_a_minute
+@within_a_minute
 async def test_clients_take_turns() -> None:
     """A client with one run does not wait behind another's fifty."""
     scheduler = Scheduler(concurrent=1, queue=100)
@@ -121,7 +89,7 @@ async def test_clients_take_turns() -> None:
     assert order.index("one") <= 1
 
 
-@_within_a_minute
+@within_a_minute
 async def test_a_cancelled_wait_loses_no_slot() -> None:
     """Whether it is cancelled before its turn came, after that, or at that moment, a waiter's slot goes to the next."""
     scheduler = Scheduler(concurrent=1, queue=10)
@@ -154,7 +122,7 @@ async def test_a_cancelled_wait_loses_no_slot() -> None:
     assert scheduler.queued == 0
 
 
-@_within_a_minute
+@within_a_minute
 async def test_long_runs_leave_slots_for_short_ones(clock: MockClock) -> None:
     """Clients whose runs took long have half of the slots; another finds one at once; and none is lost by it."""
     scheduler = Scheduler(concurrent=4, queue=100)
@@ -187,7 +155,7 @@ async def test_long_runs_leave_slots_for_short_ones(clock: MockClock) -> None:
     assert (scheduler.running, scheduler.queued) == (1, 0)
 
 
-@_within_a_minute
+@within_a_minute
 async def test_long_runs_have_their_half_when_nobody_else_comes(clock: MockClock) -> None:
     """A while after the last short run, all that wait and may go on do so at the next chance."""
     scheduler = Scheduler(concurrent=4, queue=100)
@@ -209,7 +177,7 @@ async def test_long_runs_have_their_half_when_nobody_else_comes(clock: MockClock
     assert (scheduler.running, scheduler.queued) == (2, 0)
 
 
-@_within_a_minute
+@within_a_minute
 async def test_costly_runs_are_neither_crowded_out_nor_crowd_others_out(clock: MockClock) -> None:
     """Short runs on a costly engine find a slot beside long ones, and leave one for short runs on the other."""
     scheduler = Scheduler(concurrent=4, queue=100)
@@ -239,7 +207,7 @@ async def test_costly_runs_are_neither_crowded_out_nor_crowd_others_out(clock: M
 
 
 @pytest.mark.parametrize("concurrent", [1, 2, 3])
-@_within_a_minute
+@within_a_minute
 async def test_every_kind_has_its_turn_on_few_slots(clock: MockClock, concurrent: int) -> None:
     """However few slots there are, and whoever was there before, each kind of run comes to its end."""
     scheduler = Scheduler(concurrent=concurrent, queue=100)
@@ -263,7 +231,7 @@ async def test_every_kind_has_its_turn_on_few_slots(clock: MockClock, concurrent
     assert (scheduler.running, scheduler.queued) == (0, 0)
 
 
-@_within_a_minute
+@within_a_minute
 async def test_short_runs_are_believed_again() -> None:
     """After enough short runs a client has all slots again; one that left is forgotten."""
     scheduler = Scheduler(concurrent=2, queue=0)
@@ -279,52 +247,3 @@ async def test_short_runs_are_believed_again() -> None:
     with trio.fail_after(1):
         await scheduler.acquire("a")
         await scheduler.acquire("b")
-
-
-@_within_a_minute
-async def test_a_process_that_connects_anew_is_what_it_was(clock: MockClock) -> None:
-    """A client of a process that left with long runs a moment ago has the history of the one that left, once."""
-    scheduler = Scheduler(concurrent=2, queue=0)
-    scheduler.release(await scheduler.acquire(1), 50)
-    scheduler.forget(1, process=7)
-    scheduler.inherit(2, process=8)
-    assert not _has_long_runs(scheduler, 2)
-    await trio.sleep(_NO_MORE_SHORT_RUNS_S)
-    scheduler.inherit(3, process=7)
-    assert _has_long_runs(scheduler, 3)
-    await trio.sleep(_NO_MORE_SHORT_RUNS_S)
-    scheduler.inherit(4, process=7)
-    assert not _has_long_runs(scheduler, 4)
-
-
-@_within_a_minute
-async def test_a_process_that_connects_anew_late_is_a_new_one(clock: MockClock) -> None:
-    """The history of a client that left is kept for a second."""
-    for pause_s, remembered in ((0.9, True), (1.1, False)):
-        scheduler = Scheduler(concurrent=2, queue=0)
-        scheduler.release(await scheduler.acquire(1), 50)
-        scheduler.forget(1, process=7)
-        await trio.sleep(pause_s)
-        scheduler.inherit(2, process=7)
-        assert _has_long_runs(scheduler, 2) is remembered
-
-
-@pytest.mark.parametrize("processes", [3000, 1])
-@_within_a_minute
-async def test_who_left_is_remembered_up_to_a_bound(clock: MockClock, processes: int) -> None:
-    """Of 3,000 clients that left, of as many processes or of one, a bounded number is remembered: the last ones."""
-    scheduler = Scheduler(concurrent=2, queue=0)
-    for number in range(3000):
-        scheduler.release(await scheduler.acquire(number), 50)
-        scheduler.forget(number, process=number % processes)
-    remembered = []
-    for number in reversed(range(3000)):
-        anew = ("anew", number)
-        scheduler.inherit(anew, process=number % processes)
-        slots = [scheduler.acquire_nowait(anew) for _ in range(2)]
-        remembered.append(slots[1] is None)
-        for slot in slots:
-            if slot is not None:
-                scheduler.release(slot, 50)  # long, so that short runs are not expected
-    assert remembered == [True] * sum(remembered) + [False] * (3000 - sum(remembered))
-    assert 1000 <= sum(remembered) <= 1100

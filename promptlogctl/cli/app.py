@@ -20,8 +20,8 @@ from promptlogctl.blocking import Client
 from promptlogctl.cli import output
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
-from promptlogctl.endpoint import endpoint
-from promptlogctl.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused
+from promptlogctl.endpoint import find_endpoint
+from promptlogctl.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon
 from promptlogd.wire.messages import Language
 
 MAX_FILE_BYTES = 16 << 20
@@ -54,7 +54,7 @@ class App:
     def __init__(self, *, socket: Path | None, spawn: bool, state_dir: Path | None, json: bool) -> None:
         self.socket = socket
         """The socket that the user named, if any."""
-        self.socket_path = endpoint(socket).path
+        self.socket_path = find_endpoint(socket).path
         self.spawn = spawn
         self.state_dir = state_dir
         self.json = json
@@ -113,7 +113,7 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
             if "syntax_error" in refused.detail:
                 app.source.hint()
         return output.refusal_code(refused)
-    except (NoDaemon, ConnectionLost) as error:
+    except (NoDaemon, UntrustedDaemon, ConnectionLost) as error:
         if app.json:
             output.as_json({"error": {"code": "no_daemon", "message": str(error), "detail": {}}})
         else:

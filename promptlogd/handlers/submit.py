@@ -10,7 +10,7 @@ import trio
 from promptlogd.client import Client
 from promptlogd.handlers.references import StoreErrors, check_size
 from promptlogd.services import RequestError, Services
-from promptlogd.store import Staged, Store, StoreFailed
+from promptlogd.store import Staged, Store, StoreFailed, Submission
 from promptlogd.wire.messages import Submit, Submitted
 from sandbox.cells import Job, Trial
 from sandbox.cells.job import Engine, Language
@@ -42,16 +42,15 @@ async def handle(request: Submit, services: Services, client: Client) -> Submitt
                 staging.refused = error
         with StoreErrors():
             staged = staging.result()
-            hash, created = await trio.to_thread.run_sync(
-                lambda: store.keep(
-                    staged,
-                    wrapped,
-                    wrapper=WRAPPER_VERSIONS[engine],
-                    name=request.name,
-                    engine=request.engine,
-                    language=request.language,
-                )
+            submission = Submission(
+                staged=staged,
+                wrapped=wrapped,
+                wrapper=WRAPPER_VERSIONS[engine],
+                name=request.name,
+                engine=request.engine,
+                language=request.language,
             )
+            hash, created = await trio.to_thread.run_sync(store.keep, submission)
             fact = store.fact(hash)
         staging.kept = True
         services.kept.set()

@@ -11,7 +11,7 @@ from promptlogd.store.errors import (
     StoreLocked,
     StoreUnsafe,
 )
-from promptlogd.store.records import Program, Staged
+from promptlogd.store.records import Program, Staged, Submission
 from promptlogd.store.store import Store
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "StoreFailed",
     "StoreLocked",
     "StoreUnsafe",
+    "Submission",
 ]

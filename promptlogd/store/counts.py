@@ -1,4 +1,4 @@
-"""Finished runs that the facts do not have yet. Pure, and safe to use from any thread."""
+"""Counts of finished runs that SQLite does not have yet. Pure, and safe to use from any thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class RunCounts:
-    """For each program, how many runs have ended since they were last taken, and when the last one did."""
+    """For each program, the number of runs that ended since the last `take`, and the time of the last end."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -19,24 +19,24 @@ class RunCounts:
             self._runs[hash] = (before + count, at)
 
     def get(self, hash: str) -> tuple[int, float] | None:
-        """Return what is counted for one program."""
+        """Return (number of runs, time of the last end) of one program; None if there was no run."""
         with self._mutex:
             return self._runs.get(hash)
 
     def take(self) -> dict[str, tuple[int, float]]:
-        """Return what is counted, and begin anew."""
+        """Return all counts, and start again from zero."""
         with self._mutex:
             runs, self._runs = self._runs, {}
             return runs
 
     def put_back(self, runs: dict[str, tuple[int, float]]) -> None:
-        """Count again what was taken, before what was counted meanwhile."""
+        """Add back counts that could not be written. An end time that was counted meanwhile stays."""
         with self._mutex:
             for hash, (count, at) in runs.items():
                 later, last_at = self._runs.get(hash, (0, at))
                 self._runs[hash] = (count + later, last_at)
 
-    def drop(self, hash: str) -> None:
-        """Forget what is counted for one program."""
+    def discard(self, hash: str) -> None:
+        """Remove the count of one program, if there is one."""
         with self._mutex:
             self._runs.pop(hash, None)

@@ -1,10 +1,12 @@
-"""Damaged files, kept for a person to look at, up to a bound. The oldest are removed first."""
+"""Damaged files, kept for a person to examine, up to a bound. The oldest are removed first."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from promptlogd.store.disk import erase, sync
@@ -26,41 +28,44 @@ class DamagedFolder:
     def prepare(self) -> None:
         """Make the folder, and hold it to its bound. Raises StoreUnsafe, OSError."""
         make_folder(self._folder)
-        self._shrink()
+        self._evict_oldest()
 
-    def take(self, name: str, *, folder: int, label: str) -> None:
+    def move_in(self, name: str, *, folder: int, label: str) -> None:
         """Move an entry of this open folder here, as LABEL-TIME-RANDOM. Raises OSError."""
         os.rename(name, self._place(label), src_dir_fd=folder)
         os.fsync(folder)
         sync(self._folder)
-        self._shrink()
+        self._evict_oldest()
 
-    def copy(self, path: Path) -> None:
-        """Keep a file that is about to be replaced. Raises OSError."""
+    def link_in(self, path: Path) -> None:
+        """Hard-link a file here before it is replaced. Raises OSError."""
         os.link(path, self._place(path.name), follow_symlinks=False)
         sync(self._folder)
-        self._shrink()
+        self._evict_oldest()
 
     def _place(self, label: str) -> Path:
-        # A name of its own, whatever the clock does.
+        # The random part keeps names apart when the clock stands still or goes back.
         return self._folder / f"{label}-{time.time_ns()}-{os.urandom(4).hex()}"
 
-    def _shrink(self) -> None:
-        try:
+    def _evict_oldest(self) -> None:
+        entries: list[tuple[int, Path]] = []
+        with self._log_errors():
             # A rename sets the change time, by the kernel's own clock.
             entries = [(entry.lstat().st_ctime_ns, entry) for entry in self._folder.iterdir()]
-        except OSError as error:
-            _log.error("can't hold %s to its bound: %s", self._folder, error)
-            return
         total = 0
         for number, (_, entry) in enumerate(sorted(entries, reverse=True)):
-            try:
+            with self._log_errors():  # an entry that can't be read or removed must not keep the others
                 total += _size(entry)
                 if number and (number >= _MOST_ENTRIES or total > _MOST_BYTES):
                     erase(entry)
                     _log.warning("%s was over its bound: the oldest entry is removed: %s", self._folder, entry.name)
-            except OSError as error:
-                _log.error("can't hold %s to its bound: %s", self._folder, error)
+
+    @contextmanager
+    def _log_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _log.error("can't hold %s to its bound: %s", self._folder, error)
 
 
 def _size(path: Path) -> int:

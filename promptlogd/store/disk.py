@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""How a folder is opened."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def open_folder(path: Path | str, parent: int | None = None) -> Iterator[int]:
+    """Give the descriptor of a folder, which is opened without following a link. Raises OSError.
+
+    `parent`: the descriptor of the folder that a relative path starts from.
+    """
+    descriptor = os.open(path, _FOLDER, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def write_files(folder: int, files: dict[str, bytes], *, wait: bool = True) -> None:
@@ -32,7 +45,7 @@ def write_files(folder: int, files: dict[str, bytes], *, wait: bool = True) -> N
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it. A disk that fills up takes a part first, and refuses the rest. Raises OSError."""
+    """Write all of it. A disk that fills up writes a part first, and refuses the rest. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -40,11 +53,8 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def sync(folder: Path) -> None:
     """Return once the names in this folder are on the disk."""
-    descriptor = os.open(folder, FOLDER)
-    try:
+    with open_folder(folder) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def erase(path: Path) -> None:

@@ -11,7 +11,7 @@ class StoreError(Exception):
 
 
 class StoreLocked(StoreError):
-    """Another daemon has this state folder. `holder`: what is known of that process."""
+    """Another daemon has this state folder. `holder` describes that process."""
 
     def __init__(self, folder: str, holder: str) -> None:
         super().__init__(f"{folder} is in use by another promptlogd ({holder}); stop that, or give --state-dir")
@@ -20,18 +20,18 @@ class StoreLocked(StoreError):
 
 
 class StoreUnsafe(StoreError):
-    """A file or folder of the store is not what the daemon made: a link, of another kind, or not ours alone."""
+    """A file or folder of the store is not what the daemon made: a link, of another kind, or open to another user."""
 
 
 class StoreFailed(StoreError):
-    """The disk or the system refused: broken, read-only, out of descriptors. Nothing was kept by halves."""
+    """The disk or the system refused: broken, read-only, out of descriptors. No partly kept program or name remains."""
 
 
 class StoreFull(StoreFailed):
     """There is no room on the disk, or in the quota."""
 
 
-class Unreadable(StoreFailed):
+class ProgramUnreadable(StoreFailed):
     """A program's files can't be read. Nothing was moved; submitting the same bytes again replaces them."""
 
 
@@ -83,9 +83,9 @@ _HINTS = {
     errno.EDQUOT: "the quota is used up: remove programs, or free some space",
     errno.EROFS: "the file system is read-only: mount it for writing",
     errno.EIO: "the disk reports an error: look into the kernel's log, and replace the disk",
-    errno.EACCES: "permission denied: give the files back to the daemon's user",
-    errno.EPERM: "not permitted: give the files back to the daemon's user",
-    errno.ENOTDIR: "it is not a folder of ours, but a file or a link: remove it",
+    errno.EACCES: "permission denied: chown the files to the daemon's user",
+    errno.EPERM: "not permitted: chown the files to the daemon's user",
+    errno.ENOTDIR: "it is a file or a link, not a folder of the store: remove it",
     errno.ELOOP: "it is a link, and links are not followed: remove it",
     errno.EMFILE: "the daemon has no descriptors left: raise its limit of open files, and try again",
     errno.ENFILE: "the host has no descriptors left: raise its limit of open files, and try again",
@@ -95,16 +95,16 @@ _SQLITE_HINTS = {
     sqlite3.SQLITE_FULL: _HINTS[errno.ENOSPC],
     sqlite3.SQLITE_IOERR: _HINTS[errno.EIO],
     sqlite3.SQLITE_READONLY: _HINTS[errno.EROFS],
-    sqlite3.SQLITE_CANTOPEN: "it can't be opened: give the files back to the daemon's user, or try again",
+    sqlite3.SQLITE_CANTOPEN: "it can't be opened: chown the files to the daemon's user, or try again",
     sqlite3.SQLITE_BUSY: "another program has it open: close that one",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: start promptlogd again, which makes it anew",
-    sqlite3.SQLITE_NOTADB: "it is damaged: start promptlogd again, which makes it anew",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged: restart promptlogd, which rebuilds it",
+    sqlite3.SQLITE_NOTADB: "the database is damaged: restart promptlogd, which rebuilds it",
 }
-_OF_THE_MOMENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
+_TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 """Errors about the daemon or the host, not about the file."""
 
 
-def failed(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
+def store_error(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
     """Return the error for a step that the system refused, with the reason and what to do about it."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
@@ -115,9 +115,9 @@ def failed(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
     return (StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreFailed)(f"{what}: {reason}")
 
 
-def unreadable(hash: str, error: OSError) -> StoreFailed:
-    """Return the error for a program whose files the system does not give."""
-    refused = failed(f"can't read program {hash}", error)
-    if error.errno in _OF_THE_MOMENT:
+def read_error(hash: str, error: OSError) -> StoreFailed:
+    """Return the error for a program that can't be read: ProgramUnreadable, unless the cause is transient."""
+    refused = store_error(f"can't read program {hash}", error)
+    if error.errno in _TRANSIENT:
         return refused
-    return Unreadable(f"{refused}. To submit the program again replaces it")
+    return ProgramUnreadable(f"{refused}. Submit the program again to replace it")

@@ -1,10 +1,9 @@
 """Small facts about programs in SQLite. No program bytes.
 
-Everything here can be made again: programs from their folders, names from the journal. Run counts alone are lost with
-the database.
+Everything here can be rebuilt, programs from their folders and names from the journal, except run counts.
 
-SQLite may lose its last transactions with the power, or to a damaged log, and not know of it. So at each start it
-is compared with the folders and with the journal, and mended.
+A power cut or a damaged log can silently drop SQLite's most recent transactions. So each start compares SQLite with the
+folders and the journal and repairs it.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from pathlib import Path
 import msgspec
 
 from promptlogd.store.damaged import DamagedFolder
-from promptlogd.store.disk import FOLDER
+from promptlogd.store.disk import open_folder
 from promptlogd.store.errors import StoreError
 from promptlogd.store.files import Meta
 from promptlogd.store.journal import Journal, Move
-from promptlogd.store.objects import Found
-from promptlogd.store.ownership import check_file
+from promptlogd.store.objects import ProgramFolders
 from promptlogd.wire.messages import Engine, Language
 
 _log = logging.getLogger(__name__)
@@ -54,10 +52,10 @@ _DAMAGE = {
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_TOOBIG,
 }
-"""Errors (primary codes) that are the file's own. Any other is the disk's or the system's of the moment."""
+"""SQLite error codes that mean the file is damaged. All others are transient or come from the disk."""
 
-_SUFFIXES = ("", "-wal", "-shm")
-"""Of the database's files."""
+FACTS_FILES = ("facts.sqlite3", "facts.sqlite3-wal", "facts.sqlite3-shm")
+"""Names of the database's files in the state folder: the database, its write-ahead log, its shared memory."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,62 +75,53 @@ class Facts:
     """Owner of `facts.sqlite3`. One thread at a time."""
 
     def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
-        self._path = state_dir / "facts.sqlite3"
+        self._path = state_dir / FACTS_FILES[0]
         self._damaged = damaged
         self._db: sqlite3.Connection
 
-    def check(self) -> None:
-        """Raise StoreUnsafe if there is something else than a file. Raises OSError."""
-        for suffix in _SUFFIXES:
-            check_file(Path(f"{self._path}{suffix}"))
-
-    def open(self, found: Found, meta: Callable[[str], Meta], journal: Journal) -> None:
-        """Open the database, and make it agree with these folders and with the journal; if it is damaged, a new one.
+    def open(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
+        """Open the database, or a new one if it is damaged, and repair it from these folders and the journal.
 
         Raises OSError, sqlite3.Error and StoreFailed for the disk.
         """
-        if self._path.exists() and self._open_old(found, meta, journal):
+        if self._path.exists() and self._open_old(folders, meta, journal):
             return
-        # Made here, since SQLite gives its other files the mode of this one.
+        # Created here, since SQLite gives its other files the mode of this one.
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             self._connect()
             self._db.executescript(_SCHEMA)
         except BaseException:
             self.close()
-            self._path.unlink()  # else the next start takes it for a damaged one
+            self._path.unlink()  # else the next start treats it as damaged
             raise
-        self._reconcile(found, meta, journal)
+        self._reconcile(folders, meta, journal)
 
-    def _open_old(self, found: Found, meta: Callable[[str], Meta], journal: Journal) -> bool:
-        """Open what is there; return whether it was whole. It is set aside if not."""
+    def _open_old(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> bool:
+        """Open the existing database; return whether it was good. Sets a damaged one aside."""
         try:
             self._open_good()
-            self._reconcile(found, meta, journal)
+            self._reconcile(folders, meta, journal)
         except (sqlite3.DatabaseError, ValueError) as error:
             self.close()
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGE:
                 raise
-            _log.error("%s is damaged and made again, counts of runs are lost: %s", self._path, error)
+            _log.error("%s is damaged and is rebuilt, without the counts of runs: %s", self._path, error)
             self._set_aside()
             return False
         return True
 
     def _set_aside(self) -> None:
-        folder = os.open(self._path.parent, FOLDER)
-        try:
-            for suffix in _SUFFIXES:
+        with open_folder(self._path.parent) as folder:
+            for name in FACTS_FILES:
                 with suppress(FileNotFoundError):
-                    name = f"{self._path.name}{suffix}"
-                    self._damaged.take(name, folder=folder, label=name)
-        finally:
-            os.close(folder)
+                    self._damaged.move_in(name, folder=folder, label=name)
 
     def _open_good(self) -> None:
-        """Open what is there. Raises ValueError and sqlite3.DatabaseError for damage, OSError for the disk."""
+        """Open the existing database. Raises ValueError and sqlite3.DatabaseError for damage, OSError for the disk."""
         with self._path.open("rb") as file:
             while file.read(1 << 20):
-                pass  # a read error is told here; the check below would take it for damage
+                pass  # a read error must show here: the check below would treat it as damage
         self._connect()
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version != _SCHEMA_VERSION:
@@ -143,7 +132,7 @@ class Facts:
 
     def _connect(self) -> None:
         self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5)
-        # Otherwise SQLite shares a mapped file with other processes, and a write to it on a full disk is a SIGBUS.
+        # Avoids SQLite's shared-memory file: on a full disk a write to that mapping raises SIGBUS.
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -154,7 +143,7 @@ class Facts:
             self._db.close()
 
     def empty_log(self) -> None:
-        """Free the room of SQLite's log. Waits for the disk."""
+        """Truncate the WAL. Waits for the disk."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
@@ -168,39 +157,39 @@ class Facts:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _reconcile(self, found: Found, meta: Callable[[str], Meta], journal: Journal) -> None:
-        """Mend the database after the folders and the journal. Raises ValueError if its rows are no good.
+    def _reconcile(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
+        """Repair the database from the folders and the journal.
 
-        What can't be read is not taken for gone: its row stays, if it has one.
+        A program on a shelf that could not be listed keeps its row. Raises ValueError if a row is invalid.
         """
         known = {row[0] for row in self._db.execute("SELECT hash FROM programs")}
-        noted = [
+        rows = [
             msgspec.convert(dict(zip(Move.__struct_fields__, row, strict=True)), Move)
             for row in self._db.execute("SELECT name, hash, at, back FROM moves ORDER BY number")
         ]
         names = dict(self._db.execute("SELECT name, hash FROM names"))
-        moves = journal.load(noted)
+        moves = journal.load(rows)
         last = {move.name: move.hash for move in moves}
         with_names = {name: hash for name, hash in last.items() if hash is not None}
-        if (known, noted, names) == (found.hashes, moves, with_names):
+        if (known, rows, names) == (folders.hashes, moves, with_names):
             return
         with self._transaction():
-            for hash in known - found.hashes:
-                if hash[:2] not in found.unread_shelves:
+            for hash in known - folders.hashes:
+                if hash[:2] not in folders.unread_shelves:
                     self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
-            for hash in found.hashes - known:
+            for hash in folders.hashes - known:
                 try:
                     self.add(hash, meta(hash))
                 except StoreError as error:
-                    _log.error("a program is not listed, since its facts can't be read: %s", error)
-            if (noted, names) != (moves, with_names):
+                    _log.error("a program is not listed, since its metadata can't be read: %s", error)
+            if (rows, names) != (moves, with_names):
                 self._db.execute("DELETE FROM moves")
                 self._db.execute("DELETE FROM names")
                 for move in moves:
                     self._apply(move)
 
     def add(self, hash: str, meta: Meta) -> None:
-        """Note a program; of one that is known already, what it is for."""
+        """Add a program. If it has a row already, update only its engine and language."""
         self._db.execute(
             "INSERT INTO programs (hash, size, created_at, created_by, engine, language) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (hash) DO UPDATE SET engine = excluded.engine, language = excluded.language",
@@ -256,7 +245,7 @@ class Facts:
         return [Move(name=row[0], hash=row[1], at=row[2], back=row[3]) for row in rows]
 
     def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
-        """Let moves that are in the journal take effect, all or none; forget a program that went with them."""
+        """Apply moves that are in the journal, all or none, and delete the row of a removed program (`gone`)."""
         with self._transaction():
             for move in moves:
                 self._apply(move)

@@ -1,11 +1,11 @@
-"""The files of one program, in a folder that is open: what is in each, and whether it verifies.
+"""The files of one program, in an open folder: their formats, and whether they verify.
 
     source      the bytes as submitted
     wrapped     a line of JSON {"wrapper", "sha256"}, then what the engine runs
     meta.json   who and when, from which the facts can be rebuilt
 
-That line and meta.json are sealed (seal.py). What does not verify is a ValueError or, if it is missing, a
-FileNotFoundError; any other OSError says that the disk does not give it.
+That line and meta.json are sealed (seal.py). Raises ValueError if a file does not verify, FileNotFoundError if it is
+missing, OSError if the disk fails.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _WrappedHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_source(folder: int) -> bytes:
-    """Return the source, which is not compared with its hash yet."""
+    """Return the source, without comparing it with its hash."""
     return _read(folder, "source")
 
 
@@ -52,14 +52,14 @@ def read_wrapped(folder: int) -> tuple[bytes, int]:
 
 
 def read_meta(folder: int) -> Meta:
-    """Return who and when; made up from the other files where that file does not verify."""
+    """Return the metadata, or a guess from the other files. Raises OSError if a file can't be read."""
     with suppress(FileNotFoundError, ValueError):
         return unseal(_read(folder, "meta.json"), Meta)
     return _guess(folder)
 
 
 def _guess(folder: int) -> Meta:
-    """Return what the program's other files say about it. Raises OSError if they can't be read."""
+    """Return metadata guessed from the program's other files. Raises OSError if a file can't be read."""
     engine: Engine = "quickjs"
     language: Language = "javascript"
     with suppress(FileNotFoundError, ValueError):
@@ -80,7 +80,7 @@ def _guess(folder: int) -> Meta:
 
 
 def with_header(wrapped: bytes, wrapper: int) -> bytes:
-    """Return what is in the file `wrapped`."""
+    """Return the content of the file `wrapped`."""
     header = _WrappedHeader(wrapper=wrapper, sha256=hashlib.sha256(wrapped).hexdigest())
     return seal(header) + b"\n" + wrapped
 

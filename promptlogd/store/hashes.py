@@ -1,4 +1,4 @@
-"""What a hash looks like, and the shelf that its program is on. Pure."""
+"""The form of a hash, and of the name of the shelf that its program is on. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ _HEX = frozenset("0123456789abcdef")
 
 
 def is_hex(text: str) -> bool:
-    """Whether there is nothing but digits as we write them."""
+    """Whether all characters are lowercase hexadecimal digits."""
     return _HEX.issuperset(text)
 
 
 def is_hash(text: str) -> bool:
-    """Whether this is a whole hash, as we write it."""
+    """Whether this is a whole hash: 64 lowercase hexadecimal digits."""
     return len(text) == HASH_DIGITS and is_hex(text)
 
 
 def is_shelf(text: str) -> bool:
-    """Whether this is the name of a shelf: a folder for the programs whose hashes begin so."""
+    """Whether this is the name of a shelf: the folder of all programs whose hashes begin with these two digits."""
     return len(text) == SHELF_DIGITS and is_hex(text)

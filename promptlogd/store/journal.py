@@ -1,8 +1,8 @@
 """The journal of names. Each move of a name is a sealed line of JSON, and is on the disk before SQLite has it.
 
-An append that fails is cut off again. A kill or a power cut can tear the last line, which was not acknowledged then:
-the next start cuts it off. So a bad line anywhere else is damage. The log tells it with the line's number, `damaged/`
-keeps the damaged file, and the journal is written anew from its good lines and from SQLite's rows.
+An append that fails is cut off again. A kill or a power cut can tear the last line, which was not acknowledged then.
+The next start cuts it off. So a bad line anywhere else is damage: the line's number is logged, `damaged/` keeps the
+damaged file, and the journal is rebuilt from its good lines and from SQLite's rows.
 """
 
 from __future__ import annotations
@@ -10,28 +10,30 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import msgspec
 
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import sync, write_all
-from promptlogd.store.errors import StoreFailed, failed
-from promptlogd.store.ownership import check_file
+from promptlogd.store.errors import StoreFailed, store_error
 from promptlogd.store.seal import seal, unseal
 
 _log = logging.getLogger(__name__)
+
+JOURNAL_FILE = "names.jsonl"
+"""Name of the file in the state folder."""
 
 _MOST_BYTES = 64 << 20
 """Some 380,000 moves, which a start reads in about a second."""
 _FOR_REMOVALS_BYTES = 1 << 20
 """Part of it that only removals may use, so that programs with names can still be removed."""
-_TOLD = 10
+_LOGGED_LINES = 10
+"""Numbers of bad lines in one log message."""
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
-    """A name was put on this hash at this time; on None: it was taken off with its program.
+    """A name was put on this hash at this time. None: the name was removed with its program.
 
     `back`: how many earlier moves this one undoes; 0 for a move to somewhere new.
     """
@@ -46,39 +48,35 @@ class Journal:
     """Owner of `names.jsonl`. One thread at a time."""
 
     def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
-        self._path = state_dir / "names.jsonl"
+        self._path = state_dir / JOURNAL_FILE
         self._damaged = damaged
         self._end = 0
         """Length of the acknowledged part, in bytes. The next append cuts off anything behind it."""
 
-    def check(self) -> None:
-        """Raise StoreUnsafe if there is something else than a file. Raises OSError."""
-        check_file(self._path)
-
-    def load(self, noted: Sequence[Move]) -> list[Move]:
-        """Return all moves, oldest first, and mend the journal from those that SQLite has noted.
+    def load(self, rows: Sequence[Move]) -> list[Move]:
+        """Return all moves, oldest first, and repair the journal from SQLite's rows.
 
         Raises StoreFailed if it is too large, OSError if it can't be read.
         """
         lines, bad, torn = self._read()
-        merged = merge(noted, lines)
+        merged = merge(rows, lines)
         lost = len(merged) - sum(line is not None for line in lines)
         if bad or lost:
-            where = ", ".join(map(str, bad[:_TOLD])) + (", ..." if len(bad) > _TOLD else "")
+            where = ", ".join(map(str, bad[:_LOGGED_LINES])) + (", ..." if len(bad) > _LOGGED_LINES else "")
             _log.error(
-                "%s is damaged (%s): %d moves of names come back from SQLite; the damaged file is in damaged/",
+                "%s is damaged (%s): restored %d moves of names from SQLite; the damaged file is in damaged/",
                 self._path,
-                f"line {where}" if bad else "lines are gone",
+                f"line {where}" if bad else "lines are missing",
                 lost,
             )
             self._write(merged)
         elif torn:
-            _log.warning("%s ended in %d bytes of a move that was not acknowledged; they are cut off", self._path, torn)
+            _log.warning("%s ended with %d bytes of an unfinished move; removed", self._path, torn)
             self._cut_file()
         return merged
 
     def _read(self) -> tuple[list[Move | None], list[int], int]:
-        """Return the moves, None for a bad line; the numbers of the bad lines; and the size of a torn last one."""
+        """Return the moves (None for a bad line), the numbers of the bad lines, and the size of a torn last line."""
         lines: list[Move | None] = []
         bad: list[int] = []
         self._end = 0
@@ -114,7 +112,7 @@ class Journal:
             finally:
                 os.close(descriptor)
             if self._path.exists():
-                self._damaged.copy(self._path)
+                self._damaged.link_in(self._path)
             new.rename(self._path)
         except BaseException:
             new.unlink(missing_ok=True)
@@ -123,7 +121,7 @@ class Journal:
         self._end = len(data)
 
     def append(self, moves: Sequence[Move], *, removal: bool = False) -> int:
-        """Add moves, all or none, and wait until they are on the disk; return what `cut` takes to undo it.
+        """Add moves, all or none, and wait until they are on the disk. Return the argument of `cut` that undoes this.
 
         Raises StoreFailed. Does not touch SQLite.
         """
@@ -151,7 +149,7 @@ class Journal:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise failed("names can't be moved", error) from error
+            raise store_error("names can't be moved", error) from error
         return before
 
     def _too_large(self, size: int) -> StoreFailed:
@@ -161,12 +159,12 @@ class Journal:
         )
 
     def cut(self, end: int) -> None:
-        """Take back an append. Where the disk refuses that, the next append does it."""
+        """Undo an append. If the disk refuses that, the next append does it."""
         self._end = end
         try:
             self._cut_file()
         except OSError as error:
-            _log.error("a move of a name that was not acknowledged stays in %s: %s", self._path, error)
+            _log.error("can't remove an unacknowledged move from %s: %s", self._path, error)
 
     def _cut_file(self) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -182,23 +180,75 @@ def _lines(moves: Sequence[Move]) -> bytes:
     return b"".join(b"\n" + seal(move) + b"\n" for move in moves)
 
 
-def merge(noted: Sequence[Move], lines: Sequence[Move | None]) -> list[Move]:
-    """Return the journal's moves, with SQLite's rows in the place of lines that are bad (None) or missing.
+def merge(rows: Sequence[Move], lines: Sequence[Move | None]) -> list[Move]:
+    """Return the journal's moves, with SQLite's rows in place of lines that are bad (None) or missing.
 
     Lines have checksums, and rows have none: where a good line and a row differ, the line is right.
+    Takes O(n log n) time for n moves.
     """
+    if list(rows) == list(lines):
+        return list(rows)
     merged: list[Move] = []
-    if list(noted) == list(lines):
-        return list(noted)
-    for tag, i, i_end, j, j_end in SequenceMatcher(None, noted, lines, autojunk=False).get_opcodes():
-        rows, there = noted[i:i_end], lines[j:j_end]
-        if tag == "delete":
-            merged += rows
-        elif len(rows) == len(there):
-            merged += [row if line is None else line for row, line in zip(rows, there, strict=True)]
-        else:
-            bad = there.index(None) if None in there else len(there)
-            merged += [line for line in there[:bad] if line is not None]
-            merged += rows if None in there else []
-            merged += [line for line in there[bad:] if line is not None]
+    row_start = line_start = 0
+    for row, line in (*_anchors(rows, lines), (len(rows), len(lines))):
+        merged += _merge_gap(rows[row_start:row], lines[line_start:line])
+        merged += rows[row : row + 1]
+        row_start, line_start = row + 1, line + 1
     return merged
+
+
+def _anchors(rows: Sequence[Move], lines: Sequence[Move | None]) -> list[tuple[int, int]]:
+    """Return indexes (row, line) of equal moves, increasing in both.
+
+    Only moves that occur equally often in rows and lines count: then the first row is the first line, and so on.
+    """
+    places: dict[Move, tuple[list[int], list[int]]] = {}
+    for side, moves in enumerate((rows, lines)):
+        for index, move in enumerate(moves):
+            if move is not None:
+                places.setdefault(move, ([], []))[side].append(index)
+    pairs = sorted(
+        pair
+        for row_indexes, line_indexes in places.values()
+        if len(row_indexes) == len(line_indexes)
+        for pair in zip(line_indexes, row_indexes, strict=True)
+    )
+    anchors: list[tuple[int, int]] = []
+    for line, row in pairs:
+        if not anchors or row > anchors[-1][0]:
+            anchors.append((row, line))
+    return anchors
+
+
+def _merge_gap(rows: Sequence[Move], lines: Sequence[Move | None]) -> list[Move]:
+    """Merge the moves between two anchors."""
+    head = _aligned(rows, lines)
+    start, rows, lines = list(rows[:head]), rows[head:], lines[head:]
+    end: list[Move] = []
+    for row, line in zip(reversed(rows), reversed(lines), strict=False):
+        if row != line:
+            break
+        end.append(row)
+    rows, lines = rows[: len(rows) - len(end)], lines[: len(lines) - len(end)]
+    good = [line for line in lines if line is not None]
+    if not good:
+        middle = list(rows)
+    elif len(rows) == len(lines):
+        middle = [row if line is None else line for row, line in zip(rows, lines, strict=True)]
+    elif None in lines:
+        bad = lines.index(None)
+        middle = [*good[:bad], *rows, *good[bad:]]
+    else:
+        middle = good
+    return start + middle + end[::-1]
+
+
+def _aligned(rows: Sequence[Move], lines: Sequence[Move | None]) -> int:
+    """Return the number of leading lines that stand for the rows at the same indexes. The last one is a good line."""
+    aligned = 0
+    for index, (row, line) in enumerate(zip(rows, lines, strict=False)):
+        if line == row:
+            aligned = index + 1
+        elif line is not None:
+            break
+    return aligned

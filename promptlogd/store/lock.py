@@ -1,4 +1,4 @@
-"""The state folder is ours alone: made so, checked to be so, and locked against a second daemon."""
+"""Makes the state folder if it is missing, checks that only the daemon's user can enter it, and locks it."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def take_lock(state_dir: Path) -> int:
         raise
     with suppress(OSError):  # it is for a message only, and a full disk must not keep the daemon from its start
         me = find_process(os.getpid())
-        os.ftruncate(lock, os.pwrite(lock, f"{os.getpid()} {me.started if me else ''}\n".encode(), 0))
+        os.ftruncate(lock, os.pwrite(lock, f"{os.getpid()} {me.start_ticks if me else ''}\n".encode(), 0))
     return lock
 
 
 def _holder(text: bytes) -> str:
-    """Return what to tell of the process that wrote this into the lock: its pid, and whether it still lives."""
+    """Describe the lock's holder from its lock file text."""
     pid, _, started = text.decode("ascii", "replace").strip().partition(" ")
     if not pid.isdecimal():
         return "of unknown pid"
     found = find_process(int(pid))
-    if found is not None and started in ("", str(found.started)):
+    if found is not None and started in ("", str(found.start_ticks)):
         return f"pid {pid}"
-    return f"started as pid {pid}, which has ended or can't be seen from here; a child of it may hold the lock"
+    return f"started as pid {pid}, which is no longer visible; one of its children may hold the lock"

@@ -7,13 +7,13 @@ import time
 from promptlogd.store.errors import NotFound, StoreFailed
 from promptlogd.store.journal import Move
 from promptlogd.store.references import before
-from promptlogd.store.state import State
+from promptlogd.store.state_folder import StateFolder
 
 
 class Names:
     """Moves names. The caller holds the writers' lock."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: StateFolder) -> None:
         self._state = state
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:

@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 
 from promptlogd.store.damaged import DamagedFolder
-from promptlogd.store.disk import FOLDER, erase, sync, write_files
-from promptlogd.store.errors import Damaged, NotFound, failed, unreadable
+from promptlogd.store.disk import erase, open_folder, sync, write_files
+from promptlogd.store.errors import Damaged, NotFound, read_error, store_error
 from promptlogd.store.files import NAMES, Meta, read_meta, read_source, read_wrapped, with_header
 from promptlogd.store.hashes import is_hash, is_shelf
 from promptlogd.store.ownership import check_folder, make_folder
@@ -36,8 +36,8 @@ _NOT_KEPT = "the program was not kept"
 _NEW_WRAPPED = f"{_TEMPORARY}wrapped"
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """The hashes that have a folder, unverified; and the shelves (first two digits) that could not be listed."""
+class ProgramFolders(msgspec.Struct, frozen=True, kw_only=True):
+    """The hashes that have a folder, unverified, and the shelves (first two digits) that could not be listed."""
 
     hashes: set[str]
     unread_shelves: set[str]
@@ -52,7 +52,7 @@ class Objects:
         self.spares = Spares(self._programs, NAMES)
 
     def prepare(self) -> None:
-        """Make or check the folders, and sweep what an earlier process left half done. Raises StoreUnsafe, OSError."""
+        """Make or check the folders, and remove what an interrupted process left. Raises StoreUnsafe, OSError."""
         make_folder(self._programs)
         for entry in self._programs.iterdir():
             if is_shelf(entry.name):
@@ -60,42 +60,42 @@ class Objects:
             elif entry.name.startswith((_TEMPORARY, SPARE)):
                 _erase(entry)
 
-    def find(self) -> Found:
-        """Return what is there. Raises OSError if nothing can be listed."""
-        found = Found(hashes=set(), unread_shelves=set())
+    def list_folders(self) -> ProgramFolders:
+        """Return the folders of programs. Raises OSError if `programs/` can't be listed."""
+        found = ProgramFolders(hashes=set(), unread_shelves=set())
         for shelf in filter(is_shelf, os.listdir(self._programs)):
             try:
                 found.hashes.update(filter(is_hash, (shelf + name for name in os.listdir(self._programs / shelf))))
             except OSError as error:
                 found.unread_shelves.add(shelf)
-                _log.error("%s", failed("some programs are not served", error))
+                _log.error("%s", store_error("some programs are not served", error))
         return found
 
     def has(self, hash: str) -> bool:
-        """Whether there is something under this hash, good or bad. Raises StoreFailed if that can't be told."""
+        """Whether there is an entry under this hash, verified or not. Raises StoreFailed if it can't be looked up."""
         try:
             with self._shelf(hash) as shelf:
                 os.stat(hash[2:], dir_fd=shelf, follow_symlinks=False)
         except FileNotFoundError:
-            self._check_there(hash)
+            self._check_programs_folder(hash)
             return False
         except OSError as error:
-            raise unreadable(hash, error) from error
+            raise read_error(hash, error) from error
         return True
 
-    def _check_there(self, hash: str) -> None:
-        """Raise StoreFailed if `programs/` itself is not there: a program in it is not missing then."""
+    def _check_programs_folder(self, hash: str) -> None:
+        """Raise StoreFailed if `programs/` itself is gone: then no program counts as missing."""
         try:
             os.lstat(self._programs)
         except OSError as error:
-            raise unreadable(hash, error) from error
+            raise store_error(f"can't read program {hash}", error) from error
 
     def stage(self, source: bytes, meta: Meta) -> Path:
         """Put a source on the disk, under no name that a reader knows; return its folder. Raises StoreFailed."""
         with self._errors(_NOT_KEPT):
             staged = self.spares.take()
             try:
-                with _opened(staged) as folder:
+                with open_folder(staged) as folder:
                     write_files(folder, {"source": source, "meta.json": seal(meta)})
             except BaseException:
                 self.discard(staged)
@@ -105,27 +105,22 @@ class Objects:
     def publish(self, hash: str, staged: Path, wrapped: bytes, wrapper: int, *, replaces: bool = False) -> None:
         """Give what was staged its name, durably. Raises StoreFailed, with the staged folder removed.
 
-        The wrapped code is not waited for: should the power go first, it does not verify and is made again.
-        `replaces`: the program that is there is damaged or unreadable, and is moved to `damaged/`.
+        Does not wait for the wrapped code. After a power cut the code may not verify, and is rebuilt from the source.
+        `replaces`: a damaged or unreadable program has this name, and is moved to `damaged/`.
         """
         with self._errors(_NOT_KEPT):
             try:
-                with _opened(staged) as folder:
+                with open_folder(staged) as folder:
                     write_files(folder, {"wrapped": with_header(wrapped, wrapper)}, wait=False)
-                shelf = self._path(hash).parent
-                if not os.path.lexists(shelf):
+                shelf_path = self._programs / hash[:2]
+                if not os.path.lexists(shelf_path):
                     with suppress(FileExistsError):  # the spares' shelves came first
-                        shelf.mkdir(mode=0o700)
+                        shelf_path.mkdir(mode=0o700)
                     sync(self._programs)
                 if replaces:
                     self.set_aside(hash)
-                with self._shelf(hash) as folder:
-                    os.rename(staged, hash[2:], dst_dir_fd=folder)
-                    try:
-                        os.fsync(folder)
-                    except OSError:
-                        os.rename(hash[2:], staged, src_dir_fd=folder)
-                        raise
+                with self._programs_and_shelf(hash) as (programs, shelf):
+                    _rename_durably((programs, staged.name), (shelf, hash[2:]), shelf=shelf)
             except BaseException:
                 self.discard(staged)
                 raise
@@ -135,8 +130,8 @@ class Objects:
         shutil.rmtree(staged, ignore_errors=True)
 
     def rewrap(self, hash: str, wrapped: bytes, wrapper: int) -> None:
-        """Put new wrapped code in the place of the old. Raises StoreFailed."""
-        with self._errors(f"can't keep what was made of program {hash}"), self._folder(hash) as folder:
+        """Replace the wrapped code. Raises StoreFailed."""
+        with self._errors(f"can't keep the wrapped code of program {hash}"), self._folder(hash) as folder:
             try:
                 with suppress(FileNotFoundError):
                     os.unlink(_NEW_WRAPPED, dir_fd=folder)
@@ -171,70 +166,69 @@ class Objects:
                 source = read_source(folder)
                 wrapped: bytes | None = None
                 wrapper = 0
-                with suppress(OSError, ValueError):  # it is made again
+                with suppress(OSError, ValueError):  # it is rebuilt from the source
                     wrapped, wrapper = read_wrapped(folder)
         except FileNotFoundError:
             raise Damaged(hash, "its source is missing") from None
         except ValueError as error:
             raise Damaged(hash, str(error)) from error
         except OSError as error:
-            raise unreadable(hash, error) from error
+            raise read_error(hash, error) from error
         if hashlib.sha256(source).hexdigest() != hash:
             raise Damaged(hash, "its bytes do not have its hash")
         return source, wrapped, wrapper
 
     def meta(self, hash: str) -> Meta:
-        """Return who and when; derived from the program's other files if meta.json does not verify.
+        """Return the metadata, or a guess from the program's other files if meta.json does not verify.
 
-        Raises NotFound, and StoreFailed if it can't be read: the facts would keep a guess for good.
+        Raises NotFound, and StoreFailed if a file can't be read: SQLite would keep a guess for ever.
         """
         try:
             with self._folder(hash) as folder:
                 return read_meta(folder)
         except OSError as error:
-            raise unreadable(hash, error) from error
+            raise read_error(hash, error) from error
 
     def take_out(self, hash: str) -> str:
         """Move a program out of its place, durably; return its temporary name. Raises StoreFailed."""
-        grave = f"{_TEMPORARY}removed-{hash[:16]}-{time.monotonic_ns()}"
-        with (
-            self._errors(f"can't remove program {hash}"),
-            _opened(self._programs) as programs,
-            self._shelf(hash) as shelf,
-        ):
-            os.rename(hash[2:], grave, src_dir_fd=shelf, dst_dir_fd=programs)
-            try:
-                os.fsync(shelf)
-            except OSError:
-                os.rename(grave, hash[2:], src_dir_fd=programs, dst_dir_fd=shelf)
-                raise
-        return grave
+        removed_folder = f"{_TEMPORARY}removed-{hash[:16]}-{time.monotonic_ns()}"
+        with self._errors(f"can't remove program {hash}"), self._programs_and_shelf(hash) as (programs, shelf):
+            _rename_durably((shelf, hash[2:]), (programs, removed_folder), shelf=shelf)
+        return removed_folder
 
-    def put_back(self, hash: str, grave: str) -> None:
+    def put_back(self, hash: str, removed_folder: str) -> None:
         """Undo `take_out`. Raises StoreFailed."""
-        with (
-            self._errors(f"can't put program {hash} back"),
-            _opened(self._programs) as programs,
-            self._shelf(hash) as shelf,
-        ):
-            os.rename(grave, hash[2:], src_dir_fd=programs, dst_dir_fd=shelf)
+        with self._errors(f"can't put program {hash} back"), self._programs_and_shelf(hash) as (programs, shelf):
+            # Not undone if the sync fails: the next start would delete the program from where it was.
+            os.rename(removed_folder, hash[2:], src_dir_fd=programs, dst_dir_fd=shelf)
             os.fsync(shelf)
 
-    def erase(self, grave: str) -> None:
+    def erase(self, removed_folder: str) -> None:
         """Delete a program that was taken out. The next start deletes what can't be deleted now."""
-        _erase(self._programs / grave)
+        _erase(self._programs / removed_folder)
 
     def set_aside(self, hash: str) -> None:
         """Move a program that is damaged or unreadable to `damaged/`. Raises StoreFailed."""
         with self._errors(f"can't move program {hash} to damaged/"), self._shelf(hash) as shelf:
-            self._damaged.take(hash[2:], folder=shelf, label=hash)
+            self._damaged.move_in(hash[2:], folder=shelf, label=hash)
 
-    def _path(self, hash: str) -> Path:
-        return self._programs / hash[:2] / hash[2:]
+    @contextmanager
+    def _programs_and_shelf(self, hash: str) -> Iterator[tuple[int, int]]:
+        """Open `programs/` and a program's shelf. Raises FileNotFoundError, StoreFailed."""
+        with ExitStack() as opened:
+            try:
+                programs = opened.enter_context(open_folder(self._programs))
+                shelf = opened.enter_context(open_folder(hash[:2], programs))
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                # No ProgramUnreadable: a submit can't replace a shelf.
+                raise store_error(f"can't open the shelf of program {hash}", error) from error
+            yield programs, shelf
 
     @contextmanager
     def _shelf(self, hash: str) -> Iterator[int]:
-        with _opened(self._programs) as programs, _opened(hash[:2], programs) as shelf:
+        with self._programs_and_shelf(hash) as (_, shelf):
             yield shelf
 
     @contextmanager
@@ -243,9 +237,9 @@ class Objects:
         with ExitStack() as opened:
             try:
                 folder = opened.enter_context(self._shelf(hash))
-                folder = opened.enter_context(_opened(hash[2:], folder))
+                folder = opened.enter_context(open_folder(hash[2:], folder))
             except FileNotFoundError:
-                self._check_there(hash)
+                self._check_programs_folder(hash)
                 raise NotFound(hash) from None
             yield folder
 
@@ -254,20 +248,22 @@ class Objects:
         try:
             yield
         except OSError as error:
-            raise failed(what, error) from error
+            raise store_error(what, error) from error
 
 
-@contextmanager
-def _opened(path: Path | str, parent: int | None = None) -> Iterator[int]:
-    descriptor = os.open(path, FOLDER, dir_fd=parent)
+def _rename_durably(source: tuple[int, str], target: tuple[int, str], *, shelf: int) -> None:
+    """Rename (folder, name) to (folder, name) and sync the shelf. Undo the rename if the sync fails. Raises OSError."""
+    (folder, name), (new_folder, new_name) = source, target
+    os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
     try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        os.fsync(shelf)
+    except OSError:
+        os.rename(new_name, name, src_dir_fd=new_folder, dst_dir_fd=folder)
+        raise
 
 
 def _erase(path: Path) -> None:
     try:
         erase(path)
     except OSError as error:
-        _log.error("%s", failed(f"{path} is left over and can't be removed", error))
+        _log.error("%s", store_error(f"{path} is left over and can't be removed", error))

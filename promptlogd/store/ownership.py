@@ -1,4 +1,4 @@
-"""Whether a file or a folder of the store is what the daemon made. Links are never followed."""
+"""Checks that a file or a folder of the store is what the daemon made. Links are never followed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ _WRITABLE_BY_OTHERS = 0o022
 
 
 def check_folder(folder: Path, *, closed_to: int = _WRITABLE_BY_OTHERS) -> None:
-    """Raise StoreUnsafe unless this is a real folder of our user without these permission bits. Raises OSError."""
+    """Raise StoreUnsafe unless this is a real folder of the daemon's user without these mode bits. Raises OSError."""
     status = folder.lstat()
     if stat.S_ISLNK(status.st_mode):
         raise StoreUnsafe(f"{folder} is a link, which is not followed; put the folder itself in its place")
     if not stat.S_ISDIR(status.st_mode):
         raise StoreUnsafe(f"{folder} is not a folder; move it away")
     if status.st_uid != os.geteuid():
-        raise StoreUnsafe(f"{folder} belongs to uid {status.st_uid}, not to us; chown it or give --state-dir")
+        raise StoreUnsafe(
+            f"{folder} belongs to uid {status.st_uid}, not to the daemon's user; chown it or give --state-dir"
+        )
     if status.st_mode & closed_to:
         raise StoreUnsafe(f"{folder} is open to others; close it with: chmod 700 {folder}")
 

@@ -12,7 +12,7 @@ from promptlogd.wire.messages import Engine, Language
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified program. `wrapped` is None if it must be made again from the source."""
+    """A verified program. `wrapped` is None if it must be rebuilt from the source."""
 
     hash: str
     source: bytes
@@ -29,6 +29,20 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     source: bytes
     meta: Meta
     folder: Path | None
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A staged source that was checked. `name`: to be put on the program. `wrapper`: version of the wrapped code.
+
+    `engine` and `language`: those that the client asked for; None stands for those that the program is kept for.
+    """
+
+    staged: Staged
+    wrapped: bytes
+    wrapper: int
+    name: str | None = None
+    engine: Engine | None = None
+    language: Language | None = None
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,14 +1,14 @@
 """Disk space that is reserved for removals, so that programs can be removed from a full disk.
 
 `reserve` is a file with allocated blocks and no content. A removal that meets a full disk deletes this file, and
-creates it again at its end. A removal writes, with blocks of 4 KiB:
+creates the file again at its end. A removal writes, with blocks of 4 KiB:
 
 - one line of the journal for each name: 200 bytes;
 - pages of SQLite's write-ahead log, 4,120 bytes each: some 20 for the program, and two for each name;
 - one block of the folder `programs/`, for the program's temporary name.
 
-So 1 MiB is enough for a program with a hundred names. With more names SQLite may be refused: then the program is
-removed nevertheless, and the next start takes it out of SQLite, as the journal says.
+So 1 MiB is enough for a program with a hundred names. With more names SQLite may find no room. The program is removed
+nevertheless, and the next start removes it from SQLite, because the folders and the journal no longer have it.
 """
 
 from __future__ import annotations
@@ -23,59 +23,66 @@ from pathlib import Path
 
 from promptlogd.store.disk import sync
 from promptlogd.store.errors import StoreFull
-from promptlogd.store.ownership import check_file
 
 _log = logging.getLogger(__name__)
+
+RESERVE_FILE = "reserve"
+"""Name of the file in the state folder."""
 
 _BYTES = 1 << 20
 _STEP_BYTES = 4 << 10
 """A disk that is nearly full gives a part, in steps of this size."""
 _WAIT_S = 10.0
+"""Longest wait for guarded writes. A disk that hangs must not keep a removal waiting for ever."""
 
 
 class Reserve:
-    """Owner of `reserve` in the state folder. Any thread may call `untouched`; one at a time calls the others."""
+    """Owner of `reserve` in the state folder. Any thread may call `guard_writes`; one at a time calls the others."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "reserve"
+    def __init__(self, state_dir: Path, *, wait_s: float = _WAIT_S) -> None:
+        """`wait_s`: the longest that `release` waits."""
+        self._path = state_dir / RESERVE_FILE
+        self._wait_s = wait_s
         self._changed = threading.Condition()
-        self._spenders = 0
+        self._guarded_writes = 0
         self._released = False
-        self._told_bytes = _BYTES
-
-    def check(self) -> None:
-        """Raise StoreUnsafe if something else is in its place. Raises OSError."""
-        check_file(self._path)
+        self._logged_bytes = _BYTES
 
     @property
     def released(self) -> bool:
-        """Whether the file is deleted for a removal that goes on."""
+        """Whether the file is deleted for a removal that is in progress."""
         return self._released
 
     @contextmanager
-    def untouched(self) -> Iterator[None]:
+    def guard_writes(self) -> Iterator[None]:
         """Guard writes that may not use the reserve. Raises StoreFull while it is released."""
         with self._changed:
             if self._released:
                 raise StoreFull("the disk is full, and a program is being removed: try again")
-            self._spenders += 1
+            self._guarded_writes += 1
         try:
             yield
         finally:
             with self._changed:
-                self._spenders -= 1
+                self._guarded_writes -= 1
                 self._changed.notify_all()
 
     def release(self) -> None:
-        """Delete the file, after all guarded writes have ended."""
+        """Delete the file once guarded writes have ended, or after 10 s."""
         with self._changed:
             self._released = True
-            self._changed.wait_for(lambda: not self._spenders, _WAIT_S)
-        with suppress(OSError):  # if there is no file, the removal fails again and says why
+            if not self._changed.wait_for(lambda: not self._guarded_writes, self._wait_s):
+                _log.warning(
+                    "%s is deleted after %g s, before %d other writes have ended: they may use its space",
+                    self._path,
+                    self._wait_s,
+                    self._guarded_writes,
+                )
+        with suppress(OSError):  # if there is no file, the removal fails again with the reason
             self._path.unlink()
             sync(self._path.parent)  # ext4 gives freed blocks out only after it has committed this
 
-    def make(self) -> None:
+    def restore(self) -> None:
         """Create the file, or extend it to its size, or as far as there is room. Never raises."""
         size = 0
         try:
@@ -93,9 +100,9 @@ class Reserve:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            if size != self._told_bytes:
+            if size != self._logged_bytes:
                 level = logging.WARNING if error.errno in (errno.ENOSPC, errno.EDQUOT) else logging.ERROR
                 _log.log(level, "%s has %d KiB of %d for removals: %s", self._path, size >> 10, _BYTES >> 10, error)
-        self._told_bytes = size
+        self._logged_bytes = size
         with self._changed:
             self._released = False

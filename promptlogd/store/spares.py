@@ -12,7 +12,7 @@ from promptlogd.store.disk import sync
 
 _SPARES = 8
 SPARE = ".spare-"
-"""How their names begin."""
+"""Prefix of spare folders' names."""
 
 
 class Spares:

@@ -10,51 +10,37 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from msgspec.structs import replace
 
-from promptlogd.store.errors import Damaged, NotFound, StoreFailed, StoreFull, Unreadable
+from promptlogd.store.errors import Damaged, NotFound, ProgramUnreadable, StoreFailed, StoreFull
 from promptlogd.store.facts import Fact
 from promptlogd.store.files import Meta
 from promptlogd.store.hashes import is_hash
 from promptlogd.store.journal import Move
 from promptlogd.store.names import Names
 from promptlogd.store.recent import Recent
-from promptlogd.store.records import Page, Program, Staged
+from promptlogd.store.records import Page, Program, Staged, Submission
 from promptlogd.store.references import cursor, meant, place
 from promptlogd.store.removals import Removals
-from promptlogd.store.state import State
+from promptlogd.store.state_folder import StateFolder
 from promptlogd.store.submissions import Submissions
 from promptlogd.wire.messages import Engine, Language
 
 _log = logging.getLogger(__name__)
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 _RECENT_BYTES = 1024 * 1024
 _ENTRY_BYTES = 1024
 """What an entry among the recent costs beside the program's text, about."""
 
 
-def _locked(
-    method: Callable[Concatenate[Store, _P], _R],
-) -> Callable[Concatenate[Store, _P], _R]:
-    def call(self: Store, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with self._use_facts():
-            return method(self, *args, **kwargs)
-
-    return cast("Callable[Concatenate[Store, _P], _R]", wraps(method)(call))
-
-
 class Store:
     """All that the daemon keeps. Made by `Store.open`."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: StateFolder) -> None:
         self._state = state
         self._objects = state.objects
         self._facts = state.facts
@@ -63,21 +49,22 @@ class Store:
         self._submissions = Submissions(state, self._names)
         self._removals = Removals(state)
         self._recent: Recent[Program] = Recent(_RECENT_BYTES)
-        self._flushed = True
+        self._last_flush_succeeded = True
 
     @classmethod
     def open(cls, state_dir: Path) -> Store:
-        """Open the store in this folder, making it if need be (mode 0700), and sweep what was left over.
+        """Open the store in this folder, which is made if it is missing (mode 0700), and remove leftovers.
 
-        Raises StoreLocked if another process has it, StoreUnsafe if it is not ours alone, StoreFailed for the disk.
+        Raises StoreLocked if another process has it, StoreUnsafe if another user can change it, StoreFailed for the
+        disk.
         """
-        return cls(State.open(state_dir))
+        return cls(StateFolder.open(state_dir))
 
     def close(self) -> None:
-        """Write out what is buffered, and let go of the folder."""
+        """Write the counted runs, and unlock the folder."""
         self.flush()
         if lost := sum(count for count, _ in self._state.counts.take().values()):
-            _log.error("%d finished runs could not be written down, and are not counted", lost)
+            _log.error("%d finished runs were not counted: the counts could not be written", lost)
         self._state.close()
 
     @property
@@ -87,7 +74,7 @@ class Store:
 
     def make_spares(self) -> None:
         """Make ready what the next programs are written to. Not needed; it makes `stage` faster."""
-        with suppress(StoreFull), self._state.reserve.untouched():
+        with suppress(StoreFull), self._state.reserve.guard_writes():
             self._objects.spares.make()
 
     def stage(
@@ -97,7 +84,7 @@ class Store:
         hash = hashlib.sha256(source).hexdigest()
         meta = Meta(size=len(source), created_at=time.time(), created_by=uid, engine=engine, language=language)
         folder = None
-        with self._state.reserve.untouched(), suppress(Unreadable):  # what is there and unreadable, `keep` replaces
+        with self._state.reserve.guard_writes(), suppress(ProgramUnreadable):  # unreadable: `keep` replaces it
             if not self._objects.has(hash):
                 folder = self._objects.stage(source, meta)
         return Staged(hash=hash, source=source, meta=meta, folder=folder)
@@ -109,31 +96,22 @@ class Store:
         """
         self._submissions.refuse_another(hash, engine, language)
 
-    def keep(
-        self,
-        staged: Staged,
-        wrapped: bytes,
-        *,
-        wrapper: int,
-        name: str | None,
-        engine: Engine | None = None,
-        language: Language | None = None,
-    ) -> tuple[str, bool]:
-        """Make a program of what was staged; return (hash, whether it is new), once it is safe.
+    def keep(self, submission: Submission) -> tuple[str, bool]:
+        """Keep a staged program; return (hash, whether it is new), once it is on the disk.
 
-        Raises StoreFailed; KeptForAnother if the program is there for another engine or language than these.
+        Raises StoreFailed; KeptForAnother if the program is kept for another engine or language than was asked for.
         """
         with self._state.writing:
-            return self._submissions.keep(staged, wrapped, wrapper=wrapper, name=name, engine=engine, language=language)
+            return self._submissions.keep(submission)
 
     def discard(self, staged: Staged) -> None:
-        """Take back what was staged and has not been kept."""
-        if staged.folder is not None:
-            self._objects.discard(staged.folder)
+        """Remove what was staged and has not been kept."""
+        self._submissions.discard(staged)
 
     def submit(self, source: bytes, wrapped: bytes, *, wrapper: int, name: str | None, uid: int) -> tuple[str, bool]:
         """Stage and keep a program in one go. Raises StoreFailed."""
-        return self.keep(self.stage(source, uid=uid), wrapped, wrapper=wrapper, name=name)
+        staged = self.stage(source, uid=uid)
+        return self.keep(Submission(staged=staged, wrapped=wrapped, wrapper=wrapper, name=name))
 
     def resolve(self, reference: str) -> str:
         """Return the hash that a hash, a prefix or @NAME means. Raises BadReference, NotFound, Ambiguous."""
@@ -162,7 +140,7 @@ class Store:
                     raise
         with self._use_facts():
             known = self._facts.get(hash)
-        meta = known or self._note(hash)
+        meta = known or self._list_again(hash)
         program = Program(
             hash=hash, source=source, engine=meta.engine, language=meta.language, wrapped=wrapped, wrapper=wrapper
         )
@@ -171,7 +149,7 @@ class Store:
         return program
 
     def _set_aside(self, damage: Damaged) -> None:
-        """Move a damaged program away and forget it. Raises StoreFailed, and it is not forgotten then."""
+        """Move a damaged program to `damaged/`; remove its names and facts. Raises StoreFailed if the move fails."""
         try:
             self._objects.set_aside(damage.hash)
         except StoreFailed as error:
@@ -179,14 +157,14 @@ class Store:
             raise StoreFailed(f"program {damage.hash} is damaged ({damage.why}): {error}") from error
         _log.error("%s", damage)
         try:
-            self._removals.drop(damage.hash)
+            self._removals.remove_names_and_facts(damage.hash)
         except StoreFailed as error:
             _log.error("names stay on program %s, which is set aside: %s", damage.hash, error)
 
-    def _note(self, hash: str) -> Meta:
-        """Return who and when for a program that is not listed, since it could not be read at the start; and list it.
+    def _list_again(self, hash: str) -> Meta:
+        """Return the metadata of a program that no row lists, and add the row.
 
-        A reader does not wait for a writer to do that: the next one does it.
+        If a writer is busy, a later read adds it.
         """
         meta = self._objects.meta(hash)
         if self._state.writing.acquire(blocking=False):
@@ -200,43 +178,42 @@ class Store:
         return meta
 
     def rewrap(self, hash: str, wrapped: bytes, *, wrapper: int) -> None:
-        """Keep wrapped code that was made again. Raises StoreFailed."""
+        """Keep rebuilt wrapped code. Raises StoreFailed."""
         with self._state.writing:
             if self._objects.has(hash):  # it may have been removed meanwhile
                 self._objects.rewrap(hash, wrapped, wrapper)
 
-    @_locked
     def fact(self, hash: str) -> Fact | None:
         """Return what is known of a program, if it is there."""
-        return self._facts.get(hash)
+        with self._use_facts():
+            return self._facts.get(hash)
 
-    @_locked
     def show(self, hash: str) -> tuple[Fact, list[str], dict[str, list[Move]]]:
         """Return what is known of a program, its names, and where each of these has been. Raises NotFound."""
-        fact = self._facts.get(hash)
-        if fact is None:
-            raise NotFound(hash)
-        names = self._facts.names(hash)
-        fact = self._with_counts(fact)
-        return fact, names, {name: self._facts.history(name) for name in names}
+        with self._use_facts():
+            fact = self._facts.get(hash)
+            if fact is None:
+                raise NotFound(hash)
+            names = self._facts.names(hash)
+            return self._with_counts(fact), names, {name: self._facts.history(name) for name in names}
 
-    @_locked
     def list(self, limit: int, after: str | None) -> Page:
         """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave."""
-        facts = self._facts.newest(limit + 1, None if after is None else place(after))
-        more = len(facts) > limit
-        facts = facts[:limit]
-        return Page(
-            rows=[(self._with_counts(fact), self._facts.names(fact.hash)) for fact in facts],
-            next=cursor(facts[-1]) if more else None,
-        )
+        with self._use_facts():
+            facts = self._facts.newest(limit + 1, None if after is None else place(after))
+            more = len(facts) > limit
+            facts = facts[:limit]
+            return Page(
+                rows=[(self._with_counts(fact), self._facts.names(fact.hash)) for fact in facts],
+                next=cursor(facts[-1]) if more else None,
+            )
 
     def _with_counts(self, fact: Fact) -> Fact:
         count, last_run_at = self._state.counts.get(fact.hash) or (0, fact.last_run_at)
         return replace(fact, runs=fact.runs + count, last_run_at=last_run_at)
 
     def remove(self, hash: str) -> Sequence[str]:
-        """Remove a program; return the names that were on it. On a full disk it has the reserve.
+        """Remove a program; return the names that were on it. On a full disk this uses the reserve.
 
         Raises NotFound, StoreFailed.
         """
@@ -256,9 +233,9 @@ class Store:
         self._state.counts.add(hash, 1, time.time())
 
     def flush(self) -> None:
-        """Write the counted runs to the disk. What the disk refuses is kept for the next time; the log says so once."""
+        """Write the counted runs to the disk. If the disk refuses, keep them for the next call, and log that once."""
         try:
-            with self._state.reserve.untouched(), self._use_facts():
+            with self._state.reserve.guard_writes(), self._use_facts():
                 runs = self._state.counts.take()
                 if not runs:
                     return
@@ -267,13 +244,13 @@ class Store:
                 except BaseException:
                     self._state.counts.put_back(runs)
                     raise
-            self._flushed = True
+            self._last_flush_succeeded = True
         except StoreFailed as error:
-            if self._flushed:
-                _log.error("finished runs are counted in memory only: %s", error)
-            self._flushed = False
+            if self._last_flush_succeeded:
+                _log.error("can't write run counts; keeping them in memory: %s", error)
+            self._last_flush_succeeded = False
 
-    @_locked
     def count(self) -> int:
-        """Return how many programs there are."""
-        return self._facts.count()
+        """Return the number of programs."""
+        with self._use_facts():
+            return self._facts.count()

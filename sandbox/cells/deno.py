@@ -176,13 +176,17 @@ async def start(plan: Plan) -> DenoCell:
 
     Raises CellStartError with what nsjail said.
     """
-    identity = plan.take_identity()
-    data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CellStartError(plan.engine, f"no sockets for it: {error.strerror}") from error
     data.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     data.setblocking(False)
     group: Group | None = None
+    identity: Identity | None = None
     try:
         with theirs:
+            identity = plan.take_identity()
             if plan.cgroup is not None:
                 group = plan.cgroup.group(plan.default.memory_bytes)
             process = spawn(
@@ -195,7 +199,8 @@ async def start(plan: Plan) -> DenoCell:
             )
     except BaseException as error:
         data.close()
-        plan.identities.give_back(identity)
+        if identity is not None:
+            plan.identities.give_back(identity)
         if group is not None:
             await group.remove()
         if isinstance(error, OSError):

@@ -182,9 +182,9 @@ class DenoRun:
         return there and (group is not None or peak_bytes < limits.memory_bytes // 4)
 
     def _checked(self, said: Verdict | None) -> Verdict | None:
-        """Return what was said, with the program's text as the client sent it: of a check the letter alone is taken.
+        """Build the wrapped code of a check from the client's text. Only the form comes from the process.
 
-        Of TypeScript the process may give the JavaScript that remains of it, which is checked to add nothing.
+        Of TypeScript the process may give the text without types, which is checked to add nothing.
         """
         if not isinstance(said, Wrapped):
             return said

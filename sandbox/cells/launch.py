@@ -2,8 +2,8 @@
 
 Usage: launch.py PARENT CGROUP_FILE... -- COMMAND ARGUMENT...
 
-Both must happen between the fork and nsjail's start. The daemon has threads, and code that a process with threads runs
-between fork and exec can hang (fork(2)). So it is done here, after an exec. The standard library only.
+Both must happen between the fork and nsjail's start. The daemon has threads, and Python code between fork and exec can
+deadlock in such a process (fork(2)). So this script does it, after an exec. The standard library only.
 """
 
 import os
@@ -14,26 +14,30 @@ from _ctypes import FUNCFLAG_CDECL, CFuncPtr, dlopen, dlsym
 PR_SET_PDEATHSIG = 1
 
 
-class Function(CFuncPtr):
+RTLD_NOW = 2
+
+
+class CFunction(CFuncPtr):
     _flags_ = FUNCFLAG_CDECL
 
 
 def main(parent: int, files: list[str], command: list[str]) -> None:
-    # nsjail would start process after process for nobody. The signal comes when the thread that forked ends (prctl(2)).
-    prctl = Function(dlsym(dlopen(None, 2), "prctl"))  # type: ignore[arg-type]  # None: this process
+    # Without this, an nsjail whose daemon died would keep starting processes. The signal comes when the thread that
+    # forked ends (prctl(2)). By way of `_ctypes`, since importing `ctypes` takes as long as Python's own start.
+    prctl = CFunction(dlsym(dlopen(None, RTLD_NOW), "prctl"))  # type: ignore[arg-type]  # None: this process
     prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
-        return  # the daemon ended before the kernel knew that we wait for that
-    at = ""
+        return  # the daemon died before prctl took effect
+    path = ""
     try:
-        for at in files:
-            descriptor = os.open(at, os.O_WRONLY)
+        for path in files:
+            descriptor = os.open(path, os.O_WRONLY)
             os.write(descriptor, b"0")
             os.close(descriptor)
-        at = command[0]
-        os.execv(at, command)
+        path = command[0]
+        os.execv(path, command)
     except OSError as error:
-        sys.exit(f"{at}: {error.strerror}")
+        sys.exit(f"{path}: {error.strerror}")
 
 
 if __name__ == "__main__":

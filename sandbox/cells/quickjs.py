@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import trio
 
@@ -50,7 +50,13 @@ class QuickJSCell:
     """One jailed zygote. Runs one job at a time. Made by `start`."""
 
     def __init__(
-        self, plan: Plan, identity: Identity, process: trio.Process, data: socket.socket, control: socket.socket
+        self,
+        plan: Plan,
+        identity: Identity,
+        process: trio.Process,
+        data: socket.socket,
+        control: socket.socket,
+        poll: select.epoll,
     ) -> None:
         self.plan = plan
         self.identity = identity
@@ -64,7 +70,7 @@ class QuickJSCell:
         self._children_ended = 0
         self._last_report: Report | None = None
         self._zygote: int | None = None
-        self._poll = select.epoll()
+        self._poll = poll
         self._poll.register(data, 0)  # see Exchange
         self._poll.register(control, select.EPOLLIN)
 
@@ -197,7 +203,7 @@ class QuickJSCell:
                 return report
 
     def _find_zygote(self) -> int | None:
-        """Return the zygote's pid, once known; None if it has ended before, or if this kernel does not tell."""
+        """Return the zygote's pid; None if it ended before, or if this kernel has no `children` file."""
         if self._zygote is None:
             with suppress(OSError, ValueError):
                 self._zygote = only_child(self.process.pid)
@@ -266,9 +272,9 @@ class QuickJSCell:
 
 
 def _wrapped(job: Job, said: Verdict | None) -> Verdict | None:
-    """Return what was said, and for a check what a run evaluates: the form is the child's word, the text is ours.
+    """Build the wrapped code of a check from the client's text. Only the form comes from the process.
 
-    A false form can only make a program that does not run, or one that ends its wrapper: in its own runs.
+    A false form makes a program that does not run, or that closes its wrapper. This affects only its own runs.
     """
     if not isinstance(said, Wrapped):
         return said
@@ -286,13 +292,15 @@ async def start(plan: Plan) -> QuickJSCell:
 
     Raises CellStartError with what nsjail or the zygote said.
     """
-    identity = plan.take_identity()
-    data, their_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (data, their_data):
-        make_room(end)
-    with their_data, their_control:
+    with ExitStack() as opened:  # everything here is undone if the host refuses a part of it, descriptors above all
         try:
+            data, their_data = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+            control, their_control = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            poll = opened.enter_context(select.epoll())
+            for end in (data, their_data):
+                make_room(end)
+            identity = plan.take_identity()
+            opened.callback(plan.identities.give_back, identity)
             process = await trio.lowlevel.open_process(
                 [str(plan.executable), *plan.arguments_for(identity)],
                 stdin=their_data,
@@ -304,16 +312,14 @@ async def start(plan: Plan) -> QuickJSCell:
                 # scheduler (autogroup, sched(7)) each session is a party, and niceness counts only within one.
                 process_group=0,
             )
-        except BaseException as error:
-            data.close()
-            control.close()
-            plan.identities.give_back(identity)
-            if isinstance(error, OSError):
-                raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
-            raise
+        except OSError as error:
+            raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
+        opened.pop_all()
+    their_data.close()
+    their_control.close()
     data.setblocking(False)
     control.setblocking(False)
-    cell = QuickJSCell(plan, identity, process, data, control)
+    cell = QuickJSCell(plan, identity, process, data, control, poll)
     try:
         with trio.move_on_after(START_S):
             await trio.lowlevel.wait_readable(control)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
-import socket
-import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -47,8 +44,10 @@ async def a_cell(plan: Plan) -> AsyncIterator[Cell]:
 
 
 async def _run(cell: Cell, source: str, *, kind: str = "source", prompt: str = "", **limits: int) -> Trial:
+    """Run this source there; a machine that others keep busy has time for it, if no wall limit is given."""
     trial = Trial()
-    with trio.fail_after(20):
+    limits.setdefault("wall_ms", 60_000)
+    with trio.fail_after(90):
         job = Job(kind=kind, code=source.encode(), prompt=prompt, limits=Limits(**limits))
         await cell.run(job, trial)
     return trial
@@ -381,69 +380,3 @@ async def test_closed_between_its_waking_and_its_turn(plan: Plan, monkeypatch: p
         trial = await _run(cell, "return 1")
         assert isinstance(trial.outcome, Crashed)
         assert trial.outcome.signal == "SIGKILL"
-
-
-_REPORT = struct.pack("<4sIqqqqq", b"E\0\0\0", 0, 0, 7000, 0, 0, 4096)
-"""As a zygote tells it: a child that exited with 0, after 7 ms of CPU time, with a peak of 4 MiB."""
-
-
-@pytest.mark.parametrize("begun", [False, True], ids=["before the run", "in mid-run"])
-async def test_a_broken_control_socket_is_a_lost_cell(plan: Plan, *, begun: bool) -> None:
-    """When control gives an error in place of a report, a run that was not begun is CellLost, one that was a crash."""
-    async with _without_a_jail(plan) as (cell, theirs, their_control):
-
-        def reset() -> None:
-            select.select([their_control], [], [], 5)  # the run's own limits are sent by control, first
-            if begun:
-                their_control.send(_REPORT)
-                theirs.recv(65536)
-            their_control.close()  # with what was sent unread: the other end gets ECONNRESET (unix(7))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, reset)
-            if begun:
-                trial = await _run(cell, "return 1", cpu_ms=_DEFAULT.cpu_ms + 1)
-                assert isinstance(trial.outcome, Crashed)
-                assert trial.outcome.signal == "SIGKILL"
-            else:
-                with pytest.raises(CellLost):
-                    await _run(cell, "return 1", cpu_ms=_DEFAULT.cpu_ms + 1)
-        assert not cell.usable
-
-
-@asynccontextmanager
-async def _without_a_jail(plan: Plan) -> AsyncIterator[tuple[Cell, socket.socket, socket.socket]]:
-    """A cell whose zygote and child are played by the test: their ends of data and control."""
-    data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    data.setblocking(False)
-    control.setblocking(False)
-    with theirs, their_control:
-        process = await trio.lowlevel.open_process(["true"])
-        await process.wait()
-        cell = Cell(plan, plan.take_identity(), process, data, control)
-        try:
-            yield cell, theirs, their_control
-        finally:
-            await cell.close()
-
-
-async def test_a_bad_last_word_keeps_the_account_of_its_own_child(plan: Plan) -> None:
-    """Junk and the report of its writer's end, read in one go: the run has its usage, and no other is killed."""
-    async with _without_a_jail(plan) as (cell, theirs, their_control):
-
-        def end() -> None:
-            theirs.recv(65536)
-            theirs.send(b"?junk")
-            their_control.send(_REPORT)
-
-        trial = Trial()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, end)
-            await cell.run(Job(kind="source", code=b"return 1", limits=Limits()), trial)
-        assert isinstance(trial.outcome, Crashed)
-        assert (trial.usage.cpu_ms, trial.usage.peak_memory_bytes) == (7.0, 4 * MIB)
-        their_control.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nobody was asked to kill anything
-            their_control.recv(64)
-        assert not cell.usable

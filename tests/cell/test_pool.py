@@ -48,7 +48,7 @@ async def test_a_spent_cell_is_told_when_it_is_replaced(plan: Plan, how: str) ->
         cell = await pool.take(fresh=how == "fresh")
         if how == "spent":
             trial = Trial()
-            await cell.run(Job(kind="source", code=b"for (;;) {}", limits=Limits()), trial)
+            await cell.run(Job(kind="source", code=b"for (;;) {}", limits=Limits(wall_ms=15_000)), trial)
             assert isinstance(trial.outcome, CpuLimit)
         elif how == "dead":
             cell.process.kill()

@@ -48,6 +48,7 @@ from promptlogctl.client import Client, ProgramFailed
         ),
         ("Object.keys(globalThis)", []),
         ("Object.getOwnPropertyNames(globalThis).filter((name) => name.includes('promptlog'))", []),
+        ("[typeof webIdl, typeof headers, typeof searchParams, typeof urls, typeof contract]", ["undefined"] * 5),
         (
             "[new Request('http://h'), new Response(), new TextEncoder()].map((it) => ({}).toString.call(it))",
             ["[object Request]", "[object Response]", "[object TextEncoder]"],

@@ -18,15 +18,10 @@ from promptlogctl.cli import cli
 from promptlogctl.cli.output import safe
 from promptlogctl.client import Client
 from promptlogd.config import Config
+from tests.ctl.command import ctl as _ctl
 from tests.daemon.processes import until
 
 EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
-
-
-def _ctl(socket: Path | str, *arguments: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket)}
-    command = [sys.executable, "-m", "promptlogctl", *arguments]
-    return subprocess.run(command, input=input, capture_output=True, env=environment, timeout=60)
 
 
 def test_submit_prints_the_hash_alone(socket_path: Path) -> None:
@@ -91,51 +86,6 @@ def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
     assert b"\\x1b[2J" in done.stderr
     assert safe("a\u009b", code="\\u{:04x}") == "a\\u009b"
     assert safe("a\x1bb\nc\x9b\u202e") == "a\\x1bb\\nc\\x9b\\u202e"
-
-
-_KEPT = "@usage"
-_FILE = "FILE"
-"""Stands for the path of a file that is there."""
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong", "code", "says"),
-    [
-        (["run", _KEPT], ["run", "0" * 64], 5, "no program"),
-        (["run", _KEPT], ["run", "@nobody"], 5, "no program"),
-        (["run", _KEPT], ["run", "00"], 2, "8 digits"),
-        (["run", _KEPT], ["run"], 2, "Missing argument"),
-        (["exec", _FILE], ["exec", "/nowhere.js"], 2, "can't read"),
-        (["exec", "-", "--prompt", "x"], ["exec", "-", "--prompt", "x", "--prompt-file", _FILE], 2, "not both"),
-        (["exec", _FILE, "--prompt-file", "-"], ["exec", "-", "--prompt-file", "-"], 2, "both be standard input"),
-        (["exec", "-", "--env", '{"a": [1]}'], ["exec", "-", "--env", "[1]"], 2, "JSON object"),
-        (["exec", "-", "--cpu-ms", "1000"], ["exec", "-", "--cpu-ms", "0"], 2, "cpu-ms"),
-        (["exec", "-", "--cpu-ms", "10000"], ["exec", "-", "--cpu-ms", "10001"], 2, "10000"),
-        (["exec", "-", "--engine", "deno"], ["exec", "-", "--engine", "v8"], 2, "'v8' is not one of"),
-        (["show", _KEPT], ["show", "0" * 64], 5, "no program"),
-        (["remove", _KEPT], ["remove", "0" * 64], 5, "no program"),
-        (["name", "x", _KEPT], ["name", "x"], 2, "--back"),
-        (["submit", "-", "--name", "a-b"], ["submit", "-", "--name", "a b"], 2, "begin with a letter"),
-        (["exec", "-", "--memory-mb", "512"], ["exec", "-", "--memory-mb", "513"], 2, "512 MiB"),
-        (["exec", "-", "--memory-mb", "64"], ["exec", "-", "--memory-mb", "99999999999999"], 2, "memory-mb"),
-        (["list", "--spawn", "--state-dir", "STATE"], ["list", "--state-dir", "STATE"], 2, "--spawn"),
-        (["name", "usage", "--back"], ["name", "never-seen", "--back"], 5, "no program '@never-seen'"),
-    ],
-    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
-)
-def test_usage_and_not_found(
-    socket_path: Path, tmp_path: Path, right: list[str], wrong: list[str], code: int, says: str
-) -> None:
-    """A command ends with 0, and with one thing wrong with the documented exit code and one line that says what."""
-    (tmp_path / "file.js").write_text("return 1")
-    stand_for = {_FILE: str(tmp_path / "file.js"), "STATE": str(tmp_path / "state")}
-    for source in (b"return 0", b"return 1"):  # so that the name can be moved back
-        assert _ctl(socket_path, "submit", "-", "--name", "usage", input=source).returncode == 0
-    done = _ctl(socket_path, *(stand_for.get(word, word) for word in right), input=b"return 1")
-    assert done.returncode == 0, done.stderr
-    done = _ctl(socket_path, *(stand_for.get(word, word) for word in wrong), input=b"return 1")
-    assert done.returncode == code, done.stderr
-    assert says in done.stderr.decode()
 
 
 def test_a_file_that_is_not_utf8(socket_path: Path, tmp_path: Path) -> None:
@@ -278,23 +228,6 @@ def test_help_has_the_default_limits() -> None:
         for name in ("cpu_ms", "wall_ms", "memory_mb", "result_kb", "log_kb"):
             numbers = re.findall(r"\d+", helps[name])
             assert numbers == [str(getattr(settings.default, name)), str(getattr(settings.max, name))], helps[name]
-
-
-def test_errors_of_usage_are_json_too(socket_path: Path) -> None:
-    """With --json, arguments that no command takes are one line of JSON on stdout, too."""
-    assert _ctl(socket_path, "submit", "-", "--name", "j", input=b"return 1").returncode == 0
-    for right, wrong in (
-        (["run", "@j"], ["run"]),
-        (["run", "@j", "--cpu-ms", "50"], ["run", "@j", "--cpu-ms", "x"]),
-        (["ping"], ["nothing"]),
-        (["name", "j", "@j"], ["name", "j"]),
-        (["exec", str(EXAMPLE)], ["exec", "/nowhere.js"]),
-    ):
-        assert _ctl(socket_path, *right, "--json").returncode == 0
-        done = _ctl(socket_path, *wrong, "--json")
-        assert (done.returncode, done.stderr) == (2, b""), wrong
-        assert json.loads(done.stdout)["error"]["code"] == "usage"
-        assert b"Error: " in _ctl(socket_path, *wrong).stderr
 
 
 def test_json_has_what_a_message_leaves_out(socket_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_stranger_on_the_default_path_is_refused(default_path: Path) -> None:
             await client.ping()
 
     with _answering(default_path, STRANGER) as stranger:
-        with Client() as client, pytest.raises(UntrustedDaemon, match=f"belongs to uid {STRANGER}.*--socket"):
+        with Client() as client, pytest.raises(UntrustedDaemon, match=f"runs as uid {STRANGER}.*--socket"):
             client.ping()
         with pytest.raises(UntrustedDaemon):
             trio.run(ask)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,17 @@ def at_work(daemon: Daemon) -> list[tuple[int, int, int]]:
         for child in children(zygote)
     ]
     return [chain for chain in chains if cpu_s(chain[2]) >= _AT_WORK_S]
+
+
+def jailed_denos(daemon: Daemon) -> list[tuple[int, int]]:
+    """Return the nsjails that have a Deno in them, with that."""
+    found = []
+    for nsjail in children(daemon.process.pid):
+        for child in children(nsjail):
+            with suppress(OSError):  # it has just ended
+                if b"/bin/deno" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append((nsjail, child))
+    return found
 
 
 @contextmanager

@@ -241,7 +241,7 @@ def test_an_id_in_a_text_is_nobodys(socket_path: Path) -> None:
 def test_a_client_that_does_not_read_costs_little(tmp_path: Path) -> None:
     """Asked for half a gigabyte that nobody reads, the daemon makes a few replies, and gives their memory back."""
     source = "return 'x'.repeat(4194000)"
-    limits = {"result_bytes": 4194304, "cpu_ms": 500}
+    limits = {"result_bytes": 4194304, "cpu_ms": 500, "wall_ms": 20_000}
     with a_daemon(tmp_path, config=FOUR_CELLS) as daemon, Client(daemon.socket) as other:
 
         def big_replies() -> int:

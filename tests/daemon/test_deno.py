@@ -1,14 +1,11 @@
-"""Deno through the daemon: the engine kept with a program, the pool by demand, hosts without it, kills."""
+"""Deno through the daemon: the engine kept with a program, the pool by demand, hosts without it."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +13,11 @@ import pytest
 
 from promptlogctl.client import Client, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
-from sandbox.outcome import CpuLimit, Crashed, MemoryLimit
-from tests.daemon.processes import a_daemon, children, cpu_s, is_alive, until
-from tests.daemons import cgroups, configured_daemon
+from sandbox.outcome import CpuLimit, MemoryLimit
+from tests.daemon.processes import a_daemon, jailed_denos, until
+from tests.daemons import configured_daemon
 
 WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
-
-
-def _jailed(daemon: Any) -> list[tuple[int, int]]:
-    """The nsjails that have a Deno in them, and that."""
-    found = []
-    for nsjail in children(daemon.process.pid):
-        for child in children(nsjail):
-            with suppress(OSError):  # it has just ended
-                if b"/bin/deno" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append((nsjail, child))
-    return found
 
 
 def test_the_engine_is_kept_with_the_program(tmp_path: Path) -> None:
@@ -137,40 +123,6 @@ def test_submits_at_once_for_several_engines(client: Client) -> None:
     assert all(f"for {kept[0]} already" in message for message in refused), refused
 
 
-def _has(group: Path, pid: int) -> bool:
-    try:
-        return str(pid) in (group / "cgroup.procs").read_text().split()
-    except OSError:  # it is removed just now
-        return False
-
-
-def test_cells_started_for_one_run_leave_no_cgroup(tmp_path: Path) -> None:
-    """Clients that leave while a cell starts for them leave nothing behind."""
-    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
-        assert "cgroup" in client.stats().held_by["memory (deno)"], "no memory cgroup can be made here"
-        limits = LimitsAsked(memory_bytes=256 << 20, wall_ms=9000)
-        waits = "await new Promise((r) => setTimeout(r, 60000))"
-        running = client.start(None, source=waits, engine="deno", limits=limits)
-        until(lambda: _jailed(daemon) != [])
-        deno = _jailed(daemon)[0][1]
-        parents = {group.parent for group in cgroups("cell-") if _has(group, deno)}
-        assert parents
-
-        def left() -> set[str]:
-            return {group.name for parent in parents for group in parent.glob("cell-*")}
-
-        assert left()
-        for number in range(20):
-            with Client(daemon.socket) as gone:
-                gone.start(None, source="return 1", engine="deno", limits=limits)
-                time.sleep(number / 700)  # the load: clients leave at each moment of a start, which takes 25 ms
-        assert client.run_source(WHICH, engine="deno", limits=limits).value == "deno"
-        assert running.cancel()
-        client.run_source(WHICH, engine="deno", limits=limits)  # a start removes what could not be removed before
-        # What is left is of the cells that wait for a run.
-        until(lambda: len(left()) == len(_jailed(daemon)))
-
-
 def _root_of(nsjail: int) -> Path:
     """Return the root of an nsjail's jail, as it was told."""
     arguments = Path(f"/proc/{nsjail}/cmdline").read_bytes().split(b"\0")
@@ -181,13 +133,13 @@ def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:
     """No Deno process is started and no root of its jails is made before the first run that wants one."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         client.run_source("return 1")
-        assert _jailed(daemon) == []
+        assert jailed_denos(daemon) == []
         (pool,) = (pool for pool in client.stats().pools if pool.engine == "deno")
         assert (pool.size, pool.started) == (0, 0)
         before = tmp_path / "before"
         before.touch()
         assert client.run_source(WHICH, engine="deno").value == "deno"
-        (nsjail, _), *_ = _jailed(daemon)
+        (nsjail, _), *_ = jailed_denos(daemon)
         assert _root_of(nsjail).stat().st_ctime_ns >= before.stat().st_ctime_ns
 
 
@@ -251,46 +203,6 @@ def test_clients_with_short_runs_are_served_beside_deno(tmp_path: Path) -> None:
                 assert other.run_source("return 1").value == 1
             assert other.stats().queued > 30, "runs on Deno went before the ten short ones"
         assert [run.result().value for run in pending] == ["deno"] * 60
-
-
-def test_killed_with_sigkill(tmp_path: Path) -> None:
-    """After the daemon's SIGKILL every Deno, at work or blank, is gone within a second, and its nsjail with it."""
-    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
-        limits = LimitsAsked(cpu_ms=9000, wall_ms=9000)
-        for source in ("for(;;){}", "await new Promise((r) => setTimeout(r, 60000))"):
-            client.start(None, source=source, engine="deno", limits=limits)
-        with Client(daemon.socket) as other:
-            until(lambda: other.stats().running == 2)
-        until(lambda: len(_jailed(daemon)) >= 2)
-        pids = [pid for pair in _jailed(daemon) for pid in pair]
-        daemon.stop(signal.SIGKILL)
-        until(lambda: not any(map(is_alive, pids)), 1)
-    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:  # and sweeps what was left
-        assert client.run_source(WHICH, engine="deno").value == "deno"
-
-
-_STARTS_S = 0.3
-"""CPU time that no Deno takes for its start: ten times as much as it does."""
-
-
-@pytest.mark.parametrize("which", [0, 1], ids=["nsjail", "deno"])
-def test_a_kill_harms_its_run_alone(tmp_path: Path, which: int) -> None:
-    """With nsjail or Deno killed in mid-run, that run is told as crashed, and the others succeed."""
-    config = "[pool]\ncells = 4\nspare = 4\n"
-    with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
-        source = "const t = Date.now(); while (Date.now() - t < 2000); return 'done'"
-        limits = LimitsAsked(cpu_ms=5000, wall_ms=9000)
-        runs = [client.start(None, source=source, engine="deno", limits=limits) for _ in range(2)]
-
-        def busy() -> list[tuple[int, int]]:
-            return [pair for pair in _jailed(daemon) if cpu_s(pair[1]) > _STARTS_S]
-
-        until(lambda: len(busy()) == 2)
-        os.kill(busy()[0][which], signal.SIGKILL)
-        outcomes = [run.result().outcome for run in runs]
-        assert sorted(outcome.__struct_config__.tag for outcome in outcomes) == ["crashed", "ok"], outcomes
-        assert [outcome.signal for outcome in outcomes if isinstance(outcome, Crashed)] == ["SIGKILL"], outcomes
-        assert client.run_source(WHICH, engine="deno").value == "deno"
 
 
 def test_large_inputs_and_results(client: Client) -> None:

@@ -44,6 +44,11 @@ def test_any_start_removes_what_a_killed_daemon_left(tmp_path: Path) -> None:
     assert _jail_folders() <= folders
 
 
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run([*command, "-"], input=b"return 1", env=environment, capture_output=True, timeout=30)
+    assert done.stdout == b"1\n", done.stderr.decode()
+
+
 def test_the_next_private_daemon_removes_what_a_killed_command_left(tmp_path: Path) -> None:
     """The folder of a `--spawn` killed with SIGKILL is removed by the next one, and that of a living one is not."""
     command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--no-keep"]
@@ -70,12 +75,14 @@ def test_the_next_private_daemon_removes_what_a_killed_command_left(tmp_path: Pa
         os.kill(daemon, signal.SIGSTOP)  # so that it does not end with its parent yet
         killed.kill()
         killed.wait()
-        for expected in ({its_folder, left}, {its_folder}):
-            done = subprocess.run([*command, "-"], input=b"return 1", env=environment, capture_output=True, timeout=30)
-            assert done.stdout == b"1\n", done.stderr.decode()
-            assert folders() == expected
+        try:
+            _run(command, environment)
+            assert folders() == {its_folder, left}
+        finally:
             os.kill(daemon, signal.SIGCONT)
-            until(lambda: not is_alive(daemon))
+        until(lambda: not is_alive(daemon))
+        _run(command, environment)
+        assert folders() == {its_folder}
     finally:
         living.send_signal(signal.SIGINT)
         living.wait(20)

@@ -37,7 +37,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     folder.mkdir()
     listener.bind(folder / "s", 0o600).close()
     os.chown(folder, STRANGER, STRANGER)
-    with pytest.raises(ListenError, match=f"belongs to uid {STRANGER}.*or give --socket"):
+    with pytest.raises(ListenError, match=f"belongs to uid {STRANGER}.*; or give --socket"):
         listener.bind(folder / "s", 0o600)
     with pytest.raises(ListenError, match=f"belongs to uid {STRANGER}"):
         listener.bind(folder / "deeper/s", 0o600)

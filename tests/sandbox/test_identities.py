@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import identities
-from sandbox.identities import NOBODY, SLOT_IDS, Identities, IdentityError, choose, may_set_ids, shared
+from sandbox.identities import NOBODY, RANGE_IDS, Identities, IdentityError, choose, may_set_ids, shared
 
 
 def test_each_jail_has_an_identity_of_its_own_until_it_is_given_back() -> None:
@@ -39,7 +39,7 @@ def test_two_daemons_have_different_ranges(tmp_path: Path) -> None:
     first, second = one.take(), two.take()
     assert first is not None
     assert second is not None
-    assert abs(first.uid - second.uid) >= SLOT_IDS
+    assert abs(first.uid - second.uid) >= RANGE_IDS
     assert min(first.uid, second.uid) >= 65536
     one.close()
     again = choose(None, claims=tmp_path, seed=7).take()

@@ -1,4 +1,4 @@
-"""What test_unreadable.py runs in a mount namespace of its own: files that open, and give EIO when they are read.
+"""What test_unreadable.py runs in a mount namespace of its own: files that open, and whose reads fail with EIO.
 
 A process's own memory, /proc/PID/mem, does that at offset 0, and is mounted over a file of the store.
 
@@ -27,8 +27,8 @@ def spoil(path: Path) -> None:
     subprocess.run(["mount", "--bind", f"/proc/{os.getpid()}/mem", path], check=True, timeout=20)
 
 
-def mend(path: Path) -> None:
-    """Let it be as it was."""
+def repair(path: Path) -> None:
+    """Let reads of this file succeed again."""
     subprocess.run(["umount", path], check=True, timeout=20)
 
 
@@ -53,25 +53,25 @@ def check(store: Store, state: Path, *, runs: int = 1, aside: int = 0) -> None:
 
 
 def source(state: Path, folder: Path) -> None:
-    """A program is not lost for an error of the disk, and a submit puts it where the disk gives it."""
+    """A program is not lost by an error of the disk, and a submit replaces it with one that can be read."""
     spoil(folder / "source")
     for _ in range(2):
         store = Store.open(state)
         refused(lambda: store.load(_HASH))  # noqa: B023  # called at once
         assert [fact.hash for fact, _ in store.list(10, None).rows] == [_HASH]
         store.close()
-    mend(folder / "source")
+    repair(folder / "source")
     check(Store.open(state), state)
     spoil(folder / "source")
     store = Store.open(state)
     assert submit(store, uid=8)
     (aside,) = (state / "damaged").iterdir()
-    mend(aside / "source")
+    repair(aside / "source")
     check(store, state, aside=1)
 
 
 def meta(state: Path, folder: Path) -> None:
-    """A program is left out until it can be told what it is, and no guess stays."""
+    """A program is not listed until its metadata can be read, and no guess stays."""
     spoil(folder / "meta.json")
     for path in state.glob("facts.sqlite3*"):
         path.unlink()
@@ -79,24 +79,38 @@ def meta(state: Path, folder: Path) -> None:
     assert store.count() == 0
     refused(lambda: store.load(store.resolve("@x")))
     store.close()
-    mend(folder / "meta.json")
+    repair(folder / "meta.json")
     check(Store.open(state), state, runs=0)
     spoil(folder / "meta.json")
     store = Store.open(state)
     assert store.load(_HASH).source == _SOURCE  # the facts have it
     assert submit(store, uid=8)
     (aside,) = (state / "damaged").iterdir()
-    mend(aside / "meta.json")
+    repair(aside / "meta.json")
     check(store, state, runs=0, aside=1)
 
 
 def at_the_start(state: Path, file: Path) -> None:
-    """A start that needs the file is refused, and does not take it for damaged."""
+    """A start that needs the file is refused, and does not treat it as damaged."""
     spoil(file)
     for _ in range(2):
         refused(lambda: Store.open(state))
-    mend(file)
+    repair(file)
     check(Store.open(state), state)
+
+
+def damaged(state: Path) -> None:
+    """Of three entries that are too much for damaged/ the oldest is removed, though the second can't be."""
+    for name in "abc":  # the change times may be the same: then the names decide
+        entry = state / "damaged" / name
+        entry.mkdir()
+        with (entry / "source").open("wb") as file:
+            file.truncate(40 << 20)
+    busy = state / "damaged/b"
+    subprocess.run(["mount", "--bind", busy, busy], check=True, timeout=20)
+    Store.open(state).close()
+    assert sorted(path.name for path in (state / "damaged").iterdir()) == ["b", "c"]
+    repair(busy)
 
 
 def main(what: str, state: Path) -> None:
@@ -112,6 +126,8 @@ def main(what: str, state: Path) -> None:
             source(state, folder)
         case "meta.json":
             meta(state, folder)
+        case "damaged":
+            damaged(state)
         case _:
             at_the_start(state, state / what)
 

@@ -23,7 +23,7 @@ _HASH = hashlib.sha256(_SOURCE).hexdigest()
 
 @contextmanager
 def closed(path: Path, mode: int = 0) -> Iterator[None]:
-    """Deny it to ourselves."""
+    """Deny access to this path to the user of this process."""
     before = path.stat().st_mode
     path.chmod(mode)
     yield
@@ -32,7 +32,7 @@ def closed(path: Path, mode: int = 0) -> Iterator[None]:
 
 def refused(call: Callable[[], object]) -> None:
     """Make a call that must be refused, with what to do."""
-    with pytest.raises(StoreFailed, match="give the files back to the daemon's user"):
+    with pytest.raises(StoreFailed, match="chown the files to the daemon's user"):
         call()
 
 
@@ -47,7 +47,7 @@ def check(state: Path, *, runs: int = 1) -> None:
 
 
 def denied_program(state: Path, path: Path) -> None:
-    """What is denied is not loaded, keeps its row and its name, and is there again once it is not denied."""
+    """A program that can't be read is not loaded, keeps its row and its name, and is served once it can be read."""
     with closed(path):
         for _ in range(2):
             store = Store.open(state)
@@ -66,7 +66,7 @@ def denied_program(state: Path, path: Path) -> None:
 
 
 def no_room_for_damage(state: Path, folder: Path) -> None:
-    """Damage that can't be set aside is told as such, and the program keeps its name."""
+    """Damage that can't be set aside is reported as such, and the program keeps its name."""
     (folder / "source").write_bytes(b"bad")
     store = Store.open(state)
     with closed(state / "damaged", 0o500):

@@ -12,6 +12,7 @@ import pytest
 
 from promptlogd.store import Store
 from tests.store.limits import largest_file
+from tests.store.reopened import reopened
 
 _RUNS = 10_000
 _FLUSHES = 100
@@ -20,9 +21,8 @@ _FLUSHES = 100
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """An open store."""
-    store = Store.open(tmp_path / "state")
-    yield store
-    store.close()
+    with reopened(tmp_path / "state") as store:
+        yield store
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_counting_and_flushing_at_once(store: Store, *, failing: bool) -> None:
 
 
 def test_a_failed_flush_keeps_the_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Runs counted before, between and after flushes that failed are told at once, and are on the disk in the end."""
+    """Runs counted before, between and after failed flushes are reported at once, and reach the disk in the end."""
     store = Store.open(tmp_path / "state")
     hash = _submit(store, b"1")
     store.record_run(hash)
@@ -82,23 +82,21 @@ def test_a_failed_flush_keeps_the_counts(tmp_path: Path, caplog: pytest.LogCaptu
     store.record_run(hash)
     assert [fact.runs for fact, _ in store.list(10, None).rows] == [3]
     store.close()
-    store = Store.open(tmp_path / "state")
-    assert store.show(hash)[0].runs == 3
-    store.close()
+    with reopened(tmp_path / "state") as store:
+        assert store.show(hash)[0].runs == 3
 
 
 def test_closing_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Runs that are lost with the end are told, and the folder is let go of."""
+    """Runs that are lost at the end are logged, and the folder is unlocked."""
     store = Store.open(tmp_path / "state")
     hash = _submit(store, b"1")
     store.record_run(hash)
     store.record_run(hash)
     with largest_file(0):
         store.close()
-    assert "2 finished runs could not be written down" in caplog.text
-    store = Store.open(tmp_path / "state")
-    assert store.show(hash)[0].runs == 0
-    store.close()
+    assert "2 finished runs were not counted: the counts could not be written" in caplog.text
+    with reopened(tmp_path / "state") as store:
+        assert store.show(hash)[0].runs == 0
 
 
 @pytest.mark.parametrize("flush_fails", [False, True])

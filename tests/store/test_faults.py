@@ -19,7 +19,7 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here depends on when the disk has it."""
+    """Nothing here depends on when data reaches the disk."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

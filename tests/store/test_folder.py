@@ -1,4 +1,4 @@
-"""The state folder: what is not ours is refused at the start, one daemon has it, and what it keeps has a bound."""
+"""The state folder: a start refuses links and other users' entries in it, one daemon has it, `damaged/` has a bound."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def _check_whole(state: Path) -> None:
 
 @pytest.mark.parametrize(("change", "what"), _FOLDER_CHANGES)
 @pytest.mark.parametrize("which", ["programs", "damaged", "shelf"])
-def test_a_folder_that_is_not_ours(state: Path, tmp_path: Path, which: str, change: _Change, what: str) -> None:
-    """A folder of the store that is a link, a file, another's or open to others is refused; mended, nothing is lost."""
+def test_a_folder_that_is_not_safe(state: Path, tmp_path: Path, which: str, change: _Change, what: str) -> None:
+    """A folder that is a link, a file, another user's or open to others is refused; repaired, nothing is lost."""
     path = state / which
     if which == "shelf":
         (path,) = (state / "programs").iterdir()
@@ -127,8 +127,8 @@ def test_other_names_below_programs(state: Path) -> None:
     assert all(path.exists() for path in others)
 
 
-def test_a_second_daemon_is_told_who_has_it(state: Path) -> None:
-    """While a daemon has the folder another is refused with its pid, and let in once it closes."""
+def test_a_second_daemon_is_refused_with_the_pid_of_the_first(state: Path) -> None:
+    """While a daemon has the folder, another is refused with its pid; once the first has closed, the other opens it."""
     store = Store.open(state)
     with pytest.raises(StoreLocked, match=rf"\(pid {os.getpid()}\)"):
         Store.open(state)
@@ -150,24 +150,24 @@ sys.stdin.read()
 
 
 def test_a_lock_whose_taker_has_ended(state: Path) -> None:
-    """Where a child of an ended daemon holds the lock, its pid is not told as that of a living one."""
+    """If a child of an ended daemon holds the lock, the daemon's pid is not reported as that of a living process."""
     command = [sys.executable, "-c", _LEAVES_A_CHILD, str(state)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
     with process:
         assert process.stdout is not None
         pid = int(process.stdout.read())
         process.wait(20)
-        # The pid is anybody's now, of init's say, which lives and started at another time.
+        # The kernel may reuse the pid. Here it is init's, which lives and started at another time.
         lock = state / "lock"
         lock.write_text(lock.read_text().replace(str(pid), "1"))
-        with pytest.raises(StoreLocked, match="started as pid 1, which has ended"):
+        with pytest.raises(StoreLocked, match="started as pid 1, which is no longer visible"):
             Store.open(state)
         assert process.stdin is not None
         process.stdin.close()
 
 
 def test_damaged_things_are_kept_up_to_a_number(state: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of seventy damaged programs the last sixty-four are kept, and each that goes is told."""
+    """Of seventy damaged programs the last sixty-four are kept, and each removal is logged."""
     store = Store.open(state)
     aside = []
     for number in range(70):
@@ -179,12 +179,12 @@ def test_damaged_things_are_kept_up_to_a_number(state: Path, caplog: pytest.LogC
         _wait_for_the_clock(state / "damaged")
     store.close()
     assert {path.name.split("-")[0] for path in (state / "damaged").iterdir()} == set(aside[-64:])
-    told = [record.getMessage() for record in caplog.records if "the oldest entry is removed" in record.getMessage()]
-    assert [message.split(": ")[-1].split("-")[0] for message in told] == aside[:6]
+    logged = [record.getMessage() for record in caplog.records if "the oldest entry is removed" in record.getMessage()]
+    assert [message.split(": ")[-1].split("-")[0] for message in logged] == aside[:6]
 
 
 def test_damaged_things_are_kept_up_to_a_size(state: Path) -> None:
-    """Over 64 MiB the oldest go at a start, and the newest stays even if it is larger alone."""
+    """Above 64 MiB a start removes the oldest, and the newest stays even if it alone is larger."""
     damaged = state / "damaged"
     for name, size in (("a", 1), ("b", 30 << 20), ("c", 20 << 20), ("d", 20 << 20)):
         with (damaged / name).open("wb") as file:
@@ -198,6 +198,14 @@ def test_damaged_things_are_kept_up_to_a_size(state: Path) -> None:
     (damaged / "large").chmod(0o700)
     Store.open(state).close()
     assert {path.name for path in damaged.iterdir()} == {"large"}
+
+
+def test_an_entry_that_cannot_be_removed_keeps_no_other(tmp_path: Path) -> None:
+    """An entry of damaged/ that can't be removed (a mount point: EBUSY) is logged, and older ones are removed."""
+    command = ["unshare", "--mount", "--map-root-user", sys.executable, "-m", "tests.store.broken_disk", "damaged"]
+    done = subprocess.run([*command, tmp_path], capture_output=True, text=True, timeout=60, cwd=_ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "can't hold" in done.stderr
 
 
 def _wait_for_the_clock(folder: Path) -> None:
@@ -218,6 +226,6 @@ def test_a_state_folder_that_another_user_could_replace_is_refused(tmp_path: Pat
     Store.open(tmp_path / "strange/state").close()
     os.chown(tmp_path / "strange", 4711, 4711)
     for name in ("state", "new", "new/deeper"):
-        with pytest.raises(StoreUnsafe, match=r"belongs to uid 4711.*or give --state-dir"):
+        with pytest.raises(StoreUnsafe, match=r"belongs to uid 4711.*; or give --state-dir"):
             Store.open(tmp_path / "strange" / name)
     assert [path.name for path in (tmp_path / "strange").iterdir()] == ["state"]

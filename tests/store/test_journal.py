@@ -1,18 +1,22 @@
-"""names.jsonl: what is acknowledged is in it, what is not is not, and damage is told and mended."""
+"""names.jsonl has every acknowledged move and no other, and damage to it is logged and repaired."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import random
 import shutil
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from promptlogd.store import NotFound, Store, StoreFailed
-from promptlogd.store.journal import Move
+from promptlogd.store.journal import Move, merge
 from promptlogd.store.seal import seal
 from tests.store.limits import largest_file
+from tests.store.reopened import reopened
 
 _MOST_BYTES = 64 << 20
 
@@ -71,84 +75,78 @@ def _spoil(journal: Path, *numbers: int) -> int:
 
 
 @pytest.mark.parametrize("bad", [(0,), (3,), (6,), (2, 3), (0, 5), (0, 1, 2, 3, 4, 5, 6)])
-def test_a_bad_line_is_told_and_mended(filled: _Filled, bad: tuple[int, ...], caplog: pytest.LogCaptureFixture) -> None:
-    """A bad line anywhere is an error in the log with its number; the file is kept, and mended from SQLite."""
+def test_a_bad_line_is_logged_and_repaired(
+    filled: _Filled, bad: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bad line anywhere is an error in the log with its number; the file is kept, and repaired from SQLite."""
     whole = filled.journal.read_bytes()
     line = _spoil(filled.journal, *bad)
     spoilt = filled.journal.read_bytes()
-    store = Store.open(filled.state)
-    assert _histories(store) == filled.history
-    store.close()
-    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert f"line {line}" in told
+    with reopened(filled.state) as store:
+        assert _histories(store) == filled.history
+    (logged,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert f"line {line}" in logged
     (kept,) = (filled.state / "damaged").iterdir()
     assert kept.read_bytes() == spoilt
     assert filled.journal.read_bytes() == whole
     caplog.clear()
     Store.open(filled.state).close()
-    assert not caplog.records  # mended for good
+    assert not caplog.records  # repaired for good
 
 
 def test_a_bad_line_that_nobody_else_knows(filled: _Filled, caplog: pytest.LogCaptureFixture) -> None:
-    """With SQLite gone as well, a bad line costs its own move alone, and is told."""
+    """With SQLite gone as well, a bad line costs only its own move, and is logged."""
     line = _spoil(filled.journal, 1)
     filled.drop_sqlite()
-    store = Store.open(filled.state)
+    with reopened(filled.state) as store:
+        histories = _histories(store)
     assert f"line {line}" in caplog.text
-    histories = _histories(store)
     assert histories["x"] == [move for number, move in enumerate(filled.history["x"]) if number != 1]
     assert (histories["y"], histories["z"]) == (filled.history["y"], filled.history["z"])
-    store.close()
 
 
 def test_each_knows_what_the_other_has_lost(filled: _Filled) -> None:
     """Moves that SQLite has lost with its log and a move that the journal has lost are all there, in order."""
     shutil.copy(filled.state / "facts.sqlite3", filled.state.parent / "older")
-    store = Store.open(filled.state)
-    for hash in filled.hashes[:2]:
-        store.label("z", hash)
-    history = _histories(store)
-    store.close()
+    with reopened(filled.state) as store:
+        for hash in filled.hashes[:2]:
+            store.label("z", hash)
+        history = _histories(store)
     (filled.state.parent / "older").rename(filled.state / "facts.sqlite3")
     _spoil(filled.journal, 3)
-    store = Store.open(filled.state)
-    assert _histories(store) == history
-    store.close()
+    with reopened(filled.state) as store:
+        assert _histories(store) == history
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5])
 def test_a_journal_that_has_lost_lines_without_a_trace(
     filled: _Filled, left: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A journal that is cut between two lines, or is gone, is made again from SQLite, and that is told."""
+    """A journal that is cut between two lines, or is gone, is rebuilt from SQLite, and that is logged."""
     lines = filled.journal.read_bytes().splitlines(keepends=True)
     filled.journal.write_bytes(b"".join(lines[: int(len(lines) * left)]))
     if not left:
         filled.journal.unlink()
-    store = Store.open(filled.state)
-    assert _histories(store) == filled.history
-    store.close()
-    assert "lines are gone" in caplog.text
+    with reopened(filled.state) as store:
+        assert _histories(store) == filled.history
+    assert "lines are missing" in caplog.text
     filled.drop_sqlite()
-    store = Store.open(filled.state)
-    assert _histories(store) == filled.history
-    store.close()
+    with reopened(filled.state) as store:
+        assert _histories(store) == filled.history
 
 
 @pytest.mark.parametrize("torn", [b"\n", b'\n{"name":"torn","ha', b"\n" + bytes(200)])
 def test_a_torn_last_line_is_cut_off(filled: _Filled, torn: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """What a kill left of a move is cut off at the next start, and is neither told as damage nor kept."""
+    """What a kill left of a move is cut off at the next start, and is neither reported as damage nor kept."""
     whole = filled.journal.read_bytes()
     filled.journal.write_bytes(whole + torn)
-    store = Store.open(filled.state)
-    assert filled.journal.read_bytes().rstrip(b"\n") == whole.rstrip(b"\n")
-    assert _histories(store) == filled.history
-    store.label("new", filled.hashes[0])
-    store.close()
+    with reopened(filled.state) as store:
+        assert filled.journal.read_bytes().rstrip(b"\n") == whole.rstrip(b"\n")
+        assert _histories(store) == filled.history
+        store.label("new", filled.hashes[0])
     filled.drop_sqlite()
-    store = Store.open(filled.state)
-    assert store.resolve("@new") == filled.hashes[0]
-    store.close()
+    with reopened(filled.state) as store:
+        assert store.resolve("@new") == filled.hashes[0]
     assert "ERROR" not in [record.levelname for record in caplog.records]
     assert not list((filled.state / "damaged").iterdir())
 
@@ -157,20 +155,18 @@ def test_a_torn_last_line_is_cut_off(filled: _Filled, torn: bytes, caplog: pytes
 def test_a_failed_append_leaves_nothing(filled: _Filled, taken: int) -> None:
     """A move of which the disk took a part only is refused, and no byte of it stays."""
     whole = filled.journal.read_bytes()
-    store = Store.open(filled.state)
-    with largest_file(len(whole) + taken), pytest.raises(StoreFailed):
-        store.label("new", filled.hashes[0])
-    assert filled.journal.read_bytes() == whole
-    with pytest.raises(NotFound):
-        store.resolve("@new")
-    store.label("later", filled.hashes[0])
-    store.close()
+    with reopened(filled.state) as store:
+        with largest_file(len(whole) + taken), pytest.raises(StoreFailed):
+            store.label("new", filled.hashes[0])
+        assert filled.journal.read_bytes() == whole
+        with pytest.raises(NotFound):
+            store.resolve("@new")
+        store.label("later", filled.hashes[0])
     filled.drop_sqlite()
-    store = Store.open(filled.state)
-    with pytest.raises(NotFound):
-        store.resolve("@new")
-    assert store.resolve("@later") == filled.hashes[0]
-    store.close()
+    with reopened(filled.state) as store:
+        with pytest.raises(NotFound):
+            store.resolve("@new")
+        assert store.resolve("@later") == filled.hashes[0]
 
 
 def test_a_move_that_sqlite_refuses_is_no_move(filled: _Filled) -> None:
@@ -191,11 +187,10 @@ def test_a_move_that_sqlite_refuses_is_no_move(filled: _Filled) -> None:
     assert store.resolve("@x") == filled.hashes[1]
     store.close()
     for _ in range(2):
-        store = Store.open(filled.state)
-        assert _histories(store) == filled.history
-        with pytest.raises(NotFound):
-            store.load(refused)
-        store.close()
+        with reopened(filled.state) as store:
+            assert _histories(store) == filled.history
+            with pytest.raises(NotFound):
+                store.load(refused)
         filled.drop_sqlite()
 
 
@@ -217,15 +212,63 @@ def test_no_move_takes_the_journal_over_its_bound(filled: _Filled) -> None:
             line = b"\n" + seal(Move(name="n" * (1 << 20), hash=None, at=1.0)) + b"\n"
             line = line if size + len(line) < _MOST_BYTES - 10_000 else b"\n" * (_MOST_BYTES - (1 << 20) - size)
             size += file.write(line)
-    store = Store.open(filled.state)
-    with pytest.raises(StoreFailed, match="are the most"):
-        store.label("z", filled.hashes[0])
-    with pytest.raises(StoreFailed, match="are the most"):
-        _submit(store, b"new", name="new")
-    assert store.remove(filled.hashes[2]) == ["z"]
-    store.close()
-    store = Store.open(filled.state)
-    with pytest.raises(NotFound):
-        store.resolve("@z")
-    assert store.resolve("@x") == filled.hashes[1]
-    store.close()
+    with reopened(filled.state) as store:
+        with pytest.raises(StoreFailed, match="are the most"):
+            store.label("z", filled.hashes[0])
+        with pytest.raises(StoreFailed, match="are the most"):
+            _submit(store, b"new", name="new")
+        assert store.remove(filled.hashes[2]) == ["z"]
+    with reopened(filled.state) as store:
+        with pytest.raises(NotFound):
+            store.resolve("@z")
+        assert store.resolve("@x") == filled.hashes[1]
+
+
+_MOVES = 100_000
+_MERGE_CPU_S = 5.0
+"""The merge takes 0.5 s of CPU time. A merge in quadratic time takes 17 s for these lines."""
+
+
+def test_many_bad_lines_are_repaired_in_time() -> None:
+    """A long journal with a bad line in every hundred is merged with SQLite's rows within seconds, and is whole."""
+    moves = [Move(name=f"name-{number % 1000}", hash=f"{number:064x}", at=float(number)) for number in range(_MOVES)]
+    lines = [None if number % 100 == 0 else move for number, move in enumerate(moves)]
+    began = time.process_time()
+    merged = merge(moves, lines)
+    assert time.process_time() - began < _MERGE_CPU_S
+    assert merged == moves
+
+
+@pytest.mark.parametrize("clock_stands", [False, True])
+def test_a_merge_loses_no_move(*, clock_stands: bool) -> None:
+    """Whichever lines are bad, and however many last moves SQLite has lost, all moves are there and in order."""
+    for seed in range(500):
+        chance = random.Random(seed)
+        history = [
+            Move(name=chance.choice("xyz"), hash=chance.choice("ab"), at=0.0 if clock_stands else float(number))
+            for number in range(chance.randrange(1, 40))
+        ]
+        known = len(history) if clock_stands else chance.randrange(len(history) + 1)
+        bad = chance.random()
+        lines = [None if number < known and chance.random() < bad else move for number, move in enumerate(history)]
+        assert merge(history[:known], lines) == history
+
+
+@pytest.mark.parametrize("left", [[], [None]])
+def test_a_merge_with_several_moves_lost_in_one_bad_line(left: list[None]) -> None:
+    """Where one bad line is all that is left of several moves, or none is, the moves come from SQLite, in order."""
+    moves = [Move(name="x", hash=f"{number}", at=float(number)) for number in range(12)]
+    for first, first_end, second, second_end in itertools.combinations(range(13), 4):
+        lines = [*moves[:first], *left, *moves[first_end:second], *left, *moves[second_end:]]
+        assert merge(moves, lines) == moves
+
+
+@pytest.mark.parametrize("left", [[], [None]])
+def test_a_merge_with_lost_moves_that_look_alike(left: list[None]) -> None:
+    """The same holds for one loss among moves that are equal, as they are while a clock stands still."""
+    for seed in range(300):
+        chance = random.Random(seed)
+        count = chance.randrange(2, 30)
+        moves = [Move(name=chance.choice("xy"), hash=chance.choice("ab"), at=0.0) for _ in range(count)]
+        start, end = sorted(chance.sample(range(count + 1), 2))
+        assert merge(moves, [*moves[:start], *left, *moves[end:]]) == moves

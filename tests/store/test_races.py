@@ -1,4 +1,4 @@
-"""The store with several threads at work: readers do not wait, and take nobody's work for damage."""
+"""The store with several threads at work: readers do not wait, and do not treat a writer's work as damage."""
 
 from __future__ import annotations
 

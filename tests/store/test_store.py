@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from promptlogd.store import Ambiguous, BadReference, Damaged, NotFound, Store, StoreFailed, StoreUnsafe
+from promptlogd.store import Ambiguous, BadReference, Damaged, NotFound, Store, StoreFailed, StoreUnsafe, Submission
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_an_ambiguous_prefix_names_its_matches(folder: Path) -> None:
 
 
 def test_a_flipped_byte_is_set_aside_and_never_served(folder: Path) -> None:
-    """A damaged source is reported, moved to damaged/, and can be submitted anew."""
+    """A damaged source is reported, moved to damaged/, and can be submitted again."""
     store = Store.open(folder)
     hash = _submit(store, b"const result = 1", name="x")
     (_object(folder, hash) / "source").write_bytes(b"const result = 2")
@@ -113,7 +113,7 @@ def test_damaged_wrapped_code_is_made_again(folder: Path, damage: bytes | None) 
 
 
 def test_a_link_to_the_state_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    """The state folder itself has to be where the daemon is told that it is."""
+    """The path of the state folder must not be a link."""
     Store.open(folder).close()
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(StoreUnsafe, match="link"):
@@ -231,8 +231,8 @@ def test_what_is_staged_and_discarded_leaves_nothing(store: Store) -> None:
 def test_two_stage_the_same(store: Store) -> None:
     """Of two that stage the same program at once, one creates it, and nothing of the other's is left."""
     first, second = store.stage(b"return 1", uid=7), store.stage(b"return 1", uid=8)
-    assert store.keep(second, b"Bx", wrapper=1, name=None)[1]
-    assert not store.keep(first, b"Bx", wrapper=1, name=None)[1]
+    assert store.keep(Submission(staged=second, wrapped=b"Bx", wrapper=1))[1]
+    assert not store.keep(Submission(staged=first, wrapped=b"Bx", wrapper=1))[1]
     assert not _hidden(store)
     assert store.show(first.hash)[0].created_by == 8
 
@@ -242,7 +242,7 @@ def test_kept_after_a_removal(store: Store) -> None:
     hash, _ = store.submit(b"return 1", b"Bx", wrapper=1, name=None, uid=7)
     staged = store.stage(b"return 1", uid=7)
     store.remove(hash)
-    assert store.keep(staged, b"By", wrapper=1, name=None) == (hash, True)
+    assert store.keep(Submission(staged=staged, wrapped=b"By", wrapper=1)) == (hash, True)
     assert store.load(hash).wrapped == b"By"
 
 

@@ -1,4 +1,4 @@
-"""What can't be read is an error, and nothing is moved or forgotten; what verifies as wrong is set aside."""
+"""A read error moves nothing and removes no name; a program that does not verify is set aside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from promptlogd.store import Damaged, NotFound, Store, StoreFailed
+from promptlogd.store import Damaged, NotFound, Store, StoreFailed, Submission
 from tests.store.limits import descriptors_left
 
 _ROOT = Path(__file__).parents[2]
@@ -103,13 +103,13 @@ _WRONG: list[_Change] = [_flipped, Path.rename, _a_folder, _a_fifo, _too_large]
 
 @pytest.mark.parametrize(("what", "change"), _UNREADABLE)
 def test_what_cannot_be_read_stays(state: Path, tmp_path: Path, what: str, change: _Change) -> None:
-    """ENOTDIR and ELOOP refuse a load and move nothing, before and after a start; mended, all is as it was."""
+    """ENOTDIR and ELOOP refuse a load and move nothing, before and after a start; repaired, all is as it was."""
     path = _object(state) / what
     change(path, tmp_path / "away")
     for _ in range(2):
         store = Store.open(state)
         for _ in range(2):
-            with pytest.raises(StoreFailed, match="remove it"):
+            with pytest.raises(StoreFailed, match=r"remove it\. Submit the program again to replace it"):
                 store.load(store.resolve("@x"))
         assert store.count() == 1
         assert _damaged(state) == []
@@ -149,8 +149,9 @@ def test_a_shelf_that_cannot_be_read(state: Path, store: Store, tmp_path: Path) 
         lambda: store.label("y", None),
     ]
     for call in calls:
-        with pytest.raises(StoreFailed, match="not a folder of ours"):
+        with pytest.raises(StoreFailed, match="not a folder of the store") as refused:
             call()
+        assert "Submit the program again" not in str(refused.value)  # a submit can't replace a shelf
     assert (tmp_path / "away" / _HASH[2:] / "source").read_bytes() == _SOURCE
     shelf.unlink()
     (tmp_path / "away").rename(shelf)
@@ -161,11 +162,12 @@ def test_a_shelf_that_cannot_be_read(state: Path, store: Store, tmp_path: Path) 
 
 
 def test_programs_that_are_gone_as_a_whole(state: Path, store: Store, tmp_path: Path) -> None:
-    """With the folder of all programs away, none is said to be missing, and a removal forgets no name."""
+    """With the folder of all programs away, none is reported as missing, and a removal removes no name."""
     (state / "programs").rename(tmp_path / "away")
     for call in (store.load, store.remove):
-        with pytest.raises(StoreFailed):
+        with pytest.raises(StoreFailed) as refused:
             call(_HASH)
+        assert "Submit the program again" not in str(refused.value)
     (tmp_path / "away").rename(state / "programs")
     _check_whole(store)
 
@@ -213,7 +215,7 @@ def test_a_start_without_descriptors(state: Path) -> None:
 
 @pytest.mark.parametrize("change", _WRONG)
 def test_what_is_wrong_is_set_aside(state: Path, store: Store, tmp_path: Path, change: _Change) -> None:
-    """A source that is another's, missing, no regular file, or over its cap is told as damage and moved away."""
+    """A source that is another's, missing, no regular file, or over its cap is reported as damage and moved away."""
     change(_object(state) / "source", tmp_path / "away")
     with pytest.raises(Damaged):
         store.load(_HASH)
@@ -226,7 +228,7 @@ def test_what_is_wrong_is_set_aside(state: Path, store: Store, tmp_path: Path, c
 
 @pytest.mark.parametrize("change", _WRONG)
 def test_a_submit_replaces_what_is_wrong(state: Path, store: Store, tmp_path: Path, change: _Change) -> None:
-    """Damage that a submit of the same bytes meets first costs neither the name nor who submitted it."""
+    """If a submit of the same bytes finds the damage, the program keeps its name and its user."""
     change(_object(state) / "source", tmp_path / "away")
     assert _submit(store, uid=8)
     _check_whole(store)
@@ -238,10 +240,10 @@ def test_a_submit_replaces_what_is_wrong(state: Path, store: Store, tmp_path: Pa
 def test_a_guess_is_not_made_of_what_cannot_be_read(
     state: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without facts, a program whose meta.json can't be read is left out and told; mended, it is what it was."""
+    """Without SQLite, a program whose meta.json can't be read is not listed, and logged; repaired, it is as before."""
     store = Store.open(state)
     staged = store.stage(b"let n: number", uid=9, engine="deno", language="typescript")
-    hash, _ = store.keep(staged, b"T", wrapper=1001, name="typed")
+    hash, _ = store.keep(Submission(staged=staged, wrapped=b"T", wrapper=1001, name="typed"))
     store.close()
     folder = state / "programs" / hash[:2] / hash[2:]
     if what == "wrapped":
@@ -273,13 +275,13 @@ def test_what_cannot_be_read_is_not_replaced_for_another_engine(state: Path, sto
     _a_file(_object(state), tmp_path / "away")
     staged = store.stage(_SOURCE, uid=8, engine="deno")
     with pytest.raises(Exception, match="kept as javascript for quickjs already"):
-        store.keep(staged, b"B", wrapper=1001, name=None)
+        store.keep(Submission(staged=staged, wrapped=b"B", wrapper=1001))
     assert _damaged(state) == []
 
 
 @pytest.mark.parametrize("scenario", ["source", "meta.json", "names.jsonl", "facts.sqlite3"])
 def test_a_disk_that_reports_errors(tmp_path: Path, scenario: str) -> None:
-    """EIO of any file of the store is told, and nothing is moved or forgotten; once it is over, all is as it was."""
+    """EIO of any file of the store is reported, and nothing is moved or lost; once it is over, all is as it was."""
     command = ["unshare", "--mount", "--map-root-user", sys.executable, "-m", "tests.store.broken_disk"]
     done = subprocess.run([*command, scenario, tmp_path], capture_output=True, text=True, timeout=60, cwd=_ROOT)
     assert done.returncode == 0, done.stderr
@@ -287,7 +289,7 @@ def test_a_disk_that_reports_errors(tmp_path: Path, scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", ["object", "shelf", "damaged", "facts.sqlite3", "names.jsonl"])
 def test_permission_denied(scenario: str) -> None:
-    """EACCES for an ordinary user is told, and nothing is moved or forgotten; once it is over, all is as it was."""
+    """EACCES for an ordinary user is reported, and nothing is moved or lost; once it is over, all is as it was."""
     folder = tempfile.mkdtemp(prefix="promptlog-store-")
     try:
         command = [sys.executable, "-m", "tests.store.ordinary_user", scenario, folder]

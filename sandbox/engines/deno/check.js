@@ -115,7 +115,7 @@
       let end = at;
       for (; at < source.length; at++) {
         if (source[at] !== blank[at]) {
-          if (!apply(test, SPACE, [blank[at]])) return null;  // it moves a bracket to where an arrow is
+          if (!apply(test, SPACE, [blank[at]])) return null;  // Deno's stripper moved a `)` next to `=>`: not a pure blanking, so the text stays as it is
           end = at + 1;
         }
         else if (!apply(test, SPACE, [source[at]])) break;

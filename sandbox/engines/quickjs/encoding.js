@@ -1,24 +1,24 @@
 // TextEncoder, TextDecoder (of UTF-8), atob and btoa as the standards have them (https://encoding.spec.whatwg.org,
 // https://infra.spec.whatwg.org/#forgiving-base64), above the engine's own, which do the work on bytes but let pass what
-// is not well-formed. Evaluated once in the zygote, behind pairs.js and web.js.
+// is not well-formed. Evaluated once in the zygote, behind webidl.js.
 (() => {
   'use strict';
   const { TextEncoder: Encoder, TextDecoder: Decoder, atob: fromBase64, btoa: toBase64, DOMException } = globalThis;
-  const { dictionary, need, publish } = lists;
+  const { dictionary, publish, requireArguments } = webIdl;
   const encoder = new Encoder(), decoder = new Decoder();
   const encode = (text) => encoder.encode(text.toWellFormed());
 
   const { getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
-  const { get: kind } = getOwnPropertyDescriptor(getPrototypeOf(Uint8Array).prototype, Symbol.toStringTag);
-  const kindOf = (value) => Reflect.apply(kind, value, []);
+  const { get: tagOf } = getOwnPropertyDescriptor(getPrototypeOf(Uint8Array).prototype, Symbol.toStringTag);
+  const typedArrayName = (value) => Reflect.apply(tagOf, value, []);
 
   class TextEncoder {
     get encoding() { return 'utf-8'; }
     encode(input = '') { return encode(`${input}`); }
     encodeInto(source, destination) {
-      need(arguments, 2, 'TextEncoder.encodeInto');
+      requireArguments(arguments, 2, 'TextEncoder.encodeInto');
       const text = `${source}`;
-      if (kindOf(destination) !== 'Uint8Array') throw new TypeError('TextEncoder.encodeInto: a Uint8Array is needed');
+      if (typedArrayName(destination) !== 'Uint8Array') throw new TypeError('TextEncoder.encodeInto: a Uint8Array is needed');
       let read = 0, written = 0;
       while (read < text.length) {
         const point = text.codePointAt(read);
@@ -36,14 +36,14 @@
   const same = (some, others) => some.length === others.length && some.every((byte, at) => byte === others[at]);
   const marked = (bytes) => bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
   // Number of bytes at the end that are the start of a character, whose other bytes may still come.
-  const FIRST_SECOND = { __proto__: null, 0xe0: 0xa0, 0xf0: 0x90 }, LAST_SECOND = { __proto__: null, 0xed: 0x9f, 0xf4: 0x8f };
-  const unfinished = (bytes) => {
+  const MIN_SECOND_BYTE = { __proto__: null, 0xe0: 0xa0, 0xf0: 0x90 }, MAX_SECOND_BYTE = { __proto__: null, 0xed: 0x9f, 0xf4: 0x8f };
+  const incompleteTail = (bytes) => {
     for (let back = 1; back <= 3 && back <= bytes.length; back++) {
       const [lead, second = 0x80] = bytes.subarray(bytes.length - back);
       if (lead < 0x80) break;
       if (lead < 0xc0) continue;
       const size = lead < 0xc2 || lead > 0xf4 ? 0 : lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-      const begins = second >= (FIRST_SECOND[lead] ?? 0x80) && second <= (LAST_SECOND[lead] ?? 0xbf);
+      const begins = second >= (MIN_SECOND_BYTE[lead] ?? 0x80) && second <= (MAX_SECOND_BYTE[lead] ?? 0xbf);
       return back < size && (back === 1 || begins) ? back : 0;
     }
     return 0;
@@ -81,7 +81,7 @@
         bytes.set(more, this.#rest.length);
       }
       const begun = this.#begun, stream = Boolean(dictionary(options, 'TextDecoder.decode').stream);
-      const end = bytes.length - (stream ? unfinished(bytes) : 0);
+      const end = bytes.length - (stream ? incompleteTail(bytes) : 0);
       this.#rest = bytes.slice(end);
       this.#begun = stream && (begun || end > 0);
       bytes = bytes.subarray(0, end);
@@ -98,7 +98,7 @@
   const refuse = (message) => { throw new DOMException(message, 'InvalidCharacterError'); };
   const functions = {
     atob(data) {
-      need(arguments, 1, 'atob');
+      requireArguments(arguments, 1, 'atob');
       let text = `${data}`.replace(/[\t\n\f\r ]+/g, '');
       if (text.length % 4 === 0) text = text.replace(/==?$/, '');
       const over = text.length % 4;
@@ -111,7 +111,7 @@
       return fromBase64(text);
     },
     btoa(data) {
-      need(arguments, 1, 'btoa');
+      requireArguments(arguments, 1, 'btoa');
       const text = `${data}`;
       if (/[^\0-\xff]/.test(text)) refuse('btoa: the text has a character past U+00FF');
       return toBase64(text);

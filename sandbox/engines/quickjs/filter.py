@@ -37,7 +37,7 @@ SYSCALLS: dict[Machine, dict[str, int]] = {
 }  # fmt: skip
 """Everything that a child may call. read and write on DATA_FD only, mmap without PROT_EXEC only.
 
-No futex: a child has one thread, and by a futex on a page of a library that two cells share their runs could talk.
+No futex: a child has one thread. A futex on a library page that two jails share would be a covert channel.
 """
 
 _ON_DATA_FD = ("read", "write")

@@ -5,7 +5,7 @@
   const { apply, defineProperty, getPrototypeOf } = Reflect;
 
   const refuse = (name) => {
-    throw new TypeError(`${name} on QuickJS takes no locale and no options, it has no Intl; Deno has (--engine deno)`);
+    throw new TypeError(`QuickJS has no Intl: ${name} takes no locale or options; use --engine deno`);
   };
   // A method has no prototype and is no constructor, as built-in functions.
   const replace = (owner, name, make, original = owner[name]) => {
@@ -36,25 +36,9 @@
     [name]() {
       const locale = arguments[0];
       const known = locale === undefined || (typeof locale === 'string' && apply(test, PLAIN_CASE, [locale]));
-      if (!known) throw new TypeError(`${name} on QuickJS has no rules for this locale; Deno has (--engine deno)`);
+      if (!known) throw new TypeError(`QuickJS has no Intl: ${name} has no rules for this locale; use --engine deno`);
       return apply(original, this, []);
     },
   });
   for (const name of ['toLocaleUpperCase', 'toLocaleLowerCase']) replace(String.prototype, name, cased);
-
-  // The engine composes U+11A7 with the Hangul syllable before it, and so loses it. No character composes with it in Unicode:
-  // so the parts of a text between two of them are normalized one by one.
-  const { includes, split } = String.prototype;
-  const NO_FINAL = '\u11a7';
-  replace(String.prototype, 'normalize', (original) => ({
-    normalize() {
-      if (this === undefined || this === null) return apply(original, this, []);
-      const text = `${this}`, form = arguments[0] === undefined ? 'NFC' : `${arguments[0]}`;
-      if (!apply(includes, text, [NO_FINAL])) return apply(original, text, [form]);
-      const parts = apply(split, text, [NO_FINAL]);
-      let done = apply(original, parts[0], [form]);
-      for (let at = 1; at < parts.length; at += 1) done += NO_FINAL + apply(original, parts[at], [form]);
-      return done;
-    },
-  }));
 })();

@@ -1,9 +1,10 @@
-// URL, for a small part of the standard's grammar (https://url.spec.whatwg.org), which docs/engines.md tells. A URL in this
-// part has exactly the values of the standard. Any other is a TypeError, so that no host is ever taken for another.
-// Evaluated once in the zygote, after pairs.js.
+// URL, for a small part of the grammar of the URL Standard (https://url.spec.whatwg.org). docs/engines.md documents this part.
+// A URL in it has exactly the values of the standard. Any other is a TypeError, so that no host is parsed wrongly.
+// Evaluated once in the zygote, after webidl.js and search_params.js.
 const urls = (() => {
   'use strict';
-  const { URLSearchParams, need, ofUrl, publish, refill, trim } = lists;
+  const { publish, requireArguments, trim } = webIdl;
+  const { paramsOfUrl, replacePairs } = searchParams;
   const PORTS = { __proto__: null, http: '80', https: '443', ws: '80', wss: '443', ftp: '21' };
   // The standard's percent-encode sets: `unsafe` finds a character that must be encoded, `differs` corrects encodeURI.
   const IN_PATH = {
@@ -31,9 +32,9 @@ const urls = (() => {
     return encoded.replaceAll('%25', '%');
   };
 
-  // Return the path without its dot segments.
+  // Return the path without its dot segments (RFC 3986, 5.2.4). To the URL Standard %2E is a dot as well.
   const DOTTED = /\/(?:\.|%2[Ee]){1,2}(?:\/|$)/;
-  const normal = (path) => {
+  const removeDotSegments = (path) => {
     if (!DOTTED.test(path)) return path;
     const kept = [];
     const segments = path.split('/').slice(1);
@@ -54,7 +55,7 @@ const urls = (() => {
   const forbidden = (host) => /[ <>\]^|]/.test(host) && /^[ -$&-~]*$/.test(host);
 
   // Return { host, port } of an authority, or null if the standard refuses it as well.
-  const site = (scheme, authority, path, text) => {
+  const parseAuthority = (scheme, authority, path, text) => {
     if (authority === '') return /^\/*$/.test(path) ? null : refuse('a URL without a host', text);
     if (authority.includes('@')) refuse('a user name or a password', text);
     if (authority.includes('[')) refuse('an IPv6 address', text);
@@ -71,13 +72,16 @@ const urls = (() => {
 
   // The URL of the request that a module answers. It holds the prompt, which may be 1 MiB: so it is never parsed, and it is
   // written in the standard's form only for a program that reads it.
-  let own, written;
-  const remember = (url) => { own = url; };
-  const ownUrl = () => (written ??= own.includes("'") ? own.replaceAll("'", '%27') : own);
+  let requestUrl, serializedRequestUrl;
+  const setRequestUrl = (url) => { requestUrl = url; };
+  const getRequestUrl = () => {
+    serializedRequestUrl ??= requestUrl.includes("'") ? requestUrl.replaceAll("'", '%27') : requestUrl;
+    return serializedRequestUrl;
+  };
 
   // Return a URL's parts, or null if the standard refuses the URL as well. Throws if it may be one and is not supported.
   const parse = (input, base) => {
-    if (input === written && base === undefined) {
+    if (input === serializedRequestUrl && base === undefined) {
       return { scheme: 'http', host: 'promptlog', port: '', path: '/', query: input.slice(input.indexOf('?') + 1), fragment: null };
     }
     const from = base === undefined ? undefined : parse(base);
@@ -91,8 +95,8 @@ const urls = (() => {
     if (prefix === undefined && from === undefined) return null;
     const scheme = prefix?.toLowerCase() ?? from.scheme;
     if (!(scheme in PORTS)) refuse(`the scheme ${scheme.slice(0, 40)}:`, text);
-    if (prefix !== undefined && authority === undefined) refuse('a scheme without "//"', text);
-    const at = authority === undefined ? from : site(scheme, authority, rest, text);
+    if (prefix !== undefined && authority === undefined) refuse('a URL without "//" after the scheme', text);
+    const at = authority === undefined ? from : parseAuthority(scheme, authority, rest, text);
     if (at === null) return null;
     let path = rest;
     if (authority !== undefined) path ||= '/';
@@ -101,13 +105,13 @@ const urls = (() => {
     const inherits = authority === undefined && rest === '' && mark < 0;
     return {
       scheme, host: at.host, port: at.port,
-      path: normal(encode(path, IN_PATH)),
+      path: removeDotSegments(encode(path, IN_PATH)),
       query: mark >= 0 ? encode(main.slice(mark + 1), IN_QUERY) : inherits ? from.query : null,
       fragment: hash < 0 ? null : encode(text.slice(hash + 1), IN_FRAGMENT),
     };
   };
   const parseAll = (text, base) => parse(`${text}`, base === undefined ? undefined : `${base}`);
-  const must = (text, base) => {
+  const parseOrThrow = (text, base) => {
     const parts = parseAll(text, base);
     if (parts === null) throw new TypeError(`Invalid URL: ${shown(`${text}`)}`);
     return parts;
@@ -124,23 +128,23 @@ const urls = (() => {
     #params;
 
     constructor(url, base = undefined) {
-      need(arguments, 1, 'URL');
-      this.#parts = must(url, base);
+      requireArguments(arguments, 1, 'URL');
+      this.#parts = parseOrThrow(url, base);
     }
 
     static canParse(url, base = undefined) {
-      need(arguments, 1, 'URL.canParse');
+      requireArguments(arguments, 1, 'URL.canParse');
       return parseAll(url, base) !== null;
     }
 
     #setQuery(query) {
       this.#parts.query = query;
-      if (this.#params) refill(this.#params, query ?? '');
+      if (this.#params) replacePairs(this.#params, query ?? '');
     }
 
     get href() { return hrefOf(this.#parts); }
     set href(url) {
-      this.#parts = must(url);
+      this.#parts = parseOrThrow(url);
       this.#setQuery(this.#parts.query);
     }
     get origin() { return originOf(this.#parts); }
@@ -154,7 +158,7 @@ const urls = (() => {
     set pathname(value) {
       const text = `${value}`;
       if (text.includes('\\')) refuse('a backslash', text);
-      this.#parts.path = normal('/' + encode(text.replace(/^\//, ''), IN_PATH));
+      this.#parts.path = removeDotSegments('/' + encode(text.replace(/^\//, ''), IN_PATH));
     }
     get search() { return this.#parts.query ? '?' + this.#parts.query : ''; }
     set search(value) {
@@ -162,7 +166,7 @@ const urls = (() => {
       this.#setQuery(text === '' ? null : encode(text.replace(/^\?/, ''), IN_QUERY));
     }
     get searchParams() {
-      this.#params ??= ofUrl(this.#parts.query ?? '', (query) => { this.#parts.query = query === '' ? null : query; });
+      this.#params ??= paramsOfUrl(this.#parts.query ?? '', (query) => { this.#parts.query = query === '' ? null : query; });
       return this.#params;
     }
     get hash() { return this.#parts.fragment ? '#' + this.#parts.fragment : ''; }
@@ -181,5 +185,5 @@ const urls = (() => {
     Reflect.defineProperty(URL.prototype, name, { get, set });
   }
   publish({ URL });
-  return { URL, ownUrl, remember };
+  return { URL, getRequestUrl, setRequestUrl };
 })();

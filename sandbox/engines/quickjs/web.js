@@ -1,12 +1,14 @@
 // Request and Response (https://fetch.spec.whatwg.org/#fetch-api), which a Worker-style module meets in
 // `fetch(request, env)`. A body is a text or bytes: there are no streams and no network. Evaluated once in the zygote,
-// behind pairs.js and url.js, before prelude.js.
+// behind search_params.js, headers.js and url.js, before prelude.js.
 (() => {
   'use strict';
   const { apply, getOwnPropertyDescriptor } = Reflect;
   const { parse, stringify } = JSON;
-  const { Headers, TOKEN, URLSearchParams, absent, dictionary, isObject, need, publish } = lists;
-  const { URL, ownUrl, remember } = urls;
+  const { dictionary, isObject, publish, requireArguments, throwNotSupported } = webIdl;
+  const { URLSearchParams } = searchParams;
+  const { Headers, TOKEN } = headers;
+  const { URL, getRequestUrl, setRequestUrl } = urls;
   const encoder = new TextEncoder(), decoder = new TextDecoder();
 
   // --- bodies -------------------------------------------------------------------------------------------------------
@@ -67,12 +69,12 @@
     async json() { return parse(textOf(take(this))); }
     async bytes() { return bytesOf(take(this)); }
     async arrayBuffer() { return bytesOf(take(this)).buffer; }
-    async blob() { absent('blob()'); }
-    async formData() { absent('formData()'); }
+    async blob() { throwNotSupported('blob()'); }
+    async formData() { throwNotSupported('formData()'); }
   }
 
   // Give a message its body, and its headers the body's content type.
-  const begin = (message, { content, type }, headers) => {
+  const setBody = (message, { content, type }, headers) => {
     fill(message, content);
     if (type !== undefined && !headers.has('content-type')) headers.append('content-type', type);
   };
@@ -99,7 +101,7 @@
         this.#headers = new Headers();
         return;
       }
-      need(arguments, 1, 'Request');
+      requireArguments(arguments, 1, 'Request');
       const options = dictionary(init, 'Request');
       const from = isObject(input) && #url in input ? input : undefined;
       this.#url = from ? from.#address() : new URL(input).href;
@@ -111,18 +113,18 @@
       if (/^(?:GET|HEAD)$/.test(this.#method) && (given || (from && peek(from) !== null))) {
         throw new TypeError(`a request with the method ${this.#method} can not have a body`);
       }
-      if (given) begin(this, extract(body), this.#headers);
+      if (given) setBody(this, extract(body), this.#headers);
       else if (from) fill(this, take(from));
     }
 
     static {
       requestOf = (url) => {
-        remember(url);
+        setRequestUrl(url);
         return new Request(requestOf);
       };
     }
 
-    #address() { return (this.#url ??= ownUrl()); }
+    #address() { return (this.#url ??= getRequestUrl()); }
     get url() { return this.#address(); }
     get method() { return this.#method; }
     get headers() { return this.#headers; }
@@ -136,7 +138,7 @@
 
   // --- Response -----------------------------------------------------------------------------------------------------
 
-  let is, value;
+  let isResponse, resultOf;
   class Response extends Body {
     #status;
     #statusText;
@@ -150,37 +152,37 @@
       if (!(this.#status >= 200 && this.#status <= 599)) throw new RangeError('a status is a number from 200 to 599');
       this.#statusText = `${statusText}`;
       if (!/^[\t -~\x80-\xff]*$/.test(this.#statusText)) throw new TypeError('statusText has a character that it can not have');
-      if (body !== null) this.#begin(extract(body));
+      if (body !== null) this.#setBody(extract(body));
     }
 
-    #begin(extracted) {
+    #setBody(extracted) {
       const status = this.#status;
       if (status === 204 || status === 205 || status === 304) {
         throw new TypeError(`a response with the status ${status} can not have a body`);
       }
-      begin(this, extracted, this.#headers);
+      setBody(this, extracted, this.#headers);
     }
 
     static {
-      is = (object) => isObject(object) && #status in object;
-      // What a run comes to when its program answers with this: its JSON as a value, another text as a string.
-      value = (response) => {
+      isResponse = (object) => isObject(object) && #status in object;
+      // Return the result of a run whose program answers with this response: JSON as a value, another text as a string.
+      resultOf = (response) => {
         const text = textOf(take(response));
         return /[/+]json\b/.test(response.#headers.get('content-type') ?? '') ? parse(text) : text;
       };
     }
 
     static json(data, init = undefined) {
-      need(arguments, 1, 'Response.json');
+      requireArguments(arguments, 1, 'Response.json');
       const text = stringify(data);
       if (text === undefined) throw new TypeError('Response.json: the value is not JSON');
       const response = new Response(null, init);
-      response.#begin({ content: text, type: 'application/json' });
+      response.#setBody({ content: text, type: 'application/json' });
       return response;
     }
 
-    static error() { absent('Response.error'); }
-    static redirect() { absent('Response.redirect'); }
+    static error() { throwNotSupported('Response.error'); }
+    static redirect() { throwNotSupported('Response.redirect'); }
 
     get type() { return (this.#status, 'default'); }
     get url() { return (this.#status, ''); }
@@ -198,5 +200,5 @@
   }
 
   publish({ Request, Response });
-  globalThis.__promptlog_web = { __proto__: null, request: requestOf, is, value };
+  globalThis.__promptlog_web = { __proto__: null, request: requestOf, is: isResponse, value: resultOf };
 })();

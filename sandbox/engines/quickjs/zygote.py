@@ -60,8 +60,6 @@ REPORT_BYTES = 48
 CLONE_AS_FORK = 0x1200011  # CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD, the one clone that the policy has
 FOREVER_MS = 0x7FFFFFFF
 KIND_TEXT = ord("B")
-# What programs see of the web platform, and the functions that take a locale. Each uses what is before it.
-PLATFORM = ("pairs", "url", "web", "encoding", "locale")
 
 
 def _read_job(read: "Callable[[int, int], bytes]" = read) -> bytes:
@@ -177,15 +175,14 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     jsbox = loader.create_module(spec)
     loader.exec_module(jsbox)
     scripts = {}
-    for name in (*PLATFORM, "contract", "prelude", "builtins"):
+    for name in ("platform", "contract", "prelude", "builtins"):
         with open("/app/" + name + ".js", encoding="utf-8") as file:
             scripts[name] = file.read()
     with open("/app/filter.bpf", "rb") as file:
         confinement = Confinement(file.read())
     prelude = scripts["contract"] + scripts["prelude"]
     # In this order, so that what lives stands together, and the holes that the other leaves behind it.
-    platform = "".join([scripts[name] for name in PLATFORM])
-    engine = Engine(jsbox.Runtime, _send, platform + prelude, scripts["builtins"])
+    engine = Engine(jsbox.Runtime, _send, scripts["platform"] + prelude, scripts["builtins"])
     _warm_up(Engine(jsbox.Runtime, _send, prelude))
     _rehearse(engine)
     posix.close(2)

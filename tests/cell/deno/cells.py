@@ -41,8 +41,8 @@ async def run_on(
 ) -> Trial:
     """Run this source there; a machine that others keep busy has time for it, if no wall limit is given."""
     trial = Trial()
-    limits.setdefault("wall_ms", 20_000)
-    with trio.fail_after(30):
+    limits.setdefault("wall_ms", 60_000)
+    with trio.fail_after(90):
         job = Job(kind=kind, code=source.encode(), language=language, limits=Limits(**limits))
         await cell.run(job, trial, on_log=on_log)
     return trial

@@ -1,0 +1,12 @@
+"""A host that has no descriptor left for a Deno cell: the start fails with an error, and nothing of it stays."""
+
+from __future__ import annotations
+
+from sandbox.cells import deno
+from sandbox.cells.job import Plan
+from tests.cell.test_descriptors import start_with_few
+
+
+async def test_a_deno_cell_needs_descriptors(plan: Plan) -> None:
+    """With too few descriptors left a Deno cell's start is an error that leaves nothing behind."""
+    await start_with_few(plan, deno)

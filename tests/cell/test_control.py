@@ -1,0 +1,85 @@
+"""What a QuickJS cell makes of its control socket, with the zygote's end of it played by the test."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from sandbox.cells.job import Job, Plan, Trial
+from sandbox.cells.quickjs import QuickJSCell as Cell
+from sandbox.errors import CellLost
+from sandbox.limits import MIB, Limits
+from sandbox.outcome import Crashed
+
+_OTHER_CPU_MS = Limits().cpu_ms + 1
+_REPORT = struct.pack("<4sIqqqqq", b"E\0\0\0", 0, 0, 7000, 0, 0, 4096)
+"""As a zygote tells it: a child that exited with 0, after 7 ms of CPU time, with a peak of 4 MiB."""
+
+
+@asynccontextmanager
+async def _without_a_jail(plan: Plan) -> AsyncIterator[tuple[Cell, socket.socket, socket.socket]]:
+    """A cell whose zygote and child are played by the test: their ends of data and control."""
+    data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    data.setblocking(False)
+    control.setblocking(False)
+    with theirs, their_control:
+        process = await trio.lowlevel.open_process(["true"])
+        await process.wait()
+        cell = Cell(plan, plan.take_identity(), process, data, control, select.epoll())
+        try:
+            yield cell, theirs, their_control
+        finally:
+            await cell.close()
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before the run", "in mid-run"])
+async def test_a_broken_control_socket_is_a_lost_cell(plan: Plan, *, begun: bool) -> None:
+    """When control gives an error in place of a report, a run that was not begun is CellLost, one that was a crash."""
+    async with _without_a_jail(plan) as (cell, theirs, their_control):
+        trial, job = Trial(), Job(kind="source", code=b"return 1", limits=Limits(cpu_ms=_OTHER_CPU_MS))
+
+        def reset() -> None:
+            select.select([their_control], [], [], 5)  # the run's own limits are sent by control, first
+            if begun:
+                their_control.send(_REPORT)
+                theirs.recv(65536)
+            their_control.close()  # with what was sent unread: the other end gets ECONNRESET (unix(7))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, reset)
+            if begun:
+                await cell.run(job, trial)
+                assert isinstance(trial.outcome, Crashed)
+                assert trial.outcome.signal == "SIGKILL"
+            else:
+                with pytest.raises(CellLost):
+                    await cell.run(job, trial)
+        assert not cell.usable
+
+
+async def test_a_bad_last_word_keeps_the_account_of_its_own_child(plan: Plan) -> None:
+    """Junk and the report of its writer's end, read in one go: the run has its usage, and no other is killed."""
+    async with _without_a_jail(plan) as (cell, theirs, their_control):
+
+        def end() -> None:
+            theirs.recv(65536)
+            theirs.send(b"?junk")
+            their_control.send(_REPORT)
+
+        trial = Trial()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, end)
+            await cell.run(Job(kind="source", code=b"return 1", limits=Limits()), trial)
+        assert isinstance(trial.outcome, Crashed)
+        assert (trial.usage.cpu_ms, trial.usage.peak_memory_bytes) == (7.0, 4 * MIB)
+        their_control.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody was asked to kill anything
+            their_control.recv(64)
+        assert not cell.usable

@@ -1,0 +1,63 @@
+"""A host that has no descriptor left for a cell: the start fails with an error, and nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from sandbox.cells import quickjs
+from sandbox.cells.job import Plan
+from sandbox.errors import CellStartError
+from sandbox.identities import NOBODY, Identities
+from tests.daemon.processes import children
+
+_MOST = 24
+"""Descriptors that the start of a cell opens, at the most."""
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) - 1  # the listing has one itself
+
+
+@contextmanager
+def _descriptors_left(count: int) -> Iterator[None]:
+    """For the length of a block this process can open so many descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = [number for number in range(max(used) + count + 2) if number not in used][count]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def start_with_few(plan: Plan, engine: object) -> None:
+    """Start a cell with ever more descriptors left, until it starts."""
+    uid = NOBODY if os.geteuid() == 0 else os.geteuid()
+    one = Identities(range(uid, uid + 1), range(uid, uid + 1))
+    plan = msgspec.structs.replace(plan, identities=one)
+    before, processes = _descriptors(), set(children(os.getpid()))
+    failed = 0
+    for count in range(_MOST):
+        try:
+            with _descriptors_left(count):
+                cell = await engine.start(plan)  # type: ignore[attr-defined]
+        except CellStartError:
+            failed += 1
+            assert (_descriptors(), set(children(os.getpid()))) == (before, processes), count
+            continue
+        await cell.close()
+        break
+    assert 4 <= failed < _MOST
+    assert _descriptors() == before
+    assert one.take() is not None, "the identity was not given back"
+
+
+async def test_a_quickjs_cell_needs_descriptors(plan: Plan) -> None:
+    """With too few descriptors left a QuickJS cell's start is an error that leaves nothing behind."""
+    await start_with_few(plan, quickjs)

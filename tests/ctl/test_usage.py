@@ -1,0 +1,72 @@
+"""Command lines that are right but for one thing: each does what it should, and as it is ends with an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.ctl.command import ctl as _ctl
+
+EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
+_KEPT = "@usage"
+_FILE = "FILE"
+"""Stands for the path of a file that is there."""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "code", "says"),
+    [
+        (["run", _KEPT], ["run", "0" * 64], 5, "no program"),
+        (["run", _KEPT], ["run", "@nobody"], 5, "no program"),
+        (["run", _KEPT], ["run", "00"], 2, "8 digits"),
+        (["run", _KEPT], ["run"], 2, "Missing argument"),
+        (["exec", _FILE], ["exec", "/nowhere.js"], 2, "can't read"),
+        (["exec", "-", "--prompt", "x"], ["exec", "-", "--prompt", "x", "--prompt-file", _FILE], 2, "not both"),
+        (["exec", _FILE, "--prompt-file", "-"], ["exec", "-", "--prompt-file", "-"], 2, "both be standard input"),
+        (["exec", "-", "--env", '{"a": [1]}'], ["exec", "-", "--env", "[1]"], 2, "JSON object"),
+        (["exec", "-", "--cpu-ms", "1000"], ["exec", "-", "--cpu-ms", "0"], 2, "cpu-ms"),
+        (["exec", "-", "--cpu-ms", "10000"], ["exec", "-", "--cpu-ms", "10001"], 2, "10000"),
+        (["exec", "-", "--engine", "deno"], ["exec", "-", "--engine", "v8"], 2, "'v8' is not one of"),
+        (["show", _KEPT], ["show", "0" * 64], 5, "no program"),
+        (["remove", _KEPT], ["remove", "0" * 64], 5, "no program"),
+        (["name", "x", _KEPT], ["name", "x"], 2, "--back"),
+        (["submit", "-", "--name", "a-b"], ["submit", "-", "--name", "a b"], 2, "begin with a letter"),
+        (["exec", "-", "--memory-mb", "512"], ["exec", "-", "--memory-mb", "513"], 2, "512 MiB"),
+        (["exec", "-", "--memory-mb", "64"], ["exec", "-", "--memory-mb", "99999999999999"], 2, "memory-mb"),
+        (["list", "--spawn", "--state-dir", "STATE"], ["list", "--state-dir", "STATE"], 2, "--spawn"),
+        (["name", "usage", "--back"], ["name", "never-seen", "--back"], 5, "no program '@never-seen'"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_usage_and_not_found(
+    socket_path: Path, tmp_path: Path, right: list[str], wrong: list[str], code: int, says: str
+) -> None:
+    """A command ends with 0, and with one thing wrong with the documented exit code and one line that says what."""
+    (tmp_path / "file.js").write_text("return 1")
+    stand_for = {_FILE: str(tmp_path / "file.js"), "STATE": str(tmp_path / "state")}
+    for source in (b"return 0", b"return 1"):  # so that the name can be moved back
+        assert _ctl(socket_path, "submit", "-", "--name", "usage", input=source).returncode == 0
+    done = _ctl(socket_path, *(stand_for.get(word, word) for word in right), input=b"return 1")
+    assert done.returncode == 0, done.stderr
+    done = _ctl(socket_path, *(stand_for.get(word, word) for word in wrong), input=b"return 1")
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr.decode()
+
+
+def test_errors_of_usage_are_json_too(socket_path: Path) -> None:
+    """With --json, arguments that no command takes are one line of JSON on stdout, too."""
+    assert _ctl(socket_path, "submit", "-", "--name", "j", input=b"return 1").returncode == 0
+    for right, wrong in (
+        (["run", "@j"], ["run"]),
+        (["run", "@j", "--cpu-ms", "50"], ["run", "@j", "--cpu-ms", "x"]),
+        (["ping"], ["nothing"]),
+        (["name", "j", "@j"], ["name", "j"]),
+        (["exec", str(EXAMPLE)], ["exec", "/nowhere.js"]),
+    ):
+        assert _ctl(socket_path, *right, "--json").returncode == 0
+        done = _ctl(socket_path, *wrong, "--json")
+        assert (done.returncode, done.stderr) == (2, b""), wrong
+        assert json.loads(done.stdout)["error"]["code"] == "usage"
+        assert b"Error: " in _ctl(socket_path, *wrong).stderr

@@ -1,0 +1,92 @@
+"""Denos that are killed, and clients that leave theirs: who else notices, and what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import Client
+from promptlogd.wire.messages import LimitsAsked
+from sandbox.outcome import Crashed
+from tests.daemon.processes import a_daemon, cpu_s, is_alive, jailed_denos, until
+from tests.daemons import cgroups
+
+WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
+
+
+def test_killed_with_sigkill(tmp_path: Path) -> None:
+    """After the daemon's SIGKILL every Deno, at work or blank, is gone within a second, and its nsjail with it."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        limits = LimitsAsked(cpu_ms=9000, wall_ms=9000)
+        for source in ("for(;;){}", "await new Promise((r) => setTimeout(r, 60000))"):
+            client.start(None, source=source, engine="deno", limits=limits)
+        with Client(daemon.socket) as other:
+            until(lambda: other.stats().running == 2)
+        until(lambda: len(jailed_denos(daemon)) >= 2)
+        pids = [pid for pair in jailed_denos(daemon) for pid in pair]
+        daemon.stop(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, pids)), 1)
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:  # and sweeps what was left
+        assert client.run_source(WHICH, engine="deno").value == "deno"
+
+
+_STARTS_S = 0.3
+"""CPU time that no Deno takes for its start: ten times as much as it does."""
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["nsjail", "deno"])
+def test_a_kill_harms_its_run_alone(tmp_path: Path, which: int) -> None:
+    """With nsjail or Deno killed in mid-run, that run is told as crashed, and the others succeed."""
+    config = "[pool]\ncells = 4\nspare = 4\n"
+    with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
+        source = "let sum = 0; for (let i = 0; i < 6e8; i++) sum += i % 7; return sum"  # a second, or so
+        limits = LimitsAsked(cpu_ms=9000, wall_ms=30_000)
+        runs = [client.start(None, source=source, engine="deno", limits=limits) for _ in range(2)]
+
+        def busy() -> list[tuple[int, int]]:
+            return [pair for pair in jailed_denos(daemon) if cpu_s(pair[1]) > _STARTS_S]
+
+        until(lambda: len(busy()) == 2, 20)
+        os.kill(busy()[0][which], signal.SIGKILL)
+        outcomes = [run.result().outcome for run in runs]
+        assert sorted(outcome.__struct_config__.tag for outcome in outcomes) == ["crashed", "ok"], outcomes
+        assert [outcome.signal for outcome in outcomes if isinstance(outcome, Crashed)] == ["SIGKILL"], outcomes
+        assert client.run_source(WHICH, engine="deno").value == "deno"
+
+
+def _has(group: Path, pid: int) -> bool:
+    try:
+        return str(pid) in (group / "cgroup.procs").read_text().split()
+    except OSError:  # it is removed just now
+        return False
+
+
+def test_cells_started_for_one_run_leave_no_cgroup(tmp_path: Path) -> None:
+    """Clients that leave while a cell starts for them leave nothing behind."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert "cgroup" in client.stats().held_by["memory (deno)"], "no memory cgroup can be made here"
+        limits = LimitsAsked(memory_bytes=256 << 20, wall_ms=9000)
+        waits = "await new Promise((r) => setTimeout(r, 60000))"
+        running = client.start(None, source=waits, engine="deno", limits=limits)
+        until(lambda: jailed_denos(daemon) != [])
+        deno = jailed_denos(daemon)[0][1]
+        parents = {group.parent for group in cgroups("cell-") if _has(group, deno)}
+        assert parents
+
+        def left() -> set[str]:
+            return {group.name for parent in parents for group in parent.glob("cell-*")}
+
+        assert left()
+        for number in range(20):
+            with Client(daemon.socket) as gone:
+                gone.start(None, source="return 1", engine="deno", limits=limits)
+                time.sleep(number / 700)  # the load: clients leave at each moment of a start, which takes 25 ms
+        assert client.run_source(WHICH, engine="deno", limits=limits).value == "deno"
+        assert running.cancel()
+        client.run_source(WHICH, engine="deno", limits=limits)  # a start removes what could not be removed before
+        # What is left is of the cells that wait for a run.
+        until(lambda: len(left()) == len(jailed_denos(daemon)))
