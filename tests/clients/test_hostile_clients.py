@@ -64,7 +64,7 @@ def test_descriptors_that_are_passed_are_not_kept(tmp_path: Path) -> None:
         for _ in range(50):
             sock.sendmsg([PING], rights)
             assert b"pong" in sock.recv(4096)
-        assert daemon.descriptors() == before
+        until(lambda: daemon.descriptors() == before)  # the store may have a file open for a moment
 
 
 def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
@@ -135,18 +135,22 @@ def test_clients_that_vanish_at_any_point(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # shown if the test fails
     chance = random.Random(seed)
-    run = json.dumps({"type": "run", "id": 2, "source": "for(;;){}", "limits": {"cpu_ms": 9000, "wall_ms": 20_000}})
-    talk = PING + run.encode() + b"\n" + PING + b'{"type":"list","id":3}\n'
+    run = {"type": "run", "id": 2, "source": "for(;;){}", "limits": {"cpu_ms": 9000, "wall_ms": 20_000}}
+    frames = [PING, json.dumps(run).encode() + b"\n", b'{"type":"ping","id":3}\n', b'{"type":"list","id":4}\n']
+    talk = b"".join(frames)
+    whole = [len(b"".join(frames[:number])) for number in range(len(frames) + 1)]
     with target(tmp_path) as daemon, Client(daemon.socket) as client:
         before, retired = daemon.resident(), client.stats().pools[0].retired
         for _ in range(300):
             with daemon.connect() as sock:
-                sock.sendall(talk[: chance.randrange(len(talk) + 1)])
+                # Cut anywhere, or behind a request: what is owed then is no part of a frame.
+                sock.sendall(talk[: chance.choice((chance.randrange(len(talk) + 1), chance.choice(whole)))])
                 if chance.random() < 0.3:
-                    # The load, no check: some clients leave after a part of the replies, or while a run is on.
+                    # The load, no check: some clients leave after a part of the replies, or after all that there are.
                     sock.settimeout(0.02)
                     with suppress(TimeoutError):
-                        sock.recv(chance.randrange(1, 200))
+                        while sock.recv(chance.choice((10, 4096))) and chance.random() < 0.7:
+                            pass
         # A run that was left would go on for longer than this waits.
         until(lambda: client.stats().clients == 1)
         until(lambda: client.stats().running == client.stats().queued == 0)
