@@ -121,7 +121,7 @@ class Connection:
                 waiting.cancel_scope.cancel()
         if request.id in self._in_hand:
             self._send_error(request.id, "bad_request", "a request with this id is in hand already")
-        elif self._services.draining:
+        elif self._services.draining and not isinstance(request, Cancel):
             self._send_error(request.id, "shutting_down", "the daemon is stopping")
         else:
             self._in_hand.add(request.id)

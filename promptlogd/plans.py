@@ -72,6 +72,7 @@ class DenoPlans:
         self._group = group if held else None
         self._identities = identities
         self._default = config.default_limits("deno")
+        self._policy = _deno_policy(jit=self._jit)
         self._folder = folder
         self._made: root.Root | None = None
         self._making = trio.Lock()
@@ -90,6 +91,7 @@ class DenoPlans:
             jit=self._jit,
             memory_bytes=memory_bytes,
             identities=self._identities,
+            policy=self._policy,
         )
 
 
@@ -101,13 +103,16 @@ def deno_plan(
     jit: bool,
     memory_bytes: int | None = None,
     identities: Identities | None = None,
+    policy: str | None = None,
 ) -> Plan:
-    """Return how to start a Deno cell in this root, with so much memory, or the default's. `identities`: as above."""
-    policy = (resources.files("sandbox.engines.deno") / "policy.kafel").read_text("utf-8")
+    """Return how to start a Deno cell in this root, with so much memory, or the default's. `identities`: as above.
+
+    `policy`: the text of the seccomp policy; default: it is read.
+    """
     limits = default if memory_bytes is None else msgspec.structs.replace(default, memory_bytes=memory_bytes)
     arguments = jail.deno_arguments(
         root=made,
-        policy=jail.policy_text(policy, platform.machine(), jit=jit),
+        policy=policy or _deno_policy(jit=jit),
         jit=jit,
         memory_bytes=limits.memory_bytes,
     )
@@ -121,6 +126,11 @@ def deno_plan(
         cgroup=group,
         data_bytes=None if jit else limits.memory_bytes - _DENO_FILES_BYTES,
     )
+
+
+def _deno_policy(*, jit: bool) -> str:
+    text = (resources.files("sandbox.engines.deno") / "policy.kafel").read_text("utf-8")
+    return jail.policy_text(text, platform.machine(), jit=jit)
 
 
 def deno_missing() -> str | None:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import resource
-import shutil
 import signal
 import socket
-import stat
-import tempfile
-import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,20 +15,19 @@ import trio
 from promptlogd import allocator, listener
 from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
+from promptlogd.jails_folder import JailsFolder, folder_id
 from promptlogd.plans import DenoPlans, deno_missing, held_by, make_cgroup, quickjs_plan
 from promptlogd.services import Services
 from promptlogd.store import Store
 from sandbox import cgroup, root
-from sandbox.claim import Claim, claim_new, sweep
 from sandbox.demand import DemandPool
-from sandbox.identities import RANGE_CLAIM, Identities, IdentityError, choose, may_set_ids
+from sandbox.identities import Identities, IdentityError, choose
 from sandbox.pool import Pool
 
 _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _TRIM_S = 10.0
 _SPARES_WAIT_S = 0.005
-_JAILS = "promptlog-jails-"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -54,14 +47,14 @@ async def serve(
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
         store = Store.open(state_dir)
         stack.callback(store.close)
-        jails = _claim_jails_folder(state_dir)
-        stack.callback(_remove_jails_folder, jails)
-        identities = _choose_identities(config, jails.folder)
+        jails = JailsFolder.claim(state_dir)
+        stack.callback(jails.remove)
+        identities = _choose_identities(config, folder_id(state_dir))
         stack.callback(identities.close)
-        parent = make_cgroup(config, f"{cgroup.PREFIX}{_folder_id(state_dir)}")
+        parent = make_cgroup(config, f"{cgroup.PREFIX}{folder_id(state_dir)}")
         if parent is not None:
             stack.callback(parent.remove)
-        plan = quickjs_plan(config, root.build_root(jails.folder / "quickjs"), parent, identities)
+        plan = quickjs_plan(config, root.build_root(jails.path / "quickjs"), parent, identities)
         settings = config.pool
         pool = Pool(
             plan,
@@ -70,7 +63,7 @@ async def serve(
             runs_per_cell=settings.runs_per_cell,
             max_age_s=settings.max_age_s,
         )
-        deno = DenoPlans(config, jails.folder / "deno", parent, identities)
+        deno = DenoPlans(config, jails.path / "deno", parent, identities)
         deno_pool = DemandPool(
             deno.plan,
             blank=config.deno_blank,
@@ -194,48 +187,11 @@ async def _make_spares(services: Services) -> None:
         await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
 
 
-def _claim_jails_folder(state_dir: Path) -> Claim:
-    """Make the folder of the jails' roots, and remove those of daemons that were killed. Raises RootError."""
-    folder = state_dir / "jails"
-    if may_set_ids():
-        parent = _folder_for_all()
-        folder = parent / f"{_JAILS}{_folder_id(state_dir)}"
-        sweep(parent, f"{_JAILS}*", shutil.rmtree)
-        sweep(parent, f"{RANGE_CLAIM}*", Path.rmdir)
+def _choose_identities(config: Config, id: str) -> Identities:
     try:
-        claim = claim_new(folder, 0o755)
-        for left in folder.iterdir():
-            shutil.rmtree(left)
-    except OSError as error:
-        raise root.RootError(str(folder), error.strerror or str(error)) from error
-    return claim
-
-
-def _folder_for_all() -> Path:
-    """Return a folder below which each user can reach a jail's root: jails are mounted under uids of their own."""
-    if os.geteuid() == 0:
-        return Path("/run")
-    named = [folder for folder in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if folder]  # systemd.exec(5)
-    for folder in (*map(Path, named), Path(tempfile.gettempdir()), Path("/tmp")):
-        if all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents)):
-            return folder
-    raise root.RootError("/tmp", "each user must be able to enter it, or what $TMPDIR or $RUNTIME_DIRECTORY names")
-
-
-def _remove_jails_folder(claim: Claim) -> None:
-    shutil.rmtree(claim.folder, ignore_errors=True)
-    claim.release()
-
-
-def _choose_identities(config: Config, jails: Path) -> Identities:
-    try:
-        return choose(config.pool.id_range, claims=jails.parent, seed=zlib.crc32(bytes(jails)))
+        return choose(config.pool.id_range, needed=config.max_jails, seed=int(id, 16))
     except IdentityError as error:
         raise ConfigError(error.why) from error
-
-
-def _folder_id(state_dir: Path) -> str:
-    return hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]
 
 
 def _raise_descriptor_limit() -> None:

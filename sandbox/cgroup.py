@@ -8,9 +8,11 @@ processes"). Where neither is to be had there is no cgroup, and that is said in 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +20,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from sandbox.claim import Claim, claim_new, sweep
+from sandbox.claim import Claim, claim_new, sweep_one
 
 _log = logging.getLogger(__name__)
 _PIDS = 4
@@ -32,7 +34,14 @@ _LIMIT_FILES = {
 """Of one cell. nsjail, and an engine with its threads."""
 
 PREFIX = "promptlog-"
-"""How the name of each daemon's parent begins."""
+"""Prefix of the parents' names."""
+
+_PARENT = re.compile(rf"{PREFIX}[0-9a-f]{{16}}")
+"""Names of daemons' parents. Tests make others."""
+
+_MOST_LOOKED_AT = 5000
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
+"""Why a cgroup can't be had where it was not delegated."""
 
 _LEAF = "daemon.promptlog"
 _REMOVE_S = 1.0
@@ -182,15 +191,29 @@ def make(name: str, memory_bytes: int, *, mounts: Path = Path("/sys/fs/cgroup"))
     return _version_2(own, name, memory_bytes, mounts) or _version_1(own, name, memory_bytes, mounts)
 
 
-def _claimed(parent: Path) -> Claim:
+def _claimed(parent: Path, mount: Path) -> Claim:
     """Make a parent, or take over the one of a daemon that was killed, and remove such others. Raises OSError."""
-    sweep(parent.parent, f"{PREFIX}*", remove_tree)
-    claim = claim_new(parent, 0o755)
+    claim = claim_new(parent, 0o700)
+    # A killed daemon may have been in another cgroup than this one.
+    for other in _parents_below(mount):
+        if other != parent:
+            sweep_one(other, remove_tree)
     for left in parent.iterdir():
         if left.is_dir():
             with suppress(OSError):
                 remove_tree(left)
     return claim
+
+
+def _parents_below(mount: Path) -> list[Path]:
+    """Return the parents of all daemons in a hierarchy, killed ones' too. Looks at a bounded number of cgroups."""
+    found: list[Path] = []
+    for seen, (folder, names, _) in enumerate(os.walk(mount)):
+        if seen >= _MOST_LOOKED_AT:
+            break
+        found += [Path(folder, name) for name in names if _PARENT.fullmatch(name)]
+        names[:] = [name for name in names if not _PARENT.fullmatch(name)]
+    return found
 
 
 def _own_cgroups() -> dict[str, str]:
@@ -217,8 +240,10 @@ def _version_1(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) 
         inside = own[controller].strip("/")
         parent = Path(inside if (mount / inside).is_dir() else "") / name
         try:
-            claim = _claimed(mount / parent)
-        except OSError:
+            claim = _claimed(mount / parent, mount)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                _log.warning("can't use the cgroup %s: %s; it holds nothing", mount / parent, error.strerror)
             continue
         if not os.access(mount / parent / "cgroup.procs", os.W_OK):
             claim.release()
@@ -245,14 +270,15 @@ def _version_2(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) 
         leaf.mkdir(exist_ok=True)
         (leaf / "cgroup.procs").write_text(str(os.getpid()))
         (base / "cgroup.subtree_control").write_text("+memory +pids")
-        claim = _claimed(parent)
+        claim = _claimed(parent, mounts)
         try:
             (parent / "cgroup.subtree_control").write_text("+memory +pids")
         except OSError:
             claim.release()
             raise
     except OSError as error:
-        _log.debug("no cgroup below %s: %s", base, error.strerror)
+        level = logging.DEBUG if error.errno in _NOT_OURS else logging.WARNING
+        _log.log(level, "no cgroup below %s: %s", base, error.strerror)
         return None
     arguments = ["--use_cgroupv2", "--cgroupv2_mount", str(parent), "--cgroup_mem_max", str(memory_bytes)]
     arguments += ["--cgroup_pids_max", str(_PIDS)]

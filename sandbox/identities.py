@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,21 +16,21 @@ from pathlib import Path
 
 import msgspec
 
-from sandbox.claim import Claim, claim_new
+from sandbox.claim import Claim, claim_new, sweep
 
 NOBODY = 65534
-RANGE_IDS = 16384
-"""Ids that one daemon claims for its jails: several times as many as it has jails under any configuration."""
+RANGE_IDS = 4096
+"""Ids that one daemon claims for its jails: many times as many as there are jails on most hosts."""
 
 _FIRST = 2_013_265_920
-_RANGES = 8192
+_RANGES = 32768
 """From there to 2,147,483,647 nobody allocates ids: see systemd's UIDS-GIDS; SSSD's ranges end at 2,000,200,000."""
 
-_TRIES = 64
-"""Daemons that one host may have, each with a range: a search that finds none free ends after so many."""
+_TRIES = 1024
+"""A search that finds no free range ends after so many."""
 
-_LEAST_IDS = 1024
-"""A subordinate range with fewer ids is passed over: it could be too small for the jails of one daemon."""
+_CLAIMS = (Path("/run/lock"), Path("/dev/shm"))
+"""Sticky folders, one of which each host has."""
 
 _CAP_SETGID, _CAP_SETUID = 6, 7
 RANGE_CLAIM = "promptlog-uids-"
@@ -99,54 +100,91 @@ class Identities:
             self._claim.release()
 
 
-def choose(configured: tuple[int, int] | None, *, claims: Path, seed: int) -> Identities:
+def choose(
+    configured: tuple[int, int] | None, *, needed: int, seed: int, claims: Path | None = None, etc: Path = Path("/etc")
+) -> Identities:
     """Choose a range for this daemon: the configured (first id, number of ids), /etc/subuid's, or one that is unused.
 
-    `claims`: the folder in which daemons claim ranges. `seed`: where the search starts, so that a state folder usually
-    gets the same range again.
-    Raises IdentityError if a configured range can't be used.
+    `needed`: ids that the daemon needs at most. `seed`: where the search starts, so that a state folder usually gets
+    the same range again. `claims`: where daemons claim ranges; default: a folder that all daemons of the host share.
+    Raises IdentityError if a range that is configured, or that there is for this user, can't be used.
     """
+    claims = claims or _claims_folder()
     if not may_set_ids():
         why = "the daemon may not set uids (that takes root, or CAP_SETUID and CAP_SETGID)"
         if configured is not None:
             raise IdentityError(f"pool.uids is set, but {why}")
         return shared(why)
+    sweep(claims, f"{RANGE_CLAIM}*", Path.rmdir)
     if configured is not None:
-        ids = range(configured[0], configured[0] + configured[1])
-        if not (_is_mapped(ids, "uid_map") and _is_mapped(ids, "gid_map")):
-            raise IdentityError(f"pool.uids: ids {ids.start} to {ids.stop - 1} are not mapped in this user namespace")
-        return Identities(ids, ids)
-    for uids, gids in _candidate_ranges(seed):
-        if not (_is_mapped(uids, "uid_map") and _is_mapped(gids, "gid_map")):
+        return _configured(range(configured[0], configured[0] + configured[1]), claims)
+    if needed > RANGE_IDS:
+        raise IdentityError(
+            f"there can be {needed} jails at once, more than {RANGE_IDS}: name as many ids in pool.uids"
+        )
+    why = "this user namespace maps no uids for jails; name some that it maps in pool.uids"
+    for uids, gids in _candidate_ranges(seed, etc):
+        if not (is_mapped(uids, "uid_map") and is_mapped(gids, "gid_map")):
             continue
         try:
-            claim = claim_new(claims / f"{RANGE_CLAIM}{uids.start}", 0o700)
-        except BlockingIOError:  # another daemon has it
+            claim = _claim_range(uids, claims)
+        except (BlockingIOError, PermissionError):  # another daemon has it, or another user took its name
+            why = f"other daemons have all ranges of uids (claims are in {claims}); name one in pool.uids"
             continue
         except OSError as error:
             return shared(f"no range of uids can be claimed in {claims}: {error.strerror or error}")
         return Identities(uids, gids, claim=claim)
-    return shared("this user namespace maps no uids for jails; name some that it maps in pool.uids")
+    return shared(why)
+
+
+def _configured(ids: range, claims: Path) -> Identities:
+    if not (is_mapped(ids, "uid_map") and is_mapped(ids, "gid_map")):
+        raise IdentityError(f"pool.uids: ids {ids.start} to {ids.stop - 1} are not mapped in this user namespace")
+    try:
+        return Identities(ids, ids, claim=_claim_range(ids, claims))
+    except BlockingIOError:
+        raise IdentityError(f"pool.uids: another daemon has the ids from {ids.start} on") from None
+    except OSError as error:
+        raise IdentityError(f"pool.uids: the ids can't be claimed in {claims}: {error.strerror or error}") from None
+
+
+def _claim_range(uids: range, claims: Path) -> Claim:
+    return claim_new(claims / f"{RANGE_CLAIM}{uids.start}", 0o700, wait_s=0.0)
+
+
+def _claims_folder() -> Path:
+    """Return a folder that all users can write to, and in which nobody can take another's claim away."""
+    for folder in _CLAIMS:
+        with suppress(OSError):
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == 0 and status.st_mode & stat.S_ISVTX:
+                return folder
+    return Path("/run")
 
 
 def shared(why: str) -> Identities:
-    """Return one identity for all jails: nobody's for root, else this user's own.
+    """Return one identity for all jails: nobody's if the daemon may map that, else this user's own.
 
     Without capabilities a user can map no uid but its own (user_namespaces(7)).
     """
-    uid, gid = (NOBODY, NOBODY) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    nobody = range(NOBODY, NOBODY + 1)
+    if may_set_ids() and is_mapped(nobody, "uid_map") and is_mapped(nobody, "gid_map"):
+        return Identities(nobody, nobody, why_shared=why)
+    uid, gid = os.geteuid(), os.getegid()
     return Identities(range(uid, uid + 1), range(gid, gid + 1), why_shared=why)
 
 
-def _candidate_ranges(seed: int) -> Iterator[tuple[range, range]]:
-    """Yield ranges of uids and gids to try: those that /etc/subuid and /etc/subgid give this user go first."""
-    uids, gids = _subordinate(Path("/etc/subuid")), _subordinate(Path("/etc/subgid"))
+def _candidate_ranges(seed: int, etc: Path) -> Iterator[tuple[range, range]]:
+    """Yield ranges of uids and gids to try: those that /etc/subuid and /etc/subgid give this user go first.
+
+    A container of the same user has the first ids of those as well, for the users in it: so the last ones are taken.
+    """
+    uids, gids = _subordinate(etc / "subuid"), _subordinate(etc / "subgid")
     count = min(len(uids), len(gids))
-    parts = max(1, count // RANGE_IDS) if count >= _LEAST_IDS else 0
+    parts = count // RANGE_IDS
     for number in range(parts):
-        start = (seed + number) % parts * RANGE_IDS
-        end = min(start + RANGE_IDS, count)
-        yield uids[start:end], gids[start:end]
+        end = count - (seed + number) % parts * RANGE_IDS
+        yield uids[end - RANGE_IDS : end], gids[end - RANGE_IDS : end]
     for number in range(_TRIES):
         first = _FIRST + (seed + number) % _RANGES * RANGE_IDS
         ids = range(first, first + RANGE_IDS)
@@ -179,8 +217,8 @@ def may_set_ids() -> bool:
     return False
 
 
-def _is_mapped(ids: range, map_name: str) -> bool:
-    """Whether one line of this user namespace's map has all of these ids (user_namespaces(7))."""
+def is_mapped(ids: range, map_name: str) -> bool:
+    """Whether one line of this user namespace's `uid_map` or `gid_map` has all of these ids (user_namespaces(7))."""
     for line in Path("/proc/self", map_name).read_text().splitlines():
         first, _, count = map(int, line.split())
         if first <= ids.start and ids.stop <= first + count:

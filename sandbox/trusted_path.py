@@ -14,11 +14,10 @@ import pwd
 import stat
 from pathlib import Path
 
+from sandbox.identities import NOBODY, is_mapped
+
 _MOST_LINKS = 40
 """Links on the way to one path; the kernel's own bound (path_resolution(7))."""
-
-_OVERFLOW_ID = 65534
-"""The owner that the kernel shows where this user namespace does not map the real one (user_namespaces(7))."""
 
 
 class UntrustedPath(OSError):
@@ -70,13 +69,18 @@ def make_folders(folder: Path, mode: int) -> None:
 
 
 def _check_part(path: Path, status: os.stat_result) -> None:
-    if status.st_uid not in (0, os.geteuid()) and not (status.st_uid == _OVERFLOW_ID and _hides_owners()):
+    # NOBODY: the owner that the kernel shows where this user namespace does not map the real one.
+    if status.st_uid not in (0, os.geteuid()) and not (status.st_uid == NOBODY and _hides_owners()):
         why = f"{path} belongs to uid {status.st_uid}; it must belong to root or to uid {os.geteuid()}, so chown it"
         raise UntrustedPath(path, why)
     if stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX:
         return
     if status.st_mode & stat.S_IWOTH:
         raise UntrustedPath(path, f"{path} can be written to by every user; close it with: chmod o-w {path}")
+    if status.st_mode & stat.S_IWGRP and _has_access_list(path):
+        raise UntrustedPath(
+            path, f"{path} has an access list that lets others write; remove it with: setfacl -b {path}"
+        )
     if status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_uid, status.st_gid):
         raise UntrustedPath(path, f"{path} can be written to by group {status.st_gid}; close it with: chmod g-w {path}")
 
@@ -87,14 +91,20 @@ def _is_private_group(uid: int, gid: int) -> bool:
         user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:
         return False
-    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    if user.pw_gid != gid or group.gr_name != user.pw_name or not set(group.gr_mem) <= {user.pw_name}:
+        return False
+    return all(other.pw_uid == uid for other in pwd.getpwall() if other.pw_gid == gid)
 
 
 @functools.cache
 def _hides_owners() -> bool:
     """Whether uid 65534 is unmapped in this user namespace. The kernel then shows the host's root as 65534."""
-    for line in Path("/proc/self/uid_map").read_text().splitlines():
-        first, _, count = map(int, line.split())
-        if first <= _OVERFLOW_ID < first + count:
-            return False
-    return True
+    return not is_mapped(range(NOBODY, NOBODY + 1), "uid_map")
+
+
+def _has_access_list(path: Path) -> bool:
+    """Whether a path has more permissions than its mode shows (acl(5))."""
+    try:
+        return "system.posix_acl_access" in os.listxattr(path, follow_symlinks=False)
+    except OSError:  # a file system without them
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shutil
@@ -16,59 +15,34 @@ from pathlib import Path
 
 from promptlogctl.errors import NotStarted
 from sandbox.claim import Claim, sweep
+from sandbox.trusted_path import UntrustedPath, check_trusted
 
 _START_S = 20.0
 _STOP_S = 10.0
 _PREFIX = "promptlog-spawn-"
-
-_RUN_MODULE = (
-    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-)
-
-
-def module_command(module: str) -> list[str]:
-    """Return the command that runs a module with this Python and never imports from the current folder.
-
-    `python -m` puts the current folder first on the import path, and so does an empty part of $PYTHONPATH: a queue.py
-    there would be run. `-I` ignores both, and $PYTHONPATH and the user's site-packages as well. So there are two cases:
-
-    - promptlog is installed where `-I` finds it: `python -I -m MODULE`;
-    - it is found by $PYTHONPATH, in the user's site-packages, or in a checkout that is the current folder: `-I`, and
-      the import path of this process as an argument. The checkout goes last, behind the libraries.
-    """
-    here = os.path.realpath(os.getcwd())
-    given = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), site.getusersitepackages()]
-    if os.path.realpath(_installation()) not in {here, *map(os.path.realpath, filter(None, given))}:
-        return [sys.executable, "-I", "-m", module]
-    folders = [folder for folder in sys.path if os.path.isabs(folder) and os.path.realpath(folder) != here]
-    if os.path.realpath(_installation()) == here:
-        folders.append(here)
-    return [sys.executable, "-I", "-c", _RUN_MODULE, json.dumps(folders), module]
-
-
-def _installation() -> Path:
-    return Path(__file__).parent.parent.parent
+_MARK = ".made-by-promptlogctl"
+"""A file by which a temporary folder of ours is told from one that a user gave this name."""
 
 
 @contextmanager
 def private_daemon(state_dir: Path | None) -> Iterator[Path]:
     """Start a daemon and give its socket; stop it, and remove what was temporary, at the end. Raises NotStarted.
 
-    If this process is killed, the daemon stops by itself (`--exit-with-parent`), and the next private daemon of
-    this user removes the temporary folder.
+    If this process is killed, the daemon stops by itself (`--exit-with-parent`), and the next private daemon of this
+    user removes the temporary folder.
     """
-    sweep(Path(tempfile.gettempdir()), f"{_PREFIX}*", shutil.rmtree)
-    claim = _claimed_folder()
+    parent = _temporary_folder()
+    sweep(parent, f"{_PREFIX}*", _remove_if_ours)
+    claim = _claimed_folder(parent)
     folder = claim.folder
     socket = folder / "socket"
-    log = folder / "log"
     reading, writing = os.pipe()
     try:
-        with log.open("wb") as stderr:
+        with open(os.open("log", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=claim.fileno()), "w+b") as log:
+            command, environment = module_command("promptlogd")
             process = subprocess.Popen(
                 [
-                    *module_command("promptlogd"),
+                    *command,
                     "--socket",
                     str(socket),
                     "--state-dir",
@@ -79,35 +53,70 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=stderr,
+                stderr=log,
                 # With the claim, so that nobody takes the folder for abandoned while the daemon lives.
                 pass_fds=(writing, claim.fileno()),
                 start_new_session=True,
                 cwd="/",  # an empty part of $LD_LIBRARY_PATH or $PATH means the current folder
+                env=environment,
             )
-        try:
-            os.close(writing)
-            ready = select.poll()
-            ready.register(reading, select.POLLIN)
-            if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":
-                said = log.read_text("utf-8", "replace").strip().splitlines()
-                raise NotStarted(str(socket), said[-1] if said else "it said nothing; try: promptlogctl doctor")
-            yield socket
-        finally:
-            process.terminate()
             try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                os.close(writing)
+                ready = select.poll()
+                ready.register(reading, select.POLLIN)
+                if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":
+                    log.seek(0)
+                    said = log.read().decode("utf-8", "replace").strip().splitlines()
+                    raise NotStarted(str(socket), said[-1] if said else "it said nothing; try: promptlogctl doctor")
+                yield socket
+            finally:
+                process.terminate()
+                try:
+                    process.wait(_STOP_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
     finally:
         os.close(reading)
         shutil.rmtree(folder, ignore_errors=True)
         claim.release()
 
 
-def _claimed_folder() -> Claim:
+def module_command(module: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment that run a module with this Python, without the current folder.
+
+    `python -m` puts the current folder first on the import path; -P does not. Parts of $PYTHONPATH that are not
+    absolute mean the current folder as well, so they go. The folder of a promptlog that is not installed is added.
+    """
+    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(folder)]
+    ours = str(Path(__file__).resolve().parents[2])
+    if ours not in map(os.path.realpath, (*folders, *site.getsitepackages(), site.getusersitepackages())):
+        folders.append(ours)
+    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+
+
+def _temporary_folder() -> Path:
+    """Return the folder for temporary files. Raises NotStarted if another user could replace it."""
+    folder = Path(tempfile.gettempdir())
+    try:
+        check_trusted(folder)
+    except UntrustedPath as error:
+        raise NotStarted(str(folder), f"{error.why}; or name another folder with $TMPDIR") from None
+    except OSError as error:
+        raise NotStarted(str(folder), f"can't use {folder}: {error.strerror}") from None
+    return folder
+
+
+def _claimed_folder(parent: Path) -> Claim:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         with suppress(FileNotFoundError, BlockingIOError):  # another command swept it before it was claimed
-            return Claim.take(folder)
+            claim = Claim.take(folder)
+            (folder / _MARK).touch()
+            return claim
+
+
+def _remove_if_ours(folder: Path) -> None:
+    # An empty one was made a moment ago, and its command killed before it made the mark.
+    if (folder / _MARK).exists() or not any(folder.iterdir()):
+        shutil.rmtree(folder)

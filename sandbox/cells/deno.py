@@ -89,13 +89,15 @@ class DenoCell:
         self._forget()
         self.process.read_errors()  # of the program that was
         with trio.move_on_after(START_S):
-            while True:
+            while not self.process.another_ended(before):
+                await self._wait_for_data_or_log()
                 try:
-                    await trio.lowlevel.wait_readable(self._data)
-                except trio.ClosedResourceError as error:
-                    raise CellStartError(self.plan.engine, "it was closed") from error
-                # What an earlier process has left here comes first, and with its own pid (unix(7), SO_PASSCRED).
-                said, control, _, _ = self._data.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+                    # What an earlier process has left here comes first, and with its own pid (unix(7), SO_PASSCRED).
+                    said, control, _, _ = self._data.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+                except BlockingIOError:
+                    if not self.process.read_log():
+                        break
+                    continue
                 if not said:
                     break
                 pid = _CREDENTIALS.unpack(control[0][2])[0] if control else 0
@@ -105,6 +107,15 @@ class DenoCell:
                     self._meet(pid)
                     return
         raise CellStartError(self.plan.engine, self.process.last_words())
+
+    async def _wait_for_data_or_log(self) -> None:
+        try:
+            with select.epoll() as watch:
+                for readable in (self._data.fileno(), self.process.log_fileno()):
+                    watch.register(readable, select.EPOLLIN)
+                await trio.lowlevel.wait_readable(watch.fileno())
+        except (trio.ClosedResourceError, ValueError) as error:
+            raise CellStartError(self.plan.engine, "it was closed") from error
 
     def _meet(self, pid: int) -> None:
         """Take charge of a new process, which has seen no user byte yet."""
@@ -196,6 +207,7 @@ async def start(plan: Plan) -> DenoCell:
                 stdin=theirs,
                 stdout=theirs,
                 cwd=plan.folder,
+                **plan.process_options,
             )
     except BaseException as error:
         data.close()

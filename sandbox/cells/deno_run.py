@@ -170,7 +170,7 @@ class DenoRun:
             cpu_told_ms=told_ms,
             peak_bytes=peak_bytes,
             ended_by_us=self._killed_for,
-            said=self._checked(said) if there else None,
+            said=await self._checked(said) if there else None,
             at_least=self._reader.at_least,
             jail_gone=jail_gone,
             how=how,
@@ -181,7 +181,7 @@ class DenoRun:
         # Else a later run's end could be taken for one for lack of memory.
         return there and (group is not None or peak_bytes < limits.memory_bytes // 4)
 
-    def _checked(self, said: Verdict | None) -> Verdict | None:
+    async def _checked(self, said: Verdict | None) -> Verdict | None:
         """Build the wrapped code of a check from the client's text. Only the form comes from the process.
 
         Of TypeScript the process may give the text without types, which is checked to add nothing.
@@ -191,7 +191,7 @@ class DenoRun:
         form, blanked = said.code[:1], said.code[1:]
         if not blanked and form in _FORMS[self._job.language]:
             return Wrapped(code=form + self._job.code)
-        if self._job.language == "typescript" and form in _BLANKED and is_stripped(self._job.code, blanked):
+        if self._job.language == "typescript" and form in _BLANKED and await is_stripped(self._job.code, blanked):
             return said
         return Crashed(message="the engine wrote a form that there is not")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -88,6 +89,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         if identity is None:
             raise CellStartError(self.engine, "no uid is free for its jail; raise the number of ids in pool.uids")
         return identity
+
+    @property
+    def process_options(self) -> dict[str, Any]:
+        """Options of subprocess.Popen that depend on who the daemon is.
+
+        nsjail drops supplementary groups for root alone: a jail with a uid of its own should not keep the daemon's.
+        """
+        return {} if self.identities.shared or os.geteuid() == 0 else {"extra_groups": []}
 
     def arguments_for(self, identity: Identity) -> list[str]:
         """Return the arguments for a jail with this identity."""

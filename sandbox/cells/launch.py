@@ -35,7 +35,7 @@ def main(parent: int, files: list[str], command: list[str]) -> None:
             os.write(descriptor, b"0")
             os.close(descriptor)
         path = command[0]
-        os.execv(path, command)
+        os.execve(path, command, {})  # Python itself has put LC_CTYPE into its environment
     except OSError as error:
         sys.exit(f"{path}: {error.strerror}")
 

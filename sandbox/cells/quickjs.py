@@ -24,7 +24,7 @@ from sandbox.cells.job import LONG_S, Job, Plan, Trial
 from sandbox.cells.process import only_child
 from sandbox.cells.verdict import Report, Verdict, of_report
 from sandbox.engines.quickjs import stack
-from sandbox.engines.quickjs.source import without_nul, wrap
+from sandbox.engines.quickjs.source import AROUND
 from sandbox.engines.replies import BadReply, ReplyReader, Wrapped
 from sandbox.errors import CellLost, CellStartError
 from sandbox.identities import Identity
@@ -38,9 +38,6 @@ _EXIT_S = 0.3
 
 _REPORT = struct.Struct("<4sIqqqqq")
 """E, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
-
-_FORMS = (b"B", b"M")
-"""A body, a module."""
 
 _NICE = 10
 """Of a run that goes on for long: a tenth of the CPU where others want it."""
@@ -278,9 +275,11 @@ def _wrapped(job: Job, said: Verdict | None) -> Verdict | None:
     """
     if not isinstance(said, Wrapped):
         return said
-    if said.code not in _FORMS:
+    around = AROUND.get(said.code.decode("latin-1"))
+    if around is None:
         return Crashed(message="the engine wrote a form that there is not")
-    return Wrapped(code=wrap(said.code.decode(), without_nul(job.code.decode())).encode())
+    before, after = around
+    return Wrapped(code=before.encode() + job.code + after.encode())
 
 
 def _ms_since(began: float) -> float:
@@ -311,6 +310,7 @@ async def start(plan: Plan) -> QuickJSCell:
                 # Ctrl-C at the daemon's terminal is the daemon's affair. No session of its own: to the kernel's
                 # scheduler (autogroup, sched(7)) each session is a party, and niceness counts only within one.
                 process_group=0,
+                **plan.process_options,
             )
         except OSError as error:
             raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error

@@ -81,6 +81,12 @@ def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
             assert daemon.descriptors() == most
             first.sendall(PING)
             assert b"pong" in first.recv(4096)
+            # Runs that spend their cells: for other cells there may be no descriptors.
+            for engine in (b"quickjs", b"quickjs", b"quickjs", b"deno"):
+                first.sendall(b'{"type":"run","id":2,"source":"for(;;){}","engine":"%b"}\n' % engine)
+                assert b'"id":2' in first.recv(4096)
+            first.sendall(PING)
+            assert b"pong" in first.recv(4096)
             # One of those that wait is served once another leaves.
             for sock in waiting[:most]:
                 sock.close()
@@ -88,7 +94,7 @@ def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
             for sock in waiting[most:-1]:
                 sock.close()
             assert b"pong" in waiting[-1].recv(4096)
-        until(lambda: daemon.descriptors() <= before)
+        until(lambda: daemon.descriptors() <= before + 30)  # cells of Deno have some now
 
 
 def test_a_full_backlog_is_worked_off(tmp_path: Path) -> None:

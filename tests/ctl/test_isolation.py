@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from promptlogctl.client import Client
+from sandbox import root
+from tests.daemon.processes import a_daemon, children
+
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("promptlogctl")
 
@@ -42,7 +46,7 @@ def _marks(hostile: Path) -> str:
 def _run(hostile: Path, *arguments: str) -> bytes:
     environment = {
         "PATH": f":{hostile}:.:/usr/bin:/bin",
-        "PYTHONPATH": f":{hostile}",
+        "PYTHONPATH": ":.",
         "LD_LIBRARY_PATH": ":",
         "HOME": str(hostile),
         "TMPDIR": str(hostile.parent),
@@ -86,7 +90,7 @@ def _starts() -> Iterator[tuple[str, ast.Call]]:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                     "subprocess.run", "subprocess.Popen", "subprocess.check_output", "subprocess.call", "os.system",
-                    "trio.lowlevel.open_process", "trio.run_process", "os.posix_spawn", "os.popen",
+                    "trio.lowlevel.open_process", "trio.run_process", "os.posix_spawn", "os.popen", "spawn",
                 ):  # fmt: skip
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
@@ -94,17 +98,63 @@ def _starts() -> Iterator[tuple[str, ast.Call]]:
 def test_every_process_is_started_in_a_folder_that_is_named() -> None:
     """Each call that starts a process says in which folder, so that none is started in whatever the current one is."""
     starts = dict(_starts())
-    assert len(starts) >= 6
-    careless = [place for place, call in starts.items() if not {"cwd", None} & {word.arg for word in call.keywords}]
+    assert len(starts) >= 8
+    careless = [place for place, call in starts.items() if "cwd" not in {word.arg for word in call.keywords}]
     assert not careless
     assert not [place for place, call in starts.items() if any(word.arg == "shell" for word in call.keywords)]
+
+
+def test_every_python_is_started_without_the_current_folder() -> None:
+    """Each command that begins with this Python has -I or -P behind it."""
+    commands = [
+        ast.unparse(node)
+        for package in ("promptlogd", "promptlogctl", "sandbox")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable"
+    ]
+    assert len(commands) >= 3
+    assert not [command for command in commands if "'-I'" not in command and "'-P'" not in command]
+
+
+def test_nsjail_gets_nothing_of_the_environment(tmp_path: Path) -> None:
+    """The environment of a daemon, that libraries could be named in, does not reach nsjail on either engine."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert client.run_source("return 1", engine="deno").value == 1
+        found = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in children(daemon.process.pid)}
+        assert b"PATH=" in Path(f"/proc/{daemon.process.pid}/environ").read_bytes()
+        assert len(found) > client.stats().pools[0].size
+        assert set(found.values()) == {b""}
+
+
+def test_deno_reads_no_configuration_above_the_jails_root(tmp_path: Path) -> None:
+    """Deno runs once outside of a jail, to name its modules: a deno.json or package.json above is not read."""
+    for name in ("deno.json", "package.json", ".npmrc"):
+        (tmp_path / name).write_text("{ this is no configuration")
+    deno = root.deno_executable()
+    careless = subprocess.run([deno, "eval", "1"], cwd=tmp_path, capture_output=True, check=False)
+    assert careless.returncode != 0, "the configuration is not hostile"
+    root.build_deno_root(tmp_path / "root", deno)
+
+
+def test_a_temporary_folder_that_another_user_could_replace_is_refused(tmp_path: Path) -> None:
+    """With $TMPDIR below another user's folder no private daemon is started, and nothing is written there."""
+    assert os.geteuid() == 0, "this test makes a folder of another user: run it as root"
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    os.chown(strange, 4711, 4711)
+    environment = {**os.environ, "TMPDIR": str(strange), "PROMPTLOG_SOCKET": str(tmp_path / "none")}
+    command = [sys.executable, "-I", str(COMMAND), "exec", "--spawn", "-"]
+    done = subprocess.run(command, input=b"return 1", capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 4
+    assert b"belongs to uid 4711" in done.stderr
+    assert b"$TMPDIR" in done.stderr
+    assert not list(strange.iterdir())
 
 
 def test_a_deno_that_others_may_replace_is_not_run(tmp_path: Path) -> None:
     """A Deno below another user's home, which sudo may leave in $HOME, is refused before it runs outside of a jail."""
     assert os.geteuid() == 0, "this test makes files of another user: run it as root"
-    from sandbox import root
-
     deno = tmp_path / "home/deno"
     deno.parent.mkdir()
     deno.write_text("#!/bin/sh\n")

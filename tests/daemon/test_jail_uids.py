@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,14 @@ def as_nobody() -> Iterator[Any]:
     folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
     os.chown(folder, 65534, 65534)
 
-    def run(*arguments: str, capabilities: tuple[str, ...] = ()) -> str:
+    def run(*arguments: str, capabilities: tuple[str, ...] = (), within: Sequence[str] = ()) -> str:
         # dac_read_search, since the tests' Python may lie below root's home.
         kept = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
         become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps=-all,{kept}"]
         become += [f"--ambient-caps=-all,{kept}", f"--bounding-set=-all,{kept}"]
         environment = {"TMPDIR": str(folder), "HOME": str(folder), "PATH": os.environ["PATH"]}
         done = subprocess.run(
-            [*become, sys.executable, "-m", "promptlogctl", *arguments],
+            [*within, *become, sys.executable, "-m", "promptlogctl", *arguments],
             input=b"return 1", capture_output=True, env=environment, timeout=60, cwd="/",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
@@ -81,6 +81,52 @@ def as_nobody() -> Iterator[Any]:
 
     yield run
     shutil.rmtree(folder)
+
+
+def test_jails_do_not_have_the_daemons_groups(tmp_path: Path) -> None:
+    """A daemon with capabilities and supplementary groups gives its jails none of these groups."""
+    assert os.geteuid() == 0, "this test becomes another user: run it as root"
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
+    os.chown(folder, 65534, 65534)
+    kept = "+dac_read_search,+setuid,+setgid"
+    become = ["setpriv", "--reuid=65534", "--regid=65534", "--groups=4711,4712", f"--inh-caps=-all,{kept}"]
+    become += [f"--ambient-caps=-all,{kept}", f"--bounding-set=-all,{kept}", sys.executable, "-m", "promptlogd"]
+    reading, writing = os.pipe()
+    daemon = subprocess.Popen(
+        [*become, "--socket", folder / "s", "--state-dir", folder / "state", "--ready-fd", str(writing)],
+        pass_fds=(writing,), cwd="/", env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    os.close(writing)
+    try:
+        with open(reading, "rb") as ready:
+            assert ready.read() == b"ready\n"
+        with Client(folder / "s") as client:
+            assert client.run_source("return 1", engine="deno").value == 1
+            groups = {}
+            for jail in children(daemon.pid):
+                for pid in children(jail):
+                    status = Path(f"/proc/{pid}/status").read_text()
+                    groups[pid] = next(line for line in status.splitlines() if line.startswith("Groups:")).split()[1:]
+            assert groups
+            assert set(map(tuple, groups.values())) == {()}
+    finally:
+        daemon.terminate()
+        daemon.wait(10)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "how", [["unshare", "--user", "--map-root-user"], ["setpriv", "--bounding-set=-setuid"]], ids=" ".join
+)
+def test_a_root_that_may_not_set_uids_shares_one(tmp_path: Path, how: list[str]) -> None:
+    """Root of a user namespace with one uid, or without CAP_SETUID, runs programs, and says `shared`."""
+    command = [*how, sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--no-keep", "-"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PROMPTLOG_SOCKET": str(tmp_path / "none")}
+    done = subprocess.run(command, input=b"return 1", capture_output=True, env=environment, timeout=60)
+    assert done.stdout == b"1\n", done.stderr.decode()
+    command[command.index("exec") :] = ["stats", "--spawn"]
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+    assert b"jail uids\tshared: all jails have uid 0" in done.stdout, done.stderr.decode()
 
 
 def test_an_ordinary_users_jails_share_a_uid_and_it_says_so(as_nobody: Any) -> None:
@@ -96,3 +142,16 @@ def test_two_capabilities_are_enough(as_nobody: Any, engine: str) -> None:
     capabilities = ("setuid", "setgid")
     assert "jail uids\town: " in as_nobody("stats", "--spawn", capabilities=capabilities)
     assert as_nobody("exec", "--spawn", "--engine", engine, "-", capabilities=capabilities) == "1\n"
+
+
+def test_an_ordinary_users_daemon_starts_on_a_disk_without_room(as_nobody: Any, tmp_path: Path) -> None:
+    """A state folder on a disk too small for the jails' roots, or full, keeps no daemon from its start."""
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
+    folder.chmod(0o755)
+    script = 'mount -t tmpfs -o size=8m,mode=755,uid=65534 tmpfs "$0"; exec "$@"'
+    in_a_small_disk = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(folder)]
+    try:
+        arguments = ("exec", "--spawn", "--state-dir", str(folder / "state"), "-")
+        assert as_nobody(*arguments, within=in_a_small_disk) == "1\n"
+    finally:
+        folder.rmdir()

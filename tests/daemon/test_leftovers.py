@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from promptlogctl.client import Client
+from promptlogd.jails_folder import folder_id
 from tests.daemon.processes import a_daemon, children, is_alive, until
 from tests.daemons import cgroups
 
 
 def _jail_folders() -> set[Path]:
     """Folders of jails' roots, and of claimed uids, of all daemons of root on this host."""
-    return {*Path("/run").glob("promptlog-jails-*"), *Path("/run").glob("promptlog-uids-*")}
+    return {*Path("/run").glob("promptlog-jails-*"), *_claims_folder().glob("promptlog-uids-*")}
+
+
+def _claims_folder() -> Path:
+    return next(folder for folder in (Path("/run/lock"), Path("/dev/shm")) if folder.is_dir())
 
 
 def test_any_start_removes_what_a_killed_daemon_left(tmp_path: Path) -> None:
@@ -88,3 +94,54 @@ def test_the_next_private_daemon_removes_what_a_killed_command_left(tmp_path: Pa
         living.wait(20)
     assert not folders()
     assert tempfile.gettempdir() != str(tmp_path)
+
+
+def test_leftovers_are_found_in_other_cgroups(tmp_path: Path) -> None:
+    """The cgroup of a daemon that was killed in another cgroup than the next one starts in is removed as well."""
+    mount = Path("/sys/fs/cgroup/memory")
+    assert os.access(mount / "cgroup.procs", os.W_OK), "no cgroup can be made here (be root)"
+    elsewhere = mount / f"promptlog-test-{os.getpid()}"
+    elsewhere.mkdir()
+    try:
+        left = elsewhere / "promptlog-0123456789abcdef"
+        (left / "NSJAIL.1").mkdir(parents=True)
+        with a_daemon(tmp_path):
+            assert not left.exists()
+    finally:
+        for folder in (left / "NSJAIL.1", left, elsewhere):
+            with suppress(FileNotFoundError):
+                folder.rmdir()
+
+
+def test_what_version_0_1_0_left_is_removed(tmp_path: Path) -> None:
+    """The jails' roots of a version 0.1.0 with this state folder are removed."""
+    state = tmp_path / "state"
+    (state / "jail-root/app").mkdir(parents=True)
+    state.chmod(0o700)
+    old = Path("/run") / f"promptlog-jail-{folder_id(state)}"
+    if os.geteuid() == 0:
+        (old / "app").mkdir(parents=True)
+    with a_daemon(tmp_path):
+        assert not (state / "jail-root").exists()
+        assert not old.exists()
+
+
+def test_a_folder_that_a_user_named_like_ours_is_left_alone(tmp_path: Path) -> None:
+    """A state folder of somebody's own whose name begins as a temporary one of ours is not taken for a leftover."""
+    own = tmp_path / "promptlog-spawn-keep"
+    own.mkdir(mode=0o700)
+    (own / "precious").touch()
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PROMPTLOG_SOCKET": str(tmp_path / "none")}
+    _run([sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--no-keep"], environment)
+    assert (own / "precious").exists()
+
+
+def test_a_umask_that_closes_all_does_not_keep_the_daemon_from_its_start(tmp_path: Path) -> None:
+    """Under umask 077 programs run on both engines: jails' users reach the jails' roots."""
+    previous = os.umask(0o077)
+    try:
+        with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+            assert client.run_source("return 1").value == 1
+            assert client.run_source("return 1", engine="deno").value == 1
+    finally:
+        os.umask(previous)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from promptlogctl.client import Client, LimitsAsked
 from sandbox.cells.quickjs import START_S
-from tests.daemon.processes import Daemon, a_daemon, at_work, children, talk, until
+from tests.daemon.processes import Daemon, a_daemon, ask, at_work, children, talk, until
 
 _ENDLESS = {"type": "run", "id": 1, "source": "for(;;){}", "limits": {"cpu_ms": 9000, "wall_ms": 9000}}
 _WATCHED_S = 1.0
@@ -75,6 +76,34 @@ def test_the_drain_costs_no_wake_ups_and_ends_with_the_last_reply(daemon: Daemon
         ended = time.monotonic()
         assert daemon.process.wait(10) == 0
         assert time.monotonic() - ended < 3
+
+
+def test_a_cancel_is_heard_while_the_daemon_drains(daemon: Daemon) -> None:
+    """After SIGTERM a client can still cancel its run, so that the daemon does not wait for it; else it is refused."""
+    with talk(daemon.socket, _ENDLESS) as sock:
+        until(lambda: len(at_work(daemon)) == 1)
+        daemon.process.terminate()
+        until(lambda: "stopping" in daemon.log.read_text())
+        replies = ask(sock, {"type": "ping", "id": 2}, {"type": "cancel", "id": 3, "target": 1})
+        with sock.makefile("rb") as rest:
+            replies += [json.loads(line) for line in rest]
+    assert replies[0]["code"] == "shutting_down"
+    assert {reply["type"]: reply for reply in replies[1:]}["finished"]["outcome"] == {"kind": "cancelled"}
+    assert daemon.process.wait(10) == 0
+
+
+def test_replies_that_wait_are_waited_for(daemon: Daemon) -> None:
+    """A reply that is on its way when SIGTERM comes, to a client that reads slowly, is sent in full."""
+    with talk(daemon.socket, {"type": "run", "id": 1, "source": "return 'x'.repeat(1000000)"}) as sock:
+        with Client(daemon.socket) as other:
+            until(lambda: other.stats().runs == {"ok": 1})
+        daemon.process.terminate()
+        until(lambda: "stopping" in daemon.log.read_text())
+        time.sleep(0.2)  # the client is slow
+        assert daemon.process.poll() is None
+        with sock.makefile("rb") as replies:
+            assert len(json.loads(replies.readline())["outcome"]["value"]) == 1_000_000
+    assert daemon.process.wait(10) == 0
 
 
 def test_a_signal_during_the_start_leaves_nothing(tmp_path: Path) -> None:

@@ -74,14 +74,19 @@ def test_code_from_the_checking_process_is_not_kept(client: Client, payload: byt
         ("let b\t= 1", "let b\0= 1", False),
     ],
 )
-def test_a_text_without_types_adds_nothing(source: str, text: str, right: bool) -> None:
+async def test_a_text_without_types_adds_nothing(source: str, text: str, right: bool) -> None:
     """What a checking process says remains of TypeScript has blanks or semicolons in places, and nothing of its own."""
-    assert is_stripped(source.encode(), text.encode()) is right
+    assert await is_stripped(source.encode(), text.encode()) is right
 
 
-def test_a_text_without_types_of_any_size() -> None:
-    """The largest program is compared as a whole: one byte at its end that differs is found."""
-    source = b"let a: number = 1;\n" * 55_000
-    text = source.replace(b": number", b" " * 8)
-    assert is_stripped(source, text)
-    assert not is_stripped(source, text[:-2] + b"!\n")
+@pytest.mark.parametrize("before", range(4))
+async def test_a_text_without_types_of_any_size(before: int) -> None:
+    """The largest program is compared as a whole, in slices that cut no character: one byte that differs is found."""
+    source = b"x" * before + "let 漢: 'é😀' = 1;\n".encode() * 45_000
+    text = source.replace(": 'é😀'".encode(), "   \u00a0\ufeff  ".encode())
+    assert len(text) == len(source) > 1_000_000
+    assert await is_stripped(source, text)
+    for at in (0, 65_535, 65_536, 65_537, len(text) - 2):
+        if source[at] < 0x80:
+            assert not await is_stripped(source, text[:at] + b"!" + text[at + 1 :])
+    assert not await is_stripped(source, text.replace("漢".encode(), b"\xe6\xbc ", 1))  # half a character

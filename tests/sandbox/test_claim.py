@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -90,15 +94,95 @@ def test_a_folder_of_another_user_is_not_taken_over(tmp_path: Path) -> None:
         claim_new(folder, 0o700)
 
 
-def test_a_folder_that_was_swept_before_it_was_claimed_is_made_again(tmp_path: Path) -> None:
-    """Between the making of a folder and the claim on it a sweep may come: the claim is on a folder that is there."""
+def test_a_folder_that_was_swept_before_it_was_claimed_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was removed and made again between the opening and the claim is not the one that was claimed."""
     folder = tmp_path / "a-1"
-    for _ in range(3):
-        claim = claim_new(folder, 0o700)
-        folder.rmdir()  # as a sweep does that began before the claim
-        with pytest.raises(FileNotFoundError):
-            Claim.take(folder)
-        claim.release()
-    claim = claim_new(folder, 0o700)
-    assert folder.is_dir()
+    folder.mkdir()
+    lock = fcntl.flock
+
+    def sweep_first(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        folder.rmdir()
+        folder.mkdir()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with pytest.raises(FileNotFoundError):
+        Claim.take(folder)
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    claim = claim_new(folder, 0o700)  # tries again
+    assert os.path.samestat(os.fstat(claim.fileno()), folder.stat())
     claim.release()
+
+
+def test_a_link_is_not_claimed(tmp_path: Path) -> None:
+    """A symbolic link in the place of a folder is an error: what it leads to is not claimed, and not removed."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "a-1").symlink_to(tmp_path / "target")
+    for claim in (Claim.take, lambda folder: claim_new(folder, 0o700)):
+        with pytest.raises(NotADirectoryError):
+            claim(tmp_path / "a-1")
+    assert _swept(tmp_path) == []
+
+
+def test_a_folder_is_claimed_while_a_sweep_removes_it(tmp_path: Path) -> None:
+    """What a sweep removes nobody else can claim meanwhile."""
+    (tmp_path / "a-1").mkdir()
+    blocked: list[str] = []
+
+    def remove(folder: Path) -> None:
+        with pytest.raises(BlockingIOError):
+            Claim.take(folder)
+        blocked.append(folder.name)
+
+    sweep(tmp_path, "a-*", remove)
+    assert blocked == ["a-1"]
+
+
+def test_a_claim_waits_for_a_sweep(tmp_path: Path) -> None:
+    """Two daemons that start at once: one removes what the other claims anew, and both get what they want."""
+    folder = tmp_path / "a-1"
+    folder.mkdir()
+    began, go_on = threading.Event(), threading.Event()
+
+    def remove(swept: Path) -> None:
+        began.set()
+        go_on.wait(10)
+        swept.rmdir()
+
+    other = threading.Thread(target=sweep, args=(tmp_path, "a-*", remove))
+    other.start()
+    began.wait(10)
+    with pytest.raises(BlockingIOError):
+        claim_new(folder, 0o700, wait_s=0.0)
+    threading.Timer(0.1, go_on.set).start()
+    claim = claim_new(folder, 0o700)
+    other.join()
+    assert os.path.samestat(os.fstat(claim.fileno()), folder.stat())
+    claim.release()
+
+
+def test_a_claimed_folder_has_its_mode_whatever_the_umask_is(tmp_path: Path) -> None:
+    """A umask that closes all does not keep jails' users out of a folder that they must be able to enter."""
+    previous = os.umask(0o777)
+    try:
+        claim_new(tmp_path / "a-1", 0o711).release()
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "a-1").stat().st_mode & 0o777 == 0o711
+
+
+def test_another_user_can_not_hold_up_a_claim(tmp_path: Path) -> None:
+    """A user who may only enter the folder can't open it for reading, and so can't lock it."""
+    assert os.geteuid() == 0, "this test becomes another user: run it as root"
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
+    folder.chmod(0o711)
+    try:
+        claim_new(folder / "a-1", 0o711).release()
+        lock = "import fcntl, os, sys; os.setuid(4711); fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH)"
+        done = subprocess.run([sys.executable, "-c", lock, folder / "a-1"], capture_output=True, timeout=10)
+        assert b"PermissionError" in done.stderr
+    finally:
+        shutil.rmtree(folder)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from sandbox import identities
-from sandbox.identities import NOBODY, RANGE_IDS, Identities, IdentityError, choose, may_set_ids, shared
+from sandbox.claim import claim_new
+from sandbox.identities import (
+    NOBODY,
+    RANGE_CLAIM,
+    RANGE_IDS,
+    Identities,
+    IdentityError,
+    choose,
+    may_set_ids,
+    shared,
+)
+from tests.daemon.processes import many_descriptors
 
 
 def test_each_jail_has_an_identity_of_its_own_until_it_is_given_back() -> None:
@@ -32,42 +44,119 @@ def test_a_shared_identity_is_the_same_for_all() -> None:
     assert chosen.describe() == f"shared: all jails have uid {uid}, since of a reason"
 
 
+def _choose(tmp_path: Path, configured: tuple[int, int] | None = None, *, seed: int = 7) -> Identities:
+    """Choose as a daemon of root's does, on a host without /etc/subuid, or with the one in this folder."""
+    assert may_set_ids(), "these tests choose uids as a daemon of root's does: run them as root"
+    return choose(configured, needed=100, seed=seed, claims=tmp_path, etc=tmp_path)
+
+
 def test_two_daemons_have_different_ranges(tmp_path: Path) -> None:
     """Daemons that look in the same place first get ranges that do not overlap; a range is free again after `close`."""
-    assert may_set_ids(), "this test chooses uids as a daemon of root's does: run it as root"
-    one, two = choose(None, claims=tmp_path, seed=7), choose(None, claims=tmp_path, seed=7)
+    one, two = _choose(tmp_path), _choose(tmp_path)
     first, second = one.take(), two.take()
     assert first is not None
     assert second is not None
     assert abs(first.uid - second.uid) >= RANGE_IDS
     assert min(first.uid, second.uid) >= 65536
     one.close()
-    again = choose(None, claims=tmp_path, seed=7).take()
-    assert again == first
+    assert _choose(tmp_path).take() == first
 
 
-def test_the_users_subordinate_ids_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids that /etc/subuid and /etc/subgid give the daemon's user are used; damaged lines are passed over."""
+def test_a_range_whose_name_another_user_took_is_passed_over(tmp_path: Path) -> None:
+    """In a folder that all may write to a stranger can take the name of a claim: the daemon takes the next range."""
+    first = _choose(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    first.close()
+    folder.mkdir()
+    os.chown(folder, 4711, 4711)
+    chosen = _choose(tmp_path)
+    assert not chosen.shared
+    assert chosen.take() != first.take()
+
+
+def test_that_all_ranges_are_claimed_is_the_reason_given(tmp_path: Path) -> None:
+    """Where no range is free all jails share a uid, and the reason says who has the ranges and what to do."""
+    one = _choose(tmp_path, seed=0)
+    first = one.take()
+    assert first is not None
+    with many_descriptors(2000):
+        claims = [claim_new(tmp_path / f"{RANGE_CLAIM}{first.uid + n * RANGE_IDS}", 0o700) for n in range(1, 1024)]
+        chosen = _choose(tmp_path, seed=0)
+        assert chosen.shared
+        assert f"other daemons have all ranges of uids (claims are in {tmp_path})" in chosen.describe()
+        for claim in claims:
+            claim.release()
+    one.close()
+    assert _choose(tmp_path, seed=0).take() == first
+
+
+def test_the_users_subordinate_ids_go_first(tmp_path: Path) -> None:
+    """Ids that /etc/subuid and /etc/subgid give the daemon's user are used, the last ones first."""
     (tmp_path / "subuid").write_text(f"someone:1:1\n{os.geteuid()}:junk:5\n{os.geteuid()}:300000:65536\n")
     (tmp_path / "subgid").write_text(f"{os.geteuid()}:500000:65536\n")
-    found = identities._subordinate
-    monkeypatch.setattr(identities, "_subordinate", lambda file: found(tmp_path / file.name))
-    identity = choose(None, claims=tmp_path, seed=0).take()
+    chosen = [_choose(tmp_path, seed=0) for _ in range(65536 // RANGE_IDS)]
+    found = [identity for identity in (one.take() for one in chosen) if identity is not None]
+    assert found[0].uid == 300_000 + 65536 - RANGE_IDS
+    assert {identity.uid for identity in found} == set(range(300_000, 300_000 + 65536, RANGE_IDS))
+    assert all(identity.gid == identity.uid + 200_000 for identity in found)
+    one_more = _choose(tmp_path, seed=0)
+    more = one_more.take()
+    assert more is not None
+    assert more.uid > 400_000
+    for one in (*chosen, one_more):
+        one.close()
+
+
+@pytest.mark.parametrize("name", ["subuid", "subgid"])
+def test_both_files_must_have_ids(tmp_path: Path, name: str) -> None:
+    """A user with subordinate uids and no gids, or too few of one, gets a range that nobody allocates."""
+    for file in ("subuid", "subgid"):
+        (tmp_path / file).write_text(f"{os.geteuid()}:300000:{RANGE_IDS - (file == name)}\n")
+    chosen = _choose(tmp_path)
+    identity = chosen.take()
     assert identity is not None
-    assert (identity.uid, identity.gid) == (300_000, 500_000)
+    assert identity.uid > 400_000
+    chosen.close()
 
 
-def test_a_configured_range_is_used_as_it_is(tmp_path: Path) -> None:
-    """The configuration's range goes before all others, and nothing is claimed for it."""
-    identity = choose((123_456, 1000), claims=tmp_path, seed=0).take()
+def test_a_configured_range_is_this_daemons_alone(tmp_path: Path) -> None:
+    """The configuration's range goes before all others; a second daemon with the same one does not start."""
+    chosen = _choose(tmp_path, (123_456, 1000))
+    identity = chosen.take()
     assert identity is not None
     assert (identity.uid, identity.gid) == (123_456, 123_456)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(IdentityError, match="another daemon has the ids from 123456 on"):
+        _choose(tmp_path, (123_456, 1000))
+    chosen.close()
+    _choose(tmp_path, (123_456, 1000)).close()
 
 
-def test_a_range_that_is_not_mapped_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a user namespace of 65,536 ids a configured range beyond them is an error; without one all jails share."""
-    monkeypatch.setattr(identities, "_is_mapped", lambda ids, name: ids.stop <= 65536)
-    with pytest.raises(IdentityError, match="not mapped in this user namespace"):
-        choose((100_000, 1000), claims=tmp_path, seed=0)
-    assert choose(None, claims=tmp_path, seed=0).shared
+def test_a_configuration_of_too_many_jails_must_name_a_range(tmp_path: Path) -> None:
+    """More jails than a range has ids are no reason to share: the daemon asks for a range of that many."""
+    with pytest.raises(IdentityError, match=f"more than {RANGE_IDS}: name as many ids in pool.uids"):
+        choose(None, needed=RANGE_IDS + 1, seed=0, claims=tmp_path, etc=tmp_path)
+
+
+_IN_A_NAMESPACE = """
+import sys
+from pathlib import Path
+from sandbox.identities import IdentityError, choose
+claims = Path(sys.argv[1])
+print(choose(None, needed=100, seed=0, claims=claims, etc=claims).describe())
+try:
+    choose((100000, 1000), needed=100, seed=0, claims=claims, etc=claims)
+except IdentityError as error:
+    print(error)
+"""
+
+
+def test_a_range_that_is_not_mapped_is_refused(tmp_path: Path) -> None:
+    """In a user namespace of one uid a configured range is an error; without one all jails share that uid."""
+    tmp_path.chmod(0o777)
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", _IN_A_NAMESPACE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[2])
+    shared_line, error = done.stdout.splitlines()
+    assert shared_line.startswith("shared: all jails have uid 0, since this user namespace maps no uids for jails"), (
+        done
+    )
+    assert error == "pool.uids: ids 100000 to 100999 are not mapped in this user namespace"

@@ -1,10 +1,15 @@
-"""Check a TypeScript program without its types: the program's own text, with white space in the place of types. Pure.
+"""Check a TypeScript program without its types: the program's own text, with white space in the place of types.
 
-The text comes from a jailed process that parsed a hostile program. It may take parts of the program away, but add
-nothing to it.
+The text comes from a jailed process that parsed a hostile program. Such a process can blank out any part of the
+program, the marks of a comment or a text among them. It can add no character but white space and semicolons.
 """
 
 from __future__ import annotations
+
+import trio
+
+_SLICE_BYTES = 64 * 1024
+"""Compared in 0.8 ms. Between two slices other tasks have their turn."""
 
 _SPACES = (b"\xc2\xa0", b"\xe2\x80\x82", b"\xef\xbb\xbf")
 """White space of two and of three bytes, with which Deno's parser replaces characters of that size."""
@@ -13,17 +18,39 @@ _MUST_MATCH = bytes(0 if byte in b" ;" else 0xFF for byte in range(256))
 _LINE_END = bytes(0xFF if byte in b"\n\r" else 0 for byte in range(256))
 
 
-def is_stripped(source: bytes, text: bytes) -> bool:
-    """Whether `text` is `source` with some bytes replaced by white space or semicolons, and each line end in its place.
+async def is_stripped(source: bytes, text: bytes) -> bool:
+    """Whether `text` is UTF-8, and `source` with some bytes replaced by white space or semicolons.
 
-    Takes 8 ms for 1 MiB, the most that a program has: all bytes at once, as integers.
+    Line feeds and carriage returns stay where they are, and no others come.
     """
     if len(text) != len(source):
         return False
-    stripped = text
+    start = 0
+    while start < len(text):
+        end = _boundary(text, min(start + _SLICE_BYTES, len(text)))
+        if not _matches(source[start:end], text[start:end]):
+            return False
+        start = end
+        await trio.lowlevel.checkpoint()
+    return True
+
+
+def _boundary(text: bytes, at: int) -> int:
+    """Return the start of the character that this byte belongs to."""
+    while at < len(text) and text[at] & 0xC0 == 0x80:
+        at -= 1
+    return at
+
+
+def _matches(source: bytes, text: bytes) -> bool:
+    """Compare two texts of one size, all bytes at once, as integers."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:  # a part of a character was blanked out
+        return False
     for space in _SPACES:
-        stripped = stripped.replace(space, b" " * len(space))
-    must_match = int.from_bytes(stripped.translate(_MUST_MATCH), "little")
+        text = text.replace(space, b" " * len(space))
+    must_match = int.from_bytes(text.translate(_MUST_MATCH), "little")
     must_match |= int.from_bytes(source.translate(_LINE_END), "little")
-    differs = int.from_bytes(source, "little") ^ int.from_bytes(stripped, "little")
+    differs = int.from_bytes(source, "little") ^ int.from_bytes(text, "little")
     return not differs & must_match

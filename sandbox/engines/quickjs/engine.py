@@ -4,7 +4,17 @@ In the jail; the standard library only.
 """
 
 from sandbox.engines.quickjs.confinement import Errno
-from sandbox.engines.quickjs.source import CHECKS, LOOSE, NO_DEFAULT, Found, Refused, clear, exports, place
+from sandbox.engines.quickjs.source import (
+    CHECKS,
+    LOOSE,
+    NO_DEFAULT,
+    Found,
+    Refused,
+    clear,
+    exports,
+    place,
+    without_nul,
+)
 
 # There is no typing module in the jail.
 TYPE_CHECKING = False
@@ -99,6 +109,7 @@ class Engine:
 
     def check(self, source: str) -> str:
         """Return the form of a program: B for a body, M for a module. Raises Refused."""
+        source = without_nul(source)
         first = error = self._parse(CHECKS[0][0] + source + CHECKS[0][1])
         for before, after in CHECKS[1:]:
             error = self._parse(before + source + after) if error is None else error
@@ -141,7 +152,7 @@ class Engine:
     def run(self, text: str) -> None:
         """Evaluate a program that has its arguments, and send what came of it."""
         try:
-            said = self._eval(text)
+            said = self._eval(without_nul(text))
             if said is None:
                 # The engine lost the string for lack of memory: there is nothing else that the prelude returns.
                 self.send(b"m", b"InternalError", b"out of memory", b"")
@@ -160,7 +171,7 @@ class Engine:
             self.run(wrapped[1:] + arguments)
             return
         try:
-            self._runtime.add_static_module("program", wrapped[1:])
+            self._runtime.add_static_module("program", without_nul(wrapped[1:]))
         except BaseException as error:
             self._broken(error)
         else:

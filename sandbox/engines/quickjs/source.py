@@ -23,9 +23,14 @@ EXPORTED = ("default", "const", "let", "var", "function", "class", "async")
 NO_DEFAULT = "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
 
 
+AROUND = {"B": ("B" + BODY[0], BODY[1]), "M": ("M", "")}
+"""What stands around a program's text when it is kept to be run: the form first, B for a body and M for a module."""
+
+
 def wrap(form: str, source: str) -> str:
-    """Return what a run evaluates: the form, B for a body or M for a module, and the text."""
-    return form + (BODY[0] + source + BODY[1] if form == "B" else source)
+    """Return a text of this form as it is kept to be run."""
+    before, after = AROUND[form]
+    return before + source + after
 
 
 class Refused(Exception):
@@ -84,12 +89,12 @@ def exports(source: str) -> tuple[int, int, bool] | None:
 
 
 def without_nul(source: str) -> str:
-    r"""The engine takes no NUL byte in its text: write it as the escape \x00, which is one too where it may stand."""
+    r"""Return a text with the escape \x00 for each NUL: the engine takes no NUL, and the escape may stand there too."""
     if "\0" not in source:
         return source
     parts = source.split("\0")
-    text = parts[0]
-    for part in parts[1:]:
-        slashes = len(text) - len(text.rstrip("\\"))
-        text = (text[:-1] if slashes % 2 else text) + "\\x00" + part
-    return text
+    for number, part in enumerate(parts[:-1]):
+        # Behind an odd number of backslashes the NUL is escaped already: the last of them goes.
+        if (len(part) - len(part.rstrip("\\"))) % 2:
+            parts[number] = part[:-1]
+    return "\\x00".join(parts)

@@ -44,7 +44,7 @@ from sandbox.engines.quickjs.confinement import (
     write_from,
 )
 from sandbox.engines.quickjs.engine import Engine
-from sandbox.engines.quickjs.source import Refused, without_nul, wrap
+from sandbox.engines.quickjs.source import Refused, wrap
 
 # There is no typing module in the jail.
 TYPE_CHECKING = False
@@ -136,9 +136,8 @@ def _run_or_check(engine: Engine, data: bytes) -> None:
     elif kind == b"M":
         wrapped = "M" + code
     else:
-        source = without_nul(code)
         try:
-            form = engine.check(source)
+            form = engine.check(code)
         except Refused as refused:
             refused_form, error = refused.args
             name = getattr(error, "name", None) or type(error).__name__
@@ -151,7 +150,7 @@ def _run_or_check(engine: Engine, data: bytes) -> None:
         if kind == b"C":
             _send(b"w", form.encode())
             return
-        wrapped = wrap(form, source)
+        wrapped = wrap(form, code)
     engine.run_with(wrapped, arguments, prompt, env)
 
 

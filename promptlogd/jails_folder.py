@@ -1,0 +1,106 @@
+"""Where a daemon builds the roots of its jails. Nothing here knows what is in a root.
+
+Where jails have uids of their own, each user must be able to reach the roots, so they can't be in the state folder. An
+ordinary user's are in the state folder, unless its disk is full: then the daemon still starts, so that programs can be
+removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sandbox.claim import Claim, claim_new, sweep
+from sandbox.identities import may_set_ids
+from sandbox.root import RootError
+from sandbox.trusted_path import check_trusted
+
+_PREFIX = "promptlog-jails-"
+_ID_DIGITS = 16
+_QUICKJS_BYTES = 64 << 20
+"""Free space that the root of QuickJS's jails needs, and some more."""
+
+_OLD_NAMES = ("promptlog-jail-{id}", "promptlog-jail-{id}-deno")
+"""Names in /run that version 0.1.0 gave them, and in the state folder: jail-root and jail-root-deno."""
+
+
+class JailsFolder:
+    """The folder, claimed. Made by `claim`."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.path = claim.folder
+        self._claim = claim
+
+    @classmethod
+    def claim(cls, state_dir: Path) -> JailsFolder:
+        """Make and claim the folder of the daemon that has this state folder, and remove those of killed daemons.
+
+        Raises RootError.
+        """
+        id = folder_id(state_dir)
+        for old in (*(Path("/run", name.format(id=id)) for name in _OLD_NAMES), *state_dir.glob("jail-root*")):
+            shutil.rmtree(old, ignore_errors=True)
+        parent = _parent(state_dir)
+        folder = parent / "jails" if parent == state_dir else parent / f"{_PREFIX}{id}"
+        if parent != state_dir:
+            sweep(parent, _PREFIX + "[0-9a-f]" * _ID_DIGITS, shutil.rmtree)
+        try:
+            claim = claim_new(folder, 0o711)
+            for left in folder.iterdir():
+                shutil.rmtree(left)
+        except BlockingIOError as error:
+            raise RootError(str(folder), "another process has it claimed; `fuser` says which") from error
+        except OSError as error:
+            raise RootError(str(folder), error.strerror or str(error)) from error
+        return cls(claim)
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._claim.release()
+
+
+def folder_id(state_dir: Path) -> str:
+    """Return a name for what the daemon with this state folder has on the host: 16 hexadecimal digits."""
+    return hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:_ID_DIGITS]
+
+
+def _parent(state_dir: Path) -> Path:
+    if os.geteuid() == 0:
+        return Path("/run")
+    if not may_set_ids():
+        for folder in (state_dir, *_temporary("XDG_RUNTIME_DIR")):
+            if _is_usable(folder) and _free_bytes(folder) >= _QUICKJS_BYTES:
+                return folder
+        return state_dir
+    for folder in _temporary("RUNTIME_DIRECTORY"):  # systemd.exec(5)
+        if _is_usable(folder) and all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents)):
+            return folder
+    raise RootError("/tmp", "each user must be able to enter it, or what $RUNTIME_DIRECTORY or $TMPDIR names")
+
+
+def _temporary(variable: str) -> Iterator[Path]:
+    """Yield the absolute folders that this variable names, and those for temporary files."""
+    named = os.environ.get(variable, "").split(":")
+    for folder in (*named, tempfile.gettempdir(), "/tmp"):
+        if folder.startswith("/"):
+            yield Path(folder)
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether no other user can put something else in this folder's place."""
+    try:
+        check_trusted(folder)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _free_bytes(folder: Path) -> int:
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize
