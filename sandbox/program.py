@@ -1,0 +1,57 @@
+"""What clients submit, and what an engine makes of it once. Plain records: no engine, message or file is known here."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import Enum
+from typing import Literal
+
+import msgspec
+
+Engine = str
+"""The name of an engine, from the list in `sandbox.engines`."""
+
+Language = Literal["javascript", "typescript"]
+"""What a program is written in."""
+
+
+class Form(Enum):
+    """How an engine runs a program's text."""
+
+    BODY = "body"
+    """As the body of an async function of `prompt` and `env`."""
+    MODULE = "module"
+    """As a module, by its default export."""
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """JavaScript or TypeScript that a client submitted. `entry` is the path of the file that is run."""
+
+    hash: str
+    """Lowercase hex SHA-256; of a single text: of its bytes exactly as submitted."""
+    files: dict[str, bytes]
+    entry: str
+    language: Language
+    engine: Engine
+
+    @classmethod
+    def of_text(cls, source: bytes, *, language: Language, engine: Engine) -> Program:
+        """Return the program that this one text is."""
+        entry = "program.ts" if language == "typescript" else "program.js"
+        hash = hashlib.sha256(source).hexdigest()
+        return cls(hash=hash, files={entry: source}, entry=entry, language=language, engine=engine)
+
+    @property
+    def source(self) -> bytes:
+        """The text of the file that is run."""
+        return self.files[self.entry]
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine made of a program in a check. It is kept, so that a run need not check again."""
+
+    form: Form
+    language: Language
+    """What the code is written in: JavaScript if an engine took the types off."""
+    code: bytes | None = None
+    """What the engine runs. None: the program's own text."""
