@@ -114,7 +114,7 @@ def of_evidence(evidence: Evidence, limits: Limits) -> Verdict:
     how, peak_bytes = evidence.how, evidence.peak_bytes
     if evidence.oom:
         return MemoryLimit(limit=limits.memory_bytes, used=peak_bytes)
-    if evidence.cpu_looked_ms > limits.cpu_ms or (how is not None and how.signal == signal.SIGXCPU):
+    if evidence.cpu_looked_ms >= limits.cpu_ms or (how is not None and how.signal == signal.SIGXCPU):
         return CpuLimit(limit=limits.cpu_ms, used=round(max(evidence.cpu_told_ms, limits.cpu_ms), 3))
     for known in (evidence.ended_by_us, evidence.said):
         if known is not None:

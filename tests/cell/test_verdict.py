@@ -46,7 +46,8 @@ def test_quickjs_by_wait_status(status: int, cpu_ms: float, peak_mib: int, said:
     [
         ({"said": _OK}, Ok),
         ({"said": _OK, "oom": True}, MemoryLimit),
-        ({"said": _OK, "cpu_looked_ms": 50.1}, CpuLimit),
+        ({"said": _OK, "cpu_looked_ms": 50.0}, CpuLimit),
+        ({"said": _OK, "cpu_looked_ms": 49.9}, Ok),
         ({"said": _OK, "ended_by_us": WallLimit(limit=1, used=2)}, WallLimit),
         ({"cpu_told_ms": 60.0, "how": Ending(pid=1, signal=signal.SIGTRAP)}, Crashed),
         ({"how": Ending(pid=1, signal=signal.SIGXCPU)}, CpuLimit),
