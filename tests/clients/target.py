@@ -16,8 +16,8 @@ from promptlogctl.client import Client
 from tests.daemon.processes import resident_bytes, until
 
 CONFIG = "[pool]\ncells = 2\nspare = 2\n[deno]\nidle_s = 1.0\n"
-"""Four cells, whatever the number of cores: their descriptors are counted against the limit of one test. Deno's cells end
-soon, since theirs are counted too."""
+"""Four cells, whatever the number of cores: their descriptors are counted against the limit of one test. Deno's cells
+end soon, since theirs are counted too."""
 
 _STEADY_S = 0.3
 
