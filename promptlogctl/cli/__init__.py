@@ -1,36 +1,22 @@
-"""The commands. A table of contents: each command is in a file of its own or with its likes."""
-
-from typing import Any
+"""The commands: one file for each, named as the command is."""
 
 import click
 
+from promptlogctl.cli.app import Commands
 from promptlogctl.cli.completion import completion
-from promptlogctl.cli.daemon import ping, stats
 from promptlogctl.cli.doctor import doctor
-from promptlogctl.cli.output import Exit, as_json
-from promptlogctl.cli.programs import list_, name, remove, show
-from promptlogctl.cli.run import exec_, run
+from promptlogctl.cli.exec import exec_
+from promptlogctl.cli.list import list_
+from promptlogctl.cli.name import name
+from promptlogctl.cli.ping import ping
+from promptlogctl.cli.remove import remove
+from promptlogctl.cli.run import run
+from promptlogctl.cli.show import show
+from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
 
 
-class _Commands(click.Group):
-    """The commands; an error of usage is one line of JSON, too, for who asked for JSON."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.obj = "--json" in args
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            if not ctx.obj:
-                raise
-            as_json({"error": {"code": "usage", "message": error.format_message(), "detail": {}}})
-            ctx.exit(Exit.USAGE)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="promptlog", prog_name="promptlogctl")
 def cli() -> None:
     """Run JavaScript that somebody else wrote, each run in a jailed process of its own.

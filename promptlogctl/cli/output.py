@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
 import click
 import msgspec
 
-from promptlogctl.errors import RequestRefused
-from promptlogctl.result import RunResult
-from sandbox.outcome import (
+from promptlogctl.cli.files import Source
+from promptlogctl.client import (
     BadResult,
     Crashed,
     LogLine,
     Ok,
     ProgramException,
     ProgramSyntaxError,
+    RequestRefused,
+    RunResult,
 )
 
 _LINE_CHARACTERS = 160
@@ -131,21 +133,40 @@ def usage(result: RunResult) -> None:
     click.echo(f"cpu {used.cpu_ms:.1f} ms, wall {used.wall_ms:.1f} ms, peak memory {peak:.1f} MiB", err=True)
 
 
-def failure(result: RunResult, source: str | None, name: str) -> None:
+def end_of_run(result: RunResult, source: Source, *, json: bool, show_usage: bool) -> Exit:
+    """Print how a run ended, and return the exit code for it."""
+    if json:
+        as_json(result)
+        return exit_code(result)
+    for line in result.logs:
+        log_line(line)
+    if result.logs_truncated:
+        click.echo("[the log was cut at its limit]", err=True)
+    if result.ok:
+        value(result)
+    else:
+        failure(result, source)
+    if show_usage:
+        usage(result)
+    return exit_code(result)
+
+
+def failure(result: RunResult, source: Source) -> None:
     """Print why there is no result, with the user's own line and a caret where that is known."""
     match result.outcome:
         case ProgramException(line=line, column=column, stack=stack):
-            place(result.describe(), source, name, line, column)
+            place(result.describe(), source, line, column)
             frames = [frame for frame in stack.splitlines() if frame.strip()]
             for frame in frames[:10]:
-                click.echo(safe(_OWN_NAME.sub(lambda _: f"({name}:", frame, count=1)), err=True)
+                click.echo(safe(_OWN_NAME.sub(lambda _: f"({source.name}:", frame, count=1)), err=True)
         case ProgramSyntaxError(line=line, column=column):
-            place(result.describe(), source, name, line, column)
+            place(result.describe(), source, line, column)
+            _typescript_hint(source)
         case _:
             error(result.describe())
 
 
-def refusal(refused: RequestRefused, source: str | None, name: str) -> None:
+def refusal(refused: RequestRefused, source: Source) -> None:
     """Print an `error` reply, with the place if it is about a program that does not parse."""
     detail = refused.detail
     if "syntax_error" in detail:
@@ -153,10 +174,10 @@ def refusal(refused: RequestRefused, source: str | None, name: str) -> None:
         place(
             f"SyntaxError: {detail['syntax_error']}",
             source,
-            name,
             line if isinstance(line, int) else None,
             column if isinstance(column, int) else None,
         )
+        _typescript_hint(source)
         return
     error(refused.message)
     matches = detail.get("matches")
@@ -164,10 +185,10 @@ def refusal(refused: RequestRefused, source: str | None, name: str) -> None:
         click.echo(f"  {match}", err=True)
 
 
-def place(message: str, source: str | None, name: str, line: int | None, column: int | None) -> None:
+def place(message: str, source: Source, line: int | None, column: int | None) -> None:
     """Print `name:line:column: message`, the source line and a caret."""
-    lines = [] if source is None else source.split("\n")
-    where = ":".join(str(part) for part in (name, line, column) if part is not None) + ": "
+    lines = [] if source.text is None else source.text.split("\n")
+    where = ":".join(str(part) for part in (source.name, line, column) if part is not None) + ": "
     click.echo(f"{safe(where)}{safe(message)}", err=True)
     if line is None or column is None or not 1 <= line <= len(lines):
         return
@@ -179,6 +200,11 @@ def place(message: str, source: str | None, name: str, line: int | None, column:
     before = safe(shown[: at - start])
     click.echo(f"    {safe(shown)}", err=True)
     click.echo(f"    {' ' * sum(map(_cells, before))}^", err=True)
+
+
+def _typescript_hint(source: Source) -> None:
+    if source.looks_like_typescript:
+        note("if this is TypeScript: a file's name ends in .ts then, or say --language typescript")
 
 
 def _cells(character: str) -> int:
@@ -198,3 +224,8 @@ def table(header: list[str], rows: list[list[str]]) -> None:
     for index, row in enumerate([header, *rows]):
         text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         click.echo(click.style(text, bold=True) if index == 0 else text)
+
+
+def when(at: float | None) -> str:
+    """Return a time as text, in this host's time zone."""
+    return "never" if at is None else datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from promptlogctl.errors import NotStarted
+from promptlogctl.client import PromptlogError
 from sandbox.claim import Claim, sweep
 from sandbox.trusted_path import UntrustedPath, check_trusted
 
@@ -22,6 +22,13 @@ _STOP_S = 10.0
 _PREFIX = "promptlog-spawn-"
 _MARK = ".made-by-promptlogctl"
 """A file by which a temporary folder of ours is told from one that a user gave this name."""
+
+
+class NotStarted(PromptlogError):
+    """The private daemon of `--spawn` did not start."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the private daemon did not start: {why}")
 
 
 @contextmanager
@@ -67,7 +74,7 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
                 if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":
                     log.seek(0)
                     said = log.read().decode("utf-8", "replace").strip().splitlines()
-                    raise NotStarted(str(socket), said[-1] if said else "it said nothing; try: promptlogctl doctor")
+                    raise NotStarted(said[-1] if said else "it said nothing; try: promptlogctl doctor")
                 yield socket
             finally:
                 process.terminate()
@@ -101,9 +108,9 @@ def _temporary_folder() -> Path:
     try:
         check_trusted(folder)
     except UntrustedPath as error:
-        raise NotStarted(str(folder), f"{error.why}; or name another folder with $TMPDIR") from None
+        raise NotStarted(f"{error.why}; or name another folder with $TMPDIR") from None
     except OSError as error:
-        raise NotStarted(str(folder), f"can't use {folder}: {error.strerror}") from None
+        raise NotStarted(f"can't use {folder}: {error.strerror}") from None
     return folder
 
 

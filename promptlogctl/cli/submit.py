@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from promptlogctl.cli import output
-from promptlogctl.cli.app import LANGUAGE, App, Source, command, language_of, read_text
+from promptlogctl.cli.app import App, command
+from promptlogctl.cli.files import LANGUAGE, Source, language_of, read_text
+from promptlogctl.client import Engine, Language
 
 
 @click.command()
@@ -16,18 +16,15 @@ from promptlogctl.cli.app import LANGUAGE, App, Source, command, language_of, re
 @click.option("--engine", type=click.Choice(["quickjs", "deno"]), help="What runs it where a run does not say.")
 @LANGUAGE
 @command
-def submit(app: App, file: str, name: str | None, engine: Any, language: Any) -> None:
+def submit(app: App, file: str, name: str | None, engine: Engine | None, language: Language | None) -> None:
     """Keep the program in FILE (- for standard input) and print its hash. A .ts file is TypeScript, for Deno."""
-    source = read_text(file, "program")
+    text = read_text(file, "program")
     language = language or language_of(file)
-    app.source = Source(file, source, language)
+    app.source = Source(file, text, language)
+    if name is not None:
+        name = name.removeprefix("@")
     with app.client() as client:
-        kept = client.submit(
-            source,
-            name=None if name is None else name.removeprefix("@"),
-            engine=engine,
-            language=language,
-        )
+        kept = client.submit(text, name=name, engine=engine, language=language)
     if app.temporary:
         output.note("kept in a temporary store, which is gone now; --state-dir DIR keeps it")
     if app.json:

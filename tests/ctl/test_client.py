@@ -12,9 +12,16 @@ from typing import Any
 import anyio
 import pytest
 
-from promptlogctl.client import AsyncClient, Client, CpuLimit
-from promptlogctl.errors import ConnectionLost, NoDaemon, ProgramFailed, RequestRefused
-from promptlogd.wire.messages import LimitsAsked
+from promptlogctl.client import (
+    AsyncClient,
+    Client,
+    ConnectionLost,
+    CpuLimit,
+    LimitsAsked,
+    NoDaemon,
+    ProgramFailed,
+    RequestRefused,
+)
 from tests.daemon.processes import until
 
 BACKENDS = ["trio", "asyncio"]

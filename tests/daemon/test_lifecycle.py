@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from promptlogctl.client import Client
-from promptlogctl.errors import ConnectionLost, RequestRefused
+from promptlogctl.client import Client, ConnectionLost, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import Crashed
 from tests.daemon.processes import (

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from promptlogctl.client import Client
-from promptlogctl.errors import RequestRefused
+from promptlogctl.client import Client, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import CpuLimit, MemoryLimit, ProgramException
 from tests.daemon.processes import (

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptlogctl.client import Client
-from promptlogctl.errors import RequestRefused
+from promptlogctl.client import Client, RequestRefused
 
 # What is taken out as a whole, behind a line that has no semicolon and before one that could go on with it.
 _REMOVED = [

@@ -1,4 +1,4 @@
-"""promptlogctl ping, stats: about the daemon itself."""
+"""promptlogctl stats."""
 
 from __future__ import annotations
 
@@ -6,18 +6,6 @@ import click
 
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
-
-
-@click.command()
-@command
-def ping(app: App) -> None:
-    """Ask the daemon for its version."""
-    with app.client() as client:
-        pong = client.ping()
-    if app.json:
-        output.as_json(pong)
-    else:
-        click.echo(f"promptlogd {pong.version}, protocol {pong.protocol}, pid {pong.pid}")
 
 
 @click.command()

@@ -4,47 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar, Unpack
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from promptlogctl.blocking import OnLog
-from promptlogctl.endpoint import find_endpoint
-from promptlogctl.errors import ConnectionLost, NoDaemon, RequestRefused
-from promptlogctl.result import Isolation, RunResult, Submission, encoded, run_request, submit_request
-from promptlogd.wire import ClientSession, ProtocolError
-from promptlogd.wire.messages import (
-    Cancel,
-    Engine,
-    Error,
-    Finished,
-    Id,
-    Label,
-    Language,
-    LimitsAsked,
-    List,
-    Listed,
-    Listing,
-    Log,
-    Named,
-    Ping,
-    Pong,
-    Remove,
-    Removed,
-    Reply,
-    Request,
-    Show,
-    Shown,
-    Stats,
-    StatsReply,
-    Submitted,
+from promptlogctl.client.endpoint import find_endpoint
+from promptlogctl.client.errors import ConnectionLost, NoDaemon
+from promptlogctl.client.request import (
+    OnLog,
+    SourceOptions,
+    SubmitOptions,
+    check_options,
+    encoded,
+    run_request,
+    submit_request,
 )
+from promptlogctl.client.result import RunResult, Submission, expect
+from promptlogd.wire import ClientSession, ProtocolError, messages
+from promptlogd.wire.messages import Id, Log, Reply, Request
 from sandbox.outcome import LogLine
 
 _R = TypeVar("_R")
@@ -90,26 +72,15 @@ class AsyncClient:
         self._group.start_soon(self._write, self._stream, outgoing)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._group.cancel_scope.cancel()
         self._outgoing.close()
         await self._stack.__aexit__(None, None, None)
 
-    async def submit(
-        self,
-        source: str | bytes,
-        *,
-        name: str | None = None,
-        engine: Engine | None = None,
-        language: Language | None = None,
-    ) -> Submission:
-        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8.
-
-        `engine`: what runs it where a run does not say; TypeScript needs deno, and has it by default.
-        """
-        reply = await self._ask(lambda id: submit_request(id, source, name, engine, language), Submitted)
+    async def submit(self, source: str | bytes, **options: Unpack[SubmitOptions]) -> Submission:
+        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8."""
+        check_options("AsyncClient.submit", SubmitOptions, options)
+        reply = await self._ask(lambda id: submit_request(id, source, options), messages.Submitted)
         return Submission(hash=reply.hash, created=reply.created, engine=reply.engine)
 
     async def run(
@@ -118,65 +89,50 @@ class AsyncClient:
         prompt: str = "",
         *,
         source: str | bytes | None = None,
-        env: Mapping[str, Any] | None = None,
-        limits: LimitsAsked | None = None,
-        isolation: Isolation | None = None,
-        engine: Engine | None = None,
-        language: Language | None = None,
-        on_log: OnLog | None = None,
+        **options: Unpack[SourceOptions],
     ) -> RunResult:
-        """Run a kept program (hash, prefix or @name) and wait for its end; `on_log` gets its lines as they come."""
+        """Run a kept program (hash, prefix or @name), or a source, and wait for its end."""
+        check_options("AsyncClient.run", SourceOptions, options)
+        reply = await self._ask(
+            lambda id: run_request(id, reference, source, prompt, options), messages.Finished, options.get("on_log")
+        )
+        return RunResult.of(reply)
 
-        def make(id: Id) -> Request:
-            return run_request(
-                id,
-                reference=reference,
-                source=source,
-                prompt=prompt,
-                env=env,
-                limits=limits,
-                isolation=isolation,
-                engine=engine,
-                language=language,
-                stream_logs=on_log is not None,
-            )
-
-        return RunResult.of(await self._ask(make, Finished, on_log))
-
-    async def run_source(self, source: str | bytes, prompt: str = "", **options: Any) -> RunResult:
-        """Run a program that is not kept, and wait for its end. Options as for `run`."""
+    async def run_source(self, source: str | bytes, prompt: str = "", **options: Unpack[SourceOptions]) -> RunResult:
+        """Run a program that is not kept, and wait for its end."""
+        check_options("AsyncClient.run_source", SourceOptions, options)
         return await self.run(None, prompt, source=source, **options)
 
-    async def show(self, reference: str, *, source: bool = False) -> Shown:
+    async def show(self, reference: str, *, source: bool = False) -> messages.Shown:
         """Return what is known of a program, with its source if asked for."""
-        return await self._ask(lambda id: Show(id=id, hash=reference, source=source), Shown)
+        return await self._ask(lambda id: messages.Show(id=id, hash=reference, source=source), messages.Shown)
 
-    async def list(self) -> AsyncIterator[Listing]:
+    async def list(self) -> AsyncIterator[messages.Listing]:
         """Yield all programs, newest first, fetched page by page."""
         after: str | None = None
         while True:
-            page = await self._ask(lambda id, after=after: List(id=id, after=after), Listed)  # type: ignore[misc]
+            page = await self._ask(lambda id, after=after: messages.List(id=id, after=after), messages.Listed)  # type: ignore[misc]
             for row in page.programs:
                 yield row
             if page.next is None:
                 return
             after = page.next
 
-    async def remove(self, reference: str) -> Removed:
+    async def remove(self, reference: str) -> messages.Removed:
         """Remove a program and the names on it."""
-        return await self._ask(lambda id: Remove(id=id, hash=reference), Removed)
+        return await self._ask(lambda id: messages.Remove(id=id, hash=reference), messages.Removed)
 
-    async def label(self, name: str, reference: str | None = None) -> Named:
+    async def label(self, name: str, reference: str | None = None) -> messages.Named:
         """Move a name to a program; without one, back to where the name was before."""
-        return await self._ask(lambda id: Label(id=id, name=name, hash=reference), Named)
+        return await self._ask(lambda id: messages.Label(id=id, name=name, hash=reference), messages.Named)
 
-    async def stats(self) -> StatsReply:
+    async def stats(self) -> messages.StatsReply:
         """Return the daemon's counts."""
-        return await self._ask(lambda id: Stats(id=id), StatsReply)
+        return await self._ask(lambda id: messages.Stats(id=id), messages.StatsReply)
 
-    async def ping(self) -> Pong:
+    async def ping(self) -> messages.Pong:
         """Return the daemon's versions."""
-        return await self._ask(lambda id: Ping(id=id), Pong)
+        return await self._ask(lambda id: messages.Ping(id=id), messages.Pong)
 
     async def _ask(self, make: Callable[[Id], Request], kind: type[_R], on_log: OnLog | None = None) -> _R:
         if self._stream is None:
@@ -192,29 +148,21 @@ class AsyncClient:
             with send, receive:
                 self._send(make(id))
                 async for reply in receive:
-                    match reply:
-                        case Log():
-                            if on_log is not None:
-                                on_log(LogLine(level=reply.level, text=reply.text))
-                            continue
-                        case Error():
-                            finished = True
-                            raise RequestRefused(reply)
-                        case _ if isinstance(reply, kind):
-                            finished = True
-                            return reply
-                        case _:
-                            raise ConnectionLost(f"the daemon answered with {type(reply).__name__}")
+                    if not isinstance(reply, Log):
+                        finished = True
+                        return expect(reply, kind)
+                    if on_log is not None:
+                        on_log(LogLine(level=reply.level, text=reply.text))
             raise ConnectionLost(f"the daemon at {self.socket_path} went away before it answered")
         finally:
             self._waiting.pop(id, None)
-            if not finished and kind is Finished and not self._lost:
+            if not finished and kind is messages.Finished and not self._lost:
                 self._abandon(id)
 
     def _abandon(self, target: Id) -> None:
         self._next_id += 1
         try:
-            self._send(Cancel(id=self._next_id, target=target))
+            self._send(messages.Cancel(id=self._next_id, target=target))
         except ConnectionLost:
             pass
 

@@ -1,17 +1,11 @@
 """`from promptlogctl.client import Client, AsyncClient`: the clients, what they give and raise, and how runs end."""
 
-from promptlogctl.asynchronous import AsyncClient
-from promptlogctl.blocking import Client, PendingRun
-from promptlogctl.errors import (
-    ConnectionLost,
-    NoDaemon,
-    ProgramFailed,
-    PromptlogError,
-    RequestRefused,
-    UntrustedDaemon,
-)
-from promptlogctl.result import RunResult, Submission
-from promptlogd.wire.messages import LimitsAsked
+from promptlogctl.client.asynchronous import AsyncClient
+from promptlogctl.client.blocking import Client, PendingRun
+from promptlogctl.client.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon
+from promptlogctl.client.request import Isolation, RunOptions, SourceOptions, SubmitOptions
+from promptlogctl.client.result import ProgramFailed, RunResult, Submission
+from promptlogd.wire.messages import Engine, Language, LimitsAsked
 from sandbox.outcome import (
     BadResult,
     Cancelled,
@@ -36,6 +30,9 @@ __all__ = [
     "ConnectionLost",
     "CpuLimit",
     "Crashed",
+    "Engine",
+    "Isolation",
+    "Language",
     "LimitsAsked",
     "LogLine",
     "MemoryLimit",
@@ -49,8 +46,11 @@ __all__ = [
     "ProgramSyntaxError",
     "PromptlogError",
     "RequestRefused",
+    "RunOptions",
     "RunResult",
+    "SourceOptions",
     "Submission",
+    "SubmitOptions",
     "UntrustedDaemon",
     "Usage",
     "WallLimit",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from promptlogctl.errors import UntrustedDaemon
+from promptlogctl.client.errors import UntrustedDaemon
 from promptlogd.wire.paths import default_paths
 
 _CREDENTIALS = struct.Struct("3i")

@@ -1,0 +1,26 @@
+"""promptlogctl name."""
+
+from __future__ import annotations
+
+import click
+
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App, command
+from promptlogctl.cli.program import complete_program
+
+
+@click.command()
+@click.argument("name")
+@click.argument("program", metavar="[HASH|PREFIX|@NAME]", required=False, shell_complete=complete_program)
+@click.option("--back", is_flag=True, help="Undo the last move of the name.")
+@command
+def name(app: App, name: str, program: str | None, back: bool) -> None:
+    """Move NAME to a program, or back (--back again: one move further back)."""
+    if back == (program is not None):
+        raise click.UsageError("give a program, or --back, and not both" if back else "give a program, or --back")
+    with app.client() as client:
+        named = client.label(name.removeprefix("@"), program)
+    if app.json:
+        output.as_json(named)
+    else:
+        click.echo(named.hash)

@@ -1,0 +1,20 @@
+"""promptlogctl ping."""
+
+from __future__ import annotations
+
+import click
+
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App, command
+
+
+@click.command()
+@command
+def ping(app: App) -> None:
+    """Ask the daemon for its version."""
+    with app.client() as client:
+        pong = client.ping()
+    if app.json:
+        output.as_json(pong)
+    else:
+        click.echo(f"promptlogd {pong.version}, protocol {pong.protocol}, pid {pong.pid}")

@@ -1,0 +1,25 @@
+"""The argument that names a kept program, and how the shell completes it."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import click
+
+from promptlogctl.client import Client, PromptlogError
+
+
+def complete_program(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names and hashes of kept programs that begin so; nothing where no daemon answers."""
+    try:
+        with Client(context.params.get("socket")) as client:
+            programs = list(islice(client.list(), 1000))
+    except PromptlogError:
+        return []
+    found = [f"@{name}" for row in programs for name in row.names]
+    if incomplete and not incomplete.startswith("@"):
+        found += [row.hash for row in programs]
+    return sorted(text for text in found if text.startswith(incomplete))
+
+
+PROGRAM = click.argument("program", metavar="HASH|PREFIX|@NAME", shell_complete=complete_program)

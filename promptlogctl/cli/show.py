@@ -1,0 +1,39 @@
+"""promptlogctl show."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App, command
+from promptlogctl.cli.program import PROGRAM
+
+
+@click.command()
+@PROGRAM
+@click.option("--source", is_flag=True, help="Print the source alone, byte for byte.")
+@command
+def show(app: App, program: str, source: bool) -> None:
+    """Show what is known of a program, and where its names have been."""
+    with app.client() as client:
+        shown = client.show(program, source=source)
+    if app.json:
+        output.as_json(shown)
+    elif source:
+        text = shown.source or ""
+        click.echo(output.safe(text, lines=True) if sys.stdout.isatty() else text, nl=False)
+    else:
+        rows = [
+            ["hash", shown.hash],
+            ["size", f"{shown.size} bytes"],
+            ["created", f"{output.when(shown.created_at)} by uid {shown.created_by}"],
+            ["engine", f"{shown.engine}, {shown.language}"],
+            ["runs", f"{shown.runs}, last {output.when(shown.last_run_at)}"],
+            ["names", " ".join(f"@{name}" for name in shown.names) or "none"],
+        ]
+        for name, changes in shown.history.items():
+            rows += [[f"@{name}", f"{output.when(change.at)} on {change.hash}"] for change in changes]
+        for key, value in rows:
+            click.echo(f"{key:10} {output.safe(value)}")

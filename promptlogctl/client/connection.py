@@ -1,0 +1,193 @@
+"""The blocking client's connection: threads share it, and it opens again after the daemon was restarted."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from promptlogctl.client.endpoint import Endpoint
+from promptlogctl.client.errors import ConnectionLost, NoDaemon
+from promptlogctl.client.request import encoded
+from promptlogctl.client.result import expect
+from promptlogd.wire import ClientSession, ProtocolError
+from promptlogd.wire.messages import Id, Log, Reply, Request
+
+_R = TypeVar("_R")
+_READ_BYTES = 256 * 1024
+
+
+class Connection:
+    """Requests go out and replies come in, for any number of threads. The first request opens it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._changed = threading.Condition()
+        self._sending = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._session = ClientSession()
+        self._next_id = 0
+        self._waiting: dict[Id, deque[Reply]] = {}
+        self._reading = False
+        self._reader: threading.Thread | None = None
+
+    def close(self) -> None:
+        """Close the socket. Whoever waits for a reply gets ConnectionLost."""
+        with self._changed:
+            self._lose()
+
+    def ask(self, make: Callable[[Id], Request], kind: type[_R], *, again: bool = True) -> _R:
+        """Send a request and wait for its answer. `again`: it may be done twice, should the connection be lost."""
+        try:
+            reply = self.receive(self.send(make))
+        except ConnectionLost:
+            if not again:
+                raise
+            reply = self.receive(self.send(make))
+        return expect(reply, kind)
+
+    def send(self, make: Callable[[Id], Request], *, in_background: bool = False) -> Id:
+        """Send a request and return its id. `in_background`: a thread reads from now on, also while nobody waits."""
+        with self._sending:
+            with self._changed:
+                if self._sock is not None and not self._waiting and _is_gone(self._sock):
+                    self._lose()  # the daemon was restarted since the last request
+                if self._sock is None:
+                    self._sock = self._connect()
+                    self._session = ClientSession()
+                    self._reader = None
+                if in_background and self._reader is None:
+                    self._reader = threading.Thread(target=self._read_on, args=(self._sock,), daemon=True)
+                    self._reader.start()
+                self._next_id += 1
+                id = self._next_id
+                data = encoded(self._session, make(id))
+                self._waiting[id] = deque()
+                sock = self._sock
+            try:
+                # Whoever waits for a reply, or the reader, goes on reading meanwhile.
+                sock.sendall(data)
+            except OSError as error:
+                with self._changed:
+                    if self._sock is sock:
+                        self._lose()
+                raise ConnectionLost(f"the daemon at {self.endpoint.path} went away: {error.strerror}") from error
+            return id
+
+    def receive(self, id: Id, deadline: float | None = None) -> Reply:
+        """Return the next reply to this request. Whoever waits first reads for all.
+
+        Raises ConnectionLost, and TimeoutError at the deadline (time.monotonic).
+        """
+        with self._changed:
+            while True:
+                if id not in self._waiting:
+                    raise ConnectionLost(f"the daemon at {self.endpoint.path} went away before it answered")
+                if self._waiting[id]:
+                    reply = self._waiting[id].popleft()
+                    if not isinstance(reply, Log):
+                        del self._waiting[id]
+                    return reply
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    raise TimeoutError("the run goes on: no reply yet")
+                if self._reading or self._reader is not None:
+                    self._changed.wait(remaining)
+                else:
+                    self._read(remaining)
+
+    def _connect(self) -> socket.socket:
+        path = os.fspath(self.endpoint.path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(path)
+            self.endpoint.check_peer(sock)
+        except OSError as error:
+            sock.close()
+            raise NoDaemon(path, error.strerror or str(error)) from None
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _read_on(self, sock: socket.socket) -> None:
+        """Read until this connection is lost: the reader thread."""
+        while True:
+            try:
+                data = sock.recv(_READ_BYTES)
+            except OSError:
+                data = b""
+            with self._changed:
+                if self._sock is not sock:
+                    return
+                try:
+                    self._take(data)
+                except ConnectionLost:
+                    return
+                finally:
+                    self._changed.notify_all()
+
+    def _read(self, timeout: float | None) -> None:
+        sock = self._sock
+        if sock is None:
+            self._lose()
+            return
+        self._reading = True
+        self._changed.release()
+        data: bytes | None = None
+        try:
+            ready = select.poll()
+            ready.register(sock, select.POLLIN)
+            if timeout is None or ready.poll(timeout * 1000):
+                data = sock.recv(_READ_BYTES)
+        except (OSError, ValueError):
+            data = b""
+        finally:
+            self._changed.acquire()
+            self._reading = False
+            self._changed.notify_all()
+        if data is not None and self._sock is sock:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """Give what came to those who wait for it. Raises ConnectionLost for what is no reply."""
+        if not data:
+            self._lose()
+            return
+        try:
+            replies = self._session.receive(data)
+        except ProtocolError as error:
+            self._lose()
+            raise ConnectionLost(f"the daemon wrote what is no reply: {error}") from error
+        for reply in replies:
+            if reply.id is None:
+                self._lose()
+            elif reply.id in self._waiting:
+                self._waiting[reply.id].append(reply)
+
+    def _lose(self) -> None:
+        if self._sock is not None:
+            # shutdown(2) wakes a thread that reads from the socket; close(2) alone does not.
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+            self._sock.close()
+            self._sock = None
+        self._reader = None
+        # Replies that have come stay for those who wait for them.
+        self._waiting = {id: replies for id, replies in self._waiting.items() if replies}
+        self._changed.notify_all()
+
+
+def _is_gone(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

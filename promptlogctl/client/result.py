@@ -1,0 +1,91 @@
+"""What requests give back, and the error of a run that gives no value. No sockets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import msgspec
+
+from promptlogctl.client.errors import ConnectionLost, PromptlogError, RequestRefused, with_place
+from promptlogd.wire.messages import Engine, Error, Finished, Reply
+from sandbox.outcome import LogLine, Ok, Outcome, Usage, describe
+
+_R = TypeVar("_R")
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A kept program: its hash, whether it was new, and what runs it."""
+
+    hash: str
+    created: bool
+    engine: Engine
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended, what it logged and what it used. `logs` is empty where `on_log` got the lines."""
+
+    hash: str
+    outcome: Outcome
+    logs: list[LogLine]
+    logs_truncated: bool
+    usage: Usage
+
+    @classmethod
+    def of(cls, reply: Finished) -> RunResult:
+        """Return the result that a `finished` reply tells."""
+        return cls(
+            hash=reply.hash,
+            outcome=reply.outcome,
+            logs=reply.logs,
+            logs_truncated=reply.logs_truncated,
+            usage=reply.usage,
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program gave a result."""
+        return isinstance(self.outcome, Ok)
+
+    @property
+    def json(self) -> str:
+        """The result's JSON, byte for byte as the program serialised it. Raises ProgramFailed."""
+        if not isinstance(self.outcome, Ok):
+            raise ProgramFailed(self)
+        return bytes(self.outcome.value).decode()
+
+    @property
+    def value(self) -> Any:
+        """The result as Python objects. Raises ProgramFailed if there is none."""
+        return json.loads(self.json, parse_int=_integer)
+
+    def describe(self) -> str:
+        """Return the outcome as one sentence."""
+        return describe(self.outcome)
+
+
+class ProgramFailed(PromptlogError):
+    """A run's value was asked for, and its outcome was not `ok`."""
+
+    def __init__(self, result: RunResult) -> None:
+        self.result = result
+        self.outcome: Outcome = result.outcome
+        line, column = (getattr(self.outcome, name, None) for name in ("line", "column"))
+        super().__init__(with_place(result.describe(), line, column))
+
+
+def expect(reply: Reply, kind: type[_R]) -> _R:
+    """Return a reply that is of this kind. Raises RequestRefused for an `error`, ConnectionLost for anything else."""
+    if isinstance(reply, Error):
+        raise RequestRefused(reply)
+    if not isinstance(reply, kind):
+        raise ConnectionLost(f"the daemon answered with {type(reply).__name__}")
+    return reply
+
+
+def _integer(digits: str) -> int | float:
+    """Return a JSON number without a point; as in JavaScript one of thousands of digits is infinite."""
+    try:
+        return int(digits)
+    except ValueError:  # more digits than Python converts
+        return float(digits)
