@@ -259,6 +259,13 @@ def test_every_command_and_option_has_help() -> None:
                 assert parameter.help, f"{command.name} {parameter.opts}"
 
 
+def test_every_command_is_in_the_file_of_its_name() -> None:
+    """Who looks for the command `x` finds it in cli/x.py."""
+    for name, command in cli.commands.items():
+        assert command.callback is not None
+        assert command.callback.__module__ == f"promptlogctl.cli.{name}"
+
+
 def test_names_move_back_and_further_back(socket_path: Path) -> None:
     """name --back walks back through all places, and says when there is none left."""
     hashes = [_ctl(socket_path, "submit", "-", "--name", "walk", input=f"return {i}".encode()).stdout for i in range(3)]
