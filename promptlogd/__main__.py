@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 import trio
@@ -26,6 +27,21 @@ from sandbox.errors import SandboxError
 from sandbox.root import RootError
 
 _PR_SET_PDEATHSIG = 1
+_DESCRIPTOR = click.IntRange(min=3)
+_DESCRIPTOR.name = "integer"  # and not "integer range", in messages
+
+
+class _AbsolutePath(click.Path):
+    """A path, made absolute at once: the daemon and its jails do not stay in the folder that it was started in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        # Nothing else is checked here: who uses a path says what is wrong with it.
+        if not os.fspath(value):
+            self.fail("the path is empty", param, ctx)
+        try:
+            return Path(os.fsdecode(value)).absolute()
+        except FileNotFoundError:
+            self.fail(f"{os.fspath(value)!r} is relative, and the current folder was removed", param, ctx)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,14 +49,14 @@ _PR_SET_PDEATHSIG = 1
 @click.option(
     "--socket",
     "socket_path",
-    type=click.Path(path_type=Path),
+    type=_AbsolutePath(),
     envvar="PROMPTLOG_SOCKET",
     help="Path of the Unix socket [$PROMPTLOG_SOCKET].",
 )
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Folder of the store (mode 0700).")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), help="Settings, a TOML file.")
+@click.option("--state-dir", type=_AbsolutePath(), help="Folder of the store (mode 0700).")
+@click.option("--config", "config_path", type=_AbsolutePath(), help="Settings, a TOML file.")
 @click.option("--verbose", is_flag=True, help="Log more.")
-@click.option("--ready-fd", type=click.IntRange(min=3), help="Write 'ready' to this descriptor once serving.")
+@click.option("--ready-fd", type=_DESCRIPTOR, help="Write 'ready' to this descriptor once serving.")
 @click.option("--exit-with-parent", is_flag=True, help="Stop when the process that started this one ends.")
 def main(
     socket_path: Path | None,

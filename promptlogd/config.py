@@ -42,6 +42,7 @@ class LimitsError(Exception):
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*$")]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,12 +52,13 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Server(_Section, frozen=True, kw_only=True):
     """The socket, the state folder, and how clients are treated."""
 
-    socket: str | None = None
-    """Path of the socket. Default: see README.md. `--socket` goes first, then $PROMPTLOG_SOCKET, then this."""
-    state_dir: str | None = None
-    """Folder of the store."""
-    socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0600"
-    """Permissions of the socket, octal. Who may connect may run programs, and list and remove all of them."""
+    socket: AbsolutePath | None = None
+    """Absolute path of the socket. Default: see README.md. `--socket` goes first, then $PROMPTLOG_SOCKET, then this."""
+    state_dir: AbsolutePath | None = None
+    """Absolute path of the store's folder."""
+    socket_mode: Annotated[str, Meta(pattern="^0?[67][067]0$")] = "0600"
+    """Permissions of the socket, octal: "0600", or "0660" for a group as well (docs/security.md says which group).
+    Others may not connect. Who may connect may run programs, and list and remove all of them."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 12_000
     """More are told `busy` and closed."""
     max_pipelined: Annotated[int, Meta(ge=1, le=10_000)] = 128
@@ -160,7 +162,8 @@ class Engines(_Section, frozen=True, kw_only=True):
 
 
 class DenoSettings(_Section, frozen=True, kw_only=True):
-    """The engine Deno: `pip install "promptlog[deno]"`. Nothing of it is started before the first run that wants it."""
+    """The engine Deno. `pip install 'deno>=2.9.8,<3'` in the environment of promptlog installs it. The first run that
+    wants it starts it."""
 
     jit: Literal["auto", "always", "never"] = "auto"
     """With V8's compilers a program runs ten times as fast, and only a memory cgroup can hold its memory. `auto`: with
@@ -294,7 +297,12 @@ def _explain(message: str) -> str:
     text, _, place = message.partition(" - at `$.")
     setting = place.rstrip("`")
     if setting.endswith("socket_mode"):
-        text = 'expected an octal mode as a string, like "0660"'
+        text = (
+            'expected an octal mode as a string: "0600" for the daemon\'s user alone, or "0660" for a group as well '
+            "(to connect takes read and write permission; others can't have it)"
+        )
+    elif setting in ("server.socket", "server.state_dir"):
+        text = "expected an absolute path, since a relative one means another folder wherever the daemon is started"
     elif setting.endswith("uids"):
         text = 'expected the first id and the number of ids as a string, like "100000:65536"'
     elif text.startswith("Invalid enum value"):

@@ -11,7 +11,7 @@ from msgspec import Meta, json
 
 from promptlogd import config
 
-_NAMED = {"Positive": config.Positive, "Seconds": config.Seconds}
+_NAMED = {"AbsolutePath": config.AbsolutePath, "Positive": config.Positive, "Seconds": config.Seconds}
 _EXAMPLE = """## An example
 
 ```toml

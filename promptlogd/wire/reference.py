@@ -32,10 +32,11 @@ _INTRODUCTION = """# The protocol, version {version}
 Generated from `promptlogd/wire/messages.py` by `make docs`; do not edit.
 
 promptlogd listens on a stream Unix socket: `/run/promptlog/promptlog.sock` for root, else
-`$XDG_RUNTIME_DIR/promptlog/promptlog.sock`, or what `--socket` says. A client sends requests, each with an `id` that it
-chooses; every reply carries that id. Requests may be pipelined. They are handled side by side, and replies come when
-they are ready, in any order: what needs another's effect (a run by a name that a submit gives) waits for its reply. An
-id may be used again once its request was answered. A client that closes only its writing side still gets its replies.
+`$XDG_RUNTIME_DIR/promptlog/promptlog.sock` (`~/.local/state/promptlog/promptlog.sock` where that is not set), or what
+`--socket` says. A client sends requests, each with an `id` that it chooses; every reply carries that id. Requests may
+be pipelined. They are handled side by side, and replies come when they are ready, in any order: what needs another's
+effect (a run by a name that a submit gives) waits for its reply. An id may be used again once its request was
+answered. A client that closes only its writing side still gets its replies.
 
 ## Two encodings
 
@@ -56,11 +57,12 @@ are a str that holds the JSON text, byte for byte as the program serialised it.
 A frame that is wrong is answered with an `error` if its id can be read. Otherwise there is an `error` without id, and
 the connection is closed, as it is when the rest of a frame does not come within 10 s, or replies are not read for 10 s.
 
-A shell can be a client:
+A shell can be a client, if socat is installed (without `-t 35` it waits half a second for the answer, and a run may
+take 30 s):
 
 ```
 printf '%s\\n' '{{"type":"run","id":1,"source":"const result = prompt.length","prompt":"abc"}}' \\
-    | socat - UNIX-CONNECT:/run/promptlog/promptlog.sock
+    | socat -t 35 - UNIX-CONNECT:/run/promptlog/promptlog.sock
 ```
 
 and so can Python, with nothing but its standard library:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from promptlogd import listener
 from promptlogd.listener import ListenError
 
 STRANGER = 4711
+GROUP = 4712
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
@@ -42,6 +46,30 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match=f"belongs to uid {STRANGER}"):
         listener.bind(folder / "deeper/s", 0o600)
     assert not list(folder.iterdir())
+
+
+def test_a_set_group_id_folder_gives_the_socket_to_its_group() -> None:
+    """The way that docs/security.md names: members of the folder's group can connect, and other users can't."""
+    assert os.geteuid() == 0, "this test connects as other users: run it as root"
+    with tempfile.TemporaryDirectory(prefix="promptlog-") as name:  # other users can't get into pytest's folders
+        os.chmod(name, 0o755)
+        folder = Path(name, "group")
+        folder.mkdir()
+        os.chown(folder, 0, GROUP)
+        folder.chmod(0o2750)
+        listening = listener.bind(folder / "s", 0o660)
+        try:
+            script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+            for groups, code in ((f"--groups={GROUP}", 0), ("--clear-groups", 1)):
+                become = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", groups]
+                kept = "-all,+dac_read_search"  # to read a Python below root's home; connect(2) takes more
+                become += [f"--inh-caps={kept}", f"--ambient-caps={kept}", f"--bounding-set={kept}"]
+                done = subprocess.run(
+                    [*become, sys.executable, "-c", script, folder / "s"], capture_output=True, timeout=60
+                )
+                assert done.returncode == code, done.stderr
+        finally:
+            listening.close()
 
 
 def test_a_folder_that_all_may_write_to_must_be_sticky(tmp_path: Path) -> None:
