@@ -8,12 +8,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from promptlogctl import startup
 from promptlogctl.cli import output
 from promptlogctl.cli.files import Source
 from promptlogctl.cli.output import Exit
@@ -21,6 +22,18 @@ from promptlogctl.cli.spawn import NotStarted, private_daemon
 from promptlogctl.client import Client, ConnectionLost, NoDaemon, RequestRefused, UntrustedDaemon
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Path(click.Path):
+    """A path. Whether it can be used is told by those who use it, but for an empty one."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class App:
@@ -66,8 +79,11 @@ class Commands(click.Group):
         except click.UsageError as error:
             if not ctx.obj:
                 raise
-            output.as_json({"error": {"code": "usage", "message": error.format_message(), "detail": {}}})
-            ctx.exit(Exit.USAGE)
+            ctx.exit(output.problem("usage", error.format_message(), Exit.USAGE, json=True))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # For what is printed outside of a command: --help, and errors of usage.
+        sys.exit(_written(partial(super().main, *args, **kwargs), json=False))
 
 
 def command(function: _F) -> _F:
@@ -75,12 +91,12 @@ def command(function: _F) -> _F:
 
     @click.option(
         "--socket",
-        type=click.Path(path_type=Path),
+        type=_Path(),
         envvar="PROMPTLOG_SOCKET",
         help="The daemon's socket [$PROMPTLOG_SOCKET].",
     )
     @click.option("--spawn", is_flag=True, help="Start a private daemon for this command if none answers.")
-    @click.option("--state-dir", type=click.Path(path_type=Path), help="With --spawn: keep programs in this folder.")
+    @click.option("--state-dir", type=_Path(), help="With --spawn: keep programs in this folder.")
     @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
     @wraps(function)
     def wrapper(
@@ -89,39 +105,42 @@ def command(function: _F) -> _F:
         if state_dir is not None and not spawn:
             raise click.UsageError("--state-dir goes with --spawn")
         app = App(socket=socket, spawn=spawn, state_dir=state_dir, json=as_json)
-        sys.exit(_guard(app, lambda: function(app, *args, **kwargs)))
+        sys.exit(_written(lambda: _guard(app, lambda: function(app, *args, **kwargs)), json=as_json))
 
     return wrapper  # type: ignore[return-value]  # click keeps the parameters on the wrapper
 
 
 def _guard(app: App, call: Callable[[], Exit | None]) -> int:
+    """Call a command, print its error, and return the exit code."""
     try:
-        return call() or Exit.OK
+        with startup.interrupt_raises():
+            return call() or Exit.OK
     except RequestRefused as refused:
         if app.json:
-            output.as_json({"error": {"code": refused.code, "message": refused.message, "detail": refused.detail}})
-        else:
-            output.refusal(refused, app.source)
+            code = output.refusal_code(refused)
+            return output.problem(refused.code, refused.message, code, json=True, detail=refused.detail)
+        output.refusal(refused, app.source)
         return output.refusal_code(refused)
     except (NoDaemon, NotStarted, UntrustedDaemon, ConnectionLost) as error:
-        if app.json:
-            output.as_json({"error": {"code": "no_daemon", "message": str(error), "detail": {}}})
-        else:
-            output.error(str(error))
-        return Exit.DAEMON
+        return output.problem("no_daemon", str(error), Exit.DAEMON, json=app.json)
     except KeyboardInterrupt:
-        output.error("cancelled")
-        return Exit.LIMIT
+        return output.problem("cancelled", "cancelled", Exit.LIMIT, json=app.json)
     except UnicodeEncodeError as error:
-        output.error(f"not UTF-8: {error.object!r}")
-        return Exit.USAGE
+        return output.problem("usage", f"not UTF-8: {error.object!r}", Exit.USAGE, json=app.json)
+
+
+def _written(call: Callable[[], int], *, json: bool) -> int:
+    """Call what writes to standard output and returns an exit code; return another if that can't be written."""
+    try:
+        return call()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
+        code = int(Exit.OK)
     except OSError as error:
-        output.error(f"can't write the output: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OUTPUT
+        why = f"can't write the output: {error.strerror}"
+        code = output.problem("output", why, Exit.OUTPUT, json=json, to_stderr=True)
+    # What is left in the buffer is written at the end of the process, and must not fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def _answers(path: Path) -> bool:

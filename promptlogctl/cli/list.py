@@ -8,10 +8,11 @@ import click
 
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
+from promptlogctl.cli.options import Count
 
 
 @click.command(name="list")
-@click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
+@click.option("--limit", type=Count(), help="No more than so many.")
 @command
 def list_(app: App, limit: int | None) -> None:
     """List the programs that are kept, newest first."""

@@ -14,8 +14,10 @@ from promptlogctl.client import Engine, Isolation, LimitsAsked, RunOptions
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class _Count(click.IntRange):
+class Count(click.IntRange):
     """A whole number over 0; how large a limit may be is the daemon's to say."""
+
+    name = "integer"  # and not "integer range", in messages
 
     def __init__(self) -> None:
         super().__init__(1, 2**31 - 1)
@@ -24,7 +26,7 @@ class _Count(click.IntRange):
         return "x>=1"
 
 
-_COUNT = _Count()
+_COUNT = Count()
 _OPTIONS = (
     click.option("--prompt", help="The prompt."),
     click.option("--prompt-file", metavar="FILE|-", help="Read the prompt from a file or standard input."),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import unicodedata
 from datetime import datetime
 from enum import IntEnum
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import msgspec
@@ -81,10 +82,31 @@ def safe(text: str, *, lines: bool = False, code: str | None = None) -> str:
     return "".join(map(escape, text))
 
 
+def styled(text: str, stream: TextIO, **style: Any) -> str:
+    """Return text in a style of click's, if it goes to a terminal and $NO_COLOR is not set (https://no-color.org)."""
+    return click.style(text, **style) if stream.isatty() and not os.environ.get("NO_COLOR") else text
+
+
 def error(message: str) -> None:
     """Print one line about what went wrong on stderr."""
-    label = click.style("error", fg="red", bold=True) if sys.stderr.isatty() else "error"
-    click.echo(f"{label}: {safe(message)}", err=True)
+    click.echo(f"{styled('error', sys.stderr, fg='red', bold=True)}: {safe(message)}", err=True)
+
+
+def problem(
+    code: str,
+    message: str,
+    exit_code: Exit,
+    *,
+    json: bool,
+    detail: dict[str, Any] | None = None,
+    to_stderr: bool = False,
+) -> Exit:
+    """Print an error as a line on stderr, or as a line of JSON on stdout, and return the exit code given."""
+    if json:
+        as_json({"error": {"code": code, "message": message, "detail": detail or {}}}, to_stderr=to_stderr)
+    else:
+        error(message)
+    return exit_code
 
 
 def note(message: str) -> None:
@@ -92,10 +114,11 @@ def note(message: str) -> None:
     click.echo(f"note: {safe(message)}", err=True)
 
 
-def as_json(value: Any) -> None:
+def as_json(value: Any, *, to_stderr: bool = False) -> None:
     """Print a record as one line of JSON; of a reply, what is about the program and not about the connection."""
     line = msgspec.json.encode(_in_full(value))
-    click.echo(safe(line.decode(), code="\\u{:04x}") if sys.stdout.isatty() else line)
+    stream = sys.stderr if to_stderr else sys.stdout
+    click.echo(safe(line.decode(), code="\\u{:04x}") if stream.isatty() else line, err=to_stderr)
 
 
 def _in_full(value: Any) -> Any:
@@ -123,7 +146,7 @@ def log_line(line: LogLine) -> None:
     colour = {"error": "red", "warn": "yellow", "debug": "bright_black"}.get(line.level)
     # Further lines stand apart from the next call's first.
     text = f"[{line.level}] {safe(line.text, lines=True)}".replace("\n", "\n    ")
-    click.echo(click.style(text, fg=colour) if colour and sys.stderr.isatty() else text, err=True)
+    click.echo(styled(text, sys.stderr, fg=colour) if colour else text, err=True)
 
 
 def usage(result: RunResult) -> None:
@@ -223,7 +246,7 @@ def table(header: list[str], rows: list[list[str]]) -> None:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for index, row in enumerate([header, *rows]):
         text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        click.echo(click.style(text, bold=True) if index == 0 else text)
+        click.echo(styled(text, sys.stdout, bold=True) if index == 0 else text)
 
 
 def when(at: float | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import Any
 
 import click
@@ -26,7 +28,12 @@ def run(app: App, program: str, show_usage: bool, **given: Any) -> Exit:
     """
     prompt, options = checked(**given)
     with app.client() as client:
-        result = client.run(program, prompt, **options)
+        try:
+            result = client.run(program, prompt, **options)
+        except RequestRefused as refused:
+            if refused.code in ("bad_request", "not_found") and os.path.isfile(program):
+                refused.message += f"; did you mean: promptlogctl exec {shlex.quote(program)}"
+            raise
         if not result.ok and not app.json:
             app.source = Source(program, _source(client, program))
     return output.end_of_run(result, app.source, json=app.json, show_usage=show_usage)

@@ -40,35 +40,34 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
     """
     parent = _temporary_folder()
     sweep(parent, f"{_PREFIX}*", _remove_if_ours)
-    claim = _claimed_folder(parent)
+    try:
+        claim = _claimed_folder(parent)
+    except OSError as error:
+        raise NotStarted(f"can't make a folder in {parent}: {error.strerror}") from None
     folder = claim.folder
     socket = folder / "socket"
     reading, writing = os.pipe()
     try:
         with open(os.open("log", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=claim.fileno()), "w+b") as log:
             command, environment = module_command("promptlogd")
-            process = subprocess.Popen(
-                [
-                    *command,
-                    "--socket",
-                    str(socket),
-                    "--state-dir",
-                    str((state_dir or folder / "state").absolute()),
-                    "--ready-fd",
-                    str(writing),
-                    "--exit-with-parent",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                # With the claim, so that nobody takes the folder for abandoned while the daemon lives.
-                pass_fds=(writing, claim.fileno()),
-                start_new_session=True,
-                cwd="/",  # an empty part of $LD_LIBRARY_PATH or $PATH means the current folder
-                env=environment,
-            )
+            command += ["--socket", str(socket), "--state-dir", str((state_dir or folder / "state").absolute())]
             try:
+                process = subprocess.Popen(
+                    [*command, "--ready-fd", str(writing), "--exit-with-parent"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    # With the claim, so that nobody takes the folder for abandoned while the daemon lives.
+                    pass_fds=(writing, claim.fileno()),
+                    start_new_session=True,
+                    cwd="/",  # an empty part of $LD_LIBRARY_PATH or $PATH means the current folder
+                    env=environment,
+                )
+            except OSError as error:
+                raise NotStarted(f"can't start a process: {error.strerror}") from None
+            finally:
                 os.close(writing)
+            try:
                 ready = select.poll()
                 ready.register(reading, select.POLLIN)
                 if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":

@@ -7,7 +7,7 @@ import click
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.files import LANGUAGE, Source, language_of, read_text
-from promptlogctl.client import Engine, Language
+from promptlogctl.client import Engine, Language, RequestRefused
 
 
 @click.command()
@@ -24,7 +24,12 @@ def submit(app: App, file: str, name: str | None, engine: Engine | None, languag
     if name is not None:
         name = name.removeprefix("@")
     with app.client() as client:
-        kept = client.submit(text, name=name, engine=engine, language=language)
+        try:
+            kept = client.submit(text, name=name, engine=engine, language=language)
+        except RequestRefused as refused:
+            if isinstance(hash := refused.detail.get("hash"), str):
+                refused.message += f"; this removes it, and all names on it: promptlogctl remove {hash}"
+            raise
     if app.temporary:
         output.note("kept in a temporary store, which is gone now; --state-dir DIR keeps it")
     if app.json:

@@ -14,7 +14,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from promptlogctl.client.endpoint import find_endpoint
-from promptlogctl.client.errors import ConnectionLost, NoDaemon
+from promptlogctl.client.errors import ConnectionLost
 from promptlogctl.client.request import (
     OnLog,
     SourceOptions,
@@ -59,7 +59,7 @@ class AsyncClient:
         try:
             stream = await anyio.connect_unix(os.fspath(self.socket_path))
         except OSError as error:
-            raise NoDaemon(str(self.socket_path), error.strerror or str(error)) from None
+            raise self._endpoint.no_daemon(error) from None
         try:
             self._endpoint.check_peer(stream.extra(SocketAttribute.raw_socket))
         except BaseException:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from promptlogctl.client.endpoint import Endpoint
-from promptlogctl.client.errors import ConnectionLost, NoDaemon
+from promptlogctl.client.errors import ConnectionLost
 from promptlogctl.client.request import encoded
 from promptlogctl.client.result import expect
 from promptlogd.wire import ClientSession, ProtocolError
@@ -110,7 +110,7 @@ class Connection:
             self.endpoint.check_peer(sock)
         except OSError as error:
             sock.close()
-            raise NoDaemon(path, error.strerror or str(error)) from None
+            raise self.endpoint.no_daemon(error) from None
         except BaseException:
             sock.close()
             raise

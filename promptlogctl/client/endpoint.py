@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 import struct
 from pathlib import Path
 
 import msgspec
 
-from promptlogctl.client.errors import UntrustedDaemon
+from promptlogctl.client.errors import NoDaemon, UntrustedDaemon
 from promptlogd.wire.paths import default_paths
 
 _CREDENTIALS = struct.Struct("3i")
 """pid, uid, gid (unix(7), SO_PEERCRED)."""
+
+_PATH_BYTES = 107
+"""The longest path that a Unix socket can have (unix(7))."""
+
+_NAME_ANOTHER = "name the daemon's socket with --socket or $PROMPTLOG_SOCKET"
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,9 +40,55 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         if uid not in (0, os.geteuid()):
             raise UntrustedDaemon(str(self.path), uid)
 
+    def no_daemon(self, error: OSError) -> NoDaemon:
+        """Return what a failed connect(2) means: no daemon, or a path that can't be a daemon's socket."""
+        path = str(self.path)
+        length = len(os.fsencode(path))
+        if length > _PATH_BYTES:
+            why = f"the path has {length} bytes, and a socket's can have {_PATH_BYTES}"
+            return NoDaemon(path, why, f"{_NAME_ANOTHER}, by a shorter path")
+        if isinstance(error, PermissionError):
+            return NoDaemon(path, *_denied(self.path))
+        try:
+            mode = self.path.stat().st_mode
+        except NotADirectoryError:
+            return NoDaemon(path, "a part of the path is not a folder", _NAME_ANOTHER)
+        except (OSError, ValueError):
+            mode = stat.S_IFSOCK
+        if stat.S_ISDIR(mode):
+            return NoDaemon(path, "it is a folder, not a socket", f"{_NAME_ANOTHER}, for example {path}/promptlog.sock")
+        if not stat.S_ISSOCK(mode):
+            return NoDaemon(path, "it is a file, not a socket", _NAME_ANOTHER)
+        if error.errno == errno.EPROTOTYPE:
+            return NoDaemon(path, "it is a socket of another type", _NAME_ANOTHER)
+        return NoDaemon(path, error.strerror or str(error))
+
+
+def _denied(path: Path) -> tuple[str, str]:
+    """Return why this user may not connect to a path, and what to do: the owner and mode of what is closed to it."""
+    for part in (*reversed(path.absolute().parents), path):
+        try:
+            status = part.stat()
+        except OSError:
+            break
+        wanted = os.R_OK | os.W_OK if part == path else os.X_OK
+        if not os.access(part, wanted, effective_ids=True):
+            owner = f"uid {status.st_uid}, group {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}"
+            what = "the socket" if part == path else f"the folder {part}"
+            mend = f"run the command as uid {status.st_uid}, or ask that user for access"
+            if part == path and status.st_mode & 0o060 == 0o060:
+                mend += f": to be in group {status.st_gid}"
+            return f"permission denied to uid {os.geteuid()}: {what} belongs to {owner}", mend
+    return f"permission denied to uid {os.geteuid()}", _NAME_ANOTHER
+
 
 def find_endpoint(path: str | os.PathLike[str] | None = None) -> Endpoint:
-    """Return the endpoint at this path, else at $PROMPTLOG_SOCKET, else where this user's daemon listens by default."""
+    """Return the endpoint at this path, else at $PROMPTLOG_SOCKET, else where this user's daemon listens by default.
+
+    Raises ValueError for an empty path.
+    """
+    if path is not None and not os.fspath(path):
+        raise ValueError("the path of the socket is empty")
     chosen = path if path is not None else os.environ.get("PROMPTLOG_SOCKET") or None
     if chosen is not None:
         return Endpoint(path=Path(chosen), explicit=True)

@@ -10,12 +10,17 @@ class PromptlogError(Exception):
 
 
 class NoDaemon(PromptlogError):
-    """Nobody answers on the socket."""
+    """Nobody answers on the socket, or the path can't be used for one. `mend`: what to do about it."""
 
-    def __init__(self, socket: str, why: str) -> None:
-        super().__init__(f"no promptlogd answers on {socket} ({why}); start one with: promptlogd --socket {socket}")
+    def __init__(self, socket: str, why: str, mend: str | None = None) -> None:
+        if mend is None:
+            mend = f"start one with: promptlogd --socket {socket}"
+            super().__init__(f"no promptlogd answers on {socket} ({why}); {mend}")
+        else:
+            super().__init__(f"can't connect to {socket}: {why}; {mend}")
         self.socket = socket
         self.why = why
+        self.mend = mend
 
 
 class UntrustedDaemon(PromptlogError):

@@ -68,14 +68,16 @@ def submit_request(id: Id, source: str | bytes, options: SubmitOptions) -> Submi
 
 def run_request(id: Id, reference: str | None, source: str | bytes | None, prompt: str, options: SourceOptions) -> Run:
     """Return a `run` request."""
-    env = options.get("env")
+    env, limits = options.get("env"), options.get("limits")
+    if limits is not None and not isinstance(limits, LimitsAsked):
+        raise TypeError(f"`limits` must be LimitsAsked, not {type(limits).__name__}")
     return Run(
         id=id,
         hash=reference,
         source=None if source is None else _text(source),
         prompt=_whole("the prompt", prompt),
         env=NO_ENV if env is None else _env(env),
-        limits=options.get("limits"),
+        limits=limits,
         isolation=options.get("isolation"),
         engine=options.get("engine"),
         language=options.get("language"),
@@ -108,6 +110,8 @@ def _text(source: str | bytes) -> str:
 
 
 def _whole(what: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is str, not {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -117,6 +121,8 @@ def _whole(what: str, value: str) -> str:
 
 def _env(env: Mapping[str, Any]) -> msgspec.Raw:
     """Return an env as JSON. Raises TypeError or ValueError for what JSON does not have: sets, NaN."""
+    if not isinstance(env, Mapping):
+        raise TypeError(f"`env` must be a mapping, which is a JSON object then, not {type(env).__name__}")
     try:
         given = json.dumps(dict(env), allow_nan=False, ensure_ascii=False)
     except TypeError as error:

@@ -98,6 +98,43 @@ def test_a_file_that_is_not_utf8(socket_path: Path, tmp_path: Path) -> None:
     assert b"byte 8 is 0xff" in done.stderr
 
 
+def test_a_file_in_place_of_a_program(socket_path: Path, tmp_path: Path) -> None:
+    """Who gives `run` a file is told of `exec`; who gives it what is neither program nor file is not."""
+    path = tmp_path / "a file.js"
+    path.write_text("return 1")
+    for program in (str(path), str(tmp_path / "missing.js")):
+        done = _ctl(socket_path, "run", program)
+        assert done.returncode == 2
+        hint = f"did you mean: promptlogctl exec '{path}'\n".encode()
+        assert done.stderr.endswith(hint) is (program == str(path)), done.stderr
+
+
+def test_a_submit_of_what_is_kept_as_something_else(socket_path: Path) -> None:
+    """The error names the command that removes what is kept, and that command does so."""
+    text = b"return 'kept already'"
+    hash = _ctl(socket_path, "submit", "-", input=text).stdout.decode().strip()
+    refused = _ctl(socket_path, "submit", "-", "--engine", "deno", input=text)
+    assert refused.returncode == 2
+    command = refused.stderr.decode().strip().partition("promptlogctl ")[2].split()
+    assert command == ["remove", hash]
+    assert _ctl(socket_path, *command).returncode == 0
+    assert _ctl(socket_path, "submit", "-", "--engine", "deno", input=text).returncode == 0
+
+
+def test_no_color(tmp_path: Path) -> None:
+    """On a terminal an error has a colour, unless $NO_COLOR is set."""
+    for setting, colour in (("", True), ("1", False)):
+        ours, theirs = os.openpty()
+        environment = {**os.environ, "PROMPTLOG_SOCKET": str(tmp_path / "none"), "NO_COLOR": setting}
+        try:
+            command = [sys.executable, "-m", "promptlogctl", "ping"]
+            assert subprocess.run(command, stderr=theirs, env=environment, timeout=60).returncode == 4
+            assert (b"\x1b[" in os.read(ours, 4096)) is colour
+        finally:
+            os.close(ours)
+            os.close(theirs)
+
+
 def test_no_daemon_is_one_line(tmp_path: Path) -> None:
     """Without a daemon the line says how to start one."""
     done = _ctl(tmp_path / "none", "ping")
@@ -135,6 +172,33 @@ def test_interrupted_it_takes_its_daemon_along(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("promptlog-*"))
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_interrupted_it_says_so(socket_path: Path, form: str) -> None:
+    """Ctrl-C during a run is an error like others: a line on stderr, or with --json a line of JSON on stdout."""
+    command = [sys.executable, "-m", "promptlogctl", "exec", "--no-keep", "-", "--cpu-ms", "9000", "--wall-ms", "9000"]
+    command += ["--json"] if form == "json" else []
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
+    with (
+        Client(socket_path) as client,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        ) as process,
+    ):
+        assert process.stdin is not None
+        until(lambda: client.stats().running == 0)  # runs of other tests
+        process.stdin.write(b"for(;;){}")
+        process.stdin.close()
+        process.stdin = None
+        until(lambda: client.stats().running == 1)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 3, stderr
+    if form == "json":
+        assert (json.loads(stdout)["error"]["code"], stderr) == ("cancelled", b"")
+    else:
+        assert (stdout, stderr) == (b"", b"error: cancelled\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["ping"], ["stats"], ["list"], ["show", "@j"], ["run", "@j"], ["name", "j", "@j"], ["submit", "-"], ["doctor"],
@@ -148,14 +212,6 @@ def test_json_everywhere(socket_path: Path, arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
     json.loads(done.stdout)
-
-
-def test_doctor_says_that_the_main_job_runs(socket_path: Path) -> None:
-    """Where jails can be had, doctor ends with 0 and names each check."""
-    done = _ctl(socket_path, "doctor")
-    assert done.returncode == 0, done.stdout
-    for name in ("user namespaces", "seccomp", "nsjail", "engine quickjs", "AppArmor", "cgroup", "socket"):
-        assert name in done.stdout.decode()
 
 
 def test_what_is_not_kept_is_said(socket_path: Path, tmp_path: Path) -> None:
@@ -285,6 +341,7 @@ def test_errors_are_json_too(socket_path: Path, tmp_path: Path) -> None:
         (socket_path, ["run", "@nobody"], 5, "not_found"),
         (socket_path, ["submit", "-"], 1, "bad_request"),
         (tmp_path / "none", ["ping"], 4, "no_daemon"),
+        (socket_path, ["name", "j", "\udcff"], 2, "usage"),
     ):
         done = _ctl(socket, *arguments, "--json", input=b"let x = ;")
         assert (done.returncode, done.stderr) == (code, b"")

@@ -1,0 +1,53 @@
+"""promptlogctl doctor: what it looks at, and what it says of causes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.ctl.command import ctl as _ctl
+
+
+def test_doctor_shows_a_cause_once(socket_path: Path) -> None:
+    """Without descriptors for a daemon, doctor says so once, with what mends it, and what it could not check."""
+    assert b"private daemon: ok" in _ctl(socket_path, "doctor").stdout
+    command = ["prlimit", "--nofile=14", sys.executable, "-m", "promptlogctl", "doctor"]
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 4
+    assert done.stdout.count("Too many open files") == 1, done.stdout
+    assert "    mend: ulimit -n " in done.stdout
+    for name in ("engine quickjs", "engine deno", "jail uids"):
+        assert f"{name}: not checked: see above\n" in done.stdout
+    assert "mend what is missing" not in done.stdout
+
+
+def test_doctor_mends_shared_uids_by_their_reason(socket_path: Path) -> None:
+    """In a user namespace that maps one uid, it is not root that doctor asks for."""
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-m", "promptlogctl", "doctor", "--json"]
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+    [check] = [check for check in json.loads(done.stdout) if check["name"] == "jail uids"]
+    assert check["state"] == "warning"
+    assert "maps no uids" in check["text"]
+    assert check["mend"].startswith("set pool.uids to ids that /proc/self/uid_map"), check
+
+
+def test_doctor_says_that_the_main_job_runs(socket_path: Path) -> None:
+    """Where jails can be had, doctor ends with 0 and names each check."""
+    done = _ctl(socket_path, "doctor")
+    assert done.returncode == 0, done.stdout
+    for name in (
+        "user namespaces",
+        "seccomp",
+        "nsjail",
+        "private daemon",
+        "engine quickjs",
+        "AppArmor",
+        "cgroup",
+        "socket",
+    ):
+        assert name in done.stdout.decode()

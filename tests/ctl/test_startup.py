@@ -1,0 +1,64 @@
+"""What a command does of closed standard streams, of output that can't be written, and of Ctrl-C as it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ctl.command import ctl as _ctl
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["ping"], ["ping", "--json"], ["--help"], ["run", "--json"]])
+@pytest.mark.parametrize("output", [">&-", ">/dev/full"])
+def test_an_output_that_can_not_be_written(socket_path: Path, arguments: list[str], output: str) -> None:
+    """A closed standard output and a full disk are exit code 6 and a line on stderr, JSON with --json."""
+    assert _ctl(socket_path, "submit", "-", input=b"return 1").returncode == 0
+    command = ["sh", "-c", f'exec "$@" {output}', "sh", sys.executable, "-m", "promptlogctl", *arguments]
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, timeout=60)
+    assert done.returncode == 6, done.stderr
+    [line] = done.stderr.splitlines()
+    if arguments == ["ping", "--json"]:
+        line = json.loads(line)["error"]["message"]
+    assert "can't write the output: " in line
+
+
+def test_closed_input_and_closed_errors(socket_path: Path) -> None:
+    """A standard input that is closed can't be read, which is told; without a standard error the exit code tells."""
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
+    for arguments, closed, code, says in (
+        (["exec", "-"], "<&-", 2, b"can't read the program -: Bad file descriptor"),
+        (["run", "@nobody"], "2>&-", 5, b""),
+    ):
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "promptlogctl", *arguments]
+        done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, env=environment, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert says in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=str)
+def test_interrupted_while_it_starts(tmp_path: Path, options: list[str]) -> None:
+    """Ctrl-C while modules are imported ends a command as Ctrl-C later does."""
+    script = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'promptlogctl.cli.app':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from promptlogctl.__main__ import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, "ping", *options]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert done.returncode == 3, done.stderr
+    if options:
+        assert (json.loads(done.stdout)["error"]["code"], done.stderr) == ("cancelled", b"")
+    else:
+        assert (done.stdout, done.stderr) == (b"", b"error: cancelled\n")

@@ -1,0 +1,92 @@
+"""A path that can't be a daemon's socket: each client says what is wrong with it, and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import trio
+
+from promptlogctl.client import AsyncClient, Client, NoDaemon
+from tests.ctl.command import ctl
+
+_LONG = "x" * 120
+_START = "start one with: promptlogd --socket"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nothing", f"no promptlogd answers on .*/nothing .*; {_START}"),
+        ("stale", f"no promptlogd answers on .*/stale .Connection refused.; {_START}"),
+        ("folder", "can't connect to .*/folder: it is a folder, not a socket; name .* for example .*/folder/promptlog"),
+        ("file", "can't connect to .*/file: it is a file, not a socket; name the daemon's socket with --socket"),
+        ("file/s", "a part of the path is not a folder; name the daemon's socket with --socket"),
+        ("datagrams", "it is a socket of another type; name the daemon's socket"),
+        (_LONG, r"the path has \d+ bytes, and a socket's can have 107; name the daemon's socket .* by a shorter path"),
+    ],
+)
+def test_what_is_wrong_with_a_path(tmp_path: Path, name: str, says: str) -> None:
+    """Both clients and the command line tell a path that can't be used from a daemon that does not run."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "stale"))
+
+    async def ask() -> None:
+        async with AsyncClient(tmp_path / name) as client:
+            await client.ping()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(str(tmp_path / "datagrams"))
+        with Client(tmp_path / name) as client, pytest.raises(NoDaemon, match=says) as refused:
+            client.ping()
+        with pytest.raises(NoDaemon, match=re.escape(str(refused.value))):
+            trio.run(ask)
+        done = ctl(tmp_path / name, "ping")
+    assert (done.returncode, done.stderr.decode()) == (4, f"error: {refused.value}\n")
+    assert (_START in str(refused.value)) is (name in ("nothing", "stale"))
+
+
+_AS_NOBODY = """
+import os, sys
+from promptlogctl.cli import cli  # before this process may no longer read it
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+cli(sys.argv[1:], prog_name="promptlogctl")
+"""
+
+
+@pytest.mark.parametrize("closed", ["socket", "folder"])
+def test_permission_denied_names_owner_and_mode(closed: str) -> None:
+    """Who may not connect learns who closed what to it; it is no error of usage."""
+    with tempfile.TemporaryDirectory(prefix="promptlog-") as name, socket.socket(socket.AF_UNIX) as sock:
+        os.chmod(name, 0o755)
+        folder = Path(name, "folder")
+        folder.mkdir()
+        sock.bind(str(folder / "s"))
+        sock.listen()
+        (folder / "s").chmod(0 if closed == "socket" else 0o666)
+        folder.chmod(0 if closed == "folder" else 0o755)
+        command = [sys.executable, "-c", _AS_NOBODY, "ping", "--socket", str(folder / "s")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        folder.chmod(0o755)
+    assert done.returncode == 4, done.stderr
+    what = "the socket" if closed == "socket" else f"the folder {folder}"
+    owner = f"{what} belongs to uid {os.geteuid()}, group {os.getegid()}, mode 0000"
+    assert owner in done.stderr
+    assert f"; run the command as uid {os.geteuid()}, or ask that user for access\n" in done.stderr
+
+
+def test_an_empty_path_is_a_value_error() -> None:
+    """An empty path does not mean the current folder."""
+    with pytest.raises(ValueError, match="the path of the socket is empty"):
+        Client("")
