@@ -154,7 +154,7 @@ def deno_executable() -> Path:
         found = Path(find_deno_bin())
         check_trusted(found)
     except (ImportError, FileNotFoundError):
-        raise DenoMissing("the engine deno", 'it is not installed; pip install "promptlog[deno]"') from None
+        raise DenoMissing("the engine deno", "it is not installed; pip install 'deno>=2.9.8,<3'") from None
     except UntrustedPath as error:
         raise RootError("the engine deno", error.why) from error
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -33,3 +34,20 @@ def test_links_between_documents_lead_somewhere() -> None:
     assert len(links) >= 5
     for document, target in links:
         assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_command_that_installs_deno_works() -> None:
+    """Documents and messages name the package and the versions that pyproject.toml does, and none of another owner."""
+    [deno] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["deno"]
+    files = [
+        path
+        for pattern in ("*.md", "docs/*.md", "sandbox/**/*.py", "promptlog*/**/*.py")
+        for path in ROOT.glob(pattern)
+    ]
+    texts = {path: path.read_text("utf-8") for path in files}
+    named = [(path, found) for path, text in texts.items() for found in re.findall(r"pip install '(deno[^']*)'", text)]
+    assert len(named) >= 5
+    for path, found in named:
+        assert found == deno, path
+    for path, text in texts.items():
+        assert not re.search(r"pip install \S*promptlog", text), f"{path}: the promptlog on PyPI is another"
