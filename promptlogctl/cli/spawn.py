@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from promptlogctl.client import PromptlogError
@@ -38,54 +38,63 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
     If this process is killed, the daemon stops by itself (`--exit-with-parent`), and the next private daemon of this
     user removes the temporary folder.
     """
+    with ExitStack() as stack:
+        try:
+            socket = _start(stack, state_dir)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise NotStarted(f"{where}{error.strerror or error}") from None
+        yield socket
+
+
+def _start(stack: ExitStack, state_dir: Path | None) -> Path:
+    """Start a daemon and return its socket; `stack` stops it and removes what was temporary. Raises NotStarted.
+
+    Raises OSError as well, for what the system refuses.
+    """
     parent = _temporary_folder()
     sweep(parent, f"{_PREFIX}*", _remove_if_ours)
-    try:
-        claim = _claimed_folder(parent)
-    except OSError as error:
-        raise NotStarted(f"can't make a folder in {parent}: {error.strerror}") from None
+    claim = _claimed_folder(parent)
+    stack.callback(claim.release)
     folder = claim.folder
-    socket = folder / "socket"
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    log = stack.enter_context(os.fdopen(os.open("log", flags, 0o600, dir_fd=claim.fileno()), "w+b"))
+    command, environment = module_command("promptlogd")
+    command += ["--socket", str(folder / "socket"), "--state-dir", str((state_dir or folder / "state").absolute())]
     reading, writing = os.pipe()
+    stack.callback(os.close, reading)
     try:
-        with open(os.open("log", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=claim.fileno()), "w+b") as log:
-            command, environment = module_command("promptlogd")
-            command += ["--socket", str(socket), "--state-dir", str((state_dir or folder / "state").absolute())]
-            try:
-                process = subprocess.Popen(
-                    [*command, "--ready-fd", str(writing), "--exit-with-parent"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=log,
-                    # With the claim, so that nobody takes the folder for abandoned while the daemon lives.
-                    pass_fds=(writing, claim.fileno()),
-                    start_new_session=True,
-                    cwd="/",  # an empty part of $LD_LIBRARY_PATH or $PATH means the current folder
-                    env=environment,
-                )
-            except OSError as error:
-                raise NotStarted(f"can't start a process: {error.strerror}") from None
-            finally:
-                os.close(writing)
-            try:
-                ready = select.poll()
-                ready.register(reading, select.POLLIN)
-                if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":
-                    log.seek(0)
-                    said = log.read().decode("utf-8", "replace").strip().splitlines()
-                    raise NotStarted(said[-1] if said else "it said nothing; try: promptlogctl doctor")
-                yield socket
-            finally:
-                process.terminate()
-                try:
-                    process.wait(_STOP_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        process = subprocess.Popen(
+            [*command, "--ready-fd", str(writing), "--exit-with-parent"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            # With the claim, so that nobody takes the folder for abandoned while the daemon lives.
+            pass_fds=(writing, claim.fileno()),
+            start_new_session=True,
+            cwd="/",  # an empty part of $LD_LIBRARY_PATH or $PATH means the current folder
+            env=environment,
+        )
     finally:
-        os.close(reading)
-        shutil.rmtree(folder, ignore_errors=True)
-        claim.release()
+        os.close(writing)
+    stack.callback(_stop, process)
+    ready = select.poll()
+    ready.register(reading, select.POLLIN)
+    if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":
+        log.seek(0)
+        said = log.read().decode("utf-8", "replace").strip().splitlines()
+        raise NotStarted(said[-1] if said else "it said nothing; try: promptlogctl doctor")
+    return folder / "socket"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def module_command(module: str) -> tuple[list[str], dict[str, str]]:

@@ -375,6 +375,18 @@ def test_a_spawn_that_fails_says_why(tmp_path: Path) -> None:
     assert b"not a folder" in done.stderr
 
 
+def test_a_spawn_that_the_system_refuses_says_why(tmp_path: Path) -> None:
+    """Too few descriptors to start a daemon are told as that, and not as output that can't be written."""
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(tmp_path / "none"), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "promptlogctl", "ping", "--spawn"]
+    assert subprocess.run(command, capture_output=True, env=environment, timeout=60).returncode == 0
+    done = subprocess.run(["prlimit", "--nofile=7", *command], capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 4
+    assert done.stderr.startswith(b"error: the private daemon did not start: ")
+    assert done.stderr.endswith(b"Too many open files\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_programs_are_completed(socket_path: Path) -> None:
     """The shell completes names, and hashes once a digit is there, and offers no others."""
     hash = _ctl(socket_path, "submit", "-", "--name", "completed", input=b"return 'c'").stdout.decode().strip()
