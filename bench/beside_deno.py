@@ -15,7 +15,7 @@ from load import percentile
 from table import Table, say
 
 from promptlogd.wire.messages import Finished, LimitsAsked, Run
-from sandbox import root
+from sandbox.engines.deno.host.root import deno_executable
 
 SIEVE = (
     "const n = 2e6, a = new Uint8Array(n); let c = 0;"
@@ -34,7 +34,7 @@ def bare_deno(seconds: float, at_once: int) -> tuple[list[float], float]:
     with tempfile.TemporaryDirectory(prefix="promptlog-bench-") as folder:
         program = Path(folder) / "program.js"
         program.write_text(f"const prompt = Deno.args[0];\n{SAMPLE}\nconsole.log(JSON.stringify(result));\n")
-        command = [root.deno_executable(), "run", "--no-config", "--no-remote", "--no-prompt", program, PROMPT]
+        command = [deno_executable(), "run", "--no-config", "--no-remote", "--no-prompt", program, PROMPT]
         environment = {"DENO_NO_UPDATE_CHECK": "1", "DENO_DIR": f"{folder}/cache"}
         samples: list[float] = []
 

@@ -11,17 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import onecell
 import trio
 from caller import SAMPLE
 
-from promptlogd.config import Config
-from promptlogd.plans import quickjs_plan
-from sandbox import root
-from sandbox.cells import Job, Trial
-from sandbox.cells import quickjs as cells
-from sandbox.engines.quickjs import filter as second_filter
-from sandbox.engines.replies import Wrapped
-from sandbox.outcome import Ok
+from sandbox.engines.quickjs.host import filter as second_filter
+from sandbox.engines.quickjs.host.root import engine, machine
 
 FLOOR_PYTHON = """
 import os, time
@@ -53,9 +48,9 @@ def bare_cell(pause_s: float, count: int) -> list[float]:
     data, their_data = socket.socketpair()
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with tempfile.TemporaryDirectory() as folder, data, control:
-        (Path(folder) / "filter.bpf").write_bytes(second_filter.assemble(root.machine()))
+        (Path(folder) / "filter.bpf").write_bytes(second_filter.assemble(machine()))
         script = str(Path(__file__).parent / "bare_cell.py")
-        command = [os.path.realpath(sys.executable), "-I", "-S", "-B", script, root.engine(), f"{folder}/filter.bpf"]
+        command = [os.path.realpath(sys.executable), "-I", "-S", "-B", script, engine(), f"{folder}/filter.bpf"]
         with their_data, their_control:
             process = subprocess.Popen(command, stdin=their_data, stdout=their_control)
         samples = []
@@ -74,22 +69,10 @@ def bare_cell(pause_s: float, count: int) -> list[float]:
 async def one_cell(pause_s: float, count: int) -> list[float]:
     """Return the seconds of each run of the sample in one of promptlog's cells, without the daemon."""
     samples = []
-    with tempfile.TemporaryDirectory(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None) as folder:
-        os.chmod(folder, 0o755)
-        plan = quickjs_plan(Config(), root.build_root(Path(folder) / "root"))
-        cell = await cells.start(plan)
-        try:
-            checked = Trial()
-            await cell.run(Job(kind="check", code=SAMPLE.encode(), limits=plan.default), checked)
-            assert isinstance(checked.checked, Wrapped)
-            job = Job(kind="run", code=checked.checked.code, prompt="hello world", limits=plan.default)
-            for _ in range(count):
-                await trio.sleep(pause_s)
-                trial = Trial()
-                began = time.perf_counter()
-                await cell.run(job, trial, alone=True)
-                samples.append(time.perf_counter() - began)
-                assert isinstance(trial.outcome, Ok), trial.outcome
-        finally:
-            await cell.close()
+    async with onecell.one_cell() as (cell, job):
+        for _ in range(count):
+            await trio.sleep(pause_s)
+            began = time.perf_counter()
+            await onecell.run(cell, job, alone=True)
+            samples.append(time.perf_counter() - began)
     return sorted(samples)

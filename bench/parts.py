@@ -1,6 +1,8 @@
 """What a run costs by its parts, taken away one at a time. Started by where.py, with as little loaded as a zygote has.
 
-    python -I -S -B parts.py ENGINE.so CHECKOUT MACHINE RUNS
+    python -I -S -B parts.py ENGINE.so APP MACHINE RUNS
+
+APP is the folder `app` of a QuickJS jail's root: the zygote's own modules and scripts.
 
 It makes itself a zygote without a jail, and forks children that do ever more. The CPU time of a child and of its parent
 are from getrusage(2), on one core.
@@ -15,15 +17,13 @@ from _frozen_importlib_external import ExtensionFileLoader
 
 sys.path.insert(0, sys.argv[2])
 
-from sandbox.engines.quickjs.confinement import CLONE, Function, Long, dlsym, libc, syscall
-from sandbox.engines.quickjs.engine import Engine
-from sandbox.engines.quickjs.scripts import PLATFORM
-from sandbox.engines.quickjs.source import BODY
-from sandbox.engines.quickjs.zygote import CLONE_AS_FORK
+from sandbox.engines.quickjs.jail.confinement import CLONE, Function, Long, dlsym, libc, syscall
+from sandbox.engines.quickjs.jail.engine import Engine
+from sandbox.engines.quickjs.jail.zygote import CLONE_AS_FORK
 
 
 def text(name: str) -> str:
-    """Return a file of the checkout."""
+    """Return a file of the zygote's."""
     with open(f"{sys.argv[2]}/{name}", encoding="utf-8") as file:
         return file.read()
 
@@ -55,17 +55,16 @@ def main(runs: int) -> None:
     loader = ExtensionFileLoader("_jsbox", sys.argv[1])
     jsbox = loader.create_module(ModuleSpec("_jsbox", loader, origin=sys.argv[1]))
     loader.exec_module(jsbox)
-    ours = "sandbox/engines/quickjs/"
-    platform = [text(f"{ours}{name}.js") for name in PLATFORM]
-    first = "".join(platform) + text("sandbox/engines/contract.js")
-    scripts = (first + text(ours + "prelude.js"), text(ours + "builtins.js"))
-    engine = Engine(jsbox.Runtime, lambda kind, *fields: None, *scripts)
-    sample = text("examples/reverse.js")
+    first = text("platform.js") + text("contract.js")
+    scripts = (first + text("prelude.js"), text("builtins.js"))
+    engine = Engine(jsbox.Runtime, lambda kind, payload: None, *scripts)
+    before, after = text("brackets").split("\0")[7:]
+    sample = sys.stdin.read()
     cases = {
         "does nothing": None,
         "evaluates a string": "'\"1\"'",
         "the sample, bare": f"(function (prompt) {{{sample}\n;return JSON.stringify(result)}})('hello world')",
-        "the sample, wrapped": BODY[0] + sample + BODY[1] + ", 'hello world', '{}', 1048576, 65536, 1, 2, 3)",
+        "the sample, wrapped": before + sample + after + ", 'hello world', '{}', 1048576, 65536, 1, 2, 3)",
     }
     del first, scripts
     gc.collect()

@@ -20,15 +20,11 @@ from collections import Counter
 from pathlib import Path
 
 import load
+import onecell
 import trio
-from caller import PROMPT, SAMPLE
+from caller import SAMPLE
 
-from promptlogd.config import Config
-from promptlogd.plans import quickjs_plan
-from sandbox import root
-from sandbox.cells import Job, Trial
-from sandbox.cells import quickjs as cells
-from sandbox.engines.replies import Wrapped
+from sandbox.engines.quickjs.host.root import build_root, engine, machine
 
 _KERNEL = {
     "do_wp_page": "page faults: copying a page that is written to first",
@@ -45,39 +41,16 @@ _USER = {"libpython": "Python", "python3": "Python", "_ctypes": "ctypes", "libff
 
 async def sampled(runs: int, out: Path) -> tuple[int, float, float]:
     """Run the sample so often under perf. Returns the zygote's pid, faults a run in children, and in the zygote."""
-    with tempfile.TemporaryDirectory(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None) as folder:
-        os.chmod(folder, 0o755)
-        plan = quickjs_plan(Config(), root.build_root(Path(folder) / "root"))
-        cell = await cells.start(plan)
-        try:
-            checked = Trial()
-            await cell.run(Job(kind="check", code=SAMPLE.encode(), limits=plan.default), checked)
-            assert isinstance(checked.checked, Wrapped)
-            job = Job(kind="run", code=checked.checked.code, prompt=PROMPT, limits=plan.default)
-            (zygote,) = load.children(cell.process.pid)
-            command = [
-                "perf",
-                "record",
-                "-q",
-                "-g",
-                "-e",
-                "cpu-clock",
-                "-F",
-                "15000",
-                "-o",
-                str(out),
-                "-p",
-                str(zygote),
-            ]
-            with subprocess.Popen(command) as perf:
-                await trio.sleep(1)
-                before = _faults(zygote)
-                for _ in range(runs):
-                    await cell.run(job, Trial())
-                after = _faults(zygote)
-                perf.send_signal(signal.SIGINT)
-        finally:
-            await cell.close()
+    async with onecell.one_cell() as (cell, job):
+        (zygote,) = load.children(cell.process.pid)
+        command = ["perf", "record", "-q", "-g", "-e", "cpu-clock", "-F", "15000", "-o", str(out), "-p", str(zygote)]
+        with subprocess.Popen(command) as perf:
+            await trio.sleep(1)
+            before = _faults(zygote)
+            for _ in range(runs):
+                await onecell.run(cell, job)
+            after = _faults(zygote)
+            perf.send_signal(signal.SIGINT)
     return zygote, *((late - early) / runs for early, late in zip(before, after, strict=True))
 
 
@@ -123,10 +96,12 @@ def main() -> None:
     for (whose, what), count in found.most_common():
         if count * 200 > total:
             print(f"{100 * count / total:6.1f} %  {whose:7} {what}")
-    parts = Path(__file__).parent / "parts.py"
-    checkout, python = str(Path(__file__).parents[1]), os.path.realpath(sys.executable)
+    parts, python = Path(__file__).parent / "parts.py", os.path.realpath(sys.executable)
     print(flush=True)
-    subprocess.run([python, "-I", "-S", "-B", parts, root.engine(), checkout, root.machine(), "2000"], check=True)
+    with tempfile.TemporaryDirectory(prefix="promptlog-where-") as folder:
+        app = build_root(Path(folder) / "root").path / "app"
+        command = [python, "-I", "-S", "-B", str(parts), str(engine()), str(app), machine(), "2000"]
+        subprocess.run(command, input=SAMPLE, text=True, check=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from promptlogd.server import serve
 from promptlogd.store import StoreError
 from promptlogd.wire.paths import default_paths
 from sandbox.errors import SandboxError
-from sandbox.root import RootError
+from sandbox.jail.root import RootError
 
 _PR_SET_PDEATHSIG = 1
 _DESCRIPTOR = click.IntRange(min=3)

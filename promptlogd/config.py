@@ -1,4 +1,7 @@
-"""The daemon's settings: a TOML file -> one frozen record. Every value has a default and a bound."""
+"""The daemon's settings: a TOML file -> one frozen record. Every value has a default and a bound.
+
+More than 300 lines, since the reference (docs/config.md) is made from this one file.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,15 @@ import msgspec
 from msgspec import Meta
 
 from promptlogd.wire.messages import LimitsAsked
+from sandbox.engines import ENGINES
 from sandbox.limits import MIB, Limits
+from sandbox.program import Engine
 
 MAX_FILE_BYTES = 1 << 20
-MIN_MEMORY_BYTES = {"quickjs": 32 * MIB, "deno": 64 * MIB}
-"""Below this an engine has no room to start a program in."""
-
 _FIRST_ID, _END_ID = 65536, 2**32 - 2
 """Ids for jails: below are users, services and nobody; the last two mean "no id" to the kernel."""
 
-_DENO_BLANK_MB = 32
-"""What a blank cell has to itself, at the most."""
+DEFAULT_ENGINE = next(iter(ENGINES))
 
 
 class ConfigError(Exception):
@@ -67,6 +68,8 @@ class Server(_Section, frozen=True, kw_only=True):
     """A client that owes the rest of a frame, or does not read its replies, is closed after this."""
     drain_s: Seconds = 5.0
     """How long running requests may take to finish after SIGTERM."""
+    fronts: list[Annotated[int, Meta(ge=0, lt=2**32)]] = []
+    """Uids whose clients may name a `tenant` in a request. The daemon's own uid always may."""
 
 
 class RunLimits(_Section, frozen=True, kw_only=True):
@@ -157,17 +160,13 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
 class Engines(_Section, frozen=True, kw_only=True):
     """Which engine runs what."""
 
-    default: Literal["quickjs", "deno"] = "quickjs"
+    default: Engine = DEFAULT_ENGINE
     """The engine of a program that is submitted, or of a source that is run, without naming one."""
 
 
-class DenoSettings(_Section, frozen=True, kw_only=True):
-    """The engine Deno. `pip install 'deno>=2.9.8,<3'` in the environment of promptlog installs it. The first run that
-    wants it starts it."""
+class DemandSettings(_Section, frozen=True, kw_only=True):
+    """An engine whose cells are kept by recent demand. Nothing of it is started before the first run that wants it."""
 
-    jit: Literal["auto", "always", "never"] = "auto"
-    """With V8's compilers a program runs ten times as fast, and only a memory cgroup can hold its memory. `auto`: with
-    them where a cgroup can be had; `always`: the daemon does not start where none can be had."""
     blank: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Cells, at the most; as many as were wanted at once lately are kept. Default: as many as run at once, and half of
     that again, since one takes 20 ms to be ready after a run."""
@@ -179,6 +178,15 @@ class DenoSettings(_Section, frozen=True, kw_only=True):
     """A cell's nsjail is replaced after so many runs; each run has a process and namespaces of its own in any case."""
     max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
     """A cell is replaced at this age, in seconds."""
+
+
+class DenoSettings(DemandSettings, frozen=True, kw_only=True):
+    """The engine Deno. `pip install 'deno>=2.9.8,<3'` in the environment of promptlog installs it. The first run that
+    wants it starts it."""
+
+    jit: Literal["auto", "always", "never"] = "auto"
+    """With V8's compilers a program runs ten times as fast, and only a memory cgroup can hold its memory. `auto`: with
+    them where a cgroup can be had; `always`: the daemon does not start where none can be had."""
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -206,10 +214,16 @@ class Config(_Section, frozen=True, kw_only=True):
         """How many runs may go on at once."""
         return self.scheduler.concurrent or self.cells
 
-    @property
-    def deno_blank(self) -> int:
-        """How many blank Deno cells there may be."""
-        return max(1, min(self.deno.blank or -(-self.concurrent * 3 // 2), self.deno.blank_mb // _DENO_BLANK_MB))
+    def engine_options(self, engine: Engine) -> DemandSettings:
+        """Return the engine's own section, or its defaults."""
+        options = getattr(self, engine, None)
+        return options if isinstance(options, DemandSettings) else _DEMAND
+
+    def most_blank(self, engine: Engine) -> int:
+        """Return how many blank cells there may be of an engine whose cells are kept by demand."""
+        options = self.engine_options(engine)
+        fitting = options.blank_mb * MIB // ENGINES[engine].blank_bytes
+        return max(1, min(options.blank or -(-self.concurrent * 3 // 2), fitting))
 
     @property
     def max_jails(self) -> int:
@@ -217,18 +231,17 @@ class Config(_Section, frozen=True, kw_only=True):
 
         Twice as many as are kept and run: a jail that ends has its uid until its last process is gone.
         """
-        return 2 * (self.pool_size + self.deno_blank + self.concurrent)
+        kept = sum(self.pool_size if spec.forks else self.most_blank(name) for name, spec in ENGINES.items())
+        return 2 * (kept + self.concurrent)
 
-    def default_limits(self, engine: str = "quickjs") -> Limits:
+    def default_limits(self, engine: Engine = DEFAULT_ENGINE) -> Limits:
         """Return the limits of a run that asks for none; of memory what its engine needs, if the default is less."""
         limits = self.limits.default.limits()
-        least = min(MIN_MEMORY_BYTES[engine], self.limits.max.limits().memory_bytes)
+        least = min(ENGINES[engine].min_memory_bytes, self.limits.max.limits().memory_bytes)
         return msgspec.structs.replace(limits, memory_bytes=max(limits.memory_bytes, least))
 
-    def limits_for(self, asked: LimitsAsked | None, engine: str = "quickjs") -> Limits:
+    def limits_for(self, asked: LimitsAsked | None, engine: Engine = DEFAULT_ENGINE) -> Limits:
         """Return a run's limits: what it asked for, else the default. Raises LimitsError."""
-        if asked is None and engine == "quickjs":
-            return self.limits.default.limits()
         asked = asked or _NOTHING
         default, most = self.default_limits(engine), self.limits.max.limits()
         chosen: dict[str, int] = {}
@@ -241,12 +254,14 @@ class Config(_Section, frozen=True, kw_only=True):
             elif value > getattr(most, field):
                 raise LimitsError(field, value, getattr(most, field), "most it may be")
             chosen[field] = value
-        if chosen["memory_bytes"] < MIN_MEMORY_BYTES[engine]:
-            word = "least it may be" if engine == "quickjs" else f"least it may be on {engine}"
-            raise LimitsError("memory_bytes", chosen["memory_bytes"], MIN_MEMORY_BYTES[engine], word)
+        least = ENGINES[engine].min_memory_bytes
+        if chosen["memory_bytes"] < least:
+            word = "least it may be" if engine == DEFAULT_ENGINE else f"least it may be on {engine}"
+            raise LimitsError("memory_bytes", chosen["memory_bytes"], least, word)
         return Limits(**chosen)
 
 
+_DEMAND = DemandSettings()
 _NOTHING = LimitsAsked()
 
 
@@ -283,7 +298,10 @@ def load(path: Path) -> Config:
                 f"{path}: pool.uids has {ids[1]} ids, but this configuration can have {config.max_jails} jails at "
                 f"once; give at least {config.max_jails} ids"
             )
-    least = MIN_MEMORY_BYTES[config.engines.default] // MIB
+    if config.engines.default not in ENGINES:
+        known = ", ".join(map(repr, ENGINES))
+        raise ConfigError(f"{path}: engines.default: there is no engine {config.engines.default!r}; there is: {known}")
+    least = ENGINES[config.engines.default].min_memory_bytes // MIB
     if config.limits.max.memory_mb < least:
         most = config.limits.max.memory_mb
         raise ConfigError(

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, json
 
 from promptlogd import config
+from sandbox.engines import ENGINES
 
 _NAMED = {"AbsolutePath": config.AbsolutePath, "Positive": config.Positive, "Seconds": config.Seconds}
 _EXAMPLE = """## An example
@@ -31,6 +32,10 @@ def _plain(annotation: str) -> str:
     annotation = annotation.removesuffix(" | None")
     if annotation.startswith("Literal["):
         return " or ".join(f"`{json.encode(value).decode()}`" for value in ast.literal_eval(annotation[7:]))
+    if annotation == "Engine":
+        return " or ".join(f'`"{name}"`' for name in ENGINES)
+    if annotation.startswith("list["):
+        return f"list of: {_plain(annotation[5:-1])}"
     kind = _NAMED.get(annotation) or eval(annotation, {"Annotated": Annotated, "Meta": Meta})
     meta = getattr(kind, "__metadata__", (Meta(),))[0]
     words = {int: "whole number", float: "number", str: "string"}[getattr(kind, "__origin__", kind)]
@@ -59,14 +64,16 @@ def config_reference() -> str:
         nested: list[tuple[str, ast.ClassDef, msgspec.Struct]] = []
         lines.extend([f"## `[{path}]`", "", ast.get_docstring(node) or "", ""])
         lines.extend(["| setting | type and bounds | default | |", "|---|---|---|---|"])
-        for index, statement in enumerate(node.body):
+        inherited = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
+        body = [statement for each in (node, *inherited) for statement in each.body]
+        for index, statement in enumerate(body):
             if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
                 continue
             kind, field = ast.unparse(statement.annotation), statement.target.id
             if kind in classes:
                 nested.append((f"{path}.{field}", classes[kind], getattr(values, field)))
                 continue
-            following = node.body[index + 1] if index + 1 < len(node.body) else None
+            following = body[index + 1] if index + 1 < len(body) else None
             text = ""
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
                 text = inspect.cleandoc(str(following.value.value))

@@ -1,23 +1,30 @@
 """One client connection: drive the wire session over a socket, hand requests to their handlers, send the replies.
 
-Whatever a client does, it ends this connection at the most. Requests run side by side; replies leave when ready.
+Whatever a client does, it ends this connection at the most. Requests go on side by side; replies leave when ready.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import select
 import socket
+from collections.abc import Awaitable, Callable
 
+import msgspec
 import trio
 
-from promptlogd.client import Client
-from promptlogd.handlers import HANDLERS
+from promptlogd.clients import Clients
+from promptlogd.config import Server
+from promptlogd.handlers.table import Handlers
 from promptlogd.peer import peer_of
-from promptlogd.services import RequestError, Services
+from promptlogd.principal import Principal
+from promptlogd.refusal import Detail, RequestError
+from promptlogd.request_sink import RequestSink
+from promptlogd.runs import Runs
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession
-from promptlogd.wire.messages import Cancel, Error, Id, Reply, Request, Run
+from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request
 
 _log = logging.getLogger(__name__)
 
@@ -25,58 +32,75 @@ _READ_BYTES = 256 * 1024
 _OUTBOX_BYTES = 1024 * 1024
 """With so much unsent, nothing more of this client is begun: no request is read, and no run that waits is run."""
 
+_STOPPED = RequestError("shutting_down", "the daemon was stopped before this was done")
+
 
 class Connection:
     """Owner of one client's socket. `serve` runs until the client is gone or is sent away."""
 
-    def __init__(self, sock: socket.socket, services: Services, number: int) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        number: int,
+        *,
+        clients: Clients,
+        handlers: Handlers,
+        runs: Runs,
+        settings: Server,
+    ) -> None:
         self._sock = sock
-        self._services = services
+        self._clients = clients
+        self._handlers = handlers
+        self._runs = runs
+        self._settings = settings
         self._session = ServerSession()
         peer = peer_of(sock)
-        self._client = Client(
-            number=number,
-            uid=peer.uid,
-            process=peer.process,
-            send=self._send,
-            has_room=self._has_room,
-            wait_for_room=self._wait_for_room,
-        )
-        self._in_hand: set[Id] = set()
+        self._principal = Principal(connection=number, uid=peer.uid, process=peer.process)
+        self._may_name_tenants = peer.uid == os.geteuid() or peer.uid in settings.fronts
+        self._in_hand: dict[Id, RequestSink] = {}
+        self._tasks: trio.Nursery | None = None
         self._outbox = bytearray()
         self._outbox_filled = trio.Event()
         self._progress = trio.Event()
+        self._when_room: list[Callable[[], None]] = []
         self._scope = trio.CancelScope()
 
     async def serve(self) -> None:
         """Serve the client. Raises nothing that is the client's fault; cancellation cancels its runs."""
-        self._services.clients += 1
+        self._clients.connected += 1
+        number = self._principal.connection
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
-                    async with trio.open_nursery() as requests:
-                        await self._read(requests)
+                    async with trio.open_nursery() as self._tasks:
+                        await self._read()
                         # After the last read, only this task notices that the client left.
                         nursery.start_soon(self._watch_gone)
+                        while self._in_hand:
+                            await self._wait_for_progress()
                     await self._drain()
                     nursery.cancel_scope.cancel()
         except* OSError as group:
-            _log.debug("client %d is gone: %s", self._client.number, group.exceptions[0])
+            _log.debug("client %d is gone: %s", number, group.exceptions[0])
         finally:
-            self._services.clients -= 1
-            self._client.gone = True
-            self._services.scheduler.forget(self._client.number, self._client.process)
-            self._services.unsent.discard(self._client.number)
-            self._services.wake_if_idle()
+            self._tasks = None
+            for sink in list(self._in_hand.values()):
+                if self._clients.draining:
+                    sink.refuse(_STOPPED)
+                sink.abandon()
+            self._clients.connected -= 1
+            self._runs.forget(self._principal)
+            self._clients.unsent.discard(number)
+            self._clients.wake_if_idle()
             self._sock.close()
             # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
             self._session = ServerSession()
             self._outbox.clear()
 
-    async def _read(self, nursery: trio.Nursery) -> None:
+    async def _read(self) -> None:
         """Read requests until the client closes its side, or sends what can't be followed."""
-        settings = self._services.config.server
+        settings = self._settings
         owed_since = math.inf
         while True:
             if not self._session.mid_frame:
@@ -86,7 +110,7 @@ class Connection:
                     await trio.lowlevel.wait_readable(self._sock)
                 if patience.cancelled_caught:
                     message = f"the rest of a frame did not come within {settings.stall_s:g} s"
-                    self._send_error(None, "bad_request", message)
+                    self.send_error(None, "bad_request", message)
                     return
             try:
                 data = self._sock.recv(_READ_BYTES)
@@ -94,25 +118,25 @@ class Connection:
                 continue
             if not data:
                 if self._session.mid_frame:
-                    self._send_error(None, "bad_request", "the connection ended within a frame")
+                    self.send_error(None, "bad_request", "the connection ended within a frame")
                 return
             events = self._session.receive(data)
             for event in events:
                 match event:
                     case ProtocolError():
-                        code = "too_large" if event.code == "too_large" else "bad_request"
-                        self._send_error(None, code, event.message)
+                        code: ErrorCode = "too_large" if event.code == "too_large" else "bad_request"
+                        self.send_error(None, code, event.message)
                         return
                     case BadMessage():
-                        self._send_error(event.id, "bad_request", event.message)
+                        self.send_error(event.id, "bad_request", event.message)
                     case _:
-                        await self._begin(event, nursery)
+                        await self._begin(event)
             if not self._session.mid_frame:
                 owed_since = math.inf
             elif owed_since == math.inf or events:
                 owed_since = trio.current_time()
 
-    async def _begin(self, request: Request, nursery: trio.Nursery) -> None:
+    async def _begin(self, request: Request) -> None:
         if not isinstance(request, Cancel) and self._has_enough():
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(self._watch_gone)
@@ -120,64 +144,82 @@ class Connection:
                     await self._wait_for_progress()
                 waiting.cancel_scope.cancel()
         if request.id in self._in_hand:
-            self._send_error(request.id, "bad_request", "a request with this id is in hand already")
-        elif self._services.draining and not isinstance(request, Cancel):
-            self._send_error(request.id, "shutting_down", "the daemon is stopping")
+            self.send_error(request.id, "bad_request", "a request with this id is in hand already")
+        elif self._clients.draining and not isinstance(request, Cancel):
+            self.send_error(request.id, "shutting_down", "the daemon is stopping")
+        elif request.tenant is not None and not self._may_name_tenants:
+            message = "a tenant is named by fronts alone: see `server.fronts` in the configuration"
+            self.send_error(request.id, "forbidden", message)
         else:
-            self._in_hand.add(request.id)
-            self._services.unanswered += 1
-            if isinstance(request, Run):
-                # Made here, so that a cancel that comes right behind finds it.
-                self._client.runs[request.id] = trio.CancelScope()
-            nursery.start_soon(self._handle, request)
+            self._start(request)
+
+    def _start(self, request: Request) -> None:
+        principal = self._principal
+        if request.tenant is not None:
+            principal = msgspec.structs.replace(principal, tenant=request.tenant)
+        sink = self._in_hand[request.id] = RequestSink(self, request)
+        self._clients.unanswered += 1
+        try:
+            self._handlers[type(request)].start(principal, request, sink)
+        except RequestError as error:
+            sink.refuse(error)
+        except Exception:
+            sink.fail()
 
     def _has_enough(self) -> bool:
-        return len(self._in_hand) >= self._services.config.server.max_pipelined or not self._has_room()
+        return len(self._in_hand) >= self._settings.max_pipelined or not self.has_room()
 
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
+        """Whether the client reads its replies fast enough."""
         return len(self._outbox) <= _OUTBOX_BYTES
 
-    async def _wait_for_room(self) -> None:
-        while not self._has_room():
-            await self._wait_for_progress()
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once it has read enough of them."""
+        self._when_room.append(callback)
+
+    def cancel(self, target: Id) -> bool:
+        """Cancel the run that a request began; return whether there is one."""
+        sink = self._in_hand.get(target)
+        return sink is not None and sink.cancel()
+
+    def spawn(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
+        """Work on a request in a task of its own."""
+        if self._tasks is not None:
+            self._tasks.start_soon(self._work, work, sink)
+
+    async def _work(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
+        try:
+            reply = await work()
+        except RequestError as error:
+            sink.refuse(error)
+        except trio.Cancelled:
+            if self._clients.draining:
+                sink.refuse(_STOPPED)
+            raise
+        except Exception:
+            sink.fail()
+        else:
+            if reply is not None:
+                sink.reply(reply)
+
+    def done(self, id: Id) -> None:
+        """A request has its last reply."""
+        if self._in_hand.pop(id, None) is not None:
+            self._clients.unanswered -= 1
+            self._clients.wake_if_idle()
+            self._progress.set()
 
     async def _wait_for_progress(self) -> None:
         if self._progress.is_set():
             self._progress = trio.Event()
         await self._progress.wait()
 
-    async def _handle(self, request: Request) -> None:
-        try:
-            reply = await HANDLERS[type(request)](request, self._services, self._client)
-        except RequestError as error:
-            self._send_error(request.id, error.code, error.message, error.detail)
-        except trio.Cancelled:
-            if self._services.draining:
-                self._send_error(request.id, "shutting_down", "the daemon was stopped before this was done")
-            raise
-        except Exception:
-            _log.exception("request %r failed", type(request).__name__)
-            self._send_error(request.id, "internal", "the daemon failed at this request; its log says how")
-        else:
-            self._send(reply)
-        finally:
-            self._in_hand.discard(request.id)
-            self._services.unanswered -= 1
-            self._services.wake_if_idle()
-            self._client.runs.pop(request.id, None)
-            self._progress.set()
+    def send_error(self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
+        """Send an error, and count it."""
+        self._clients.errors[code] += 1
+        self.send(Error(id=id, code=code, message=message, detail=detail))
 
-    def _send_error(
-        self,
-        id: Id | None,
-        code: str,
-        message: str,
-        detail: dict[str, str | int | float | list[str] | None] | None = None,
-    ) -> None:
-        self._services.errors[code] += 1
-        self._send(Error(id=id, code=code, message=message, detail=detail))  # type: ignore[arg-type]
-
-    def _send(self, reply: Reply) -> None:
+    def send(self, reply: Reply) -> None:
         """Send a reply, or keep what the socket does not take now for the writer."""
         data: bytes | memoryview = self._session.send(reply)
         if not self._outbox:
@@ -192,19 +234,19 @@ class Connection:
                 return
             data = memoryview(data)[sent:]
         self._outbox += data
-        self._services.unsent.add(self._client.number)
+        self._clients.unsent.add(self._principal.connection)
         self._outbox_filled.set()
 
     async def _write(self) -> None:
         """Send what the socket did not take at once. A client that reads nothing for too long is sent away."""
-        stall_s = self._services.config.server.stall_s
+        stall_s = self._settings.stall_s
         while True:
             await self._outbox_filled.wait()
             while self._outbox:
                 with trio.move_on_after(stall_s) as patience:
                     await trio.lowlevel.wait_writable(self._sock)
                 if patience.cancelled_caught:
-                    _log.info("client %d does not read its replies; closed", self._client.number)
+                    _log.info("client %d does not read its replies; closed", self._principal.connection)
                     self._scope.cancel()
                     return
                 try:
@@ -216,8 +258,12 @@ class Connection:
                     return
                 del self._outbox[:sent]
                 self._progress.set()
-            self._services.unsent.discard(self._client.number)
-            self._services.wake_if_idle()
+                if self._when_room and self.has_room():
+                    waiting, self._when_room = self._when_room, []
+                    for callback in waiting:
+                        callback()
+            self._clients.unsent.discard(self._principal.connection)
+            self._clients.wake_if_idle()
             self._outbox_filled = trio.Event()
 
     async def _drain(self) -> None:

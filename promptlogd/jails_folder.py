@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sandbox.claim import Claim, claim_new, sweep
-from sandbox.identities import may_set_ids
-from sandbox.root import RootError
+from sandbox.jail.identities import may_set_ids
+from sandbox.jail.root import RootError
 from sandbox.trusted_path import check_trusted
 
 _PREFIX = "promptlog-jails-"
@@ -25,8 +25,13 @@ _ID_DIGITS = 16
 _QUICKJS_BYTES = 64 << 20
 """Free space that the root of QuickJS's jails needs, and some more."""
 
-_OLD_NAMES = ("promptlog-jail-{id}", "promptlog-jail-{id}-deno")
-"""Names in /run that version 0.1.0 gave them, and in the state folder: jail-root and jail-root-deno."""
+_OLD = (
+    "/run/promptlog-jail-{id}",
+    "/run/promptlog-jail-{id}-deno",
+    "{state}/jail-root",
+    "{state}/jail-root-deno",
+)
+"""Where version 0.1.0 had them."""
 
 
 class JailsFolder:
@@ -40,11 +45,11 @@ class JailsFolder:
     def claim(cls, state_dir: Path) -> JailsFolder:
         """Make and claim the folder of the daemon that has this state folder, and remove those of killed daemons.
 
-        Raises RootError.
+        The state folder must be open: then all that is in it is a daemon's. Raises RootError.
         """
         id = folder_id(state_dir)
-        for old in (*(Path("/run", name.format(id=id)) for name in _OLD_NAMES), *state_dir.glob("jail-root*")):
-            shutil.rmtree(old, ignore_errors=True)
+        for old in _OLD:
+            shutil.rmtree(old.format(id=id, state=state_dir), ignore_errors=True)
         parent = _parent(state_dir)
         folder = parent / "jails" if parent == state_dir else parent / f"{_PREFIX}{id}"
         if parent != state_dir:

@@ -13,21 +13,32 @@ from pathlib import Path
 import trio
 
 from promptlogd import allocator, listener
+from promptlogd.admission import Admission
+from promptlogd.checks import Checks
+from promptlogd.clients import Clients
 from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
+from promptlogd.handlers.table import make_handlers
 from promptlogd.jails_folder import JailsFolder, folder_id
-from promptlogd.plans import DenoPlans, deno_missing, held_by, make_cgroup, quickjs_plan
-from promptlogd.services import Services
+from promptlogd.runs import Runs
 from promptlogd.store import Store
-from sandbox import cgroup, root
-from sandbox.demand import DemandPool
-from sandbox.identities import Identities, IdentityError, choose
-from sandbox.pool import Pool
+from sandbox.cells.cell import Cell
+from sandbox.cells.policy import ByDemand, Steady
+from sandbox.cells.pool import Pool
+from sandbox.cells.reactor import Reactor
+from sandbox.engines import ENGINES
+from sandbox.engines.host.engine_host import EngineHost, Setting, host_of
+from sandbox.errors import CellStartError
+from sandbox.jail import cgroup
+from sandbox.jail.cgroup import Cgroup
+from sandbox.jail.identities import Identities, IdentityError, choose
+from sandbox.limits import MIB
 
 _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _TRIM_S = 10.0
 _SPARES_WAIT_S = 0.005
+_ZYGOTE_BYTES = 64 << 20
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -51,78 +62,189 @@ async def serve(
         stack.callback(jails.remove)
         identities = _choose_identities(config, folder_id(state_dir))
         stack.callback(identities.close)
-        parent = make_cgroup(config, f"{cgroup.PREFIX}{folder_id(state_dir)}")
+        parent = _make_cgroup(config, f"{cgroup.PREFIX}{folder_id(state_dir)}")
         if parent is not None:
             stack.callback(parent.remove)
-        plan = quickjs_plan(config, root.build_root(jails.path / "quickjs"), parent, identities)
-        settings = config.pool
-        pool = Pool(
-            plan,
-            size=config.pool_size,
-            in_use=config.cells,
-            runs_per_cell=settings.runs_per_cell,
-            max_age_s=settings.max_age_s,
-        )
-        deno = DenoPlans(config, jails.path / "deno", parent, identities)
-        deno_pool = DemandPool(
-            deno.plan,
-            blank=config.deno_blank,
-            idle_s=config.deno.idle_s,
-            max_age_s=config.deno.max_age_s,
-            runs_per_cell=config.deno.runs_per_cell,
-        )
+        hosts = _make_hosts(config, jails.path, parent, identities)
         listening = listener.bind(socket_path, int(config.server.socket_mode, 8))
         stack.callback(listening.close)
-        await _serve(config, store, pool, deno_pool, identities, listening.sock, socket_path, ready, signals)
+        daemon = _Daemon(config, store, hosts, identities)
+        await daemon.serve(listening.sock, socket_path, ready, signals)
 
 
-async def _serve(
-    config: Config,
-    store: Store,
-    pool: Pool,
-    deno: DemandPool,
-    identities: Identities,
-    sock: socket.socket,
-    path: Path,
-    ready: Callable[[], None],
-    signals: AsyncIterator[int],
-) -> None:
-    services = Services(
-        config=config,
-        store=store,
-        pool=pool,
-        deno=deno,
-        held_by=held_by(config, pool.plan.cgroup),
-        jail_uids=identities.describe(),
-    )
-    # Opened in this order, left in the reverse: clients go first, the cells last.
-    async with trio.open_nursery() as cells:
-        async with trio.open_nursery() as starting:
-            starting.start_soon(_give_up_on_signal, signals, cells)
-            await cells.start(pool.serve)
-            await cells.start(deno.serve)
-            starting.cancel_scope.cancel()
-        cells.start_soon(_flush, store)
-        cells.start_soon(_make_spares, services)
-        cells.start_soon(_trim, services)
-        cells.start_soon(services.scheduler.give_up, config.scheduler.wait_s)
-        async with trio.open_nursery() as clients:
-            accepting = trio.CancelScope()
-            clients.start_soon(_stop_on_signal, signals, services, accepting, clients)
-            if (config.engines.default == "deno" or config.deno.jit == "always") and (why := deno_missing()):
-                _log.warning("the configuration names the engine deno: %s", why)
-            _log.info("listening on %s, %d cells, programs in %s", path, config.cells, store.folder)
-            ready()
-            with accepting:
-                number = 0
-                async for client in listener.accept(sock):
-                    number += 1
-                    if services.clients >= config.server.max_clients:
-                        _log.warning("%d clients are connected: one more was sent away", services.clients)
-                        client.close()
-                    else:
-                        clients.start_soon(_guard, Connection(client, services, number))
-        cells.cancel_scope.cancel()
+def _make_cgroup(config: Config, name: str) -> Cgroup | None:
+    """Make the cgroup that cells' cgroups are made in, if one is wanted and can be had."""
+    if config.pool.cgroup == "never":
+        return None
+    # RLIMIT_AS limits a run's memory. This is the most of any run, and room for the zygote.
+    return cgroup.make(name, config.limits.max.limits().memory_bytes + _ZYGOTE_BYTES)
+
+
+def _make_hosts(config: Config, folder: Path, parent: Cgroup | None, identities: Identities) -> dict[str, EngineHost]:
+    """Return the daemon's side of each engine. Nothing of an engine is made or started yet."""
+    return {
+        name: host_of(spec)(
+            Setting(
+                folder=folder / name,
+                default=config.default_limits(name),
+                most_memory_bytes=config.limits.max.limits().memory_bytes,
+                cgroup=parent,
+                identities=identities,
+                options=config.engine_options(name),
+            )
+        )
+        for name, spec in ENGINES.items()
+    }
+
+
+class _Daemon:
+    """The parts of a running daemon."""
+
+    def __init__(self, config: Config, store: Store, hosts: dict[str, EngineHost], identities: Identities) -> None:
+        self._config = config
+        self._store = store
+        self._hosts = hosts
+        self._clients = Clients()
+        self._kept = trio.Event()
+        """Set when a program was kept, and the store may make ready for the next."""
+        self._reactor = Reactor()
+        self._pools = {name: self._make_pool(name, host) for name, host in hosts.items()}
+        self._admission = Admission(concurrent=config.concurrent, queue=config.scheduler.queue)
+        self._runs = Runs(
+            self._pools,
+            self._admission,
+            default_memory_bytes={name: config.default_limits(name).memory_bytes for name in hosts},
+            queue_bytes=config.scheduler.queue_mb * MIB,
+            wait_s=config.scheduler.wait_s,
+        )
+        self._handlers = make_handlers(
+            config=config,
+            store=store,
+            runs=self._runs,
+            checks=Checks(self._runs, hosts, config),
+            clients=self._clients,
+            held_by=_held_by(hosts),
+            jail_uids=identities.describe(),
+            on_kept=lambda: self._kept.set(),
+        )
+
+    def _make_pool(self, name: str, host: EngineHost) -> Pool:
+        spec, config = ENGINES[name], self._config
+
+        async def start(memory_bytes: int | None) -> Cell:
+            try:
+                return await host.start(await host.plan(memory_bytes), self._reactor)
+            except OSError as error:  # a host in trouble, such as one without descriptors, must not end the daemon
+                raise CellStartError(name, str(error)) from error
+
+        options = config.engine_options(name)
+        settings = config.pool if spec.forks else options
+        return Pool(
+            name,
+            start,
+            Steady(config.pool_size) if spec.forks else ByDemand(config.most_blank(name), options.idle_s),
+            runs_per_cell=settings.runs_per_cell,
+            max_age_s=settings.max_age_s,
+            forks=spec.forks,
+        )
+
+    async def serve(
+        self, sock: socket.socket, path: Path, ready: Callable[[], None], signals: AsyncIterator[int]
+    ) -> None:
+        """Serve clients until a signal comes. Opened in this order, left in the reverse: the cells last."""
+        config = self._config
+        async with trio.open_nursery() as reactor:
+            await reactor.start(self._reactor.serve)
+            async with trio.open_nursery() as cells:
+                async with trio.open_nursery() as starting:
+                    starting.start_soon(_give_up_on_signal, signals, cells)
+                    for pool in self._pools.values():
+                        await cells.start(pool.serve)
+                    starting.cancel_scope.cancel()
+                cells.start_soon(self._flush)
+                cells.start_soon(self._make_spares)
+                cells.start_soon(self._trim)
+                cells.start_soon(self._admission.give_up, config.scheduler.wait_s)
+                self._warn_of_missing()
+                _log.info("listening on %s, %d cells, programs in %s", path, config.cells, self._store.folder)
+                async with trio.open_nursery() as connections:
+                    accepting = trio.CancelScope()
+                    connections.start_soon(self._stop_on_signal, signals, accepting, connections)
+                    ready()
+                    with accepting:
+                        await self._accept(sock, connections)
+                cells.cancel_scope.cancel()
+            reactor.cancel_scope.cancel()
+
+    def _warn_of_missing(self) -> None:
+        for name, host in self._hosts.items():
+            named = name == self._config.engines.default or (name == "deno" and self._config.deno.jit == "always")
+            if named and (why := host.missing()) is not None:
+                _log.warning("the configuration names the engine %s: %s", name, why)
+
+    async def _accept(self, sock: socket.socket, connections: trio.Nursery) -> None:
+        number = 0
+        async for client in listener.accept(sock):
+            number += 1
+            if self._clients.connected >= self._config.server.max_clients:
+                _log.warning("%d clients are connected: one more was sent away", self._clients.connected)
+                client.close()
+                continue
+            connection = Connection(
+                client,
+                number,
+                clients=self._clients,
+                handlers=self._handlers,
+                runs=self._runs,
+                settings=self._config.server,
+            )
+            connections.start_soon(_guard, connection)
+
+    async def _stop_on_signal(
+        self, signals: AsyncIterator[int], accepting: trio.CancelScope, connections: trio.Nursery
+    ) -> None:
+        await _wait_for_signal(signals)
+        admission, clients = self._admission, self._clients
+        _log.info("stopping: %d runs go on, %d wait", admission.running, admission.queued)
+        accepting.cancel()
+        clients.draining = True
+        drain_s = self._config.server.drain_s
+        with trio.move_on_after(drain_s) as drain:
+            await clients.wait_idle()
+        if drain.cancelled_caught:
+            counts = (admission.running, admission.queued, clients.unanswered, len(clients.unsent))
+            message = "%d runs running, %d queued, %d requests unanswered, %d clients with unsent replies"
+            _log.warning("stopped after %g s: " + message, drain_s, *counts)
+        connections.cancel_scope.cancel()
+
+    async def _flush(self) -> None:
+        while True:
+            await trio.sleep(_FLUSH_S)
+            await trio.to_thread.run_sync(self._store.flush)
+
+    async def _trim(self) -> None:
+        seen = 0
+        while True:
+            await trio.sleep(_TRIM_S)
+            if (runs := self._admission.finished) != seen:
+                seen = runs
+                await trio.to_thread.run_sync(allocator.trim)
+
+    async def _make_spares(self) -> None:
+        while True:
+            await trio.to_thread.run_sync(self._store.make_spares)
+            await self._kept.wait()
+            self._kept = trio.Event()
+            await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
+
+
+def _held_by(hosts: dict[str, EngineHost]) -> dict[str, str]:
+    """Return what holds each limit, in words: by limit, and for each engine but the first by limit and engine."""
+    held: dict[str, str] = {}
+    for name, host in hosts.items():
+        suffix = f" ({name})" if held else ""
+        held |= {limit + suffix: what for limit, what in host.held_by().items()}
+    return held
 
 
 async def _guard(connection: Connection) -> None:
@@ -145,46 +267,6 @@ async def _give_up_on_signal(signals: AsyncIterator[int], cells: trio.Nursery) -
     await _wait_for_signal(signals)
     _log.info("stopping: nothing was served yet")
     cells.cancel_scope.cancel()
-
-
-async def _stop_on_signal(
-    signals: AsyncIterator[int], services: Services, accepting: trio.CancelScope, clients: trio.Nursery
-) -> None:
-    await _wait_for_signal(signals)
-    _log.info("stopping: %d runs go on, %d wait", services.scheduler.running, services.scheduler.queued)
-    accepting.cancel()
-    services.draining = True
-    drain_s = services.config.server.drain_s
-    with trio.move_on_after(drain_s) as drain:
-        await services.wait_idle()
-    if drain.cancelled_caught:
-        counts = (services.scheduler.running, services.scheduler.queued, services.unanswered, len(services.unsent))
-        message = "%d runs running, %d queued, %d requests unanswered, %d clients with unsent replies"
-        _log.warning("stopped after %g s: " + message, drain_s, *counts)
-    clients.cancel_scope.cancel()
-
-
-async def _flush(store: Store) -> None:
-    while True:
-        await trio.sleep(_FLUSH_S)
-        await trio.to_thread.run_sync(store.flush)
-
-
-async def _trim(services: Services) -> None:
-    seen = 0
-    while True:
-        await trio.sleep(_TRIM_S)
-        if (runs := services.runs.total()) != seen:
-            seen = runs
-            await trio.to_thread.run_sync(allocator.trim)
-
-
-async def _make_spares(services: Services) -> None:
-    while True:
-        await trio.to_thread.run_sync(services.store.make_spares)
-        await services.kept.wait()
-        services.kept = trio.Event()
-        await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
 
 
 def _choose_identities(config: Config, id: str) -> Identities:

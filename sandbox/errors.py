@@ -16,5 +16,9 @@ class CellStartError(SandboxError):
         self.why = why
 
 
+class SettingError(SandboxError):
+    """This host can't do what the configuration demands."""
+
+
 class CellLost(SandboxError):
     """A blank cell died before it was handed its run; the run can be given to another."""

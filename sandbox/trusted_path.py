@@ -14,7 +14,7 @@ import pwd
 import stat
 from pathlib import Path
 
-from sandbox.identities import NOBODY, is_mapped
+from sandbox.user_namespace import NOBODY, is_mapped
 
 _MOST_LINKS = 40
 """Links on the way to one path; the kernel's own bound (path_resolution(7))."""

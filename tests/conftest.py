@@ -6,21 +6,19 @@ import ctypes
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import settings
 from trio.testing import MockClock
 
 from promptlogctl.cli.spawn import private_daemon
 from promptlogctl.client import Client
-from promptlogd.config import Config
-from promptlogd.plans import quickjs_plan
-from sandbox import root
-from sandbox.cells.job import Plan
+from sandbox.cells.plan import Plan
 from tests.daemons import cgroups
+from tests.hosts import host
 
 # Whether an example is slow is the machine's affair; what the code does with it is the test's.
 settings.register_profile("promptlog", deadline=None)
@@ -91,17 +89,16 @@ def client(socket_path: Path) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def plan() -> Iterator[Plan]:
-    """How to start a cell, with a jail's root of its own."""
+    """How to start a QuickJS cell, with a jail's root of its own."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
-        yield quickjs_plan(Config(), root.build_root(folder / "root"))
+        yield trio.run(host("quickjs", folder / "root").plan, None)
     finally:
         shutil.rmtree(folder)
 
 
 @pytest.fixture
-def clock(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> MockClock:
+def clock(autojump_clock: MockClock) -> MockClock:
     """Trio's clock, which jumps to the next deadline: time passes by it alone, whatever the machine does."""
-    monkeypatch.setattr(time, "monotonic", autojump_clock.current_time)
     return autojump_clock

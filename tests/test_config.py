@@ -95,7 +95,11 @@ _MOST = (1 << 20) - len(b"#\n")
         ("[server]\nsocket = '/s'", '[server]\nsocket = "/s\\u0000"', "server.socket: expected an absolute path"),
         ("[limits.default]\ncpu_ms = 10000", "[limits.default]\ncpu_ms = 10001", "above limits.max.cpu_ms of 10000"),
         ("[limits.default]\ncpu_ms = 1", "[limits.default]\ncpu_ms = 0", "limits.default.cpu_ms: Expected"),
-        ("[engines]\ndefault = 'deno'", "[engines]\ndefault = 'v8'", "engines.default: Invalid enum value 'v8'"),
+        (
+            "[engines]\ndefault = 'deno'",
+            "[engines]\ndefault = 'v8'",
+            "engines.default: there is no engine 'v8'",
+        ),
         ("[engines]\ndefault = 'quickjs'", "[engines]\ndefault = ''", "there is: 'quickjs', 'deno'"),
         ("[pool]", "pool = 3", "pool: Expected `object`"),
         ("[server]", "= nonsense", "not TOML"),

@@ -23,6 +23,7 @@ from promptlogctl.cli.app import App, command
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
 from promptlogctl.client import Client, Engine, NoDaemon, PromptlogError, RequestRefused
+from sandbox.engines import ENGINES
 
 _PR_GET_SECCOMP = 21
 _USERNS = Path("/proc/sys/user/max_user_namespaces")
@@ -140,13 +141,13 @@ def _engine(client: Client, engine: Engine) -> Check:
     try:
         result = client.run_source("const result = prompt.length", "doctor", engine=engine)
         if result.value == 6:
-            held = client.stats().held_by.get("memory (deno)", "") if engine == "deno" else ""
+            held = client.stats().held_by.get(f"memory ({engine})", "")
             text = f"ran a program in {result.usage.wall_ms:.1f} ms" + (f"; memory: {held}" if held else "")
             return Check(name=name, state="ok", text=text)
         return Check(name=name, state="missing", text=f"a program gave {result.json} in place of 6")
     except PromptlogError as error:
         if isinstance(error, RequestRefused) and error.code == "unsupported":
-            mend = f"{shlex.quote(sys.executable)} -m pip install 'deno>=2.9.8,<3', if you want it"
+            mend = f"{shlex.quote(sys.executable)} -m pip install '{ENGINES[engine].requirement}', if you want it"
             return Check(name=name, state="warning", text="not installed; QuickJS works without", mend=mend)
         return Check(name=name, state="missing", text=str(error), mend=_mend(str(error)))
 
@@ -170,11 +171,11 @@ def _private(*, missing: bool) -> Iterator[Check]:
         with private_daemon(None) as socket, Client(socket) as client:
             pid = client.ping().pid
             yield Check(name=name, state="ok", text=f"pid {pid}, as uid {os.geteuid()}, for the next three checks")
-            yield _engine(client, "quickjs")
-            yield _engine(client, "deno")
+            for engine in ENGINES:
+                yield _engine(client, engine)
             yield _jail_uids(client)
     except PromptlogError as error:
-        names = ["engine quickjs", "engine deno", "jail uids"]
+        names = [*(f"engine {engine}" for engine in ENGINES), "jail uids"]
         if missing:
             names.insert(0, name)
         else:

@@ -10,6 +10,7 @@ import msgspec
 
 from promptlogctl.cli.files import read_text
 from promptlogctl.client import Engine, Isolation, LimitsAsked, RunOptions
+from sandbox.engines import ENGINES
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -39,7 +40,7 @@ _OPTIONS = (
     click.option("--result-kb", type=_COUNT, help="Limit of the result's JSON in KiB. Default 1024, at most 4096."),
     click.option("--log-kb", type=_COUNT, help="Limit of the console lines in KiB. Default 64, at most 1024."),
     click.option("--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: a brand-new nsjail for this run."),
-    click.option("--engine", type=click.Choice(["quickjs", "deno"]), help="The engine; default: the program's own."),
+    click.option("--engine", type=click.Choice(list(ENGINES)), help="The engine; default: the program's own."),
     click.option("--usage", "show_usage", is_flag=True, help="Print what the run used on stderr."),
 )
 

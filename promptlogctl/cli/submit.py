@@ -8,12 +8,13 @@ from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.files import LANGUAGE, Source, language_of, read_text
 from promptlogctl.client import Engine, Language, RequestRefused
+from sandbox.engines import ENGINES
 
 
 @click.command()
 @click.argument("file")
 @click.option("--name", help="Put this name on the program; it is then also @NAME.")
-@click.option("--engine", type=click.Choice(["quickjs", "deno"]), help="What runs it where a run does not say.")
+@click.option("--engine", type=click.Choice(list(ENGINES)), help="What runs it where a run does not say.")
 @LANGUAGE
 @command
 def submit(app: App, file: str, name: str | None, engine: Engine | None, language: Language | None) -> None:

@@ -3,9 +3,9 @@
 from promptlogctl.client.asynchronous import AsyncClient
 from promptlogctl.client.blocking import Client, PendingRun
 from promptlogctl.client.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon
-from promptlogctl.client.request import Isolation, RunOptions, SourceOptions, SubmitOptions
+from promptlogctl.client.request import RunOptions, SourceOptions, SubmitOptions
 from promptlogctl.client.result import ProgramFailed, RunResult, Submission
-from promptlogd.wire.messages import Engine, Language, LimitsAsked
+from promptlogd.wire.messages import Engine, Isolation, LimitsAsked
 from sandbox.outcome import (
     BadResult,
     Cancelled,
@@ -21,6 +21,7 @@ from sandbox.outcome import (
     Usage,
     WallLimit,
 )
+from sandbox.program import Language
 
 __all__ = [
     "AsyncClient",

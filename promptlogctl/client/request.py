@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
 from promptlogctl.client.errors import RequestRefused
 from promptlogd.wire import MAX_FRAME_BYTES, ClientSession
 from promptlogd.wire.framing import HEADER_BYTES
-from promptlogd.wire.messages import NO_ENV, Engine, Error, Id, Language, LimitsAsked, Request, Run, Submit
+from promptlogd.wire.messages import NO_ENV, Engine, Error, Id, Isolation, LimitsAsked, Request, Run, Submit
 from sandbox.outcome import LogLine
+from sandbox.program import Language
 
-Isolation = Literal["cell", "jail"]
 OnLog = Callable[[LogLine], None]
 
 

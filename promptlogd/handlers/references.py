@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from promptlogd.services import RequestError, Services
-from promptlogd.store import Ambiguous, BadReference, Damaged, KeptForAnother, NotFound, StoreFailed
+from promptlogd.refusal import Detail, RequestError
+from promptlogd.store import Ambiguous, BadReference, Damaged, KeptForAnother, NotFound, Store, StoreFailed, Unstorable
 
 
 class StoreErrors:
@@ -24,20 +24,22 @@ class StoreErrors:
             case Damaged():
                 raise RequestError("not_found", str(error), {"reference": error.hash, "damaged": error.why}) from None
             case KeptForAnother():
-                detail: dict[str, str | int | float | list[str] | None] = {
+                detail: Detail = {
                     "hash": error.hash,
                     "engine": error.engine,
                     "language": error.language,
                 }
                 raise RequestError("bad_request", str(error), detail) from None
+            case Unstorable():
+                raise RequestError("bad_request", str(error)) from None
             case StoreFailed():
                 raise RequestError("internal", str(error)) from None
 
 
-def resolve(services: Services, reference: str) -> str:
+def resolve(store: Store, reference: str) -> str:
     """Return the hash that a reference means. Raises RequestError."""
     with StoreErrors():
-        return services.store.resolve(reference)
+        return store.resolve(reference)
 
 
 def utf8_bytes(text: str) -> int:

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import trio
 
-from promptlogd.client import Client
+from promptlogd.clients import Clients
 from promptlogd.handlers.references import StoreErrors
-from promptlogd.services import Services
+from promptlogd.principal import Principal
+from promptlogd.runs import Runs
+from promptlogd.sink import Sink
+from promptlogd.store import Store
 from promptlogd.wire.messages import PoolStats, Stats, StatsReply
 
 
-async def handle(request: Stats, services: Services, client: Client) -> StatsReply:
-    """Return the counts."""
-    with StoreErrors():
-        programs = services.store.count()
-    return StatsReply(
-        id=request.id,
-        uptime_s=round(trio.current_time() - services.started_at, 3),
-        clients=services.clients,
-        running=services.scheduler.running,
-        queued=services.scheduler.queued,
-        runs=dict(services.runs),
-        errors=dict(services.errors),
-        programs=programs,
-        pools=[
-            PoolStats(
-                engine=engine,
-                size=counts.size,
-                blank=counts.blank,
-                busy=counts.busy,
-                started=counts.started,
-                retired=counts.retired,
+class StatsHandler:
+    """Handles `stats`."""
+
+    def __init__(
+        self,
+        store: Store,
+        runs: Runs,
+        clients: Clients,
+        outcomes: Counter[str],
+        held_by: dict[str, str],
+        jail_uids: str,
+    ) -> None:
+        """`outcomes`: finished runs by outcome."""
+        self._store = store
+        self._runs = runs
+        self._clients = clients
+        self._outcomes = outcomes
+        self._held_by = held_by
+        self._jail_uids = jail_uids
+        self._started_at = trio.current_time()
+
+    def start(self, principal: Principal, request: Stats, sink: Sink) -> None:
+        """Reply with the counts."""
+        with StoreErrors():
+            programs = self._store.count()
+        counts = {engine: pool.counts() for engine, pool in self._runs.pools.items()}
+        sink.reply(
+            StatsReply(
+                id=request.id,
+                uptime_s=round(trio.current_time() - self._started_at, 3),
+                clients=self._clients.connected,
+                running=self._runs.admission.running,
+                queued=self._runs.admission.queued,
+                runs=dict(self._outcomes),
+                errors=dict(self._clients.errors),
+                programs=programs,
+                pools=[
+                    PoolStats(
+                        engine=engine,
+                        size=pool.size,
+                        blank=pool.blank,
+                        busy=pool.busy,
+                        started=pool.started,
+                        retired=pool.retired,
+                    )
+                    for engine, pool in counts.items()
+                ],
+                held_by=self._held_by,
+                jail_uids=self._jail_uids,
             )
-            for engine, counts in ((engine, pool.counts()) for engine, pool in services.pools.items())
-        ],
-        held_by=services.held_by,
-        jail_uids=services.jail_uids,
-    )
+        )

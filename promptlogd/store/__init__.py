@@ -9,9 +9,11 @@ from promptlogd.store.errors import (
     StoreError,
     StoreFailed,
     StoreLocked,
+    StoreTooNew,
     StoreUnsafe,
+    Unstorable,
 )
-from promptlogd.store.records import Program, Staged, Submission
+from promptlogd.store.records import Staged, Submission
 from promptlogd.store.store import Store
 
 __all__ = [
@@ -20,12 +22,13 @@ __all__ = [
     "Damaged",
     "KeptForAnother",
     "NotFound",
-    "Program",
     "Staged",
     "Store",
     "StoreError",
     "StoreFailed",
     "StoreLocked",
+    "StoreTooNew",
     "StoreUnsafe",
     "Submission",
+    "Unstorable",
 ]

@@ -23,6 +23,23 @@ class StoreUnsafe(StoreError):
     """A file or folder of the store is not what the daemon made: a link, of another kind, or open to another user."""
 
 
+class StoreTooNew(StoreError):
+    """A newer promptlog wrote this state folder. Nothing in it was touched."""
+
+    def __init__(self, folder: str, found: int, known: int) -> None:
+        super().__init__(
+            f"{folder} has format version {found}, and this promptlogd knows versions up to {known}: start the newer "
+            "promptlogd that wrote it, or give another --state-dir"
+        )
+        self.folder = folder
+        self.found = found
+        self.known = known
+
+
+class Unstorable(StoreError, ValueError):
+    """The store does not take this program or artifact: a bad path, too many files, too many bytes, or a bad name."""
+
+
 class StoreFailed(StoreError):
     """The disk or the system refused: broken, read-only, out of descriptors. No partly kept program or name remains."""
 
@@ -100,7 +117,7 @@ _SQLITE_HINTS = {
     sqlite3.SQLITE_CORRUPT: "the database is damaged: restart promptlogd, which rebuilds it",
     sqlite3.SQLITE_NOTADB: "the database is damaged: restart promptlogd, which rebuilds it",
 }
-_TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
+TRANSIENT_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 """Errors about the daemon or the host, not about the file."""
 
 
@@ -118,6 +135,6 @@ def store_error(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
 def read_error(hash: str, error: OSError) -> StoreFailed:
     """Return the error for a program that can't be read: ProgramUnreadable, unless the cause is transient."""
     refused = store_error(f"can't read program {hash}", error)
-    if error.errno in _TRANSIENT:
+    if error.errno in TRANSIENT_ERRORS:
         return refused
     return ProgramUnreadable(f"{refused}. Submit the program again to replace it")

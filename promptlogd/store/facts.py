@@ -20,10 +20,10 @@ import msgspec
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import open_folder
 from promptlogd.store.errors import StoreError
-from promptlogd.store.files import Meta
 from promptlogd.store.journal import Journal, Move
+from promptlogd.store.meta import Meta
 from promptlogd.store.objects import ProgramFolders
-from promptlogd.wire.messages import Engine, Language
+from sandbox.program import Engine, Language
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +193,15 @@ class Facts:
         self._db.execute(
             "INSERT INTO programs (hash, size, created_at, created_by, engine, language) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (hash) DO UPDATE SET engine = excluded.engine, language = excluded.language",
-            (hash, meta.size, meta.created_at, meta.created_by, meta.engine, meta.language),
+            (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
+        )
+
+    def add_new(self, hash: str, meta: Meta) -> None:
+        """Add a program that was not there. It replaces the row that an earlier one with this hash may have left."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO programs (hash, size, created_at, created_by, engine, language) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
         )
 
     def get(self, hash: str) -> Fact | None:
@@ -272,7 +280,7 @@ def _fact(row: tuple[str, int, float, int, str, str, int, float | None]) -> Fact
         size=size,
         created_at=created_at,
         created_by=created_by,
-        engine="deno" if engine == "deno" else "quickjs",
+        engine=engine,
         language="typescript" if language == "typescript" else "javascript",
         runs=runs,
         last_run_at=last_run_at,

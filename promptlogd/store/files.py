@@ -1,105 +1,143 @@
-"""The files of one program, in an open folder: their formats, and whether they verify.
+"""The files of one program, in an open folder.
 
-    source      the bytes as submitted
-    wrapped     a line of JSON {"wrapper", "sha256"}, then what the engine runs
-    meta.json   who and when, from which the facts can be rebuilt
+    source                      the text as submitted, of a program that is one text
+    files/                      the files as submitted, below their paths, of any other program
+    meta.json                   who and when, and the files' sizes and hashes (meta.py)
+    artifact.ENGINE.BUILD       what an engine made of the program (artifacts.py)
 
-That line and meta.json are sealed (seal.py). Raises ValueError if a file does not verify, FileNotFoundError if it is
-missing, OSError if the disk fails.
+Raises ValueError if a file does not verify, FileNotFoundError if it is missing, OSError if the disk fails.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from contextlib import suppress
 
-import msgspec
+from promptlogd.store.artifacts import MOST_BYTES as MOST_ARTIFACT_BYTES
+from promptlogd.store.artifacts import Place, engine_prefix, place_of, unseal_artifact
+from promptlogd.store.disk import open_folder, open_parent, read_file, write_files, write_tree
+from promptlogd.store.meta import Meta, Owner, decode_meta, encode_meta, text_meta
+from promptlogd.store.paths import MOST_BYTES
+from sandbox.program import Artifact, Engine, Language, Program
 
-from promptlogd.store.seal import seal, unseal
-from promptlogd.wire.messages import Engine, Language
-from sandbox.engines.replies import DENO_WRAPPERS
+SOURCE = "source"
+META = "meta.json"
+FILES = "files"
+ARTIFACT = ".artifact"
+"""Where an artifact is written, before it gets its name."""
 
-_CAPS = {"source": 64 << 20, "wrapped": 128 << 20, "meta.json": 64 << 10}
-NAMES = tuple(_CAPS)
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+TEXT_NAMES = (SOURCE, META, ARTIFACT)
+"""Files of a new program of one text."""
 
-
-class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """Who submitted a program (uid), when (seconds since the epoch), for what engine, written in what."""
-
-    size: int
-    created_at: float
-    created_by: int
-    engine: Engine = "quickjs"
-    language: Language = "javascript"
+MOST_META_BYTES = 256 << 10
 
 
-class _WrappedHeader(msgspec.Struct, frozen=True, kw_only=True):
-    wrapper: int
-    sha256: str
+def write_text(folder: int, program: Program, meta: Meta) -> None:
+    """Write a program of one text, and return once it is on the disk. Raises OSError.
+
+    The folder is on the disk, with the empty files TEXT_NAMES in it.
+    """
+    write_files(folder, {SOURCE: program.source, META: encode_meta(meta)})
 
 
-def read_source(folder: int) -> bytes:
-    """Return the source, without comparing it with its hash."""
-    return _read(folder, "source")
+def write_several(folder: int, program: Program, meta: Meta) -> None:
+    """Write any other program to an empty folder, and return once it is on the disk. Raises OSError."""
+    os.mkdir(FILES, 0o700, dir_fd=folder)
+    with open_folder(FILES, folder) as files:
+        write_tree(files, program.files)
+    write_files(folder, {META: encode_meta(meta)})
+    os.fsync(folder)
 
 
-def read_wrapped(folder: int) -> tuple[bytes, int]:
-    """Return (wrapped code, version of its wrapper)."""
-    return _without_header(_read(folder, "wrapped"))
-
-
-def read_meta(folder: int) -> Meta:
-    """Return the metadata, or a guess from the other files. Raises OSError if a file can't be read."""
-    with suppress(FileNotFoundError, ValueError):
-        return unseal(_read(folder, "meta.json"), Meta)
-    return _guess(folder)
-
-
-def _guess(folder: int) -> Meta:
-    """Return metadata guessed from the program's other files. Raises OSError if a file can't be read."""
-    engine: Engine = "quickjs"
-    language: Language = "javascript"
-    with suppress(FileNotFoundError, ValueError):
-        wrapped, wrapper = read_wrapped(folder)
-        engine = "deno" if wrapper >= DENO_WRAPPERS else "quickjs"
-        language = "typescript" if wrapped[:1] in (b"T", b"N", b"b", b"m") else "javascript"
+def read_program(folder: int, hash: str, *, language: Language, engine: Engine) -> Program:
+    """Return a program that verifies."""
     try:
-        source = os.stat("source", dir_fd=folder, follow_symlinks=False)
+        text = read_file(SOURCE, MOST_BYTES, parent=folder)
     except FileNotFoundError:
-        return Meta(size=0, created_at=0.0, created_by=0)
-    return Meta(
-        size=source.st_size,
-        created_at=source.st_mtime,
-        created_by=source.st_uid,
-        engine=engine,
-        language=language,
-    )
+        return _read_tree(folder, hash, language=language, engine=engine)
+    program = Program.of_text(text, language=language, engine=engine)
+    if program.hash != hash:
+        raise ValueError("its bytes do not have its hash")
+    return program
 
 
-def with_header(wrapped: bytes, wrapper: int) -> bytes:
-    """Return the content of the file `wrapped`."""
-    header = _WrappedHeader(wrapper=wrapper, sha256=hashlib.sha256(wrapped).hexdigest())
-    return seal(header) + b"\n" + wrapped
+def _read_tree(folder: int, hash: str, *, language: Language, engine: Engine) -> Program:
+    meta = read_meta(folder, hash)
+    files = {}
+    with open_folder(FILES, folder) as tree:
+        for path, known in meta.files.items():
+            with open_parent(tree, path) as (parent, name):
+                data = read_file(name, known.size, parent=parent)
+            if hashlib.sha256(data).hexdigest() != known.sha256:
+                raise ValueError(f"the bytes of {path} do not have their hash")
+            files[path] = data
+    return Program(hash=hash, files=files, entry=meta.entry, language=language, engine=engine)
 
 
-def _without_header(data: bytes) -> tuple[bytes, int]:
-    line, _, wrapped = data.partition(b"\n")
-    header = unseal(line, _WrappedHeader)
-    if hashlib.sha256(wrapped).hexdigest() != header.sha256:
-        raise ValueError("wrapped code does not verify")
-    return wrapped, header.wrapper
+def read_meta(folder: int, hash: str) -> Meta:
+    """Return the metadata."""
+    return decode_meta(read_file(META, MOST_META_BYTES, parent=folder), hash)[0]
 
 
-def _read(folder: int, name: str) -> bytes:
-    descriptor = os.open(name, _FILE, dir_fd=folder)
+def guess_meta(folder: int, hash: str, key: bytes) -> Meta:
+    """Return metadata of a program of one text, guessed from its other files. Raises OSError if one can't be read."""
+    engine: Engine = "quickjs"
+    language: Language = "javascript"
+    for name in sorted(os.listdir(folder)):
+        place = place_of(hash, name)
+        if place is not None:
+            engine = place.engine
+            with suppress(FileNotFoundError, ValueError):
+                language = read_artifact(folder, place, key)[1]
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _CAPS[name]:
-            raise ValueError(f"{name} is no file, or of more than {_CAPS[name]} bytes")
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            return file.readall()
-    finally:
-        os.close(descriptor)
+        source = os.stat(SOURCE, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        if FILES in os.listdir(folder):
+            raise ValueError("its metadata does not verify") from None
+        size, created_at, uid = 0, 0.0, 0
+    else:
+        size, created_at, uid = source.st_size, source.st_mtime, source.st_uid
+    owner = Owner(uid=uid)
+    return text_meta(hash, size=size, language=language, engine=engine, owner=owner, created_at=created_at)
+
+
+def read_artifact(folder: int, place: Place, key: bytes) -> tuple[Artifact, Language]:
+    """Return (an artifact that verifies, the language of its program)."""
+    return unseal_artifact(key, place, read_file(place.file_name, MOST_ARTIFACT_BYTES, parent=folder))
+
+
+def write_artifact(folder: int, place: Place, data: bytes, *, wait: bool = True) -> None:
+    """Write an artifact under its name. Raises OSError.
+
+    `wait`: until it is on the disk. Without that it may not verify after a power cut.
+    """
+    write_files(folder, {ARTIFACT: data}, wait=wait)
+    os.rename(ARTIFACT, place.file_name, src_dir_fd=folder, dst_dir_fd=folder)
+    if wait:
+        os.fsync(folder)
+
+
+def remove_other_builds(folder: int, place: Place) -> None:
+    """Remove the artifacts of other builds of an engine, as far as that goes."""
+    for name in os.listdir(folder):
+        if name.startswith(engine_prefix(place.engine)) and name != place.file_name:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+
+
+def stamp_of_tree(folder: str) -> tuple[int, ...]:
+    """Return what changes when a file below this path does. Raises OSError."""
+    stamp: list[int] = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            status = entry.stat(follow_symlinks=False)
+            stamp += stamp_of(status)
+            if entry.is_dir(follow_symlinks=False):
+                stamp += stamp_of_tree(entry.path)
+    return tuple(stamp)
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when this file does."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,6 +1,6 @@
 """The folders of programs: written atomically and durably, verified at every read. No SQLite here.
 
-    programs/ab/cdef.../    the files of the program with the hash abcdef..., on the shelf ab (files.py)
+    programs/ab/cdef.../    the program with the hash abcdef..., on the shelf ab (files.py)
     programs/.tmp-*         a program that is being removed; the next start finishes that
     programs/.spare-*       a folder for the next program (spares.py)
 
@@ -9,7 +9,6 @@ Folders are opened one below the other without following links, so that nothing 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -20,20 +19,22 @@ from pathlib import Path
 
 import msgspec
 
+from promptlogd.store import files
+from promptlogd.store.artifacts import MOST_BYTES, Place, unseal_artifact
 from promptlogd.store.damaged import DamagedFolder
-from promptlogd.store.disk import erase, open_folder, sync, write_files
-from promptlogd.store.errors import Damaged, NotFound, read_error, store_error
-from promptlogd.store.files import NAMES, Meta, read_meta, read_source, read_wrapped, with_header
+from promptlogd.store.disk import erase, open_folder, read_file, sync
+from promptlogd.store.errors import Damaged, NotFound, StoreError, read_error, store_error
 from promptlogd.store.hashes import is_hash, is_shelf
+from promptlogd.store.key import Key
+from promptlogd.store.meta import Meta, Owner
 from promptlogd.store.ownership import check_folder, make_folder
-from promptlogd.store.seal import seal
 from promptlogd.store.spares import SPARE, Spares
+from sandbox.program import Artifact, Engine, Language, Program
 
 _log = logging.getLogger(__name__)
 
 _TEMPORARY = ".tmp-"
 _NOT_KEPT = "the program was not kept"
-_NEW_WRAPPED = f"{_TEMPORARY}wrapped"
 
 
 class ProgramFolders(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +47,11 @@ class ProgramFolders(msgspec.Struct, frozen=True, kw_only=True):
 class Objects:
     """The one reader and writer of `programs/` below the state folder."""
 
-    def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
+    def __init__(self, state_dir: Path, damaged: DamagedFolder, key: Key) -> None:
         self._programs = state_dir / "programs"
         self._damaged = damaged
-        self.spares = Spares(self._programs, NAMES)
+        self._key = key
+        self.spares = Spares(self._programs, files.TEXT_NAMES)
 
     def prepare(self) -> None:
         """Make or check the folders, and remove what an interrupted process left. Raises StoreUnsafe, OSError."""
@@ -74,7 +76,7 @@ class Objects:
     def has(self, hash: str) -> bool:
         """Whether there is an entry under this hash, verified or not. Raises StoreFailed if it can't be looked up."""
         try:
-            with self._shelf(hash) as shelf:
+            with self._programs_and_shelf(hash) as (_, shelf):
                 os.stat(hash[2:], dir_fd=shelf, follow_symlinks=False)
         except FileNotFoundError:
             self._check_programs_folder(hash)
@@ -90,32 +92,34 @@ class Objects:
         except OSError as error:
             raise store_error(f"can't read program {hash}", error) from error
 
-    def stage(self, source: bytes, meta: Meta) -> Path:
-        """Put a source on the disk, under no name that a reader knows; return its folder. Raises StoreFailed."""
+    def stage(self, program: Program, meta: Meta) -> Path:
+        """Put a program on the disk, under no name that a reader knows; return its folder. Raises StoreFailed."""
         with self._errors(_NOT_KEPT):
-            staged = self.spares.take()
+            is_text = meta.is_text(program.hash)
+            staged = self.spares.take() if is_text else self.spares.make_empty()
             try:
                 with open_folder(staged) as folder:
-                    write_files(folder, {"source": source, "meta.json": seal(meta)})
+                    (files.write_text if is_text else files.write_several)(folder, program, meta)
             except BaseException:
                 self.discard(staged)
                 raise
             return staged
 
-    def publish(self, hash: str, staged: Path, wrapped: bytes, wrapper: int, *, replaces: bool = False) -> None:
+    def publish(self, place: Place, staged: Path, artifact: bytes, *, replaces: bool = False) -> None:
         """Give what was staged its name, durably. Raises StoreFailed, with the staged folder removed.
 
-        Does not wait for the wrapped code. After a power cut the code may not verify, and is rebuilt from the source.
-        `replaces`: a damaged or unreadable program has this name, and is moved to `damaged/`.
+        `artifact`: content of the artifact's file. It is not waited for: after a power cut it may not verify, and is
+        made again. `replaces`: a damaged or unreadable program has this name, and is moved to `damaged/`.
         """
+        hash = place.hash
         with self._errors(_NOT_KEPT):
             try:
                 with open_folder(staged) as folder:
-                    write_files(folder, {"wrapped": with_header(wrapped, wrapper)}, wait=False)
-                shelf_path = self._programs / hash[:2]
+                    files.write_artifact(folder, place, artifact, wait=False)
+                shelf_path = f"{self._programs}/{hash[:2]}"
                 if not os.path.lexists(shelf_path):
                     with suppress(FileExistsError):  # the spares' shelves came first
-                        shelf_path.mkdir(mode=0o700)
+                        os.mkdir(shelf_path, 0o700)
                     sync(self._programs)
                 if replaces:
                     self.set_aside(hash)
@@ -129,63 +133,90 @@ class Objects:
         """Remove what was staged, if it is still there."""
         shutil.rmtree(staged, ignore_errors=True)
 
-    def rewrap(self, hash: str, wrapped: bytes, wrapper: int) -> None:
-        """Replace the wrapped code. Raises StoreFailed."""
-        with self._errors(f"can't keep the wrapped code of program {hash}"), self._folder(hash) as folder:
+    def put_artifact(self, place: Place, artifact: bytes) -> None:
+        """Replace an artifact, and remove those of the engine's other builds. Raises StoreFailed."""
+        what = f"can't keep what {place.engine} made of program {place.hash}"
+        with self._errors(what), self._folder(place.hash) as folder:
             try:
                 with suppress(FileNotFoundError):
-                    os.unlink(_NEW_WRAPPED, dir_fd=folder)
-                write_files(folder, {_NEW_WRAPPED: with_header(wrapped, wrapper)})
-                os.rename(_NEW_WRAPPED, "wrapped", src_dir_fd=folder, dst_dir_fd=folder)
-                os.fsync(folder)
+                    os.unlink(files.ARTIFACT, dir_fd=folder)
+                files.write_artifact(folder, place, artifact)
             except OSError:
                 with suppress(OSError):
-                    os.unlink(_NEW_WRAPPED, dir_fd=folder)
+                    os.unlink(files.ARTIFACT, dir_fd=folder)
                 raise
+            files.remove_other_builds(folder, place)
 
-    def stamp(self, hash: str) -> tuple[int, ...] | None:
-        """Return what changes when a program's files do; None if they are not both there."""
-        folder = f"{self._programs}/{hash[:2]}/{hash[2:]}"
+    def artifact(self, place: Place) -> Artifact | None:
+        """Return an artifact; None if it is missing or no good, since it can be made again.
+
+        Links on the way are followed, which saves time: what is read must have the seal of this program's artifact.
+        """
         try:
-            source, wrapped = os.lstat(f"{folder}/source"), os.lstat(f"{folder}/wrapped")
+            data = read_file(f"{self._path(place.hash)}/{place.file_name}", MOST_BYTES)
+            return unseal_artifact(self._key.value, place, data)[0]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            _log.warning("%s of program %s is made again: %s", place.file_name, place.hash, error)
+            return None
+
+    def artifact_stamp(self, place: Place) -> tuple[int, ...] | None:
+        """Return what changes when an artifact's file does; None if it is not there."""
+        try:
+            return files.stamp_of(os.lstat(f"{self._path(place.hash)}/{place.file_name}"))
         except OSError:
             return None
-        return (
-            *(source.st_ino, source.st_size, source.st_mtime_ns, source.st_ctime_ns),
-            *(wrapped.st_ino, wrapped.st_size, wrapped.st_mtime_ns, wrapped.st_ctime_ns),
-        )
 
-    def read(self, hash: str) -> tuple[bytes, bytes | None, int]:
-        """Return (source, wrapped code or None if that is no good, version of its wrapper).
+    def stamp(self, hash: str) -> tuple[int, ...] | None:
+        """Return what changes when a program's files do; None if they are not there."""
+        folder = self._path(hash)
+        try:
+            return files.stamp_of(os.lstat(f"{folder}/{files.SOURCE}"))
+        except OSError:
+            with suppress(OSError):
+                return files.stamp_of_tree(f"{folder}/{files.FILES}")
+        return None
+
+    def _path(self, hash: str) -> str:
+        return f"{self._programs}/{hash[:2]}/{hash[2:]}"
+
+    def read(self, hash: str, *, language: Language, engine: Engine) -> Program:
+        """Return a program that verifies. What it is written in, and for, is the caller's.
 
         Raises NotFound, StoreFailed, or Damaged; the last may be a removal that is under way as well: who holds the
         writers' lock can tell, by reading again, and calls `set_aside`.
         """
-        try:
-            with self._folder(hash) as folder:
-                source = read_source(folder)
-                wrapped: bytes | None = None
-                wrapper = 0
-                with suppress(OSError, ValueError):  # it is rebuilt from the source
-                    wrapped, wrapper = read_wrapped(folder)
-        except FileNotFoundError:
-            raise Damaged(hash, "its source is missing") from None
-        except ValueError as error:
-            raise Damaged(hash, str(error)) from error
-        except OSError as error:
-            raise read_error(hash, error) from error
-        if hashlib.sha256(source).hexdigest() != hash:
-            raise Damaged(hash, "its bytes do not have its hash")
-        return source, wrapped, wrapper
+        with self._program(hash) as folder:
+            return files.read_program(folder, hash, language=language, engine=engine)
 
     def meta(self, hash: str) -> Meta:
         """Return the metadata, or a guess from the program's other files if meta.json does not verify.
 
-        Raises NotFound, and StoreFailed if a file can't be read: SQLite would keep a guess for ever.
+        Raises NotFound, Damaged if there is nothing to guess from, and StoreFailed if a file can't be read: SQLite
+        would keep a guess for ever.
         """
+        with self._program(hash) as folder:
+            with suppress(FileNotFoundError, ValueError):
+                return files.read_meta(folder, hash)
+            return files.guess_meta(folder, hash, self._key.value)
+
+    def owner(self, hash: str) -> Owner | None:
+        """Return who submitted a program; None if its metadata does not say it."""
+        with suppress(OSError, ValueError, StoreError), self._folder(hash) as folder:
+            return files.read_meta(folder, hash).owner
+        return None
+
+    @contextmanager
+    def _program(self, hash: str) -> Iterator[int]:
+        """Open a program's folder to read it. Raises NotFound, Damaged, StoreFailed."""
         try:
             with self._folder(hash) as folder:
-                return read_meta(folder)
+                yield folder
+        except FileNotFoundError:
+            raise Damaged(hash, "a file of it is missing") from None
+        except ValueError as error:
+            raise Damaged(hash, str(error)) from error
         except OSError as error:
             raise read_error(hash, error) from error
 
@@ -209,7 +240,7 @@ class Objects:
 
     def set_aside(self, hash: str) -> None:
         """Move a program that is damaged or unreadable to `damaged/`. Raises StoreFailed."""
-        with self._errors(f"can't move program {hash} to damaged/"), self._shelf(hash) as shelf:
+        with self._errors(f"can't move program {hash} to damaged/"), self._programs_and_shelf(hash) as (_, shelf):
             self._damaged.move_in(hash[2:], folder=shelf, label=hash)
 
     @contextmanager
@@ -227,17 +258,12 @@ class Objects:
             yield programs, shelf
 
     @contextmanager
-    def _shelf(self, hash: str) -> Iterator[int]:
-        with self._programs_and_shelf(hash) as (_, shelf):
-            yield shelf
-
-    @contextmanager
     def _folder(self, hash: str) -> Iterator[int]:
         """Open a program's folder. Raises NotFound, OSError."""
         with ExitStack() as opened:
             try:
-                folder = opened.enter_context(self._shelf(hash))
-                folder = opened.enter_context(open_folder(hash[2:], folder))
+                _, shelf = opened.enter_context(self._programs_and_shelf(hash))
+                folder = opened.enter_context(open_folder(hash[2:], shelf))
             except FileNotFoundError:
                 self._check_programs_folder(hash)
                 raise NotFound(hash) from None

@@ -1,4 +1,4 @@
-"""What the store takes and gives."""
+"""What the store takes and gives, beside programs and artifacts (sandbox/program.py)."""
 
 from __future__ import annotations
 
@@ -7,39 +7,27 @@ from pathlib import Path
 import msgspec
 
 from promptlogd.store.facts import Fact
-from promptlogd.store.files import Meta
-from promptlogd.wire.messages import Engine, Language
-
-
-class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified program. `wrapped` is None if it must be rebuilt from the source."""
-
-    hash: str
-    source: bytes
-    engine: Engine
-    language: Language
-    wrapped: bytes | None
-    wrapper: int
+from promptlogd.store.meta import Meta
+from sandbox.program import Artifact, Engine, Language, Program
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
-    """A source that has no name yet. `folder` is None if there was something under its hash already."""
+    """A program that has no name yet. `folder` is None if there was something under its hash already."""
 
-    hash: str
-    source: bytes
+    program: Program
     meta: Meta
     folder: Path | None
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A staged source that was checked. `name`: to be put on the program. `wrapper`: version of the wrapped code.
+    """A staged program that was checked. `name`: to be put on it. `build`: of the engine that made the artifact.
 
     `engine` and `language`: those that the client asked for; None stands for those that the program is kept for.
     """
 
     staged: Staged
-    wrapped: bytes
-    wrapper: int
+    artifact: Artifact
+    build: str
     name: str | None = None
     engine: Engine | None = None
     language: Language | None = None

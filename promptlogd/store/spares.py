@@ -44,6 +44,12 @@ class Spares:
             shutil.rmtree(spare, ignore_errors=True)  # somebody was here
         return self._make_one()
 
+    def make_empty(self) -> Path:
+        """Make a folder without a file in it, for a program that no spare is made for. Raises OSError."""
+        folder = self._programs / f"{SPARE}{os.urandom(8).hex()}"
+        folder.mkdir(mode=0o700)
+        return folder
+
     def remove(self) -> None:
         """Remove those that nobody took."""
         with suppress(IndexError):
@@ -61,9 +67,8 @@ class Spares:
         self._shelved = True
 
     def _make_one(self) -> Path:
-        folder = self._programs / f"{SPARE}{os.urandom(8).hex()}"
+        folder = self.make_empty()
         try:
-            folder.mkdir(mode=0o700)
             for name in self._names:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(folder / name, flags, 0o600))

@@ -14,8 +14,11 @@ from promptlogd.store.counts import RunCounts
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.errors import StoreFailed, StoreUnsafe, store_error
 from promptlogd.store.facts import FACTS_FILES, Facts
+from promptlogd.store.format_version import FORMAT, FORMAT_FILE, is_fresh, read_format, refuse_strange, write_format
 from promptlogd.store.journal import JOURNAL_FILE, Journal
+from promptlogd.store.key import KEY_FILE, Key
 from promptlogd.store.lock import take_lock
+from promptlogd.store.migration import migrate
 from promptlogd.store.objects import Objects
 from promptlogd.store.ownership import check_file
 from promptlogd.store.reserve import RESERVE_FILE, Reserve
@@ -31,7 +34,8 @@ class StateFolder:
         self.path = path
         self._lock = lock
         self._damaged = DamagedFolder(path)
-        self.objects = Objects(path, self._damaged)
+        self.key = Key(path)
+        self.objects = Objects(path, self._damaged, self.key)
         self.journal = Journal(path, self._damaged)
         self.facts = Facts(path, self._damaged)
         self.reserve = Reserve(path)
@@ -42,8 +46,12 @@ class StateFolder:
 
     @classmethod
     def open(cls, path: Path) -> StateFolder:
-        """Lock the folder, check it, and repair its parts. Raises StoreLocked, StoreUnsafe, StoreFailed."""
+        """Lock the folder, check it, migrate it, and repair its parts.
+
+        Raises StoreLocked, StoreUnsafe, StoreTooNew, StoreFailed.
+        """
         try:
+            refuse_strange(path)
             make_folders(path.parent, 0o755 if os.geteuid() == 0 else 0o700)
             lock = take_lock(path)
         except UntrustedPath as error:
@@ -70,10 +78,17 @@ class StateFolder:
 
     def _load(self) -> None:
         try:
-            self._damaged.prepare()
-            self.objects.prepare()
-            for name in (JOURNAL_FILE, *FACTS_FILES, RESERVE_FILE):
+            for name in (FORMAT_FILE, KEY_FILE, JOURNAL_FILE, *FACTS_FILES, RESERVE_FILE):
                 check_file(self.path / name)
+            if is_fresh(self.path):
+                write_format(self.path)  # first, so that the folder is known from now on
+            version = read_format(self.path)  # before anything in a newer folder is touched
+            self._damaged.prepare()
+            self.key.prepare()
+            self.objects.prepare()
+            if version < FORMAT:
+                migrate(self.path)
+                write_format(self.path)
             self.facts.open(self.objects.list_folders(), self.objects.meta, self.journal)
         except (OSError, sqlite3.Error) as error:
             raise store_error(f"can't use the state folder {self.path}", error) from error

@@ -7,7 +7,6 @@ around SQLite, never held while the disk syncs.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -16,25 +15,27 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from promptlogd.store.errors import Damaged, NotFound, ProgramUnreadable, StoreFailed, StoreFull
+from promptlogd.store.artifacts import Place, check_place, seal_artifact
+from promptlogd.store.errors import Damaged, NotFound, ProgramUnreadable, StoreFailed, StoreFull, Unstorable
 from promptlogd.store.facts import Fact
-from promptlogd.store.files import Meta
 from promptlogd.store.hashes import is_hash
 from promptlogd.store.journal import Move
+from promptlogd.store.meta import Meta, Owner, meta_of
 from promptlogd.store.names import Names
 from promptlogd.store.recent import Recent
-from promptlogd.store.records import Page, Program, Staged, Submission
+from promptlogd.store.records import Page, Staged, Submission
 from promptlogd.store.references import cursor, meant, place
 from promptlogd.store.removals import Removals
 from promptlogd.store.state_folder import StateFolder
 from promptlogd.store.submissions import Submissions
-from promptlogd.wire.messages import Engine, Language
+from sandbox.program import Artifact, Engine, Language, Program
 
 _log = logging.getLogger(__name__)
 
-_RECENT_BYTES = 1024 * 1024
-_ENTRY_BYTES = 1024
-"""What an entry among the recent costs beside the program's text, about."""
+_RECENT_BYTES = 512 * 1024
+"""Of recent programs, and as much of recent artifacts."""
+_ENTRY_BYTES = 512
+"""About what an entry among the recent costs beside its text."""
 
 
 class Store:
@@ -49,14 +50,15 @@ class Store:
         self._submissions = Submissions(state, self._names)
         self._removals = Removals(state)
         self._recent: Recent[Program] = Recent(_RECENT_BYTES)
+        self._recent_artifacts: Recent[Artifact] = Recent(_RECENT_BYTES)
         self._last_flush_succeeded = True
 
     @classmethod
     def open(cls, state_dir: Path) -> Store:
         """Open the store in this folder, which is made if it is missing (mode 0700), and remove leftovers.
 
-        Raises StoreLocked if another process has it, StoreUnsafe if another user can change it, StoreFailed for the
-        disk.
+        A folder of an older format version is migrated. Raises StoreLocked if another process has it, StoreUnsafe if
+        another user can change it, StoreTooNew if a newer promptlog wrote it, StoreFailed for the disk.
         """
         return cls(StateFolder.open(state_dir))
 
@@ -77,17 +79,19 @@ class Store:
         with suppress(StoreFull), self._state.reserve.guard_writes():
             self._objects.spares.make()
 
-    def stage(
-        self, source: bytes, *, uid: int, engine: Engine = "quickjs", language: Language = "javascript"
-    ) -> Staged:
-        """Put a source on the disk before it is known to parse; `keep` or `discard` comes next. Raises StoreFailed."""
-        hash = hashlib.sha256(source).hexdigest()
-        meta = Meta(size=len(source), created_at=time.time(), created_by=uid, engine=engine, language=language)
+    def stage(self, program: Program, *, uid: int, tenant: str | None = None) -> Staged:
+        """Put a program on the disk before it is known to parse; `keep` or `discard` comes next.
+
+        Raises Unstorable for files that the store does not take, StoreFailed.
+        """
+        if not is_hash(program.hash):
+            raise Unstorable(f"{program.hash!r} is no hash: it must be 64 lowercase hexadecimal digits")
+        meta = meta_of(program, owner=Owner(uid=uid, tenant=tenant), created_at=time.time())
         folder = None
         with self._state.reserve.guard_writes(), suppress(ProgramUnreadable):  # unreadable: `keep` replaces it
-            if not self._objects.has(hash):
-                folder = self._objects.stage(source, meta)
-        return Staged(hash=hash, source=source, meta=meta, folder=folder)
+            if not self._objects.has(program.hash):
+                folder = self._objects.stage(program, meta)
+        return Staged(program=program, meta=meta, folder=folder)
 
     def refuse_another(self, hash: str, engine: Engine | None, language: Language | None) -> None:
         """Raise KeptForAnother if this program is kept for another engine, or as another language, than is asked for.
@@ -99,7 +103,8 @@ class Store:
     def keep(self, submission: Submission) -> tuple[str, bool]:
         """Keep a staged program; return (hash, whether it is new), once it is on the disk.
 
-        Raises StoreFailed; KeptForAnother if the program is kept for another engine or language than was asked for.
+        Raises StoreFailed; KeptForAnother if the program is kept for another engine or language than was asked for;
+        Unstorable for an artifact that the store does not take.
         """
         with self._state.writing:
             return self._submissions.keep(submission)
@@ -107,11 +112,6 @@ class Store:
     def discard(self, staged: Staged) -> None:
         """Remove what was staged and has not been kept."""
         self._submissions.discard(staged)
-
-    def submit(self, source: bytes, wrapped: bytes, *, wrapper: int, name: str | None, uid: int) -> tuple[str, bool]:
-        """Stage and keep a program in one go. Raises StoreFailed."""
-        staged = self.stage(source, uid=uid)
-        return self.keep(Submission(staged=staged, wrapped=wrapped, wrapper=wrapper, name=name))
 
     def resolve(self, reference: str) -> str:
         """Return the hash that a hash, a prefix or @NAME means. Raises BadReference, NotFound, Ambiguous."""
@@ -130,23 +130,53 @@ class Store:
         if program is not None:
             return program
         try:
-            source, wrapped, wrapper = self._objects.read(hash)
+            program = self._read(hash)
         except Damaged:
             with self._state.writing:
                 try:
-                    source, wrapped, wrapper = self._objects.read(hash)
+                    program = self._read(hash)
                 except Damaged as error:
                     self._set_aside(error)
                     raise
+        if stamp is not None and stamp == self._objects.stamp(hash):
+            size = sum(len(data) + _ENTRY_BYTES for data in program.files.values())
+            self._recent.put(hash, stamp, size, program)
+        return program
+
+    def artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
+        """Return what this build of an engine made of a program, read and verified, now or since its file changed.
+
+        None if it must be made, or made again: then comes `put_artifact`. Raises Unstorable for a bad engine or build.
+        """
+        place = Place(hash=hash, engine=engine, build=build)
+        check_place(place)
+        stamp = self._objects.artifact_stamp(place)
+        if stamp is None:
+            return None
+        key = f"{hash} {place.file_name}"
+        artifact = self._recent_artifacts.get(key, stamp)
+        if artifact is None:
+            artifact = self._objects.artifact(place)
+            if artifact is not None and stamp == self._objects.artifact_stamp(place):
+                self._recent_artifacts.put(key, stamp, len(artifact.code or b"") + _ENTRY_BYTES, artifact)
+        return artifact
+
+    def put_artifact(self, hash: str, engine: Engine, build: str, artifact: Artifact) -> None:
+        """Keep an artifact in place of the engine's earlier ones. Raises Unstorable, StoreFailed."""
+        place = Place(hash=hash, engine=engine, build=build)
+        check_place(place)
+        fact = self.fact(hash)
+        with self._state.writing:
+            if self._objects.has(hash):  # it may have been removed meanwhile
+                language = fact.language if fact is not None else self._objects.meta(hash).language
+                data = seal_artifact(self._state.key.value, place, artifact, language)
+                self._objects.put_artifact(place, data)
+
+    def _read(self, hash: str) -> Program:
         with self._use_facts():
             known = self._facts.get(hash)
         meta = known or self._list_again(hash)
-        program = Program(
-            hash=hash, source=source, engine=meta.engine, language=meta.language, wrapped=wrapped, wrapper=wrapper
-        )
-        if stamp is not None and stamp == self._objects.stamp(hash):
-            self._recent.put(hash, stamp, len(source) + len(wrapped or b"") + _ENTRY_BYTES, program)
-        return program
+        return self._objects.read(hash, language=meta.language, engine=meta.engine)
 
     def _set_aside(self, damage: Damaged) -> None:
         """Move a damaged program to `damaged/`; remove its names and facts. Raises StoreFailed if the move fails."""
@@ -176,12 +206,6 @@ class Store:
             finally:
                 self._state.writing.release()
         return meta
-
-    def rewrap(self, hash: str, wrapped: bytes, *, wrapper: int) -> None:
-        """Keep rebuilt wrapped code. Raises StoreFailed."""
-        with self._state.writing:
-            if self._objects.has(hash):  # it may have been removed meanwhile
-                self._objects.rewrap(hash, wrapped, wrapper)
 
     def fact(self, hash: str) -> Fact | None:
         """Return what is known of a program, if it is there."""

@@ -6,12 +6,13 @@ import logging
 
 from msgspec.structs import replace
 
+from promptlogd.store.artifacts import Place, check_place, seal_artifact
 from promptlogd.store.errors import Damaged, KeptForAnother, NotFound, ProgramUnreadable, StoreFailed
-from promptlogd.store.files import Meta
+from promptlogd.store.meta import Meta, Owner
 from promptlogd.store.names import Names
 from promptlogd.store.records import Staged, Submission
 from promptlogd.store.state_folder import StateFolder
-from promptlogd.wire.messages import Engine, Language
+from sandbox.program import Engine, Language
 
 _log = logging.getLogger(__name__)
 
@@ -32,17 +33,20 @@ class Submissions:
             raise KeptForAnother(hash, fact.engine, fact.language)
 
     def keep(self, submission: Submission) -> tuple[str, bool]:
-        """Keep a staged program; return (hash, whether it is new). Raises StoreFailed, KeptForAnother."""
+        """Keep a staged program; return (hash, whether it is new). Raises StoreFailed, KeptForAnother, Unstorable."""
         staged, name = submission.staged, submission.name
-        hash = staged.hash
+        hash = staged.program.hash
+        place = Place(hash=hash, engine=staged.meta.engine, build=submission.build)
+        check_place(place)
+        artifact = seal_artifact(self._state.key.value, place, submission.artifact, staged.meta.language)
         try:
-            self._objects.read(hash)
             meta = self._objects.meta(hash)
+            self._objects.read(hash, language=meta.language, engine=meta.engine)
         except NotFound:
-            self._keep_new(submission)
+            self._keep_new(staged, place, artifact, name)
         except (Damaged, ProgramUnreadable) as error:
             _log.error("%s", error)
-            self._replace(submission)
+            self._replace(staged, place, artifact, name)
         else:
             self.discard(staged)
             self.refuse_another(hash, submission.engine, submission.language)
@@ -55,48 +59,53 @@ class Submissions:
         if staged.folder is not None:
             self._objects.discard(staged.folder)
 
-    def _keep_new(self, submission: Submission) -> None:
-        staged = submission.staged
-        folder = staged.folder or self._objects.stage(staged.source, staged.meta)
-        self._objects.publish(staged.hash, folder, submission.wrapped, submission.wrapper)
+    def _keep_new(self, staged: Staged, place: Place, artifact: bytes, name: str | None) -> None:
+        folder = staged.folder or self._objects.stage(staged.program, staged.meta)
+        self._objects.publish(place, folder, artifact)
         try:
-            # An earlier program with this hash, which was removed, may have left a row and counts.
-            self._remove_facts_and_counts(staged.hash)
-            self._add_facts_and_name(staged.hash, staged.meta, submission.name)
+            with self._state.use_facts():
+                # An earlier program with this hash, which was removed, may have left a row and counts.
+                self._state.counts.discard(place.hash)
+                self._state.facts.add_new(place.hash, staged.meta)
+            self._put_name(place.hash, name)
         except StoreFailed:
-            self._undo(staged.hash)
+            self._undo(place.hash)
             raise
 
-    def _replace(self, submission: Submission) -> None:
-        """Replace a damaged or unreadable program. If SQLite has its time and its user, these stay."""
-        staged = submission.staged
+    def _replace(self, staged: Staged, place: Place, artifact: bytes, name: str | None) -> None:
+        """Replace a damaged or unreadable program. If SQLite has its time and its user, these and its tenant stay."""
         meta = staged.meta
-        self.refuse_another(staged.hash, meta.engine, meta.language)
+        self.refuse_another(place.hash, meta.engine, meta.language)
         with self._state.use_facts():
-            fact = self._state.facts.get(staged.hash)
+            fact = self._state.facts.get(place.hash)
         if fact is not None:
-            meta = replace(meta, created_at=fact.created_at, created_by=fact.created_by)
+            owner = self._objects.owner(place.hash)
+            if owner is None or owner.uid != fact.created_by:
+                owner = Owner(uid=fact.created_by)
+            meta = replace(meta, created_at=fact.created_at, owner=owner)
         self.discard(staged)
-        folder = self._objects.stage(staged.source, meta)
-        self._objects.publish(staged.hash, folder, submission.wrapped, submission.wrapper, replaces=True)
-        self._add_facts_and_name(staged.hash, meta, submission.name)
+        folder = self._objects.stage(staged.program, meta)
+        self._objects.publish(place, folder, artifact, replaces=True)
+        self._add_facts_and_name(place.hash, meta, name)
 
     def _add_facts_and_name(self, hash: str, meta: Meta, name: str | None) -> None:
         with self._state.use_facts():
             self._state.facts.add(hash, meta)
-            moves = name is not None and self._state.facts.named(name) != hash
+        self._put_name(hash, name)
+
+    def _put_name(self, hash: str, name: str | None) -> None:
+        if name is None:
+            return
+        with self._state.use_facts():
+            moves = self._state.facts.named(name) != hash
         if moves:
-            assert name is not None
             self._names.move(name, hash)
 
     def _undo(self, hash: str) -> None:
         try:
             self._objects.erase(self._objects.take_out(hash))
-            self._remove_facts_and_counts(hash)
+            with self._state.use_facts():
+                self._state.counts.discard(hash)
+                self._state.facts.apply([], gone=hash)
         except StoreFailed as error:
             _log.error("program %s was refused, but could not be removed again: %s", hash, error)
-
-    def _remove_facts_and_counts(self, hash: str) -> None:
-        with self._state.use_facts():
-            self._state.counts.discard(hash)
-            self._state.facts.apply([], gone=hash)

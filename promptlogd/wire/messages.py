@@ -1,7 +1,8 @@
 """Every message of the protocol, as msgspec tagged structs. Data only: no framing, no sockets, no clock.
 
 Requests forbid unknown fields, so that a misspelt one is an error and not silence; replies allow them, so
-that an older client can talk to a newer daemon. `docs/protocol.md` is generated from this file.
+that an older client can talk to a newer daemon. `docs/protocol.md` is generated from this
+file, which is why it has more than 300 lines.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from sandbox.outcome import LogLevel, LogLine, Outcome, Usage
+from sandbox.program import Language
 
 PROTOCOL_VERSION = 1
 """Goes up when an existing client would misunderstand the daemon; a new message or field does not count."""
@@ -28,11 +30,14 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Hash = str
 """Lowercase hex SHA-256 of the program's bytes, 64 digits."""
 
-Engine = Literal["quickjs", "deno"]
-"""What runs a program."""
+Engine = Annotated[str, Meta(min_length=1, max_length=64)]
+"""What runs a program: the name of an engine, `quickjs` or `deno`."""
 
-Language = Literal["javascript", "typescript"]
-"""What a source is written in. TypeScript is Deno's: its types are taken off, and not checked."""
+Isolation = Literal["cell", "jail"]
+"""`jail`: a brand-new nsjail for this run alone."""
+
+Tenant = Annotated[str, Meta(min_length=1, max_length=128)]
+"""One of those for whom a front works: chosen by the front."""
 
 ErrorCode = Literal[
     "bad_request",
@@ -75,6 +80,8 @@ class _Request(
     omit_defaults=True,
 ):
     id: Id
+    tenant: Tenant | None = None
+    """For whom a front asks. Refused with `forbidden` from a client that is not a front: see `server.fronts`."""
 
 
 class Submit(_Request, frozen=True, kw_only=True):
@@ -103,8 +110,8 @@ class Run(_Request, frozen=True, kw_only=True):
     language: Language | None = None
     """Of a `source`: what it is written in. Default: javascript."""
     limits: LimitsAsked | None = None
-    isolation: Literal["cell", "jail"] | None = None
-    """`jail`: a brand-new nsjail for this run alone. Default: the daemon's setting."""
+    isolation: Isolation | None = None
+    """Default: the daemon's setting."""
     stream_logs: bool = False
     host_functions: list[str] | None = None
     """Not supported yet: refused with `unsupported`."""

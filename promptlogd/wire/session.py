@@ -14,8 +14,9 @@ from msgspec import Raw, json, msgpack, structs
 
 from promptlogd.wire.errors import BadMessage, ProtocolError
 from promptlogd.wire.framing import Encoding, FrameDecoder, encode_frame
-from promptlogd.wire.messages import Engine, Finished, Id, Language, Reply, Request, Run
+from promptlogd.wire.messages import Finished, Id, Isolation, Reply, Request, Run
 from sandbox.outcome import Ok
+from sandbox.program import Language
 
 
 class _Envelope(msgspec.Struct):
@@ -46,8 +47,8 @@ _ID_FIRST = re.compile(
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-_NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(engine|language|isolation)`$")
-_CHOICES = {"engine": get_args(Engine), "language": get_args(Language), "isolation": ("cell", "jail")}
+_NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
+_CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
 
 
 def _explain(error: Exception) -> str:

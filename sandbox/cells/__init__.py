@@ -1,5 +1,1 @@
-"""Cells: a jailed engine process each, one file for each engine. What starts processes is here, and only here."""
-
-from sandbox.cells.job import Job, Trial
-
-__all__ = ["Job", "Trial"]
+"""Cells: jailed engines that run one job each, and the pools that keep them. The same for every engine."""

@@ -5,23 +5,36 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
-from sandbox.cells import quickjs as cells
-from sandbox.cells.job import Job, Plan, Trial
-from sandbox.cells.quickjs import QuickJSCell as Cell
-from sandbox.engines.quickjs import filter as second_filter
-from sandbox.engines.replies import Refused, Wrapped
+from sandbox.cells.cell import Cell
+from sandbox.cells.job import Job, Result
+from sandbox.cells.plan import Plan
+from sandbox.cells.policy import Steady
+from sandbox.cells.pool import Pool
+from sandbox.engines.quickjs.host import filter as second_filter
+from sandbox.engines.quickjs.host import start as cells
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok, OutputLimit, ProgramSyntaxError, WallLimit
-from sandbox.pool import Pool
+from sandbox.outcome import (
+    Cancelled,
+    CpuLimit,
+    Crashed,
+    MemoryLimit,
+    Ok,
+    OutputLimit,
+    ProgramException,
+    ProgramSyntaxError,
+    WallLimit,
+)
+from sandbox.protocol.events import Checked
+from sandbox.protocol.frames import Task
+from tests.cell.cells import a_cell, a_reactor, finish, run_on, take
 from tests.daemon.processes import children, cpu_s, is_alive
 
 _DEFAULT = Limits()
@@ -33,34 +46,16 @@ _OVER_MS = 10 + 2 * _TICK_MS
 """CPU time that a run may have over its limit: the tick at which that is seen, and the end of the process."""
 
 
-@asynccontextmanager
-async def a_cell(plan: Plan) -> AsyncIterator[Cell]:
-    """A cell for the length of a block."""
-    cell = await cells.start(plan)
-    try:
-        yield cell
-    finally:
-        await cell.close()
-
-
-async def _run(cell: Cell, source: str, *, kind: str = "source", prompt: str = "", **limits: int) -> Trial:
-    """Run this source there; a machine that others keep busy has time for it, if no wall limit is given."""
-    trial = Trial()
-    limits.setdefault("wall_ms", 60_000)
-    with trio.fail_after(90):
-        job = Job(kind=kind, code=source.encode(), prompt=prompt, limits=Limits(**limits))
-        await cell.run(job, trial)
-    return trial
-
-
 async def test_each_run_has_a_process_of_its_own(plan: Plan) -> None:
     """What one run leaves in globals, prototypes or the random state is not there in the next."""
     seen = []
     async with a_cell(plan) as cell:
         for _ in range(5):
-            trial = await _run(cell, "const was = globalThis.x; globalThis.x = 1; return [was ?? null, Math.random()]")
-            assert isinstance(trial.outcome, Ok)
-            was, random = msgspec.json.decode(trial.outcome.value)
+            result = await run_on(
+                cell, "const was = globalThis.x; globalThis.x = 1; return [was ?? null, Math.random()]"
+            )
+            assert isinstance(result.outcome, Ok)
+            was, random = msgspec.json.decode(result.outcome.value)
             assert was is None
             seen.append(random)
         assert cell.usable
@@ -75,20 +70,20 @@ async def test_cpu_is_held_by_the_kernel(plan: Plan) -> None:
         "const result = {get a() { for(;;); }}",
     ):
         async with a_cell(plan) as cell:
-            trial = await _run(cell, source)
-            assert isinstance(trial.outcome, CpuLimit), source
-            assert _DEFAULT.cpu_ms <= trial.usage.cpu_ms <= _DEFAULT.cpu_ms + _OVER_MS
+            result = await run_on(cell, source)
+            assert isinstance(result.outcome, CpuLimit), source
+            assert _DEFAULT.cpu_ms <= result.usage.cpu_ms <= _DEFAULT.cpu_ms + _OVER_MS
             assert not cell.usable
 
 
 async def test_a_run_may_have_other_limits_than_the_blank_child(plan: Plan) -> None:
     """A child with the run's own limits takes the blank one's place; the next run has the default again."""
     async with a_cell(plan) as cell:
-        trial = await _run(cell, "const t = Date.now(); while (Date.now() - t < 100); return 1", cpu_ms=500)
-        assert isinstance(trial.outcome, Ok)
-        trial = await _run(cell, "for(;;){}")
-        assert isinstance(trial.outcome, CpuLimit)
-        assert trial.outcome.limit == _DEFAULT.cpu_ms
+        result = await run_on(cell, "const t = Date.now(); while (Date.now() - t < 100); return 1", cpu_ms=500)
+        assert isinstance(result.outcome, Ok)
+        result = await run_on(cell, "for(;;){}")
+        assert isinstance(result.outcome, CpuLimit)
+        assert result.outcome.limit == _DEFAULT.cpu_ms
 
 
 @pytest.mark.parametrize(
@@ -104,18 +99,17 @@ async def test_a_run_may_have_other_limits_than_the_blank_child(plan: Plan) -> N
 async def test_memory_is_held_by_the_kernel(plan: Plan, source: str) -> None:
     """A memory bomb ends as memory_limit, with a peak of 128 MiB at the most."""
     async with a_cell(plan) as cell:
-        trial = await _run(cell, source, cpu_ms=5000, wall_ms=10_000)
-    assert isinstance(trial.outcome, MemoryLimit)
-    assert trial.usage.peak_memory_bytes <= 128 * MIB
+        result = await run_on(cell, source, cpu_ms=5000, wall_ms=10_000)
+    assert isinstance(result.outcome, MemoryLimit)
+    assert result.usage.peak_memory_bytes <= 128 * MIB
 
 
 async def test_a_forged_out_of_memory_is_an_exception(plan: Plan) -> None:
     """An error that only reads like the engine's is no memory_limit."""
     async with a_cell(plan) as cell:
         for source in ("throw new InternalError('out of memory')", "throw null", "throw new RangeError('x')"):
-            trial = await _run(cell, source)
-            assert trial.outcome is not None
-            assert trial.outcome.__struct_config__.tag == "exception"
+            result = await run_on(cell, source)
+            assert isinstance(result.outcome, ProgramException)
 
 
 @pytest.mark.parametrize("thrown", ["null", "new InternalError('out of memory')"])
@@ -126,38 +120,38 @@ async def test_memory_limit_can_be_claimed_once_memory_was_refused(plan: Plan, t
     """
     source = f"try {{ new Uint8Array(2 ** 30) }} catch {{}} throw {thrown}"
     async with a_cell(plan) as cell:
-        trial = await _run(cell, source)
-    assert isinstance(trial.outcome, MemoryLimit)
-    assert trial.usage.peak_memory_bytes < 64 * MIB
+        result = await run_on(cell, source)
+    assert isinstance(result.outcome, MemoryLimit)
+    assert result.usage.peak_memory_bytes < 64 * MIB
 
 
 async def test_wall_time_is_held_by_the_daemon(plan: Plan) -> None:
     """A run that goes on is killed at its deadline, long before its CPU limit, and its usage is still the kernel's."""
     async with a_cell(plan) as cell:
-        trial = await _run(cell, "for(;;){}", cpu_ms=5000, wall_ms=200)
-    assert isinstance(trial.outcome, WallLimit)
-    assert 200 <= trial.usage.wall_ms < 2000
-    assert 0 < trial.usage.cpu_ms < 2000
-    assert trial.usage.peak_memory_bytes > MIB
+        result = await run_on(cell, "for(;;){}", cpu_ms=5000, wall_ms=200)
+    assert isinstance(result.outcome, WallLimit)
+    assert 200 <= result.usage.wall_ms < 2000
+    assert 0 < result.usage.cpu_ms < 2000
+    assert result.usage.peak_memory_bytes > MIB
 
 
 async def test_logs_before_a_limit_are_kept(plan: Plan) -> None:
     """What was logged before the CPU limit killed the run is returned."""
     async with a_cell(plan) as cell:
-        trial = await _run(cell, "console.warn('here', {a: 1}); for(;;){}")
-    assert [(line.level, line.text) for line in trial.logs] == [("warn", 'here {"a":1}')]
+        result = await run_on(cell, "console.warn('here', {a: 1}); for(;;){}")
+    assert [(line.level, line.text) for line in result.logs] == [("warn", 'here {"a":1}')]
 
 
 async def test_a_large_input_and_output_pass(plan: Plan) -> None:
     """A prompt and a result of 1 MiB, larger than the socket's buffers, go through."""
     async with a_cell(plan) as cell:
         prompt = "x" * (MIB - 2)
-        trial = await _run(cell, "return prompt", prompt=prompt)
-        assert isinstance(trial.outcome, Ok)
-        assert bytes(trial.outcome.value) == b'"' + prompt.encode() + b'"'
-        trial = await _run(cell, "return prompt + 'x'", prompt=prompt)
-        assert isinstance(trial.outcome, OutputLimit)
-        assert trial.outcome.used == MIB + 1
+        result = await run_on(cell, "return prompt", prompt=prompt)
+        assert isinstance(result.outcome, Ok)
+        assert bytes(result.outcome.value) == b'"' + prompt.encode() + b'"'
+        result = await run_on(cell, "return prompt + 'x'", prompt=prompt)
+        assert isinstance(result.outcome, OutputLimit)
+        assert result.outcome.used == MIB + 1
 
 
 async def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -171,15 +165,21 @@ async def test_cancelling_kills_the_child(plan: Plan) -> None:
     """A cancelled run's process is gone when `run` has returned, its usage noted, and the cell retired."""
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
-        trial = Trial()
-        job = Job(kind="source", code=b"for(;;){}", limits=Limits(cpu_ms=9000, wall_ms=9000))
+        results: list[Result] = []
+        job = Job(task=Task.CHECK_AND_RUN, source=b"for(;;){}", limits=Limits(cpu_ms=9000, wall_ms=9000))
+
+        async def run() -> None:
+            results.append(await finish(cell, job))
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(cell.run, job, trial)
+            nursery.start_soon(run)
             await _until(lambda: any(cpu_s(child) > 0.02 for child in children(zygote)))  # a blank child uses less
             (child,) = children(zygote)
-            nursery.cancel_scope.cancel()
+            cell.cancel()
+        (result,) = results
+        assert result.outcome == Cancelled()
         assert not is_alive(child)
-        assert 20 < trial.usage.cpu_ms < 9000
+        assert 20 < result.usage.cpu_ms < 9000
         assert not cell.usable
 
 
@@ -190,14 +190,14 @@ _CLOSES = (
     "}}); while (true) {} (class {async program() {",
     "} static { while (true) {} } async f() {",
     "}, [(() => { while (true) {} })()]() {",
-    "}); function __promptlog_run() { while (true) {} } (async function () {",
+    "}); function __promptlogrun_on() { while (true) {} } (async function () {",
     "}); class __promptlog_run {} (async function () {",
     "}); let undefined; (async function () {",
     "}); function undefined() {} (async function () {",
 )
 # What is a script's code is a module's comment, and the other way round: `<!--` is a comment in scripts alone.
 _POLYGLOT = (
-    "var x; 0<!--x/*\n}); function __promptlog_run() { return 'overridden' } (async function () { `*/\n"
+    "var x; 0<!--x/*\n}); function __promptlogrun_on() { return 'overridden' } (async function () { `*/\n"
     "export default 5\n//`\n"
 )
 
@@ -206,20 +206,20 @@ _POLYGLOT = (
 async def test_what_closes_its_wrapper_is_refused_and_never_executed(plan: Plan, source: str) -> None:
     """At a check nothing of the program runs, not even what stands outside of the wrapper."""
     async with a_cell(plan) as cell:
-        assert isinstance((await _run(cell, "while (true) {}", kind="check")).checked, Wrapped)
-        for kind in ("check", "source"):
-            trial = await _run(cell, source, kind=kind)
-            refused = trial.checked if kind == "check" else trial.outcome
-            assert isinstance(refused, Refused | ProgramSyntaxError), trial
-            assert trial.logs == []
+        assert isinstance((await run_on(cell, "while (true) {}", task=Task.CHECK)).outcome, Checked)
+        for task in (Task.CHECK, Task.CHECK_AND_RUN):
+            result = await run_on(cell, source, task=task)
+            assert isinstance(result.outcome, ProgramSyntaxError), result
+            assert result.logs == []
 
 
 async def test_a_script_in_a_modules_comment_declares_nothing(plan: Plan) -> None:
     """What parses as a script that closes its wrapper is no module: its functions would be there when it runs."""
     async with a_cell(plan) as cell:
-        assert isinstance((await _run(cell, "// a module\nexport default 5\n", kind="check")).checked, Wrapped)
-        trial = await _run(cell, _POLYGLOT, kind="check")
-        assert isinstance(trial.checked, Refused), trial
+        module = await run_on(cell, "// a module\nexport default 5\n", task=Task.CHECK)
+        assert module.outcome == Checked(module=True, stripped=None)
+        result = await run_on(cell, _POLYGLOT, task=Task.CHECK)
+        assert isinstance(result.outcome, ProgramSyntaxError), result
 
 
 async def test_the_zygote_reads_no_user_byte(plan: Plan) -> None:
@@ -232,13 +232,13 @@ async def test_the_zygote_reads_no_user_byte(plan: Plan) -> None:
 
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
-        await _run(cell, "return 1")
+        await run_on(cell, "return 1")
         before = read_bytes(zygote)
         assert before > 0  # it has read its modules
         for _ in range(3):
-            trial = await _run(cell, "return prompt.length //" + "x" * 500_000, prompt="y" * 500_000)
-            assert isinstance(trial.outcome, Ok)
-        await _run(cell, "for(;;){}")
+            result = await run_on(cell, "return prompt.length //" + "x" * 500_000, prompt="y" * 500_000)
+            assert isinstance(result.outcome, Ok)
+        await run_on(cell, "for(;;){}")
         assert read_bytes(zygote) == before
 
 
@@ -288,28 +288,32 @@ async def test_a_blank_child_that_was_killed_is_no_runs_affair(plan: Plan) -> No
         # Once there is the next child, the zygote has reported the end of this one.
         await _until(lambda: children(zygote) not in ([], [child]))
         with pytest.raises(CellLost):
-            await _run(cell, "return 1")
+            await run_on(cell, "return 1")
         assert not cell.usable
 
 
 async def test_a_dead_cell_is_replaced_by_the_pool(plan: Plan) -> None:
     """The pool starts another cell for one that dies, and gives fresh ones on request."""
-    pool = Pool(plan, size=2, runs_per_cell=3, max_age_s=60)
-    async with trio.open_nursery() as nursery:
+    async with a_reactor() as reactor, trio.open_nursery() as nursery:
+
+        async def start(memory_bytes: int | None) -> Cell:
+            return await cells.start(plan, reactor)
+
+        pool = Pool("quickjs", start, Steady(2), runs_per_cell=3, max_age_s=60, forks=True)
         await nursery.start(pool.serve)
-        cell = await pool.take()
+        cell = await take(pool)
         cell.process.kill()
         with trio.fail_after(2):
             await cell.retired.wait()
         pool.give(cell)
         for _ in range(8):
             with trio.fail_after(10):
-                cell = await pool.take()
-            assert isinstance((await _run(cell, "return 1")).outcome, Ok)
+                cell = await take(pool)
+            assert isinstance((await run_on(cell, "return 1")).outcome, Ok)
             pool.give(cell)
-        first = await pool.take(fresh=True)
+        first = await take(pool, fresh=True)
         assert first.runs == 0
-        await _run(first, "return 1")
+        await run_on(first, "return 1")
         pool.give(first, fresh=True)
         assert not first.usable
         assert pool.counts().retired >= 3
@@ -318,11 +322,12 @@ async def test_a_dead_cell_is_replaced_by_the_pool(plan: Plan) -> None:
 
 async def test_a_cell_that_can_not_start_says_why(plan: Plan) -> None:
     """A missing binary, and a jail that fails, are CellStartErrors with a reason."""
-    with pytest.raises(CellStartError, match="nowhere"):
-        await cells.start(msgspec.structs.replace(plan, executable=Path("/nowhere")))
-    arguments = [argument if argument != "--chroot" else "--no-such-option" for argument in plan.arguments]
-    with pytest.raises(CellStartError, match=r"nsjail|option|parse"):
-        await cells.start(msgspec.structs.replace(plan, arguments=arguments))
+    async with a_reactor() as reactor:
+        with pytest.raises(CellStartError, match="nowhere"):
+            await cells.start(msgspec.structs.replace(plan, executable=Path("/nowhere")), reactor)
+        arguments = [argument if argument != "--chroot" else "--no-such-option" for argument in plan.arguments]
+        with pytest.raises(CellStartError, match=r"nsjail|option|parse"):
+            await cells.start(msgspec.structs.replace(plan, arguments=arguments), reactor)
 
 
 # --- the filter as bytes, for machines that are not at hand ----------------------------------------------------
@@ -366,17 +371,13 @@ def test_the_filter_allows_exactly_what_it_lists(machine: second_filter.Machine)
         assert _verdict(program, arch, table["mmap"], [0, 4096, protection, 0x22, -1, 0]) == verdict
 
 
-async def test_closed_between_its_waking_and_its_turn(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell that is closed when its run has been woken, but not yet had its turn, is a crash and no error."""
+async def test_a_cell_that_is_closed_in_a_run_reports_it(plan: Plan) -> None:
+    """A run whose cell is closed under it is a crash and no error."""
     async with a_cell(plan) as cell:
-        wait_readable = trio.lowlevel.wait_readable
-
-        async def then_closed(descriptor: int) -> None:
-            await wait_readable(descriptor)
-            monkeypatch.undo()
-            await cell.close()
-
-        monkeypatch.setattr(trio.lowlevel, "wait_readable", then_closed)
-        trial = await _run(cell, "return 1")
-        assert isinstance(trial.outcome, Crashed)
-        assert trial.outcome.signal == "SIGKILL"
+        results: list[Result | CellLost] = []
+        job = Job(task=Task.CHECK_AND_RUN, source=b"for(;;){}", limits=Limits(wall_ms=9000))
+        cell.begin(job, results.append)
+        await cell.close()
+        (result,) = results
+        assert isinstance(result, Result)
+        assert result.outcome == Crashed(signal="SIGKILL", message="its jail was ended from outside")

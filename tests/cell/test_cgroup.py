@@ -10,16 +10,15 @@ import msgspec
 import pytest
 import trio
 
-from promptlogd.config import Config
-from promptlogd.plans import held_by, quickjs_plan
-from sandbox import cgroup
-from sandbox.cells import quickjs as cells
-from sandbox.cells.job import Job, Plan, Trial
-from sandbox.cgroup import Cgroup
-from sandbox.limits import MIB, Limits
+from sandbox.cells.job import Result
+from sandbox.cells.plan import Plan
+from sandbox.jail import cgroup
+from sandbox.jail.cgroup import Cgroup
+from sandbox.limits import MIB
 from sandbox.outcome import Crashed, Ok
-from sandbox.root import Root
+from tests.cell.cells import a_cell, run_on
 from tests.daemon.processes import children
+from tests.hosts import host, in_cgroup
 
 
 @pytest.fixture
@@ -32,18 +31,9 @@ def group() -> Iterator[Cgroup]:
     assert not any(folder.exists() for folder in made.folders)
 
 
-def _in_it(plan: Plan, group: Cgroup) -> Plan:
-    return quickjs_plan(Config(), Root(path=plan.folder, loader=""), group)
-
-
-async def _run(plan: Plan, source: str, limits: Limits) -> Trial:
-    cell = await cells.start(plan)
-    trial = Trial()
-    try:
-        await cell.run(Job(kind="source", code=source.encode(), limits=limits), trial)
-    finally:
-        await cell.close()
-    return trial
+async def _run(plan: Plan, source: str, **limits: int) -> Result:
+    async with a_cell(plan) as cell:
+        return await run_on(cell, source, **limits)
 
 
 _LIMITS = {"memory.limit_in_bytes": 600 * MIB, "memory.max": 600 * MIB, "pids.max": 4}
@@ -52,8 +42,7 @@ _LIMITS = {"memory.limit_in_bytes": 600 * MIB, "memory.max": 600 * MIB, "pids.ma
 
 async def test_a_jail_is_in_a_cgroup_of_its_own(plan: Plan, group: Cgroup) -> None:
     """The jail's processes are below the parent, under its limits, and the cgroup goes when the jail goes."""
-    cell = await cells.start(_in_it(plan, group))
-    try:
+    async with a_cell(in_cgroup(plan, group)) as cell:
         limits: dict[str, int] = {}
         for folder in group.folders:
             (jail,) = folder.glob("NSJAIL.*")
@@ -62,16 +51,15 @@ async def test_a_jail_is_in_a_cgroup_of_its_own(plan: Plan, group: Cgroup) -> No
             limits |= {name: int((jail / name).read_text()) for name in _LIMITS if (jail / name).exists()}
         assert set(limits.values()) == {600 * MIB, 4}
         assert limits.items() <= _LIMITS.items()
-    finally:
-        await cell.close()
     with trio.fail_after(2):
         while any(list(folder.glob("NSJAIL.*")) for folder in group.folders):
             await trio.sleep(0.01)
 
 
-def test_what_holds_is_told(group: Cgroup) -> None:
+def test_what_holds_is_told(group: Cgroup, tmp_path: Path) -> None:
     """The words of `stats` name a cgroup as holder of memory and of processes where there is one, and only there."""
-    for held, there in ((held_by(Config(), group), True), (held_by(Config(), None), False)):
+    for parent, there in ((group, True), (None, False)):
+        held = host("quickjs", tmp_path, cgroup=parent).held_by()
         assert ("a memory cgroup of 600 MiB" in held["memory"]) is there
         assert ("a pids cgroup" in held["processes"]) is there
         assert held["memory"].startswith("RLIMIT_AS on the process")
@@ -82,13 +70,13 @@ async def test_the_cgroup_holds_where_the_first_holder_does_not(plan: Plan, grou
     assert group.memory_bytes, "no memory cgroup can be made here (be root, or delegate one)"
     arguments = [str(64 * MIB) if argument == str(600 * MIB) else argument for argument in group.arguments]
     assert arguments != group.arguments
-    tight = _in_it(plan, msgspec.structs.replace(group, arguments=arguments))
+    tight = in_cgroup(plan, msgspec.structs.replace(group, arguments=arguments))
     source = "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))"
-    trial = await _run(tight, source, Limits(memory_bytes=500 * MIB, cpu_ms=5000, wall_ms=10_000))
-    assert isinstance(trial.outcome, Crashed), trial.outcome
-    assert trial.outcome.signal == "SIGKILL"
-    trial = await _run(tight, "return 1", Limits())
-    assert isinstance(trial.outcome, Ok)
+    result = await _run(tight, source, memory_bytes=500 * MIB, cpu_ms=5000, wall_ms=10_000)
+    assert isinstance(result.outcome, Crashed), result.outcome
+    assert result.outcome.signal == "SIGKILL"
+    result = await _run(tight, "return 1")
+    assert isinstance(result.outcome, Ok)
 
 
 def _tree(folder: Path, files: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.engines.columns import Text
+from sandbox.engines.host.columns import Text
 
 _TEXTS = st.text(alphabet="ab\t\n\r\u2028\u2029é漢\U0001f600", max_size=60).map(lambda text: text * 40)
 

@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from sandbox.cells.job import Job, Plan, Trial
-from sandbox.cells.quickjs import QuickJSCell as Cell
+from sandbox.cells.job import Job
+from sandbox.cells.plan import Plan
+from sandbox.engines.quickjs.host.cell import QuickJSCell as Cell
 from sandbox.errors import CellLost
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import Crashed
+from sandbox.protocol.frames import Task
+from tests.cell.cells import a_reactor, finish
 
 _OTHER_CPU_MS = Limits().cpu_ms + 1
 _REPORT = struct.pack("<4sIqqqqq", b"E\0\0\0", 0, 0, 7000, 0, 0, 4096)
@@ -29,12 +32,13 @@ async def _without_a_jail(plan: Plan) -> AsyncIterator[tuple[Cell, socket.socket
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     data.setblocking(False)
     control.setblocking(False)
-    with theirs, their_control:
+    async with a_reactor() as reactor:
         process = await trio.lowlevel.open_process(["true"])
         await process.wait()
-        cell = Cell(plan, plan.take_identity(), process, data, control, select.epoll())
+        cell = Cell(plan, plan.take_identity(), process, reactor, data, control)
         try:
-            yield cell, theirs, their_control
+            with theirs, their_control:
+                yield cell, theirs, their_control
         finally:
             await cell.close()
 
@@ -43,7 +47,7 @@ async def _without_a_jail(plan: Plan) -> AsyncIterator[tuple[Cell, socket.socket
 async def test_a_broken_control_socket_is_a_lost_cell(plan: Plan, *, begun: bool) -> None:
     """When control gives an error in place of a report, a run that was not begun is CellLost, one that was a crash."""
     async with _without_a_jail(plan) as (cell, theirs, their_control):
-        trial, job = Trial(), Job(kind="source", code=b"return 1", limits=Limits(cpu_ms=_OTHER_CPU_MS))
+        job = Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits(cpu_ms=_OTHER_CPU_MS))
 
         def reset() -> None:
             select.select([their_control], [], [], 5)  # the run's own limits are sent by control, first
@@ -55,12 +59,12 @@ async def test_a_broken_control_socket_is_a_lost_cell(plan: Plan, *, begun: bool
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, reset)
             if begun:
-                await cell.run(job, trial)
-                assert isinstance(trial.outcome, Crashed)
-                assert trial.outcome.signal == "SIGKILL"
+                result = await finish(cell, job)
+                assert isinstance(result.outcome, Crashed)
+                assert result.outcome.signal == "SIGKILL"
             else:
                 with pytest.raises(CellLost):
-                    await cell.run(job, trial)
+                    await finish(cell, job)
         assert not cell.usable
 
 
@@ -73,12 +77,11 @@ async def test_a_bad_last_word_keeps_the_account_of_its_own_child(plan: Plan) ->
             theirs.send(b"?junk")
             their_control.send(_REPORT)
 
-        trial = Trial()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, end)
-            await cell.run(Job(kind="source", code=b"return 1", limits=Limits()), trial)
-        assert isinstance(trial.outcome, Crashed)
-        assert (trial.usage.cpu_ms, trial.usage.peak_memory_bytes) == (7.0, 4 * MIB)
+            result = await finish(cell, Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits()))
+        assert isinstance(result.outcome, Crashed)
+        assert (result.usage.cpu_ms, result.usage.peak_memory_bytes) == (7.0, 4 * MIB)
         their_control.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody was asked to kill anything
             their_control.recv(64)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 
-from sandbox.cells import quickjs
-from sandbox.cells.job import Plan
+from sandbox.cells.cell import Cell
+from sandbox.cells.plan import Plan
+from sandbox.cells.reactor import Reactor
+from sandbox.engines.quickjs.host import start as quickjs
 from sandbox.errors import CellStartError
-from sandbox.identities import NOBODY, Identities
+from sandbox.jail.identities import Identities
+from sandbox.user_namespace import NOBODY
+from tests.cell.cells import a_reactor
 from tests.daemon.processes import children
 
 _MOST = 24
@@ -36,8 +40,13 @@ def _descriptors_left(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def start_with_few(plan: Plan, engine: object) -> None:
+async def start_with_few(plan: Plan, start: Callable[[Plan, Reactor], Awaitable[Cell]]) -> None:
     """Start a cell with ever more descriptors left, until it starts."""
+    async with a_reactor() as reactor:
+        await _start_with_few(plan, lambda plan: start(plan, reactor))
+
+
+async def _start_with_few(plan: Plan, start: Callable[[Plan], Awaitable[Cell]]) -> None:
     uid = NOBODY if os.geteuid() == 0 else os.geteuid()
     one = Identities(range(uid, uid + 1), range(uid, uid + 1))
     plan = msgspec.structs.replace(plan, identities=one)
@@ -46,7 +55,7 @@ async def start_with_few(plan: Plan, engine: object) -> None:
     for count in range(_MOST):
         try:
             with _descriptors_left(count):
-                cell = await engine.start(plan)  # type: ignore[attr-defined]
+                cell = await start(plan)
         except CellStartError:
             failed += 1
             assert (_descriptors(), set(children(os.getpid()))) == (before, processes), count
@@ -60,4 +69,4 @@ async def start_with_few(plan: Plan, engine: object) -> None:
 
 async def test_a_quickjs_cell_needs_descriptors(plan: Plan) -> None:
     """With too few descriptors left a QuickJS cell's start is an error that leaves nothing behind."""
-    await start_with_few(plan, quickjs)
+    await start_with_few(plan, quickjs.start)

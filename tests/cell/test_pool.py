@@ -9,18 +9,25 @@ import msgspec
 import pytest
 import trio
 
-from sandbox.cells.job import Job, Plan, Trial
-from sandbox.limits import Limits
+from sandbox.cells.cell import Cell
+from sandbox.cells.plan import Plan
+from sandbox.cells.policy import Steady
+from sandbox.cells.pool import Pool
+from sandbox.engines.quickjs.host import start as cells
 from sandbox.outcome import CpuLimit
-from sandbox.pool import Pool
+from tests.cell.cells import a_reactor, run_on, take
 
 
 @asynccontextmanager
-async def _a_pool(plan: Plan) -> AsyncIterator[Pool]:
-    """A pool of one cell for the length of a block, at the most 20 s."""
-    pool = Pool(plan, size=1, runs_per_cell=100, max_age_s=60.0)
+async def _a_pool(plans: list[Plan]) -> AsyncIterator[Pool]:
+    """A pool of one cell for the length of a block, at the most 20 s. Cells are started by the first of the plans."""
     with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
+        async with a_reactor() as reactor, trio.open_nursery() as nursery:
+
+            async def start(memory_bytes: int | None) -> Cell:
+                return await cells.start(plans[0], reactor)
+
+            pool = Pool("quickjs", start, Steady(1), runs_per_cell=100, max_age_s=60.0, forks=True)
             await nursery.start(pool.serve)
             yield pool
             nursery.cancel_scope.cancel()
@@ -29,8 +36,8 @@ async def _a_pool(plan: Plan) -> AsyncIterator[Pool]:
 async def test_a_cell_that_goes_on_needs_no_other(plan: Plan) -> None:
     """Its return is told at once."""
     told: list[int] = []
-    async with _a_pool(plan) as pool:
-        pool.give(await pool.take(), replaced=lambda: told.append(pool.counts().started))
+    async with _a_pool([plan]) as pool:
+        pool.give(await take(pool), replaced=lambda: told.append(pool.counts().started))
         assert told == [1]
 
 
@@ -44,12 +51,10 @@ async def test_a_spent_cell_is_told_when_it_is_replaced(plan: Plan, how: str) ->
         counts.append((pool.counts().started, pool.counts().blank))
         told.set()
 
-    async with _a_pool(plan) as pool:
-        cell = await pool.take(fresh=how == "fresh")
+    async with _a_pool([plan]) as pool:
+        cell = await take(pool, fresh=how == "fresh")
         if how == "spent":
-            trial = Trial()
-            await cell.run(Job(kind="source", code=b"for (;;) {}", limits=Limits(wall_ms=15_000)), trial)
-            assert isinstance(trial.outcome, CpuLimit)
+            assert isinstance((await run_on(cell, "for (;;) {}")).outcome, CpuLimit)
         elif how == "dead":
             cell.process.kill()
             await cell.process.wait()
@@ -64,9 +69,10 @@ async def test_a_spent_cell_is_told_when_it_is_replaced(plan: Plan, how: str) ->
 async def test_a_replacement_that_does_not_start_is_told_as_well(plan: Plan) -> None:
     """Nobody waits for a cell that can't be had."""
     told = trio.Event()
-    async with _a_pool(plan) as pool:
-        cell = await pool.take()
-        pool.plan = msgspec.structs.replace(plan, executable=plan.folder / "no-such-nsjail")
+    plans = [plan]
+    async with _a_pool(plans) as pool:
+        cell = await take(pool)
+        plans[0] = msgspec.structs.replace(plan, executable=plan.folder / "no-such-nsjail")
         cell.retire()
         pool.give(cell, replaced=told.set)
         await told.wait()

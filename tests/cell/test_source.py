@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.engines.quickjs.source import exports, place, without_nul
+from sandbox.engines.quickjs.jail.source import exports, place, without_nul
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from promptlogctl.client import Client
-from sandbox import root
+from sandbox.engines.deno.host.root import build_root, deno_executable
+from sandbox.jail.root import RootError
 from tests.daemon.processes import a_daemon, children
 
 ROOT = Path(__file__).parents[2]
@@ -131,10 +132,10 @@ def test_deno_reads_no_configuration_above_the_jails_root(tmp_path: Path) -> Non
     """Deno runs once outside of a jail, to name its modules: a deno.json or package.json above is not read."""
     for name in ("deno.json", "package.json", ".npmrc"):
         (tmp_path / name).write_text("{ this is no configuration")
-    deno = root.deno_executable()
+    deno = deno_executable()
     careless = subprocess.run([deno, "eval", "1"], cwd=tmp_path, capture_output=True, check=False)
     assert careless.returncode != 0, "the configuration is not hostile"
-    root.build_deno_root(tmp_path / "root", deno)
+    build_root(tmp_path / "root", deno)
 
 
 def test_a_temporary_folder_that_another_user_could_replace_is_refused(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_deno_that_others_may_replace_is_not_run(tmp_path: Path) -> None:
     deno.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deno.find_deno_bin", lambda: str(deno))
-        assert root.deno_executable() == deno
+        assert deno_executable() == deno
         os.chown(deno, 4711, 4711)
-        with pytest.raises(root.RootError, match="belongs to uid 4711"):
-            root.deno_executable()
+        with pytest.raises(RootError, match="belongs to uid 4711"):
+            deno_executable()

@@ -40,7 +40,7 @@ async def asynchronous(c: AsyncClient) -> None:
 """
 _WRONG = {
     'c.submit("", nam="a")': 'Unexpected keyword argument "nam" for "submit" of "Client"',
-    'c.submit("", engine="v8")': 'Argument "engine" to "submit" of "Client" has incompatible type',
+    'c.submit("", engine=8)': 'Argument "engine" to "submit" of "Client" has incompatible type',
     'c.run("@a", promt="")': 'Unexpected keyword argument "promt" for "run" of "Client"',
     'c.run("@a", language="javascript")': 'Unexpected keyword argument "language" for "run" of "Client"',
     'c.run("@a", isolation="cel")': 'Argument "isolation" to "run" of "Client" has incompatible type',

@@ -14,10 +14,12 @@ import pytest
 
 from promptlogctl.client import Client, RunResult
 from promptlogd.wire.messages import LimitsAsked
-from sandbox.engines.quickjs import stack
-from sandbox.engines.replies import ReplyReader
+from sandbox.engines.host.columns import Text
+from sandbox.engines.host.console import Console
+from sandbox.engines.quickjs.host import stack
 from sandbox.limits import Limits
 from sandbox.outcome import ProgramException
+from sandbox.protocol.events import Log
 
 _SOURCE = """
 console.log("%s is %d of %i, %f%% %o%c.", "x", 5, "12px", "1.5", {a: 1}, "color: red", "rest", 1);
@@ -117,10 +119,9 @@ def test_an_errors_frames_are_the_programs_own(client: Client, engine: Any, lang
 
 def test_frames_in_the_console_are_mapped_up_to_a_bound() -> None:
     """What a program may ask the daemon to look through has an end."""
-    reader = ReplyReader(limits=Limits(log_bytes=1 << 20), source_name="p.js", stacks=stack, source=lambda: b"\nf()")
-    line = b"1" + b"x" * 100_000 + b"\n    at f (eval_script:3:1)"
-    frame = b"l" + len(line).to_bytes(4, "big") + line
-    texts = [reader.feed(frame)[0].text[100_000:] for _ in range(6)]
+    console = Console(Limits(log_bytes=1 << 20), stack, "p.js", Text(b"\nf()"))
+    log = Log(level=1, mapping=0, text=b"x" * 100_000 + b"\n    at f (eval_script:3:1)")
+    texts = [line.text[100_000:] for line in (console.line(log) for _ in range(6)) if line is not None]
     assert texts[0] == "\n    at f (p.js:2:1)"
     assert texts[-1] == "\n    at f (eval_script:3:1)"
 

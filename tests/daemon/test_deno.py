@@ -42,14 +42,15 @@ def test_the_engine_is_kept_with_the_program(tmp_path: Path) -> None:
         assert client.run(kept.hash).value == "deno"
         assert client.run(typed.hash).value == 7
         assert client.run(plain.hash).value == "quickjs"
-        (daemon.state / "programs" / typed.hash[:2] / typed.hash[2:] / "wrapped").write_bytes(b"damaged")
+        (artifact,) = (daemon.state / "programs" / typed.hash[:2] / typed.hash[2:]).glob("artifact.deno.*")
+        artifact.write_bytes(b"damaged")
         assert client.run(typed.hash).value == 7
         (daemon.state / "programs" / typed.hash[:2] / typed.hash[2:] / "meta.json").write_bytes(b"damaged")
         (daemon.state / "programs" / kept.hash[:2] / kept.hash[2:] / "meta.json").unlink()
     for path in daemon.state.glob("facts.sqlite3*"):
         path.unlink()
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
-        # What the program was wrapped for says it as well.
+        # The artifact says it as well.
         assert client.run(kept.hash).value == "deno"
         assert client.run(typed.hash).value == 7
         assert client.show(typed.hash).language == "typescript"
@@ -139,6 +140,7 @@ def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:
         before = tmp_path / "before"
         before.touch()
         assert client.run_source(WHICH, engine="deno").value == "deno"
+        until(lambda: jailed_denos(daemon) != [])  # the next process of the cell starts
         (nsjail, _), *_ = jailed_denos(daemon)
         assert _root_of(nsjail).stat().st_ctime_ns >= before.stat().st_ctime_ns
 

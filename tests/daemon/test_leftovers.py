@@ -12,6 +12,7 @@ from pathlib import Path
 
 from promptlogctl.client import Client
 from promptlogd.jails_folder import folder_id
+from promptlogd.store import Store
 from tests.daemon.processes import a_daemon, children, is_alive, until
 from tests.daemons import cgroups
 
@@ -116,8 +117,8 @@ def test_leftovers_are_found_in_other_cgroups(tmp_path: Path) -> None:
 def test_what_version_0_1_0_left_is_removed(tmp_path: Path) -> None:
     """The jails' roots of a version 0.1.0 with this state folder are removed."""
     state = tmp_path / "state"
+    Store.open(state).close()
     (state / "jail-root/app").mkdir(parents=True)
-    state.chmod(0o700)
     old = Path("/run") / f"promptlog-jail-{folder_id(state)}"
     if os.geteuid() == 0:
         (old / "app").mkdir(parents=True)

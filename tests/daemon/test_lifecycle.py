@@ -283,12 +283,13 @@ def test_another_daemons_socket_is_left_alone(tmp_path: Path) -> None:
             assert client.ping().pid
 
 
-def test_a_program_runs_where_its_wrapped_code_can_not_be_written(tmp_path: Path) -> None:
-    """Wrapped code that was damaged is made again for the run; that the disk refuses it is logged, and costs no run."""
+def test_a_program_runs_where_its_artifact_can_not_be_written(tmp_path: Path) -> None:
+    """A damaged artifact is made again for the run; that the disk refuses it is logged, and costs no run."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hash = client.submit("return 7").hash
         folder = daemon.state / "programs" / hash[:2] / hash[2:]
-        (folder / "wrapped").write_bytes(b"damaged")
-        (folder / ".tmp-wrapped/in the way").mkdir(parents=True)
+        (artifact,) = folder.glob("artifact.*")
+        artifact.write_bytes(b"damaged")
+        (folder / ".artifact/in the way").mkdir(parents=True)
         assert [client.run(hash).value for _ in range(2)] == [7, 7]
         assert f"program {hash} is checked again at its next run" in daemon.log.read_text()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from promptlogctl.client import Client, LimitsAsked
-from sandbox.cells.quickjs import START_S
+from sandbox.cells.cell import START_S
 from tests.daemon.processes import Daemon, a_daemon, ask, at_work, children, talk, until
 
 _ENDLESS = {"type": "run", "id": 1, "source": "for(;;){}", "limits": {"cpu_ms": 9000, "wall_ms": 9000}}

@@ -21,10 +21,15 @@ from typing import Any
 import atheris  # type: ignore[import-not-found,unused-ignore]
 import msgspec
 
-with atheris.instrument_imports(include=["promptlogd.wire", "sandbox.engines.replies"]):
+with atheris.instrument_imports(include=["promptlogd.wire", "sandbox.protocol", "sandbox.engines.host"]):
     from promptlogd.wire import ClientSession, ProtocolError, ServerSession
-    from sandbox.engines.quickjs import stack
-    from sandbox.engines.replies import BadReply, ReplyReader
+    from sandbox.engines.host.columns import Text
+    from sandbox.engines.host.console import Console
+    from sandbox.engines.host.outcomes import Reader
+    from sandbox.engines.quickjs.host import stack
+    from sandbox.protocol.events import Log
+    from sandbox.protocol.frames import Caps, Decoder, Malformed, Task
+    from sandbox.protocol.machine import Machine, State
 
 from promptlogd.wire.messages import Finished, Pong
 from sandbox.limits import Limits
@@ -56,21 +61,22 @@ def _client(encoding: Any) -> Callable[[list[bytes]], Any]:
     return read
 
 
-def _child(check: bool) -> Callable[[list[bytes]], Any]:
+def _child(task: Task) -> Callable[[list[bytes]], Any]:
     def read(parts: list[bytes]) -> Any:
-        reader = ReplyReader(
-            limits=_LIMITS,
-            source_name="program.js",
-            stacks=stack,
-            source=lambda: "eins\n\u00e9\U0001f600 zwei\n".encode(),
-            wrapped_bytes=8192 if check else 0,
-        )
+        text = Text("eins\n\u00e9\U0001f600 zwei\n".encode())
+        caps = Caps(task=task, result_bytes=_LIMITS.result_bytes, log_bytes=_LIMITS.log_bytes, stripped_bytes=8192)
+        decoder, machine = Decoder(caps), Machine(State.RUNNING)
+        console = Console(_LIMITS, stack, "program.js", text)
         try:
-            lines = [_plain(line) for part in parts for line in reader.feed(part)]
-        except BadReply:
+            messages = [message for part in parts for message in decoder.feed(part)]
+        except Malformed:
             return "refused"
+        states = [machine.receive(message) for message in messages]
+        lines = [_plain(console.line(message)) for message in messages if isinstance(message, Log)]
         assert sum(len(line) for line in lines) < 8 * _LIMITS.log_bytes
-        return lines, _plain(reader.said), reader.logs_truncated
+        last = machine.last
+        said = None if last is None else _plain(Reader(_LIMITS, stack, "program.js", text).outcome(last, 0))
+        return lines, said, states, console.truncated
 
     return read
 
@@ -84,7 +90,7 @@ def _plain(record: Any) -> str:
     return repr(record)
 
 
-_READERS = [_server, _client("json"), _client("msgpack"), _child(False), _child(True)]
+_READERS = [_server, _client("json"), _client("msgpack"), _child(Task.RUN), _child(Task.CHECK)]
 
 
 def one_input(data: bytes) -> None:
@@ -115,16 +121,20 @@ def seeds() -> list[bytes]:
             ),
         ):
             found.append(bytes((1 if encoding == "json" else 2, 128)) + server.send(reply))
-    fields = b"".join(len(text).to_bytes(4, "big") + text for text in (b"MTypeError", b"no", b"    at f (program:1:2)"))
+    fields = b"".join(len(text).to_bytes(4, "big") + text for text in (b"TypeError", b"no", b"    at f (program:1:2)"))
+    refused = b"M" + b"".join(len(text).to_bytes(4, "big") + text for text in (b"no", b"    at f (check\0\0:1:2)"))
     for kind, payload in (
         (b"v", b'{"a":[1,"\\ud83d\\ude00"]}'),
         (b"l", b"1text"),
         (b"o", b"5000"),
         (b"b", b"no JSON"),
-        (b"w", b"Bcode"),
+        (b"f", b"Bcode"),
         (b"x", fields),
-        (b"m", fields),
-        (b"s", fields.replace(b"program", b"check\0\0")),
+        (b"m", b""),
+        (b"s", refused),
+        (b"q", refused),
+        (b"c", bytes(4) + fields[:17]),
+        (b"w", bytes(8)),
     ):
         frame = kind + len(payload).to_bytes(4, "big") + payload
         found += [b"\3\x80" + frame, b"\4\x80" + frame, b"\3\x40" + b"l\0\0\0\x021a" + frame]

@@ -22,11 +22,11 @@ from pathlib import Path
 
 HOOK = """
 import _ctypes
-from sandbox.engines.quickjs.confinement import Bytes, Int, errno_location, native
+from sandbox.engines.quickjs.jail.confinement import Bytes, Int, errno_location, native
 
 _errno_view = memoryview(Int.from_address(errno_location())).cast("B")
 _zero = buffer(bytes(4096))
-_path = buffer(b"/app/sandbox/engines/quickjs/zygote.pyc\\0")
+_path = buffer(b"/app/sandbox/engines/quickjs/jail/zygote.pyc\\0")
 _unix = buffer((1).to_bytes(2, "little") + b"/run/promptlog/promptlog.sock\\0")
 _inet = buffer((2).to_bytes(2, "little") + (80).to_bytes(2, "big") + bytes((127, 0, 0, 1)) + bytes(8))
 _iovec = buffer(native(_ctypes.addressof(_zero), 16))
@@ -91,7 +91,7 @@ def main() -> None:
         sys.argv.remove("--no-second-filter")
         changes["confinement.py"] = without_filter
     from promptlogd.__main__ import main as daemon
-    from sandbox import root
+    from sandbox.engines.quickjs.host import root
 
     compile_as_it_is = root._compile
 

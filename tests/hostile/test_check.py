@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from promptlogctl.client import Client, RequestRefused
-from sandbox.engines.deno.stripped import is_stripped
+from sandbox.cells.job import Job
+from sandbox.engines.deno.host.stripped import is_stripped
+from sandbox.engines.quickjs.host.job import frame
+from sandbox.limits import Limits
+from sandbox.program import Artifact, Form
+from sandbox.protocol.frames import Task
 
 from .test_second_line import taken_over
 
-BEFORE = b'B__promptlog_run(async function (prompt, env) {"use strict";\n'
+BEFORE = b'__promptlog_run(async function (prompt, env) {"use strict";\n'
 AFTER = b'\n;return typeof result === "undefined" ? void 0 : result;\n}'
 
 
@@ -31,25 +36,29 @@ def client(folder: Path) -> Iterator[Client]:
 
 def _says(payload: bytes) -> str:
     """A program whose check answers this."""
-    frame = b"w" + len(payload).to_bytes(4, "big") + payload
+    frame = b"f" + len(payload).to_bytes(4, "big") + payload
     return f"return 1 //TAKEOVER W {frame.hex()}\n"
 
 
 def _kept(folder: Path, hash: str) -> bytes:
-    """What the store keeps to be run, without the line that seals it."""
-    return (folder / "state/programs" / hash[:2] / hash[2:] / "wrapped").read_bytes().partition(b"\n")[2]
+    """What the store keeps of the check."""
+    (artifact,) = (folder / "state/programs" / hash[:2] / hash[2:]).glob("artifact.*")
+    return artifact.read_bytes()
 
 
 def test_the_daemon_wraps_the_text_itself(client: Client, folder: Path) -> None:
-    """Told that a text is a body, the daemon keeps its own wrapper around that text, even if the text closes it."""
+    """Told that a text is a body, the daemon keeps that alone, and wraps the client's text itself at each run."""
     for source in ("return 'honest'", _says(b"B"), "}); globalThis.out = 1; (async function () {" + _says(b"B")):
         hash = client.submit(source).hash
-        assert _kept(folder, hash) == BEFORE + source.encode() + AFTER
+        assert source.encode()[:12] not in _kept(folder, hash)
         assert client.show(hash, source=True).source == source
+        artifact = Artifact(form=Form.BODY, language="javascript")
+        job = Job(task=Task.RUN, source=source.encode(), artifact=artifact, limits=Limits())
+        assert frame(job)[5:].startswith(b"B" + BEFORE + source.encode() + AFTER)
 
 
 @pytest.mark.parametrize(
-    "payload", [BEFORE + b"return 'other'" + AFTER, b"Breturn 2", b"Mexport default () => 2", b"Z", b"", b"b"]
+    "payload", [b"B" + BEFORE + b"return 'other'" + AFTER, b"Breturn 2", b"Mexport default () => 2", b"Z", b"", b"b"]
 )
 def test_code_from_the_checking_process_is_not_kept(client: Client, payload: bytes) -> None:
     """An answer that is not the letter of a form is refused: the program is not kept, and the daemon says why."""

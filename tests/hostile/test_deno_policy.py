@@ -8,16 +8,17 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from shutil import rmtree
 
 import pytest
 
-from sandbox import jail, root
-from sandbox.identities import shared
+from sandbox.engines.deno.host import host as deno
+from sandbox.engines.quickjs.host.root import PYTHON, build_root
+from sandbox.jail import arguments as jail
+from sandbox.jail.identities import shared
+from sandbox.jail.root import Root
 from sandbox.limits import MIB
-from sandbox.root import Root
 from tests.hostile.test_second_line import ESCAPES
 
 _OTHERS: dict[str, set[str]] = {
@@ -63,7 +64,7 @@ def made() -> Iterator[Root]:
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
-        yield root.build_root(folder / "root")
+        yield build_root(folder / "root")
     finally:
         rmtree(folder)
 
@@ -71,18 +72,12 @@ def made() -> Iterator[Root]:
 def _tried(made: Root, words: str, *, jit: bool) -> str:
     """Return what came of a system call: SIGSYS, error, or harmless for one that the kernel did."""
     assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
-    policy = (resources.files("sandbox.engines.deno") / "policy.kafel").read_text("utf-8")
-    arguments = jail.deno_arguments(
-        root=made,
-        policy=jail.policy_text(policy, platform.machine(), jit=jit),
-        jit=jit,
-        memory_bytes=128 * MIB,
-    )
+    arguments = deno.nsjail_arguments(made, deno.policy_text(jit=jit), jit=jit, memory_bytes=128 * MIB)
     arguments = [*jail.identity_arguments(shared("").take()), *arguments[: arguments.index("--")]]
     arguments[arguments.index("--mode") + 1] = "o"  # once
     native = (Path(__file__).parent / "native.py").read_text("utf-8")
     reading, writing = os.pipe()
-    command = [str(jail.nsjail_path()), "--log_fd", str(writing), *arguments, "--", root.PYTHON, "-I", "-S", "-B"]
+    command = [str(jail.nsjail_path()), "--log_fd", str(writing), *arguments, "--", PYTHON, "-I", "-S", "-B"]
     done = subprocess.run(
         [*command, "-c", native, *words.split()],
         stdin=subprocess.DEVNULL,

@@ -63,7 +63,10 @@ _UNKNOWN = "no known kind, "
         (_frame(b"x", b"\0\0\0\1") + _GOOD, "fields do not fill it"),
         (_frame(b"x", _fields(b"a", b"b")) + _GOOD, "fields do not fill it"),
         (_frame(b"x", (2**32 - 1).to_bytes(4, "big") * 3) + _GOOD, "fields do not fill it"),
-        (_frame(b"w", b"Breturn 1") + _GOOD, _UNKNOWN + "'w'"),
+        (_frame(b"f", b"B") + _GOOD, _UNKNOWN + "'f'"),
+        (_frame(b"w", b"Breturn 1") + _GOOD, "a wait of another size"),
+        (_frame(b"w", bytes(8)) + _GOOD, "a message that has no place there"),
+        (_frame(b"c", b"") + _GOOD, "fields do not fill it"),
         (
             b"[I][2026-01-01T00:00:00] Mode: STANDALONE_ONCE\n[I] pid=1 exited with status: 0\n" + _GOOD,
             _UNKNOWN + "'['",
@@ -114,8 +117,8 @@ def test_half_a_frame_and_then_silence(inside: Client) -> None:
 @pytest.mark.parametrize(
     ("data", "kinds"),
     [
-        (_frame(b"l", b"1" + b"x" * 30000), (CpuLimit,)),
-        (_frame(b"l", b"1"), (CpuLimit,)),
+        (_frame(b"l", b"1" + b"x" * 30000), (Crashed,)),
+        (_frame(b"l", b"1"), (Crashed,)),
         (b"v\xff\xff\xff\xff" + bytes(30000), (CpuLimit, OutputLimit)),
         (b"l\xff\xff\xff\xff" + bytes(30000), (Crashed,)),
         (_frame(b"v", b"1") + bytes(30000), (CpuLimit,)),
@@ -124,7 +127,10 @@ def test_half_a_frame_and_then_silence(inside: Client) -> None:
     ids=["log lines", "empty log lines", "one huge value", "one huge line", "after the result", "zeros"],
 )
 def test_an_endless_stream(inside: Client, data: bytes, kinds: tuple[type, ...]) -> None:
-    """A stream without end is ended by the CPU limit or at once; the daemon keeps none of it, and serves on."""
+    """A stream without end is ended by the CPU limit, or as soon as it is more than a process may send.
+
+    The daemon keeps none of it, and serves on.
+    """
     pid = inside.ping().pid
     _write(inside, data, "E")
     before = _resident(pid)

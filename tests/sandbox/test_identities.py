@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.claim import claim_new
-from sandbox.identities import (
+from sandbox.jail.identities import (
     NOBODY,
     RANGE_CLAIM,
     RANGE_IDS,
@@ -140,7 +140,7 @@ def test_a_configuration_of_too_many_jails_must_name_a_range(tmp_path: Path) -> 
 _IN_A_NAMESPACE = """
 import sys
 from pathlib import Path
-from sandbox.identities import IdentityError, choose
+from sandbox.jail.identities import IdentityError, choose
 claims = Path(sys.argv[1])
 print(choose(None, needed=100, seed=0, claims=claims, etc=claims).describe())
 try:

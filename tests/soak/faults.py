@@ -10,7 +10,6 @@ there, runs, and gives what it should. Exits with 1 if any of that does not hold
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import shutil
 import signal
@@ -22,8 +21,10 @@ from collections import Counter
 from pathlib import Path
 
 from promptlogctl.client import Client
-from promptlogd.store.objects import Meta
-from promptlogd.store.seal import unseal
+from promptlogd.store.artifacts import place_of
+from promptlogd.store.disk import open_folder
+from promptlogd.store.files import read_artifact, read_meta, read_program
+from promptlogd.store.key import Key
 from promptlogd.wire.messages import Submitted
 from sandbox.claim import sweep
 from tests.soak import load
@@ -200,14 +201,18 @@ class Faults:
 
     def _check_objects(self) -> None:
         """See that each object on the disk is whole."""
+        key = Key(self._state)
+        key.prepare()
         for folder in (self._state / "programs").glob("[0-9a-f][0-9a-f]/*"):
             hash = folder.parent.name + folder.name
             try:
-                meta = unseal((folder / "meta.json").read_bytes(), Meta)
-                source = (folder / "source").read_bytes()
-                whole = hashlib.sha256(source).hexdigest() == hash and meta.size == len(source)
-                if not whole or not (folder / "wrapped").read_bytes().endswith(b"\n}"):
-                    self.broken.append(f"a partial object: {hash}")
+                with open_folder(folder) as descriptor:
+                    meta = read_meta(descriptor, hash)
+                    read_program(descriptor, hash, language=meta.language, engine=meta.engine)
+                    (artifact,) = folder.glob("artifact.*")
+                    place = place_of(hash, artifact.name)
+                    assert place is not None
+                    read_artifact(descriptor, place, key.value)
             except Exception as error:
                 self.broken.append(f"a partial object: {hash}: {error!r}")
         if any((self._state / "damaged").iterdir()):

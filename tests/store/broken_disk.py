@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from promptlogd.store import Store, StoreFailed
+from tests.store.programs import submit
 
 _SOURCE = b"const result = 1"
 _HASH = hashlib.sha256(_SOURCE).hexdigest()
@@ -32,9 +33,9 @@ def repair(path: Path) -> None:
     subprocess.run(["umount", path], check=True, timeout=20)
 
 
-def submit(store: Store, uid: int) -> bool:
+def resubmit(store: Store, uid: int) -> bool:
     """Submit the program; return whether it is new."""
-    return store.submit(_SOURCE, b"B", wrapper=1, name=None, uid=uid)[1]
+    return submit(store, _SOURCE, uid=uid)[1]
 
 
 def refused(call: Callable[[], object]) -> None:
@@ -64,7 +65,7 @@ def source(state: Path, folder: Path) -> None:
     check(Store.open(state), state)
     spoil(folder / "source")
     store = Store.open(state)
-    assert submit(store, uid=8)
+    assert resubmit(store, uid=8)
     (aside,) = (state / "damaged").iterdir()
     repair(aside / "source")
     check(store, state, aside=1)
@@ -84,7 +85,7 @@ def meta(state: Path, folder: Path) -> None:
     spoil(folder / "meta.json")
     store = Store.open(state)
     assert store.load(_HASH).source == _SOURCE  # the facts have it
-    assert submit(store, uid=8)
+    assert resubmit(store, uid=8)
     (aside,) = (state / "damaged").iterdir()
     repair(aside / "meta.json")
     check(store, state, runs=0, aside=1)
@@ -116,7 +117,7 @@ def damaged(state: Path) -> None:
 def main(what: str, state: Path) -> None:
     """Make a store, and run a scenario on it."""
     store = Store.open(state)
-    submit(store, uid=7)
+    resubmit(store, uid=7)
     store.label("x", _HASH)
     store.record_run(_HASH)
     store.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from promptlogd.store import Store, StoreFailed
+from tests.store.programs import submit
 
 _NOBODY = 65534
 _SOURCE = b"const result = 1"
@@ -72,7 +73,7 @@ def no_room_for_damage(state: Path, folder: Path) -> None:
     with closed(state / "damaged", 0o500):
         for _ in range(2):
             refused(lambda: store.load(_HASH))
-            refused(lambda: store.submit(_SOURCE, b"B", wrapper=1, name=None, uid=8))
+            refused(lambda: submit(store, _SOURCE, uid=8))
     (folder / "source").write_bytes(_SOURCE)
     store.close()
     check(state)
@@ -87,7 +88,7 @@ def main(scenario: str, folder: Path) -> None:
         os.seteuid(_NOBODY)
     state = folder / "state"
     store = Store.open(state)
-    store.submit(_SOURCE, b"B", wrapper=1, name="x", uid=7)
+    submit(store, _SOURCE, name="x", uid=7)
     store.record_run(_HASH)
     store.close()
     program = state / "programs" / _HASH[:2] / _HASH[2:]

@@ -6,6 +6,7 @@ python -m tests.store.small_disk SCENARIO FOLDER
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from promptlogd.store import NotFound, Store, StoreError, StoreFailed
+from tests.store import version_1
+from tests.store.programs import ARTIFACT, submit
 
 PAGE = os.sysconf("SC_PAGESIZE")
 _MOST = 30
@@ -64,7 +67,7 @@ def fills(folder: Path) -> None:
             source = f"{pages_left} {turn} ".encode().ljust(3 * PAGE * turn + 100, b"x")
             name = f"a-name-of-many-characters-{pages_left}-{turn}".ljust(64, "x")
             try:
-                hash, _ = store.submit(source, b"B" + source, wrapper=1, name=name, uid=0)
+                hash, _ = submit(store, source, name=name, uid=0)
                 kept[hash] = source
                 names[name] = hash
             except StoreFailed:
@@ -93,7 +96,7 @@ def fills(folder: Path) -> None:
 def opens(folder: Path) -> None:
     """A store opens with any number of pages left, and nothing is gone, the counts of runs included."""
     store = Store.open(folder / "state")
-    hash, _ = store.submit(b"x", b"Bx", wrapper=1, name="x", uid=0)
+    hash, _ = submit(store, b"x", name="x", uid=0)
     store.record_run(hash)
     store.close()
     for pages_left in range(_MOST):
@@ -120,14 +123,14 @@ def opens(folder: Path) -> None:
 def removes(folder: Path) -> None:
     """On a disk without a free page programs with names are removed, also after a start, and the reserve is back."""
     store = Store.open(folder / "state")
-    large = [store.submit(b"%d" % n * 20_000, b"B", wrapper=1, name=f"large-{n}", uid=0)[0] for n in range(6)]
-    small = [store.submit(b"s%d" % n, b"B", wrapper=1, name=f"small-{n}", uid=0)[0] for n in range(20)]
+    large = [submit(store, b"%d" % n * 20_000, name=f"large-{n}", uid=0)[0] for n in range(6)]
+    small = [submit(store, b"s%d" % n, name=f"small-{n}", uid=0)[0] for n in range(20)]
     for number in range(40):
         store.label(f"more-{number}", large[0])
     check_reserve(folder)
     for turn, hash in enumerate(large):
         filler = fill(folder, 0)
-        refused(lambda: store.submit(b"new" * PAGE, b"B", wrapper=1, name=None, uid=0))  # noqa: B023  # called at once
+        refused(lambda: submit(store, b"new" * PAGE, uid=0))  # noqa: B023  # called at once
         assert len(store.remove(hash)) == (1 if turn else 41)
         with pytest.raises(NotFound):
             store.load(hash)
@@ -138,7 +141,7 @@ def removes(folder: Path) -> None:
             store = Store.open(folder / "state")
     for hash in small:
         fill(folder, 0)
-        refused(lambda: store.submit(b"new" * PAGE, b"B", wrapper=1, name=None, uid=0))
+        refused(lambda: submit(store, b"new" * PAGE, uid=0))
         store.remove(hash)
         store.record_run(hash)
         store.flush()
@@ -157,20 +160,20 @@ def removes(folder: Path) -> None:
 def crowds(folder: Path) -> None:
     """Submits that hammer a full disk never get the reserve: each removal works, and it is back after each."""
     store = Store.open(folder / "state")
-    kept = [store.submit(b"%d" % n, b"B", wrapper=1, name=f"n-{n}", uid=0)[0] for n in range(60)]
+    kept = [submit(store, b"%d" % n, name=f"n-{n}", uid=0)[0] for n in range(60)]
     store.close()  # empties SQLite's log, so that there is no other room than the reserve's
     store = Store.open(folder / "state")
     filler = fill(folder, 0)
     stop = threading.Event()
     got: list[str] = []
 
-    def submit(number: int) -> None:
+    def hammer(number: int) -> None:
         while not stop.is_set():
             with suppress(StoreFailed):
-                got.append(store.submit(b"%d" % number * _TOO_LARGE, b"B", wrapper=1, name=None, uid=0)[0])
+                got.append(submit(store, b"%d" % number * _TOO_LARGE, uid=0)[0])
             store.make_spares()
 
-    threads = [threading.Thread(target=submit, args=(number,)) for number in range(6)]
+    threads = [threading.Thread(target=hammer, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     try:
@@ -192,14 +195,14 @@ def read_only(folder: Path) -> None:
     """What turns read-only is refused to be written and is served on; writable again, it is as good as before."""
     state = folder / "state"
     store = Store.open(state)
-    hash, _ = store.submit(b"x", b"Bx", wrapper=1, name="x", uid=0)
-    bad, _ = store.submit(b"y", b"By", wrapper=1, name="y", uid=0)
+    hash, _ = submit(store, b"x", name="x", uid=0)
+    bad, _ = submit(store, b"y", name="y", uid=0)
     damaged = state / "programs" / bad[:2] / bad[2:] / "source"
     damaged.write_bytes(b"Y")
     refusals: dict[Path, list[Callable[[], object]]] = {
         state / "programs": [
-            lambda: store.submit(b"z", b"Bz", wrapper=1, name=None, uid=0),
-            lambda: store.rewrap(hash, b"B", wrapper=2),
+            lambda: submit(store, b"z", uid=0),
+            lambda: store.put_artifact(hash, "quickjs", "2", ARTIFACT),
             lambda: store.remove(hash),
         ],
         state / "names.jsonl": [lambda: store.label("x", bad), lambda: store.label("new", hash)],
@@ -234,12 +237,40 @@ def read_only(folder: Path) -> None:
         raise AssertionError("it opened")
     _mount("-o", "remount,bind,rw", folder)
     store = Store.open(state)
-    added, created = store.submit(b"z", b"Bz", wrapper=1, name="z", uid=0)
+    added, created = submit(store, b"z", name="z", uid=0)
     assert created
     assert store.load(store.resolve("@x")).source == b"x"
     assert store.load(store.resolve("@z")).source == b"z"
     assert added in {fact.hash for fact, _ in store.list(10, None).rows}
     store.close()
+
+
+def migrates(folder: Path) -> None:
+    """With any number of pages left, a folder of version 1 is migrated, or refused; with room it is whole."""
+    refusals: list[str] = []
+    for pages_left in range(_MOST):
+        state = version_1.extract(folder)
+        more = [version_1.add(state, b"return %d" % number) for number in range(100)]
+        if pages_left % 3 == 0:
+            with (state / "reserve").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVE_BYTES)
+        filler = fill(folder, pages_left)
+        for _ in range(2):
+            try:
+                Store.open(state).close()
+            except StoreFailed as error:
+                assert "the disk is full" in str(error), error  # noqa: PT017  # it may succeed as well
+                assert pages_left % 3, "the reserve has room for the migration"
+                refusals.append(str(error))
+        filler.unlink()
+        version_1.check(state)
+        store = Store.open(state)
+        assert [store.show(hash)[0].created_by for hash in more] == [7] * len(more)
+        assert {store.load(hash).hash for hash in more} == set(more)
+        store.close()
+        shutil.rmtree(state)
+    migrating = [refusal for refusal in refusals if "format version 2; nothing is lost" in refusal]
+    assert len(migrating) >= _MOST // 3, refusals
 
 
 def _says_why(error: StoreFailed) -> None:
@@ -251,5 +282,12 @@ def _mount(*arguments: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    scenarios = {"fills": fills, "opens": opens, "removes": removes, "crowds": crowds, "read-only": read_only}
+    scenarios = {
+        "fills": fills,
+        "opens": opens,
+        "removes": removes,
+        "crowds": crowds,
+        "read-only": read_only,
+        "migrates": migrates,
+    }
     scenarios[sys.argv[1]](Path(sys.argv[2]))

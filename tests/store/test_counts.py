@@ -12,6 +12,7 @@ import pytest
 
 from promptlogd.store import Store
 from tests.store.limits import largest_file
+from tests.store.programs import submit
 from tests.store.reopened import reopened
 
 _RUNS = 10_000
@@ -35,7 +36,7 @@ def _switching() -> Iterator[None]:
 
 
 def _submit(store: Store, source: bytes, name: str | None = None) -> str:
-    return store.submit(source, b"B" + source, wrapper=1, name=name, uid=7)[0]
+    return submit(store, source, name=name, uid=7)[0]
 
 
 @pytest.mark.usefixtures("_switching")

@@ -13,6 +13,8 @@ import pytest
 
 from promptlogd.store import NotFound, Store, StoreError
 from promptlogd.store.journal import Move
+from sandbox.program import Artifact, Form
+from tests.store.programs import BUILD, submit, text
 from tests.store.reopened import reopened
 
 _VARIANTS = 30
@@ -44,7 +46,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     sources = {}
     for number in range(8):
         source = f"const result = {number} // ".encode() + chance.randbytes(40).hex().encode() * (number % 3 * 20 + 1)
-        hash, _ = store.submit(source, b"B" + source, wrapper=1, name=f"name-{number % 3}", uid=7)
+        hash, _ = submit(store, source, name=f"name-{number % 3}", artifact=_artifact(source))
         sources[hash] = source
         if number == 4 and request.param == "log":
             store.close()  # part of it is in the file, and part will be in the log alone
@@ -69,6 +71,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         (folder / "original").rename(folder / "state")
     assert len(names) >= 3
     return _Kept(folder / "state", sources, names, history, created_at)
+
+
+def _artifact(source: bytes) -> Artifact:
+    return Artifact(form=Form.BODY, language="javascript", code=source.upper())
 
 
 def _flip_bit(data: bytearray, chance: random.Random) -> None:
@@ -124,7 +130,8 @@ def _is_served(store: Store, kept: _Kept, hash: str) -> bool:
     except StoreError:
         return False
     source = kept.sources[hash]
-    assert (program.source, program.wrapped or b"B" + source) == (source, b"B" + source)
+    assert program == text(source)
+    assert store.artifact(hash, "quickjs", BUILD) in (None, _artifact(source))
     return True
 
 
@@ -136,14 +143,14 @@ def _check_names(store: Store, kept: _Kept) -> None:
 
 def _check_use(store: Store, state: Path) -> None:
     """The store takes new programs and moves, and has them after the next start."""
-    hash, _ = store.submit(b"new", b"Bnew", wrapper=1, name="new", uid=1)
+    hash, _ = submit(store, b"new", name="new", uid=1)
     store.close()
     with reopened(state) as store:
         assert store.load(store.resolve("@new")).source == b"new"
         assert hash in {fact.hash for fact, _ in store.list(100, None).rows}
 
 
-@pytest.mark.parametrize("file", ["source", "wrapped", "meta.json"])
+@pytest.mark.parametrize("file", ["source", "artifact.quickjs.1", "meta.json"])
 def test_a_damaged_object(kept: _Kept, tmp_path: Path, file: str) -> None:
     """Whatever byte of an object is hit, the store opens, its program is right or set aside, the others are served."""
     for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
@@ -155,7 +162,7 @@ def test_a_damaged_object(kept: _Kept, tmp_path: Path, file: str) -> None:
         store = Store.open(state)
         _check_programs(store, kept, but=hash)
         if file == "source":
-            store.submit(kept.sources[hash], b"B" + kept.sources[hash], wrapper=1, name=None, uid=7)
+            submit(store, kept.sources[hash])
         assert store.load(hash).source == kept.sources[hash]
         _check_use(store, state)
 
@@ -176,6 +183,26 @@ def test_damaged_facts(kept: _Kept, tmp_path: Path, file: str) -> None:
         _check_programs(store, kept)
         _check_names(store, kept)
         _check_use(store, state)
+
+
+@pytest.mark.parametrize("file", ["format", "key"])
+def test_a_damaged_format_or_key(kept: _Kept, tmp_path: Path, file: str) -> None:
+    """Whatever byte of these is hit, or if they are lost, all is served, and artifacts are right or made again."""
+    for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
+        if chance.random() < 0.2:
+            (state / file).unlink()
+        else:
+            _damage(state / file, chance)
+        store = Store.open(state)
+        _check_programs(store, kept)
+        _check_names(store, kept)
+        for hash, source in kept.sources.items():
+            store.put_artifact(hash, "quickjs", BUILD, _artifact(source))
+        store.close()
+        with reopened(state) as store:
+            for hash, source in kept.sources.items():
+                assert store.artifact(hash, "quickjs", BUILD) == _artifact(source)
+        _check_use(Store.open(state), state)
 
 
 def test_damage_everywhere(kept: _Kept, tmp_path: Path) -> None:

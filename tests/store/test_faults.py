@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from promptlogd.store import NotFound, Store, StoreError
+from tests.store.programs import submit
 
 _ROOT = Path(__file__).parents[2]
 
@@ -48,11 +49,11 @@ def test_a_small_disk(tmp_path: Path, scenario: str) -> None:
 def test_what_sqlite_forgot_comes_back(tmp_path: Path, lost: str) -> None:
     """A program and a name that SQLite has lost with its log, as after a power cut, are there at the next start."""
     store = Store.open(tmp_path / "state")
-    first, _ = store.submit(b"1", b"B1", wrapper=1, name="x", uid=0)
+    first, _ = submit(store, b"1", name="x", uid=0)
     store.close()
     shutil.copy(tmp_path / "state/facts.sqlite3", tmp_path / "facts.sqlite3")
     store = Store.open(tmp_path / "state")
-    second, _ = store.submit(b"2", b"B2", wrapper=1, name="x", uid=0)
+    second, _ = submit(store, b"2", name="x", uid=0)
     store.record_run(first)
     store.close()
     if lost == "the log":
@@ -69,7 +70,7 @@ def test_what_sqlite_forgot_comes_back(tmp_path: Path, lost: str) -> None:
 def test_a_store_from_before_the_seals(tmp_path: Path) -> None:
     """Records without a checksum, as they were written before, are read."""
     store = Store.open(tmp_path / "state")
-    hash, _ = store.submit(b"1", b"B1", wrapper=1, name="x", uid=7)
+    hash, _ = submit(store, b"1", name="x", uid=7)
     store.close()
     folder = tmp_path / "state/programs" / hash[:2] / hash[2:]
     for path in (folder / "meta.json", tmp_path / "state/names.jsonl"):
@@ -90,7 +91,7 @@ def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     store = Store.open(tmp_path / "state")
     kept = []
     for number in range(40):
-        kept.append(store.submit(b"%d" % number, b"B", wrapper=1, name="x", uid=0)[0])
+        kept.append(submit(store, b"%d" % number, name="x", uid=0)[0])
         store.record_run(kept[-1])
         store.flush()
         assert store.resolve("@x") == kept[-1]
@@ -113,7 +114,7 @@ def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (tmp_path / "state/programs" / kept[0][:2] / kept[0][2:] / "source").write_bytes(b"bad")
         with pytest.raises(StoreError):
             store.load(kept[0])
-        assert store.submit(b"0", b"B", wrapper=1, name=None, uid=0) == (kept[0], True)
+        assert submit(store, b"0", uid=0) == (kept[0], True)
     assert len(list((tmp_path / "state/damaged").glob(f"{kept[0]}-*"))) == 2
     store.close()
 
@@ -122,11 +123,12 @@ _WORKER = """
 import sys
 from pathlib import Path
 from promptlogd.store import Store
+from tests.store.programs import submit
 store = Store.open(Path(sys.argv[1]))
 kept = []
 for number in range(10_000):
     name = f"name-{sys.argv[2]}-{number}"
-    kept.append((name, store.submit(name.encode(), b"B", wrapper=1, name=name, uid=0)[0]))
+    kept.append((name, submit(store, name.encode(), name=name, uid=0)[0]))
     print("kept", *kept[-1], flush=True)
     if number % 2:
         store.remove(kept[0][1])

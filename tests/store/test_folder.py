@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from promptlogd.store import Damaged, Store, StoreLocked, StoreUnsafe
+from tests.store.programs import submit
 
 _ROOT = Path(__file__).parents[2]
 
 
 def _submit(store: Store, source: bytes, name: str | None = None) -> str:
-    return store.submit(source, b"B" + source, wrapper=1, name=name, uid=7)[0]
+    return submit(store, source, name=name, uid=7)[0]
 
 
 @pytest.fixture
@@ -103,7 +104,9 @@ def test_a_folder_that_is_not_safe(state: Path, tmp_path: Path, which: str, chan
 
 
 @pytest.mark.parametrize("change", [_link, _dangling_link, _folder])
-@pytest.mark.parametrize("name", ["names.jsonl", "facts.sqlite3", "facts.sqlite3-wal", "reserve", "lock"])
+@pytest.mark.parametrize(
+    "name", ["format", "key", "names.jsonl", "facts.sqlite3", "facts.sqlite3-wal", "reserve", "lock"]
+)
 def test_a_file_that_is_none(state: Path, tmp_path: Path, name: str, change: _Change) -> None:
     """A file of the store that is a link or a folder is refused, and what a link leads to is not touched."""
     path, away = state / name, tmp_path / "away"

@@ -16,6 +16,7 @@ from promptlogd.store import NotFound, Store, StoreFailed
 from promptlogd.store.journal import Move, merge
 from promptlogd.store.seal import seal
 from tests.store.limits import largest_file
+from tests.store.programs import submit
 from tests.store.reopened import reopened
 
 _MOST_BYTES = 64 << 20
@@ -38,7 +39,7 @@ class _Filled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _submit(store: Store, source: bytes, name: str | None = None) -> str:
-    return store.submit(source, b"B" + source, wrapper=1, name=name, uid=7)[0]
+    return submit(store, source, name=name, uid=7)[0]
 
 
 def _histories(store: Store) -> dict[str, list[Move]]:

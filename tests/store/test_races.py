@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from promptlogd.store import NotFound, Store
+from tests.store.programs import submit
 
 _ROUNDS = 150
 
@@ -21,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _submit(store: Store, source: bytes, name: str | None = None) -> str:
-    return store.submit(source, b"B" + source, wrapper=1, name=name, uid=7)[0]
+    return submit(store, source, name=name, uid=7)[0]
 
 
 def test_readers_do_not_wait_for_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +59,7 @@ def test_removing_and_submitting_while_others_read(folder: Path) -> None:
 
     def write() -> None:
         for _ in range(_ROUNDS):
-            store.submit(source, b"Bx", wrapper=1, name=None, uid=0)
+            submit(store, source, uid=0)
             try:
                 store.remove(hash)
             except NotFound:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from promptlogd.store import Ambiguous, BadReference, Damaged, NotFound, Store, StoreFailed, StoreUnsafe, Submission
+from tests.store.programs import ARTIFACT, BUILD, submit, text
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def store(folder: Path) -> Iterator[Store]:
 
 
 def _submit(store: Store, source: bytes, name: str | None = None) -> str:
-    return store.submit(source, b"B" + source, wrapper=1, name=name, uid=7)[0]
+    return submit(store, source, name=name, uid=7)[0]
 
 
 def _object(folder: Path, hash: str) -> Path:
@@ -39,12 +40,11 @@ def test_submit_is_idempotent_and_hash_addressed(folder: Path) -> None:
     """The hash is SHA-256 of the bytes as submitted, and the same program is kept once."""
     store = Store.open(folder)
     source = b"const result = 1 // \xc3\xbc\r\n\0"
-    hash, created = store.submit(source, b"Bx", wrapper=1, name=None, uid=7)
+    hash, created = submit(store, source, uid=7)
     assert hash == hashlib.sha256(source).hexdigest()
     assert created
-    assert store.submit(source, b"Bx", wrapper=1, name=None, uid=7) == (hash, False)
-    program = store.load(hash)
-    assert (program.source, program.wrapped, program.wrapper) == (source, b"Bx", 1)
+    assert submit(store, source, uid=7) == (hash, False)
+    assert store.load(hash) == text(source)
     assert folder.stat().st_mode & 0o777 == 0o700
     store.close()
 
@@ -93,22 +93,6 @@ def test_a_flipped_byte_is_set_aside_and_never_served(folder: Path) -> None:
         store.load(hash)
     assert _submit(store, b"const result = 1") == hash
     assert store.load(hash).source == b"const result = 1"
-    store.close()
-
-
-@pytest.mark.parametrize("damage", [b"", b"junk", b'{"wrapper":1,"sha256":"00"}\nB', None])
-def test_damaged_wrapped_code_is_made_again(folder: Path, damage: bytes | None) -> None:
-    """Wrapped code that does not verify is not given out; rewrap puts it right."""
-    store = Store.open(folder)
-    hash = _submit(store, b"x")
-    wrapped = _object(folder, hash) / "wrapped"
-    wrapped.unlink()
-    if damage is not None:
-        wrapped.write_bytes(damage)
-    assert store.load(hash).wrapped is None
-    store.rewrap(hash, b"Bnew", wrapper=2)
-    program = store.load(hash)
-    assert (program.wrapped, program.wrapper) == (b"Bnew", 2)
     store.close()
 
 
@@ -220,30 +204,43 @@ def _hidden(store: Store) -> list[Path]:
 
 def test_what_is_staged_and_discarded_leaves_nothing(store: Store) -> None:
     """A source that turned out not to parse is gone from the disk, and was under no name."""
-    staged = store.stage(b"const = 1", uid=7)
+    staged = store.stage(text(b"const = 1"), uid=7)
     assert _hidden(store)
     with pytest.raises(NotFound):
-        store.load(staged.hash)
+        store.load(staged.program.hash)
     store.discard(staged)
     assert not _hidden(store)
 
 
 def test_two_stage_the_same(store: Store) -> None:
     """Of two that stage the same program at once, one creates it, and nothing of the other's is left."""
-    first, second = store.stage(b"return 1", uid=7), store.stage(b"return 1", uid=8)
-    assert store.keep(Submission(staged=second, wrapped=b"Bx", wrapper=1))[1]
-    assert not store.keep(Submission(staged=first, wrapped=b"Bx", wrapper=1))[1]
+    first, second = (store.stage(text(b"return 1"), uid=uid) for uid in (7, 8))
+    assert store.keep(Submission(staged=second, artifact=ARTIFACT, build=BUILD))[1]
+    assert not store.keep(Submission(staged=first, artifact=ARTIFACT, build=BUILD))[1]
     assert not _hidden(store)
-    assert store.show(first.hash)[0].created_by == 8
+    assert store.show(first.program.hash)[0].created_by == 8
 
 
 def test_kept_after_a_removal(store: Store) -> None:
     """A program that was there when it was staged, and is removed before it is kept, is kept whole."""
-    hash, _ = store.submit(b"return 1", b"Bx", wrapper=1, name=None, uid=7)
-    staged = store.stage(b"return 1", uid=7)
+    hash, _ = submit(store, b"return 1", uid=7)
+    staged = store.stage(text(b"return 1"), uid=7)
     store.remove(hash)
-    assert store.keep(Submission(staged=staged, wrapped=b"By", wrapper=1)) == (hash, True)
-    assert store.load(hash).wrapped == b"By"
+    assert store.keep(Submission(staged=staged, artifact=ARTIFACT, build="2")) == (hash, True)
+    assert store.load(hash).source == b"return 1"
+    assert (store.artifact(hash, "quickjs", "1"), store.artifact(hash, "quickjs", "2")) == (None, ARTIFACT)
+
+
+def test_a_row_that_was_left_behind(store: Store) -> None:
+    """A program that comes again takes nothing over from an earlier one that is gone without SQLite knowing of it."""
+    hash, _ = submit(store, b"return 1", uid=7)
+    store.record_run(hash)
+    store.flush()
+    store.record_run(hash)
+    shutil.rmtree(_object(store.folder, hash))
+    assert submit(store, b"return 1", uid=8) == (hash, True)
+    fact = store.show(hash)[0]
+    assert (fact.created_by, fact.runs, fact.last_run_at) == (8, 0, None)
 
 
 def test_spares(folder: Path) -> None:
@@ -255,7 +252,7 @@ def test_spares(folder: Path) -> None:
     (made[1] / "source").unlink()
     (made[2] / "source").write_bytes(b"not empty")
     for number in range(len(made) + 2):
-        hash, created = store.submit(b"return %d" % number, b"Bx", wrapper=1, name=None, uid=7)
+        hash, created = submit(store, b"return %d" % number, uid=7)
         assert created
         assert store.load(hash).source == b"return %d" % number
     store.make_spares()

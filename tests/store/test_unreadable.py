@@ -14,8 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from promptlogd.store import Damaged, NotFound, Store, StoreFailed, Submission
+from promptlogd.store import Damaged, KeptForAnother, NotFound, Store, StoreFailed, Submission
 from tests.store.limits import descriptors_left
+from tests.store.programs import ARTIFACT, BUILD, submit, text
+from tests.store.reopened import reopened
 
 _ROOT = Path(__file__).parents[2]
 _SOURCE = b"const result = 1"
@@ -41,7 +43,7 @@ def store(state: Path) -> Iterator[Store]:
 
 
 def _submit(store: Store, name: str | None = None, uid: int = 7) -> bool:
-    return store.submit(_SOURCE, b"B", wrapper=1, name=name, uid=uid)[1]
+    return submit(store, _SOURCE, name=name, uid=uid)[1]
 
 
 def _object(state: Path) -> Path:
@@ -62,7 +64,7 @@ def _check_whole(store: Store) -> None:
 def _check_after_the_facts(store: Store, state: Path) -> None:
     """Who submitted it first is on the disk beside it, too."""
     meta = _object(state) / "meta.json"
-    assert b'"created_by":7' in meta.read_bytes()
+    assert b'"owner":{"uid":7}' in meta.read_bytes()
     assert store.show(_HASH)[0].created_at == msgspec.json.decode(meta.read_bytes().rpartition(b" ")[0])["created_at"]
 
 
@@ -116,9 +118,8 @@ def test_what_cannot_be_read_stays(state: Path, tmp_path: Path, what: str, chang
         store.close()
     path.unlink()
     (tmp_path / "away").rename(path)
-    store = Store.open(state)
-    _check_whole(store)
-    store.close()
+    with reopened(state) as store:
+        _check_whole(store)
 
 
 @pytest.mark.parametrize(("what", "change"), _UNREADABLE)
@@ -136,7 +137,7 @@ def test_a_submit_replaces_what_cannot_be_read(
 
 def test_a_shelf_that_cannot_be_read(state: Path, store: Store, tmp_path: Path) -> None:
     """A link in place of a shelf refuses to load, to replace, to remove and to go back to, and nothing is lost."""
-    other, _ = store.submit(b"other", b"B", wrapper=1, name="y", uid=7)
+    other, _ = submit(store, b"other", name="y", uid=7)
     store.label("y", _HASH)
     store.label("y", other)
     shelf = _object(state).parent
@@ -236,18 +237,17 @@ def test_a_submit_replaces_what_is_wrong(state: Path, store: Store, tmp_path: Pa
     _check_after_the_facts(store, state)
 
 
-@pytest.mark.parametrize("what", ["meta.json", "wrapped"])
+@pytest.mark.parametrize("what", ["meta.json", "artifact.deno.1"])
 def test_a_guess_is_not_made_of_what_cannot_be_read(
     state: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without SQLite, a program whose meta.json can't be read is not listed, and logged; repaired, it is as before."""
-    store = Store.open(state)
-    staged = store.stage(b"let n: number", uid=9, engine="deno", language="typescript")
-    hash, _ = store.keep(Submission(staged=staged, wrapped=b"T", wrapper=1001, name="typed"))
-    store.close()
+    with reopened(state) as store:
+        staged = store.stage(text(b"let n: number", engine="deno", language="typescript"), uid=9)
+        hash, _ = store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="typed"))
     folder = state / "programs" / hash[:2] / hash[2:]
-    if what == "wrapped":
-        (folder / "meta.json").unlink()  # so that the guess is made from it
+    if what != "meta.json":  # so that the guess is made from it
+        (folder / "meta.json").unlink()
     _a_link(folder / what, tmp_path / "away")
     for path in state.glob("facts.sqlite3*"):
         path.unlink()
@@ -264,7 +264,7 @@ def test_a_guess_is_not_made_of_what_cannot_be_read(
     for _ in range(2):
         fact, names, _ = store.show(hash)
         assert (fact.engine, fact.language, fact.runs, names) == ("deno", "typescript", 1, ["typed"])
-        assert what == "wrapped" or fact.created_by == 9
+        assert what != "meta.json" or fact.created_by == 9
         store.close()
         store = Store.open(state)
     store.close()
@@ -273,13 +273,13 @@ def test_a_guess_is_not_made_of_what_cannot_be_read(
 def test_what_cannot_be_read_is_not_replaced_for_another_engine(state: Path, store: Store, tmp_path: Path) -> None:
     """The bytes of a program that can't be read, submitted for another engine, are refused as if it could."""
     _a_file(_object(state), tmp_path / "away")
-    staged = store.stage(_SOURCE, uid=8, engine="deno")
-    with pytest.raises(Exception, match="kept as javascript for quickjs already"):
-        store.keep(Submission(staged=staged, wrapped=b"B", wrapper=1001))
+    staged = store.stage(text(_SOURCE, engine="deno"), uid=8)
+    with pytest.raises(KeptForAnother, match="kept as javascript for quickjs already"):
+        store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD))
     assert _damaged(state) == []
 
 
-@pytest.mark.parametrize("scenario", ["source", "meta.json", "names.jsonl", "facts.sqlite3"])
+@pytest.mark.parametrize("scenario", ["source", "meta.json", "names.jsonl", "facts.sqlite3", "format", "key"])
 def test_a_disk_that_reports_errors(tmp_path: Path, scenario: str) -> None:
     """EIO of any file of the store is reported, and nothing is moved or lost; once it is over, all is as it was."""
     command = ["unshare", "--mount", "--map-root-user", sys.executable, "-m", "tests.store.broken_disk"]
@@ -287,7 +287,7 @@ def test_a_disk_that_reports_errors(tmp_path: Path, scenario: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("scenario", ["object", "shelf", "damaged", "facts.sqlite3", "names.jsonl"])
+@pytest.mark.parametrize("scenario", ["object", "shelf", "damaged", "facts.sqlite3", "names.jsonl", "format", "key"])
 def test_permission_denied(scenario: str) -> None:
     """EACCES for an ordinary user is reported, and nothing is moved or lost; once it is over, all is as it was."""
     folder = tempfile.mkdtemp(prefix="promptlog-store-")

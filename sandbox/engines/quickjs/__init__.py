@@ -1,1 +1,15 @@
-"""The QuickJS engine: the zygote, its prelude, its two seccomp policies."""
+"""QuickJS: a zygote in a jail forks a child for each run."""
+
+from sandbox.engines.spec import EngineSpec
+
+SPEC = EngineSpec(
+    name="quickjs",
+    languages=("javascript",),
+    build="3",
+    min_memory_bytes=32 << 20,
+    forks=True,
+    restart_cpu_ms=0.0,
+    new_cell_cpu_ms=20.0,
+    blank_bytes=16 << 20,
+    host="sandbox.engines.quickjs.host.host",
+)

@@ -1,57 +1,39 @@
-"""Deno cells and their pool for the length of a block, and runs on them."""
+"""Deno cells and their pool for the length of a block, and what came of runs on them."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import trio
 
-from sandbox.cells import deno
-from sandbox.cells.deno import DenoCell
-from sandbox.cells.job import Job, Plan, Trial
+from sandbox.cells.cell import Cell
+from sandbox.cells.job import Result
+from sandbox.cells.plan import Plan
+from sandbox.cells.policy import ByDemand
+from sandbox.cells.pool import Pool
 from sandbox.cells.process import only_child
-from sandbox.demand import DemandPool
-from sandbox.limits import Limits
-from sandbox.outcome import LogLine, Ok
+from sandbox.engines.deno.host import start as deno
+from sandbox.engines.deno.host.cell import DenoCell
+from sandbox.outcome import Ok
+from tests.cell.cells import a_reactor, kept
 
 
 @asynccontextmanager
 async def a_cell(plan: Plan) -> AsyncIterator[DenoCell]:
     """A cell for the length of a block."""
-    cell = await deno.start(plan)
-    try:
+    async with kept(lambda reactor: deno.start(plan, reactor)) as cell:
         yield cell
-    finally:
-        await cell.close()
 
 
-async def run_on(
-    cell: DenoCell,
-    source: str,
-    *,
-    kind: Any = "source",
-    language: Any = "javascript",
-    on_log: Callable[[LogLine], None] | None = None,
-    **limits: int,
-) -> Trial:
-    """Run this source there; a machine that others keep busy has time for it, if no wall limit is given."""
-    trial = Trial()
-    limits.setdefault("wall_ms", 60_000)
-    with trio.fail_after(90):
-        job = Job(kind=kind, code=source.encode(), language=language, limits=Limits(**limits))
-        await cell.run(job, trial, on_log=on_log)
-    return trial
-
-
-def value_of(trial: Trial) -> Any:
+def value_of(result: Result) -> Any:
     """Return what the program returned."""
-    assert isinstance(trial.outcome, Ok), trial.outcome
-    return msgspec.json.decode(trial.outcome.value)
+    assert isinstance(result.outcome, Ok), result.outcome
+    return msgspec.json.decode(result.outcome.value)
 
 
 async def kill_blank(cell: DenoCell, *, nsjail: bool = False) -> None:
@@ -73,21 +55,33 @@ async def kill_process(nsjail_pid: int, pid: int, *, nsjail: bool = False) -> No
 
 @asynccontextmanager
 async def a_pool(
-    plans: list[Plan], *, asked: list[int | None] | None = None, **settings: Any
-) -> AsyncIterator[DemandPool]:
+    plans: list[Plan],
+    *,
+    asked: list[int | None] | None = None,
+    blank: int = 2,
+    idle_s: float = 60.0,
+    runs_per_cell: int = 100,
+) -> AsyncIterator[Pool]:
     """A pool for the length of a block, at the most 30 s; its cells are started by the first of the plans.
 
-    `asked`: gets an entry, the memory that was asked for, whenever the pool asks how to start a cell.
+    `asked`: gets an entry, the memory that was asked for, whenever the pool starts a cell.
     """
-
-    async def make(memory_bytes: int | None) -> Plan:
-        if asked is not None:
-            asked.append(memory_bytes)
-        return plans[0]
-
-    pool = DemandPool(make, **{"blank": 2, "idle_s": 60.0, "max_age_s": 60.0, "runs_per_cell": 100, **settings})
     with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
+        async with a_reactor() as reactor, trio.open_nursery() as nursery:
+
+            async def start(memory_bytes: int | None) -> Cell:
+                if asked is not None:
+                    asked.append(memory_bytes)
+                return await deno.start(plans[0], reactor)
+
+            pool = Pool(
+                "deno",
+                start,
+                ByDemand(blank, idle_s),
+                runs_per_cell=runs_per_cell,
+                max_age_s=60.0,
+                forks=False,
+            )
             await nursery.start(pool.serve)
             yield pool
             nursery.cancel_scope.cancel()

@@ -10,12 +10,12 @@ from shutil import rmtree
 
 import pytest
 
-from promptlogd.config import Config
-from promptlogd.plans import deno_plan
-from sandbox import cgroup, root
-from sandbox.cells.job import Plan
+from sandbox.cells.plan import Plan
+from sandbox.engines.deno.host.root import build_root, deno_executable
+from sandbox.jail import cgroup
+from sandbox.jail.root import Root
 from sandbox.limits import MIB
-from sandbox.root import Root
+from tests.cell.deno.plans import deno_plan
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def made() -> Iterator[Root]:
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
-        yield root.build_deno_root(folder / "root", root.deno_executable())
+        yield build_root(folder / "root", deno_executable())
     finally:
         rmtree(folder)
 
@@ -32,14 +32,13 @@ def made() -> Iterator[Root]:
 @pytest.fixture(params=["jit", "jitless"])
 def plan(made: Root, request: pytest.FixtureRequest) -> Iterator[Plan]:
     """How to start a Deno cell: with JIT in a cgroup, and without either."""
-    default = Config().limits.default.limits()
     if request.param == "jitless":
-        yield deno_plan(made, default, None, jit=False)
+        yield deno_plan(made)
         return
     group = cgroup.make(f"promptlog-test-{os.getpid()}", 192 * MIB)
     assert group is not None, "no cgroup can be made here: Deno's JIT can't be tested (be root, or delegate one)"
     assert group.memory_bytes, "no memory cgroup can be made here: Deno's JIT can't be tested"
     try:
-        yield deno_plan(made, default, group, jit=True)
+        yield deno_plan(made, group)
     finally:
         group.remove()

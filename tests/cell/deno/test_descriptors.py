@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sandbox.cells import deno
-from sandbox.cells.job import Plan
+from sandbox.cells.plan import Plan
+from sandbox.engines.deno.host import start as deno
 from tests.cell.test_descriptors import start_with_few
 
 
 async def test_a_deno_cell_needs_descriptors(plan: Plan) -> None:
     """With too few descriptors left a Deno cell's start is an error that leaves nothing behind."""
-    await start_with_few(plan, deno)
+    await start_with_few(plan, deno.start)

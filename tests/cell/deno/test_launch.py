@@ -14,12 +14,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandbox.cells import deno
-from sandbox.cells.deno_process import DenoProcess, status_bytes
-from sandbox.cells.job import Plan
+from sandbox.cells.plan import Plan
 from sandbox.cells.process import has_ended
+from sandbox.engines.deno.host import start as deno
+from sandbox.engines.deno.host.process import DenoProcess, status_bytes
 from sandbox.errors import CellStartError
-from tests.cell.deno.cells import a_cell, run_on, value_of
+from tests.cell.cells import a_reactor, run_on, until_blank
+from tests.cell.deno.cells import a_cell, value_of
 from tests.daemon.processes import is_alive, until
 
 _START_ONE = """
@@ -55,13 +56,14 @@ def test_a_process_that_was_started_ends_with_its_starter(tmp_path: Path) -> Non
 async def test_what_keeps_it_from_starting_is_told(plan: Plan, tmp_path: Path) -> None:
     """An executable that is not there, and a cgroup that can't be joined, are named in the error."""
     missing = msgspec.structs.replace(plan, executable=tmp_path / "nsjail")
-    with pytest.raises(CellStartError, match=f"{tmp_path}/nsjail: No such file"):
-        await deno.start(missing)
-    if plan.cgroup is not None:
-        broken = msgspec.structs.replace(plan.cgroup, folders=[tmp_path / "memory"])
-        (tmp_path / "memory").mkdir()
-        with pytest.raises(CellStartError, match=r"cgroup\.procs: No such file"):
-            await deno.start(msgspec.structs.replace(plan, cgroup=broken))
+    async with a_reactor() as reactor:
+        with pytest.raises(CellStartError, match=f"{tmp_path}/nsjail: No such file"):
+            await deno.start(missing, reactor)
+        if plan.cgroup is not None:
+            broken = msgspec.structs.replace(plan.cgroup, folders=[tmp_path / "memory"])
+            (tmp_path / "memory").mkdir()
+            with pytest.raises(CellStartError, match=r"cgroup\.procs: No such file"):
+                await deno.start(msgspec.structs.replace(plan, cgroup=broken), reactor)
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ async def test_runs_go_on_with_many_descriptors_open(plan: Plan, high_descriptor
         for number in range(2):
             assert value_of(await run_on(cell, f"return {number}")) == number
             assert cell.usable
-            await cell.ready()
+            await until_blank(cell)
 
 
 def test_the_end_of_a_process_is_seen_by_a_high_descriptor(high_descriptors: None) -> None:
@@ -129,7 +131,7 @@ def test_a_process_name_forges_no_figure(name: bytes) -> None:
 
 _SAME_PID_TWICE = """
 import os, signal
-from sandbox.cells.deno_process import DenoProcess
+from sandbox.engines.deno.host.process import DenoProcess
 from sandbox.errors import CellLost
 
 def start():

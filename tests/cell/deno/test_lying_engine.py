@@ -8,10 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandbox.cells.job import Plan, Trial
-from sandbox.engines.replies import Wrapped
+from sandbox.cells.plan import Plan
 from sandbox.outcome import Crashed
-from tests.cell.deno.cells import a_cell, run_on
+from sandbox.program import Artifact, Form, Language
+from sandbox.protocol.events import Checked
+from sandbox.protocol.frames import Task
+from tests.cell.cells import run_on
+from tests.cell.deno.cells import a_cell
+from tests.hosts import host
 
 # In the place of nsjail and of Deno: a process that starts one other, which says that it is ready, reads its job and
 # answers with what the test wants. The token of the run is the first thing in the job.
@@ -23,42 +27,50 @@ if pid:
 else:
     os.write(1, b"R")
     job = b""
-    while len(job) < 38 or len(job) < 38 + sum(int.from_bytes(job[at : at + 4], "big") for at in (18, 22, 26)):
+    while len(job) < 5 or len(job) < 5 + int.from_bytes(job[1:5], "big"):
         job += os.read(0, 65536)
     payload = bytes.fromhex("{payload}")
-    os.write(1, job[:16] + b"w" + len(payload).to_bytes(4, "big") + payload)
+    os.write(1, job[5:21] + b"f" + len(payload).to_bytes(4, "big") + payload)
     os.read(0, 1)
 """
 
 SOURCE = "let secret: number = 1;\nreturn secret"
 STRIPPED = "let secret         = 1;\nreturn secret"
+BLANKED = STRIPPED.replace("return secret", "       secret")
 
 
-async def _checked(plan: Plan, folder: Path, payload: bytes, language: str) -> Trial:
+async def _checked(plan: Plan, folder: Path, payload: bytes, language: Language) -> Artifact | Crashed | None:
+    """Return what is kept after a check that the process answers with this payload."""
     engine = folder / "engine"
     engine.write_text(_ENGINE.format(python=sys.executable, payload=payload.hex()))
     engine.chmod(0o755)
     async with a_cell(msgspec.structs.replace(plan, executable=engine, cgroup=None, data_bytes=None)) as cell:
-        return await run_on(cell, SOURCE, kind="check", language=language)
+        outcome = (await run_on(cell, SOURCE, task=Task.CHECK, language=language)).outcome
+    if isinstance(outcome, Crashed):
+        return outcome
+    assert isinstance(outcome, Checked)
+    return await host("deno", folder).artifact(SOURCE.encode(), language, outcome)
+
+
+_BODY, _MODULE = (Artifact(form=form, language="javascript") for form in Form)
 
 
 @pytest.mark.parametrize(
     ("language", "payload", "kept"),
     [
-        ("javascript", b"B", b"B" + SOURCE.encode()),
-        ("javascript", b"M", b"M" + SOURCE.encode()),
-        ("typescript", b"T", b"T" + SOURCE.encode()),
-        ("typescript", b"b" + STRIPPED.encode(), b"b" + STRIPPED.encode()),
-        ("typescript", b"b" + STRIPPED.replace("return secret", "       secret").encode(), None),
+        ("javascript", b"B", _BODY),
+        ("javascript", b"M", _MODULE),
+        ("typescript", b"B", Artifact(form=Form.BODY, language="typescript")),
+        ("typescript", b"M", Artifact(form=Form.MODULE, language="typescript")),
+        ("typescript", b"B" + STRIPPED.encode(), msgspec.structs.replace(_BODY, code=STRIPPED.encode())),
+        ("typescript", b"B" + BLANKED.encode(), msgspec.structs.replace(_BODY, code=BLANKED.encode())),
     ],
 )
 async def test_an_honest_answer_is_kept(
-    plan: Plan, tmp_path: Path, language: str, payload: bytes, kept: bytes | None
+    plan: Plan, tmp_path: Path, language: Language, payload: bytes, kept: Artifact
 ) -> None:
     """A letter stands for the text that the client sent; of TypeScript the text may have blanks in places."""
-    trial = await _checked(plan, tmp_path, payload, language)
-    assert isinstance(trial.checked, Wrapped), trial.outcome
-    assert trial.checked.code == (kept or payload)
+    assert await _checked(plan, tmp_path, payload, language) == kept
 
 
 @pytest.mark.parametrize(
@@ -66,17 +78,15 @@ async def test_an_honest_answer_is_kept(
     [
         ("javascript", b"Breturn 2"),
         ("javascript", b"T"),
-        ("javascript", b"b" + STRIPPED.encode()),
-        ("typescript", b"B"),
+        ("javascript", b"B" + STRIPPED.encode()),
         ("typescript", b"Z"),
         ("typescript", b""),
-        ("typescript", b"b" + STRIPPED.replace("1", "2").encode()),
-        ("typescript", b"b" + STRIPPED.replace("\n", " ").encode()),
-        ("typescript", b"b" + STRIPPED[:-1].encode()),
+        ("typescript", b"B" + STRIPPED.replace("1", "2").encode()),
+        ("typescript", b"B" + STRIPPED.replace("\n", " ").encode()),
+        ("typescript", b"B" + STRIPPED[:-1].encode()),
+        ("typescript", b"B" + STRIPPED.encode() + b" "),
     ],
 )
-async def test_a_lie_is_not_kept(plan: Plan, tmp_path: Path, language: str, payload: bytes) -> None:
-    """A letter of another language, code beside a letter, or a text with a byte of its own: nothing is kept."""
-    trial = await _checked(plan, tmp_path, payload, language)
-    assert trial.checked is None
-    assert trial.outcome == Crashed(message="the engine wrote a form that there is not")
+async def test_a_lie_is_not_kept(plan: Plan, tmp_path: Path, language: Language, payload: bytes) -> None:
+    """A form that does not exist, code beside a form, or a text with a byte of its own: nothing is kept."""
+    assert not isinstance(await _checked(plan, tmp_path, payload, language), Artifact)

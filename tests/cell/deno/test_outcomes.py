@@ -7,19 +7,21 @@ import signal
 import time
 from contextlib import suppress
 
-import msgspec
 import pytest
 import trio
 
-from promptlogd.plans import deno_plan
-from sandbox.cells.job import Plan
+from sandbox.cells.job import Job
+from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
-from sandbox.engines.deno import stack
-from sandbox.engines.replies import BadReply, Refused, ReplyReader, Wrapped
+from sandbox.jail.root import Root
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, ProgramException, ProgramSyntaxError
-from sandbox.root import Root
-from tests.cell.deno.cells import a_cell, run_on
+from sandbox.program import Artifact, Form
+from sandbox.protocol.events import Checked
+from sandbox.protocol.frames import Task
+from tests.cell.cells import finish, run_on
+from tests.cell.deno.cells import a_cell
+from tests.cell.deno.plans import deno_plan
 
 
 async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
@@ -32,28 +34,37 @@ async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
         (f"enum A {{B}} {never}\nexport default (a: A) => a", "typescript"),
     ):
         async with a_cell(plan) as cell:
-            trial = await run_on(cell, source, kind="check", language=language, cpu_ms=1000)
-            assert isinstance(trial.checked, Wrapped), (source, trial.outcome)
+            result = await run_on(cell, source, task=Task.CHECK, language=language, cpu_ms=1000)
+            assert isinstance(result.outcome, Checked), (source, result.outcome)
 
 
 @pytest.mark.parametrize(
-    ("source", "code"),
+    ("source", "module", "code"),
     [
-        ("const a: number = 1;\nreturn a as any", "bconst a         = 1;\nreturn a       "),
-        ("interface A { b: 'c' }\nexport default (a: A) => a", "m;                     \nexport default (a   ) => a"),
-        ("let s: 'é' | '漢' = 'é'; return s", "blet s" + " " * 11 + " = 'é'; return s"),
-        ("enum A {B} return A.B", "Tenum A {B} return A.B"),
-        ("class A { constructor(public a: 1) {} } return 1", "Tclass A { constructor(public a: 1) {} } return 1"),
-        ("enum A {B}\nexport default (a: A) => a", "Nenum A {B}\nexport default (a: A) => a"),
+        ("const a: number = 1;\nreturn a as any", False, "const a         = 1;\nreturn a       "),
+        (
+            "interface A { b: 'c' }\nexport default (a: A) => a",
+            True,
+            ";                     \nexport default (a   ) => a",
+        ),
+        ("let s: 'é' | '漢' = 'é'; return s", False, "let s" + " " * 11 + " = 'é'; return s"),
+        ("enum A {B} return A.B", False, None),
+        ("class A { constructor(public a: 1) {} } return 1", False, None),
+        ("enum A {B}\nexport default (a: A) => a", True, None),
     ],
 )
-async def test_types_are_taken_off_once(plan: Plan, source: str, code: str) -> None:
+async def test_types_are_taken_off_once(plan: Plan, source: str, module: bool, code: str | None) -> None:
     """What is kept of TypeScript is JavaScript with blanks in place of types, where types are all there is to it."""
     async with a_cell(plan) as cell:
-        trial = await run_on(cell, source, kind="check", language="typescript", cpu_ms=1000)
-        assert isinstance(trial.checked, Wrapped), trial.outcome
-        found = trial.checked.code.decode()
-        assert len(trial.checked.code) == len(source.encode()) + 1
+        result = await run_on(cell, source, task=Task.CHECK, language="typescript", cpu_ms=1000)
+        assert isinstance(result.outcome, Checked), result.outcome
+        assert result.outcome.module == module
+        stripped = result.outcome.stripped
+        if code is None or stripped is None:
+            assert stripped is code is None
+            return
+        assert len(stripped) == len(source.encode())
+        found = stripped.decode()
         assert "".join(" " if blank.isspace() and blank != "\n" else blank for blank in found) == code
 
 
@@ -79,9 +90,9 @@ async def test_types_are_taken_off_once(plan: Plan, source: str, code: str) -> N
 async def test_syntax_errors_have_places(plan: Plan, source: str, language: str, line: int, column: int) -> None:
     """What does not parse, or closes its wrapper, is refused with its place in the user's own text."""
     async with a_cell(plan) as cell:
-        trial = await run_on(cell, source, kind="check", language=language, cpu_ms=1000)
-        assert isinstance(trial.checked, Refused), trial.outcome
-        error = trial.checked.error
+        result = await run_on(cell, source, task=Task.CHECK, language=language, cpu_ms=1000)
+        error = result.outcome
+        assert isinstance(error, ProgramSyntaxError), error
         if line is not None:
             assert error.line == line, error
         if column is not None:
@@ -109,8 +120,8 @@ async def test_what_is_out_of_reach_is_told_in_words_of_ours(
 ) -> None:
     """Who wrote a program reads what no program has, and not which of Deno's options its daemon left out."""
     async with a_cell(plan) as cell:
-        trial = await run_on(cell, source, language=language, cpu_ms=1000)
-        outcome = trial.checked.error if isinstance(trial.checked, Refused) else trial.outcome
+        result = await run_on(cell, source, language=language, cpu_ms=1000)
+        outcome = result.outcome
         assert isinstance(outcome, ProgramException | ProgramSyntaxError), outcome
         assert outcome.message == message
 
@@ -120,39 +131,30 @@ async def test_exceptions_have_places_in_typescript_too(plan: Plan) -> None:
     source = "enum A {B = 7}\ninterface C {\n  d: string;\n}\n"
     source += "function f(c: C): never {\n  throw new RangeError(c.d)\n}\nf({d: 'x'})"
     async with a_cell(plan) as cell:
-        trial = await run_on(cell, source, language="typescript")
-        assert isinstance(trial.outcome, ProgramException)
-        assert (trial.outcome.name, trial.outcome.line, trial.outcome.column) == ("RangeError", 6, 9)
-        assert trial.outcome.stack.splitlines()[-1].endswith("(program.js:8:1)")
+        result = await run_on(cell, source, language="typescript")
+        assert isinstance(result.outcome, ProgramException)
+        assert (result.outcome.name, result.outcome.line, result.outcome.column) == ("RangeError", 6, 9)
+        assert result.outcome.stack.splitlines()[-1].endswith("(program.js:8:1)")
 
 
 async def test_helpers_behind_a_programs_text_are_no_frames_of_it(plan: Plan) -> None:
     """What TypeScript's decorators become stands behind the program's last line: the place is the author's."""
     async with a_cell(plan) as cell:
-        trial = await run_on(
+        result = await run_on(
             cell, "class A {\n @(undefined as any) m() {}\n}\nreturn 1", language="typescript", cpu_ms=1000
         )
-        assert isinstance(trial.outcome, ProgramException), trial.outcome
-        assert trial.outcome.line in (1, 2), trial.outcome
-        assert max(int(frame.split(":")[-2]) for frame in trial.outcome.stack.splitlines()) <= 4
-
-
-def test_frames_without_their_token_are_no_frames() -> None:
-    """What a program gets written to the descriptor counts for nothing: it does not know the token."""
-    token = bytes(range(16))
-    reader = ReplyReader(limits=Limits(), source_name="p.js", stacks=stack, source=bytes, token=token)
-    assert reader.feed(token + b"l\0\0\0\x02" + b"1x")[0].text == "x"
-    with pytest.raises(BadReply, match="no frame"):
-        reader.feed(b"v\0\0\0\x01" + b"1" + bytes(40))
+        assert isinstance(result.outcome, ProgramException), result.outcome
+        assert result.outcome.line in (1, 2), result.outcome
+        assert max(int(frame.split(":")[-2]) for frame in result.outcome.stack.splitlines()) <= 4
 
 
 async def test_the_daemons_own_size_is_none_of_a_runs(made: Root) -> None:
     """A fault is `crashed`, its peak the process's own, though nsjail began as a copy of a process of 300 MiB."""
     large = bytearray(os.urandom(1 << 20) * 300)
-    async with a_cell(deno_plan(made, Limits(), None, jit=False)) as cell:
-        trial = await run_on(cell, _CRASH % (20_000, 20_000), cpu_ms=1000)
-    assert isinstance(trial.outcome, Crashed), trial.outcome
-    assert 0 < trial.usage.peak_memory_bytes < 60 * MIB < len(large)
+    async with a_cell(deno_plan(made)) as cell:
+        result = await run_on(cell, _CRASH % (20_000, 20_000), cpu_ms=1000)
+    assert isinstance(result.outcome, Crashed), result.outcome
+    assert 0 < result.usage.peak_memory_bytes < 60 * MIB < len(large)
 
 
 _CRASH = (
@@ -166,18 +168,18 @@ async def test_a_crash_is_no_limit(plan: Plan) -> None:
     if plan.cgroup is not None:
         async with a_cell(plan) as cell:
             much = "globalThis.k = new Uint8Array(72 << 20).fill(1); globalThis.k = null; "
-            trial = await run_on(cell, much + _CRASH % (60_000, 60_000), cpu_ms=2000)
-            assert isinstance(trial.outcome, Crashed), trial.outcome
-            assert trial.usage.peak_memory_bytes > 72 * MIB
+            result = await run_on(cell, much + _CRASH % (60_000, 60_000), cpu_ms=2000)
+            assert isinstance(result.outcome, Crashed), result.outcome
+            assert result.usage.peak_memory_bytes > 72 * MIB
     # Work, and not a time to be waited for: a core that others want gives the program little of that.
     busy = "let sum = 0; for (let i = 0; i < %d; i++) sum += i %% 7; globalThis.sum = sum; "
     for millions in (40, 50):
         rounds = (millions if plan.cgroup is not None else millions // 8) * 1_000_000  # without JIT it takes longer
         async with a_cell(plan) as cell:
-            trial = await run_on(cell, busy % rounds + _CRASH % (20_000, 20_000), cpu_ms=500)
+            result = await run_on(cell, busy % rounds + _CRASH % (20_000, 20_000), cpu_ms=500)
             # Where RLIMIT_DATA holds memory, a fault at half of it may be for lack of it.
-            assert isinstance(trial.outcome, Crashed | MemoryLimit if plan.cgroup is None else Crashed), trial.outcome
-            assert 20 < trial.usage.cpu_ms < 500
+            assert isinstance(result.outcome, Crashed | MemoryLimit if plan.cgroup is None else Crashed), result.outcome
+            assert 20 < result.usage.cpu_ms < 500
 
 
 async def test_a_kill_while_it_parses_is_no_syntax_error(plan: Plan) -> None:
@@ -193,9 +195,9 @@ async def test_a_kill_while_it_parses_is_no_syntax_error(plan: Plan) -> None:
                 await trio.sleep(0.001)
             os.kill(pid, signal.SIGKILL)
 
-        trial = await run_on(cell, source, kind="check", language="typescript", cpu_ms=5000)
-    assert isinstance(trial.outcome, Crashed), (trial.outcome, trial.checked)
-    assert trial.outcome.signal == "SIGKILL"
+        result = await run_on(cell, source, task=Task.CHECK, language="typescript", cpu_ms=5000)
+    assert isinstance(result.outcome, Crashed), result.outcome
+    assert result.outcome.signal == "SIGKILL"
 
 
 async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
@@ -217,9 +219,9 @@ async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
                     threads.append(len(os.listdir(f"/proc/{pid}/task")))
                 await trio.sleep(0.005)
 
-        trial = await run_on(cell, source, cpu_ms=1000)
+        result = await run_on(cell, source, cpu_ms=1000)
         nursery.cancel_scope.cancel()
-    assert isinstance(trial.outcome, CpuLimit), trial.outcome
+    assert isinstance(result.outcome, CpuLimit), result.outcome
     # One thread of the blank process may take a job, too; all 60 at once would be as many more.
     assert before + 6 <= max(threads) <= before + 10
 
@@ -235,20 +237,20 @@ async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
 async def test_what_parses_and_then_crashes_is_no_syntax_error(plan: Plan, language: str, source: str) -> None:
     """What was to be told if the parser did not survive the program is taken back before that runs."""
     async with a_cell(plan) as cell:
-        trial = await run_on(cell, source, language=language, cpu_ms=1000)
-        assert isinstance(trial.outcome, Crashed), trial.outcome
+        result = await run_on(cell, source, language=language, cpu_ms=1000)
+        assert isinstance(result.outcome, Crashed), result.outcome
 
 
-@pytest.mark.parametrize("kind", ["source", "check"])
+@pytest.mark.parametrize("task", [Task.CHECK_AND_RUN, Task.CHECK])
 @pytest.mark.parametrize(
     "source", ["return " + "(" * 40_000 + "1" + ")" * 40_000, "{" * 40_000 + "}" * 40_000 + "return 1"]
 )
-async def test_typescript_too_deep_for_its_parser_is_a_syntax_error(plan: Plan, kind: str, source: str) -> None:
+async def test_typescript_too_deep_for_its_parser_is_a_syntax_error(plan: Plan, task: Task, source: str) -> None:
     """Deno's parser has no bound for how deep it goes, and ends its process: which is no fault of the engine's."""
     async with a_cell(plan) as cell:
-        trial = await run_on(cell, source, kind=kind, language="typescript", cpu_ms=1000)
-        found = trial.checked.error if isinstance(trial.checked, Refused) else trial.outcome
-        assert isinstance(found, ProgramSyntaxError), trial.outcome
+        result = await run_on(cell, source, task=task, language="typescript", cpu_ms=1000)
+        found = result.outcome
+        assert isinstance(found, ProgramSyntaxError), result.outcome
         assert "nested too deeply" in found.message
 
 
@@ -266,18 +268,20 @@ async def test_typescript_too_deep_for_its_parser_is_a_syntax_error(plan: Plan, 
 @pytest.mark.parametrize("memory_mb", [64, 72, 128])
 async def test_lack_of_memory_is_no_crash(plan: Plan, made: Root, source: str, memory_mb: int) -> None:
     """V8 ends by itself when its heap is full, or one large piece is refused to it while little is resident."""
-    small = msgspec.structs.replace(plan.default, memory_bytes=memory_mb * MIB)
-    async with a_cell(deno_plan(made, small, plan.cgroup, jit=plan.cgroup is not None)) as cell:
-        trial = await run_on(cell, source, cpu_ms=5000, memory_bytes=small.memory_bytes)
-        if plan.cgroup is None and isinstance(trial.outcome, ProgramException):
-            assert trial.outcome.name == "RangeError"  # refused to an ArrayBuffer, which can say so
+    memory_bytes = memory_mb * MIB
+    async with a_cell(deno_plan(made, plan.cgroup, memory_bytes=memory_bytes)) as cell:
+        result = await run_on(cell, source, cpu_ms=5000, memory_bytes=memory_bytes)
+        if plan.cgroup is None and isinstance(result.outcome, ProgramException):
+            assert result.outcome.name == "RangeError"  # refused to an ArrayBuffer, which can say so
         else:
-            assert isinstance(trial.outcome, MemoryLimit), trial.outcome
+            assert isinstance(result.outcome, MemoryLimit), result.outcome
 
 
 async def test_a_kept_module_without_a_program_is_a_syntax_error(plan: Plan) -> None:
     """As on QuickJS; the cell goes on."""
     async with a_cell(plan) as cell:
-        trial = await run_on(cell, "Mexport default 5", kind="run")
-        assert isinstance(trial.outcome, ProgramSyntaxError), trial.outcome
+        artifact = Artifact(form=Form.MODULE, language="javascript")
+        job = Job(task=Task.RUN, source=b"export default 5", artifact=artifact, limits=Limits())
+        result = await finish(cell, job)
+        assert isinstance(result.outcome, ProgramSyntaxError), result.outcome
         assert cell.usable

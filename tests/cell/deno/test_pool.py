@@ -11,11 +11,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from sandbox.cells.deno import DenoCell
-from sandbox.cells.job import Job, Plan, Trial
+from sandbox.cells.plan import Plan
+from sandbox.engines.deno.host.cell import DenoCell
 from sandbox.errors import CellLost, CellStartError
-from sandbox.limits import Limits
-from tests.cell.deno.cells import a_pool, kill_process, run_on, value_of
+from tests.cell.cells import run_on, take
+from tests.cell.deno.cells import a_pool, kill_process, value_of
 from tests.daemon.processes import children, is_alive
 
 
@@ -26,10 +26,10 @@ async def test_the_pool_keeps_none_until_one_is_wanted(plan: Plan) -> None:
         await wait_all_tasks_blocked()
         assert asked == []  # to ask is what each start begins with
         for number in range(7):
-            cell = await pool.take()
+            cell = await take(pool)
             assert value_of(await run_on(cell, f"return {number}")) == number
             pool.give(cell)
-        fresh = await pool.take(fresh=True)
+        fresh = await take(pool, fresh=True)
         assert fresh.runs == 0
         pool.give(fresh, fresh=True)
         while pool.counts().blank != 0 or pool.counts().size != 0:
@@ -52,7 +52,7 @@ async def test_the_pool_bears_cells_that_die_blank(plan: Plan) -> None:
     async with a_pool([plan]) as pool:
         for kill_nsjail in (False, True, False):
             while True:
-                cell = await pool.take()
+                cell = await take(pool)
                 try:
                     assert value_of(await run_on(cell, "return 1")) == 1
                     break
@@ -69,7 +69,7 @@ async def test_the_pool_bears_cells_that_die_blank(plan: Plan) -> None:
                 await kill_process(nsjail, pid, nsjail=kill_nsjail)
         with trio.fail_after(5):
             while pool.counts().started == started:
-                cell = await pool.take()
+                cell = await take(pool)
                 with suppress(CellLost):  # the dead ones are found by who takes them, and replaced
                     await run_on(cell, "return 1")
                 pool.give(cell)
@@ -88,26 +88,21 @@ async def test_a_cell_killed_while_it_starts_is_not_the_waiters_affair(
     once.chmod(0o755)
     plans = [msgspec.structs.replace(plan, executable=once)]
     async with a_pool(plans, blank=1) as pool:
-        cell = await pool.take(fresh=fresh)
+        cell = await take(pool, fresh=fresh)
         assert value_of(await run_on(cell, "return 1")) == 1
         pool.give(cell, fresh=True)
         plans[0] = msgspec.structs.replace(plan, executable=never)
         with pytest.raises(CellStartError, match="did not start"):
-            await pool.take(fresh=fresh)
+            await take(pool, fresh=fresh)
 
 
 async def test_a_run_cancelled_before_it_began_costs_no_cell(plan: Plan) -> None:
     """The cell is blank still, and the next run has it at once."""
     async with a_pool([plan], blank=1) as pool:
-        cell = await pool.take()
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            try:
-                await cell.run(Job(kind="source", code=b"return 1", limits=Limits()), Trial())
-            finally:
-                pool.give(cell)
+        cell = await take(pool)
+        pool.give(cell)
         with trio.fail_after(3):
-            again = await pool.take()
+            again = await take(pool)
             assert again is cell
             assert value_of(await run_on(again, "return 2")) == 2
             pool.give(again)
@@ -117,7 +112,7 @@ async def test_cells_in_use_do_not_count_as_blank(plan: Plan) -> None:
     """Where few blank cells are kept, who waits gets one of their own, however long the others run."""
     async with a_pool([plan], blank=1) as pool:
         with trio.fail_after(10):
-            cells = [await pool.take() for _ in range(3)]
+            cells = [await take(pool) for _ in range(3)]
             for cell in cells:
                 pool.give(cell)
             while pool.counts().blank != 1:
@@ -137,7 +132,7 @@ async def test_cells_are_closed_side_by_side(plan: Plan, monkeypatch: pytest.Mon
         closing -= 1
 
     async with a_pool([plan]) as pool:
-        cells = [await pool.take(fresh=True) for _ in range(3)]
+        cells = [await take(pool, fresh=True) for _ in range(3)]
         monkeypatch.setattr(DenoCell, "close", counted)
     assert (closing, most >= len(cells)) == (0, True)
     assert not any(is_alive(cell.process.pid) for cell in cells)

@@ -1,0 +1,66 @@
+"""One of promptlog's QuickJS cells without its daemon, and the sample program on it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+from caller import PROMPT, SAMPLE
+
+from promptlogd.config import Config
+from sandbox.cells.job import Job, Result
+from sandbox.cells.reactor import Reactor
+from sandbox.engines.host.engine_host import Setting
+from sandbox.engines.quickjs.host.cell import QuickJSCell
+from sandbox.engines.quickjs.host.host import Host
+from sandbox.errors import CellLost
+from sandbox.jail.identities import shared
+from sandbox.outcome import Ok
+from sandbox.program import Artifact, Form
+from sandbox.protocol.frames import Task
+
+
+@asynccontextmanager
+async def one_cell() -> AsyncIterator[tuple[QuickJSCell, Job]]:
+    """A cell for the length of a block, and the sample program as a job."""
+    config = Config()
+    with tempfile.TemporaryDirectory(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None) as folder:
+        os.chmod(folder, 0o755)
+        setting = Setting(
+            folder=Path(folder) / "root",
+            default=config.default_limits("quickjs"),
+            most_memory_bytes=config.limits.max.limits().memory_bytes,
+            cgroup=None,
+            identities=shared("a benchmark"),
+        )
+        host, reactor = Host(setting), Reactor()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(reactor.serve)
+            cell = await host.start(await host.plan(None), reactor)
+            artifact = Artifact(form=Form.BODY, language="javascript")
+            job = Job(task=Task.RUN, source=SAMPLE.encode(), artifact=artifact, prompt=PROMPT, limits=setting.default)
+            try:
+                yield cell, job
+            finally:
+                await cell.close()
+                nursery.cancel_scope.cancel()
+
+
+async def run(cell: QuickJSCell, job: Job, *, alone: bool = False) -> None:
+    """Run the job once. Fails unless it gives a result."""
+    done = trio.Event()
+    results: list[Result | CellLost] = []
+
+    def note(result: Result | CellLost) -> None:
+        results.append(result)
+        done.set()
+
+    cell.begin(job, note, alone=alone)
+    await done.wait()
+    (result,) = results
+    assert isinstance(result, Result)
+    assert isinstance(result.outcome, Ok), result.outcome

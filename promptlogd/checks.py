@@ -1,0 +1,102 @@
+"""From a submitted text to the artifact that is kept of it. User bytes are parsed in a cell and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from promptlogd.config import Config
+from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
+from promptlogd.runs import Runs
+from sandbox.cells.job import Job, Result
+from sandbox.engines import ENGINES
+from sandbox.engines.host.engine_host import EngineHost
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Outcome, ProgramSyntaxError, Usage, WallLimit, describe
+from sandbox.program import Artifact, Engine, Language
+from sandbox.protocol.events import Checked
+from sandbox.protocol.frames import Task
+
+SMALL_BYTES = 64 * 1024
+"""The check of a source of up to this size, three parses, takes a fraction of a run's CPU time."""
+
+
+class Unparsed(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that is not a program, and what it took to find out."""
+
+    error: ProgramSyntaxError
+    usage: Usage
+
+
+class Checks:
+    """Checks texts, on the CPU time that the configuration gives to it."""
+
+    def __init__(self, runs: Runs, hosts: Mapping[Engine, EngineHost], config: Config) -> None:
+        self._runs = runs
+        self._hosts = hosts
+        self._config = config
+
+    def choose(self, engine: Engine | None, language: Language | None) -> tuple[Engine, Language]:
+        """Return the engine and the language of a source. Raises RequestError for a pair that does not exist."""
+        language = language or "javascript"
+        if engine is not None and engine not in ENGINES:
+            known = ", ".join(map(repr, ENGINES))
+            raise RequestError("bad_request", f"`engine` is {engine!r}; there is: {known}")
+        able = [name for name, spec in ENGINES.items() if language in spec.languages]
+        if engine is not None and engine not in able:
+            name = {"typescript": "TypeScript", "javascript": "JavaScript"}[language]
+            raise RequestError("bad_request", f"{name} needs the engine {able[0]}; leave `engine` out")
+        default = self._config.engines.default
+        return engine or (default if default in able else able[0]), language
+
+    async def artifact(self, source: bytes, engine: Engine, language: Language, principal: Principal) -> Artifact:
+        """Return what the engine makes of a program. Raises RequestError; for a syntax error with its place."""
+        checked = await self.check(source, engine, language, principal)
+        if isinstance(checked, Artifact):
+            return checked
+        error = checked.error
+        raise RequestError(
+            "bad_request",
+            f"syntax error: {error.message}",
+            {"syntax_error": error.message, "line": error.line, "column": error.column},
+        )
+
+    async def check(
+        self, source: bytes, engine: Engine, language: Language, principal: Principal
+    ) -> Artifact | Unparsed:
+        """Check a text in a cell. Raises RequestError if that could not be done."""
+        cpu_ms = self._config.limits.check_cpu_ms
+        default = self._config.default_limits(engine)
+        limits = msgspec.structs.replace(default, cpu_ms=cpu_ms, wall_ms=max(2000, 4 * cpu_ms))
+        job = Job(task=Task.CHECK, source=source, engine=engine, language=language, limits=limits)
+        result: Result | None = None
+        if ENGINES[engine].forks and len(source) <= SMALL_BYTES and default.cpu_ms < cpu_ms:
+            # First in a blank process, which has the default limits: to fork one with others takes longer than a check.
+            small = msgspec.structs.replace(limits, cpu_ms=default.cpu_ms)
+            result = await self._runs.finish(msgspec.structs.replace(job, limits=small), principal)
+        if result is None or isinstance(result.outcome, CpuLimit):
+            result = await self._runs.finish(job, principal)
+        match result.outcome:
+            case ProgramSyntaxError() as error:
+                return Unparsed(error=error, usage=result.usage)
+            case Checked() as checked:
+                artifact = await self._hosts[engine].artifact(source, language, checked)
+                if artifact is None:
+                    raise self._unchecked(Crashed(message="the engine wrote a form that there is not"))
+                return artifact
+            case outcome:
+                raise self._unchecked(outcome)
+
+    def _unchecked(self, outcome: Outcome) -> RequestError:
+        """Return why a text could not be checked: neither a program, nor found to be none."""
+        match outcome:
+            case CpuLimit() | WallLimit():
+                cpu_ms = self._config.limits.check_cpu_ms
+                return RequestError("too_large", f"checking the program took more than {cpu_ms} ms of CPU time")
+            case MemoryLimit():
+                return RequestError("too_large", "checking the program took more memory than a run has")
+            case Crashed(signal="SIGSEGV" | "SIGABRT" | "SIGTRAP" | "SIGSYS" | "SIGILL" as signal):
+                return RequestError("too_large", f"the engine did not survive parsing the program ({signal})")
+            case _:
+                return RequestError("internal", f"the program could not be checked: {describe(outcome)}")

@@ -1,0 +1,61 @@
+"""Which request is handled where. A table of contents."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from promptlogd.checks import Checks
+from promptlogd.clients import Clients
+from promptlogd.config import Config
+from promptlogd.handlers.cancel import CancelHandler
+from promptlogd.handlers.list import ListHandler
+from promptlogd.handlers.name import NameHandler
+from promptlogd.handlers.ping import PingHandler
+from promptlogd.handlers.remove import RemoveHandler
+from promptlogd.handlers.run import RunHandler
+from promptlogd.handlers.show import ShowHandler
+from promptlogd.handlers.stats import StatsHandler
+from promptlogd.handlers.submit import SubmitHandler
+from promptlogd.principal import Principal
+from promptlogd.runs import Runs
+from promptlogd.sink import Sink
+from promptlogd.store import Store
+from promptlogd.wire import messages
+
+
+class Handler(Protocol):
+    """Handles one type of request."""
+
+    def start(self, principal: Principal, request: Any, sink: Sink) -> None:
+        """Begin, and return at once. Raises RequestError if the request can't be tried."""
+
+
+Handlers = Mapping[type, Handler]
+
+
+def make_handlers(
+    *,
+    config: Config,
+    store: Store,
+    runs: Runs,
+    checks: Checks,
+    clients: Clients,
+    held_by: dict[str, str],
+    jail_uids: str,
+    on_kept: Callable[[], None],
+) -> Handlers:
+    """Return the handler of each request. `on_kept`: called when a program was kept."""
+    outcomes: Counter[str] = Counter()
+    return {
+        messages.Submit: SubmitHandler(store, checks, config, on_kept),
+        messages.Run: RunHandler(store, runs, checks, config, outcomes),
+        messages.Cancel: CancelHandler(),
+        messages.Show: ShowHandler(store),
+        messages.List: ListHandler(store),
+        messages.Remove: RemoveHandler(store),
+        messages.Label: NameHandler(store),
+        messages.Stats: StatsHandler(store, runs, clients, outcomes, held_by, jail_uids),
+        messages.Ping: PingHandler(),
+    }

@@ -1,0 +1,107 @@
+"""The way back of one request over its connection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from promptlogd.refusal import Detail, RequestError
+from promptlogd.sink import Sink
+from promptlogd.wire.messages import ErrorCode, Id, Log, Reply, Request
+
+_log = logging.getLogger(__name__)
+
+
+class Replies(Protocol):
+    """What a sink needs of its connection."""
+
+    def send(self, reply: Reply) -> None:
+        """Send a reply."""
+
+    def send_error(self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
+        """Send an error, and count it."""
+
+    def done(self, id: Id) -> None:
+        """A request has its last reply."""
+
+    def spawn(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
+        """Work on a request in a task of its own."""
+
+    def cancel(self, target: Id) -> bool:
+        """Cancel the run that a request began; return whether there is one."""
+
+    def has_room(self) -> bool:
+        """Whether the client reads its replies fast enough."""
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once it has read enough of them."""
+
+
+class RequestSink(Sink):
+    """The way back of one request of a connection."""
+
+    def __init__(self, client: Replies, request: Request) -> None:
+        self._client: Replies | None = client
+        self._id = request.id
+        self._name = type(request).__name__
+        self._on_cancel: Callable[[], None] | None = None
+
+    def reply(self, reply: Reply) -> None:
+        client = self._end()
+        if client is not None:
+            client.send(reply)
+            client.done(self._id)
+
+    def refuse(self, error: RequestError) -> None:
+        client = self._end()
+        if client is not None:
+            client.send_error(self._id, error.code, error.message, error.detail)
+            client.done(self._id)
+
+    def _end(self) -> Replies | None:
+        """Let go of everything: what a request holds may be large, and must not wait for the collector of cycles."""
+        client, self._client, self._on_cancel = self._client, None, None
+        return client
+
+    def fail(self) -> None:
+        """End the request because of a fault of the daemon's. To be called where the exception is handled."""
+        _log.exception("request %r failed", self._name)
+        self.refuse(RequestError("internal", "the daemon failed at this request; its log says how"))
+
+    def log(self, line: Log) -> None:
+        if self._client is not None:
+            self._client.send(line)
+
+    def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
+        if self._client is not None:
+            self._client.spawn(work, self)
+
+    def when_cancelled(self, callback: Callable[[], None]) -> None:
+        if self._client is not None:
+            self._on_cancel = callback
+
+    def cancel(self) -> bool:
+        """Cancel the request; return whether it can be."""
+        if self._on_cancel is None:
+            return False
+        self._on_cancel()
+        return True
+
+    def cancel_other(self, target: Id) -> bool:
+        return self._client is not None and self._client.cancel(target)
+
+    def has_room(self) -> bool:
+        return self._client is None or self._client.has_room()
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        if self._client is not None:
+            self._client.when_room(callback)
+
+    def abandon(self) -> None:
+        """End the request of a client that has left: nobody takes a reply any more."""
+        on_cancel, client = self._on_cancel, self._end()
+        if on_cancel is not None:
+            on_cancel()
+        if client is not None:
+            client.done(self._id)

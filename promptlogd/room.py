@@ -1,0 +1,19 @@
+"""Room for the replies of one client: who reads slowly gets no more to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Room:
+    """Whether the client reads its replies fast enough that another run may begin for it."""
+
+    def has_room(self) -> bool:
+        """Whether there is room now."""
+        return True
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once there is."""
+
+
+ALWAYS_ROOM = Room()

@@ -1,0 +1,41 @@
+"""The way back of one request: what a handler may do with the client that sent it. Nothing here knows a transport."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+
+from promptlogd.refusal import RequestError
+from promptlogd.room import Room
+from promptlogd.wire.messages import Id, Log, Reply
+
+
+class Sink(Room, ABC):
+    """Takes the replies to one request. The last one is given by `reply` or `refuse`, once; later ones are dropped."""
+
+    @abstractmethod
+    def reply(self, reply: Reply) -> None:
+        """Send the reply that ends the request."""
+
+    @abstractmethod
+    def refuse(self, error: RequestError) -> None:
+        """End the request with an error."""
+
+    @abstractmethod
+    def log(self, line: Log) -> None:
+        """Send a console line. The request goes on."""
+
+    @abstractmethod
+    def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
+        """Work on the request in a task of its own, which ends with the client. A reply that it returns is sent.
+
+        RequestError refuses the request.
+        """
+
+    @abstractmethod
+    def when_cancelled(self, callback: Callable[[], None]) -> None:
+        """Call back if the client cancels the request, or has left. A second callback replaces the first."""
+
+    @abstractmethod
+    def cancel_other(self, target: Id) -> bool:
+        """Cancel the run that another request of the same client began; return whether there is one."""

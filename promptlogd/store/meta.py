@@ -1,0 +1,114 @@
+"""The metadata of a program, kept in its `meta.json`: its files, who submitted it, when, and for what. Pure.
+
+The facts can be rebuilt from it. The line is sealed (seal.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, get_args
+
+import msgspec
+
+from promptlogd.store.artifacts import check_engine
+from promptlogd.store.errors import Unstorable
+from promptlogd.store.paths import check_files
+from promptlogd.store.seal import seal, unseal
+from sandbox.program import Engine, Language, Program
+
+_TENANT_CHARACTERS = 255
+_TEXT_ENTRIES = {language: Program.of_text(b"", language=language, engine="").entry for language in get_args(Language)}
+"""The path that a program of one text has."""
+
+
+class FileMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Size in bytes and SHA-256 (lowercase hex) of one file, exactly as submitted."""
+
+    size: int
+    sha256: str
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who submitted a program: a user of this host, and the tenant that this user named, if any."""
+
+    uid: int
+    tenant: str | None = None
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a program. `files`: by path. `created_at`: seconds since the epoch."""
+
+    files: dict[str, FileMeta]
+    entry: str
+    language: Language
+    engine: Engine
+    owner: Owner
+    created_at: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files.values())
+
+    def is_text(self, hash: str) -> bool:
+        """Whether the program with this hash is one text, which is verified by its hash alone."""
+        return self.files.keys() == {_TEXT_ENTRIES[self.language]} and self.files[self.entry].sha256 == hash
+
+
+class _Version1(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of format version 1, whose programs have one text each."""
+
+    size: int
+    created_at: float
+    created_by: int
+    engine: Literal["quickjs", "deno"] = "quickjs"
+    language: Language = "javascript"
+
+
+def text_meta(hash: str, *, size: int, language: Language, engine: Engine, owner: Owner, created_at: float) -> Meta:
+    """Return the metadata of a program of one text. Its hash is the SHA-256 of that text."""
+    entry = _TEXT_ENTRIES[language]
+    files = {entry: FileMeta(size=size, sha256=hash)}
+    return Meta(files=files, entry=entry, language=language, engine=engine, owner=owner, created_at=created_at)
+
+
+def meta_of(program: Program, *, owner: Owner, created_at: float) -> Meta:
+    """Return the metadata of a program. Raises Unstorable if the store does not take its files, engine or tenant."""
+    check_engine(program.engine)
+    if owner.tenant is not None and not (0 < len(owner.tenant) <= _TENANT_CHARACTERS and owner.tenant.isprintable()):
+        raise Unstorable(f"{owner.tenant!a:.80} is no tenant: 1 to {_TENANT_CHARACTERS} printable characters are")
+    check_files({path: len(data) for path, data in program.files.items()}, program.entry)
+    files = {
+        path: FileMeta(size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in program.files.items()
+    }
+    return Meta(
+        files=files,
+        entry=program.entry,
+        language=program.language,
+        engine=program.engine,
+        owner=owner,
+        created_at=created_at,
+    )
+
+
+def encode_meta(meta: Meta) -> bytes:
+    """Return the content of `meta.json`."""
+    return seal(meta)
+
+
+def decode_meta(data: bytes, hash: str) -> tuple[Meta, int]:
+    """Return (the metadata that `meta.json` has, the format version of this record). Raises ValueError for damage.
+
+    A record of version 1 can lie in a newer folder: a program that could not be read during the migration has one.
+    """
+    try:
+        meta = unseal(data, Meta)
+        check_files({path: file.size for path, file in meta.files.items()}, meta.entry)
+    except msgspec.ValidationError:
+        old = unseal(data, _Version1)
+        owner = Owner(uid=old.created_by)
+        meta = text_meta(
+            hash, size=old.size, language=old.language, engine=old.engine, owner=owner, created_at=old.created_at
+        )
+        return meta, 1
+    return meta, 2

@@ -1,0 +1,202 @@
+"""From format version 1 (promptlog 0.1.0) to 2, in place: new metadata, and no wrapped code.
+
+    version 1                       version 2
+    source                          source, not touched
+    wrapped                         removed: the artifact is made at the next run
+    meta.json, of the old form      meta.json, of the new form (meta.py)
+
+Each step leaves a program that this version reads, so a process that is killed has lost nothing. The next start looks
+at each program again, because `format` is written last. `wrapped` is removed once the new metadata is on the disk: the
+engine and the language of a program whose old metadata is damaged are known from it alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from promptlogd.store.disk import open_folder, read_file, write_all
+from promptlogd.store.errors import TRANSIENT_ERRORS, store_error
+from promptlogd.store.files import META, MOST_META_BYTES, SOURCE
+from promptlogd.store.format_version import FORMAT
+from promptlogd.store.hashes import is_hash, is_shelf
+from promptlogd.store.meta import Meta, Owner, decode_meta, encode_meta, text_meta
+from promptlogd.store.seal import unseal
+from sandbox.program import Engine, Language
+
+_log = logging.getLogger(__name__)
+
+_WRAPPED = "wrapped"
+_NEW_WRAPPED = ".tmp-wrapped"
+_NEW_META = ".tmp-meta.json"
+_MOST_WRAPPED_BYTES = 128 << 20
+_DENO_WRAPPERS = 1000
+"""Lowest number of a wrapper of Deno's. Lower ones are QuickJS's."""
+_TYPESCRIPT_FORMS = (b"T", b"N", b"b", b"m")
+"""First bytes of wrapped code whose source is TypeScript."""
+
+_BATCH = 64
+"""Programs whose new metadata is on its way to the disk at once. A quarter of the reserve has room for it."""
+
+_FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, *TRANSIENT_ERRORS}
+"""Errors of the disk or the host as a whole. Others concern one program: it is left as it is."""
+
+
+class _Result(Enum):
+    CONVERTED = auto()
+    GUESSED = auto()
+    """Converted, with metadata that was guessed, since the old one is damaged."""
+    ALREADY = auto()
+    LEFT = auto()
+    """The metadata is damaged, and there is nothing to guess from that the migration removes."""
+    FAILED = auto()
+
+
+class _Wrapped(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line of `wrapped`: the version of the wrapper, and the hash of what follows."""
+
+    wrapper: int
+    sha256: str
+
+
+def migrate(state_dir: Path) -> None:
+    """Migrate all programs, durably. Raises StoreFailed; what is migrated by then stays so.
+
+    A program that can't be converted is logged and left alone. Its old metadata is read later, too (meta.py).
+    """
+    counts = dict.fromkeys(_Result, 0)
+    try:
+        with open_folder(state_dir / "programs") as programs:
+            hashes = _hashes(programs)
+            while batch := list(islice(hashes, _BATCH)):
+                for result in _migrate_batch(programs, batch):
+                    counts[result] += 1
+    except OSError as error:
+        what = f"can't migrate {state_dir} to format version {FORMAT}; nothing is lost, and the next start goes on"
+        raise store_error(what, error) from error
+    if total := sum(counts.values()):
+        _log.info(
+            "%s has format version %d now: %d programs, of which %d were converted, %d were converted with guessed "
+            "metadata, %d had this version already, %d are damaged, and %d could not be converted",
+            state_dir,
+            FORMAT,
+            total,
+            *counts.values(),
+        )
+
+
+def _hashes(programs: int) -> Iterator[str]:
+    for shelf in sorted(filter(is_shelf, os.listdir(programs))):
+        try:
+            with open_folder(shelf, programs) as descriptor:
+                names = os.listdir(descriptor)
+        except OSError as error:
+            if error.errno in _FATAL:
+                raise
+            continue  # the listing of programs comes next, and logs it
+        yield from sorted(filter(is_hash, (shelf + name for name in names)))
+
+
+def _migrate_batch(programs: int, hashes: Sequence[str]) -> list[_Result]:
+    """Write all new metadata before the first is waited for: a journaling file system then commits it together."""
+    results = [_attempt(programs, hash, _write) for hash in hashes]
+    for index, hash in enumerate(hashes):
+        if (
+            results[index] in (_Result.CONVERTED, _Result.GUESSED)
+            and _attempt(programs, hash, _finish) is _Result.FAILED
+        ):
+            results[index] = _Result.FAILED
+    return results
+
+
+def _attempt(programs: int, hash: str, step: Callable[[int, str], _Result]) -> _Result:
+    try:
+        with _folder(programs, hash) as folder:
+            return step(folder, hash)
+    except OSError as error:
+        if error.errno in _FATAL:
+            raise
+        _log.error("%s", store_error(f"program {hash} is not migrated", error))
+        return _Result.FAILED
+
+
+@contextmanager
+def _folder(programs: int, hash: str) -> Iterator[int]:
+    with open_folder(hash[:2], programs) as shelf, open_folder(hash[2:], shelf) as folder:
+        yield folder
+
+
+def _write(folder: int, hash: str) -> _Result:
+    """Write the new metadata beside the old, and begin to bring it to the disk. Raises OSError."""
+    result = _Result.CONVERTED
+    try:
+        meta, version = decode_meta(read_file(META, MOST_META_BYTES, parent=folder), hash)
+    except (FileNotFoundError, ValueError):
+        guess = _guess(folder, hash)
+        if guess is None:
+            return _Result.LEFT
+        meta, version, result = guess, 1, _Result.GUESSED
+    if version == FORMAT:
+        _remove(folder, _WRAPPED, _NEW_WRAPPED, _NEW_META)
+        return _Result.ALREADY
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(_NEW_META, flags, 0o600, dir_fd=folder)
+    try:
+        write_all(descriptor, encode_meta(meta))
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
+    except BaseException:
+        _remove(folder, _NEW_META)
+        raise
+    finally:
+        os.close(descriptor)
+    return result
+
+
+def _finish(folder: int, hash: str) -> _Result:
+    """Replace the old metadata, durably, and then remove the wrapped code. Raises OSError."""
+    descriptor = os.open(_NEW_META, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(_NEW_META, META, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+    _remove(folder, _WRAPPED, _NEW_WRAPPED)
+    return _Result.CONVERTED
+
+
+def _remove(folder: int, *names: str) -> None:
+    for name in names:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+def _guess(folder: int, hash: str) -> Meta | None:
+    """Return metadata guessed from the wrapped code and the source; None if one is damaged. Raises OSError."""
+    try:
+        line, _, code = read_file(_WRAPPED, _MOST_WRAPPED_BYTES, parent=folder).partition(b"\n")
+        header = unseal(line, _Wrapped)
+        if hashlib.sha256(code).hexdigest() != header.sha256:
+            return None
+        source = os.stat(SOURCE, dir_fd=folder, follow_symlinks=False)
+    except (FileNotFoundError, ValueError):
+        return None
+    engine: Engine = "deno" if header.wrapper >= _DENO_WRAPPERS else "quickjs"
+    language: Language = "typescript" if code[:1] in _TYPESCRIPT_FORMS else "javascript"
+    return text_meta(
+        hash,
+        size=source.st_size,
+        language=language,
+        engine=engine,
+        owner=Owner(uid=source.st_uid),
+        created_at=source.st_mtime,
+    )

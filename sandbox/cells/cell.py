@@ -1,0 +1,95 @@
+"""A cell: one jailed engine that takes one job at a time. What every engine's cell is to the pool and to the daemon.
+
+A cell is blank while its engine waits for a job. `begin` hands it one and returns at once; the reactor tells the cell
+what happens, and the cell reports the result once. The pool's keeper closes the cell after it is retired.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from sandbox.cells.job import Job, Result
+from sandbox.cells.plan import Plan
+from sandbox.cells.reactor import Reactor
+from sandbox.errors import CellLost
+from sandbox.jail.identities import Identity
+from sandbox.outcome import LogLine
+
+START_S = 10.0
+"""How long an engine may take to be ready."""
+
+LONG_S = 0.005
+"""Wall time after which a run is a long one and gives way to others."""
+
+NICE = 10
+"""Niceness of a long run: a tenth of the CPU where others want it."""
+
+
+Done = Callable[[Result | CellLost], None]
+"""Takes what came of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
+
+OnLog = Callable[[LogLine], None]
+"""Takes a console line as soon as it is there."""
+
+
+class JailProcess(Protocol):
+    """The nsjail of a cell."""
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+
+    async def wait(self) -> object:
+        """Wait until it has ended, and reap it."""
+
+    def kill(self) -> None:
+        """Kill it, and with it the jail."""
+
+
+class Cell(ABC):
+    """One jailed engine. Made by its engine's `start`."""
+
+    def __init__(self, plan: Plan, identity: Identity, process: JailProcess, reactor: Reactor) -> None:
+        self.plan = plan
+        self.identity = identity
+        self.process = process
+        self.runs = 0
+        self.started_at = self.idle_since = trio.current_time()
+        self.usable = True
+        self.retired = trio.Event()
+        self.on_blank: Callable[[], None] = lambda: None
+        """Called when the cell is blank again after a run, if not at once."""
+        self._reactor = reactor
+
+    @property
+    @abstractmethod
+    def blank(self) -> bool:
+        """Whether its engine waits for a job."""
+
+    @abstractmethod
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, alone: bool = False) -> None:
+        """Hand over a job. `done` is called once, later. Raises CellLost, with the cell retired, if the cell is dead.
+
+        `alone`: nothing else is running, so latency goes before CPU time.
+        """
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """End the job in progress. `done` is called with what it has used."""
+
+    @abstractmethod
+    def on_due(self) -> None:
+        """The reactor reports that the time has come that the cell asked for."""
+
+    def retire(self) -> None:
+        """Take the cell out of service. Its keeper then closes it."""
+        self.usable = False
+        self.retired.set()
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the jail and everything in it, and reap it. Bounded in time. A process that is gone is no error."""

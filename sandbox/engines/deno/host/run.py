@@ -1,0 +1,178 @@
+"""One job on its way through a Deno process: watched, ended, and how it ended told from the kernel's accounts.
+
+The cell hands on what the reactor reports. Not here: how a process starts, and how the next one follows.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable
+
+import trio
+
+from sandbox.cells.cell import LONG_S
+from sandbox.cells.process import Ending, Supervisor
+from sandbox.engines.deno.host.accounts import Accounts
+from sandbox.engines.deno.host.process import DenoProcess
+from sandbox.engines.deno.host.verdict import verdict
+from sandbox.engines.host.run import Run
+from sandbox.outcome import Crashed
+from sandbox.protocol.events import Trusted
+from sandbox.protocol.machine import State
+
+_LOG_S = 1.5
+"""How long to wait for nsjail's report of an end. It also polls once a second, in case SIGCHLD was lost."""
+
+
+class DenoRun:
+    """The job in a cell. The cell calls it while `reported` is not set."""
+
+    def __init__(
+        self,
+        run: Run,
+        accounts: Accounts,
+        *,
+        jail: Supervisor,
+        engine: DenoProcess,
+        data: socket.socket,
+        grouped: bool,
+        set_due: Callable[[float], None],
+        over: Callable[[bool], None],
+    ) -> None:
+        """`grouped`: whether a cgroup limits memory. `set_due`: call `on_due` at this time.
+
+        `over`: called once, with whether nsjail goes on. If it does not, the cell is of no more use.
+        """
+        self._run = run
+        self._accounts = accounts
+        self._jail = jail
+        self._engine = engine
+        self._data = data
+        self._grouped = grouped
+        self._set_due = set_due
+        self._over = over
+        self._long_at = math.inf
+        self.awaits_log = False
+        """Whether nsjail's report of the process's end is awaited."""
+        self._report: Callable[[], None] | None = None
+        """What is left to do once nsjail was reaped."""
+        self.reported = False
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a part of the job has still to be sent."""
+        return self._run.unsent
+
+    def begin(self) -> None:
+        """Send the job, and watch the clocks from now on. Raises CellLost."""
+        self._run.send(self._data)
+        self._long_at = self._run.began + LONG_S
+        self._look()
+
+    def cancel(self) -> None:
+        """End the run, since nobody wants it any more."""
+        if self._run.machine.state not in (State.ENDING, State.GONE) and not self.awaits_log:
+            self._stop(Trusted.CANCEL)
+
+    def on_due(self) -> None:
+        """Look at the clocks; or give up waiting for nsjail's report."""
+        if self.awaits_log:
+            self._conclude(None)
+        elif trio.current_time() >= self._run.wall_at:
+            self._stop(Trusted.WALL)
+        else:
+            self._look()
+
+    def on_data(self) -> None:
+        """The data socket can be read or written."""
+        run = self._run
+        if run.unsent:
+            run.send(self._data)
+        more = run.receive(self._data, to_the_end=False)
+        if not more or run.machine.state in (State.SAID, State.ENDING):
+            self._settle(ended=not more)
+
+    def on_end(self) -> None:
+        """The process has ended by itself: all that it wrote is there to be read."""
+        if not self.awaits_log:
+            self._run.receive(self._data, to_the_end=True)
+            self._settle(ended=True)
+
+    def on_log(self, *, more: bool) -> None:
+        """nsjail has written to its log, or, without `more`, has ended."""
+        if self.awaits_log:
+            how = self._jail.ending_of(self._engine.pid)
+            if how is not None or not more:
+                self._conclude(how)
+
+    def jail_ended(self) -> None:
+        """nsjail has ended and was reaped: report what is left to report."""
+        if self._report is None and not self.reported:
+            self._jail.read_log()
+            if not self.awaits_log:
+                self._run.receive(self._data, to_the_end=False)
+                self._accounts.close(ended=True)
+            self._conclude(self._jail.ending_of(self._engine.pid))
+        if self._report is not None:
+            self._report()
+
+    def _look(self) -> None:
+        """Look at the process's CPU clock, and say when to look again."""
+        run = self._run
+        next_look_s = self._accounts.next_look_s(run.job.limits.cpu_ms / 1000)
+        if next_look_s is None:
+            self._stop(Trusted.CPU)
+            return
+        now = trio.current_time()
+        if now >= self._long_at:
+            self._long_at = math.inf
+            self._engine.lower_priority()
+        self._set_due(min(now + next_look_s, self._long_at, run.wall_at))
+
+    def _stop(self, cause: Trusted) -> None:
+        self._run.machine.happen(cause)
+        self._settle(ended=False)
+
+    def _settle(self, *, ended: bool) -> None:
+        """Read the kernel's accounts and end the process. `ended`: it has ended by itself."""
+        run, accounts = self._run, self._accounts
+        accounts.close(ended=ended)
+        if ended:
+            self.awaits_log = True
+            self._set_due(trio.current_time() + _LOG_S)
+            self.on_log(more=self._jail.read_log())
+        elif run.malformed or not self._engine.is_alive() or not run.was_read(self._data):
+            self._conclude(None, ended=False)
+        else:
+            # The process is there and took all that it was sent: the daemon ends it, and nsjail goes on.
+            run.machine.happen(Trusted.ENDED)
+            self._engine.kill()
+            outcome = verdict(accounts.evidence(run, alive=True, how=None, jail_gone=False), run.reader)
+            # Without a cgroup, a later run's end could be taken for one for lack of memory.
+            little = self._grouped or accounts.peak_bytes < run.job.limits.memory_bytes // 4
+            self.reported = True
+            self._over(little and not isinstance(outcome, Crashed))
+            run.done(run.result(outcome, cpu_ms=accounts.cpu_ms, peak_bytes=accounts.peak_bytes))
+
+    def _conclude(self, how: Ending | None, *, ended: bool = True) -> None:
+        """End a jail whose process ended by itself, or can't be trusted to. Report how the run ended."""
+        run, accounts = self._run, self._accounts
+        self.awaits_log = False
+        accounts.account_for_end(ended=ended)
+        jail_gone = ended and how is None and not self._jail.is_alive()
+        run.machine.happen(Trusted.ENDED)
+        self._jail.kill()
+
+        def report() -> None:
+            self._report = None
+            self.reported = True
+            if not self._grouped and ended:
+                accounts.account_for_jail()
+            outcome = verdict(accounts.evidence(run, alive=False, how=how, jail_gone=jail_gone), run.reader)
+            run.done(run.result(outcome, cpu_ms=accounts.cpu_ms, peak_bytes=accounts.peak_bytes))
+
+        self._report = report
+        self._over(False)
+        if self._grouped or not ended:  # else the peak is known once nsjail was reaped
+            report()

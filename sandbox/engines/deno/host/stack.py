@@ -1,0 +1,75 @@
+"""Where a program failed, from V8's stacks as Deno writes them, in terms of the program as submitted. Pure.
+
+A body that is JavaScript is `program.js`, below three lines of wrapper; what is loaded as a module is `program:module`.
+A stack's first line says whether Deno has mapped it from what TypeScript became to what it was, and where (`logged`).
+V8 counts columns in UTF-16 code units, Deno's parser (swc) in characters, of which a tab is two.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sandbox.engines.host.columns import Text
+
+_WRAPPER_LINES = 3
+MAPPINGS = 3
+_FRAME = re.compile(
+    r"^ *at (?:(?P<function>.*) \()?(?P<file>program\.js, <anonymous>|program:module)"
+    r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
+)
+_PLACE = re.compile(r"^    at (?P<parser>swc|v8):(?P<line>\d{1,9}):(?P<column>\d{1,9})$")
+_OURS = re.compile(r"file:///app/(?:runner|check)\.js|\((?:ext|node|checkin):|at (?:ext|node|checkin):")
+_UNNAMED = re.compile(r"(?:async )?(?:\w+\.)?(?:eval|default)(?: \[as \w+\])?")
+
+
+def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
+    """Return (line, column) of what does not parse. What was noticed past the source's end is there."""
+    found = _PLACE.match(stack)
+    if found is None:
+        return None, None
+    line, column, last = int(found["line"]) - (0 if module else 1), int(found["column"]), source.end()
+    if line < 1:
+        return 1, 1
+    line, column = source.of_deno(line, column, v8=found["parser"] == "v8")
+    if line > last[0]:
+        return last
+    return line, source.of_characters(line, column) if found["parser"] == "swc" else column
+
+
+def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, int | None]:
+    """Return the stack in terms of the program as submitted, and the place of its first frame there.
+
+    What Deno puts behind TypeScript's own text (decorators' helpers) is none of the author's.
+    """
+    mapped, _, rest = stack.partition("\n")
+    return _mapped(rest, source_name, source, mapped=int(mapped) if mapped in ("1", "2") else 0)
+
+
+def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
+    """Return a console line with the stacks in it in terms of the program.
+
+    `mapped`: 0, as V8 counts lines; Deno maps them back, 1, to what stands a line lower than in the program, or 2.
+    """
+    return _mapped(text, source_name, source, mapped=mapped)[0]
+
+
+def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[str, int | None, int | None]:
+    lines: list[str] = []
+    place: tuple[int, int] | None = None
+    for own in text.split("\n"):
+        if _OURS.search(own) and own.startswith("    at "):
+            continue
+        frame = _FRAME.match(own)
+        if frame is None:
+            lines.append(own)
+            continue
+        above = _WRAPPER_LINES if frame["file"].startswith("program.js") else int(mapped == 1)
+        line, column = source.of_deno(int(frame["line"]) - above, int(frame["column"]), v8=mapped == 0)
+        if not 1 <= line <= source.lines:
+            continue
+        place = place or (line, column)
+        function = frame["function"]
+        if function is None or _UNNAMED.fullmatch(function):
+            function = "<anonymous>"
+        lines.append(f"    at {function} ({source_name}:{line}:{column})")
+    return "\n".join(lines), *(place or (None, None))

@@ -1,0 +1,243 @@
+// Tells whether a source is a program, as a body or a module, JavaScript or TypeScript, and where and why it is none; makes of
+// it what is run. Nothing of a program has run in the process when this is evaluated, and nothing of it runs here: what is
+// loaded is parsed and linked.
+//
+// Evaluated by runner.js where there is something to check, since its text would take a twentieth of each start.
+// check(source, language, keep) -> { module, typed, code, stripped }: whether it is a module, whether the code is TypeScript,
+// what is to be run, and whether that is the source without its types; or throws. told(error) -> { form, message, place } of
+// what it threw, or null if that was no refusal.
+((runners) => {
+  'use strict';
+  const {
+    apply, defineProperty, exec, test, slice, split, startsWith, endsWith, lastIndexOf, textOf, say, AsyncFunction, Deno,
+    makeProcess, load, urls, reworded, atLeast,
+  } = runners;
+
+  // What is loaded with this before it is parsed and linked, and not run: imports are evaluated in their order, and this
+  // first one throws. A body that parses between all three brackets closes none of them (CHECKS in source.py has the
+  // proof; what TypeScript lets follow a method's or an expression's end is disjoint as well).
+  const STOP = 'import "data:text/javascript,throw null";';
+  const BRACKETS = [
+    ['export default (async function (prompt, env) {"use strict";\n', '\n})'],
+    ['export default ({async program(prompt, env) {"use strict";\n', '\n}})'],
+    ['export default (class {async program(prompt, env) {\n', '\n}})'],
+  ];
+  // Not closed, so that what is wrong with a body is told in its own text.
+  const LOOSE = 'async function loose(prompt, env) {"use strict";\n';
+  const refusal = async (source, language) => {
+    try {
+      await load(STOP + source, language);
+    } catch (error) {
+      return error === null ? null : error;
+    }
+    return null;
+  };
+  class Unparsed {
+    constructor(error, form, message) {
+      this.error = error;
+      this.form = form;
+      this.message = message;
+    }
+  }
+  class Placed {
+    constructor(message, source, end, above = 0) {
+      const lines = apply(split, apply(slice, source, [0, end]), ['\n']);
+      this.message = message;
+      this.parser = 'v8';
+      this.line = lines.length + above;
+      this.column = lines[lines.length - 1].length + 1;
+    }
+  }
+  const braceAt = (source, end) => new Unparsed(new Placed("Unexpected token '}'", source, end, 1), 'B');
+  // The function is declared, and not run: where its text ends, the source has closed the bracket.
+  const closed = (source) => {
+    for (const after of ['', '\n}']) {
+      try {
+        const end = apply(textOf, new Function('return loose; ' + LOOSE + source + after)(), []).length - 1;
+        if (end < LOOSE.length + source.length) return braceAt(source, end - LOOSE.length);
+      } catch {}
+    }
+    return null;
+  };
+  const before = (error, source) => {
+    const found = placeIn(error);
+    if (found === null) return source.length;
+    const lines = apply(split, source, ['\n']);
+    let at = found.column - 1;
+    for (let line = 0; line < found.line - 2 && line < lines.length; line++) at += lines[line].length + 1;
+    return at;
+  };
+  const scriptsError = async (source, error) => {
+    const brace = closed(source);
+    if (brace !== null) return brace;
+    const where = await refusal('export default ' + LOOSE + source, 'j');
+    // What V8 says of a bracket of ours would be of no use.
+    const message = say(error.message);
+    const ours = apply(test, /^Unexpected token '[})]'$|^Single function literal required$/, [message]);
+    return new Unparsed(where ?? error, 'B', ours ? undefined : message);
+  };
+  const bodysError = async (source, error) => {
+    // What swc has read, and V8 refuses for what it means, has its place from V8: all brackets are closed.
+    if (placeIn(error)?.parser === 'v8') return new Unparsed(error, 'B');
+    const where = await refusal('export default ' + LOOSE + source, 't');
+    if (where !== null) {
+      const late = before(where, source) >= source.length && before(error, source) < source.length;
+      return new Unparsed(late ? error : where, 'B');
+    }
+    // It closes the bracket: before what can't follow a method, or with its last brace.
+    const method = await refusal(BRACKETS[2][0] + source, 't');
+    const brace = apply(lastIndexOf, source, ['}', before(method, source)]);
+    return brace < 0 ? new Unparsed(error, 'B') : braceAt(source, brace);
+  };
+  // An export at a line's start goes before one elsewhere, which a text or a comment may hold as well.
+  const EXPORT_FIRST = /^([ \t]*)export\b/m;
+  const EXPORT = /()\bexport(?:\s*[{*=]|\s+[a-z])/;
+  const NO_DEFAULT =
+    'a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)';
+  // What there is to tell (`atLeast`) if the process does not survive swc, which has no bound for how deep it goes.
+  const TOO_DEEP = 'it is nested too deeply, or Deno has failed to parse it';
+  // V8 wants a single function here, so that what closes the bracket is refused.
+  const compile = (source) => new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
+  // Where types are all that there is of TypeScript they are blanked out for good, byte by byte: nothing moves, and what is
+  // kept starts like JavaScript. Node's module that can do it takes 15 ms to load, too long for a single run; it wants
+  // Deno, which is there for so long: in a check nothing of a program runs. What is no such thing, or might mean something
+  // else without its types, stays as it is: null.
+  const MORE_THAN_TYPES =
+    /\b(?:enum|namespace|module)[ \t]+[\w$"']|^[ \t]*@[\w(]|\bimport\b|\bfrom[ \t]*["']|\bexport[ \t]*=|\b(?:public|private|protected|readonly|override|declare|abstract)[ \t]*[\r\n\u2028\u2029]/m;
+  const SPACE = /\s/;
+  const NO_STATEMENT = { __proto__: null, as: true, satisfies: true, this: true, implements: true, extends: true };
+  const NEEDS_ITS_LINE = /(?:^|[^\w$.])(?:return|throw|yield|break|continue|async)\s*$/;
+  // A statement or a member that was taken out may have been what ended the line before it: it leaves a semicolon.
+  const withSemicolons = (source, blank) => {
+    let done = '', from = 0;
+    for (let at = 0; at < source.length; at++) {
+      if (source[at] === blank[at]) continue;
+      const start = at;
+      let end = at;
+      for (; at < source.length; at++) {
+        if (source[at] !== blank[at]) {
+          if (!apply(test, SPACE, [blank[at]])) return null;  // Deno's stripper moved a `)` next to `=>`: not a pure blanking, so the text stays as it is
+          end = at + 1;
+        }
+        else if (!apply(test, SPACE, [source[at]])) break;
+      }
+      let before = start - 1;
+      while (source[before] === ' ' || source[before] === '\t') before -= 1;
+      const opens = before < 0 || apply(test, /[\r\n\u2028\u2029]/, [source[before]]) || (source[before] === '/' && source[before - 1] === '*');
+      const word = apply(exec, /^(?:\[|[A-Za-z_$][\w$]*)/, [apply(slice, source, [start, start + 16])]);
+      if (opens && word !== null && !NO_STATEMENT[word[0]]) {
+        if (blank[start] === ' ') {
+          done += apply(slice, blank, [from, start]) + ';';
+          from = start + 1;
+        }
+      } else if (apply(test, /[\r\n\u2028\u2029]/, [apply(slice, source, [start, end])]) &&
+          apply(test, NEEDS_ITS_LINE, [apply(slice, source, [start > 16 ? start - 16 : 0, start])])) {
+        return null;
+      }
+    }
+    return done + apply(slice, blank, [from]);
+  };
+  const AROUND = [LOOSE, '\n}'];
+  const withoutTypes = async (source) => {
+    if (apply(test, MORE_THAN_TYPES, [source])) return null;
+    defineProperty(globalThis, 'Deno', { __proto__: null, value: Deno, configurable: true });
+    try {
+      const { stripTypeScriptTypes } = makeProcess().getBuiltinModule('node:module');
+      const strip = (text) => {
+        const blank = stripTypeScriptTypes(text);
+        return blank.length === text.length ? withSemicolons(text, blank) : null;
+      };
+      const [before, after] = AROUND;
+      try {
+        const whole = strip(before + source + after);
+        if (whole === null) return null;
+        const body = apply(slice, whole, [before.length, -after.length]);
+        compile(body);
+        if (whole === before + body + after) return { module: false, typed: false, code: body, stripped: true };
+      } catch {}
+      const module = strip(source);
+      if (module === null || !apply(test, /default/, [source])) return null;
+      return await refusal(module, 'j') === null ? { module: true, typed: false, code: module, stripped: true } : null;
+    } catch {
+      return null;
+    } finally {
+      delete globalThis.Deno;
+    }
+  };
+  const check = async (source, language, keep) => {
+    const script = language === 'j';
+    let error = null, first = true;
+    if (!script) {
+      atLeast(TOO_DEEP);
+      const kept = keep ? await withoutTypes(source) : null;
+      if (kept !== null) return kept;
+    }
+    if (script) {
+      try {
+        compile(source);
+      } catch (thrown) {
+        error = thrown;
+        if (!(error instanceof SyntaxError)) throw new Unparsed('it is nested too deeply', 'B');
+      }
+    } else {
+      error = await refusal(BRACKETS[0][0] + source + BRACKETS[0][1], 't');
+      first = error !== null;
+      for (const [before, after] of [BRACKETS[1], BRACKETS[2]]) error ??= await refusal(before + source + after, 't');
+    }
+    if (error === null) return { module: false, typed: !script, code: source, stripped: false };
+    const opening = apply(exec, EXPORT_FIRST, [source]), module = opening ?? apply(exec, EXPORT, [source]);
+    // What V8 can't parse as a body may be more than swc survives.
+    const says = say(error.message), ofModule = opening !== null || apply(test, /'export'|import statement/, [says]);
+    if (script) atLeast(module !== null && ofModule ? TOO_DEEP : reworded('SyntaxError', says));
+    if (module !== null) {
+      // A line for a shell is a comment where nothing stands before it.
+      const shell = apply(startsWith, source, ['#!']);
+      const other = await refusal(shell ? '//' + apply(slice, source, [2]) : source, language);
+      if (other !== null) {
+        // A body in which nothing is wrong before the export is none.
+        if (ofModule) throw new Unparsed(other, 'M');
+      } else if (apply(test, /default/, [source])) {
+        return { module: true, typed: !script, code: source, stripped: false };
+      } else {
+        const end = STOP.length + module.index + module[1].length;
+        throw new Unparsed(new Placed(NO_DEFAULT, STOP + source, end), 'M');
+      }
+    }
+    if (script) throw await scriptsError(source, error);
+    throw first ? await bodysError(source, error) : new Unparsed(error, 'B');
+  };
+
+  // V8 names the place of a syntax error in a module alone, and swc as well, behind its message: a body's, below the line
+  // of its bracket. No text can hold the name of what it is loaded as.
+  const placeIn = (error) => {
+    const whole = say(error?.message ?? error);
+    for (let i = 0; i < urls.length; i++) {
+      const end = apply(lastIndexOf, whole, [urls[i] + ':']);
+      const head = apply(slice, whole, [0, end]);
+      const parser = apply(endsWith, head, ['\n    at ']) ? 'swc' : 'v8';
+      const place = apply(exec, /^:(\d+):(\d+)(?=\s|$)/, [apply(slice, whole, [end + urls[i].length])]);
+      if (end < 0 || place === null || !apply(endsWith, head, [' at '])) continue;
+      const text = apply(slice, head, [0, parser === 'swc' ? -8 : -4]);
+      const message = apply(exec, /^(?:SyntaxError: )?([^\n]*)/, [text])[1];
+      return { message, parser, line: +place[1], column: +place[2] };
+    }
+    return null;
+  };
+  const placed = (error, form) => {
+    const found = error instanceof Placed ? error : placeIn(error);
+    if (found === null) return [say(error?.message ?? error), ''];
+    // Before the first line of a module stands STOP; that of a body is its bracket's.
+    const column = form === 'M' && found.line === 1 ? found.column - STOP.length : found.column;
+    // V8 and swc count differently (stack.py).
+    return [found.message, `    at ${found.parser}:${found.line}:${column}`];
+  };
+
+  const told = (thrown) => {
+    if (!(thrown instanceof Unparsed)) return null;
+    const { error, form, message } = thrown;
+    const [found, place] = placed(error, form);
+    return { form, message: reworded('SyntaxError', message ?? found), place };
+  };
+  return { check, told };
+})
+//# sourceURL=file:///app/check.js

@@ -1,0 +1,395 @@
+// The part of promptlog that runs inside a Deno jail, behind contract.js, `ofThisDeno`, the names of globals that are to go
+// and not every Deno has, and `checkText`, which is check.js (one module at the root's making: root.py). It keeps what
+// it needs, takes away what a program should not see, waits for its one frame, runs that, writes what came of it, and
+// waits for its end. It has seen no user byte when it says that it is ready.
+//
+// To the daemon: R, ready; then frames as in sandbox/protocol/frames.py, each behind the token of the run. What else a
+// program may write to the descriptor has no token, and ends its run as `crashed`.
+// From the daemon: one frame, j and the size of the rest; then token:16 task:1 form:1 language:1, and the sizes of code,
+//   prompt and env and the limits of result and logs, 4 bytes each (big-endian), then the three texts.
+//   Task R: run code that was checked; S: check a source and run it; C: check a source. Form B: a body, M: a module.
+//   Language j or t: of the code.
+// A check answers with the form, and the text without its types if they could be taken off.
+(() => {
+  'use strict';
+  const { Deno } = globalThis;
+  const { apply, defineProperty, getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
+  const { parse } = JSON;
+  const { stdin, stdout, exit } = Deno;
+  const read = stdin.readSync.bind(stdin);
+  const write = stdout.writeSync.bind(stdout);
+  const encoder = new TextEncoder();
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  const encode = encoder.encode.bind(encoder);
+  const decode = decoder.decode.bind(decoder);
+  const Bytes = Uint8Array;
+  const { set, subarray } = getPrototypeOf(Bytes.prototype);
+  // An accessor that a program may replace, and would be called with what goes out, the token in it.
+  const getLength = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'length').get;
+  const getBuffer = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'buffer').get;
+  const lengthOf = (bytes) => apply(getLength, bytes, []);
+  const { split, slice, startsWith, endsWith, indexOf, lastIndexOf } = String.prototype;
+  const textOf = Function.prototype.toString;
+  const test = RegExp.prototype.test;
+  const exec = RegExp.prototype.exec;
+  const then = Promise.prototype.then;
+  const AsyncFunction = (async () => {}).constructor;
+  const evaluate = eval;
+  const { isArray } = Array;
+  const { Blob, Event, ErrorEvent, URL, addEventListener } = globalThis;
+  const createObjectURL = URL.createObjectURL;
+  const preventDefault = Event.prototype.preventDefault;
+  const errorOf = getOwnPropertyDescriptor(ErrorEvent.prototype, 'error').get;
+  const { MessageChannel } = globalThis;
+  const closePort = MessagePort.prototype.close;
+  const hasInstance = Function.prototype[Symbol.hasInstance];
+  const say = String;
+  const importModule = (url) => import(url);
+
+  let token = new Bytes(16);
+  let mapped = 0;  // how stacks count lines: stack.py
+  let ended = false;
+
+  // --- the channel ----------------------------------------------------------------------------------------
+
+  const writeAll = (bytes) => {
+    const length = lengthOf(bytes);
+    // Not with subarray, which asks the program's idea of a constructor for what it makes.
+    for (let at = 0; at < length;) at += write(at ? new Bytes(apply(getBuffer, bytes, []), at) : bytes);
+  };
+  const number = (bytes, at) => bytes[at] * 16777216 + (bytes[at + 1] << 16) + (bytes[at + 2] << 8) + bytes[at + 3];
+  const put = (bytes, at, value) => {
+    bytes[at] = value >>> 24;
+    bytes[at + 1] = value >>> 16;
+    bytes[at + 2] = value >>> 8;
+    bytes[at + 3] = value;
+  };
+  const send = (kind, payload) => {
+    const length = lengthOf(payload);
+    const bytes = new Bytes(21 + length);
+    apply(set, bytes, [token]);
+    bytes[16] = kind;
+    put(bytes, 17, length);
+    apply(set, bytes, [payload, 21]);
+    writeAll(bytes);
+  };
+  const TEXT_CHARACTERS = 16384;  // an error may quote all of a program
+  const sendThrown = (a, b, c) => {
+    const first = encode(apply(slice, a, [0, TEXT_CHARACTERS])), second = encode(apply(slice, b, [0, TEXT_CHARACTERS]));
+    const third = encode(apply(slice, c, [0, 4 * TEXT_CHARACTERS]));
+    const one = lengthOf(first), two = lengthOf(second), three = lengthOf(third);
+    const bytes = new Bytes(12 + one + two + three);
+    put(bytes, 0, one);
+    apply(set, bytes, [first, 4]);
+    put(bytes, 4 + one, two);
+    apply(set, bytes, [second, 8 + one]);
+    put(bytes, 8 + one + two, three);
+    apply(set, bytes, [third, 12 + one + two]);
+    send(X, bytes);
+  };
+  // S: the source is not a program. Q: so it is if the process does not survive what comes next.
+  const sendRefused = (kind, module, message, place) => {
+    const first = encode(apply(slice, message, [0, TEXT_CHARACTERS])), second = encode(place);
+    const one = lengthOf(first), two = lengthOf(second);
+    const bytes = new Bytes(9 + one + two);
+    bytes[0] = module ? MODULE : BODY_FORM;
+    put(bytes, 1, one);
+    apply(set, bytes, [first, 5]);
+    put(bytes, 5 + one, two);
+    apply(set, bytes, [second, 9 + one]);
+    send(kind, bytes);
+  };
+  const sendChecked = ({ module, code, stripped }) => {
+    const text = encode(stripped ? code : '');
+    const bytes = new Bytes(1 + lengthOf(text));
+    bytes[0] = module ? MODULE : BODY_FORM;
+    apply(set, bytes, [text, 1]);
+    send(F, bytes);
+  };
+  const take = (count) => {
+    const bytes = new Bytes(count);
+    for (let at = 0; at < count;) {
+      const got = read(at ? apply(subarray, bytes, [at]) : bytes);
+      if (got === null) exit(0);
+      at += got;
+    }
+    return bytes;
+  };
+  const V = 118, O = 111, B = 98, X = 120, S = 115, L = 108, F = 102, Q = 113;
+  const BODY_FORM = 66, MODULE = 77;  // B and M
+  // Frames of what was loaded have a name of their own: a program can load as well.
+  const CODES = '0123456789:;<=>';
+  let loaded = '';
+  const named = (stack) => {
+    if (loaded === '') return stack;
+    let done = '';
+    for (let at; (at = apply(indexOf, stack, [loaded])) >= 0; stack = apply(slice, stack, [at + loaded.length])) {
+      done += apply(slice, stack, [0, at]) + 'program:module';
+    }
+    return done + stack;
+  };
+  const log = (level, line) => send(L, encode(CODES[level + 5 * mapped] + named(line)));
+
+  // Nothing of the program runs any more: the daemon has read the kernel's accounts by the time it ends this process.
+  const end = () => {
+    ended = true;
+    for (const waste = new Bytes(1); ;) if (read(waste) === null) exit(0);
+  };
+
+  // --- the program ----------------------------------------------------------------------------------------
+
+  // Deno makes these when they are first looked at, which takes some ms: so only for a module that answers a Request, and
+  // by Deno's own getters, whatever the program has put in their place.
+  const made = (name) => {
+    const { get, value } = getOwnPropertyDescriptor(globalThis, name);
+    return get === undefined ? () => value : () => apply(get, globalThis, []);
+  };
+  const makeProcess = made('process');
+  const makeRequest = made('Request'), makeResponse = made('Response'), makeHeaders = made('Headers');
+  const web = {
+    request: (url) => new (makeRequest())(url),
+    is: (value) => apply(hasInstance, makeResponse(), [value]),
+    value: async (response) => {
+      const { prototype } = makeResponse();
+      const headers = apply(getOwnPropertyDescriptor(prototype, 'headers').get, response, []);
+      const type = apply(makeHeaders().prototype.get, headers, ['content-type']);
+      const text = await apply(prototype.text, response, []);
+      return type !== null && apply(test, /[/+]json\b/, [type]) ? parse(text) : text;
+    },
+  };
+  const { follow, fail, report, start, call } = contract(log, web, performance.now.bind(performance));
+
+  // Deno tells whoever runs it which of its options would help; whoever wrote a program has no use for that.
+  const OWN_TEXT = 'a program has its own text alone, and can not import';
+  const NOT_FOUND = 'module not found: ';
+  const OF_RIGHTS = [/^Requires (\w+ access to "[^]*"), run again with the --allow-/, 'no program has '];
+  const OF_IMPORTS = [
+    OF_RIGHTS,
+    [/^Blocked by null entry for ""([^]*?)""/, NOT_FOUND],
+    [/^Import "([^]*)" not a dependency and not in import map/, NOT_FOUND],
+    [/^A remote specifier was requested: "?([^"\s]*?)"?, but --no-remote/, NOT_FOUND],
+    [/^JSR package manifest for '([^]*)' failed to load/, NOT_FOUND + 'jsr:'],
+    [/^(npm specifiers) were requested; but --no-npm/, 'no program can import '],
+  ];
+  const OF_ERRORS = {
+    __proto__: null,
+    NotCapable: [OF_RIGHTS],
+    TypeError: OF_IMPORTS,
+    SyntaxError: [
+      ...OF_IMPORTS,
+      [/^Single (function) literal required$/, 'a bracket closes that it did not open: the program is the body of one '],
+      [/^Cannot use import statement outside a module()$/, OWN_TEXT],
+      [/^'import', and 'export' cannot be used outside of module code()$/, OWN_TEXT],
+      [/^Expected '[})]', got '<eof>'()$/, 'Unexpected end of input: a bracket, a comment or a text is left open'],
+      [/^(Expected [^]*), got '<lexing error:/, ''],
+      [/^SyntaxError: ([^\n]*)\n[^]*\n    at data:/, 'in what it imports: '],
+    ],
+  };
+  const OUR_PLACE = /^([^]*?)\n    at blob:null\/[0-9a-f-]{36}:\d+:\d+\s*$/;  // TypeScript's errors end with it
+  const reworded = (name, message) => {
+    message = apply(exec, OUR_PLACE, [message])?.[1] ?? message;
+    const words = OF_ERRORS[name];
+    for (let i = 0; i < (words?.length ?? 0); i++) {
+      const found = apply(exec, words[i][0], [message]);
+      if (found !== null) return words[i][1] + found[1];
+    }
+    return message;
+  };
+
+  // What contract.js says of the end, as a frame.
+  const finish = (said) => {
+    if (ended) return;
+    ended = true;
+    if (said[0] !== '!') {
+      send(V, encode(said));
+    } else {
+      const parts = apply(split, apply(slice, said, [1]), ['\0']);  // no iterator: that may be the program's by now
+      const kind = parts[0], first = parts[1], message = parts[2], stack = parts[3];
+      if (kind === 'o') send(O, encode(first));
+      else if (kind === 'b') send(B, encode(first));
+      else if (kind === 's') sendRefused(S, true, first, '');
+      else sendThrown(first, reworded(first, message), say(mapped) + '\n' + named(stack));
+    }
+    end();
+  };
+
+  const TYPES = { __proto__: null, j: 'text/javascript', t: 'application/typescript' };
+  // The last such line counts: so a map that a program brings with it moves no place.
+  const NO_MAP = '\n//# sourceMappingURL=none';
+  const urls = [];
+  const load = (source, language) => {
+    loaded = createObjectURL(new Blob([source + NO_MAP], { __proto__: null, type: TYPES[language] }));
+    defineProperty(urls, urls.length, { __proto__: null, value: loaded });
+    return importModule(loaded);
+  };
+  const END = '\n;return typeof result === "undefined" ? void 0 : result;\n';
+  const BODY = ['export default (async function (prompt, env) {"use strict";\n', '})'];
+  const OUR_NAME = '//# sourceURL=program.js';
+
+  // Whatever the program did to promises: `follow` gives one that has the pristine constructor.
+  const settle = (promise) => apply(then, promise, [finish]);
+  const run = ({ module, typed, code }, prompt, env) => {
+    if (!module && !typed) {
+      settle(follow(new AsyncFunction('prompt', 'env', '"use strict";\n' + code + END + OUR_NAME)(prompt, env)));
+      return;
+    }
+    mapped = typed ? (module ? 2 : 1) : 0;
+    // An event loop that runs dry while a module waits for ever would end Deno; so it is the wall limit that ends it.
+    const { port1 } = new MessageChannel();
+    port1.onmessage = () => {};
+    const loaded = module ? load(code, typed ? 't' : 'j') : load(BODY[0] + code + END + BODY[1], 't');
+    const close = closePort.bind(port1);
+    settle(follow(apply(then, loaded, [(namespace) => {
+      close();
+      return call(namespace, prompt, env, module);
+    }])));
+  };
+
+  // --- what a program should not see ------------------------------------------------------------------------
+
+  const removed = [
+    'Deno', 'process', 'global', 'Buffer', 'Worker', 'localStorage', 'sessionStorage', 'Storage', 'caches', 'Cache', 'CacheStorage',
+    'navigator', 'Navigator', 'NavigatorUAData', 'alert', 'confirm', 'prompt', 'close', 'closed', 'name', 'location',
+    'Location', 'Window', 'WebSocket', 'EventSource', 'BroadcastChannel', 'createImageBitmap', 'ImageBitmap',
+    'ImageBitmapRenderingContext', 'OffscreenCanvas', 'Lock', 'LockManager', 'setImmediate', 'clearImmediate', 'onload',
+    'onbeforeunload', 'onunload', 'onerror', 'onunhandledrejection', ...ofThisDeno,
+  ];
+  const reports = (type, listener) => apply(addEventListener, globalThis, [type, listener]);
+  reports('error', (event) => {
+    apply(preventDefault, event, []);
+    finish(fail(apply(errorOf, event, [])));
+  });
+  reports('unhandledrejection', (event) => apply(preventDefault, event, []));
+  reports('beforeunload', () => {
+    finish(report('x', 'Error', 'the program waits for a promise that nothing can settle', ''));
+  });
+  for (const name of removed) delete globalThis[name];
+  for (const name of removed) {
+    if (name in globalThis) defineProperty(globalThis, name, { __proto__: null, value: undefined });
+  }
+
+  // A delay that Node would warn of makes Deno load what it warns with, and that wants what is taken away. Made when it is
+  // first looked at, as Deno does it: it takes a while.
+  for (const name of ['setTimeout', 'setInterval']) {
+    const make = made(name);
+    let timer;
+    const get = () => {
+      if (timer === undefined) {
+        const original = make();
+        timer = { [name](callback, delay, ...values) {
+          const ms = delay * 1;  // as Node has it: what it can't wait for is not waited for
+          return apply(original, globalThis, [callback, ms >= 1 && ms <= 2147483647 ? ms : 0, ...values]);
+        } }[name];
+      }
+      return timer;
+    };
+    const set = function (value) {
+      defineProperty(this, name, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
+    };
+    defineProperty(globalThis, name, { __proto__: null, get, set, configurable: true, enumerable: true });
+  }
+
+  // Each job takes a thread for itself, 32 at the most: so many on one core keep the daemon from its look at the clock, and
+  // what they use meanwhile, up to 76 ms, is over the limit.
+  const JOBS = 8;
+  const MadePromise = Promise;
+  let jobs = 0, next = null, last = null;
+  const over = () => {
+    if (next === null) {
+      jobs -= 1;
+      return;
+    }
+    const { go } = next;  // its place goes on to that one
+    next = next.after;
+    go();
+  };
+  const inTurn = (go) => {
+    const turn = { __proto__: null, go, after: null };
+    if (next === null) next = turn;
+    else last.after = turn;
+    last = turn;
+  };
+  // Who calls may change what was handed over while it waits: of bytes, of an algorithm's fields and of lists, what they are.
+  const { isView } = ArrayBuffer;
+  const sliceBuffer = ArrayBuffer.prototype.slice;
+  const tagOf = Object.prototype.toString;
+  const PlainObject = Object.prototype;
+  const copied = (value, deep = 0) => {
+    if (typeof value !== 'object' || value === null) return value;
+    if (isView(value)) {
+      const bytes = new Bytes(value.buffer, value.byteOffset, value.byteLength), copy = new Bytes(lengthOf(bytes));
+      apply(set, copy, [bytes]);
+      return copy;
+    }
+    if (apply(tagOf, value, []) === '[object ArrayBuffer]') return apply(sliceBuffer, value, [0]);
+    const prototype = getPrototypeOf(value);
+    if (deep === 2 || (prototype !== PlainObject && prototype !== null && !isArray(value))) return value;
+    const copy = isArray(value) ? [] : {};
+    for (const key in value) {
+      const field = copied(value[key], deep + 1);
+      defineProperty(copy, key, { __proto__: null, value: field, writable: true, configurable: true, enumerable: true });
+    }
+    return copy;
+  };
+  const { prototype: subtle } = SubtleCrypto;
+  for (const name of Object.getOwnPropertyNames(subtle)) {
+    const method = subtle[name];
+    if (name === 'constructor' || typeof method !== 'function') continue;
+    // Asynchronous itself, so that stacks go on through it.
+    const { [name]: limited } = { async [name](...values) {
+      if (jobs === JOBS) {
+        for (let i = 0; i < values.length; i++) values[i] = copied(values[i]);
+        await new MadePromise(inTurn);
+      } else {
+        jobs += 1;
+      }
+      try {
+        return await apply(method, this, values);
+      } finally {
+        over();
+      }
+    } };
+    defineProperty(limited, 'length', { __proto__: null, value: method.length, configurable: true });
+    subtle[name] = limited;
+  }
+
+  // --- the one job ------------------------------------------------------------------------------------------
+
+  writeAll(encode('R'));
+  const header = take(44);
+  token = apply(subarray, header, [5, 21]);
+  const letter = (at) => decode(apply(subarray, header, [at, at + 1]));
+  const task = letter(21), form = letter(22), language = letter(23);
+  const lengths = [number(header, 24), number(header, 28), number(header, 32)];
+  const texts = take(lengths[0] + lengths[1] + lengths[2]);
+  const code = decode(apply(subarray, texts, [0, lengths[0]]));
+  const prompt = decode(apply(subarray, texts, [lengths[0], lengths[0] + lengths[1]]));
+  const env = decode(apply(subarray, texts, [lengths[0] + lengths[1]]));
+  start(number(header, 36), number(header, 40));
+  const given = env === '{}' ? {} : parse(env);
+  if (task === 'R') {
+    run({ module: form === 'M', typed: language === 't', code }, prompt, given);
+  } else {
+    const { check, told } = evaluate(checkText)({
+      apply, defineProperty, exec, test, slice, split, startsWith, endsWith, lastIndexOf, textOf, say, AsyncFunction, Deno,
+      makeProcess, load, urls, reworded, atLeast: (message) => sendRefused(Q, false, message, ''),
+    });
+    check(code, language, task === 'C').then((checked) => {
+      if (task === 'S') {
+        send(Q, new Bytes(0));  // from here on an end is the program's
+        run(checked, prompt, given);
+      } else {
+        sendChecked(checked);
+        end();
+      }
+    }, (error) => {
+      const refused = told(error);
+      if (refused === null) {
+        finish(fail(error));
+      } else {
+        sendRefused(S, refused.form === 'M', refused.message, refused.place);
+        end();
+      }
+    });
+  }
+})();

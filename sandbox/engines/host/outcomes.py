@@ -1,0 +1,99 @@
+"""From the last message of a process to an outcome. The message is hostile: it counts as what a program says of
+itself."""
+
+from __future__ import annotations
+
+import signal
+from json import loads
+
+import msgspec
+from msgspec import Raw, json
+
+from sandbox.engines.host.columns import Text
+from sandbox.engines.host.console import Stacks
+from sandbox.limits import Limits
+from sandbox.outcome import (
+    BadResult,
+    Crashed,
+    MemoryLimit,
+    Ok,
+    Outcome,
+    OutputLimit,
+    ProgramException,
+    ProgramSyntaxError,
+)
+from sandbox.protocol.events import Checked, Last, NoJson, OutOfMemory, Refused, Thrown, TooLarge, Value
+
+Verdict = Outcome | Checked
+"""How a job ended. `Checked`: the source of a check is a program."""
+
+_raw_decoder = json.Decoder(Raw)
+
+
+class Reader:
+    """Reads the last message of one run."""
+
+    def __init__(self, limits: Limits, stacks: Stacks, source_name: str, text: Text) -> None:
+        self._limits = limits
+        self._stacks = stacks
+        self._source_name = source_name
+        self._text = text
+
+    def outcome(self, last: Last, peak_bytes: int) -> Verdict:
+        """Return what the message says of the program. `peak_bytes`: the process's peak, for a memory limit."""
+        match last:
+            case Value(json=value):
+                return _value(value)
+            case TooLarge(size=size):
+                return OutputLimit(limit=self._limits.result_bytes, used=size)
+            case NoJson(message=message):
+                return BadResult(message=_text(message))
+            case OutOfMemory():
+                return MemoryLimit(limit=self._limits.memory_bytes, used=peak_bytes)
+            case Refused(module=module, message=message, stack=stack):
+                line, column = self._stacks.position(_text(stack), module=module, source=self._text)
+                return ProgramSyntaxError(message=_text(message), line=line, column=column)
+            case Thrown(name=name, message=message, stack=stack):
+                own, line, column = self._stacks.shown(_text(stack), self._source_name, self._text)
+                return ProgramException(name=_text(name), message=_text(message), stack=own, line=line, column=column)
+            case Checked():
+                return last
+
+
+def signalled(number: int) -> Crashed:
+    """Return the outcome for a process that a signal ended. Real-time signals have no names."""
+    name = signal.Signals(number).name if number in {known.value for known in signal.Signals} else f"signal {number}"
+    return Crashed(signal=name, message="the engine was ended by a signal")
+
+
+def _value(payload: bytes) -> Outcome:
+    """Return the outcome for a result: exactly one JSON value on one line, since it may go out as a part of a line."""
+    if b"\n" in payload or b"\r" in payload:
+        return Crashed(message="the engine wrote a value with a line break")
+    try:
+        payload.decode("utf-8")
+        _raw_decoder.decode(payload)
+    except RecursionError:
+        return BadResult(message="the result is nested too deeply")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if _has_lone_surrogates(payload):
+            return BadResult(message="the result holds half of a surrogate pair, which is no text")
+        return Crashed(message=f"the engine wrote a value that is not JSON: {error}")
+    return Ok(value=Raw(payload))
+
+
+def _has_lone_surrogates(payload: bytes) -> bool:
+    """Whether this is JSON to a reader that accepts lone surrogates, which JSON.stringify escapes."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        loads(payload.decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _text(payload: bytes) -> str:
+    return payload.decode("utf-8", "replace")

@@ -1,0 +1,161 @@
+"""One job in a cell, from the first byte of its frame to its result: the same for every engine.
+
+The cell feeds it bytes and events. How the job ended is the engine's own table (`verdict` of each engine).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import termios
+
+import trio
+
+from sandbox.cells.cell import Done, OnLog
+from sandbox.cells.job import Job, Result
+from sandbox.engines.host.columns import Text
+from sandbox.engines.host.console import Console, Stacks
+from sandbox.engines.host.outcomes import Reader, Verdict
+from sandbox.errors import CellLost
+from sandbox.outcome import LogLine, Usage
+from sandbox.protocol.events import Log, Trusted
+from sandbox.protocol.frames import Caps, Decoder, Malformed, Task
+from sandbox.protocol.machine import Machine, State
+
+_READ_BYTES = 256 * 1024
+_READS = 4
+"""Reads per wake-up, so that an endless writer cannot starve other cells."""
+
+_ROOM_BYTES = 1280 * 1024
+"""Room for a result, a prompt or a source of the default limits at once."""
+
+_SO_SNDBUFFORCE = 32  # socket(7), asm-generic/socket.h; not in Python's socket module
+
+
+class Run:
+    """One job on its way. `machine` has its state."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        machine: Machine,
+        frame: bytes,
+        stacks: Stacks,
+        done: Done,
+        on_log: OnLog | None,
+        token: bytes = b"",
+        tells_memory: bool = True,
+    ) -> None:
+        """`frame`: the job as the process reads it. `token`, `tells_memory`: see `Decoder` and `Caps`."""
+        self.job = job
+        self.machine = machine
+        self.done = done
+        self.streams = on_log is not None
+        self.malformed = ""
+        """What was wrong with the process's bytes, if anything was."""
+        self.began = trio.current_time()
+        self.wall_at = self.began + job.limits.wall_ms / 1000
+        text = Text(job.source)
+        self._console = Console(job.limits, stacks, job.source_name, text)
+        self.reader = Reader(job.limits, stacks, job.source_name, text)
+        self._decoder = Decoder(
+            Caps(
+                task=job.task,
+                result_bytes=job.limits.result_bytes,
+                log_bytes=job.limits.log_bytes,
+                stripped_bytes=len(job.source) if job.task is Task.CHECK else 0,
+                mappings=stacks.MAPPINGS,
+                tells_memory=tells_memory,
+            ),
+            token=token,
+        )
+        self._logs: list[LogLine] = []
+        self._log = on_log or self._logs.append
+        self._unsent = memoryview(frame)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a part of the job has still to be sent."""
+        return bool(self._unsent)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the process was sent any of the job."""
+        return self.machine.state is not State.BLANK and self.machine.state is not State.STARTING
+
+    def send(self, data: socket.socket) -> None:
+        """Send as much of the job as the socket takes. Raises CellLost if none of it could be sent."""
+        whole = len(self._unsent)
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[data.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if self.machine.state is State.SENDING and len(self._unsent) == whole:
+                raise CellLost(f"its data socket broke: {error}") from error
+            self._unsent = self._unsent[:0]  # the kernel's account of the process is to come
+            return
+        if not self._unsent and self.machine.state is State.SENDING:
+            self.machine.happen(Trusted.SENT)
+
+    def receive(self, data: socket.socket, *, to_the_end: bool) -> bool:
+        """Read what the process wrote, or a part if there is much. Return whether it may write more."""
+        reads = 0
+        while to_the_end or reads < _READS:
+            reads += 1
+            try:
+                received = data.recv(_READ_BYTES)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not received:
+                return False
+            self._feed(received)
+        return True
+
+    def _feed(self, received: bytes) -> None:
+        machine = self.machine
+        if machine.state is State.ENDING:
+            return
+        try:
+            messages = self._decoder.feed(received)
+        except Malformed as error:
+            self.malformed = str(error)
+            machine.happen(Trusted.MALFORMED)
+            return
+        for message in messages:
+            if machine.receive(message) is State.ENDING:
+                self.malformed = "a message that has no place there"
+                return
+            if isinstance(message, Log):
+                line = self._console.line(message)
+                if line is not None:
+                    self._log(line)
+
+    def was_read(self, data: socket.socket) -> bool:
+        """Whether the process read all that it was sent: the next process would read the rest (SIOCOUTQ, unix(7))."""
+        try:
+            answer = fcntl.ioctl(data, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return False
+        return not self._unsent and not self._decoder.surplus and int.from_bytes(answer, "little") == 0
+
+    def wall_ms(self) -> float:
+        """Return the wall time since its start, in ms."""
+        return round((trio.current_time() - self.began) * 1000, 3)
+
+    def result(self, outcome: Verdict, *, cpu_ms: float, peak_bytes: int) -> Result:
+        """Return what came of the job."""
+        usage = Usage(cpu_ms=round(cpu_ms, 3), wall_ms=self.wall_ms(), peak_memory_bytes=peak_bytes)
+        return Result(outcome=outcome, logs=self._logs, logs_truncated=self._console.truncated, usage=usage)
+
+
+def make_room(end: socket.socket) -> None:
+    """Let the other end take a whole message before it is read: fewer waits. The host may allow less."""
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM_BYTES)
+    except OSError:  # more than net.core.wmem_max takes CAP_NET_ADMIN
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM_BYTES)

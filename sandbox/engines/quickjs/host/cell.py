@@ -1,0 +1,299 @@
+"""A QuickJS cell: start it, hand it a run, supervise it, end it.
+
+One nsjail with a zygote in it, and two sockets to that. The other end of *data* belongs to the child of the moment;
+what comes over it is hostile. The other end of *control* belongs to the zygote, which reports each child's wait status
+and rusage there. control.py has its messages."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+
+import trio
+
+from sandbox.cells.cell import LONG_S, NICE, Cell, Done, OnLog
+from sandbox.cells.job import Job
+from sandbox.cells.plan import Plan
+from sandbox.cells.process import only_child
+from sandbox.cells.reactor import READ, WRITE, Reactor
+from sandbox.engines.host.run import Run
+from sandbox.engines.quickjs.host import stack
+from sandbox.engines.quickjs.host.control import REPORT_BYTES, kill_message, limits_message, read_report
+from sandbox.engines.quickjs.host.job import frame
+from sandbox.engines.quickjs.host.verdict import Evidence, Report, verdict
+from sandbox.errors import CellLost
+from sandbox.jail.identities import Identity
+from sandbox.limits import Limits
+from sandbox.outcome import Cancelled, Crashed
+from sandbox.protocol.events import Trusted
+from sandbox.protocol.machine import Machine, State
+
+KILL_S = 0.5
+"""How long a zygote may take to report the end of a child that it was told to kill."""
+
+_EXIT_S = 0.3
+"""How long a zygote may take to exit by itself."""
+
+
+class QuickJSCell(Cell):
+    """One jailed zygote. Made by `start`."""
+
+    process: trio.Process
+
+    def __init__(
+        self,
+        plan: Plan,
+        identity: Identity,
+        process: trio.Process,
+        reactor: Reactor,
+        data: socket.socket,
+        control: socket.socket,
+    ) -> None:
+        super().__init__(plan, identity, process, reactor)
+        self._data = data
+        self._control = control
+        self._events = 0
+        """What the reactor waits for on the data socket."""
+        self._run: Run | None = None
+        self._children_ended = 0
+        self._zygote: int | None = None
+        reactor.watch(control.fileno(), self._on_control)
+        reactor.watch(data.fileno(), self._on_data, 0)
+
+    @property
+    def blank(self) -> bool:
+        """Whether a child waits for a job. The next child is forked while the last run's result is on its way."""
+        return self._run is None
+
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, alone: bool = False) -> None:
+        """Hand over a job: see `Cell.begin`. `alone`: a core that waits is awake by the time the child ends."""
+        self._refuse_if_disturbed()
+        self.runs += 1
+        run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_log=on_log)
+        run.streams = run.streams or alone
+        self._run = run
+        default, limits = self.plan.default, job.limits
+        try:
+            if (limits.cpu_ms, limits.memory_bytes) == (default.cpu_ms, default.memory_bytes):
+                self._hand_over(run)
+            else:
+                self._set_limits(run, limits)
+        except CellLost:
+            self._run = None
+            self.retire()
+            raise
+
+    def cancel(self) -> None:
+        """End the job in progress."""
+        run = self._run
+        if run is None:
+            return
+        if run.machine.state is State.STARTING:  # the job was not handed over; the next child has odd limits
+            self.retire()
+            self._let_go(run)
+            run.done(run.result(Cancelled(), cpu_ms=0.0, peak_bytes=0))
+        elif run.machine.state is not State.ENDING:
+            self._stop(run, Trusted.CANCEL)
+
+    def on_due(self) -> None:
+        """Give way to others after a while; end the run at its wall limit; end the jail if the zygote hangs."""
+        run = self._run
+        if run is None:
+            return
+        state = run.machine.state
+        if state is State.STARTING:
+            self.retire()
+            self._lose(run, "it did not take new limits in time")
+        elif state is State.ENDING:
+            self.retire()
+            run.machine.happen(Trusted.LOST)
+            self._finish(run, None)
+        elif trio.current_time() >= run.wall_at:
+            self._stop(run, Trusted.WALL)
+        else:
+            self._yield_to_others()
+            self._listen(run)
+            self._reactor.set_due(self, run.wall_at)
+
+    async def close(self) -> None:
+        """End the jail and everything in it, and reap it."""
+        self.retire()
+        if self._control.fileno() < 0:
+            return
+        self._forget_jail()
+        zygote = self._find_zygote()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * KILL_S):
+            self._reactor.forget(self._control.fileno())
+            self._reactor.forget(self._data.fileno())
+            self._control.close()
+            self._data.close()
+            if self.process.stderr is not None:
+                await self.process.stderr.aclose()
+            # With control gone the zygote exits, which is its namespace's init, and with it all in there. nsjail reaps
+            # it and cleans up. If that takes too long, nsjail is killed, and the rest by its parent's death.
+            with trio.move_on_after(_EXIT_S):
+                await self.process.wait()
+            self.process.kill()
+            await self.process.wait()
+            self.plan.identities.give_back(self.identity)
+            if self.plan.cgroup is not None:
+                self.plan.cgroup.forget_jail(zygote)
+
+    def _forget_jail(self) -> None:
+        """End the job in progress, if there is one: its jail is gone."""
+        run = self._run
+        if run is None:
+            return
+        if run.begun:
+            run.machine.happen(Trusted.LOST)
+            self._finish(run, None)
+        else:
+            self._lose(run, "it was closed")
+
+    def _hand_over(self, run: Run) -> None:
+        """Send the job. Raises CellLost."""
+        run.machine.happen(Trusted.JOB)
+        now = trio.current_time()
+        run.wall_at = now + run.job.limits.wall_ms / 1000
+        run.send(self._data)
+        if run.streams:
+            self._listen(run)
+        elif run.unsent:
+            self._wait_for(WRITE)
+        # The output of a short run is read once, when it has ended.
+        self._reactor.set_due(self, min(run.wall_at, now + LONG_S))
+
+    def _set_limits(self, run: Run, limits: Limits) -> None:
+        """Have the blank child replaced by one with these limits. Raises CellLost."""
+        try:
+            self._control.send(limits_message(self._children_ended, limits))
+        except OSError as error:
+            raise CellLost(f"it did not take new limits: {error}") from error
+        run.machine.happen(Trusted.LIMITS)
+        self._reactor.set_due(self, trio.current_time() + KILL_S)
+
+    def _on_control(self) -> None:
+        """Read the report of a child's end."""
+        try:
+            message = self._control.recv(REPORT_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        report = read_report(message)
+        run = self._run
+        if report is None or run is None:  # the zygote has ended, or a blank child has
+            self._reactor.forget(self._control.fileno())
+            self.retire()
+            self._forget_jail()
+            return
+        self._children_ended += 1
+        if run.machine.state is State.STARTING:
+            run.machine.happen(Trusted.READY)
+            try:
+                self._hand_over(run)
+            except CellLost as error:
+                self.retire()
+                self._lose(run, str(error))
+            return
+        # The child is dead: all that it ever wrote is there to be read.
+        run.receive(self._data, to_the_end=True)
+        run.machine.happen(Trusted.ENDED)
+        self._finish(run, report)
+
+    def _on_data(self) -> None:
+        run = self._run
+        if run is None:  # epoll reports a hang-up even if nothing is waited for: nobody has the other end
+            self._reactor.forget(self._data.fileno())
+            self.retire()
+            return
+        if run.unsent:
+            run.send(self._data)
+        elif not self._events & READ:
+            self._wait_for(0)
+            return
+        if not run.receive(self._data, to_the_end=False):
+            self._wait_for(0)  # the end is reported by control
+        elif not run.unsent:
+            self._wait_for(self._events & READ)
+        if run.malformed and run.machine.state is State.ENDING:
+            self._kill(run)
+
+    def _listen(self, run: Run) -> None:
+        """Read output as it comes from now on."""
+        self._wait_for(READ | (WRITE if run.unsent else 0))
+
+    def _wait_for(self, events: int) -> None:
+        if events != self._events and self._data.fileno() >= 0:
+            self._events = events
+            self._reactor.change(self._data.fileno(), events)
+
+    def _stop(self, run: Run, cause: Trusted) -> None:
+        run.machine.happen(cause)
+        self._kill(run)
+
+    def _kill(self, run: Run) -> None:
+        """Have the zygote kill its child. Its account of the child is to come."""
+        self._wait_for(0)
+        try:
+            self._control.send(kill_message(self._children_ended))
+        except OSError:
+            self.retire()
+            run.machine.happen(Trusted.LOST)
+            self._finish(run, None)
+        else:
+            self._reactor.set_due(self, trio.current_time() + KILL_S)
+
+    def _finish(self, run: Run, report: Report | None) -> None:
+        """Report how the run ended. Retire the cell unless the run ended like any other."""
+        machine = run.machine
+        evidence = Evidence(
+            limits=run.job.limits,
+            cause=machine.cause,
+            malformed=run.malformed,
+            wall_ms=run.wall_ms(),
+            report=report,
+            last=machine.last,
+        )
+        outcome = verdict(evidence, run.reader)
+        clean = report is not None and report.status == 0 and machine.cause is None and machine.last is not None
+        if not clean or isinstance(outcome, Crashed) or not run.was_read(self._data):
+            self.retire()
+        self._let_go(run)
+        run.done(run.result(outcome, cpu_ms=evidence.cpu_ms, peak_bytes=evidence.peak_bytes))
+
+    def _lose(self, run: Run, why: str) -> None:
+        """Report that the job was never handed over."""
+        self._let_go(run)
+        run.done(CellLost(why))
+
+    def _let_go(self, run: Run) -> None:
+        self._run = None
+        self._reactor.clear_due(self)
+        self._wait_for(0)
+
+    def _find_zygote(self) -> int | None:
+        """Return the zygote's pid; None if it ended before, or if this kernel has no `children` file."""
+        if self._zygote is None:
+            with suppress(OSError, ValueError):
+                self._zygote = only_child(self.process.pid)
+        return self._zygote
+
+    def _yield_to_others(self) -> None:
+        """Lower the priority of the child."""
+        if (zygote := self._find_zygote()) is not None:
+            with suppress(OSError, ValueError):  # the child has just ended
+                os.setpriority(os.PRIO_PROCESS, only_child(zygote), NICE)
+
+    def _refuse_if_disturbed(self) -> None:
+        """Raise CellLost, and retire, if anything came by control since the last run: the blank child has died."""
+        if self.usable:
+            try:
+                self._control.recv(REPORT_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
+        self.retire()
+        raise CellLost("its blank child or its zygote died")

@@ -1,0 +1,38 @@
+"""The messages between the daemon and a zygote on the control socket: see the head of the jail's zygote.py. Pure."""
+
+from __future__ import annotations
+
+import struct
+
+from sandbox.engines.quickjs.host.verdict import Report
+from sandbox.limits import Limits
+
+READY = b"R"
+"""The first blank child is there."""
+
+REPORT_BYTES = 64
+"""Room for any message of a zygote."""
+
+_REPORT = struct.Struct("<4sIqqqqq")
+"""E, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
+
+_KILL = struct.Struct(">cI")
+_LIMITS = struct.Struct(">cIIQ")
+
+
+def read_report(message: bytes) -> Report | None:
+    """Return the account of a child that ended; None if the message is not one, or empty: the zygote has ended."""
+    if len(message) != _REPORT.size or message[:4] != b"E\0\0\0":
+        return None
+    _, status, user_s, user_us, system_s, system_us, maxrss_kib = _REPORT.unpack(message)
+    return Report(status, (user_s + system_s) * 1000 + (user_us + system_us) / 1000, maxrss_kib * 1024)
+
+
+def kill_message(child: int) -> bytes:
+    """Ask for the end of the child with this number. Children count from 0, so a late message hits no other."""
+    return _KILL.pack(b"K", child)
+
+
+def limits_message(child: int, limits: Limits) -> bytes:
+    """Ask for the end of a blank child, and for these limits for the next one."""
+    return _LIMITS.pack(b"L", child, limits.cpu_ms, limits.memory_bytes)

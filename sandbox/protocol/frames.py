@@ -1,0 +1,266 @@
+"""The bytes between the daemon and a jailed process. The only place, on this side, where messages are letters.
+
+A frame is a kind (one byte), the size of its payload (4 bytes, big-endian), and the payload. An engine whose programs
+can write to the descriptor puts the run's token before each frame. Where a payload has several fields, each field has
+its size before it, in 4 bytes.
+
+    to the process      j job       the engine's own form
+                        a answer    call:4 ok:1 json
+                        g wake      nothing
+    from the process    l log       level and mapping in one character ("0" + level + 5 * mapping), then the text
+                        c call      number:4, then the fields name and arguments
+                        w wait      answers_seen:4 wake_ms:4 (ffffffff: no timer)
+                        q maybe     as s; or nothing, which takes an earlier one back
+                        v value     JSON                    o too large     decimal digits
+                        b no JSON   message                 x thrown        the fields name, message, stack
+                        m no memory nothing                 s refused       form:1, then the fields message and stack
+                        f checked   form:1, then the text without its types, if there is one
+
+A form is B (body) or M (module). tests/protocol/golden.jsonl has byte sequences that every implementation must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+import msgspec
+
+from sandbox.protocol.events import (
+    LAST,
+    Call,
+    Checked,
+    Log,
+    Maybe,
+    Message,
+    NoJson,
+    OutOfMemory,
+    Refused,
+    Thrown,
+    TooLarge,
+    Value,
+    Wait,
+)
+
+HEADER_BYTES = 5
+LEVELS = 5
+
+_TEXT_BYTES = 256 * 1024
+"""Cap of a frame with an error or a message. The engines' scripts cut each text in it far below."""
+
+_UNIT_BYTES = 3
+"""Scripts count UTF-16 code units. In UTF-8 a unit takes three bytes at most."""
+
+LINE_BYTES = 16
+"""What a console line counts beside its text, so that a flood of empty lines ends too."""
+
+_NO_TIMER = 0xFFFFFFFF
+
+
+class Task(Enum):
+    """What a job asks of a process."""
+
+    RUN = "run"
+    """Run a program that was checked before."""
+    CHECK = "check"
+    """Tell whether a source is a program. Nothing of it is executed."""
+    CHECK_AND_RUN = "check and run"
+
+
+_KINDS = {
+    Task.RUN: frozenset("lvobxsmcw"),
+    Task.CHECK: frozenset("fsxmq"),
+    Task.CHECK_AND_RUN: frozenset("lvobxsmcwq"),
+}
+
+
+class Malformed(Exception):
+    """The process sent bytes that are not a message, or more than it may: it was taken over, or it broke."""
+
+
+class Caps(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that a process may send in one run, in bytes."""
+
+    task: Task
+    result_bytes: int
+    log_bytes: int
+    stripped_bytes: int = 0
+    """Of a checked program's text without its types."""
+    call_bytes: int = 0
+    """Of one call of a host function."""
+    mappings: int = 1
+    """In how many ways stacks in console lines count lines."""
+    tells_memory: bool = True
+    """Whether the engine itself reports that the kernel refused it memory."""
+
+
+class Decoder:
+    """Collects the bytes of one process, and returns the messages that they complete."""
+
+    def __init__(self, caps: Caps, *, token: bytes = b"") -> None:
+        """`token`: stands before each frame. The program does not know it."""
+        self._caps = caps
+        self._token = token
+        self._buffer = bytearray()
+        self._lines_left = caps.log_bytes // LINE_BYTES + 2  # the last two report that lines were cut
+        self._log_bytes_left = _UNIT_BYTES * caps.log_bytes + LINE_BYTES * self._lines_left
+        self._rest_bytes = 0
+        """Of a value over its cap, what has not come yet."""
+        self.ended = False
+        """Whether the last message was there."""
+        self.surplus = False
+        """Whether the process sent anything after its last message."""
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Take the next bytes. Raises Malformed. Bytes after the last message are dropped."""
+        if self.ended:
+            self._rest_bytes -= len(data)
+            self.surplus = self.surplus or self._rest_bytes < 0
+            return []
+        buffer, before = self._buffer, len(self._token)
+        buffer += data
+        messages: list[Message] = []
+        start, header = 0, before + HEADER_BYTES
+        while len(buffer) - start >= header:
+            if buffer[start : start + before] != self._token:
+                raise Malformed("something that is not a frame")
+            kind = chr(buffer[start + before])
+            size = int.from_bytes(buffer[start + before + 1 : start + header], "big")
+            end = start + header + size
+            if kind == "v" and size > self._caps.result_bytes and self._caps.task is not Task.CHECK:
+                # Scripts count UTF-16 code units, the limit is in bytes. The rest need not come.
+                message: Message = TooLarge(size=size)
+            elif size > self._cap(kind):
+                raise Malformed(f"a frame of kind {kind!r} that announces {size} bytes")
+            elif len(buffer) < end:
+                break
+            else:
+                message = _DECODERS[kind](bytes(buffer[start + header : end]))
+            messages.append(message)
+            start = end
+            if isinstance(message, Log):
+                self._charge(message)
+            elif isinstance(message, LAST):
+                self.ended = True
+                self.surplus = len(buffer) > end
+                self._rest_bytes = max(0, end - len(buffer))
+                break
+        del buffer[:start]
+        return messages
+
+    def _charge(self, log: Log) -> None:
+        """Raise Malformed for a line that the engine's script would not send, or for more than it would."""
+        if log.mapping >= self._caps.mappings:
+            raise Malformed("a log line without a level")
+        self._lines_left -= 1
+        self._log_bytes_left -= len(log.text)
+        if self._lines_left < 0 or self._log_bytes_left < 0:
+            raise Malformed("more console lines than it may")
+
+    def _cap(self, kind: str) -> int:
+        caps = self._caps
+        if kind not in _KINDS[caps.task] or (kind == "m" and not caps.tells_memory):
+            raise Malformed(f"a frame of no known kind, {kind!r}")
+        match kind:
+            case "v":
+                return caps.result_bytes
+            case "l":
+                return _UNIT_BYTES * caps.log_bytes + 8
+            case "f":
+                return 1 + caps.stripped_bytes
+            case "c":
+                return caps.call_bytes
+            case _:
+                return _TEXT_BYTES
+
+
+def _fields(payload: bytes, start: int, count: int) -> list[bytes]:
+    fields: list[bytes] = []
+    for _ in range(count):
+        end = start + 4 + int.from_bytes(payload[start : start + 4], "big")
+        if len(payload) < start + 4 or end > len(payload):
+            raise Malformed("a frame whose fields do not fill it")
+        fields.append(payload[start + 4 : end])
+        start = end
+    if start != len(payload):
+        raise Malformed("a frame whose fields do not fill it")
+    return fields
+
+
+def _module(payload: bytes) -> bool:
+    if payload[:1] not in (b"B", b"M"):
+        raise Malformed("a form that does not exist")
+    return payload[:1] == b"M"
+
+
+def _log(payload: bytes) -> Log:
+    mapping, level = divmod(payload[0] - ord("0"), LEVELS) if payload else (-1, 0)
+    if mapping < 0:
+        raise Malformed("a log line without a level")
+    return Log(level=level, mapping=mapping, text=payload[1:])
+
+
+def _call(payload: bytes) -> Call:
+    name, arguments = _fields(payload, 4, 2)
+    return Call(number=int.from_bytes(payload[:4], "big"), name=name, arguments=arguments)
+
+
+def _wait(payload: bytes) -> Wait:
+    if len(payload) != 8:
+        raise Malformed("a wait of another size")
+    wake_ms = int.from_bytes(payload[4:], "big")
+    return Wait(answers_seen=int.from_bytes(payload[:4], "big"), wake_ms=None if wake_ms == _NO_TIMER else wake_ms)
+
+
+def _refused(payload: bytes) -> Refused:
+    message, stack = _fields(payload, 1, 2)
+    return Refused(module=_module(payload), message=message, stack=stack)
+
+
+def _thrown(payload: bytes) -> Thrown:
+    name, message, stack = _fields(payload, 0, 3)
+    return Thrown(name=name, message=message, stack=stack)
+
+
+def _too_large(payload: bytes) -> TooLarge:
+    return TooLarge(size=int(payload) if payload.isdigit() and len(payload) < 16 else 0)
+
+
+def _out_of_memory(payload: bytes) -> OutOfMemory:
+    if payload:
+        raise Malformed("a frame with more than nothing")
+    return OutOfMemory()
+
+
+def _checked(payload: bytes) -> Checked:
+    return Checked(module=_module(payload), stripped=payload[1:] or None)
+
+
+_DECODERS: dict[str, Callable[[bytes], Message]] = {
+    "l": _log,
+    "c": _call,
+    "w": _wait,
+    "q": lambda payload: Maybe(last=_refused(payload) if payload else None),
+    "v": lambda payload: Value(json=payload),
+    "o": _too_large,
+    "b": lambda payload: NoJson(message=payload),
+    "x": _thrown,
+    "m": _out_of_memory,
+    "s": _refused,
+    "f": _checked,
+}
+
+
+def job_frame(*parts: bytes) -> bytes:
+    """Return the frame of a job. The parts are its payload, in the engine's own form."""
+    return b"".join((b"j", sum(map(len, parts)).to_bytes(4, "big"), *parts))
+
+
+def answer_frame(number: int, *, ok: bool, json: bytes) -> bytes:
+    """Return the frame that answers a call: with a value, or, if not `ok`, with an error."""
+    payload = number.to_bytes(4, "big") + (b"1" if ok else b"0") + json
+    return b"a" + len(payload).to_bytes(4, "big") + payload
+
+
+WAKE_FRAME = b"g" + bytes(4)
+"""The frame that wakes a process for its timer."""

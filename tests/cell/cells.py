@@ -1,0 +1,131 @@
+"""Cells for the length of a block, a reactor around them, and jobs on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import trio
+
+from sandbox.cells.cell import Cell
+from sandbox.cells.job import Job, Result
+from sandbox.cells.plan import Plan
+from sandbox.cells.pool import Pool
+from sandbox.cells.reactor import Reactor
+from sandbox.engines.quickjs.host import start as quickjs
+from sandbox.engines.quickjs.host.cell import QuickJSCell
+from sandbox.errors import CellLost
+from sandbox.limits import Limits
+from sandbox.outcome import LogLine
+from sandbox.program import Language
+from sandbox.protocol.frames import Task
+
+_C = TypeVar("_C", bound=Cell)
+
+
+@asynccontextmanager
+async def a_reactor() -> AsyncIterator[Reactor]:
+    """A reactor that serves."""
+    reactor = Reactor()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reactor.serve)
+        yield reactor
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def kept(start: Callable[[Reactor], Awaitable[_C]]) -> AsyncIterator[_C]:
+    """A cell that is closed when its jail ends, as a pool would do it."""
+    async with a_reactor() as reactor:
+        cell = await start(reactor)
+
+        async def keep() -> None:
+            await cell.process.wait()
+            await cell.close()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep)
+                yield cell
+                nursery.cancel_scope.cancel()
+        finally:
+            await cell.close()
+
+
+@asynccontextmanager
+async def a_cell(plan: Plan) -> AsyncIterator[QuickJSCell]:
+    """A QuickJS cell."""
+    async with kept(lambda reactor: quickjs.start(plan, reactor)) as cell:
+        yield cell
+
+
+async def finish(cell: Cell, job: Job, *, on_log: Callable[[LogLine], None] | None = None) -> Result:
+    """Have a job done, and wait for its result. Raises CellLost. Cancellation cancels the job first."""
+    done = trio.Event()
+    answer: list[Result | CellLost] = []
+
+    def note(result: Result | CellLost) -> None:
+        answer.append(result)
+        done.set()
+
+    cell.begin(job, note, on_log=on_log)
+    try:
+        await done.wait()
+    except trio.Cancelled:
+        cell.cancel()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+            await done.wait()
+        raise
+    if isinstance(answer[0], CellLost):
+        raise answer[0]
+    return answer[0]
+
+
+async def run_on(
+    cell: Cell,
+    source: str,
+    *,
+    task: Task = Task.CHECK_AND_RUN,
+    language: Language = "javascript",
+    prompt: str = "",
+    on_log: Callable[[LogLine], None] | None = None,
+    **limits: int,
+) -> Result:
+    """Run this source there; a machine that others keep busy has time for it, if no wall limit is given."""
+    limits.setdefault("wall_ms", 60_000)
+    with trio.fail_after(90):
+        job = Job(task=task, source=source.encode(), language=language, prompt=prompt, limits=Limits(**limits))
+        return await finish(cell, job, on_log=on_log)
+
+
+async def take(pool: Pool, *, fresh: bool = False, memory_bytes: int | None = None) -> Cell:
+    """Take a cell, waiting for one if need be. Raises what the pool gives in its place."""
+    came = trio.Event()
+    answer: list[Cell | Exception] = []
+
+    def taken(cell: Cell | Exception) -> None:
+        answer.append(cell)
+        came.set()
+
+    waiter = pool.take(taken, fresh=fresh, memory_bytes=memory_bytes)
+    try:
+        await came.wait()
+    except trio.Cancelled:
+        if waiter is not None:
+            waiter.cancel()
+        raise
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    return answer[0]
+
+
+async def until_blank(cell: Cell) -> None:
+    """Wait until a cell that has had a run is blank again. Fails if it is retired instead."""
+    with trio.fail_after(20):
+        while not cell.blank:
+            assert cell.usable, "the cell was retired"
+            blank = trio.Event()
+            cell.on_blank = blank.set
+            with trio.move_on_after(0.5):
+                await blank.wait()

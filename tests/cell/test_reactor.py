@@ -1,0 +1,105 @@
+"""The reactor: descriptors and deadlines of all cells on one task."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from sandbox.cells.reactor import WRITE, Reactor
+from tests.cell.cells import a_reactor
+
+
+class _Timed:
+    """Something that can be due, and notes when it was."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_due(self) -> None:
+        self.times.append(trio.current_time())
+
+
+async def test_a_callback_comes_when_its_descriptor_is_ready() -> None:
+    """Readable, then writable after a change, and no more once it is forgotten."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        async with a_reactor() as reactor:
+            came: list[str] = []
+            event = trio.Event()
+
+            def ready() -> None:
+                came.append("ready")
+                reactor.forget(ours.fileno())
+                event.set()
+
+            reactor.watch(ours.fileno(), ready)
+            await wait_all_tasks_blocked()
+            assert came == []
+            theirs.send(b"x")
+            await event.wait()
+            theirs.send(b"x")
+            await wait_all_tasks_blocked()
+            assert came == ["ready"]
+            event = trio.Event()
+            reactor.watch(ours.fileno(), ready, 0)
+            await wait_all_tasks_blocked()
+            reactor.change(ours.fileno(), WRITE)
+            await event.wait()
+            assert came == ["ready", "ready"]
+
+
+async def test_a_fault_of_one_callback_is_not_the_others_affair() -> None:
+    """A callback that raises is logged, and the others are called."""
+    first, second = os.pipe(), os.pipe()
+    async with a_reactor() as reactor:
+        event = trio.Event()
+
+        def broken() -> None:
+            reactor.forget(first[0])
+            raise ZeroDivisionError
+
+        def sound() -> None:
+            reactor.forget(second[0])
+            event.set()
+
+        reactor.watch(first[0], broken)
+        reactor.watch(second[0], sound)
+        os.write(first[1], b"x")
+        await wait_all_tasks_blocked()
+        os.write(second[1], b"x")
+        await event.wait()
+    for descriptor in (*first, *second):
+        os.close(descriptor)
+
+
+async def test_each_is_due_once_and_in_time(clock: MockClock) -> None:
+    """An earlier deadline that comes later goes first; a later setting takes the place of an earlier one."""
+    async with a_reactor() as reactor:
+        began = trio.current_time()
+        late, early, never, moved = _Timed(), _Timed(), _Timed(), _Timed()
+        reactor.set_due(late, began + 5)
+        reactor.set_due(never, began + 1)
+        reactor.set_due(moved, began + 1)
+        await wait_all_tasks_blocked()
+        reactor.set_due(early, began + 2)
+        reactor.set_due(moved, began + 3)
+        reactor.clear_due(never)
+        await trio.sleep(60)
+    assert [timed.times for timed in (early, moved, late, never)] == [[began + 2], [began + 3], [began + 5], []]
+
+
+async def test_a_reactor_that_has_ended_forgets_at_once() -> None:
+    """Cells that are closed after the reactor, as when all is cancelled together, meet no error."""
+    reading, writing = os.pipe()
+    reactor = Reactor()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reactor.serve)
+        reactor.watch(reading, lambda: None)
+        nursery.cancel_scope.cancel()
+    reactor.change(reading, WRITE)
+    reactor.forget(reading)
+    os.close(reading)
+    os.close(writing)

@@ -1,0 +1,77 @@
+"""Who may say for whom it asks: `tenant` is taken from fronts alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client
+from tests.daemon.processes import a_daemon, ask, talk
+
+_NOBODY = 65534
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that other users can reach."""
+    assert os.geteuid() == 0, "this test connects as another user: run it as root"
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run"))
+    folder.chmod(0o755)
+    yield folder
+    rmtree(folder)
+
+
+def _as_nobody(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Send a request as the user nobody, and return the reply."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgid(_NOBODY)
+            os.setuid(_NOBODY)
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
+                sock.sendall(json.dumps(request).encode() + b"\n")
+                os.write(writing, sock.makefile("rb").readline())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        reply: dict[str, Any] = json.loads(file.read())
+    os.waitpid(pid, 0)
+    return reply
+
+
+@pytest.mark.parametrize("kind", ["ping", "run"])
+@pytest.mark.parametrize("fronts", [[], [_NOBODY]])
+def test_a_tenant_is_named_by_fronts_alone(folder: Path, kind: str, fronts: list[int]) -> None:
+    """Another user's request with a tenant is `forbidden`, unless its uid is listed; without one it is served."""
+    request: dict[str, Any] = {"type": kind, "id": 1, **({"source": "return 1"} if kind == "run" else {})}
+    with a_daemon(folder, config=f"[server]\nfronts = {fronts}\n") as daemon:
+        os.chown(daemon.socket, _NOBODY, -1)
+        served = "pong" if kind == "ping" else "finished"
+        assert _as_nobody(daemon.socket, request)["type"] == served
+        reply = _as_nobody(daemon.socket, {**request, "tenant": "acme"})
+        assert reply["type"] == (served if fronts else "error")
+        if not fronts:
+            assert reply["code"] == "forbidden"
+            assert "server.fronts" in reply["message"]
+
+
+def test_the_daemons_own_user_may_name_tenants(tmp_path: Path) -> None:
+    """A front that runs as the daemon's user need not be listed. A tenant's name has a bound."""
+    with a_daemon(tmp_path) as daemon, talk(daemon.socket) as sock:
+        assert ask(sock, {"type": "ping", "id": 1, "tenant": "acme"})[0]["type"] == "pong"
+        for wrong in ("", "x" * 129, 7):
+            (error,) = ask(sock, {"type": "ping", "id": 2, "tenant": wrong})
+            assert (error["code"], "`$.tenant`" in error["message"]) == ("bad_request", True), error
+        with Client(daemon.socket) as client:
+            assert client.stats().errors == {"bad_request": 3}

@@ -1,0 +1,17 @@
+"""An engine for tests: it gives a program's prompt back. All that a third engine needs is in this folder."""
+
+from __future__ import annotations
+
+from sandbox.engines.spec import EngineSpec
+
+SPEC = EngineSpec(
+    name="echo",
+    languages=("javascript",),
+    build="1",
+    min_memory_bytes=1 << 20,
+    forks=False,
+    restart_cpu_ms=1.0,
+    new_cell_cpu_ms=5.0,
+    blank_bytes=1 << 20,
+    host="tests.engines.echo.host",
+)

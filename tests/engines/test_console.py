@@ -1,0 +1,149 @@
+"""Console lines of one run: levels, the cap, and stacks in the program's own terms."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox.engines.deno.host import stack as deno
+from sandbox.engines.host.columns import Text
+from sandbox.engines.host.console import Console, Stacks
+from sandbox.engines.quickjs.host import stack as quickjs
+from sandbox.limits import Limits
+from sandbox.outcome import LogLevel, LogLine
+from sandbox.protocol.events import Log
+from sandbox.protocol.frames import LINE_BYTES, Caps, Decoder, Malformed, Task
+
+
+def _console(source: str = "", stacks: Stacks = quickjs, **limits: Any) -> Console:
+    return Console(Limits(**limits), stacks, "p.js", Text(source.encode()))
+
+
+def _log(text: bytes, *, level: int = 1, mapping: int = 0) -> Log:
+    return Log(level=level, mapping=mapping, text=text)
+
+
+def _lines(console: Console, texts: list[bytes]) -> list[str]:
+    return [line.text for text in texts if (line := console.line(_log(text))) is not None]
+
+
+def test_each_level_has_its_name() -> None:
+    """The five levels are debug, log, info, warn and error, in this order."""
+    names = ("debug", "log", "info", "warn", "error")
+    assert get_args(LogLevel) == names
+    console = _console()
+    lines = [console.line(_log(b"x", level=level)) for level in range(5)]
+    assert lines == [LogLine(level=name, text="x") for name in names]  # type: ignore[arg-type]
+
+
+def test_logs_are_capped() -> None:
+    """Lines past the cap are dropped, the line that crosses it is cut, and that is told."""
+    console = _console(log_bytes=100)
+    # Each line counts 16 bytes more than its text.
+    assert _lines(console, [b"x" * 30] * 2) == ["x" * 30] * 2
+    assert not console.truncated
+    assert _lines(console, [b"x" * 30] * 48) == ["x" * 8]
+    assert console.truncated
+
+
+def test_a_line_as_large_as_the_cap_is_whole() -> None:
+    """A line that fills the cap is not cut; a byte more is."""
+    whole, cut = _console(log_bytes=100), _console(log_bytes=100)
+    assert _lines(whole, [b"x" * 100]) == ["x" * 100]
+    assert not whole.truncated
+    assert _lines(cut, [b"x" * 101]) == ["x" * 100]
+    assert cut.truncated
+
+
+def test_empty_lines_are_capped_too() -> None:
+    """A flood of empty lines ends: each counts 16 bytes."""
+    console = _console(log_bytes=100)
+    assert _lines(console, [b""] * 50) == [""] * 7
+    assert console.truncated
+
+
+def test_a_program_that_may_not_log_is_told_so() -> None:
+    """With a cap of zero every line is dropped, and that is told."""
+    console = _console(log_bytes=0)
+    assert not console.truncated
+    assert console.line(_log(b"x")) is None
+    assert console.truncated
+
+
+def test_a_cut_leaves_whole_characters() -> None:
+    """A line is cut between characters, in bytes of UTF-8."""
+    assert _lines(_console(log_bytes=8), ["é漢\U0001f600".encode()]) == ["é漢"]
+    assert _lines(_console(log_bytes=9), ["é漢\U0001f600".encode()]) == ["é漢\U0001f600"]
+
+
+@given(st.integers(0, 300), st.lists(st.binary(max_size=60), max_size=40))
+def test_any_lines_are_text_within_the_cap(log_bytes: int, texts: list[bytes]) -> None:
+    """Whatever bytes a process logs, what is kept is text, no more than the cap, and in order."""
+    console = _console(log_bytes=log_bytes)
+    lines = _lines(console, texts)
+    assert sum(len(line.encode()) for line in lines) <= log_bytes
+    assert len(lines) <= log_bytes // LINE_BYTES + 1
+    assert console.truncated or len(lines) == len(texts)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_hostile_bytes_give_no_more_lines_than_the_cap(parts: list[bytes]) -> None:
+    """What comes of any bytes of a process, read and collected, is within its cap."""
+    console, decoder = (
+        _console(log_bytes=50),
+        Decoder(Caps(task=Task.RUN, result_bytes=10, log_bytes=50, mappings=quickjs.MAPPINGS)),
+    )
+    logs: list[Log] = []
+    try:
+        for part in parts:
+            logs += [message for message in decoder.feed(part + b"l\0\0\0\x021x") if isinstance(message, Log)]
+    except Malformed:
+        pass
+    assert sum(map(len, _lines(console, [log.text for log in logs]))) <= 50
+
+
+_QUICKJS_LINE = b"Error: m\n    at f (eval_script:3:7)\n    at ok (promptlog:prelude:1:1)"
+
+
+def test_stacks_in_lines_are_the_users_own() -> None:
+    """A stack in a console line is told in terms of the program; the cap counts what is shown."""
+    console = _console("a\n  b.c()")
+    assert _lines(console, [_QUICKJS_LINE]) == ["Error: m\n    at f (p.js:2:7)"]
+    shown = len("Error: m\n    at f (p.js:2:7)")
+    whole = _console("a\n  b.c()", log_bytes=shown)
+    assert _lines(whole, [_QUICKJS_LINE]) == ["Error: m\n    at f (p.js:2:7)"]
+    assert not whole.truncated
+
+
+def test_a_line_without_a_stack_is_left_alone() -> None:
+    """A line that names a place elsewhere than on a line of its own is what the program wrote."""
+    text = b"    at f (eval_script:3:7)"
+    assert _lines(_console("a\nb"), [text]) == [text.decode()]
+
+
+@pytest.mark.parametrize(
+    ("frame", "mapping", "place"),
+    [
+        ("program.js, <anonymous>:5:3", 0, "2:3"),
+        ("program:module:2:3", 0, "2:3"),
+        ("program:module:3:3", 1, "2:3"),
+        ("program:module:2:3", 2, "2:3"),
+    ],
+)
+def test_stacks_of_deno_have_mappings(frame: str, mapping: int, place: str) -> None:
+    """A line says how its stacks count lines: below three lines of wrapper, as they are, or a line lower."""
+    console = _console("a\n  b\n", stacks=deno)
+    line = console.line(_log(f"E: m\n    at f ({frame})".encode(), mapping=mapping))
+    assert line == LogLine(level="log", text=f"E: m\n    at f (p.js:{place})")
+
+
+def test_what_is_mapped_has_a_bound() -> None:
+    """After 256 KiB of lines with stacks in them, these stay as the engine wrote them: each costs the daemon time."""
+    console = _console("a\n  b.c()", log_bytes=1 << 30)
+    line = _QUICKJS_LINE + b"\n" + b"x" * 65_000
+    lines = _lines(console, [line] * 8)
+    mapped = ["(p.js:2:7)" in line for line in lines]
+    assert mapped == [True] * 5 + [False] * 3

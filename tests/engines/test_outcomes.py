@@ -1,0 +1,220 @@
+"""From the last message of a process to an outcome: values, errors and their places, in the program's own terms."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import json
+
+from sandbox.engines.deno.host import stack as deno
+from sandbox.engines.host.columns import Text
+from sandbox.engines.host.console import Stacks
+from sandbox.engines.host.outcomes import Reader, Verdict
+from sandbox.engines.quickjs.host import stack as quickjs
+from sandbox.limits import Limits
+from sandbox.outcome import (
+    BadResult,
+    Crashed,
+    MemoryLimit,
+    Ok,
+    OutputLimit,
+    ProgramException,
+    ProgramSyntaxError,
+)
+from sandbox.protocol.events import Checked, Last, NoJson, OutOfMemory, Refused, Thrown, TooLarge, Value
+
+
+def _outcome(last: Last, *, source: str = "", stacks: Stacks = quickjs) -> Verdict:
+    return Reader(Limits(), stacks, "p.js", Text(source.encode())).outcome(last, 7)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (b"0", b""),
+        (b"1", b"1 2"),
+        (b'{"a":1}', b'{"a":1}}'),
+        (b'{"a":1} ', b'{"a":1}\n'),
+        (b"[1, 2]", b"[1,\r2]"),
+        (b'"\xc3\xa4"', b'"\xff"'),
+        (b"null", b"NaN"),
+        (b"null", b"undefined"),
+        (b'"x"', b"'x'"),
+        (b'{"a":1,"kind":"x"}', b'{"a":1},"kind":"x"'),
+        (b"[]", b"["),
+        (b'"\\u00e4"', b'"\\x41"'),
+        (b"-1.5e3", b"01"),
+    ],
+)
+def test_a_value_must_be_one_json_value(right: bytes, wrong: bytes) -> None:
+    """A JSON value on one line is the result, byte for byte; what is not exactly that is a crash of the engine."""
+    outcome = _outcome(Value(json=right))
+    assert isinstance(outcome, Ok)
+    assert bytes(outcome.value) == right
+    refused = _outcome(Value(json=wrong))
+    assert isinstance(refused, Crashed)
+    assert "a value" in refused.message
+
+
+@given(st.binary(max_size=60))
+def test_any_value_that_is_ok_is_one_json_value(payload: bytes) -> None:
+    """Whatever a process sends as its value, an `ok` result is JSON in UTF-8 on one line."""
+    outcome = _outcome(Value(json=payload))
+    assert isinstance(outcome, Ok | BadResult | Crashed)
+    if isinstance(outcome, Ok):
+        json.decode(outcome.value)
+        assert bytes(outcome.value) == payload
+        assert b"\n" not in payload
+
+
+@pytest.mark.parametrize("value", [b'"\\ud800"', b'["a","\\udc00\\ud800"]', b'{"\\ud83d":1}'])
+def test_half_of_a_surrogate_pair_is_a_bad_result(value: bytes) -> None:
+    """JSON.stringify can escape half of a surrogate pair, which is no text: a fault of the program, not the engine."""
+    assert isinstance(_outcome(Value(json=b'"\\ud83d\\ude00"')), Ok)
+    outcome = _outcome(Value(json=value))
+    assert isinstance(outcome, BadResult)
+    assert "surrogate" in outcome.message
+
+
+def test_a_deep_value_is_a_bad_result() -> None:
+    """Nesting that a recursive reader can't follow is told as a bad result."""
+    assert isinstance(_outcome(Value(json=b"[" * 100 + b"]" * 100)), Ok)
+    for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000):
+        assert isinstance(_outcome(Value(json=deep)), BadResult)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-16", "utf-32-le", "utf-32-be"])
+def test_a_value_in_another_encoding_is_no_json(encoding: str) -> None:
+    """A value has to be UTF-8: the same text in another encoding is a crash of the engine, not a bad result."""
+    outcome = _outcome(Value(json="1234".encode(encoding)))
+    assert isinstance(outcome, Crashed), outcome
+
+
+def test_each_message_has_its_outcome() -> None:
+    """Limits are told with their number, messages with their text, and a check's answer is given on as it is."""
+    assert _outcome(TooLarge(size=9)) == OutputLimit(limit=Limits().result_bytes, used=9)
+    assert _outcome(NoJson(message="é".encode())) == BadResult(message="é")
+    assert _outcome(OutOfMemory()) == MemoryLimit(limit=Limits().memory_bytes, used=7)
+    for checked in (Checked(module=True, stripped=None), Checked(module=False, stripped=b"x")):
+        assert _outcome(checked) is checked
+
+
+@pytest.mark.parametrize("stacks", [quickjs, deno], ids=["quickjs", "deno"])
+@given(name=st.binary(max_size=30), message=st.binary(max_size=30), stack=st.binary(max_size=60), module=st.booleans())
+def test_any_bytes_make_texts(stacks: Stacks, name: bytes, message: bytes, stack: bytes, module: bool) -> None:
+    """Names, messages and stacks may be any bytes: what is not UTF-8 is replaced. A place has both numbers or none."""
+    thrown = _outcome(Thrown(name=name, message=message, stack=stack), source="a\nb", stacks=stacks)
+    assert isinstance(thrown, ProgramException)
+    assert thrown.message == message.decode("utf-8", "replace")
+    thrown.stack.encode()
+    refused = _outcome(Refused(module=module, message=message, stack=stack), source="a\nb", stacks=stacks)
+    assert isinstance(refused, ProgramSyntaxError)
+    for place in (thrown, refused):
+        assert (place.line is None) == (place.column is None)
+        assert place.line is None or place.line >= 1
+
+
+_PLACES = st.builds(
+    "    at {}{}:{}:{}{}".format,
+    st.sampled_from(["", "f (", "async g (", "<eval> ("]),
+    st.sampled_from(
+        ["eval_script", "program", "check", "<input>", "program.js, <anonymous>", "program:module", "v8", "swc"]
+    ),
+    st.integers(0, 999_999_999),
+    st.integers(0, 999_999_999),
+    st.sampled_from(["", ")"]),
+)
+
+
+@pytest.mark.parametrize("stacks", [quickjs, deno], ids=["quickjs", "deno"])
+@given(lines=st.lists(_PLACES, max_size=5), mapped=st.sampled_from(["", "0\n", "1\n", "2\n"]), module=st.booleans())
+def test_any_place_is_within_the_program(stacks: Stacks, lines: list[str], mapped: str, module: bool) -> None:
+    """A place that a process makes up, however far away, is told within the program's lines, or not at all."""
+    source, stack = "const a = 1;\nb\n\tc", (mapped + "\n".join(lines)).encode()
+    refused = _outcome(Refused(module=module, message=b"", stack=stack), source=source, stacks=stacks)
+    assert isinstance(refused, ProgramSyntaxError)
+    assert refused.line is None or 1 <= refused.line <= 3
+
+
+def test_places_are_the_users_own() -> None:
+    """Wrapper and prelude lines are taken off, and the program's name put in."""
+    frames = b"    at f (eval_script:3:7)\n    at ok (promptlog:prelude:1:1)\n    at <eval> (eval_script:9:1)\n"
+    assert _outcome(Thrown(name=b"TypeError", message=b"m", stack=frames), source="f(\n  null.x)") == ProgramException(
+        name="TypeError", message="m", stack="    at f (p.js:2:7)", line=2, column=7
+    )
+
+
+def test_places_of_deno_are_the_users_own() -> None:
+    """The runner's lines are taken off, as are Deno's own, and the wrapper's three lines are not counted."""
+    frames = (
+        b"0\n    at f (program.js, <anonymous>:5:8)\n    at run (file:///app/runner.js:1:1)\n"
+        b"    at async go (ext:core/x.js:1:1)\n    at eval (program.js, <anonymous>:4:1)"
+    )
+    assert _outcome(
+        Thrown(name=b"TypeError", message=b"m", stack=frames), source="f(\n  null.x)", stacks=deno
+    ) == ProgramException(
+        name="TypeError",
+        message="m",
+        stack="    at f (p.js:2:8)\n    at <anonymous> (p.js:1:1)",
+        line=2,
+        column=8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "place"),
+    [
+        (2, 1, (1, 1)),
+        (2, 4, (1, 3)),
+        (2, 8, (1, 5)),
+        (2, 9, (1, 6)),
+        (2, 999, (1, 14)),
+        (3, 5, (2, 2)),
+        (99, 3, (98, 1)),
+    ],
+)
+def test_columns_are_utf_16(line: int, column: int, place: tuple[int, int]) -> None:
+    """The engine's bytes are counted as JavaScript counts its strings; past a line's end is its end."""
+    stack = b"    at f (eval_script:%d:%d)\n" % (line, column)
+    outcome = _outcome(Thrown(name=b"TypeError", message=b"m", stack=stack), source="aé\U0001f600b = null;\n}")
+    assert isinstance(outcome, ProgramException)
+    assert (outcome.line, outcome.column) == place
+
+
+@pytest.mark.parametrize(
+    ("module", "stack", "place"),
+    [
+        (False, "    at eval_script:3:4\n", (2, 3)),
+        (True, "    at program:2:4\n", (2, 3)),
+        (True, "    at check:2:4", (2, 3)),
+        (False, "    at eval_script:1:50\n", (1, 1)),  # in the wrapper's line
+        (False, "    at eval_script:4:1\n", (2, 4)),  # past the end
+        (False, "nowhere", (None, None)),
+        (False, "", (None, None)),
+    ],
+)
+def test_a_refusal_has_its_place(module: bool, stack: str, place: tuple[int | None, int | None]) -> None:
+    """A syntax error of a body is a line higher than the engine says, that of a module is where the engine says."""
+    refused = Refused(module=module, message=b"m", stack=stack.encode())
+    outcome = _outcome(refused, source="a\né +")
+    assert outcome == ProgramSyntaxError(message="m", line=place[0], column=place[1])
+
+
+@pytest.mark.parametrize(
+    ("module", "stack", "place"),
+    [
+        (True, "    at v8:2:3", (2, 3)),
+        (False, "    at v8:3:3", (2, 3)),
+        (False, "    at swc:3:3", (2, 2)),  # a tab is two characters to it
+        (False, "    at v8:1:9", (1, 1)),
+        (False, "    at v8:9:1", (2, 4)),
+        (False, "    at v8:3", (None, None)),
+        (False, "", (None, None)),
+    ],
+)
+def test_a_refusal_of_deno_has_its_place(module: bool, stack: str, place: tuple[int | None, int | None]) -> None:
+    """The two parsers of Deno count differently, and both are told as JavaScript counts."""
+    refused = Refused(module=module, message=b"m", stack=stack.encode())
+    outcome = _outcome(refused, source="a\n\tb+", stacks=deno)
+    assert outcome == ProgramSyntaxError(message="m", line=place[0], column=place[1])

@@ -1,0 +1,392 @@
+"""Hostile bytes: whatever a jailed process writes is messages or Malformed, and what is kept of it is bounded."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox.protocol.events import (
+    LAST,
+    Call,
+    Checked,
+    Log,
+    Maybe,
+    Message,
+    NoJson,
+    OutOfMemory,
+    Refused,
+    Thrown,
+    TooLarge,
+    Value,
+    Wait,
+)
+from sandbox.protocol.frames import HEADER_BYTES, LINE_BYTES, Caps, Decoder, Malformed, Task
+
+_KINDS = "lcwqvobxmsf"
+_TEXT_BYTES = 256 * 1024
+_TOKEN = b"0123456789abcdef"
+
+
+def _frame(kind: str, payload: bytes = b"") -> bytes:
+    return kind.encode("latin-1") + len(payload).to_bytes(4, "big") + payload
+
+
+def _announced(kind: str, size: int) -> bytes:
+    """The header alone of a frame of this size."""
+    return kind.encode() + size.to_bytes(4, "big")
+
+
+def _fields(*fields: bytes) -> bytes:
+    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+
+
+def _number(number: int) -> bytes:
+    return number.to_bytes(4, "big")
+
+
+def _decoder(task: Task = Task.RUN, token: bytes = b"", **caps: Any) -> Decoder:
+    given_caps: dict[str, Any] = {
+        "result_bytes": 1000, "log_bytes": 1600, "stripped_bytes": 100, "call_bytes": 200, "mappings": 3,
+    }  # fmt: skip
+    return Decoder(Caps(task=task, **given_caps | caps), token=token)
+
+
+def _decode(decoder: Decoder, parts: list[bytes]) -> tuple[list[Message], bool]:
+    """Return the messages of these parts, and whether the parts are malformed. Nothing else may come of them."""
+    messages: list[Message] = []
+    try:
+        for part in parts:
+            messages += decoder.feed(part)
+    except Malformed:
+        return messages, True
+    return messages, False
+
+
+_FIELD = st.binary(max_size=20)
+_NUMBER = st.integers(0, 2**32 - 1)
+_REFUSED = st.builds(Refused, module=st.booleans(), message=_FIELD, stack=_FIELD)
+_BEFORE = st.one_of(
+    st.builds(Log, level=st.integers(0, 4), mapping=st.integers(0, 2), text=_FIELD),
+    st.builds(Call, number=_NUMBER, name=_FIELD, arguments=_FIELD),
+    st.builds(Wait, answers_seen=_NUMBER, wake_ms=st.none() | st.integers(0, 2**32 - 2)),
+    st.builds(Maybe, last=st.none() | _REFUSED),
+)
+_LAST = st.one_of(
+    st.builds(Value, json=_FIELD),
+    st.builds(TooLarge, size=st.integers(0, 10**15 - 1)),
+    st.builds(NoJson, message=_FIELD),
+    st.builds(Thrown, name=_FIELD, message=_FIELD, stack=_FIELD),
+    st.builds(OutOfMemory),
+    _REFUSED,
+)
+
+
+def _encoded(message: Message) -> bytes:
+    """Write a message as a jailed process does."""
+    match message:
+        case Log(level=level, mapping=mapping, text=text):
+            return _frame("l", bytes([ord("0") + level + 5 * mapping]) + text)
+        case Call(number=number, name=name, arguments=arguments):
+            return _frame("c", _number(number) + _fields(name, arguments))
+        case Wait(answers_seen=seen, wake_ms=wake_ms):
+            return _frame("w", _number(seen) + (b"\xff" * 4 if wake_ms is None else _number(wake_ms)))
+        case Maybe(last=last):
+            return _frame("q", b"" if last is None else _form(last) + _fields(last.message, last.stack))
+        case Value(json=json):
+            return _frame("v", json)
+        case TooLarge(size=size):
+            return _frame("o", b"%d" % size)
+        case NoJson(message=text):
+            return _frame("b", text)
+        case Thrown(name=name, message=text, stack=stack):
+            return _frame("x", _fields(name, text, stack))
+        case OutOfMemory():
+            return _frame("m")
+        case Refused(message=text, stack=stack):
+            return _frame("s", _form(message) + _fields(text, stack))
+        case Checked(stripped=stripped):
+            return _frame("f", _form(message) + (stripped or b""))
+
+
+def _form(message: Refused | Checked) -> bytes:
+    return b"M" if message.module else b"B"
+
+
+@given(st.sampled_from(Task), st.lists(st.binary(max_size=40), max_size=8))
+def test_any_bytes_are_messages_or_malformed(task: Task, parts: list[bytes]) -> None:
+    """Nothing that a process can write raises anything but Malformed, or gives anything but messages."""
+    messages, _ = _decode(_decoder(task), parts)
+    assert all(isinstance(message, get_args(Message)) for message in messages)
+
+
+@given(st.sampled_from(Task), st.sampled_from(_KINDS), st.binary(max_size=60))
+def test_any_payload_of_a_known_kind_is_a_message_or_malformed(task: Task, kind: str, payload: bytes) -> None:
+    """A frame of the right form with any content gives one message, or is malformed."""
+    messages, malformed = _decode(_decoder(task), [_frame(kind, payload)])
+    assert len(messages) == (0 if malformed else 1)
+    assert all(isinstance(message, get_args(Message)) for message in messages)
+
+
+@given(
+    st.lists(_BEFORE, max_size=6),
+    st.none() | _LAST,
+    st.sampled_from([b"", _TOKEN]),
+    st.lists(st.integers(0, 400), max_size=6),
+)
+def test_every_message_is_read_as_it_was_written(
+    before: list[Message], last: Message | None, token: bytes, cuts: list[int]
+) -> None:
+    """Any sequence of messages, in any pieces, is read as exactly these messages."""
+    messages = before if last is None else [*before, last]
+    data = b"".join(token + _encoded(message) for message in messages)
+    ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
+    parts = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    decoder = _decoder(Task.CHECK_AND_RUN, token)
+    assert _decode(decoder, parts) == (messages, False)
+    assert decoder.ended == (last is not None)
+    assert not decoder.surplus
+
+
+@given(st.booleans(), st.none() | st.binary(min_size=1, max_size=100))
+def test_a_check_says_the_form_and_the_text(module: bool, stripped: bytes | None) -> None:
+    """The message of a check is read as it was written, up to the text's cap."""
+    message = Checked(module=module, stripped=stripped)
+    assert _decoder(Task.CHECK).feed(_encoded(message)) == [message]
+
+
+_FRAMES = {
+    "l": b"1text",
+    "c": _number(0) + _fields(b"f", b"[]"),
+    "w": _number(0) + _number(5),
+    "q": b"",
+    "v": b"1",
+    "o": b"5000",
+    "b": b"no JSON",
+    "x": _fields(b"Error", b"no", b""),
+    "m": b"",
+    "s": b"B" + _fields(b"m", b""),
+    "f": b"B",
+}
+
+
+@pytest.mark.parametrize("kind", [chr(number) for number in range(256)])
+@pytest.mark.parametrize(("task", "its_own"), [
+    (Task.RUN, "lcwvobxms"),
+    (Task.CHECK, "qxmsf"),
+    (Task.CHECK_AND_RUN, "lcwqvobxms"),
+])  # fmt: skip
+def test_each_task_has_its_kinds(task: Task, its_own: str, kind: str) -> None:
+    """A process may send the kinds of its task; any other byte there is malformed, whatever size follows it."""
+    if kind in its_own:
+        assert len(_decoder(task).feed(_frame(kind, _FRAMES[kind]))) == 1
+        return
+    for size in (0, 1, 0xFFFFFFFF):
+        with pytest.raises(Malformed, match="no known kind"):
+            _decoder(task).feed(kind.encode("latin-1") + _number(size))
+
+
+def test_an_engine_that_does_not_report_memory_may_not_say_so() -> None:
+    """Where the kernel tells that memory was refused, the process's own word of it is malformed."""
+    assert _decoder().feed(_frame("m")) == [OutOfMemory()]
+    with pytest.raises(Malformed, match="no known kind"):
+        _decoder(tells_memory=False).feed(_frame("m"))
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "most"),
+    [
+        (Task.RUN, "l", 3 * 1600 + 8),
+        (Task.RUN, "c", 200),
+        (Task.CHECK, "f", 101),
+        *((Task.CHECK_AND_RUN, kind, _TEXT_BYTES) for kind in "wqobxms"),
+        *((Task.CHECK, kind, _TEXT_BYTES) for kind in "qxms"),
+    ],
+)
+def test_a_frame_over_its_cap_is_refused_by_its_announcement(task: Task, kind: str, most: int) -> None:
+    """A frame that announces as much as it may is waited for; one byte more is refused before any of it is kept."""
+    assert _decoder(task).feed(_announced(kind, most)) == []
+    for size in (most + 1, 0x7FFFFFFF, 0xFFFFFFFF):
+        with pytest.raises(Malformed, match=f"announces {size} bytes"):
+            _decoder(task).feed(_announced(kind, size))
+
+
+def test_calls_need_a_cap() -> None:
+    """A run that was granted no calls of host functions takes no frame of one."""
+    caps = Caps(task=Task.RUN, result_bytes=10, log_bytes=10)
+    with pytest.raises(Malformed, match="announces 15 bytes"):
+        Decoder(caps).feed(_frame("c", _FRAMES["c"]))
+
+
+@pytest.mark.parametrize("size", [1001, 2000, 0xFFFFFFFF])
+def test_a_value_over_its_cap_is_too_large(size: int) -> None:
+    """A value that announces more than it may is told as too large by its size alone, and ends what is read."""
+    assert _decoder().feed(_announced("v", 1000)) == []
+    decoder = _decoder()
+    assert decoder.feed(_announced("v", size)) == [TooLarge(size=size)]
+    assert decoder.ended
+    with pytest.raises(Malformed, match="no known kind"):
+        _decoder(Task.CHECK).feed(_announced("v", size))
+
+
+def test_the_rest_of_a_value_over_its_cap_is_no_surplus() -> None:
+    """A script counts UTF-16 code units, so an honest process sends such a value whole: the rest of it is not surplus.
+
+    It makes no difference in how many parts it comes.
+    """
+    value = _frame("v", b"x" * 1500)
+    whole = _decoder()
+    whole.feed(value)
+    assert not whole.surplus
+    parts = _decoder()
+    for at in range(0, len(value), 100):
+        parts.feed(value[at : at + 100])
+    assert not parts.surplus
+
+
+def test_a_frame_behind_a_value_over_its_cap_is_surplus() -> None:
+    """What follows the whole of such a value came after the last message."""
+    whole = _decoder()
+    whole.feed(_frame("v", b"x" * 1500) + b"l")
+    assert whole.surplus
+
+
+def test_the_first_last_message_counts() -> None:
+    """Whatever comes after the last message, in the same part or later, is dropped unparsed, and noted as surplus."""
+    for last in _FRAMES:
+        task = Task.CHECK if last == "f" else Task.RUN
+        if last in "lcwq":
+            continue
+        for parts in ([_frame(last, _FRAMES[last]) + b"\0"], [_frame(last, _FRAMES[last]), b"v", b"\xff" * 99]):
+            decoder = _decoder(task)
+            messages, malformed = _decode(decoder, parts)
+            assert len(messages) == 1
+            assert isinstance(messages[0], LAST)
+            assert not malformed
+            assert decoder.ended
+            assert decoder.surplus
+
+
+def test_other_messages_do_not_end_what_is_read() -> None:
+    """After log lines, calls, waits and provisional outcomes the next frame is read, and none of it is surplus."""
+    decoder = _decoder(Task.CHECK_AND_RUN)
+    for kind in "lcwq":
+        assert len(decoder.feed(_frame(kind, _FRAMES[kind]))) == 1
+        assert not decoder.ended
+        assert not decoder.surplus
+    assert decoder.feed(_frame("v", b"1")) == [Value(json=b"1")]
+
+
+@pytest.mark.parametrize("log_bytes", [0, 1, 15, 16, 100, 1600])
+def test_console_lines_have_a_count(log_bytes: int) -> None:
+    """A process may send as many empty lines as its cap leaves room for, two more that report a cut, and no more."""
+    decoder = _decoder(log_bytes=log_bytes)
+    for _ in range(log_bytes // LINE_BYTES + 2):
+        assert decoder.feed(_frame("l", b"1")) == [Log(level=1, mapping=0, text=b"")]
+    with pytest.raises(Malformed, match="more console lines"):
+        decoder.feed(_frame("l", b"1"))
+
+
+def test_console_lines_have_a_budget_of_bytes() -> None:
+    """The text of all lines together may have three bytes for each byte of the cap, and 16 for each line."""
+    log_bytes = 1600
+    budget = 3 * log_bytes + LINE_BYTES * (log_bytes // LINE_BYTES + 2)
+    decoder = _decoder(log_bytes=log_bytes)
+    for size in (budget // 2, budget - budget // 2):
+        assert len(decoder.feed(_frame("l", b"1" + b"x" * size))) == 1
+    assert len(decoder.feed(_frame("l", b"1"))) == 1  # a line without a text costs nothing of it
+    with pytest.raises(Malformed, match="more console lines"):
+        decoder.feed(_frame("l", b"1x"))
+
+
+@given(st.integers(0, 400), st.lists(st.integers(0, 500), max_size=60))
+def test_what_a_console_may_write_is_never_too_much(log_bytes: int, sizes: list[int]) -> None:
+    """Lines as the engines' script cuts them, of characters that take three bytes each, are within the budgets."""
+    decoder, left, told = _decoder(log_bytes=log_bytes), log_bytes, False
+    for size in sizes:
+        if left < 0:
+            if not told:
+                decoder.feed(_frame("l", b"1"))
+            told = True
+            continue
+        units = min(size, left + 1)
+        left -= units + LINE_BYTES
+        assert len(decoder.feed(_frame("l", b"1" + "漢".encode() * units))) == 1
+
+
+@pytest.mark.parametrize("mappings", [1, 2, 3])
+def test_a_line_has_a_level_and_a_mapping_of_its_engine(mappings: int) -> None:
+    """The first character has the level and the mapping. Any character but those that the engine has is malformed."""
+    for number in range(256):
+        mapping, level = divmod(number - ord("0"), 5)
+        decoder = _decoder(mappings=mappings)
+        if 0 <= mapping < mappings:
+            assert decoder.feed(_frame("l", bytes([number, 255]))) == [Log(level=level, mapping=mapping, text=b"\xff")]
+        else:
+            with pytest.raises(Malformed, match="without a level"):
+                decoder.feed(_frame("l", bytes([number])))
+    with pytest.raises(Malformed, match="without a level"):
+        _decoder(mappings=mappings).feed(_frame("l"))
+
+
+def test_a_token_stands_before_each_frame() -> None:
+    """With a token, frames count only behind it; one byte that differs, or a frame without it, is malformed."""
+    frame = _frame("l", b"1a")
+    decoder = _decoder(token=_TOKEN)
+    assert len(decoder.feed((_TOKEN + frame) * 3)) == 3
+    for at in range(len(_TOKEN)):
+        other = bytearray(_TOKEN + frame)
+        other[at] ^= 1
+        with pytest.raises(Malformed, match="not a frame"):
+            _decoder(token=_TOKEN).feed(bytes(other))
+    with pytest.raises(Malformed, match="not a frame"):
+        _decoder(token=_TOKEN).feed(_TOKEN + frame + frame + bytes(16))
+    with pytest.raises(Malformed, match="no known kind"):
+        _decoder().feed(_TOKEN + frame)
+
+
+@given(st.binary(min_size=len(_TOKEN) + HEADER_BYTES, max_size=80).filter(lambda data: not data.startswith(_TOKEN)))
+def test_no_bytes_without_the_token_are_a_message(data: bytes) -> None:
+    """A program that does not know the token can make no message."""
+    assert _decode(_decoder(token=_TOKEN), [data]) == ([], True)
+
+
+@pytest.mark.parametrize("payload", [b"", b"-1", b"1.5", b"1e3", b"\xb2", "²".encode(), b" 1", b"9" * 16, b"9" * 5000])
+def test_a_size_that_is_no_number_is_none(payload: bytes) -> None:
+    """A process that reports its result as too large may write any size: what is not up to 15 digits counts as 0."""
+    assert _decoder().feed(_frame("o", b"9" * 15)) == [TooLarge(size=10**15 - 1)]
+    assert _decoder().feed(_frame("o", payload)) == [TooLarge(size=0)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "fields"),
+    [("x", b"", 3), ("s", b"B", 2), ("q", b"M", 2), ("c", _number(7), 2)],
+)
+def test_fields_lie_within_their_frame(kind: str, payload: bytes, fields: int) -> None:
+    """A frame that ends before its fields do, wherever it ends, or whose field claims more, is malformed."""
+    whole = payload + _fields(*[b"abc"] * fields)
+    assert len(_decoder(Task.CHECK_AND_RUN).feed(_frame(kind, whole))) == 1
+    for end in range(1, len(whole)):
+        with pytest.raises(Malformed):
+            _decoder(Task.CHECK_AND_RUN).feed(_frame(kind, whole[:end]))
+    for size in (4, 0x7FFFFFFF, 0xFFFFFFFF):
+        with pytest.raises(Malformed, match="do not fill it"):
+            _decoder(Task.CHECK_AND_RUN).feed(_frame(kind, whole[:-7] + _number(size) + b"abc"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"), [("x", b""), ("s", b"B"), ("q", b"M"), ("c", _number(7))]
+)  # fmt: skip
+def test_fields_fill_their_frame(kind: str, payload: bytes) -> None:
+    """A frame with bytes behind its last field is malformed."""
+    whole = payload + _fields(*[b"abc"] * (3 if kind == "x" else 2))
+    with pytest.raises(Malformed, match="do not fill it"):
+        _decoder(Task.CHECK_AND_RUN).feed(_frame(kind, whole + b"more"))
+
+
+def test_a_frame_of_nothing_has_no_payload() -> None:
+    """The frame that reports no memory has no payload; with one it is malformed."""
+    with pytest.raises(Malformed):
+        _decoder().feed(_frame("m", b"more"))

@@ -1,0 +1,249 @@
+"""Programs of several files: kept as submitted, verified file by file, with paths that stay in their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from promptlogd.store import Damaged, NotFound, Store, StoreFailed, Submission, Unstorable
+from sandbox.program import Program
+from tests.store.programs import ARTIFACT, BUILD, text
+from tests.store.reopened import reopened
+
+_FILES = {
+    "main.ts": b"import { a } from './lib/a.ts'\nexport default () => a\n",
+    "lib/a.ts": b"export const a: number = 1\r\n",
+    "lib/deep/er/data.json": b"{}",
+    "lib/meta.json": b"not the store's",
+    "source": b"",
+    "\u00fc \u4e2d \"'$(x).ts": b"\xff\0",
+}
+_HASH = hashlib.sha256(b"a manifest").hexdigest()
+
+
+def _program(files: dict[str, bytes] | None = None, entry: str = "main.ts", hash: str = _HASH) -> Program:
+    return Program(hash=hash, files=files or _FILES, entry=entry, language="typescript", engine="deno")
+
+
+def _keep(store: Store, program: Program, uid: int = 7, tenant: str | None = None) -> tuple[str, bool]:
+    staged = store.stage(program, uid=uid, tenant=tenant)
+    return store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="x"))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state folder with one program of several files."""
+    with reopened(tmp_path / "state") as store:
+        assert _keep(store, _program(), tenant="a tenant") == (_HASH, True)
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(state: Path) -> Iterator[Store]:
+    """An open store of that folder."""
+    with reopened(state) as store:
+        yield store
+
+
+def _object(state: Path) -> Path:
+    return state / "programs" / _HASH[:2] / _HASH[2:]
+
+
+def _hidden(store: Store) -> list[Path]:
+    return list((store.folder / "programs").glob(".[ts]*-*"))
+
+
+def test_several_files_come_back(state: Path) -> None:
+    """Every file, the entry, engine, language and owner are as submitted, after a start and without SQLite as well."""
+    for turn in range(2):
+        with reopened(state) as store:
+            assert store.load(store.resolve("@x")) == _program()
+            assert store.artifact(_HASH, "deno", BUILD) == ARTIFACT
+            fact = store.show(_HASH)[0]
+            assert (fact.size, fact.created_by, fact.engine) == (sum(map(len, _FILES.values())), 7, "deno")
+            assert _keep(store, _program(), uid=8) == (_HASH, False)
+            assert not _hidden(store)
+        if not turn:
+            (state / "facts.sqlite3").unlink()
+    assert b'"owner":{"uid":7,"tenant":"a tenant"}' in (_object(state) / "meta.json").read_bytes()
+    assert (_object(state) / "files/lib/a.ts").read_bytes() == _FILES["lib/a.ts"]
+
+
+def test_one_file_with_a_path_of_its_own(store: Store) -> None:
+    """A single file that is not the text of its hash, or has another path, keeps its path."""
+    source = b"return 1"
+    own = Program.of_text(source, language="javascript", engine="quickjs")
+    moved = Program(hash="1" * 64, files={"a/b.mjs": source}, entry="a/b.mjs", language="javascript", engine="quickjs")
+    other = Program(hash="2" * 64, files=own.files, entry=own.entry, language="javascript", engine="quickjs")
+    for program in (own, moved, other):
+        assert _keep(store, program) == (program.hash, True)
+        assert store.load(program.hash) == program
+
+
+def test_a_removal_takes_all_files(store: Store, state: Path) -> None:
+    """Nothing of the program is left."""
+    assert store.remove(_HASH) == ["x"]
+    with pytest.raises(NotFound):
+        store.load(_HASH)
+    assert not list(state.glob("programs/*/*"))
+    assert not _hidden(store)
+
+
+def test_staged_files_are_discarded(store: Store) -> None:
+    """Several files that turned out to be no program leave nothing."""
+    staged = store.stage(_program(hash="3" * 64), uid=7)
+    assert _hidden(store)
+    store.discard(staged)
+    assert not _hidden(store)
+
+
+def test_a_recent_program_is_read_again_once_a_file_changed(store: Store, state: Path) -> None:
+    """It comes from memory while all files are the same; a change of any of them is seen."""
+    assert store.load(_HASH) is store.load(_HASH)
+    (_object(state) / "files/lib/deep/er/data.json").write_bytes(b"[]")
+    with pytest.raises(Damaged, match="do not have their hash"):
+        store.load(_HASH)
+
+
+def _flip(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def _grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"x")
+
+
+_DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
+    ("files/main.ts", _flip),
+    ("files/lib/deep/er/data.json", Path.unlink),
+    ("files/lib/a.ts", _grow),
+    ("files/source", _grow),
+    ("meta.json", _flip),
+    ("meta.json", Path.unlink),
+]
+
+
+@pytest.mark.parametrize(("what", "damage"), _DAMAGE)
+def test_damage_is_set_aside(store: Store, state: Path, what: str, damage: Callable[[Path], object]) -> None:
+    """Damage of any file or of the metadata is reported, moved away, and put right by a submit."""
+    damage(_object(state) / what)
+    with pytest.raises(Damaged):
+        store.load(_HASH)
+    assert [path.name.split("-")[0] for path in (state / "damaged").iterdir()] == [_HASH]
+    with pytest.raises(NotFound):
+        store.resolve("@x")
+    assert _keep(store, _program()) == (_HASH, True)
+    assert store.load(_HASH) == _program()
+
+
+@pytest.mark.parametrize(("what", "damage"), _DAMAGE)
+def test_a_submit_replaces_damage(store: Store, state: Path, what: str, damage: Callable[[Path], object]) -> None:
+    """If a submit of the same files finds the damage, the program keeps its name, user and, if known, its tenant."""
+    damage(_object(state) / what)
+    assert _keep(store, _program(), uid=8, tenant="another") == (_HASH, True)
+    assert store.load(store.resolve("@x")) == _program()
+    assert store.show(_HASH)[0].created_by == 7
+    owner = b'{"uid":7}' if what == "meta.json" else b'{"uid":7,"tenant":"a tenant"}'
+    assert b'"owner":' + owner in (_object(state) / "meta.json").read_bytes()
+    assert len(list((state / "damaged").iterdir())) == 1
+
+
+@pytest.mark.parametrize("what", ["files", "files/lib", "files/lib/deep/er/data.json", "meta.json"])
+def test_a_link_is_not_followed(store: Store, state: Path, tmp_path: Path, what: str) -> None:
+    """A link in place of a folder or a file refuses the load and moves nothing; repaired, all is as it was."""
+    path = _object(state) / what
+    path.rename(tmp_path / "away")
+    path.symlink_to(tmp_path / "away")
+    for _ in range(2):
+        with pytest.raises(StoreFailed, match="Submit the program again"):
+            store.load(_HASH)
+    assert not list((state / "damaged").iterdir())
+    path.unlink()
+    (tmp_path / "away").rename(path)
+    assert store.load(store.resolve("@x")) == _program()
+
+
+@pytest.mark.parametrize("lost", ["facts.sqlite3", None])
+def test_damaged_metadata_at_a_start(state: Path, lost: str | None) -> None:
+    """A start with metadata that can't be guessed goes on, and the program is not served."""
+    _flip(_object(state) / "meta.json")
+    if lost:
+        (state / lost).unlink()
+    with reopened(state) as store, pytest.raises(Damaged):
+        store.load(_HASH)
+
+
+_LONG = "d/" * 15 + "f"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "/etc/passwd", "a/", "/a", "a//b", ".", "..", "../a", "a/..", "a/../b", "a/./b", "./a"),
+        *("a\\b", "a\0b", "a\nb", "\x7f", "\u202e", "\ud800", "x" * 256, "\u00e4" * 128, "d/" + _LONG),
+    ],
+)
+def test_a_bad_path(store: Store, path: str) -> None:
+    """A path that leads out, has two forms, can't be shown or is too long is refused, and nothing is written."""
+    for files in ({path: b""}, {"main.ts": b"", path: b""}):
+        with pytest.raises(Unstorable, match="path"):
+            store.stage(_program(files, entry=next(iter(files)), hash="4" * 64), uid=7)
+    assert not _hidden(store)
+
+
+@pytest.mark.parametrize("paths", [["a", "a/b"], ["a/b/c", "a/b"], ["x/y", "x-y", "x", "z"]])
+def test_a_file_that_is_a_folder(store: Store, paths: list[str]) -> None:
+    """No path may be a file and a folder, in whatever order they come."""
+    for order in (paths, paths[::-1]):
+        with pytest.raises(ValueError, match="is a file and a folder"):
+            store.stage(_program(dict.fromkeys(order, b""), entry=order[0], hash="4" * 64), uid=7)
+    assert not _hidden(store)
+
+
+def test_the_bounds(store: Store) -> None:
+    """The most files, the longest path and the deepest are taken; one more is refused, and so is a missing entry."""
+    most = {f"{number}": b"%d" % number for number in range(254)} | {_LONG: b"", "x" * 255: b"x"}
+    program = _program(most, entry=_LONG, hash="5" * 64)
+    assert _keep(store, program) == (program.hash, True)
+    assert store.load(program.hash) == program
+    with pytest.raises(Unstorable, match="257 files, and 256 are the most"):
+        store.stage(_program(most | {"more": b""}, entry="more", hash="6" * 64), uid=7)
+    with pytest.raises(Unstorable, match="'no' is not a file"):
+        store.stage(_program(entry="no", hash="6" * 64), uid=7)
+    large = bytes(40 << 20)
+    with pytest.raises(Unstorable, match="bytes, and 67108864 are the most"):
+        store.stage(_program({"a": large, "b": large}, entry="a", hash="6" * 64), uid=7)
+    for tenant in ("", "x" * 256, "a\nb", "\ud800"):
+        with pytest.raises(Unstorable, match="tenant"):
+            store.stage(_program(hash="6" * 64), uid=7, tenant=tenant)
+    for hash in ("", "6" * 63, "G" * 64, "../" * 21 + "a"):
+        with pytest.raises(Unstorable, match="is no hash"):
+            store.stage(_program(hash=hash), uid=7)
+    assert not _hidden(store)
+
+
+def test_what_a_submit_waits_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text waits for the disk three times: its source, its metadata, and the shelf. More files wait for each."""
+    waited: list[int] = []
+    fsync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        waited.append(descriptor)
+        fsync(descriptor)
+
+    store.make_spares()
+    monkeypatch.setattr(os, "fsync", counted)
+    staged = store.stage(text(b"return 1"), uid=7)
+    store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD))
+    assert len(waited) == 3
+    waited.clear()
+    staged = store.stage(_program(hash="7" * 64), uid=7)
+    store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD))
+    # The files, their folders `files`, `lib`, `lib/deep` and `lib/deep/er`, the metadata, its folder, and the shelf.
+    assert len(waited) == len(_FILES) + 4 + 3
