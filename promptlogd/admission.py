@@ -1,13 +1,16 @@
-"""Who runs next: so many at once, a bounded queue behind, and turns by client, so that none can crowd out the rest.
+"""Who runs next: slots, a bounded queue behind them, and turns by client.
 
-A run's length is not known beforehand, but a client's next run is much like its last ones. A client whose runs took
-long lately has half of the slots at the most, together with all others of that kind: whatever they send, a client with
-short runs finds a slot. CPU-bound runs lose nothing by it, since there are twice as many slots as cores. While others
-have short runs it is one less, so that these find a core as well.
+A client whose recent runs used 5 ms of CPU time or more is *long*. Engines that restart slowly form a class of their
+own, *costly*, unless the client is long. All other runs are *short*. Each class has a cap, so that none crowds out the
+others:
 
-A run on an engine that takes long to make a cell ready again, though it may be short itself, is of a third kind, told
-by the request: such runs have half of the slots as well, so that the long ones don't crowd them out either. While there
-are short runs, both kinds together have what the long ones have, so that they don't crowd those out.
+| class  | slots it may hold                                               | while short runs come     |
+|--------|-----------------------------------------------------------------|---------------------------|
+| short  | all                                                             | all                       |
+| costly | half; with long: all but one                                    | with long: half less one  |
+| long   | half, less one while costly runs come; with costly: all but one | with costly: half less one|
+
+CPU-bound runs lose nothing by it, since there are twice as many slots as cores.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ LONG_MS = 5.0
 """CPU time from which on a run is a long one."""
 
 _FORGET = 0.9
-"""How much of what a long run has shown is left after each shorter one: after 22 of them a client is as before."""
+"""Share of a client's estimate that stays after each shorter run. After 22 of them 50 ms have become less than 5."""
 
 _LEFT_S = 1.0
-"""For so long a client that left with long runs behind it is taken to come back."""
+"""A process that reconnects within this time keeps its history."""
 
 _MOST_LEFT = 1024
 
@@ -131,9 +134,7 @@ class Admission:
 
     def release(self, slot: Slot, cpu_ms: float) -> None:
         """Give a slot back, with the CPU time of its run: it goes to whose turn it is."""
-        self._free += 1
-        self._held[slot.kind] -= 1
-        self.running -= 1
+        self._take_back(slot)
         self.finished += 1
         expected = max(cpu_ms, _FORGET * self._expected_ms.get(slot.client, 0.0))
         # To be long takes more where each run costs more.
@@ -143,6 +144,16 @@ class Admission:
             self._expected_ms.pop(slot.client, None)
             self._short_at[slot.kind] = trio.current_time()
         self._hand_out()
+
+    def return_unused(self, slot: Slot) -> None:
+        """Give back a slot in which nothing ran. Nothing is learned from it."""
+        self._take_back(slot)
+        self._hand_out()
+
+    def _take_back(self, slot: Slot) -> None:
+        self._free += 1
+        self._held[slot.kind] -= 1
+        self.running -= 1
 
     def inherit(self, client: Hashable, process: Hashable) -> None:
         """Take a new client for what one that just left was: a process may connect anew for each run."""

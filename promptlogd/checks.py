@@ -83,7 +83,7 @@ class Checks:
             case Checked() as checked:
                 artifact = await self._hosts[engine].artifact(source, language, checked)
                 if artifact is None:
-                    raise self._unchecked(Crashed(message="the engine wrote a form that there is not"))
+                    raise self._unchecked(Crashed(message="the engine's answer to the check is not valid"))
                 return artifact
             case outcome:
                 raise self._unchecked(outcome)

@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 
 _READ_BYTES = 256 * 1024
 _OUTBOX_BYTES = 1024 * 1024
-"""With so much unsent, nothing more of this client is begun: no request is read, and no run that waits is run."""
+"""Unsent replies above which the daemon reads no more requests of this client, and begins none of its runs that wait.
+"""
 
 _STOPPED = RequestError("shutting_down", "the daemon was stopped before this was done")
 
@@ -58,7 +59,6 @@ class Connection:
         self._principal = Principal(connection=number, uid=peer.uid, process=peer.process)
         self._may_name_tenants = peer.uid == os.geteuid() or peer.uid in settings.fronts
         self._in_hand: dict[Id, RequestSink] = {}
-        self._tasks: trio.Nursery | None = None
         self._outbox = bytearray()
         self._outbox_filled = trio.Event()
         self._progress = trio.Event()
@@ -73,8 +73,8 @@ class Connection:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
-                    async with trio.open_nursery() as self._tasks:
-                        await self._read()
+                    async with trio.open_nursery() as tasks:
+                        await self._read(tasks)
                         # After the last read, only this task notices that the client left.
                         nursery.start_soon(self._watch_gone)
                         while self._in_hand:
@@ -84,7 +84,6 @@ class Connection:
         except* OSError as group:
             _log.debug("client %d is gone: %s", number, group.exceptions[0])
         finally:
-            self._tasks = None
             for sink in list(self._in_hand.values()):
                 if self._clients.draining:
                     sink.refuse(_STOPPED)
@@ -98,7 +97,7 @@ class Connection:
             self._session = ServerSession()
             self._outbox.clear()
 
-    async def _read(self) -> None:
+    async def _read(self, tasks: trio.Nursery) -> None:
         """Read requests until the client closes its side, or sends what can't be followed."""
         settings = self._settings
         owed_since = math.inf
@@ -130,13 +129,13 @@ class Connection:
                     case BadMessage():
                         self.send_error(event.id, "bad_request", event.message)
                     case _:
-                        await self._begin(event)
+                        await self._begin(event, tasks)
             if not self._session.mid_frame:
                 owed_since = math.inf
             elif owed_since == math.inf or events:
                 owed_since = trio.current_time()
 
-    async def _begin(self, request: Request) -> None:
+    async def _begin(self, request: Request, tasks: trio.Nursery) -> None:
         if not isinstance(request, Cancel) and self._has_enough():
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(self._watch_gone)
@@ -151,13 +150,13 @@ class Connection:
             message = "a tenant is named by fronts alone: see `server.fronts` in the configuration"
             self.send_error(request.id, "forbidden", message)
         else:
-            self._start(request)
+            self._start(request, tasks)
 
-    def _start(self, request: Request) -> None:
+    def _start(self, request: Request, tasks: trio.Nursery) -> None:
         principal = self._principal
         if request.tenant is not None:
             principal = msgspec.structs.replace(principal, tenant=request.tenant)
-        sink = self._in_hand[request.id] = RequestSink(self, request)
+        sink = self._in_hand[request.id] = RequestSink(self, request, tasks)
         self._clients.unanswered += 1
         try:
             self._handlers[type(request)].start(principal, request, sink)
@@ -182,12 +181,8 @@ class Connection:
         sink = self._in_hand.get(target)
         return sink is not None and sink.cancel()
 
-    def spawn(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
-        """Work on a request in a task of its own."""
-        if self._tasks is not None:
-            self._tasks.start_soon(self._work, work, sink)
-
-    async def _work(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
+    async def work(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
+        """Work on a request. The reply that comes of it, if any, is sent."""
         try:
             reply = await work()
         except RequestError as error:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import trio
+
 from promptlogd.refusal import Detail, RequestError
 from promptlogd.sink import Sink
 from promptlogd.wire.messages import ErrorCode, Id, Log, Reply, Request
@@ -25,8 +27,8 @@ class Replies(Protocol):
     def done(self, id: Id) -> None:
         """A request has its last reply."""
 
-    def spawn(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
-        """Work on a request in a task of its own."""
+    async def work(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
+        """Work on a request. The reply that comes of it, if any, is sent."""
 
     def cancel(self, target: Id) -> bool:
         """Cancel the run that a request began; return whether there is one."""
@@ -41,8 +43,9 @@ class Replies(Protocol):
 class RequestSink(Sink):
     """The way back of one request of a connection."""
 
-    def __init__(self, client: Replies, request: Request) -> None:
+    def __init__(self, client: Replies, request: Request, tasks: trio.Nursery) -> None:
         self._client: Replies | None = client
+        self._tasks = tasks
         self._id = request.id
         self._name = type(request).__name__
         self._on_cancel: Callable[[], None] | None = None
@@ -75,7 +78,7 @@ class RequestSink(Sink):
 
     def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
         if self._client is not None:
-            self._client.spawn(work, self)
+            self._tasks.start_soon(self._client.work, work, self)
 
     def when_cancelled(self, callback: Callable[[], None]) -> None:
         if self._client is not None:

@@ -1,6 +1,7 @@
 """Runs, from the request to the result: each waits for its turn and for a cell, is in the cell, and ends.
 
 Nothing here waits: admission, the pool and the cell call back. A run that is cancelled ends at once where it is.
+More than 300 lines, since the whole life of a run is in one place.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Runs:
         self.admission = admission
         self._default_memory_bytes = default_memory_bytes
         self._queue_bytes = queue_bytes
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._waiting_bytes = 0
         self._known: set[int] = set()
         """Numbers of the connections that have had a run."""
@@ -131,7 +132,7 @@ class Runs:
     @property
     def late(self) -> RequestError:
         """Why a run that waited for too long could not be tried."""
-        return RequestError("busy", f"waited {self._wait_s:g} s for a turn; try again")
+        return RequestError("busy", f"waited {self.wait_s:g} s for a turn; try again")
 
 
 class PendingRun:
@@ -163,6 +164,9 @@ class PendingRun:
         self._waiter: Waiter | None = None
         self._cell: Cell | None = None
         self._give_up_at = 0.0
+        self._since = trio.current_time()
+        self._held_bytes = 0
+        """What is counted of the memory that the run holds while it waits."""
 
     def ask_for_turn(self) -> None:
         """Take a slot, or wait for one."""
@@ -170,24 +174,32 @@ class PendingRun:
         slot = admission.take(self._principal.connection, self._after_ms)
         if slot is not None:
             self._granted(slot)
-            return
-        held = _held_bytes(self._job)
+        elif self._hold():
+            self._turn = admission.wait(self._principal.connection, self._after_ms, self._turn_came)
+
+    def _turn_came(self, slot: Slot | None) -> None:
+        self._turn = None
+        if slot is None:
+            self._end(self._runs.late)
+        else:
+            self._granted(slot)
+
+    def _hold(self) -> bool:
+        """Count what the run holds of memory while it waits; return whether it may wait."""
+        if self._held_bytes:
+            return True
+        held_bytes = _bytes_of(self._job)
         try:
-            self._runs.hold(held)
+            self._runs.hold(held_bytes)
         except RequestError as error:
             self._end(error)
-            return
+            return False
+        self._held_bytes = held_bytes
+        return True
 
-        def granted(slot: Slot | None) -> None:
-            self._turn = None
-            self._runs.let_go(held)
-            if slot is None:
-                self._end(self._runs.late)
-            else:
-                self._granted(slot)
-
-        self._turn = admission.wait(self._principal.connection, self._after_ms, granted)
-        self._held_bytes = held
+    def _let_go(self) -> None:
+        self._runs.let_go(self._held_bytes)
+        self._held_bytes = 0
 
     def cancel(self) -> None:
         """End the run, wherever it is. `ended` is called with the outcome `cancelled`, now or soon."""
@@ -196,32 +208,39 @@ class PendingRun:
             return
         if self._turn is not None:
             self._runs.admission.leave(self._turn)
-            self._runs.let_go(self._held_bytes)
             self._turn = None
         if self._waiter is not None:
             self._waiter.cancel()
             self._waiter = None
-        self._release(0.0)
+        self._return_slot()
         self._end(Result(outcome=Cancelled(), usage=Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)))
 
     def _granted(self, slot: Slot) -> None:
+        self._slot = slot
         if not self._room.has_room():
             # A client that does not read gets no more to read, and holds no slot meanwhile.
-            self._runs.admission.release(slot, 0.0)
-            self._room.when_room(self._ask_again)
+            self._return_slot()
+            if self._hold():
+                self._room.when_room(self._ask_again)
             return
-        self._slot = slot
+        self._let_go()
         self._give_up_at = trio.current_time() + _LOST_S
         self._take_cell()
 
     def _ask_again(self) -> None:
-        if self._ended is not None:
+        if self._ended is None:
+            return
+        if trio.current_time() - self._since > self._runs.wait_s:
+            self._end(self._runs.late)
+        else:
             self.ask_for_turn()
 
     def _take_cell(self) -> None:
         pool = self._runs.pools[self._job.engine]
         memory_bytes = self._runs.other_memory(self._job)
-        self._waiter = pool.take(self._taken, fresh=self._fresh, memory_bytes=memory_bytes)
+        waiter = pool.take(self._taken, fresh=self._fresh, memory_bytes=memory_bytes)
+        if waiter is not None:  # else `_taken` was called, and may have asked for another cell since
+            self._waiter = waiter
 
     def _taken(self, cell: Cell | CellStartError | RootError) -> None:
         self._waiter = None
@@ -263,15 +282,21 @@ class PendingRun:
         assert cell is not None
         self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
         if self._ended is None:
-            self._release(0.0)
+            self._return_slot()
         elif trio.current_time() < self._give_up_at:
             self._take_cell()
         else:
             self._fail(RequestError("internal", "several cells in a row were lost; see the daemon's log"))
 
     def _fail(self, error: RequestError) -> None:
-        self._release(0.0)
+        self._return_slot()
         self._end(error)
+
+    def _return_slot(self) -> None:
+        """Give back a slot in which nothing ran."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._runs.admission.return_unused(slot)
 
     def _release(self, cost_ms: float) -> None:
         slot, self._slot = self._slot, None
@@ -279,12 +304,13 @@ class PendingRun:
             self._runs.release(slot, cost_ms, self._principal)
 
     def _end(self, result: Result | RequestError) -> None:
+        self._let_go()
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(result)
 
 
-def _held_bytes(job: Job) -> int:
+def _bytes_of(job: Job) -> int:
     """Return what a run that waits holds of the daemon's memory at the most: its texts, and the request it came in."""
     request = 0 if job.task is Task.RUN else _BYTES_PER_CHARACTER * len(job.source)
     return request + len(job.source) + sys.getsizeof(job.prompt) + sys.getsizeof(job.env)

@@ -38,7 +38,6 @@ _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _TRIM_S = 10.0
 _SPARES_WAIT_S = 0.005
-_ZYGOTE_BYTES = 64 << 20
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -76,8 +75,8 @@ def _make_cgroup(config: Config, name: str) -> Cgroup | None:
     """Make the cgroup that cells' cgroups are made in, if one is wanted and can be had."""
     if config.pool.cgroup == "never":
         return None
-    # RLIMIT_AS limits a run's memory. This is the most of any run, and room for the zygote.
-    return cgroup.make(name, config.limits.max.limits().memory_bytes + _ZYGOTE_BYTES)
+    beside_bytes = max(spec.beside_run_bytes for spec in ENGINES.values())
+    return cgroup.make(name, config.limits.max.limits().memory_bytes + beside_bytes)
 
 
 def _make_hosts(config: Config, folder: Path, parent: Cgroup | None, identities: Identities) -> dict[str, EngineHost]:
@@ -178,7 +177,7 @@ class _Daemon:
 
     def _warn_of_missing(self) -> None:
         for name, host in self._hosts.items():
-            named = name == self._config.engines.default or (name == "deno" and self._config.deno.jit == "always")
+            named = name == self._config.engines.default or host.is_demanded()
             if named and (why := host.missing()) is not None:
                 _log.warning("the configuration names the engine %s: %s", name, why)
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a sandbox, as against with a program in it. What a program does is an outcome."""
+"""Errors of the sandbox itself. What a program does is an outcome, not an error."""
 
 from __future__ import annotations
 

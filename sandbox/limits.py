@@ -10,7 +10,7 @@ MIB = 1024 * 1024
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one run may use at the most.
 
-    The defaults are DESIGN's: 128 MiB of address space, 50 ms of CPU time, 1 s of wall time,
+    The defaults: 128 MiB of address space, 50 ms of CPU time, 1 s of wall time,
     a result of 1 MiB and logs of 64 KiB (both counted in UTF-8 bytes).
     """
 

@@ -49,7 +49,7 @@ class BadResult(_Record, frozen=True, kw_only=True, tag="bad_result"):
 
 
 class CpuLimit(_Record, frozen=True, kw_only=True, tag="cpu_limit"):
-    """The kernel's timer on the process's CPU clock went off. In ms."""
+    """The process reached its CPU limit. In ms."""
 
     limit: int
     used: float
@@ -70,7 +70,7 @@ class MemoryLimit(_Record, frozen=True, kw_only=True, tag="memory_limit"):
 
 
 class OutputLimit(_Record, frozen=True, kw_only=True, tag="output_limit"):
-    """The result is larger than the limit. In bytes of UTF-8."""
+    """The result is larger than the limit. In bytes of UTF-8; `used` in UTF-16 code units if the engine stopped it."""
 
     limit: int
     used: int

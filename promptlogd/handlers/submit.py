@@ -108,4 +108,5 @@ class _Staging:
         """Discard what was staged, unless it was kept."""
         staged = self._staged
         if staged is not None and not self.kept:
-            await trio.to_thread.run_sync(lambda: self._store.discard(staged))
+            # The next start removes what a disk that hangs leaves.
+            await trio.to_thread.run_sync(lambda: self._store.discard(staged), abandon_on_cancel=True)

@@ -29,7 +29,7 @@ _VERSION_1 = {_LOCK_FILE, "programs", "damaged", "facts.sqlite3", "names.jsonl",
 """What is in a folder of promptlog 0.1.0, which has no file of its format."""
 
 _ENOUGH = 4
-"""So many of these names are no chance."""
+"""Number of these names that identifies a folder as a store."""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -96,8 +96,8 @@ def encode_meta(meta: Meta) -> bytes:
     return seal(meta)
 
 
-def decode_meta(data: bytes, hash: str) -> tuple[Meta, int]:
-    """Return (the metadata that `meta.json` has, the format version of this record). Raises ValueError for damage.
+def decode_meta(data: bytes, hash: str) -> tuple[Meta, bool]:
+    """Return (the metadata that `meta.json` has, whether the record is of this version). Raises ValueError for damage.
 
     A record of version 1 can lie in a newer folder: a program that could not be read during the migration has one.
     """
@@ -110,5 +110,5 @@ def decode_meta(data: bytes, hash: str) -> tuple[Meta, int]:
         meta = text_meta(
             hash, size=old.size, language=old.language, engine=old.engine, owner=owner, created_at=old.created_at
         )
-        return meta, 1
-    return meta, 2
+        return meta, False
+    return meta, True

@@ -139,13 +139,13 @@ def _write(folder: int, hash: str) -> _Result:
     """Write the new metadata beside the old, and begin to bring it to the disk. Raises OSError."""
     result = _Result.CONVERTED
     try:
-        meta, version = decode_meta(read_file(META, MOST_META_BYTES, parent=folder), hash)
+        meta, current = decode_meta(read_file(META, MOST_META_BYTES, parent=folder), hash)
     except (FileNotFoundError, ValueError):
         guess = _guess(folder, hash)
         if guess is None:
             return _Result.LEFT
-        meta, version, result = guess, 1, _Result.GUESSED
-    if version == FORMAT:
+        meta, current, result = guess, False, _Result.GUESSED
+    if current:
         _remove(folder, _WRAPPED, _NEW_WRAPPED, _NEW_META)
         return _Result.ALREADY
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -14,7 +14,7 @@ class Policy(Protocol):
     """Tells a pool how many blank cells there should be."""
 
     fixed: bool
-    """Whether the number holds, however many wait. A cell that is spent is then replaced before anything else."""
+    """Whether the number of cells is constant. If so, the pool replaces spent cells first."""
 
     def note(self, now: float, wanted: int) -> None:
         """A cell was asked for; with it, so many are wanted now."""

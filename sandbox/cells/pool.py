@@ -1,4 +1,7 @@
-"""Keep blank cells of one engine ready, hand them out, replace them. Knows nothing of who asks."""
+"""Keep blank cells of one engine ready, hand them out, replace them. Knows nothing of who asks.
+
+A few lines more than 300: keeping and lending work on the same sets of cells.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from sandbox.program import Engine
 _log = logging.getLogger(__name__)
 
 _REFORK_S = 0.0005
-"""A cell that was given back so long ago has its next child forked and warm."""
+"""Time after which a returned cell has forked and warmed its next child."""
 
 _STARTS = 2 * len(os.sched_getaffinity(0))
 """Cells that start at once: a start is all CPU time."""
@@ -62,6 +65,8 @@ class Pool:
         self._special: set[Cell] = set()
         """Started for one run each: as fresh, or with other memory."""
         self._waiters: deque[Waiter] = deque()
+        self._orders: deque[tuple[Waiter, int | None]] = deque()
+        """Who waits for a cell that is to be started for one run, with how much memory."""
         self._replaced: deque[Callable[[], None]] = deque()
         """To be called, in turn, for each cell that is started."""
         self._starting = 0
@@ -69,7 +74,6 @@ class Pool:
         self._retired = 0
         self._failures = 0
         self._changed = trio.Event()
-        self._nursery: trio.Nursery | None = None
 
     def counts(self) -> PoolCounts:
         """Return how the pool stands."""
@@ -87,26 +91,25 @@ class Pool:
         Raises CellStartError or RootError if that one does not start.
         """
         try:
-            async with trio.open_nursery() as self._nursery:
+            async with trio.open_nursery() as nursery:
                 if self._policy.target(trio.current_time()) > 0:
-                    self._add(await self._start(None), self._nursery)
+                    self._add(await self._start(None), nursery)
                 task_status.started()
                 while True:
                     self._changed = trio.Event()
-                    self._keep(self._nursery)
+                    self._keep(nursery)
                     ages = self._waiters or (self._blank and not self._policy.fixed)
                     with trio.move_on_after(_LOOK_S if ages else math.inf):
                         await self._changed.wait()
         finally:
-            self._nursery = None
             self._blank.clear()
-            for waiter in list(self._waiters):
-                self._serve_waiter(waiter, CellStartError(self._engine, "the daemon is stopping"))
+            for waiter in [*self._waiters, *(waiter for waiter, _ in self._orders)]:
+                self._serve_waiter(waiter, self._stopping)
 
     # --- lending ------------------------------------------------------------------------------------------------------
 
     def take(self, taken: Taken, *, fresh: bool = False, memory_bytes: int | None = None) -> Waiter | None:
-        """Lend a cell: at once, with None returned, or later. `taken` is called once with it, or with what went wrong.
+        """Lend a cell. If one is ready, call `taken` and return None; otherwise return a Waiter and call `taken` later.
 
         `fresh`: one that never ran anything and never will again. `memory_bytes`: other than the default.
         """
@@ -121,11 +124,10 @@ class Pool:
                 return None
         waiter = Waiter(taken, now + _WAIT_S)
         if odd is not None or fresh:
-            assert self._nursery is not None
-            self._nursery.start_soon(self._start_for, waiter, odd)
+            self._orders.append((waiter, odd))
         else:
             self._waiters.append(waiter)
-            self._changed.set()
+        self._changed.set()
         return waiter
 
     def give(self, cell: Cell, *, fresh: bool = False, replaced: Callable[[], None] | None = None) -> None:
@@ -190,11 +192,17 @@ class Pool:
         if with_reason is not None:
             with_reason(error)
 
+    @property
+    def _stopping(self) -> CellStartError:
+        return CellStartError(self._engine, "the daemon is stopping")
+
     # --- keeping ------------------------------------------------------------------------------------------------------
 
     def _keep(self, nursery: trio.Nursery) -> None:
         """Start the cells that are missing, and end those that are too many or too old."""
         now = trio.current_time()
+        while self._orders:
+            nursery.start_soon(self._start_for, *self._orders.popleft(), nursery)
         for waiter in [waiter for waiter in self._waiters if waiter.taken is None]:
             self._waiters.remove(waiter)
         for waiter in [waiter for waiter in self._waiters if waiter.until <= now]:
@@ -228,7 +236,7 @@ class Pool:
             self._changed.set()
 
     async def _failed(self, error: StartError) -> None:
-        """Back off. Who waits is told at the second failure in a row: one may be the affair of that cell alone."""
+        """Back off. Waiters get the error from the second failure in a row on: one may concern that cell alone."""
         delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
         self._failures += 1
         if not isinstance(error, EngineMissing):
@@ -254,9 +262,8 @@ class Pool:
         if cell in self._resting:  # else it is still lent: who has it gives it back
             self._offer(cell)
 
-    async def _start_for(self, waiter: Waiter, memory_bytes: int | None) -> None:
+    async def _start_for(self, waiter: Waiter, memory_bytes: int | None, nursery: trio.Nursery) -> None:
         """Start a cell for one run alone."""
-        assert self._nursery is not None
         try:
             try:
                 cell = await self._start(memory_bytes)
@@ -266,9 +273,12 @@ class Pool:
         except (CellStartError, RootError) as error:
             self._serve_waiter(waiter, error)
             return
+        except trio.Cancelled:
+            self._serve_waiter(waiter, self._stopping)
+            raise
         self._started += 1
         self._special.add(cell)
-        self._nursery.start_soon(self._until_retired, cell)
+        nursery.start_soon(self._until_retired, cell)
         taken, waiter.taken = waiter.taken, None
         if taken is None:
             cell.retire()
@@ -280,7 +290,7 @@ class Pool:
         """Wait until a cell is retired, or its jail has ended; then close it."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_jail, cell)
+                nursery.start_soon(_watch_jail, cell)
                 await cell.retired.wait()
                 nursery.cancel_scope.cancel()
         finally:
@@ -294,6 +304,7 @@ class Pool:
                 await cell.close()
             self._special.discard(cell)
 
-    async def _watch_jail(self, cell: Cell) -> None:
-        await cell.process.wait()
-        cell.retire()
+
+async def _watch_jail(cell: Cell) -> None:
+    await cell.process.wait()
+    cell.retire()

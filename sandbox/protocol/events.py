@@ -7,6 +7,7 @@ the kernel and from the daemon.
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import get_args
 
 import msgspec
 
@@ -101,7 +102,7 @@ class Maybe(_Message, frozen=True, kw_only=True, gc=False):
 Last = Value | TooLarge | NoJson | Thrown | OutOfMemory | Refused | Checked
 """How the program ended. Nothing that the process sends after such a message counts."""
 
-LAST: tuple[type, ...] = (Value, TooLarge, NoJson, Thrown, OutOfMemory, Refused, Checked)
+LAST: tuple[type, ...] = get_args(Last)
 
 Message = Log | Call | Wait | Maybe | Last
 """Everything that a process can send."""

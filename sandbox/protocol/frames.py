@@ -1,4 +1,5 @@
-"""The bytes between the daemon and a jailed process. The only place, on this side, where messages are letters.
+"""The bytes between the daemon and a jailed process. The only place, on this side, where the messages of a run are
+letters.
 
 A frame is a kind (one byte), the size of its payload (4 bytes, big-endian), and the payload. An engine whose programs
 can write to the descriptor puts the run's token before each frame. Where a payload has several fields, each field has

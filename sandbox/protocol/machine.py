@@ -7,6 +7,8 @@
                                           +--- CPU, WALL, CANCEL, MALFORMED, CALLS, or a message that has no place
                                                in this state --> ending --ENDED or LOST--> gone
 
+Calls, answers and waits are for host functions, which no engine sends yet.
+
 A trusted event that has no place in a state is a fault of the daemon: it raises IllegalEvent and changes nothing. A
 message of the process is hostile and always has a place: at worst it ends the run.
 """

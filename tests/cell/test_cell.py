@@ -381,3 +381,12 @@ async def test_a_cell_that_is_closed_in_a_run_reports_it(plan: Plan) -> None:
         (result,) = results
         assert isinstance(result, Result)
         assert result.outcome == Crashed(signal="SIGKILL", message="its jail was ended from outside")
+
+
+async def test_a_large_job_leaves_the_cell_usable(plan: Plan) -> None:
+    """The event that there is room for more of a job may come after the run has ended: that retires no cell."""
+    async with a_cell(plan) as cell:
+        for _ in range(30):
+            result = await run_on(cell, "return prompt.length //" + "x" * 500_000, prompt="y" * 500_000)
+            assert isinstance(result.outcome, Ok)
+            assert cell.usable

@@ -17,9 +17,13 @@ class _Timed:
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.retired = False
 
     def on_due(self) -> None:
         self.times.append(trio.current_time())
+
+    def retire(self) -> None:
+        self.retired = True
 
 
 async def test_a_callback_comes_when_its_descriptor_is_ready() -> None:
@@ -35,7 +39,7 @@ async def test_a_callback_comes_when_its_descriptor_is_ready() -> None:
                 reactor.forget(ours.fileno())
                 event.set()
 
-            reactor.watch(ours.fileno(), ready)
+            reactor.watch(_Timed(), ours.fileno(), ready)
             await wait_all_tasks_blocked()
             assert came == []
             theirs.send(b"x")
@@ -44,7 +48,7 @@ async def test_a_callback_comes_when_its_descriptor_is_ready() -> None:
             await wait_all_tasks_blocked()
             assert came == ["ready"]
             event = trio.Event()
-            reactor.watch(ours.fileno(), ready, 0)
+            reactor.watch(_Timed(), ours.fileno(), ready, 0)
             await wait_all_tasks_blocked()
             reactor.change(ours.fileno(), WRITE)
             await event.wait()
@@ -52,7 +56,8 @@ async def test_a_callback_comes_when_its_descriptor_is_ready() -> None:
 
 
 async def test_a_fault_of_one_callback_is_not_the_others_affair() -> None:
-    """A callback that raises is logged, and the others are called."""
+    """A callback that raises is logged, its owner is retired, and the others are called."""
+    faulty, other = _Timed(), _Timed()
     first, second = os.pipe(), os.pipe()
     async with a_reactor() as reactor:
         event = trio.Event()
@@ -65,12 +70,13 @@ async def test_a_fault_of_one_callback_is_not_the_others_affair() -> None:
             reactor.forget(second[0])
             event.set()
 
-        reactor.watch(first[0], broken)
-        reactor.watch(second[0], sound)
+        reactor.watch(faulty, first[0], broken)
+        reactor.watch(other, second[0], sound)
         os.write(first[1], b"x")
         await wait_all_tasks_blocked()
         os.write(second[1], b"x")
         await event.wait()
+    assert (faulty.retired, other.retired) == (True, False)
     for descriptor in (*first, *second):
         os.close(descriptor)
 
@@ -97,7 +103,7 @@ async def test_a_reactor_that_has_ended_forgets_at_once() -> None:
     reactor = Reactor()
     async with trio.open_nursery() as nursery:
         await nursery.start(reactor.serve)
-        reactor.watch(reading, lambda: None)
+        reactor.watch(_Timed(), reading, lambda: None)
         nursery.cancel_scope.cancel()
     reactor.change(reading, WRITE)
     reactor.forget(reading)

@@ -63,8 +63,8 @@ _CAUSES = (None, Trusted.CPU, Trusted.WALL, Trusted.CANCEL, Trusted.MALFORMED, T
 
 def _of_quickjs(**known: Any) -> Verdict:
     nothing: dict[str, Any] = {
-        "limits": _LIMITS, "cause": None, "malformed": "", "wall_ms": 5.0, "report": Report(0, 1.0, 20 * MIB),
-        "last": None,
+        "limits": _LIMITS, "cause": None, "malformed": "", "wall_ms": 5.0, "last": None,
+        "report": Report(status=0, cpu_ms=1.0, peak_memory_bytes=20 * MIB),
     }  # fmt: skip
     return quickjs.verdict(quickjs.Evidence(**nothing | known), _OF_QUICKJS)
 
@@ -110,7 +110,10 @@ def test_quickjs_by_wait_status(
     status: int, cpu_ms: float, peak_mib: int, last: Last | None, kind: type[Verdict]
 ) -> None:
     """A child's wait status, CPU time and peak outweigh what it said."""
-    assert type(_of_quickjs(report=Report(status, cpu_ms, peak_mib * MIB), last=last)) is kind
+    assert (
+        type(_of_quickjs(report=Report(status=status, cpu_ms=cpu_ms, peak_memory_bytes=peak_mib * MIB), last=last))
+        is kind
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,10 @@ def test_quickjs_by_wait_status(
         ({"report": None}, Crashed),
         ({"report": None, "last": _VALUE}, Crashed),
         ({"cause": Trusted.WALL, "last": _VALUE}, WallLimit),
-        ({"cause": Trusted.CANCEL, "report": Report(signal.SIGXCPU, 50.0, 0)}, Cancelled),
+        (
+            {"cause": Trusted.CANCEL, "report": Report(status=signal.SIGXCPU, cpu_ms=50.0, peak_memory_bytes=0)},
+            Cancelled,
+        ),
     ],
 )
 def test_quickjs_by_the_daemons_reason(known: dict[str, Any], kind: type[Verdict]) -> None:
@@ -201,10 +207,14 @@ def test_limits_are_told_with_what_was_used() -> None:
     """The outcome of a limit has the limit, and what the run used of it; CPU time is never told as below the limit."""
     assert _of_quickjs(cause=Trusted.WALL, wall_ms=1001.5) == WallLimit(limit=1000, used=1001.5)
     assert _of_deno(cause=Trusted.WALL, wall_ms=1001.5) == WallLimit(limit=1000, used=1001.5)
-    assert _of_quickjs(report=Report(signal.SIGXCPU, 50.1239, 0)) == CpuLimit(limit=50, used=50.124)
+    assert _of_quickjs(report=Report(status=signal.SIGXCPU, cpu_ms=50.1239, peak_memory_bytes=0)) == CpuLimit(
+        limit=50, used=50.124
+    )
     assert _of_deno(cause=Trusted.CPU, cpu_accounted_ms=50.1239) == CpuLimit(limit=50, used=50.124)
     assert _of_deno(how=_signal(signal.SIGXCPU), cpu_accounted_ms=40.0) == CpuLimit(limit=50, used=50.0)
-    assert _of_quickjs(report=Report(72 << 8, 1.0, 7 * MIB)) == MemoryLimit(limit=128 * MIB, used=7 * MIB)
+    assert _of_quickjs(report=Report(status=72 << 8, cpu_ms=1.0, peak_memory_bytes=7 * MIB)) == MemoryLimit(
+        limit=128 * MIB, used=7 * MIB
+    )
     assert _of_deno(oom=True, peak_bytes=7 * MIB) == MemoryLimit(limit=128 * MIB, used=7 * MIB)
     assert _of_quickjs(last=OutOfMemory()) == MemoryLimit(limit=128 * MIB, used=20 * MIB)
 
@@ -212,13 +222,13 @@ def test_limits_are_told_with_what_was_used() -> None:
 def test_a_crash_has_its_signal_or_its_reason() -> None:
     """A crash names the signal, the exit code, or what was wrong with the bytes."""
     for verdict in (
-        _of_quickjs(report=Report(signal.SIGSYS, 1.0, 0)),
+        _of_quickjs(report=Report(status=signal.SIGSYS, cpu_ms=1.0, peak_memory_bytes=0)),
         _of_deno(how=_signal(signal.SIGSYS)),
     ):
         assert isinstance(verdict, Crashed)
         assert verdict.signal == "SIGSYS"
     for verdict in (
-        _of_quickjs(report=Report(3 << 8, 1.0, 0)),
+        _of_quickjs(report=Report(status=3 << 8, cpu_ms=1.0, peak_memory_bytes=0)),
         _of_deno(how=_exit(3)),
     ):
         assert isinstance(verdict, Crashed)
@@ -242,7 +252,7 @@ _STATUSES = (
 def _quickjs_evidence() -> Iterator[quickjs.Evidence]:
     """Every combination of representative values of all that is known of a QuickJS run."""
     reports = [
-        Report(status, cpu_ms, peak_mib * MIB)
+        Report(status=status, cpu_ms=cpu_ms, peak_memory_bytes=peak_mib * MIB)
         for status, cpu_ms, peak_mib in product(_STATUSES, (1.0, 50.0, 51.0), (0, 20, 64, 127))
     ]
     for cause, malformed, report, last in product(_CAUSES, ("", "junk"), (None, *reports), (None, *_SAID)):
@@ -372,7 +382,10 @@ def test_deno_is_ok_only_if_nothing_speaks_against_it() -> None:
 def test_every_signal_has_a_verdict() -> None:
     """A process can be ended by any of the kernel's 64 signals (signal(7)), also by one for which there is no name."""
     for number in range(1, 65):
-        for verdict in (_of_quickjs(report=Report(number, 1.0, 0), last=_VALUE), _of_deno(how=_signal(number))):
+        for verdict in (
+            _of_quickjs(report=Report(status=number, cpu_ms=1.0, peak_memory_bytes=0), last=_VALUE),
+            _of_deno(how=_signal(number)),
+        ):
             assert isinstance(verdict, Crashed | CpuLimit), number
 
 

@@ -63,7 +63,7 @@ def test_the_daemon_wraps_the_text_itself(client: Client, folder: Path) -> None:
 def test_code_from_the_checking_process_is_not_kept(client: Client, payload: bytes) -> None:
     """An answer that is not the letter of a form is refused: the program is not kept, and the daemon says why."""
     client.submit(_says(b"M"))  # a letter alone is an answer
-    with pytest.raises(RequestRefused, match="could not be checked: the engine crashed: the engine wrote a f"):
+    with pytest.raises(RequestRefused, match="could not be checked: the engine crashed: the engine"):
         client.submit(_says(payload))
 
 

@@ -44,6 +44,9 @@ class EngineHost(Protocol):
     def missing(self) -> str | None:
         """Return why the engine can't be used on this host, and what mends that; None if it can be."""
 
+    def is_demanded(self) -> bool:
+        """Whether the engine's settings say that it must be there."""
+
     async def plan(self, memory_bytes: int | None) -> Plan:
         """Return how to start a cell with so much memory, or with the default. The first call makes the root.
 

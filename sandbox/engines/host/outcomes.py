@@ -3,8 +3,8 @@ itself."""
 
 from __future__ import annotations
 
+import re
 import signal
-from json import loads
 
 import msgspec
 from msgspec import Raw, json
@@ -28,6 +28,14 @@ Verdict = Outcome | Checked
 """How a job ended. `Checked`: the source of a check is a program."""
 
 _raw_decoder = json.Decoder(Raw)
+
+_ESCAPE = re.compile(
+    rb"""\\(?: u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}   # a pair
+             | (?P<lone> u[dD][89a-fA-F][0-9a-fA-F]{2} )
+             | . )""",
+    re.VERBOSE | re.DOTALL,
+)
+"""An escape in a JSON text. Escapes are found one behind the other, so that an escaped backslash is none."""
 
 
 class Reader:
@@ -83,14 +91,14 @@ def _value(payload: bytes) -> Outcome:
 
 
 def _has_lone_surrogates(payload: bytes) -> bool:
-    """Whether this is JSON to a reader that accepts lone surrogates, which JSON.stringify escapes."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
+    """Whether this is JSON but for lone surrogates, which JSON.stringify escapes and which are no text."""
+    whole = _ESCAPE.sub(lambda found: b"?" if found["lone"] else found[0], payload)
+    if whole == payload:
+        return False
     try:
-        loads(payload.decode("utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError):
+        whole.decode("utf-8")
+        _raw_decoder.decode(whole)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
 

@@ -153,6 +153,17 @@ class Run:
         return Result(outcome=outcome, logs=self._logs, logs_truncated=self._console.truncated, usage=usage)
 
 
+def is_quiet(data: socket.socket) -> bool:
+    """Whether nothing came and the other end is there. The event of a run that has just ended may come after it."""
+    try:
+        data.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def make_room(end: socket.socket) -> None:
     """Let the other end take a whole message before it is read: fewer waits. The host may allow less."""
     try:

@@ -11,5 +11,6 @@ SPEC = EngineSpec(
     restart_cpu_ms=0.0,
     new_cell_cpu_ms=20.0,
     blank_bytes=16 << 20,
+    beside_run_bytes=64 << 20,
     host="sandbox.engines.quickjs.host.host",
 )

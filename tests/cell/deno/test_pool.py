@@ -90,8 +90,8 @@ async def test_a_cell_killed_while_it_starts_is_not_the_waiters_affair(
     async with a_pool(plans, blank=1) as pool:
         cell = await take(pool, fresh=fresh)
         assert value_of(await run_on(cell, "return 1")) == 1
-        pool.give(cell, fresh=True)
         plans[0] = msgspec.structs.replace(plan, executable=never)
+        pool.give(cell, fresh=True)
         with pytest.raises(CellStartError, match="did not start"):
             await take(pool, fresh=fresh)
 

@@ -44,7 +44,7 @@ class EchoCell(Cell):
         self._data = data
         self._machine = Machine()
         self._run: Run | None = None
-        reactor.watch(data.fileno(), self._on_data)
+        reactor.watch(self, data.fileno(), self._on_data)
 
     @property
     def blank(self) -> bool:
@@ -93,6 +93,10 @@ class Host:
     def missing(self) -> str | None:
         """Return None: it is there."""
         return None
+
+    def is_demanded(self) -> bool:
+        """Whether its settings say that it must be there."""
+        return False
 
     async def plan(self, memory_bytes: int | None) -> Plan:
         """Return how to start its process."""

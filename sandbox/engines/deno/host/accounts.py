@@ -42,14 +42,15 @@ class Accounts:
     def next_look_s(self, limit_s: float) -> float | None:
         """Return in how long to look at the CPU clock again; None if the limit is reached.
 
-        The earliest time at which the limit can be reached, with all cores busy.
+        The earliest time at which the limit can be reached: the threads of the process share one core. If they could
+        not be kept to one, all cores may be busy with them.
         """
         left_s = limit_s - self.used_s()
         if left_s <= 0:
             return None
         if self._group is None:
             self._peak_bytes = max(self._peak_bytes, self._engine.peak_bytes())
-        return max(left_s / _CORES, _LOOK_S)
+        return max(left_s / (1 if self._engine.has_one_core else _CORES), _LOOK_S)
 
     def close(self, *, ended: bool) -> None:
         """Read what can be read before the process is killed. `ended`: it has ended by itself."""
@@ -67,7 +68,7 @@ class Accounts:
 
     def account_for_jail(self) -> None:
         """Read the peak of the largest process of a jail that was reaped. Without a cgroup nothing else has it."""
-        # No run before this one had a quarter of the limit: it would have been the last.
+        # An earlier run that used a quarter of the limit would have ended this jail: so the peak is this run's.
         self._peak_bytes = max(self._peak_bytes, self._jail.peak_bytes - self._engine.file_bytes)
 
     @property

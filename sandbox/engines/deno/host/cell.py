@@ -1,4 +1,4 @@
-"""A Deno cell: start it, hand it a run, supervise that, end it.
+"""A Deno cell: hand it a run, end it, take charge of its next process. `start.py` starts it.
 
 One nsjail with one `deno` in it that has run promptlog's runner and nothing else. That process takes one run and is
 killed; nsjail starts the next, in namespaces of its own. If a process ended by itself, or left input unread, nsjail is
@@ -21,10 +21,10 @@ from sandbox.cells.process import Supervisor, only_child
 from sandbox.cells.reactor import READ, WRITE, Reactor
 from sandbox.engines.deno.host import stack
 from sandbox.engines.deno.host.accounts import Accounts
-from sandbox.engines.deno.host.job import TOKEN_BYTES, frame
+from sandbox.engines.deno.host.job import READY, TOKEN_BYTES, frame
 from sandbox.engines.deno.host.process import DenoProcess
 from sandbox.engines.deno.host.run import DenoRun
-from sandbox.engines.host.run import Run
+from sandbox.engines.host.run import Run, is_quiet
 from sandbox.errors import CellLost, CellStartError
 from sandbox.jail.cgroup import Group
 from sandbox.jail.identities import Identity
@@ -65,8 +65,8 @@ class DenoCell(Cell):
         """Pid of the process before this one."""
         self._engine: DenoProcess | None = None
         self._run: DenoRun | None = None
-        reactor.watch(data.fileno(), self._on_data)
-        reactor.watch(jail.log_fileno(), self._on_log)
+        reactor.watch(self, data.fileno(), self._on_data)
+        reactor.watch(self, jail.log_fileno(), self._on_log)
         reactor.set_due(self, trio.current_time() + START_S)
 
     @property
@@ -132,6 +132,7 @@ class DenoCell(Cell):
         self._reactor.clear_due(self)
         self._reactor.forget(self._data.fileno())
         self._reactor.forget(self.process.log_fileno())
+        reaped = False
         with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
             self.process.kill()
             if self._engine is not None:
@@ -139,16 +140,20 @@ class DenoCell(Cell):
                 # Killed, too; but low in priority, on a core that others want, it may take its time to end.
                 self._engine.kill()
                 await trio.lowlevel.wait_readable(self._engine)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
             await self.process.wait()
-            if self._run is not None:
-                self._run.jail_ended()
-                self._run = None
-            self._data.close()
-            self._forget_engine()
-            self.process.close()
+            reaped = True
+        if self._run is not None:
+            self._run.jail_ended()
+            self._run = None
+        self._data.close()
+        self._forget_engine()
+        self.process.close()
+        if reaped:
             self.plan.identities.give_back(self.identity)
-            if self._group is not None:
+        else:
+            _log.error("nsjail %d was killed and did not end within %g s", self.process.pid, KILL_S)
+        if self._group is not None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
                 await self._group.remove()
 
     # --- from one process to the next ---------------------------------------------------------------------------------
@@ -178,7 +183,7 @@ class DenoCell(Cell):
             if said and pid == self._before:
                 continue
             try:
-                if said != b"R" or pid != only_child(self.process.pid):
+                if said != READY or pid != only_child(self.process.pid):
                     self._fail()
                     return
                 self._meet(pid)
@@ -197,7 +202,7 @@ class DenoCell(Cell):
         else:
             self._engine.peak_bytes()  # notes what is resident of files, which does not count as its own
         self.process.forget()
-        self._reactor.watch(self._engine.fileno(), self._on_end)
+        self._reactor.watch(self, self._engine.fileno(), self._on_end)
         self._reactor.clear_due(self)
         self._machine.happen(Trusted.READY)
         self.idle_since = trio.current_time()
@@ -247,7 +252,8 @@ class DenoCell(Cell):
         if self._machine.state is State.STARTING:
             self._hear()
         elif run is None:
-            self._lose()  # a blank process has nothing to say
+            if not is_quiet(self._data):
+                self._lose()  # a blank process has nothing to say
         elif run.awaits_log:
             self._reactor.forget(self._data.fileno())  # epoll reports a hang-up again and again
         else:
@@ -258,6 +264,8 @@ class DenoCell(Cell):
     def _on_end(self) -> None:
         """The process has ended by itself."""
         assert self._engine is not None
+        if self._engine.is_alive():
+            return
         self._reactor.forget(self._engine.fileno())
         if self._run is None:
             self._lose()

@@ -51,6 +51,7 @@ class Host:
                 "deno.jit is always, and there is no memory cgroup to hold a program's memory: delegate one "
                 "(Delegate=yes in the systemd unit), or set deno.jit to auto"
             )
+        self._demanded = jit == "always"
         self._jit = held and jit != "never"
         self._behind = setting.cgroup is not None and held
         self._cgroup = setting.cgroup if held else None
@@ -66,6 +67,10 @@ class Host:
         except RootError as error:
             return error.why
         return None
+
+    def is_demanded(self) -> bool:
+        """Whether its settings say that it must be there."""
+        return self._demanded
 
     async def plan(self, memory_bytes: int | None) -> Plan:
         """Return how to start a cell with so much memory, or with the default. Raises RootError."""

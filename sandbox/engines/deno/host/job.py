@@ -8,6 +8,9 @@ from sandbox.cells.job import Job
 from sandbox.program import Form
 from sandbox.protocol.frames import Task, job_frame
 
+READY = b"R"
+"""What the runner says once it waits for its job."""
+
 TOKEN_BYTES = 16
 """Size of the secret that the runner puts before each of its frames."""
 

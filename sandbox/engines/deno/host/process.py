@@ -93,6 +93,11 @@ class DenoProcess:
         except OSError as error:
             raise CellLost(f"it took no limit: {error}") from error
 
+    @property
+    def has_one_core(self) -> bool:
+        """Whether all of its threads were told to share one core."""
+        return self._core is not None
+
     def keep_to_one_core(self) -> None:
         """Let all of its threads, and those to come, have one core between them: its own, or the one with fewest such.
 

@@ -88,7 +88,7 @@ def _fill(folder: Path, deno: Path) -> Root:
     made = f"const ofThisDeno = {json.dumps(surplus)};\nconst checkText = {json.dumps(check)};"
     write(folder / RUNNER[1:], "\n".join((contract, made, runner)).encode())
     write(folder / IMPORT_MAP[1:], json.dumps({"imports": dict.fromkeys(modules)}).encode())
-    return Root(path=folder, loader=loader)
+    return Root(path=folder)
 
 
 _ALONE = ("--no-config", "--no-lock", "--no-npm", "--no-remote")

@@ -26,7 +26,8 @@ _LOG_S = 1.5
 
 
 class DenoRun:
-    """The job in a cell. The cell calls it while `reported` is not set."""
+    """The job in a cell. The cell calls it until `over` was called, and `jail_ended` after that if nsjail does not go
+    on."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class DenoRun:
         """Whether nsjail's report of the process's end is awaited."""
         self._report: Callable[[], None] | None = None
         """What is left to do once nsjail was reaped."""
-        self.reported = False
+        self._reported = False
 
     @property
     def unsent(self) -> bool:
@@ -108,7 +109,7 @@ class DenoRun:
 
     def jail_ended(self) -> None:
         """nsjail has ended and was reaped: report what is left to report."""
-        if self._report is None and not self.reported:
+        if self._report is None and not self._reported:
             self._jail.read_log()
             if not self.awaits_log:
                 self._run.receive(self._data, to_the_end=False)
@@ -151,7 +152,7 @@ class DenoRun:
             outcome = verdict(accounts.evidence(run, alive=True, how=None, jail_gone=False), run.reader)
             # Without a cgroup, a later run's end could be taken for one for lack of memory.
             little = self._grouped or accounts.peak_bytes < run.job.limits.memory_bytes // 4
-            self.reported = True
+            self._reported = True
             self._over(little and not isinstance(outcome, Crashed))
             run.done(run.result(outcome, cpu_ms=accounts.cpu_ms, peak_bytes=accounts.peak_bytes))
 
@@ -166,7 +167,7 @@ class DenoRun:
 
         def report() -> None:
             self._report = None
-            self.reported = True
+            self._reported = True
             if not self._grouped and ended:
                 accounts.account_for_jail()
             outcome = verdict(accounts.evidence(run, alive=False, how=how, jail_gone=jail_gone), run.reader)

@@ -1,4 +1,4 @@
-"""A QuickJS cell: start it, hand it a run, supervise it, end it.
+"""A QuickJS cell: hand it a run, supervise it, end it. `start.py` starts it.
 
 One nsjail with a zygote in it, and two sockets to that. The other end of *data* belongs to the child of the moment;
 what comes over it is hostile. The other end of *control* belongs to the zygote, which reports each child's wait status
@@ -17,7 +17,7 @@ from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
 from sandbox.cells.reactor import READ, WRITE, Reactor
-from sandbox.engines.host.run import Run
+from sandbox.engines.host.run import Run, is_quiet
 from sandbox.engines.quickjs.host import stack
 from sandbox.engines.quickjs.host.control import REPORT_BYTES, kill_message, limits_message, read_report
 from sandbox.engines.quickjs.host.job import frame
@@ -58,8 +58,8 @@ class QuickJSCell(Cell):
         self._run: Run | None = None
         self._children_ended = 0
         self._zygote: int | None = None
-        reactor.watch(control.fileno(), self._on_control)
-        reactor.watch(data.fileno(), self._on_data, 0)
+        reactor.watch(self, control.fileno(), self._on_control)
+        reactor.watch(self, data.fileno(), self._on_data, 0)
 
     @property
     def blank(self) -> bool:
@@ -91,7 +91,7 @@ class QuickJSCell(Cell):
             return
         if run.machine.state is State.STARTING:  # the job was not handed over; the next child has odd limits
             self.retire()
-            self._let_go(run)
+            self._let_go()
             run.done(run.result(Cancelled(), cpu_ms=0.0, peak_bytes=0))
         elif run.machine.state is not State.ENDING:
             self._stop(run, Trusted.CANCEL)
@@ -204,9 +204,10 @@ class QuickJSCell(Cell):
 
     def _on_data(self) -> None:
         run = self._run
-        if run is None:  # epoll reports a hang-up even if nothing is waited for: nobody has the other end
-            self._reactor.forget(self._data.fileno())
-            self.retire()
+        if run is None:
+            if not is_quiet(self._data):  # epoll reports a hang-up even if nothing is waited for
+                self._reactor.forget(self._data.fileno())
+                self.retire()
             return
         if run.unsent:
             run.send(self._data)
@@ -260,15 +261,15 @@ class QuickJSCell(Cell):
         clean = report is not None and report.status == 0 and machine.cause is None and machine.last is not None
         if not clean or isinstance(outcome, Crashed) or not run.was_read(self._data):
             self.retire()
-        self._let_go(run)
+        self._let_go()
         run.done(run.result(outcome, cpu_ms=evidence.cpu_ms, peak_bytes=evidence.peak_bytes))
 
     def _lose(self, run: Run, why: str) -> None:
         """Report that the job was never handed over."""
-        self._let_go(run)
+        self._let_go()
         run.done(CellLost(why))
 
-    def _let_go(self, run: Run) -> None:
+    def _let_go(self) -> None:
         self._run = None
         self._reactor.clear_due(self)
         self._wait_for(0)

@@ -25,7 +25,8 @@ def read_report(message: bytes) -> Report | None:
     if len(message) != _REPORT.size or message[:4] != b"E\0\0\0":
         return None
     _, status, user_s, user_us, system_s, system_us, maxrss_kib = _REPORT.unpack(message)
-    return Report(status, (user_s + system_s) * 1000 + (user_us + system_us) / 1000, maxrss_kib * 1024)
+    cpu_ms = (user_s + system_s) * 1000 + (user_us + system_us) / 1000
+    return Report(status=status, cpu_ms=cpu_ms, peak_memory_bytes=maxrss_kib * 1024)
 
 
 def kill_message(child: int) -> bytes:

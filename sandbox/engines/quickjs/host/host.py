@@ -36,6 +36,10 @@ class Host:
         """Return None: it is a dependency."""
         return None
 
+    def is_demanded(self) -> bool:
+        """Whether its settings say that it must be there."""
+        return False
+
     async def plan(self, memory_bytes: int | None) -> Plan:
         """Return how to start a cell. The memory of a run is set in its child."""
         async with self._making:
@@ -51,7 +55,7 @@ class Host:
             engine="quickjs",
             executable=arguments.nsjail_path(),
             arguments=[
-                *nsjail_arguments(root, setting.default, setting.most_memory_bytes),
+                *nsjail_arguments(root, setting.most_memory_bytes),
                 *cgroup,
                 *_command(setting.default),
             ],
@@ -94,7 +98,7 @@ class Host:
         return held
 
 
-def nsjail_arguments(root: Root, default: Limits, most_memory_bytes: int) -> list[str]:
+def nsjail_arguments(root: Root, most_memory_bytes: int) -> list[str]:
     """Return nsjail's arguments, but for the identity, the cgroup and the command.
 
     Descriptor 0 is the data socket, 1 the control socket, 2 carries what goes wrong before the zygote is ready.
@@ -120,7 +124,7 @@ def nsjail_arguments(root: Root, default: Limits, most_memory_bytes: int) -> lis
         rlimit_msgqueue=0,
         rlimit_rtprio=0,
         nice_level=0,
-        skip_setsid=True,  # as in cell.py, where it is started; there is no terminal in the jail
+        skip_setsid=True,  # as in start.py, where it is started; there is no terminal in the jail
         disable_proc=True,
         iface_no_lo=True,
         quiet=True,

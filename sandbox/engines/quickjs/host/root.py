@@ -85,7 +85,7 @@ def _fill(folder: Path) -> Root:
         write(folder / f"app/{name}.js", (package / f"{name}.js").read_bytes())
     write(folder / "app/brackets", BRACKETS.encode())
     write(folder / "app/filter.bpf", second_filter.assemble(machine()))
-    return Root(path=folder, loader=loader)
+    return Root(path=folder)
 
 
 def _require(name: str) -> str:

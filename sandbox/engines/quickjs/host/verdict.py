@@ -22,7 +22,7 @@ _ABORTS = (signal.SIGABRT, signal.SIGSEGV)
 """How a child ends that can't go on."""
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel's account of one ended child, as its zygote got it from wait4(2)."""
 
     status: int

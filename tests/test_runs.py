@@ -1,0 +1,204 @@
+"""Runs between admission, the pool and cells: each is answered once, and nothing runs for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from promptlogd.admission import Admission
+from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
+from promptlogd.room import Room
+from promptlogd.runs import Runs
+from sandbox.cells.cell import Cell, Done, OnLog
+from sandbox.cells.job import Job, Result
+from sandbox.cells.plan import Plan
+from sandbox.cells.policy import Steady
+from sandbox.cells.pool import Pool
+from sandbox.cells.reactor import Reactor
+from sandbox.errors import CellLost
+from sandbox.limits import Limits
+from sandbox.outcome import BadResult, Cancelled, Usage
+from sandbox.protocol.frames import Task
+
+_JOB = Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits())
+_CLIENT = Principal(connection=1, uid=0, process=None)
+_ENDED = Result(outcome=BadResult(message="ended"), usage=Usage(cpu_ms=1.0, wall_ms=1.0, peak_memory_bytes=1))
+
+
+class _NoProcess:
+    """A jail that is there until the test ends it."""
+
+    pid = 0
+
+    def __init__(self) -> None:
+        self._ended = trio.Event()
+
+    async def wait(self) -> None:
+        """Wait until it is ended."""
+        await self._ended.wait()
+
+    def kill(self) -> None:
+        """End it."""
+        self._ended.set()
+
+
+class _Cell(Cell):
+    """A cell without a process: the test ends its run. `dead`: it is lost before it takes one."""
+
+    def __init__(self, plan: Plan, *, dead: bool) -> None:
+        super().__init__(plan, plan.take_identity(), _NoProcess(), Reactor())
+        self.dead = dead
+        self.done: Done | None = None
+
+    @property
+    def blank(self) -> bool:
+        """Whether it has no job."""
+        return self.done is None
+
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, alone: bool = False) -> None:
+        """Take the job, unless it is dead."""
+        self.runs += 1
+        if self.dead:
+            self.retire()
+            raise CellLost("it is dead")
+        self.done = done
+
+    def end(self) -> None:
+        """End the run."""
+        done, self.done = self.done, None
+        assert done is not None
+        done(_ENDED)
+
+    def cancel(self) -> None:
+        """End the run."""
+        self.end()
+
+    def on_due(self) -> None:
+        """It is never due."""
+
+    async def close(self) -> None:
+        """Let its identity go."""
+        self.retire()
+        self.plan.identities.give_back(self.identity)
+
+
+class _Rig:
+    """Runs with one slot, and a pool of one cell of which the test decides when the next one starts."""
+
+    def __init__(self, plan: Plan, dead: list[bool]) -> None:
+        """`dead`: of each cell in turn, whether it turns out to be."""
+        self.cells: list[_Cell] = []
+        self.may_start = trio.Semaphore(1)
+        self._plan = plan
+        self._dead = dead
+        self.pool = Pool("quickjs", self._start, Steady(1), runs_per_cell=100, max_age_s=1e9, forks=True)
+        self.admission = Admission(concurrent=1, queue=8)
+        self.runs = Runs(
+            {"quickjs": self.pool},
+            self.admission,
+            default_memory_bytes={"quickjs": Limits().memory_bytes},
+            queue_bytes=1000,
+            wait_s=30.0,
+        )
+        self.results: list[Result | RequestError] = []
+
+    async def _start(self, memory_bytes: int | None) -> _Cell:
+        await self.may_start.acquire()
+        cell = _Cell(self._plan, dead=self._dead[len(self.cells)])
+        self.cells.append(cell)
+        return cell
+
+
+@asynccontextmanager
+async def _a_rig(plan: Plan, *dead: bool) -> AsyncIterator[_Rig]:
+    rig = _Rig(plan, list(dead))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rig.pool.serve)
+            yield rig
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_dead_cell_costs_a_run_nothing(plan: Plan) -> None:
+    """A run whose cell is dead waits for the next one, and has its result once."""
+    async with _a_rig(plan, True, False) as rig:
+        rig.runs.start(_JOB, _CLIENT, rig.results.append)
+        await wait_all_tasks_blocked()
+        assert rig.results == []
+        rig.may_start.release()
+        await wait_all_tasks_blocked()
+        rig.cells[1].end()
+        assert rig.results == [_ENDED]
+        assert (rig.admission.running, rig.admission.queued) == (0, 0)
+
+
+async def test_a_run_that_was_cancelled_while_it_waits_for_a_cell_never_runs(plan: Plan) -> None:
+    """It is answered at once and has no slot any more; the cell that comes later stays blank."""
+    async with _a_rig(plan, True, False) as rig:
+        run = rig.runs.start(_JOB, _CLIENT, rig.results.append)
+        await wait_all_tasks_blocked()
+        run.cancel()
+        assert [result.outcome for result in rig.results if isinstance(result, Result)] == [Cancelled()]
+        assert rig.admission.running == 0
+        rig.may_start.release()
+        await wait_all_tasks_blocked()
+        assert [cell.blank for cell in rig.cells[1:]] == [True]
+        assert len(rig.results) == 1
+
+
+class _SlowReader(Room):
+    """A client that reads nothing until the test lets it."""
+
+    def __init__(self) -> None:
+        self.reads = False
+        self._waiting: list[object] = []
+
+    def has_room(self) -> bool:
+        """Whether the client reads."""
+        return self.reads
+
+    def when_room(self, callback: object) -> None:  # type: ignore[override]  # it is called by the test
+        """Note who waits."""
+        self._waiting.append(callback)
+
+    def read(self) -> None:
+        """Let all who wait go on."""
+        self.reads = True
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()  # type: ignore[operator]
+
+
+async def test_runs_without_room_for_their_results_hold_no_slot_and_little_memory(plan: Plan) -> None:
+    """Their memory counts as that of runs that wait: past the bound they are refused. With room they run."""
+    room = _SlowReader()
+    job = Job(task=Task.CHECK_AND_RUN, source=b"x" * 70, limits=Limits())
+    async with _a_rig(plan, False) as rig:
+        for _ in range(4):
+            rig.runs.start(job, _CLIENT, rig.results.append, room=room)
+        assert rig.admission.running == 0
+        codes = [result.code for result in rig.results if isinstance(result, RequestError)]
+        assert codes == ["busy"] * len(rig.results)
+        assert 1 <= len(codes) <= 3
+        room.read()
+        while rig.admission.running:
+            rig.cells[0].end()
+        assert len(rig.results) == 4
+
+
+async def test_slots_in_which_nothing_ran_teach_nothing(plan: Plan) -> None:
+    """A client with long runs is one still after any number of runs that it cancels while they wait."""
+    admission = Admission(concurrent=2, queue=8)
+    slot = admission.take("a")
+    assert slot is not None
+    admission.release(slot, 50.0)
+    for _ in range(100):
+        slot = admission.take("a")
+        assert slot is not None
+        admission.return_unused(slot)
+    first = admission.take("a")
+    assert (first is not None, admission.take("a")) == (True, None)
