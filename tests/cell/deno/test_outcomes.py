@@ -45,7 +45,7 @@ async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
         (
             "interface A { b: 'c' }\nexport default (a: A) => a",
             True,
-            ";                     \nexport default (a   ) => a",
+            "                      \nexport default (a   ) => a",
         ),
         ("let s: 'é' | '漢' = 'é'; return s", False, "let s" + " " * 11 + " = 'é'; return s"),
         ("enum A {B} return A.B", False, None),

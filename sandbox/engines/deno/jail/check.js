@@ -98,44 +98,42 @@
   const TOO_DEEP = 'it is nested too deeply, or Deno has failed to parse it';
   // V8 wants a single function here, so that what closes the bracket is refused.
   const compile = (source) => new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
-  // Where types are all that there is of TypeScript they are blanked out for good, byte by byte: nothing moves, and what is
-  // kept starts like JavaScript. Node's module that can do it takes 15 ms to load, too long for a single run; it wants
-  // Deno, which is there for so long: in a check nothing of a program runs. What is no such thing, or might mean something
-  // else without its types, stays as it is: null.
+  // Where types are all that there is of TypeScript, Deno's own stripper blanks them out for good, byte by byte: nothing moves,
+  // and what is kept starts like JavaScript. Node's module that can do it takes 15 ms to load, too long for a single run; it
+  // wants Deno, which is there for so long: in a check nothing of a program runs.
+  //
+  // Two parsers may differ in what has more than types to it, so a text that may have that stays as it is.
+  //
+  // A blank in place of a whole statement or member may let the line before it go on with the one behind. So each removal that
+  // opens a line must leave a semicolon (the stripper's), or have something behind it that begins anew: then a line end
+  // ends what stands before it (automatic semicolon insertion, ECMA-262 12.10). Else the text stays as it is.
   const MORE_THAN_TYPES =
     /\b(?:enum|namespace|module)[ \t]+[\w$"']|^[ \t]*@[\w(]|\bimport\b|\bfrom[ \t]*["']|\bexport[ \t]*=|\b(?:public|private|protected|readonly|override|declare|abstract)[ \t]*[\r\n\u2028\u2029]/m;
   const SPACE = /\s/;
-  const NO_STATEMENT = { __proto__: null, as: true, satisfies: true, this: true, implements: true, extends: true };
-  const NEEDS_ITS_LINE = /(?:^|[^\w$.])(?:return|throw|yield|break|continue|async)\s*$/;
-  // A statement or a member that was taken out may have been what ended the line before it: it leaves a semicolon.
-  const withSemicolons = (source, blank) => {
-    let done = '', from = 0;
+  const LINE_END = /[\r\n\u2028\u2029]/;
+  const BEGINS_ANEW = /^(?:\s|\/\/[^\r\n\u2028\u2029]*|\/\*[^]*?\*\/)*(?:[\w$"'@{}#]|$)/;
+  const GOES_ON = /(?:^|[^\w$.])(?:get|set|static|accessor|async)\s*$/;  // with the next line
+  const meansTheSame = (source, blank) => {
     for (let at = 0; at < source.length; at++) {
       if (source[at] === blank[at]) continue;
       const start = at;
       let end = at;
-      for (; at < source.length; at++) {
-        if (source[at] !== blank[at]) {
-          if (!apply(test, SPACE, [blank[at]])) return null;  // Deno's stripper moved a `)` next to `=>`: not a pure blanking, so the text stays as it is
-          end = at + 1;
-        }
-        else if (!apply(test, SPACE, [source[at]])) break;
+      for (; at < source.length && (source[at] !== blank[at] || apply(test, SPACE, [source[at]])); at++) {
+        if (blank[at] !== ';' && !apply(test, SPACE, [blank[at]])) return false;  // the stripper moved a bracket
+        if (source[at] !== blank[at]) end = at + 1;
       }
       let before = start - 1;
       while (source[before] === ' ' || source[before] === '\t') before -= 1;
-      const opens = before < 0 || apply(test, /[\r\n\u2028\u2029]/, [source[before]]) || (source[before] === '/' && source[before - 1] === '*');
-      const word = apply(exec, /^(?:\[|[A-Za-z_$][\w$]*)/, [apply(slice, source, [start, start + 16])]);
-      if (opens && word !== null && !NO_STATEMENT[word[0]]) {
-        if (blank[start] === ' ') {
-          done += apply(slice, blank, [from, start]) + ';';
-          from = start + 1;
-        }
-      } else if (apply(test, /[\r\n\u2028\u2029]/, [apply(slice, source, [start, end])]) &&
-          apply(test, NEEDS_ITS_LINE, [apply(slice, source, [start > 16 ? start - 16 : 0, start])])) {
-        return null;
+      const opens = before < 0 || apply(test, LINE_END, [source[before]]) || (source[before] === '/' && source[before - 1] === '*');
+      if (blank[start] === ';') continue;
+      if (!opens) {
+        if (apply(test, LINE_END, [apply(slice, source, [start, end])])) return false;  // a line end where there was none
+        continue;
       }
+      if (!apply(test, BEGINS_ANEW, [apply(slice, blank, [at])])) return false;
+      if (apply(test, GOES_ON, [apply(slice, source, [start > 16 ? start - 16 : 0, start])])) return false;
     }
-    return done + apply(slice, blank, [from]);
+    return true;
   };
   const AROUND = [LOOSE, '\n}'];
   const withoutTypes = async (source) => {
@@ -145,7 +143,7 @@
       const { stripTypeScriptTypes } = makeProcess().getBuiltinModule('node:module');
       const strip = (text) => {
         const blank = stripTypeScriptTypes(text);
-        return blank.length === text.length ? withSemicolons(text, blank) : null;
+        return blank.length === text.length && meansTheSame(text, blank) ? blank : null;
       };
       const [before, after] = AROUND;
       try {
