@@ -26,8 +26,8 @@ from sandbox.limits import MIB
 from sandbox.outcome import Cancelled, Usage
 from sandbox.protocol.frames import Task
 
-_LOST_S = 15.0
-"""For so long a run is given to one cell after the other, if each turns out to be dead before it is handed over."""
+_LOST_S = 45.0
+"""For so long after its request a run is given to one cell after the other, if each turns out to be dead."""
 
 _CLOSE_S = 5.0
 _BYTES_PER_CHARACTER = 4
@@ -163,8 +163,8 @@ class PendingRun:
         self._slot: Slot | None = None
         self._waiter: Waiter | None = None
         self._cell: Cell | None = None
-        self._give_up_at = 0.0
         self._since = trio.current_time()
+        self._give_up_at = self._since + _LOST_S
         self._held_bytes = 0
         """What is counted of the memory that the run holds while it waits."""
 
@@ -224,7 +224,6 @@ class PendingRun:
                 self._room.when_room(self._ask_again)
             return
         self._let_go()
-        self._give_up_at = trio.current_time() + _LOST_S
         self._take_cell()
 
     def _ask_again(self) -> None:
@@ -267,7 +266,6 @@ class PendingRun:
         assert cell is not None
         cost_ms = result.usage.cpu_ms
         pool = self._runs.pools[self._job.engine]
-        self._end(result)
         if self._fresh or not cell.usable:
             # Who spends cells gets no turns faster than cells are replaced.
             cost_ms += self._new_cell_ms
@@ -275,6 +273,8 @@ class PendingRun:
         else:
             pool.give(cell)
             self._release(cost_ms)
+        # After that: to wake the client may cost the daemon its core, and the next run is in its cell by now.
+        self._end(result)
 
     def _lost(self) -> None:
         """The cell was dead before it was handed the job. A host in trouble may have any number of such cells."""

@@ -141,7 +141,9 @@ class _Daemon:
         return Pool(
             name,
             start,
-            Steady(config.pool_size) if spec.forks else ByDemand(config.most_blank(name), options.idle_s),
+            Steady(config.pool_size, in_use=config.cells)
+            if spec.forks
+            else ByDemand(config.most_blank(name), options.idle_s),
             runs_per_cell=settings.runs_per_cell,
             max_age_s=settings.max_age_s,
             forks=spec.forks,

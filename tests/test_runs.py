@@ -95,7 +95,7 @@ class _Rig:
         self.may_start = trio.Semaphore(1)
         self._plan = plan
         self._dead = dead
-        self.pool = Pool("quickjs", self._start, Steady(1), runs_per_cell=100, max_age_s=1e9, forks=True)
+        self.pool = Pool("quickjs", self._start, Steady(1, in_use=1), runs_per_cell=100, max_age_s=1e9, forks=True)
         self.admission = Admission(concurrent=1, queue=8)
         self.runs = Runs(
             {"quickjs": self.pool},

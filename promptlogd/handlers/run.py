@@ -38,6 +38,8 @@ class RunHandler:
         self._store = store
         self._checks = checks
         self._config = config
+        self._defaults: dict[Engine, Limits] = {}
+        """Limits of runs that ask for none."""
         self.runs = runs
         self.outcomes = outcomes
         self.isolation = config.pool.isolation
@@ -101,10 +103,16 @@ class RunHandler:
             return self._store.load(self._store.resolve(request.hash)), True
 
     def _limits(self, request: Run, engine: Engine) -> Limits:
+        default = self._defaults.get(engine)
+        if request.limits is None and default is not None:
+            return default
         try:
-            return self._config.limits_for(request.limits, engine)
+            limits = self._config.limits_for(request.limits, engine)
         except LimitsError as error:
             raise RequestError("bad_request", str(error), {"field": error.field, "limit": error.bound}) from None
+        if request.limits is None:
+            self._defaults[engine] = limits
+        return limits
 
     async def _made_again(self, program: Program, job: Job, principal: Principal) -> Job | Unparsed:
         """Check a kept program again whose artifact is missing, or of another build."""

@@ -154,14 +154,16 @@ class Pool:
             replaced()
 
     def _choose(self, now: float, *, fresh: bool) -> Cell | None:
-        """Return the cell with the warmest caches whose next child is ready; else the one that is blank the longest."""
-        chosen: Cell | None = None
-        for cell in reversed(self._blank):
-            if not cell.usable or (fresh and cell.runs):
-                continue
-            chosen = cell
-            if cell.idle_since <= now - _REFORK_S:
-                break
+        """Return the cell with the warmest caches whose next child is ready.
+
+        Few cells are used, so that their memory stays in the processor's caches: one that ran nothing yet is chosen only
+        if too few of the others are in use.
+        """
+        unused = next((cell for cell in self._blank if cell.usable and not cell.runs), None)
+        worked = [cell for cell in self._blank if cell.usable and cell.runs] if not fresh else []
+        ready = next((cell for cell in reversed(worked) if cell.idle_since <= now - _REFORK_S), None)
+        few = len(worked) + len(self._lent) < self._policy.in_use
+        chosen = ready or (unused if few or not worked else worked[0])
         if chosen is not None:
             self._blank.remove(chosen)
         return chosen

@@ -27,7 +27,7 @@ async def _a_pool(plans: list[Plan]) -> AsyncIterator[Pool]:
             async def start(memory_bytes: int | None) -> Cell:
                 return await cells.start(plans[0], reactor)
 
-            pool = Pool("quickjs", start, Steady(1), runs_per_cell=100, max_age_s=60.0, forks=True)
+            pool = Pool("quickjs", start, Steady(1, in_use=1), runs_per_cell=100, max_age_s=60.0, forks=True)
             await nursery.start(pool.serve)
             yield pool
             nursery.cancel_scope.cancel()

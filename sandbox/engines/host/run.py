@@ -147,9 +147,9 @@ class Run:
         """Return the wall time since its start, in ms."""
         return round((trio.current_time() - self.began) * 1000, 3)
 
-    def result(self, outcome: Verdict, *, cpu_ms: float, peak_bytes: int) -> Result:
+    def result(self, outcome: Verdict, *, cpu_ms: float, wall_ms: float, peak_bytes: int) -> Result:
         """Return what came of the job."""
-        usage = Usage(cpu_ms=round(cpu_ms, 3), wall_ms=self.wall_ms(), peak_memory_bytes=peak_bytes)
+        usage = Usage(cpu_ms=round(cpu_ms, 3), wall_ms=wall_ms, peak_memory_bytes=peak_bytes)
         return Result(outcome=outcome, logs=self._logs, logs_truncated=self._console.truncated, usage=usage)
 
 

@@ -73,7 +73,9 @@ class EchoCell(Cell):
             run.receive(self._data, to_the_end=False)
             self._machine.happen(Trusted.ENDED)
             assert self._machine.last is not None
-            run.done(run.result(run.reader.outcome(self._machine.last, 0), cpu_ms=0.1, peak_bytes=0))
+            run.done(
+                run.result(run.reader.outcome(self._machine.last, 0), cpu_ms=0.1, wall_ms=run.wall_ms(), peak_bytes=0)
+            )
 
     async def close(self) -> None:
         """End the process."""

@@ -12,10 +12,12 @@ from collections.abc import Callable
 import trio
 
 from sandbox.cells.cell import LONG_S
+from sandbox.cells.job import Result
 from sandbox.cells.process import Ending, Supervisor
 from sandbox.engines.deno.host.accounts import Accounts
 from sandbox.engines.deno.host.process import DenoProcess
 from sandbox.engines.deno.host.verdict import verdict
+from sandbox.engines.host.outcomes import Verdict
 from sandbox.engines.host.run import Run
 from sandbox.outcome import Crashed
 from sandbox.protocol.events import Trusted
@@ -154,7 +156,13 @@ class DenoRun:
             little = self._grouped or accounts.peak_bytes < run.job.limits.memory_bytes // 4
             self._reported = True
             self._over(little and not isinstance(outcome, Crashed))
-            run.done(run.result(outcome, cpu_ms=accounts.cpu_ms, peak_bytes=accounts.peak_bytes))
+            run.done(self._result(outcome))
+
+    def _result(self, outcome: Verdict) -> Result:
+        accounts = self._accounts
+        return self._run.result(
+            outcome, cpu_ms=accounts.cpu_ms, wall_ms=self._run.wall_ms(), peak_bytes=accounts.peak_bytes
+        )
 
     def _conclude(self, how: Ending | None, *, ended: bool = True) -> None:
         """End a jail whose process ended by itself, or can't be trusted to. Report how the run ended."""
@@ -171,7 +179,7 @@ class DenoRun:
             if not self._grouped and ended:
                 accounts.account_for_jail()
             outcome = verdict(accounts.evidence(run, alive=False, how=how, jail_gone=jail_gone), run.reader)
-            run.done(run.result(outcome, cpu_ms=accounts.cpu_ms, peak_bytes=accounts.peak_bytes))
+            run.done(self._result(outcome))
 
         self._report = report
         self._over(False)

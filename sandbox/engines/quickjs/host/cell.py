@@ -92,7 +92,7 @@ class QuickJSCell(Cell):
         if run.machine.state is State.STARTING:  # the job was not handed over; the next child has odd limits
             self.retire()
             self._let_go()
-            run.done(run.result(Cancelled(), cpu_ms=0.0, peak_bytes=0))
+            run.done(run.result(Cancelled(), cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
         elif run.machine.state is not State.ENDING:
             self._stop(run, Trusted.CANCEL)
 
@@ -262,7 +262,8 @@ class QuickJSCell(Cell):
         if not clean or isinstance(outcome, Crashed) or not run.was_read(self._data):
             self.retire()
         self._let_go()
-        run.done(run.result(outcome, cpu_ms=evidence.cpu_ms, peak_bytes=evidence.peak_bytes))
+        cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes
+        run.done(run.result(outcome, cpu_ms=cpu_ms, wall_ms=wall_ms, peak_bytes=peak_bytes))
 
     def _lose(self, run: Run, why: str) -> None:
         """Report that the job was never handed over."""

@@ -54,6 +54,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     last: Last | None
 
     @property
+    def ended_as_said(self) -> bool:
+        """Whether it sent its last message, and nothing but that was the end of it: then only the last row holds."""
+        report = self.report
+        return self.cause is None and report is not None and report.status == 0 and self.last is not None
+
+    @property
     def by_signal(self) -> int:
         """The signal that ended it, or 0."""
         return 0 if self.report is None else self.report.signal
@@ -104,6 +110,8 @@ TABLE: tuple[Row, ...] = (
 
 def verdict(evidence: Evidence, reader: Reader) -> Verdict:
     """Return how the run ended."""
+    if evidence.ended_as_said:  # the last row, without a look at the others: most runs end like this
+        return _said(evidence, reader)
     return next(outcome(evidence, reader) for holds, outcome in TABLE if holds(evidence))
 
 
