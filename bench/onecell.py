@@ -50,7 +50,7 @@ async def one_cell() -> AsyncIterator[tuple[QuickJSCell, Job]]:
                 nursery.cancel_scope.cancel()
 
 
-async def run(cell: QuickJSCell, job: Job, *, alone: bool = False) -> None:
+async def run(cell: QuickJSCell, job: Job) -> None:
     """Run the job once. Fails unless it gives a result."""
     done = trio.Event()
     results: list[Result | CellLost] = []
@@ -59,7 +59,7 @@ async def run(cell: QuickJSCell, job: Job, *, alone: bool = False) -> None:
         results.append(result)
         done.set()
 
-    cell.begin(job, note, alone=alone)
+    cell.begin(job, note)
     await done.wait()
     (result,) = results
     assert isinstance(result, Result)

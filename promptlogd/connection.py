@@ -29,6 +29,9 @@ from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Reques
 _log = logging.getLogger(__name__)
 
 _READ_BYTES = 256 * 1024
+_SLICE_BYTES = 16 * 1024
+"""Of what was read, so much is taken at once. Between two slices with requests in them others get their turn."""
+
 _OUTBOX_BYTES = 1024 * 1024
 """Unsent replies above which the daemon reads no more requests of this client, and begins none of its runs that wait.
 """
@@ -119,30 +122,33 @@ class Connection:
                 if self._session.mid_frame:
                     self.send_error(None, "bad_request", "the connection ended within a frame")
                 return
-            events = self._session.receive(data)
-            for event in events:
-                match event:
-                    case ProtocolError():
+            events = 0
+            for start in range(0, len(data), _SLICE_BYTES):
+                taken = self._session.receive(data[start : start + _SLICE_BYTES])
+                for event in taken:
+                    if isinstance(event, ProtocolError):
                         code: ErrorCode = "too_large" if event.code == "too_large" else "bad_request"
                         self.send_error(None, code, event.message)
                         return
-                    case BadMessage():
-                        self.send_error(event.id, "bad_request", event.message)
-                    case _:
-                        await self._begin(event, tasks)
+                    await self._begin(event, tasks)
+                events += len(taken)
+                if taken and start + _SLICE_BYTES < len(data):
+                    await trio.lowlevel.checkpoint()
             if not self._session.mid_frame:
                 owed_since = math.inf
             elif owed_since == math.inf or events:
                 owed_since = trio.current_time()
 
-    async def _begin(self, request: Request, tasks: trio.Nursery) -> None:
-        if not isinstance(request, Cancel) and self._has_enough():
+    async def _begin(self, request: Request | BadMessage, tasks: trio.Nursery) -> None:
+        if self._must_wait(request):
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(self._watch_gone)
-                while self._has_enough():
+                while self._must_wait(request):
                     await self._wait_for_progress()
                 waiting.cancel_scope.cancel()
-        if request.id in self._in_hand:
+        if isinstance(request, BadMessage):
+            self.send_error(request.id, "bad_request", request.message)
+        elif request.id in self._in_hand:
             self.send_error(request.id, "bad_request", "a request with this id is in hand already")
         elif self._clients.draining and not isinstance(request, Cancel):
             self.send_error(request.id, "shutting_down", "the daemon is stopping")
@@ -165,8 +171,10 @@ class Connection:
         except Exception:
             sink.fail()
 
-    def _has_enough(self) -> bool:
-        return len(self._in_hand) >= self._settings.max_pipelined or not self.has_room()
+    def _must_wait(self, request: Request | BadMessage) -> bool:
+        """Whether this client has enough in hand, or reads its replies too slowly."""
+        many = len(self._in_hand) >= self._settings.max_pipelined
+        return not self.has_room() or (many and not isinstance(request, Cancel | BadMessage))
 
     def has_room(self) -> bool:
         """Whether the client reads its replies fast enough."""
@@ -270,7 +278,12 @@ class Connection:
 
         An epoll registration without events still reports EPOLLHUP and EPOLLERR, but no half-close (epoll_ctl(2)).
         """
-        with select.epoll() as watch:
+        try:
+            watch = select.epoll()
+        except OSError as error:  # no descriptors: the client's runs end by their limits at the latest
+            _log.warning("client %d is not watched: %s", self._principal.connection, error)
+            await trio.sleep_forever()
+        with watch:
             watch.register(self._sock, 0)
             await trio.lowlevel.wait_readable(watch.fileno())
         self._scope.cancel()

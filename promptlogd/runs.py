@@ -6,6 +6,7 @@ More than 300 lines, since the whole life of a run is in one place.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 
@@ -25,6 +26,8 @@ from sandbox.jail.root import EngineMissing, RootError
 from sandbox.limits import MIB
 from sandbox.outcome import Cancelled, Usage
 from sandbox.protocol.frames import Task
+
+_log = logging.getLogger(__name__)
 
 _LOST_S = 45.0
 """For so long after its request a run is given to one cell after the other, if each turns out to be dead."""
@@ -96,9 +99,13 @@ class Runs:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
                 await ended.wait()
             raise
-        if isinstance(answer[0], RequestError):
-            raise answer[0]
-        return answer[0]
+        result = answer.pop()
+        if isinstance(result, Result):
+            return result
+        try:
+            raise result
+        finally:
+            del result  # it refers to this frame: the job would wait for the collector of cycles
 
     def forget(self, principal: Principal) -> None:
         """Forget a connection that was closed."""
@@ -163,6 +170,7 @@ class PendingRun:
         self._slot: Slot | None = None
         self._waiter: Waiter | None = None
         self._cell: Cell | None = None
+        self._wants_cell = self._asks_pool = False
         self._since = trio.current_time()
         self._give_up_at = self._since + _LOST_S
         self._held_bytes = 0
@@ -209,10 +217,9 @@ class PendingRun:
         if self._turn is not None:
             self._runs.admission.leave(self._turn)
             self._turn = None
-        if self._waiter is not None:
-            self._waiter.cancel()
-            self._waiter = None
-        self._return_slot()
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or not waiter.cancel(lambda: self._release(self._new_cell_ms)):
+            self._return_slot()  # else it goes back when the start that was begun has ended, and is paid for
         self._end(Result(outcome=Cancelled(), usage=Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)))
 
     def _granted(self, slot: Slot) -> None:
@@ -235,11 +242,16 @@ class PendingRun:
             self.ask_for_turn()
 
     def _take_cell(self) -> None:
+        self._wants_cell = True
+        if self._asks_pool:
+            return  # a cell that it lent has turned out to be dead: the loop below takes another
         pool = self._runs.pools[self._job.engine]
         memory_bytes = self._runs.other_memory(self._job)
-        waiter = pool.take(self._taken, fresh=self._fresh, memory_bytes=memory_bytes)
-        if waiter is not None:  # else `_taken` was called, and may have asked for another cell since
-            self._waiter = waiter
+        self._asks_pool = True
+        while self._wants_cell:
+            self._wants_cell = False
+            self._waiter = pool.take(self._taken, fresh=self._fresh, memory_bytes=memory_bytes)
+        self._asks_pool = False
 
     def _taken(self, cell: Cell | CellStartError | RootError) -> None:
         self._waiter = None
@@ -254,16 +266,23 @@ class PendingRun:
     def _begin(self, cell: Cell) -> None:
         self._cell = cell
         try:
-            cell.begin(self._job, self._done, on_log=self._on_log, alone=self._runs.admission.running == 1)
+            cell.begin(self._job, self._done, on_log=self._on_log)
         except CellLost:
             self._lost()
+        except Exception:
+            _log.exception("a cell failed at its hand-over")
+            self._cell = None
+            cell.retire()
+            self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
+            self._fail(RequestError("internal", "the daemon failed at this run; its log says how"))
 
     def _done(self, result: Result | CellLost) -> None:
         if isinstance(result, CellLost):
             self._lost()
             return
         cell, self._cell = self._cell, None
-        assert cell is not None
+        if cell is None:
+            return  # it had failed at its hand-over, and has now been closed
         cost_ms = result.usage.cpu_ms
         pool = self._runs.pools[self._job.engine]
         if self._fresh or not cell.usable:

@@ -133,7 +133,8 @@ class _Daemon:
         async def start(memory_bytes: int | None) -> Cell:
             try:
                 return await host.start(await host.plan(memory_bytes), self._reactor)
-            except OSError as error:  # a host in trouble, such as one without descriptors, must not end the daemon
+            # A host in trouble must not end the daemon. RuntimeError is what Python makes of a lack of threads.
+            except (OSError, RuntimeError) as error:
                 raise CellStartError(name, str(error)) from error
 
         options = config.engine_options(name)
@@ -141,9 +142,7 @@ class _Daemon:
         return Pool(
             name,
             start,
-            Steady(config.pool_size, in_use=config.cells)
-            if spec.forks
-            else ByDemand(config.most_blank(name), options.idle_s),
+            Steady(config.pool_size) if spec.forks else ByDemand(config.most_blank(name), options.idle_s),
             runs_per_cell=settings.runs_per_cell,
             max_age_s=settings.max_age_s,
             forks=spec.forks,
@@ -221,7 +220,7 @@ class _Daemon:
     async def _flush(self) -> None:
         while True:
             await trio.sleep(_FLUSH_S)
-            await trio.to_thread.run_sync(self._store.flush)
+            await _try_in_thread(self._store.flush)
 
     async def _trim(self) -> None:
         seen = 0
@@ -229,11 +228,11 @@ class _Daemon:
             await trio.sleep(_TRIM_S)
             if (runs := self._admission.finished) != seen:
                 seen = runs
-                await trio.to_thread.run_sync(allocator.trim)
+                await _try_in_thread(allocator.trim)
 
     async def _make_spares(self) -> None:
         while True:
-            await trio.to_thread.run_sync(self._store.make_spares)
+            await _try_in_thread(self._store.make_spares)
             await self._kept.wait()
             self._kept = trio.Event()
             await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
@@ -246,6 +245,14 @@ def _held_by(hosts: dict[str, EngineHost]) -> dict[str, str]:
         suffix = f" ({name})" if held else ""
         held |= {limit + suffix: what for limit, what in host.held_by().items()}
     return held
+
+
+async def _try_in_thread(work: Callable[[], object]) -> None:
+    """Do what is done again and again. A host in trouble, such as one without threads, must not end the daemon."""
+    try:
+        await trio.to_thread.run_sync(work)
+    except (OSError, RuntimeError) as error:
+        _log.error("%s; it is tried again", error)
 
 
 async def _guard(connection: Connection) -> None:

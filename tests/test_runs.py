@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -15,6 +17,7 @@ from promptlogd.room import Room
 from promptlogd.runs import Runs
 from sandbox.cells.cell import Cell, Done, OnLog
 from sandbox.cells.job import Job, Result
+from sandbox.cells.lending import Taken, Waiter
 from sandbox.cells.plan import Plan
 from sandbox.cells.policy import Steady
 from sandbox.cells.pool import Pool
@@ -52,6 +55,7 @@ class _Cell(Cell):
     def __init__(self, plan: Plan, *, dead: bool) -> None:
         super().__init__(plan, plan.take_identity(), _NoProcess(), Reactor())
         self.dead = dead
+        self.faulty = False
         self.done: Done | None = None
 
     @property
@@ -59,9 +63,11 @@ class _Cell(Cell):
         """Whether it has no job."""
         return self.done is None
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, alone: bool = False) -> None:
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
         """Take the job, unless it is dead."""
         self.runs += 1
+        if self.faulty:
+            raise ZeroDivisionError
         if self.dead:
             self.retire()
             raise CellLost("it is dead")
@@ -95,7 +101,7 @@ class _Rig:
         self.may_start = trio.Semaphore(1)
         self._plan = plan
         self._dead = dead
-        self.pool = Pool("quickjs", self._start, Steady(1, in_use=1), runs_per_cell=100, max_age_s=1e9, forks=True)
+        self.pool = Pool("quickjs", self._start, Steady(1), runs_per_cell=100, max_age_s=1e9, forks=True)
         self.admission = Admission(concurrent=1, queue=8)
         self.runs = Runs(
             {"quickjs": self.pool},
@@ -202,3 +208,99 @@ async def test_slots_in_which_nothing_ran_teach_nothing(plan: Plan) -> None:
         admission.return_unused(slot)
     first = admission.take("a")
     assert (first is not None, admission.take("a")) == (True, None)
+
+
+class _DeadCells(Pool):
+    """A pool that lends so many cells that are dead, and then a sound one."""
+
+    def __init__(self, plan: Plan, number: int) -> None:
+        self.dead, self.sound = _Cell(plan, dead=True), _Cell(plan, dead=False)
+        self.left = number
+
+    def take(self, taken: Taken, *, fresh: bool = False, memory_bytes: int | None = None) -> Waiter | None:
+        """Lend the next."""
+        self.left -= 1
+        taken(self.dead if self.left >= 0 else self.sound)
+        return None
+
+    def give(self, cell: Cell, *, fresh: bool = False, replaced: Callable[[], None] | None = None) -> None:
+        """Take it out."""
+
+
+async def test_any_number_of_dead_cells_costs_a_run_nothing(plan: Plan) -> None:
+    """Two thousand blank cells that died before the pool could know: one after the other, not one within the other."""
+    pool = _DeadCells(plan, 2000)
+    default = {"quickjs": Limits().memory_bytes}
+    admission = Admission(concurrent=1, queue=8)
+    runs = Runs({"quickjs": pool}, admission, default_memory_bytes=default, queue_bytes=1000, wait_s=30.0)
+    results: list[Result | RequestError] = []
+    runs.start(_JOB, _CLIENT, results.append)
+    pool.sound.end()
+    assert results == [_ENDED]
+    await pool.dead.close()
+    await pool.sound.close()
+
+
+async def test_a_fault_at_a_hand_over_ends_that_run_alone(plan: Plan) -> None:
+    """The run is told, has no slot any more, and the cell is replaced."""
+    async with _a_rig(plan, False, False) as rig:
+        rig.cells[0].faulty = True
+        rig.runs.start(_JOB, _CLIENT, rig.results.append)
+        assert [result.code for result in rig.results if isinstance(result, RequestError)] == ["internal"]
+        assert rig.admission.running == 0
+        rig.may_start.release()
+        rig.runs.start(_JOB, _CLIENT, rig.results.append)
+        await wait_all_tasks_blocked()
+        rig.cells[1].end()
+        assert rig.results[1:] == [_ENDED]
+
+
+async def test_who_cancels_a_start_of_its_own_waits_for_its_end(plan: Plan) -> None:
+    """The client is answered at once; the slot comes back when the start has ended, so that starts can't pile up."""
+    async with _a_rig(plan, False, False) as rig:
+        rig.runs.start(_JOB, _CLIENT, rig.results.append)
+        rig.cells[0].end()  # it has run something: a fresh cell must be started
+        run = rig.runs.start(_JOB, _CLIENT, rig.results.append, fresh=True)
+        await wait_all_tasks_blocked()
+        run.cancel()
+        assert len(rig.results) == 2
+        assert rig.admission.running == 1
+        rig.may_start.release()
+        await wait_all_tasks_blocked()
+        assert rig.admission.running == 0
+        assert not rig.cells[1].usable
+
+
+async def test_a_start_for_nobody_is_not_begun(plan: Plan) -> None:
+    """Runs in cells of their own that are cancelled before a start was begun for them cost no start."""
+    async with _a_rig(plan, False) as rig:
+        rig.runs.start(_JOB, _CLIENT, rig.results.append)
+        rig.cells[0].end()
+        for _ in range(100):
+            rig.runs.start(_JOB, _CLIENT, rig.results.append, fresh=True).cancel()
+        rig.may_start = trio.Semaphore(100)
+        await wait_all_tasks_blocked()
+        assert rig.pool.counts().started == 1
+        assert rig.admission.running == 0
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def test_a_refused_job_does_not_wait_for_the_collector_of_cycles(plan: Plan) -> None:
+    """What a check held is gone as soon as who asked for it has been told why it could not be tried."""
+    source = b"a source that is looked for"
+    with _without_collector():
+        async with _a_rig(plan, False) as rig:
+            rig.runs.start(_JOB, _CLIENT, rig.results.append)
+            with pytest.raises(RequestError, match="hold"):
+                await rig.runs.finish(Job(task=Task.CHECK, source=source * 50, limits=Limits()), _CLIENT)
+        left = [held for held in gc.get_objects() if isinstance(held, Job) and held.source.startswith(source)]
+        assert left == []

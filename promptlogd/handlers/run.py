@@ -169,9 +169,13 @@ class _Run:
                 match await check():
                     case Unparsed(error=error, usage=usage):
                         self._reply(Result(outcome=error, usage=usage))
-                    case Job() as job:
+                        return
+                    case Job() as job if not scope.cancel_called:
                         self.begin(job)
-            if scope.cancelled_caught:
+                        return
+                    case _:
+                        pass  # it was cancelled as the check ended
+            if scope.cancel_called:
                 self._reply(Result(outcome=Cancelled(), usage=_NO_USAGE))
 
         self._sink.spawn(work)

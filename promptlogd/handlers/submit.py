@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -97,10 +98,13 @@ class _Staging:
 
     def result(self) -> Staged:
         """Return what was staged. Raises what stood in the way: the program's fault first, then the disk's."""
-        if self.refused is not None:
-            raise self.refused
-        if self._failed is not None:
-            raise self._failed
+        error = self.refused or self._failed
+        self.refused = self._failed = None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it refers to this frame: the program would wait for the collector of cycles
         assert self._staged is not None
         return self._staged
 
@@ -108,5 +112,6 @@ class _Staging:
         """Discard what was staged, unless it was kept."""
         staged = self._staged
         if staged is not None and not self.kept:
-            # The next start removes what a disk that hangs leaves.
-            await trio.to_thread.run_sync(lambda: self._store.discard(staged), abandon_on_cancel=True)
+            # The next start removes what a disk that hangs, or a host without threads, leaves.
+            with suppress(RuntimeError):
+                await trio.to_thread.run_sync(lambda: self._store.discard(staged), abandon_on_cancel=True)

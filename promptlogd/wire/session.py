@@ -117,6 +117,7 @@ class ServerSession(_Session):
         try:
             events.extend(map(self._request, self._frames.feed(data)))
         except ProtocolError as error:
+            error.__context__ = None  # its frames hold what was received, and would wait for the collector of cycles
             events.append(error.with_traceback(None))
         return events
 

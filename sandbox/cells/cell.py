@@ -58,7 +58,7 @@ class Cell(ABC):
         self.identity = identity
         self.process = process
         self.runs = 0
-        self.started_at = self.idle_since = trio.current_time()
+        self.started_at = trio.current_time()
         self.usable = True
         self.retired = trio.Event()
         self.on_blank: Callable[[], None] = lambda: None
@@ -71,11 +71,8 @@ class Cell(ABC):
         """Whether its engine waits for a job."""
 
     @abstractmethod
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, alone: bool = False) -> None:
-        """Hand over a job. `done` is called once, later. Raises CellLost, with the cell retired, if the cell is dead.
-
-        `alone`: nothing else is running, so latency goes before CPU time.
-        """
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
+        """Hand over a job. `done` is called once, later. Raises CellLost, with the cell retired, if it is dead."""
 
     @abstractmethod
     def cancel(self) -> None:

@@ -32,7 +32,23 @@ class Waiter:
     def __init__(self, taken: Taken, until: float) -> None:
         self.taken: Taken | None = taken
         self.until = until
+        self._starting = False
+        self._over: Callable[[], None] | None = None
 
-    def cancel(self) -> None:
-        """Stop to wait."""
+    def cancel(self, over: Callable[[], None]) -> bool:
+        """Stop to wait. If a cell is being started for it alone, return True and call `over` once that has ended."""
         self.taken = None
+        if self._starting:
+            self._over = over
+        return self._starting
+
+    def start_begins(self) -> None:
+        """A cell is being started for it alone."""
+        self._starting = True
+
+    def start_ended(self) -> None:
+        """That cell has started, or has not."""
+        self._starting = False
+        over, self._over = self._over, None
+        if over is not None:
+            over()

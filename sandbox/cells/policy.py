@@ -16,9 +16,6 @@ class Policy(Protocol):
     fixed: bool
     """Whether the number of cells is constant. If so, the pool replaces spent cells first."""
 
-    in_use: int
-    """Number of cells that are put to use before a cell is used again that may not be ready."""
-
     def note(self, now: float, wanted: int) -> None:
         """A cell was asked for; with it, so many are wanted now."""
 
@@ -31,10 +28,8 @@ class Steady:
 
     fixed = True
 
-    def __init__(self, size: int, *, in_use: int) -> None:
-        """`in_use`: the others only wait, to take the place of one that must be replaced."""
+    def __init__(self, size: int) -> None:
         self._size = size
-        self.in_use = in_use
 
     def note(self, now: float, wanted: int) -> None:
         """Change nothing."""
@@ -51,7 +46,7 @@ class ByDemand:
 
     def __init__(self, most: int, idle_s: float) -> None:
         """`idle_s`: after so long without a request there are to be none."""
-        self._most = self.in_use = most
+        self._most = most
         self._idle_s = idle_s
         self._asked_at = -math.inf
         self._wanted: deque[tuple[float, int]] = deque()

@@ -22,11 +22,8 @@ from sandbox.program import Engine
 
 _log = logging.getLogger(__name__)
 
-_REFORK_S = 0.0005
-"""Time after which a returned cell has forked and warmed its next child."""
-
 _STARTS = 2 * len(os.sched_getaffinity(0))
-"""Cells that start at once: a start is all CPU time."""
+"""Cells that start at once for the pool, and as many for single runs: a start is all CPU time."""
 
 _WAIT_S = 15.0
 """How long a run may wait for a cell. Its turn has come, so cells that do not start are the reason."""
@@ -70,6 +67,9 @@ class Pool:
         self._replaced: deque[Callable[[], None]] = deque()
         """To be called, in turn, for each cell that is started."""
         self._starting = 0
+        self._starting_special = 0
+        self._broken: RootError | None = None
+        """Why no cell can start at all, if none can. The pool goes on trying."""
         self._started = 0
         self._retired = 0
         self._failures = 0
@@ -98,7 +98,7 @@ class Pool:
                 while True:
                     self._changed = trio.Event()
                     self._keep(nursery)
-                    ages = self._waiters or (self._blank and not self._policy.fixed)
+                    ages = self._waiters or self._orders or (self._blank and not self._policy.fixed)
                     with trio.move_on_after(_LOOK_S if ages else math.inf):
                         await self._changed.wait()
         finally:
@@ -117,11 +117,15 @@ class Pool:
         self._policy.note(now, len(self._lent) + len(self._waiters) + 1)
         odd = None if self._forks else memory_bytes
         if odd is None and not self._waiters:
-            cell = self._choose(now, fresh=fresh)
+            cell = self._choose(fresh=fresh)
             if cell is not None:
                 self._lend(cell)
                 taken(cell)
                 return None
+        if self._broken is not None:
+            self._changed.set()  # there may be none wanted yet, and so nobody who tries
+            taken(self._broken)
+            return None
         waiter = Waiter(taken, now + _WAIT_S)
         if odd is not None or fresh:
             self._orders.append((waiter, odd))
@@ -153,17 +157,11 @@ class Pool:
         if replaced is not None:
             replaced()
 
-    def _choose(self, now: float, *, fresh: bool) -> Cell | None:
-        """Return the cell with the warmest caches whose next child is ready.
-
-        Few cells are used, so that their memory stays in the processor's caches: one that ran nothing yet is chosen only
-        if too few of the others are in use.
-        """
-        unused = next((cell for cell in self._blank if cell.usable and not cell.runs), None)
-        worked = [cell for cell in self._blank if cell.usable and cell.runs] if not fresh else []
-        ready = next((cell for cell in reversed(worked) if cell.idle_since <= now - _REFORK_S), None)
-        few = len(worked) + len(self._lent) < self._policy.in_use
-        chosen = ready or (unused if few or not worked else worked[0])
+    def _choose(self, *, fresh: bool) -> Cell | None:
+        """Return the cell that ran last: few are used, and their memory stays in the caches."""
+        usable = [cell for cell in self._blank if cell.usable]
+        unused = next((cell for cell in usable if not cell.runs), None)
+        chosen = unused if fresh else next((cell for cell in reversed(usable) if cell.runs), unused)
         if chosen is not None:
             self._blank.remove(chosen)
         return chosen
@@ -178,7 +176,6 @@ class Pool:
         self._resting.discard(cell)
         if not cell.usable:
             return
-        cell.idle_since = trio.current_time()
         while self._waiters:
             waiter = self._waiters.popleft()
             if waiter.taken is not None:
@@ -203,12 +200,16 @@ class Pool:
     def _keep(self, nursery: trio.Nursery) -> None:
         """Start the cells that are missing, and end those that are too many or too old."""
         now = trio.current_time()
-        while self._orders:
-            nursery.start_soon(self._start_for, *self._orders.popleft(), nursery)
-        for waiter in [waiter for waiter in self._waiters if waiter.taken is None]:
-            self._waiters.remove(waiter)
-        for waiter in [waiter for waiter in self._waiters if waiter.until <= now]:
-            self._serve_waiter(waiter, CellStartError(self._engine, f"no cell became ready within {_WAIT_S:g} s"))
+        for waiter in [*self._waiters, *(waiter for waiter, _ in self._orders)]:
+            if waiter.until <= now:
+                self._serve_waiter(waiter, CellStartError(self._engine, f"no cell became ready within {_WAIT_S:g} s"))
+        self._waiters = deque(waiter for waiter in self._waiters if waiter.taken is not None)
+        self._orders = deque(order for order in self._orders if order[0].taken is not None)
+        while self._orders and self._starting_special < _STARTS:
+            waiter, memory_bytes = self._orders.popleft()
+            self._starting_special += 1
+            waiter.start_begins()
+            nursery.start_soon(self._start_for, waiter, memory_bytes, nursery)
         if not self._policy.fixed:  # else a cell is retired when it is given back
             for cell in [cell for cell in self._blank if now - cell.started_at > self._max_age_s]:
                 cell.retire()
@@ -232,6 +233,7 @@ class Pool:
             await self._failed(error)
         else:
             self._failures = 0
+            self._broken = None
             self._add(cell, nursery)
         finally:
             self._starting -= 1
@@ -245,7 +247,9 @@ class Pool:
             _log.error("%s; next try in %g s", error, delay)
         if self._replaced:
             self._replaced.popleft()()
-        if self._failures > 1 or isinstance(error, RootError):
+        if isinstance(error, RootError):
+            self._broken = error.with_traceback(None)
+        if self._failures > 1 or self._broken is not None:
             for waiter in list(self._waiters):
                 self._serve_waiter(waiter, error)
         await trio.sleep(delay)
@@ -278,6 +282,10 @@ class Pool:
         except trio.Cancelled:
             self._serve_waiter(waiter, self._stopping)
             raise
+        finally:
+            self._starting_special -= 1
+            self._changed.set()
+            waiter.start_ended()
         self._started += 1
         self._special.add(cell)
         nursery.start_soon(self._until_retired, cell)
@@ -302,8 +310,11 @@ class Pool:
             self._resting.discard(cell)
             self._kept.discard(cell)
             self._changed.set()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-                await cell.close()
+            try:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
+                    await cell.close()
+            except Exception:
+                _log.exception("a cell could not be closed")  # it must not end the others
             self._special.discard(cell)
 
 

@@ -299,7 +299,7 @@ async def test_a_dead_cell_is_replaced_by_the_pool(plan: Plan) -> None:
         async def start(memory_bytes: int | None) -> Cell:
             return await cells.start(plan, reactor)
 
-        pool = Pool("quickjs", start, Steady(2, in_use=2), runs_per_cell=3, max_age_s=60, forks=True)
+        pool = Pool("quickjs", start, Steady(2), runs_per_cell=3, max_age_s=60, forks=True)
         await nursery.start(pool.serve)
         cell = await take(pool)
         cell.process.kill()

@@ -9,7 +9,7 @@ from sandbox.cells.policy import ByDemand, Steady
 
 def test_a_steady_pool_always_has_as_many() -> None:
     """Whatever is wanted, and when, the number is the same."""
-    policy = Steady(4, in_use=4)
+    policy = Steady(4)
     for now, wanted in ((0.0, 1), (5.0, 100), (10_000.0, 0)):
         policy.note(now, wanted)
         assert policy.target(now) == 4

@@ -13,6 +13,7 @@ import pytest
 from promptlogctl.client import Client
 from promptlogd.wire import ClientSession
 from promptlogd.wire.messages import LimitsAsked, Ping
+from sandbox.limits import MIB
 from tests.daemon.processes import (
     a_daemon,
     ask,
@@ -257,9 +258,23 @@ def test_a_client_that_does_not_read_costs_little(tmp_path: Path) -> None:
             for _ in range(30):
                 assert other.run_source("return 1").value == 1
             assert big_replies() == made + 31, "more replies were made for those who do not read"
-            assert 2 <= made <= 2 * 4
+            assert 2 <= made <= 2 * (4 + 1)  # of each: in the four slots, and the next one as the first ended
             assert resident_bytes(daemon.process.pid) - before < 96 << 20
         until(lambda: resident_bytes(daemon.process.pid) - before < 48 << 20)
+
+
+@pytest.mark.parametrize("message", [b'{"type":"cancel","id":1,"target":2}\n', b'{"id":1,"type":"what"}\n'])
+def test_replies_that_nobody_reads_end_the_reading(tmp_path: Path, message: bytes) -> None:
+    """Cancels and messages that are no requests are answered at once, but not without a reader: it costs no memory."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as other:
+        before = resident_bytes(daemon.process.pid)
+        with talk(daemon.socket) as sock:
+            sock.settimeout(1)
+            much = message * (64 * MIB // len(message))
+            with pytest.raises(TimeoutError):
+                sock.sendall(much)
+            assert resident_bytes(daemon.process.pid) - before < 16 << 20
+            assert other.run_source("return 1").value == 1
 
 
 def test_a_client_that_leaves_more_than_it_may_is_noticed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from promptlogctl.client import Client, LimitsAsked
 from sandbox.cells.cell import START_S
-from tests.daemon.processes import Daemon, a_daemon, ask, at_work, children, talk, until
+from tests.daemon.processes import Daemon, a_daemon, at_work, children, talk, until
 
 _ENDLESS = {"type": "run", "id": 1, "source": "for(;;){}", "limits": {"cpu_ms": 9000, "wall_ms": 9000}}
 _WATCHED_S = 1.0
@@ -84,9 +84,9 @@ def test_a_cancel_is_heard_while_the_daemon_drains(daemon: Daemon) -> None:
         until(lambda: len(at_work(daemon)) == 1)
         daemon.process.terminate()
         until(lambda: "stopping" in daemon.log.read_text())
-        replies = ask(sock, {"type": "ping", "id": 2}, {"type": "cancel", "id": 3, "target": 1})
-        with sock.makefile("rb") as rest:
-            replies += [json.loads(line) for line in rest]
+        sock.sendall(b'{"type":"ping","id":2}\n{"type":"cancel","id":3,"target":1}\n')
+        with sock.makefile("rb") as lines:
+            replies = [json.loads(line) for line in lines]
     assert replies[0]["code"] == "shutting_down"
     assert {reply["type"]: reply for reply in replies[1:]}["finished"]["outcome"] == {"kind": "cancelled"}
     assert daemon.process.wait(10) == 0

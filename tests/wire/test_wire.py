@@ -260,3 +260,11 @@ def test_what_a_person_types_is_answered_in_text(sent: bytes) -> None:
 def test_white_space_may_stand_before_the_first_line() -> None:
     """A heredoc's line break or an indented message is JSON all the same."""
     assert ServerSession().receive(b'\n  {"type":"ping","id":1}\n') == [Ping(id=1)]
+
+
+@pytest.mark.parametrize("bytes_in", [b'{"prompt":"x"}\n', b'{"id":"\xff"}\n', b"GET / HTTP/1.1\r\n"])
+def test_a_protocol_error_holds_nothing_of_what_came(bytes_in: bytes) -> None:
+    """Frames that it refers to would keep megabytes until the collector of cycles comes."""
+    (error,) = ServerSession().receive(bytes_in)
+    assert isinstance(error, ProtocolError)
+    assert (error.__context__, error.__cause__, error.__traceback__) == (None, None, None)

@@ -51,7 +51,6 @@ class Run:
         self.job = job
         self.machine = machine
         self.done = done
-        self.streams = on_log is not None
         self.malformed = ""
         """What was wrong with the process's bytes, if anything was."""
         self.began = trio.current_time()

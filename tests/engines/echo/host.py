@@ -51,7 +51,7 @@ class EchoCell(Cell):
         """Whether it has had no run."""
         return self._machine.state is State.BLANK
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, alone: bool = False) -> None:
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
         """Hand over a job."""
         self.runs += 1
         frame = job_frame(b"C" if job.task is Task.CHECK else b"R", job.prompt.encode())

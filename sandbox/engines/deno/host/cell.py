@@ -74,8 +74,8 @@ class DenoCell(Cell):
         """Whether its engine waits for a job."""
         return self._machine.state is State.BLANK
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, alone: bool = False) -> None:
-        """Hand over a job: see `Cell.begin`. `alone` changes nothing: a run ends with its last message."""
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
+        """Hand over a job: see `Cell.begin`."""
         self.runs += 1
         try:
             engine = self._undisturbed()
@@ -205,7 +205,6 @@ class DenoCell(Cell):
         self._reactor.watch(self, self._engine.fileno(), self._on_end)
         self._reactor.clear_due(self)
         self._machine.happen(Trusted.READY)
-        self.idle_since = trio.current_time()
         if self.answered.is_set():
             self.on_blank()
         self.answered.set()

@@ -6,6 +6,7 @@ and rusage there. control.py has its messages."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from contextlib import suppress
@@ -29,6 +30,7 @@ from sandbox.outcome import Cancelled, Crashed
 from sandbox.protocol.events import Trusted
 from sandbox.protocol.machine import Machine, State
 
+_log = logging.getLogger(__name__)
 KILL_S = 0.5
 """How long a zygote may take to report the end of a child that it was told to kill."""
 
@@ -66,12 +68,11 @@ class QuickJSCell(Cell):
         """Whether a child waits for a job. The next child is forked while the last run's result is on its way."""
         return self._run is None
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, alone: bool = False) -> None:
-        """Hand over a job: see `Cell.begin`. `alone`: a core that waits is awake by the time the child ends."""
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
+        """Hand over a job: see `Cell.begin`."""
         self._refuse_if_disturbed()
         self.runs += 1
         run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_log=on_log)
-        run.streams = run.streams or alone
         self._run = run
         default, limits = self.plan.default, job.limits
         try:
@@ -113,7 +114,6 @@ class QuickJSCell(Cell):
             self._stop(run, Trusted.WALL)
         else:
             self._yield_to_others()
-            self._listen(run)
             self._reactor.set_due(self, run.wall_at)
 
     async def close(self) -> None:
@@ -123,6 +123,7 @@ class QuickJSCell(Cell):
             return
         self._forget_jail()
         zygote = self._find_zygote()
+        reaped = False
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * KILL_S):
             self._reactor.forget(self._control.fileno())
             self._reactor.forget(self._data.fileno())
@@ -136,9 +137,13 @@ class QuickJSCell(Cell):
                 await self.process.wait()
             self.process.kill()
             await self.process.wait()
-            self.plan.identities.give_back(self.identity)
-            if self.plan.cgroup is not None:
-                self.plan.cgroup.forget_jail(zygote)
+            reaped = True
+        if not reaped:  # its uid is not given to another while it may be there
+            _log.error("nsjail %d was killed and did not end within %g s", self.process.pid, 2 * KILL_S)
+            return
+        self.plan.identities.give_back(self.identity)
+        if self.plan.cgroup is not None:
+            self.plan.cgroup.forget_jail(zygote)
 
     def _forget_jail(self) -> None:
         """End the job in progress, if there is one: its jail is gone."""
@@ -157,11 +162,7 @@ class QuickJSCell(Cell):
         now = trio.current_time()
         run.wall_at = now + run.job.limits.wall_ms / 1000
         run.send(self._data)
-        if run.streams:
-            self._listen(run)
-        elif run.unsent:
-            self._wait_for(WRITE)
-        # The output of a short run is read once, when it has ended.
+        self._wait_for(READ | (WRITE if run.unsent else 0))
         self._reactor.set_due(self, min(run.wall_at, now + LONG_S))
 
     def _set_limits(self, run: Run, limits: Limits) -> None:
@@ -220,10 +221,6 @@ class QuickJSCell(Cell):
             self._wait_for(self._events & READ)
         if run.malformed and run.machine.state is State.ENDING:
             self._kill(run)
-
-    def _listen(self, run: Run) -> None:
-        """Read output as it comes from now on."""
-        self._wait_for(READ | (WRITE if run.unsent else 0))
 
     def _wait_for(self, events: int) -> None:
         if events != self._events and self._data.fileno() >= 0:

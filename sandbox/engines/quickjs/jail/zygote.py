@@ -46,11 +46,6 @@ from sandbox.engines.quickjs.jail.confinement import (
 from sandbox.engines.quickjs.jail.engine import Engine, joined
 from sandbox.engines.quickjs.jail.source import Refused
 
-# There is no typing module in the jail.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 DATA = 0
 JSBOX = "/app/_jsbox.abi3.so"
 SIGKILL = 9
@@ -62,7 +57,7 @@ FOREVER_MS = 0x7FFFFFFF
 KIND_TEXT = ord("B")
 
 
-def _read_job(read: "Callable[[int, int], bytes]" = read) -> bytes:
+def _read_job() -> bytes:
     """The one frame: j, the size of the rest in 4 bytes, kind:1 and what belongs to the kind.
 
     B the text to evaluate, arguments included. For the other kinds the lengths:4 of code, arguments, prompt, env and
@@ -87,7 +82,7 @@ def _fields(data: bytes) -> list[str]:
     return fields
 
 
-def _send(kind: bytes, payload: bytes, *, write: "Callable[[int, bytes | memoryview], int]" = write) -> None:
+def _send(kind: bytes, payload: bytes) -> None:
     """One frame to the daemon: kind:1, the size of the payload in 4 bytes, the payload.
 
     l log line, its level (one digit) first; v value; o size of a value that is too large; b message for a result that
@@ -102,26 +97,12 @@ def _send(kind: bytes, payload: bytes, *, write: "Callable[[int, bytes | memoryv
 def _child(engine: Engine, confinement: Confinement) -> None:
     engine.touch()
     confinement.put_on()
-    _take_a_job(engine, _read_job())
-    _exit(0)
-
-
-def _take_a_job(engine: Engine, data: bytes) -> None:
+    data = _read_job()
     if data[5] == KIND_TEXT:
         engine.run(data[6:].decode())
     else:
         _run_or_check(engine, data)
-
-
-def _rehearse(engine: Engine) -> None:
-    """Do in the zygote what each child does, on a job of our own, so that Python's caches have what it looks up."""
-    engine.send = lambda kind, payload: _send(kind, payload, write=lambda descriptor, data: len(data))
-    text = b"B'\"x\"'"
-    job = b"j" + len(text).to_bytes(4, "big") + text
-    for _ in range(2):
-        engine.touch()
-        _take_a_job(engine, _read_job(lambda descriptor, size: job))
-    engine.send = _send
+    _exit(0)
 
 
 def _run_or_check(engine: Engine, data: bytes) -> None:
@@ -184,7 +165,6 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     # In this order, so that what lives stands together, and the holes that the other leaves behind it.
     engine = Engine(jsbox.Runtime, _send, scripts["platform"] + prelude, scripts["builtins"])
     _warm_up(Engine(jsbox.Runtime, _send, prelude), brackets)
-    _rehearse(engine)
     posix.close(2)
     # struct pollfd (fd, events, revents), of control and of the child's pidfd.
     waited = buffer(CONTROL.to_bytes(4, sys.byteorder) + bytes((POLLIN, 0, 0, 0, 0, 0, 0, 0, POLLIN, 0, 0, 0)))

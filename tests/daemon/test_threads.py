@@ -1,0 +1,77 @@
+"""A host that gives the daemon no more threads: what needs one fails, all else goes on."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from promptlogctl.client import Client, PromptlogError, RequestRefused
+from tests.daemon.ordinary_user import ordinary_user
+from tests.daemon.processes import until
+
+
+def _is_ready(path: Path) -> bool:
+    try:
+        with Client(path) as client:
+            return client.run_source("return 1").ok
+    except PromptlogError:
+        return False
+
+
+def test_without_threads_the_daemon_goes_on() -> None:
+    """With no thread to be had each request is answered, some with an error; with threads again all is as before."""
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run"))
+    path, log = folder / "socket", folder / "log"
+    become = ordinary_user(folder)
+    command = [*become, sys.executable, "-m", "promptlogd"]
+    try:
+        with log.open("w") as stderr:
+            options = ["--socket", str(path), "--state-dir", str(folder / "state")]
+            daemon = subprocess.Popen([*command, *options], stderr=stderr, cwd="/")
+        try:
+            until(lambda: path.exists() and _is_ready(path), 20)
+            errors = _submit_without_threads(become, daemon.pid, path)
+            assert daemon.poll() is None, log.read_text()[-2000:]
+            assert set(errors) == {"internal"}
+            with Client(path) as client:
+                assert client.run(client.submit("return 'again'").hash).value == "again"
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(20) == 0, log.read_text()[-2000:]
+    finally:
+        shutil.rmtree(folder)
+
+
+def _submit_without_threads(become: list[str], pid: int, path: Path) -> list[str]:
+    """Have eight clients submit and run for three seconds; return the errors that they got."""
+    errors: list[str] = []
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    limit = [*become, "prlimit", f"--pid={pid}"]  # as its own user: root of a container may not
+    subprocess.run([*limit, "--nproc=1:"], check=True)
+    until_s = time.monotonic() + 3
+
+    def submit(number: int) -> None:
+        with Client(path) as client:
+            count = 0
+            while time.monotonic() < until_s:
+                count += 1
+                try:
+                    client.submit(f"return {number} + {count}")
+                    client.run_source("return 1")  # refused once cells are worn and can't be replaced
+                except RequestRefused as error:
+                    errors.append(error.code)
+
+    threads = [threading.Thread(target=submit, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    subprocess.run([*limit, f"--nproc={'unlimited' if most < 0 else most}:"], check=True)
+    return errors

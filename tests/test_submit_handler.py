@@ -1,0 +1,31 @@
+"""What a submit that is refused leaves in memory."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any, cast
+
+import pytest
+
+from promptlogd.handlers.submit import _Staging
+from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
+from promptlogd.store import Store
+from sandbox.program import Program
+
+
+def test_a_refused_program_does_not_wait_for_the_collector_of_cycles() -> None:
+    """Its text is gone as soon as the client has been told."""
+    program = Program.of_text(b"return }", language="javascript", engine="quickjs")
+    gc.disable()
+    try:
+        staging = _Staging(cast(Store, cast(Any, None)), program, Principal(connection=1, uid=0, process=None))
+        staging.refused = RequestError("parse_error", "no")
+        with pytest.raises(RequestError) as raised:
+            staging.result()
+        left = weakref.ref(staging)
+        del staging, raised
+        assert left() is None
+    finally:
+        gc.enable()
