@@ -20,6 +20,7 @@ from promptlogd import allocator
 from promptlogd import config as configuration
 from promptlogd.config import Config, ConfigError
 from promptlogd.listener import ListenError
+from promptlogd.log_rate import RateLimit
 from promptlogd.server import serve
 from promptlogd.store import StoreError
 from promptlogd.wire.paths import default_paths
@@ -128,6 +129,7 @@ def _set_up_logging(*, verbose: bool) -> None:
     else:
         style = "%(levelname)s %(name)s: %(message)s"
     handler = logging.StreamHandler()
+    handler.addFilter(RateLimit())
     handler.setFormatter(_OneLine(style, datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
 

@@ -51,13 +51,15 @@ class Connection:
         handlers: Handlers,
         runs: Runs,
         settings: Server,
+        env_bytes: int,
     ) -> None:
+        """`env_bytes`: the longest `env` that a run may have."""
         self._sock = sock
         self._clients = clients
         self._handlers = handlers
         self._runs = runs
         self._settings = settings
-        self._session = ServerSession()
+        self._session = ServerSession(env_bytes=env_bytes)
         peer = peer_of(sock)
         self._principal = Principal(connection=number, uid=peer.uid, process=peer.process)
         self._may_name_tenants = peer.uid == os.geteuid() or peer.uid in settings.fronts

@@ -22,6 +22,7 @@ from promptlogd.handlers.table import make_handlers
 from promptlogd.jails_folder import JailsFolder, folder_id
 from promptlogd.runs import Runs
 from promptlogd.store import Store
+from promptlogd.turns import Turns
 from sandbox.cells.cell import Cell
 from sandbox.cells.policy import ByDemand, Steady
 from sandbox.cells.pool import Pool
@@ -104,6 +105,7 @@ class _Daemon:
         self._store = store
         self._hosts = hosts
         self._clients = Clients()
+        self._turns = Turns()
         self._kept = trio.Event()
         """Set when a program was kept, and the store may make ready for the next."""
         self._reactor = Reactor()
@@ -124,6 +126,7 @@ class _Daemon:
             clients=self._clients,
             held_by=_held_by(hosts),
             jail_uids=identities.describe(),
+            turns=self._turns,
             on_kept=lambda: self._kept.set(),
         )
 
@@ -153,6 +156,7 @@ class _Daemon:
     ) -> None:
         """Serve clients until a signal comes. Opened in this order, left in the reverse: the cells last."""
         config = self._config
+        trio.lowlevel.add_instrument(self._turns)
         async with trio.open_nursery() as reactor:
             await reactor.start(self._reactor.serve)
             async with trio.open_nursery() as cells:
@@ -197,6 +201,7 @@ class _Daemon:
                 handlers=self._handlers,
                 runs=self._runs,
                 settings=self._config.server,
+                env_bytes=self._config.limits.env_kb * 1024,
             )
             connections.start_soon(_guard, connection)
 

@@ -12,6 +12,7 @@ from promptlogd.principal import Principal
 from promptlogd.runs import Runs
 from promptlogd.sink import Sink
 from promptlogd.store import Store
+from promptlogd.turns import Turns
 from promptlogd.wire.messages import PoolStats, Stats, StatsReply
 
 
@@ -26,6 +27,7 @@ class StatsHandler:
         outcomes: Counter[str],
         held_by: dict[str, str],
         jail_uids: str,
+        turns: Turns,
     ) -> None:
         """`outcomes`: finished runs by outcome."""
         self._store = store
@@ -34,6 +36,7 @@ class StatsHandler:
         self._outcomes = outcomes
         self._held_by = held_by
         self._jail_uids = jail_uids
+        self._turns = turns
         self._started_at = trio.current_time()
 
     def start(self, principal: Principal, request: Stats, sink: Sink) -> None:
@@ -64,5 +67,7 @@ class StatsHandler:
                 ],
                 held_by=self._held_by,
                 jail_uids=self._jail_uids,
+                turn_p99_ms=round(self._turns.p99_s() * 1000, 3),
+                turn_max_ms=round(self._turns.longest_s * 1000, 3),
             )
         )

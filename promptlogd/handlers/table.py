@@ -22,6 +22,7 @@ from promptlogd.principal import Principal
 from promptlogd.runs import Runs
 from promptlogd.sink import Sink
 from promptlogd.store import Store
+from promptlogd.turns import Turns
 from promptlogd.wire import messages
 
 
@@ -44,6 +45,7 @@ def make_handlers(
     clients: Clients,
     held_by: dict[str, str],
     jail_uids: str,
+    turns: Turns,
     on_kept: Callable[[], None],
 ) -> Handlers:
     """Return the handler of each request. `on_kept`: called when a program was kept."""
@@ -56,6 +58,6 @@ def make_handlers(
         messages.List: ListHandler(store),
         messages.Remove: RemoveHandler(store),
         messages.Label: NameHandler(store),
-        messages.Stats: StatsHandler(store, runs, clients, outcomes, held_by, jail_uids),
+        messages.Stats: StatsHandler(store, runs, clients, outcomes, held_by, jail_uids, turns),
         messages.Ping: PingHandler(),
     }

@@ -6,6 +6,7 @@ these would announce a frame far over the cap, so no MessagePack connection can 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -17,6 +18,7 @@ MAX_FRAME_BYTES = 8 * 1024 * 1024
 """Cap of one frame: a prompt of 1 MiB that JSON escapes sixfold, beside a source, fits; a flood does not."""
 
 HEADER_BYTES = 4
+_BLANK = re.compile(rb"\s*")
 _JSON_START = b"{ \t\r\n"
 _TEXT = frozenset(map(chr, range(0x21, 0x7F))) - {"{"}
 """Somebody is typing, or speaks HTTP: as a length these would announce half a gigabyte and more."""
@@ -55,6 +57,11 @@ class FrameDecoder:
                 f"not with {chr(first)!r}"
             )
 
+    def _past_blank(self, start: int) -> int:
+        """Return where the next line that is not blank begins. A connection of nothing else costs no loop of ours."""
+        found = _BLANK.match(self._buffer, start)
+        return found.end() if found is not None else start
+
     def _prefixed(self) -> Iterator[bytes]:
         buffer, start = self._buffer, 0
         while len(buffer) - start >= HEADER_BYTES:
@@ -70,14 +77,13 @@ class FrameDecoder:
             del buffer[:start]
 
     def _lines(self) -> Iterator[bytes]:
-        buffer, start = self._buffer, 0
+        buffer = self._buffer
+        start = self._past_blank(0)
         while (end := buffer.find(b"\n", max(start, self._scanned))) >= 0:
             if end - start > self._max_frame_bytes:
                 raise self._too_large(end - start)
-            line = bytes(buffer[start:end]).strip()
-            if line:
-                yield line
-            start = end + 1
+            yield bytes(buffer[start:end]).rstrip()
+            start = self._past_blank(end + 1)
         if start:
             del buffer[:start]
         self._scanned = len(buffer)

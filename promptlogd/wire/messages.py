@@ -287,6 +287,10 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     held_by: dict[str, str]
     jail_uids: str = ""
     """`own: ...` where each jail has a uid of its own on the host, `shared: ...` with the reason where all have one."""
+    turn_p99_ms: float = 0.0
+    """What 99 of 100 turns of the daemon's loop were shorter than. While one lasts, all clients wait."""
+    turn_max_ms: float = 0.0
+    """The longest one."""
 
 
 class Pong(_Reply, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw, json, msgpack, structs
 
 from promptlogd.wire.errors import BadMessage, ProtocolError
-from promptlogd.wire.framing import Encoding, FrameDecoder, encode_frame
+from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
 from promptlogd.wire.messages import Finished, Id, Isolation, Reply, Request, Run
 from sandbox.outcome import Ok
 from sandbox.program import Language
@@ -47,6 +47,9 @@ _ID_FIRST = re.compile(
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
+_QUOTED = 300
+"""Characters of an explanation."""
+
 _NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
 _CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
 
@@ -62,7 +65,8 @@ def _explain(error: Exception) -> str:
         case _ if (found := _NOT_ONE_OF.search(str(error))) is not None:
             return f"{error}; there is: {', '.join(map(repr, _CHOICES[found[1]]))}"
         case _:
-            return str(error)
+            text = str(error)  # it quotes what came, which may be megabytes
+            return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
 def _id_in_json(payload: bytes) -> Id | None:
@@ -105,8 +109,10 @@ class _Session:
 class ServerSession(_Session):
     """The daemon's end: requests come in, replies go out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, env_bytes: int = MAX_FRAME_BYTES) -> None:
+        """`env_bytes`: of a larger `env` is not even looked whether it is a JSON object; it will be refused."""
         super().__init__(encoding=None)
+        self._env_bytes = env_bytes
 
     def receive(self, data: bytes) -> list[Request | BadMessage | ProtocolError]:
         """Take bytes from the client; return what they complete, in order.
@@ -140,6 +146,8 @@ class ServerSession(_Session):
 
     def _object(self, raw: Raw) -> Raw:
         text = self._json_in(raw)
+        if len(bytes(text)) > self._env_bytes:
+            return text
         try:
             _object_decoder.decode(text)
         except _DECODE_ERRORS as error:

@@ -141,9 +141,20 @@ def test_stacks_of_deno_have_mappings(frame: str, mapping: int, place: str) -> N
 
 
 def test_what_is_mapped_has_a_bound() -> None:
-    """After 256 KiB of lines with stacks in them, these stay as the engine wrote them: each costs the daemon time."""
+    """After 1,000 lines of text with stacks in them, these stay as the engine wrote them: each costs time."""
     console = _console("a\n  b.c()", log_bytes=1 << 30)
-    line = _QUICKJS_LINE + b"\n" + b"x" * 65_000
+    line = _QUICKJS_LINE + b"\n" * 150
     lines = _lines(console, [line] * 8)
     mapped = ["(p.js:2:7)" in line for line in lines]
-    assert mapped == [True] * 5 + [False] * 3
+    assert mapped == [True] * 6 + [False] * 2
+
+
+@pytest.mark.parametrize("stacks", [quickjs, deno])
+def test_a_line_of_line_feeds_is_not_read_line_by_line(stacks: Stacks) -> None:
+    """A console line with the look of a stack and 65,000 line feeds stays as it came."""
+    console = _console("a", log_bytes=1 << 20, stacks=stacks)
+    text = b"\n    at x" + b"\n" * 65_000
+    line = console.line(_log(text))
+    assert line == LogLine(level="log", text=text.decode())
+    own, *_ = stacks.shown("0" + "\n    at x" * 65_000 + "\n    at f (program:module:2:3)", "p.js", Text(b"a"))
+    assert own.endswith("    at f (program:module:2:3)")

@@ -268,3 +268,30 @@ def test_a_protocol_error_holds_nothing_of_what_came(bytes_in: bytes) -> None:
     (error,) = ServerSession().receive(bytes_in)
     assert isinstance(error, ProtocolError)
     assert (error.__context__, error.__cause__, error.__traceback__) == (None, None, None)
+
+
+def test_blank_lines_are_no_work() -> None:
+    """A megabyte of line feeds is skipped, as one piece, and nothing of it is kept."""
+    decoder = FrameDecoder(encoding="json")
+    assert list(decoder.feed(b"\n \r\n\t" * 200_000 + b'{"a":1}\n' + b"\n" * 1000)) == [b'{"a":1}']
+    assert decoder.buffered_bytes == 0
+
+
+@pytest.mark.parametrize("field", ['"type":"{}"', '"type":"ping","{}":1'])
+def test_an_error_does_not_quote_megabytes(field: str) -> None:
+    """A type or a field that there is not is named, but not whole."""
+    request = '{"id":1,' + field.replace("{}", "x" * 1_000_000) + "}\n"
+    (event,) = ServerSession().receive(request.encode())
+    assert isinstance(event, BadMessage)
+    assert "xxx" in event.message
+    assert len(event.message) < 400
+
+
+def test_an_env_that_is_too_large_is_not_read() -> None:
+    """It is handed on as it is, to be refused by its size; one that may be is checked to be a JSON object."""
+    session = ServerSession(env_bytes=100)
+    large, small = (b'{"type":"run","id":1,"env":[' + b"1," * count + b"1]}\n" for count in (100, 10))
+    (request,), (event,) = session.receive(large), session.receive(small)
+    assert isinstance(request, Run)
+    assert isinstance(event, BadMessage)
+    assert "must be a JSON object" in event.message

@@ -16,6 +16,10 @@ _COUNTED_BYTES = 4 << 20
 """Of text whose code units are counted, for one run's places; ASCII takes an eighth of the time."""
 
 
+STACK_LINES = 1000
+"""Of one stack, so many lines are put in terms of the program: 2 ms of the daemon's. The rest stays as it came."""
+
+
 class Text:
     """A program's text as its author wrote it."""
 

@@ -10,9 +10,9 @@ from sandbox.outcome import LogLevel, LogLine
 from sandbox.protocol.events import Log
 from sandbox.protocol.frames import LINE_BYTES
 
-_MAPPED_BYTES = 256 * 1024
-"""Of a run's console lines with stacks in them, so many bytes are put in the program's terms. The rest stays as the
-engine wrote it: a program can print any number of stacks, and each costs the daemon time."""
+_MAPPED_LINES = 1000
+"""Of a run's console lines with stacks in them, so many lines of text are put in the program's terms: 2 ms of the
+daemon's. The rest stays as the engine wrote it: a program can print any number of stacks."""
 
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
@@ -38,7 +38,7 @@ class Console:
 
     def __init__(self, limits: Limits, stacks: Stacks, source_name: str, text: Text) -> None:
         self._left_bytes = limits.log_bytes
-        self._mapped_left_bytes = _MAPPED_BYTES
+        self._mapped_left = _MAPPED_LINES
         self._stacks = stacks
         self._source_name = source_name
         self._text = text
@@ -51,8 +51,8 @@ class Console:
             self.truncated = True
             return None
         body = log.text
-        if b"\n    at " in body and self._mapped_left_bytes > 0:
-            self._mapped_left_bytes -= len(body)
+        if b"\n    at " in body and (lines := body.count(b"\n")) <= self._mapped_left:
+            self._mapped_left -= lines
             shown = self._stacks.logged(
                 body.decode("utf-8", "ignore"), self._source_name, self._text, mapped=log.mapping
             )

@@ -29,13 +29,15 @@ Verdict = Outcome | Checked
 
 _raw_decoder = json.Decoder(Raw)
 
-_ESCAPE = re.compile(
-    rb"""\\(?: u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}   # a pair
-             | (?P<lone> u[dD][89a-fA-F][0-9a-fA-F]{2} )
-             | . )""",
+_TO_LONE_SURROGATE = re.compile(
+    rb"""(?: [^\\]++
+           | \\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}   # a pair
+           | \\(?!u[dD][89a-fA-F]).
+         )*+ \\u[dD][89a-fA-F]""",
     re.VERBOSE | re.DOTALL,
 )
-"""An escape in a JSON text. Escapes are found one behind the other, so that an escaped backslash is none."""
+"""A JSON text up to its first escape of half a surrogate pair. Escapes are found one behind the other, so that an
+escaped backslash begins none. Each byte is looked at once."""
 
 
 class Reader:
@@ -84,23 +86,10 @@ def _value(payload: bytes) -> Outcome:
     except RecursionError:
         return BadResult(message="the result is nested too deeply")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if _has_lone_surrogates(payload):
+        if _TO_LONE_SURROGATE.match(payload):
             return BadResult(message="the result holds half of a surrogate pair, which is no text")
         return Crashed(message=f"the engine wrote a value that is not JSON: {error}")
     return Ok(value=Raw(payload))
-
-
-def _has_lone_surrogates(payload: bytes) -> bool:
-    """Whether this is JSON but for lone surrogates, which JSON.stringify escapes and which are no text."""
-    whole = _ESCAPE.sub(lambda found: b"?" if found["lone"] else found[0], payload)
-    if whole == payload:
-        return False
-    try:
-        whole.decode("utf-8")
-        _raw_decoder.decode(whole)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
 
 
 def _text(payload: bytes) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.host.columns import Text
+from sandbox.engines.host.columns import STACK_LINES, Text
 
 _WRAPPER_LINES = 3
 MAPPINGS = 3
@@ -56,7 +56,7 @@ def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
 def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[str, int | None, int | None]:
     lines: list[str] = []
     place: tuple[int, int] | None = None
-    for own in text.split("\n"):
+    for own in text.split("\n", STACK_LINES):
         if _OURS.search(own) and own.startswith("    at "):
             continue
         frame = _FRAME.match(own)

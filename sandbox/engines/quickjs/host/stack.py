@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.host.columns import Text
+from sandbox.engines.host.columns import STACK_LINES, Text
 
 _FRAME = re.compile(
     r"^ *at (?:(?P<function>.*) \()?(?P<file>eval_script|program|check|<input>)"
@@ -20,7 +20,7 @@ MAPPINGS = 1
 
 def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
     """Return (line, column) of what does not parse. What was noticed past the source's end is there."""
-    for text in stack.splitlines():
+    for text in stack.split("\n", STACK_LINES):
         if frame := _FRAME.match(text):
             place, last = (int(frame["line"]) - (0 if module else 1), int(frame["column"])), source.end()
             if place[0] < 1:
@@ -32,7 +32,7 @@ def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int
 def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, int | None]:
     """Return the stack in terms of the program as submitted, and the place of its first frame there."""
     lines: list[str | tuple[str, tuple[int, int]]] = []
-    for text in stack.removesuffix("\n").split("\n"):
+    for text in stack.removesuffix("\n").split("\n", STACK_LINES):
         if _OURS in text and text.startswith("    at "):
             if lines and isinstance(lines[-1], str) and lines[-1].strip() == "at apply (native)":
                 lines.pop()  # how the prelude calls

@@ -1,0 +1,46 @@
+"""How long the daemon's loop takes for each of its turns: as long as all clients wait. Measured all the time."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import trio
+
+_BUCKETS = 64
+_LEAST_S = 10e-6
+_RATIO = 1.25
+_SCALE = 1 / math.log(_RATIO)
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the turns of trio's loop by their length, in buckets of which each is a quarter wider than the last."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+        self._counts = [0] * _BUCKETS
+        self._began = time.perf_counter()
+
+    def after_io_wait(self, timeout: float) -> None:
+        """A turn begins."""
+        self._began = time.perf_counter()
+
+    def before_io_wait(self, timeout: float) -> None:
+        """A turn has ended."""
+        self.note(time.perf_counter() - self._began)
+
+    def note(self, turn_s: float) -> None:
+        """Count a turn."""
+        if turn_s > self.longest_s:
+            self.longest_s = turn_s
+        bucket = int(math.log(turn_s / _LEAST_S) * _SCALE) + 1 if turn_s > _LEAST_S else 0
+        self._counts[min(bucket, _BUCKETS - 1)] += 1
+
+    def p99_s(self) -> float:
+        """Return what 99 of 100 turns were shorter than, to within a quarter; 0 before the first one."""
+        left = sum(self._counts) // 100
+        for bucket in reversed(range(_BUCKETS)):
+            left -= self._counts[bucket]
+            if left < 0:
+                return min(self.longest_s, _LEAST_S * _RATIO**bucket)
+        return 0.0
