@@ -47,8 +47,8 @@ _ID_FIRST = re.compile(
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-_QUOTED = 300
-"""Characters of an explanation."""
+_QUOTED, _PLACE = 250, 50
+"""Characters of an explanation, at its begin and, with the place in the message, at its end."""
 
 _NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
 _CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
@@ -60,13 +60,14 @@ def _explain(error: Exception) -> str:
             return "nested too deeply"
         case UnicodeDecodeError():
             return "a string is not UTF-8"
-        case _ if "`$.name`" in str(error) and "regex" in str(error):
-            return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
-        case _ if (found := _NOT_ONE_OF.search(str(error))) is not None:
-            return f"{error}; there is: {', '.join(map(repr, _CHOICES[found[1]]))}"
-        case _:
-            text = str(error)  # it quotes what came, which may be megabytes
-            return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
+    text = str(error)  # it quotes what came, which may be megabytes
+    if len(text) > _QUOTED:
+        text = f"{text[:_QUOTED]}... {text[-_PLACE:]}"
+    if "`$.name`" in text and "regex" in text:
+        return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
+    if (found := _NOT_ONE_OF.search(text)) is not None:
+        return f"{text}; there is: {', '.join(map(repr, _CHOICES[found[1]]))}"
+    return text
 
 
 def _id_in_json(payload: bytes) -> Id | None:
