@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from promptlogd.refusal import Detail, RequestError
-from promptlogd.store import Ambiguous, BadReference, Damaged, KeptForAnother, NotFound, Store, StoreFailed, Unstorable
+from promptlogd.store import (
+    Ambiguous,
+    BadReference,
+    Damaged,
+    KeptForAnother,
+    NotFound,
+    Store,
+    StoreFailed,
+    TooManyNames,
+    Unstorable,
+)
 
 
 class StoreErrors:
@@ -30,6 +40,8 @@ class StoreErrors:
                     "language": error.language,
                 }
                 raise RequestError("bad_request", str(error), detail) from None
+            case TooManyNames():
+                raise RequestError("bad_request", str(error), {"limit": error.most}) from None
             case Unstorable():
                 raise RequestError("bad_request", str(error)) from None
             case StoreFailed():

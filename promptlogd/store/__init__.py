@@ -11,6 +11,7 @@ from promptlogd.store.errors import (
     StoreLocked,
     StoreTooNew,
     StoreUnsafe,
+    TooManyNames,
     Unstorable,
 )
 from promptlogd.store.records import Staged, Submission
@@ -30,5 +31,6 @@ __all__ = [
     "StoreTooNew",
     "StoreUnsafe",
     "Submission",
+    "TooManyNames",
     "Unstorable",
 ]

@@ -73,6 +73,14 @@ class Ambiguous(StoreError):
         self.matches = matches
 
 
+class TooManyNames(StoreError):
+    """A name was refused, because as many as there may be are in use. `most`: that number."""
+
+    def __init__(self, message: str, most: int) -> None:
+        super().__init__(message)
+        self.most = most
+
+
 class Damaged(StoreError):
     """An object did not verify; it was set aside and is not served."""
 

@@ -22,6 +22,7 @@ from promptlogd.store.disk import open_folder
 from promptlogd.store.errors import StoreError
 from promptlogd.store.journal import Journal, Move
 from promptlogd.store.meta import Meta
+from promptlogd.store.name_rows import NAME_SCHEMA, NameRows
 from promptlogd.store.objects import ProgramFolders
 from sandbox.program import Engine, Language
 
@@ -34,11 +35,7 @@ CREATE TABLE IF NOT EXISTS programs (
     engine TEXT NOT NULL, language TEXT NOT NULL, runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest ON programs (created_at DESC, hash);
-CREATE TABLE IF NOT EXISTS moves (name TEXT NOT NULL, hash TEXT, at REAL NOT NULL,
-    back INTEGER NOT NULL DEFAULT 0, number INTEGER PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS labels ON names (hash);
-PRAGMA user_version = {_SCHEMA_VERSION};
+{NAME_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};
 """
 
 
@@ -78,6 +75,8 @@ class Facts:
         self._path = state_dir / FACTS_FILES[0]
         self._damaged = damaged
         self._db: sqlite3.Connection
+        self.names: NameRows
+        """Where names are and have been. Its methods do not begin a transaction."""
 
     def open(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
         """Open the database, or a new one if it is damaged, and repair it from these folders and the journal.
@@ -101,6 +100,7 @@ class Facts:
         """Open the existing database; return whether it was good. Sets a damaged one aside."""
         try:
             self._open_good()
+            self.names.add_missing_index()
             self._reconcile(folders, meta, journal)
         except (sqlite3.DatabaseError, ValueError) as error:
             self.close()
@@ -132,6 +132,7 @@ class Facts:
 
     def _connect(self) -> None:
         self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5)
+        self.names = NameRows(self._db)
         # Avoids SQLite's shared-memory file: on a full disk a write to that mapping raises SIGBUS.
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -163,11 +164,8 @@ class Facts:
         A program on a shelf that could not be listed keeps its row. Raises ValueError if a row is invalid.
         """
         known = {row[0] for row in self._db.execute("SELECT hash FROM programs")}
-        rows = [
-            msgspec.convert(dict(zip(Move.__struct_fields__, row, strict=True)), Move)
-            for row in self._db.execute("SELECT name, hash, at, back FROM moves ORDER BY number")
-        ]
-        names = dict(self._db.execute("SELECT name, hash FROM names"))
+        rows = self.names.moves()
+        names = self.names.places()
         moves = journal.load(rows)
         last = {move.name: move.hash for move in moves}
         with_names = {name: hash for name, hash in last.items() if hash is not None}
@@ -183,10 +181,7 @@ class Facts:
                 except StoreError as error:
                     _log.error("a program is not listed, since its metadata can't be read: %s", error)
             if (rows, names) != (moves, with_names):
-                self._db.execute("DELETE FROM moves")
-                self._db.execute("DELETE FROM names")
-                for move in moves:
-                    self._apply(move)
+                self.names.replace(moves)
 
     def add(self, hash: str, meta: Meta) -> None:
         """Add a program. If it has a row already, update only its engine and language."""
@@ -238,36 +233,23 @@ class Facts:
                 [(count, at, hash) for hash, (count, at) in runs.items()],
             )
 
-    def named(self, name: str) -> str | None:
-        """Return the hash that a name is on."""
-        row = self._db.execute("SELECT hash FROM names WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+    def forget_moves(self, most: int) -> list[Move]:
+        """Forget moves until about `most` are left; return these, oldest first. `sync_log` makes that durable."""
+        with self._transaction():
+            return self.names.keep_newest(most)
 
-    def names(self, hash: str) -> list[str]:
-        """Return the names that are on a hash."""
-        return [row[0] for row in self._db.execute("SELECT name FROM names WHERE hash = ? ORDER BY name", (hash,))]
-
-    def history(self, name: str) -> list[Move]:
-        """Return where a name has been, oldest first."""
-        rows = self._db.execute("SELECT name, hash, at, back FROM moves WHERE name = ? ORDER BY number", (name,))
-        return [Move(name=row[0], hash=row[1], at=row[2], back=row[3]) for row in rows]
+    def sync_log(self) -> None:
+        """Wait until the finished transactions are on the disk. Needs no lock. Raises OSError."""
+        with (self._path.parent / FACTS_FILES[1]).open("rb") as log:
+            os.fsync(log.fileno())
 
     def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
         """Apply moves that are in the journal, all or none, and delete the row of a removed program (`gone`)."""
         with self._transaction():
             for move in moves:
-                self._apply(move)
+                self.names.apply(move)
             if gone is not None:
                 self._db.execute("DELETE FROM programs WHERE hash = ?", (gone,))
-
-    def _apply(self, move: Move) -> None:
-        self._db.execute(
-            "INSERT INTO moves (name, hash, at, back) VALUES (?, ?, ?, ?)", (move.name, move.hash, move.at, move.back)
-        )
-        if move.hash is None:
-            self._db.execute("DELETE FROM names WHERE name = ?", (move.name,))
-        else:
-            self._db.execute("INSERT OR REPLACE INTO names (name, hash) VALUES (?, ?)", (move.name, move.hash))
 
 
 _SELECT = "SELECT hash, size, created_at, created_by, engine, language, runs, last_run_at FROM programs"

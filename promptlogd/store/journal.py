@@ -69,7 +69,7 @@ class Journal:
                 f"line {where}" if bad else "lines are missing",
                 lost,
             )
-            self._write(merged)
+            self.replace(merged, keep_old=True)
         elif torn:
             _log.warning("%s ended with %d bytes of an unfinished move; removed", self._path, torn)
             self._cut_file()
@@ -100,7 +100,16 @@ class Journal:
                 self._end += len(line)
         return lines, bad, 0
 
-    def _write(self, moves: Sequence[Move]) -> None:
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._end
+
+    def replace(self, moves: Sequence[Move], *, keep_old: bool = False) -> None:
+        """Write a journal of these moves in place of the old one, durably and all or nothing. Raises OSError.
+
+        `keep_old`: `damaged/` keeps the old one.
+        """
         new = self._path.with_suffix(".new")
         new.unlink(missing_ok=True)
         data = _lines(moves)
@@ -111,14 +120,14 @@ class Journal:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            if self._path.exists():
+            if keep_old and self._path.exists():
                 self._damaged.link_in(self._path)
             new.rename(self._path)
         except BaseException:
             new.unlink(missing_ok=True)
             raise
-        sync(self._path.parent)
         self._end = len(data)
+        sync(self._path.parent)
 
     def append(self, moves: Sequence[Move], *, removal: bool = False) -> int:
         """Add moves, all or none, and wait until they are on the disk. Return the argument of `cut` that undoes this.

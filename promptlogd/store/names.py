@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 
-from promptlogd.store.errors import NotFound, StoreFailed
+from promptlogd.store.compaction import Compaction
+from promptlogd.store.errors import NotFound, StoreFailed, TooManyNames
 from promptlogd.store.journal import Move
 from promptlogd.store.references import before
 from promptlogd.store.state_folder import StateFolder
+
+MOST_NAMES_OF_PROGRAM = 64
+"""Names on one program. `show` and `list` send all of them, and a removal removes all of them."""
+MOST_NAMES = 100_000
+"""Names in all. The last move of each stays in the journal: 19 MB."""
 
 
 class Names:
@@ -15,26 +21,50 @@ class Names:
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
+        self._compaction = Compaction(state)
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
         """Move a name to a program, or back to where it was last; return (where it is, where it was).
 
-        Raises NotFound if the program, or a place to go back to, is not there; StoreFailed.
+        Raises NotFound if the program, or a place to go back to, is not there; TooManyNames, StoreFailed.
         """
         with self._state.use_facts():
-            previous = self._state.facts.named(name)
-            history = self._state.facts.history(name)
+            previous = self._state.facts.names.named(name)
+            history = self._state.facts.names.history(name)
         if hash is None:
             hash, back = before(name, history, self._state.objects.has)
+            self.check_room(name, hash)
             self.move(name, hash, back=back)
         elif not self._state.objects.has(hash):
             raise NotFound(hash)
         elif previous != hash:
+            self.check_room(name, hash)
             self.move(name, hash)
         return hash, previous
 
+    def check_room(self, name: str, hash: str) -> None:
+        """Raise TooManyNames if this program, or the store, takes no more names. StoreFailed."""
+        with self._state.use_facts():
+            names = self._state.facts.names
+            previous = names.named(name)
+            if previous == hash:
+                return
+            if names.count_on(hash) >= MOST_NAMES_OF_PROGRAM:
+                raise TooManyNames(
+                    f"program {hash} has {MOST_NAMES_OF_PROGRAM} names, which are the most: use one of these, or move "
+                    "one to another program first",
+                    MOST_NAMES_OF_PROGRAM,
+                )
+            if previous is None and names.count() >= MOST_NAMES:
+                raise TooManyNames(
+                    f"there are {MOST_NAMES} names, which are the most: move one of these, or remove programs that "
+                    "have names",
+                    MOST_NAMES,
+                )
+
     def move(self, name: str, hash: str, *, back: int = 0) -> None:
         """Put a name on a program, or do nothing. Raises StoreFailed."""
+        self._compaction.compact_if_long()
         move = Move(name=name, hash=hash, at=time.time(), back=back)
         end = self._state.journal.append([move])
         try:

@@ -17,13 +17,13 @@ _MATCHES = 10
 def meant(reference: str, facts: Facts) -> str:
     """Return the hash that is meant. Raises BadReference, NotFound, Ambiguous."""
     if reference.startswith("@"):
-        hash = facts.named(reference[1:])
+        hash = facts.names.named(reference[1:])
         if hash is None:
             raise NotFound(reference)
         return hash
     digits = reference.lower()
     if not is_hex(digits) or len(digits) > HASH_DIGITS:
-        hint = f"; did you mean @{reference}?" if facts.named(reference) else ""
+        hint = f"; did you mean @{reference}?" if facts.names.named(reference) else ""
         raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME{hint}")
     if len(digits) == HASH_DIGITS:
         return digits
@@ -42,7 +42,7 @@ def before(name: str, history: Sequence[Move], has: Callable[[str], bool]) -> tu
     been: list[str | None] = []
     for move in history:
         if move.back:
-            del been[-move.back :]
+            been = been[: -move.back] or [move.hash]  # empty if a compaction forgot the moves before
         else:
             been.append(move.hash)
     for back in range(1, len(been)):

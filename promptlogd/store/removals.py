@@ -67,7 +67,7 @@ class Removals:
 
     def _moves_off(self, hash: str) -> Sequence[Move]:
         with self._state.use_facts():
-            names = self._state.facts.names(hash)
+            names = self._state.facts.names.on(hash)
         return [Move(name=name, hash=None, at=time.time()) for name in names]
 
     def _retry_with_reserve(self, step: Callable[[], _R]) -> _R:

@@ -7,8 +7,9 @@ creates the file again at its end. A removal writes, with blocks of 4 KiB:
 - pages of SQLite's write-ahead log, 4,120 bytes each: some 20 for the program, and two for each name;
 - one block of the folder `programs/`, for the program's temporary name.
 
-So 1 MiB is enough for a program with a hundred names. With more names SQLite may find no room. The program is removed
-nevertheless, and the next start removes it from SQLite, because the folders and the journal no longer have it.
+So 1 MiB is enough for a program with as many names as one may have (`names.py`). An older folder may have programs with
+more names, and SQLite may find no room for these. The program is removed nevertheless, and the next start removes it
+from SQLite, because the folders and the journal no longer have it.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Store:
         """Keep a staged program; return (hash, whether it is new), once it is on the disk.
 
         Raises StoreFailed; KeptForAnother if the program is kept for another engine or language than was asked for;
-        Unstorable for an artifact that the store does not take.
+        Unstorable for an artifact that the store does not take; TooManyNames.
         """
         with self._state.writing:
             return self._submissions.keep(submission)
@@ -218,8 +218,8 @@ class Store:
             fact = self._facts.get(hash)
             if fact is None:
                 raise NotFound(hash)
-            names = self._facts.names(hash)
-            return self._with_counts(fact), names, {name: self._facts.history(name) for name in names}
+            names = self._facts.names.on(hash)
+            return self._with_counts(fact), names, {name: self._facts.names.history(name) for name in names}
 
     def list(self, limit: int, after: str | None) -> Page:
         """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave."""
@@ -228,7 +228,7 @@ class Store:
             more = len(facts) > limit
             facts = facts[:limit]
             return Page(
-                rows=[(self._with_counts(fact), self._facts.names(fact.hash)) for fact in facts],
+                rows=[(self._with_counts(fact), self._facts.names.on(fact.hash)) for fact in facts],
                 next=cursor(facts[-1]) if more else None,
             )
 
@@ -247,7 +247,7 @@ class Store:
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
         """Move a name to a program, or back to where it was last; return (where it is, where it was).
 
-        Raises NotFound if the program, or a place to go back to, is not there.
+        Raises NotFound if the program, or a place to go back to, is not there; TooManyNames, StoreFailed.
         """
         with self._state.writing:
             return self._names.label(name, hash)

@@ -33,11 +33,16 @@ class Submissions:
             raise KeptForAnother(hash, fact.engine, fact.language)
 
     def keep(self, submission: Submission) -> tuple[str, bool]:
-        """Keep a staged program; return (hash, whether it is new). Raises StoreFailed, KeptForAnother, Unstorable."""
+        """Keep a staged program; return (hash, whether it is new).
+
+        Raises StoreFailed, KeptForAnother, TooManyNames, Unstorable.
+        """
         staged, name = submission.staged, submission.name
         hash = staged.program.hash
         place = Place(hash=hash, engine=staged.meta.engine, build=submission.build)
         check_place(place)
+        if name is not None:
+            self._names.check_room(name, hash)
         artifact = seal_artifact(self._state.key.value, place, submission.artifact, staged.meta.language)
         try:
             meta = self._objects.meta(hash)
@@ -97,7 +102,7 @@ class Submissions:
         if name is None:
             return
         with self._state.use_facts():
-            moves = self._state.facts.named(name) != hash
+            moves = self._state.facts.names.named(name) != hash
         if moves:
             self._names.move(name, hash)
 

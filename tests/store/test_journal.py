@@ -210,7 +210,8 @@ def test_no_move_takes_the_journal_over_its_bound(filled: _Filled) -> None:
     size = filled.journal.stat().st_size
     with filled.journal.open("ab") as file:
         while size < _MOST_BYTES - (1 << 20):
-            line = b"\n" + seal(Move(name="n" * (1 << 20), hash=None, at=1.0)) + b"\n"
+            # Each line is the only one of its name, so that a compaction can forget none.
+            line = b"\n" + seal(Move(name=f"{size}-".ljust(1 << 20, "n"), hash="0" * 64, at=1.0)) + b"\n"
             line = line if size + len(line) < _MOST_BYTES - 10_000 else b"\n" * (_MOST_BYTES - (1 << 20) - size)
             size += file.write(line)
     with reopened(filled.state) as store:

@@ -1,0 +1,272 @@
+"""Names have bounds, and however many there are, removals, `show` and the journal stay short."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from promptlogd.handlers.references import StoreErrors
+from promptlogd.refusal import RequestError
+from promptlogd.store import NotFound, Store, TooManyNames
+from promptlogd.store.journal import Move
+from promptlogd.store.name_rows import newest_moves
+from promptlogd.store.names import MOST_NAMES, MOST_NAMES_OF_PROGRAM
+from promptlogd.store.references import before
+from promptlogd.store.seal import seal, unseal
+from tests.store.programs import submit
+from tests.store.reopened import reopened
+
+_MANY = 12_000
+_SHOW_CPU_S = 2.0
+"""`show` of 12,000 names takes 0.2 s of CPU time. Without an index it takes 4 s."""
+_LONG = 60_000
+"""Moves that make the journal long enough for a compaction."""
+_NOWHERE = "0" * 64
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A folder with two programs, the first of which has the name x."""
+    with reopened(tmp_path / "state") as store:
+        submit(store, b"first", name="x")
+        submit(store, b"second")
+    return tmp_path / "state"
+
+
+def _hashes(store: Store) -> tuple[str, str]:
+    """Return the hashes of the first and the second program."""
+    return submit(store, b"first")[0], submit(store, b"second")[0]
+
+
+def _extend(state: Path, moves: Sequence[Move]) -> None:
+    """Add moves to the journal of a closed store, and let the next start build SQLite from it."""
+    with (state / "names.jsonl").open("ab") as journal:
+        journal.write(b"".join(b"\n" + seal(move) + b"\n" for move in moves))
+    for path in state.glob("facts.sqlite3*"):
+        path.unlink()
+
+
+def _give_many_names(state: Path) -> str:
+    """Give the second program more names than may be given today; return its hash."""
+    with reopened(state) as store:
+        hash = _hashes(store)[1]
+    _extend(state, [Move(name=f"name-{number:05}", hash=hash, at=float(number)) for number in range(_MANY)])
+    return hash
+
+
+def test_a_program_has_so_many_names(state: Path) -> None:
+    """A name above a program's bound is refused with what to do, however it is given, and nothing else changes."""
+    with reopened(state) as store:
+        first, second = _hashes(store)
+        store.label("moves", second)
+        store.label("moves", first)
+        for number in range(MOST_NAMES_OF_PROGRAM):
+            store.label(f"name-{number}", second)
+        names = store.show(second)[1]
+        assert len(names) == MOST_NAMES_OF_PROGRAM
+        with pytest.raises(TooManyNames, match="64 names, which are the most: use one of these, or move one"):
+            store.label("more", second)
+        with pytest.raises(TooManyNames, match="are the most"):
+            store.label("moves", None)
+        with pytest.raises(TooManyNames, match="are the most"):
+            submit(store, b"second", name="more")
+        with pytest.raises(RequestError) as refused, StoreErrors():
+            store.label("more", second)
+        assert (refused.value.code, refused.value.detail) == ("bad_request", {"limit": MOST_NAMES_OF_PROGRAM})
+        assert store.show(second)[1] == names
+        assert store.resolve("@moves") == first
+        assert store.label("name-0", second) == (second, second)
+        assert submit(store, b"second", name="name-0") == (second, False)
+        store.label("name-0", first)
+        assert store.label("more", second) == (second, None)
+
+
+def test_a_store_has_so_many_names(state: Path) -> None:
+    """A new name above the store's bound is refused, its new program is not kept, and names can still be moved."""
+    _extend(state, [Move(name=f"{number}", hash=_NOWHERE, at=1.0) for number in range(MOST_NAMES - 1)])
+    with reopened(state) as store:
+        first, second = _hashes(store)
+        with pytest.raises(TooManyNames, match="100000 names, which are the most: move one of these, or remove"):
+            store.label("more", second)
+        with pytest.raises(TooManyNames, match="are the most"):
+            submit(store, b"third", name="more")
+        assert store.count() == 2
+        assert store.label("x", second) == (second, first)
+        assert submit(store, b"third", name="7")[1]
+        assert list(store.remove(second)) == ["x"]
+        assert store.label("more", first) == (first, None)
+
+
+def test_a_removal_waits_for_the_disk_as_often_with_many_names(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program with 12,000 names is removed with as many fsyncs as one with a single name, and no name stays."""
+    many = _give_many_names(state)
+    syncs = 0
+    fsync = os.fsync
+
+    def count(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        fsync(descriptor)
+
+    with reopened(state) as store:
+        first, _ = _hashes(store)
+        monkeypatch.setattr(os, "fsync", count)
+        assert list(store.remove(first)) == ["x"]
+        of_one, syncs = syncs, 0
+        assert len(store.remove(many)) == _MANY
+        assert 0 < syncs <= of_one
+    for path in state.glob("facts.sqlite3*"):
+        path.unlink()
+    with reopened(state) as store, pytest.raises(NotFound):
+        store.resolve("@name-00000")
+
+
+@pytest.mark.parametrize("lines", [0, 1, _MANY // 2, _MANY - 1])
+def test_a_torn_removal_costs_no_other_name(state: Path, lines: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A removal that a kill tore after any number of names leaves other names alone, and can be completed."""
+    many = _give_many_names(state)
+    journal = state / "names.jsonl"
+    end = journal.stat().st_size
+    with reopened(state) as store:
+        store.remove(many)
+    removal = journal.read_bytes()[end:].splitlines(keepends=True)
+    whole = sum(map(len, removal[: 2 * lines]))  # each move has an empty line before it
+    os.truncate(journal, end + whole + 20)
+    for path in state.glob("facts.sqlite3*"):
+        path.unlink()
+    caplog.clear()
+    with reopened(state) as store:
+        assert store.load(store.resolve("@x")).source == b"first"
+        assert store.resolve(f"@name-{_MANY - 1}") == many
+        with pytest.raises(NotFound):
+            store.remove(many)  # says that the program is gone, and removes the names that are left
+        with pytest.raises(NotFound):
+            store.resolve(f"@name-{_MANY - 1}")
+        assert store.show(store.resolve("@x"))[1] == ["x"]
+    assert "ERROR" not in [record.levelname for record in caplog.records]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_show_of_many_names_is_quick(state: Path, *, older: bool) -> None:
+    """`show` takes time in proportion to a program's names, also with a database that was made without the index."""
+    many = _give_many_names(state)
+    with reopened(state) as store:
+        assert store.count() == 2
+    if older:
+        with closing(sqlite3.connect(state / "facts.sqlite3")) as database:
+            database.execute("DROP INDEX moves_of_name")
+    with reopened(state) as store:
+        began = time.process_time()
+        _, names, history = store.show(many)
+        assert time.process_time() - began < _SHOW_CPU_S
+    assert len(names) == len(history) == _MANY
+    assert [move.at for move in history["name-00007"]] == [7.0]
+
+
+@pytest.fixture
+def long(state: Path) -> Iterator[Path]:
+    """The folder with a long journal: one name that moves to and fro, and removed names in between."""
+    with reopened(state) as store:
+        hashes = _hashes(store)
+    moves: list[Move] = []
+    for number in range(_LONG // 3):
+        moves.append(Move(name="y", hash=hashes[number % 2], at=float(number)))
+        moves.append(Move(name=f"gone-{number}", hash=_NOWHERE, at=float(number)))
+        moves.append(Move(name=f"gone-{number}", hash=None, at=float(number)))
+    _extend(state, moves)
+    with reopened(state):
+        pass
+    yield state
+    assert not list((state / "damaged").iterdir())
+
+
+def _count_lines(state: Path) -> int:
+    return len((state / "names.jsonl").read_bytes().split())
+
+
+def test_a_long_journal_is_compacted(long: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The move that finds a long journal shortens it; names keep their places and newest moves, without SQLite too."""
+    old_size = (long / "names.jsonl").stat().st_size
+    with reopened(long) as store:
+        first, second = _hashes(store)
+        x, y = store.show(first)[2]["x"], store.show(second)[2]["y"]
+        store.label("z", second)
+        assert (long / "names.jsonl").stat().st_size < old_size / 100
+        assert store.label("y", None) == (first, second)
+        assert store.label("y", None) == (second, first)
+        newest = store.show(second)[2]["y"]
+        assert newest[:-2] == y[-64:]
+        size = (long / "names.jsonl").stat().st_size
+        store.label("z", first)
+        assert size < (long / "names.jsonl").stat().st_size < size + 500  # not compacted each time
+    for _ in range(2):
+        with reopened(long) as store:
+            assert store.show(first)[2] == {"x": x, "z": store.show(first)[2]["z"]}
+            assert store.show(second)[2] == {"y": newest}
+        for path in long.glob("facts.sqlite3*"):
+            path.unlink()
+    assert "ERROR" not in [record.levelname for record in caplog.records]
+
+
+def test_killed_while_the_journal_is_compacted(long: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A kill after SQLite forgot moves and before the journal is replaced is no damage, and loses nothing."""
+    journal = long / "names.jsonl"
+    old = journal.read_bytes()
+    with reopened(long) as store:
+        first, second = _hashes(store)
+        history = store.show(second)[2]["y"]
+        store.label("z", second)
+    (last,) = journal.read_bytes().split(b"\n")[-2:-1]
+    assert unseal(last, Move).name == "z"
+    journal.write_bytes(old + b"\n" + last + b"\n")
+    with reopened(long) as store:
+        assert store.show(second)[2]["y"] == history
+        assert store.resolve("@z") == second
+        assert store.resolve("@x") == first
+        store.label("z", first)
+        assert journal.stat().st_size < len(old) / 100
+    assert "ERROR" not in [record.levelname for record in caplog.records]
+
+
+def test_a_compaction_that_the_disk_refuses(long: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the new journal can't be written, the move is made nevertheless, and the next start compacts."""
+    (long / "names.new").mkdir()
+    old_size = (long / "names.jsonl").stat().st_size
+    with reopened(long) as store:
+        first, second = _hashes(store)
+        store.label("z", second)
+        store.label("z", first)
+    assert caplog.text.count("can't be compacted") == 1
+    assert (long / "names.jsonl").stat().st_size > old_size
+    (long / "names.new").rmdir()
+    with reopened(long) as store:
+        assert store.resolve("@z") == first
+        assert store.resolve("@y") == second
+        store.label("z", second)
+        assert (long / "names.jsonl").stat().st_size < old_size / 100
+
+
+def test_the_moves_that_a_compaction_keeps() -> None:
+    """As many names leave fewer moves each, each name keeps its place, and moves keep their order."""
+    moves = [Move(name=name, hash=f"{turn}", at=float(turn), back=turn % 2) for turn in range(100) for name in "abc"]
+    for most, each in [(300, 64), (191, 16), (48, 16), (47, 4), (11, 1), (0, 1)]:
+        kept = newest_moves(moves, most)
+        assert len(kept) == 3 * each
+        assert kept == moves[-3 * each :]
+    assert newest_moves([*moves, Move(name="b", hash=None, at=100.0)], 0) == [
+        Move(name=name, hash="99", at=99.0, back=1) for name in "ac"
+    ]
+
+
+def test_back_to_a_place_whose_earlier_moves_are_forgotten() -> None:
+    """A name can go back to where a move back had put it, though a compaction forgot the moves that it undid."""
+    history = [Move(name="x", hash="b", at=1.0, back=5), Move(name="x", hash="c", at=2.0)]
+    assert before("x", history, lambda _: True) == ("b", 1)
+    with pytest.raises(NotFound):
+        before("x", history[:1], lambda _: True)
