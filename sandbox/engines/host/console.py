@@ -14,6 +14,9 @@ _MAPPED_LINES = 1000
 """Of a run's console lines with stacks in them, so many lines of text are put in the program's terms: 2 ms of the
 daemon's. The rest stays as the engine wrote it: a program can print any number of stacks."""
 
+_LINE_BYTES = 256
+"""So much of a long line counts as one."""
+
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 
@@ -51,7 +54,7 @@ class Console:
             self.truncated = True
             return None
         body = log.text
-        if b"\n    at " in body and (lines := body.count(b"\n")) <= self._mapped_left:
+        if b"\n    at " in body and (lines := _lines_of(body)) <= self._mapped_left:
             self._mapped_left -= lines
             shown = self._stacks.logged(
                 body.decode("utf-8", "ignore"), self._source_name, self._text, mapped=log.mapping
@@ -62,3 +65,7 @@ class Console:
             body = body[: self._left_bytes]
         self._left_bytes -= len(body) + LINE_BYTES
         return LogLine(level=_LEVELS[log.level], text=body.decode("utf-8", "ignore"))
+
+
+def _lines_of(body: bytes) -> int:
+    return body.count(b"\n") + len(body) // _LINE_BYTES
