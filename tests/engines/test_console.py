@@ -149,12 +149,13 @@ def test_what_is_mapped_has_a_bound() -> None:
     assert mapped == [True] * 6 + [False] * 2
 
 
-@pytest.mark.parametrize("stacks", [quickjs, deno])
-def test_a_line_of_line_feeds_is_not_read_line_by_line(stacks: Stacks) -> None:
-    """A console line with the look of a stack and 65,000 line feeds stays as it came."""
-    console = _console("a", log_bytes=1 << 20, stacks=stacks)
-    text = b"\n    at x" + b"\n" * 65_000
-    line = console.line(_log(text))
-    assert line == LogLine(level="log", text=text.decode())
-    own, *_ = stacks.shown("0" + "\n    at x" * 65_000 + "\n    at f (program:module:2:3)", "p.js", Text(b"a"))
-    assert own.endswith("    at f (program:module:2:3)")
+@pytest.mark.parametrize(("stacks", "frame"), [(quickjs, "program:1:1"), (deno, "program:module:1:1")])
+def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None:
+    """A frame is put in terms of the program, but not behind 65,000 line feeds, in a console line or in a stack."""
+    for line_feeds, place in ((5, "p.js:1:1"), (65_000, frame)):
+        text = "E" + "\n" * line_feeds + f"    at f ({frame})"
+        line = _console("a", log_bytes=1 << 20, stacks=stacks).line(_log(text.encode()))
+        assert line is not None
+        assert line.text.endswith(f"    at f ({place})")
+        own, *_ = stacks.shown("0\n" + text, "p.js", Text(b"a"))
+        assert own.endswith(f"    at f ({place})")
