@@ -1,224 +1,315 @@
-"""Who runs next: slots, a bounded queue behind them, and turns by client.
+"""Who runs next: hierarchical start-time fair queueing, with one slot that is reserved for light clients.
 
-A client whose recent runs used 5 ms of CPU time or more is *long*. Engines that restart slowly form a class of their
-own, *costly*, unless the client is long. All other runs are *short*. Each class has a cap, so that none crowds out the
-others:
+Principals form a tree: user, process, connection. A tenant that a front names stands between the user and the process.
+Each node has a *service*: the CPU time in ms that its runs have used. A free slot goes to the child with the least
+service, level by level, and within a connection to its oldest run. So users get equal shares of CPU time, whatever
+number of processes and connections they open, and so do the processes of a user.
 
-| class  | slots it may hold                                               | while short runs come     |
-|--------|-----------------------------------------------------------------|---------------------------|
-| short  | all                                                             | all                       |
-| costly | half; with long: all but one                                    | with long: half less one  |
-| long   | half, less one while costly runs come; with costly: all but one | with costly: half less one|
+Each parent has a *clock*: the largest service at which one of its children began a run. A node that was idle continues
+at its parent's clock, so that nobody saves up service. A new node continues there as well, and pays an entry fee: the
+mean charge of a run below its parent. So new processes have no advantage over old ones. A run is charged with an
+estimate when it begins, and with its CPU time when it has ended.
 
-CPU-bound runs lose nothing by it, since there are twice as many slots as cores.
+With fair shares alone, a short run would wait until one of many long runs ends. So one slot, and the last ready cell of
+an engine, are for light clients only. A *light* client, a tenant or else a process, has finished a run, runs nothing
+now, and has used little. It waits for one other reserved run at the most. With fewer than three slots nothing is
+reserved.
+
+After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 """
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
-from typing import Literal
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import trio
 
-LONG_MS = 5.0
-"""CPU time from which on a run is a long one."""
+from promptlogd.principal import Principal
+from promptlogd.principals import Node, Ticket, Tree
+from promptlogd.room import ALWAYS_ROOM, Room
+from sandbox.program import Engine
 
-_FORGET = 0.9
-"""Share of a client's estimate that stays after each shorter run. After 22 of them 50 ms have become less than 5."""
+LIGHT_MS = 5.0
+"""The most that a light client's runs use on average, and the most that it is ahead of its parent's clock."""
 
-_LEFT_S = 1.0
-"""A process that reconnects within this time keeps its history."""
-
-_MOST_LEFT = 1024
-
-_SHORT_S = 0.1
-"""For so long after a short run, more of them are to be expected."""
+SPECIAL: Engine = ""
+"""Stands for an engine in runs that need no cell that is ready: one is started for each of them."""
 
 
-Kind = Literal["short", "costly", "long"]
+class Cells(Protocol):
+    """The cells of one engine."""
 
+    def can_lend(self) -> bool:
+        """Whether a run would get a cell at once, or the reason why there is none."""
 
-class Slot:
-    """Leave to run, until `Admission.release`."""
-
-    __slots__ = ("after_ms", "client", "kind")
-
-    def __init__(self, client: Hashable, kind: Kind, after_ms: float) -> None:
-        self.client = client
-        self.kind: Kind = kind
-        self.after_ms = after_ms
-
-
-class Turn:
-    """A run that waits for a slot. `granted` is called once with it, or with None if the run waited for too long."""
-
-    __slots__ = ("after_ms", "client", "granted", "since")
-
-    def __init__(self, client: Hashable, after_ms: float, granted: Callable[[Slot | None], None]) -> None:
-        self.client = client
-        self.after_ms = after_ms
-        self.granted = granted
-        self.since = trio.current_time()
+    def is_last(self) -> bool:
+        """Whether only one cell is ready, and others are in use."""
 
 
 class Admission:
-    """Slots for runs. A free slot goes to the next client in turn, and to the oldest run of that client."""
+    """Slots for runs, and a bounded queue behind them."""
 
-    def __init__(self, *, concurrent: int, queue: int) -> None:
-        self._free = concurrent
-        self._all = concurrent
-        self._half = max(1, concurrent // 2)
-        self._held: dict[Kind, int] = {"short": 0, "costly": 0, "long": 0}
-        self._short_at: dict[Kind, float] = dict.fromkeys(self._held, -math.inf)
+    def __init__(self, *, concurrent: int, queue: int, cells: Mapping[Engine, Cells]) -> None:
+        """`concurrent`: how many slots. `queue`: how many runs may wait."""
+        self.free = concurrent
+        """Slots that no run has."""
+        self._reserved = 1 if concurrent >= 3 else 0
         self._queue = queue
+        self._cells = cells
+        self._tree = Tree()
+        self._light: dict[Node, None] = {}
+        """Clients that offer a run, run nothing, and whose runs use little."""
         self.running = 0
-        self.queued = 0
         self.finished = 0
-        """Runs that gave their slot back."""
-        self._any_queued = trio.Event()
-        self._handing_out = False
-        self._waiting: OrderedDict[Hashable, deque[Turn]] = OrderedDict()
-        self._expected_ms: dict[Hashable, float] = {}
-        self._left: OrderedDict[Hashable, deque[tuple[float, float]]] = OrderedDict()
-
-    def take(self, client: Hashable, after_ms: float = 0.0) -> Slot | None:
-        """Take a slot that is free for this client. `after_ms`: CPU time of making a cell ready again after the run."""
-        kind: Kind = "long" if client in self._expected_ms else "costly" if after_ms >= LONG_MS else "short"
-        if not self._free or not self._may(kind):
-            return None
-        self._free -= 1
-        self._held[kind] += 1
-        self.running += 1
-        return Slot(client, kind, after_ms)
+        """Runs that have ended."""
+        self._waiting: OrderedDict[Ticket, None] = OrderedDict()
+        """All runs that wait, the oldest first."""
+        self._any_waiting = trio.Event()
+        self._pending: dict[Engine, int] = {}
+        """How many runs wait for each engine."""
+        self._selecting = False
 
     @property
-    def is_full(self) -> bool:
-        """Whether no more runs may wait."""
-        return self.queued >= self._queue
+    def queued(self) -> int:
+        """How many runs wait."""
+        return len(self._waiting)
 
-    def wait(self, client: Hashable, after_ms: float, granted: Callable[[Slot | None], None]) -> Turn:
-        """Let a run wait for a slot: see `Turn`."""
-        turn = Turn(client, after_ms, granted)
-        self._waiting.setdefault(client, deque()).append(turn)
-        if not self.queued:
-            self._any_queued.set()
-        self.queued += 1
-        return turn
+    @property
+    def is_over_full(self) -> bool:
+        """Whether more runs wait than may."""
+        return self.queued > self._queue
 
-    def leave(self, turn: Turn) -> None:
+    @property
+    def remembered(self) -> int:
+        """How many users, tenants, processes and connections are remembered."""
+        return len(self._tree)
+
+    def pending(self, engine: Engine) -> int:
+        """Return how many runs wait for an engine."""
+        return self._pending.get(engine, 0)
+
+    # --- from the request to the end of the run -----------------------------------------------------------------------
+
+    def ask(
+        self,
+        principal: Principal,
+        engine: Engine,
+        granted: Callable[[Ticket | None], None],
+        *,
+        ordinary: bool = True,
+        room: Room = ALWAYS_ROOM,
+    ) -> Ticket:
+        """Ask for a slot. `granted` is called once, maybe at once: with the ticket, or with None by `give_up`.
+
+        `engine` may be SPECIAL. `ordinary`: the run has the default limits, or less. While a client does not read its
+        replies, and so has no `room`, it gets no slot.
+        """
+        path = self._tree.path(principal)
+        ticket = Ticket(path, engine, granted, ordinary=ordinary, room=room)
+        for node in path.nodes:
+            if node.idle:
+                node.catch_up()
+        if not self._waiting and self.free > self._reserved and self._is_open(engine) and room.has_room():
+            self._begin(ticket)
+        else:
+            self._enter(ticket)
+            self._select()
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
         """Let a run wait no longer, if it still does. `granted` is not called."""
-        queue = self._waiting.get(turn.client)
-        if queue is None or turn not in queue:
-            return
-        queue.remove(turn)
-        self.queued -= 1
-        if not queue:
-            del self._waiting[turn.client]
+        if ticket.waits:
+            self._withdraw(ticket)
+            self._tidy(ticket)
+
+    def end(self, ticket: Ticket, charge_ms: float) -> None:
+        """Take a slot back, and charge the run with the CPU time that it used."""
+        self.finished += 1
+        self._tree.root.learn(charge_ms)
+        for node, estimate_ms in zip(ticket.path.nodes, ticket.estimates, strict=True):
+            node.learn(charge_ms)
+            node.serve(charge_ms - estimate_ms)
+        self._take_back(ticket)
+
+    def return_unused(self, ticket: Ticket) -> None:
+        """Take back a slot in which nothing ran."""
+        for node, estimate_ms in zip(ticket.path.nodes, ticket.estimates, strict=True):
+            node.serve(-estimate_ms)
+        self._take_back(ticket)
+
+    def forget(self, connection: int) -> None:
+        """Take note that a connection was closed."""
+        self._tree.forget(connection)
+
+    def select(self) -> None:
+        """Give free slots to runs that wait. To be called when cells have become ready."""
+        if self._waiting:
+            self._select()
 
     async def give_up(self, wait_s: float) -> None:
         """Send away, until cancelled, the runs that have waited for so long, to within a twentieth of it.
 
-        One task for all, since a timer of its own would cost each run that waits as much as all the rest of its turn.
+        One task for all: a timer of its own would cost each run that waits as much as all the rest of its way.
         """
         while True:
-            await self._any_queued.wait()
-            self._any_queued = trio.Event()
-            while self.queued:
+            await self._any_waiting.wait()
+            self._any_waiting = trio.Event()
+            while self._waiting:
                 await trio.sleep(wait_s / 20)
                 since = trio.current_time() - wait_s
-                for turn in [turn for turns in self._waiting.values() for turn in turns if turn.since <= since]:
-                    self.leave(turn)
-                    turn.granted(None)
+                while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
+                    self.leave(ticket)
+                    ticket.granted(None)
 
-    def release(self, slot: Slot, cpu_ms: float) -> None:
-        """Give a slot back, with the CPU time of its run: it goes to whose turn it is."""
-        self._take_back(slot)
-        self.finished += 1
-        expected = max(cpu_ms, _FORGET * self._expected_ms.get(slot.client, 0.0))
-        # To be long takes more where each run costs more.
-        if expected >= max(LONG_MS, slot.after_ms):
-            self._expected_ms[slot.client] = expected
+    # --- the queue ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, ticket: Ticket) -> None:
+        ticket.waits = True
+        if not self._waiting:
+            self._any_waiting.set()
+        self._waiting[ticket] = None
+        self._pending[ticket.engine] = self._pending.get(ticket.engine, 0) + 1
+        for node in ticket.path.nodes:
+            node.waiting += 1
+        tickets = ticket.path.connection.tickets
+        tickets.append(ticket)
+        if len(tickets) == 1:
+            self._offer(ticket)
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        """Take a run out of the queue."""
+        ticket.waits = False
+        del self._waiting[ticket]
+        self._pending[ticket.engine] -= 1
+        for node in ticket.path.nodes:
+            node.waiting -= 1
+        connection = ticket.path.connection
+        if connection.tickets[0] is not ticket:
+            connection.tickets.remove(ticket)
+            return
+        self._take_offer_back(ticket)
+        connection.tickets.popleft()
+        if connection.tickets:
+            self._offer(connection.tickets[0])
+
+    def _offer(self, ticket: Ticket) -> None:
+        """Let the oldest run of a connection be chosen, once its client reads its replies."""
+        if ticket.room.has_room():
+            ticket.path.connection.offer(ticket.engine, 1)
+            self._note(ticket.path.client)
         else:
-            self._expected_ms.pop(slot.client, None)
-            self._short_at[slot.kind] = trio.current_time()
-        self._hand_out()
+            ticket.room.when_room(lambda: self._offer_again(ticket))
 
-    def return_unused(self, slot: Slot) -> None:
-        """Give back a slot in which nothing ran. Nothing is learned from it."""
-        self._take_back(slot)
-        self._hand_out()
+    def _offer_again(self, ticket: Ticket) -> None:
+        connection = ticket.path.connection
+        if ticket.waits and connection.tickets[0] is ticket and not connection.offers.get(ticket.engine):
+            self._offer(ticket)
+            self._select()
 
-    def _take_back(self, slot: Slot) -> None:
-        self._free += 1
-        self._held[slot.kind] -= 1
-        self.running -= 1
+    def _take_offer_back(self, ticket: Ticket) -> None:
+        connection = ticket.path.connection
+        if connection.offers.get(ticket.engine):
+            connection.offer(ticket.engine, -1)
+            self._note(ticket.path.client)
 
-    def inherit(self, client: Hashable, process: Hashable) -> None:
-        """Take a new client for what one that just left was: a process may connect anew for each run."""
-        left = self._left.get(process)
-        if left is None:
-            return
-        at, expected_ms = left.pop()
-        if not left:
-            del self._left[process]
-        if trio.current_time() - at < _LEFT_S and expected_ms > self._expected_ms.get(client, 0.0):
-            self._expected_ms[client] = expected_ms
+    def _tidy(self, ticket: Ticket) -> None:
+        if not ticket.path.connection.connected:
+            self._tree.tidy(ticket.path)
 
-    def forget(self, client: Hashable, process: Hashable = None) -> None:
-        """Forget a client that left; its process, for a moment, if its runs were long."""
-        expected_ms = self._expected_ms.pop(client, None)
-        if expected_ms is None or process is None:
-            return
-        now = trio.current_time()
-        while self._left:
-            oldest, left = next(iter(self._left.items()))
-            if len(self._left) < _MOST_LEFT and left[-1][0] > now - _LEFT_S:
-                break
-            del self._left[oldest]
-        self._left.setdefault(process, deque(maxlen=_MOST_LEFT)).append((now, expected_ms))
-        self._left.move_to_end(process)
+    # --- choosing -----------------------------------------------------------------------------------------------------
 
-    def _may(self, kind: Kind) -> bool:
-        if kind == "short":
-            return True
-        now = trio.current_time()
-        long, both = self._held["long"], self._held["long"] + self._held["costly"]
-        if now - self._short_at["short"] < _SHORT_S:
-            return both < max(1, self._half - 1)
-        if kind == "costly":
-            return self._held["costly"] < self._half and both < max(1, self._all - 1)
-        shorter_runs = now - self._short_at["costly"] < _SHORT_S
-        return long < max(1, self._half - shorter_runs) and both < max(1, self._all - 1)
+    def _select(self) -> None:
+        """Give free slots to runs until none is free or no run may begin.
 
-    def _hand_out(self) -> None:
-        """Give what is free to those whose turn it is, and who may have it.
-
-        Whoever gets a slot may give it back at once: the loop that is on takes care of that.
+        Whoever gets a slot may give it back at once, or ask for another: the loop that is on takes care of that.
         """
-        if self._handing_out:
+        if self._selecting:
             return
-        self._handing_out = True
+        self._selecting = True
         try:
-            while self._free and self._hand_out_one():
-                pass
+            while self._waiting and self.free and (ticket := self._choose()) is not None:
+                if ticket.room.has_room():
+                    self._withdraw(ticket)
+                    self._begin(ticket)
+                else:
+                    self._take_offer_back(ticket)
+                    self._offer(ticket)
         finally:
-            self._handing_out = False
+            self._selecting = False
 
-    def _hand_out_one(self) -> bool:
-        for client, turns in self._waiting.items():
-            slot = self.take(client, turns[0].after_ms)
-            if slot is not None:
-                break
+    def _choose(self) -> Ticket | None:
+        """Return the run that is next; None if no run may begin now."""
+        root = self._tree.root
+        offered = [engine for engine, offers in root.offers.items() if offers]
+        if self.free > self._reserved:
+            chosen = root.least_ticket([engine for engine in offered if self._is_open(engine)])
+            if chosen is not None:
+                return chosen
+        if not self._reserved or not self._light:
+            return None
+        return self._choose_light([engine for engine in offered if self._is_ready(engine)])
+
+    def _choose_light(self, engines: list[Engine]) -> Ticket | None:
+        """Return the next run of a light client."""
+        several_users = sum(user.waiting > 0 for user in self._tree.root.children.values()) > 1
+        found: tuple[tuple[float, int, float, int], Ticket] | None = None
+        for client in self._light:
+            user = client.parent
+            assert user is not None
+            if client.ahead_ms > LIGHT_MS or (several_users and not _is_light(user)):
+                continue
+            ticket = client.least_ticket(engines)
+            if ticket is not None and ticket.ordinary:
+                order = (user.service_ms, user.number, client.service_ms, client.number)
+                if found is None or order < found[0]:
+                    found = order, ticket
+        return None if found is None else found[1]
+
+    def _is_ready(self, engine: Engine) -> bool:
+        return engine == SPECIAL or self._cells[engine].can_lend()
+
+    def _is_open(self, engine: Engine) -> bool:
+        """Whether clients that are not light may have a cell of an engine."""
+        if engine == SPECIAL:
+            return True
+        cells = self._cells[engine]
+        return cells.can_lend() and not (self._reserved and cells.is_last())
+
+    def _note(self, client: Node) -> None:
+        """Keep the list of light clients up to date."""
+        if any(client.offers.values()) and not client.running and _uses_little(client):
+            self._light[client] = None
         else:
-            return False
-        queue = self._waiting[client]
-        turn = queue.popleft()
-        self.queued -= 1
-        if queue:
-            self._waiting.move_to_end(client)
-        else:
-            del self._waiting[client]
-        turn.granted(slot)
-        return True
+            self._light.pop(client, None)
+
+    # --- slots --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, ticket: Ticket) -> None:
+        self.free -= 1
+        self.running += 1
+        nodes = ticket.path.nodes
+        ticket.estimates = tuple([node.estimate_ms for node in nodes])
+        for node, estimate_ms in zip(nodes, ticket.estimates, strict=True):
+            node.begin(estimate_ms)
+        self._note(ticket.path.client)
+        ticket.granted(ticket)
+
+    def _take_back(self, ticket: Ticket) -> None:
+        self.free += 1
+        self.running -= 1
+        for node in ticket.path.nodes:
+            node.running -= 1
+        self._note(ticket.path.client)
+        self._tidy(ticket)
+        if self._waiting:
+            self._select()
+
+
+def _uses_little(node: Node) -> bool:
+    return node.mean_ms is not None and node.mean_ms <= LIGHT_MS
+
+
+def _is_light(node: Node) -> bool:
+    return not node.running and _uses_little(node) and node.ahead_ms <= LIGHT_MS

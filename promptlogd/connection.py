@@ -94,7 +94,7 @@ class Connection:
                     sink.refuse(_STOPPED)
                 sink.abandon()
             self._clients.connected -= 1
-            self._runs.forget(self._principal)
+            self._runs.admission.forget(self._principal.connection)
             self._clients.unsent.discard(number)
             self._clients.wake_if_idle()
             self._sock.close()

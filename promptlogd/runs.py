@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import trio
 
-from promptlogd.admission import Admission, Slot, Turn
+from promptlogd.admission import SPECIAL, Admission
 from promptlogd.principal import Principal
+from promptlogd.principals import Ticket
 from promptlogd.refusal import RequestError
 from promptlogd.room import ALWAYS_ROOM, Room
 from sandbox.cells.cell import Cell, OnLog
@@ -23,8 +25,9 @@ from sandbox.cells.pool import Pool
 from sandbox.engines import ENGINES
 from sandbox.errors import CellLost, CellStartError
 from sandbox.jail.root import EngineMissing, RootError
-from sandbox.limits import MIB
+from sandbox.limits import MIB, Limits
 from sandbox.outcome import Cancelled, Usage
+from sandbox.program import Engine
 from sandbox.protocol.frames import Task
 
 _log = logging.getLogger(__name__)
@@ -47,19 +50,22 @@ class Runs:
         pools: Mapping[str, Pool],
         admission: Admission,
         *,
-        default_memory_bytes: Mapping[str, int],
+        default_limits: Mapping[Engine, Limits],
         queue_bytes: int,
         wait_s: float,
     ) -> None:
-        """`queue_bytes`: what runs that wait may hold of memory. `wait_s`: the longest that one waits for its turn."""
+        """`default_limits`: of a run that asks for none. `queue_bytes`: the most memory that waiting runs may hold.
+        `wait_s`: the longest that a run waits for its turn.
+        """
         self.pools = pools
         self.admission = admission
-        self._default_memory_bytes = default_memory_bytes
+        self._default_limits = default_limits
         self._queue_bytes = queue_bytes
         self.wait_s = wait_s
         self._waiting_bytes = 0
-        self._known: set[int] = set()
-        """Numbers of the connections that have had a run."""
+        for engine, pool in pools.items():
+            pool.waiting = partial(self._waiting_for, engine)
+            pool.on_ready = admission.select
 
     def start(
         self,
@@ -75,11 +81,8 @@ class Runs:
 
         `fresh`: in a brand-new jail.
         """
-        if principal.connection not in self._known:
-            self._known.add(principal.connection)
-            self.admission.inherit(principal.connection, principal.process)
         run = PendingRun(self, job, principal, ended, fresh=fresh, on_log=on_log, room=room)
-        run.ask_for_turn()
+        run.ask()
         return run
 
     async def finish(self, job: Job, principal: Principal) -> Result:
@@ -107,25 +110,20 @@ class Runs:
         finally:
             del result  # it refers to this frame: the job would wait for the collector of cycles
 
-    def forget(self, principal: Principal) -> None:
-        """Forget a connection that was closed."""
-        self._known.discard(principal.connection)
-        self.admission.forget(principal.connection, principal.process)
+    def _waiting_for(self, engine: Engine) -> int:
+        """Return how many cells would let waiting runs begin: one for each, and one that is kept for light clients."""
+        pending = self.admission.pending(engine)
+        return min(pending, self.admission.free) + 1 if pending else 0
 
-    def release(self, slot: Slot, cost_ms: float, principal: Principal) -> None:
-        """Give a slot back. A connection that was closed meanwhile is not remembered for it."""
-        self.admission.release(slot, cost_ms)
-        if principal.connection not in self._known:
-            self.admission.forget(principal.connection, principal.process)
-
-    def hold(self, held_bytes: int) -> None:
-        """Count what a run that waits holds of memory. Raises RequestError."""
-        if self.admission.is_full:
-            raise RequestError("busy", f"{self.admission.queued} runs are waiting already; try again in a moment")
+    def hold(self, held_bytes: int) -> int:
+        """Count what a run that waits holds of memory, and return it. Raises RequestError."""
+        if self.admission.is_over_full:
+            raise RequestError("busy", f"{self.admission.queued - 1} runs are waiting already; try again in a moment")
         if self._waiting_bytes + held_bytes > self._queue_bytes:
             waiting_mb = self._waiting_bytes / MIB
             raise RequestError("busy", f"the runs that wait hold {waiting_mb:.0f} MiB already; try again in a moment")
         self._waiting_bytes += held_bytes
+        return held_bytes
 
     def let_go(self, held_bytes: int) -> None:
         """Count it no longer."""
@@ -134,7 +132,14 @@ class Runs:
     def other_memory(self, job: Job) -> int | None:
         """Return the memory of a job; None if it is the default."""
         memory_bytes = job.limits.memory_bytes
-        return None if memory_bytes == self._default_memory_bytes[job.engine] else memory_bytes
+        return None if memory_bytes == self._default_limits[job.engine].memory_bytes else memory_bytes
+
+    def is_ordinary(self, job: Job) -> bool:
+        """Whether a job asks for no more than the default limits."""
+        default = self._default_limits[job.engine]
+        if job.limits is default:
+            return True
+        return all(getattr(job.limits, field) <= getattr(default, field) for field in Limits.__struct_fields__)
 
     @property
     def late(self) -> RequestError:
@@ -164,82 +169,61 @@ class PendingRun:
         self._on_log = on_log
         self._room = room
         spec = ENGINES[job.engine]
-        self._after_ms = spec.restart_cpu_ms + (spec.new_cell_cpu_ms if fresh else 0.0)
+        self._restart_ms = spec.restart_cpu_ms
         self._new_cell_ms = spec.new_cell_cpu_ms
-        self._turn: Turn | None = None
-        self._slot: Slot | None = None
+        special = fresh or (not spec.forks and runs.other_memory(job) is not None)
+        self._needs: Engine = SPECIAL if special else job.engine
+        self._ticket: Ticket | None = None
+        """The run's place in the queue, and then its slot."""
         self._waiter: Waiter | None = None
         self._cell: Cell | None = None
         self._wants_cell = self._asks_pool = False
-        self._since = trio.current_time()
-        self._give_up_at = self._since + _LOST_S
+        self._give_up_at = trio.current_time() + _LOST_S
         self._held_bytes = 0
         """What is counted of the memory that the run holds while it waits."""
 
-    def ask_for_turn(self) -> None:
+    def ask(self) -> None:
         """Take a slot, or wait for one."""
-        admission = self._runs.admission
-        slot = admission.take(self._principal.connection, self._after_ms)
-        if slot is not None:
-            self._granted(slot)
-        elif self._hold():
-            self._turn = admission.wait(self._principal.connection, self._after_ms, self._turn_came)
-
-    def _turn_came(self, slot: Slot | None) -> None:
-        self._turn = None
-        if slot is None:
-            self._end(self._runs.late)
-        else:
-            self._granted(slot)
-
-    def _hold(self) -> bool:
-        """Count what the run holds of memory while it waits; return whether it may wait."""
-        if self._held_bytes:
-            return True
-        held_bytes = _bytes_of(self._job)
+        runs, job = self._runs, self._job
+        ticket = runs.admission.ask(
+            self._principal, self._needs, self._granted, ordinary=runs.is_ordinary(job), room=self._room
+        )
+        if not ticket.waits:
+            return
+        self._ticket = ticket
         try:
-            self._runs.hold(held_bytes)
+            self._held_bytes = runs.hold(_bytes_of(job))
         except RequestError as error:
+            self._ticket = None
+            runs.admission.leave(ticket)
             self._end(error)
-            return False
-        self._held_bytes = held_bytes
-        return True
-
-    def _let_go(self) -> None:
-        self._runs.let_go(self._held_bytes)
-        self._held_bytes = 0
+        else:
+            runs.pools[job.engine].want()
 
     def cancel(self) -> None:
         """End the run, wherever it is. `ended` is called with the outcome `cancelled`, now or soon."""
         if self._cell is not None:
             self._cell.cancel()
             return
-        if self._turn is not None:
-            self._runs.admission.leave(self._turn)
-            self._turn = None
+        if self._ticket is not None and self._ticket.waits:
+            self._runs.admission.leave(self._ticket)
+            self._ticket = None
         waiter, self._waiter = self._waiter, None
         if waiter is None or not waiter.cancel(lambda: self._release(self._new_cell_ms)):
             self._return_slot()  # else it goes back when the start that was begun has ended, and is paid for
         self._end(Result(outcome=Cancelled(), usage=Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)))
 
-    def _granted(self, slot: Slot) -> None:
-        self._slot = slot
-        if not self._room.has_room():
-            # A client that does not read gets no more to read, and holds no slot meanwhile.
-            self._return_slot()
-            if self._hold():
-                self._room.when_room(self._ask_again)
-            return
-        self._let_go()
-        self._take_cell()
+    def _let_go(self) -> None:
+        self._runs.let_go(self._held_bytes)
+        self._held_bytes = 0
 
-    def _ask_again(self) -> None:
-        if self._ended is None:
-            return
-        if trio.current_time() - self._since > self._runs.wait_s:
+    def _granted(self, ticket: Ticket | None) -> None:
+        self._ticket = ticket
+        if ticket is None:
             self._end(self._runs.late)
         else:
-            self.ask_for_turn()
+            self._let_go()
+            self._take_cell()
 
     def _take_cell(self) -> None:
         self._wants_cell = True
@@ -283,15 +267,11 @@ class PendingRun:
         cell, self._cell = self._cell, None
         if cell is None:
             return  # it had failed at its hand-over, and has now been closed
-        cost_ms = result.usage.cpu_ms
-        pool = self._runs.pools[self._job.engine]
-        if self._fresh or not cell.usable:
-            # Who spends cells gets no turns faster than cells are replaced.
-            cost_ms += self._new_cell_ms
-            pool.give(cell, fresh=self._fresh, replaced=lambda: self._release(cost_ms))
-        else:
-            pool.give(cell)
-            self._release(cost_ms)
+        charge_ms = result.usage.cpu_ms + self._restart_ms
+        if self._needs == SPECIAL or not cell.usable:
+            charge_ms += self._new_cell_ms
+        self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
+        self._release(charge_ms)
         # After that: to wake the client may cost the daemon its core, and the next run is in its cell by now.
         self._end(result)
 
@@ -313,14 +293,14 @@ class PendingRun:
 
     def _return_slot(self) -> None:
         """Give back a slot in which nothing ran."""
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            self._runs.admission.return_unused(slot)
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._runs.admission.return_unused(ticket)
 
-    def _release(self, cost_ms: float) -> None:
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            self._runs.release(slot, cost_ms, self._principal)
+    def _release(self, charge_ms: float) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._runs.admission.end(ticket, charge_ms)
 
     def _end(self, result: Result | RequestError) -> None:
         self._let_go()

@@ -110,11 +110,11 @@ class _Daemon:
         """Set when a program was kept, and the store may make ready for the next."""
         self._reactor = Reactor()
         self._pools = {name: self._make_pool(name, host) for name, host in hosts.items()}
-        self._admission = Admission(concurrent=config.concurrent, queue=config.scheduler.queue)
+        self._admission = Admission(concurrent=config.concurrent, queue=config.scheduler.queue, cells=self._pools)
         self._runs = Runs(
             self._pools,
             self._admission,
-            default_memory_bytes={name: config.default_limits(name).memory_bytes for name in hosts},
+            default_limits={name: config.default_limits(name) for name in hosts},
             queue_bytes=config.scheduler.queue_mb * MIB,
             wait_s=config.scheduler.wait_s,
         )

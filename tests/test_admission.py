@@ -1,271 +1,560 @@
-"""Admission: bounded, fair, and no slot is ever lost."""
+"""Admission: fair by CPU time, work-conserving, bounded, and quick for light clients. Service times are simulated."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
 
-from promptlogd.admission import Slot
+from promptlogd.admission import LIGHT_MS, SPECIAL, Admission
+from promptlogd.principals import Ticket
+from promptlogd.room import Room
 from tests.clock import within_a_minute
-from tests.waiting import Busy, Late, Waiting
+from tests.simulated import Cells, Simulation, client
 
-_NO_MORE_SHORT_RUNS_S = 0.11
-"""For so long after a short run admission expects more of them."""
+_BOMB_MS = 50.0
+_SHORT_MS = 1.0
+_SLOTS = 4
 
 
-@within_a_minute
-async def test_a_full_queue_is_busy_at_once() -> None:
-    """Past its bound the queue refuses, and takes again once there is room."""
-    admission = Waiting(concurrent=1, queue=1)
-    slots = [await admission.acquire("a")]
+@pytest.fixture
+def clock() -> MockClock:
+    """A clock that jumps to the next deadline."""
+    return MockClock(autojump_threshold=0)
 
-    async def wait() -> None:
-        slots.append(await admission.acquire("a"))
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
-        with pytest.raises(Busy):
-            await admission.acquire("b")
-        admission.release(slots[0], 1)
-    admission.release(slots[1], 1)
-    await admission.acquire("b")
-    assert (admission.running, admission.queued) == (1, 0)
+def _p99(sorted_ms: list[float]) -> float:
+    return sorted_ms[int(len(sorted_ms) * 0.99)]
+
+
+# --- slots and the queue ----------------------------------------------------------------------------------------------
 
 
 @within_a_minute
-async def test_who_waits_too_long_is_sent_away(clock: MockClock) -> None:
-    """After the time, to within a twentieth; who came later goes on waiting, and gets the slot."""
-    admission = Waiting(concurrent=1, queue=10)
-    held = await admission.acquire("a")
-    ended: list[tuple[str, float]] = []
+async def test_past_its_bound_the_queue_is_over_full() -> None:
+    """One run more than may wait is one too many, and it is none once another has left."""
+    admission = Admission(concurrent=1, queue=1, cells={"quickjs": Cells()})
+    granted: list[Ticket | None] = []
+    admission.ask(client(1), "quickjs", granted.append)
+    first = admission.ask(client(1), "quickjs", granted.append)
+    assert (admission.running, admission.queued, admission.is_over_full) == (1, 1, False)
+    admission.ask(client(2), "quickjs", granted.append)
+    assert admission.is_over_full
+    admission.leave(first)
+    assert not admission.is_over_full
 
-    async def wait(name: str, client: str) -> None:
-        try:
-            await admission.acquire(client)
-        except Late:
-            ended.append((name, trio.current_time()))
-        else:
-            ended.append((f"{name} runs", trio.current_time()))
+
+@within_a_minute
+async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
+    """After the time, to within a twentieth; a run that came later goes on waiting, and gets the slot."""
+    admission = Admission(concurrent=1, queue=10, cells={"quickjs": Cells()})
+    held: list[Ticket | None] = []
+    admission.ask(client(1), "quickjs", held.append)
+    ended: list[tuple[str, bool, float]] = []
+    began = trio.current_time()
+
+    def note(name: str) -> None:
+        admission.ask(
+            client(2), "quickjs", lambda ticket: ended.append((name, ticket is not None, trio.current_time() - began))
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(admission.give_up, 10.0)
-        began = trio.current_time()
-        nursery.start_soon(wait, "first", "b")
-        nursery.start_soon(wait, "second", "b")
+        note("first")
+        note("second")
         await trio.sleep(5)
-        nursery.start_soon(wait, "third", "b")
-        await trio.sleep(6)
-        assert {name for name, _ in ended} == {"first", "second"}
-        assert all(10 <= at - began <= 10.6 for _, at in ended)
-        assert admission.queued == 1
-        admission.release(held, 1)
-        await trio.sleep(1)
-        assert ended[-1][0] == "third runs"
-        assert (admission.running, admission.queued) == (1, 0)
+        note("third")
+        await trio.sleep(7)
+        assert [(name, granted) for name, granted, _ in ended] == [("first", False), ("second", False)]
+        assert all(10 <= at <= 10.5 for _, _, at in ended)
+        assert held[0] is not None
+        admission.end(held[0], 1.0)
+        assert ended[2][:2] == ("third", True)
         nursery.cancel_scope.cancel()
 
 
 @within_a_minute
-async def test_clients_take_turns() -> None:
-    """A client with one run does not wait behind another's fifty."""
-    admission = Waiting(concurrent=1, queue=100)
-    order: list[str] = []
+async def test_a_run_that_leaves_loses_no_slot() -> None:
+    """Whichever of the runs that wait leaves, the others get the slot in their order."""
+    for leaving in range(3):
+        admission = Admission(concurrent=1, queue=10, cells={"quickjs": Cells()})
+        granted: list[tuple[int, Ticket]] = []
 
-    async def run(client: str) -> None:
-        slot = await admission.acquire(client)
-        order.append(client)
-        await trio.lowlevel.checkpoint()
-        admission.release(slot, 1)
+        def note(number: int, ticket: Ticket | None, granted: list[tuple[int, Ticket]] = granted) -> None:
+            assert ticket is not None
+            granted.append((number, ticket))
 
-    first = await admission.acquire("first")
-    async with trio.open_nursery() as nursery:
-        for _ in range(50):
-            nursery.start_soon(run, "crowd")
-        await wait_all_tasks_blocked()
-        nursery.start_soon(run, "one")
-        await wait_all_tasks_blocked()
-        admission.release(first, 1)
-    assert order.index("one") <= 1
-
-
-@within_a_minute
-async def test_a_cancelled_wait_loses_no_slot() -> None:
-    """Whether it is cancelled before its turn came, after that, or at that moment, a waiter's slot goes to the next."""
-    admission = Waiting(concurrent=1, queue=10)
-
-    async def hold(client: str) -> None:
-        slot = await admission.acquire(client)
-        try:
-            await trio.sleep_forever()
-        finally:
-            admission.release(slot, 1)
-
-    first = await admission.acquire("a")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold, "b")
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold, "c")
-        await wait_all_tasks_blocked()
-        admission.release(first, 1)
-        nursery.cancel_scope.cancel()
-    second = await admission.acquire("d")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold, "e")
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-        admission.release(second, 1)  # the waiter is cancelled, and has not been told yet
-    with trio.fail_after(1):
-        await admission.acquire("f")
-    assert admission.queued == 0
-
-
-@within_a_minute
-async def test_long_runs_leave_slots_for_short_ones(clock: MockClock) -> None:
-    """Clients whose runs took long have half of the slots; another finds one at once; and none is lost by it."""
-    admission = Waiting(concurrent=4, queue=100)
-    bombers = ["a", "b", "c", "d"]
-    for slot in [await admission.acquire(client) for client in bombers]:
-        admission.release(slot, 50)
-    held: list[Slot] = []
-
-    async def run(client: str) -> None:
-        held.append(await admission.acquire(client))
-
-    async with trio.open_nursery() as nursery:
-        for client in bombers:
-            nursery.start_soon(run, client)
-        await wait_all_tasks_blocked()
-        assert (admission.running, admission.queued) == (2, 2)
-        with trio.fail_after(1):
-            short = [await admission.acquire("e"), await admission.acquire("e")]
-        for slot in short:
-            admission.release(slot, 1)
-        await wait_all_tasks_blocked()
-        assert (admission.running, admission.queued) == (2, 2)
-        # While there are short runs, one slot less.
-        admission.release(held[0], 50)
-        admission.release(held[1], 50)
-        await wait_all_tasks_blocked()
-        assert (admission.running, admission.queued) == (1, 1)
-        await trio.sleep(_NO_MORE_SHORT_RUNS_S)
-        admission.release(held[2], 50)
-    assert (admission.running, admission.queued) == (1, 0)
-
-
-@within_a_minute
-async def test_long_runs_have_their_half_when_nobody_else_comes(clock: MockClock) -> None:
-    """A while after the last short run, all that wait and may go on do so at the next chance."""
-    admission = Waiting(concurrent=4, queue=100)
-    admission.release(await admission.acquire("e"), 1)
-    for slot in [await admission.acquire(client) for client in "abc"]:
-        admission.release(slot, 50)
-    held: list[Slot] = []
-
-    async def run(client: str) -> None:
-        held.append(await admission.acquire(client))
-
-    async with trio.open_nursery() as nursery:
-        for client in "abc":
-            nursery.start_soon(run, client)
-        await wait_all_tasks_blocked()
-        assert (admission.running, admission.queued) == (1, 2)
-        await trio.sleep(_NO_MORE_SHORT_RUNS_S)
-        admission.release(held[0], 50)
-    assert (admission.running, admission.queued) == (2, 0)
-
-
-@within_a_minute
-async def test_costly_runs_are_neither_crowded_out_nor_crowd_others_out(clock: MockClock) -> None:
-    """Short runs on a costly engine find a slot beside long ones, and leave one for short runs on the other."""
-    admission = Waiting(concurrent=4, queue=100)
-    for client in "abc":
-        admission.release(await admission.acquire(client, 20), 50)
-    await trio.sleep(_NO_MORE_SHORT_RUNS_S)
-    held = [admission.take(client, 20) for client in "abc"]
-    assert [slot is not None for slot in held] == [True, True, False]
-    with trio.fail_after(1):
-        costly = await admission.acquire("d", 20)
-        assert admission.take("e", 20) is None
-        short = await admission.acquire("f")
-    admission.release(short, 1)
-    admission.release(costly, 3)
-    # While there are short runs, one of all the others at once.
-    assert admission.take("d", 20) is None
-    for slot in held[:2]:
-        assert slot is not None
-        admission.release(slot, 50)
-    costly = await admission.acquire("d", 20)
-    assert admission.take("e", 20) is None
-    admission.release(costly, 3)
-    await trio.sleep(_NO_MORE_SHORT_RUNS_S)
-    # To be long is another thing where each run costs 20 ms more.
-    admission.release(await admission.acquire("g", 20), 15)
-    assert [admission.take(client, 20) is not None for client in "ghi"] == [True, True, False]
-
-
-@pytest.mark.parametrize("concurrent", [1, 2, 3])
-@within_a_minute
-async def test_every_kind_has_its_turn_on_few_slots(clock: MockClock, concurrent: int) -> None:
-    """However few slots there are, and whoever was there before, each kind of run comes to its end."""
-    admission = Waiting(concurrent=concurrent, queue=100)
-    done: list[str] = []
-
-    async def client(name: str, after_ms: float, cpu_ms: float) -> None:
-        for _ in range(20):
-            slot = await admission.acquire(name, after_ms)
-            await trio.sleep(0.001)
-            admission.release(slot, cpu_ms)
-        done.append(name)
-
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            for number in range(3):
-                nursery.start_soon(client, f"short {number}", 0, 1)
-                nursery.start_soon(client, f"costly {number}", 20, 3)
-                nursery.start_soon(client, f"long {number}", 0, 50)
-                nursery.start_soon(client, f"long and costly {number}", 20, 50)
-    assert len(done) == 12
-    assert (admission.running, admission.queued) == (0, 0)
-
-
-@within_a_minute
-async def test_short_runs_are_believed_again() -> None:
-    """After enough short runs a client has all slots again; one that left is forgotten."""
-    admission = Waiting(concurrent=2, queue=0)
-    admission.release(await admission.acquire("a"), 50)
-    admission.release(await admission.acquire("b"), 50)
-    slot = await admission.acquire("a")
-    with pytest.raises(Busy):
-        await admission.acquire("a")
-    admission.release(slot, 1)
-    for _ in range(22):
-        admission.release(await admission.acquire("a"), 1)
-    admission.forget("b")
-    with trio.fail_after(1):
-        await admission.acquire("a")
-        await admission.acquire("b")
+        tickets = [
+            admission.ask(client(1), "quickjs", lambda ticket, number=number: note(number, ticket))  # type: ignore[misc]
+            for number in range(4)
+        ]
+        admission.leave(tickets[1 + leaving])
+        admission.leave(tickets[1 + leaving])
+        for _ in range(3):
+            admission.end(granted[-1][1], 1.0)
+        assert [number for number, _ in granted] == [number for number in range(4) if number != 1 + leaving]
+        assert (admission.running, admission.queued) == (0, 0)
 
 
 @within_a_minute
 async def test_slots_that_are_given_back_at_once() -> None:
-    """Thousands of runs that give their slot back as soon as they have it each get it once, however deep that nests."""
-    admission = Waiting(concurrent=1, queue=3000)
-    granted: list[int] = []
+    """Thousands of runs that give their slot back as soon as they have it each get it once, one after the other."""
+    admission = Admission(concurrent=1, queue=5000, cells={"quickjs": Cells()})
+    held: list[Ticket | None] = []
+    admission.ask(client(1), "quickjs", held.append)
+    had: list[int] = []
 
-    def give_back(number: int, slot: Slot | None) -> None:
-        assert slot is not None
-        granted.append(number)
-        admission.release(slot, 0.0)
+    def give_back(ticket: Ticket | None) -> None:
+        assert ticket is not None
+        had.append(1)
+        admission.return_unused(ticket)
 
-    first = await admission.acquire("a")
     for number in range(3000):
-        admission.wait("b", 0.0, partial(give_back, number))
-    admission.release(first, 1)
-    assert granted == list(range(3000))
-    assert (admission.running, admission.queued) == (0, 0)
+        admission.ask(client(number % 7), "quickjs", give_back)
+    assert held[0] is not None
+    admission.end(held[0], 1.0)
+    assert (len(had), admission.running, admission.queued) == (3000, 0, 0)
+
+
+# --- bound 1: no slot but the reserved one is idle while a run may begin ----------------------------------------------
+
+
+class _Reader(Room):
+    """A client that reads its replies, or does not."""
+
+    def __init__(self) -> None:
+        self.reads = True
+        self._waiting: list[object] = []
+
+    def has_room(self) -> bool:
+        """Whether it reads."""
+        return self.reads
+
+    def when_room(self, callback: object) -> None:  # type: ignore[override]  # the test calls it
+        """Note who waits."""
+        self._waiting.append(callback)
+
+    def read(self) -> None:
+        """Read everything."""
+        self.reads = True
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()  # type: ignore[operator]
+
+
+_EVENTS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("ask"),
+            st.integers(0, 5),
+            st.sampled_from(["quickjs", "deno", SPECIAL]),
+            st.sampled_from([0.5, 2.0, 50.0, 500.0]),
+        ),
+        st.tuples(st.just("end"), st.integers(0, 50)),
+        st.tuples(st.just("unused"), st.integers(0, 50)),
+        st.tuples(st.just("leave"), st.integers(0, 50)),
+        st.tuples(st.just("close"), st.integers(0, 5)),
+        st.tuples(st.just("cells"), st.sampled_from(["quickjs", "deno"]), st.integers(0, 3)),
+        st.tuples(st.just("reads"), st.integers(0, 5), st.booleans()),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(concurrent=st.integers(1, 5), events=_EVENTS)
+def test_no_slot_is_idle_while_a_run_may_begin(concurrent: int, events: list[tuple[object, ...]]) -> None:
+    """After any events: if more slots are free than are reserved, no run waits that has a ready cell and room."""
+
+    async def main() -> None:
+        cells = {"quickjs": Cells(2), "deno": Cells(2)}
+        admission = Admission(concurrent=concurrent, queue=1000, cells=cells)
+        reserved = 1 if concurrent >= 3 else 0
+        readers = [_Reader() for _ in range(6)]
+        numbers = list(range(6))
+        costs: dict[Ticket, float] = {}
+        running: list[Ticket] = []
+        waiting: list[Ticket] = []
+
+        def ask(who: int, engine: str, cost: float) -> None:
+            def granted(ticket: Ticket | None) -> None:
+                assert ticket is not None
+                running.append(ticket)
+                costs[ticket] = cost
+                if engine != SPECIAL:
+                    cells[engine].count -= 1
+                    cells[engine].lent += 1
+
+            principal = client(numbers[who], uid=who % 2, pid=who // 2, tenant=["t", None][who % 2])
+            ticket = admission.ask(principal, engine, granted, room=readers[who])
+            waiting.append(ticket)
+
+        def take(ticket: Ticket) -> None:
+            running.remove(ticket)
+            if ticket.engine != SPECIAL:
+                cells[ticket.engine].count += 1
+                cells[ticket.engine].lent -= 1
+
+        for event in events:
+            match event:
+                case ("ask", int(who), str(engine), float(cost)):
+                    ask(who, engine, cost)
+                case ("end", int(which)) if running:
+                    ticket = running[which % len(running)]
+                    take(ticket)
+                    admission.end(ticket, costs[ticket])
+                case ("unused", int(which)) if running:
+                    ticket = running[which % len(running)]
+                    take(ticket)
+                    admission.return_unused(ticket)
+                case ("leave", int(which)) if waiting:
+                    admission.leave(waiting[which % len(waiting)])
+                case ("close", int(who)):
+                    for ticket in waiting:
+                        if ticket.room is readers[who]:
+                            admission.leave(ticket)
+                    admission.forget(numbers[who])
+                    numbers[who] += 6
+                case ("cells", str(engine), int(count)):
+                    cells[engine].count = count
+                    admission.select()
+                case ("reads", int(who), bool(reads)):
+                    if reads:
+                        readers[who].read()
+                    else:
+                        readers[who].reads = False
+            waiting = [ticket for ticket in waiting if ticket.waits]
+            assert admission.running == len(running)
+            assert admission.free == concurrent - len(running)
+            assert admission.queued == len(waiting)
+            heads: dict[object, Ticket] = {}
+            for ticket in waiting:
+                heads.setdefault(ticket.path, ticket)
+            eligible = [
+                ticket
+                for ticket in heads.values()
+                if ticket.room.has_room()
+                and (
+                    ticket.engine == SPECIAL
+                    or (cells[ticket.engine].can_lend() and not (reserved and cells[ticket.engine].is_last()))
+                )
+            ]
+            assert not eligible or admission.free <= reserved
+        for reader in readers:
+            reader.read()
+        for each in cells.values():
+            each.count = max(each.count, 2)
+        admission.select()
+        while running:
+            ticket = running[0]
+            take(ticket)
+            admission.end(ticket, costs[ticket])
+        assert (admission.running, admission.queued, admission.free) == (0, 0, concurrent)
+
+    trio.run(main)
+
+
+# --- bound 2: siblings with a backlog get equal CPU time --------------------------------------------------------------
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    first_ms=st.sampled_from([0.5, 1.0, 5.0, 20.0, 50.0]),
+    second_ms=st.sampled_from([1.0, 10.0, 50.0]),
+    connections=st.integers(1, 30),
+    level=st.sampled_from(["user", "process", "connection"]),
+)
+def test_siblings_with_a_backlog_differ_by_a_few_runs(
+    first_ms: float, second_ms: float, connections: int, level: str
+) -> None:
+    """In any stretch their CPU times differ by at most (D+1)(ci+cj), however many connections one of them has."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            simulation = Simulation(nursery)
+            served = {"first": 0.0, "second": 0.0}
+
+            def keep(name: str, number: int, pid: int, cpu_ms: float) -> None:
+                uid = 1 if level != "user" or name == "first" else 2
+                own_pid = pid if level == "user" or name == "first" else 1000
+                if level == "connection":
+                    own_pid = 1
+
+                def again() -> None:
+                    served[name] += cpu_ms
+                    keep(name, number, pid, cpu_ms)
+
+                simulation.run(client(number, uid=uid, pid=own_pid), cpu_ms, again)
+
+            for _ in range(8):
+                keep("first", 1, 1, first_ms)
+            many = 1 if level == "connection" else connections
+            for index in range(many):
+                for _ in range(8 if many == 1 else 2):
+                    keep("second", 2 + index, 2 + index if level == "user" else 1000, second_ms)
+            await trio.sleep(1.0)  # the estimates have settled
+            gaps = []
+            for _ in range(20):
+                gaps.append(served["first"] - served["second"])
+                await trio.sleep(0.1)
+            assert max(gaps) - min(gaps) <= (_SLOTS + 1) * (first_ms + second_ms) + 1e-6
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@within_a_minute
+async def test_new_connections_and_processes_bring_a_user_no_more(clock: MockClock) -> None:
+    """A user whose every run comes from a new process has the same share as one with a single connection."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        number = 1000
+
+        def from_a_new_process() -> None:
+            nonlocal number
+            number += 1
+            mine = number
+
+            def again() -> None:
+                simulation.admission.forget(mine)
+                from_a_new_process()
+
+            simulation.run(client(mine, uid=2, pid=mine), _BOMB_MS, again)
+
+        for _ in range(64):
+            from_a_new_process()
+        for _ in range(8):
+            simulation.keep_running(client(1, uid=1), _BOMB_MS)
+        await trio.sleep(20)
+        assert simulation.served_ms[1] == pytest.approx(simulation.served_ms[2], abs=(_SLOTS + 1) * 2 * _BOMB_MS)
+        nursery.cancel_scope.cancel()
+
+
+# --- bound 3: a light client waits for one reserved run at the most ---------------------------------------------------
+
+
+@pytest.mark.parametrize("connections", [1, 8, 64, 250])
+@pytest.mark.parametrize("uid", [1000, 2000])
+@within_a_minute
+async def test_a_light_client_hardly_waits_beside_endless_loops(clock: MockClock, connections: int, uid: int) -> None:
+    """However many connections of another process keep loops waiting, of the same user or of another one."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        await simulation.run_every(client(1), _SHORT_MS, 0.005, 3)
+        for number in range(connections):
+            for _ in range(8 if connections == 1 else 1):
+                simulation.keep_running(client(100 + number, uid=uid, pid=2), _BOMB_MS)
+        waits = await simulation.run_every(client(1), _SHORT_MS, 0.005, 2000)
+        assert waits[-1] <= LIGHT_MS
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_a_new_client_gets_its_share_beside_endless_loops(clock: MockClock) -> None:
+    """A client that is not established yet waits for a few loops at most, and for none once it is."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        for number in range(64):
+            simulation.keep_running(client(100 + number, pid=2), _BOMB_MS)
+        await trio.sleep(1)
+        waits = await simulation.run_every(client(1), _SHORT_MS, 0.05, 100)
+        assert waits[-1] <= 2 * (_SLOTS + 1) * _BOMB_MS
+        assert _p99(waits[:-1]) <= LIGHT_MS
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_the_reserve_is_for_light_clients_alone(clock: MockClock) -> None:
+    """With one slot free, no run begins of a new client, of one with long runs, of one that runs something already, or
+    with more than the default limits; a light client's begins at once."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        light, greedy, busy, heavy, new = (client(number, pid=number) for number in range(1, 6))
+        for _ in range(3):
+            for each in (light, greedy, busy):
+                simulation.run(each, _SHORT_MS)
+                await trio.sleep(0.01)
+            simulation.run(heavy, 20.0)
+            await trio.sleep(0.1)
+        simulation.run(busy, 1000.0)
+        simulation.run(client(10, pid=10), 1000.0)
+        simulation.run(client(11, pid=11), 1000.0)
+        assert simulation.admission.free == 1
+        assert simulation.run(new, _SHORT_MS).waits
+        assert simulation.run(heavy, _SHORT_MS).waits
+        assert simulation.run(busy, _SHORT_MS).waits
+        assert simulation.run(greedy, _SHORT_MS, ordinary=False).waits
+        assert not simulation.run(light, _SHORT_MS).waits
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_beside_other_users_the_reserve_is_for_light_users(clock: MockClock) -> None:
+    """A light process of a user with long runs gets no reserved slot while another user waits."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        light_of_heavy = client(1, uid=1, pid=1)
+        for _ in range(5):
+            simulation.run(light_of_heavy, _SHORT_MS)
+            await trio.sleep(0.01)
+        for number in range(8):
+            simulation.keep_running(client(10 + number, uid=1, pid=2), _BOMB_MS)
+        await trio.sleep(1)
+        assert not simulation.run(light_of_heavy, _SHORT_MS).waits
+        await trio.sleep(0.01)
+        for number in range(8):
+            simulation.keep_running(client(50 + number, uid=2, pid=3), _BOMB_MS)
+        await trio.sleep(1)
+        assert simulation.run(light_of_heavy, _SHORT_MS).waits
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_within_one_user_new_processes_can_hurt_that_user_alone(clock: MockClock) -> None:
+    """What can't be had: processes that earn trust with a cheap run and then loop. Another user is not hurt by it."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        victim, other = client(1, uid=1, pid=1), client(2, uid=2, pid=2)
+        await simulation.run_every(victim, _SHORT_MS, 0.005, 3)
+        await simulation.run_every(other, _SHORT_MS, 0.005, 3)
+        number = 1000
+
+        def from_a_new_process() -> None:
+            nonlocal number
+            number += 1
+            mine = client(number, uid=1, pid=number)
+
+            def left() -> None:
+                simulation.admission.forget(mine.connection)
+                from_a_new_process()
+
+            simulation.run(mine, _SHORT_MS, lambda: simulation.run(mine, _BOMB_MS, left) and None)
+
+        for _ in range(64):
+            from_a_new_process()
+        waits: list[float] = []
+        async with trio.open_nursery() as both:
+
+            async def note(principal_waits: list[float]) -> None:
+                principal_waits += await simulation.run_every(victim, _SHORT_MS, 0.005, 2000)
+
+            both.start_soon(note, waits)
+            of_other = await simulation.run_every(other, _SHORT_MS, 0.005, 2000)
+        assert _p99(waits) > 2 * LIGHT_MS
+        assert _p99(of_other) <= LIGHT_MS + _BOMB_MS
+        nursery.cancel_scope.cancel()
+
+
+# --- cells and readers ------------------------------------------------------------------------------------------------
+
+
+@within_a_minute
+async def test_an_engine_without_a_ready_cell_keeps_the_other_engine_from_nothing(clock: MockClock) -> None:
+    """Runs that wait for a cell hold no slot; they begin once a cell is ready."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        simulation.deno.count = 0
+        on_deno = [simulation.run(client(number), _BOMB_MS, engine="deno") for number in range(10)]
+        assert all(ticket.waits for ticket in on_deno)
+        assert not simulation.run(client(100), _SHORT_MS).waits
+        simulation.deno.count = 2
+        simulation.admission.select()
+        assert not all(ticket.waits for ticket in on_deno)
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_the_last_ready_cell_is_for_light_clients(clock: MockClock) -> None:
+    """While others are in use. A cell that is alone is for everybody."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery, concurrent=8)
+        light = client(1)
+        await simulation.run_every(light, _SHORT_MS, 0.01, 3)
+        simulation.quickjs.count, simulation.quickjs.lent = 1, 3
+        assert simulation.run(client(2, pid=2), _BOMB_MS).waits
+        assert not simulation.run(light, _SHORT_MS).waits
+        await trio.sleep(1)
+        simulation.quickjs.lent = 0
+        assert not simulation.run(client(3, pid=3), _BOMB_MS).waits
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_a_client_that_does_not_read_gets_no_slot(clock: MockClock) -> None:
+    """Its runs wait, those of others do not; once it reads, its runs begin in their order."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery, concurrent=1)
+        reader = _Reader()
+        reader.reads = False
+        first = simulation.run(client(1), _SHORT_MS, room=reader)
+        second = simulation.run(client(1), _SHORT_MS, room=reader)
+        assert not simulation.run(client(2, pid=2), _SHORT_MS).waits
+        await trio.sleep(1)
+        assert (first.waits, second.waits, simulation.admission.running) == (True, True, 0)
+        reader.read()
+        assert (first.waits, second.waits) == (False, True)
+        await trio.sleep(1)
+        assert simulation.admission.queued == 0
+        nursery.cancel_scope.cancel()
+
+
+# --- what is remembered -----------------------------------------------------------------------------------------------
+
+
+@within_a_minute
+async def test_a_process_that_connects_anew_is_what_it_was(clock: MockClock) -> None:
+    """What its earlier connections used counts against a process that opens one for each run."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        number = 100
+
+        def on_a_new_connection() -> None:
+            nonlocal number
+            number += 1
+            mine = number
+
+            def again() -> None:
+                simulation.admission.forget(mine)
+                on_a_new_connection()
+
+            simulation.run(client(mine, pid=2), _BOMB_MS, again)
+
+        for _ in range(64):
+            on_a_new_connection()
+        for _ in range(8):
+            simulation.keep_running(client(1, pid=1), _BOMB_MS)
+        await trio.sleep(20)
+        mine = len(simulation.waits_ms[1])
+        others = sum(len(waits) for connection, waits in simulation.waits_ms.items() if connection != 1)
+        assert mine == pytest.approx(others, abs=2 * (_SLOTS + 1))
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_what_is_remembered_has_a_bound() -> None:
+    """Of 10,000 processes that came and went at most 4,096 are remembered, and no connection that was closed."""
+    admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
+    granted: list[Ticket | None] = []
+    for number in range(10_000):
+        admission.ask(client(number, pid=number), "quickjs", granted.append)
+        ticket = granted.pop()
+        assert ticket is not None
+        admission.end(ticket, _BOMB_MS)
+        admission.forget(number)
+    assert 1000 < admission.remembered <= 4096 + 1
+
+
+@within_a_minute
+async def test_a_process_that_used_no_more_than_others_is_forgotten() -> None:
+    """A new process in its place would have the same service."""
+    admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
+    granted: list[Ticket | None] = []
+    for number in range(3):
+        admission.ask(client(number, pid=1), "quickjs", granted.append)
+        ticket = granted.pop()
+        assert ticket is not None
+        admission.end(ticket, 0.0)
+        admission.forget(number)
+    assert admission.remembered == 0

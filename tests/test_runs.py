@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from promptlogd.admission import Admission
 from promptlogd.principal import Principal
+from promptlogd.principals import Ticket
 from promptlogd.refusal import RequestError
 from promptlogd.room import Room
 from promptlogd.runs import Runs
@@ -26,6 +27,7 @@ from sandbox.errors import CellLost
 from sandbox.limits import Limits
 from sandbox.outcome import BadResult, Cancelled, Usage
 from sandbox.protocol.frames import Task
+from tests.simulated import Cells
 
 _JOB = Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits())
 _CLIENT = Principal(connection=1, uid=0, process=None)
@@ -102,11 +104,11 @@ class _Rig:
         self._plan = plan
         self._dead = dead
         self.pool = Pool("quickjs", self._start, Steady(1), runs_per_cell=100, max_age_s=1e9, forks=True)
-        self.admission = Admission(concurrent=1, queue=8)
+        self.admission = Admission(concurrent=1, queue=8, cells={"quickjs": self.pool})
         self.runs = Runs(
             {"quickjs": self.pool},
             self.admission,
-            default_memory_bytes={"quickjs": Limits().memory_bytes},
+            default_limits={"quickjs": Limits()},
             queue_bytes=1000,
             wait_s=30.0,
         )
@@ -196,18 +198,23 @@ async def test_runs_without_room_for_their_results_hold_no_slot_and_little_memor
         assert len(rig.results) == 4
 
 
-async def test_slots_in_which_nothing_ran_teach_nothing(plan: Plan) -> None:
-    """A client with long runs is one still after any number of runs that it cancels while they wait."""
-    admission = Admission(concurrent=2, queue=8)
-    slot = admission.take("a")
-    assert slot is not None
-    admission.release(slot, 50.0)
+async def test_slots_in_which_nothing_ran_cost_nothing() -> None:
+    """A client that cancels any number of runs while they wait has the share that it had."""
+    admission = Admission(concurrent=1, queue=8, cells={"quickjs": Cells()})
+    one, other = (Principal(connection=number, uid=number, process=None) for number in (1, 2))
+    granted: list[Ticket | None] = []
     for _ in range(100):
-        slot = admission.take("a")
-        assert slot is not None
-        admission.return_unused(slot)
-    first = admission.take("a")
-    assert (first is not None, admission.take("a")) == (True, None)
+        admission.ask(one, "quickjs", granted.append)
+        ticket = granted.pop()
+        assert ticket is not None
+        admission.return_unused(ticket)
+    admission.ask(other, "quickjs", granted.append)
+    order: list[int] = []
+    admission.ask(other, "quickjs", lambda ticket: order.append(2))
+    admission.ask(one, "quickjs", lambda ticket: order.append(1))
+    assert granted[0] is not None
+    admission.end(granted[0], 50.0)
+    assert order == [1]
 
 
 class _DeadCells(Pool):
@@ -223,16 +230,20 @@ class _DeadCells(Pool):
         taken(self.dead if self.left >= 0 else self.sound)
         return None
 
-    def give(self, cell: Cell, *, fresh: bool = False, replaced: Callable[[], None] | None = None) -> None:
+    def give(self, cell: Cell, *, fresh: bool = False) -> None:
         """Take it out."""
+
+    def can_lend(self) -> bool:
+        """Cells never run out."""
+        return True
 
 
 async def test_any_number_of_dead_cells_costs_a_run_nothing(plan: Plan) -> None:
     """Two thousand blank cells that died before the pool could know: one after the other, not one within the other."""
     pool = _DeadCells(plan, 2000)
-    default = {"quickjs": Limits().memory_bytes}
-    admission = Admission(concurrent=1, queue=8)
-    runs = Runs({"quickjs": pool}, admission, default_memory_bytes=default, queue_bytes=1000, wait_s=30.0)
+    default = {"quickjs": Limits()}
+    admission = Admission(concurrent=1, queue=8, cells={"quickjs": pool})
+    runs = Runs({"quickjs": pool}, admission, default_limits=default, queue_bytes=1000, wait_s=30.0)
     results: list[Result | RequestError] = []
     runs.start(_JOB, _CLIENT, results.append)
     pool.sound.end()

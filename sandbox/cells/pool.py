@@ -64,12 +64,15 @@ class Pool:
         self._waiters: deque[Waiter] = deque()
         self._orders: deque[tuple[Waiter, int | None]] = deque()
         """Who waits for a cell that is to be started for one run, with how much memory."""
-        self._replaced: deque[Callable[[], None]] = deque()
-        """To be called, in turn, for each cell that is started."""
         self._starting = 0
         self._starting_special = 0
-        self._broken: RootError | None = None
-        """Why no cell can start at all, if none can. The pool goes on trying."""
+        self._trouble: StartError | None = None
+        """Why cells do not start, after two failures in a row, or one that concerns all cells. The pool goes on trying.
+        """
+        self.waiting: Callable[[], int] = lambda: 0
+        """Tells how many runs wait for a cell to be ready, and have not called `take` yet."""
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called when the answer of `can_lend` or `is_last` may be another."""
         self._started = 0
         self._retired = 0
         self._failures = 0
@@ -84,6 +87,21 @@ class Pool:
             started=self._started,
             retired=self._retired,
         )
+
+    def can_lend(self) -> bool:
+        """Whether `take` would lend a cell at once, or tell at once why there is none."""
+        return bool(self._blank) or self._trouble is not None
+
+    def is_last(self) -> bool:
+        """Whether only one cell is ready, and others are in use."""
+        return len(self._blank) == 1 and bool(self._lent)
+
+    def want(self) -> None:
+        """Take note that a run waits for a cell: see `waiting`."""
+        if self._policy.fixed:
+            return
+        self._policy.note(trio.current_time(), len(self._lent) + len(self._waiters) + self.waiting())
+        self._changed.set()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the cells until cancelled. Started once the first cell is ready, if any are wanted.
@@ -122,9 +140,9 @@ class Pool:
                 self._lend(cell)
                 taken(cell)
                 return None
-        if self._broken is not None:
+        if self._trouble is not None:
             self._changed.set()  # there may be none wanted yet, and so nobody who tries
-            taken(self._broken)
+            taken(self._trouble)
             return None
         waiter = Waiter(taken, now + _WAIT_S)
         if odd is not None or fresh:
@@ -134,17 +152,11 @@ class Pool:
         self._changed.set()
         return waiter
 
-    def give(self, cell: Cell, *, fresh: bool = False, replaced: Callable[[], None] | None = None) -> None:
-        """Take back a cell that was lent. It is retired if it is worn, broken, or was lent as fresh.
-
-        `replaced` is called once: when there is another in its place, or the start of that has failed.
-        """
+    def give(self, cell: Cell, *, fresh: bool = False) -> None:
+        """Take back a cell that was lent. It is retired if it is worn, broken, or was lent as fresh."""
         self._lent.discard(cell)
         worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
         if fresh or worn or not cell.usable or cell in self._special:
-            if replaced is not None and self._policy.fixed and cell in self._kept:
-                self._replaced.append(replaced)
-                replaced = None
             cell.retire()
             self._changed.set()
         else:
@@ -154,8 +166,6 @@ class Pool:
                 self._resting.add(cell)
             if not self._policy.fixed:
                 self._changed.set()
-        if replaced is not None:
-            replaced()
 
     def _choose(self, *, fresh: bool) -> Cell | None:
         """Return the cell that ran last: few are used, and their memory stays in the caches."""
@@ -183,6 +193,8 @@ class Pool:
                 waiter.taken(cell)
                 return
         self._blank.append(cell)
+        if len(self._blank) <= 2:
+            self.on_ready()
 
     def _serve_waiter(self, waiter: Waiter, error: StartError) -> None:
         with_reason, waiter.taken = waiter.taken, None
@@ -220,7 +232,7 @@ class Pool:
         lent = sum(cell.usable for cell in self._lent - self._special)
         there = len(usable) + len(self._resting) + self._starting + lent
         # Who waits has a turn already, of which there is a bounded number.
-        wanted = target if self._policy.fixed else max(target, lent + len(self._waiters))
+        wanted = target if self._policy.fixed else max(target, lent + len(self._waiters) + self.waiting())
         while self._starting < _STARTS and there < wanted:
             self._starting += 1
             there += 1
@@ -233,7 +245,7 @@ class Pool:
             await self._failed(error)
         else:
             self._failures = 0
-            self._broken = None
+            self._trouble = None
             self._add(cell, nursery)
         finally:
             self._starting -= 1
@@ -245,13 +257,11 @@ class Pool:
         self._failures += 1
         if not isinstance(error, EngineMissing):
             _log.error("%s; next try in %g s", error, delay)
-        if self._replaced:
-            self._replaced.popleft()()
-        if isinstance(error, RootError):
-            self._broken = error.with_traceback(None)
-        if self._failures > 1 or self._broken is not None:
+        if self._failures > 1 or isinstance(error, RootError):
+            self._trouble = error.with_traceback(None)
             for waiter in list(self._waiters):
                 self._serve_waiter(waiter, error)
+            self.on_ready()
         await trio.sleep(delay)
 
     def _add(self, cell: Cell, nursery: trio.Nursery) -> None:
@@ -261,8 +271,6 @@ class Pool:
         cell.on_blank = lambda: self._blank_again(cell)
         nursery.start_soon(self._until_retired, cell)
         self._offer(cell)
-        if self._replaced:
-            self._replaced.popleft()()
 
     def _blank_again(self, cell: Cell) -> None:
         if cell in self._resting:  # else it is still lent: who has it gives it back

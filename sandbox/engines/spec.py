@@ -22,7 +22,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a cell is ready for its next run at once. If so, a steady number of cells is kept, and the memory of a
     run is set when it begins. If not, cells are kept by recent demand, and each is started with its memory."""
     restart_cpu_ms: float
-    """CPU time of making a cell ready again after a run. From 5 ms on, admission counts the engine's runs as costly."""
+    """CPU time of making a cell ready again after a run. It is charged to the client of the run."""
     new_cell_cpu_ms: float
     """CPU time of starting a cell. It is charged to a run that leaves its cell unusable."""
     blank_bytes: int

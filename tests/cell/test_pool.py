@@ -1,4 +1,4 @@
-"""The pool of QuickJS cells: who gives a spent one back is told once there is another in its place."""
+"""The pool of cells: what it tells admission, and how it replaces cells."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from sandbox.cells.plan import Plan
 from sandbox.cells.policy import ByDemand, Steady
 from sandbox.cells.pool import Pool
 from sandbox.engines.quickjs.host import start as cells
+from sandbox.errors import CellStartError
 from sandbox.jail.root import EngineMissing
-from sandbox.outcome import CpuLimit
+from sandbox.outcome import CpuLimit, MemoryLimit, Ok
 from tests.cell.cells import a_reactor, run_on, take
 
 
@@ -34,50 +35,90 @@ async def _a_pool(plans: list[Plan]) -> AsyncIterator[Pool]:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_cell_that_goes_on_needs_no_other(plan: Plan) -> None:
-    """Its return is told at once."""
-    told: list[int] = []
+async def test_a_pool_tells_when_it_can_lend(plan: Plan) -> None:
+    """With its only cell lent it can't; it calls back when the cell has returned."""
     async with _a_pool([plan]) as pool:
-        pool.give(await take(pool), replaced=lambda: told.append(pool.counts().started))
-        assert told == [1]
+        told: list[bool] = []
+        pool.on_ready = lambda: told.append(pool.can_lend())
+        assert pool.can_lend()
+        cell = await take(pool)
+        assert (pool.can_lend(), told) == (False, [])
+        pool.give(cell)
+        assert told == [True]
 
 
-@pytest.mark.parametrize("how", ["fresh", "spent", "dead"])
-async def test_a_spent_cell_is_told_when_it_is_replaced(plan: Plan, how: str) -> None:
-    """Not before another is ready; for one that died before it was given back as well, and once only."""
-    told = trio.Event()
-    counts: list[tuple[int, int]] = []
-
-    def tell() -> None:
-        counts.append((pool.counts().started, pool.counts().blank))
-        told.set()
-
+@pytest.mark.parametrize("how", ["fresh", "crashed", "dead"])
+async def test_a_pool_tells_when_a_spent_cell_is_replaced(plan: Plan, how: str) -> None:
+    """It can't lend before another cell is ready, also if the cell died before it was given back."""
+    replaced = trio.Event()
     async with _a_pool([plan]) as pool:
         cell = await take(pool, fresh=how == "fresh")
-        if how == "spent":
-            assert isinstance((await run_on(cell, "for (;;) {}")).outcome, CpuLimit)
-        elif how == "dead":
+        pool.on_ready = replaced.set
+        if how == "dead":
             cell.process.kill()
             await cell.process.wait()
-            while pool.counts().started < 2:
-                await trio.lowlevel.checkpoint()
-        pool.give(cell, fresh=how == "fresh", replaced=tell)
-        assert bool(counts) == (how == "dead")
-        await told.wait()
-        assert counts == [(2, 1)]
+        elif how == "crashed":
+            cell.retire()
+        pool.give(cell, fresh=how == "fresh")
+        assert not pool.can_lend()
+        await replaced.wait()
+        assert (pool.can_lend(), pool.counts().started, pool.counts().blank) == (True, 2, 1)
 
 
-async def test_a_replacement_that_does_not_start_is_told_as_well(plan: Plan) -> None:
-    """Nobody waits for a cell that can't be had."""
-    told = trio.Event()
+async def test_a_pool_in_trouble_tells_why_at_once(plan: Plan) -> None:
+    """After two failed starts in a row those who wait learn why, and those who come later learn it at once."""
     plans = [plan]
     async with _a_pool(plans) as pool:
         cell = await take(pool)
         plans[0] = msgspec.structs.replace(plan, executable=plan.folder / "no-such-nsjail")
         cell.retire()
-        pool.give(cell, replaced=told.set)
-        await told.wait()
+        pool.give(cell)
+        with pytest.raises(CellStartError):
+            await take(pool)
+        assert pool.can_lend()
+        taken: list[object] = []
+        assert pool.take(taken.append) is None
+        assert [type(error) for error in taken] == [CellStartError]
         assert pool.counts().started == 1
+
+
+async def test_a_cell_whose_child_was_killed_at_a_limit_goes_on(plan: Plan) -> None:
+    """The zygote forks the next child; the next run has a clean state and its own result."""
+    async with _a_pool([plan]) as pool:
+        cell = await take(pool)
+        for source, kind in (
+            ("globalThis.left = 1; for (;;) {}", CpuLimit),
+            ("globalThis.left = 1; const all = []; for (;;) all.push(new Uint8Array(1 << 24))", MemoryLimit),
+        ):
+            assert isinstance((await run_on(cell, source)).outcome, kind)
+            found = (await run_on(cell, "return typeof left")).outcome
+            assert isinstance(found, Ok)
+            assert bytes(found.value) == b'"undefined"'
+        assert cell.usable
+        pool.give(cell)
+        assert pool.counts().started == 1
+
+
+async def test_runs_that_wait_are_counted_as_demand(plan: Plan) -> None:
+    """Where cells are kept by demand, as many are started as runs wait, beside those that are lent."""
+    with trio.fail_after(20):
+        async with a_reactor() as reactor, trio.open_nursery() as nursery:
+
+            async def start(memory_bytes: int | None) -> Cell:
+                return await cells.start(plan, reactor)
+
+            pool = Pool("quickjs", start, ByDemand(1, 300.0), runs_per_cell=100, max_age_s=60.0, forks=True)
+            await nursery.start(pool.serve)
+            lent = await take(pool)
+            assert not pool.can_lend()
+            ready = trio.Event()
+            pool.waiting = lambda: 1
+            pool.on_ready = ready.set
+            pool.want()
+            await ready.wait()
+            assert pool.is_last()
+            pool.give(lent)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_missing_engine_is_told_at_once_until_it_is_there(plan: Plan) -> None:

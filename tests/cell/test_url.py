@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from promptlogctl.client import Client
+from promptlogd.wire.messages import LimitsAsked
 
 CASES: list[dict[str, Any]] = [
     json.loads(line) for line in (Path(__file__).parent / "urls.jsonl").read_text("utf-8").splitlines()
@@ -102,8 +103,8 @@ def test_a_url_is_an_object(client: Client, expression: str, value: object) -> N
 
 
 @pytest.mark.parametrize("unit", ["abcd", "éééé", "\U0001f600\U0001f600", "%%%%", "    ", "it's", "a\nb\n", "a&b="])
-def test_a_prompt_of_a_mebibyte_in_the_requests_url_is_cheap(client: Client, unit: str) -> None:
-    """The URL that a module is asked with is not parsed, so that the default 50 ms of CPU do for the longest prompt."""
+def test_a_prompt_of_a_mebibyte_is_in_the_requests_url(client: Client, unit: str) -> None:
+    """The longest prompt comes back from the URL that a module is asked with, whatever its characters become there."""
     source = """export default { fetch(request) {
         const { href, search, searchParams } = new URL(request.url);
         const found = searchParams.get('prompt');
@@ -112,7 +113,24 @@ def test_a_prompt_of_a_mebibyte_in_the_requests_url_is_cheap(client: Client, uni
     } }"""
     prompt = unit * (2**20 // len(unit.encode()))
     code_units = len(prompt.encode("utf-16-le")) // 2
-    assert client.run_source(source, prompt).value == [code_units, unit, unit, True, "?prompt="]
+    found = client.run_source(source, prompt, limits=LimitsAsked(cpu_ms=1000))
+    assert found.value == [code_units, unit, unit, True, "?prompt="]
+
+
+def test_the_requests_url_is_not_parsed(client: Client) -> None:
+    """To make an object of it takes far less CPU time than of a URL that differs from it in one character."""
+    source = """export default { fetch(request, env) {
+        return new URL(request.url + env.behind).searchParams.get('prompt').length;
+    } }"""
+    prompt = "\u00e9" * 2**19
+    limits = LimitsAsked(cpu_ms=2000)
+
+    def cpu_ms(behind: str) -> float:
+        runs = [client.run_source(source, prompt, env={"behind": behind}, limits=limits) for _ in range(5)]
+        assert [run.value for run in runs] == [2**19] * 5
+        return min(run.usage.cpu_ms for run in runs)
+
+    assert cpu_ms("") < 0.75 * cpu_ms("#")
 
 
 def test_the_url_of_a_request_is_the_standards(client: Client) -> None:

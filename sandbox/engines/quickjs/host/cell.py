@@ -244,7 +244,10 @@ class QuickJSCell(Cell):
             self._reactor.set_due(self, trio.current_time() + KILL_S)
 
     def _finish(self, run: Run, report: Report | None) -> None:
-        """Report how the run ended. Retire the cell unless the run ended like any other."""
+        """Report how the run ended. Retire the cell if its zygote is gone, or if the child ended in a strange way.
+
+        A child that was killed at a limit leaves nothing behind that one which ended by itself would not.
+        """
         machine = run.machine
         evidence = Evidence(
             limits=run.job.limits,
@@ -255,8 +258,7 @@ class QuickJSCell(Cell):
             last=machine.last,
         )
         outcome = verdict(evidence, run.reader)
-        clean = report is not None and report.status == 0 and machine.cause is None and machine.last is not None
-        if not clean or isinstance(outcome, Crashed) or not run.was_read(self._data):
+        if report is None or isinstance(outcome, Crashed) or not run.was_read(self._data):
             self.retire()
         self._let_go()
         cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes

@@ -1,0 +1,87 @@
+"""Clients, cells and service times for tests of admission. Time is trio's mock clock; no process runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import trio
+
+from promptlogd.admission import Admission
+from promptlogd.peer import Process
+from promptlogd.principal import Principal
+from promptlogd.principals import Ticket
+from promptlogd.room import ALWAYS_ROOM, Room
+
+
+class Cells:
+    """The cells of an engine: so many are ready."""
+
+    def __init__(self, ready: int = 1000) -> None:
+        self.count = ready
+        self.lent = 0
+
+    def can_lend(self) -> bool:
+        """Whether one is ready."""
+        return self.count > 0
+
+    def is_last(self) -> bool:
+        """Whether one is ready, and others are in use."""
+        return self.count == 1 and self.lent > 0
+
+
+def client(connection: int, *, uid: int = 1000, pid: int = 1, tenant: str | None = None) -> Principal:
+    """Return a client of this user and process."""
+    process = Process(pid=pid, start_ticks=pid)
+    return Principal(connection=connection, uid=uid, process=process, tenant=tenant)
+
+
+class Simulation:
+    """An admission whose runs take as much wall time as CPU time, each on a core of its own."""
+
+    def __init__(self, nursery: trio.Nursery, *, concurrent: int = 4, queue: int = 1000) -> None:
+        self.quickjs, self.deno = Cells(), Cells()
+        cells = {"quickjs": self.quickjs, "deno": self.deno}
+        self.admission = Admission(concurrent=concurrent, queue=queue, cells=cells)
+        self.served_ms: dict[int, float] = defaultdict(float)
+        """CPU time that each user's runs have used, those in progress included at their end."""
+        self.waits_ms: dict[int, list[float]] = defaultdict(list)
+        """How long the runs of each connection have waited."""
+        self._nursery = nursery
+
+    def run(
+        self,
+        principal: Principal,
+        cpu_ms: float,
+        ended: Callable[[], None] = lambda: None,
+        *,
+        ordinary: bool = True,
+        room: Room = ALWAYS_ROOM,
+        engine: str = "quickjs",
+    ) -> Ticket:
+        """Ask for a run, which ends so long after it began."""
+        asked = trio.current_time()
+
+        async def in_cell(ticket: Ticket) -> None:
+            await trio.sleep(cpu_ms / 1000)
+            self.served_ms[principal.uid] += cpu_ms
+            self.admission.end(ticket, cpu_ms)
+            ended()
+
+        def granted(ticket: Ticket | None) -> None:
+            assert ticket is not None
+            self.waits_ms[principal.connection].append((trio.current_time() - asked) * 1000)
+            self._nursery.start_soon(in_cell, ticket)
+
+        return self.admission.ask(principal, engine, granted, ordinary=ordinary, room=room)
+
+    def keep_running(self, principal: Principal, cpu_ms: float) -> None:
+        """Ask for another run whenever one has ended. To be called as often as runs are to be in hand."""
+        self.run(principal, cpu_ms, lambda: self.keep_running(principal, cpu_ms))
+
+    async def run_every(self, principal: Principal, cpu_ms: float, every_s: float, number: int) -> list[float]:
+        """Ask for a run at each interval. Return how long each waited in ms, sorted."""
+        for _ in range(number):
+            self.run(principal, cpu_ms)
+            await trio.sleep(every_s)
+        return sorted(self.waits_ms[principal.connection])
