@@ -21,13 +21,14 @@ After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storag
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import trio
 
 from promptlogd.principal import Principal
-from promptlogd.principals import Node, Ticket, Tree
+from promptlogd.principals import Granted, Node, Ticket, Tree
+from promptlogd.refusal import RequestError
 from promptlogd.room import ALWAYS_ROOM, Room
 from sandbox.program import Engine
 
@@ -45,7 +46,7 @@ class Cells(Protocol):
         """Whether a run would get a cell at once, or the reason why there is none."""
 
     def is_last(self) -> bool:
-        """Whether only one cell is ready, and others are in use."""
+        """Whether only one cell is ready, others are in use, and none is being started."""
 
 
 class Admission:
@@ -96,12 +97,12 @@ class Admission:
         self,
         principal: Principal,
         engine: Engine,
-        granted: Callable[[Ticket | None], None],
+        granted: Granted,
         *,
         ordinary: bool = True,
         room: Room = ALWAYS_ROOM,
     ) -> Ticket:
-        """Ask for a slot. `granted` is called once, maybe at once: with the ticket, or with None by `give_up`.
+        """Ask for a slot. `granted` is called once, maybe at once, unless the ticket leaves.
 
         `engine` may be SPECIAL. `ordinary`: the run has the default limits, or less. While a client does not read its
         replies, and so has no `room`, it gets no slot.
@@ -161,7 +162,13 @@ class Admission:
                 since = trio.current_time() - wait_s
                 while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
                     self.leave(ticket)
-                    ticket.granted(None)
+                    ticket.granted(RequestError("busy", f"waited {wait_s:g} s for a turn; try again"))
+
+    def send_away(self, engine: Engine, error: RequestError) -> None:
+        """Refuse all runs that wait for an engine."""
+        for ticket in [ticket for ticket in self._waiting if ticket.engine == engine]:
+            self.leave(ticket)
+            ticket.granted(error)
 
     # --- the queue ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
 from promptlogd.room import Room
 from sandbox.program import Engine
 
@@ -178,14 +179,16 @@ class Path(msgspec.Struct, frozen=True, eq=False):
         return self.nodes[-1]
 
 
+Granted = Callable[["Ticket | RequestError"], None]
+"""Takes the ticket of a run that may begin, or the reason why the run gets no slot."""
+
+
 class Ticket:
     """One run's place in the queue, and then its slot."""
 
     __slots__ = ("engine", "estimates", "granted", "ordinary", "path", "room", "since", "waits")
 
-    def __init__(
-        self, path: Path, engine: Engine, granted: Callable[[Ticket | None], None], *, ordinary: bool, room: Room
-    ) -> None:
+    def __init__(self, path: Path, engine: Engine, granted: Granted, *, ordinary: bool, room: Room) -> None:
         self.path = path
         self.engine = engine
         self.granted = granted

@@ -20,11 +20,11 @@ from promptlogd.refusal import RequestError
 from promptlogd.room import ALWAYS_ROOM, Room
 from sandbox.cells.cell import Cell, OnLog
 from sandbox.cells.job import Job, Result
-from sandbox.cells.lending import Waiter
+from sandbox.cells.lending import StartError, Waiter
 from sandbox.cells.pool import Pool
 from sandbox.engines import ENGINES
-from sandbox.errors import CellLost, CellStartError
-from sandbox.jail.root import EngineMissing, RootError
+from sandbox.errors import CellLost
+from sandbox.jail.root import EngineMissing
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import Cancelled, Usage
 from sandbox.program import Engine
@@ -52,20 +52,17 @@ class Runs:
         *,
         default_limits: Mapping[Engine, Limits],
         queue_bytes: int,
-        wait_s: float,
     ) -> None:
-        """`default_limits`: of a run that asks for none. `queue_bytes`: the most memory that waiting runs may hold.
-        `wait_s`: the longest that a run waits for its turn.
-        """
+        """`default_limits`: of a run that asks for none. `queue_bytes`: the most memory that waiting runs may hold."""
         self.pools = pools
         self.admission = admission
         self._default_limits = default_limits
         self._queue_bytes = queue_bytes
-        self.wait_s = wait_s
         self._waiting_bytes = 0
         for engine, pool in pools.items():
             pool.waiting = partial(self._waiting_for, engine)
             pool.on_ready = admission.select
+            pool.on_failure = partial(self._cells_fail, engine)
 
     def start(
         self,
@@ -110,6 +107,9 @@ class Runs:
         finally:
             del result  # it refers to this frame: the job would wait for the collector of cycles
 
+    def _cells_fail(self, engine: Engine, error: StartError) -> None:
+        self.admission.send_away(engine, _refusal(error))
+
     def _waiting_for(self, engine: Engine) -> int:
         """Return how many cells would let waiting runs begin: one for each, and one that is kept for light clients."""
         pending = self.admission.pending(engine)
@@ -140,11 +140,6 @@ class Runs:
         if job.limits is default:
             return True
         return all(getattr(job.limits, field) <= getattr(default, field) for field in Limits.__struct_fields__)
-
-    @property
-    def late(self) -> RequestError:
-        """Why a run that waited for too long could not be tried."""
-        return RequestError("busy", f"waited {self.wait_s:g} s for a turn; try again")
 
 
 class PendingRun:
@@ -217,11 +212,12 @@ class PendingRun:
         self._runs.let_go(self._held_bytes)
         self._held_bytes = 0
 
-    def _granted(self, ticket: Ticket | None) -> None:
-        self._ticket = ticket
-        if ticket is None:
-            self._end(self._runs.late)
+    def _granted(self, ticket: Ticket | RequestError) -> None:
+        if isinstance(ticket, RequestError):
+            self._ticket = None
+            self._end(ticket)
         else:
+            self._ticket = ticket
             self._let_go()
             self._take_cell()
 
@@ -237,15 +233,12 @@ class PendingRun:
             self._waiter = pool.take(self._taken, fresh=self._fresh, memory_bytes=memory_bytes)
         self._asks_pool = False
 
-    def _taken(self, cell: Cell | CellStartError | RootError) -> None:
+    def _taken(self, cell: Cell | StartError) -> None:
         self._waiter = None
-        match cell:
-            case EngineMissing():
-                self._fail(RequestError("unsupported", f"{cell.what}: {cell.why}"))
-            case CellStartError() | RootError():
-                self._fail(RequestError("internal", str(cell)))
-            case Cell():
-                self._begin(cell)
+        if isinstance(cell, Cell):
+            self._begin(cell)
+        else:
+            self._fail(_refusal(cell))
 
     def _begin(self, cell: Cell) -> None:
         self._cell = cell
@@ -307,6 +300,12 @@ class PendingRun:
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(result)
+
+
+def _refusal(error: StartError) -> RequestError:
+    if isinstance(error, EngineMissing):
+        return RequestError("unsupported", f"{error.what}: {error.why}")
+    return RequestError("internal", str(error))
 
 
 def _bytes_of(job: Job) -> int:

@@ -116,7 +116,6 @@ class _Daemon:
             self._admission,
             default_limits={name: config.default_limits(name) for name in hosts},
             queue_bytes=config.scheduler.queue_mb * MIB,
-            wait_s=config.scheduler.wait_s,
         )
         self._handlers = make_handlers(
             config=config,

@@ -11,6 +11,7 @@ from promptlogd.admission import Admission
 from promptlogd.peer import Process
 from promptlogd.principal import Principal
 from promptlogd.principals import Ticket
+from promptlogd.refusal import RequestError
 from promptlogd.room import ALWAYS_ROOM, Room
 
 
@@ -68,8 +69,8 @@ class Simulation:
             self.admission.end(ticket, cpu_ms)
             ended()
 
-        def granted(ticket: Ticket | None) -> None:
-            assert ticket is not None
+        def granted(ticket: Ticket | RequestError) -> None:
+            assert isinstance(ticket, Ticket)
             self.waits_ms[principal.connection].append((trio.current_time() - asked) * 1000)
             self._nursery.start_soon(in_cell, ticket)
 

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from promptlogd.admission import LIGHT_MS, SPECIAL, Admission
 from promptlogd.principals import Ticket
+from promptlogd.refusal import RequestError
 from promptlogd.room import Room
 from tests.clock import within_a_minute
 from tests.simulated import Cells, Simulation, client
@@ -36,7 +37,7 @@ def _p99(sorted_ms: list[float]) -> float:
 async def test_past_its_bound_the_queue_is_over_full() -> None:
     """One run more than may wait is one too many, and it is none once another has left."""
     admission = Admission(concurrent=1, queue=1, cells={"quickjs": Cells()})
-    granted: list[Ticket | None] = []
+    granted: list[Ticket | RequestError] = []
     admission.ask(client(1), "quickjs", granted.append)
     first = admission.ask(client(1), "quickjs", granted.append)
     assert (admission.running, admission.queued, admission.is_over_full) == (1, 1, False)
@@ -50,14 +51,16 @@ async def test_past_its_bound_the_queue_is_over_full() -> None:
 async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
     """After the time, to within a twentieth; a run that came later goes on waiting, and gets the slot."""
     admission = Admission(concurrent=1, queue=10, cells={"quickjs": Cells()})
-    held: list[Ticket | None] = []
+    held: list[Ticket | RequestError] = []
     admission.ask(client(1), "quickjs", held.append)
     ended: list[tuple[str, bool, float]] = []
     began = trio.current_time()
 
     def note(name: str) -> None:
         admission.ask(
-            client(2), "quickjs", lambda ticket: ended.append((name, ticket is not None, trio.current_time() - began))
+            client(2),
+            "quickjs",
+            lambda ticket: ended.append((name, isinstance(ticket, Ticket), trio.current_time() - began)),
         )
 
     async with trio.open_nursery() as nursery:
@@ -69,7 +72,7 @@ async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
         await trio.sleep(7)
         assert [(name, granted) for name, granted, _ in ended] == [("first", False), ("second", False)]
         assert all(10 <= at <= 10.5 for _, _, at in ended)
-        assert held[0] is not None
+        assert isinstance(held[0], Ticket)
         admission.end(held[0], 1.0)
         assert ended[2][:2] == ("third", True)
         nursery.cancel_scope.cancel()
@@ -82,8 +85,8 @@ async def test_a_run_that_leaves_loses_no_slot() -> None:
         admission = Admission(concurrent=1, queue=10, cells={"quickjs": Cells()})
         granted: list[tuple[int, Ticket]] = []
 
-        def note(number: int, ticket: Ticket | None, granted: list[tuple[int, Ticket]] = granted) -> None:
-            assert ticket is not None
+        def note(number: int, ticket: Ticket | RequestError, granted: list[tuple[int, Ticket]] = granted) -> None:
+            assert isinstance(ticket, Ticket)
             granted.append((number, ticket))
 
         tickets = [
@@ -102,18 +105,18 @@ async def test_a_run_that_leaves_loses_no_slot() -> None:
 async def test_slots_that_are_given_back_at_once() -> None:
     """Thousands of runs that give their slot back as soon as they have it each get it once, one after the other."""
     admission = Admission(concurrent=1, queue=5000, cells={"quickjs": Cells()})
-    held: list[Ticket | None] = []
+    held: list[Ticket | RequestError] = []
     admission.ask(client(1), "quickjs", held.append)
     had: list[int] = []
 
-    def give_back(ticket: Ticket | None) -> None:
-        assert ticket is not None
+    def give_back(ticket: Ticket | RequestError) -> None:
+        assert isinstance(ticket, Ticket)
         had.append(1)
         admission.return_unused(ticket)
 
     for number in range(3000):
         admission.ask(client(number % 7), "quickjs", give_back)
-    assert held[0] is not None
+    assert isinstance(held[0], Ticket)
     admission.end(held[0], 1.0)
     assert (len(had), admission.running, admission.queued) == (3000, 0, 0)
 
@@ -179,8 +182,8 @@ def test_no_slot_is_idle_while_a_run_may_begin(concurrent: int, events: list[tup
         waiting: list[Ticket] = []
 
         def ask(who: int, engine: str, cost: float) -> None:
-            def granted(ticket: Ticket | None) -> None:
-                assert ticket is not None
+            def granted(ticket: Ticket | RequestError) -> None:
+                assert isinstance(ticket, Ticket)
                 running.append(ticket)
                 costs[ticket] = cost
                 if engine != SPECIAL:
@@ -536,11 +539,11 @@ async def test_a_process_that_connects_anew_is_what_it_was(clock: MockClock) -> 
 async def test_what_is_remembered_has_a_bound() -> None:
     """Of 10,000 processes that came and went at most 4,096 are remembered, and no connection that was closed."""
     admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
-    granted: list[Ticket | None] = []
+    granted: list[Ticket | RequestError] = []
     for number in range(10_000):
         admission.ask(client(number, pid=number), "quickjs", granted.append)
         ticket = granted.pop()
-        assert ticket is not None
+        assert isinstance(ticket, Ticket)
         admission.end(ticket, _BOMB_MS)
         admission.forget(number)
     assert 1000 < admission.remembered <= 4096 + 1
@@ -550,11 +553,11 @@ async def test_what_is_remembered_has_a_bound() -> None:
 async def test_a_process_that_used_no_more_than_others_is_forgotten() -> None:
     """A new process in its place would have the same service."""
     admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
-    granted: list[Ticket | None] = []
+    granted: list[Ticket | RequestError] = []
     for number in range(3):
         admission.ask(client(number, pid=1), "quickjs", granted.append)
         ticket = granted.pop()
-        assert ticket is not None
+        assert isinstance(ticket, Ticket)
         admission.end(ticket, 0.0)
         admission.forget(number)
     assert admission.remembered == 0

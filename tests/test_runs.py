@@ -110,7 +110,6 @@ class _Rig:
             self.admission,
             default_limits={"quickjs": Limits()},
             queue_bytes=1000,
-            wait_s=30.0,
         )
         self.results: list[Result | RequestError] = []
 
@@ -202,17 +201,17 @@ async def test_slots_in_which_nothing_ran_cost_nothing() -> None:
     """A client that cancels any number of runs while they wait has the share that it had."""
     admission = Admission(concurrent=1, queue=8, cells={"quickjs": Cells()})
     one, other = (Principal(connection=number, uid=number, process=None) for number in (1, 2))
-    granted: list[Ticket | None] = []
+    granted: list[Ticket | RequestError] = []
     for _ in range(100):
         admission.ask(one, "quickjs", granted.append)
         ticket = granted.pop()
-        assert ticket is not None
+        assert isinstance(ticket, Ticket)
         admission.return_unused(ticket)
     admission.ask(other, "quickjs", granted.append)
     order: list[int] = []
     admission.ask(other, "quickjs", lambda ticket: order.append(2))
     admission.ask(one, "quickjs", lambda ticket: order.append(1))
-    assert granted[0] is not None
+    assert isinstance(granted[0], Ticket)
     admission.end(granted[0], 50.0)
     assert order == [1]
 
@@ -243,7 +242,7 @@ async def test_any_number_of_dead_cells_costs_a_run_nothing(plan: Plan) -> None:
     pool = _DeadCells(plan, 2000)
     default = {"quickjs": Limits()}
     admission = Admission(concurrent=1, queue=8, cells={"quickjs": pool})
-    runs = Runs({"quickjs": pool}, admission, default_limits=default, queue_bytes=1000, wait_s=30.0)
+    runs = Runs({"quickjs": pool}, admission, default_limits=default, queue_bytes=1000)
     results: list[Result | RequestError] = []
     runs.start(_JOB, _CLIENT, results.append)
     pool.sound.end()

@@ -66,13 +66,14 @@ class Pool:
         """Who waits for a cell that is to be started for one run, with how much memory."""
         self._starting = 0
         self._starting_special = 0
-        self._trouble: StartError | None = None
-        """Why cells do not start, after two failures in a row, or one that concerns all cells. The pool goes on trying.
-        """
+        self._broken: RootError | None = None
+        """Why no cell can start at all, if none can. The pool goes on trying."""
         self.waiting: Callable[[], int] = lambda: 0
         """Tells how many runs wait for a cell to be ready, and have not called `take` yet."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called when the answer of `can_lend` or `is_last` may be another."""
+        self.on_failure: Callable[[StartError], None] = lambda error: None
+        """Called when cells do not start, and those who wait for one should learn why."""
         self._started = 0
         self._retired = 0
         self._failures = 0
@@ -90,11 +91,11 @@ class Pool:
 
     def can_lend(self) -> bool:
         """Whether `take` would lend a cell at once, or tell at once why there is none."""
-        return bool(self._blank) or self._trouble is not None
+        return bool(self._blank) or self._broken is not None
 
     def is_last(self) -> bool:
-        """Whether only one cell is ready, and others are in use."""
-        return len(self._blank) == 1 and bool(self._lent)
+        """Whether only one cell is ready, others are in use, and none is being started."""
+        return len(self._blank) == 1 and bool(self._lent) and not self._starting
 
     def want(self) -> None:
         """Take note that a run waits for a cell: see `waiting`."""
@@ -140,9 +141,9 @@ class Pool:
                 self._lend(cell)
                 taken(cell)
                 return None
-        if self._trouble is not None:
+        if self._broken is not None:
             self._changed.set()  # there may be none wanted yet, and so nobody who tries
-            taken(self._trouble)
+            taken(self._broken)
             return None
         waiter = Waiter(taken, now + _WAIT_S)
         if odd is not None or fresh:
@@ -245,7 +246,7 @@ class Pool:
             await self._failed(error)
         else:
             self._failures = 0
-            self._trouble = None
+            self._broken = None
             self._add(cell, nursery)
         finally:
             self._starting -= 1
@@ -257,11 +258,12 @@ class Pool:
         self._failures += 1
         if not isinstance(error, EngineMissing):
             _log.error("%s; next try in %g s", error, delay)
-        if self._failures > 1 or isinstance(error, RootError):
-            self._trouble = error.with_traceback(None)
+        if isinstance(error, RootError):
+            self._broken = error.with_traceback(None)
+        if self._failures > 1 or self._broken is not None:
             for waiter in list(self._waiters):
                 self._serve_waiter(waiter, error)
-            self.on_ready()
+            self.on_failure(error)
         await trio.sleep(delay)
 
     def _add(self, cell: Cell, nursery: trio.Nursery) -> None:

@@ -283,7 +283,7 @@ def test_a_client_that_leaves_more_than_it_may_is_noticed(tmp_path: Path) -> Non
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as other:
         runs = [{"type": "run", "id": i, "source": "for(;;){}", "limits": _LONG} for i in range(20)]
         with talk(daemon.socket, *runs):
-            until(lambda: (other.stats().running, other.stats().queued) == (4, 12))
+            until(lambda: (other.stats().running, other.stats().queued) == (3, 13))
         until(lambda: other.stats().running == other.stats().queued == 0, 2)
 
 

@@ -83,7 +83,7 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
 @pytest.mark.parametrize("depth", [1, 2, 3], ids=["nsjail", "zygote", "child"])
 def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: int) -> None:
     """With nsjail, zygote or child killed in mid-run, that run is told as ended by force, and all others succeed."""
-    config = "[pool]\ncells = 3\nspare = 3\n"
+    config = "[pool]\ncells = 4\nspare = 3\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         source = "const t = Date.now(); while (Date.now() - t < 1500); return 'done'"
         runs = [client.start(None, source=source, limits=LimitsAsked(cpu_ms=5000, wall_ms=9000)) for _ in range(3)]
