@@ -25,10 +25,6 @@ START_S = 10.0
 LONG_S = 0.005
 """Wall time after which a run is a long one and gives way to others."""
 
-NICE = 10
-"""Niceness of a long run: a tenth of the CPU where others want it."""
-
-
 Done = Callable[[Result | CellLost], None]
 """Takes what came of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
 

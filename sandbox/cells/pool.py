@@ -22,7 +22,7 @@ from sandbox.program import Engine
 
 _log = logging.getLogger(__name__)
 
-_STARTS = 2 * len(os.sched_getaffinity(0))
+_STARTS = len(os.sched_getaffinity(0))
 """Cells that start at once for the pool, and as many for single runs: a start is all CPU time."""
 
 _WAIT_S = 15.0

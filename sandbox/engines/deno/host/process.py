@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox.cells.cell import NICE
+from sandbox.cells import priority
 from sandbox.cells.process import has_ended
 from sandbox.errors import CellLost
 from sandbox.limits import Limits
@@ -114,7 +114,7 @@ class DenoProcess:
 
     def lower_priority(self) -> None:
         """Let it give way to others, all of its threads."""
-        self._for_each_thread(lambda thread: os.setpriority(os.PRIO_PROCESS, thread, NICE))
+        self._for_each_thread(priority.lower)
 
     def _for_each_thread(self, do: Callable[[int], None]) -> None:
         with suppress(OSError):

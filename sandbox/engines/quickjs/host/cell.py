@@ -7,13 +7,13 @@ and rusage there. control.py has its messages."""
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from contextlib import suppress
 
 import trio
 
-from sandbox.cells.cell import LONG_S, NICE, Cell, Done, OnLog
+from sandbox.cells import priority
+from sandbox.cells.cell import LONG_S, Cell, Done, OnLog
 from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
@@ -115,6 +115,13 @@ class QuickJSCell(Cell):
         else:
             self._yield_to_others()
             self._reactor.set_due(self, run.wall_at)
+
+    def restore_priority(self) -> None:
+        """Give the zygote and its first child the daemon's priority: the start of the cell had a lower one."""
+        if (zygote := self._find_zygote()) is not None:
+            priority.restore(zygote)
+            with suppress(OSError, ValueError):
+                priority.restore(only_child(zygote))
 
     async def close(self) -> None:
         """End the jail and everything in it, and reap it."""
@@ -285,7 +292,7 @@ class QuickJSCell(Cell):
         """Lower the priority of the child."""
         if (zygote := self._find_zygote()) is not None:
             with suppress(OSError, ValueError):  # the child has just ended
-                os.setpriority(os.PRIO_PROCESS, only_child(zygote), NICE)
+                priority.lower(only_child(zygote))
 
     def _refuse_if_disturbed(self) -> None:
         """Raise CellLost, and retire, if anything came by control since the last run: the blank child has died."""

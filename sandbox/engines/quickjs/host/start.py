@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 
 import trio
 
+from sandbox.cells import priority
 from sandbox.cells.cell import START_S
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
@@ -47,6 +48,8 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
         except OSError as error:
             raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
         opened.pop_all()
+    if priority.can_restore():  # else the cell would stay slow
+        priority.lower(process.pid)
     their_data.close()
     their_control.close()
     data.setblocking(False)
@@ -58,12 +61,15 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
             ready = control.recv(REPORT_BYTES) == READY
         if not ready:
             raise CellStartError(plan.engine, await _last_words(process))
-        return QuickJSCell(plan, identity, process, reactor, data, control)
+        cell = QuickJSCell(plan, identity, process, reactor, data, control)
     except BaseException as error:
         await _abandon(plan, identity, process, data, control)
         if isinstance(error, OSError):
             raise CellStartError(plan.engine, error.strerror or str(error)) from error
         raise
+    if priority.can_restore():
+        cell.restore_priority()
+    return cell
 
 
 async def _abandon(
