@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,52 +17,18 @@ from promptlogd.config import Config
 from promptlogd.handlers.run import RunHandler, _Run
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
-from promptlogd.refusal import RequestError
 from promptlogd.runs import Runs
-from promptlogd.sink import Sink
 from promptlogd.store import Store
-from promptlogd.wire.messages import Finished, Id, Log, Reply, Run
+from promptlogd.wire.messages import Finished, Run
 from sandbox.cells.job import Job
 from sandbox.engines import ENGINES
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled
 from sandbox.program import Program
 from sandbox.protocol.frames import Task
+from tests.sinks import NotingSink
 from tests.store.programs import ARTIFACT, submit
 from tests.store.reopened import reopened
-
-
-class _Sink(Sink):
-    """Notes the replies; the test cancels and works."""
-
-    def __init__(self) -> None:
-        self.replies: list[Reply | RequestError] = []
-        self.on_cancel: Callable[[], None] = lambda: None
-        self.works: list[Callable[[], Awaitable[Reply | None]]] = []
-
-    def reply(self, reply: Reply) -> None:
-        self.replies.append(reply)
-
-    def refuse(self, error: RequestError) -> None:
-        self.replies.append(error)
-
-    def log(self, line: Log) -> None:
-        raise AssertionError("nothing runs")
-
-    def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
-        self.works.append(work)
-
-    def when_cancelled(self, callback: Callable[[], None]) -> None:
-        self.on_cancel = callback
-
-    def cancel_other(self, target: Id) -> bool:
-        return False
-
-    def has_room(self) -> bool:
-        return True
-
-    def when_room(self, callback: Callable[[], None]) -> None:
-        raise AssertionError("there is room")
 
 
 async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
@@ -70,7 +36,7 @@ async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
     started: list[Job] = []
     runs = SimpleNamespace(start=lambda job, *rest, **options: started.append(job))
     handler = SimpleNamespace(runs=runs, isolation="cell", outcomes=Counter(), record_run=None)
-    sink = _Sink()
+    sink = NotingSink()
     request = Run(id=1, source="return 1")
     principal = Principal(connection=1, uid=0, process=None)
     run = _Run(cast(RunHandler, cast(Any, handler)), principal, request, sink, "0" * 64, stored=False)
@@ -111,9 +77,9 @@ class _Handled:
         self.started.append(job)
         return SimpleNamespace(cancel=lambda: None)
 
-    def start(self, reference: str) -> _Sink:
+    def start(self, reference: str) -> NotingSink:
         """Begin a run of a kept program."""
-        sink = _Sink()
+        sink = NotingSink()
         self._handler.start(Principal(connection=1, uid=0, process=None), Run(id=1, hash=reference), sink)
         return sink
 

@@ -59,7 +59,7 @@ class RunHandler:
         """Run a program once. Raises RequestError if it could not be tried."""
         self._refuse(request)
         stored = request.hash is not None
-        found = self._recall(request) if stored else (self._given(request), None)
+        found = self._recall(request) if stored else (self._of_source(request), None)
         if found is None:
             run = _Run(self, principal, request, sink, request.hash or "", stored=False)
             run.begin_later(lambda: self._read(run, request, principal))
@@ -111,7 +111,7 @@ class RunHandler:
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
         check_size("env", len(bytes(request.env)), bounds.env_kb * 1024)
 
-    def _given(self, request: Run) -> Program:
+    def _of_source(self, request: Run) -> Program:
         """Return the program that the request has with it. Raises RequestError."""
         assert request.source is not None
         source = request.source.encode()

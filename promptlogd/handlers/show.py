@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from msgspec import Raw
+
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
 from promptlogd.store import Store
+from promptlogd.wire import MAX_FRAME_BYTES, Encoding, encode_text
 from promptlogd.wire.messages import NameChange, Show, Shown
+
+_MOST_SOURCE_BYTES = MAX_FRAME_BYTES - (1 << 20)
+"""Of a source as it stands in the reply. Names and their moves take 0.5 MB of the frame at most."""
 
 
 class ShowHandler:
@@ -18,9 +27,9 @@ class ShowHandler:
 
     def start(self, principal: Principal, request: Show, sink: Sink) -> None:
         """Reply with what is known of a program."""
-        sink.spawn(lambda: self._threads.read(principal, lambda: self._shown(request)))
+        sink.spawn(lambda: self._threads.read(principal, lambda: self._shown(request, sink.encoding)))
 
-    def _shown(self, request: Show) -> Shown:
+    def _shown(self, request: Show, encoding: Encoding) -> Shown:
         hash = self._store.resolve(request.hash)
         shown = self._store.show(hash)
         fact = shown.fact
@@ -40,5 +49,19 @@ class ShowHandler:
                 name: [NameChange(hash=move.hash, at=move.at) for move in moves if move.hash is not None]
                 for name, moves in shown.history.items()
             },
-            source=self._store.load(hash).source.decode("utf-8") if request.source else None,
+            # A Raw stands for a text that is encoded already.
+            source=cast(str, self._source(hash, encoding)) if request.source else None,
         )
+
+    def _source(self, hash: str, encoding: Encoding) -> Raw:
+        source = self._store.load(hash).source
+        encoded = encode_text(source.decode("utf-8"), encoding)
+        size = memoryview(encoded).nbytes
+        if size > _MOST_SOURCE_BYTES:
+            raise RequestError(
+                "too_large",
+                f"the source of {len(source)} bytes is {size} bytes in JSON, the most is {_MOST_SOURCE_BYTES}: ask in "
+                "MessagePack, or read the file below programs/ in the state folder",
+                {"size": size, "limit": _MOST_SOURCE_BYTES},
+            )
+        return encoded
