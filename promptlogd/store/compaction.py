@@ -31,7 +31,7 @@ class Compaction:
     def compact_if_long(self) -> None:
         """Compact the journal if it is long. A failure is logged.
 
-        Other writers wait meanwhile: 0.2 s for 22,000 moves, 1 s with 100,000 names. Readers don't.
+        Other writers wait meanwhile: 0.1 s for 22,000 moves, 0.4 s with 100,000 names. Readers don't.
         """
         before = self._state.journal.size
         if before <= self._next_bytes:
