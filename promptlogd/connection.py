@@ -23,7 +23,7 @@ from promptlogd.principal import Principal
 from promptlogd.refusal import Detail, RequestError
 from promptlogd.request_sink import RequestSink
 from promptlogd.runs import Runs
-from promptlogd.wire import BadMessage, ProtocolError, ServerSession
+from promptlogd.wire import BadMessage, Encoding, ProtocolError, ServerSession
 from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request
 
 _log = logging.getLogger(__name__)
@@ -185,6 +185,11 @@ class Connection:
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once it has read enough of them."""
         self._when_room.append(callback)
+
+    @property
+    def encoding(self) -> Encoding:
+        """How replies are encoded."""
+        return self._session.encoding
 
     def cancel(self, target: Id) -> bool:
         """Cancel the run that a request began; return whether there is one."""

@@ -10,6 +10,7 @@ import trio
 
 from promptlogd.refusal import Detail, RequestError
 from promptlogd.sink import Sink
+from promptlogd.wire import Encoding
 from promptlogd.wire.messages import ErrorCode, Id, Log, Reply, Request
 
 _log = logging.getLogger(__name__)
@@ -17,6 +18,10 @@ _log = logging.getLogger(__name__)
 
 class Replies(Protocol):
     """What a sink needs of its connection."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """How replies are encoded."""
 
     def send(self, reply: Reply) -> None:
         """Send a reply."""
@@ -45,10 +50,15 @@ class RequestSink(Sink):
 
     def __init__(self, client: Replies, request: Request, tasks: trio.Nursery) -> None:
         self._client: Replies | None = client
+        self._encoding = client.encoding
         self._tasks = tasks
         self._id = request.id
         self._name = type(request).__name__
         self._on_cancel: Callable[[], None] | None = None
+
+    @property
+    def encoding(self) -> Encoding:
+        return self._encoding
 
     def reply(self, reply: Reply) -> None:
         client = self._end()

@@ -7,11 +7,17 @@ from collections.abc import Awaitable, Callable
 
 from promptlogd.refusal import RequestError
 from promptlogd.room import Room
+from promptlogd.wire import Encoding
 from promptlogd.wire.messages import Id, Log, Reply
 
 
 class Sink(Room, ABC):
     """Takes the replies to one request. The last one is given by `reply` or `refuse`, once; later ones are dropped."""
+
+    @property
+    @abstractmethod
+    def encoding(self) -> Encoding:
+        """How replies to this client are encoded, for a handler that encodes a large text ahead."""
 
     @abstractmethod
     def reply(self, reply: Reply) -> None:

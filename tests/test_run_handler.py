@@ -1,56 +1,34 @@
-"""The run handler beside the check that a program needs first."""
+"""The run handler beside the disk, and beside the check that a program needs first."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import trio
 
+from promptlogd.checks import Checks
+from promptlogd.config import Config
 from promptlogd.handlers.run import RunHandler, _Run
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
-from promptlogd.refusal import RequestError
-from promptlogd.sink import Sink
-from promptlogd.wire.messages import Finished, Id, Log, Reply, Run
+from promptlogd.runs import Runs
+from promptlogd.store import Store
+from promptlogd.wire.messages import Finished, Run
 from sandbox.cells.job import Job
+from sandbox.engines import ENGINES
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled
+from sandbox.program import Program
 from sandbox.protocol.frames import Task
-
-
-class _Sink(Sink):
-    """Notes the replies; the test cancels and works."""
-
-    def __init__(self) -> None:
-        self.replies: list[Reply | RequestError] = []
-        self.on_cancel: Callable[[], None] = lambda: None
-        self.works: list[Callable[[], Awaitable[Reply | None]]] = []
-
-    def reply(self, reply: Reply) -> None:
-        self.replies.append(reply)
-
-    def refuse(self, error: RequestError) -> None:
-        self.replies.append(error)
-
-    def log(self, line: Log) -> None:
-        raise AssertionError("nothing runs")
-
-    def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
-        self.works.append(work)
-
-    def when_cancelled(self, callback: Callable[[], None]) -> None:
-        self.on_cancel = callback
-
-    def cancel_other(self, target: Id) -> bool:
-        return False
-
-    def has_room(self) -> bool:
-        return True
-
-    def when_room(self, callback: Callable[[], None]) -> None:
-        raise AssertionError("there is room")
+from tests.sinks import NotingSink
+from tests.store.programs import ARTIFACT, submit
+from tests.store.reopened import reopened
 
 
 async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
@@ -58,7 +36,7 @@ async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
     started: list[Job] = []
     runs = SimpleNamespace(start=lambda job, *rest, **options: started.append(job))
     handler = SimpleNamespace(runs=runs, isolation="cell", outcomes=Counter(), record_run=None)
-    sink = _Sink()
+    sink = NotingSink()
     request = Run(id=1, source="return 1")
     principal = Principal(connection=1, uid=0, process=None)
     run = _Run(cast(RunHandler, cast(Any, handler)), principal, request, sink, "0" * 64, stored=False)
@@ -75,3 +53,87 @@ async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
     (reply,) = sink.replies
     assert isinstance(reply, Finished)
     assert reply.outcome == Cancelled()
+
+
+class _Handled:
+    """A handler with a store of one program, whose runs are noted and not run."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.started: list[Job] = []
+        self.hash, _ = submit(store, b"return 1", name="x", artifact=ARTIFACT, build=ENGINES["quickjs"].build)
+        nobody: Any = None
+        config = Config()
+        self._handler = RunHandler(
+            store,
+            StoreThreads(),
+            cast(Runs, SimpleNamespace(start=self._start, pools={})),
+            Checks(nobody, {}, config),
+            config,
+            Counter(),
+        )
+
+    def _start(self, job: Job, *rest: object, **options: object) -> object:
+        self.started.append(job)
+        return SimpleNamespace(cancel=lambda: None)
+
+    def start(self, reference: str) -> NotingSink:
+        """Begin a run of a kept program."""
+        sink = NotingSink()
+        self._handler.start(Principal(connection=1, uid=0, process=None), Run(id=1, hash=reference), sink)
+        return sink
+
+
+@pytest.fixture
+def handled(tmp_path: Path) -> Iterator[_Handled]:
+    """A handler with a store of one program that nobody has run yet."""
+    with reopened(tmp_path / "state") as store:
+        yield _Handled(store)
+
+
+async def test_a_program_in_memory_begins_at_once(handled: _Handled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run reads the program in a thread; the next ones begin before `start` returns, without the disk."""
+    for reference in ("@x", handled.hash[:10]):
+        (work,) = handled.start(reference).works
+        assert handled.started == []
+        await work()
+        (job,) = handled.started
+        assert (job.task, job.source, job.artifact) == (Task.RUN, b"return 1", ARTIFACT)
+        handled.started.clear()
+    for name in ("load", "resolve", "artifact"):
+        monkeypatch.setattr(handled.store, name, None)
+    for reference in ("@x", handled.hash):
+        assert handled.start(reference).works == []
+        assert handled.started.pop() == job
+    handled.store.remove(handled.hash)
+    for reference in ("@x", handled.hash):
+        assert len(handled.start(reference).works) == 1
+
+
+async def test_a_run_is_cancelled_while_the_disk_hangs(handled: _Handled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends at once, with the hash that the client gave, and is neither begun nor counted later."""
+    reading, go_on = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+    load = handled.store.load
+
+    def hang(hash: str) -> Program:
+        token.run_sync_soon(reading.set)
+        assert go_on.wait(20)
+        return load(hash)
+
+    monkeypatch.setattr(handled.store, "load", hang)
+    sink = handled.start("@x")
+    (work,) = sink.works
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(work)
+                await reading.wait()
+                sink.on_cancel()
+    finally:
+        go_on.set()
+    (reply,) = sink.replies
+    assert isinstance(reply, Finished)
+    assert (reply.outcome, reply.hash) == (Cancelled(), "@x")
+    assert handled.started == []
+    assert handled.store.show(handled.hash).fact.runs == 0

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import _Staging
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -20,7 +21,9 @@ def test_a_refused_program_does_not_wait_for_the_collector_of_cycles() -> None:
     program = Program.of_text(b"return }", language="javascript", engine="quickjs")
     gc.disable()
     try:
-        staging = _Staging(cast(Store, cast(Any, None)), program, Principal(connection=1, uid=0, process=None))
+        nobody: Any = None
+        principal = Principal(connection=1, uid=0, process=None)
+        staging = _Staging(cast(Store, nobody), cast(StoreThreads, nobody), program, principal)
         staging.refused = RequestError("parse_error", "no")
         with pytest.raises(RequestError) as raised:
             staging.result()

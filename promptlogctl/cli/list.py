@@ -28,7 +28,7 @@ def list_(app: App, limit: int | None) -> None:
             row.engine,
             output.when(row.created_at),
             str(row.runs),
-            " ".join(f"@{name}" for name in row.names),
+            output.names(row.names, row.more_names),
         ]
         for row in programs
     ]

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
 from datetime import datetime
 from enum import IntEnum
 from typing import Any, TextIO
@@ -50,6 +51,12 @@ def exit_code(result: RunResult) -> Exit:
             return Exit.PROGRAM
         case _:
             return Exit.LIMIT
+
+
+def names(some: Sequence[str], more: int) -> str:
+    """Return the names that a reply tells, and how many more there are."""
+    text = " ".join(f"@{name}" for name in some)
+    return f"{text} and {more} more" if more else text
 
 
 def refusal_code(error: RequestRefused) -> Exit:

@@ -21,4 +21,4 @@ def remove(app: App, program: str) -> None:
     else:
         click.echo(removed.hash)
         if removed.names:
-            output.note("no longer a name: " + " ".join(f"@{name}" for name in removed.names))
+            output.note("no longer a name: " + output.names(removed.names, removed.more_names))

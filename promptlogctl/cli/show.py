@@ -31,7 +31,7 @@ def show(app: App, program: str, source: bool) -> None:
             ["created", f"{output.when(shown.created_at)} by uid {shown.created_by}"],
             ["engine", f"{shown.engine}, {shown.language}"],
             ["runs", f"{shown.runs}, last {output.when(shown.last_run_at)}"],
-            ["names", " ".join(f"@{name}" for name in shown.names) or "none"],
+            ["names", output.names(shown.names, shown.more_names) or "none"],
         ]
         for name, changes in shown.history.items():
             rows += [[f"@{name}", f"{output.when(change.at)} on {change.hash}"] for change in changes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptlogd.handlers.references import StoreErrors
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
 from promptlogd.store import Store
@@ -12,23 +12,27 @@ from promptlogd.wire.messages import List, Listed, Listing
 class ListHandler:
     """Handles `list`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, threads: StoreThreads) -> None:
         self._store = store
+        self._threads = threads
 
     def start(self, principal: Principal, request: List, sink: Sink) -> None:
-        """Reply with a page of programs. Raises RequestError."""
-        with StoreErrors():
-            page = self._store.list(request.limit, request.after)
+        """Reply with a page of programs."""
+        sink.spawn(lambda: self._threads.read(principal, lambda: self._listed(request)))
+
+    def _listed(self, request: List) -> Listed:
+        page = self._store.list(request.limit, request.after)
         rows = [
             Listing(
-                hash=fact.hash,
-                size=fact.size,
-                created_at=fact.created_at,
-                engine=fact.engine,
-                runs=fact.runs,
-                last_run_at=fact.last_run_at,
-                names=names,
+                hash=row.fact.hash,
+                size=row.fact.size,
+                created_at=row.fact.created_at,
+                engine=row.fact.engine,
+                runs=row.fact.runs,
+                last_run_at=row.fact.last_run_at,
+                names=row.names,
+                more_names=row.more_names,
             )
-            for fact, names in page.rows
+            for row in page.rows
         ]
-        sink.reply(Listed(id=request.id, programs=rows, next=page.next))
+        return Listed(id=request.id, programs=rows, next=page.next)

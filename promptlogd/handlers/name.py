@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import trio
-
-from promptlogd.handlers.references import StoreErrors, resolve
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
 from promptlogd.store import Store
@@ -14,16 +12,15 @@ from promptlogd.wire.messages import Label, Named
 class NameHandler:
     """Handles `name`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, threads: StoreThreads) -> None:
         self._store = store
+        self._threads = threads
 
     def start(self, principal: Principal, request: Label, sink: Sink) -> None:
-        """Move a name. Raises RequestError."""
-        hash = None if request.hash is None else resolve(self._store, request.hash)
+        """Move a name."""
+        sink.spawn(lambda: self._threads.write(lambda: self._moved(request)))
 
-        async def move() -> Named:
-            with StoreErrors():
-                placed, previous = await trio.to_thread.run_sync(self._store.label, request.name, hash)
-            return Named(id=request.id, name=request.name, hash=placed, previous=previous)
-
-        sink.spawn(move)
+    def _moved(self, request: Label) -> Named:
+        hash = None if request.hash is None else self._store.resolve(request.hash)
+        placed, previous = self._store.label(request.name, hash)
+        return Named(id=request.id, name=request.name, hash=placed, previous=previous)

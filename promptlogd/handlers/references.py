@@ -1,4 +1,4 @@
-"""From what a client calls a program to the program, with the store's errors as the wire's. No messages here."""
+"""The store's errors as those of the wire, and the sizes of inputs. No messages here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from promptlogd.store import (
     Damaged,
     KeptForAnother,
     NotFound,
-    Store,
     StoreFailed,
     TooManyNames,
     Unstorable,
@@ -46,12 +45,6 @@ class StoreErrors:
                 raise RequestError("bad_request", str(error)) from None
             case StoreFailed():
                 raise RequestError("internal", str(error)) from None
-
-
-def resolve(store: Store, reference: str) -> str:
-    """Return the hash that a reference means. Raises RequestError."""
-    with StoreErrors():
-        return store.resolve(reference)
 
 
 def utf8_bytes(text: str) -> int:

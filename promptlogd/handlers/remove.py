@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import trio
-
-from promptlogd.handlers.references import StoreErrors, resolve
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
-from promptlogd.store import Store
+from promptlogd.store import MOST_NAMES_SHOWN, Store
 from promptlogd.wire.messages import Remove, Removed
 
 
 class RemoveHandler:
     """Handles `remove`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, threads: StoreThreads) -> None:
         self._store = store
+        self._threads = threads
 
     def start(self, principal: Principal, request: Remove, sink: Sink) -> None:
-        """Remove a program. Raises RequestError."""
-        hash = resolve(self._store, request.hash)
+        """Remove a program."""
+        sink.spawn(lambda: self._threads.write(lambda: self._removed(request)))
 
-        async def remove() -> Removed:
-            with StoreErrors():
-                names = await trio.to_thread.run_sync(self._store.remove, hash)
-            return Removed(id=request.id, hash=hash, names=list(names))
-
-        sink.spawn(remove)
+    def _removed(self, request: Remove) -> Removed:
+        hash = self._store.resolve(request.hash)
+        names = self._store.remove(hash)
+        more = max(0, len(names) - MOST_NAMES_SHOWN)
+        return Removed(id=request.id, hash=hash, names=list(names[:MOST_NAMES_SHOWN]), more_names=more)

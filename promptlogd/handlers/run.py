@@ -11,12 +11,13 @@ import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks, Unparsed
 from promptlogd.config import Config, LimitsError
-from promptlogd.handlers.references import StoreErrors, check_size, utf8_bytes
+from promptlogd.handlers.references import check_size, utf8_bytes
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.runs import Runs
 from promptlogd.sink import Sink
-from promptlogd.store import Store, StoreError
+from promptlogd.store import Store
 from promptlogd.wire.messages import Finished, Log, Run
 from sandbox.cells.job import Job, Result
 from sandbox.engines import ENGINES
@@ -33,9 +34,18 @@ _NO_USAGE = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
 class RunHandler:
     """Handles `run`."""
 
-    def __init__(self, store: Store, runs: Runs, checks: Checks, config: Config, outcomes: Counter[str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        threads: StoreThreads,
+        runs: Runs,
+        checks: Checks,
+        config: Config,
+        outcomes: Counter[str],
+    ) -> None:
         """`outcomes`: counts finished runs by outcome."""
         self._store = store
+        self._threads = threads
         self._checks = checks
         self._config = config
         self._defaults: dict[Engine, Limits] = {}
@@ -48,16 +58,27 @@ class RunHandler:
     def start(self, principal: Principal, request: Run, sink: Sink) -> None:
         """Run a program once. Raises RequestError if it could not be tried."""
         self._refuse(request)
-        program, stored = self._find(request)
-        if program.engine not in ENGINES:
-            why = f"this promptlogd does not have the program's engine, {program.engine!r}"
-            raise RequestError("unsupported", why)
-        engine = request.engine or program.engine
-        if engine != program.engine:
-            engine, _ = self._checks.choose(engine, program.language)
-        job = Job(
-            task=Task.CHECK_AND_RUN,
+        stored = request.hash is not None
+        found = self._recall(request) if stored else (self._of_source(request), None)
+        if found is None:
+            run = _Run(self, principal, request, sink, request.hash or "", stored=False)
+            run.begin_later(lambda: self._read(run, request, principal))
+            return
+        program, artifact = found
+        run = _Run(self, principal, request, sink, program.hash, stored=stored)
+        job = self._job(request, program, artifact)
+        if self._is_checked_apart(job):
+            run.begin_later(lambda: self._checked(job, principal))
+        else:
+            run.begin(job)
+
+    def _job(self, request: Run, program: Program, artifact: Artifact | None) -> Job:
+        """Return the job of a run. Raises RequestError if it is not possible."""
+        engine = self._engine(request, program)
+        return Job(
+            task=Task.CHECK_AND_RUN if artifact is None else Task.RUN,
             source=program.source,
+            artifact=artifact,
             engine=engine,
             language=program.language,
             prompt=request.prompt,
@@ -65,20 +86,19 @@ class RunHandler:
             limits=self._limits(request, engine),
             source_name=program.entry,
         )
-        run = _Run(self, principal, request, sink, program.hash, stored=stored)
-        if stored and engine == program.engine:
-            build = ENGINES[engine].build
-            with StoreErrors():
-                artifact = self._store.artifact(program.hash, engine, build)
-            if artifact is None:
-                run.begin_later(lambda: self._made_again(program, job, principal))
-            else:
-                run.begin(msgspec.structs.replace(job, task=Task.RUN, artifact=artifact))
-        elif len(job.source) > SMALL_BYTES:
-            # It is checked apart, as at submit, and not on the run's own CPU time.
-            run.begin_later(lambda: self._checked(job, principal))
-        else:
-            run.begin(job)
+
+    def _engine(self, request: Run, program: Program) -> Engine:
+        """Return the engine of a run. Raises RequestError if there is no such, or it does not take the program."""
+        if program.engine not in ENGINES:
+            why = f"this promptlogd does not have the program's engine, {program.engine!r}"
+            raise RequestError("unsupported", why)
+        if request.engine is None or request.engine == program.engine:
+            return program.engine
+        return self._checks.choose(request.engine, program.language)[0]
+
+    def _is_checked_apart(self, job: Job) -> bool:
+        """Whether a text is checked as at submit, and not on the run's own CPU time."""
+        return job.task is Task.CHECK_AND_RUN and len(job.source) > SMALL_BYTES
 
     def _refuse(self, request: Run) -> None:
         if request.host_functions:
@@ -91,16 +111,48 @@ class RunHandler:
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
         check_size("env", len(bytes(request.env)), bounds.env_kb * 1024)
 
-    def _find(self, request: Run) -> tuple[Program, bool]:
-        """Return the program, and whether it is kept. Raises RequestError."""
-        if request.source is not None:
-            source = request.source.encode()
-            check_size("source", len(source), self._config.limits.source_kb * 1024)
-            engine, language = self._checks.choose(request.engine, request.language)
-            return Program.of_text(source, language=language, engine=engine), False
+    def _of_source(self, request: Run) -> Program:
+        """Return the program that the request has with it. Raises RequestError."""
+        assert request.source is not None
+        source = request.source.encode()
+        check_size("source", len(source), self._config.limits.source_kb * 1024)
+        engine, language = self._checks.choose(request.engine, request.language)
+        return Program.of_text(source, language=language, engine=engine)
+
+    def _recall(self, request: Run) -> tuple[Program, Artifact | None] | None:
+        """Return a kept program and, if it runs it, its own engine's artifact; None unless memory has both.
+
+        Raises RequestError.
+        """
         assert request.hash is not None
-        with StoreErrors():
-            return self._store.load(self._store.resolve(request.hash)), True
+        program = self._store.recall(request.hash)
+        if program is None:
+            return None
+        engine = self._engine(request, program)
+        if engine != program.engine:
+            return program, None
+        artifact = self._store.recall_artifact(program.hash, engine, ENGINES[engine].build)
+        return None if artifact is None else (program, artifact)
+
+    async def _read(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
+        """Read a kept program from the disk, and check it if that is needed. Raises RequestError."""
+        program, artifact = await self._threads.read(principal, lambda: self._load(request))
+        run.found(program.hash)
+        job = self._job(request, program, artifact)
+        if job.task is Task.RUN:
+            return job
+        if job.engine == program.engine:
+            return await self._made_again(program, job, principal)
+        return await self._checked(job, principal) if self._is_checked_apart(job) else job
+
+    def _load(self, request: Run) -> tuple[Program, Artifact | None]:
+        """Return what `_recall` does. The artifact must be made again if it is missing. Waits for the disk."""
+        assert request.hash is not None
+        program = self._store.load(self._store.resolve(request.hash))
+        engine = self._engine(request, program)
+        if engine != program.engine:
+            return program, None
+        return program, self._store.artifact(program.hash, engine, ENGINES[engine].build)
 
     def _limits(self, request: Run, engine: Engine) -> Limits:
         default = self._defaults.get(engine)
@@ -119,11 +171,9 @@ class RunHandler:
         artifact = await self._checks.artifact(program.source, program.engine, program.language, principal)
         build = ENGINES[program.engine].build
         try:
-            await trio.to_thread.run_sync(
-                lambda: self._store.put_artifact(program.hash, program.engine, build, artifact)
-            )
-        except StoreError as error:
-            _log.error("%s; program %s is checked again at its next run", error, program.hash)
+            await self._threads.write(lambda: self._store.put_artifact(program.hash, program.engine, build, artifact))
+        except RequestError as error:
+            _log.error("%s; program %s is checked again at its next run", error.message, program.hash)
         return msgspec.structs.replace(job, task=Task.RUN, artifact=artifact)
 
     async def _checked(self, job: Job, principal: Principal) -> Job | Unparsed:
@@ -145,6 +195,10 @@ class _Run:
         self._sink = sink
         self._hash = hash
         self._stored = stored
+
+    def found(self, hash: str) -> None:
+        """The program is kept under this hash. Before, its hash is what the client called it."""
+        self._hash, self._stored = hash, True
 
     def begin(self, job: Job) -> None:
         """Have the job run."""

@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-from promptlogd.handlers.references import StoreErrors, resolve
+from typing import cast
+
+from msgspec import Raw
+
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
 from promptlogd.store import Store
+from promptlogd.wire import MAX_FRAME_BYTES, Encoding, encode_text
 from promptlogd.wire.messages import NameChange, Show, Shown
+
+_MOST_SOURCE_BYTES = MAX_FRAME_BYTES - (1 << 20)
+"""Of a source as it stands in the reply. Names and their moves take 0.5 MB of the frame at most."""
 
 
 class ShowHandler:
     """Handles `show`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, threads: StoreThreads) -> None:
         self._store = store
+        self._threads = threads
 
     def start(self, principal: Principal, request: Show, sink: Sink) -> None:
-        """Reply with what is known of a program. Raises RequestError."""
-        hash = resolve(self._store, request.hash)
-        with StoreErrors():
-            fact, names, history = self._store.show(hash)
-            source = self._store.load(hash).source.decode("utf-8") if request.source else None
-        sink.reply(
-            Shown(
-                id=request.id,
-                hash=fact.hash,
-                size=fact.size,
-                created_at=fact.created_at,
-                created_by=fact.created_by,
-                engine=fact.engine,
-                language=fact.language,
-                runs=fact.runs,
-                last_run_at=fact.last_run_at,
-                names=names,
-                history={
-                    name: [NameChange(hash=move.hash, at=move.at) for move in moves if move.hash is not None]
-                    for name, moves in history.items()
-                },
-                source=source,
-            )
+        """Reply with what is known of a program."""
+        sink.spawn(lambda: self._threads.read(principal, lambda: self._shown(request, sink.encoding)))
+
+    def _shown(self, request: Show, encoding: Encoding) -> Shown:
+        hash = self._store.resolve(request.hash)
+        shown = self._store.show(hash)
+        fact = shown.fact
+        return Shown(
+            id=request.id,
+            hash=fact.hash,
+            size=fact.size,
+            created_at=fact.created_at,
+            created_by=fact.created_by,
+            engine=fact.engine,
+            language=fact.language,
+            runs=fact.runs,
+            last_run_at=fact.last_run_at,
+            names=shown.names,
+            more_names=shown.more_names,
+            history={
+                name: [NameChange(hash=move.hash, at=move.at) for move in moves if move.hash is not None]
+                for name, moves in shown.history.items()
+            },
+            # A Raw stands for a text that is encoded already.
+            source=cast(str, self._source(hash, encoding)) if request.source else None,
         )
+
+    def _source(self, hash: str, encoding: Encoding) -> Raw:
+        source = self._store.load(hash).source
+        encoded = encode_text(source.decode("utf-8"), encoding)
+        size = memoryview(encoded).nbytes
+        if size > _MOST_SOURCE_BYTES:
+            raise RequestError(
+                "too_large",
+                f"the source of {len(source)} bytes is {size} bytes in JSON, the most is {_MOST_SOURCE_BYTES}: ask in "
+                "MessagePack, or read the file below programs/ in the state folder",
+                {"size": size, "limit": _MOST_SOURCE_BYTES},
+            )
+        return encoded

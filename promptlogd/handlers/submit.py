@@ -9,11 +9,12 @@ import trio
 
 from promptlogd.checks import Checks
 from promptlogd.config import Config
-from promptlogd.handlers.references import StoreErrors, check_size
+from promptlogd.handlers.references import check_size
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
-from promptlogd.store import Staged, Store, StoreError, Submission
+from promptlogd.store import Staged, Store, Submission
 from promptlogd.wire.messages import Submit, Submitted
 from sandbox.engines import ENGINES
 from sandbox.program import Artifact, Program
@@ -24,8 +25,11 @@ _DISCARD_S = 5.0
 class SubmitHandler:
     """Handles `submit`."""
 
-    def __init__(self, store: Store, checks: Checks, config: Config, on_kept: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, threads: StoreThreads, checks: Checks, config: Config, on_kept: Callable[[], None]
+    ) -> None:
         self._store = store
+        self._threads = threads
         self._checks = checks
         self._config = config
         self._on_kept = on_kept
@@ -36,14 +40,14 @@ class SubmitHandler:
         check_size("source", len(source), self._config.limits.source_kb * 1024)
         engine, language = self._checks.choose(request.engine, request.language)
         program = Program.of_text(source, language=language, engine=engine)
-        if request.engine or request.language:
-            with StoreErrors():
-                self._store.refuse_another(program.hash, request.engine, request.language)
         sink.spawn(lambda: self._keep(principal, request, program))
 
     async def _keep(self, principal: Principal, request: Submit, program: Program) -> Submitted:
         """Check the program while it is on its way to the disk, which takes as long."""
-        staging = _Staging(self._store, program, principal)
+        asked = (request.engine, request.language)
+        if any(asked):
+            await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
+        staging = _Staging(self._store, self._threads, program, principal)
         artifact: Artifact | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -52,19 +56,19 @@ class SubmitHandler:
                     artifact = await self._checks.artifact(program.source, program.engine, program.language, principal)
                 except RequestError as error:
                     staging.refused = error
-            with StoreErrors():
-                staged = staging.result()
-                assert artifact is not None
-                submission = Submission(
-                    staged=staged,
-                    artifact=artifact,
-                    build=ENGINES[program.engine].build,
-                    name=request.name,
-                    engine=request.engine,
-                    language=request.language,
-                )
-                hash, created = await trio.to_thread.run_sync(self._store.keep, submission)
-                fact = self._store.fact(hash)
+            staged = staging.result()
+            assert artifact is not None
+            submission = Submission(
+                staged=staged,
+                artifact=artifact,
+                build=ENGINES[program.engine].build,
+                name=request.name,
+                engine=request.engine,
+                language=request.language,
+            )
+            hash, created, fact = await self._threads.write(
+                lambda: (*self._store.keep(submission), self._store.fact(program.hash))
+            )
             staging.kept = True
             self._on_kept()
         finally:
@@ -77,12 +81,13 @@ class SubmitHandler:
 class _Staging:
     """A program on its way to the disk."""
 
-    def __init__(self, store: Store, program: Program, principal: Principal) -> None:
+    def __init__(self, store: Store, threads: StoreThreads, program: Program, principal: Principal) -> None:
         self._store = store
+        self._threads = threads
         self._program = program
         self._principal = principal
         self._staged: Staged | None = None
-        self._failed: StoreError | None = None
+        self._failed: RequestError | None = None
         self.refused: RequestError | None = None
         self.kept = False
 
@@ -90,10 +95,8 @@ class _Staging:
         """Write it."""
         uid, tenant = self._principal.uid, self._principal.tenant
         try:
-            self._staged = await trio.to_thread.run_sync(
-                lambda: self._store.stage(self._program, uid=uid, tenant=tenant)
-            )
-        except StoreError as error:
+            self._staged = await self._threads.write(lambda: self._store.stage(self._program, uid=uid, tenant=tenant))
+        except RequestError as error:
             self._failed = error
 
     def result(self) -> Staged:

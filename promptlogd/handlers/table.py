@@ -17,6 +17,7 @@ from promptlogd.handlers.remove import RemoveHandler
 from promptlogd.handlers.run import RunHandler
 from promptlogd.handlers.show import ShowHandler
 from promptlogd.handlers.stats import StatsHandler
+from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import SubmitHandler
 from promptlogd.principal import Principal
 from promptlogd.runs import Runs
@@ -50,14 +51,15 @@ def make_handlers(
 ) -> Handlers:
     """Return the handler of each request. `on_kept`: called when a program was kept."""
     outcomes: Counter[str] = Counter()
+    threads = StoreThreads()
     return {
-        messages.Submit: SubmitHandler(store, checks, config, on_kept),
-        messages.Run: RunHandler(store, runs, checks, config, outcomes),
+        messages.Submit: SubmitHandler(store, threads, checks, config, on_kept),
+        messages.Run: RunHandler(store, threads, runs, checks, config, outcomes),
         messages.Cancel: CancelHandler(),
-        messages.Show: ShowHandler(store),
-        messages.List: ListHandler(store),
-        messages.Remove: RemoveHandler(store),
-        messages.Label: NameHandler(store),
-        messages.Stats: StatsHandler(store, runs, clients, outcomes, held_by, jail_uids, turns),
+        messages.Show: ShowHandler(store, threads),
+        messages.List: ListHandler(store, threads),
+        messages.Remove: RemoveHandler(store, threads),
+        messages.Label: NameHandler(store, threads),
+        messages.Stats: StatsHandler(store, threads, runs, clients, outcomes, held_by, jail_uids, turns),
         messages.Ping: PingHandler(),
     }

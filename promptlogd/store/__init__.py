@@ -14,10 +14,12 @@ from promptlogd.store.errors import (
     TooManyNames,
     Unstorable,
 )
+from promptlogd.store.overview import MOST_NAMES_SHOWN
 from promptlogd.store.records import Staged, Submission
 from promptlogd.store.store import Store
 
 __all__ = [
+    "MOST_NAMES_SHOWN",
     "Ambiguous",
     "BadReference",
     "Damaged",

@@ -31,7 +31,7 @@ class Compaction:
     def compact_if_long(self) -> None:
         """Compact the journal if it is long. A failure is logged.
 
-        Readers wait meanwhile: 0.1 s for 22,000 moves, 1 s with 100,000 names.
+        Other writers wait meanwhile: 0.1 s for 22,000 moves, 0.4 s with 100,000 names. Readers don't.
         """
         before = self._state.journal.size
         if before <= self._next_bytes:
@@ -47,10 +47,13 @@ class Compaction:
         _log.info("names.jsonl is compacted from %d to %d bytes", before, after)
 
     def _compact(self) -> None:
+        with self._state.read_facts() as facts:
+            most = facts.count_names() + _MOVES_BESIDE_NAMES
         with self._state.use_facts():
-            kept = self._state.facts.forget_moves(self._state.facts.names.count() + _MOVES_BESIDE_NAMES)
+            self._state.facts.forget_moves(most)
         try:
             self._state.facts.sync_log()
-            self._state.journal.replace(kept)
+            with self._state.read_facts() as facts:
+                self._state.journal.replace(facts.moves())
         except OSError as error:
             raise store_error("the new journal can't be written", error) from error

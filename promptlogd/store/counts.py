@@ -1,4 +1,7 @@
-"""Counts of finished runs that SQLite does not have yet. Pure, and safe to use from any thread."""
+"""Counts of finished runs that SQLite does not have yet. Pure, and safe to use from any thread.
+
+The loop's thread takes the lock at each run. So nothing holds it for long: no disk, and no loop over all programs.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,14 @@ class RunCounts:
             return runs
 
     def put_back(self, runs: dict[str, tuple[int, float]]) -> None:
-        """Add back counts that could not be written. An end time that was counted meanwhile stays."""
+        """Add back counts that could not be written. An end time that was counted meanwhile stays.
+
+        `runs` is this object's from now on.
+        """
         with self._mutex:
-            for hash, (count, at) in runs.items():
-                later, last_at = self._runs.get(hash, (0, at))
-                self._runs[hash] = (count + later, last_at)
+            for hash, (count, at) in self._runs.items():  # few: those of the time that the write took
+                runs[hash] = (runs.get(hash, (0, at))[0] + count, at)
+            self._runs = runs
 
     def discard(self, hash: str) -> None:
         """Remove the count of one program, if there is one."""

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import msgspec
-
+from promptlogd.store.connections import Readers, connect
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import open_folder
 from promptlogd.store.errors import StoreError
@@ -24,7 +23,6 @@ from promptlogd.store.journal import Journal, Move
 from promptlogd.store.meta import Meta
 from promptlogd.store.name_rows import NAME_SCHEMA, NameRows
 from promptlogd.store.objects import ProgramFolders
-from sandbox.program import Engine, Language
 
 _log = logging.getLogger(__name__)
 
@@ -55,36 +53,37 @@ FACTS_FILES = ("facts.sqlite3", "facts.sqlite3-wal", "facts.sqlite3-shm")
 """Names of the database's files in the state folder: the database, its write-ahead log, its shared memory."""
 
 
-class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one program. Times in seconds since the epoch."""
+_LONG_LOG_BYTES = 4 << 20
+"""Length of the write-ahead log from which it is copied into the database: some 1,000 pages, as SQLite does it."""
+_MOST_LOG_BYTES = 16 << 20
+"""Length from which writers wait until it is copied. Else it could grow as long as they never pause.
 
-    hash: str
-    size: int
-    created_at: float
-    created_by: int
-    engine: Engine
-    language: Language
-    runs: int
-    last_run_at: float | None
+It can be longer by what is written in the second between two looks, or by one transaction that rewrites a table.
+"""
 
 
 class Facts:
-    """Owner of `facts.sqlite3`. One thread at a time."""
+    """Owner of `facts.sqlite3`. One thread at a time, but for `readers` and `copy_log`."""
 
     def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
         self._path = state_dir / FACTS_FILES[0]
+        self._log_path = state_dir / FACTS_FILES[1]
         self._damaged = damaged
         self._db: sqlite3.Connection
-        self.names: NameRows
-        """Where names are and have been. Its methods do not begin a transaction."""
+        self._copier: sqlite3.Connection
+        self.readers = Readers(self._path)
+        self._names: NameRows
 
     def open(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
         """Open the database, or a new one if it is damaged, and repair it from these folders and the journal.
 
         Raises OSError, sqlite3.Error and StoreFailed for the disk.
         """
-        if self._path.exists() and self._open_old(folders, meta, journal):
-            return
+        if not self._path.exists() or not self._open_old(folders, meta, journal):
+            self._open_new(folders, meta, journal)
+        self.readers.open()
+
+    def _open_new(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
         # Created here, since SQLite gives its other files the mode of this one.
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
@@ -100,7 +99,7 @@ class Facts:
         """Open the existing database; return whether it was good. Sets a damaged one aside."""
         try:
             self._open_good()
-            self.names.add_missing_index()
+            self._names.add_missing_index()
             self._reconcile(folders, meta, journal)
         except (sqlite3.DatabaseError, ValueError) as error:
             self.close()
@@ -131,21 +130,45 @@ class Facts:
             raise ValueError(found)
 
     def _connect(self) -> None:
-        self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=5)
-        self.names = NameRows(self._db)
-        # Avoids SQLite's shared-memory file: on a full disk a write to that mapping raises SIGBUS.
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._db = connect(self._path)
+        self._names = NameRows(self._db)
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._copier = connect(self._path)
 
     def close(self) -> None:
         """Close the database, if it is open."""
-        if hasattr(self, "_db"):
-            self._db.close()
+        self.readers.close()
+        for name in ("_copier", "_db"):  # the last one copies the log
+            if hasattr(self, name):
+                getattr(self, name).close()
+
+    @property
+    def log_bytes(self) -> int:
+        """Length of the write-ahead log."""
+        with suppress(FileNotFoundError):
+            return self._log_path.stat().st_size
+        return 0
+
+    @property
+    def log_is_long(self) -> bool:
+        """Whether it is time for `copy_log`."""
+        return self.log_bytes > _LONG_LOG_BYTES
+
+    @property
+    def log_is_too_long(self) -> bool:
+        """Whether `copy_log` could not keep up with the writers, and it is time for `empty_log`."""
+        return self.log_bytes > _MOST_LOG_BYTES
+
+    def copy_log(self) -> None:
+        """Copy the write-ahead log into the database, as far as no reader needs it. Only the caller waits for the disk.
+
+        If all of it is copied, the next transaction begins a new log. One thread at a time.
+        """
+        self._copier.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def empty_log(self) -> None:
-        """Truncate the WAL. Waits for the disk."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Copy the write-ahead log, and truncate it. Waits for the disk and, up to 5 s, for readers."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -164,8 +187,8 @@ class Facts:
         A program on a shelf that could not be listed keeps its row. Raises ValueError if a row is invalid.
         """
         known = {row[0] for row in self._db.execute("SELECT hash FROM programs")}
-        rows = self.names.moves()
-        names = self.names.places()
+        rows = self._names.moves()
+        names = self._names.places()
         moves = journal.load(rows)
         last = {move.name: move.hash for move in moves}
         with_names = {name: hash for name, hash in last.items() if hash is not None}
@@ -181,7 +204,7 @@ class Facts:
                 except StoreError as error:
                     _log.error("a program is not listed, since its metadata can't be read: %s", error)
             if (rows, names) != (moves, with_names):
-                self.names.replace(moves)
+                self._names.replace(moves)
 
     def add(self, hash: str, meta: Meta) -> None:
         """Add a program. If it has a row already, update only its engine and language."""
@@ -199,32 +222,6 @@ class Facts:
             (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
         )
 
-    def get(self, hash: str) -> Fact | None:
-        """Return what is known of one program."""
-        row = self._db.execute(f"{_SELECT} WHERE hash = ?", (hash,)).fetchone()
-        return None if row is None else _fact(row)
-
-    def newest(self, limit: int, after: tuple[float, str] | None) -> list[Fact]:
-        """Return programs, newest first, that come after this (created_at, hash)."""
-        where, arguments = "", ()
-        if after is not None:
-            where = "WHERE created_at < ? OR (created_at = ? AND hash > ?)"
-            arguments = (after[0], after[0], after[1])  # type: ignore[assignment]  # of another length
-        rows = self._db.execute(f"{_SELECT} {where} ORDER BY created_at DESC, hash LIMIT ?", (*arguments, limit))
-        return [_fact(row) for row in rows]
-
-    def count(self) -> int:
-        """Return how many programs are known."""
-        return int(self._db.execute("SELECT count(*) FROM programs").fetchone()[0])
-
-    def with_prefix(self, prefix: str, limit: int) -> list[str]:
-        """Return hashes that begin so."""
-        rows = self._db.execute(
-            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY hash LIMIT ?",
-            (prefix, prefix + "g", limit),
-        )
-        return [row[0] for row in rows]
-
     def count_runs(self, runs: dict[str, tuple[int, float]]) -> None:
         """Add finished runs: hash -> (how many, when the last one ended)."""
         with self._transaction():
@@ -233,37 +230,19 @@ class Facts:
                 [(count, at, hash) for hash, (count, at) in runs.items()],
             )
 
-    def forget_moves(self, most: int) -> list[Move]:
-        """Forget moves until about `most` are left; return these, oldest first. `sync_log` makes that durable."""
+    def forget_moves(self, most: int) -> None:
+        """Forget moves until about `most` are left. `sync_log` makes that durable."""
         with self._transaction():
-            return self.names.keep_newest(most)
+            self._names.keep_newest(most)
 
     def sync_log(self) -> None:
         """Wait until the finished transactions are on the disk. Needs no lock. Raises OSError."""
-        with (self._path.parent / FACTS_FILES[1]).open("rb") as log:
+        with self._log_path.open("rb") as log:
             os.fsync(log.fileno())
 
     def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
         """Apply moves that are in the journal, all or none, and delete the row of a removed program (`gone`)."""
         with self._transaction():
-            for move in moves:
-                self.names.apply(move)
+            self._names.apply(moves)
             if gone is not None:
                 self._db.execute("DELETE FROM programs WHERE hash = ?", (gone,))
-
-
-_SELECT = "SELECT hash, size, created_at, created_by, engine, language, runs, last_run_at FROM programs"
-
-
-def _fact(row: tuple[str, int, float, int, str, str, int, float | None]) -> Fact:
-    hash, size, created_at, created_by, engine, language, runs, last_run_at = row
-    return Fact(
-        hash=hash,
-        size=size,
-        created_at=created_at,
-        created_by=created_by,
-        engine=engine,
-        language="typescript" if language == "typescript" else "javascript",
-        runs=runs,
-        last_run_at=last_run_at,
-    )

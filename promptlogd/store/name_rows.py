@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -40,31 +39,9 @@ class NameRows:
                 raise
             _log.warning("moves of names are found slowly until a start finds room on the disk for an index")
 
-    def named(self, name: str) -> str | None:
-        """Return the hash that a name is on."""
-        row = self._db.execute("SELECT hash FROM names WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def on(self, hash: str) -> list[str]:
-        """Return the names that are on a hash."""
-        return [row[0] for row in self._db.execute("SELECT name FROM names WHERE hash = ? ORDER BY name", (hash,))]
-
-    def count_on(self, hash: str) -> int:
-        """Return the number of names that are on a hash."""
-        return int(self._db.execute("SELECT count(*) FROM names WHERE hash = ?", (hash,)).fetchone()[0])
-
-    def count(self) -> int:
-        """Return the number of names that are on any hash. Takes a few milliseconds for 100,000."""
-        return int(self._db.execute("SELECT count(*) FROM names").fetchone()[0])
-
     def places(self) -> dict[str, str]:
         """Return the hash that each name is on."""
         return dict(self._db.execute("SELECT name, hash FROM names"))
-
-    def history(self, name: str) -> list[Move]:
-        """Return where a name has been, oldest first."""
-        rows = self._db.execute("SELECT name, hash, at, back FROM moves WHERE name = ? ORDER BY number", (name,))
-        return [Move(name=row[0], hash=row[1], at=row[2], back=row[3]) for row in rows]
 
     def moves(self) -> list[Move]:
         """Return all moves, oldest first. Raises ValueError if a row is invalid."""
@@ -73,50 +50,41 @@ class NameRows:
             for row in self._db.execute("SELECT name, hash, at, back FROM moves ORDER BY number")
         ]
 
-    def apply(self, move: Move) -> None:
-        """Add a move, and put the name where it leads."""
-        self._db.execute(
-            "INSERT INTO moves (name, hash, at, back) VALUES (?, ?, ?, ?)", (move.name, move.hash, move.at, move.back)
-        )
-        if move.hash is None:
-            self._db.execute("DELETE FROM names WHERE name = ?", (move.name,))
-        else:
-            self._db.execute("INSERT OR REPLACE INTO names (name, hash) VALUES (?, ?)", (move.name, move.hash))
-
-    def keep_newest(self, most: int) -> list[Move]:
-        """Forget moves until about `most` are left; return these, oldest first. No name changes its place."""
-        kept = newest_moves(self.moves(), most)
-        self._db.execute("DELETE FROM moves")
+    def apply(self, moves: Sequence[Move]) -> None:
+        """Add moves, and put the names where they lead."""
         self._db.executemany(
             "INSERT INTO moves (name, hash, at, back) VALUES (?, ?, ?, ?)",
-            ((move.name, move.hash, move.at, move.back) for move in kept),
+            ((move.name, move.hash, move.at, move.back) for move in moves),
         )
-        return kept
+        last = {move.name: move.hash for move in moves}
+        self._db.executemany(
+            "DELETE FROM names WHERE name = ?", ((name,) for name, hash in last.items() if hash is None)
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO names (name, hash) VALUES (?, ?)",
+            ((name, hash) for name, hash in last.items() if hash is not None),
+        )
+
+    def keep_newest(self, most: int) -> None:
+        """Forget all but the newest moves of the names that are on a program: at most `most`, or one of each name.
+
+        Each name keeps its place. The names that were removed with their programs are forgotten. SQLite does all of
+        it, without the interpreter's lock: 0.2 s for 100,000 moves.
+        """
+        counts = "SELECT count(*) AS count FROM moves WHERE name IN (SELECT name FROM names) GROUP BY name"
+        for most_of_name in _MOVES_KEPT:
+            left = self._db.execute(f"SELECT total(min(count, ?)) FROM ({counts})", (most_of_name,)).fetchone()[0]
+            if left <= most:
+                break
+        ages = "SELECT number, row_number() OVER (PARTITION BY name ORDER BY number DESC) AS age FROM moves"
+        self._db.execute(
+            "DELETE FROM moves WHERE name NOT IN (SELECT name FROM names) "
+            f"OR number IN (SELECT number FROM ({ages}) WHERE age > ?)",
+            (most_of_name,),
+        )
 
     def replace(self, moves: Sequence[Move]) -> None:
         """Replace all rows by those of these moves."""
         self._db.execute("DELETE FROM moves")
         self._db.execute("DELETE FROM names")
-        for move in moves:
-            self.apply(move)
-
-
-def newest_moves(moves: Sequence[Move], most: int) -> list[Move]:
-    """Return the newest moves of the names that are on a program, in order: at most `most`, or one of each name.
-
-    Each name keeps its place. The names that were removed with their programs are forgotten.
-    """
-    last = {move.name: move.hash for move in moves}
-    counts = Counter(move.name for move in moves if last[move.name] is not None)
-    most_of_name = next(
-        (number for number in _MOVES_KEPT if sum(min(number, count) for count in counts.values()) <= most),
-        _MOVES_KEPT[-1],
-    )
-    kept: list[Move] = []
-    for move in moves:
-        left = counts.get(move.name, 0)  # moves of this name from here on
-        if left:
-            counts[move.name] = left - 1
-            if left <= most_of_name:
-                kept.append(move)
-    return kept
+        self.apply(moves)

@@ -14,6 +14,8 @@ MOST_NAMES_OF_PROGRAM = 64
 """Names on one program. `show` and `list` send all of them, and a removal removes all of them."""
 MOST_NAMES = 100_000
 """Names in all. The last move of each stays in the journal: 19 MB."""
+_MOVES_BACK = 1000
+"""Moves of a name that it can go back through. A compaction may leave fewer. To read and follow them takes 2 ms."""
 
 
 class Names:
@@ -28,9 +30,9 @@ class Names:
 
         Raises NotFound if the program, or a place to go back to, is not there; TooManyNames, StoreFailed.
         """
-        with self._state.use_facts():
-            previous = self._state.facts.names.named(name)
-            history = self._state.facts.names.history(name)
+        with self._state.read_facts() as facts:
+            previous = facts.named(name)
+            history = facts.history(name, _MOVES_BACK) if hash is None else []
         if hash is None:
             hash, back = before(name, history, self._state.objects.has)
             self.check_room(name, hash)
@@ -44,18 +46,17 @@ class Names:
 
     def check_room(self, name: str, hash: str) -> None:
         """Raise TooManyNames if this program, or the store, takes no more names. StoreFailed."""
-        with self._state.use_facts():
-            names = self._state.facts.names
-            previous = names.named(name)
+        with self._state.read_facts() as facts:
+            previous = facts.named(name)
             if previous == hash:
                 return
-            if names.count_on(hash) >= MOST_NAMES_OF_PROGRAM:
+            if facts.count_names_on(hash) >= MOST_NAMES_OF_PROGRAM:
                 raise TooManyNames(
                     f"program {hash} has {MOST_NAMES_OF_PROGRAM} names, which are the most: use one of these, or move "
                     "one to another program first",
                     MOST_NAMES_OF_PROGRAM,
                 )
-            if previous is None and names.count() >= MOST_NAMES:
+            if previous is None and facts.count_names() >= MOST_NAMES:
                 raise TooManyNames(
                     f"there are {MOST_NAMES} names, which are the most: move one of these, or remove programs that "
                     "have names",
@@ -68,8 +69,7 @@ class Names:
         move = Move(name=name, hash=hash, at=time.time(), back=back)
         end = self._state.journal.append([move])
         try:
-            with self._state.use_facts():
-                self._state.facts.apply([move])
+            self._state.apply([move])
         except StoreFailed:
             self._state.journal.cut(end)
             raise

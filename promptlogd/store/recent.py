@@ -1,44 +1,105 @@
-"""What was read and verified a moment ago, in memory up to a bound. An entry lasts while its stamp does. Pure."""
+"""What was read and verified a moment ago, in memory up to a bound. Pure, and safe to use from any thread.
+
+The loop's thread takes the locks at each run. They are held for a few dictionary operations only.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
 
+_HOT_S = 10.0
+"""So long after the last use of an entry its stamp is looked up without waiting for the disk.
+
+The kernel still has the inodes of files that were looked at so lately.
+"""
+_MOST_NAMES = 1000
+"""Of 64 characters at most, with hashes: 0.3 MB."""
+
 
 class Recent(Generic[_T]):
-    """Least recently used goes first. `most_bytes`: of all entries together."""
+    """Least recently used goes first. `most_bytes`: of all entries together. An entry lasts while its stamp does."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
+        self._mutex = threading.Lock()
         self._entries: OrderedDict[str, tuple[object, int, _T]] = OrderedDict()
+        self._used_at: dict[str, float] = {}
+
+    def is_hot(self, key: str) -> bool:
+        """Whether there is an entry that was used a moment ago."""
+        return time.monotonic() - self._used_at.get(key, -_HOT_S) < _HOT_S
 
     def get(self, key: str, stamp: object) -> _T | None:
         """Return what was kept with this stamp; what was kept with another is dropped."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if entry[0] != stamp:
-            self.drop(key)
-            return None
-        self._entries.move_to_end(key)
-        return entry[2]
+        with self._mutex:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            if entry[0] != stamp:
+                self._drop(key)
+                return None
+            self._entries.move_to_end(key)
+            self._used_at[key] = time.monotonic()
+            return entry[2]
 
     def put(self, key: str, stamp: object, size: int, value: _T) -> None:
         """Keep a value of `size` bytes, unless it would take more than an eighth of all."""
-        self.drop(key)
-        if size > self._most_bytes // 8:
-            return
-        self._entries[key] = (stamp, size, value)
-        self._bytes += size
-        while self._bytes > self._most_bytes:
-            self.drop(next(iter(self._entries)))
+        with self._mutex:
+            self._drop(key)
+            if size > self._most_bytes // 8:
+                return
+            self._entries[key] = (stamp, size, value)
+            self._used_at[key] = time.monotonic()
+            self._bytes += size
+            while self._bytes > self._most_bytes:
+                self._drop(next(iter(self._entries)))
 
-    def drop(self, key: str) -> None:
-        """Forget an entry, if it is there."""
+    def _drop(self, key: str) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry[1]
+            del self._used_at[key]
+
+
+class RecentNames:
+    """Which hash each of the names that were looked up last is on."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._hashes: OrderedDict[str, str] = OrderedDict()
+        self._moves = 0
+
+    @property
+    def moves(self) -> int:
+        """Number of times that names have moved."""
+        return self._moves
+
+    def get(self, name: str) -> str | None:
+        """Return the hash that a name is on; None if it was not looked up lately."""
+        with self._mutex:
+            hash = self._hashes.get(name)
+            if hash is not None:
+                self._hashes.move_to_end(name)
+            return hash
+
+    def put(self, name: str, hash: str, moves: int) -> None:
+        """Keep what was looked up after so many `moves`, unless names have moved since then."""
+        with self._mutex:
+            if moves == self._moves:
+                self._hashes[name] = hash
+                if len(self._hashes) > _MOST_NAMES:
+                    self._hashes.popitem(last=False)
+
+    def moved(self, names: Iterable[str]) -> None:
+        """Forget names that have moved. To be called before anybody is told of the move."""
+        with self._mutex:
+            self._moves += 1
+            for name in names:
+                self._hashes.pop(name, None)

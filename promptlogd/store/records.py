@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from promptlogd.store.facts import Fact
+from promptlogd.store.journal import Move
+from promptlogd.store.lookups import Fact
 from promptlogd.store.meta import Meta
 from sandbox.program import Artifact, Engine, Language, Program
 
@@ -33,8 +34,25 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     language: Language | None = None
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some programs, each with its names, and the cursor to the next page if there is one."""
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """A program, the first of its names, how many more names it has, and where names have been, oldest first."""
 
-    rows: list[tuple[Fact, list[str]]]
+    fact: Fact
+    names: list[str]
+    more_names: int
+    history: dict[str, list[Move]]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A program in a list, the first of its names, and how many more names it has."""
+
+    fact: Fact
+    names: list[str]
+    more_names: int
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some programs, and the cursor to the next page if there is one."""
+
+    rows: list[Row]
     next: str | None

@@ -6,24 +6,24 @@ import math
 from collections.abc import Callable, Sequence
 
 from promptlogd.store.errors import Ambiguous, BadReference, NotFound
-from promptlogd.store.facts import Fact, Facts
 from promptlogd.store.hashes import HASH_DIGITS, is_hex
 from promptlogd.store.journal import Move
+from promptlogd.store.lookups import Fact, Lookups
 
 MIN_PREFIX_DIGITS = 8
 _MATCHES = 10
 
 
-def meant(reference: str, facts: Facts) -> str:
+def meant(reference: str, facts: Lookups) -> str:
     """Return the hash that is meant. Raises BadReference, NotFound, Ambiguous."""
     if reference.startswith("@"):
-        hash = facts.names.named(reference[1:])
+        hash = facts.named(reference[1:])
         if hash is None:
             raise NotFound(reference)
         return hash
     digits = reference.lower()
     if not is_hex(digits) or len(digits) > HASH_DIGITS:
-        hint = f"; did you mean @{reference}?" if facts.names.named(reference) else ""
+        hint = f"; did you mean @{reference}?" if facts.named(reference) else ""
         raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME{hint}")
     if len(digits) == HASH_DIGITS:
         return digits
@@ -42,7 +42,8 @@ def before(name: str, history: Sequence[Move], has: Callable[[str], bool]) -> tu
     been: list[str | None] = []
     for move in history:
         if move.back:
-            been = been[: -move.back] or [move.hash]  # empty if a compaction forgot the moves before
+            del been[-move.back :]
+            been = been or [move.hash]  # empty if a compaction forgot the moves before
         else:
             been.append(move.hash)
     for back in range(1, len(been)):

@@ -51,8 +51,7 @@ class Removals:
 
     def _remove_facts(self, hash: str, moves: Sequence[Move]) -> None:
         """Remove a program from SQLite, and apply moves that the journal has. Raises StoreFailed."""
-        with self._state.use_facts():
-            self._state.facts.apply(moves, gone=hash)
+        self._state.apply(moves, gone=hash)
 
     def _take_out(self, hash: str) -> tuple[Sequence[Move], str]:
         """Move a program out of its place and remove all its names, or do nothing. Raises StoreFailed."""
@@ -66,9 +65,10 @@ class Removals:
         return moves, removed_folder
 
     def _moves_off(self, hash: str) -> Sequence[Move]:
-        with self._state.use_facts():
-            names = self._state.facts.names.on(hash)
-        return [Move(name=name, hash=None, at=time.time()) for name in names]
+        with self._state.read_facts() as facts:
+            names = facts.names_on(hash)
+        at = time.time()
+        return [Move(name=name, hash=None, at=at) for name in names]
 
     def _retry_with_reserve(self, step: Callable[[], _R]) -> _R:
         """Do a step of a removal. If the disk is full, release the reserve and do the step again."""
@@ -80,8 +80,7 @@ class Removals:
 
     def _restore_reserve(self) -> None:
         if self._state.reserve.released:
-            # Removing a small program can grow the WAL more than it frees, so truncate the WAL first. Readers wait for
-            # this sync, on a full disk only.
+            # Removing a small program can grow the WAL more than it frees, so truncate the WAL first.
             try:
                 with self._state.use_facts():
                     self._state.facts.empty_log()

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.errors import StoreFailed, StoreUnsafe, store_error
 from promptlogd.store.facts import FACTS_FILES, Facts
 from promptlogd.store.format_version import FORMAT, FORMAT_FILE, is_fresh, read_format, refuse_strange, write_format
-from promptlogd.store.journal import JOURNAL_FILE, Journal
+from promptlogd.store.journal import JOURNAL_FILE, Journal, Move
 from promptlogd.store.key import KEY_FILE, Key
 from promptlogd.store.lock import take_lock
+from promptlogd.store.lookups import Lookups
 from promptlogd.store.migration import migrate
 from promptlogd.store.objects import Objects
 from promptlogd.store.ownership import check_file
+from promptlogd.store.recent import RecentNames
 from promptlogd.store.reserve import RESERVE_FILE, Reserve
 from sandbox.trusted_path import UntrustedPath, make_folders
 
@@ -40,8 +42,9 @@ class StateFolder:
         self.facts = Facts(path, self._damaged)
         self.reserve = Reserve(path)
         self.counts = RunCounts()
+        self.recent_names = RecentNames()
         self.writing = threading.Lock()
-        """Lock of the writers, held while the disk syncs. Nothing in the parts takes it."""
+        """Lock of the writers, held while the disk syncs. Nothing in the parts takes it, and no reader does."""
         self._mutex = threading.Lock()
 
     @classmethod
@@ -95,12 +98,40 @@ class StateFolder:
 
     @contextmanager
     def use_facts(self) -> Iterator[None]:
-        """Lock the facts. Never fsync inside: readers wait for this lock. Translates SQLite's errors."""
-        with self._mutex:
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise store_error(f"can't use facts.sqlite3 in {self.path}", error) from error
+        """Lock the facts to write them. Translates SQLite's errors."""
+        with self._mutex, self._translated():
+            yield
+
+    @contextmanager
+    def read_facts(self) -> Iterator[Lookups]:
+        """Look up facts, as the last commit left them. Waits for no writer, but for the disk. Translates errors."""
+        with self._translated(), self.facts.readers.use() as facts:
+            yield facts
+
+    def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
+        """Write moves that are in the journal, all or none, and remove a program (`gone`). Raises StoreFailed."""
+        try:
+            with self.use_facts():
+                self.facts.apply(moves, gone=gone)
+        finally:
+            self.recent_names.moved(move.name for move in moves)
+
+    def shorten_log(self) -> None:
+        """Copy SQLite's log into the database if it is long. Writers wait only if it is far too long."""
+        with self._translated():
+            if not self.facts.log_is_long:
+                return
+            self.facts.copy_log()
+            if self.facts.log_is_too_long:
+                with self._mutex:
+                    self.facts.empty_log()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise store_error(f"can't use facts.sqlite3 in {self.path}", error) from error
 
     def close(self) -> None:
         """Close the parts, and unlock the folder."""

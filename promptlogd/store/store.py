@@ -1,8 +1,8 @@
 """The store as a whole: programs by hash, prefix or name. The only writer of the state folder.
 
-Methods that read take microseconds; those that write wait for the disk, and the daemon calls them from a worker
-thread. Two locks keep that safe and the readers unhindered: one among writers, held while the disk syncs, and one
-around SQLite, never held while the disk syncs.
+The daemon's loop calls `recall`, `recall_artifact` and `record_run`: these answer from memory. All other methods wait
+for the disk, and the daemon calls them from worker threads. No reader waits for a writer: writers have a lock among
+themselves, and SQLite's readers have connections of their own.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from promptlogd.store.artifacts import Place, check_place, seal_artifact
-from promptlogd.store.errors import Damaged, NotFound, ProgramUnreadable, StoreFailed, StoreFull, Unstorable
-from promptlogd.store.facts import Fact
+from promptlogd.store.errors import Damaged, ProgramUnreadable, StoreFailed, StoreFull, Unstorable
 from promptlogd.store.hashes import is_hash
-from promptlogd.store.journal import Move
+from promptlogd.store.lookups import Fact
 from promptlogd.store.meta import Meta, Owner, meta_of
 from promptlogd.store.names import Names
+from promptlogd.store.overview import Overview
 from promptlogd.store.recent import Recent
-from promptlogd.store.records import Page, Staged, Submission
-from promptlogd.store.references import cursor, meant, place
+from promptlogd.store.records import Page, Shown, Staged, Submission
+from promptlogd.store.references import meant
 from promptlogd.store.removals import Removals
 from promptlogd.store.state_folder import StateFolder
 from promptlogd.store.submissions import Submissions
@@ -44,14 +42,13 @@ class Store:
     def __init__(self, state: StateFolder) -> None:
         self._state = state
         self._objects = state.objects
-        self._facts = state.facts
-        self._use_facts = state.use_facts
+        self._read_facts = state.read_facts
         self._names = Names(state)
         self._submissions = Submissions(state, self._names)
         self._removals = Removals(state)
         self._recent: Recent[Program] = Recent(_RECENT_BYTES)
         self._recent_artifacts: Recent[Artifact] = Recent(_RECENT_BYTES)
-        self._last_flush_succeeded = True
+        self._overview = Overview(state)
 
     @classmethod
     def open(cls, state_dir: Path) -> Store:
@@ -117,8 +114,30 @@ class Store:
         """Return the hash that a hash, a prefix or @NAME means. Raises BadReference, NotFound, Ambiguous."""
         if is_hash(reference):
             return reference  # needs no look at the facts, nor the lock on them
-        with self._use_facts():
-            return meant(reference, self._facts)
+        moves = self._state.recent_names.moves
+        with self._read_facts() as facts:
+            hash = meant(reference, facts)
+        if reference.startswith("@"):
+            self._state.recent_names.put(reference[1:], hash, moves)
+        return hash
+
+    def recall(self, reference: str) -> Program | None:
+        """Return the program that a hash or @NAME means, if it was used a moment ago and its files did not change.
+
+        Never waits. None says nothing: `resolve` and `load` it.
+        """
+        hash = self._state.recent_names.get(reference[1:]) if reference.startswith("@") else reference
+        if hash is None or not self._recent.is_hot(hash):
+            return None
+        return self._recent.get(hash, self._objects.stamp(hash))
+
+    def recall_artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
+        """Return an artifact as `recall` returns a program. None says nothing: ask `artifact`."""
+        place = Place(hash=hash, engine=engine, build=build)
+        key = f"{hash} {place.file_name}"
+        if not self._recent_artifacts.is_hot(key):
+            return None
+        return self._recent_artifacts.get(key, self._objects.artifact_stamp(place))
 
     def load(self, hash: str) -> Program:
         """Return a program, read and verified, now or since its files last changed.
@@ -173,8 +192,8 @@ class Store:
                 self._objects.put_artifact(place, data)
 
     def _read(self, hash: str) -> Program:
-        with self._use_facts():
-            known = self._facts.get(hash)
+        with self._read_facts() as facts:
+            known = facts.get(hash)
         meta = known or self._list_again(hash)
         return self._objects.read(hash, language=meta.language, engine=meta.engine)
 
@@ -201,40 +220,27 @@ class Store:
             try:
                 with suppress(StoreFailed):
                     if self._objects.has(hash):
-                        with self._use_facts():
-                            self._facts.add(hash, meta)
+                        with self._state.use_facts():
+                            self._state.facts.add(hash, meta)
             finally:
                 self._state.writing.release()
         return meta
 
     def fact(self, hash: str) -> Fact | None:
-        """Return what is known of a program, if it is there."""
-        with self._use_facts():
-            return self._facts.get(hash)
+        """Return what is known of a program, if it is there. Its runs are those that SQLite has."""
+        with self._read_facts() as facts:
+            return facts.get(hash)
 
-    def show(self, hash: str) -> tuple[Fact, list[str], dict[str, list[Move]]]:
+    def show(self, hash: str) -> Shown:
         """Return what is known of a program, its names, and where each of these has been. Raises NotFound."""
-        with self._use_facts():
-            fact = self._facts.get(hash)
-            if fact is None:
-                raise NotFound(hash)
-            names = self._facts.names.on(hash)
-            return self._with_counts(fact), names, {name: self._facts.names.history(name) for name in names}
+        return self._overview.show(hash)
 
     def list(self, limit: int, after: str | None) -> Page:
-        """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave."""
-        with self._use_facts():
-            facts = self._facts.newest(limit + 1, None if after is None else place(after))
-            more = len(facts) > limit
-            facts = facts[:limit]
-            return Page(
-                rows=[(self._with_counts(fact), self._facts.names.on(fact.hash)) for fact in facts],
-                next=cursor(facts[-1]) if more else None,
-            )
+        """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave.
 
-    def _with_counts(self, fact: Fact) -> Fact:
-        count, last_run_at = self._state.counts.get(fact.hash) or (0, fact.last_run_at)
-        return replace(fact, runs=fact.runs + count, last_run_at=last_run_at)
+        A page has `limit` programs, or fewer if they have many names.
+        """
+        return self._overview.list(limit, after)
 
     def remove(self, hash: str) -> Sequence[str]:
         """Remove a program; return the names that were on it. On a full disk this uses the reserve.
@@ -257,24 +263,10 @@ class Store:
         self._state.counts.add(hash, 1, time.time())
 
     def flush(self) -> None:
-        """Write the counted runs to the disk. If the disk refuses, keep them for the next call, and log that once."""
-        try:
-            with self._state.reserve.guard_writes(), self._use_facts():
-                runs = self._state.counts.take()
-                if not runs:
-                    return
-                try:
-                    self._facts.count_runs(runs)
-                except BaseException:
-                    self._state.counts.put_back(runs)
-                    raise
-            self._last_flush_succeeded = True
-        except StoreFailed as error:
-            if self._last_flush_succeeded:
-                _log.error("can't write run counts; keeping them in memory: %s", error)
-            self._last_flush_succeeded = False
+        """Write the counted runs, and shorten SQLite's log. If the disk refuses, the next call retries."""
+        self._overview.flush()
 
     def count(self) -> int:
         """Return the number of programs."""
-        with self._use_facts():
-            return self._facts.count()
+        with self._read_facts() as facts:
+            return facts.count()

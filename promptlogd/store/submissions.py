@@ -27,8 +27,8 @@ class Submissions:
 
     def refuse_another(self, hash: str, engine: Engine | None, language: Language | None) -> None:
         """Raise KeptForAnother if this program is kept for another engine, or as another language."""
-        with self._state.use_facts():
-            fact = self._state.facts.get(hash)
+        with self._state.read_facts() as facts:
+            fact = facts.get(hash)
         if fact is not None and (fact.engine, fact.language) != (engine or fact.engine, language or fact.language):
             raise KeptForAnother(hash, fact.engine, fact.language)
 
@@ -81,8 +81,8 @@ class Submissions:
         """Replace a damaged or unreadable program. If SQLite has its time and its user, these and its tenant stay."""
         meta = staged.meta
         self.refuse_another(place.hash, meta.engine, meta.language)
-        with self._state.use_facts():
-            fact = self._state.facts.get(place.hash)
+        with self._state.read_facts() as facts:
+            fact = facts.get(place.hash)
         if fact is not None:
             owner = self._objects.owner(place.hash)
             if owner is None or owner.uid != fact.created_by:
@@ -101,16 +101,15 @@ class Submissions:
     def _put_name(self, hash: str, name: str | None) -> None:
         if name is None:
             return
-        with self._state.use_facts():
-            moves = self._state.facts.names.named(name) != hash
+        with self._state.read_facts() as facts:
+            moves = facts.named(name) != hash
         if moves:
             self._names.move(name, hash)
 
     def _undo(self, hash: str) -> None:
         try:
             self._objects.erase(self._objects.take_out(hash))
-            with self._state.use_facts():
-                self._state.counts.discard(hash)
-                self._state.facts.apply([], gone=hash)
+            self._state.counts.discard(hash)
+            self._state.apply([], gone=hash)
         except StoreFailed as error:
             _log.error("program %s was refused, but could not be removed again: %s", hash, error)

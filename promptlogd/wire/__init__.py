@@ -3,6 +3,7 @@
 from promptlogd.wire.errors import BadMessage, ProtocolError, WireError
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
 from promptlogd.wire.session import ClientSession, ServerSession
+from promptlogd.wire.texts import encode_text
 
 __all__ = [
     "MAX_FRAME_BYTES",
@@ -14,4 +15,5 @@ __all__ = [
     "ServerSession",
     "WireError",
     "encode_frame",
+    "encode_text",
 ]

@@ -189,6 +189,7 @@ class Finished(_Reply, frozen=True, kw_only=True):
     """The run ended; `outcome` says how."""
 
     hash: Hash
+    """As in the request, if the run was cancelled before the program was found."""
     outcome: Outcome
     logs: list[LogLine]
     """Everything logged, up to the limit; empty if it was streamed."""
@@ -221,8 +222,11 @@ class Shown(_Reply, frozen=True, kw_only=True):
     runs: int
     last_run_at: float | None = None
     names: list[str]
+    """At most 1,000, by the alphabet."""
+    more_names: int = 0
+    """Names that it has beside those. Programs have 64 names at most, but for those of old state folders."""
     history: dict[str, list[NameChange]] = {}
-    """For each of those names, where it has been, oldest first."""
+    """For each of the first 64 of those names, its newest 64 moves, oldest first."""
     source: str | None = None
 
 
@@ -236,10 +240,16 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     last_run_at: float | None = None
     names: list[str]
+    """At most 64, by the alphabet. `show` tells more."""
+    more_names: int = 0
+    """Names that it has beside those: see `shown`."""
 
 
 class Listed(_Reply, frozen=True, kw_only=True):
-    """One page of programs; `next` is there if more follow."""
+    """One page of programs; `next` is there if more follow.
+
+    A page has fewer programs than were asked for if they have many names.
+    """
 
     programs: list[Listing]
     next: str | None = None
@@ -250,6 +260,9 @@ class Removed(_Reply, frozen=True, kw_only=True):
 
     hash: Hash
     names: list[str]
+    """At most 1,000, by the alphabet."""
+    more_names: int = 0
+    """Names that were on it beside those: see `shown`."""
 
 
 class Named(_Reply, frozen=True, kw_only=True):

@@ -47,7 +47,8 @@ def refused(call: Callable[[], object]) -> None:
 def check(store: Store, state: Path, *, runs: int = 1, aside: int = 0) -> None:
     """All is as it was made, and nothing else was set aside."""
     assert store.load(store.resolve("@x")).source == _SOURCE
-    fact, names, history = store.show(_HASH)
+    shown = store.show(_HASH)
+    fact, names, history = shown.fact, shown.names, shown.history
     assert (fact.created_by, fact.runs, names, len(history["x"])) == (7, runs, ["x"], 1), fact
     assert len(list((state / "damaged").iterdir())) == aside
     store.close()
@@ -59,7 +60,7 @@ def source(state: Path, folder: Path) -> None:
     for _ in range(2):
         store = Store.open(state)
         refused(lambda: store.load(_HASH))  # noqa: B023  # called at once
-        assert [fact.hash for fact, _ in store.list(10, None).rows] == [_HASH]
+        assert [row.fact.hash for row in store.list(10, None).rows] == [_HASH]
         store.close()
     repair(folder / "source")
     check(Store.open(state), state)

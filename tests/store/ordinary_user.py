@@ -41,7 +41,8 @@ def check(state: Path, *, runs: int = 1) -> None:
     """All is as it was made, and nothing was set aside."""
     store = Store.open(state)
     assert store.load(store.resolve("@x")).source == _SOURCE
-    fact, names, history = store.show(_HASH)
+    shown = store.show(_HASH)
+    fact, names, history = shown.fact, shown.names, shown.history
     assert (fact.created_by, fact.runs, names, len(history["x"])) == (7, runs, ["x"], 1), fact
     assert not list((state / "damaged").iterdir())
     store.close()
@@ -53,7 +54,7 @@ def denied_program(state: Path, path: Path) -> None:
         for _ in range(2):
             store = Store.open(state)
             refused(lambda: store.load(store.resolve("@x")))  # noqa: B023  # called at once
-            assert [fact.hash for fact, _ in store.list(10, None).rows] == [_HASH]
+            assert [row.fact.hash for row in store.list(10, None).rows] == [_HASH]
             store.close()
     check(state)
     with closed(path):

@@ -17,8 +17,14 @@ def text(source: bytes, *, engine: str = "quickjs", language: Language = "javasc
 
 
 def submit(
-    store: Store, source: bytes, *, name: str | None = None, uid: int = 7, artifact: Artifact = ARTIFACT
+    store: Store,
+    source: bytes,
+    *,
+    name: str | None = None,
+    uid: int = 7,
+    artifact: Artifact = ARTIFACT,
+    build: str = BUILD,
 ) -> tuple[str, bool]:
     """Keep a text for QuickJS; return (hash, whether it is new)."""
     staged = store.stage(text(source), uid=uid)
-    return store.keep(Submission(staged=staged, artifact=artifact, build=BUILD, name=name))
+    return store.keep(Submission(staged=staged, artifact=artifact, build=build, name=name))

@@ -82,8 +82,8 @@ def fills(folder: Path) -> None:
         store = Store.open(folder / "state")
         assert not list((folder / "state/programs").glob(".[ts]*-*"))
         assert {hash for hash in kept if store.load(hash).source == kept[hash]} == set(kept)
-        assert set(kept) == {fact.hash for fact, _ in store.list(1000, None).rows}
-        assert {name for _, names in store.list(1000, None).rows for name in names} == set(names)
+        assert set(kept) == {row.fact.hash for row in store.list(1000, None).rows}
+        assert {name for row in store.list(1000, None).rows for name in row.names} == set(names)
         assert all(store.resolve(f"@{name}") == hash for name, hash in names.items())
         for hash in kept:
             store.remove(hash)
@@ -114,7 +114,7 @@ def opens(folder: Path) -> None:
             assert path.name.startswith("names.jsonl"), path
             path.unlink()
         store = Store.open(folder / "state")
-        assert store.show(hash)[0].runs == 1
+        assert store.show(hash).fact.runs == 1
         assert store.resolve("@x") == hash
         check_reserve(folder)
         store.close()
@@ -225,7 +225,7 @@ def read_only(folder: Path) -> None:
             raise AssertionError("damage was served")
         assert store.resolve("@y") == bad  # what can't be moved away keeps its name
         assert store.load(store.resolve("@x")).source == b"x"
-        assert hash in {fact.hash for fact, _ in store.list(10, None).rows}
+        assert hash in {row.fact.hash for row in store.list(10, None).rows}
         subprocess.run(["umount", path], check=True, timeout=20)
     store.close()
     _mount("-o", "remount,bind,ro", folder)
@@ -241,7 +241,7 @@ def read_only(folder: Path) -> None:
     assert created
     assert store.load(store.resolve("@x")).source == b"x"
     assert store.load(store.resolve("@z")).source == b"z"
-    assert added in {fact.hash for fact, _ in store.list(10, None).rows}
+    assert added in {row.fact.hash for row in store.list(10, None).rows}
     store.close()
 
 
@@ -265,7 +265,7 @@ def migrates(folder: Path) -> None:
         filler.unlink()
         version_1.check(state)
         store = Store.open(state)
-        assert [store.show(hash)[0].created_by for hash in more] == [7] * len(more)
+        assert [store.show(hash).fact.created_by for hash in more] == [7] * len(more)
         assert {store.load(hash).hash for hash in more} == set(more)
         store.close()
         shutil.rmtree(state)

@@ -66,7 +66,7 @@ def test_counting_and_flushing_at_once(store: Store, *, failing: bool) -> None:
     stop.set()
     thread.join()
     store.flush()
-    assert [store.show(hash)[0].runs for hash in hashes] == [runs] * 3
+    assert [store.show(hash).fact.runs for hash in hashes] == [runs] * 3
 
 
 def test_a_failed_flush_keeps_the_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -79,12 +79,12 @@ def test_a_failed_flush_keeps_the_counts(tmp_path: Path, caplog: pytest.LogCaptu
         store.record_run(hash)
         store.flush()
     assert [record.levelname for record in caplog.records] == ["ERROR"]  # once for both
-    assert store.show(hash)[0].runs == 2
+    assert store.show(hash).fact.runs == 2
     store.record_run(hash)
-    assert [fact.runs for fact, _ in store.list(10, None).rows] == [3]
+    assert [row.fact.runs for row in store.list(10, None).rows] == [3]
     store.close()
     with reopened(tmp_path / "state") as store:
-        assert store.show(hash)[0].runs == 3
+        assert store.show(hash).fact.runs == 3
 
 
 def test_closing_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,7 +97,7 @@ def test_closing_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.Log
         store.close()
     assert "2 finished runs were not counted: the counts could not be written" in caplog.text
     with reopened(tmp_path / "state") as store:
-        assert store.show(hash)[0].runs == 0
+        assert store.show(hash).fact.runs == 0
 
 
 @pytest.mark.parametrize("flush_fails", [False, True])
@@ -113,10 +113,10 @@ def test_a_removal_takes_pending_counts_along(store: Store, *, flush_fails: bool
     store.remove(hash)
     store.record_run(hash)
     assert _submit(store, b"1") == hash
-    assert store.show(hash)[0].runs == 0
+    assert store.show(hash).fact.runs == 0
     store.record_run(hash)
     store.flush()
-    assert (store.show(hash)[0].runs, store.show(other)[0].runs) == (1, 3)
+    assert (store.show(hash).fact.runs, store.show(other).fact.runs) == (1, 3)
 
 
 @pytest.mark.usefixtures("_switching")
@@ -143,6 +143,6 @@ def test_removing_while_others_count_and_flush(store: Store) -> None:
     stop.set()
     for thread in threads:
         thread.join()
-    assert store.show(stays)[0].runs == _RUNS
+    assert store.show(stays).fact.runs == _RUNS
     assert _submit(store, b"goes") == goes
-    assert store.show(goes)[0].runs == 0
+    assert store.show(goes).fact.runs == 0

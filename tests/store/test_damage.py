@@ -59,9 +59,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     store.record_run(first)
     store.flush()
     shown = {hash: store.show(hash) for hash in sources}
-    names = {name: hash for hash, (_, names, _) in shown.items() for name in names}
-    history = {name: moves for _, _, histories in shown.values() for name, moves in histories.items()}
-    created_at = {hash: fact.created_at for hash, (fact, _, _) in shown.items()}
+    names = {name: hash for hash, one in shown.items() for name in one.names}
+    history = {name: moves for one in shown.values() for name, moves in one.history.items()}
+    created_at = {hash: one.fact.created_at for hash, one in shown.items()}
     if request.param == "log":
         shutil.copytree(folder / "original", folder / "state")
         store.close()
@@ -116,9 +116,9 @@ def _check_programs(store: Store, kept: _Kept, *, but: str | None = None) -> Non
     """All programs, but for the damaged one, verify and are listed, and that one is not served wrong."""
     for hash in kept.sources:
         assert _is_served(store, kept, hash) or hash == but
-    rows = store.list(100, None).rows
-    assert {fact.hash for fact, _ in rows} | {but} == {*kept.sources, but}
-    for fact, _ in rows:
+    facts = [row.fact for row in store.list(100, None).rows]
+    assert {fact.hash for fact in facts} | {but} == {*kept.sources, but}
+    for fact in facts:
         if fact.hash != but:
             assert (fact.created_at, fact.created_by) == (kept.created_at[fact.hash], 7)
 
@@ -138,7 +138,7 @@ def _is_served(store: Store, kept: _Kept, hash: str) -> bool:
 def _check_names(store: Store, kept: _Kept) -> None:
     for name, hash in kept.names.items():
         assert store.resolve(f"@{name}") == hash
-        assert store.show(hash)[2][name] == kept.history[name]
+        assert store.show(hash).history[name] == kept.history[name]
 
 
 def _check_use(store: Store, state: Path) -> None:
@@ -147,7 +147,7 @@ def _check_use(store: Store, state: Path) -> None:
     store.close()
     with reopened(state) as store:
         assert store.load(store.resolve("@new")).source == b"new"
-        assert hash in {fact.hash for fact, _ in store.list(100, None).rows}
+        assert hash in {row.fact.hash for row in store.list(100, None).rows}
 
 
 @pytest.mark.parametrize("file", ["source", "artifact.quickjs.1", "meta.json"])

@@ -78,7 +78,7 @@ def test_a_store_from_before_the_seals(tmp_path: Path) -> None:
     (tmp_path / "state/facts.sqlite3").unlink()
     store = Store.open(tmp_path / "state")
     assert store.resolve("@x") == hash
-    assert store.show(hash)[0].created_by == 7
+    assert store.show(hash).fact.created_by == 7
     store.close()
 
 
@@ -101,12 +101,12 @@ def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         after: str | None = None
         while len(seen) <= len(kept):
             page = store.list(3, after)
-            seen += [fact.hash for fact, _ in page.rows]
+            seen += [row.fact.hash for row in page.rows]
             after = page.next
             if after is None:
                 break
         assert sorted(seen) == sorted(kept)
-        assert [move.hash for move in store.show(kept[-2])[2]["x"]] == [*kept, kept[-2]]
+        assert [move.hash for move in store.show(kept[-2]).history["x"]] == [*kept, kept[-2]]
         store.close()
         (tmp_path / "state/facts.sqlite3").unlink()
         store = Store.open(tmp_path / "state")

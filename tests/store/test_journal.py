@@ -44,8 +44,8 @@ def _submit(store: Store, source: bytes, name: str | None = None) -> str:
 
 def _histories(store: Store) -> dict[str, list[Move]]:
     found: dict[str, list[Move]] = {}
-    for fact, _ in store.list(100, None).rows:
-        found |= store.show(fact.hash)[2]
+    for fact in (row.fact for row in store.list(100, None).rows):
+        found |= store.show(fact.hash).history
     return found
 
 

@@ -128,7 +128,7 @@ def test_a_program_that_cannot_be_read(
     path.rename(tmp_path / "away")
     path.symlink_to(tmp_path / "away")
     with reopened(state) as store:
-        assert hash in {fact.hash for fact, _ in store.list(100, None).rows}
+        assert hash in {row.fact.hash for row in store.list(100, None).rows}
     assert f"program {hash} is not migrated" in caplog.text
     path.unlink()
     (tmp_path / "away").rename(path)
@@ -161,5 +161,5 @@ def test_damaged_metadata_without_wrapped_code(state: Path) -> None:
     with reopened(state) as store:
         program = store.load(hash)
         assert (program.source, program.engine, program.language) == (source, "quickjs", "javascript")
-        assert store.show(hash)[0].created_by == os.getuid()
+        assert store.show(hash).fact.created_by == os.getuid()
     assert hashlib.sha256((_object(state, hash) / "source").read_bytes()).hexdigest() == hash

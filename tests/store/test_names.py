@@ -15,8 +15,9 @@ from promptlogd.handlers.references import StoreErrors
 from promptlogd.refusal import RequestError
 from promptlogd.store import NotFound, Store, TooManyNames
 from promptlogd.store.journal import Move
-from promptlogd.store.name_rows import newest_moves
+from promptlogd.store.name_rows import NAME_SCHEMA, NameRows
 from promptlogd.store.names import MOST_NAMES, MOST_NAMES_OF_PROGRAM
+from promptlogd.store.overview import MOST_NAMES_SHOWN
 from promptlogd.store.references import before
 from promptlogd.store.seal import seal, unseal
 from tests.store.programs import submit
@@ -68,7 +69,7 @@ def test_a_program_has_so_many_names(state: Path) -> None:
         store.label("moves", first)
         for number in range(MOST_NAMES_OF_PROGRAM):
             store.label(f"name-{number}", second)
-        names = store.show(second)[1]
+        names = store.show(second).names
         assert len(names) == MOST_NAMES_OF_PROGRAM
         with pytest.raises(TooManyNames, match="64 names, which are the most: use one of these, or move one"):
             store.label("more", second)
@@ -79,7 +80,7 @@ def test_a_program_has_so_many_names(state: Path) -> None:
         with pytest.raises(RequestError) as refused, StoreErrors():
             store.label("more", second)
         assert (refused.value.code, refused.value.detail) == ("bad_request", {"limit": MOST_NAMES_OF_PROGRAM})
-        assert store.show(second)[1] == names
+        assert store.show(second).names == names
         assert store.resolve("@moves") == first
         assert store.label("name-0", second) == (second, second)
         assert submit(store, b"second", name="name-0") == (second, False)
@@ -148,7 +149,7 @@ def test_a_torn_removal_costs_no_other_name(state: Path, lines: int, caplog: pyt
             store.remove(many)  # says that the program is gone, and removes the names that are left
         with pytest.raises(NotFound):
             store.resolve(f"@name-{_MANY - 1}")
-        assert store.show(store.resolve("@x"))[1] == ["x"]
+        assert store.show(store.resolve("@x")).names == ["x"]
     assert "ERROR" not in [record.levelname for record in caplog.records]
 
 
@@ -163,10 +164,12 @@ def test_show_of_many_names_is_quick(state: Path, *, older: bool) -> None:
             database.execute("DROP INDEX moves_of_name")
     with reopened(state) as store:
         began = time.process_time()
-        _, names, history = store.show(many)
+        shown = store.show(many)
         assert time.process_time() - began < _SHOW_CPU_S
-    assert len(names) == len(history) == _MANY
-    assert [move.at for move in history["name-00007"]] == [7.0]
+    assert shown.names == [f"name-{number:05}" for number in range(MOST_NAMES_SHOWN)]
+    assert shown.more_names == _MANY - MOST_NAMES_SHOWN
+    assert list(shown.history) == shown.names[:MOST_NAMES_OF_PROGRAM]
+    assert [move.at for move in shown.history["name-00007"]] == [7.0]
 
 
 @pytest.fixture
@@ -195,20 +198,20 @@ def test_a_long_journal_is_compacted(long: Path, caplog: pytest.LogCaptureFixtur
     old_size = (long / "names.jsonl").stat().st_size
     with reopened(long) as store:
         first, second = _hashes(store)
-        x, y = store.show(first)[2]["x"], store.show(second)[2]["y"]
+        x, y = store.show(first).history["x"], store.show(second).history["y"]
         store.label("z", second)
         assert (long / "names.jsonl").stat().st_size < old_size / 100
         assert store.label("y", None) == (first, second)
         assert store.label("y", None) == (second, first)
-        newest = store.show(second)[2]["y"]
-        assert newest[:-2] == y[-64:]
+        newest = store.show(second).history["y"]
+        assert newest[:-2] == y[-62:]  # `show` tells 64
         size = (long / "names.jsonl").stat().st_size
         store.label("z", first)
         assert size < (long / "names.jsonl").stat().st_size < size + 500  # not compacted each time
     for _ in range(2):
         with reopened(long) as store:
-            assert store.show(first)[2] == {"x": x, "z": store.show(first)[2]["z"]}
-            assert store.show(second)[2] == {"y": newest}
+            assert store.show(first).history == {"x": x, "z": store.show(first).history["z"]}
+            assert store.show(second).history == {"y": newest}
         for path in long.glob("facts.sqlite3*"):
             path.unlink()
     assert "ERROR" not in [record.levelname for record in caplog.records]
@@ -220,13 +223,13 @@ def test_killed_while_the_journal_is_compacted(long: Path, caplog: pytest.LogCap
     old = journal.read_bytes()
     with reopened(long) as store:
         first, second = _hashes(store)
-        history = store.show(second)[2]["y"]
+        history = store.show(second).history["y"]
         store.label("z", second)
     (last,) = journal.read_bytes().split(b"\n")[-2:-1]
     assert unseal(last, Move).name == "z"
     journal.write_bytes(old + b"\n" + last + b"\n")
     with reopened(long) as store:
-        assert store.show(second)[2]["y"] == history
+        assert store.show(second).history["y"] == history
         assert store.resolve("@z") == second
         assert store.resolve("@x") == first
         store.label("z", first)
@@ -252,14 +255,25 @@ def test_a_compaction_that_the_disk_refuses(long: Path, caplog: pytest.LogCaptur
         assert (long / "names.jsonl").stat().st_size < old_size / 100
 
 
+def _kept(moves: Sequence[Move], most: int) -> list[Move]:
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(NAME_SCHEMA)
+        rows = NameRows(database)
+        rows.apply(moves)
+        places = rows.places()
+        rows.keep_newest(most)
+        assert rows.places() == places
+        return rows.moves()
+
+
 def test_the_moves_that_a_compaction_keeps() -> None:
     """As many names leave fewer moves each, each name keeps its place, and moves keep their order."""
     moves = [Move(name=name, hash=f"{turn}", at=float(turn), back=turn % 2) for turn in range(100) for name in "abc"]
     for most, each in [(300, 64), (191, 16), (48, 16), (47, 4), (11, 1), (0, 1)]:
-        kept = newest_moves(moves, most)
+        kept = _kept(moves, most)
         assert len(kept) == 3 * each
         assert kept == moves[-3 * each :]
-    assert newest_moves([*moves, Move(name="b", hash=None, at=100.0)], 0) == [
+    assert _kept([*moves, Move(name="b", hash=None, at=100.0)], 0) == [
         Move(name=name, hash="99", at=99.0, back=1) for name in "ac"
     ]
 

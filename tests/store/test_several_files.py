@@ -63,7 +63,7 @@ def test_several_files_come_back(state: Path) -> None:
         with reopened(state) as store:
             assert store.load(store.resolve("@x")) == _program()
             assert store.artifact(_HASH, "deno", BUILD) == ARTIFACT
-            fact = store.show(_HASH)[0]
+            fact = store.show(_HASH).fact
             assert (fact.size, fact.created_by, fact.engine) == (sum(map(len, _FILES.values())), 7, "deno")
             assert _keep(store, _program(), uid=8) == (_HASH, False)
             assert not _hidden(store)
@@ -148,7 +148,7 @@ def test_a_submit_replaces_damage(store: Store, state: Path, what: str, damage: 
     damage(_object(state) / what)
     assert _keep(store, _program(), uid=8, tenant="another") == (_HASH, True)
     assert store.load(store.resolve("@x")) == _program()
-    assert store.show(_HASH)[0].created_by == 7
+    assert store.show(_HASH).fact.created_by == 7
     owner = b'{"uid":7}' if what == "meta.json" else b'{"uid":7,"tenant":"a tenant"}'
     assert b'"owner":' + owner in (_object(state) / "meta.json").read_bytes()
     assert len(list((state / "damaged").iterdir())) == 1

@@ -131,7 +131,8 @@ def test_the_facts_are_rebuilt(folder: Path, damage: str) -> None:
         journal.write(b'{"name":"torn","ha')
     store = Store.open(folder)
     assert store.resolve("@x") == second
-    fact, names, history = store.show(second)
+    shown = store.show(second)
+    fact, names, history = shown.fact, shown.names, shown.history
     assert (fact.created_by, names) == (7, ["x"])
     assert [move.hash for move in history["x"]] == [first, second]
     assert store.count() == 2
@@ -144,7 +145,7 @@ def test_names_move_and_move_back(folder: Path) -> None:
     first, second = _submit(store, b"1", name="x"), _submit(store, b"2", name="x")
     assert store.label("x", None) == (first, second)
     assert store.resolve("@x") == first
-    assert [move.hash for move in store.show(first)[2]["x"]] == [first, second, first]
+    assert [move.hash for move in store.show(first).history["x"]] == [first, second, first]
     with pytest.raises(NotFound):
         store.label("x", "0" * 64)
     with pytest.raises(NotFound):
@@ -163,7 +164,7 @@ def test_pages(folder: Path) -> None:
     after: str | None = None
     while True:
         page = store.list(2, after)
-        seen += [fact.hash for fact, _ in page.rows]
+        seen += [row.fact.hash for row in page.rows]
         if page.next is None:
             break
         after = page.next
@@ -193,7 +194,7 @@ def test_a_cursor_that_no_page_gave(store: Store, cursor: str) -> None:
     after = store.list(1, None).next
     assert after is not None
     store.remove(hashes[-1])
-    assert [fact.hash for fact, _ in store.list(5, after).rows] == hashes[1::-1]
+    assert [row.fact.hash for row in store.list(5, after).rows] == hashes[1::-1]
     with pytest.raises(BadReference):
         store.list(5, cursor)
 
@@ -218,7 +219,7 @@ def test_two_stage_the_same(store: Store) -> None:
     assert store.keep(Submission(staged=second, artifact=ARTIFACT, build=BUILD))[1]
     assert not store.keep(Submission(staged=first, artifact=ARTIFACT, build=BUILD))[1]
     assert not _hidden(store)
-    assert store.show(first.program.hash)[0].created_by == 8
+    assert store.show(first.program.hash).fact.created_by == 8
 
 
 def test_kept_after_a_removal(store: Store) -> None:
@@ -239,7 +240,7 @@ def test_a_row_that_was_left_behind(store: Store) -> None:
     store.record_run(hash)
     shutil.rmtree(_object(store.folder, hash))
     assert submit(store, b"return 1", uid=8) == (hash, True)
-    fact = store.show(hash)[0]
+    fact = store.show(hash).fact
     assert (fact.created_by, fact.runs, fact.last_run_at) == (8, 0, None)
 
 

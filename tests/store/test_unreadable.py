@@ -57,7 +57,8 @@ def _damaged(state: Path) -> list[Path]:
 def _check_whole(store: Store) -> None:
     """The program is served, listed and named as it was made."""
     assert store.load(store.resolve("@x")).source == _SOURCE
-    fact, names, history = store.show(_HASH)
+    shown = store.show(_HASH)
+    fact, names, history = shown.fact, shown.names, shown.history
     assert (fact.created_by, fact.runs, names, len(history["x"])) == (7, 1, ["x"], 1)
 
 
@@ -65,7 +66,7 @@ def _check_after_the_facts(store: Store, state: Path) -> None:
     """Who submitted it first is on the disk beside it, too."""
     meta = _object(state) / "meta.json"
     assert b'"owner":{"uid":7}' in meta.read_bytes()
-    assert store.show(_HASH)[0].created_at == msgspec.json.decode(meta.read_bytes().rpartition(b" ")[0])["created_at"]
+    assert store.show(_HASH).fact.created_at == msgspec.json.decode(meta.read_bytes().rpartition(b" ")[0])["created_at"]
 
 
 def _a_file(path: Path, away: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_start_without_descriptors(state: Path) -> None:
                 refused += 1
         store = Store.open(state)
         assert store.load(store.resolve("@x")).source == _SOURCE
-        assert store.show(_HASH)[0].created_by == 7
+        assert store.show(_HASH).fact.created_by == 7
         assert _damaged(state) == []
         store.close()
     assert 0 < refused < 20
@@ -252,7 +253,7 @@ def test_a_guess_is_not_made_of_what_cannot_be_read(
     for path in state.glob("facts.sqlite3*"):
         path.unlink()
     store = Store.open(state)
-    assert [fact.hash for fact, _ in store.list(10, None).rows] == [_HASH]
+    assert [row.fact.hash for row in store.list(10, None).rows] == [_HASH]
     assert f"can't read program {hash}" in caplog.text
     with pytest.raises(StoreFailed):
         store.load(store.resolve("@typed"))
@@ -262,7 +263,8 @@ def test_a_guess_is_not_made_of_what_cannot_be_read(
     store.record_run(hash)
     store.flush()
     for _ in range(2):
-        fact, names, _ = store.show(hash)
+        shown = store.show(hash)
+        fact, names = shown.fact, shown.names
         assert (fact.engine, fact.language, fact.runs, names) == ("deno", "typescript", 1, ["typed"])
         assert what != "meta.json" or fact.created_by == 9
         store.close()

@@ -56,7 +56,7 @@ def add(state: Path, source: bytes) -> str:
 def check(state: Path, *, facts: bool = True) -> None:
     """Open the store, and compare it with what 0.1.0 said. `facts`: whether SQLite was there at the migration."""
     with reopened(state) as store:
-        assert {fact.hash for fact, _ in store.list(100, None).rows} >= set(PROGRAMS)
+        assert {row.fact.hash for row in store.list(100, None).rows} >= set(PROGRAMS)
         for hash, program in PROGRAMS.items():
             _check_program(store, hash, program, facts=facts)
         with pytest.raises(Damaged):
@@ -69,7 +69,8 @@ def check(state: Path, *, facts: bool = True) -> None:
 
 
 def _check_program(store: Store, hash: str, program: dict[str, Any], *, facts: bool) -> None:
-    fact, names, history = store.show(hash)
+    shown = store.show(hash)
+    fact, names, history = shown.fact, shown.names, shown.history
     assert (fact.engine, fact.language) == (program["engine"], program["language"])
     if facts or program["what"] != "bad metadata":
         assert (fact.created_at, fact.created_by) == (program["created_at"], program["uid"])

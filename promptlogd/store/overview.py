@@ -1,0 +1,121 @@
+"""What `list` and `show` tell of programs, and the counts of their runs. All replies have a bound."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from msgspec.structs import replace
+
+from promptlogd.store.errors import NotFound, StoreFailed
+from promptlogd.store.lookups import Fact, Lookups
+from promptlogd.store.names import MOST_NAMES_OF_PROGRAM
+from promptlogd.store.records import Page, Row, Shown
+from promptlogd.store.references import cursor, place
+from promptlogd.store.state_folder import StateFolder
+
+_log = logging.getLogger(__name__)
+
+MOST_NAMES_SHOWN = 1000
+"""Names that `show` and `remove` tell: 70 KB. Only older folders have programs with so many."""
+MOST_MOVES_SHOWN = 64
+"""Newest moves of each name that `show` tells, as many as a compaction keeps.
+
+With all names that a program may have, these are 0.4 MB of JSON, which takes 0.2 ms to encode.
+"""
+_PAGE_BYTES = 256 << 10
+"""Length of a page of `list`, in JSON, after which it ends: some 0.2 ms to encode."""
+_ROW_BYTES = 200
+"""About what a program takes in it beside its names."""
+_FLUSH_WAIT_S = 0.1
+"""Longest wait for a flush before counts of runs are told that may be those of before it."""
+
+
+class Overview:
+    """Tells of programs, for any thread, and moves counts of runs to SQLite."""
+
+    def __init__(self, state: StateFolder) -> None:
+        self._state = state
+        self._flushing = threading.Lock()
+        """Held while counts of runs move to SQLite."""
+        self._last_flush_succeeded = True
+
+    def show(self, hash: str) -> Shown:
+        """Return what is known of a program, its names, and where each of these has been. Raises NotFound."""
+        with self._counts_at_rest(), self._state.read_facts() as facts:
+            fact = facts.get(hash)
+            if fact is None:
+                raise NotFound(hash)
+            names, more = _names_on(hash, facts, MOST_NAMES_SHOWN)
+            with_history = names[:MOST_NAMES_OF_PROGRAM]
+            return Shown(
+                fact=self._with_counts(fact),
+                names=names,
+                more_names=more,
+                history={name: facts.history(name, MOST_MOVES_SHOWN) for name in with_history},
+            )
+
+    def list(self, limit: int, after: str | None) -> Page:
+        """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave.
+
+        A page has `limit` programs, or fewer if they have many names.
+        """
+        begin = None if after is None else place(after)
+        rows: list[Row] = []
+        size = 0
+        with self._counts_at_rest(), self._state.read_facts() as facts:
+            found = facts.newest(limit + 1, begin)
+            for fact in found[:limit]:
+                names, more = _names_on(fact.hash, facts, MOST_NAMES_OF_PROGRAM)
+                rows.append(Row(fact=self._with_counts(fact), names=names, more_names=more))
+                size += _ROW_BYTES + sum(map(len, names))
+                if size > _PAGE_BYTES:
+                    break
+        return Page(rows=rows, next=cursor(rows[-1].fact) if len(rows) < len(found) else None)
+
+    @contextmanager
+    def _counts_at_rest(self) -> Iterator[None]:
+        """Keep `flush` from moving counts to SQLite meanwhile. If the disk hangs in a flush, go on without that."""
+        waited = self._flushing.acquire(timeout=_FLUSH_WAIT_S)
+        try:
+            yield
+        finally:
+            if waited:
+                self._flushing.release()
+
+    def _with_counts(self, fact: Fact) -> Fact:
+        count, last_run_at = self._state.counts.get(fact.hash) or (0, fact.last_run_at)
+        return replace(fact, runs=fact.runs + count, last_run_at=last_run_at)
+
+    def flush(self) -> None:
+        """Write the counted runs, and shorten SQLite's log. If the disk refuses, the next call retries."""
+        try:
+            with self._state.reserve.guard_writes():
+                self._write_counts()
+                self._state.shorten_log()
+            self._last_flush_succeeded = True
+        except StoreFailed as error:
+            if self._last_flush_succeeded:
+                _log.error("can't write run counts; keeping them in memory: %s", error)
+            self._last_flush_succeeded = False
+
+    def _write_counts(self) -> None:
+        with self._flushing:
+            runs = self._state.counts.take()
+            try:
+                if runs:
+                    with self._state.use_facts():
+                        self._state.facts.count_runs(runs)
+            except BaseException:
+                self._state.counts.put_back(runs)
+                raise
+
+
+def _names_on(hash: str, facts: Lookups, most: int) -> tuple[list[str], int]:
+    """Return (some names on a program, how many more there are)."""
+    names = facts.names_on(hash, most + 1)
+    if len(names) <= most:
+        return names, 0
+    return names[:most], facts.count_names_on(hash) - most

@@ -1,0 +1,254 @@
+"""No reader waits for a writer, and what the daemon's loop asks is answered from memory or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from promptlogd.store import Store
+from promptlogd.store.journal import Move
+from promptlogd.store.lookups import Lookups
+from promptlogd.store.recent import Recent, RecentNames
+from promptlogd.store.seal import seal
+from promptlogd.store.state_folder import StateFolder
+from tests.store.programs import BUILD, submit
+from tests.store.reopened import reopened
+
+_WAIT_S = 20.0
+_LONG = 60_000
+"""Moves that make SQLite's log so long that it is copied."""
+_FULL_SCANS = ("count", "count_names", "moves")
+_FROM_THE_START = "FROM programs ORDER BY created_at DESC, hash LIMIT 10"
+"""The first page of programs: it walks through an index, as far as the page."""
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateFolder]:
+    """An open state folder, with a program that has the name x."""
+    with reopened(tmp_path / "state") as store:
+        submit(store, b"first", name="x")
+    state = StateFolder.open(tmp_path / "state")
+    yield state
+    state.close()
+
+
+def _in_time(*calls: Callable[[], object]) -> list[object]:
+    """Return what calls give that are made by another thread."""
+    with ThreadPoolExecutor() as threads:
+        return [call.result(_WAIT_S) for call in [threads.submit(call) for call in calls]]
+
+
+def test_lookups_while_a_transaction_is_written(state: StateFolder) -> None:
+    """Readers see the last commit while a writer is at work and while it commits, whatever they ask."""
+    store = Store(state)
+    hash = store.resolve("@x")
+    going_on, go_on = threading.Event(), threading.Event()
+
+    def moves() -> Iterator[Move]:
+        yield Move(name="y", hash=hash, at=1.0)
+        going_on.set()
+        assert go_on.wait(_WAIT_S)
+
+    class Moves(list[Move]):
+        def __iter__(self) -> Iterator[Move]:
+            return moves()
+
+    with ThreadPoolExecutor() as threads:
+        writing = threads.submit(lambda: state.apply(Moves()))
+        assert going_on.wait(_WAIT_S)
+        try:
+            calls = [
+                lambda: store.resolve("@x"),
+                lambda: store.resolve(hash[:10]),
+                lambda: store.show(hash).names,
+                lambda: len(store.list(10, None).rows),
+                lambda: store.load(hash).source,
+                store.count,
+            ]
+            assert _in_time(*calls) == [hash, hash, ["x"], 1, b"first", 1]
+        finally:
+            go_on.set()
+        writing.result(_WAIT_S)
+
+
+def test_nobody_is_refused_while_the_log_is_copied(state: StateFolder) -> None:
+    """Transactions, lookups and copies of SQLite's log go on side by side. A lookup sees whole transactions."""
+    store = Store(state)
+    hash = store.resolve("@x")
+    stop = threading.Event()
+
+    def copy() -> int:
+        copies = 0
+        while not stop.is_set():
+            state.facts.copy_log()
+            copies += 1
+        return copies
+
+    def look() -> int:
+        looks = 0
+        while not stop.is_set():
+            names = store.show(hash).names
+            assert names in (["x"], ["a", "b", "x"]), names
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor() as threads:
+        others = [threads.submit(copy), threads.submit(look), threads.submit(look)]
+        try:
+            for number in range(200):
+                place = None if number % 2 else hash
+                state.apply([Move(name=name, hash=place, at=1.0) for name in "ab"])
+                if number % 50 == 0:
+                    with state.use_facts():
+                        state.facts.empty_log()
+        finally:
+            stop.set()
+        assert all(other.result(_WAIT_S) for other in others)
+
+
+def test_the_log_has_a_bound(state: StateFolder) -> None:
+    """A flush copies a long log, and the next transaction begins a new one; one that is far too long is emptied."""
+    store = Store(state)
+    hash = store.resolve("@x")
+    log = state.path / "facts.sqlite3-wal"
+    moves = [Move(name="y", hash=hash, at=1.0)] * _LONG
+    state.apply(moves)
+    assert 4 << 20 < log.stat().st_size < 16 << 20
+    with state.read_facts() as facts:
+        assert facts.named("y") == hash
+        store.flush()  # a reader needs a part of the log, and is not disturbed
+        assert facts.named("y") == hash
+    store.flush()
+    state.apply(moves[:1])
+    assert log.stat().st_size < 1 << 20
+    state.apply(moves * 4)
+    assert log.stat().st_size > 16 << 20
+    store.flush()
+    assert log.stat().st_size == 0
+
+
+def test_what_is_recalled(state: StateFolder) -> None:
+    """Memory has what was used a moment ago, by each of its names, until the name moves or the program changes."""
+    store = Store(state)
+    first = store.resolve("@x")
+    assert store.recall(first) is None
+    assert store.recall("@x") is None
+    program = store.load(first)
+    artifact = store.artifact(first, "quickjs", BUILD)
+    assert artifact is not None
+    assert store.recall(first) == store.recall("@x") == program
+    assert store.recall_artifact(first, "quickjs", BUILD) == artifact
+    assert store.recall(first[:10]) is None
+    assert store.recall("@y") is None
+    second = submit(store, b"second", name="x")[0]
+    assert store.recall("@x") is None
+    assert store.load(store.resolve("@x")) == store.recall("@x") == store.load(second)
+    (state.path / "programs" / first[:2] / first[2:] / "source").write_bytes(b"FIRST")
+    assert store.recall(first) is None
+    store.remove(second)
+    assert store.recall("@x") is None
+    assert store.recall(second) is None
+
+
+def test_what_was_not_used_lately_is_not_recalled(state: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may have forgotten the files of a program that was not used for long: a look at them could wait."""
+    store = Store(state)
+    program = store.load(store.resolve("@x"))
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    recent: Recent[str] = Recent(1000)
+    recent.put("a", 0, 1, "A")
+    now = 9.0
+    assert recent.is_hot("a")
+    assert recent.get("a", 0) == "A"
+    now = 18.0
+    assert recent.is_hot("a")
+    now = 19.0
+    assert not recent.is_hot("a")
+    now = 1e9
+    assert store.recall("@x") is None
+    assert store.load(program.hash) is program
+    assert store.recall("@x") is program
+
+
+def test_a_lookup_that_a_move_overtook_is_not_kept() -> None:
+    """A name that moves while it is looked up is not remembered where it was, and the oldest names are dropped."""
+    names = RecentNames()
+    before = names.moves
+    names.moved(["x"])
+    names.put("x", "old", before)
+    assert names.get("x") is None
+    names.put("x", "new", names.moves)
+    assert names.get("x") == "new"
+    for number in range(999):
+        names.put(f"{number}", "some", names.moves)
+    assert names.get("x") == "new"
+    names.put("more", "some", names.moves)
+    assert (names.get("0"), names.get("1"), names.get("x")) == (None, "some", "new")
+
+
+def test_each_lookup_uses_an_index(tmp_path: Path) -> None:
+    """No query sorts, and none but the known ones walks through a table or an index."""
+    statements: list[str] = []
+    with reopened(tmp_path / "state") as store:
+        hash = submit(store, b"first", name="x")[0]
+    with closing(sqlite3.connect(tmp_path / "state/facts.sqlite3")) as database:
+        database.set_trace_callback(statements.append)
+        lookups = Lookups(database)
+        calls: dict[str, Callable[[], object]] = {
+            "get": lambda: lookups.get(hash),
+            "newest": lambda: (lookups.newest(10, None), lookups.newest(10, (1.0, hash))),
+            "with_prefix": lambda: lookups.with_prefix(hash[:10], 10),
+            "named": lambda: lookups.named("x"),
+            "names_on": lambda: lookups.names_on(hash, 10),
+            "count_names_on": lambda: lookups.count_names_on(hash),
+            "history": lambda: lookups.history("x", 10),
+            "count": lookups.count,
+            "count_names": lookups.count_names,
+            "moves": lambda: list(lookups.moves()),
+        }
+        assert set(calls) == {name for name in vars(Lookups) if not name.startswith("_")}
+        for name, call in calls.items():
+            statements.clear()
+            call()
+            database.set_trace_callback(None)
+            for statement in statements:
+                plan = " ".join(row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}"))
+                assert "TEMP B-TREE" not in plan, (name, plan)
+                assert ("SCAN" in plan) == (name in _FULL_SCANS or statement.endswith(_FROM_THE_START)), (name, plan)
+            database.set_trace_callback(statements.append)
+
+
+def test_pages_of_programs_with_many_names(tmp_path: Path) -> None:
+    """A page ends where it is long, however many programs were asked for, and the pages together have them all."""
+    with reopened(tmp_path / "state") as store:
+        hashes = [submit(store, b"%d" % number)[0] for number in range(40)]
+    moves = [
+        Move(name=f"{number}-{which}".ljust(64, "x"), hash=hash, at=1.0)
+        for number, hash in enumerate(hashes)
+        for which in range(70 if number == 20 else 64)
+    ]
+    with (tmp_path / "state/names.jsonl").open("ab") as journal:
+        journal.write(b"".join(b"\n" + seal(move) + b"\n" for move in moves))
+    with reopened(tmp_path / "state") as store:
+        rows = store.list(1000, None).rows
+        assert len(rows) > 1
+        assert sum(len(name) for row in rows for name in row.names) < 300_000
+    found = []
+    after: str | None = None
+    with reopened(tmp_path / "state") as store:
+        while True:
+            page = store.list(1000, after)
+            found += page.rows
+            after = page.next
+            if after is None:
+                break
+    assert [row.fact.hash for row in found] == hashes[::-1]
+    assert {len(row.names) for row in found} == {64}
+    assert [row.more_names for row in found] == [6 if row.fact.hash == hashes[20] else 0 for row in found]

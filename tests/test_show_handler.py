@@ -1,0 +1,101 @@
+"""What `show`, `list` and `remove` send of a program, however it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from promptlogd.handlers.list import ListHandler
+from promptlogd.handlers.remove import RemoveHandler
+from promptlogd.handlers.show import ShowHandler
+from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.handlers.table import Handler
+from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
+from promptlogd.store import Store
+from promptlogd.store.journal import Move
+from promptlogd.store.seal import seal
+from promptlogd.wire import MAX_FRAME_BYTES, ClientSession, Encoding, encode_text
+from promptlogd.wire.framing import encode_frame
+from promptlogd.wire.messages import List, Remove, Reply, Request, Show, Shown
+from tests.sinks import NotingSink
+from tests.store.programs import submit
+from tests.store.reopened import reopened
+
+_MIB = 1 << 20
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An open store."""
+    with reopened(tmp_path / "state") as store:
+        yield store
+
+
+async def _handled(handler: Handler, request: Request, encoding: Encoding = "msgpack") -> Reply:
+    sink = NotingSink(encoding)
+    handler.start(Principal(connection=1, uid=0, process=None), request, sink)
+    (work,) = sink.works
+    reply = await work()
+    assert reply is not None
+    return reply
+
+
+def _received(reply: Reply, encoding: Encoding) -> Reply:
+    """Return what the client gets, which must be less than a frame."""
+    frame = encode_frame((msgspec.json if encoding == "json" else msgspec.msgpack).encode(reply), encoding)
+    assert len(frame) < MAX_FRAME_BYTES
+    (received,) = ClientSession(encoding=encoding).receive(frame)
+    return received
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+@pytest.mark.parametrize("text", ["", "x", "\x01" * _MIB, 'é"\\\n\u2028😀' * 100_000])
+async def test_a_source_is_sent_whole(store: Store, text: str, encoding: Encoding) -> None:
+    """A text that is encoded in slices arrives as it was kept, in JSON and in MessagePack."""
+    hash, _ = submit(store, text.encode())
+    reply = await _handled(ShowHandler(store, StoreThreads()), Show(id=1, hash=hash, source=True), encoding)
+    received = _received(reply, encoding)
+    assert isinstance(received, Shown)
+    assert received.source == text
+
+
+async def test_a_source_that_no_frame_holds(store: Store) -> None:
+    """A source whose JSON is longer than a frame is refused with what to do, and MessagePack has it."""
+    hash, _ = submit(store, b"\x01" * 2 * _MIB)
+    handler = ShowHandler(store, StoreThreads())
+    with pytest.raises(RequestError, match="ask in MessagePack") as refused:
+        await _handled(handler, Show(id=1, hash=hash, source=True), "json")
+    assert refused.value.code == "too_large"
+    received = _received(await _handled(handler, Show(id=1, hash=hash, source=True), "msgpack"), "msgpack")
+    assert isinstance(received, Shown)
+    assert received.source == "\x01" * 2 * _MIB
+
+
+def test_slices_of_a_text() -> None:
+    """No slice border changes a text."""
+    for size in (65535, 65536, 65537, 131073):
+        text = "x" * (size - 1) + '"😀'
+        assert msgspec.json.decode(encode_text(text, "json")) == text
+
+
+async def test_replies_about_very_many_names(tmp_path: Path) -> None:
+    """A program of an older folder with 12,000 names has short replies, each of which says how many more there are."""
+    with reopened(tmp_path / "state") as store:
+        hash, _ = submit(store, b"return 1")
+    names = [f"{number:05}".ljust(64, "x") for number in range(12_000)]
+    moves = [Move(name=name, hash=hash, at=float(turn)) for name in names for turn in range(2)]
+    with (tmp_path / "state/names.jsonl").open("ab") as journal:
+        journal.write(b"".join(b"\n" + seal(move) + b"\n" for move in moves))
+    with reopened(tmp_path / "state") as store:
+        threads = StoreThreads()
+        shown = msgspec.to_builtins(await _handled(ShowHandler(store, threads), Show(id=1, hash=hash)))
+        assert (shown["names"], shown["more_names"], len(shown["history"])) == (names[:1000], 11_000, 64)
+        listed = msgspec.to_builtins(await _handled(ListHandler(store, threads), List(id=1)))
+        (row,) = listed["programs"]
+        assert (row["names"], row["more_names"]) == (names[:64], 11_936)
+        removed = msgspec.to_builtins(await _handled(RemoveHandler(store, threads), Remove(id=1, hash=hash)))
+        assert (removed["names"], removed["more_names"]) == (names[:1000], 11_000)

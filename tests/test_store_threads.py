@@ -1,0 +1,91 @@
+"""The threads that wait for the disk in the loop's place: who has to wait for whom."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
+from promptlogd.store import NotFound
+
+_WAIT_S = 20.0
+_MANY = 40
+
+
+def _principal(connection: int) -> Principal:
+    return Principal(connection=connection, uid=0, process=None)
+
+
+@pytest.fixture
+def disk() -> Iterator[threading.Event]:
+    """A disk that hangs until this is set."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def test_a_connection_has_one_read_at_a_time(disk: threading.Event) -> None:
+    """However many reads a client pipelines on a disk that hangs, the read of another client begins at once."""
+    threads = StoreThreads()
+    reading = 0
+
+    def hang() -> None:
+        nonlocal reading
+        reading += 1
+        assert disk.wait(_WAIT_S)
+
+    with trio.fail_after(_WAIT_S):
+        async with trio.open_nursery() as nursery:
+            for _ in range(_MANY):
+                nursery.start_soon(threads.read, _principal(1), hang)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await threads.read(_principal(2), lambda: reading) == 1
+            disk.set()
+    assert reading == _MANY
+
+
+async def test_reads_go_on_while_all_writers_wait(disk: threading.Event) -> None:
+    """Writers that wait for the disk, more than there are threads for, keep no reader waiting, nor a new cell."""
+    threads = StoreThreads()
+    with trio.fail_after(_WAIT_S):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2 * _MANY):
+                nursery.start_soon(threads.write, lambda: disk.wait(_WAIT_S))
+            await trio.testing.wait_all_tasks_blocked()
+            assert await threads.read(_principal(1), lambda: "read") == "read"
+            assert await trio.to_thread.run_sync(lambda: "planned") == "planned"
+            disk.set()
+
+
+async def test_a_read_that_is_cancelled_ends_at_once(disk: threading.Event) -> None:
+    """A disk that hangs keeps neither the request of a client that cancels or leaves, nor its next read."""
+    threads = StoreThreads()
+    with trio.fail_after(_WAIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(threads.read, _principal(1), lambda: disk.wait(_WAIT_S))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert await threads.read(_principal(1), lambda: "next") == "next"
+
+
+@pytest.mark.parametrize("how", ["read", "write"])
+async def test_what_the_store_raises_is_an_error_of_the_request(how: str) -> None:
+    """The client gets the code of the wire, from a thread as well."""
+    threads = StoreThreads()
+
+    def fail() -> None:
+        raise NotFound("@nobody")
+
+    calls: dict[str, Callable[[], object]] = {
+        "read": lambda: threads.read(_principal(1), fail),
+        "write": lambda: threads.write(fail),
+    }
+    with pytest.raises(RequestError) as refused:
+        await calls[how]()  # type: ignore[misc]  # both are coroutines
+    assert refused.value.code == "not_found"
