@@ -146,7 +146,7 @@ def test_what_is_mapped_has_a_bound() -> None:
     line = _QUICKJS_LINE + b"\n" * 150
     lines = _lines(console, [line] * 8)
     mapped = ["(p.js:2:7)" in line for line in lines]
-    assert mapped == [True] * 6 + [False] * 2
+    assert mapped == [True] * 3 + [False] * 5
 
 
 @pytest.mark.parametrize(("stacks", "frame"), [(quickjs, "program:1:1"), (deno, "program:module:1:1")])

@@ -10,9 +10,13 @@ from sandbox.outcome import LogLevel, LogLine
 from sandbox.protocol.events import Log
 from sandbox.protocol.frames import LINE_BYTES
 
-_MAPPED_LINES = 1000
+_MAPPED_LINES = 500
 """Of a run's console lines with stacks in them, so many lines of text are put in the program's terms: 2 ms of the
 daemon's. The rest stays as the engine wrote it: a program can print any number of stacks."""
+
+MOST_LINES = 32_768
+"""Of one run, so many lines are kept: a reply with them takes 2 ms of the daemon's. Only a run that asks for more than
+512 KiB of log can have more."""
 
 _LINE_BYTES = 256
 """So much of a long line counts as one."""
@@ -41,6 +45,7 @@ class Console:
 
     def __init__(self, limits: Limits, stacks: Stacks, source_name: str, text: Text) -> None:
         self._left_bytes = limits.log_bytes
+        self._left_lines = MOST_LINES
         self._mapped_left = _MAPPED_LINES
         self._stacks = stacks
         self._source_name = source_name
@@ -50,7 +55,7 @@ class Console:
 
     def line(self, log: Log) -> LogLine | None:
         """Return the line, cut if it crosses the limit; None if the limit was crossed before."""
-        if self._left_bytes <= 0:
+        if self._left_bytes <= 0 or self._left_lines <= 0:
             self.truncated = True
             return None
         body = log.text
@@ -64,6 +69,7 @@ class Console:
             self.truncated = True
             body = body[: self._left_bytes]
         self._left_bytes -= len(body) + LINE_BYTES
+        self._left_lines -= 1
         return LogLine(level=_LEVELS[log.level], text=body.decode("utf-8", "ignore"))
 
 
