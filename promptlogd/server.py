@@ -18,11 +18,13 @@ from promptlogd.checks import Checks
 from promptlogd.clients import Clients
 from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
+from promptlogd.decoder import Decoder
 from promptlogd.handlers.table import make_handlers
 from promptlogd.jails_folder import JailsFolder, folder_id
 from promptlogd.runs import Runs
 from promptlogd.store import Store
 from promptlogd.turns import Turns
+from promptlogd.wire import Bounds
 from sandbox.cells.cell import Cell
 from sandbox.cells.policy import ByDemand, Steady
 from sandbox.cells.pool import Pool
@@ -118,6 +120,7 @@ class _Daemon:
             queue_bytes=config.scheduler.queue_mb * MIB,
             wait_s=config.scheduler.wait_s,
         )
+        self._decoder = Decoder(_bounds(config))
         self._handlers = make_handlers(
             config=config,
             store=store,
@@ -127,6 +130,7 @@ class _Daemon:
             held_by=_held_by(hosts),
             jail_uids=identities.describe(),
             turns=self._turns,
+            decoder=self._decoder,
             on_kept=lambda: self._kept.set(),
         )
 
@@ -165,6 +169,7 @@ class _Daemon:
                     for pool in self._pools.values():
                         await cells.start(pool.serve)
                     starting.cancel_scope.cancel()
+                cells.start_soon(self._decoder.serve)
                 cells.start_soon(self._flush)
                 cells.start_soon(self._make_spares)
                 cells.start_soon(self._trim)
@@ -201,7 +206,7 @@ class _Daemon:
                 handlers=self._handlers,
                 runs=self._runs,
                 settings=self._config.server,
-                env_bytes=self._config.limits.env_kb * 1024,
+                decoder=self._decoder,
             )
             connections.start_soon(_guard, connection)
 
@@ -241,6 +246,13 @@ class _Daemon:
             await self._kept.wait()
             self._kept = trio.Event()
             await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
+
+
+def _bounds(config: Config) -> Bounds:
+    limits = config.limits
+    return Bounds(
+        source_bytes=limits.source_kb * 1024, prompt_bytes=limits.prompt_kb * 1024, env_bytes=limits.env_kb * 1024
+    )
 
 
 def _held_by(hosts: dict[str, EngineHost]) -> dict[str, str]:

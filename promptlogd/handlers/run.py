@@ -11,6 +11,7 @@ import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks, Unparsed
 from promptlogd.config import Config, LimitsError
+from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.references import StoreErrors, check_size, utf8_bytes
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -23,7 +24,7 @@ from sandbox.engines import ENGINES
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, LogLine, Usage
 from sandbox.program import Artifact, Engine, Program
-from sandbox.protocol.events import Checked
+from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 
 _log = logging.getLogger(__name__)
@@ -33,8 +34,17 @@ _NO_USAGE = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
 class RunHandler:
     """Handles `run`."""
 
-    def __init__(self, store: Store, runs: Runs, checks: Checks, config: Config, outcomes: Counter[str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runs: Runs,
+        checks: Checks,
+        config: Config,
+        outcomes: Counter[str],
+        decoder: Decoder,
+    ) -> None:
         """`outcomes`: counts finished runs by outcome."""
+        self.decoder = decoder
         self._store = store
         self._checks = checks
         self._config = config
@@ -186,12 +196,23 @@ class _Run:
     def _ended(self, result: Result | RequestError) -> None:
         if isinstance(result, RequestError):
             self._sink.refuse(result)
+        elif isinstance(result.outcome, Value):
+            json = result.outcome.json
+            self._sink.spawn(lambda: self._read(result, json))
         else:
             self._reply(result)
 
+    async def _read(self, result: Result, json: bytes) -> None:
+        """Have a large result read elsewhere. Its cell and its slot are others' by now."""
+        try:
+            outcome = await self._handler.decoder.value(self._principal.uid, json)
+        except DecoderFailed as error:
+            raise RequestError("internal", str(error)) from None
+        self._reply(msgspec.structs.replace(result, outcome=outcome))
+
     def _reply(self, result: Result) -> None:
         outcome = result.outcome
-        assert not isinstance(outcome, Checked)  # a run is no check
+        assert not isinstance(outcome, Checked | Value)  # a run is no check; its result was read
         if self._stored:
             self._handler.record_run(self._hash)
         self._handler.outcomes[str(outcome.__struct_config__.tag)] += 1

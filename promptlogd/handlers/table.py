@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
 from promptlogd.config import Config
+from promptlogd.decoder import Decoder
 from promptlogd.handlers.cancel import CancelHandler
 from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.name import NameHandler
@@ -46,13 +47,14 @@ def make_handlers(
     held_by: dict[str, str],
     jail_uids: str,
     turns: Turns,
+    decoder: Decoder,
     on_kept: Callable[[], None],
 ) -> Handlers:
     """Return the handler of each request. `on_kept`: called when a program was kept."""
     outcomes: Counter[str] = Counter()
     return {
         messages.Submit: SubmitHandler(store, checks, config, on_kept),
-        messages.Run: RunHandler(store, runs, checks, config, outcomes),
+        messages.Run: RunHandler(store, runs, checks, config, outcomes, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store),
         messages.List: ListHandler(store),
