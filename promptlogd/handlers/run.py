@@ -28,6 +28,7 @@ from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 
 _log = logging.getLogger(__name__)
+_HASH_S = 5.0
 _NO_USAGE = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
 
 
@@ -58,6 +59,10 @@ class RunHandler:
     def start(self, principal: Principal, request: Run, sink: Sink) -> None:
         """Run a program once. Raises RequestError if it could not be tried."""
         self._refuse(request)
+        if request.source is not None and len(request.source) > SMALL_BYTES:
+            run = _Run(self, principal, request, sink, "", stored=False)
+            run.begin_later(lambda: self._large(run, request, principal))
+            return
         program, stored = self._find(request)
         if program.engine not in ENGINES:
             why = f"this promptlogd does not have the program's engine, {program.engine!r}"
@@ -65,16 +70,7 @@ class RunHandler:
         engine = request.engine or program.engine
         if engine != program.engine:
             engine, _ = self._checks.choose(engine, program.language)
-        job = Job(
-            task=Task.CHECK_AND_RUN,
-            source=program.source,
-            engine=engine,
-            language=program.language,
-            prompt=request.prompt,
-            env=str(bytes(request.env), "utf-8") or "{}",
-            limits=self._limits(request, engine),
-            source_name=program.entry,
-        )
+        job = self._job(program, engine, request)
         run = _Run(self, principal, request, sink, program.hash, stored=stored)
         if stored and engine == program.engine:
             build = ENGINES[engine].build
@@ -84,11 +80,35 @@ class RunHandler:
                 run.begin_later(lambda: self._made_again(program, job, principal))
             else:
                 run.begin(msgspec.structs.replace(job, task=Task.RUN, artifact=artifact))
-        elif len(job.source) > SMALL_BYTES:
-            # It is checked apart, as at submit, and not on the run's own CPU time.
-            run.begin_later(lambda: self._checked(job, principal))
         else:
             run.begin(job)
+
+    async def _large(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
+        """Check a large source apart, as at submit, and not on the run's own CPU time.
+
+        It is hashed in a thread, which takes up to 5 ms for each MiB: hashlib lets others run meanwhile.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _HASH_S):  # a cancelled run has a hash, too
+            program = await trio.to_thread.run_sync(self._of_source, request)
+        run.hash = program.hash
+        job = self._job(program, program.engine, request)
+        checked = await self._checks.check(job.source, job.engine, job.language, principal)
+        if isinstance(checked, Artifact):
+            return msgspec.structs.replace(job, task=Task.RUN, artifact=checked)
+        return checked
+
+    def _job(self, program: Program, engine: Engine, request: Run) -> Job:
+        """Return the job that checks a program and runs it."""
+        return Job(
+            task=Task.CHECK_AND_RUN,
+            source=program.source,
+            engine=engine,
+            language=program.language,
+            prompt=request.prompt,
+            env=str(bytes(request.env), "utf-8") or "{}",
+            limits=self._limits(request, engine),
+            source_name=program.entry,
+        )
 
     def _refuse(self, request: Run) -> None:
         if request.host_functions:
@@ -104,13 +124,18 @@ class RunHandler:
     def _find(self, request: Run) -> tuple[Program, bool]:
         """Return the program, and whether it is kept. Raises RequestError."""
         if request.source is not None:
-            source = request.source.encode()
-            check_size("source", len(source), self._config.limits.source_kb * 1024)
-            engine, language = self._checks.choose(request.engine, request.language)
-            return Program.of_text(source, language=language, engine=engine), False
+            return self._of_source(request), False
         assert request.hash is not None
         with StoreErrors():
             return self._store.load(self._store.resolve(request.hash)), True
+
+    def _of_source(self, request: Run) -> Program:
+        """Return the program that a request brings with it. Raises RequestError. Thread-safe."""
+        assert request.source is not None
+        source = request.source.encode()
+        check_size("source", len(source), self._config.limits.source_kb * 1024)
+        engine, language = self._checks.choose(request.engine, request.language)
+        return Program.of_text(source, language=language, engine=engine)
 
     def _limits(self, request: Run, engine: Engine) -> Limits:
         default = self._defaults.get(engine)
@@ -136,12 +161,6 @@ class RunHandler:
             _log.error("%s; program %s is checked again at its next run", error, program.hash)
         return msgspec.structs.replace(job, task=Task.RUN, artifact=artifact)
 
-    async def _checked(self, job: Job, principal: Principal) -> Job | Unparsed:
-        checked = await self._checks.check(job.source, job.engine, job.language, principal)
-        if isinstance(checked, Artifact):
-            return msgspec.structs.replace(job, task=Task.RUN, artifact=checked)
-        return checked
-
 
 class _Run:
     """One `run` request on its way."""
@@ -153,7 +172,8 @@ class _Run:
         self._principal = principal
         self._request = request
         self._sink = sink
-        self._hash = hash
+        self.hash = hash
+        """The program's; of a large source it is known later."""
         self._stored = stored
 
     def begin(self, job: Job) -> None:
@@ -214,12 +234,12 @@ class _Run:
         outcome = result.outcome
         assert not isinstance(outcome, Checked | Value)  # a run is no check; its result was read
         if self._stored:
-            self._handler.record_run(self._hash)
+            self._handler.record_run(self.hash)
         self._handler.outcomes[str(outcome.__struct_config__.tag)] += 1
         self._sink.reply(
             Finished(
                 id=self._request.id,
-                hash=self._hash,
+                hash=self.hash,
                 outcome=outcome,
                 logs=result.logs,
                 logs_truncated=result.logs_truncated,

@@ -13,7 +13,7 @@ from msgspec import Raw, json, msgpack, structs
 
 from promptlogd.wire.errors import BadMessage, ProtocolError
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
-from promptlogd.wire.messages import Finished, Reply, Request, Run
+from promptlogd.wire.messages import Error, Finished, Reply, Request, Run
 from promptlogd.wire.requests import DECODE_ERRORS, Bounds, explain, json_text, read_request
 from sandbox.outcome import Ok
 
@@ -92,10 +92,14 @@ class ServerSession(_Session):
         return read_request(payload, self.encoding, self._bounds)
 
     def send(self, reply: Reply) -> bytes:
-        """Return the bytes of one reply."""
+        """Return the bytes of one reply; of an error in its place, should it be over the cap of a frame."""
         if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):
             reply = structs.replace(reply, outcome=Ok(value=self._json_out(reply.outcome.value)))
-        return self._encode(reply)
+        data = self._encode(reply)
+        if len(data) > MAX_FRAME_BYTES:
+            message = f"the reply of {len(data)} bytes is over the cap of a frame, {MAX_FRAME_BYTES}"
+            return self._encode(Error(id=reply.id, code="too_large", message=message))
+        return data
 
 
 class ClientSession(_Session):
