@@ -24,7 +24,6 @@ from promptlogd.jails_folder import JailsFolder, folder_id
 from promptlogd.runs import Runs
 from promptlogd.store import Store
 from promptlogd.turns import Turns
-from promptlogd.wire import Bounds
 from sandbox.cells.cell import Cell
 from sandbox.cells.policy import ByDemand, Steady
 from sandbox.cells.pool import Pool
@@ -120,7 +119,7 @@ class _Daemon:
             queue_bytes=config.scheduler.queue_mb * MIB,
             wait_s=config.scheduler.wait_s,
         )
-        self._decoder = Decoder(_bounds(config))
+        self._decoder = Decoder(config.text_bounds)
         self._handlers = make_handlers(
             config=config,
             store=store,
@@ -246,13 +245,6 @@ class _Daemon:
             await self._kept.wait()
             self._kept = trio.Event()
             await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
-
-
-def _bounds(config: Config) -> Bounds:
-    limits = config.limits
-    return Bounds(
-        source_bytes=limits.source_kb * 1024, prompt_bytes=limits.prompt_kb * 1024, env_bytes=limits.env_kb * 1024
-    )
 
 
 def _held_by(hosts: dict[str, EngineHost]) -> dict[str, str]:

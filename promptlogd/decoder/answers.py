@@ -15,12 +15,12 @@ from promptlogd.decoder.messages import (
     encode_record,
     encoding_of,
 )
-from promptlogd.wire import BadMessage, Bounds, ClientSession, ProtocolError, oversize, read_request
+from promptlogd.wire import BadMessage, ClientSession, ProtocolError, TextBounds, oversize, read_request
 from sandbox.engines.host.outcomes import read_value
 from sandbox.outcome import Ok
 
 
-def answer_to(kind: Kind, payload: bytes, bounds: Bounds) -> bytes:
+def answer_to(kind: Kind, payload: bytes, bounds: TextBounds) -> bytes:
     """Return the answer to a question: a request that the daemon reads in a few copies, or what is wrong."""
     if kind == "value":
         outcome = read_value(payload)

@@ -32,7 +32,7 @@ from promptlogd.decoder.messages import (
     question,
     read_answer,
 )
-from promptlogd.wire import MAX_FRAME_BYTES, BadMessage, Bounds, ProtocolError, ServerSession
+from promptlogd.wire import MAX_FRAME_BYTES, BadMessage, ProtocolError, ServerSession, TextBounds
 from promptlogd.wire.messages import Request
 from sandbox.outcome import BadResult, Crashed, Ok
 
@@ -71,7 +71,7 @@ class _Question:
 class Decoder:
     """Answers questions in the order of the uids that ask, each in turn. `serve` gives the answers."""
 
-    def __init__(self, bounds: Bounds, *, answer_s: float = ANSWER_S, script: Path = _SCRIPT) -> None:
+    def __init__(self, bounds: TextBounds, *, answer_s: float = ANSWER_S, script: Path = _SCRIPT) -> None:
         self.bounds = bounds
         """The longest texts of requests."""
         self._answer_s = answer_s
@@ -195,7 +195,7 @@ class _Process:
                 raise
         return cls(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
 
-    async def ask(self, asked: _Question, bounds: Bounds) -> Request | Record:
+    async def ask(self, asked: _Question, bounds: TextBounds) -> Request | Record:
         """Return the answer. Raises _Broken, or what the socket raises."""
         await self._stream.send_all(question(asked.kind, len(asked.payload), bounds))
         await self._stream.send_all(asked.payload)
@@ -206,7 +206,7 @@ class _Process:
         if kind != REQUEST:
             return decode_record.decode(payload)
         # Its texts are within the bounds, and it was read once: what is left are copies, 1 ms for the default limits.
-        (request,) = ServerSession(bounds=Bounds(env_bytes=0)).receive(payload)
+        (request,) = ServerSession(bounds=TextBounds(env_bytes=0)).receive(payload)
         if not isinstance(request, Request):
             raise _Broken("an answer that is no request")
         return request

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from promptlogd.wire import Bounds, Encoding
+from promptlogd.wire import Encoding, TextBounds
 from promptlogd.wire.messages import ErrorCode, Id
 from sandbox.outcome import BadResult, Crashed
 
@@ -58,15 +58,15 @@ encode_record = msgspec.msgpack.Encoder().encode
 decode_record: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 
-def question(kind: Kind, size: int, bounds: Bounds) -> bytes:
+def question(kind: Kind, size: int, bounds: TextBounds) -> bytes:
     """Return the header of a question."""
     return _QUESTION.pack(_KINDS.index(kind), size, bounds.source_bytes, bounds.prompt_bytes, bounds.env_bytes)
 
 
-def read_question(header: bytes) -> tuple[Kind, int, Bounds]:
+def read_question(header: bytes) -> tuple[Kind, int, TextBounds]:
     """Return what a header says: what follows, in how many bytes, and the bounds of a request's texts."""
     kind, size, source_bytes, prompt_bytes, env_bytes = _QUESTION.unpack(header)
-    return _KINDS[kind], size, Bounds(source_bytes=source_bytes, prompt_bytes=prompt_bytes, env_bytes=env_bytes)
+    return _KINDS[kind], size, TextBounds(source_bytes=source_bytes, prompt_bytes=prompt_bytes, env_bytes=env_bytes)
 
 
 def answer(kind: bytes, payload: bytes) -> bytes:

@@ -2,19 +2,19 @@
 
 from promptlogd.wire.errors import BadMessage, ProtocolError, WireError
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
-from promptlogd.wire.requests import INLINE_BYTES, Bounds, oversize, read_request
+from promptlogd.wire.requests import INLINE_BYTES, TextBounds, oversize, read_request
 from promptlogd.wire.session import ClientSession, ServerSession, Unread
 
 __all__ = [
     "INLINE_BYTES",
     "MAX_FRAME_BYTES",
     "BadMessage",
-    "Bounds",
     "ClientSession",
     "Encoding",
     "FrameDecoder",
     "ProtocolError",
     "ServerSession",
+    "TextBounds",
     "Unread",
     "WireError",
     "encode_frame",

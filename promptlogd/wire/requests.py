@@ -22,7 +22,7 @@ INLINE_BYTES = 256 * 1024
 7 ms for each MiB: 1.8 ms for one of this size. A JSON `env` is looked at twice, 4 ms for each MiB."""
 
 
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+class TextBounds(msgspec.Struct, frozen=True, kw_only=True):
     """The longest texts of a request, in bytes of UTF-8."""
 
     source_bytes: int = MAX_FRAME_BYTES
@@ -69,7 +69,7 @@ _NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
 _CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
 
 
-def read_request(payload: bytes, encoding: Encoding, bounds: Bounds) -> Request | BadMessage:
+def read_request(payload: bytes, encoding: Encoding, bounds: TextBounds) -> Request | BadMessage:
     """Return the request, or what is wrong with it. Raises ProtocolError if that leaves no id to answer to.
 
     Of a larger `env` is not even looked whether it is a JSON object; it will be refused.
@@ -91,7 +91,7 @@ def read_request(payload: bytes, encoding: Encoding, bounds: Bounds) -> Request 
     return request
 
 
-def oversize(request: Request, bounds: Bounds) -> BadMessage | None:
+def oversize(request: Request, bounds: TextBounds) -> BadMessage | None:
     """Return which text of a request is too long, if one is: a loop that gets it would only refuse it."""
     match request:
         case Submit(id=id, source=source):

@@ -14,7 +14,7 @@ from msgspec import Raw, json, msgpack, structs
 from promptlogd.wire.errors import BadMessage, ProtocolError
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
 from promptlogd.wire.messages import Error, Finished, Reply, Request, Run
-from promptlogd.wire.requests import DECODE_ERRORS, Bounds, explain, json_text, read_request
+from promptlogd.wire.requests import DECODE_ERRORS, TextBounds, explain, json_text, read_request
 from sandbox.outcome import Ok
 
 _encode_json = json.Encoder().encode
@@ -67,7 +67,7 @@ class _Session:
 class ServerSession(_Session):
     """The daemon's end: requests come in, replies go out."""
 
-    def __init__(self, *, bounds: Bounds = Bounds(), inline_bytes: int = MAX_FRAME_BYTES) -> None:  # noqa: B008  # frozen
+    def __init__(self, *, bounds: TextBounds = TextBounds(), inline_bytes: int = MAX_FRAME_BYTES) -> None:  # noqa: B008  # frozen
         """`inline_bytes`: a longer payload is given out as Unread."""
         super().__init__(encoding=None)
         self._bounds = bounds

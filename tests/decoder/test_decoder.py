@@ -14,17 +14,17 @@ from msgspec import Raw
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.decoder.answers import answer_to
 from promptlogd.decoder.messages import ANSWER_BYTES, QUESTION_BYTES, question, read_answer, read_question
-from promptlogd.wire import BadMessage, Bounds, ClientSession, ProtocolError, ServerSession
+from promptlogd.wire import BadMessage, ClientSession, ProtocolError, ServerSession, TextBounds
 from promptlogd.wire.messages import Ping, Run, Submit
 from sandbox.outcome import BadResult, Crashed, Ok
 from tests.wire.test_wire import ENCODINGS, REQUESTS, _plain
 
-_BOUNDS = Bounds(source_bytes=3000, prompt_bytes=2000, env_bytes=1000)
+_BOUNDS = TextBounds(source_bytes=3000, prompt_bytes=2000, env_bytes=1000)
 _FAULTY = Path(__file__).with_name("faulty.py")
 
 
 @asynccontextmanager
-async def _a_decoder(bounds: Bounds = _BOUNDS, **options: Any) -> AsyncIterator[Decoder]:
+async def _a_decoder(bounds: TextBounds = _BOUNDS, **options: Any) -> AsyncIterator[Decoder]:
     decoder = Decoder(bounds, **options)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(decoder.serve)
