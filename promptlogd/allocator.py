@@ -1,8 +1,9 @@
-"""How the C library keeps the daemon's memory. One that is not glibc is left to itself."""
+"""How the daemon's memory is kept: by the C library, one that is not glibc excepted, and by the collector of cycles."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 
 # mallopt(3). Large messages get, and give back, pages of their own; what the daemon reads into all the time does not.
 # Without this the C library learns from the first large messages to keep all of them in its heap, which then grows.
@@ -26,3 +27,9 @@ def trim() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def settle() -> None:
+    """Take what is there by now, modules above all, from the collector of cycles: to look at it takes 5 to 12 ms."""
+    gc.collect()
+    gc.freeze()

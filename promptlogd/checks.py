@@ -15,7 +15,7 @@ from sandbox.engines import ENGINES
 from sandbox.engines.host.engine_host import EngineHost
 from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Outcome, ProgramSyntaxError, Usage, WallLimit, describe
 from sandbox.program import Artifact, Engine, Language
-from sandbox.protocol.events import Checked
+from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 
 SMALL_BYTES = 64 * 1024
@@ -86,6 +86,7 @@ class Checks:
                     raise self._unchecked(Crashed(message="the engine's answer to the check is not valid"))
                 return artifact
             case outcome:
+                assert not isinstance(outcome, Value)  # a check gives none
                 raise self._unchecked(outcome)
 
     def _unchecked(self, outcome: Outcome) -> RequestError:

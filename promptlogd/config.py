@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from promptlogd.wire import TextBounds
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.engines import ENGINES
 from sandbox.limits import MIB, Limits
@@ -208,6 +209,14 @@ class Config(_Section, frozen=True, kw_only=True):
     def pool_size(self) -> int:
         """How many cells are kept, those that only wait included."""
         return self.cells + (self.cells if self.pool.spare is None else self.pool.spare)
+
+    @property
+    def text_bounds(self) -> TextBounds:
+        """Return how long the texts of a request may be."""
+        limits = self.limits
+        return TextBounds(
+            source_bytes=limits.source_kb * 1024, prompt_bytes=limits.prompt_kb * 1024, env_bytes=limits.env_kb * 1024
+        )
 
     @property
     def concurrent(self) -> int:

@@ -17,13 +17,14 @@ import trio
 
 from promptlogd.clients import Clients
 from promptlogd.config import Server
+from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.table import Handlers
 from promptlogd.peer import peer_of
 from promptlogd.principal import Principal
 from promptlogd.refusal import Detail, RequestError
 from promptlogd.request_sink import RequestSink
 from promptlogd.runs import Runs
-from promptlogd.wire import BadMessage, Encoding, ProtocolError, ServerSession
+from promptlogd.wire import INLINE_BYTES, BadMessage, Encoding, ProtocolError, ServerSession, Unread
 from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request
 
 _log = logging.getLogger(__name__)
@@ -51,15 +52,15 @@ class Connection:
         handlers: Handlers,
         runs: Runs,
         settings: Server,
-        env_bytes: int,
+        decoder: Decoder,
     ) -> None:
-        """`env_bytes`: the longest `env` that a run may have."""
         self._sock = sock
         self._clients = clients
         self._handlers = handlers
         self._runs = runs
         self._settings = settings
-        self._session = ServerSession(env_bytes=env_bytes)
+        self._decoder = decoder
+        self._session = ServerSession(bounds=decoder.bounds, inline_bytes=INLINE_BYTES)
         peer = peer_of(sock)
         self._principal = Principal(connection=number, uid=peer.uid, process=peer.process)
         self._may_name_tenants = peer.uid == os.geteuid() or peer.uid in settings.fronts
@@ -127,10 +128,10 @@ class Connection:
             events = 0
             for start in range(0, len(data), _SLICE_BYTES):
                 taken = self._session.receive(data[start : start + _SLICE_BYTES])
-                for event in taken:
+                for come in taken:
+                    event = await self._decode(come) if isinstance(come, Unread) else come
                     if isinstance(event, ProtocolError):
-                        code: ErrorCode = "too_large" if event.code == "too_large" else "bad_request"
-                        self.send_error(None, code, event.message)
+                        self.send_error(None, event.code, event.message)
                         return
                     await self._begin(event, tasks)
                 events += len(taken)
@@ -141,6 +142,17 @@ class Connection:
             elif owed_since == math.inf or events:
                 owed_since = trio.current_time()
 
+    async def _decode(self, come: Unread) -> Request | BadMessage | ProtocolError:
+        """Have a large frame decoded elsewhere. Meanwhile nothing of this client is read."""
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(self._watch_gone)
+            try:
+                event = await self._decoder.request(self._principal.uid, come.payload, come.encoding)
+            except DecoderFailed as error:
+                event = ProtocolError(str(error), code="internal")
+            waiting.cancel_scope.cancel()
+        return event
+
     async def _begin(self, request: Request | BadMessage, tasks: trio.Nursery) -> None:
         if self._must_wait(request):
             async with trio.open_nursery() as waiting:
@@ -149,7 +161,8 @@ class Connection:
                     await self._wait_for_progress()
                 waiting.cancel_scope.cancel()
         if isinstance(request, BadMessage):
-            self.send_error(request.id, "bad_request", request.message)
+            detail: Detail | None = None if request.detail is None else {**request.detail}
+            self.send_error(request.id, request.code, request.message, detail)
         elif request.id in self._in_hand:
             self.send_error(request.id, "bad_request", "a request with this id is in hand already")
         elif self._clients.draining and not isinstance(request, Cancel):

@@ -18,6 +18,7 @@ from promptlogd.checks import Checks
 from promptlogd.clients import Clients
 from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
+from promptlogd.decoder import Decoder
 from promptlogd.handlers.table import make_handlers
 from promptlogd.jails_folder import JailsFolder, folder_id
 from promptlogd.runs import Runs
@@ -117,6 +118,7 @@ class _Daemon:
             default_limits={name: config.default_limits(name) for name in hosts},
             queue_bytes=config.scheduler.queue_mb * MIB,
         )
+        self._decoder = Decoder(config.text_bounds)
         self._handlers = make_handlers(
             config=config,
             store=store,
@@ -126,6 +128,7 @@ class _Daemon:
             held_by=_held_by(hosts),
             jail_uids=identities.describe(),
             turns=self._turns,
+            decoder=self._decoder,
             on_kept=lambda: self._kept.set(),
         )
 
@@ -164,6 +167,7 @@ class _Daemon:
                     for pool in self._pools.values():
                         await cells.start(pool.serve)
                     starting.cancel_scope.cancel()
+                cells.start_soon(self._decoder.serve)
                 cells.start_soon(self._flush)
                 cells.start_soon(self._make_spares)
                 cells.start_soon(self._trim)
@@ -200,7 +204,7 @@ class _Daemon:
                 handlers=self._handlers,
                 runs=self._runs,
                 settings=self._config.server,
-                env_bytes=self._config.limits.env_kb * 1024,
+                decoder=self._decoder,
             )
             connections.start_soon(_guard, connection)
 

@@ -13,6 +13,7 @@ from promptlogd.store import (
     TooManyNames,
     Unstorable,
 )
+from promptlogd.wire.errors import too_large
 
 
 class StoreErrors:
@@ -55,6 +56,5 @@ def utf8_bytes(text: str) -> int:
 def check_size(what: str, size: int, most: int) -> None:
     """Refuse an input that is too large. Sizes in bytes. Raises RequestError."""
     if size > most:
-        raise RequestError(
-            "too_large", f"the {what} is {size} bytes, the most is {most}", {"size": size, "limit": most}
-        )
+        message, detail = too_large(what, size, most)
+        raise RequestError("too_large", message, {**detail})

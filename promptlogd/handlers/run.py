@@ -11,6 +11,7 @@ import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks, Unparsed
 from promptlogd.config import Config, LimitsError
+from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.references import check_size, utf8_bytes
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
@@ -24,10 +25,11 @@ from sandbox.engines import ENGINES
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, LogLine, Usage
 from sandbox.program import Artifact, Engine, Program
-from sandbox.protocol.events import Checked
+from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 
 _log = logging.getLogger(__name__)
+_HASH_S = 5.0
 _NO_USAGE = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
 
 
@@ -42,8 +44,10 @@ class RunHandler:
         checks: Checks,
         config: Config,
         outcomes: Counter[str],
+        decoder: Decoder,
     ) -> None:
         """`outcomes`: counts finished runs by outcome."""
+        self.decoder = decoder
         self._store = store
         self._threads = threads
         self._checks = checks
@@ -58,6 +62,10 @@ class RunHandler:
     def start(self, principal: Principal, request: Run, sink: Sink) -> None:
         """Run a program once. Raises RequestError if it could not be tried."""
         self._refuse(request)
+        if request.source is not None and len(request.source) > SMALL_BYTES:
+            run = _Run(self, principal, request, sink, "", stored=False)
+            run.begin_later(lambda: self._large(run, request, principal))
+            return
         stored = request.hash is not None
         found = self._recall(request) if stored else (self._of_source(request), None)
         if found is None:
@@ -100,6 +108,22 @@ class RunHandler:
         """Whether a text is checked as at submit, and not on the run's own CPU time."""
         return job.task is Task.CHECK_AND_RUN and len(job.source) > SMALL_BYTES
 
+    async def _large(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
+        """Check a large source apart, as at submit, and not on the run's own CPU time.
+
+        It is hashed in a thread, which takes up to 5 ms for each MiB: hashlib lets others run meanwhile.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _HASH_S):  # a cancelled run has a hash, too
+            program = await trio.to_thread.run_sync(self._of_source, request)
+        run.hash = program.hash
+        return await self._checked(self._job(request, program, None), principal)
+
+    async def _checked(self, job: Job, principal: Principal) -> Job | Unparsed:
+        checked = await self._checks.check(job.source, job.engine, job.language, principal)
+        if isinstance(checked, Artifact):
+            return msgspec.structs.replace(job, task=Task.RUN, artifact=checked)
+        return checked
+
     def _refuse(self, request: Run) -> None:
         if request.host_functions:
             raise RequestError("unsupported", "host functions are not supported by this version")
@@ -110,14 +134,6 @@ class RunHandler:
         bounds = self._config.limits
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
         check_size("env", len(bytes(request.env)), bounds.env_kb * 1024)
-
-    def _of_source(self, request: Run) -> Program:
-        """Return the program that the request has with it. Raises RequestError."""
-        assert request.source is not None
-        source = request.source.encode()
-        check_size("source", len(source), self._config.limits.source_kb * 1024)
-        engine, language = self._checks.choose(request.engine, request.language)
-        return Program.of_text(source, language=language, engine=engine)
 
     def _recall(self, request: Run) -> tuple[Program, Artifact | None] | None:
         """Return a kept program and, if it runs it, its own engine's artifact; None unless memory has both.
@@ -154,6 +170,14 @@ class RunHandler:
             return program, None
         return program, self._store.artifact(program.hash, engine, ENGINES[engine].build)
 
+    def _of_source(self, request: Run) -> Program:
+        """Return the program that a request brings with it. Raises RequestError. Thread-safe."""
+        assert request.source is not None
+        source = request.source.encode()
+        check_size("source", len(source), self._config.limits.source_kb * 1024)
+        engine, language = self._checks.choose(request.engine, request.language)
+        return Program.of_text(source, language=language, engine=engine)
+
     def _limits(self, request: Run, engine: Engine) -> Limits:
         default = self._defaults.get(engine)
         if request.limits is None and default is not None:
@@ -176,12 +200,6 @@ class RunHandler:
             _log.error("%s; program %s is checked again at its next run", error.message, program.hash)
         return msgspec.structs.replace(job, task=Task.RUN, artifact=artifact)
 
-    async def _checked(self, job: Job, principal: Principal) -> Job | Unparsed:
-        checked = await self._checks.check(job.source, job.engine, job.language, principal)
-        if isinstance(checked, Artifact):
-            return msgspec.structs.replace(job, task=Task.RUN, artifact=checked)
-        return checked
-
 
 class _Run:
     """One `run` request on its way."""
@@ -193,12 +211,13 @@ class _Run:
         self._principal = principal
         self._request = request
         self._sink = sink
-        self._hash = hash
+        self.hash = hash
+        """The program's; of a large source it is known later."""
         self._stored = stored
 
     def found(self, hash: str) -> None:
         """The program is kept under this hash. Before, its hash is what the client called it."""
-        self._hash, self._stored = hash, True
+        self.hash, self._stored = hash, True
 
     def begin(self, job: Job) -> None:
         """Have the job run."""
@@ -240,19 +259,30 @@ class _Run:
     def _ended(self, result: Result | RequestError) -> None:
         if isinstance(result, RequestError):
             self._sink.refuse(result)
+        elif isinstance(result.outcome, Value):
+            json = result.outcome.json
+            self._sink.spawn(lambda: self._read(result, json))
         else:
             self._reply(result)
 
+    async def _read(self, result: Result, json: bytes) -> None:
+        """Have a large result read elsewhere. Its cell and its slot are others' by now."""
+        try:
+            outcome = await self._handler.decoder.value(self._principal.uid, json)
+        except DecoderFailed as error:
+            raise RequestError("internal", str(error)) from None
+        self._reply(msgspec.structs.replace(result, outcome=outcome))
+
     def _reply(self, result: Result) -> None:
         outcome = result.outcome
-        assert not isinstance(outcome, Checked)  # a run is no check
+        assert not isinstance(outcome, Checked | Value)  # a run is no check; its result was read
         if self._stored:
-            self._handler.record_run(self._hash)
+            self._handler.record_run(self.hash)
         self._handler.outcomes[str(outcome.__struct_config__.tag)] += 1
         self._sink.reply(
             Finished(
                 id=self._request.id,
-                hash=self._hash,
+                hash=self.hash,
                 outcome=outcome,
                 logs=result.logs,
                 logs_truncated=result.logs_truncated,

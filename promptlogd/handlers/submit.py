@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import trio
 
-from promptlogd.checks import Checks
+from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.config import Config
 from promptlogd.handlers.references import check_size
 from promptlogd.handlers.store_threads import StoreThreads
@@ -36,11 +36,23 @@ class SubmitHandler:
 
     def start(self, principal: Principal, request: Submit, sink: Sink) -> None:
         """Keep a program. Raises RequestError; with the place in `detail` if it does not parse."""
+        if len(request.source) > SMALL_BYTES:
+            sink.spawn(lambda: self._keep_large(principal, request))
+            return
+        program = self._program(request)
+        sink.spawn(lambda: self._keep(principal, request, program))
+
+    def _program(self, request: Submit) -> Program:
+        """Return the program. Raises RequestError. Thread-safe."""
         source = request.source.encode()
         check_size("source", len(source), self._config.limits.source_kb * 1024)
         engine, language = self._checks.choose(request.engine, request.language)
-        program = Program.of_text(source, language=language, engine=engine)
-        sink.spawn(lambda: self._keep(principal, request, program))
+        return Program.of_text(source, language=language, engine=engine)
+
+    async def _keep_large(self, principal: Principal, request: Submit) -> Submitted:
+        """Keep a program that is hashed in a thread: up to 5 ms for each MiB, and hashlib lets others run meanwhile."""
+        program = await trio.to_thread.run_sync(self._program, request)
+        return await self._keep(principal, request, program)
 
     async def _keep(self, principal: Principal, request: Submit, program: Program) -> Submitted:
         """Check the program while it is on its way to the disk, which takes as long."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
 from promptlogd.config import Config
+from promptlogd.decoder import Decoder
 from promptlogd.handlers.cancel import CancelHandler
 from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.name import NameHandler
@@ -47,6 +48,7 @@ def make_handlers(
     held_by: dict[str, str],
     jail_uids: str,
     turns: Turns,
+    decoder: Decoder,
     on_kept: Callable[[], None],
 ) -> Handlers:
     """Return the handler of each request. `on_kept`: called when a program was kept."""
@@ -54,7 +56,7 @@ def make_handlers(
     threads = StoreThreads()
     return {
         messages.Submit: SubmitHandler(store, threads, checks, config, on_kept),
-        messages.Run: RunHandler(store, threads, runs, checks, config, outcomes),
+        messages.Run: RunHandler(store, threads, runs, checks, config, outcomes, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store, threads),
         messages.List: ListHandler(store, threads),

@@ -2,10 +2,12 @@
 
 from promptlogd.wire.errors import BadMessage, ProtocolError, WireError
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
-from promptlogd.wire.session import ClientSession, ServerSession
+from promptlogd.wire.requests import INLINE_BYTES, TextBounds, oversize, read_request
+from promptlogd.wire.session import ClientSession, ServerSession, Unread
 from promptlogd.wire.texts import encode_text
 
 __all__ = [
+    "INLINE_BYTES",
     "MAX_FRAME_BYTES",
     "BadMessage",
     "ClientSession",
@@ -13,7 +15,11 @@ __all__ = [
     "FrameDecoder",
     "ProtocolError",
     "ServerSession",
+    "TextBounds",
+    "Unread",
     "WireError",
     "encode_frame",
     "encode_text",
+    "oversize",
+    "read_request",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptlogd.wire.messages import Id
+from promptlogd.wire.messages import ErrorCode, Id
 
 
 class WireError(Exception):
@@ -12,17 +12,25 @@ class WireError(Exception):
 class ProtocolError(WireError):
     """The stream can't be followed any further: say why, then close the connection."""
 
-    def __init__(self, message: str, *, code: str = "bad_request") -> None:
+    def __init__(self, message: str, *, code: ErrorCode = "bad_request") -> None:
         super().__init__(message)
         self.message = message
-        self.code = code
+        self.code: ErrorCode = code
 
 
 class BadMessage(WireError):
     """One message is wrong, but its id could be read and the stream goes on: answer it with an error."""
 
-    def __init__(self, id: Id, message: str, *, code: str = "bad_request") -> None:
+    def __init__(
+        self, id: Id, message: str, *, code: ErrorCode = "bad_request", detail: dict[str, int] | None = None
+    ) -> None:
         super().__init__(f"request {id!r}: {message}")
         self.id = id
         self.message = message
-        self.code = code
+        self.code: ErrorCode = code
+        self.detail = detail
+
+
+def too_large(what: str, size: int, most: int) -> tuple[str, dict[str, int]]:
+    """Return what to say of an input that is too large, and its detail. Sizes in bytes."""
+    return f"the {what} is {size} bytes, the most is {most}", {"size": size, "limit": most}

@@ -39,6 +39,9 @@ Isolation = Literal["cell", "jail"]
 Tenant = Annotated[str, Meta(min_length=1, max_length=128)]
 """One of those for whom a front works: chosen by the front."""
 
+HostFunctions = Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=64)]
+"""Names of functions of the client's that the program may call."""
+
 ErrorCode = Literal[
     "bad_request",
     "not_found",
@@ -113,7 +116,7 @@ class Run(_Request, frozen=True, kw_only=True):
     isolation: Isolation | None = None
     """Default: the daemon's setting."""
     stream_logs: bool = False
-    host_functions: list[str] | None = None
+    host_functions: HostFunctions | None = None
     """Not supported yet: refused with `unsupported`."""
 
 

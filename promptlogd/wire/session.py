@@ -6,77 +6,35 @@ JSON text. On a JSON connection it stands in the message as it is; on a MessageP
 
 from __future__ import annotations
 
-import re
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 from msgspec import Raw, json, msgpack, structs
 
 from promptlogd.wire.errors import BadMessage, ProtocolError
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
-from promptlogd.wire.messages import Finished, Id, Isolation, Reply, Request, Run
+from promptlogd.wire.messages import Error, Finished, Reply, Request, Run
+from promptlogd.wire.requests import DECODE_ERRORS, TextBounds, explain, json_text, read_request
 from sandbox.outcome import Ok
-from sandbox.program import Language
-
-
-class _Envelope(msgspec.Struct):
-    """The one field that is read of a message which is otherwise wrong."""
-
-    id: Id
-
-
-_Decoders = dict[Encoding, json.Decoder[Any] | msgpack.Decoder[Any]]
 
 _encode_json = json.Encoder().encode
 _encode_msgpack = msgpack.Encoder().encode
-_request_decoders: _Decoders = {"json": json.Decoder(Request), "msgpack": msgpack.Decoder(Request)}
-_reply_decoders: _Decoders = {"json": json.Decoder(Reply), "msgpack": msgpack.Decoder(Reply)}
-_envelope_decoders: _Decoders = {"json": json.Decoder(_Envelope), "msgpack": msgpack.Decoder(_Envelope)}
-_text_decoder = msgpack.Decoder(str)
-_object_decoder = json.Decoder(dict[str, Raw])
+_reply_decoders: dict[Encoding, json.Decoder[Any] | msgpack.Decoder[Any]] = {
+    "json": json.Decoder(Reply),
+    "msgpack": msgpack.Decoder(Reply),
+}
 
-_id_decoder: json.Decoder[Id] = json.Decoder(Id)
+_STR_32 = b"\xdb"
+"""A MessagePack str whose size follows in 4 bytes."""
 
-_PLAIN = rb'"[^"\\]{0,128}"'
-_ID_FIRST = re.compile(
-    rb"\s*\{(?:\s*%s\s*:\s*%s\s*,){0,8}\s*\"id\"\s*:\s*(\d{1,16}|%s)\s*[,}]" % (_PLAIN, _PLAIN, _PLAIN)
-)
-"""A message's id, where nothing but plain texts stands before it, so that it is the message's own."""
-
-# RecursionError and UnicodeDecodeError are no MsgspecErrors (FACTS.md).
-_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_SHORT_BYTES = 4096
 
 
-_QUOTED, _PLACE = 250, 50
-"""Characters of an explanation, at its begin and, with the place in the message, at its end."""
+class Unread(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of a large frame, as it came: `read_request` is to be called in another process."""
 
-_NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
-_CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
-
-
-def _explain(error: Exception) -> str:
-    match error:
-        case RecursionError():
-            return "nested too deeply"
-        case UnicodeDecodeError():
-            return "a string is not UTF-8"
-    text = str(error)  # it quotes what came, which may be megabytes
-    if len(text) > _QUOTED:
-        text = f"{text[:_QUOTED]}... {text[-_PLACE:]}"
-    if "`$.name`" in text and "regex" in text:
-        return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
-    if (found := _NOT_ONE_OF.search(text)) is not None:
-        return f"{text}; there is: {', '.join(map(repr, _CHOICES[found[1]]))}"
-    return text
-
-
-def _id_in_json(payload: bytes) -> Id | None:
-    """Return the id of a JSON message that can't be decoded as a whole, say for half of a surrogate pair in a text."""
-    found = _ID_FIRST.match(payload)
-    try:
-        return None if found is None else _id_decoder.decode(found[1])
-    except _DECODE_ERRORS:
-        return None
+    payload: bytes
+    encoding: Encoding
 
 
 class _Session:
@@ -97,30 +55,30 @@ class _Session:
         encode = _encode_json if self.encoding == "json" else _encode_msgpack
         return encode_frame(encode(message), self.encoding)
 
-    def _json_in(self, raw: Raw) -> Raw:
-        """JSON text of a JSON value that came in a message. Raises one of _DECODE_ERRORS."""
-        if self.encoding == "json":
-            return Raw(bytes(raw))
-        return Raw(_text_decoder.decode(raw).encode())
-
     def _json_out(self, raw: Raw) -> Raw:
-        return raw if self.encoding == "json" else Raw(_encode_msgpack(str(bytes(raw), "utf-8")))
+        if self.encoding == "json":
+            return raw
+        text = bytes(raw)
+        if len(text) <= _SHORT_BYTES:
+            return Raw(_encode_msgpack(str(text, "utf-8")))
+        return Raw(b"".join((_STR_32, len(text).to_bytes(4, "big"), text)))  # to decode it takes 3 ms for each MiB
 
 
 class ServerSession(_Session):
     """The daemon's end: requests come in, replies go out."""
 
-    def __init__(self, *, env_bytes: int = MAX_FRAME_BYTES) -> None:
-        """`env_bytes`: of a larger `env` is not even looked whether it is a JSON object; it will be refused."""
+    def __init__(self, *, bounds: TextBounds = TextBounds(), inline_bytes: int = MAX_FRAME_BYTES) -> None:  # noqa: B008  # frozen
+        """`inline_bytes`: a longer payload is given out as Unread."""
         super().__init__(encoding=None)
-        self._env_bytes = env_bytes
+        self._bounds = bounds
+        self._inline_bytes = inline_bytes
 
-    def receive(self, data: bytes) -> list[Request | BadMessage | ProtocolError]:
+    def receive(self, data: bytes) -> list[Request | BadMessage | ProtocolError | Unread]:
         """Take bytes from the client; return what they complete, in order.
 
         A ProtocolError is the last: the stream can't be followed, for a frame over the cap or without a readable id.
         """
-        events: list[Request | BadMessage | ProtocolError] = []
+        events: list[Request | BadMessage | ProtocolError | Unread] = []
         try:
             events.extend(map(self._request, self._frames.feed(data)))
         except ProtocolError as error:
@@ -128,38 +86,20 @@ class ServerSession(_Session):
             events.append(error.with_traceback(None))
         return events
 
-    def _request(self, payload: bytes) -> Request | BadMessage:
-        try:
-            request: Request = _request_decoders[self.encoding].decode(payload)
-            if isinstance(request, Run) and bytes(request.env):
-                request = structs.replace(request, env=self._object(request.env))
-        except _DECODE_ERRORS as error:
-            message = _explain(error)
-            try:
-                envelope = _envelope_decoders[self.encoding].decode(payload)
-            except _DECODE_ERRORS:
-                id = _id_in_json(payload) if self.encoding == "json" else None
-                if id is None:
-                    raise ProtocolError(f"not a request, and no id to answer to: {message}") from None
-                return BadMessage(id, message)
-            return BadMessage(envelope.id, message)
-        return request
-
-    def _object(self, raw: Raw) -> Raw:
-        text = self._json_in(raw)
-        if len(bytes(text)) > self._env_bytes:
-            return text
-        try:
-            _object_decoder.decode(text)
-        except _DECODE_ERRORS as error:
-            raise msgspec.ValidationError(f"`env` must be a JSON object: {_explain(error)}") from None
-        return text
+    def _request(self, payload: bytes) -> Request | BadMessage | Unread:
+        if len(payload) > self._inline_bytes:
+            return Unread(payload=payload, encoding=self.encoding)
+        return read_request(payload, self.encoding, self._bounds)
 
     def send(self, reply: Reply) -> bytes:
-        """Return the bytes of one reply."""
+        """Return the bytes of one reply; of an error in its place, should it be over the cap of a frame."""
         if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):
             reply = structs.replace(reply, outcome=Ok(value=self._json_out(reply.outcome.value)))
-        return self._encode(reply)
+        data = self._encode(reply)
+        if len(data) > MAX_FRAME_BYTES:
+            message = f"the reply of {len(data)} bytes is over the cap of a frame, {MAX_FRAME_BYTES}"
+            return self._encode(Error(id=reply.id, code="too_large", message=message))
+        return data
 
 
 class ClientSession(_Session):
@@ -182,7 +122,7 @@ class ClientSession(_Session):
         try:
             reply: Reply = _reply_decoders[self.encoding].decode(payload)
             if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):
-                reply = structs.replace(reply, outcome=Ok(value=self._json_in(reply.outcome.value)))
-        except _DECODE_ERRORS as error:
-            raise ProtocolError(f"not a reply: {_explain(error)}") from None
+                reply = structs.replace(reply, outcome=Ok(value=json_text(reply.outcome.value, self.encoding)))
+        except DECODE_ERRORS as error:
+            raise ProtocolError(f"not a reply: {explain(error)}") from None
         return reply

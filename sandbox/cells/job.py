@@ -7,7 +7,7 @@ import msgspec
 from sandbox.limits import Limits
 from sandbox.outcome import LogLine, Outcome, Usage
 from sandbox.program import Artifact, Engine, Language
-from sandbox.protocol.events import Checked
+from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 
 
@@ -29,9 +29,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one job. `Checked`: the source of a check is a program."""
+    """What came of one job. `Checked`: the source of a check is a program. `Value`: a large result, not read yet."""
 
-    outcome: Outcome | Checked
+    outcome: Outcome | Checked | Value
     logs: list[LogLine] = []
     """Empty if the lines were streamed."""
     logs_truncated: bool = False

@@ -34,6 +34,7 @@ class Reactor:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[Timed, Callable[[], None]]] = {}
+        self._again: list[tuple[Timed, Callable[[], None]]] = []
         self._due: dict[Timed, float] = {}
         self._scope: trio.CancelScope | None = None
 
@@ -55,6 +56,11 @@ class Reactor:
         if self._callbacks.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
+    def again(self, owner: Timed, callback: Callable[[], None]) -> None:
+        """Call back in the next turn of the loop. For a callback that has done a part of its work; others get their
+        turn in between."""
+        self._again.append((owner, callback))
+
     def set_due(self, timed: Timed, due: float) -> None:
         """Call `on_due` at this time (trio's clock), once, in place of an earlier setting."""
         self._due[timed] = due
@@ -74,7 +80,10 @@ class Reactor:
             while True:
                 with trio.CancelScope(deadline=min(self._due.values(), default=math.inf)) as self._scope:
                     while True:
-                        await trio.lowlevel.wait_readable(descriptor)
+                        if self._again:
+                            await trio.lowlevel.checkpoint()
+                        else:
+                            await trio.lowlevel.wait_readable(descriptor)
                         self._dispatch()
                 self._call_due()
         finally:
@@ -82,6 +91,9 @@ class Reactor:
             self._epoll.close()
 
     def _dispatch(self) -> None:
+        again, self._again = self._again, []
+        for owner, callback in again:
+            self._guard(owner, callback)
         for descriptor, _ in self._epoll.poll(0):
             watched = self._callbacks.get(descriptor)
             if watched is not None:  # else a callback before it has let go of it

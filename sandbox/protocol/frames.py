@@ -57,6 +57,15 @@ LINE_BYTES = 16
 
 _NO_TIMER = 0xFFFFFFFF
 
+MESSAGES_AT_ONCE = 256
+"""Read in one go: 1 ms of the daemon's, with what is done about each. Frames without a text are five bytes each."""
+
+_SURPLUS_BYTES = 64 * 1024
+"""A process that writes more than this after its last message is flooding: it is to be killed."""
+
+_PROVISIONAL = 16
+"""Provisional outcomes of one check. The engines' scripts send three at most."""
+
 
 class Task(Enum):
     """What a job asks of a process."""
@@ -105,15 +114,26 @@ class Decoder:
         self._buffer = bytearray()
         self._lines_left = caps.log_bytes // LINE_BYTES + 2  # the last two report that lines were cut
         self._log_bytes_left = _UNIT_BYTES * caps.log_bytes + LINE_BYTES * self._lines_left
+        self._provisional_left = _PROVISIONAL
         self._rest_bytes = 0
         """Of a value over its cap, what has not come yet."""
         self.ended = False
         """Whether the last message was there."""
         self.surplus = False
         """Whether the process sent anything after its last message."""
+        self.backlog = False
+        """Whether there may be more messages in what was fed: feed no bytes to get them."""
+
+    @property
+    def flood(self) -> bool:
+        """Whether it went on and on after its last message."""
+        return self._rest_bytes < -_SURPLUS_BYTES
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take the next bytes. Raises Malformed. Bytes after the last message are dropped."""
+        """Take the next bytes; return up to MESSAGES_AT_ONCE messages. Raises Malformed.
+
+        Bytes after the last message are dropped.
+        """
         if self.ended:
             self._rest_bytes -= len(data)
             self.surplus = self.surplus or self._rest_bytes < 0
@@ -122,7 +142,7 @@ class Decoder:
         buffer += data
         messages: list[Message] = []
         start, header = 0, before + HEADER_BYTES
-        while len(buffer) - start >= header:
+        while len(buffer) - start >= header and len(messages) < MESSAGES_AT_ONCE:
             if buffer[start : start + before] != self._token:
                 raise Malformed("something that is not a frame")
             kind = chr(buffer[start + before])
@@ -136,17 +156,26 @@ class Decoder:
             elif len(buffer) < end:
                 break
             else:
-                message = _DECODERS[kind](bytes(buffer[start + header : end]))
+                with memoryview(buffer) as view:  # a slice of the buffer itself would be copied twice
+                    payload = bytes(view[start + header : end])
+                message = _DECODERS[kind](payload)
             messages.append(message)
             start = end
             if isinstance(message, Log):
                 self._charge(message)
+            elif isinstance(message, Maybe):
+                self._provisional_left -= 1
+                if self._provisional_left < 0:
+                    raise Malformed("more provisional outcomes than it may")
             elif isinstance(message, LAST):
                 self.ended = True
-                self.surplus = len(buffer) > end
-                self._rest_bytes = max(0, end - len(buffer))
+                # No more than the engine's script would send, whatever the frame announces.
+                whole = min(size, _UNIT_BYTES * self._caps.result_bytes) if isinstance(message, TooLarge) else size
+                self._rest_bytes = start - size + whole - len(buffer)
+                self.surplus = self._rest_bytes < 0
                 break
         del buffer[:start]
+        self.backlog = not self.ended and len(messages) == MESSAGES_AT_ONCE
         return messages
 
     def _charge(self, log: Log) -> None:

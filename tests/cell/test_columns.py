@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -52,7 +53,28 @@ def test_places_past_the_end() -> None:
 
 def test_what_is_counted_has_a_bound() -> None:
     """After so much text a column stays the engine's own."""
-    source = Text("漢".encode() * 500_000)
-    found = [source.of_bytes(1, 1_500_001) for _ in range(5)]
-    assert found[0] == 500_001
-    assert found[-1] == 1_500_001
+    source = Text("漢".encode() * 250_000)
+    found = [source.of_bytes(1, 750_001) for _ in range(3)]
+    assert found == [250_001, 750_001, 750_001]
+    assert Text("漢".encode() * 250_000).of_characters(1, 200_001) == 200_001
+    assert Text("漢\t".encode() * 20_000).of_characters(1, 4) == 3
+
+
+@pytest.mark.parametrize("text", [b"\n" * 2_000_000, b"x" * 4_000_000, b"x" * 4_000_000 + b"\n"])
+def test_a_place_costs_no_pass_over_the_text(text: bytes) -> None:
+    """Hundreds of places, at the ends of lines and far past them, take about as long as the first one."""
+    source = Text(text)
+    lines = source.lines
+    began = time.process_time()
+    for place in range(1, 300):
+        source.of_bytes(lines - place, 999_999_999)
+        source.of_bytes(place, 999_999_999)
+        source.of_characters(place, 999_999_999)
+    assert time.process_time() - began < 0.1  # 5 ms; with a pass over the text for each of them more than a second
+
+
+def test_a_long_text_keeps_the_lines_of_deno() -> None:
+    """Other ends of lines are looked for in texts of a bounded size alone."""
+    short, long = ("a\rb\n" * count for count in (1000, 50_000))
+    assert Text(short.encode()).of_deno(3, 1, v8=True) == (2, 1)
+    assert Text(long.encode()).of_deno(3, 1, v8=True) == (3, 1)

@@ -109,3 +109,33 @@ async def test_a_reactor_that_has_ended_forgets_at_once() -> None:
     reactor.forget(reading)
     os.close(reading)
     os.close(writing)
+
+
+async def test_work_goes_on_in_the_next_turn() -> None:
+    """A callback that asks to be called again is called again, once for each time, and others run in between."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        async with a_reactor() as reactor:
+            came: list[str] = []
+            done = trio.Event()
+
+            def part() -> None:
+                came.append("part")
+                if came.count("part") < 4:
+                    reactor.again(_Timed(), part)
+                    trio.lowlevel.spawn_system_task(other)
+                else:
+                    done.set()
+
+            async def other() -> None:
+                came.append("other")
+
+            def begin() -> None:
+                reactor.forget(ours.fileno())
+                part()
+
+            reactor.watch(_Timed(), ours.fileno(), begin)
+            theirs.close()
+            await done.wait()
+            assert came.count("part") == 4
+            assert came.count("other") >= 2

@@ -7,13 +7,16 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
+from promptlogd.wire import MAX_FRAME_BYTES, ClientSession, ServerSession
+from promptlogd.wire.messages import Finished, Ping
 from sandbox.engines.deno.host import stack as deno
 from sandbox.engines.host.columns import Text
 from sandbox.engines.host.console import Console, Stacks
 from sandbox.engines.quickjs.host import stack as quickjs
 from sandbox.limits import Limits
-from sandbox.outcome import LogLevel, LogLine
+from sandbox.outcome import LogLevel, LogLine, Ok, Usage
 from sandbox.protocol.events import Log
 from sandbox.protocol.frames import LINE_BYTES, Caps, Decoder, Malformed, Task
 
@@ -146,7 +149,7 @@ def test_what_is_mapped_has_a_bound() -> None:
     line = _QUICKJS_LINE + b"\n" * 150
     lines = _lines(console, [line] * 8)
     mapped = ["(p.js:2:7)" in line for line in lines]
-    assert mapped == [True] * 6 + [False] * 2
+    assert mapped == [True] * 3 + [False] * 5
 
 
 @pytest.mark.parametrize(("stacks", "frame"), [(quickjs, "program:1:1"), (deno, "program:module:1:1")])
@@ -159,3 +162,38 @@ def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None
         assert line.text.endswith(f"    at f ({place})")
         own, *_ = stacks.shown("0\n" + text, "p.js", Text(b"a"))
         assert own.endswith(f"    at f ({place})")
+
+
+@pytest.mark.parametrize(
+    ("texts", "kept"),
+    [
+        ([b"x" * 1000] * 1000, 1000),
+        ([b'{"a": 1}' * 100] * 1200, 1200),
+        ([b"\n" * 1000] * 1000, 625),
+        ([b"\0" * 1000] * 1000, 348),
+        ([b"\0" * (1 << 20)], 1),
+        ([b"x"] * 60_000, 32_768),
+        ([b""] * 60_000, 32_768),
+        (["\U0001f600".encode() * 250] * 1000, 1000),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_all_lines_fit_into_a_frame(encoding: Any, texts: list[bytes], kept: int) -> None:
+    """The lines of a run and the largest result fit into one frame, however they are encoded.
+
+    Lines that do not fit are cut, and that is told.
+    """
+    console = _console(log_bytes=1 << 20)
+    lines = [line for text in texts if (line := console.line(_log(text))) is not None]
+    assert kept <= len(lines) <= kept + 1
+    assert console.truncated == (lines[-1].text.encode() != texts[-1] or len(lines) < len(texts))
+    server = ServerSession()
+    server.receive(ClientSession(encoding=encoding).send(Ping(id=1)))
+    usage = Usage(cpu_ms=1e9, wall_ms=1e9, peak_memory_bytes=1 << 40)
+    value = b'"' + b"x" * ((4 << 20) - 2) + b'"'
+    finished = Finished(id=1, hash="0" * 64, outcome=Ok(value=Raw(value)), logs=lines, logs_truncated=True, usage=usage)
+    data = server.send(finished)
+    assert (4 << 20) < len(data) <= MAX_FRAME_BYTES
+    (reply,) = ClientSession(encoding=encoding).receive(data)
+    assert isinstance(reply, Finished)
+    assert reply.logs == lines

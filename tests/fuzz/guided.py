@@ -68,7 +68,11 @@ def _child(task: Task) -> Callable[[list[bytes]], Any]:
         decoder, machine = Decoder(caps), Machine(State.RUNNING)
         console = Console(_LIMITS, stack, "program.js", text)
         try:
-            messages = [message for part in parts for message in decoder.feed(part)]
+            messages = []
+            for part in parts:
+                messages += decoder.feed(part)
+                while decoder.backlog:
+                    messages += decoder.feed(b"")
         except Malformed:
             return "refused"
         states = [machine.receive(message) for message in messages]

@@ -9,6 +9,7 @@ exact position. A program that holds `//TAKEOVER ` and a command does not reach 
     H HEX              the same, then wait for input that never comes
     E HEX              the same again and again, without end
     X HEX CODE         the same once, then exit with this status
+    R HEX COUNT        write these bytes so many times in one go, then the result 1, and exit
 
 Arguments are numbers, or names of buffers that hold: path, a file that is there; zero, 4096 zero bytes; libc, the
 address of mapped code; unix and inet, socket addresses; iovec, one that points to zero.
@@ -58,6 +59,10 @@ def _read_job(*reader):
         _send(b"b", b"%d" % Function(_code)())
     else:
         data = bytes.fromhex(words[0]) if words else b""
+        if command == "R":
+            data = data * int(words[1]) + b"v\\0\\0\\0\\0011"
+        while data and command == "R":
+            data = data[posix.write(DATA, data) :]
         posix.write(DATA, data)
         while command == "E":
             posix.write(DATA, data)

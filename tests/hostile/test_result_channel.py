@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from promptlogctl.client import Client, LimitsAsked, RunResult
+from sandbox.engines.host.console import MOST_LINES
 from sandbox.limits import Limits
-from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, Ok, OutputLimit, ProgramException, WallLimit
+from sandbox.outcome import CpuLimit, Crashed, LogLine, MemoryLimit, Ok, ProgramException, WallLimit
+from sandbox.protocol.frames import LINE_BYTES
 
 from .test_second_line import taken_over
 
@@ -96,7 +98,7 @@ def test_the_first_word_counts(inside: Client) -> None:
 def test_status_and_usage_are_the_kernels(inside: Client) -> None:
     """A forged result of a child that exits is believed, and of one that runs on, hangs, or exits otherwise is not."""
     assert isinstance(_write(inside, _GOOD, "X", 0).outcome, Ok)
-    assert isinstance(_write(inside, _GOOD + b"l\0\0\0\0011", "E").outcome, CpuLimit)
+    assert isinstance(_write(inside, _GOOD + b"l\0\0\0\0011", "E").outcome, CpuLimit | Crashed)
     assert isinstance(_write(inside, _GOOD, "H", wall_ms=100).outcome, WallLimit)
     assert _write(inside, _GOOD, "X", 3).outcome == Crashed(message="the engine ended with exit code 3")
     assert isinstance(_write(inside, _GOOD, "X", 72).outcome, MemoryLimit)
@@ -114,14 +116,27 @@ def test_half_a_frame_and_then_silence(inside: Client) -> None:
     assert Limits().wall_ms <= result.usage.wall_ms < 3 * Limits().wall_ms
 
 
+def test_a_flood_of_frames_within_the_caps(inside: Client) -> None:
+    """All lines of a child that sends as many as it may are there, and the loop turned meanwhile."""
+    lines = (1 << 20) // LINE_BYTES
+    before = inside.stats().turn_max_ms
+    result = _write(inside, _frame(b"l", b"1"), "R", lines, log_bytes=1 << 20, cpu_ms=2000)
+    assert result.value == 1
+    assert result.logs == [LogLine(level="log", text="")] * MOST_LINES
+    assert result.logs_truncated
+    result = _write(inside, _frame(b"l", b"1"), "R", lines + 3, log_bytes=1 << 20, cpu_ms=2000)
+    assert isinstance(result.outcome, Crashed)
+    assert inside.stats().turn_max_ms < max(before, 120)  # 4 ms; it took 190 ms
+
+
 @pytest.mark.parametrize(
     ("data", "kinds"),
     [
         (_frame(b"l", b"1" + b"x" * 30000), (Crashed,)),
         (_frame(b"l", b"1"), (Crashed,)),
-        (b"v\xff\xff\xff\xff" + bytes(30000), (CpuLimit, OutputLimit)),
+        (b"v\xff\xff\xff\xff" + bytes(30000), (Crashed,)),
         (b"l\xff\xff\xff\xff" + bytes(30000), (Crashed,)),
-        (_frame(b"v", b"1") + bytes(30000), (CpuLimit,)),
+        (_frame(b"v", b"1") + bytes(30000), (Crashed,)),
         (bytes(30000), (Crashed,)),
     ],
     ids=["log lines", "empty log lines", "one huge value", "one huge line", "after the result", "zeros"],

@@ -23,7 +23,7 @@ from sandbox.protocol.events import (
     Value,
     Wait,
 )
-from sandbox.protocol.frames import HEADER_BYTES, LINE_BYTES, Caps, Decoder, Malformed, Task
+from sandbox.protocol.frames import HEADER_BYTES, LINE_BYTES, MESSAGES_AT_ONCE, Caps, Decoder, Malformed, Task
 
 _KINDS = "lcwqvobxmsf"
 _TEXT_BYTES = 256 * 1024
@@ -277,6 +277,40 @@ def test_other_messages_do_not_end_what_is_read() -> None:
         assert not decoder.ended
         assert not decoder.surplus
     assert decoder.feed(_frame("v", b"1")) == [Value(json=b"1")]
+
+
+def test_a_flood_of_messages_is_read_in_parts() -> None:
+    """However many frames come at once, so many are read in one go, and all of them in their order."""
+    decoder, count = _decoder(log_bytes=1 << 20), 3 * MESSAGES_AT_ONCE + 7
+    parts = [decoder.feed(b"".join(_frame("l", b"1%d" % number) for number in range(count)) + _frame("v", b"1"))]
+    while decoder.backlog:
+        parts.append(decoder.feed(b""))
+    assert [len(part) for part in parts] == [MESSAGES_AT_ONCE] * 3 + [8]
+    texts = [message.text for part in parts for message in part if isinstance(message, Log)]
+    assert texts == [b"%d" % number for number in range(count)]
+    assert parts[-1][-1] == Value(json=b"1")
+    assert not decoder.surplus
+
+
+def test_provisional_outcomes_have_a_count() -> None:
+    """A check may send a few of them, as the engines' scripts do; a flood of them is malformed."""
+    decoder = _decoder(Task.CHECK)
+    assert decoder.feed(_frame("q") * 16) == [Maybe(last=None)] * 16
+    with pytest.raises(Malformed, match="more provisional outcomes"):
+        decoder.feed(_frame("q"))
+
+
+@pytest.mark.parametrize("last", [_frame("v", b"1"), _announced("v", 0xFFFFFFFF) + b"x" * 3000])
+def test_going_on_after_the_last_message_is_a_flood(last: bytes) -> None:
+    """A little more is surplus, which a broken process may leave; more and more of it is a flood."""
+    decoder = _decoder()
+    assert len(decoder.feed(last)) == 1
+    assert not decoder.surplus
+    decoder.feed(b"x" * 65536)
+    assert decoder.surplus
+    assert not decoder.flood
+    decoder.feed(b"x")
+    assert decoder.flood
 
 
 @pytest.mark.parametrize("log_bytes", [0, 1, 15, 16, 100, 1600])

@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from promptlogd.wire import MAX_FRAME_BYTES, BadMessage, ClientSession, FrameDecoder, ProtocolError, ServerSession
+from promptlogd.wire import (
+    MAX_FRAME_BYTES,
+    BadMessage,
+    ClientSession,
+    FrameDecoder,
+    ProtocolError,
+    ServerSession,
+    TextBounds,
+)
 from promptlogd.wire.messages import (
     Cancel,
     Error,
@@ -303,7 +311,7 @@ def test_an_error_does_not_quote_megabytes(field: str) -> None:
 
 def test_an_env_that_is_too_large_is_not_read() -> None:
     """It is handed on as it is, to be refused by its size; one that may be is checked to be a JSON object."""
-    session = ServerSession(env_bytes=100)
+    session = ServerSession(bounds=TextBounds(env_bytes=100))
     large, small = (b'{"type":"run","id":1,"env":[' + b"1," * count + b"1]}\n" for count in (100, 10))
     (request,), (event,) = session.receive(large), session.receive(small)
     assert isinstance(request, Run)

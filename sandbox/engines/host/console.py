@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, get_args
 
 from sandbox.engines.host.columns import Text
@@ -10,9 +11,25 @@ from sandbox.outcome import LogLevel, LogLine
 from sandbox.protocol.events import Log
 from sandbox.protocol.frames import LINE_BYTES
 
-_MAPPED_LINES = 1000
+_MAPPED_LINES = 500
 """Of a run's console lines with stacks in them, so many lines of text are put in the program's terms: 2 ms of the
 daemon's. The rest stays as the engine wrote it: a program can print any number of stacks."""
+
+MOST_LINES = 32_768
+"""Of one run, so many lines are kept: a reply with them takes 2 ms of the daemon's. Only a run that asks for more than
+512 KiB of log can have more."""
+
+ENCODED_BYTES = 3 << 20
+"""Of all lines, as they are encoded: beside a result of 4 MiB they fit into a frame of 8 MiB. See `_encoded_bytes`."""
+
+_LINE_ENCODED_BYTES = 32
+"""Of one line, what is encoded beside its text."""
+
+_ESCAPED = b'"\\\b\f\n\r\t'
+_CONTROLS = bytes(byte for byte in range(32) if byte not in _ESCAPED)
+_ESCAPED_BYTES, _CONTROL_BYTES = 5, 9
+"""What a character counts that JSON escapes, in two bytes and in six: more than that, since to escape takes time. Lines
+that use up ENCODED_BYTES with these take 2.5 ms to encode, instead of 8."""
 
 _LINE_BYTES = 256
 """So much of a long line counts as one."""
@@ -41,6 +58,10 @@ class Console:
 
     def __init__(self, limits: Limits, stacks: Stacks, source_name: str, text: Text) -> None:
         self._left_bytes = limits.log_bytes
+        self._left_lines = MOST_LINES
+        lines = min(MOST_LINES, limits.log_bytes // LINE_BYTES + 1)
+        fits = _CONTROL_BYTES * limits.log_bytes + _LINE_ENCODED_BYTES * lines <= ENCODED_BYTES
+        self._left_encoded = math.inf if fits else ENCODED_BYTES  # not counted where all that may come will fit
         self._mapped_left = _MAPPED_LINES
         self._stacks = stacks
         self._source_name = source_name
@@ -50,9 +71,10 @@ class Console:
 
     def line(self, log: Log) -> LogLine | None:
         """Return the line, cut if it crosses the limit; None if the limit was crossed before."""
-        if self._left_bytes <= 0:
+        if self._left_bytes <= 0 or self._left_lines <= 0:
             self.truncated = True
             return None
+        self._left_lines -= 1
         body = log.text
         if b"\n    at " in body and (lines := _lines_of(body)) <= self._mapped_left:
             self._mapped_left -= lines
@@ -63,8 +85,26 @@ class Console:
         if len(body) > self._left_bytes:
             self.truncated = True
             body = body[: self._left_bytes]
+        if self._left_encoded < math.inf:
+            body = self._within_encoded(body)
         self._left_bytes -= len(body) + LINE_BYTES
         return LogLine(level=_LEVELS[log.level], text=body.decode("utf-8", "ignore"))
+
+    def _within_encoded(self, body: bytes) -> bytes:
+        """Count a line as it will be encoded; return it, cut if it does not fit. It is the last one then."""
+        encoded = _encoded_bytes(body)
+        if encoded > self._left_encoded:
+            self.truncated = True
+            body = body[: max(0, int(self._left_encoded) - _LINE_ENCODED_BYTES) // _CONTROL_BYTES]
+            self._left_lines = 0
+        self._left_encoded -= encoded
+        return body
+
+
+def _encoded_bytes(body: bytes) -> int:
+    escaped = len(body) - len(body.translate(None, _ESCAPED))
+    controls = len(body) - len(body.translate(None, _CONTROLS))
+    return _LINE_ENCODED_BYTES + len(body) + (_ESCAPED_BYTES - 1) * escaped + (_CONTROL_BYTES - 1) * controls
 
 
 def _lines_of(body: bytes) -> int:

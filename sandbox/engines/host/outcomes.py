@@ -24,15 +24,22 @@ from sandbox.outcome import (
 )
 from sandbox.protocol.events import Checked, Last, NoJson, OutOfMemory, Refused, Thrown, TooLarge, Value
 
-Verdict = Outcome | Checked
-"""How a job ended. `Checked`: the source of a check is a program."""
+Verdict = Outcome | Checked | Value
+"""How a job ended. `Checked`: the source of a check is a program. `Value`: a result of more than INLINE_BYTES.
+
+`read_value` makes an outcome of such a result, in a process where that holds nobody up.
+"""
+
+INLINE_BYTES = 512 * 1024
+"""A result up to this size is read at once: 1 ms of the daemon's if it is lists of lists, or ends with half of a
+surrogate pair."""
 
 _raw_decoder = json.Decoder(Raw)
 
 _HALF = re.compile(rb"\\ud[89a-f]")
 _PAIR = re.compile(rb"\\ud[89ab]..\\ud[c-f]..", re.DOTALL)
 _HALVES = 2000
-"""So many are looked at: 2 ms of the daemon's. Engines escape halves alone, so an honest result has one at once."""
+"""So many are looked at: 2 ms. Engines escape halves alone, so an honest result has one at once."""
 
 _BACKSLASHES = 4096
 
@@ -50,7 +57,7 @@ class Reader:
         """Return what the message says of the program. `peak_bytes`: the process's peak, for a memory limit."""
         match last:
             case Value(json=value):
-                return _value(value)
+                return last if len(value) > INLINE_BYTES else read_value(value)
             case TooLarge(size=size):
                 return OutputLimit(limit=self._limits.result_bytes, used=size)
             case NoJson(message=message):
@@ -73,7 +80,7 @@ def signalled(number: int) -> Crashed:
     return Crashed(signal=name, message="the engine was ended by a signal")
 
 
-def _value(payload: bytes) -> Outcome:
+def read_value(payload: bytes) -> Ok | BadResult | Crashed:
     """Return the outcome for a result: exactly one JSON value on one line, since it may go out as a part of a line."""
     if b"\n" in payload or b"\r" in payload:
         return Crashed(message="the engine wrote a value with a line break")

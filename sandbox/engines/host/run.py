@@ -83,6 +83,16 @@ class Run:
         """Whether the process was sent any of the job."""
         return self.machine.state is not State.BLANK and self.machine.state is not State.STARTING
 
+    @property
+    def backlog(self) -> bool:
+        """Whether some of what was read is still to be looked at: `receive` goes on with it."""
+        return self._decoder.backlog and self.machine.state is not State.ENDING
+
+    @property
+    def flood(self) -> bool:
+        """Whether the process writes on and on after its last message."""
+        return self._decoder.flood
+
     def send(self, data: socket.socket) -> None:
         """Send as much of the job as the socket takes. Raises CellLost if none of it could be sent."""
         whole = len(self._unsent)
@@ -100,9 +110,14 @@ class Run:
             self.machine.happen(Trusted.SENT)
 
     def receive(self, data: socket.socket, *, to_the_end: bool) -> bool:
-        """Read what the process wrote, or a part if there is much. Return whether it may write more."""
+        """Read what the process wrote, or a part if there is much. Return whether it may write more.
+
+        Until there is no `backlog`, nothing more is read: a process can write any number of frames.
+        """
+        if self._decoder.backlog:
+            self._feed(b"")
         reads = 0
-        while to_the_end or reads < _READS:
+        while not self.backlog and (to_the_end or reads < _READS):
             reads += 1
             try:
                 received = data.recv(_READ_BYTES)

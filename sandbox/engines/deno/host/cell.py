@@ -259,17 +259,20 @@ class DenoCell(Cell):
             run.on_data()
             if self._run is run:
                 self._wait_for(READ | (WRITE if run.unsent else 0))
+                if run.backlog:
+                    self._reactor.again(self, self._on_data)
 
     def _on_end(self) -> None:
         """The process has ended by itself."""
-        assert self._engine is not None
-        if self._engine.is_alive():
+        if self._engine is None or self._engine.is_alive():
             return
         self._reactor.forget(self._engine.fileno())
         if self._run is None:
             self._lose()
         else:
             self._run.on_end()
+            if self._run is not None and self._run.backlog:
+                self._reactor.again(self, self._on_end)
 
     def _on_log(self) -> None:
         more = self.process.read_log()

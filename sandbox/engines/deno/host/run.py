@@ -56,6 +56,7 @@ class DenoRun:
         self._set_due = set_due
         self._over = over
         self._long_at = math.inf
+        self._settled = False
         self.awaits_log = False
         """Whether nsjail's report of the process's end is awaited."""
         self._report: Callable[[], None] | None = None
@@ -66,6 +67,11 @@ class DenoRun:
     def unsent(self) -> bool:
         """Whether a part of the job has still to be sent."""
         return self._run.unsent
+
+    @property
+    def backlog(self) -> bool:
+        """Whether some of what was read is still to be looked at."""
+        return not self._settled and self._run.backlog
 
     def begin(self) -> None:
         """Send the job, and watch the clocks from now on. Raises CellLost."""
@@ -98,9 +104,10 @@ class DenoRun:
 
     def on_end(self) -> None:
         """The process has ended by itself: all that it wrote is there to be read."""
-        if not self.awaits_log:
+        if not self._settled:
             self._run.receive(self._data, to_the_end=True)
-            self._settle(ended=True)
+            if not self._run.backlog:
+                self._settle(ended=True)
 
     def on_log(self, *, more: bool) -> None:
         """nsjail has written to its log, or, without `more`, has ended."""
@@ -140,6 +147,7 @@ class DenoRun:
     def _settle(self, *, ended: bool) -> None:
         """Read the kernel's accounts and end the process. `ended`: it has ended by itself."""
         run, accounts = self._run, self._accounts
+        self._settled = True
         accounts.close(ended=ended)
         if ended:
             self.awaits_log = True

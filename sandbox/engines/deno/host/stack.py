@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.host.columns import STACK_LINES, Text
+from sandbox.engines.host.columns import FRAME_CHARACTERS, STACK_LINES, Text
 
 _WRAPPER_LINES = 3
 MAPPINGS = 3
@@ -59,7 +59,7 @@ def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[
     for own in text.split("\n", STACK_LINES):
         if _OURS.search(own) and own.startswith("    at "):
             continue
-        frame = _FRAME.match(own)
+        frame = _frame(own)
         if frame is None:
             lines.append(own)
             continue
@@ -73,3 +73,7 @@ def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[
             function = "<anonymous>"
         lines.append(f"    at {function} ({source_name}:{line}:{column})")
     return "\n".join(lines), *(place or (None, None))
+
+
+def _frame(line: str) -> re.Match[str] | None:
+    return _FRAME.match(line) if len(line) <= FRAME_CHARACTERS else None

@@ -2,7 +2,7 @@
 
 One nsjail with a zygote in it, and two sockets to that. The other end of *data* belongs to the child of the moment;
 what comes over it is hostile. The other end of *control* belongs to the zygote, which reports each child's wait status
-and rusage there. control.py has its messages."""
+and rusage there. control.py has its messages. More than 300 lines, since a child's whole life is in one place."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ class QuickJSCell(Cell):
         self._events = 0
         """What the reactor waits for on the data socket."""
         self._run: Run | None = None
+        self._report: Report | None = None
+        """The account of the run's child, while what it wrote is still being read."""
         self._children_ended = 0
         self._zygote: int | None = None
         reactor.watch(self, control.fileno(), self._on_control)
@@ -95,12 +97,15 @@ class QuickJSCell(Cell):
             self._let_go()
             run.done(run.result(Cancelled(), cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
         elif run.machine.state is not State.ENDING:
-            self._stop(run, Trusted.CANCEL)
+            if self._report is None:
+                self._stop(run, Trusted.CANCEL)
+            else:  # the child is dead
+                run.machine.happen(Trusted.CANCEL)
 
     def on_due(self) -> None:
         """Give way to others after a while; end the run at its wall limit; end the jail if the zygote hangs."""
         run = self._run
-        if run is None:
+        if run is None or self._report is not None:
             return
         state = run.machine.state
         if state is State.STARTING:
@@ -197,6 +202,9 @@ class QuickJSCell(Cell):
             self._forget_jail()
             return
         self._children_ended += 1
+        if self._report is not None:  # the next child has ended while it was blank
+            self.retire()
+            return
         if run.machine.state is State.STARTING:
             run.machine.happen(Trusted.READY)
             try:
@@ -205,13 +213,25 @@ class QuickJSCell(Cell):
                 self.retire()
                 self._lose(run, str(error))
             return
-        # The child is dead: all that it ever wrote is there to be read.
+        self._report = report
+        self._read_rest()
+
+    def _read_rest(self) -> None:
+        """The child is dead: all that it ever wrote is there to be read, a part in each turn of the loop."""
+        run, report = self._run, self._report
+        if run is None or report is None:
+            return
         run.receive(self._data, to_the_end=True)
+        if run.backlog:
+            self._reactor.again(self, self._read_rest)
+            return
         run.machine.happen(Trusted.ENDED)
         self._finish(run, report)
 
     def _on_data(self) -> None:
         run = self._run
+        if self._report is not None:
+            return
         if run is None:
             if not is_quiet(self._data):  # epoll reports a hang-up even if nothing is waited for
                 self._reactor.forget(self._data.fileno())
@@ -226,6 +246,11 @@ class QuickJSCell(Cell):
             self._wait_for(0)  # the end is reported by control
         elif not run.unsent:
             self._wait_for(self._events & READ)
+        if run.backlog:
+            self._reactor.again(self, self._on_data)
+        if run.flood and run.machine.state is State.SAID:
+            run.malformed = "more after its last message"
+            run.machine.happen(Trusted.MALFORMED)
         if run.malformed and run.machine.state is State.ENDING:
             self._kill(run)
 
@@ -277,7 +302,7 @@ class QuickJSCell(Cell):
         run.done(CellLost(why))
 
     def _let_go(self) -> None:
-        self._run = None
+        self._run = self._report = None
         self._reactor.clear_due(self)
         self._wait_for(0)
 

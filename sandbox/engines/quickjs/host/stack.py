@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.host.columns import STACK_LINES, Text
+from sandbox.engines.host.columns import FRAME_CHARACTERS, STACK_LINES, Text
 
 _FRAME = re.compile(
     r"^ *at (?:(?P<function>.*) \()?(?P<file>eval_script|program|check|<input>)"
@@ -21,7 +21,7 @@ MAPPINGS = 1
 def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
     """Return (line, column) of what does not parse. What was noticed past the source's end is there."""
     for text in stack.split("\n", STACK_LINES):
-        if frame := _FRAME.match(text):
+        if frame := _frame(text):
             place, last = (int(frame["line"]) - (0 if module else 1), int(frame["column"])), source.end()
             if place[0] < 1:
                 return 1, 1
@@ -37,7 +37,7 @@ def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, 
             if lines and isinstance(lines[-1], str) and lines[-1].strip() == "at apply (native)":
                 lines.pop()  # how the prelude calls
             continue
-        frame = _FRAME.match(text)
+        frame = _frame(text)
         if frame is None or frame["file"] == "<input>":
             lines.append(text)
             continue
@@ -56,3 +56,7 @@ def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, 
 def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
     """Return a console line with the stacks in it in terms of the program. `mapped` is 0."""
     return shown(text, source_name, source)[0]
+
+
+def _frame(line: str) -> re.Match[str] | None:
+    return _FRAME.match(line) if len(line) <= FRAME_CHARACTERS else None

@@ -1,0 +1,229 @@
+"""The daemon's side of the decoder: who waits for an answer, and the process that gives them, one at a time.
+
+The process is started for the first question, and ends if there is none for a while. If it dies, or does not answer in
+time, the question that it had fails, and the next one gets a new process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import trio
+
+import promptlogd
+from promptlogd.decoder.messages import (
+    ANSWER_BYTES,
+    REQUEST,
+    Kind,
+    Record,
+    Refused,
+    Right,
+    Unreadable,
+    Wrong,
+    decode_record,
+    question,
+    read_answer,
+)
+from promptlogd.wire import MAX_FRAME_BYTES, BadMessage, ProtocolError, ServerSession, TextBounds
+from promptlogd.wire.messages import Request
+from sandbox.outcome import BadResult, Crashed, Ok
+
+_log = logging.getLogger(__name__)
+
+_SCRIPT = Path(__file__).with_name("script.py")
+_FOLDERS = sorted({str(Path(module.__file__ or "").resolve().parents[1]) for module in (promptlogd, msgspec)})
+
+ANSWER_S = 10.0
+"""How long a process may take to start and to answer: 0.2 s on an idle host. Its CPU time has a lower bound."""
+
+_IDLE_S = 30.0
+"""How long a process without questions is kept: 20 MiB."""
+
+_END_S = 5.0
+_READ_BYTES = 256 * 1024
+_ANSWER_SLACK_BYTES = 64 * 1024
+
+_VALUE_BYTES = 32 << 20
+"""What results of one uid may hold while they wait to be read. A run that makes a large result takes longer than to
+read it, so that it takes a host in trouble to come here."""
+
+
+class DecoderFailed(Exception):
+    """The question was not answered: a fault of the daemon's, or too much waits already."""
+
+
+class _Question:
+    def __init__(self, kind: Kind, payload: bytes) -> None:
+        self.kind = kind
+        self.payload = payload
+        self.answer: Request | Record | DecoderFailed | None = None
+        self.answered = trio.Event()
+
+
+class Decoder:
+    """Answers questions in the order of the uids that ask, each in turn. `serve` gives the answers."""
+
+    def __init__(self, bounds: TextBounds, *, answer_s: float = ANSWER_S, script: Path = _SCRIPT) -> None:
+        self.bounds = bounds
+        """The longest texts of requests."""
+        self._answer_s = answer_s
+        self._script = script
+        self._waiting: dict[int, deque[_Question]] = {}
+        """By uid. The uid whose turn it is comes first."""
+        self._came = trio.Event()
+
+    async def request(self, uid: int, payload: bytes, kind: Kind) -> Request | BadMessage | ProtocolError:
+        """Return what the payload of a frame is. Raises DecoderFailed."""
+        match await self._ask(uid, _Question(kind, payload)):
+            case Refused() as found:
+                return BadMessage(found.id, found.message, code=found.code, detail=found.detail)
+            case Unreadable() as found:
+                return ProtocolError(found.message, code=found.code)
+            case Right() | Wrong():
+                raise DecoderFailed("the answer is to another question")
+            case request:
+                return request
+
+    async def value(self, uid: int, json: bytes) -> Ok | BadResult | Crashed:
+        """Return the outcome for a result. Raises DecoderFailed."""
+        waiting_bytes = sum(len(other.payload) for other in self._waiting.get(uid, ()) if other.kind == "value")
+        if waiting_bytes + len(json) > _VALUE_BYTES:
+            raise DecoderFailed("too many large results wait to be read")
+        match await self._ask(uid, _Question("value", json)):
+            case Right():
+                return Ok(value=msgspec.Raw(json))
+            case Wrong(outcome=outcome):
+                return outcome
+            case _:
+                raise DecoderFailed("the answer is to another question")
+
+    async def _ask(self, uid: int, asked: _Question) -> Request | Record:
+        self._waiting.setdefault(uid, deque()).append(asked)
+        self._came.set()
+        try:
+            await asked.answered.wait()
+        finally:
+            if uid in self._waiting and asked in self._waiting[uid]:
+                self._waiting[uid].remove(asked)  # nobody wants it any more
+        if isinstance(asked.answer, DecoderFailed):
+            raise DecoderFailed(*asked.answer.args)
+        assert asked.answer is not None
+        return asked.answer
+
+    def _next(self) -> _Question | None:
+        """Return the first question of the uid whose turn it is. That uid comes last now."""
+        for uid in list(self._waiting):
+            questions = self._waiting.pop(uid)
+            if questions:
+                first = questions.popleft()
+                if questions:
+                    self._waiting[uid] = questions
+                return first
+        return None
+
+    async def serve(self) -> None:
+        """Answer questions until cancelled."""
+        process: _Process | None = None
+        try:
+            while True:
+                asked = self._next()
+                if asked is None:
+                    self._came = trio.Event()
+                    with trio.move_on_after(_IDLE_S if process is not None else math.inf) as idle:
+                        await self._came.wait()
+                    if idle.cancelled_caught and process is not None:
+                        await process.end()
+                        process = None
+                    continue
+                try:
+                    with trio.fail_after(self._answer_s):
+                        process = process or await _Process.start(self._script)
+                        asked.answer = await process.ask(asked, self.bounds)
+                except (OSError, RuntimeError, trio.TooSlowError, trio.BrokenResourceError, _Broken) as error:
+                    _log.warning("the decoder failed: %s; the next question gets another", error or "too slow")
+                    asked.answer = DecoderFailed("the daemon failed at reading this; its log says how")
+                    if process is not None:
+                        await process.end()
+                        process = None
+                finally:
+                    if asked.answer is None:  # the daemon stops
+                        asked.answer = DecoderFailed("the daemon is stopping")
+                    asked.answered.set()
+        finally:
+            if process is not None:
+                await process.end()
+
+
+class _Broken(Exception):
+    """The process has ended, or answers what is no answer."""
+
+
+class _Process:
+    """A running decoder."""
+
+    def __init__(self, process: trio.Process, stream: trio.SocketStream) -> None:
+        self._process = process
+        self._stream = stream
+
+    @classmethod
+    async def start(cls, script: Path) -> _Process:
+        """Start one. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await trio.lowlevel.open_process(
+                    # -I -B: no environment, no current folder, nothing written. Only root and this user can change
+                    # what is in these folders, since the daemon itself was loaded from them.
+                    [sys.executable, "-I", "-B", str(script), *_FOLDERS],
+                    stdin=theirs,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env={},
+                    process_group=0,  # Ctrl-C at the daemon's terminal is the daemon's affair
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return cls(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+
+    async def ask(self, asked: _Question, bounds: TextBounds) -> Request | Record:
+        """Return the answer. Raises _Broken, or what the socket raises."""
+        await self._stream.send_all(question(asked.kind, len(asked.payload), bounds))
+        await self._stream.send_all(asked.payload)
+        kind, size = read_answer(await self._read(ANSWER_BYTES))
+        if size > MAX_FRAME_BYTES + _ANSWER_SLACK_BYTES:
+            raise _Broken(f"an answer of {size} bytes")
+        payload = await self._read(size)
+        if kind != REQUEST:
+            return decode_record.decode(payload)
+        # Its texts are within the bounds, and it was read once: what is left are copies, 1 ms for the default limits.
+        (request,) = ServerSession(bounds=TextBounds(env_bytes=0)).receive(payload)
+        if not isinstance(request, Request):
+            raise _Broken("an answer that is no request")
+        return request
+
+    async def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = await self._stream.receive_some(min(_READ_BYTES, size - len(data)))
+            if not part:
+                raise _Broken("its process has ended")
+            data += part
+        return bytes(data)
+
+    async def end(self) -> None:
+        """End the process, and reap it."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _END_S):
+            await self._stream.aclose()
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()

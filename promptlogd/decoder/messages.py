@@ -1,0 +1,86 @@
+"""What passes between the daemon and its decoder, both ways. Pure.
+
+A question is a header with the size of what follows it: the payload of a frame as a client sent it, or a result as a
+program's process wrote it. An answer is a kind, a size, and either a MessagePack request or one of the records below.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import msgspec
+
+from promptlogd.wire import Encoding, TextBounds
+from promptlogd.wire.messages import ErrorCode, Id
+from sandbox.outcome import BadResult, Crashed
+
+Kind = Literal["json", "msgpack", "value"]
+
+_QUESTION = struct.Struct(">BIIII")
+_KINDS: tuple[Kind, ...] = ("json", "msgpack", "value")
+QUESTION_BYTES = _QUESTION.size
+
+_ANSWER = struct.Struct(">cI")
+ANSWER_BYTES = _ANSWER.size
+REQUEST, RECORD = b"r", b"a"
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A request with something wrong in it."""
+
+    id: Id
+    code: ErrorCode
+    message: str
+    detail: dict[str, int] | None
+
+
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What has no id to answer to."""
+
+    code: ErrorCode
+    message: str
+
+
+class Right(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The result is one JSON value."""
+
+
+class Wrong(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """It is not."""
+
+    outcome: BadResult | Crashed
+
+
+Record = Refused | Unreadable | Right | Wrong
+
+encode_record = msgspec.msgpack.Encoder().encode
+decode_record: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+
+def question(kind: Kind, size: int, bounds: TextBounds) -> bytes:
+    """Return the header of a question."""
+    return _QUESTION.pack(_KINDS.index(kind), size, bounds.source_bytes, bounds.prompt_bytes, bounds.env_bytes)
+
+
+def read_question(header: bytes) -> tuple[Kind, int, TextBounds]:
+    """Return what a header says: what follows, in how many bytes, and the bounds of a request's texts."""
+    kind, size, source_bytes, prompt_bytes, env_bytes = _QUESTION.unpack(header)
+    return _KINDS[kind], size, TextBounds(source_bytes=source_bytes, prompt_bytes=prompt_bytes, env_bytes=env_bytes)
+
+
+def answer(kind: bytes, payload: bytes) -> bytes:
+    """Return an answer."""
+    return _ANSWER.pack(kind, len(payload)) + payload
+
+
+def read_answer(header: bytes) -> tuple[bytes, int]:
+    """Return the kind of an answer, and the size of what follows."""
+    kind, size = _ANSWER.unpack(header)
+    return kind, size
+
+
+def encoding_of(kind: Kind) -> Encoding:
+    """Return the encoding of a frame of this kind."""
+    assert kind != "value"
+    return kind

@@ -1,0 +1,69 @@
+"""The decoder: one question after the other on standard input, its answer on the same socket.
+
+Usage: script.py FOLDER... (where this package and msgspec are). It is a process of its own so that nobody waits for
+it, and not since its input is hostile: the daemon reads smaller messages with the same code. It can open nothing, start
+nothing, and has bounds for its memory and for the CPU time of each answer. It ends when the daemon does.
+"""
+
+import resource
+import socket
+import sys
+
+MEMORY_BYTES = 512 << 20
+"""Address space. A frame of 8 MiB, decoded and encoded again, takes up to 64 MiB beside Python's own."""
+
+CPU_S = 5
+"""CPU time of one answer, which takes 0.1 s at the most."""
+
+
+def main(connection: socket.socket) -> None:
+    from promptlogd.decoder import answers
+    from promptlogd.decoder.messages import QUESTION_BYTES, read_question
+
+    _confine()
+    while True:
+        header = _read(connection, QUESTION_BYTES)
+        if len(header) < QUESTION_BYTES:
+            return  # the daemon needs it no more, or is gone
+        kind, size, bounds = read_question(header)
+        payload = _read(connection, size)
+        if len(payload) < size:
+            return
+        _limit_cpu()
+        connection.sendall(answers.answer_to(kind, payload, bounds))
+        del payload
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    """Read so much, or less if it ends before that."""
+    data = bytearray(size)
+    at = 0
+    with memoryview(data) as view:
+        while at < size and (count := connection.recv_into(view[at:])):
+            at += count
+    return bytes(data) if at == size else b""
+
+
+def _confine() -> None:
+    for what, most in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_NOFILE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (most, most))
+
+
+def _limit_cpu() -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + CPU_S, hard))
+
+
+if __name__ == "__main__":
+    sys.path += [folder for folder in sys.argv[1:] if folder not in sys.path]
+    try:
+        main(socket.socket(fileno=0))
+    except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        pass  # the daemon is gone

@@ -1,0 +1,156 @@
+"""From the payload of one frame to a request, or to what is wrong with it. Pure.
+
+To read a large payload takes longer than the daemon's loop may be held: `ServerSession` gives it out as it is, and
+another process calls `read_request` (promptlogd/decoder).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+import msgspec
+from msgspec import Raw, json, msgpack, structs
+
+from promptlogd.wire.errors import BadMessage, ProtocolError, too_large
+from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding
+from promptlogd.wire.messages import Id, Isolation, Request, Run, Submit
+from sandbox.program import Language
+
+INLINE_BYTES = 256 * 1024
+"""A longer payload is read in another process. The worst ones, MessagePack that gives one field again and again, take
+7 ms for each MiB: 1.8 ms for one of this size. A JSON `env` is looked at twice, 4 ms for each MiB."""
+
+
+class TextBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """The longest texts of a request, in bytes of UTF-8."""
+
+    source_bytes: int = MAX_FRAME_BYTES
+    prompt_bytes: int = MAX_FRAME_BYTES
+    env_bytes: int = MAX_FRAME_BYTES
+
+
+class _Envelope(msgspec.Struct):
+    """The one field that is read of a message which is otherwise wrong."""
+
+    id: Id
+
+
+class _Object(msgspec.Struct):
+    """Any JSON object. Nothing is made of what is in it."""
+
+
+_request_decoders: dict[Encoding, json.Decoder[Any] | msgpack.Decoder[Any]] = {
+    "json": json.Decoder(Request),
+    "msgpack": msgpack.Decoder(Request),
+}
+_envelope_decoders: dict[Encoding, json.Decoder[Any] | msgpack.Decoder[Any]] = {
+    "json": json.Decoder(_Envelope),
+    "msgpack": msgpack.Decoder(_Envelope),
+}
+_text_decoder = msgpack.Decoder(str)
+_object_decoder = json.Decoder(_Object)
+_id_decoder: json.Decoder[Id] = json.Decoder(Id)
+
+_PLAIN = rb'"[^"\\]{0,128}"'
+_ID_FIRST = re.compile(
+    rb"\s*\{(?:\s*%s\s*:\s*%s\s*,){0,8}\s*\"id\"\s*:\s*(\d{1,16}|%s)\s*[,}]" % (_PLAIN, _PLAIN, _PLAIN)
+)
+"""A message's id, where nothing but plain texts stands before it, so that it is the message's own."""
+
+# RecursionError and UnicodeDecodeError are no MsgspecErrors (FACTS.md).
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the decoders of messages raise."""
+
+_QUOTED, _PLACE = 250, 50
+"""Characters of an explanation, at its begin and, with the place in the message, at its end."""
+
+_NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
+_CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
+
+
+def read_request(payload: bytes, encoding: Encoding, bounds: TextBounds) -> Request | BadMessage:
+    """Return the request, or what is wrong with it. Raises ProtocolError if that leaves no id to answer to.
+
+    Of a larger `env` is not even looked whether it is a JSON object; it will be refused.
+    """
+    try:
+        request: Request = _request_decoders[encoding].decode(payload)
+        if isinstance(request, Run) and bytes(request.env):
+            request = structs.replace(request, env=_object(request.env, encoding, bounds.env_bytes))
+    except DECODE_ERRORS as error:
+        message = explain(error)
+        try:
+            envelope = _envelope_decoders[encoding].decode(payload)
+        except DECODE_ERRORS:
+            id = _id_in_json(payload) if encoding == "json" else None
+            if id is None:
+                raise ProtocolError(f"not a request, and no id to answer to: {message}") from None
+            return BadMessage(id, message)
+        return BadMessage(envelope.id, message)
+    return request
+
+
+def oversize(request: Request, bounds: TextBounds) -> BadMessage | None:
+    """Return which text of a request is too long, if one is: a loop that gets it would only refuse it."""
+    match request:
+        case Submit(id=id, source=source):
+            texts = {"source": (len(source.encode()), bounds.source_bytes)}
+        case Run(id=id, source=source, prompt=prompt, env=env):
+            texts = {
+                "source": (len((source or "").encode()), bounds.source_bytes),
+                "prompt": (len(prompt.encode()), bounds.prompt_bytes),
+                "env": (len(bytes(env)), bounds.env_bytes),
+            }
+        case _:
+            return None
+    for what, (size, most) in texts.items():
+        if size > most:
+            message, detail = too_large(what, size, most)
+            return BadMessage(id, message, code="too_large", detail=detail)
+    return None
+
+
+def json_text(raw: Raw, encoding: Encoding) -> Raw:
+    """Return the JSON text of a JSON value that came in a message. Raises one of DECODE_ERRORS."""
+    if encoding == "json":
+        return Raw(bytes(raw))
+    return Raw(_text_decoder.decode(raw).encode())
+
+
+def _object(raw: Raw, encoding: Encoding, most: int) -> Raw:
+    text = json_text(raw, encoding)
+    if len(bytes(text)) > most:
+        return text
+    try:
+        str(bytes(text), "utf-8")
+        _object_decoder.decode(text)
+    except DECODE_ERRORS as error:
+        raise msgspec.ValidationError(f"`env` must be a JSON object: {explain(error)}") from None
+    return text
+
+
+def explain(error: Exception) -> str:
+    """Return what one of DECODE_ERRORS says, in terms of the message."""
+    match error:
+        case RecursionError():
+            return "nested too deeply"
+        case UnicodeDecodeError():
+            return "a string is not UTF-8"
+    text = str(error)  # it quotes what came, which may be megabytes
+    if len(text) > _QUOTED:
+        text = f"{text[:_QUOTED]}... {text[-_PLACE:]}"
+    if "`$.name`" in text and "regex" in text:
+        return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
+    if (found := _NOT_ONE_OF.search(text)) is not None:
+        return f"{text}; there is: {', '.join(map(repr, _CHOICES[found[1]]))}"
+    return text
+
+
+def _id_in_json(payload: bytes) -> Id | None:
+    """Return the id of a JSON message that can't be decoded as a whole, say for half of a surrogate pair in a text."""
+    found = _ID_FIRST.match(payload)
+    try:
+        return None if found is None else _id_decoder.decode(found[1])
+    except DECODE_ERRORS:
+        return None

@@ -1,0 +1,214 @@
+"""What one client or program chose to send does not hold the loop that everybody shares: right replies, short turns.
+
+A turn counts by the clock on the wall, and this machine may be busy: the bounds here are far above what turns take, and
+far below what they took when the loop itself read these.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from promptlogctl.client import Client, LimitsAsked
+from promptlogd.wire import INLINE_BYTES, MAX_FRAME_BYTES, ClientSession
+from promptlogd.wire.messages import Error, Finished, Ping, Pong, Reply, Request, Run, Submit
+from sandbox.outcome import BadResult, Ok
+from tests.daemon.processes import Daemon, a_daemon, children, talk, until
+
+MIB = 1 << 20
+_TURN_MS = 100.0
+_TURNS = "[pool]\ncells = 2\nspare = 2\n"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon whose turns nobody else makes longer."""
+    with a_daemon(tmp_path_factory.mktemp("loop"), config=_TURNS) as daemon:
+        yield daemon
+
+
+def _ask(daemon: Daemon, *frames: bytes, encoding: Any, replies: int) -> list[Reply]:
+    """Send frames on a connection of their own; return so many replies, in the order in which they came."""
+    session, found = ClientSession(encoding=encoding), list[Reply]()
+    with talk(daemon.socket) as sock:
+        sender = threading.Thread(target=lambda: [sock.sendall(frame) for frame in frames], daemon=True)
+        sender.start()
+        while len(found) < replies:
+            data = sock.recv(MIB)
+            assert data, found
+            found += session.receive(data)
+        sender.join()
+    return found
+
+
+def _json(request: bytes) -> bytes:
+    return request + b"\n"
+
+
+def _msgpack(request: bytes) -> bytes:
+    return len(request).to_bytes(4, "big") + request
+
+
+_MANY = 7 * MIB
+_ITEMS = b"\x83\xa4type\xa3run\xa2id\x01\xaehost_functions\xdd" + _MANY.to_bytes(4, "big") + b"\xa0" * _MANY
+_AGAIN = b"\xdf" + (2 + _MANY // 8).to_bytes(4, "big") + b"\xa4type\xa3run\xa2id\x01" + b"\xa6limits\x80" * (_MANY // 8)
+
+_FRAMES: list[tuple[str, bytes, Any, str]] = [
+    # what, the frame, its encoding, what is said
+    (
+        "an env of lists",
+        _json(b'{"type":"run","id":1,"env":{"a":[' + b"[]," * 2_400_000 + b"1]}}"),
+        "json",
+        "the env is",
+    ),
+    ("an env of escapes", _json(b'{"type":"run","id":1,"env":{"a":"' + b"\\n" * 3_600_000 + b'"}}'), "json", "the env"),
+    ("a field of lists", _json(b'{"type":"run","id":1,"zap":[' + b"[]," * 2_400_000 + b"1]}"), "json", "`zap`"),
+    ("a field of lists first", _json(b'{"zap":[' + b"[]," * 2_400_000 + b'1],"id":1}'), "json", "`type`"),
+    (
+        "a prompt of escapes",
+        _json(b'{"type":"run","id":1,"prompt":"' + b"\\n" * 3_600_000 + b'"}'),
+        "json",
+        "the prompt",
+    ),
+    (
+        "a source of escapes",
+        _json(b'{"type":"submit","id":1,"source":"' + b"\\n" * 3_600_000 + b'"}'),
+        "json",
+        "source",
+    ),
+    ("half a pair", _json(b'{"type":"run","id":1,"prompt":"' + b"\\n" * 3_600_000 + b'\\ud800"}'), "json", "truncated"),
+    (
+        "host functions",
+        _json(b'{"type":"run","id":1,"host_functions":[' + b'"a",' * 1_800_000 + b'"a"]}'),
+        "json",
+        "<= 64",
+    ),
+    ("host functions, packed", _msgpack(_ITEMS), "msgpack", "<= 64"),
+    ("limits again and again", _msgpack(_AGAIN), "msgpack", "give either"),
+]
+
+
+@pytest.mark.parametrize(
+    ("frame", "encoding", "says"), [case[1:] for case in _FRAMES], ids=[case[0] for case in _FRAMES]
+)
+def test_a_large_frame_is_answered_in_its_order(daemon: Daemon, frame: bytes, encoding: Any, says: str) -> None:
+    """What is wrong with millions of things in a frame is told, and requests behind it are answered after that."""
+    assert INLINE_BYTES < len(frame) <= MAX_FRAME_BYTES
+    ping = ClientSession(encoding=encoding).send(Ping(id=2))
+    error, pong = _ask(daemon, frame + ping, encoding=encoding, replies=2)
+    assert isinstance(error, Error)
+    assert error.id == 1
+    assert says in error.message
+    assert isinstance(pong, Pong)
+    with Client(daemon.socket) as client:
+        assert client.stats().turn_max_ms < _TURN_MS
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_large_requests_are_done(daemon: Daemon, encoding: Any) -> None:
+    """A prompt, a source and an env near their limits do what small ones do."""
+    prompt = "\U0001f600a" * (MIB // 5 - 1)
+    source = "//" + "x" * (MIB - 100) + "\nreturn [prompt.length, env.a.length]"
+    requests: list[Request] = [
+        Run(id=1, source="return prompt", prompt=prompt, limits=None),
+        Run(id=2, source=source, prompt="x" * 3000, env=_raw({"a": "y" * 200_000})),
+        Submit(id=3, source=source),
+    ]
+    frames = list(map(ClientSession(encoding=encoding).send, requests))
+    assert all(len(frame) > INLINE_BYTES for frame in frames)
+    replies = {reply.id: reply for reply in _ask(daemon, *frames, encoding=encoding, replies=3)}
+    assert _value(replies[1]) == prompt
+    assert _value(replies[2]) == [3000, 200_000]
+    submitted, run = replies[3], replies[2]
+    assert isinstance(run, Finished)
+    assert run.hash == submitted.hash  # type: ignore[union-attr]
+    with Client(daemon.socket) as client:
+        assert client.stats().turn_max_ms < _TURN_MS
+
+
+def _raw(value: object) -> Raw:
+    return Raw(json.dumps(value).encode())
+
+
+def _value(reply: Reply) -> object:
+    assert isinstance(reply, Finished), reply
+    assert isinstance(reply.outcome, Ok), reply.outcome
+    return json.loads(bytes(reply.outcome.value))
+
+
+def test_a_frame_without_an_id_ends_its_connection_alone(daemon: Daemon) -> None:
+    """A large frame with no id to answer to is told as that, and the connection is closed; the next one is served."""
+    with talk(daemon.socket) as sock, sock.makefile("rb") as lines:
+        sock.sendall(b'{"zap":[' + b"[]," * 2_400_000 + b'1],"type":"run"}\n')
+        error = json.loads(lines.readline())
+        assert (error["type"], error.get("id")) == ("error", None)
+        assert lines.readline() == b""
+    with Client(daemon.socket) as client:
+        assert client.run_source("return 1").value == 1
+
+
+@pytest.mark.parametrize("last", ["1", "'\\ud800'"], ids=["lists", "half a pair"])
+def test_a_large_result_is_read_elsewhere(daemon: Daemon, last: str) -> None:
+    """A result of 4 MiB of lists is ok, and a bad one if half of a pair stands at its end."""
+    source = f"const a = Array(1_390_000).fill([]); a.push({last}); return a"
+    limits = LimitsAsked(cpu_ms=5000, wall_ms=20_000, result_bytes=4 * MIB)
+    with Client(daemon.socket) as client:
+        result = client.run_source(source, limits=limits)
+        assert isinstance(result.outcome, Ok if last == "1" else BadResult), result.outcome
+        if last == "1":
+            assert len(result.value) == 1_390_001
+        assert client.stats().turn_max_ms < _TURN_MS
+
+
+def test_who_leaves_does_not_wait_for_a_large_frame(daemon: Daemon) -> None:
+    """Clients that leave while their frames wait are gone at once, and the next one is served."""
+    with Client(daemon.socket) as client:
+        frame = _json(b'{"type":"run","id":1,"env":{"a":[' + b"[]," * 2_400_000 + b"1]}}")
+        for _ in range(4):
+            with talk(daemon.socket) as sock:
+                sock.sendall(frame)
+        until(lambda: client.stats().clients == 1)
+        assert client.run_source("return prompt.length", prompt="x" * MIB).value == MIB
+
+
+def test_the_process_is_started_for_what_is_large_alone(tmp_path: Path) -> None:
+    """Small requests need no other process; if it is killed, the next large one gets another."""
+    with a_daemon(tmp_path, config=_TURNS) as daemon, Client(daemon.socket) as client:
+        assert client.run_source("return 1").value == 1
+        assert _decoders(daemon) == []
+        assert client.run_source("return prompt.length", prompt="x" * MIB).value == MIB
+        (pid,) = _decoders(daemon)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not os.path.exists(f"/proc/{pid}") or _is_zombie(pid))
+        with talk(daemon.socket) as sock, sock.makefile("rb") as lines:
+            sock.sendall(_json(b'{"type":"run","id":1,"prompt":"' + b"x" * MIB + b'"}'))
+            assert json.loads(lines.readline())["code"] == "internal"
+        assert client.run_source("return prompt.length", prompt="x" * MIB).value == MIB
+        (another,) = _decoders(daemon)
+        assert another != pid
+    until(lambda: not os.path.exists(f"/proc/{another}"))
+
+
+def _decoders(daemon: Daemon) -> list[int]:
+    found = []
+    for pid in children(daemon.process.pid):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if b"decoder/script.py" in file.read():
+                    found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def _is_zombie(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "Z"

@@ -1,0 +1,182 @@
+"""The decoder: what it answers, whose turn it is, and what comes of a process that fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from msgspec import Raw
+
+from promptlogd.decoder import Decoder, DecoderFailed
+from promptlogd.decoder.answers import answer_to
+from promptlogd.decoder.messages import ANSWER_BYTES, QUESTION_BYTES, question, read_answer, read_question
+from promptlogd.wire import BadMessage, ClientSession, ProtocolError, ServerSession, TextBounds
+from promptlogd.wire.messages import Ping, Run, Submit
+from sandbox.outcome import BadResult, Crashed, Ok
+from tests.wire.test_wire import ENCODINGS, REQUESTS, _plain
+
+_BOUNDS = TextBounds(source_bytes=3000, prompt_bytes=2000, env_bytes=1000)
+_FAULTY = Path(__file__).with_name("faulty.py")
+
+
+@asynccontextmanager
+async def _a_decoder(bounds: TextBounds = _BOUNDS, **options: Any) -> AsyncIterator[Decoder]:
+    decoder = Decoder(bounds, **options)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(decoder.serve)
+        yield decoder
+        nursery.cancel_scope.cancel()
+
+
+def _payload(request: Any, encoding: Any) -> bytes:
+    frame = ClientSession(encoding=encoding).send(request)
+    return frame[:-1] if encoding == "json" else frame[4:]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_a_request_is_what_it_is_on_the_loop(encoding: Any) -> None:
+    """Each request comes back as it was sent, every field of it."""
+    async with _a_decoder() as decoder:
+        for request in REQUESTS:
+            found = await decoder.request(0, _payload(request, encoding), encoding)
+            assert _plain(found) == _plain(request)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"type":"ping","id":1,"x":2}',
+        b'{"type":"zap","id":"a"}',
+        b'{"type":"run","id":1,"env":[1]}',
+        b'{"type":"run","id":1,"env":{"a":"\xff"}}',
+        b'{"type":"run","id":1,"prompt":"\\ud800"}',
+        b'{"type":"ping"}',
+        b'{"id":' + b"[" * 100_000,
+        b"",
+    ],
+)
+async def test_what_is_wrong_is_told_as_on_the_loop(payload: bytes) -> None:
+    """The same error with the same id comes from either, and an error without an id is a ProtocolError."""
+    session = ServerSession()
+    (expected,) = session.receive(payload + b"\n") if payload else [ProtocolError("not a request")]
+    async with _a_decoder() as decoder:
+        found = await decoder.request(0, payload, "json")
+    assert type(found) is type(expected)
+    if isinstance(expected, BadMessage):
+        assert isinstance(found, BadMessage)
+        assert (found.id, found.message, found.code) == (expected.id, expected.message, expected.code)
+    elif payload:
+        assert isinstance(found, ProtocolError)
+        assert isinstance(expected, ProtocolError)
+        assert found.message == expected.message
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (Run(id=1, source="é" * 1500), Run(id=1, source="é" * 1500 + "x")),
+        (Submit(id=1, source="x" * 3000), Submit(id=1, source="x" * 3001)),
+        (Run(id=1, prompt="x" * 2000), Run(id=1, prompt="x" * 2001)),
+        (
+            Run(id=1, env=Raw(b'{"a":"%s"}' % (b"x" * 992))),
+            Run(id=1, env=Raw(b'{"a":"%s"}' % (b"x" * 993))),
+        ),
+    ],
+)
+async def test_texts_over_their_bounds_stay_where_they_are(right: Any, wrong: Any) -> None:
+    """The loop gets no text that it would only refuse: the error has the size and the limit."""
+    async with _a_decoder() as decoder:
+        assert _plain(await decoder.request(0, _payload(right, "json"), "json")) == _plain(right)
+        found = await decoder.request(0, _payload(wrong, "json"), "json")
+    assert isinstance(found, BadMessage)
+    assert (found.id, found.code) == (1, "too_large")
+    assert found.detail is not None
+    assert found.detail["size"] == found.detail["limit"] + 1
+
+
+async def test_results_are_read() -> None:
+    """JSON is ok and keeps its bytes; half of a surrogate pair is a bad result; what is no JSON is a crash."""
+    async with _a_decoder() as decoder:
+        ok = await decoder.value(0, b'{"a": [1]}')
+        assert isinstance(ok, Ok)
+        assert bytes(ok.value) == b'{"a": [1]}'
+        assert isinstance(await decoder.value(0, b'["\\ud800"]'), BadResult)
+        assert isinstance(await decoder.value(0, b'["a"'), Crashed)
+        assert isinstance(await decoder.value(0, b"[" * 100_000), BadResult)
+
+
+async def test_each_uid_has_its_turn() -> None:
+    """One uid's questions, however many, keep another's waiting for one of them; its own stay in order."""
+    answered: list[tuple[int, int]] = []
+
+    async def ask(decoder: Decoder, uid: int, number: int) -> None:
+        await decoder.value(uid, b"%d" % number)
+        answered.append((uid, number))
+
+    decoder = Decoder(_BOUNDS)
+    async with trio.open_nursery() as nursery:
+        for uid, number in [(1, 1), (1, 2), (1, 3), (2, 4), (1, 5), (3, 6)]:
+            nursery.start_soon(ask, decoder, uid, number)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(decoder.serve)
+        while len(answered) < 6:
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert answered == [(1, 1), (2, 4), (3, 6), (1, 2), (1, 3), (1, 5)]
+
+
+async def test_who_has_left_is_not_answered() -> None:
+    """A question whose asker was cancelled is not asked of the process."""
+    decoder = Decoder(_BOUNDS, script=_FAULTY)
+    with trio.move_on_after(0.01):
+        await decoder.value(1, b"die  ")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(decoder.serve)
+        assert isinstance(await decoder.value(2, b"1"), Ok)
+        nursery.cancel_scope.cancel()
+
+
+async def test_results_that_wait_have_a_bound() -> None:
+    """A uid whose results that wait hold too much is refused one more; another is not."""
+    decoder = Decoder(_BOUNDS)
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(decoder.value, 1, bytes(4 << 20))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(DecoderFailed, match="too many"):
+            await decoder.value(1, b"1")
+        nursery.start_soon(decoder.value, 2, b"1")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("fault", [b"die  ", b"hang ", b"spin ", b"talk ", b"junk "])
+async def test_a_process_that_fails_is_replaced(fault: bytes) -> None:
+    """The question that it had fails, as soon as it is clear, or in time; the next ones are answered."""
+    async with _a_decoder(script=_FAULTY, answer_s=3.0) as decoder:
+        assert await decoder.request(0, _payload(Ping(id=1), "json"), "json") == Ping(id=1)
+        with pytest.raises(DecoderFailed):
+            await decoder.request(0, fault, "json")
+        assert await decoder.request(0, _payload(Ping(id=2), "json"), "json") == Ping(id=2)
+
+
+async def test_a_script_that_is_not_there_fails_a_question() -> None:
+    """A host that can't start the process fails what is asked, and nothing else."""
+    async with _a_decoder(script=Path("/nonexistent")) as decoder:
+        for _ in range(2):
+            with pytest.raises(DecoderFailed):
+                await decoder.value(0, b"1")
+
+
+def test_questions_and_answers_have_one_form() -> None:
+    """Each header is read as it was written."""
+    for kind in ("json", "msgpack", "value"):
+        header = question(kind, 5, _BOUNDS)  # type: ignore[arg-type]
+        assert len(header) == QUESTION_BYTES
+        assert read_question(header) == (kind, 5, _BOUNDS)
+    answer = answer_to("value", b"1", _BOUNDS)
+    assert read_answer(answer[:ANSWER_BYTES]) == (b"a", len(answer) - ANSWER_BYTES)
