@@ -18,15 +18,20 @@ class Turns(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self.longest_s = 0.0
+        self.longest_cpu_s = 0.0
+        """CPU time of the turn that took the most. Unlike wall time, it has no share of waiting for a core."""
         self._counts = [0] * _BUCKETS
         self._began = time.perf_counter()
+        self._cpu_began = time.thread_time()
 
     def after_io_wait(self, timeout: float) -> None:
         """A turn begins."""
         self._began = time.perf_counter()
+        self._cpu_began = time.thread_time()
 
     def before_io_wait(self, timeout: float) -> None:
         """A turn has ended."""
+        self.longest_cpu_s = max(self.longest_cpu_s, time.thread_time() - self._cpu_began)
         self.note(time.perf_counter() - self._began)
 
     def note(self, turn_s: float) -> None:

@@ -14,6 +14,7 @@ import trio
 
 from promptlogd.checks import Checks
 from promptlogd.config import Config
+from promptlogd.decoder import Decoder
 from promptlogd.handlers.run import RunHandler, _Run
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
@@ -71,6 +72,7 @@ class _Handled:
             Checks(nobody, {}, config),
             config,
             Counter(),
+            cast(Decoder, None),
         )
 
     def _start(self, job: Job, *rest: object, **options: object) -> object:

@@ -37,3 +37,4 @@ def test_stats_tell_the_loops_turns(socket_path: str) -> None:
         client.ping()
         stats = client.stats()
     assert 0 < stats.turn_p99_ms <= stats.turn_max_ms
+    assert 0 < stats.turn_cpu_max_ms <= stats.turn_max_ms + 1

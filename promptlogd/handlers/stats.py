@@ -72,4 +72,5 @@ class StatsHandler:
             jail_uids=self._jail_uids,
             turn_p99_ms=round(self._turns.p99_s() * 1000, 3),
             turn_max_ms=round(self._turns.longest_s * 1000, 3),
+            turn_cpu_max_ms=round(self._turns.longest_cpu_s * 1000, 3),
         )

@@ -307,6 +307,8 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     """What 99 of 100 turns of the daemon's loop were shorter than. While one lasts, all clients wait."""
     turn_max_ms: float = 0.0
     """The longest one."""
+    turn_cpu_max_ms: float = 0.0
+    """CPU time of the loop in one turn, the most: without the time for which the loop waited for a core."""
 
 
 class Pong(_Reply, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """What one client or program chose to send does not hold the loop that everybody shares: right replies, short turns.
 
-A turn counts by the clock on the wall, and this machine may be busy: the bounds here are far above what turns take, and
-far below what they took when the loop itself read these.
+A turn counts by its CPU time, since the machine may be busy. The bound here is far above what turns take, and far below
+what they took when the loop itself read these.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sandbox.outcome import BadResult, Ok
 from tests.daemon.processes import Daemon, a_daemon, children, talk, until
 
 MIB = 1 << 20
-_TURN_MS = 100.0
+_TURN_MS = 40.0
 _TURNS = "[pool]\ncells = 2\nspare = 2\n"
 
 
@@ -109,7 +109,7 @@ def test_a_large_frame_is_answered_in_its_order(daemon: Daemon, frame: bytes, en
     assert says in error.message
     assert isinstance(pong, Pong)
     with Client(daemon.socket) as client:
-        assert client.stats().turn_max_ms < _TURN_MS
+        assert client.stats().turn_cpu_max_ms < _TURN_MS
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
@@ -131,7 +131,7 @@ def test_large_requests_are_done(daemon: Daemon, encoding: Any) -> None:
     assert isinstance(run, Finished)
     assert run.hash == submitted.hash  # type: ignore[union-attr]
     with Client(daemon.socket) as client:
-        assert client.stats().turn_max_ms < _TURN_MS
+        assert client.stats().turn_cpu_max_ms < _TURN_MS
 
 
 def _raw(value: object) -> Raw:
@@ -165,7 +165,7 @@ def test_a_large_result_is_read_elsewhere(daemon: Daemon, last: str) -> None:
         assert isinstance(result.outcome, Ok if last == "1" else BadResult), result.outcome
         if last == "1":
             assert len(result.value) == 1_390_001
-        assert client.stats().turn_max_ms < _TURN_MS
+        assert client.stats().turn_cpu_max_ms < _TURN_MS
 
 
 def test_who_leaves_does_not_wait_for_a_large_frame(daemon: Daemon) -> None:
