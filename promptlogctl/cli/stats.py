@@ -34,10 +34,6 @@ def stats(app: App) -> None:
         for name, what in counts.held_by.items()
     ]
     rows.append(["jail uids", counts.jail_uids])
-    rows.append(
-        [
-            "loop's turns",
-            f"p99 {counts.turn_p99_ms:g} ms, the longest {counts.turn_max_ms:g} ms, of CPU {counts.turn_cpu_max_ms:g} ms",
-        ]
-    )
+    longest = f"the longest {counts.turn_max_ms:g} ms, of CPU time {counts.turn_cpu_max_ms:g} ms"
+    rows.append(["loop's turns", f"p99 {counts.turn_p99_ms:g} ms, {longest}"])
     output.table(["WHAT", "HOW MUCH"], rows)
