@@ -18,8 +18,8 @@ _WAIT_S = 20.0
 _MANY = 40
 
 
-def _principal(connection: int) -> Principal:
-    return Principal(connection=connection, uid=0, process=None)
+def _principal(connection: int, uid: int = 0) -> Principal:
+    return Principal(connection=connection, uid=uid, process=None)
 
 
 @pytest.fixture
@@ -55,11 +55,25 @@ async def test_reads_go_on_while_all_writers_wait(disk: threading.Event) -> None
     threads = StoreThreads()
     with trio.fail_after(_WAIT_S):
         async with trio.open_nursery() as nursery:
-            for _ in range(2 * _MANY):
-                nursery.start_soon(threads.write, lambda: disk.wait(_WAIT_S))
+            for number in range(2 * _MANY):
+                nursery.start_soon(threads.write, _principal(number, number), lambda: disk.wait(_WAIT_S))
             await trio.testing.wait_all_tasks_blocked()
             assert await threads.read(_principal(1), lambda: "read") == "read"
             assert await trio.to_thread.run_sync(lambda: "planned") == "planned"
+            disk.set()
+
+
+@pytest.mark.parametrize("how", ["read", "write"])
+async def test_no_uid_has_all_threads(how: str, disk: threading.Event) -> None:
+    """However many connections of one uid wait for the disk, a client of another uid finds a thread."""
+    threads = StoreThreads()
+    call = threads.read if how == "read" else threads.write
+    with trio.fail_after(_WAIT_S):
+        async with trio.open_nursery() as nursery:
+            for number in range(2 * _MANY):
+                nursery.start_soon(call, _principal(number, uid=1), lambda: disk.wait(_WAIT_S))
+            await trio.testing.wait_all_tasks_blocked()
+            assert await call(_principal(1000, uid=2), lambda: "done") == "done"
             disk.set()
 
 
@@ -84,7 +98,7 @@ async def test_what_the_store_raises_is_an_error_of_the_request(how: str) -> Non
 
     calls: dict[str, Callable[[], object]] = {
         "read": lambda: threads.read(_principal(1), fail),
-        "write": lambda: threads.write(fail),
+        "write": lambda: threads.write(_principal(1), fail),
     }
     with pytest.raises(RequestError) as refused:
         await calls[how]()  # type: ignore[misc]  # both are coroutines

@@ -18,7 +18,7 @@ class NameHandler:
 
     def start(self, principal: Principal, request: Label, sink: Sink) -> None:
         """Move a name."""
-        sink.spawn(lambda: self._threads.write(lambda: self._moved(request)))
+        sink.spawn(lambda: self._threads.write(principal, lambda: self._moved(request)))
 
     def _moved(self, request: Label) -> Named:
         hash = None if request.hash is None else self._store.resolve(request.hash)

@@ -18,7 +18,7 @@ class RemoveHandler:
 
     def start(self, principal: Principal, request: Remove, sink: Sink) -> None:
         """Remove a program."""
-        sink.spawn(lambda: self._threads.write(lambda: self._removed(request)))
+        sink.spawn(lambda: self._threads.write(principal, lambda: self._removed(request)))
 
     def _removed(self, request: Remove) -> Removed:
         hash = self._store.resolve(request.hash)

@@ -195,7 +195,9 @@ class RunHandler:
         artifact = await self._checks.artifact(program.source, program.engine, program.language, principal)
         build = ENGINES[program.engine].build
         try:
-            await self._threads.write(lambda: self._store.put_artifact(program.hash, program.engine, build, artifact))
+            await self._threads.write(
+                principal, lambda: self._store.put_artifact(program.hash, program.engine, build, artifact)
+            )
         except RequestError as error:
             _log.error("%s; program %s is checked again at its next run", error.message, program.hash)
         return msgspec.structs.replace(job, task=Task.RUN, artifact=artifact)

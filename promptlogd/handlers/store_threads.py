@@ -21,36 +21,60 @@ _READERS = 4
 """Threads that read. More would contend for the interpreter's lock with the loop."""
 _WRITERS = 16
 """Threads that write. Submits that sync at the same time share a commit of the file system's journal."""
+_READS_OF_CONNECTION, _READS_OF_UID = 1, 3
+_WRITES_OF_CONNECTION, _WRITES_OF_UID = 4, 12
+"""So many are in threads or next in line, whatever is pipelined on however many connections. Others find a thread."""
 
 
 class StoreThreads:
     """Calls the store in threads. Turns what it raises into a RequestError."""
 
     def __init__(self) -> None:
-        self._readers = trio.CapacityLimiter(_READERS)
-        self._writers = trio.CapacityLimiter(_WRITERS)
-        self._turns: dict[int, trio.Lock] = {}
+        self._reads = _Threads(_READERS, of_connection=_READS_OF_CONNECTION, of_uid=_READS_OF_UID)
+        self._writes = _Threads(_WRITERS, of_connection=_WRITES_OF_CONNECTION, of_uid=_WRITES_OF_UID)
 
     async def read(self, principal: Principal, work: Callable[[], _R]) -> _R:
-        """Return what reading gives. Each connection has one read at a time, whatever it pipelines.
+        """Return what reading gives. If this is cancelled, the thread ends by itself."""
+        return await self._reads.run(principal, work, abandon_on_cancel=True)
 
-        If this is cancelled, the thread ends by itself.
-        """
-        async with self._turn(principal.connection):
+    async def write(self, principal: Principal, work: Callable[[], _R]) -> _R:
+        """Return what writing gives. Can't be cancelled once it has a thread."""
+        return await self._writes.run(principal, work, abandon_on_cancel=False)
+
+
+class _Threads:
+    """A number of threads, of which each connection and each uid has a part at the most."""
+
+    def __init__(self, most: int, *, of_connection: int, of_uid: int) -> None:
+        self._threads = trio.CapacityLimiter(most)
+        self._connections = _Parts(of_connection)
+        self._uids = _Parts(of_uid)
+
+    async def run(self, principal: Principal, work: Callable[[], _R], *, abandon_on_cancel: bool) -> _R:
+        """Return what the work gives. First come, first served within a connection, a uid, and all."""
+        async with self._connections.use(principal.connection), self._uids.use(principal.uid):
             with StoreErrors():
-                return await trio.to_thread.run_sync(work, limiter=self._readers, abandon_on_cancel=True)
+                return await trio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel)
 
-    async def write(self, work: Callable[[], _R]) -> _R:
-        """Return what writing gives. Can't be cancelled."""
-        with StoreErrors():
-            return await trio.to_thread.run_sync(work, limiter=self._writers)
+
+class _Parts:
+    """Limiters by number. One that nobody uses is forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limiters: dict[int, trio.CapacityLimiter] = {}
 
     @asynccontextmanager
-    async def _turn(self, connection: int) -> AsyncIterator[None]:
-        turn = self._turns.setdefault(connection, trio.Lock())
+    async def use(self, number: int) -> AsyncIterator[None]:
+        """Wait until fewer than the most use this number."""
+        limiter = self._limiters.setdefault(number, trio.CapacityLimiter(self._most))
         try:
-            async with turn:
-                yield
+            limiter.acquire_nowait()
+        except trio.WouldBlock:
+            await limiter.acquire()
+        try:
+            yield
         finally:
-            if not turn.locked():  # nobody waits for it
-                self._turns.pop(connection, None)
+            limiter.release()
+            if not limiter.borrowed_tokens:  # then nobody waits either
+                self._limiters.pop(number, None)

@@ -79,7 +79,7 @@ class SubmitHandler:
                 language=request.language,
             )
             hash, created, fact = await self._threads.write(
-                lambda: (*self._store.keep(submission), self._store.fact(program.hash))
+                principal, lambda: (*self._store.keep(submission), self._store.fact(program.hash))
             )
             staging.kept = True
             self._on_kept()
@@ -105,9 +105,11 @@ class _Staging:
 
     async def run(self) -> None:
         """Write it."""
-        uid, tenant = self._principal.uid, self._principal.tenant
+        principal = self._principal
         try:
-            self._staged = await self._threads.write(lambda: self._store.stage(self._program, uid=uid, tenant=tenant))
+            self._staged = await self._threads.write(
+                principal, lambda: self._store.stage(self._program, uid=principal.uid, tenant=principal.tenant)
+            )
         except RequestError as error:
             self._failed = error
 
