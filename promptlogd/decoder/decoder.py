@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class DecoderFailed(Exception):
 
 
 class _Question:
-    def __init__(self, kind: Kind, payload: bytes) -> None:
+    def __init__(self, kind: Kind, payload: bytes | memoryview) -> None:
         self.kind = kind
         self.payload = payload
         self.answer: Request | Record | DecoderFailed | None = None
@@ -80,7 +81,7 @@ class Decoder:
         """By uid. The uid whose turn it is comes first."""
         self._came = trio.Event()
 
-    async def request(self, uid: int, payload: bytes, kind: Kind) -> Request | BadMessage | ProtocolError:
+    async def request(self, uid: int, payload: bytes | memoryview, kind: Kind) -> Request | BadMessage | ProtocolError:
         """Return what the payload of a frame is. Raises DecoderFailed."""
         match await self._ask(uid, _Question(kind, payload)):
             case Refused() as found:
@@ -202,23 +203,28 @@ class _Process:
         kind, size = read_answer(await self._read(ANSWER_BYTES))
         if size > MAX_FRAME_BYTES + _ANSWER_SLACK_BYTES:
             raise _Broken(f"an answer of {size} bytes")
-        payload = await self._read(size)
         if kind != REQUEST:
-            return decode_record.decode(payload)
+            return decode_record.decode(await self._read(size))
         # Its texts are within the bounds, and it was read once: what is left are copies, 1 ms for the default limits.
-        (request,) = ServerSession(bounds=TextBounds(env_bytes=0)).receive(payload)
+        session = ServerSession(bounds=TextBounds(env_bytes=0))
+        request: object = None
+        async for part in self._parts(size):
+            (request,) = session.receive(part) or (None,)
         if not isinstance(request, Request):
             raise _Broken("an answer that is no request")
         return request
 
     async def _read(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = await self._stream.receive_some(min(_READ_BYTES, size - len(data)))
+        return b"".join([part async for part in self._parts(size)])
+
+    async def _parts(self, size: int) -> AsyncIterator[bytes]:
+        """Give so many bytes as they come."""
+        while size:
+            part = await self._stream.receive_some(min(_READ_BYTES, size))
             if not part:
                 raise _Broken("its process has ended")
-            data += part
-        return bytes(data)
+            size -= len(part)
+            yield part
 
     async def end(self) -> None:
         """End the process, and reap it."""
