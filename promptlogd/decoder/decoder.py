@@ -45,7 +45,7 @@ _FOLDERS = sorted({str(Path(module.__file__ or "").resolve().parents[1]) for mod
 ANSWER_S = 10.0
 """How long a process may take to start and to answer: 0.2 s on an idle host. Its CPU time has a lower bound."""
 
-_IDLE_S = 30.0
+IDLE_S = 30.0
 """How long a process without questions is kept: 20 MiB."""
 
 _END_S = 5.0
@@ -72,10 +72,14 @@ class _Question:
 class Decoder:
     """Answers questions in the order of the uids that ask, each in turn. `serve` gives the answers."""
 
-    def __init__(self, bounds: TextBounds, *, answer_s: float = ANSWER_S, script: Path = _SCRIPT) -> None:
+    def __init__(
+        self, bounds: TextBounds, *, answer_s: float = ANSWER_S, idle_s: float = IDLE_S, script: Path = _SCRIPT
+    ) -> None:
+        """`answer_s`: how long an answer may take. `idle_s`: how long a process without questions is kept."""
         self.bounds = bounds
         """The longest texts of requests."""
         self._answer_s = answer_s
+        self._idle_s = idle_s
         self._script = script
         self._waiting: dict[int, deque[_Question]] = {}
         """By uid. The uid whose turn it is comes first."""
@@ -138,7 +142,7 @@ class Decoder:
                 asked = self._next()
                 if asked is None:
                     self._came = trio.Event()
-                    with trio.move_on_after(_IDLE_S if process is not None else math.inf) as idle:
+                    with trio.move_on_after(self._idle_s if process is not None else math.inf) as idle:
                         await self._came.wait()
                     if idle.cancelled_caught and process is not None:
                         await process.end()
