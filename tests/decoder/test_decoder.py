@@ -29,7 +29,7 @@ _FAULTY = Path(__file__).with_name("faulty.py")
 async def _a_decoder(bounds: TextBounds = _BOUNDS, **options: Any) -> AsyncIterator[Decoder]:
     decoder = Decoder(bounds, **options)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(decoder.serve)
+        nursery.start_soon(decoder.serve)  # noqa: ASYNC113  # questions wait for it
         yield decoder
         nursery.cancel_scope.cancel()
 
