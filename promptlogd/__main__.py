@@ -81,7 +81,6 @@ def main(
         state_dir = state_dir or (Path(config.server.state_dir) if config.server.state_dir else paths.state_dir)
 
         def ready() -> None:
-            allocator.settle()
             if ready_fd is not None:
                 with suppress(OSError):  # nobody reads it any more
                     os.write(ready_fd, b"ready\n")

@@ -244,7 +244,7 @@ class Connection:
 
     def send(self, reply: Reply) -> None:
         """Send a reply, or keep what the socket does not take now for the writer."""
-        data: bytes | memoryview = self._session.send(reply)
+        data: bytes | bytearray | memoryview = self._session.send(reply)
         if not self._outbox:
             try:
                 sent = self._sock.send(data)

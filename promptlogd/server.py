@@ -73,6 +73,7 @@ async def serve(
         hosts = _make_hosts(config, jails.path, parent, identities)
         listening = listener.bind(socket_path, int(config.server.socket_mode, 8))
         stack.callback(listening.close)
+        allocator.settle()
         daemon = _Daemon(config, store, hosts, identities)
         await daemon.serve(listening.sock, socket_path, ready, signals)
 

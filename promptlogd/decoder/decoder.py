@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,7 +45,7 @@ _FOLDERS = sorted({str(Path(module.__file__ or "").resolve().parents[1]) for mod
 ANSWER_S = 10.0
 """How long a process may take to start and to answer: 0.2 s on an idle host. Its CPU time has a lower bound."""
 
-_IDLE_S = 30.0
+IDLE_S = 30.0
 """How long a process without questions is kept: 20 MiB."""
 
 _END_S = 5.0
@@ -61,7 +62,7 @@ class DecoderFailed(Exception):
 
 
 class _Question:
-    def __init__(self, kind: Kind, payload: bytes) -> None:
+    def __init__(self, kind: Kind, payload: bytes | memoryview) -> None:
         self.kind = kind
         self.payload = payload
         self.answer: Request | Record | DecoderFailed | None = None
@@ -71,16 +72,20 @@ class _Question:
 class Decoder:
     """Answers questions in the order of the uids that ask, each in turn. `serve` gives the answers."""
 
-    def __init__(self, bounds: TextBounds, *, answer_s: float = ANSWER_S, script: Path = _SCRIPT) -> None:
+    def __init__(
+        self, bounds: TextBounds, *, answer_s: float = ANSWER_S, idle_s: float = IDLE_S, script: Path = _SCRIPT
+    ) -> None:
+        """`answer_s`: how long an answer may take. `idle_s`: how long a process without questions is kept."""
         self.bounds = bounds
         """The longest texts of requests."""
         self._answer_s = answer_s
+        self._idle_s = idle_s
         self._script = script
         self._waiting: dict[int, deque[_Question]] = {}
         """By uid. The uid whose turn it is comes first."""
         self._came = trio.Event()
 
-    async def request(self, uid: int, payload: bytes, kind: Kind) -> Request | BadMessage | ProtocolError:
+    async def request(self, uid: int, payload: bytes | memoryview, kind: Kind) -> Request | BadMessage | ProtocolError:
         """Return what the payload of a frame is. Raises DecoderFailed."""
         match await self._ask(uid, _Question(kind, payload)):
             case Refused() as found:
@@ -137,7 +142,7 @@ class Decoder:
                 asked = self._next()
                 if asked is None:
                     self._came = trio.Event()
-                    with trio.move_on_after(_IDLE_S if process is not None else math.inf) as idle:
+                    with trio.move_on_after(self._idle_s if process is not None else math.inf) as idle:
                         await self._came.wait()
                     if idle.cancelled_caught and process is not None:
                         await process.end()
@@ -202,23 +207,28 @@ class _Process:
         kind, size = read_answer(await self._read(ANSWER_BYTES))
         if size > MAX_FRAME_BYTES + _ANSWER_SLACK_BYTES:
             raise _Broken(f"an answer of {size} bytes")
-        payload = await self._read(size)
         if kind != REQUEST:
-            return decode_record.decode(payload)
+            return decode_record.decode(await self._read(size))
         # Its texts are within the bounds, and it was read once: what is left are copies, 1 ms for the default limits.
-        (request,) = ServerSession(bounds=TextBounds(env_bytes=0)).receive(payload)
+        session = ServerSession(bounds=TextBounds(env_bytes=0))
+        request: object = None
+        async for part in self._parts(size):
+            (request,) = session.receive(part) or (None,)
         if not isinstance(request, Request):
             raise _Broken("an answer that is no request")
         return request
 
     async def _read(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = await self._stream.receive_some(min(_READ_BYTES, size - len(data)))
+        return b"".join([part async for part in self._parts(size)])
+
+    async def _parts(self, size: int) -> AsyncIterator[bytes]:
+        """Give so many bytes as they come."""
+        while size:
+            part = await self._stream.receive_some(min(_READ_BYTES, size))
             if not part:
                 raise _Broken("its process has ended")
-            data += part
-        return bytes(data)
+            size -= len(part)
+            yield part
 
     async def end(self) -> None:
         """End the process, and reap it."""

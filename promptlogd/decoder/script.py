@@ -62,7 +62,9 @@ def _limit_cpu() -> None:
 
 
 if __name__ == "__main__":
-    sys.path += [folder for folder in sys.argv[1:] if folder not in sys.path]
+    # Behind the standard library, and before another promptlog that may be installed.
+    behind = next((at for at, folder in enumerate(sys.path) if folder.endswith("-packages")), len(sys.path))
+    sys.path[behind:behind] = [folder for folder in sys.argv[1:] if folder not in sys.path]
     try:
         main(socket.socket(fileno=0))
     except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):

@@ -17,6 +17,9 @@ Encoding = Literal["msgpack", "json"]
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 """Cap of one frame: a prompt of 1 MiB that JSON escapes sixfold, beside a source, fits; a flood does not."""
 
+_LARGE_BYTES = 256 * 1024
+"""A longer frame is given out as a view of the buffer it came in: to copy 8 MiB takes 4 ms, since its pages are new."""
+
 HEADER_BYTES = 4
 _BLANK = re.compile(rb"\s*")
 _JSON_START = b"{ \t\r\n"
@@ -38,8 +41,8 @@ class FrameDecoder:
         """How many bytes of an unfinished frame are held. 0: the stream is between two frames."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take the next bytes of the stream and yield the frames that are whole now.
+    def feed(self, data: bytes) -> Iterator[bytes | memoryview]:
+        """Take the next bytes of the stream and yield the frames that are whole now. A large one is a view.
 
         Raises ProtocolError, after those before it, for a frame over the cap, as soon as that is known.
         """
@@ -62,7 +65,12 @@ class FrameDecoder:
         found = _BLANK.match(self._buffer, start)
         return found.end() if found is not None else start
 
-    def _prefixed(self) -> Iterator[bytes]:
+    def _large(self, start: int, end: int, rest: int) -> memoryview:
+        """Return a large frame without a copy. What follows it begins at `rest`, and is the buffer from now on."""
+        whole, self._buffer = self._buffer, self._buffer[rest:]
+        return memoryview(whole)[start:end]
+
+    def _prefixed(self) -> Iterator[bytes | memoryview]:
         buffer, start = self._buffer, 0
         while len(buffer) - start >= HEADER_BYTES:
             size = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
@@ -71,17 +79,26 @@ class FrameDecoder:
             end = start + HEADER_BYTES + size
             if len(buffer) < end:
                 break
+            if size > _LARGE_BYTES:
+                yield self._large(start + HEADER_BYTES, end, end)
+                buffer, start = self._buffer, 0
+                continue
             yield bytes(buffer[start + HEADER_BYTES : end])
             start = end
         if start:
             del buffer[:start]
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[bytes | memoryview]:
         buffer = self._buffer
         start = self._past_blank(0)
         while (end := buffer.find(b"\n", max(start, self._scanned))) >= 0:
             if end - start > self._max_frame_bytes:
                 raise self._too_large(end - start)
+            if end - start > _LARGE_BYTES:
+                yield self._large(start, end, end + 1)
+                self._scanned, buffer = 0, self._buffer
+                start = self._past_blank(0)
+                continue
             yield bytes(buffer[start:end]).rstrip()
             start = self._past_blank(end + 1)
         if start:

@@ -69,7 +69,7 @@ _NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
 _CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
 
 
-def read_request(payload: bytes, encoding: Encoding, bounds: TextBounds) -> Request | BadMessage:
+def read_request(payload: bytes | memoryview, encoding: Encoding, bounds: TextBounds) -> Request | BadMessage:
     """Return the request, or what is wrong with it. Raises ProtocolError if that leaves no id to answer to.
 
     Of a larger `env` is not even looked whether it is a JSON object; it will be refused.
@@ -147,7 +147,7 @@ def explain(error: Exception) -> str:
     return text
 
 
-def _id_in_json(payload: bytes) -> Id | None:
+def _id_in_json(payload: bytes | memoryview) -> Id | None:
     """Return the id of a JSON message that can't be decoded as a whole, say for half of a surrogate pair in a text."""
     found = _ID_FIRST.match(payload)
     try:

@@ -6,19 +6,20 @@ JSON text. On a JSON connection it stands in the message as it is; on a MessageP
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import Raw, json, msgpack, structs
 
 from promptlogd.wire.errors import BadMessage, ProtocolError
-from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
+from promptlogd.wire.framing import HEADER_BYTES, MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame
 from promptlogd.wire.messages import Error, Finished, Reply, Request, Run
 from promptlogd.wire.requests import DECODE_ERRORS, TextBounds, explain, json_text, read_request
 from sandbox.outcome import Ok
 
-_encode_json = json.Encoder().encode
-_encode_msgpack = msgpack.Encoder().encode
+_json_encoder, _msgpack_encoder = json.Encoder(), msgpack.Encoder()
+_encode_json, _encode_msgpack = _json_encoder.encode, _msgpack_encoder.encode
 _reply_decoders: dict[Encoding, json.Decoder[Any] | msgpack.Decoder[Any]] = {
     "json": json.Decoder(Reply),
     "msgpack": msgpack.Decoder(Reply),
@@ -28,12 +29,13 @@ _STR_32 = b"\xdb"
 """A MessagePack str whose size follows in 4 bytes."""
 
 _SHORT_BYTES = 4096
+_LARGE_BYTES = 64 * 1024
 
 
 class Unread(msgspec.Struct, frozen=True, kw_only=True):
     """The payload of a large frame, as it came: `read_request` is to be called in another process."""
 
-    payload: bytes
+    payload: bytes | memoryview
     encoding: Encoding
 
 
@@ -55,10 +57,21 @@ class _Session:
         encode = _encode_json if self.encoding == "json" else _encode_msgpack
         return encode_frame(encode(message), self.encoding)
 
+    def _encode_large(self, message: object) -> bytearray:
+        """Do the same without a second copy, which takes 0.5 ms for each MiB. For small ones it is slower."""
+        data = bytearray(HEADER_BYTES if self.encoding == "msgpack" else 0)
+        if self.encoding == "json":
+            _json_encoder.encode_into(message, data)
+            data += b"\n"
+        else:
+            _msgpack_encoder.encode_into(message, data, HEADER_BYTES)
+            data[:HEADER_BYTES] = (len(data) - HEADER_BYTES).to_bytes(HEADER_BYTES, "big")
+        return data
+
     def _json_out(self, raw: Raw) -> Raw:
         if self.encoding == "json":
             return raw
-        text = bytes(raw)
+        text = memoryview(raw)
         if len(text) <= _SHORT_BYTES:
             return Raw(_encode_msgpack(str(text, "utf-8")))
         return Raw(b"".join((_STR_32, len(text).to_bytes(4, "big"), text)))  # to decode it takes 3 ms for each MiB
@@ -86,16 +99,20 @@ class ServerSession(_Session):
             events.append(error.with_traceback(None))
         return events
 
-    def _request(self, payload: bytes) -> Request | BadMessage | Unread:
+    def _request(self, payload: bytes | memoryview) -> Request | BadMessage | Unread:
         if len(payload) > self._inline_bytes:
             return Unread(payload=payload, encoding=self.encoding)
         return read_request(payload, self.encoding, self._bounds)
 
-    def send(self, reply: Reply) -> bytes:
+    def send(self, reply: Reply) -> bytes | bytearray:
         """Return the bytes of one reply; of an error in its place, should it be over the cap of a frame."""
+        encode: Callable[[Reply], bytes | bytearray] = self._encode
         if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):
-            reply = structs.replace(reply, outcome=Ok(value=self._json_out(reply.outcome.value)))
-        data = self._encode(reply)
+            value = reply.outcome.value
+            reply = structs.replace(reply, outcome=Ok(value=self._json_out(value)))
+            if memoryview(value).nbytes > _LARGE_BYTES:
+                encode = self._encode_large
+        data = encode(reply)
         if len(data) > MAX_FRAME_BYTES:
             message = f"the reply of {len(data)} bytes is over the cap of a frame, {MAX_FRAME_BYTES}"
             return self._encode(Error(id=reply.id, code="too_large", message=message))
@@ -118,7 +135,7 @@ class ClientSession(_Session):
         """Take bytes from the daemon; return the replies they complete. Raises ProtocolError."""
         return [self._reply(payload) for payload in self._frames.feed(data)]
 
-    def _reply(self, payload: bytes) -> Reply:
+    def _reply(self, payload: bytes | memoryview) -> Reply:
         try:
             reply: Reply = _reply_decoders[self.encoding].decode(payload)
             if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from promptlogd.decoder.messages import ANSWER_BYTES, QUESTION_BYTES, question, 
 from promptlogd.wire import BadMessage, ClientSession, ProtocolError, ServerSession, TextBounds
 from promptlogd.wire.messages import Ping, Run, Submit
 from sandbox.outcome import BadResult, Crashed, Ok
+from tests.daemon.processes import children
 from tests.wire.test_wire import ENCODINGS, REQUESTS, _plain
 
 _BOUNDS = TextBounds(source_bytes=3000, prompt_bytes=2000, env_bytes=1000)
@@ -27,7 +29,7 @@ _FAULTY = Path(__file__).with_name("faulty.py")
 async def _a_decoder(bounds: TextBounds = _BOUNDS, **options: Any) -> AsyncIterator[Decoder]:
     decoder = Decoder(bounds, **options)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(decoder.serve)
+        nursery.start_soon(decoder.serve)  # noqa: ASYNC113  # questions wait for it
         yield decoder
         nursery.cancel_scope.cancel()
 
@@ -170,6 +172,16 @@ async def test_a_script_that_is_not_there_fails_a_question() -> None:
         for _ in range(2):
             with pytest.raises(DecoderFailed):
                 await decoder.value(0, b"1")
+
+
+async def test_a_process_without_questions_ends() -> None:
+    """After a while without a question its memory is given back; the next question gets another process."""
+    async with _a_decoder(idle_s=0.05) as decoder:
+        for _ in range(2):
+            assert isinstance(await decoder.value(0, b"1"), Ok)
+            with trio.fail_after(10):
+                while children(os.getpid()):
+                    await trio.sleep(0.01)
 
 
 def test_questions_and_answers_have_one_form() -> None:

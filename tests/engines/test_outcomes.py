@@ -10,7 +10,7 @@ from msgspec import json
 from sandbox.engines.deno.host import stack as deno
 from sandbox.engines.host.columns import Text
 from sandbox.engines.host.console import Stacks
-from sandbox.engines.host.outcomes import Reader, Verdict
+from sandbox.engines.host.outcomes import INLINE_BYTES, Reader, Verdict, read_value
 from sandbox.engines.quickjs.host import stack as quickjs
 from sandbox.limits import Limits
 from sandbox.outcome import (
@@ -80,8 +80,18 @@ def test_half_of_a_surrogate_pair_is_a_bad_result(value: bytes) -> None:
 def test_a_deep_value_is_a_bad_result() -> None:
     """Nesting that a recursive reader can't follow is told as a bad result."""
     assert isinstance(_outcome(Value(json=b"[" * 100 + b"]" * 100)), Ok)
-    for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000):
+    for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 70_000 + b"1" + b"}" * 70_000):
         assert isinstance(_outcome(Value(json=deep)), BadResult)
+
+
+def test_a_large_value_is_left_to_be_read_elsewhere() -> None:
+    """The daemon's loop reads no value above its bound, whatever it is; who reads it finds what the loop would."""
+    for right, wrong in ((b"[]", b"[1"), (b'"x"', b'"\\ud800"')):
+        fits, large = (right + b" " * (size - len(right)) for size in (INLINE_BYTES, INLINE_BYTES + 1))
+        assert isinstance(_outcome(Value(json=fits)), Ok)
+        for payload, kind in ((large, Ok), (wrong + b" " * INLINE_BYTES, BadResult | Crashed)):
+            assert _outcome(Value(json=payload)) == Value(json=payload)
+            assert isinstance(read_value(payload), kind)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-16", "utf-32-le", "utf-32-be"])
