@@ -6,12 +6,15 @@ from collections import Counter
 
 import trio
 
+from promptlogd.budget import Budgets
+
 
 class Clients:
     """Counts over all connections. Each connection keeps them up to date."""
 
     def __init__(self) -> None:
         self.connected = 0
+        self.budgets = Budgets()
         self.draining = False
         """Whether no more requests are taken, since the daemon stops."""
         self.unanswered = 0

@@ -66,6 +66,9 @@ class RunHandler:
             source_name=program.entry,
         )
         run = _Run(self, principal, request, sink, program.hash, stored=stored)
+        if sink.cancelled:
+            run.end_unbegun()
+            return
         if stored and engine == program.engine:
             build = ENGINES[engine].build
             with StoreErrors():
@@ -159,6 +162,10 @@ class _Run:
         )
         sink.when_cancelled(pending.cancel)
 
+    def end_unbegun(self) -> None:
+        """Reply that it was cancelled before it began."""
+        self._reply(Result(outcome=Cancelled(), usage=_NO_USAGE))
+
     def begin_later(self, check: Callable[[], Awaitable[Job | Unparsed]]) -> None:
         """Have the program checked first, in a task; then have it run, unless it does not parse."""
         scope = trio.CancelScope()
@@ -176,7 +183,7 @@ class _Run:
                     case _:
                         pass  # it was cancelled as the check ended
             if scope.cancel_called:
-                self._reply(Result(outcome=Cancelled(), usage=_NO_USAGE))
+                self.end_unbegun()
 
         self._sink.spawn(work)
 
