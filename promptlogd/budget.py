@@ -9,9 +9,13 @@ Three things of a client are buffered, and each has a bound of its own, so that 
 | replies that the socket did not take | 1 MiB | 16 MiB | 48 MiB | 128 MiB |
 
 The rule is the same at each level: over its bound, nothing more is taken on. A connection is then not read from, and
-none of its runs begins. What was taken on before may still add to it: one request, or the replies of the runs that are
-in cells. So what is held is bounded by the table and one reply for each slot. A connection holds in addition two reads
-of 16 KiB. Waiters are woken in the order in which they came, one at a time.
+none of its requests begins. What was taken on before may still add to it: one request, or the replies of the runs that
+are in cells. So what is held is bounded by the table and one reply for each slot. Waiters are woken in the order in
+which they came, one at a time.
+
+A connection that holds next to nothing itself is read in any case, and what is answered at once with a short reply is
+answered: its process may have others that do not read. With that each connection holds up to 48 KiB beside the table:
+`FREE_BYTES`, and two reads of 16 KiB.
 
 Each byte that is held is let go of in bounded time: requests end by their limits, and a connection whose replies do not
 go out is closed (connection.py has the rule).
@@ -30,6 +34,9 @@ from sandbox.limits import MIB
 REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
 """Of one connection. Requests: a frame's worth, or so many small ones that a cancel behind thousands is read."""
 
+FREE_BYTES = 16 * 1024
+"""What a connection may hold of requests, and of replies, whatever others hold."""
+
 _PROCESS_BYTES, _UID_BYTES, _ALL_BYTES = 16 * MIB, 48 * MIB, 128 * MIB
 _PROCESS_FRAMES, _UID_FRAMES, _ALL_FRAMES = 1, 4, 8
 """Long frames on their way at once. One at a time is no slower: the daemon has one loop to read them."""
@@ -47,9 +54,10 @@ class Account:
         """Who waits for room here, in order."""
         self._chain: tuple[Account, ...] = (self,) if above is None else (self, *above._chain)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether this level or one above holds more than it may."""
+    def is_over(self, free_bytes: int = -1) -> bool:
+        """Whether this level, or one above, holds more than it may. If it holds `free_bytes` or less, it is not."""
+        if self.held_bytes <= free_bytes:
+            return False
         for account in self._chain:  # noqa: SIM110 - half as long as any(), and each run comes through here
             if account.held_bytes > account.most_bytes:
                 return True
@@ -75,16 +83,18 @@ class Account:
                 return
         callback()
 
-    async def room(self) -> None:
-        """Wait until no level is over. Then call `pass_on` as soon as what the room was for is charged."""
-        while self.is_over:
+    async def room(self, free_bytes: int = -1) -> None:
+        """Wait until it is not over. Then call `pass_on` as soon as what the room was for is charged."""
+        while self.is_over(free_bytes):
             event = trio.Event()
             self.when_room(event.set)
+            if free_bytes >= 0:
+                self._waiting[event.set] = None  # to let go of what it holds itself may be enough
             try:
                 await event.wait()
             finally:
                 self.forget(event.set)
-                if self.is_over or not event.is_set():
+                if self.is_over(free_bytes) or not event.is_set():
                     self.pass_on()
 
     def pass_on(self) -> None:
@@ -128,13 +138,27 @@ class Budget:
     @property
     def may_read(self) -> bool:
         """Whether the client may be read from."""
-        return not self.requests.is_over and not self.replies.is_over
+        return not self.requests.is_over(FREE_BYTES) and not self.replies.is_over(FREE_BYTES)
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether a short reply may be made."""
+        return not self.replies.is_over(FREE_BYTES)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether a request may begin, whose reply may be long."""
+        return not self.replies.is_over()
+
+    async def room_to_answer(self) -> None:
+        """Wait until a short reply may be made. Then call `pass_on`."""
+        await self.replies.room(FREE_BYTES)
 
     async def room_to_read(self) -> None:
         """Wait until it may. Then call `pass_on` once what was read is charged."""
         while not self.may_read:
-            await self.requests.room()
-            await self.replies.room()
+            await self.requests.room(FREE_BYTES)
+            await self.replies.room(FREE_BYTES)
 
     def pass_on(self) -> None:
         """Wake the next who waits for room at a level that has some."""

@@ -5,9 +5,9 @@ Whatever a client does, it ends this connection at the most. Requests go on side
     socket -> session -> _take --+--> a handler, for at most `max_pipelined` requests -> sink -> outbox -> socket
                                  +--> _waiting: read ahead, in order
 
-- **Reading ahead.** Requests beyond `max_pipelined` are read and wait, so that a `cancel` or a `ping` behind them is
-  answered at once: their replies are short and take no work. A cancel of a run that waits answers it without beginning
-  it.
+- **Reading ahead.** Requests beyond `max_pipelined` are read and wait, so that a `cancel`, a `ping` or a `stats` behind
+  them is answered at once: their replies are short and take no work. A cancel of a run that waits answers it without
+  beginning it.
 - **Budgets** (budget.py). Requests are counted by their texts and a fixed size each until they are answered,
   replies until the socket has taken them. Over its budget of either a connection is not read from. Over its budget of
   replies none of its requests begins, and the cells of its runs that stream their console lines are not read.
@@ -29,7 +29,7 @@ import trio
 from promptlogd.clients import Clients
 from promptlogd.config import Server
 from promptlogd.handlers.table import Handlers
-from promptlogd.inbox import Inbox
+from promptlogd.inbox import AT_ONCE, Inbox
 from promptlogd.outbox import Outbox
 from promptlogd.peer import peer_of
 from promptlogd.principal import Principal
@@ -37,7 +37,7 @@ from promptlogd.refusal import Detail, RequestError
 from promptlogd.request_sink import RequestSink, bytes_of
 from promptlogd.runs import Runs
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession
-from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Ping, Reply, Request, Run
+from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request, Run
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Connection:
         else:
             self._clients.unanswered += 1
             self._budget.requests.charge(bytes_of(request))
-            if isinstance(request, Cancel | Ping) or (not self._waiting and self._may_start()):
+            if isinstance(request, AT_ONCE) or (not self._waiting and self._may_start()):
                 self._start(request, tasks)
             else:
                 self._waiting[request.id] = request
@@ -197,7 +197,7 @@ class Connection:
 
     def has_room(self) -> bool:
         """Whether the client, and those that it shares memory with, read their replies fast enough."""
-        return not self._budget.replies.is_over
+        return self._budget.may_begin
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once they have read enough of them."""

@@ -10,7 +10,7 @@ import trio
 
 from promptlogd.budget import Budget
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession
-from promptlogd.wire.messages import Cancel, Ping, Request
+from promptlogd.wire.messages import Cancel, Ping, Request, Stats
 
 _READ_BYTES = 256 * 1024
 """Of a long frame, read at once."""
@@ -18,6 +18,9 @@ _READ_BYTES = 256 * 1024
 _SLICE_BYTES = 16 * 1024
 """Of what was read, so much is taken at once. Between two slices with requests in them others get their turn. A frame
 that is longer is a long one, and waits for a place before the rest is read."""
+
+AT_ONCE = (Cancel, Ping, Stats, BadMessage)
+"""What is answered as soon as it is read, with a short reply. Other requests may wait."""
 
 
 class Inbox:
@@ -84,8 +87,8 @@ class Inbox:
             for event in events:
                 if isinstance(event, ProtocolError):
                     raise event
-                if isinstance(event, Cancel | Ping | BadMessage) and budget.replies.is_over:
-                    await self._unless_gone(budget.replies.room)  # these are answered at once; others may wait
+                if isinstance(event, AT_ONCE) and not budget.may_answer:
+                    await self._unless_gone(budget.room_to_answer)
                 take(event)
             if events and start + _SLICE_BYTES < len(data):
                 await trio.lowlevel.checkpoint()
