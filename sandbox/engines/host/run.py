@@ -8,10 +8,12 @@ from __future__ import annotations
 import fcntl
 import socket
 import termios
+from collections.abc import Callable
+from enum import Enum, auto
 
 import trio
 
-from sandbox.cells.cell import Done, OnLog
+from sandbox.cells.cell import Done, OnLog, Room
 from sandbox.cells.job import Job, Result
 from sandbox.engines.host.columns import Text
 from sandbox.engines.host.console import Console, Stacks
@@ -26,10 +28,26 @@ _READ_BYTES = 256 * 1024
 _READS = 4
 """Reads per wake-up, so that an endless writer cannot starve other cells."""
 
+_STREAM_BYTES = 8 * 1024
+"""Of a run whose lines are streamed, read at once: 1,400 lines, each of which becomes a message."""
+
 _ROOM_BYTES = 1280 * 1024
 """Room for a result, a prompt or a source of the default limits at once."""
 
 _SO_SNDBUFFORCE = 32  # socket(7), asm-generic/socket.h; not in Python's socket module
+
+
+class Reading(Enum):
+    """What came of an attempt to read what a process wrote."""
+
+    PART = auto()
+    """There may be more now."""
+    ALL = auto()
+    """There is no more now."""
+    END = auto()
+    """There will be no more."""
+    NO_ROOM = auto()
+    """Nothing was read, since there is no room for its console lines."""
 
 
 class Run:
@@ -44,6 +62,7 @@ class Run:
         stacks: Stacks,
         done: Done,
         on_log: OnLog | None,
+        room: Room | None = None,
         token: bytes = b"",
         tells_memory: bool = True,
     ) -> None:
@@ -71,6 +90,8 @@ class Run:
         )
         self._logs: list[LogLine] = []
         self._log = on_log or self._logs.append
+        self._room = room if on_log is not None else None
+        """For lines that are streamed. Others are held by the run, within its limits."""
         self._unsent = memoryview(frame)
 
     @property
@@ -99,21 +120,39 @@ class Run:
         if not self._unsent and self.machine.state is State.SENDING:
             self.machine.happen(Trusted.SENT)
 
-    def receive(self, data: socket.socket, *, to_the_end: bool) -> bool:
-        """Read what the process wrote, or a part if there is much. Return whether it may write more."""
-        reads = 0
-        while to_the_end or reads < _READS:
+    def receive(self, data: socket.socket, *, to_the_end: bool) -> Reading:
+        """Read what the process wrote, or a part if there is much: of lines that are streamed always a part."""
+        room, reads, most_reads, size = self._room, 0, _READS, _READ_BYTES
+        if room is not None:
+            to_the_end, most_reads, size = False, 1, _STREAM_BYTES
+        while to_the_end or reads < most_reads:
             reads += 1
+            if room is not None and not room.has_room():
+                return Reading.NO_ROOM
             try:
-                received = data.recv(_READ_BYTES)
+                received = data.recv(size)
             except BlockingIOError:
-                return True
+                return Reading.ALL
             except OSError:
-                return False
+                return Reading.END
             if not received:
-                return False
+                return Reading.END
             self._feed(received)
-        return True
+        return Reading.PART
+
+    def receive_last(self, data: socket.socket) -> None:
+        """Read what a dead process left, at once. Of lines that are streamed what is over a bound is dropped."""
+        for _ in range(_READS):
+            reading = self.receive(data, to_the_end=True)
+            if reading is not Reading.PART:
+                break
+        if reading in (Reading.PART, Reading.NO_ROOM):
+            self._console.truncated = True
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once there is room, after NO_ROOM."""
+        assert self._room is not None
+        self._room.when_room(callback)
 
     def _feed(self, received: bytes) -> None:
         machine = self.machine

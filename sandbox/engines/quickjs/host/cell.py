@@ -13,12 +13,12 @@ from contextlib import suppress
 
 import trio
 
-from sandbox.cells.cell import LONG_S, NICE, Cell, Done, OnLog
+from sandbox.cells.cell import LONG_S, NICE, Cell, Done, OnLog, Room
 from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
 from sandbox.cells.reactor import READ, WRITE, Reactor
-from sandbox.engines.host.run import Run, is_quiet
+from sandbox.engines.host.run import Reading, Run, is_quiet
 from sandbox.engines.quickjs.host import stack
 from sandbox.engines.quickjs.host.control import REPORT_BYTES, kill_message, limits_message, read_report
 from sandbox.engines.quickjs.host.job import frame
@@ -58,6 +58,8 @@ class QuickJSCell(Cell):
         self._events = 0
         """What the reactor waits for on the data socket."""
         self._run: Run | None = None
+        self._report: Report | None = None
+        """The kernel's account of a child whose output has still to be read."""
         self._children_ended = 0
         self._zygote: int | None = None
         reactor.watch(self, control.fileno(), self._on_control)
@@ -68,11 +70,11 @@ class QuickJSCell(Cell):
         """Whether a child waits for a job. The next child is forked while the last run's result is on its way."""
         return self._run is None
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
         """Hand over a job: see `Cell.begin`."""
         self._refuse_if_disturbed()
         self.runs += 1
-        run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_log=on_log)
+        run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_log=on_log, room=room)
         self._run = run
         default, limits = self.plan.default, job.limits
         try:
@@ -112,6 +114,8 @@ class QuickJSCell(Cell):
             self._finish(run, None)
         elif trio.current_time() >= run.wall_at:
             self._stop(run, Trusted.WALL)
+        elif self._report is not None:
+            self._read_rest(run, self._report)
         else:
             self._yield_to_others()
             self._reactor.set_due(self, run.wall_at)
@@ -184,7 +188,7 @@ class QuickJSCell(Cell):
             message = b""
         report = read_report(message)
         run = self._run
-        if report is None or run is None:  # the zygote has ended, or a blank child has
+        if report is None or run is None or self._report is not None:  # the zygote has ended, or a blank child has
             self._reactor.forget(self._control.fileno())
             self.retire()
             self._forget_jail()
@@ -198,10 +202,31 @@ class QuickJSCell(Cell):
                 self.retire()
                 self._lose(run, str(error))
             return
-        # The child is dead: all that it ever wrote is there to be read.
-        run.receive(self._data, to_the_end=True)
-        run.machine.happen(Trusted.ENDED)
-        self._finish(run, report)
+        self._read_rest(run, report)
+
+    def _read_rest(self, run: Run, report: Report) -> None:
+        """The child is dead: all that it ever wrote is there to be read."""
+        reading = run.receive(self._data, to_the_end=True)
+        if run.machine.state is State.ENDING or reading in (Reading.ALL, Reading.END):
+            run.machine.happen(Trusted.ENDED)
+            self._finish(run, report)
+            return
+        self._report = report
+        self._wait_for(0)
+        if reading is Reading.NO_ROOM:
+            run.when_room(lambda: self._read_on(run))
+            self._reactor.set_due(self, run.wall_at)
+        else:
+            self._reactor.set_due(self, trio.current_time())  # others get their turn
+
+    def _read_on(self, run: Run) -> None:
+        """There is room again for what the child writes."""
+        if self._run is not run or run.machine.state is State.ENDING:
+            return
+        if self._report is not None:
+            self._reactor.set_due(self, trio.current_time())
+        else:
+            self._wait_for(READ | (WRITE if run.unsent else 0))
 
     def _on_data(self) -> None:
         run = self._run
@@ -215,8 +240,12 @@ class QuickJSCell(Cell):
         elif not self._events & READ:
             self._wait_for(0)
             return
-        if not run.receive(self._data, to_the_end=False):
+        reading = run.receive(self._data, to_the_end=False)
+        if reading is Reading.END:
             self._wait_for(0)  # the end is reported by control
+        elif reading is Reading.NO_ROOM:
+            self._wait_for(WRITE if run.unsent else 0)
+            run.when_room(lambda: self._read_on(run))
         elif not run.unsent:
             self._wait_for(self._events & READ)
         if run.malformed and run.machine.state is State.ENDING:
@@ -229,7 +258,11 @@ class QuickJSCell(Cell):
 
     def _stop(self, run: Run, cause: Trusted) -> None:
         run.machine.happen(cause)
-        self._kill(run)
+        if self._report is not None:  # the child has ended, and its output was not read in time
+            run.machine.happen(Trusted.ENDED)
+            self._finish(run, self._report)
+        else:
+            self._kill(run)
 
     def _kill(self, run: Run) -> None:
         """Have the zygote kill its child. Its account of the child is to come."""
@@ -268,7 +301,7 @@ class QuickJSCell(Cell):
         run.done(CellLost(why))
 
     def _let_go(self) -> None:
-        self._run = None
+        self._run = self._report = None
         self._reactor.clear_due(self)
         self._wait_for(0)
 
