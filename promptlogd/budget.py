@@ -42,6 +42,14 @@ _PROCESS_FRAMES, _UID_FRAMES, _ALL_FRAMES = 1, 4, 8
 """Long frames on their way at once. One at a time is no slower: the daemon has one loop to read them."""
 
 
+_PROCESS_SHARE = 3 / 4
+"""Of all connections one process may have so many. The others can still connect."""
+
+
+class NoPlace(Exception):
+    """There are as many connections as there may be."""
+
+
 class Account:
     """Bytes that are held at one level. What is charged here is charged to the levels above as well."""
 
@@ -118,12 +126,13 @@ class Account:
 class _Level:
     """What a process, a uid, or all clients together hold."""
 
-    def __init__(self, most_bytes: int, frames: int, above: _Level | None = None) -> None:
+    def __init__(self, most_bytes: int, frames: int, most_connections: int, above: _Level | None = None) -> None:
         self.above: _Level | None = above
         self.requests: Account = Account(most_bytes, None if above is None else above.requests)
         self.replies: Account = Account(most_bytes, None if above is None else above.replies)
         self.frames = trio.CapacityLimiter(frames)
         self.connections = 0
+        self.most_connections = most_connections
 
 
 class Budget:
@@ -186,16 +195,29 @@ class Budget:
 class Budgets:
     """The budgets of all connections."""
 
-    def __init__(self) -> None:
-        self._all = _Level(_ALL_BYTES, _ALL_FRAMES)
+    def __init__(self, *, connections: int) -> None:
+        """`connections`: how many there may be."""
+        self._connections = connections
+        self._all = _Level(_ALL_BYTES, _ALL_FRAMES, connections)
         self._uids: dict[Hashable, _Level] = {}
         self._processes: dict[Hashable, _Level] = {}
 
     def open(self, principal: Principal) -> Budget:
-        """Return the budget of a new connection. Processes that can't be told apart share what a process has."""
-        uid = _find(self._uids, principal.uid, self._all, _UID_BYTES, _UID_FRAMES)
+        """Return the budget of a new connection. Processes that can't be told apart share what a process has.
+
+        Raises NoPlace.
+        """
         key = (principal.uid, principal.process)
-        return Budget(_find(self._processes, key, uid, _PROCESS_BYTES, _PROCESS_FRAMES))
+        uid = self._uids.get(principal.uid) or _Level(_UID_BYTES, _UID_FRAMES, self._connections, self._all)
+        most = max(1, int(self._connections * _PROCESS_SHARE))
+        process = self._processes.get(key) or _Level(_PROCESS_BYTES, _PROCESS_FRAMES, most, uid)
+        for level, whose in ((self._all, "are there"), (process, "of one process are there")):
+            if level.connections >= level.most_connections:
+                raise NoPlace(f"{level.connections} connections {whose} already")
+        self._uids[principal.uid], self._processes[key] = uid, process
+        for level in (self._all, uid, process):
+            level.connections += 1
+        return Budget(process)
 
     def close(self, budget: Budget, principal: Principal) -> None:
         """Take back what a connection held."""
@@ -204,16 +226,9 @@ class Budgets:
         for account in (budget.requests, budget.replies):
             account.release(account.held_bytes)
             account.pass_on()
+        self._all.connections -= 1
         _leave(self._processes, (principal.uid, principal.process))
         _leave(self._uids, principal.uid)
-
-
-def _find(levels: dict[Hashable, _Level], key: Hashable, above: _Level, most_bytes: int, frames: int) -> _Level:
-    level = levels.get(key)
-    if level is None:
-        level = levels[key] = _Level(most_bytes, frames, above)
-    level.connections += 1
-    return level
 
 
 def _leave(levels: dict[Hashable, _Level], key: Hashable) -> None:

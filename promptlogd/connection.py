@@ -152,11 +152,11 @@ class Connection:
             self.send_error(request.id, "forbidden", message)
         else:
             self._clients.unanswered += 1
-            self._budget.requests.charge(bytes_of(request))
             if isinstance(request, AT_ONCE) or (not self._waiting and self._may_start()):
                 self._start(request, tasks)
             else:
                 self._waiting[request.id] = request
+                self._budget.requests.charge(bytes_of(request))
                 if not self._starting:
                     self._starting = True
                     tasks.start_soon(self._start_waiting, tasks)
@@ -177,6 +177,7 @@ class Connection:
                     self.send_error(request.id, _STOPPED.code, _STOPPED.message)
                     self._answered(bytes_of(request))
                 else:
+                    self._budget.requests.release(bytes_of(request))
                     self._start(request, tasks)
             self._budget.pass_on()
             await trio.lowlevel.checkpoint()
@@ -188,6 +189,7 @@ class Connection:
         if request.tenant is not None:
             principal = msgspec.structs.replace(principal, tenant=request.tenant)
         sink = self._in_hand[request.id] = RequestSink(self, request, tasks, cancelled=cancelled)
+        self._budget.requests.charge(sink.held_bytes)
         try:
             self._handlers[type(request)].start(principal, request, sink)
         except RequestError as error:
@@ -219,6 +221,7 @@ class Connection:
         waiting = self._waiting.get(target)
         if isinstance(waiting, Run):
             del self._waiting[target]
+            self._budget.requests.release(bytes_of(waiting))
             self._start(waiting, tasks, cancelled=True)
             return True
         sink = self._in_hand.get(target)

@@ -6,7 +6,10 @@ Each attack comes from one process, over real sockets, and is compared with the 
 from __future__ import annotations
 
 import json
+import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -215,6 +218,84 @@ def test_results_that_nobody_reads(tmp_path: Path) -> None:
             waiting = other.start(None, source="return 1")
             assert waiting.result().value == 1  # since those that do not read are closed
             assert watch.growth < _MOST_GROWTH
+
+
+def test_streamed_lines_that_nobody_reads(tmp_path: Path) -> None:
+    """Runs of 8 connections that print a megabyte in short lines: what is not read is not taken from the cells."""
+    limits = {"log_bytes": MIB, "cpu_ms": 5000, "wall_ms": 3000}
+    source = "for (let n = 0; n < 60000; n++) console.log(''); return 1"
+    run = {"type": "run", "source": source, "stream_logs": True, "limits": limits}
+    with a_daemon(tmp_path, config=_SHORT_STALL) as daemon, Client(daemon.socket) as other, ExitStack() as stack:
+        _is_served(other)
+        with _watched(daemon) as watch:
+            for _ in range(8):
+                stack.enter_context(talk(daemon.socket, *(run | {"id": number} for number in range(4))))
+            until(lambda: other.stats().clients == 1, 30)
+            _is_served(other)
+            assert watch.growth < 24 * MIB
+
+
+def test_streamed_lines_all_come_to_a_slow_reader(tmp_path: Path) -> None:
+    """A client that reads, with pauses, gets every line of 600 KB, and the result."""
+    limits = {"log_bytes": MIB, "cpu_ms": 5000, "wall_ms": 30_000}
+    source = "for (let n = 0; n < 20000; n++) console.log(n); return 1"
+    with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon:
+        run = {"type": "run", "id": 1, "source": source, "stream_logs": True, "limits": limits}
+        received = b""
+        with talk(daemon.socket, run) as sock:
+            while b'"finished"' not in received[-2000:]:
+                time.sleep(0.01)  # it is slow
+                received += sock.recv(65536)
+        replies = [json.loads(line) for line in received.splitlines()]
+        assert [reply["text"] for reply in replies[:-1]] == [str(number) for number in range(20_000)]
+        assert replies[-1]["outcome"] == {"kind": "ok", "value": 1}
+
+
+def test_a_reader_that_takes_a_little_now_and_then_is_closed(tmp_path: Path) -> None:
+    """A client that reads 16 KiB in each stall time, of replies of several megabytes, is closed."""
+    run = {"type": "run", "source": "return 'x'.repeat(1000000)"}
+    with a_daemon(tmp_path, config=_SHORT_STALL) as daemon, Client(daemon.socket) as other:
+        with talk(daemon.socket, *(run | {"id": number} for number in range(8))) as sock:
+            until(lambda: other.stats().clients == 2)
+            deadline = time.monotonic() + 30
+            while other.stats().clients == 2:
+                assert time.monotonic() < deadline, "it was not closed"
+                assert sock.recv(1024)
+                time.sleep(0.06)  # it is slow
+        assert "does not read its replies" in daemon.log.read_text()
+
+
+def test_one_process_leaves_connections_for_others(tmp_path: Path) -> None:
+    """Of 40 connections a process gets 30; another process still connects, and is served."""
+    config = _FOUR_CELLS + "[server]\nmax_clients = 40\n"
+    with a_daemon(tmp_path, config=config) as daemon, ExitStack() as stack:
+        ping = {"type": "ping", "id": 1}
+        for _ in range(30):
+            sock = stack.enter_context(talk(daemon.socket, ping))
+            assert sock.recv(4096)
+        for _ in range(200):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(daemon.socket))
+                assert sock.recv(4096) == b""
+        command = [sys.executable, "-m", "promptlogctl", "ping", "--socket", str(daemon.socket)]
+        assert subprocess.run(command, check=False, capture_output=True, timeout=30).returncode == 0
+        assert daemon.log.read_text().count("a client was sent away") < 100
+
+
+def test_without_descriptors_who_is_there_is_served(tmp_path: Path) -> None:
+    """While the daemon can't accept clients it serves those it has; with descriptors again it accepts."""
+    with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, Client(daemon.socket) as other, ExitStack() as stack:
+        _is_served(other)
+        pid = daemon.process.pid
+        most = 1 + max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir())
+        before = resource.prlimit(
+            pid, resource.RLIMIT_NOFILE, (most + 4, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+        socks = [stack.enter_context(talk(daemon.socket, {"type": "ping", "id": 1})) for _ in range(40)]
+        until(lambda: "can't accept a client now" in daemon.log.read_text())
+        _is_served(other)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert all(sock.recv(4096) for sock in socks)
 
 
 def test_long_frames_come_one_at_a_time(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 One nsjail with a zygote in it, and two sockets to that. The other end of *data* belongs to the child of the moment;
 what comes over it is hostile. The other end of *control* belongs to the zygote, which reports each child's wait status
-and rusage there. control.py has its messages."""
+and rusage there. control.py has its messages. More than 300 lines, since a run's whole supervision is in one place."""
 
 from __future__ import annotations
 
