@@ -42,7 +42,7 @@ _PROCESS_FRAMES, _UID_FRAMES, _ALL_FRAMES = 1, 4, 8
 """Long frames on their way at once. One at a time is no slower: the daemon has one loop to read them."""
 
 
-_PROCESS_SHARE = 3 / 4
+_PROCESS_SHARE = 7 / 8
 """Of all connections one process may have so many. The others can still connect."""
 
 

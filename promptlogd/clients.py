@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 from collections import Counter
 
 import trio
 
 from promptlogd.budget import Budgets
-from promptlogd.config import Config
-
-_OWN_DESCRIPTORS = 64
-_JAIL_DESCRIPTORS = 8
-"""Sockets, pipes, pidfds and cgroup files of one jail, those of its start included."""
-
-_CLIENT_DESCRIPTORS = 2
-"""Its socket, and what watches for its end while it is not read from."""
 
 
 class Clients:
@@ -45,10 +36,3 @@ class Clients:
         while self.unanswered or self.unsent:
             self._idle = trio.Event()
             await self._idle.wait()
-
-
-def most_clients(config: Config) -> int:
-    """Return how many clients there may be: the rest of the descriptors is for the daemon itself and for its cells."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    left = limit - _OWN_DESCRIPTORS - _JAIL_DESCRIPTORS * config.max_jails
-    return max(1, min(config.server.max_clients, left // _CLIENT_DESCRIPTORS))

@@ -16,7 +16,7 @@ from promptlogd import allocator, listener
 from promptlogd.admission import Admission
 from promptlogd.budget import NoPlace
 from promptlogd.checks import Checks
-from promptlogd.clients import Clients, most_clients
+from promptlogd.clients import Clients
 from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
 from promptlogd.handlers.table import make_handlers
@@ -105,7 +105,7 @@ class _Daemon:
         self._config = config
         self._store = store
         self._hosts = hosts
-        self._clients = Clients(most=most_clients(config))
+        self._clients = Clients(most=config.server.max_clients)
         self._turns = Turns()
         self._kept = trio.Event()
         """Set when a program was kept, and the store may make ready for the next."""
