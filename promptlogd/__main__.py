@@ -20,7 +20,7 @@ from promptlogd import allocator
 from promptlogd import config as configuration
 from promptlogd.config import Config, ConfigError
 from promptlogd.listener import ListenError
-from promptlogd.log_rate import RateLimit
+from promptlogd.log_rate import RateLimit, fit
 from promptlogd.server import serve
 from promptlogd.store import StoreError
 from promptlogd.wire.paths import default_paths
@@ -138,7 +138,7 @@ class _OneLine(logging.Formatter):
     """One line for each message unless a person is reading."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = fit(super().format(record))
         return text if sys.stderr.isatty() else text.replace("\n", " | ")
 
 

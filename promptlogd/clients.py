@@ -6,12 +6,16 @@ from collections import Counter
 
 import trio
 
+from promptlogd.budget import Budgets
+
 
 class Clients:
     """Counts over all connections. Each connection keeps them up to date."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int) -> None:
+        """`most`: how many there may be."""
         self.connected = 0
+        self.budgets = Budgets(connections=most)
         self.draining = False
         """Whether no more requests are taken, since the daemon stops."""
         self.unanswered = 0

@@ -62,11 +62,12 @@ class Server(_Section, frozen=True, kw_only=True):
     """Permissions of the socket, octal: "0600", or "0660" for a group as well (docs/security.md says which group).
     Others may not connect. Who may connect may run programs, and list and remove all of them."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 12_000
-    """More are closed at once."""
+    """More are closed at once. One process may have seven eighths of them."""
     max_pipelined: Annotated[int, Meta(ge=1, le=10_000)] = 128
-    """Requests of one client in hand at once; the next ones are read when one is answered."""
+    """Requests of one client in hand at once. The next ones are read and wait, up to 8 MiB of them."""
     stall_s: Seconds = 10.0
-    """A client that owes the rest of a frame, or does not read its replies, is closed after this."""
+    """A client that owes the rest of a frame for this long is closed. So is one that does not read its replies: in each
+    such time 64 KiB must go out, or all that waits."""
     drain_s: Seconds = 5.0
     """How long running requests may take to finish after SIGTERM."""
     fronts: list[Annotated[int, Meta(ge=0, lt=2**32)]] = []

@@ -1,12 +1,23 @@
 """One client connection: drive the wire session over a socket, hand requests to their handlers, send the replies.
 
 Whatever a client does, it ends this connection at the most. Requests go on side by side; replies leave when ready.
+
+    socket -> session -> _take --+--> a handler, for at most `max_pipelined` requests -> sink -> outbox -> socket
+                                 +--> _waiting: read ahead, in order
+
+- **Reading ahead.** Requests beyond `max_pipelined` are read and wait, so that a `cancel`, a `ping` or a `stats` behind
+  them is answered at once: their replies are short and take no work. A cancel of a run that waits answers it without
+  beginning it.
+- **Budgets** (budget.py). Requests are counted by their texts and a fixed size each until they are answered,
+  replies until the socket has taken them. Over its budget of either a connection is not read from. Over its budget of
+  replies none of its requests begins, and the cells of its runs that stream their console lines are not read.
+- **Stalls.** A connection is closed whose replies do not go out (outbox.py has the rule), or that owes the rest of a
+  frame for `stall_s` (inbox.py).
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import select
 import socket
@@ -19,23 +30,17 @@ from promptlogd.clients import Clients
 from promptlogd.config import Server
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.table import Handlers
+from promptlogd.inbox import AT_ONCE, Inbox
+from promptlogd.outbox import Outbox
 from promptlogd.peer import peer_of
 from promptlogd.principal import Principal
 from promptlogd.refusal import Detail, RequestError
-from promptlogd.request_sink import RequestSink
+from promptlogd.request_sink import RequestSink, bytes_of
 from promptlogd.runs import Runs
 from promptlogd.wire import INLINE_BYTES, BadMessage, Encoding, ProtocolError, ServerSession, Unread
-from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request
+from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request, Run
 
 _log = logging.getLogger(__name__)
-
-_READ_BYTES = 256 * 1024
-_SLICE_BYTES = 16 * 1024
-"""Of what was read, so much is taken at once. Between two slices with requests in them others get their turn."""
-
-_OUTBOX_BYTES = 1024 * 1024
-"""Unsent replies above which the daemon reads no more requests of this client, and begins none of its runs that wait.
-"""
 
 _STOPPED = RequestError("shutting_down", "the daemon was stopped before this was done")
 
@@ -64,12 +69,31 @@ class Connection:
         peer = peer_of(sock)
         self._principal = Principal(connection=number, uid=peer.uid, process=peer.process)
         self._may_name_tenants = peer.uid == os.geteuid() or peer.uid in settings.fronts
+        self._budget = clients.budgets.open(self._principal)
+        self._inbox = Inbox(
+            sock,
+            self._session,
+            self._budget,
+            stall_s=settings.stall_s,
+            unless_gone=self._unless_gone,
+            decode=self._decode,
+        )
         self._in_hand: dict[Id, RequestSink] = {}
-        self._outbox = bytearray()
-        self._outbox_filled = trio.Event()
+        self._waiting: dict[Id, Request] = {}
+        """Requests that were read ahead, in order."""
+        self._starting = False
+        """Whether a task begins those when it may."""
         self._progress = trio.Event()
         self._when_room: list[Callable[[], None]] = []
         self._scope = trio.CancelScope()
+        self._outbox = Outbox(
+            sock,
+            number,
+            clients=clients,
+            account=self._budget.replies,
+            stall_s=settings.stall_s,
+            end=self._scope.cancel,
+        )
 
     async def serve(self) -> None:
         """Serve the client. Raises nothing that is the client's fault; cancellation cancels its runs."""
@@ -78,14 +102,14 @@ class Connection:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._outbox.serve)
                     async with trio.open_nursery() as tasks:
                         await self._read(tasks)
                         # After the last read, only this task notices that the client left.
                         nursery.start_soon(self._watch_gone)
-                        while self._in_hand:
+                        while self._in_hand or self._waiting:
                             await self._wait_for_progress()
-                    await self._drain()
+                    await self._outbox.drain()
                     nursery.cancel_scope.cancel()
         except* OSError as group:
             _log.debug("client %d is gone: %s", number, group.exceptions[0])
@@ -94,76 +118,54 @@ class Connection:
                 if self._clients.draining:
                     sink.refuse(_STOPPED)
                 sink.abandon()
+            for request in self._waiting.values():
+                if self._clients.draining:
+                    self.send_error(request.id, _STOPPED.code, _STOPPED.message)
+                self._answered(bytes_of(request))
+            self._waiting.clear()
+            self._budget.replies.forget(self._tell_room)
             self._clients.connected -= 1
-            self._runs.admission.forget(self._principal.connection)
-            self._clients.unsent.discard(number)
+            self._clients.budgets.close(self._budget, self._principal)
+            self._runs.admission.forget(number)
             self._clients.wake_if_idle()
             self._sock.close()
             # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
-            self._session = ServerSession()
+            self._session.clear()
             self._outbox.clear()
 
     async def _read(self, tasks: trio.Nursery) -> None:
         """Read requests until the client closes its side, or sends what can't be followed."""
-        settings = self._settings
-        owed_since = math.inf
-        while True:
-            if not self._session.mid_frame:
-                await trio.lowlevel.wait_readable(self._sock)
-            else:
-                with trio.CancelScope(deadline=owed_since + settings.stall_s) as patience:
-                    await trio.lowlevel.wait_readable(self._sock)
-                if patience.cancelled_caught:
-                    message = f"the rest of a frame did not come within {settings.stall_s:g} s"
-                    self.send_error(None, "bad_request", message)
-                    return
-            try:
-                data = self._sock.recv(_READ_BYTES)
-            except BlockingIOError:
-                continue
-            if not data:
-                if self._session.mid_frame:
-                    self.send_error(None, "bad_request", "the connection ended within a frame")
-                return
-            events = 0
-            for start in range(0, len(data), _SLICE_BYTES):
-                taken = self._session.receive(data[start : start + _SLICE_BYTES])
-                for come in taken:
-                    event = await self._decode(come) if isinstance(come, Unread) else come
-                    if isinstance(event, ProtocolError):
-                        self.send_error(None, event.code, event.message)
-                        return
-                    await self._begin(event, tasks)
-                events += len(taken)
-                if taken and start + _SLICE_BYTES < len(data):
-                    await trio.lowlevel.checkpoint()
-            if not self._session.mid_frame:
-                owed_since = math.inf
-            elif owed_since == math.inf or events:
-                owed_since = trio.current_time()
+        try:
+            await self._inbox.read(lambda request: self._take(request, tasks))
+        except ProtocolError as error:
+            self.send_error(None, error.code, error.message)
 
     async def _decode(self, come: Unread) -> Request | BadMessage | ProtocolError:
         """Have a large frame decoded elsewhere. Meanwhile nothing of this client is read."""
-        async with trio.open_nursery() as waiting:
-            waiting.start_soon(self._watch_gone)
-            try:
-                event = await self._decoder.request(self._principal.uid, come.payload, come.encoding)
-            except DecoderFailed as error:
-                event = ProtocolError(str(error), code="internal")
-            waiting.cancel_scope.cancel()
-        return event
+        decoded: list[Request | BadMessage | ProtocolError] = []
 
-    async def _begin(self, request: Request | BadMessage, tasks: trio.Nursery) -> None:
-        if self._must_wait(request):
-            async with trio.open_nursery() as waiting:
-                waiting.start_soon(self._watch_gone)
-                while self._must_wait(request):
-                    await self._wait_for_progress()
-                waiting.cancel_scope.cancel()
+        async def decode() -> None:
+            try:
+                decoded.append(await self._decoder.request(self._principal.uid, come.payload, come.encoding))
+            except DecoderFailed as error:
+                decoded.append(ProtocolError(str(error), code="internal"))
+
+        await self._unless_gone(decode)
+        return decoded[0]
+
+    async def _unless_gone(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait for something else than the socket, and notice nevertheless if the client leaves."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_gone)
+            await wait()
+            nursery.cancel_scope.cancel()
+
+    def _take(self, request: Request | BadMessage, tasks: trio.Nursery) -> None:
+        """Begin a request, or let it wait; or refuse it."""
         if isinstance(request, BadMessage):
             detail: Detail | None = None if request.detail is None else {**request.detail}
             self.send_error(request.id, request.code, request.message, detail)
-        elif request.id in self._in_hand:
+        elif request.id in self._in_hand or request.id in self._waiting:
             self.send_error(request.id, "bad_request", "a request with this id is in hand already")
         elif self._clients.draining and not isinstance(request, Cancel):
             self.send_error(request.id, "shutting_down", "the daemon is stopping")
@@ -171,14 +173,45 @@ class Connection:
             message = "a tenant is named by fronts alone: see `server.fronts` in the configuration"
             self.send_error(request.id, "forbidden", message)
         else:
-            self._start(request, tasks)
+            self._clients.unanswered += 1
+            if isinstance(request, AT_ONCE) or (not self._waiting and self._may_start()):
+                self._start(request, tasks)
+            else:
+                self._waiting[request.id] = request
+                self._budget.requests.charge(bytes_of(request))
+                if not self._starting:
+                    self._starting = True
+                    tasks.start_soon(self._start_waiting, tasks)
 
-    def _start(self, request: Request, tasks: trio.Nursery) -> None:
+    def _may_start(self) -> bool:
+        return len(self._in_hand) < self._settings.max_pipelined and self.has_room()
+
+    async def _start_waiting(self, tasks: trio.Nursery) -> None:
+        """Begin the requests that wait, each as soon as it may."""
+        while self._waiting:
+            while not self._may_start():
+                await self._budget.replies.room()
+                while len(self._in_hand) >= self._settings.max_pipelined:
+                    await self._wait_for_progress()
+            if self._waiting:  # else they were cancelled meanwhile
+                request = self._waiting.pop(next(iter(self._waiting)))
+                if self._clients.draining:
+                    self.send_error(request.id, _STOPPED.code, _STOPPED.message)
+                    self._answered(bytes_of(request))
+                else:
+                    self._budget.requests.release(bytes_of(request))
+                    self._start(request, tasks)
+            self._budget.pass_on()
+            await trio.lowlevel.checkpoint()
+        self._starting = False
+        self._progress.set()
+
+    def _start(self, request: Request, tasks: trio.Nursery, *, cancelled: bool = False) -> None:
         principal = self._principal
         if request.tenant is not None:
             principal = msgspec.structs.replace(principal, tenant=request.tenant)
-        sink = self._in_hand[request.id] = RequestSink(self, request, tasks)
-        self._clients.unanswered += 1
+        sink = self._in_hand[request.id] = RequestSink(self, request, tasks, cancelled=cancelled)
+        self._budget.requests.charge(sink.held_bytes)
         try:
             self._handlers[type(request)].start(principal, request, sink)
         except RequestError as error:
@@ -186,26 +219,38 @@ class Connection:
         except Exception:
             sink.fail()
 
-    def _must_wait(self, request: Request | BadMessage) -> bool:
-        """Whether this client has enough in hand, or reads its replies too slowly."""
-        many = len(self._in_hand) >= self._settings.max_pipelined
-        return not self.has_room() or (many and not isinstance(request, Cancel | BadMessage))
-
     def has_room(self) -> bool:
-        """Whether the client reads its replies fast enough."""
-        return len(self._outbox) <= _OUTBOX_BYTES
+        """Whether the client, and those that it shares memory with, read their replies fast enough."""
+        return self._budget.may_begin
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once it has read enough of them."""
+        """Call back once they have read enough of them."""
         self._when_room.append(callback)
+        if len(self._when_room) == 1:
+            self._budget.replies.when_room(self._tell_room)
 
     @property
     def encoding(self) -> Encoding:
         """How replies are encoded."""
         return self._session.encoding
 
-    def cancel(self, target: Id) -> bool:
-        """Cancel the run that a request began; return whether there is one."""
+    def _tell_room(self) -> None:
+        if self.has_room():
+            waiting, self._when_room = self._when_room, []
+            for callback in waiting:
+                callback()
+            self._budget.pass_on()
+        else:
+            self._budget.replies.when_room(self._tell_room)
+
+    def cancel(self, target: Id, tasks: trio.Nursery) -> bool:
+        """Cancel the run that a request began, or would have; return whether there is one."""
+        waiting = self._waiting.get(target)
+        if isinstance(waiting, Run):
+            del self._waiting[target]
+            self._budget.requests.release(bytes_of(waiting))
+            self._start(waiting, tasks, cancelled=True)
+            return True
         sink = self._in_hand.get(target)
         return sink is not None and sink.cancel()
 
@@ -227,10 +272,15 @@ class Connection:
 
     def done(self, id: Id) -> None:
         """A request has its last reply."""
-        if self._in_hand.pop(id, None) is not None:
-            self._clients.unanswered -= 1
-            self._clients.wake_if_idle()
-            self._progress.set()
+        sink = self._in_hand.pop(id, None)
+        if sink is not None:
+            self._answered(sink.held_bytes)
+
+    def _answered(self, held_bytes: int) -> None:
+        self._budget.requests.release(held_bytes)
+        self._clients.unanswered -= 1
+        self._clients.wake_if_idle()
+        self._progress.set()
 
     async def _wait_for_progress(self) -> None:
         if self._progress.is_set():
@@ -243,55 +293,7 @@ class Connection:
         self.send(Error(id=id, code=code, message=message, detail=detail))
 
     def send(self, reply: Reply) -> None:
-        """Send a reply, or keep what the socket does not take now for the writer."""
-        data: bytes | bytearray | memoryview = self._session.send(reply)
-        if not self._outbox:
-            try:
-                sent = self._sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self._scope.cancel()
-                return
-            if sent == len(data):
-                return
-            data = memoryview(data)[sent:]
-        self._outbox += data
-        self._clients.unsent.add(self._principal.connection)
-        self._outbox_filled.set()
-
-    async def _write(self) -> None:
-        """Send what the socket did not take at once. A client that reads nothing for too long is sent away."""
-        stall_s = self._settings.stall_s
-        while True:
-            await self._outbox_filled.wait()
-            while self._outbox:
-                with trio.move_on_after(stall_s) as patience:
-                    await trio.lowlevel.wait_writable(self._sock)
-                if patience.cancelled_caught:
-                    _log.info("client %d does not read its replies; closed", self._principal.connection)
-                    self._scope.cancel()
-                    return
-                try:
-                    sent = self._sock.send(self._outbox[:_READ_BYTES])
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    self._scope.cancel()
-                    return
-                del self._outbox[:sent]
-                self._progress.set()
-                if self._when_room and self.has_room():
-                    waiting, self._when_room = self._when_room, []
-                    for callback in waiting:
-                        callback()
-            self._clients.unsent.discard(self._principal.connection)
-            self._clients.wake_if_idle()
-            self._outbox_filled = trio.Event()
-
-    async def _drain(self) -> None:
-        while self._outbox:
-            await self._wait_for_progress()
+        self._outbox.send(self._session.send(reply))
 
     async def _watch_gone(self) -> None:
         """Wait until the client has left, and cancel its runs. A client that only closed its writing side has not left.

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import OrderedDict
 
 _BURST = 50
 _PER_S = 5.0
-_MESSAGES = 256
-"""So many texts are told apart. Texts are those in the code, before anything is put into them."""
+_PLACES = 256
+"""So many places in the code that write a line are told apart."""
+
+_HEAD, _TAIL = 2000, 6000
+"""Characters of a longer line that are written, at its begin and its end, where a traceback names the error."""
+
+_UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
 class RateLimit(logging.Filter):
-    """A token bucket for each text. What is dropped is counted, and told with the next line of that text."""
+    """A token bucket for each place in the code. What is dropped is counted, and told with the next line from there."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[tuple[str, int], _Bucket] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
-        text = str(record.msg)
-        bucket = self._buckets.setdefault(text, _Bucket())
-        self._buckets.move_to_end(text)
-        if len(self._buckets) > _MESSAGES:
+        place = record.pathname, record.lineno
+        bucket = self._buckets.setdefault(place, _Bucket())
+        self._buckets.move_to_end(place)
+        if len(self._buckets) > _PLACES:
             self._buckets.popitem(last=False)
         if not bucket.take(time.monotonic()):
             return False
         if bucket.dropped:
-            record.msg = f"{text} ({bucket.dropped} more like this were dropped before)"
+            record.msg = f"{record.msg} ({bucket.dropped} more like this were dropped before)"
             bucket.dropped = 0
         return True
+
+
+def fit(line: str) -> str:
+    """Return a line without its middle if it is long, and without what a terminal would obey."""
+    if len(line) > _HEAD + _TAIL:
+        line = f"{line[:_HEAD]} ({len(line) - _HEAD - _TAIL} characters are left out) {line[-_TAIL:]}"
+    return _UNPRINTABLE.sub("?", line)
 
 
 class _Bucket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -11,9 +12,12 @@ import trio
 from promptlogd.refusal import Detail, RequestError
 from promptlogd.sink import Sink
 from promptlogd.wire import Encoding
-from promptlogd.wire.messages import ErrorCode, Id, Log, Reply, Request
+from promptlogd.wire.messages import ErrorCode, Id, Log, Reply, Request, Run, Submit
 
 _log = logging.getLogger(__name__)
+
+_REQUEST_BYTES = 1024
+"""What a request holds of memory beside its texts, with the objects that are made for it."""
 
 
 class Replies(Protocol):
@@ -35,8 +39,8 @@ class Replies(Protocol):
     async def work(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
         """Work on a request. The reply that comes of it, if any, is sent."""
 
-    def cancel(self, target: Id) -> bool:
-        """Cancel the run that a request began; return whether there is one."""
+    def cancel(self, target: Id, tasks: trio.Nursery) -> bool:
+        """Cancel the run that a request began, or would have; return whether there is one."""
 
     def has_room(self) -> bool:
         """Whether the client reads its replies fast enough."""
@@ -48,7 +52,11 @@ class Replies(Protocol):
 class RequestSink(Sink):
     """The way back of one request of a connection."""
 
-    def __init__(self, client: Replies, request: Request, tasks: trio.Nursery) -> None:
+    def __init__(self, client: Replies, request: Request, tasks: trio.Nursery, *, cancelled: bool = False) -> None:
+        """`cancelled`: the request was cancelled before it began."""
+        self.held_bytes = bytes_of(request)
+        """What is counted of the request until it is answered."""
+        self.cancelled = cancelled
         self._client: Replies | None = client
         self._encoding = client.encoding
         self._tasks = tasks
@@ -102,7 +110,7 @@ class RequestSink(Sink):
         return True
 
     def cancel_other(self, target: Id) -> bool:
-        return self._client is not None and self._client.cancel(target)
+        return self._client is not None and self._client.cancel(target, self._tasks)
 
     def has_room(self) -> bool:
         return self._client is None or self._client.has_room()
@@ -118,3 +126,15 @@ class RequestSink(Sink):
             on_cancel()
         if client is not None:
             client.done(self._id)
+
+
+def bytes_of(request: Request) -> int:
+    """Return what a request holds of memory. A source is held as it came, and as the bytes that are run."""
+    if isinstance(request, Run):
+        texts = sys.getsizeof(request.prompt) + memoryview(request.env).nbytes
+        if request.source is not None:
+            texts += 2 * sys.getsizeof(request.source)
+        if request.host_functions is not None:
+            texts += _REQUEST_BYTES * len(request.host_functions)
+        return _REQUEST_BYTES + texts
+    return _REQUEST_BYTES + (2 * sys.getsizeof(request.source) if isinstance(request, Submit) else 0)

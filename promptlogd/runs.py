@@ -243,7 +243,7 @@ class PendingRun:
     def _begin(self, cell: Cell) -> None:
         self._cell = cell
         try:
-            cell.begin(self._job, self._done, on_log=self._on_log)
+            cell.begin(self._job, self._done, on_log=self._on_log, room=self._room)
         except CellLost:
             self._lost()
         except Exception:

@@ -15,6 +15,7 @@ import trio
 
 from promptlogd import allocator, listener
 from promptlogd.admission import Admission
+from promptlogd.budget import NoPlace
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
 from promptlogd.config import Config, ConfigError
@@ -110,7 +111,7 @@ class _Daemon:
         self._config = config
         self._store = store
         self._hosts = hosts
-        self._clients = Clients()
+        self._clients = Clients(most=config.server.max_clients)
         self._turns = Turns()
         self._kept = trio.Event()
         """Set when a program was kept, and the store may make ready for the next."""
@@ -198,19 +199,20 @@ class _Daemon:
         number = 0
         async for client in listener.accept(sock):
             number += 1
-            if self._clients.connected >= self._config.server.max_clients:
-                _log.warning("%d clients are connected: one more was sent away", self._clients.connected)
+            try:
+                connection = Connection(
+                    client,
+                    number,
+                    clients=self._clients,
+                    handlers=self._handlers,
+                    runs=self._runs,
+                    settings=self._config.server,
+                    decoder=self._decoder,
+                )
+            except NoPlace as error:
+                _log.warning("a client was sent away: %s", error)
                 client.close()
                 continue
-            connection = Connection(
-                client,
-                number,
-                clients=self._clients,
-                handlers=self._handlers,
-                runs=self._runs,
-                settings=self._config.server,
-                decoder=self._decoder,
-            )
             connections.start_soon(_guard, connection)
 
     async def _stop_on_signal(

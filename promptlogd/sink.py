@@ -14,6 +14,9 @@ from promptlogd.wire.messages import Id, Log, Reply
 class Sink(Room, ABC):
     """Takes the replies to one request. The last one is given by `reply` or `refuse`, once; later ones are dropped."""
 
+    cancelled = False
+    """Whether the client cancelled the request before it began."""
+
     @property
     @abstractmethod
     def encoding(self) -> Encoding:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from promptlogd import log_rate
-from promptlogd.log_rate import RateLimit
+from promptlogd.log_rate import RateLimit, fit
 
 
 @pytest.fixture
@@ -26,25 +26,42 @@ def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
 
 
 def test_a_flood_is_cut_and_counted(log: tuple[logging.Logger, io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand lines of one text: a few are written; another text is; later, how many were dropped is."""
+    """A thousand lines of one place: a few are written; another place's is; later, how many were dropped is."""
     logger, written = log
     now = [1000.0]
     monkeypatch.setattr(log_rate.time, "monotonic", lambda: now[0])
-    for number in range(1000):
+
+    def warn(number: int) -> None:
         logger.warning("client %d is gone", number)
+
+    for number in range(1000):
+        warn(number)
     logger.warning("another")
     lines = written.getvalue().splitlines()
     assert lines == [*(f"client {number} is gone" for number in range(50)), "another"]
     now[0] += 1
-    logger.warning("client %d is gone", 7)
+    warn(7)
     assert written.getvalue().splitlines()[-1] == "client 7 is gone (950 more like this were dropped before)"
 
 
-def test_texts_without_end_are_not_remembered(log: tuple[logging.Logger, io.StringIO]) -> None:
-    """A text that is made up for each line costs no memory."""
-    logger, _ = log
+def test_texts_that_are_made_up_share_a_rate(log: tuple[logging.Logger, io.StringIO]) -> None:
+    """What the line says does not matter, but where in the code it is written."""
+    logger, written = log
     for number in range(2000):
         logger.warning(f"text {number}")
-    (limit,) = logger.handlers[0].filters
-    assert isinstance(limit, RateLimit)
-    assert len(limit._buckets) <= 256
+    assert len(written.getvalue().splitlines()) == 50
+
+
+def test_a_long_line_is_cut() -> None:
+    """Its begin and its end are written, and how much is left out; a short one is written whole."""
+    assert fit("short") == "short"
+    line = fit("begin" + "x" * 1_000_000 + "end")
+    assert line.startswith("begin")
+    assert line.endswith("end")
+    assert "992008 characters are left out" in line
+    assert len(line) < 8100
+
+
+def test_nothing_in_a_line_drives_a_terminal() -> None:
+    """Escapes are not written."""
+    assert fit("a\x1b[2Jb\x9b\u00e9\n") == "a?[2Jb?\u00e9\n"

@@ -65,7 +65,7 @@ class _Cell(Cell):
         """Whether it has no job."""
         return self.done is None
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: object = None) -> None:
         """Take the job, unless it is dead."""
         self.runs += 1
         if self.faulty:

@@ -64,16 +64,25 @@ class RunHandler:
         self._refuse(request)
         if request.source is not None and len(request.source) > SMALL_BYTES:
             run = _Run(self, principal, request, sink, "", stored=False)
+            if sink.cancelled:
+                run.end_unbegun()
+                return
             run.begin_later(lambda: self._large(run, request, principal))
             return
         stored = request.hash is not None
         found = self._recall(request) if stored else (self._of_source(request), None)
         if found is None:
             run = _Run(self, principal, request, sink, request.hash or "", stored=False)
+            if sink.cancelled:
+                run.end_unbegun()
+                return
             run.begin_later(lambda: self._read(run, request, principal))
             return
         program, artifact = found
         run = _Run(self, principal, request, sink, program.hash, stored=stored)
+        if sink.cancelled:
+            run.end_unbegun()
+            return
         job = self._job(request, program, artifact)
         if self._is_checked_apart(job):
             run.begin_later(lambda: self._checked(job, principal))
@@ -234,6 +243,10 @@ class _Run:
         )
         sink.when_cancelled(pending.cancel)
 
+    def end_unbegun(self) -> None:
+        """Reply that it was cancelled before it began."""
+        self._reply(Result(outcome=Cancelled(), usage=_NO_USAGE))
+
     def begin_later(self, check: Callable[[], Awaitable[Job | Unparsed]]) -> None:
         """Have the program checked first, in a task; then have it run, unless it does not parse."""
         scope = trio.CancelScope()
@@ -251,7 +264,7 @@ class _Run:
                     case _:
                         pass  # it was cancelled as the check ended
             if scope.cancel_called:
-                self._reply(Result(outcome=Cancelled(), usage=_NO_USAGE))
+                self.end_unbegun()
 
         self._sink.spawn(work)
 

@@ -41,6 +41,10 @@ class FrameDecoder:
         """How many bytes of an unfinished frame are held. 0: the stream is between two frames."""
         return len(self._buffer)
 
+    def clear(self) -> None:
+        """Drop what is held."""
+        self._buffer.clear()
+
     def feed(self, data: bytes) -> Iterator[bytes | memoryview]:
         """Take the next bytes of the stream and yield the frames that are whole now. A large one is a view.
 

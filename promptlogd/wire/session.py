@@ -53,6 +53,15 @@ class _Session:
         """Whether the other side owes us the rest of a frame."""
         return self._frames.buffered_bytes > 0
 
+    @property
+    def buffered_bytes(self) -> int:
+        """How much of that frame is there."""
+        return self._frames.buffered_bytes
+
+    def clear(self) -> None:
+        """Drop what is buffered."""
+        self._frames.clear()
+
     def _encode(self, message: object) -> bytes:
         encode = _encode_json if self.encoding == "json" else _encode_msgpack
         return encode_frame(encode(message), self.encoding)

@@ -32,6 +32,16 @@ OnLog = Callable[[LogLine], None]
 """Takes a console line as soon as it is there."""
 
 
+class Room(Protocol):
+    """Room for what comes of a run."""
+
+    def has_room(self) -> bool:
+        """Whether there is some."""
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once there is."""
+
+
 class JailProcess(Protocol):
     """The nsjail of a cell."""
 
@@ -67,8 +77,12 @@ class Cell(ABC):
         """Whether its engine waits for a job."""
 
     @abstractmethod
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
-        """Hand over a job. `done` is called once, later. Raises CellLost, with the cell retired, if it is dead."""
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
+        """Hand over a job. `done` is called once, later. Raises CellLost, with the cell retired, if it is dead.
+
+        `room`: for lines that go to `on_log`. Without it the process's output is not read, and blocks its writes. Its
+        limits hold all the same: at the wall limit the run ends, with what was read.
+        """
 
     @abstractmethod
     def cancel(self) -> None:

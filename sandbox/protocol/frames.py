@@ -129,6 +129,14 @@ class Decoder:
         """Whether it went on and on after its last message."""
         return self._rest_bytes < -_SURPLUS_BYTES
 
+    def hold(self, data: bytes) -> None:
+        """Take the next bytes, to be looked at later: see `backlog`."""
+        if self.ended:
+            self.feed(data)
+        else:
+            self._buffer += data
+            self.backlog = True
+
     def feed(self, data: bytes) -> list[Message]:
         """Take the next bytes; return up to MESSAGES_AT_ONCE messages. Raises Malformed.
 

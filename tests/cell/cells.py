@@ -60,7 +60,35 @@ async def a_cell(plan: Plan) -> AsyncIterator[QuickJSCell]:
         yield cell
 
 
-async def finish(cell: Cell, job: Job, *, on_log: Callable[[LogLine], None] | None = None) -> Result:
+class Narrow:
+    """Room that is there when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked = trio.Event()
+        """Set when somebody waits for room."""
+        self._open = False
+        self._waiting: list[Callable[[], None]] = []
+
+    def has_room(self) -> bool:
+        """Whether the test said so."""
+        return self._open
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Note who waits."""
+        self._waiting.append(callback)
+        self.asked.set()
+
+    def open(self) -> None:
+        """Let there be room from now on."""
+        self._open = True
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()
+
+
+async def finish(
+    cell: Cell, job: Job, *, on_log: Callable[[LogLine], None] | None = None, room: Narrow | None = None
+) -> Result:
     """Have a job done, and wait for its result. Raises CellLost. Cancellation cancels the job first."""
     done = trio.Event()
     answer: list[Result | CellLost] = []
@@ -69,7 +97,7 @@ async def finish(cell: Cell, job: Job, *, on_log: Callable[[LogLine], None] | No
         answer.append(result)
         done.set()
 
-    cell.begin(job, note, on_log=on_log)
+    cell.begin(job, note, on_log=on_log, room=room)
     try:
         await done.wait()
     except trio.Cancelled:
@@ -90,13 +118,14 @@ async def run_on(
     language: Language = "javascript",
     prompt: str = "",
     on_log: Callable[[LogLine], None] | None = None,
+    room: Narrow | None = None,
     **limits: int,
 ) -> Result:
     """Run this source there; a machine that others keep busy has time for it, if no wall limit is given."""
     limits.setdefault("wall_ms", 60_000)
     with trio.fail_after(90):
         job = Job(task=task, source=source.encode(), language=language, prompt=prompt, limits=Limits(**limits))
-        return await finish(cell, job, on_log=on_log)
+        return await finish(cell, job, on_log=on_log, room=room)
 
 
 async def take(pool: Pool, *, fresh: bool = False, memory_bytes: int | None = None) -> Cell:

@@ -43,6 +43,8 @@ def test_json_lines_with_a_half_closed_client(socket_path: Path) -> None:
 
 def test_replies_come_when_ready(socket_path: Path) -> None:
     """Of two pipelined runs the short one answers first."""
+    with Client(socket_path) as client:
+        until(lambda: client.stats().pools[0].blank >= 2)
     with talk(socket_path) as sock:
         long = {"type": "run", "id": "long", "source": "for(;;){}"}
         replies = ask(sock, long, {"type": "run", "id": "short", "source": "return 1"})

@@ -8,10 +8,13 @@ from __future__ import annotations
 import fcntl
 import socket
 import termios
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
 
 import trio
 
-from sandbox.cells.cell import Done, OnLog
+from sandbox.cells.cell import Done, OnLog, Room
 from sandbox.cells.job import Job, Result
 from sandbox.engines.host.columns import Text
 from sandbox.engines.host.console import Console, Stacks
@@ -26,10 +29,26 @@ _READ_BYTES = 256 * 1024
 _READS = 4
 """Reads per wake-up, so that an endless writer cannot starve other cells."""
 
+_STREAM_BYTES = 8 * 1024
+"""Of a run whose lines are streamed, read at once: 1,400 lines, each of which becomes a message."""
+
 _ROOM_BYTES = 1280 * 1024
 """Room for a result, a prompt or a source of the default limits at once."""
 
 _SO_SNDBUFFORCE = 32  # socket(7), asm-generic/socket.h; not in Python's socket module
+
+
+class Reading(Enum):
+    """What came of an attempt to read what a process wrote."""
+
+    PART = auto()
+    """There may be more now."""
+    ALL = auto()
+    """There is no more now."""
+    END = auto()
+    """There will be no more."""
+    NO_ROOM = auto()
+    """Nothing was read, since there is no room for its console lines."""
 
 
 class Run:
@@ -44,6 +63,7 @@ class Run:
         stacks: Stacks,
         done: Done,
         on_log: OnLog | None,
+        room: Room | None = None,
         token: bytes = b"",
         tells_memory: bool = True,
     ) -> None:
@@ -71,6 +91,8 @@ class Run:
         )
         self._logs: list[LogLine] = []
         self._log = on_log or self._logs.append
+        self._room = room if on_log is not None else None
+        """For lines that are streamed. Others are held by the run, within its limits."""
         self._unsent = memoryview(frame)
 
     @property
@@ -109,26 +131,59 @@ class Run:
         if not self._unsent and self.machine.state is State.SENDING:
             self.machine.happen(Trusted.SENT)
 
-    def receive(self, data: socket.socket, *, to_the_end: bool) -> bool:
-        """Read what the process wrote, or a part if there is much. Return whether it may write more.
+    def receive(self, data: socket.socket) -> Reading:
+        """Read what the process wrote, or a part if there is much, and look at a part of that.
 
-        Until there is no `backlog`, nothing more is read: a process can write any number of frames.
+        While there is a `backlog`, nothing more is read: a process can write any number of frames.
         """
-        if self._decoder.backlog:
-            self._feed(b"")
-        reads = 0
-        while not self.backlog and (to_the_end or reads < _READS):
-            reads += 1
+        if self.backlog:
+            return self.look()
+        reads, size = (1, _STREAM_BYTES) if self._room is not None else (_READS, _READ_BYTES)
+        while reads and not self.backlog:
+            reads -= 1
+            if self._lacks_room:
+                return Reading.NO_ROOM
             try:
-                received = data.recv(_READ_BYTES)
+                received = data.recv(size)
             except BlockingIOError:
-                return True
+                return Reading.ALL
             except OSError:
-                return False
+                return Reading.END
             if not received:
-                return False
+                return Reading.END
             self._feed(received)
-        return True
+        return Reading.PART
+
+    def look(self) -> Reading:
+        """Look at a part of the `backlog`."""
+        if self.backlog:
+            if self._lacks_room:
+                return Reading.NO_ROOM
+            self._feed(b"")
+        return Reading.PART if self.backlog else Reading.ALL
+
+    def receive_all(self, data: socket.socket) -> Reading:
+        """Read all that a dead process left in the socket, which takes 2.5 MiB at most, and look at a part of it."""
+        parts = []
+        with suppress(OSError):  # BlockingIOError: that was all
+            while received := data.recv(_READ_BYTES):
+                parts.append(received)
+        if self.machine.state is not State.ENDING:
+            self._decoder.hold(b"".join(parts))
+        return self.look()
+
+    def drop_rest(self) -> None:
+        """Give up the `backlog`, for which there is no room."""
+        self._console.truncated = True
+
+    @property
+    def _lacks_room(self) -> bool:
+        return self._room is not None and not self._room.has_room()
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once there is room, after NO_ROOM."""
+        assert self._room is not None
+        self._room.when_room(callback)
 
     def _feed(self, received: bytes) -> None:
         machine = self.machine

@@ -14,7 +14,7 @@ import struct
 
 import trio
 
-from sandbox.cells.cell import START_S, Cell, Done, OnLog
+from sandbox.cells.cell import START_S, Cell, Done, OnLog, Room
 from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import Supervisor, only_child
@@ -74,7 +74,7 @@ class DenoCell(Cell):
         """Whether its engine waits for a job."""
         return self._machine.state is State.BLANK
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
         """Hand over a job: see `Cell.begin`."""
         self.runs += 1
         try:
@@ -90,6 +90,7 @@ class DenoCell(Cell):
                 stacks=stack,
                 done=done,
                 on_log=on_log,
+                room=room,
                 token=token,
                 tells_memory=False,  # the kernel does
             )
@@ -119,8 +120,13 @@ class DenoCell(Cell):
 
     def on_due(self) -> None:
         """A process that starts took too long; or a run is due."""
-        if self._run is not None:
-            self._run.on_due()
+        run = self._run
+        if run is not None:
+            run.on_due()
+            if self._run is run:
+                self._wait_for(run.events)
+                if run.backlog:
+                    self._reactor.again(self, self._on_data)
         elif self._machine.state is State.STARTING:
             self._fail()
 
@@ -258,7 +264,7 @@ class DenoCell(Cell):
         else:
             run.on_data()
             if self._run is run:
-                self._wait_for(READ | (WRITE if run.unsent else 0))
+                self._wait_for(run.events)
                 if run.backlog:
                     self._reactor.again(self, self._on_data)
 

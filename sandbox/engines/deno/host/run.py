@@ -14,11 +14,12 @@ import trio
 from sandbox.cells.cell import LONG_S
 from sandbox.cells.job import Result
 from sandbox.cells.process import Ending, Supervisor
+from sandbox.cells.reactor import READ, WRITE
 from sandbox.engines.deno.host.accounts import Accounts
 from sandbox.engines.deno.host.process import DenoProcess
 from sandbox.engines.deno.host.verdict import verdict
 from sandbox.engines.host.outcomes import Verdict
-from sandbox.engines.host.run import Run
+from sandbox.engines.host.run import Reading, Run
 from sandbox.outcome import Crashed
 from sandbox.protocol.events import Trusted
 from sandbox.protocol.machine import State
@@ -57,8 +58,11 @@ class DenoRun:
         self._over = over
         self._long_at = math.inf
         self._settled = False
+        self._read_to_the_end = False
         self.awaits_log = False
         """Whether nsjail's report of the process's end is awaited."""
+        self._paused = False
+        """Whether its output is not read, since there is no room for it."""
         self._report: Callable[[], None] | None = None
         """What is left to do once nsjail was reaped."""
         self._reported = False
@@ -70,8 +74,13 @@ class DenoRun:
 
     @property
     def backlog(self) -> bool:
-        """Whether some of what was read is still to be looked at."""
-        return not self._settled and self._run.backlog
+        """Whether some of what was read is to be looked at now."""
+        return not self._settled and not self._paused and self._run.backlog
+
+    @property
+    def events(self) -> int:
+        """What to wait for on the data socket."""
+        return (0 if self._paused else READ) | (WRITE if self._run.unsent else 0)
 
     def begin(self) -> None:
         """Send the job, and watch the clocks from now on. Raises CellLost."""
@@ -96,18 +105,40 @@ class DenoRun:
     def on_data(self) -> None:
         """The data socket can be read or written."""
         run = self._run
+        if self._read_to_the_end:
+            return  # what comes now is the next process's
         if run.unsent:
             run.send(self._data)
-        more = run.receive(self._data, to_the_end=False)
-        if not more or run.machine.state in (State.SAID, State.ENDING):
-            self._settle(ended=not more)
+        reading = run.receive(self._data)
+        if reading is Reading.END or run.machine.state in (State.SAID, State.ENDING):
+            self._settle(ended=reading is Reading.END)
+        elif reading is Reading.NO_ROOM:
+            self._pause()
 
     def on_end(self) -> None:
         """The process has ended by itself: all that it wrote is there to be read."""
-        if not self._settled:
-            self._run.receive(self._data, to_the_end=True)
-            if not self._run.backlog:
-                self._settle(ended=True)
+        if self._settled:
+            return
+        if self._read_to_the_end:
+            reading = self._run.look()
+        else:
+            self._read_to_the_end = True  # now: nsjail starts the next process, which writes there too
+            reading = self._run.receive_all(self._data)
+        if reading is Reading.NO_ROOM:
+            self._run.drop_rest()
+        if reading is not Reading.PART:
+            self._settle(ended=True)
+
+    def _pause(self) -> None:
+        """Read no more until there is room."""
+        if not self._paused:
+            self._paused = True
+            self._run.when_room(self._read_on)
+
+    def _read_on(self) -> None:
+        self._paused = False
+        if self._run.machine.state is State.RUNNING and not self.awaits_log:
+            self._set_due(trio.current_time())
 
     def on_log(self, *, more: bool) -> None:
         """nsjail has written to its log, or, without `more`, has ended."""
@@ -121,7 +152,7 @@ class DenoRun:
         if self._report is None and not self._reported:
             self._jail.read_log()
             if not self.awaits_log:
-                self._run.receive(self._data, to_the_end=False)
+                self._run.receive(self._data)
                 self._accounts.close(ended=True)
             self._conclude(self._jail.ending_of(self._engine.pid))
         if self._report is not None:

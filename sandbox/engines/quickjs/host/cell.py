@@ -13,12 +13,12 @@ from contextlib import suppress
 import trio
 
 from sandbox.cells import priority
-from sandbox.cells.cell import LONG_S, Cell, Done, OnLog
+from sandbox.cells.cell import LONG_S, Cell, Done, OnLog, Room
 from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
 from sandbox.cells.reactor import READ, WRITE, Reactor
-from sandbox.engines.host.run import Run, is_quiet
+from sandbox.engines.host.run import Reading, Run, is_quiet
 from sandbox.engines.quickjs.host import stack
 from sandbox.engines.quickjs.host.control import REPORT_BYTES, kill_message, limits_message, read_report
 from sandbox.engines.quickjs.host.job import frame
@@ -59,7 +59,7 @@ class QuickJSCell(Cell):
         """What the reactor waits for on the data socket."""
         self._run: Run | None = None
         self._report: Report | None = None
-        """The account of the run's child, while what it wrote is still being read."""
+        """The account of the run's child, while what it wrote is still being looked at."""
         self._children_ended = 0
         self._zygote: int | None = None
         reactor.watch(self, control.fileno(), self._on_control)
@@ -70,11 +70,11 @@ class QuickJSCell(Cell):
         """Whether a child waits for a job. The next child is forked while the last run's result is on its way."""
         return self._run is None
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
         """Hand over a job: see `Cell.begin`."""
         self._refuse_if_disturbed()
         self.runs += 1
-        run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_log=on_log)
+        run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_log=on_log, room=room)
         self._run = run
         default, limits = self.plan.default, job.limits
         try:
@@ -97,15 +97,12 @@ class QuickJSCell(Cell):
             self._let_go()
             run.done(run.result(Cancelled(), cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
         elif run.machine.state is not State.ENDING:
-            if self._report is None:
-                self._stop(run, Trusted.CANCEL)
-            else:  # the child is dead
-                run.machine.happen(Trusted.CANCEL)
+            self._stop(run, Trusted.CANCEL)
 
     def on_due(self) -> None:
         """Give way to others after a while; end the run at its wall limit; end the jail if the zygote hangs."""
         run = self._run
-        if run is None or self._report is not None:
+        if run is None:
             return
         state = run.machine.state
         if state is State.STARTING:
@@ -162,7 +159,10 @@ class QuickJSCell(Cell):
         run = self._run
         if run is None:
             return
-        if run.begun:
+        if self._report is not None:  # the child had ended before
+            run.machine.happen(Trusted.ENDED)
+            self._finish(run, self._report)
+        elif run.begun:
             run.machine.happen(Trusted.LOST)
             self._finish(run, None)
         else:
@@ -199,7 +199,8 @@ class QuickJSCell(Cell):
         if report is None or run is None:  # the zygote has ended, or a blank child has
             self._reactor.forget(self._control.fileno())
             self.retire()
-            self._forget_jail()
+            if self._report is None:
+                self._forget_jail()
             return
         self._children_ended += 1
         if self._report is not None:  # the next child has ended while it was blank
@@ -214,19 +215,38 @@ class QuickJSCell(Cell):
                 self._lose(run, str(error))
             return
         self._report = report
-        self._read_rest()
+        self._wait_for(0)
+        self._reactor.clear_due(self)
+        self._go_on(run.receive_all(self._data))
 
-    def _read_rest(self) -> None:
-        """The child is dead: all that it ever wrote is there to be read, a part in each turn of the loop."""
-        run, report = self._run, self._report
-        if run is None or report is None:
+    def _go_on(self, reading: Reading) -> None:
+        """The child is dead, and all that it wrote was read. A part of it is looked at in each turn of the loop."""
+        run = self._run
+        assert run is not None
+        match reading:
+            case Reading.PART:
+                self._reactor.again(self, self._look)
+            case Reading.NO_ROOM:
+                run.when_room(lambda: self._read_on(run))
+                self._reactor.set_due(self, run.wall_at)
+            case _:
+                run.machine.happen(Trusted.ENDED)
+                self._finish(run, self._report)
+
+    def _look(self) -> None:
+        if self._run is not None and self._report is not None:
+            self._go_on(self._run.look())
+
+    def _read_on(self, run: Run) -> None:
+        """There is room again for what the child writes."""
+        if self._run is not run or run.machine.state is State.ENDING:
             return
-        run.receive(self._data, to_the_end=True)
+        if self._report is not None:
+            self._reactor.again(self, self._look)
+            return
+        self._wait_for(READ | (WRITE if run.unsent else 0))
         if run.backlog:
-            self._reactor.again(self, self._read_rest)
-            return
-        run.machine.happen(Trusted.ENDED)
-        self._finish(run, report)
+            self._reactor.again(self, self._on_data)
 
     def _on_data(self) -> None:
         run = self._run
@@ -242,8 +262,12 @@ class QuickJSCell(Cell):
         elif not self._events & READ:
             self._wait_for(0)
             return
-        if not run.receive(self._data, to_the_end=False):
+        reading = run.receive(self._data)
+        if reading is Reading.END:
             self._wait_for(0)  # the end is reported by control
+        elif reading is Reading.NO_ROOM:
+            self._wait_for(WRITE if run.unsent else 0)
+            run.when_room(lambda: self._read_on(run))
         elif not run.unsent:
             self._wait_for(self._events & READ)
         if run.backlog:
@@ -261,7 +285,11 @@ class QuickJSCell(Cell):
 
     def _stop(self, run: Run, cause: Trusted) -> None:
         run.machine.happen(cause)
-        self._kill(run)
+        if self._report is not None:  # the child has ended, and its output was not read in time
+            run.machine.happen(Trusted.ENDED)
+            self._finish(run, self._report)
+        else:
+            self._kill(run)
 
     def _kill(self, run: Run) -> None:
         """Have the zygote kill its child. Its account of the child is to come."""

@@ -1,0 +1,238 @@
+"""How much of the daemon's memory requests and replies may hold: by connection, process and uid, and in all.
+
+Three things of a client are buffered, and each has a bound of its own, so that none of them waits for another:
+
+| bound of | a connection | a process | a uid | all |
+|---|---|---|---|---|
+| frames of more than 16 KiB on their way, each up to 8 MiB | 1 | 1 | 4 | 8 |
+| requests that were read and are not answered | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
+| replies that the socket did not take | 1 MiB | 16 MiB | 48 MiB | 128 MiB |
+
+The rule is the same at each level: over its bound, nothing more is taken on. A connection is then not read from, and
+none of its requests begins. What was taken on before may still add to it: one request, or the replies of the runs that
+are in cells. So what is held is bounded by the table and one reply for each slot. Waiters are woken in the order in
+which they came, one at a time.
+
+A connection that holds next to nothing itself is read in any case, and what is answered at once with a short reply is
+answered: its process may have others that do not read. With that each connection holds up to 48 KiB beside the table:
+`FREE_BYTES`, and two reads of 16 KiB.
+
+Each byte that is held is let go of in bounded time: requests end by their limits, and a connection whose replies do not
+go out is closed (connection.py has the rule).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+
+import trio
+
+from promptlogd.principal import Principal
+from sandbox.limits import MIB
+
+REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
+"""Of one connection. Requests: a frame's worth, or so many small ones that a cancel behind thousands is read."""
+
+FREE_BYTES = 16 * 1024
+"""What a connection may hold of requests, and of replies, whatever others hold."""
+
+_PROCESS_BYTES, _UID_BYTES, _ALL_BYTES = 16 * MIB, 48 * MIB, 128 * MIB
+_PROCESS_FRAMES, _UID_FRAMES, _ALL_FRAMES = 1, 4, 8
+"""Long frames on their way at once. One at a time is no slower: the daemon has one loop to read them."""
+
+
+_PROCESS_SHARE = 7 / 8
+"""Of all connections one process may have so many. The others can still connect."""
+
+
+class NoPlace(Exception):
+    """There are as many connections as there may be."""
+
+
+class Account:
+    """Bytes that are held at one level. What is charged here is charged to the levels above as well."""
+
+    __slots__ = ("_chain", "_waiting", "held_bytes", "most_bytes")
+
+    def __init__(self, most_bytes: int, above: Account | None = None) -> None:
+        self.most_bytes = most_bytes
+        self.held_bytes = 0
+        self._waiting: dict[Callable[[], None], None] = {}
+        """Who waits for room here, in order."""
+        self._chain: tuple[Account, ...] = (self,) if above is None else (self, *above._chain)
+
+    def is_over(self, free_bytes: int = -1) -> bool:
+        """Whether this level, or one above, holds more than it may. If it holds `free_bytes` or less, it is not."""
+        if self.held_bytes <= free_bytes:
+            return False
+        for account in self._chain:  # noqa: SIM110 - half as long as any(), and each run comes through here
+            if account.held_bytes > account.most_bytes:
+                return True
+        return False
+
+    def charge(self, held_bytes: int) -> None:
+        """Count what is held from now on."""
+        for account in self._chain:
+            account.held_bytes += held_bytes
+
+    def release(self, held_bytes: int) -> None:
+        """Count it no longer."""
+        for account in self._chain:
+            account.held_bytes -= held_bytes
+            if account._waiting:
+                account._wake()
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call back once the lowest level that is over has room. Others may be over then. Then call `pass_on`."""
+        for account in self._chain:
+            if account.held_bytes > account.most_bytes:
+                account._waiting[callback] = None
+                return
+        callback()
+
+    async def room(self, free_bytes: int = -1) -> None:
+        """Wait until it is not over. Then call `pass_on` as soon as what the room was for is charged."""
+        while self.is_over(free_bytes):
+            event = trio.Event()
+            self.when_room(event.set)
+            if free_bytes >= 0:
+                self._waiting[event.set] = None  # to let go of what it holds itself may be enough
+            try:
+                await event.wait()
+            finally:
+                self.forget(event.set)
+                if self.is_over(free_bytes) or not event.is_set():
+                    self.pass_on()
+
+    def pass_on(self) -> None:
+        """Wake the next who waits at each level that has room. To be called by whoever was woken."""
+        for account in self._chain:
+            if account._waiting:
+                account._wake()
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Let it wait no longer."""
+        for account in self._chain:
+            account._waiting.pop(callback, None)
+
+    def _wake(self) -> None:
+        if self.held_bytes <= self.most_bytes:
+            callback = next(iter(self._waiting))
+            del self._waiting[callback]
+            callback()
+
+
+class _Level:
+    """What a process, a uid, or all clients together hold."""
+
+    def __init__(self, most_bytes: int, frames: int, most_connections: int, above: _Level | None = None) -> None:
+        self.above: _Level | None = above
+        self.requests: Account = Account(most_bytes, None if above is None else above.requests)
+        self.replies: Account = Account(most_bytes, None if above is None else above.replies)
+        self.frames = trio.CapacityLimiter(frames)
+        self.connections = 0
+        self.most_connections = most_connections
+
+
+class Budget:
+    """What one connection holds."""
+
+    def __init__(self, process: _Level) -> None:
+        self.requests = Account(REQUEST_BYTES, process.requests)
+        self.replies = Account(REPLY_BYTES, process.replies)
+        self._process = process
+        self.has_frame_place = False
+
+    @property
+    def may_read(self) -> bool:
+        """Whether the client may be read from."""
+        return not self.requests.is_over(FREE_BYTES) and not self.replies.is_over(FREE_BYTES)
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether a short reply may be made."""
+        return not self.replies.is_over(FREE_BYTES)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether a request may begin, whose reply may be long."""
+        return not self.replies.is_over()
+
+    async def room_to_answer(self) -> None:
+        """Wait until a short reply may be made. Then call `pass_on`."""
+        await self.replies.room(FREE_BYTES)
+
+    async def room_to_read(self) -> None:
+        """Wait until it may. Then call `pass_on` once what was read is charged."""
+        while not self.may_read:
+            await self.requests.room(FREE_BYTES)
+            await self.replies.room(FREE_BYTES)
+
+    def pass_on(self) -> None:
+        """Wake the next who waits for room at a level that has some."""
+        self.requests.pass_on()
+        self.replies.pass_on()
+
+    async def take_frame_place(self) -> None:
+        """Wait for a place for one long frame, and take it: of the process first, so that its own wait for it."""
+        self.has_frame_place = True
+        level: _Level | None = self._process
+        while level is not None:
+            await level.frames.acquire_on_behalf_of(self)
+            level = level.above
+
+    def return_frame_place(self) -> None:
+        """Give the place back. Those that were not taken are none."""
+        self.has_frame_place = False
+        level: _Level | None = self._process
+        while level is not None:
+            with suppress(RuntimeError):  # it was not taken at this level
+                level.frames.release_on_behalf_of(self)
+            level = level.above
+
+
+class Budgets:
+    """The budgets of all connections."""
+
+    def __init__(self, *, connections: int) -> None:
+        """`connections`: how many there may be."""
+        self._connections = connections
+        self._all = _Level(_ALL_BYTES, _ALL_FRAMES, connections)
+        self._uids: dict[Hashable, _Level] = {}
+        self._processes: dict[Hashable, _Level] = {}
+
+    def open(self, principal: Principal) -> Budget:
+        """Return the budget of a new connection. Processes that can't be told apart share what a process has.
+
+        Raises NoPlace.
+        """
+        key = (principal.uid, principal.process)
+        uid = self._uids.get(principal.uid) or _Level(_UID_BYTES, _UID_FRAMES, self._connections, self._all)
+        most = max(1, int(self._connections * _PROCESS_SHARE))
+        process = self._processes.get(key) or _Level(_PROCESS_BYTES, _PROCESS_FRAMES, most, uid)
+        for level, whose in ((self._all, "are there"), (process, "of one process are there")):
+            if level.connections >= level.most_connections:
+                raise NoPlace(f"{level.connections} connections {whose} already")
+        self._uids[principal.uid], self._processes[key] = uid, process
+        for level in (self._all, uid, process):
+            level.connections += 1
+        return Budget(process)
+
+    def close(self, budget: Budget, principal: Principal) -> None:
+        """Take back what a connection held."""
+        if budget.has_frame_place:
+            budget.return_frame_place()
+        for account in (budget.requests, budget.replies):
+            account.release(account.held_bytes)
+            account.pass_on()
+        self._all.connections -= 1
+        _leave(self._processes, (principal.uid, principal.process))
+        _leave(self._uids, principal.uid)
+
+
+def _leave(levels: dict[Hashable, _Level], key: Hashable) -> None:
+    level = levels[key]
+    level.connections -= 1
+    if not level.connections:
+        del levels[key]

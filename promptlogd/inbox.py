@@ -1,0 +1,114 @@
+"""Requests of one connection, read as its budget allows. What is done with them is the connection's affair."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from promptlogd.budget import Budget
+from promptlogd.wire import BadMessage, ProtocolError, ServerSession, Unread
+from promptlogd.wire.messages import Cancel, Ping, Request, Stats
+
+_READ_BYTES = 256 * 1024
+"""Of a long frame, read at once."""
+
+_SLICE_BYTES = 16 * 1024
+"""Of what was read, so much is taken at once. Between two slices with requests in them others get their turn. A frame
+that is longer is a long one, and waits for a place before the rest is read."""
+
+AT_ONCE = (Cancel, Ping, Stats, BadMessage)
+"""What is answered as soon as it is read, with a short reply. Other requests may wait."""
+
+
+class Inbox:
+    """Reads requests. `read` runs until there will be no more."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        session: ServerSession,
+        budget: Budget,
+        *,
+        stall_s: float,
+        unless_gone: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+        decode: Callable[[Unread], Awaitable[Request | BadMessage | ProtocolError]],
+    ) -> None:
+        """`unless_gone`: wait for something else than the socket, and notice nevertheless if the client leaves.
+
+        `decode`: decode a large frame in another process.
+        """
+        self._sock = sock
+        self._session = session
+        self._budget = budget
+        self._stall_s = stall_s
+        self._unless_gone = unless_gone
+        self._decode = decode
+
+    async def read(self, take: Callable[[Request | BadMessage], None]) -> None:
+        """Hand on requests until the client closes its side.
+
+        Raises ProtocolError if it sends what can't be followed, or owes the rest of a frame for `stall_s`.
+        """
+        session, budget, stall_s = self._session, self._budget, self._stall_s
+        owed_since = math.inf
+        while True:
+            if not session.mid_frame:
+                await trio.lowlevel.wait_readable(self._sock)
+            else:
+                with trio.CancelScope(deadline=owed_since + stall_s) as patience:
+                    await trio.lowlevel.wait_readable(self._sock)
+                if patience.cancelled_caught:
+                    raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
+            long = session.buffered_bytes > _SLICE_BYTES
+            # Who has a place reads its frame to the end, within `stall_s`: others wait for the place.
+            if not budget.has_frame_place and (long or not budget.may_read):
+                await self._unless_gone(self._room_for_frame if long else budget.room_to_read)
+                owed_since = trio.current_time()  # until now the daemon let the client wait
+            try:
+                data = self._sock.recv(_READ_BYTES if long else _SLICE_BYTES)
+            except BlockingIOError:
+                continue
+            if not data:
+                if session.mid_frame:
+                    raise ProtocolError("the connection ended within a frame")
+                return
+            whole = await self._take(data, take)
+            budget.pass_on()
+            if not session.mid_frame:
+                owed_since = math.inf
+            elif owed_since == math.inf or whole:
+                owed_since = trio.current_time()
+
+    async def _take(self, data: bytes, take: Callable[[Request | BadMessage], None]) -> bool:
+        """Hand on what these bytes complete; return whether there was any."""
+        budget, whole = self._budget, False
+        for start in range(0, len(data), _SLICE_BYTES):
+            events = self._session.receive(data[start : start + _SLICE_BYTES])
+            for come in events:
+                event = await self._decode(come) if isinstance(come, Unread) else come
+                if budget.has_frame_place:
+                    budget.return_frame_place()
+                if isinstance(event, ProtocolError):
+                    raise event
+                if isinstance(event, AT_ONCE) and not budget.may_answer:
+                    await self._unless_gone(budget.room_to_answer)
+                take(event)
+            if events and start + _SLICE_BYTES < len(data):
+                await trio.lowlevel.checkpoint()
+                if not budget.may_read:
+                    await self._unless_gone(budget.room_to_read)
+            whole = whole or bool(events)
+        return whole
+
+    async def _room_for_frame(self) -> None:
+        """Wait for a place for one long frame, and for room for the request that it will be."""
+        budget = self._budget
+        while True:
+            await budget.room_to_read()
+            await budget.take_frame_place()
+            if budget.may_read:
+                return
+            budget.return_frame_place()

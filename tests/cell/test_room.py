@@ -1,0 +1,60 @@
+"""A QuickJS cell whose client does not read: streamed lines wait in the process, under its limits."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from sandbox.cells.plan import Plan
+from sandbox.limits import MIB
+from sandbox.outcome import Cancelled, LogLine, Ok, WallLimit
+from tests.cell.cells import Narrow, a_cell, run_on
+
+_LINES = "for (let n = 0; n < 300; n++) console.log('x'.repeat(1000)); return 1"
+
+
+async def test_lines_wait_for_room(plan: Plan) -> None:
+    """Without room not one line is read; with room all come, and the result."""
+    lines: list[LogLine] = []
+    room = Narrow()
+    async with a_cell(plan) as cell, trio.open_nursery() as nursery:
+
+        async def open_room() -> None:
+            await room.asked.wait()
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert lines == []
+            room.open()
+
+        nursery.start_soon(open_room)
+        result = await run_on(cell, _LINES, on_log=lines.append, room=room, log_bytes=MIB, cpu_ms=3000)
+        assert isinstance(result.outcome, Ok)
+        assert len(lines) == 300
+        assert cell.usable
+
+
+async def test_output_that_is_never_read_ends_at_the_wall_limit(plan: Plan) -> None:
+    """The process ends, or blocks in a write; either way its run ends as `wall_limit`, and the cell with it."""
+    for source in (_LINES, "console.log('on'); return 'x'.repeat(4_000_000)"):
+        lines: list[LogLine] = []
+        async with a_cell(plan) as cell:
+            limits = {"wall_ms": 1500, "cpu_ms": 1400, "log_bytes": MIB, "result_bytes": 4 * MIB}
+            result = await run_on(cell, source, on_log=lines.append, room=Narrow(), **limits)
+            assert isinstance(result.outcome, WallLimit), source
+            assert lines == []
+            assert not cell.usable
+
+
+async def test_a_run_whose_output_waits_can_be_cancelled(plan: Plan) -> None:
+    """Also when its process has ended already."""
+    room = Narrow()
+    async with a_cell(plan) as cell, trio.open_nursery() as nursery:
+
+        async def cancel() -> None:
+            await room.asked.wait()
+            await trio.sleep(0.2)  # the process has ended by now, most likely; if not, the test shows less
+            cell.cancel()
+
+        nursery.start_soon(cancel)
+        result = await run_on(cell, _LINES, on_log=lambda _: None, room=room, log_bytes=MIB, cpu_ms=3000)
+        assert isinstance(result.outcome, Cancelled)
+        assert result.usage.wall_ms < 30_000
