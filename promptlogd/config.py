@@ -67,7 +67,7 @@ class Server(_Section, frozen=True, kw_only=True):
     """Requests of one client in hand at once. The next ones are read and wait, up to 8 MiB of them."""
     stall_s: Seconds = 10.0
     """A client that owes the rest of a frame for this long is closed. So is one that does not read its replies: in each
-    such time 64 KiB must go out, or all that waits."""
+    such time it must read three quarters of the socket's buffer, some 150 KiB, or all there is."""
     drain_s: Seconds = 5.0
     """How long running requests may take to finish after SIGTERM."""
     fronts: list[Annotated[int, Meta(ge=0, lt=2**32)]] = []

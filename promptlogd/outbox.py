@@ -14,10 +14,6 @@ from promptlogd.clients import Clients
 _log = logging.getLogger(__name__)
 
 _WRITE_BYTES = 256 * 1024
-_STALL_BYTES = 64 * 1024
-"""So much must go out in each `stall_s`, or all that waits: a client that reads a byte now and then holds what waits
-for it no longer than that. One that works on each reply for seconds may: less than this waits beside what the socket's
-own buffer takes (208 KiB, socket(7))."""
 
 
 class Outbox:
@@ -76,10 +72,13 @@ class Outbox:
             self._emptied.set()
 
     async def _write(self) -> bool:
-        """Send all that is kept; return whether the client took it."""
-        deadline, due_bytes = trio.current_time() + self._stall_s, _STALL_BYTES
+        """Send all that is kept; return whether the client took it.
+
+        The socket can be written once three quarters of its buffer are free (unix_writable in Linux). So a client that
+        reads a byte now and then is sent away too: in each `stall_s` it must read some 150 KiB, or all there is.
+        """
         while self._unsent:
-            with trio.CancelScope(deadline=deadline) as patience:
+            with trio.move_on_after(self._stall_s) as patience:
                 await trio.lowlevel.wait_writable(self._sock)
             if patience.cancelled_caught:
                 _log.info("client %d does not read its replies; closed", self._number)
@@ -92,9 +91,6 @@ class Outbox:
                 return False
             del self._unsent[:sent]
             self._account.release(sent)
-            due_bytes -= sent
-            if due_bytes <= 0:
-                deadline, due_bytes = trio.current_time() + self._stall_s, _STALL_BYTES
         return True
 
     async def drain(self) -> None:

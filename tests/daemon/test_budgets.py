@@ -235,6 +235,15 @@ def test_streamed_lines_that_nobody_reads(tmp_path: Path) -> None:
             assert watch.growth < 24 * MIB
 
 
+def test_streamed_lines_that_nobody_reads_end_at_the_wall_limit(tmp_path: Path) -> None:
+    """The process of such a run waits for its client, and not longer than it may."""
+    limits = {"log_bytes": MIB, "cpu_ms": 5000, "wall_ms": 5000}
+    source = "for (let n = 0; n < 60000; n++) console.log(''); return 1"
+    run = {"type": "run", "id": 1, "source": source, "stream_logs": True, "limits": limits}
+    with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, Client(daemon.socket) as other, talk(daemon.socket, run):
+        until(lambda: other.stats().runs == {"wall_limit": 1}, 15)
+
+
 def test_streamed_lines_all_come_to_a_slow_reader(tmp_path: Path) -> None:
     """A client that reads, with pauses, gets every line of 600 KB, and the result."""
     limits = {"log_bytes": MIB, "cpu_ms": 5000, "wall_ms": 30_000}
@@ -304,13 +313,18 @@ def test_long_frames_come_one_at_a_time(tmp_path: Path) -> None:
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, Client(daemon.socket) as other, ExitStack() as stack:
         _is_served(other)
         with _watched(daemon) as watch:
+            socks: list[socket.socket] = []
             for _ in range(20):
                 sock = stack.enter_context(talk(daemon.socket))
                 sock.setblocking(False)
-                with suppress(BlockingIOError):
-                    sock.send(start + b"x" * 7 * MIB)
-            pushed = [_push(sock, b"x", 0.05) for sock in (stack.enter_context(talk(daemon.socket)),)]
-            assert pushed
+                socks.append(sock)
+                sock.send(start)
+            for _ in range(56):
+                for sock in socks:
+                    with suppress(BlockingIOError):
+                        sock.send(b"x" * (MIB // 8))
+                _is_served(other)  # so that the daemon has read what it reads
+            assert other.ping()
             _is_served(other)
             assert watch.growth < 32 * MIB
 
