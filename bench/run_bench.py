@@ -166,7 +166,7 @@ def _over_the_cpu_limit(table: Table, path: str) -> None:
     ):
         over = []
         for _ in range(30):
-            reply = caller.ask(Run(id=1, source=f"{first} for (;;);"))
+            reply = caller.ask(Run(id=1, source=f"{first} for (;;);"), outcome="cpu_limit")
             assert isinstance(reply, Finished)
             assert isinstance(reply.outcome, CpuLimit)
             over.append(reply.usage.cpu_ms - reply.outcome.limit)
