@@ -1,6 +1,7 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
 # make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
-# make bench ROUNDS=5: promptlog alone.  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
+# make bench ROUNDS=3: promptlog alone, and beside one bad client (BAD_SECONDS=0: without that, which takes 25 minutes
+# a round).  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
 # make fuzz BYTES=20000000: damaged frames to a daemon.  make fuzz-guided RUNS=5000000: the readers, guided by coverage.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600
@@ -8,6 +9,7 @@ KILLS ?= 300
 BYTES ?= 20000000
 RUNS ?= 5000000
 ROUNDS ?= 1
+BAD_SECONDS ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -43,7 +45,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(BIN)/python bench/run_bench.py --rounds $(ROUNDS)
+	$(BIN)/python bench/run_bench.py --rounds $(ROUNDS) --bad-client-seconds $(BAD_SECONDS)
 
 bench-peers: $(VENV)/.installed
 	$(BIN)/python bench/run_peers.py --rounds $(ROUNDS)

@@ -29,16 +29,17 @@ class Caller:
         self.sock.connect(path)
         self.session = ClientSession(encoding=encoding)  # type: ignore[arg-type]
 
-    def ask(self, request: Request) -> Reply:
-        """Send a request and wait for its answer."""
+    def ask(self, request: Request, *, outcome: str = "ok") -> Reply:
+        """Send a request and wait for its answer. A run must end with this outcome. Raises ConnectionError."""
         self.sock.sendall(self.session.send(request))
-        while True:
-            for reply in self.session.receive(self.sock.recv(1 << 20)):
+        while data := self.sock.recv(1 << 20):
+            for reply in self.session.receive(data):
                 if isinstance(reply, Error) or (
-                    isinstance(reply, Finished) and reply.outcome.__struct_config__.tag != "ok"
+                    isinstance(reply, Finished) and reply.outcome.__struct_config__.tag != outcome
                 ):
                     sys.exit(f"a benchmark request failed: {reply}")
                 return reply
+        raise ConnectionError("the daemon closed the connection")
 
 
 BOMBS = (

@@ -1,6 +1,6 @@
 /* A load generator for the benchmarks: one process, many connections, raw latencies. Built by load.py.
  *
- *   load TARGET FRAMING REQUESTS CONNECTIONS SECONDS RATE EXPECT OUT
+ *   load TARGET FRAMING REQUESTS CONNECTIONS SECONDS RATE EXPECT OUT [GRACE]
  *
  * TARGET    a port of 127.0.0.1, or the path of a Unix socket
  * FRAMING   http | prefix (length:4 big-endian, payload) | line (one line each)
@@ -9,13 +9,16 @@
  *           second are due at even times; one that finds no free connection waits, and its latency counts from when
  *           it was due
  * EXPECT    what every answer must contain; answers without it are counted as wrong
- * OUT       a file: the latency of each answer in seconds, doubles
+ * OUT       a file: the latency of each answer in seconds, doubles; infinity for a wrong one
+ * GRACE     for a server that is under attack: what is not answered so many seconds after the end counts as
+ *           unanswered, and a connection that the server closes is opened again. Without it, either is a failure
  *
- * Prints: answers wrong seconds cpu_seconds (its own).
+ * Prints: answers wrong seconds cpu_seconds (its own) unanswered.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <math.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdint.h>
@@ -45,7 +48,9 @@ static size_t request_count, next_request;
 static const char *expected, *framing;
 static double *latencies;
 static size_t answers, wrong, latency_room;
-static int epoll;
+static int epoll, graceful;
+static const char *target;
+static size_t unanswered;
 
 static void die(const char *what) {
     fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
@@ -89,10 +94,18 @@ static int connect_to(const char *target) {
     return fd;
 }
 
+static void open_connection(struct connection *c) {
+    c->fd = connect_to(target);
+    c->writing = 0;
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+    epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event);
+}
+
 static void push(struct connection *c) {
     while (c->unsent) {
         ssize_t sent = send(c->fd, c->out, c->unsent, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent < 0) {
+            if (graceful && errno == EPIPE) return; /* the next read tells */
             if (errno != EAGAIN) die("send");
             break;
         }
@@ -140,19 +153,33 @@ static int receive(struct connection *c) {
     if (c->room - c->used < 65536 && !(c->in = realloc(c->in, c->room = c->room * 2 + 131072))) die("memory");
     ssize_t got = recv(c->fd, c->in + c->used, c->room - c->used, MSG_DONTWAIT);
     if (got < 0 && errno == EAGAIN) return 0;
-    if (got <= 0) { fprintf(stderr, "load: the server closed a connection\n"); exit(1); }
+    if (got <= 0) {
+        if (!graceful) { fprintf(stderr, "load: the server closed a connection\n"); exit(1); }
+        close(c->fd);
+        open_connection(c);
+        c->unsent = 0;
+        unanswered += c->busy;
+        int was_busy = c->busy;
+        c->busy = 0;
+        return was_busy;
+    }
     c->used += got;
     if (!whole(c)) return 0;
     if (answers == latency_room && !(latencies = realloc(latencies, (latency_room = latency_room * 2 + 65536) * 8))) die("memory");
-    latencies[answers++] = now() - c->since;
-    wrong += !memmem(c->in, c->used, expected, strlen(expected));
+    int right = memmem(c->in, c->used, expected, strlen(expected)) != NULL;
+    latencies[answers++] = right ? now() - c->since : INFINITY;
+    wrong += !right;
     c->busy = 0;
     return 1;
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) { fprintf(stderr, "usage: load TARGET FRAMING REQUESTS CONNECTIONS SECONDS RATE EXPECT OUT\n"); return 2; }
-    const char *target = argv[1];
+    if (argc != 9 && argc != 10) {
+        fprintf(stderr, "usage: load TARGET FRAMING REQUESTS CONNECTIONS SECONDS RATE EXPECT OUT [GRACE]\n");
+        return 2;
+    }
+    target = argv[1];
+    graceful = argc == 10;
     int connections = atoi(argv[4]), busy = 0;
     double seconds = atof(argv[5]), rate = atof(argv[6]);
     framing = argv[2];
@@ -160,12 +187,8 @@ int main(int argc, char **argv) {
     read_requests(argv[3]);
     epoll = epoll_create1(0);
     struct connection *all = calloc(connections, sizeof *all);
-    for (int i = 0; i < connections; i++) {
-        all[i].fd = connect_to(target);
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &all[i]};
-        epoll_ctl(epoll, EPOLL_CTL_ADD, all[i].fd, &event);
-    }
-    double start = now(), end = start + seconds, last = end + 30;
+    for (int i = 0; i < connections; i++) open_connection(&all[i]);
+    double start = now(), end = start + seconds, last = end + (graceful ? atof(argv[9]) : 30);
     size_t due = 0, begun = 0;
     if (!rate)
         for (int i = 0; i < connections; i++, busy++) begin(&all[i], now());
@@ -177,6 +200,7 @@ int main(int argc, char **argv) {
                 if (!all[i].busy) { begin(&all[i], start + begun++ / rate); busy++; }
         }
         if (at >= end && !busy && begun >= due) break;
+        if (at > last && graceful) { unanswered += busy + (due - begun); break; }
         if (at > last) { fprintf(stderr, "load: no answer for 30 s\n"); return 1; }
         struct epoll_event events[64];
         struct timespec wait = {0, 100000000};
@@ -199,7 +223,8 @@ int main(int argc, char **argv) {
     getrusage(RUSAGE_SELF, &usage);
     FILE *file = fopen(argv[8], "wb");
     if (!file || fwrite(latencies, 8, answers, file) != answers || fclose(file)) die(argv[8]);
-    printf("%zu %zu %.6f %.6f\n", answers, wrong, took,
-           usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
+    printf("%zu %zu %.6f %.6f %zu\n", answers, wrong, took,
+           usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6,
+           unanswered);
     return 0;
 }

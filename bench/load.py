@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import os
 import shutil
 import struct
@@ -19,12 +20,16 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Load:
-    """What one load came to. Seconds; `latencies` are raw, all of them, sorted."""
+    """What one load came to. Seconds; `latencies` are raw, all of them, sorted.
+
+    A request whose answer was wrong, or that was not answered, has an infinite one.
+    """
 
     latencies: Sequence[float]
     wrong: int
     seconds: float
     own_cpu_s: float
+    unanswered: int = 0
 
     @property
     def rate(self) -> float:
@@ -63,20 +68,36 @@ def run(
     connections: int = 1,
     seconds: float = 3.0,
     rate: float = 0.0,
+    grace_s: float | None = None,
 ) -> Load:
-    """Load a server: a closed loop, or with a `rate` (requests/s) an open one."""
+    """Load a server: a closed loop, or with a `rate` (requests/s) an open one.
+
+    With `grace_s` the server may be under attack: requests that are not answered so long after the end are counted.
+    Without it they are a RuntimeError, and so is a connection that the server closes.
+    """
     plan, out = tools / "requests", tools / "latencies"
     plan.write_bytes(b"".join(struct.pack("=I", len(request)) + request for request in requests))
-    arguments = (target, framing, plan, connections, seconds, rate, expect, out)
+    arguments = (
+        target,
+        framing,
+        plan,
+        connections,
+        seconds,
+        rate,
+        expect,
+        out,
+        *([] if grace_s is None else [grace_s]),
+    )
     done = subprocess.run(
         [tools / "load", *map(str, arguments)], capture_output=True, text=True, timeout=seconds + 60, check=False
     )
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip() or f"the load generator ended with {done.returncode}")
-    answers, wrong, took, cpu = done.stdout.split()
+    answers, wrong, took, cpu, unanswered = done.stdout.split()
     latencies = array.array("d", out.read_bytes())
     assert len(latencies) == int(answers)
-    return Load(sorted(latencies), int(wrong), float(took), float(cpu))
+    samples = sorted(latencies) + [math.inf] * int(unanswered)
+    return Load(samples, int(wrong), float(took), float(cpu), int(unanswered))
 
 
 def _of_tasks(pid: int, file: str) -> list[str]:

@@ -1,12 +1,12 @@
 """promptlog alone, measured: `make bench`.
 
-    python bench/run_bench.py [--seconds 3] [--rounds 1] [--json FILE]
+    python bench/run_bench.py [--seconds 3] [--rounds 1] [--bad-client-seconds 30] [--json FILE]
 
 The loads are closed loops unless a row says otherwise: a client sends its next request when it has the answer to the
 last. Percentiles are raw, from all samples. Compare ratios; absolute times are this machine's of this minute. In the
 same run: the floor, fork + exit + wait of a small C process behind a socketpair, and of a bare Python; and the least
 cell that could be (bare_cell.py) beside one of promptlog's without its daemon. With several rounds each figure is
-their median.
+their median. The last section, a good client beside one bad client, is bad_client.py's; 0 seconds leave it out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import load
 import msgspec
 import trio
+from bad_client import beside_one_bad_client, show_beside
 from beside_deno import on_deno
 from caller import EXPECT, PROMPT, SAMPLE, Caller, bombs, frames, new_programs, submitted
 from floors import bare_cell, floors, one_cell
@@ -165,7 +166,7 @@ def _over_the_cpu_limit(table: Table, path: str) -> None:
     ):
         over = []
         for _ in range(30):
-            reply = caller.ask(Run(id=1, source=f"{first} for (;;);"))
+            reply = caller.ask(Run(id=1, source=f"{first} for (;;);"), outcome="cpu_limit")
             assert isinstance(reply, Finished)
             assert isinstance(reply.outcome, CpuLimit)
             over.append(reply.usage.cpu_ms - reply.outcome.limit)
@@ -186,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="promptlog alone, measured")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each load")
     parser.add_argument("--rounds", type=int, default=1, help="measure all so often, and show the medians")
+    parser.add_argument("--bad-client-seconds", type=float, default=30.0, help="length of each load beside an attack")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "out/bench.json", help="where to write")
     options = parser.parse_args()
     table = Table()
@@ -193,8 +195,13 @@ def main() -> None:
         for number in range(options.rounds):
             say(f"round {number + 1} of {options.rounds}")
             measure(table, tools, options.seconds)
+        beside = Table()
+        if options.bad_client_seconds > 0:
+            beside = beside_one_bad_client(tools, options.bad_client_seconds, options.rounds)
     medians = table.medians()
     show(medians)
+    if beside.rounds:
+        show_beside(beside.medians())
     options.json.parent.mkdir(parents=True, exist_ok=True)
     machine = {
         "machine": platform.machine(),
@@ -203,6 +210,7 @@ def main() -> None:
         "python": platform.python_version(),
     }
     report = {"machine": machine, "medians": medians, "rounds": table.rounds}
+    report["beside one bad client"] = {"medians": beside.medians(), "rounds": beside.rounds}
     options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -117,7 +117,8 @@ class Pool:
                 while True:
                     self._changed = trio.Event()
                     self._keep(nursery)
-                    ages = self._waiters or self._orders or (self._blank and not self._policy.fixed)
+                    by_demand = not self._policy.fixed and (self._blank or self._resting)
+                    ages = self._waiters or self._orders or by_demand
                     with trio.move_on_after(_LOOK_S if ages else math.inf):
                         await self._changed.wait()
         finally:

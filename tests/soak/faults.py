@@ -1,5 +1,7 @@
 """SIGKILL at random moments: of children, zygotes, nsjails, and of the daemon itself, in mid-run and in mid-submit.
 
+Beside the clients there is one attacker all the time, whichever daemon it finds.
+
     python -m tests.soak.faults [--kills 300] [--seed N]
 
 What a kill hit is told as that and all else is unharmed. After the daemon's death no jailed process lives for more
@@ -28,6 +30,7 @@ from promptlogd.store.key import Key
 from promptlogd.wire.messages import Submitted
 from sandbox.claim import sweep
 from tests.soak import load
+from tests.soak.attackers import Attackers
 from tests.soak.jailed import KINDS, Orphans, kill_one
 from tests.soak.load import Daemon, Gone, Ledger, Wire
 
@@ -90,6 +93,7 @@ class Faults:
         self._folder = folder
         self._seed = seed
         self._chance = random.Random(seed)
+        self._attackers = Attackers(folder / "socket", seed)  # before the orphans: it is none
         self._orphans = Orphans()
         self._state = folder / "state"
         self._lives = 0
@@ -97,6 +101,7 @@ class Faults:
         self._programs: dict[str, int] = {}
         self._new: dict[str, int] = {}
         self.kills: Counter[str] = Counter()
+        self.attacks: Counter[str] = Counter()
         self.ledger = Ledger()
         self.outlived_s: list[float] = []
         self.verified = 0
@@ -109,6 +114,7 @@ class Faults:
 
     def go(self, kills: int) -> None:
         """Kill so often, then verify everything, and stop the daemon in peace."""
+        self._attackers.begin()
         try:
             while (left := kills - self.kills.total()) > 0:
                 self._life(min(left, _KILLS_PER_LIFE))
@@ -120,6 +126,7 @@ class Faults:
                     self.broken.append("the last daemon did not exit with 0")
             self._check_objects()
         finally:
+            self.attacks = self._attackers.end()
             sweep(Path("/run"), "promptlog-jails-*", shutil.rmtree)  # of a daemon that was killed last
 
     def failures(self) -> list[str]:
@@ -193,7 +200,8 @@ class Faults:
         wire.close()
         with Client(daemon.socket) as client:
             listed = {row.hash for row in client.list()}
-            named = [row for row in client.list() if row.names]
+            # Not those of attacks, which are removed meanwhile.
+            named = [row for row in client.list() if row.names and row.names[0].startswith("name-")]
             for row in named[:10]:
                 if client.show(f"@{row.names[0]}").hash != row.hash:
                     self.broken.append(f"@{row.names[0]} is not where the list says")
@@ -232,6 +240,7 @@ def main() -> int:
     ledger = faults.ledger
     failures = faults.failures()
     print(f"kills: {', '.join(f'{kind} {faults.kills[kind]}' for kind in (*KINDS, 'daemon'))}")
+    print(f"attacks: {faults.attacks.total()}, of {len(faults.attacks)} kinds")
     print(f"requests: {ledger.requests.total()}, of these in mid-flight at the daemon's death {ledger.abandoned}")
     for kind, count in sorted(ledger.requests.items()):
         ends = sorted((end, n) for (of, end), n in ledger.outcomes.items() if of == kind)

@@ -42,6 +42,9 @@ REPLY_S = 60.0
 KILL_SHADOW_S = 0.5
 """A kill so long before a run was sent may still be what ended it: its cell had not been told yet."""
 
+_PATIENT = LimitsAsked(wall_ms=20_000)
+"""For programs that need their CPU time before their wall time is over, on a host that is short of it."""
+
 _READ_BYTES = 1 << 18
 _ANY = object()
 
@@ -134,7 +137,9 @@ def word(reply: Reply) -> str:
 def _by_a_kill(reply: Reply) -> bool:
     match reply:
         case Error(code="internal", message=message):
-            return message.startswith("the program could not be checked: ") and message.endswith("(SIGKILL)")
+            checked = message.startswith("the program could not be checked: ") and message.endswith("(SIGKILL)")
+            # Cells that were killed while they started: after the second in a row those who wait are told.
+            return checked or (" cell did not start: " in message and "without a word" in message)
         case Finished(outcome=Crashed(signal="SIGKILL")):
             return True
         case _:
@@ -298,9 +303,8 @@ def deno(chance: random.Random) -> Case:
     """A good run on Deno, in TypeScript now and then."""
     salt, prompt = chance.randrange(10**6), str(chance.randrange(1000))
     language: Any = chance.choice(("javascript", "typescript"))
-    return _run(
-        "good, deno", program(salt), "ok", value=value_of(salt, prompt), prompt=prompt, engine="deno", language=language
-    )
+    options: Any = {"prompt": prompt, "engine": "deno", "language": language, "limits": _PATIENT}
+    return _run("good, deno", program(salt), "ok", value=value_of(salt, prompt), **options)
 
 
 def deno_bad(chance: random.Random) -> Case:
@@ -316,7 +320,8 @@ def deno_bad(chance: random.Random) -> Case:
             ("let x = ;", "syntax_error"),
         )
     )
-    return _run("bad, deno", source, *outcomes, engine="deno")
+    limits = None if "wall_limit" in outcomes else _PATIENT
+    return _run("bad, deno", source, *outcomes, engine="deno", limits=limits)
 
 
 def submit(salt: int, name: str | None = None) -> Case:
@@ -357,7 +362,7 @@ def failing(chance: random.Random) -> Case:
 def cpu_bomb(chance: random.Random) -> Case:
     """A program that burns CPU without end."""
     source = chance.choice(("for (;;) {}", "'x'.repeat(1e6).split('').sort(() => 0.5 - Math.random()).join()", _REGEXP))
-    return _run("CPU bomb", source, "cpu_limit")
+    return _run("CPU bomb", source, "cpu_limit", limits=_PATIENT)
 
 
 _REGEXP = "return /^(a+)+$/.test('a'.repeat(40) + 'b')"
@@ -377,10 +382,10 @@ def flood(chance: random.Random) -> Case:
     endless = "for (;;) console.log('flood '.repeat(100))"
     return chance.choice(
         (
-            _run("flood", endless, "cpu_limit"),
-            _run("flood", endless, "cpu_limit", stream_logs=True),
-            _run("flood", "return 'x'.repeat(2 << 20)", "output_limit", "cpu_limit"),
-            _run("flood", "return 'x'.repeat(1000000)", "ok", value="x" * 1_000_000),
+            _run("flood", endless, "cpu_limit", limits=_PATIENT),
+            _run("flood", endless, "cpu_limit", limits=_PATIENT, stream_logs=True),
+            _run("flood", "return 'x'.repeat(2 << 20)", "output_limit", "cpu_limit", limits=_PATIENT),
+            _run("flood", "return 'x'.repeat(1000000)", "ok", limits=_PATIENT, value="x" * 1_000_000),
         )
     )
 

@@ -1,10 +1,10 @@
-"""Mixed good and hostile load on a daemon of its own, with random kills; at the end, the figures.
+"""Mixed good and hostile load on a daemon of its own, with random kills and attacks; at the end, the figures.
 
     python -m tests.soak.soak [--seconds 600] [--seed N]
 
 Each request gets exactly one last reply, good runs that no kill hit give the right value, and the daemon's memory,
-descriptors and processes are at the end what they were after the first minute (or the first tenth, if that is
-shorter). Exits with 1 if any of that does not hold.
+descriptors and processes are at the end what they were after the first part: a minute (or half of the time, if that is
+shorter), and longer if there was not each attack by then. Exits with 1 if any of that does not hold.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from promptlogctl.client import Client
 from promptlogd.wire.messages import Submitted
 from tests.soak import load
+from tests.soak.attackers import Attackers
 from tests.soak.jailed import KINDS, alive, below, kill_one
 from tests.soak.load import Case, Daemon, Gone, Ledger, Wire
 
@@ -175,7 +176,10 @@ def _quiet(daemon: Daemon, client: Client) -> _Figures:
         settled = (
             pool.blank == pool.size and denos.size == denos.blank == 0 and len(processes) == 1 + len(KINDS) * pool.size
         )
-        if (settled and stats.running == stats.queued == 0 and stats.clients == 1) or time.monotonic() > deadline:
+        if settled and stats.running == stats.queued == 0 and stats.clients == 1:
+            break
+        if time.monotonic() > deadline:
+            print(f"not at rest, {len(processes)} processes: {stats}", flush=True)
             break
         time.sleep(0.05)
     time.sleep(_TRIMMED_S)  # until it has given back what it does not need
@@ -193,6 +197,8 @@ class _Soak:
         self.kills: Counter[str] = Counter()
         self._killed_at: list[tuple[float, float]] = []
         self.ledger = Ledger()
+        self._attackers = Attackers(self.daemon.socket, seed)
+        self.attacks: Counter[str] = Counter()
         context = multiprocessing.get_context("fork")
         self._go, self._stop = context.Event(), context.Event()
         self._idle = [context.Event() for _ in range(CLIENTS)]
@@ -209,11 +215,13 @@ class _Soak:
 
     def run(self, seconds: float) -> tuple[_Figures, _Figures]:
         """Go for so long; return the figures of the beginning and of the end."""
-        first = min(60.0, seconds / 10)
+        deadline = time.monotonic() + seconds
         with Client(self.daemon.socket) as client:
-            self._work(first)
+            self._work(min(60.0, seconds / 2))
+            while not self._attackers.were_all():
+                self._work(1.0)
             began = self._pause(client)
-            self._work(seconds - first)
+            self._work(deadline - time.monotonic())
             ended = self._pause(client)
             self._stop.set()
             self._go.set()
@@ -226,6 +234,7 @@ class _Soak:
 
     def close(self) -> int:
         """End the clients and the daemon; return the daemon's exit code."""
+        self.attacks = self._attackers.end()
         for process in self._processes:
             process.join(5)
             if process.is_alive():
@@ -240,6 +249,7 @@ class _Soak:
     def _work(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         self._go.set()
+        self._attackers.begin()
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, self._chance.expovariate(1 / _BETWEEN_KILLS_S)))
             kind = self._chance.choice(KINDS)
@@ -250,6 +260,7 @@ class _Soak:
 
     def _pause(self, client: Client) -> _Figures:
         self._go.clear()
+        self._attackers.pause()
         for idle in self._idle:
             idle.wait(2 * load.REPLY_S)
         return _quiet(self.daemon, client)
@@ -286,6 +297,8 @@ def main() -> int:
     # That a cell was killed while it started is told there, and no failure.
     failed = [line for line in log if "Traceback" in line or ("ERROR" in line and "sandbox." not in line)]
     print(f"\nkills: {soak.kills.total()} ({', '.join(f'{kind} {soak.kills[kind]}' for kind in KINDS)})")
+    attacks = soak.attacks
+    print(f"attacks: {attacks.total()}, of {len(attacks)} kinds")
     print(f"ended by a kill: {len(ledger.hit)}, of these with no kill to explain it: {len(unexplained)}")
     print(f"lost replies: {len(ledger.lost)}, requests without an end in the account: {unsettled}")
     print(f"wrong values: {len(ledger.wrong)}")

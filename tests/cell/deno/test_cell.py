@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from sandbox.cells.plan import Plan
-from sandbox.cells.process import Ending, ending, only_child
+from sandbox.cells.process import Ending, Supervisor, ending, only_child
 from sandbox.engines.deno.host import start as deno
 from sandbox.errors import CellLost, CellStartError
 from sandbox.limits import MIB, Limits
@@ -166,6 +166,22 @@ async def test_a_killed_process_is_told(plan: Plan) -> None:
         await kill_blank(cell)
         with pytest.raises(CellLost):
             await run_on(cell, "return 1")
+
+
+async def test_a_killed_nsjail_is_told_before_the_kernel_tells_its_end(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it has closed its log is enough: its pidfd may say a moment later that it has ended."""
+    monkeypatch.setattr(Supervisor, "is_alive", lambda _: True)
+    async with a_cell(plan) as cell:
+        nsjail = cell.process.pid
+
+        def kill(_: LogLine) -> None:
+            os.kill(nsjail, signal.SIGKILL)
+
+        source = "console.log(1); await new Promise((done) => setTimeout(done, 60000))"
+        result = await run_on(cell, source, on_log=kill, wall_ms=9000)
+        assert result.outcome == Crashed(signal="SIGKILL", message="its jail was ended from outside")
 
 
 async def test_a_cancelled_run_leaves_no_process(plan: Plan) -> None:

@@ -38,6 +38,20 @@ async def test_the_pool_keeps_none_until_one_is_wanted(plan: Plan) -> None:
         assert asked
 
 
+async def test_the_last_cell_that_is_given_back_is_ended_as_well(plan: Plan) -> None:
+    """A cell that becomes blank only after it was given back, with no other beside it, does not stay for ever."""
+    async with a_pool([plan], blank=1, idle_s=0.5) as pool:
+        cell = await take(pool)
+        assert value_of(await run_on(cell, "return 1")) == 1
+        assert not cell.blank
+        pool.give(cell)
+        while pool.counts().blank == 0:
+            await trio.sleep(0.01)
+        while pool.counts().blank != 0:
+            await trio.sleep(0.1)
+        assert pool.counts().size == 0
+
+
 def _jails() -> list[tuple[int, int]]:
     """Return the nsjails that this process has started, with the one process in each."""
     return [(nsjail, pid) for nsjail in children(os.getpid()) if _is_nsjail(nsjail) for pid in children(nsjail)]

@@ -145,7 +145,7 @@ class DenoRun:
         if self.awaits_log:
             how = self._jail.ending_of(self._engine.pid)
             if how is not None or not more:
-                self._conclude(how)
+                self._conclude(how, jail_ended=not more)
 
     def jail_ended(self) -> None:
         """nsjail has ended and was reaped: report what is left to report."""
@@ -154,7 +154,7 @@ class DenoRun:
             if not self.awaits_log:
                 self._run.receive(self._data)
                 self._accounts.close(ended=True)
-            self._conclude(self._jail.ending_of(self._engine.pid))
+            self._conclude(self._jail.ending_of(self._engine.pid), jail_ended=True)
         if self._report is not None:
             self._report()
 
@@ -203,12 +203,15 @@ class DenoRun:
             outcome, cpu_ms=accounts.cpu_ms, wall_ms=self._run.wall_ms(), peak_bytes=accounts.peak_bytes
         )
 
-    def _conclude(self, how: Ending | None, *, ended: bool = True) -> None:
-        """End a jail whose process ended by itself, or can't be trusted to. Report how the run ended."""
+    def _conclude(self, how: Ending | None, *, ended: bool = True, jail_ended: bool = False) -> None:
+        """End a jail whose process ended by itself, or can't be trusted to. Report how the run ended.
+
+        `jail_ended`: nsjail has closed its log, which it does by ending. The kernel reports its end a moment later.
+        """
         run, accounts = self._run, self._accounts
         self.awaits_log = False
         accounts.account_for_end(ended=ended)
-        jail_gone = ended and how is None and not self._jail.is_alive()
+        jail_gone = ended and how is None and (jail_ended or not self._jail.is_alive())
         run.machine.happen(Trusted.ENDED)
         self._jail.kill()
 

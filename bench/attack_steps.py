@@ -1,0 +1,153 @@
+"""The ways in which an attack uses connections: requests in hand all the time, and replies that nobody reads.
+
+What is sent is made before the attack begins, and replies are counted without a look into them: on a host of few
+cores the attacker's own work would be part of what is measured.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+from promptlogd.wire import ClientSession
+from promptlogd.wire.messages import Request
+
+_READ_BYTES = 1 << 20
+_UNREAD_S = 15.0
+"""How long a connection is kept that does not read its replies. The daemon closes it sooner, by its default."""
+_REPLY = re.compile(rb"\xa4type(?!\xa3log)[\xa0-\xbf]")
+"""Where a MessagePack reply begins that is not one line of a log."""
+_LOOK_AHEAD = 9
+"""Bytes from such a place on that the pattern looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The daemon that is attacked, and how many programs an attack may keep there."""
+
+    path: str
+    programs: int
+
+
+Step = Callable[[], None]
+"""Attacks until it is killed, or until the daemon closes a connection (OSError); then it is called again."""
+
+Prepare = Callable[[Target], Step]
+"""Does what an attack needs to be done before."""
+
+
+class Wire:
+    """One connection that sends prepared bytes, and counts replies without a look into them."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.send = self.socket.sendall
+        self._tail = b""
+
+    def receive(self) -> int:
+        """Wait for bytes, and return how many more replies have begun. Raises ConnectionError at the end."""
+        data = self.socket.recv(_READ_BYTES)
+        if not data:
+            raise ConnectionError
+        data = self._tail + data
+        begun, sure = 0, max(0, len(data) - _LOOK_AHEAD)
+        for found in _REPLY.finditer(data):
+            if found.start() > sure:
+                break
+            begun += 1
+            sure = max(sure, found.end())
+        self._tail = data[sure:]
+        return begun
+
+    def exchange(self, requests: Sequence[bytes]) -> None:
+        """Send these requests, and wait until each reply has begun."""
+        self.send(b"".join(requests))
+        left = len(requests)
+        while left > 0:
+            left -= self.receive()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.socket.close()
+
+
+def frames(requests: Sequence[Request]) -> list[bytes]:
+    """Return requests as they go over a MessagePack connection."""
+    session = ClientSession()
+    return [session.send(request) for request in requests]
+
+
+def again(requests: Callable[[], Sequence[bytes]], *, connections: int = 1, pipelined: int = 1) -> Prepare:
+    """Keep so many requests in hand on each of so many connections: the next one goes when a reply has begun."""
+
+    def prepare(target: Target) -> Step:
+        sent = requests()
+
+        def attack() -> None:
+            following = cycle(sent)
+            wires: dict[int, Wire] = {}
+            with select.epoll() as ready:
+                for _ in range(connections):
+                    wire = Wire(target.path)
+                    wires[wire.socket.fileno()] = wire
+                    ready.register(wire.socket, select.EPOLLIN)
+                    for _ in range(pipelined):
+                        wire.send(next(following))
+                while True:
+                    for descriptor, _ in ready.poll():
+                        for _ in range(wires[descriptor].receive()):
+                            wires[descriptor].send(next(following))
+
+        return attack
+
+    return prepare
+
+
+def lines(requests: Callable[[], Sequence[bytes]]) -> Prepare:
+    """Send one JSON line after the other, each when the one before is answered."""
+
+    def prepare(target: Target) -> Step:
+        sent = requests()
+
+        def attack() -> None:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(target.path)
+                for line in cycle(sent):
+                    sock.sendall(line)
+                    while not (data := sock.recv(_READ_BYTES)).endswith(b"\n"):
+                        if not data:
+                            return
+
+        return attack
+
+    return prepare
+
+
+def unread(first: bytes, again: bytes = b"", *, connections: int = 1) -> Prepare:
+    """Send bytes, then others without end, and never read; or wait until the daemon closes the connections."""
+
+    def prepare(target: Target) -> Step:
+        def attack() -> None:
+            socks = [socket.socket(socket.AF_UNIX) for _ in range(connections)]
+            try:
+                for sock in socks:
+                    sock.connect(target.path)
+                    sock.sendall(first)
+                while again:
+                    for sock in socks:
+                        sock.sendall(again)
+                closed = select.poll()
+                closed.register(socks[0], 0)  # POLLHUP alone: nothing is read
+                closed.poll(_UNREAD_S * 1000)
+            finally:
+                for sock in socks:
+                    sock.close()
+
+        return attack
+
+    return prepare

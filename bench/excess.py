@@ -1,0 +1,111 @@
+"""A third client beside an attack: how far do runs on Deno exceed their limits of wall and CPU time?
+
+Both limits are held by promptlog's own processes, not by a timer in the kernel, so they show whether these get to run.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from promptlogd.wire import ClientSession, ProtocolError
+from promptlogd.wire.messages import Finished, LimitsAsked, Reply, Run
+from sandbox.outcome import CpuLimit, WallLimit
+
+_WALL_MS = 300
+_CPU_MS = 50
+_EVERY_S = 0.5
+_ANSWER_S = 20.0
+
+_IDLE = "console.log(Date.now()); await new Promise((done) => setTimeout(done, 60000))"
+_ENDLESS = "for (;;) {}"
+
+
+class Excess(threading.Thread):
+    """Sends a run that waits and a run that computes in turn, each without an end of its own."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(daemon=True)
+        self._path = path
+        self._told_to_stop = threading.Event()
+        self.wall_told_ms: list[float] = []
+        """As the daemon reports it."""
+        self.wall_seen_ms: list[float] = []
+        """From the program's own first statement until the client has the reply."""
+        self.cpu_ms: list[float] = []
+        """As the kernel accounts it for the process."""
+        self.other: list[str] = []
+        """What did not end at its limit: another outcome, an error, or no answer in time."""
+
+    def run(self) -> None:
+        """Measure until told to stop."""
+        due, turn = time.monotonic(), 0
+        client = None
+        while not self._told_to_stop.is_set():
+            try:
+                client = client or _Client(self._path)
+                reply = client.ask(_waits() if turn % 2 else _computes())
+                self._take(reply, time.time() * 1000)
+            except (OSError, ProtocolError) as error:
+                client = None
+                if not self._told_to_stop.is_set():
+                    self.other.append(str(error) or type(error).__name__)
+            turn += 1
+            due = max(due + _EVERY_S, time.monotonic())
+            self._told_to_stop.wait(due - time.monotonic())
+
+    def _take(self, reply: Reply, now_ms: float) -> None:
+        match reply:
+            case Finished(outcome=WallLimit(), usage=usage):
+                self.wall_told_ms.append(usage.wall_ms - _WALL_MS)
+                if reply.logs:
+                    self.wall_seen_ms.append(now_ms - json.loads(reply.logs[0].text) - _WALL_MS)
+            case Finished(outcome=CpuLimit(), usage=usage):
+                self.cpu_ms.append(usage.cpu_ms - _CPU_MS)
+            case _:
+                self.other.append(repr(reply)[:200])
+
+    def stop(self) -> None:
+        """Stop after the reply that is awaited."""
+        self._told_to_stop.set()
+        self.join(_ANSWER_S + 1)
+
+
+@contextmanager
+def excess(path: str) -> Iterator[Excess]:
+    """Measure during the block."""
+    measured = Excess(path)
+    measured.start()
+    try:
+        yield measured
+    finally:
+        measured.stop()
+
+
+class _Client:
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(_ANSWER_S)
+        self._socket.connect(path)
+        self._session = ClientSession()
+
+    def ask(self, request: Run) -> Reply:
+        self._socket.sendall(self._session.send(request))
+        while True:
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise ConnectionError("the daemon closed the connection")
+            for reply in self._session.receive(data):
+                return reply
+
+
+def _waits() -> Run:
+    return Run(id=1, source=_IDLE, engine="deno", limits=LimitsAsked(wall_ms=_WALL_MS))
+
+
+def _computes() -> Run:
+    return Run(id=1, source=_ENDLESS, engine="deno", limits=LimitsAsked(cpu_ms=_CPU_MS, wall_ms=10_000))
