@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import trio
+
 
 class Room:
     """Whether the client reads its replies fast enough that another run may begin for it."""
@@ -14,6 +16,13 @@ class Room:
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once there is."""
+
+    async def wait(self) -> None:
+        """Wait until there is room."""
+        while not self.has_room():
+            told = trio.Event()
+            self.when_room(told.set)
+            await told.wait()
 
 
 ALWAYS_ROOM = Room()

@@ -18,7 +18,7 @@ class ListHandler:
 
     def start(self, principal: Principal, request: List, sink: Sink) -> None:
         """Reply with a page of programs."""
-        sink.spawn(lambda: self._threads.read(principal, lambda: self._listed(request)))
+        sink.spawn(lambda: self._threads.read(principal, lambda: self._listed(request), sink))
 
     def _listed(self, request: List) -> Listed:
         page = self._store.list(request.limit, request.after)

@@ -27,7 +27,7 @@ class ShowHandler:
 
     def start(self, principal: Principal, request: Show, sink: Sink) -> None:
         """Reply with what is known of a program."""
-        sink.spawn(lambda: self._threads.read(principal, lambda: self._shown(request, sink.encoding)))
+        sink.spawn(lambda: self._threads.read(principal, lambda: self._shown(request, sink.encoding), sink))
 
     def _shown(self, request: Show, encoding: Encoding) -> Shown:
         hash = self._store.resolve(request.hash)

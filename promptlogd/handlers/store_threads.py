@@ -14,6 +14,7 @@ import trio
 
 from promptlogd.handlers.references import StoreErrors
 from promptlogd.principal import Principal
+from promptlogd.room import ALWAYS_ROOM, Room
 
 _R = TypeVar("_R")
 
@@ -33,13 +34,16 @@ class StoreThreads:
         self._reads = _Threads(_READERS, of_connection=_READS_OF_CONNECTION, of_uid=_READS_OF_UID)
         self._writes = _Threads(_WRITERS, of_connection=_WRITES_OF_CONNECTION, of_uid=_WRITES_OF_UID)
 
-    async def read(self, principal: Principal, work: Callable[[], _R]) -> _R:
-        """Return what reading gives. If this is cancelled, the thread ends by itself."""
-        return await self._reads.run(principal, work, abandon_on_cancel=True)
+    async def read(self, principal: Principal, work: Callable[[], _R], room: Room = ALWAYS_ROOM) -> _R:
+        """Return what reading gives. If this is cancelled, the thread ends by itself.
+
+        `room`: for a reply that may be long. Nothing is read before there is some.
+        """
+        return await self._reads.run(principal, work, room, abandon_on_cancel=True)
 
     async def write(self, principal: Principal, work: Callable[[], _R]) -> _R:
         """Return what writing gives. Can't be cancelled once it has a thread."""
-        return await self._writes.run(principal, work, abandon_on_cancel=False)
+        return await self._writes.run(principal, work, ALWAYS_ROOM, abandon_on_cancel=False)
 
 
 class _Threads:
@@ -50,11 +54,17 @@ class _Threads:
         self._connections = _Parts(of_connection)
         self._uids = _Parts(of_uid)
 
-    async def run(self, principal: Principal, work: Callable[[], _R], *, abandon_on_cancel: bool) -> _R:
+    async def run(self, principal: Principal, work: Callable[[], _R], room: Room, *, abandon_on_cancel: bool) -> _R:
         """Return what the work gives. First come, first served within a connection, a uid, and all."""
-        async with self._connections.use(principal.connection), self._uids.use(principal.uid):
-            with StoreErrors():
-                return await trio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel)
+        async with self._connections.use(principal.connection):
+            while True:
+                await room.wait()
+                async with self._uids.use(principal.uid):
+                    if room.has_room():  # others of the same process may have filled it meanwhile
+                        with StoreErrors():
+                            return await trio.to_thread.run_sync(
+                                work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel
+                            )
 
 
 class _Parts:

@@ -37,6 +37,8 @@ class Reactor:
         self._again: list[tuple[Timed, Callable[[], None]]] = []
         self._due: dict[Timed, float] = {}
         self._scope: trio.CancelScope | None = None
+        self._calling = False
+        """Whether a callback is being called."""
 
     def watch(self, owner: Timed, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
         """Call back whenever the descriptor has one of these events, until `forget`.
@@ -60,6 +62,8 @@ class Reactor:
         """Call back in the next turn of the loop. For a callback that has done a part of its work; others get their
         turn in between."""
         self._again.append((owner, callback))
+        if self._scope is not None and not self._calling:
+            self._scope.deadline = trio.current_time()
 
     def set_due(self, timed: Timed, due: float) -> None:
         """Call `on_due` at this time (trio's clock), once, in place of an earlier setting."""
@@ -84,8 +88,12 @@ class Reactor:
                             await trio.lowlevel.checkpoint()
                         else:
                             await trio.lowlevel.wait_readable(descriptor)
+                        self._calling = True
                         self._dispatch()
+                        self._calling = False
+                self._calling = True
                 self._call_due()
+                self._calling = False
         finally:
             self._scope = None
             self._epoll.close()
