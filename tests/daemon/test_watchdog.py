@@ -15,15 +15,10 @@ import pytest
 from promptlogctl.client import Client
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import CpuLimit, Ok, WallLimit
-from tests.daemon.processes import Daemon, a_daemon, at_work, children, cpu_s, is_alive, jailed_denos, until
+from tests.daemon.processes import Daemon, a_daemon, at_work, cpu_s, is_alive, jailed_denos, until, watchdogs
 
 _BUSY_S = 0.1
 """CPU time that a run has used when it is well under way."""
-
-
-def _watchdogs(daemon: Daemon) -> list[int]:
-    pids = children(daemon.process.pid)
-    return [pid for pid in pids if b"watchdog.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @contextmanager
@@ -87,11 +82,11 @@ def test_a_watchdog_that_is_killed_is_replaced(tmp_path: Path) -> None:
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=4000))
         child = _busy_child(daemon)
-        (first,) = _watchdogs(daemon)
+        (first,) = watchdogs(daemon)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(first, number)
         os.kill(first, signal.SIGKILL)
-        until(lambda: _watchdogs(daemon) not in ([], [first]), 20)
+        until(lambda: watchdogs(daemon) not in ([], [first]), 20)
         with _held(daemon):
             until(lambda: not is_alive(child), 20)
         assert isinstance(run.result().outcome, WallLimit)
@@ -102,7 +97,7 @@ def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
     """After the daemon's SIGKILL, and after its ordinary end, it is gone."""
     for number in (signal.SIGKILL, signal.SIGTERM):
         with a_daemon(tmp_path) as daemon:
-            (watchdog,) = _watchdogs(daemon)
+            (watchdog,) = watchdogs(daemon)
             daemon.stop(number)
             until(lambda watchdog=watchdog: not is_alive(watchdog), 5)
 
@@ -115,7 +110,7 @@ def _wake_ups(pid: int) -> int:
 def test_runs_do_not_wake_it(tmp_path: Path) -> None:
     """Hundreds of runs of QuickJS cost it a few wake-ups for each second, and runs of Deno leave nothing in it."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
-        (watchdog,) = _watchdogs(daemon)
+        (watchdog,) = watchdogs(daemon)
         before = _wake_ups(watchdog)
         for _ in range(300):
             assert isinstance(client.run_source("return 1", limits=LimitsAsked(wall_ms=9000)).outcome, Ok)
