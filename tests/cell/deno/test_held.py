@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import Any
 
@@ -9,8 +11,8 @@ import pytest
 
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
-from sandbox.outcome import CpuLimit, WallLimit
-from tests.cell.cells import Held
+from sandbox.outcome import Cancelled, CpuLimit, WallLimit
+from tests.cell.cells import Held, until_blank
 from tests.cell.deno.cells import a_cell
 from tests.daemon.processes import children, cpu_s, is_alive, until
 
@@ -20,18 +22,29 @@ _STARTS_S = 0.01
 _WAITS = "await new Promise((done) => setTimeout(done, 600000))"
 
 
-async def _hold(plan: Plan, source: str, *, next_starts: bool, **limits: Any) -> tuple[Held, bool]:
-    """Run this, hold the reactor until the process is dead, and tell whether the cell goes on.
+async def _hold(
+    plan: Plan, source: str, *, next_starts: bool, reads: bool = True, says: bool = False, **limits: Any
+) -> tuple[Held, bool]:
+    """Run this, hold the reactor until the process is dead, and tell whether the cell goes on: then it has to.
 
-    `next_starts`: until the next process waits for a run, too.
+    `next_starts`: until the next process waits for a run, too. `reads`: the process reads its job; else the run is
+    cancelled at the end. `says`: the reactor is held once the program has written a line.
     """
     async with a_cell(plan) as cell:
         process = only_child(cell.process.pid)
+        if not reads:
+            os.kill(process, signal.SIGSTOP)
         held = Held(cell, source, **limits)
+        if says:
+            await held.said()
         until(lambda: not is_alive(process), 30)
         if next_starts:
             until(lambda: any(map(_waits, set(children(cell.process.pid)) - {process})), 20)
+        if not reads:
+            cell.cancel()  # before the reactor has a turn
         await held.ended()
+        if cell.usable:
+            await until_blank(cell)
         return held, cell.usable
 
 
@@ -64,3 +77,20 @@ async def test_a_run_that_ended_in_time_keeps_its_outcome(plan: Plan, *, next_st
     """A last message that was sent before the wall limit counts, though the process was then killed."""
     held, _ = await _hold(plan, "return 'in time'", next_starts=next_starts, cpu_ms=5000, wall_ms=4000)
     assert held.value == "in time"
+
+
+@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
+async def test_a_job_that_was_not_read_is_left_to_nobody(plan: Plan, *, next_starts: bool) -> None:
+    """The process is killed before it has read its job. The next one may have read it since: it takes no run."""
+    held, goes_on = await _hold(plan, "return 1", next_starts=next_starts, reads=False, cpu_ms=5000, wall_ms=1000)
+    assert isinstance(held.result.outcome, Cancelled)
+    assert not goes_on
+
+
+@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
+async def test_the_cell_goes_on_after_a_kill(plan: Plan, *, next_starts: bool) -> None:
+    """With a cgroup nsjail goes on, unless the next process's first word was read as one of the last's."""
+    source = "await new Promise((done) => setTimeout(done, 300)); console.log(1); for(;;){}"
+    held, goes_on = await _hold(plan, source, next_starts=next_starts, says=True, cpu_ms=500, wall_ms=600_000)
+    assert isinstance(held.result.outcome, CpuLimit)
+    assert goes_on == (plan.cgroup is not None and not next_starts)
