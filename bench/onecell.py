@@ -14,6 +14,7 @@ from caller import PROMPT, SAMPLE
 from promptlogd.config import Config
 from sandbox.cells.job import Job, Result
 from sandbox.cells.reactor import Reactor
+from sandbox.cells.watch import Watchdog
 from sandbox.engines.host.engine_host import Setting
 from sandbox.engines.quickjs.host.cell import QuickJSCell
 from sandbox.engines.quickjs.host.host import Host
@@ -37,8 +38,10 @@ async def one_cell() -> AsyncIterator[tuple[QuickJSCell, Job]]:
             cgroup=None,
             identities=shared("a benchmark"),
         )
-        host, reactor = Host(setting), Reactor()
+        host, watchdog = Host(setting), Watchdog(1)
+        reactor = Reactor(watchdog)
         async with trio.open_nursery() as nursery:
+            await nursery.start(watchdog.serve)
             await nursery.start(reactor.serve)
             cell = await host.start(await host.plan(None), reactor)
             artifact = Artifact(form=Form.BODY, language="javascript")

@@ -30,6 +30,7 @@ from sandbox.cells.cell import Cell
 from sandbox.cells.policy import ByDemand, Steady
 from sandbox.cells.pool import Pool
 from sandbox.cells.reactor import Reactor
+from sandbox.cells.watch import Watchdog
 from sandbox.engines import ENGINES
 from sandbox.engines.host.engine_host import EngineHost, Setting, host_of
 from sandbox.errors import CellStartError
@@ -115,7 +116,8 @@ class _Daemon:
         self._turns = Turns()
         self._kept = trio.Event()
         """Set when a program was kept, and the store may make ready for the next."""
-        self._reactor = Reactor()
+        self._watchdog = Watchdog(config.max_jails)
+        self._reactor = Reactor(self._watchdog)
         self._pools = {name: self._make_pool(name, host) for name, host in hosts.items()}
         self._admission = Admission(concurrent=config.concurrent, queue=config.scheduler.queue, cells=self._pools)
         self._runs = Runs(
@@ -166,6 +168,7 @@ class _Daemon:
         config = self._config
         trio.lowlevel.add_instrument(self._turns)
         async with trio.open_nursery() as reactor:
+            await reactor.start(self._watchdog.serve)
             await reactor.start(self._reactor.serve)
             async with trio.open_nursery() as cells:
                 async with trio.open_nursery() as starting:

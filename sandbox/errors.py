@@ -22,3 +22,11 @@ class SettingError(SandboxError):
 
 class CellLost(SandboxError):
     """A blank cell died before it was handed its run; the run can be given to another."""
+
+
+class WatchdogError(SandboxError):
+    """There is no process that holds limits while the daemon's loop is busy."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the watchdog: {why}")
+        self.why = why

@@ -23,6 +23,7 @@ from sandbox.cells.plan import Plan
 from sandbox.cells.policy import Steady
 from sandbox.cells.pool import Pool
 from sandbox.cells.reactor import Reactor
+from sandbox.cells.watch import Watchdog
 from sandbox.errors import CellLost
 from sandbox.limits import Limits
 from sandbox.outcome import BadResult, Cancelled, Usage
@@ -55,7 +56,7 @@ class _Cell(Cell):
     """A cell without a process: the test ends its run. `dead`: it is lost before it takes one."""
 
     def __init__(self, plan: Plan, *, dead: bool) -> None:
-        super().__init__(plan, plan.take_identity(), _NoProcess(), Reactor())
+        super().__init__(plan, plan.take_identity(), _NoProcess(), Reactor(Watchdog(0)))
         self.dead = dead
         self.faulty = False
         self.done: Done | None = None

@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 import trio
 
+from sandbox.cells.watch import Watch
+
 _LAUNCH = Path(__file__).with_name("launch.py")
 _LOG_BYTES = 16 * 1024
 """Of nsjail's log, its end is kept."""
@@ -209,6 +211,23 @@ def only_child(pid: int) -> int:
     """Return the pid of the one process that this one has started. Raises OSError or ValueError."""
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(child)
+
+
+def watch_only_child(pid: int, watch: Watch) -> int:
+    """Have the one process that this one has started watched, and return its pid. It forks what has a run.
+
+    Raises OSError or ValueError.
+    """
+    child = only_child(pid)
+    pidfd = os.pidfd_open(child)
+    try:
+        if only_child(pid) != child:  # the pid may have been another's when its pidfd was opened
+            raise ValueError("it has ended")
+    except BaseException:
+        os.close(pidfd)
+        raise
+    watch.follow(child, pidfd, forks=True)
+    return child
 
 
 def ending(log: str, pid: int) -> Ending | None:

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import trio
 
+from sandbox.cells.watch import Watchdog
+
 _log = logging.getLogger(__name__)
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
@@ -31,7 +33,9 @@ class Timed(Protocol):
 class Reactor:
     """Waits for the descriptors and the deadlines of all cells. `serve` runs the callbacks."""
 
-    def __init__(self) -> None:
+    def __init__(self, watchdog: Watchdog) -> None:
+        """`watchdog`: holds the limits of the cells while this task has no turn."""
+        self.watchdog = watchdog
         self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[Timed, Callable[[], None]]] = {}
         self._again: list[tuple[Timed, Callable[[], None]]] = []

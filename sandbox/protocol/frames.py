@@ -186,6 +186,11 @@ class Decoder:
         self.backlog = not self.ended and len(messages) == MESSAGES_AT_ONCE
         return messages
 
+    @property
+    def partial(self) -> bool:
+        """Whether the last bytes were not the end of a message."""
+        return bool(self._buffer) and not self.ended
+
     def _charge(self, log: Log) -> None:
         """Raise Malformed for a line that the engine's script would not send, or for more than it would."""
         if log.mapping >= self._caps.mappings:

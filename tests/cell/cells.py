@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from sandbox.cells.cell import Cell
@@ -13,11 +14,12 @@ from sandbox.cells.job import Job, Result
 from sandbox.cells.plan import Plan
 from sandbox.cells.pool import Pool
 from sandbox.cells.reactor import Reactor
+from sandbox.cells.watch import Watchdog
 from sandbox.engines.quickjs.host import start as quickjs
 from sandbox.engines.quickjs.host.cell import QuickJSCell
 from sandbox.errors import CellLost
 from sandbox.limits import Limits
-from sandbox.outcome import LogLine
+from sandbox.outcome import LogLine, Ok
 from sandbox.program import Language
 from sandbox.protocol.frames import Task
 
@@ -25,10 +27,13 @@ _C = TypeVar("_C", bound=Cell)
 
 
 @asynccontextmanager
-async def a_reactor() -> AsyncIterator[Reactor]:
-    """A reactor that serves."""
-    reactor = Reactor()
+async def a_reactor(*, watched: bool = True) -> AsyncIterator[Reactor]:
+    """A reactor that serves, with a watchdog for its cells unless the test has none and a clock of its own."""
+    watchdog = Watchdog(64)
+    reactor = Reactor(watchdog)
     async with trio.open_nursery() as nursery:
+        if watched:
+            await nursery.start(watchdog.serve)
         await nursery.start(reactor.serve)
         yield reactor
         nursery.cancel_scope.cancel()
@@ -158,3 +163,37 @@ async def until_blank(cell: Cell) -> None:
             cell.on_blank = blank.set
             with trio.move_on_after(0.5):
                 await blank.wait()
+
+
+class Held:
+    """A run that has begun, and that the reactor is not told of until the test waits for it."""
+
+    result: Result
+
+    def __init__(self, cell: Cell, source: str, **limits: int) -> None:
+        """Begin it."""
+        self._done = trio.Event()
+        self._said = trio.Event()
+        job = Job(task=Task.CHECK_AND_RUN, source=source.encode(), limits=Limits(**limits))
+        cell.begin(job, self._note, on_log=lambda _: self._said.set())
+
+    def _note(self, result: Result | CellLost) -> None:
+        assert isinstance(result, Result)
+        self.result = result
+        self._done.set()
+
+    async def said(self) -> None:
+        """Wait until it has written a console line."""
+        with trio.fail_after(30):
+            await self._said.wait()
+
+    async def ended(self) -> None:
+        """Let the reactor go on, and wait for the result."""
+        with trio.fail_after(30):
+            await self._done.wait()
+
+    @property
+    def value(self) -> object:
+        """What the program returned."""
+        assert isinstance(self.result.outcome, Ok), self.result.outcome
+        return msgspec.json.decode(self.result.outcome.value)

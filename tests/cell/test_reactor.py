@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sandbox.cells.reactor import WRITE, Reactor
+from sandbox.cells.watch import Watchdog
 from tests.cell.cells import a_reactor
 
 
@@ -30,7 +31,7 @@ async def test_a_callback_comes_when_its_descriptor_is_ready() -> None:
     """Readable, then writable after a change, and no more once it is forgotten."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        async with a_reactor() as reactor:
+        async with a_reactor(watched=False) as reactor:
             came: list[str] = []
             event = trio.Event()
 
@@ -59,7 +60,7 @@ async def test_a_fault_of_one_callback_is_not_the_others_affair() -> None:
     """A callback that raises is logged, its owner is retired, and the others are called."""
     faulty, other = _Timed(), _Timed()
     first, second = os.pipe(), os.pipe()
-    async with a_reactor() as reactor:
+    async with a_reactor(watched=False) as reactor:
         event = trio.Event()
 
         def broken() -> None:
@@ -83,7 +84,7 @@ async def test_a_fault_of_one_callback_is_not_the_others_affair() -> None:
 
 async def test_each_is_due_once_and_in_time(clock: MockClock) -> None:
     """An earlier deadline that comes later goes first; a later setting takes the place of an earlier one."""
-    async with a_reactor() as reactor:
+    async with a_reactor(watched=False) as reactor:
         began = trio.current_time()
         late, early, never, moved = _Timed(), _Timed(), _Timed(), _Timed()
         reactor.set_due(late, began + 5)
@@ -100,7 +101,7 @@ async def test_each_is_due_once_and_in_time(clock: MockClock) -> None:
 async def test_a_reactor_that_has_ended_forgets_at_once() -> None:
     """Cells that are closed after the reactor, as when all is cancelled together, meet no error."""
     reading, writing = os.pipe()
-    reactor = Reactor()
+    reactor = Reactor(Watchdog(0))
     async with trio.open_nursery() as nursery:
         await nursery.start(reactor.serve)
         reactor.watch(_Timed(), reading, lambda: None)

@@ -79,6 +79,23 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def nsjails(pid: int) -> list[int]:
+    """Return the pids of a daemon's nsjails."""
+    return [child for child in children(pid) if b"nsjail" in _command(child).split(b"\0")[0]]
+
+
+def watchdogs(daemon: Daemon) -> list[int]:
+    """Return the pids of a daemon's watchdogs: one, but while it is replaced."""
+    return [child for child in children(daemon.process.pid) if b"/cells/watchdog.py" in _command(child)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
 def cpu_s(pid: int) -> float:
     """Return the CPU time that a process has used, all of its threads, in seconds; 0 if it is gone."""
     try:

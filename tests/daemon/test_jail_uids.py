@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from promptlogctl.client import Client
-from tests.daemon.processes import Daemon, a_daemon, children, until
+from tests.daemon.processes import Daemon, a_daemon, children, nsjails, until
 
 
 def _uids(daemon: Daemon) -> dict[int, set[int]]:
     """For each nsjail the uids of the processes in its jail, as the host sees them; 0 while nsjail sets one up."""
     found: dict[int, set[int]] = {}
-    for jail in children(daemon.process.pid):
+    for jail in nsjails(daemon.process.pid):
         inside = children(jail)
         for pid in inside:
             inside += children(pid)
@@ -103,7 +103,7 @@ def test_jails_do_not_have_the_daemons_groups(tmp_path: Path) -> None:
         with Client(folder / "s") as client:
             assert client.run_source("return 1", engine="deno").value == 1
             groups = {}
-            for jail in children(daemon.pid):
+            for jail in nsjails(daemon.pid):
                 for pid in children(jail):
                     status = Path(f"/proc/{pid}/status").read_text()
                     groups[pid] = next(line for line in status.splitlines() if line.startswith("Groups:")).split()[1:]

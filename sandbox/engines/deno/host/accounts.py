@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 
 from sandbox.cells.process import Ending, Supervisor
@@ -11,11 +10,7 @@ from sandbox.engines.deno.host.verdict import Evidence, of_last_words
 from sandbox.engines.host.run import Run
 from sandbox.errors import CellLost
 from sandbox.jail.cgroup import Group
-
-_LOOK_S = 0.001
-"""The least time between two looks at the process's CPU clock."""
-
-_CORES = len(os.sched_getaffinity(0))
+from sandbox.protocol.events import Trusted
 
 
 class Accounts:
@@ -27,34 +22,29 @@ class Accounts:
         self._group = group
         self._oom_before = group.oom_kills() if group is not None else 0
         self._reaped_before_s = jail.reaped_cpu_s()
-        self._cpu_before_s = self._cpu_s = engine.cpu_s()
+        self.cpu_before_ns = self._cpu_ns = engine.cpu_ns()
+        """The process's CPU clock when the run begins."""
         self._looked_s = 0.0
-        self._peak_bytes = 0
+        self._peak_bytes = engine.peak_bytes() if group is None else 0
         self._oom = False
         self._accounted_s = 0.0
 
-    def used_s(self) -> float:
-        """Return the CPU time of the run, or of the last look if the process is gone."""
+    def look(self) -> None:
+        """Look at what can't be known once the process has ended by itself: without a cgroup, how large it was."""
         with suppress(CellLost):
-            self._cpu_s = self._engine.cpu_s()
-        return self._cpu_s - self._cpu_before_s
-
-    def next_look_s(self, limit_s: float) -> float | None:
-        """Return in how long to look at the CPU clock again; None if the limit is reached.
-
-        The earliest time at which the limit can be reached: the threads of the process share one core. If they could
-        not be kept to one, all cores may be busy with them.
-        """
-        left_s = limit_s - self.used_s()
-        if left_s <= 0:
-            return None
+            self._cpu_ns = self._engine.cpu_ns()
         if self._group is None:
             self._peak_bytes = max(self._peak_bytes, self._engine.peak_bytes())
-        return max(left_s / (1 if self._engine.has_one_core else _CORES), _LOOK_S)
 
-    def close(self, *, ended: bool) -> None:
-        """Read what can be read before the process is killed. `ended`: it has ended by itself."""
-        self._looked_s = self._accounted_s = self.used_s()
+    def close(self, *, ended: bool, cpu_ns: int | None = None) -> None:
+        """Read what can be read before the process is killed.
+
+        `ended`: it has ended. `cpu_ns`: its CPU clock when the watchdog killed it.
+        """
+        with suppress(CellLost):
+            self._cpu_ns = self._engine.cpu_ns()
+        self._cpu_ns = max(self._cpu_ns, cpu_ns or 0)
+        self._looked_s = self._accounted_s = (self._cpu_ns - self.cpu_before_ns) / 1e9
         own = (self._group.peak_bytes() if self._group is not None else 0) or self._engine.peak_bytes()
         self._peak_bytes = max(own, self._peak_bytes if ended and self._group is None else 0)
 
@@ -64,7 +54,7 @@ class Accounts:
         if ended:
             # In steps of 10 ms: reported, and too coarse to hold against the program.
             reaped_s = self._jail.reaped_cpu_s() - self._reaped_before_s
-            self._accounted_s = max(self._looked_s, reaped_s - self._cpu_before_s)
+            self._accounted_s = max(self._looked_s, reaped_s - self.cpu_before_ns / 1e9)
 
     def account_for_jail(self) -> None:
         """Read the peak of the largest process of a jail that was reaped. Without a cgroup nothing else has it."""
@@ -81,8 +71,13 @@ class Accounts:
         """Peak memory to report."""
         return self._peak_bytes
 
-    def evidence(self, run: Run, *, alive: bool, how: Ending | None, jail_gone: bool) -> Evidence:
-        """Return all that is known. `alive`: the process was there for the daemon to end it."""
+    def evidence(
+        self, run: Run, *, cause: Trusted | None, alive: bool, how: Ending | None, jail_gone: bool
+    ) -> Evidence:
+        """Return all that is known. `cause`: why the process was killed, if it was before its last message.
+
+        `alive`: the process was there for the daemon or the watchdog to end it.
+        """
         machine = run.machine
         return Evidence(
             limits=run.job.limits,
@@ -91,7 +86,7 @@ class Accounts:
             cpu_accounted_ms=self._accounted_s * 1000,
             peak_bytes=self._peak_bytes,
             wall_ms=run.wall_ms(),
-            cause=machine.cause,
+            cause=cause,
             malformed=run.malformed,
             last=machine.last if alive else None,
             maybe=machine.maybe,

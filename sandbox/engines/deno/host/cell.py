@@ -19,6 +19,7 @@ from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import Supervisor, only_child
 from sandbox.cells.reactor import READ, WRITE, Reactor
+from sandbox.cells.watch import Watch
 from sandbox.engines.deno.host import stack
 from sandbox.engines.deno.host.accounts import Accounts
 from sandbox.engines.deno.host.job import READY, TOKEN_BYTES, frame
@@ -51,6 +52,7 @@ class DenoCell(Cell):
         reactor: Reactor,
         data: socket.socket,
         group: Group | None,
+        watch: Watch,
     ) -> None:
         super().__init__(plan, identity, jail, reactor)
         self.failure: CellStartError | None = None
@@ -60,6 +62,7 @@ class DenoCell(Cell):
         self._data = data
         self._events = READ
         self._group = group
+        self._watch = watch
         self._machine = Machine(State.STARTING)
         self._before = 0
         """Pid of the process before this one."""
@@ -100,6 +103,7 @@ class DenoCell(Cell):
                 jail=self.process,
                 engine=engine,
                 data=self._data,
+                watch=self._watch,
                 grouped=self._group is not None,
                 set_due=lambda due: self._reactor.set_due(self, due),
                 over=self._over,
@@ -151,6 +155,7 @@ class DenoCell(Cell):
         if self._run is not None:
             self._run.jail_ended()
             self._run = None
+        self._watch.close()
         self._data.close()
         self._forget_engine()
         self.process.close()
@@ -208,6 +213,7 @@ class DenoCell(Cell):
         else:
             self._engine.peak_bytes()  # notes what is resident of files, which does not count as its own
         self.process.forget()
+        self._watch.follow(pid, os.dup(self._engine.fileno()), forks=False)
         self._reactor.watch(self, self._engine.fileno(), self._on_end)
         self._reactor.clear_due(self)
         self._machine.happen(Trusted.READY)
@@ -230,6 +236,7 @@ class DenoCell(Cell):
         self._reactor.forget(self.process.log_fileno())
         if self._engine is not None:
             self._reactor.forget(self._engine.fileno())
+        self._watch.disarm()
         self._machine = Machine(State.GONE)
         self.retire()
 

@@ -60,15 +60,15 @@ class DenoProcess:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
-    def cpu_s(self) -> float:
+    def cpu_ns(self) -> int:
         """Read its CPU clock, all of its threads (clock_getcpuclockid(3)). Raises CellLost."""
         try:
-            used_s = time.clock_gettime((~self.pid << 3) | 2)
+            used_ns = time.clock_gettime_ns((~self.pid << 3) | 2)
         except OSError as error:
             raise CellLost("it is gone") from error
         if not self.is_alive():
             raise CellLost("it is gone")  # and the pid may be another's by now
-        return used_s
+        return used_ns
 
     def peak_bytes(self) -> int:
         """Return the most that was resident of its own: without the files, such as the engine's, that it shares.
@@ -86,17 +86,17 @@ class DenoProcess:
         return max(0, peak - self.file_bytes)
 
     def limit_cpu(self, limits: Limits) -> None:
-        """Put RLIMIT_CPU, in whole seconds, behind the daemon's looks at the clock. Raises CellLost."""
-        seconds = math.ceil(self.cpu_s() + limits.cpu_ms / 1000) + 1
+        """Put RLIMIT_CPU, in whole seconds, behind the watchdog's looks at the clock. Raises CellLost."""
+        seconds = math.ceil(self.cpu_ns() / 1e9 + limits.cpu_ms / 1000) + 1
         try:
             resource.prlimit(self.pid, resource.RLIMIT_CPU, (seconds, seconds + 1))
         except OSError as error:
             raise CellLost(f"it took no limit: {error}") from error
 
     @property
-    def has_one_core(self) -> bool:
-        """Whether all of its threads were told to share one core."""
-        return self._core is not None
+    def cores(self) -> int:
+        """How many cores its threads can use at once: one, unless they could not be kept to one."""
+        return len(_cores) if self._core is None else 1
 
     def keep_to_one_core(self) -> None:
         """Let all of its threads, and those to come, have one core between them: its own, or the one with fewest such.

@@ -5,7 +5,6 @@ The cell hands on what the reactor reports. Not here: how a process starts, and 
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from sandbox.cells.cell import LONG_S
 from sandbox.cells.job import Result
 from sandbox.cells.process import Ending, Supervisor
 from sandbox.cells.reactor import READ, WRITE
+from sandbox.cells.watch import Watch
 from sandbox.engines.deno.host.accounts import Accounts
 from sandbox.engines.deno.host.process import DenoProcess
 from sandbox.engines.deno.host.verdict import verdict
@@ -40,6 +40,7 @@ class DenoRun:
         jail: Supervisor,
         engine: DenoProcess,
         data: socket.socket,
+        watch: Watch,
         grouped: bool,
         set_due: Callable[[float], None],
         over: Callable[[bool], None],
@@ -53,16 +54,23 @@ class DenoRun:
         self._jail = jail
         self._engine = engine
         self._data = data
+        self._watch = watch
         self._grouped = grouped
         self._set_due = set_due
         self._over = over
-        self._long_at = math.inf
         self._settled = False
         self._read_to_the_end = False
         self.awaits_log = False
         """Whether nsjail's report of the process's end is awaited."""
         self._paused = False
         """Whether its output is not read, since there is no room for it."""
+        self._taken = False
+        """Whether the process, when the daemon last looked, had read all that it was sent.
+
+        If the watchdog kills it before that, the next process may read the rest while the daemon is busy.
+        """
+        self._killed: Trusted | None = None
+        """Why the watchdog has killed the process, if it has."""
         self._report: Callable[[], None] | None = None
         """What is left to do once nsjail was reaped."""
         self._reported = False
@@ -83,10 +91,12 @@ class DenoRun:
         return (0 if self._paused else READ) | (WRITE if self._run.unsent else 0)
 
     def begin(self) -> None:
-        """Send the job, and watch the clocks from now on. Raises CellLost."""
-        self._run.send(self._data)
-        self._long_at = self._run.began + LONG_S
-        self._look()
+        """Send the job, whose limits hold from now on. Raises CellLost."""
+        run, limits, accounts = self._run, self._run.job.limits, self._accounts
+        cpu_at_ns = accounts.cpu_before_ns + limits.cpu_ms * 1_000_000
+        self._watch.arm_with_cpu(limits.wall_ms, cpu_at_ns, cpu_ms=limits.cpu_ms, cores=self._engine.cores)
+        run.send(self._data)
+        self._set_due(min(run.began + LONG_S, run.wall_at))
 
     def cancel(self) -> None:
         """End the run, since nobody wants it any more."""
@@ -94,13 +104,16 @@ class DenoRun:
             self._stop(Trusted.CANCEL)
 
     def on_due(self) -> None:
-        """Look at the clocks; or give up waiting for nsjail's report."""
+        """Give way to others after a while; end the run at its wall limit; or give up waiting for nsjail's report."""
         if self.awaits_log:
             self._conclude(None)
         elif trio.current_time() >= self._run.wall_at:
             self._stop(Trusted.WALL)
         else:
-            self._look()
+            self._engine.lower_priority()
+            self._accounts.look()
+            self._taken = self._run.was_read(self._data) and self._engine.is_alive()
+            self._set_due(self._run.wall_at)
 
     def on_data(self) -> None:
         """The data socket can be read or written."""
@@ -153,49 +166,60 @@ class DenoRun:
             self._jail.read_log()
             if not self.awaits_log:
                 self._run.receive(self._data)
-                self._accounts.close(ended=True)
+                self._close_accounts(ended=True)
             self._conclude(self._jail.ending_of(self._engine.pid), jail_ended=True)
         if self._report is not None:
             self._report()
-
-    def _look(self) -> None:
-        """Look at the process's CPU clock, and say when to look again."""
-        run = self._run
-        next_look_s = self._accounts.next_look_s(run.job.limits.cpu_ms / 1000)
-        if next_look_s is None:
-            self._stop(Trusted.CPU)
-            return
-        now = trio.current_time()
-        if now >= self._long_at:
-            self._long_at = math.inf
-            self._engine.lower_priority()
-        self._set_due(min(now + next_look_s, self._long_at, run.wall_at))
 
     def _stop(self, cause: Trusted) -> None:
         self._run.machine.happen(cause)
         self._settle(ended=False)
 
     def _settle(self, *, ended: bool) -> None:
-        """Read the kernel's accounts and end the process. `ended`: it has ended by itself."""
+        """Read the kernel's accounts and end the process. `ended`: it has ended, by itself or by the watchdog."""
         run, accounts = self._run, self._accounts
         self._settled = True
-        accounts.close(ended=ended)
-        if ended:
+        self._close_accounts(ended=ended)
+        killed = self._killed is not None
+        there = self._taken and not run.partial if killed else self._engine.is_alive()
+        if killed and not self._grouped:  # the peak is known once nsjail was reaped
+            self._conclude(None)
+        elif ended and not killed:
             self.awaits_log = True
             self._set_due(trio.current_time() + _LOG_S)
             self.on_log(more=self._jail.read_log())
-        elif run.malformed or not self._engine.is_alive() or not run.was_read(self._data):
+        elif run.malformed or not there or not run.was_read(self._data):
             self._conclude(None, ended=False)
         else:
-            # The process is there and took all that it was sent: the daemon ends it, and nsjail goes on.
+            # The process was there and took all that it was sent: it is ended, and nsjail goes on.
             run.machine.happen(Trusted.ENDED)
             self._engine.kill()
-            outcome = verdict(accounts.evidence(run, alive=True, how=None, jail_gone=False), run.reader)
+            outcome = verdict(
+                accounts.evidence(run, cause=self._cause, alive=True, how=None, jail_gone=False), run.reader
+            )
             # Without a cgroup, a later run's end could be taken for one for lack of memory.
             little = self._grouped or accounts.peak_bytes < run.job.limits.memory_bytes // 4
             self._reported = True
             self._over(little and not isinstance(outcome, Crashed))
             run.done(self._result(outcome))
+
+    def _close_accounts(self, *, ended: bool) -> None:
+        killed = self._killed = self._watch.disarm()
+        self._accounts.close(
+            ended=ended or killed is not None, cpu_ns=None if killed is None else self._watch.cpu_used_ns()
+        )
+
+    @property
+    def _cause(self) -> Trusted | None:
+        """Why the process was killed, if it was before its last message.
+
+        While the daemon was busy, the next process may have written something by now, and this run seems malformed.
+        """
+        machine = self._run.machine
+        if self._killed is None or machine.cause not in (None, Trusted.MALFORMED):
+            return machine.cause
+        in_time = self._killed is Trusted.WALL and machine.last is not None
+        return None if in_time else self._killed
 
     def _result(self, outcome: Verdict) -> Result:
         accounts = self._accounts
@@ -220,7 +244,9 @@ class DenoRun:
             self._reported = True
             if not self._grouped and ended:
                 accounts.account_for_jail()
-            outcome = verdict(accounts.evidence(run, alive=False, how=how, jail_gone=jail_gone), run.reader)
+            alive = self._killed is not None
+            evidence = accounts.evidence(run, cause=self._cause, alive=alive, how=how, jail_gone=jail_gone)
+            outcome = verdict(evidence, run.reader)
             run.done(self._result(outcome))
 
         self._report = report

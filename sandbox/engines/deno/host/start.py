@@ -7,8 +7,9 @@ import socket
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import spawn
 from sandbox.cells.reactor import Reactor
+from sandbox.cells.watch import Watch
 from sandbox.engines.deno.host.cell import DenoCell
-from sandbox.errors import CellStartError
+from sandbox.errors import CellStartError, WatchdogError
 from sandbox.jail.cgroup import Group
 from sandbox.jail.identities import Identity
 
@@ -26,7 +27,9 @@ async def start(plan: Plan, reactor: Reactor) -> DenoCell:
     data.setblocking(False)
     group: Group | None = None
     identity: Identity | None = None
+    watch: Watch | None = None
     try:
+        watch = reactor.watchdog.watch()
         with theirs:
             identity = plan.take_identity()
             if plan.cgroup is not None:
@@ -42,14 +45,18 @@ async def start(plan: Plan, reactor: Reactor) -> DenoCell:
             )
     except BaseException as error:
         data.close()
+        if watch is not None:
+            watch.close()
         if identity is not None:
             plan.identities.give_back(identity)
         if group is not None:
             await group.remove()
         if isinstance(error, OSError):
             raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
+        if isinstance(error, WatchdogError):
+            raise CellStartError(plan.engine, str(error)) from error
         raise
-    cell = DenoCell(plan, identity, process, reactor, data, group)
+    cell = DenoCell(plan, identity, process, reactor, data, group, watch)
     try:
         await cell.answered.wait()
         if cell.failure is not None:

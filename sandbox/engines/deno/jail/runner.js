@@ -290,7 +290,7 @@
     defineProperty(globalThis, name, { __proto__: null, get, set, configurable: true, enumerable: true });
   }
 
-  // Each job takes a thread for itself, 32 at the most: so many on one core keep the daemon from its look at the clock, and
+  // Each job takes a thread for itself, 32 at the most: so many on one core keep the watchdog from its look at the clock, and
   // what they use meanwhile, up to 76 ms, is over the limit.
   const JOBS = 8;
   const MadePromise = Promise;

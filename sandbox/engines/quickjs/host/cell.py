@@ -7,6 +7,7 @@ and rusage there. control.py has its messages. More than 300 lines, since a chil
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from contextlib import suppress
 
@@ -18,6 +19,7 @@ from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
 from sandbox.cells.reactor import READ, WRITE, Reactor
+from sandbox.cells.watch import Watch
 from sandbox.engines.host.run import Reading, Run, is_quiet
 from sandbox.engines.quickjs.host import stack
 from sandbox.engines.quickjs.host.control import REPORT_BYTES, kill_message, limits_message, read_report
@@ -51,7 +53,10 @@ class QuickJSCell(Cell):
         reactor: Reactor,
         data: socket.socket,
         control: socket.socket,
+        watch: Watch,
+        zygote: int | None,
     ) -> None:
+        """`zygote`: its pid; None if this kernel does not tell it."""
         super().__init__(plan, identity, process, reactor)
         self._data = data
         self._control = control
@@ -60,8 +65,11 @@ class QuickJSCell(Cell):
         self._run: Run | None = None
         self._report: Report | None = None
         """The account of the run's child, while what it wrote is still being looked at."""
+        self._killed = False
+        """Whether the watchdog may have killed that child, or the next one."""
         self._children_ended = 0
-        self._zygote: int | None = None
+        self._watch = watch
+        self._zygote = zygote
         reactor.watch(self, control.fileno(), self._on_control)
         reactor.watch(self, data.fileno(), self._on_data, 0)
 
@@ -120,10 +128,10 @@ class QuickJSCell(Cell):
 
     def restore_priority(self) -> None:
         """Give the zygote and its first child the daemon's priority: the start of the cell had a lower one."""
-        if (zygote := self._find_zygote()) is not None:
-            priority.restore(zygote)
+        if self._zygote is not None:
+            priority.restore(self._zygote)
             with suppress(OSError, ValueError):
-                priority.restore(only_child(zygote))
+                priority.restore(only_child(self._zygote))
 
     async def close(self) -> None:
         """End the jail and everything in it, and reap it."""
@@ -131,7 +139,7 @@ class QuickJSCell(Cell):
         if self._control.fileno() < 0:
             return
         self._forget_jail()
-        zygote = self._find_zygote()
+        self._watch.close()
         reaped = False
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * KILL_S):
             self._reactor.forget(self._control.fileno())
@@ -152,7 +160,7 @@ class QuickJSCell(Cell):
             return
         self.plan.identities.give_back(self.identity)
         if self.plan.cgroup is not None:
-            self.plan.cgroup.forget_jail(zygote)
+            self.plan.cgroup.forget_jail(self._zygote)
 
     def _forget_jail(self) -> None:
         """End the job in progress, if there is one: its jail is gone."""
@@ -172,7 +180,9 @@ class QuickJSCell(Cell):
         """Send the job. Raises CellLost."""
         run.machine.happen(Trusted.JOB)
         now = trio.current_time()
-        run.wall_at = now + run.job.limits.wall_ms / 1000
+        wall_ms = run.job.limits.wall_ms
+        run.wall_at = now + wall_ms / 1000
+        self._watch.arm(wall_ms)
         run.send(self._data)
         self._wait_for(READ | (WRITE if run.unsent else 0))
         self._reactor.set_due(self, min(run.wall_at, now + LONG_S))
@@ -215,6 +225,7 @@ class QuickJSCell(Cell):
                 self._lose(run, str(error))
             return
         self._report = report
+        self._killed = self._watch.disarm() is not None
         self._wait_for(0)
         self._reactor.clear_due(self)
         self._go_on(run.receive_all(self._data))
@@ -309,16 +320,17 @@ class QuickJSCell(Cell):
         A child that was killed at a limit leaves nothing behind that one which ended by itself would not.
         """
         machine = run.machine
+        killed = self._killed or self._watch.disarm() is not None
         evidence = Evidence(
             limits=run.job.limits,
-            cause=machine.cause,
+            cause=machine.cause or (Trusted.WALL if killed and _was_killed(report) else None),
             malformed=run.malformed,
             wall_ms=run.wall_ms(),
             report=report,
             last=machine.last,
         )
         outcome = verdict(evidence, run.reader)
-        if report is None or isinstance(outcome, Crashed) or not run.was_read(self._data):
+        if killed or report is None or isinstance(outcome, Crashed) or not run.was_read(self._data):
             self.retire()
         self._let_go()
         cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes
@@ -331,21 +343,15 @@ class QuickJSCell(Cell):
 
     def _let_go(self) -> None:
         self._run = self._report = None
+        self._killed = False
         self._reactor.clear_due(self)
         self._wait_for(0)
 
-    def _find_zygote(self) -> int | None:
-        """Return the zygote's pid; None if it ended before, or if this kernel has no `children` file."""
-        if self._zygote is None:
-            with suppress(OSError, ValueError):
-                self._zygote = only_child(self.process.pid)
-        return self._zygote
-
     def _yield_to_others(self) -> None:
         """Lower the priority of the child."""
-        if (zygote := self._find_zygote()) is not None:
+        if self._zygote is not None:
             with suppress(OSError, ValueError):  # the child has just ended
-                priority.lower(only_child(zygote))
+                priority.lower(only_child(self._zygote))
 
     def _refuse_if_disturbed(self) -> None:
         """Raise CellLost, and retire, if anything came by control since the last run: the blank child has died."""
@@ -358,3 +364,8 @@ class QuickJSCell(Cell):
                 pass
         self.retire()
         raise CellLost("its blank child or its zygote died")
+
+
+def _was_killed(report: Report | None) -> bool:
+    """Whether a child may have ended by the watchdog's kill, or its whole jail."""
+    return report is None or report.signal == signal.SIGKILL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from contextlib import ExitStack, suppress
@@ -11,12 +12,13 @@ import trio
 from sandbox.cells import priority
 from sandbox.cells.cell import START_S
 from sandbox.cells.plan import Plan
-from sandbox.cells.process import only_child
+from sandbox.cells.process import only_child, watch_only_child
 from sandbox.cells.reactor import Reactor
+from sandbox.cells.watch import Watch
 from sandbox.engines.host.run import make_room
 from sandbox.engines.quickjs.host.cell import KILL_S, QuickJSCell
 from sandbox.engines.quickjs.host.control import READY, REPORT_BYTES
-from sandbox.errors import CellStartError
+from sandbox.errors import CellStartError, WatchdogError
 from sandbox.jail.identities import Identity
 
 
@@ -61,15 +63,35 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
             ready = control.recv(REPORT_BYTES) == READY
         if not ready:
             raise CellStartError(plan.engine, await _last_words(process))
-        cell = QuickJSCell(plan, identity, process, reactor, data, control)
+        watch = reactor.watchdog.watch()
+        try:
+            zygote = _follow(process, watch)
+        except BaseException:
+            watch.close()
+            raise
+        cell = QuickJSCell(plan, identity, process, reactor, data, control, watch, zygote)
     except BaseException as error:
         await _abandon(plan, identity, process, data, control)
         if isinstance(error, OSError):
             raise CellStartError(plan.engine, error.strerror or str(error)) from error
+        if isinstance(error, WatchdogError):
+            raise CellStartError(plan.engine, str(error)) from error
         raise
     if priority.can_restore():
         cell.restore_priority()
     return cell
+
+
+def _follow(process: trio.Process, watch: Watch) -> int | None:
+    """Have the jail watched, and return the zygote's pid; None if this kernel has no `children` file.
+
+    Then the watchdog kills the whole jail in place of a child. Raises OSError.
+    """
+    try:
+        return watch_only_child(process.pid, watch)
+    except (OSError, ValueError):
+        watch.follow(process.pid, os.pidfd_open(process.pid), forks=False)
+        return None
 
 
 async def _abandon(

@@ -1,0 +1,96 @@
+"""A Deno cell whose reactor is held: the watchdog holds the run's limits, and its outcome is told afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from sandbox.cells.plan import Plan
+from sandbox.cells.process import only_child
+from sandbox.outcome import Cancelled, CpuLimit, WallLimit
+from tests.cell.cells import Held, until_blank
+from tests.cell.deno.cells import a_cell
+from tests.daemon.processes import children, cpu_s, is_alive, until
+
+_STARTS_S = 0.01
+"""CPU time that no Deno starts in."""
+
+_WAITS = "await new Promise((done) => setTimeout(done, 600000))"
+
+
+async def _hold(
+    plan: Plan, source: str, *, next_starts: bool, reads: bool = True, says: bool = False, **limits: Any
+) -> tuple[Held, bool]:
+    """Run this, hold the reactor until the process is dead, and tell whether the cell goes on: then it has to.
+
+    `next_starts`: until the next process waits for a run, too. `reads`: the process reads its job; else the run is
+    cancelled at the end. `says`: the reactor is held once the program has written a line.
+    """
+    async with a_cell(plan) as cell:
+        process = only_child(cell.process.pid)
+        if not reads:
+            os.kill(process, signal.SIGSTOP)
+        held = Held(cell, source, **limits)
+        if says:
+            await held.said()
+        until(lambda: not is_alive(process), 30)
+        if next_starts:
+            until(lambda: any(map(_waits, set(children(cell.process.pid)) - {process})), 20)
+        if not reads:
+            cell.cancel()  # before the reactor has a turn
+        await held.ended()
+        if cell.usable:
+            await until_blank(cell)
+        return held, cell.usable
+
+
+def _waits(process: int) -> bool:
+    """Whether this process has started and uses no CPU time now: it has said so, and waits for a run."""
+    before = cpu_s(process)
+    time.sleep(0.2)
+    return before > _STARTS_S and cpu_s(process) == before
+
+
+@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize(("source", "cpu_ms", "wall_ms", "outcome"), [
+    ("for(;;){}", 300, 600_000, CpuLimit),
+    ("console.log('a line'); for(;;){}", 300, 600_000, CpuLimit),
+    (_WAITS, 60_000, 2000, WallLimit),
+])  # fmt: skip
+async def test_limits(  # one for each column
+    plan: Plan, source: str, cpu_ms: int, wall_ms: int, outcome: type, *, next_starts: bool
+) -> None:
+    """The process is killed while the reactor is held, and what the next one says is not taken for its word."""
+    held, _ = await _hold(plan, source, next_starts=next_starts, cpu_ms=cpu_ms, wall_ms=wall_ms)
+    assert isinstance(held.result.outcome, outcome)
+    assert held.result.usage.peak_memory_bytes > 0
+    if isinstance(held.result.outcome, CpuLimit):
+        assert cpu_ms <= held.result.usage.cpu_ms < 2 * cpu_ms
+
+
+@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
+async def test_a_run_that_ended_in_time_keeps_its_outcome(plan: Plan, *, next_starts: bool) -> None:
+    """A last message that was sent before the wall limit counts, though the process was then killed."""
+    held, _ = await _hold(plan, "return 'in time'", next_starts=next_starts, cpu_ms=5000, wall_ms=4000)
+    assert held.value == "in time"
+
+
+@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
+async def test_a_job_that_was_not_read_is_left_to_nobody(plan: Plan, *, next_starts: bool) -> None:
+    """The process is killed before it has read its job. The next one may have read it since: it takes no run."""
+    held, goes_on = await _hold(plan, "return 1", next_starts=next_starts, reads=False, cpu_ms=5000, wall_ms=1000)
+    assert isinstance(held.result.outcome, Cancelled)
+    assert not goes_on
+
+
+@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
+async def test_the_cell_goes_on_after_a_kill(plan: Plan, *, next_starts: bool) -> None:
+    """With a cgroup nsjail goes on, unless the next process's first word was read as one of the last's."""
+    source = "await new Promise((done) => setTimeout(done, 300)); console.log(1); for(;;){}"
+    held, goes_on = await _hold(plan, source, next_starts=next_starts, says=True, cpu_ms=500, wall_ms=600_000)
+    assert isinstance(held.result.outcome, CpuLimit)
+    assert goes_on == (plan.cgroup is not None and not next_starts)

@@ -1,0 +1,122 @@
+"""Limits while the daemon is held: stopped by a signal, it does nothing, and its watchdog holds them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import Client
+from promptlogd.wire.messages import LimitsAsked
+from sandbox.outcome import CpuLimit, Ok, WallLimit
+from tests.daemon.processes import Daemon, a_daemon, at_work, cpu_s, is_alive, jailed_denos, until, watchdogs
+
+_BUSY_S = 0.1
+"""CPU time that a run has used when it is well under way."""
+
+
+@contextmanager
+def _held(daemon: Daemon) -> Iterator[None]:
+    """Stop the daemon for the length of a block."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
+        yield
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+def _busy_child(daemon: Daemon) -> int:
+    until(lambda: any(cpu_s(child) > _BUSY_S for _, _, child in at_work(daemon)), 20)
+    return next(child for _, _, child in at_work(daemon) if cpu_s(child) > _BUSY_S)
+
+
+def _denos(daemon: Daemon) -> set[int]:
+    return {deno for _, deno in jailed_denos(daemon)}
+
+
+def test_the_wall_limit_of_quickjs(tmp_path: Path) -> None:
+    """An endless loop is dead while the daemon is held; its usage is reported, and other cells serve on."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=1500))
+        child = _busy_child(daemon)
+        with _held(daemon):
+            until(lambda: not is_alive(child), 10)
+        result = run.result()
+        assert isinstance(result.outcome, WallLimit)
+        assert result.usage.cpu_ms > _BUSY_S * 1000
+        assert client.run_source("return 1").value == 1
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["wall", "cpu"])
+def test_the_limits_of_deno(tmp_path: Path, *, waits: bool) -> None:
+    """A program that waits, or one that loops, is dead while the daemon is held."""
+    source = "console.log(1); " + ("await new Promise((done) => setTimeout(done, 20000))" if waits else "for(;;){}")
+    limits = LimitsAsked(cpu_ms=9000, wall_ms=3000) if waits else LimitsAsked(cpu_ms=800, wall_ms=25_000)
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        begun = threading.Event()
+        run = client.start(None, source=source, engine="deno", limits=limits, on_log=lambda _: begun.set())
+        with ThreadPoolExecutor() as others:
+            future = others.submit(run.result)
+            assert begun.wait(20)
+            with _held(daemon):
+                denos = _denos(daemon)
+                until(lambda: not all(map(is_alive, denos)), 20)
+            outcome = future.result(20).outcome
+        if waits:
+            assert isinstance(outcome, WallLimit)
+        else:
+            assert isinstance(outcome, CpuLimit)
+            assert 800 <= outcome.used < 1200
+        assert client.run_source("return 1", engine="deno").value == 1
+
+
+def test_a_watchdog_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    """The next one holds the limits of the run that goes on. A signal to all of the daemon's processes ends neither."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=4000))
+        child = _busy_child(daemon)
+        (first,) = watchdogs(daemon)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(first, number)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: watchdogs(daemon) not in ([], [first]), 20)
+        with _held(daemon):
+            until(lambda: not is_alive(child), 20)
+        assert isinstance(run.result().outcome, WallLimit)
+        assert "the watchdog ended" in daemon.log.read_text()
+
+
+def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
+    """After the daemon's SIGKILL, and after its ordinary end, it is gone."""
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        with a_daemon(tmp_path) as daemon:
+            (watchdog,) = watchdogs(daemon)
+            daemon.stop(number)
+            until(lambda watchdog=watchdog: not is_alive(watchdog), 5)
+
+
+def _wake_ups(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("voluntary_ctxt_switches")).split()[1])
+
+
+def test_runs_do_not_wake_it(tmp_path: Path) -> None:
+    """Hundreds of runs of QuickJS cost it a few wake-ups for each second, and runs of Deno leave nothing in it."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        (watchdog,) = watchdogs(daemon)
+        before = _wake_ups(watchdog)
+        for _ in range(300):
+            assert isinstance(client.run_source("return 1", limits=LimitsAsked(wall_ms=9000)).outcome, Ok)
+        assert _wake_ups(watchdog) - before < 100
+        client.run_source("return 1", engine="deno")
+        descriptors = len(os.listdir(f"/proc/{watchdog}/fd"))
+        for _ in range(12):
+            client.run_source("return 1", engine="deno")
+        assert len(os.listdir(f"/proc/{watchdog}/fd")) <= descriptors + 4
