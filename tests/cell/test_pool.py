@@ -56,7 +56,7 @@ async def test_a_pool_tells_when_a_spent_cell_is_replaced(plan: Plan, how: str) 
         pool.on_ready = replaced.set
         if how == "dead":
             cell.process.kill()
-            await cell.process.wait()
+            await cell.retired.wait()
         elif how == "crashed":
             cell.retire()
         pool.give(cell, fresh=how == "fresh")

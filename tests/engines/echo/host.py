@@ -70,7 +70,7 @@ class EchoCell(Cell):
         run, self._run = self._run, None
         self.retire()
         if run is not None:
-            run.receive(self._data, to_the_end=False)
+            run.receive(self._data)
             self._machine.happen(Trusted.ENDED)
             assert self._machine.last is not None
             run.done(
