@@ -49,58 +49,37 @@ def _ask(daemon: Daemon, *frames: bytes, encoding: Any, replies: int) -> list[Re
     return found
 
 
-def _json(request: bytes) -> bytes:
-    return request + b"\n"
-
-
-def _msgpack(request: bytes) -> bytes:
-    return len(request).to_bytes(4, "big") + request
-
-
 _MANY = 7 * MIB
-_ITEMS = b"\x83\xa4type\xa3run\xa2id\x01\xaehost_functions\xdd" + _MANY.to_bytes(4, "big") + b"\xa0" * _MANY
-_AGAIN = b"\xdf" + (2 + _MANY // 8).to_bytes(4, "big") + b"\xa4type\xa3run\xa2id\x01" + b"\xa6limits\x80" * (_MANY // 8)
+_RUN = b'{"type":"run","id":1,'
+_ITEMS = b"\x83\xa4type\xa3run\xa2id\x01\xaehost_functions\xdd" + _MANY.to_bytes(4, "big")
+_AGAIN = b"\xdf" + (2 + _MANY // 8).to_bytes(4, "big") + b"\xa4type\xa3run\xa2id\x01"
 
-_FRAMES: list[tuple[str, bytes, Any, str]] = [
+_Frame = tuple[bytes, bytes, int, bytes]
+"""What it begins with, what is repeated in it, how often, and what it ends with: in memory it is megabytes."""
+
+_FRAMES: list[tuple[str, _Frame, Any, str]] = [
     # what, the frame, its encoding, what is said
-    (
-        "an env of lists",
-        _json(b'{"type":"run","id":1,"env":{"a":[' + b"[]," * 2_400_000 + b"1]}}"),
-        "json",
-        "the env is",
-    ),
-    ("an env of escapes", _json(b'{"type":"run","id":1,"env":{"a":"' + b"\\n" * 3_600_000 + b'"}}'), "json", "the env"),
-    ("a field of lists", _json(b'{"type":"run","id":1,"zap":[' + b"[]," * 2_400_000 + b"1]}"), "json", "`zap`"),
-    ("a field of lists first", _json(b'{"zap":[' + b"[]," * 2_400_000 + b'1],"id":1}'), "json", "`type`"),
-    (
-        "a prompt of escapes",
-        _json(b'{"type":"run","id":1,"prompt":"' + b"\\n" * 3_600_000 + b'"}'),
-        "json",
-        "the prompt",
-    ),
-    (
-        "a source of escapes",
-        _json(b'{"type":"submit","id":1,"source":"' + b"\\n" * 3_600_000 + b'"}'),
-        "json",
-        "source",
-    ),
-    ("half a pair", _json(b'{"type":"run","id":1,"prompt":"' + b"\\n" * 3_600_000 + b'\\ud800"}'), "json", "truncated"),
-    (
-        "host functions",
-        _json(b'{"type":"run","id":1,"host_functions":[' + b'"a",' * 1_800_000 + b'"a"]}'),
-        "json",
-        "<= 64",
-    ),
-    ("host functions, packed", _msgpack(_ITEMS), "msgpack", "<= 64"),
-    ("limits again and again", _msgpack(_AGAIN), "msgpack", "give either"),
+    ("an env of lists", (_RUN + b'"env":{"a":[', b"[],", 2_400_000, b"1]}}"), "json", "the env is"),
+    ("an env of escapes", (_RUN + b'"env":{"a":"', b"\\n", 3_600_000, b'"}}'), "json", "the env"),
+    ("a field of lists", (_RUN + b'"zap":[', b"[],", 2_400_000, b"1]}"), "json", "`zap`"),
+    ("a field of lists first", (b'{"zap":[', b"[],", 2_400_000, b'1],"id":1}'), "json", "`type`"),
+    ("a prompt of escapes", (_RUN + b'"prompt":"', b"\\n", 3_600_000, b'"}'), "json", "the prompt"),
+    ("a source of escapes", (b'{"type":"submit","id":1,"source":"', b"\\n", 3_600_000, b'"}'), "json", "source"),
+    ("half a pair", (_RUN + b'"prompt":"', b"\\n", 3_600_000, b'\\ud800"}'), "json", "truncated"),
+    ("host functions", (_RUN + b'"host_functions":[', b'"a",', 1_800_000, b'"a"]}'), "json", "<= 64"),
+    ("host functions, packed", (_ITEMS, b"\xa0", _MANY, b""), "msgpack", "<= 64"),
+    ("limits again and again", (_AGAIN, b"\xa6limits\x80", _MANY // 8, b""), "msgpack", "give either"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("frame", "encoding", "says"), [case[1:] for case in _FRAMES], ids=[case[0] for case in _FRAMES]
+    ("parts", "encoding", "says"), [case[1:] for case in _FRAMES], ids=[case[0] for case in _FRAMES]
 )
-def test_a_large_frame_is_answered_in_its_order(daemon: Daemon, frame: bytes, encoding: Any, says: str) -> None:
+def test_a_large_frame_is_answered_in_its_order(daemon: Daemon, parts: _Frame, encoding: Any, says: str) -> None:
     """What is wrong with millions of things in a frame is told, and requests behind it are answered after that."""
+    begin, repeated, times, end = parts
+    payload = begin + repeated * times + end
+    frame = payload + b"\n" if encoding == "json" else len(payload).to_bytes(4, "big") + payload
     assert INLINE_BYTES < len(frame) <= MAX_FRAME_BYTES
     ping = ClientSession(encoding=encoding).send(Ping(id=2))
     error, pong = _ask(daemon, frame + ping, encoding=encoding, replies=2)
@@ -171,7 +150,7 @@ def test_a_large_result_is_read_elsewhere(daemon: Daemon, last: str) -> None:
 def test_who_leaves_does_not_wait_for_a_large_frame(daemon: Daemon) -> None:
     """Clients that leave while their frames wait are gone at once, and the next one is served."""
     with Client(daemon.socket) as client:
-        frame = _json(b'{"type":"run","id":1,"env":{"a":[' + b"[]," * 2_400_000 + b"1]}}")
+        frame = b'{"type":"run","id":1,"env":{"a":[' + b"[]," * 2_400_000 + b"1]}}\n"
         for _ in range(4):
             with talk(daemon.socket) as sock:
                 sock.sendall(frame)
@@ -189,7 +168,7 @@ def test_the_process_is_started_for_what_is_large_alone(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         until(lambda: not os.path.exists(f"/proc/{pid}") or _is_zombie(pid))
         with talk(daemon.socket) as sock, sock.makefile("rb") as lines:
-            sock.sendall(_json(b'{"type":"run","id":1,"prompt":"' + b"x" * MIB + b'"}'))
+            sock.sendall(b'{"type":"run","id":1,"prompt":"' + b"x" * MIB + b'"}\n')
             assert json.loads(lines.readline())["code"] == "internal"
         assert client.run_source("return prompt.length", prompt="x" * MIB).value == MIB
         (another,) = _decoders(daemon)
