@@ -223,14 +223,26 @@ class Tree:
                 nodes.append(nodes[-1].children.get(key) or self._add(nodes[-1], key))
                 nodes[-1].connected += 1
             path = known[principal.tenant] = Path(tuple(nodes[:0:-1]))
+            if len(known) > _MOST_CHILDREN:
+                self._forget_tenant(known)
         return path
+
+    def _forget_tenant(self, known: dict[str | None, Path]) -> None:
+        """Of the tenants that one connection has named, forget the first for whom nothing runs or waits."""
+        *others, _new = known
+        tenant = next((tenant for tenant in others if known[tenant].connection.idle), None)
+        if tenant is not None:
+            self._leave(known.pop(tenant))
 
     def forget(self, connection: int) -> None:
         """Take note that a connection was closed. Its user, tenant and process are remembered while it matters."""
         for path in self._paths.pop(connection, {}).values():
-            for node in path.nodes:
-                node.connected -= 1
-            self.tidy(path)
+            self._leave(path)
+
+    def _leave(self, path: Path) -> None:
+        for node in path.nodes:
+            node.connected -= 1
+        self.tidy(path)
 
     def __len__(self) -> int:
         """How many users, tenants, processes and connections are remembered."""
@@ -253,7 +265,7 @@ class Tree:
         self._numbers += 1
         node = parent.children[key] = Node(key, parent, self._numbers)
         if len(parent.children) > _MOST_CHILDREN:
-            oldest = next((child for child in parent.children.values() if not child.connected and child.idle), None)
-            if oldest is not None:
+            oldest = next(child for child in parent.children.values() if not child.connected and child.idle)
+            if oldest is not node:  # else all others are in use
                 del parent.children[oldest.key]
         return node

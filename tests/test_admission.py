@@ -550,6 +550,21 @@ async def test_what_is_remembered_has_a_bound() -> None:
 
 
 @within_a_minute
+async def test_a_front_that_names_any_number_of_tenants_has_a_bound() -> None:
+    """Of 10,000 tenants on one connection at most 4,096 are remembered, each with a process and a connection."""
+    admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
+    granted: list[Ticket | RequestError] = []
+    for number in range(10_000):
+        admission.ask(client(1, tenant=str(number)), "quickjs", granted.append)
+        ticket = granted.pop()
+        assert isinstance(ticket, Ticket)
+        admission.end(ticket, _BOMB_MS)
+    assert 1000 < admission.remembered <= 1 + 3 * (4096 + 1)
+    admission.forget(1)
+    assert admission.remembered <= 1 + 2 * 4096
+
+
+@within_a_minute
 async def test_a_process_that_used_no_more_than_others_is_forgotten() -> None:
     """A new process in its place would have the same service."""
     admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
