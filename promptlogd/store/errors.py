@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
+from contextlib import ExitStack
 
 
 class StoreError(Exception):
@@ -112,8 +114,8 @@ _HINTS = {
     errno.EPERM: "not permitted: chown the files to the daemon's user",
     errno.ENOTDIR: "it is a file or a link, not a folder of the store: remove it",
     errno.ELOOP: "it is a link, and links are not followed: remove it",
-    errno.EMFILE: "the daemon has no descriptors left: raise its limit of open files, and try again",
-    errno.ENFILE: "the host has no descriptors left: raise its limit of open files, and try again",
+    errno.EMFILE: f"{os.strerror(errno.EMFILE)}: raise the daemon's limit of open files, and try again",
+    errno.ENFILE: f"{os.strerror(errno.ENFILE)}: raise the host's limit of open files, and try again",
     errno.ENOMEM: "there is no memory left: free some, and try again",
 }
 _SQLITE_HINTS = {
@@ -125,6 +127,9 @@ _SQLITE_HINTS = {
     sqlite3.SQLITE_CORRUPT: "the database is damaged: restart promptlogd, which rebuilds it",
     sqlite3.SQLITE_NOTADB: "the database is damaged: restart promptlogd, which rebuilds it",
 }
+_SQLITE_FILES = 4
+"""How many a connection to a database has open: it, its log, the folder, and one for a moment."""
+
 TRANSIENT_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 """Errors about the daemon or the host, not about the file."""
 
@@ -133,11 +138,25 @@ def store_error(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
     """Return the error for a step that the system refused, with the reason and what to do about it."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code == sqlite3.SQLITE_CANTOPEN and (refused := _descriptor_error()) is not None:
+            return store_error(what, refused)
         kind = StoreFull if code == sqlite3.SQLITE_FULL else StoreFailed
         return kind(f"{what}: {_SQLITE_HINTS.get(code, error)}")
     where = f"{error.filename}: " if isinstance(error.filename, str) else ""
     reason = where + _HINTS.get(error.errno or 0, error.strerror or str(error))
     return (StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreFailed)(f"{what}: {reason}")
+
+
+def _descriptor_error() -> OSError | None:
+    """Return the system's error if no files at all can be opened. SQLite does not tell why it could not open one."""
+    with ExitStack() as opened:
+        try:
+            for _ in range(_SQLITE_FILES):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            error.filename = None
+            return error
+    return None
 
 
 def read_error(hash: str, error: OSError) -> StoreFailed:
