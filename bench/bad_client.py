@@ -25,7 +25,7 @@ from time import sleep
 
 import load
 from caller import EXPECT, PROMPT, SAMPLE, Caller, frames, submitted
-from excess import excess
+from excess import OWN_UID, excess
 from load import Load
 from table import Table, say
 
@@ -117,7 +117,7 @@ def measure(name: str, tools: Path, seconds: float, *, uid: int | None) -> dict[
             resident = daemon.forget_peak()
             begin()
             sleep(_BEGIN_S)
-            with excess(path) as limits:
+            with excess(path, uid=None if uid is None else OWN_UID) as limits:
                 beside = good(seconds)
             grown = daemon.peak() - resident
         if faults := daemon.faults():

@@ -6,6 +6,7 @@ Both limits are held by promptlog's own processes, not by a timer in the kernel,
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -21,6 +22,10 @@ _CPU_MS = 50
 _EVERY_S = 0.5
 _ANSWER_S = 20.0
 
+OWN_UID = 65533
+"""Of the third client, where the attacker has another uid than the good client. Then its long runs are nobody else's.
+"""
+
 _IDLE = "console.log(Date.now()); await new Promise((done) => setTimeout(done, 60000))"
 _ENDLESS = "for (;;) {}"
 
@@ -28,9 +33,10 @@ _ENDLESS = "for (;;) {}"
 class Excess(threading.Thread):
     """Sends a run that waits and a run that computes in turn, each without an end of its own."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, uid: int | None) -> None:
         super().__init__(daemon=True)
         self._path = path
+        self._client: _Client | None = _Client(path, uid)
         self._told_to_stop = threading.Event()
         self.wall_told_ms: list[float] = []
         """As the daemon reports it."""
@@ -44,14 +50,13 @@ class Excess(threading.Thread):
     def run(self) -> None:
         """Measure until told to stop."""
         due, turn = time.monotonic(), 0
-        client = None
         while not self._told_to_stop.is_set():
             try:
-                client = client or _Client(self._path)
-                reply = client.ask(_waits() if turn % 2 else _computes())
+                self._client = self._client or _Client(self._path, None)
+                reply = self._client.ask(_waits() if turn % 2 else _computes())
                 self._take(reply, time.time() * 1000)
             except (OSError, ProtocolError) as error:
-                client = None
+                self._client = None
                 if not self._told_to_stop.is_set():
                     self.other.append(str(error) or type(error).__name__)
             turn += 1
@@ -76,9 +81,9 @@ class Excess(threading.Thread):
 
 
 @contextmanager
-def excess(path: str) -> Iterator[Excess]:
-    """Measure during the block."""
-    measured = Excess(path)
+def excess(path: str, *, uid: int | None) -> Iterator[Excess]:
+    """Measure during the block, as this user or as that of this process."""
+    measured = Excess(path, uid)
     measured.start()
     try:
         yield measured
@@ -87,10 +92,15 @@ def excess(path: str) -> Iterator[Excess]:
 
 
 class _Client:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, uid: int | None) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(_ANSWER_S)
-        self._socket.connect(path)
+        own_uid = os.geteuid()
+        os.seteuid(own_uid if uid is None else uid)  # what the daemon sees is the uid at this moment
+        try:
+            self._socket.connect(path)
+        finally:
+            os.seteuid(own_uid)
         self._session = ClientSession()
 
     def ask(self, request: Run) -> Reply:

@@ -6,7 +6,7 @@ JSON text. On a JSON connection it stands in the message as it is; on a MessageP
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -100,13 +100,16 @@ class ServerSession(_Session):
 
         A ProtocolError is the last: the stream can't be followed, for a frame over the cap or without a readable id.
         """
-        events: list[Request | BadMessage | ProtocolError | Unread] = []
+        return list(self.events(data))
+
+    def events(self, data: bytes) -> Iterator[Request | BadMessage | ProtocolError | Unread]:
+        """The same, one at a time: nothing of a frame is decoded before it is asked for."""
         try:
-            events.extend(map(self._request, self._frames.feed(data)))
+            for payload in self._frames.feed(data):
+                yield self._request(payload)
         except ProtocolError as error:
             error.__context__ = None  # its frames hold what was received, and would wait for the collector of cycles
-            events.append(error.with_traceback(None))
-        return events
+            yield error.with_traceback(None)
 
     def _request(self, payload: bytes | memoryview) -> Request | BadMessage | Unread:
         if len(payload) > self._inline_bytes:
