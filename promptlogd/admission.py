@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Protocol
 
 import trio
@@ -30,6 +31,7 @@ from promptlogd.principal import Principal
 from promptlogd.principals import Granted, Node, Ticket, Tree
 from promptlogd.refusal import RequestError
 from promptlogd.room import ALWAYS_ROOM, Room
+from sandbox.limits import MIB
 from sandbox.program import Engine
 
 LIGHT_MS = 5.0
@@ -52,12 +54,13 @@ class Cells(Protocol):
 class Admission:
     """Slots for runs, and a bounded queue behind them."""
 
-    def __init__(self, *, concurrent: int, queue: int, cells: Mapping[Engine, Cells]) -> None:
-        """`concurrent`: how many slots. `queue`: how many runs may wait."""
+    def __init__(self, *, concurrent: int, queue: int, queue_bytes: int, cells: Mapping[Engine, Cells]) -> None:
+        """`concurrent`: how many slots. `queue`: how many runs may wait. `queue_bytes`: the memory they may hold."""
         self.free = concurrent
         """Slots that no run has."""
         self._reserved = 1 if concurrent >= 3 else 0
         self._queue = queue
+        self._queue_bytes = queue_bytes
         self._cells = cells
         self._tree = Tree()
         self._light: dict[Node, None] = {}
@@ -78,11 +81,6 @@ class Admission:
         return len(self._waiting)
 
     @property
-    def is_over_full(self) -> bool:
-        """Whether more runs wait than may."""
-        return self.queued > self._queue
-
-    @property
     def remembered(self) -> int:
         """How many users, tenants, processes and connections are remembered."""
         return len(self._tree)
@@ -99,16 +97,17 @@ class Admission:
         engine: Engine,
         granted: Granted,
         *,
+        held_bytes: int = 0,
         ordinary: bool = True,
         room: Room = ALWAYS_ROOM,
     ) -> Ticket:
         """Ask for a slot. `granted` is called once, maybe at once, unless the ticket leaves.
 
-        `engine` may be SPECIAL. `ordinary`: the run has the default limits, or less. While a client does not read its
-        replies, and so has no `room`, it gets no slot.
+        `engine` may be SPECIAL. `held_bytes`: what the run holds of memory while it waits. `ordinary`: it has the default
+        limits, or less. While a client does not read its replies, and so has no `room`, it gets no slot.
         """
         path = self._tree.path(principal)
-        ticket = Ticket(path, engine, granted, ordinary=ordinary, room=room)
+        ticket = Ticket(path, engine, granted, held_bytes=held_bytes, ordinary=ordinary, room=room)
         for node in path.nodes:
             if node.idle:
                 node.catch_up()
@@ -117,6 +116,7 @@ class Admission:
         else:
             self._enter(ticket)
             self._select()
+            self._shed()
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
@@ -178,8 +178,10 @@ class Admission:
             self._any_waiting.set()
         self._waiting[ticket] = None
         self._pending[ticket.engine] = self._pending.get(ticket.engine, 0) + 1
+        self._tree.root.waiting_bytes += ticket.held_bytes
         for node in ticket.path.nodes:
             node.waiting += 1
+            node.waiting_bytes += ticket.held_bytes
         tickets = ticket.path.connection.tickets
         tickets.append(ticket)
         if len(tickets) == 1:
@@ -190,8 +192,10 @@ class Admission:
         ticket.waits = False
         del self._waiting[ticket]
         self._pending[ticket.engine] -= 1
+        self._tree.root.waiting_bytes -= ticket.held_bytes
         for node in ticket.path.nodes:
             node.waiting -= 1
+            node.waiting_bytes -= ticket.held_bytes
         connection = ticket.path.connection
         if connection.tickets[0] is not ticket:
             connection.tickets.remove(ticket)
@@ -200,6 +204,22 @@ class Admission:
         connection.tickets.popleft()
         if connection.tickets:
             self._offer(connection.tickets[0])
+
+    def _shed(self) -> None:
+        """While the queue is over its bounds, refuse the newest run of whoever has the most in it, level by level.
+
+        This is longest queue drop (Suter, Lakshman, Stiliadis and Choudhury, 1998): nobody fills the queue for others.
+        """
+        root = self._tree.root
+        while (many := len(self._waiting) > self._queue) or root.waiting_bytes > self._queue_bytes:
+            node = root
+            while not node.tickets:
+                newest_first = reversed(node.children.values())
+                node = max(newest_first, key=attrgetter("waiting" if many else "waiting_bytes"))
+            ticket = node.tickets[-1]
+            self.leave(ticket)
+            what = f"{self._queue} runs wait" if many else f"the runs that wait hold {self._queue_bytes / MIB:.0f} MiB"
+            ticket.granted(RequestError("busy", f"{what} already; try again in a moment"))
 
     def _offer(self, ticket: Ticket) -> None:
         """Let the oldest run of a connection be chosen, once its client reads its replies."""

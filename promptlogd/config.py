@@ -150,9 +150,10 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
     """Who waits, and how many may."""
 
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
-    """Runs that may wait for their turn; more are told `busy` at once."""
+    """Runs that may wait for a slot. When more do, the newest run of whoever has the most waiting is told `busy`."""
     queue_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 64
-    """What the runs that wait may hold of the daemon's memory, in MiB; more are told `busy` at once."""
+    """Memory that waiting runs may hold, in MiB. When they hold more, the newest run of whoever holds the most is told
+    `busy`."""
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Runs at once. Default: as many as there are cells."""
     wait_s: Seconds = 30.0

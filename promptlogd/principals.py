@@ -44,6 +44,7 @@ class Node:
         "service_ms",
         "tickets",
         "waiting",
+        "waiting_bytes",
     )
 
     def __init__(self, key: Hashable, parent: Node | None, number: int) -> None:
@@ -60,6 +61,8 @@ class Node:
         self.running = 0
         self.waiting = 0
         """Runs below it that wait."""
+        self.waiting_bytes = 0
+        """What those runs hold of memory."""
         self.connected = 0
         """Connections below it that are open."""
         self.tickets: deque[Ticket] = deque()
@@ -186,12 +189,16 @@ Granted = Callable[["Ticket | RequestError"], None]
 class Ticket:
     """One run's place in the queue, and then its slot."""
 
-    __slots__ = ("engine", "estimates", "granted", "ordinary", "path", "room", "since", "waits")
+    __slots__ = ("engine", "estimates", "granted", "held_bytes", "ordinary", "path", "room", "since", "waits")
 
-    def __init__(self, path: Path, engine: Engine, granted: Granted, *, ordinary: bool, room: Room) -> None:
+    def __init__(
+        self, path: Path, engine: Engine, granted: Granted, *, held_bytes: int, ordinary: bool, room: Room
+    ) -> None:
         self.path = path
         self.engine = engine
         self.granted = granted
+        self.held_bytes = held_bytes
+        """What the run holds of memory while it waits."""
         self.ordinary = ordinary
         """Whether the run has the default limits, or less."""
         self.room = room

@@ -25,7 +25,7 @@ from sandbox.cells.pool import Pool
 from sandbox.engines import ENGINES
 from sandbox.errors import CellLost
 from sandbox.jail.root import EngineMissing
-from sandbox.limits import MIB, Limits
+from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, Usage
 from sandbox.program import Engine
 from sandbox.protocol.frames import Task
@@ -51,14 +51,11 @@ class Runs:
         admission: Admission,
         *,
         default_limits: Mapping[Engine, Limits],
-        queue_bytes: int,
     ) -> None:
-        """`default_limits`: of a run that asks for none. `queue_bytes`: the most memory that waiting runs may hold."""
+        """`default_limits`: of a run that asks for none."""
         self.pools = pools
         self.admission = admission
         self._default_limits = default_limits
-        self._queue_bytes = queue_bytes
-        self._waiting_bytes = 0
         for engine, pool in pools.items():
             pool.waiting = partial(self._waiting_for, engine)
             pool.on_ready = admission.select
@@ -115,20 +112,6 @@ class Runs:
         pending = self.admission.pending(engine)
         return min(pending, self.admission.free) + 1 if pending else 0
 
-    def hold(self, held_bytes: int) -> int:
-        """Count what a run that waits holds of memory, and return it. Raises RequestError."""
-        if self.admission.is_over_full:
-            raise RequestError("busy", f"{self.admission.queued - 1} runs are waiting already; try again in a moment")
-        if self._waiting_bytes + held_bytes > self._queue_bytes:
-            waiting_mb = self._waiting_bytes / MIB
-            raise RequestError("busy", f"the runs that wait hold {waiting_mb:.0f} MiB already; try again in a moment")
-        self._waiting_bytes += held_bytes
-        return held_bytes
-
-    def let_go(self, held_bytes: int) -> None:
-        """Count it no longer."""
-        self._waiting_bytes -= held_bytes
-
     def other_memory(self, job: Job) -> int | None:
         """Return the memory of a job; None if it is the default."""
         memory_bytes = job.limits.memory_bytes
@@ -174,25 +157,20 @@ class PendingRun:
         self._cell: Cell | None = None
         self._wants_cell = self._asks_pool = False
         self._give_up_at = trio.current_time() + _LOST_S
-        self._held_bytes = 0
-        """What is counted of the memory that the run holds while it waits."""
 
     def ask(self) -> None:
         """Take a slot, or wait for one."""
         runs, job = self._runs, self._job
         ticket = runs.admission.ask(
-            self._principal, self._needs, self._granted, ordinary=runs.is_ordinary(job), room=self._room
+            self._principal,
+            self._needs,
+            self._granted,
+            held_bytes=_bytes_of(job),
+            ordinary=runs.is_ordinary(job),
+            room=self._room,
         )
-        if not ticket.waits:
-            return
-        self._ticket = ticket
-        try:
-            self._held_bytes = runs.hold(_bytes_of(job))
-        except RequestError as error:
-            self._ticket = None
-            runs.admission.leave(ticket)
-            self._end(error)
-        else:
+        if ticket.waits:
+            self._ticket = ticket
             runs.pools[job.engine].want()
 
     def cancel(self) -> None:
@@ -208,17 +186,12 @@ class PendingRun:
             self._return_slot()  # else it goes back when the start that was begun has ended, and is paid for
         self._end(Result(outcome=Cancelled(), usage=Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)))
 
-    def _let_go(self) -> None:
-        self._runs.let_go(self._held_bytes)
-        self._held_bytes = 0
-
     def _granted(self, ticket: Ticket | RequestError) -> None:
         if isinstance(ticket, RequestError):
             self._ticket = None
             self._end(ticket)
         else:
             self._ticket = ticket
-            self._let_go()
             self._take_cell()
 
     def _take_cell(self) -> None:
@@ -296,7 +269,6 @@ class PendingRun:
             self._runs.admission.end(ticket, charge_ms)
 
     def _end(self, result: Result | RequestError) -> None:
-        self._let_go()
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(result)

@@ -119,12 +119,16 @@ class _Daemon:
         self._watchdog = Watchdog(config.max_jails)
         self._reactor = Reactor(self._watchdog)
         self._pools = {name: self._make_pool(name, host) for name, host in hosts.items()}
-        self._admission = Admission(concurrent=config.concurrent, queue=config.scheduler.queue, cells=self._pools)
+        self._admission = Admission(
+            concurrent=config.concurrent,
+            queue=config.scheduler.queue,
+            queue_bytes=config.scheduler.queue_mb * MIB,
+            cells=self._pools,
+        )
         self._runs = Runs(
             self._pools,
             self._admission,
             default_limits={name: config.default_limits(name) for name in hosts},
-            queue_bytes=config.scheduler.queue_mb * MIB,
         )
         self._decoder = Decoder(config.text_bounds)
         self._handlers = make_handlers(

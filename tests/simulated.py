@@ -43,7 +43,7 @@ class Simulation:
     def __init__(self, nursery: trio.Nursery, *, concurrent: int = 4, queue: int = 1000) -> None:
         self.quickjs, self.deno = Cells(), Cells()
         cells = {"quickjs": self.quickjs, "deno": self.deno}
-        self.admission = Admission(concurrent=concurrent, queue=queue, cells=cells)
+        self.admission = Admission(concurrent=concurrent, queue=queue, queue_bytes=1000, cells=cells)
         self.served_ms: dict[int, float] = defaultdict(float)
         """CPU time that each user's runs have used, those in progress included at their end."""
         self.waits_ms: dict[int, list[float]] = defaultdict(list)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from promptlogd.admission import LIGHT_MS, SPECIAL, Admission
+from promptlogd.principal import Principal
 from promptlogd.principals import Ticket
 from promptlogd.refusal import RequestError
 from promptlogd.room import Room
@@ -34,23 +35,67 @@ def _p99(sorted_ms: list[float]) -> float:
 
 
 @within_a_minute
-async def test_past_its_bound_the_queue_is_over_full() -> None:
-    """One run more than may wait is one too many, and it is none once another has left."""
-    admission = Admission(concurrent=1, queue=1, cells={"quickjs": Cells()})
-    granted: list[Ticket | RequestError] = []
-    admission.ask(client(1), "quickjs", granted.append)
-    first = admission.ask(client(1), "quickjs", granted.append)
-    assert (admission.running, admission.queued, admission.is_over_full) == (1, 1, False)
-    admission.ask(client(2), "quickjs", granted.append)
-    assert admission.is_over_full
-    admission.leave(first)
-    assert not admission.is_over_full
+async def test_a_full_queue_refuses_the_newest_run_of_whoever_has_the_most() -> None:
+    """A client with one run takes the place of one of many; a client with as many as others is refused itself."""
+    admission = Admission(concurrent=1, queue=4, queue_bytes=1000, cells={"quickjs": Cells()})
+    granted: list[str] = []
+    refused: list[str] = []
+
+    def ask(name: str, principal: Principal) -> Ticket:
+        def answer(ticket: Ticket | RequestError) -> None:
+            (granted if isinstance(ticket, Ticket) else refused).append(name)
+
+        return admission.ask(principal, "quickjs", answer)
+
+    first = ask("runs", client(1))
+    for name in "abcd":
+        ask(name, client(1))
+    assert (granted, refused, admission.queued) == (["runs"], [], 4)
+    ask("e", client(1))
+    assert refused == ["e"]
+    ask("other connection", client(2))
+    assert refused == ["e", "d"]
+    ask("other process", client(3, pid=2))
+    assert refused == ["e", "d", "c"]
+    ask("other user", client(4, uid=2))
+    assert refused == ["e", "d", "c", "b"]
+    ask("other user again", client(4, uid=2))
+    assert refused == ["e", "d", "c", "b", "other connection"]
+    ask("other user, a third time", client(4, uid=2))
+    assert refused[5:] == ["other user, a third time"]
+    admission.end(first, 1.0)
+    assert admission.queued == 3
+
+
+@within_a_minute
+async def test_what_waiting_runs_hold_of_memory_has_a_bound() -> None:
+    """Over it the newest run of whoever holds the most is refused, however few runs that are."""
+    admission = Admission(concurrent=1, queue=100, queue_bytes=1000, cells={"quickjs": Cells()})
+    refused: list[str] = []
+
+    def ask(name: str, principal: Principal, held_bytes: int) -> None:
+        def answer(ticket: Ticket | RequestError) -> None:
+            if isinstance(ticket, RequestError):
+                assert ticket.code == "busy"
+                refused.append(name)
+
+        admission.ask(principal, "quickjs", answer, held_bytes=held_bytes)
+
+    ask("runs", client(1), 5000)
+    ask("large", client(1), 900)
+    for number in range(10):
+        ask(f"small {number}", client(2, uid=2), 10)
+    assert refused == []
+    ask("one more", client(2, uid=2), 10)
+    assert refused == ["large"]
+    ask("too large", client(3, uid=3), 2000)
+    assert refused == ["large", "too large"]
 
 
 @within_a_minute
 async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
     """After the time, to within a twentieth; a run that came later goes on waiting, and gets the slot."""
-    admission = Admission(concurrent=1, queue=10, cells={"quickjs": Cells()})
+    admission = Admission(concurrent=1, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     held: list[Ticket | RequestError] = []
     admission.ask(client(1), "quickjs", held.append)
     ended: list[tuple[str, bool, float]] = []
@@ -82,7 +127,7 @@ async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
 async def test_a_run_that_leaves_loses_no_slot() -> None:
     """Whichever of the runs that wait leaves, the others get the slot in their order."""
     for leaving in range(3):
-        admission = Admission(concurrent=1, queue=10, cells={"quickjs": Cells()})
+        admission = Admission(concurrent=1, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
         granted: list[tuple[int, Ticket]] = []
 
         def note(number: int, ticket: Ticket | RequestError, granted: list[tuple[int, Ticket]] = granted) -> None:
@@ -104,7 +149,7 @@ async def test_a_run_that_leaves_loses_no_slot() -> None:
 @within_a_minute
 async def test_slots_that_are_given_back_at_once() -> None:
     """Thousands of runs that give their slot back as soon as they have it each get it once, one after the other."""
-    admission = Admission(concurrent=1, queue=5000, cells={"quickjs": Cells()})
+    admission = Admission(concurrent=1, queue=5000, queue_bytes=1000, cells={"quickjs": Cells()})
     held: list[Ticket | RequestError] = []
     admission.ask(client(1), "quickjs", held.append)
     had: list[int] = []
@@ -173,7 +218,7 @@ def test_no_slot_is_idle_while_a_run_may_begin(concurrent: int, events: list[tup
 
     async def main() -> None:
         cells = {"quickjs": Cells(2), "deno": Cells(2)}
-        admission = Admission(concurrent=concurrent, queue=1000, cells=cells)
+        admission = Admission(concurrent=concurrent, queue=1000, queue_bytes=1000, cells=cells)
         reserved = 1 if concurrent >= 3 else 0
         readers = [_Reader() for _ in range(6)]
         numbers = list(range(6))
@@ -538,7 +583,7 @@ async def test_a_process_that_connects_anew_is_what_it_was(clock: MockClock) -> 
 @within_a_minute
 async def test_what_is_remembered_has_a_bound() -> None:
     """Of 10,000 processes that came and went at most 4,096 are remembered, and no connection that was closed."""
-    admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
+    admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(10_000):
         admission.ask(client(number, pid=number), "quickjs", granted.append)
@@ -552,7 +597,7 @@ async def test_what_is_remembered_has_a_bound() -> None:
 @within_a_minute
 async def test_a_front_that_names_any_number_of_tenants_has_a_bound() -> None:
     """Of 10,000 tenants on one connection at most 4,096 are remembered, each with a process and a connection."""
-    admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
+    admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(10_000):
         admission.ask(client(1, tenant=str(number)), "quickjs", granted.append)
@@ -567,7 +612,7 @@ async def test_a_front_that_names_any_number_of_tenants_has_a_bound() -> None:
 @within_a_minute
 async def test_a_process_that_used_no_more_than_others_is_forgotten() -> None:
     """A new process in its place would have the same service."""
-    admission = Admission(concurrent=4, queue=10, cells={"quickjs": Cells()})
+    admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(3):
         admission.ask(client(number, pid=1), "quickjs", granted.append)

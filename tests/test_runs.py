@@ -105,12 +105,11 @@ class _Rig:
         self._plan = plan
         self._dead = dead
         self.pool = Pool("quickjs", self._start, Steady(1), runs_per_cell=100, max_age_s=1e9, forks=True)
-        self.admission = Admission(concurrent=1, queue=8, cells={"quickjs": self.pool})
+        self.admission = Admission(concurrent=1, queue=8, queue_bytes=1000, cells={"quickjs": self.pool})
         self.runs = Runs(
             {"quickjs": self.pool},
             self.admission,
             default_limits={"quickjs": Limits()},
-            queue_bytes=1000,
         )
         self.results: list[Result | RequestError] = []
 
@@ -200,7 +199,7 @@ async def test_runs_without_room_for_their_results_hold_no_slot_and_little_memor
 
 async def test_slots_in_which_nothing_ran_cost_nothing() -> None:
     """A client that cancels any number of runs while they wait has the share that it had."""
-    admission = Admission(concurrent=1, queue=8, cells={"quickjs": Cells()})
+    admission = Admission(concurrent=1, queue=8, queue_bytes=1000, cells={"quickjs": Cells()})
     one, other = (Principal(connection=number, uid=number, process=None) for number in (1, 2))
     granted: list[Ticket | RequestError] = []
     for _ in range(100):
@@ -242,8 +241,8 @@ async def test_any_number_of_dead_cells_costs_a_run_nothing(plan: Plan) -> None:
     """Two thousand blank cells that died before the pool could know: one after the other, not one within the other."""
     pool = _DeadCells(plan, 2000)
     default = {"quickjs": Limits()}
-    admission = Admission(concurrent=1, queue=8, cells={"quickjs": pool})
-    runs = Runs({"quickjs": pool}, admission, default_limits=default, queue_bytes=1000)
+    admission = Admission(concurrent=1, queue=8, queue_bytes=1000, cells={"quickjs": pool})
+    runs = Runs({"quickjs": pool}, admission, default_limits=default)
     results: list[Result | RequestError] = []
     runs.start(_JOB, _CLIENT, results.append)
     pool.sound.end()
