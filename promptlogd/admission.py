@@ -103,8 +103,8 @@ class Admission:
     ) -> Ticket:
         """Ask for a slot. `granted` is called once, maybe at once, unless the ticket leaves.
 
-        `engine` may be SPECIAL. `held_bytes`: what the run holds of memory while it waits. `ordinary`: it has the default
-        limits, or less. While a client does not read its replies, and so has no `room`, it gets no slot.
+        `engine` may be SPECIAL. `held_bytes`: what the run holds of memory while it waits. `ordinary`: it has the
+        default limits, or less. While a client does not read its replies, and so has no `room`, it gets no slot.
         """
         path = self._tree.path(principal)
         ticket = Ticket(path, engine, granted, held_bytes=held_bytes, ordinary=ordinary, room=room)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -180,6 +183,89 @@ async def test_cancelling_kills_the_child(plan: Plan) -> None:
         assert not is_alive(child)
         assert 20 < result.usage.cpu_ms < 9000
         assert isinstance((await run_on(cell, "return 1")).outcome, Ok)
+
+
+_LONG = b"const t = Date.now(); while (Date.now() - t < 100); return 2"
+
+
+class _Backwards:
+    """An epoll that reports what is ready in the reverse order, and late, so that several things are."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        """Return what is ready."""
+        time.sleep(0.005)
+        return self._epoll.poll(timeout)[::-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+
+async def test_a_job_waits_for_the_child_with_its_limits(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of the last run that is reported after its end does not send the next job to the child of before."""
+    monkeypatch.setattr("sandbox.cells.reactor.select", SimpleNamespace(epoll=_Backwards))
+    results: list[Result | CellLost] = []
+    ended = trio.Event()
+
+    def last(result: Result | CellLost) -> None:
+        results.append(result)
+        ended.set()
+
+    async with a_cell(plan) as cell:
+
+        def first(result: Result | CellLost) -> None:
+            results.append(result)
+            other = Limits(cpu_ms=900, wall_ms=900)
+            cell.begin(Job(task=Task.CHECK_AND_RUN, source=_LONG, limits=other), last)
+
+        cell.begin(Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=_DEFAULT), first)
+        await ended.wait()
+        outcomes = [result.outcome for result in results if isinstance(result, Result)]
+        assert [bytes(outcome.value) for outcome in outcomes if isinstance(outcome, Ok)] == [b"1", b"2"], results
+
+
+async def test_a_job_that_its_child_did_not_read_is_never_run_for_another(plan: Plan) -> None:
+    """A child that is killed before it has read its job leaves it to the next child: the cell takes no more jobs."""
+    async with a_cell(plan) as cell:
+        (zygote,) = children(cell.process.pid)
+        (child,) = children(zygote)
+        os.kill(child, signal.SIGSTOP)
+        results: list[Result | CellLost] = []
+        ended = trio.Event()
+
+        def done(result: Result | CellLost) -> None:
+            results.append(result)
+            ended.set()
+
+        cell.begin(Job(task=Task.CHECK_AND_RUN, source=b"for(;;){}", limits=_DEFAULT), done)
+        cell.cancel()
+        await ended.wait()
+        (result,) = results
+        assert isinstance(result, Result)
+        assert result.outcome == Cancelled()
+        assert not cell.usable
+
+
+async def test_a_job_that_is_cancelled_before_its_child_is_there_leaves_a_blank_cell(plan: Plan) -> None:
+    """Its child with other limits is replaced by one with the default limits; the cell is blank after that."""
+    async with a_cell(plan) as cell:
+        blank = trio.Event()
+        cell.on_blank = blank.set
+        results: list[Result | CellLost] = []
+        job = Job(task=Task.CHECK_AND_RUN, source=b"for(;;){}", limits=Limits(cpu_ms=9000, wall_ms=9000))
+        cell.begin(job, results.append)
+        cell.cancel()
+        (result,) = results
+        assert isinstance(result, Result)
+        assert result.outcome == Cancelled()
+        assert (cell.blank, cell.usable) == (False, True)
+        await blank.wait()
+        assert cell.blank
+        result = await run_on(cell, "for(;;){}")
+        assert isinstance(result.outcome, CpuLimit)
+        assert result.outcome.limit == _DEFAULT.cpu_ms
 
 
 _CLOSES = (

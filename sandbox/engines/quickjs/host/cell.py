@@ -67,6 +67,10 @@ class QuickJSCell(Cell):
         """The account of the run's child, while what it wrote is still being looked at."""
         self._killed = False
         """Whether the watchdog may have killed that child, or the next one."""
+        self._taken = False
+        """Whether the run's child is known to have read its whole job."""
+        self._ends_awaited = 0
+        """Of children, until there is one with the default limits again: the job for another one was cancelled."""
         self._children_ended = 0
         self._watch = watch
         self._zygote = zygote
@@ -76,7 +80,7 @@ class QuickJSCell(Cell):
     @property
     def blank(self) -> bool:
         """Whether a child waits for a job. The next child is forked while the last run's result is on its way."""
-        return self._run is None
+        return self._run is None and not self._ends_awaited
 
     def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
         """Hand over a job: see `Cell.begin`."""
@@ -100,9 +104,11 @@ class QuickJSCell(Cell):
         run = self._run
         if run is None:
             return
-        if run.machine.state is State.STARTING:  # the job was not handed over; the next child has odd limits
-            self.retire()
+        if run.machine.state is State.STARTING:
             self._let_go()
+            # The blank child is being replaced by one with other limits, and that one has to be replaced in turn.
+            self._ends_awaited = 2
+            self._reactor.set_due(self, trio.current_time() + KILL_S)
             run.done(run.result(Cancelled(), cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
         elif run.machine.state is not State.ENDING:
             self._stop(run, Trusted.CANCEL)
@@ -111,6 +117,8 @@ class QuickJSCell(Cell):
         """Give way to others after a while; end the run at its wall limit; end the jail if the zygote hangs."""
         run = self._run
         if run is None:
+            if self._ends_awaited:
+                self.retire()  # the zygote hangs
             return
         state = run.machine.state
         if state is State.STARTING:
@@ -123,6 +131,7 @@ class QuickJSCell(Cell):
         elif trio.current_time() >= run.wall_at:
             self._stop(run, Trusted.WALL)
         else:
+            self._note_if_taken(run)
             self._yield_to_others()
             self._reactor.set_due(self, run.wall_at)
 
@@ -206,6 +215,9 @@ class QuickJSCell(Cell):
             message = b""
         report = read_report(message)
         run = self._run
+        if self._ends_awaited and report is not None:
+            self._await_default()
+            return
         if report is None or run is None:  # the zygote has ended, or a blank child has
             self._reactor.forget(self._control.fileno())
             self.retire()
@@ -229,6 +241,21 @@ class QuickJSCell(Cell):
         self._wait_for(0)
         self._reactor.clear_due(self)
         self._go_on(run.receive_all(self._data))
+
+    def _await_default(self) -> None:
+        """A child has ended on the way back to the default limits."""
+        self._children_ended += 1
+        self._ends_awaited -= 1
+        if self._ends_awaited:
+            try:
+                self._control.send(kill_message(self._children_ended))
+            except OSError:
+                self.retire()
+            else:
+                self._reactor.set_due(self, trio.current_time() + KILL_S)
+        else:
+            self._reactor.clear_due(self)
+            self.on_blank()
 
     def _go_on(self, reading: Reading) -> None:
         """The child is dead, and all that it wrote was read. A part of it is looked at in each turn of the loop."""
@@ -261,8 +288,8 @@ class QuickJSCell(Cell):
 
     def _on_data(self) -> None:
         run = self._run
-        if self._report is not None:
-            return
+        if self._report is not None or (run is not None and run.machine.state is State.STARTING):
+            return  # an event of the run before this one: the job is not for the child that is there now
         if run is None:
             if not is_quiet(self._data):  # epoll reports a hang-up even if nothing is waited for
                 self._reactor.forget(self._data.fileno())
@@ -304,6 +331,7 @@ class QuickJSCell(Cell):
 
     def _kill(self, run: Run) -> None:
         """Have the zygote kill its child. Its account of the child is to come."""
+        self._note_if_taken(run)
         self._wait_for(0)
         try:
             self._control.send(kill_message(self._children_ended))
@@ -315,9 +343,10 @@ class QuickJSCell(Cell):
             self._reactor.set_due(self, trio.current_time() + KILL_S)
 
     def _finish(self, run: Run, report: Report | None) -> None:
-        """Report how the run ended. Retire the cell if its zygote is gone, or if the child ended in a strange way.
+        """Report how the run ended.
 
-        A child that was killed at a limit leaves nothing behind that one which ended by itself would not.
+        Retire the cell unless the child ended by itself after its last message, or was killed after it had read its
+        job. Then it leaves nothing behind for the next child.
         """
         machine = run.machine
         killed = self._killed or self._watch.disarm() is not None
@@ -330,7 +359,8 @@ class QuickJSCell(Cell):
             last=machine.last,
         )
         outcome = verdict(evidence, run.reader)
-        if killed or report is None or isinstance(outcome, Crashed) or not run.was_read(self._data):
+        ended = report is not None and report.status == 0 and machine.cause is None and machine.last is not None
+        if killed or not (ended or self._taken) or isinstance(outcome, Crashed) or not run.was_read(self._data):
             self.retire()
         self._let_go()
         cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes
@@ -343,9 +373,17 @@ class QuickJSCell(Cell):
 
     def _let_go(self) -> None:
         self._run = self._report = None
-        self._killed = False
+        self._killed = self._taken = False
         self._reactor.clear_due(self)
         self._wait_for(0)
+
+    def _note_if_taken(self, run: Run) -> None:
+        """Look whether the run's child has read its whole job.
+
+        If it ends before that, the next child reads the rest, and runs it in place of its own job. The zygote reports
+        an end before it forks the next child. So while there is no report, it was this child that has read.
+        """
+        self._taken = self._taken or (run.was_read(self._data) and is_quiet(self._control))
 
     def _yield_to_others(self) -> None:
         """Lower the priority of the child."""
