@@ -226,8 +226,11 @@ async def test_a_job_waits_for_the_child_with_its_limits(plan: Plan, monkeypatch
         assert [bytes(outcome.value) for outcome in outcomes if isinstance(outcome, Ok)] == [b"1", b"2"], results
 
 
-async def test_a_job_that_its_child_did_not_read_is_never_run_for_another(plan: Plan) -> None:
+async def test_a_job_that_its_child_did_not_read_is_never_run_for_another(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A child that is killed before it has read its job leaves it to the next child: the cell takes no more jobs."""
+    monkeypatch.setattr("sandbox.cells.reactor.select", SimpleNamespace(epoll=_Backwards))
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
         (child,) = children(zygote)
