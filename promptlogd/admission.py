@@ -48,7 +48,7 @@ class Cells(Protocol):
         """Whether a run would get a cell at once, or the reason why there is none."""
 
     def is_last(self) -> bool:
-        """Whether only one cell is ready, others are in use, and none is being started."""
+        """Whether only one cell is ready, and others are in use, so that it is kept for light clients."""
 
 
 class Admission:

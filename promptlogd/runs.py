@@ -108,14 +108,18 @@ class Runs:
         self.admission.send_away(engine, _refusal(error))
 
     def _waiting_for(self, engine: Engine) -> int:
-        """Return how many cells would let waiting runs begin: one for each, and one that is kept for light clients."""
-        pending = self.admission.pending(engine)
-        return min(pending, self.admission.free) + 1 if pending else 0
+        """Return how many runs could begin if cells were ready."""
+        return min(self.admission.pending(engine), self.admission.free)
 
     def other_memory(self, job: Job) -> int | None:
         """Return the memory of a job; None if it is the default."""
         memory_bytes = job.limits.memory_bytes
         return None if memory_bytes == self._default_limits[job.engine].memory_bytes else memory_bytes
+
+    def has_default_child(self, job: Job) -> bool:
+        """Whether a blank child that was forked ahead of time has the limits of a job."""
+        default, limits = self._default_limits[job.engine], job.limits
+        return (limits.cpu_ms, limits.memory_bytes) == (default.cpu_ms, default.memory_bytes)
 
     def is_ordinary(self, job: Job) -> bool:
         """Whether a job asks for no more than the default limits."""
@@ -148,6 +152,8 @@ class PendingRun:
         self._room = room
         spec = ENGINES[job.engine]
         self._restart_ms = spec.restart_cpu_ms
+        if spec.forks and not runs.has_default_child(job):
+            self._restart_ms += spec.limits_cpu_ms
         self._new_cell_ms = spec.new_cell_cpu_ms
         special = fresh or (not spec.forks and runs.other_memory(job) is not None)
         self._needs: Engine = SPECIAL if special else job.engine

@@ -74,6 +74,8 @@ class Pool:
         """Called when the answer of `can_lend` or `is_last` may be another."""
         self.on_failure: Callable[[StartError], None] = lambda error: None
         """Called when cells do not start, and those who wait for one should learn why."""
+        self._filled = False
+        """Whether as many cells have been started as are always kept."""
         self._started = 0
         self._retired = 0
         self._failures = 0
@@ -94,8 +96,12 @@ class Pool:
         return bool(self._blank) or self._broken is not None
 
     def is_last(self) -> bool:
-        """Whether only one cell is ready, others are in use, and none is being started."""
-        return len(self._blank) == 1 and bool(self._lent) and not self._starting
+        """Whether only one cell is ready, and others are in use.
+
+        Not while a pool is first filled, and not of one that is kept by demand: its cells restart slowly, so no client
+        that uses it is a light one.
+        """
+        return self._filled and len(self._blank) == 1 and bool(self._lent)
 
     def want(self) -> None:
         """Take note that a run waits for a cell: see `waiting`."""
@@ -270,6 +276,7 @@ class Pool:
     def _add(self, cell: Cell, nursery: trio.Nursery) -> None:
         """Take charge of a cell that was started."""
         self._started += 1
+        self._filled = self._policy.fixed and self._started >= self._policy.target(cell.started_at)
         self._kept.add(cell)
         cell.on_blank = lambda: self._blank_again(cell)
         nursery.start_soon(self._until_retired, cell)

@@ -23,6 +23,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     run is set when it begins. If not, cells are kept by recent demand, and each is started with its memory."""
     restart_cpu_ms: float
     """CPU time of making a cell ready again after a run. It is charged to the client of the run."""
+    limits_cpu_ms: float = 0.0
+    """CPU time of giving a cell that forks other limits for one run, and the default ones again. Charged likewise."""
     new_cell_cpu_ms: float
     """CPU time of starting a cell. It is charged to a run that leaves its cell unusable."""
     blank_bytes: int

@@ -107,6 +107,27 @@ async def test_a_cell_whose_child_was_killed_at_a_limit_goes_on(plan: Plan) -> N
         assert pool.counts().started == 1
 
 
+async def test_the_last_ready_cell_of_a_steady_pool_is_told(plan: Plan) -> None:
+    """Once the pool was filled: one cell is ready, and others are lent."""
+    with trio.fail_after(20):
+        async with a_reactor() as reactor, trio.open_nursery() as nursery:
+
+            async def start(memory_bytes: int | None) -> Cell:
+                return await cells.start(plan, reactor)
+
+            pool = Pool("quickjs", start, Steady(2), runs_per_cell=100, max_age_s=60.0, forks=True)
+            ready = trio.Event()
+            pool.on_ready = lambda: ready.set() if pool.counts().blank == 2 else None
+            await nursery.start(pool.serve)
+            await ready.wait()
+            assert not pool.is_last()
+            lent = await take(pool)
+            assert pool.is_last()
+            pool.give(lent)
+            assert not pool.is_last()
+            nursery.cancel_scope.cancel()
+
+
 async def test_runs_that_wait_are_counted_as_demand(plan: Plan) -> None:
     """Where cells are kept by demand, as many are started as runs wait, beside those that are lent."""
     with trio.fail_after(20):
@@ -124,7 +145,8 @@ async def test_runs_that_wait_are_counted_as_demand(plan: Plan) -> None:
             pool.on_ready = ready.set
             pool.want()
             await ready.wait()
-            assert pool.is_last()
+            assert pool.can_lend()
+            assert not pool.is_last()
             pool.give(lent)
             nursery.cancel_scope.cancel()
 
