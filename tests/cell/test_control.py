@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -17,13 +18,15 @@ from sandbox.engines.quickjs.host.cell import QuickJSCell as Cell
 from sandbox.engines.quickjs.host.control import kill_message
 from sandbox.errors import CellLost
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import Crashed
+from sandbox.outcome import CpuLimit, Crashed
 from sandbox.protocol.frames import Task
 from tests.cell.cells import a_reactor, finish
 
 _OTHER_CPU_MS = Limits().cpu_ms + 1
 _REPORT = struct.pack("<4sIqqqqq", b"E\0\0\0", 0, 0, 7000, 0, 0, 4096)
 """As a zygote tells it: a child that exited with 0, after 7 ms of CPU time, with a peak of 4 MiB."""
+
+_AT_THE_CPU_LIMIT = struct.pack("<4sIqqqqq", b"E\0\0\0", signal.SIGXCPU, 0, 50000, 0, 0, 4096)
 
 
 @asynccontextmanager
@@ -86,4 +89,22 @@ async def test_a_bad_last_word_keeps_the_account_of_its_own_child(plan: Plan) ->
         their_control.setblocking(False)
         with suppress(BlockingIOError):
             assert their_control.recv(64) == kill_message(0)
+        assert not cell.usable
+
+
+async def test_a_job_sent_in_parts_to_a_child_that_ended_early_spends_the_cell(plan: Plan) -> None:
+    """A part that was sent after the child's end was read by the next one: nothing of it is left to be seen."""
+    job = Job(task=Task.CHECK_AND_RUN, source=b"return 1", prompt="x" * (8 * MIB), limits=Limits())
+    async with _without_a_jail(plan) as (cell, theirs, their_control):
+
+        def end() -> None:
+            left = int.from_bytes(theirs.recv(5)[1:], "big")
+            while left:
+                left -= len(theirs.recv(65536))
+            their_control.send(_AT_THE_CPU_LIMIT)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, end)
+            result = await finish(cell, job)
+        assert isinstance(result.outcome, CpuLimit)
         assert not cell.usable

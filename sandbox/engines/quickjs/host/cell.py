@@ -317,7 +317,9 @@ class QuickJSCell(Cell):
     def _finish(self, run: Run, report: Report | None) -> None:
         """Report how the run ended. Retire the cell if its zygote is gone, or if the child ended in a strange way.
 
-        A child that was killed at a limit leaves nothing behind that one which ended by itself would not.
+        A child that was killed at a limit leaves nothing behind, if it had read its whole job: else the next child has
+        read the rest as its own by now. The zygote looks before it forks that. A part of the job that was sent after
+        its look shows in nothing but the child's silence: it says nothing before it has read its job.
         """
         machine = run.machine
         killed = self._killed or self._watch.disarm() is not None
@@ -330,7 +332,8 @@ class QuickJSCell(Cell):
             last=machine.last,
         )
         outcome = verdict(evidence, run.reader)
-        if killed or report is None or isinstance(outcome, Crashed) or not run.was_read(self._data):
+        read = report is not None and not report.unread and not (run.in_parts and machine.last is None)
+        if killed or not read or isinstance(outcome, Crashed) or not run.was_read(self._data):
             self.retire()
         self._let_go()
         cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes
