@@ -11,15 +11,16 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
+import trio.testing
 
-from sandbox.cells.job import Job
+from sandbox.cells.job import Job, Result
 from sandbox.cells.plan import Plan
 from sandbox.engines.quickjs.host.cell import QuickJSCell as Cell
-from sandbox.engines.quickjs.host.control import kill_message
+from sandbox.engines.quickjs.host.control import kill_message, limits_message
 from sandbox.errors import CellLost
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import CpuLimit, Crashed
-from sandbox.protocol.frames import Task
+from sandbox.outcome import CpuLimit, Crashed, Ok
+from sandbox.protocol.frames import MESSAGES_AT_ONCE, Task
 from tests.cell.cells import a_reactor, finish
 
 _OTHER_CPU_MS = Limits().cpu_ms + 1
@@ -108,3 +109,31 @@ async def test_a_job_sent_in_parts_to_a_child_that_ended_early_spends_the_cell(p
             result = await finish(cell, job)
         assert isinstance(result.outcome, CpuLimit)
         assert not cell.usable
+
+
+async def test_what_was_put_off_for_a_run_is_not_done_for_the_next_one(plan: Plan) -> None:
+    """A run with many lines ends, and the next one has other limits: its job is not sent to the child without them."""
+    first = Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits())
+    second = Job(task=Task.CHECK_AND_RUN, source=b"return 2", limits=Limits(cpu_ms=_OTHER_CPU_MS))
+    async with _without_a_jail(plan) as (cell, theirs, their_control):
+        begun = trio.Event()
+        results: list[Result | CellLost] = []
+
+        def go_on(result: Result | CellLost) -> None:
+            results.append(result)
+            cell.begin(second, results.append)
+            begun.set()
+
+        cell.begin(first, go_on)
+        theirs.recv(65536)
+        theirs.send(b"l\0\0\0\0011" * (MESSAGES_AT_ONCE + 1) + b"v\0\0\0\0011")
+        their_control.send(_REPORT)
+        with trio.fail_after(10):
+            await begun.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(results[0], Result)
+        assert isinstance(results[0].outcome, Ok)
+        assert their_control.recv(64) == limits_message(1, second.limits)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(65536, socket.MSG_DONTWAIT)
+        cell.cancel()

@@ -236,7 +236,7 @@ class QuickJSCell(Cell):
         assert run is not None
         match reading:
             case Reading.PART:
-                self._reactor.again(self, self._look)
+                self._reactor.again(self, lambda: self._look(run))
             case Reading.NO_ROOM:
                 run.when_room(lambda: self._read_on(run))
                 self._reactor.set_due(self, run.wall_at)
@@ -244,20 +244,24 @@ class QuickJSCell(Cell):
                 run.machine.happen(Trusted.ENDED)
                 self._finish(run, self._report)
 
-    def _look(self) -> None:
-        if self._run is not None and self._report is not None:
-            self._go_on(self._run.look())
+    def _look(self, run: Run) -> None:
+        if self._run is run and self._report is not None:
+            self._go_on(run.look())
 
     def _read_on(self, run: Run) -> None:
         """There is room again for what the child writes."""
         if self._run is not run or run.machine.state is State.ENDING:
             return
         if self._report is not None:
-            self._reactor.again(self, self._look)
+            self._reactor.again(self, lambda: self._look(run))
             return
         self._wait_for(READ | (WRITE if run.unsent else 0))
         if run.backlog:
-            self._reactor.again(self, self._on_data)
+            self._reactor.again(self, lambda: self._look_on(run))
+
+    def _look_on(self, run: Run) -> None:
+        if self._run is run:  # else it has ended meanwhile, and the next run has the cell
+            self._on_data()
 
     def _on_data(self) -> None:
         run = self._run
@@ -268,6 +272,8 @@ class QuickJSCell(Cell):
                 self._reactor.forget(self._data.fileno())
                 self.retire()
             return
+        if not run.begun:
+            return  # a hang-up; the blank child is about to be replaced, and must not be sent the job
         if run.unsent:
             run.send(self._data)
         elif not self._events & READ:
@@ -282,7 +288,7 @@ class QuickJSCell(Cell):
         elif not run.unsent:
             self._wait_for(self._events & READ)
         if run.backlog:
-            self._reactor.again(self, self._on_data)
+            self._reactor.again(self, lambda: self._look_on(run))
         if run.flood and run.machine.state is State.SAID:
             run.malformed = "more after its last message"
             run.machine.happen(Trusted.MALFORMED)
