@@ -137,3 +137,26 @@ async def test_what_was_put_off_for_a_run_is_not_done_for_the_next_one(plan: Pla
         with pytest.raises(BlockingIOError):
             theirs.recv(65536, socket.MSG_DONTWAIT)
         cell.cancel()
+
+
+async def test_a_fault_at_the_end_of_a_run_ends_the_run_and_the_cell(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the daemon fails at there: the run is reported once the cell is closed, and a cancel before is none."""
+
+    def fail(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("sandbox.engines.quickjs.host.cell.verdict", fail)
+    async with _without_a_jail(plan) as (cell, theirs, their_control):
+        results: list[Result | CellLost] = []
+        cell.begin(Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits()), results.append)
+        theirs.recv(65536)
+        their_control.send(_REPORT)
+        with trio.fail_after(10):
+            await cell.retired.wait()
+        cell.cancel()
+        assert results == []
+        await cell.close()
+        assert isinstance(results[0], Result)
+        assert isinstance(results[0].outcome, Crashed)

@@ -104,7 +104,7 @@ class QuickJSCell(Cell):
             self.retire()
             self._let_go()
             run.done(run.result(Cancelled(), cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
-        elif run.machine.state is not State.ENDING:
+        elif run.machine.state not in (State.ENDING, State.GONE):
             self._stop(run, Trusted.CANCEL)
 
     def on_due(self) -> None:
@@ -167,7 +167,11 @@ class QuickJSCell(Cell):
         run = self._run
         if run is None:
             return
-        if self._report is not None:  # the child had ended before
+        if run.machine.state is State.GONE:  # the daemon has failed at its end, and closes the cell
+            self._let_go()
+            crashed = Crashed(message="the daemon failed at the end of this run; its log says how")
+            run.done(run.result(crashed, cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
+        elif self._report is not None:  # the child had ended before
             run.machine.happen(Trusted.ENDED)
             self._finish(run, self._report)
         elif run.begun:
