@@ -203,5 +203,5 @@ async def test_one_that_ended_with_nothing_to_do_costs_no_answer() -> None:
         await decoder.request(0, _payload(Ping(id=1), "json"), "json")
         (pid,) = set(children(os.getpid())) - before
         os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        await trio.to_thread.run_sync(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         assert isinstance(await decoder.request(0, _payload(Ping(id=2), "json"), "json"), Ping)
