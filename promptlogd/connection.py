@@ -138,6 +138,10 @@ class Connection:
         try:
             await self._inbox.read(lambda request: self._take(request, tasks))
         except ProtocolError as error:
+            # What is in hand may go on for long. Others wait for the place that a frame had which never ends.
+            self._session.clear()
+            if self._budget.has_frame_place:
+                self._budget.return_frame_place()
             self.send_error(None, error.code, error.message)
 
     async def _decode(self, come: Unread) -> Request | BadMessage | ProtocolError:

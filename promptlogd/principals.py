@@ -23,6 +23,13 @@ _NEWEST = 1 / 8
 _MOST_CHILDREN = 4096
 """Nodes that one parent remembers. The one that was used the longest ago goes first, and is new if it returns."""
 
+_MOST_NAMED = 1024
+"""Tenants that connections have at hand, for all connections. The one that was used the longest ago goes first; what it
+has used is remembered like that of a client that has left. More take a connection's end 3 ms."""
+
+_LOOKS = 64
+"""So many nodes are looked at to find one that can go: of those that are connected there may be any number."""
+
 _STALE = 64
 """A heap is built anew when it has so many entries more than twice its node's children: most are out of date."""
 
@@ -215,6 +222,8 @@ class Tree:
         self.root = Node(None, None, 0)
         self._paths: dict[int, dict[str | None, Path]] = {}
         """Of each connection, for each tenant that it names."""
+        self._named: OrderedDict[tuple[int, str], Path] = OrderedDict()
+        """Those of all connections and tenants, in the order in which they were used last."""
         self._numbers = 0
 
     def path(self, principal: Principal) -> Path:
@@ -230,20 +239,27 @@ class Tree:
                 nodes.append(nodes[-1].children.get(key) or self._add(nodes[-1], key))
                 nodes[-1].connected += 1
             path = known[principal.tenant] = Path(tuple(nodes[:0:-1]))
-            if len(known) > _MOST_CHILDREN:
-                self._forget_tenant(known)
+        if principal.tenant is not None:
+            named = principal.connection, principal.tenant
+            self._named[named] = path
+            self._named.move_to_end(named)
+            if len(self._named) > _MOST_NAMED:
+                self._forget_tenant(named)
         return path
 
-    def _forget_tenant(self, known: dict[str | None, Path]) -> None:
-        """Of the tenants that one connection has named, forget the first for whom nothing runs or waits."""
-        *others, _new = known
-        tenant = next((tenant for tenant in others if known[tenant].connection.idle), None)
-        if tenant is not None:
-            self._leave(known.pop(tenant))
+    def _forget_tenant(self, newest: tuple[int, str]) -> None:
+        """Forget that a connection has named a tenant: the first for which nothing runs or waits."""
+        named = next((named for named, path in self._named.items() if path.connection.idle), newest)
+        if named != newest:
+            connection, tenant = named
+            del self._paths[connection][tenant]
+            self._leave(self._named.pop(named))
 
     def forget(self, connection: int) -> None:
         """Take note that a connection was closed. Its user, tenant and process are remembered while it matters."""
-        for path in self._paths.pop(connection, {}).values():
+        for tenant, path in self._paths.pop(connection, {}).items():
+            if tenant is not None:
+                del self._named[connection, tenant]
             self._leave(path)
 
     def _leave(self, path: Path) -> None:
@@ -272,7 +288,13 @@ class Tree:
         self._numbers += 1
         node = parent.children[key] = Node(key, parent, self._numbers)
         if len(parent.children) > _MOST_CHILDREN:
-            oldest = next(child for child in parent.children.values() if not child.connected and child.idle)
-            if oldest is not node:  # else all others are in use
-                del parent.children[oldest.key]
+            for _ in range(_LOOKS):
+                oldest = next(iter(parent.children.values()))
+                if oldest is node:
+                    break
+                if not oldest.connected and oldest.idle:
+                    del parent.children[oldest.key]
+                    break
+                parent.children.move_to_end(oldest.key)
+            parent.children.move_to_end(key)
         return node

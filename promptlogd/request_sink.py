@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -96,7 +97,9 @@ class RequestSink(Sink):
 
     def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
         if self._client is not None:
-            self._tasks.start_soon(self._client.work, work, self)
+            # Closed: the client has left, or the daemon stops, and its connection is about to end all requests.
+            with suppress(RuntimeError):
+                self._tasks.start_soon(self._client.work, work, self)
 
     def when_cancelled(self, callback: Callable[[], None]) -> None:
         if self._client is not None:

@@ -233,12 +233,12 @@ class PendingRun:
             self._fail(RequestError("internal", "the daemon failed at this run; its log says how"))
 
     def _done(self, result: Result | CellLost) -> None:
+        if self._cell is None:
+            return  # it had failed at its hand-over, and has now been closed
         if isinstance(result, CellLost):
             self._lost()
             return
         cell, self._cell = self._cell, None
-        if cell is None:
-            return  # it had failed at its hand-over, and has now been closed
         charge_ms = result.usage.cpu_ms + self._restart_ms
         if self._needs == SPECIAL or not cell.usable:
             charge_ms += self._new_cell_ms

@@ -596,7 +596,7 @@ async def test_what_is_remembered_has_a_bound() -> None:
 
 @within_a_minute
 async def test_a_front_that_names_any_number_of_tenants_has_a_bound() -> None:
-    """Of 10,000 tenants on one connection at most 4,096 are remembered, each with a process and a connection."""
+    """Of 10,000 tenants on one connection at most 4,096 are remembered, each with a process."""
     admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(10_000):
@@ -607,6 +607,22 @@ async def test_a_front_that_names_any_number_of_tenants_has_a_bound() -> None:
     assert 1000 < admission.remembered <= 1 + 3 * (4096 + 1)
     admission.forget(1)
     assert admission.remembered <= 1 + 2 * 4096
+
+
+@within_a_minute
+async def test_many_connections_that_name_tenants_have_one_bound() -> None:
+    """Tenants that used no more than others cost memory only while they are at hand, for all connections together."""
+    admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
+    granted: list[Ticket | RequestError] = []
+    for number in range(10_000):
+        admission.ask(client(number % 10, tenant=str(number)), "quickjs", granted.append)
+        ticket = granted.pop()
+        assert isinstance(ticket, Ticket)
+        admission.end(ticket, 0.0)
+    assert admission.remembered <= 1 + 3 * 1024
+    for number in range(10):
+        admission.forget(number)
+    assert admission.remembered == 0
 
 
 @within_a_minute

@@ -70,6 +70,7 @@ class _Cell(Cell):
         """Take the job, unless it is dead."""
         self.runs += 1
         if self.faulty:
+            self.done = done
             raise ZeroDivisionError
         if self.dead:
             self.retire()
@@ -90,8 +91,10 @@ class _Cell(Cell):
         """It is never due."""
 
     async def close(self) -> None:
-        """Let its identity go."""
+        """Let its identity go. It reports a job that it failed at, as a cell does."""
         self.retire()
+        if self.faulty and self.done is not None:
+            self.done(CellLost("it was closed"))
         self.plan.identities.give_back(self.identity)
 
 
@@ -251,7 +254,7 @@ async def test_any_number_of_dead_cells_costs_a_run_nothing(plan: Plan) -> None:
     await pool.sound.close()
 
 
-async def test_a_fault_at_a_hand_over_ends_that_run_alone(plan: Plan) -> None:
+async def test_a_fault_at_a_hand_over_ends_that_run_alone(plan: Plan, caplog: pytest.LogCaptureFixture) -> None:
     """The run is told, has no slot any more, and the cell is replaced."""
     async with _a_rig(plan, False, False) as rig:
         rig.cells[0].faulty = True
@@ -263,6 +266,7 @@ async def test_a_fault_at_a_hand_over_ends_that_run_alone(plan: Plan) -> None:
         await wait_all_tasks_blocked()
         rig.cells[1].end()
         assert rig.results[1:] == [_ENDED]
+        assert "could not be closed" not in caplog.text
 
 
 async def test_who_cancels_a_start_of_its_own_waits_for_its_end(plan: Plan) -> None:

@@ -149,6 +149,9 @@ class Decoder:
                         process = None
                     continue
                 try:
+                    if process is not None and not process.is_alive:
+                        await process.end()
+                        process = None
                     with trio.fail_after(self._answer_s):
                         process = process or await _Process.start(self._script)
                         asked.answer = await process.ask(asked, self.bounds)
@@ -199,6 +202,11 @@ class _Process:
                 ours.close()
                 raise
         return cls(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended, as far as the kernel tells by now."""
+        return self._process.poll() is None
 
     async def ask(self, asked: _Question, bounds: TextBounds) -> Request | Record:
         """Return the answer. Raises _Broken, or what the socket raises."""

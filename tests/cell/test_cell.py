@@ -20,6 +20,7 @@ from sandbox.cells.job import Job, Result
 from sandbox.cells.plan import Plan
 from sandbox.cells.policy import Steady
 from sandbox.cells.pool import Pool
+from sandbox.cells.process import only_child
 from sandbox.engines.quickjs.host import filter as second_filter
 from sandbox.engines.quickjs.host import start as cells
 from sandbox.errors import CellLost, CellStartError
@@ -38,7 +39,7 @@ from sandbox.outcome import (
 from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 from tests.cell.cells import a_cell, a_reactor, finish, run_on, take
-from tests.daemon.processes import children, cpu_s, is_alive
+from tests.daemon.processes import children, cpu_s, is_alive, until
 
 _DEFAULT = Limits()
 _COARSE = 6  # CLOCK_MONOTONIC_COARSE, which moves with the kernel's ticks
@@ -478,3 +479,24 @@ async def test_a_large_job_leaves_the_cell_usable(plan: Plan) -> None:
             result = await run_on(cell, "return prompt.length //" + "x" * 500_000, prompt="y" * 500_000)
             assert isinstance(result.outcome, Ok)
             assert cell.usable
+
+
+async def test_what_a_child_left_unread_is_no_job_of_the_next_one(plan: Plan) -> None:
+    """A child that is killed before it has read its job: the cell is retired, also if the next child took the job."""
+    job = Job(task=Task.CHECK_AND_RUN, source=b"for (;;) {}", limits=Limits(wall_ms=20_000))
+    async with a_cell(plan) as cell:
+        zygote = only_child(cell.process.pid)
+        child = only_child(zygote)
+        os.kill(child, signal.SIGSTOP)
+        ends: list[tuple[Result | CellLost, bool]] = []
+        cell.begin(job, lambda result: ends.append((result, cell.usable)))
+        cell.cancel()
+        # The loop is held, and notices nothing. To warm its memory takes a child a tenth of that CPU time.
+        until(lambda: not is_alive(zygote) or any(cpu_s(other) > 0.02 for other in children(zygote)))
+        with trio.fail_after(10):
+            while not ends:
+                await trio.sleep(0.001)
+        ((result, usable),) = ends
+        assert isinstance(result, Result)
+        assert isinstance(result.outcome, Cancelled)
+        assert not usable

@@ -329,6 +329,18 @@ def test_long_frames_come_one_at_a_time(tmp_path: Path) -> None:
             assert watch.growth < 32 * MIB
 
 
+def test_a_long_frame_that_never_ends_keeps_no_place(tmp_path: Path) -> None:
+    """A connection ends within a frame, and has a run in hand: another one's long frame is read meanwhile."""
+    with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, ExitStack() as stack:
+        ends, other = stack.enter_context(talk(daemon.socket)), stack.enter_context(talk(daemon.socket))
+        ends.sendall(_lines({**_LOOP, "id": 1}) + b'{"type":"run","id":2,"prompt":"' + b"x" * 500_000)
+        ends.shutdown(socket.SHUT_WR)
+        assert b"within a frame" in ends.makefile("rb").readline()
+        other.settimeout(10)
+        other.sendall(_lines({"type": "run", "id": 1, "source": "return prompt.length", "prompt": "x" * 500_000}))
+        assert json.loads(other.makefile("rb").readline())["outcome"] == {"kind": "ok", "value": 500_000}
+
+
 def test_long_frames_of_one_process_all_arrive(tmp_path: Path) -> None:
     """Ten frames of 3 MiB each that come at once, in parts, are all answered."""
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -193,3 +194,14 @@ def test_questions_and_answers_have_one_form() -> None:
         assert read_question(header) == (kind, 5, _BOUNDS)
     answer = answer_to("value", b"1", _BOUNDS)
     assert read_answer(answer[:ANSWER_BYTES]) == (b"a", len(answer) - ANSWER_BYTES)
+
+
+async def test_one_that_ended_with_nothing_to_do_costs_no_answer() -> None:
+    """A process that was killed between two questions, as for want of memory, is replaced before the second."""
+    async with _a_decoder() as decoder:
+        before = set(children(os.getpid()))
+        await decoder.request(0, _payload(Ping(id=1), "json"), "json")
+        (pid,) = set(children(os.getpid())) - before
+        os.kill(pid, signal.SIGKILL)
+        await trio.to_thread.run_sync(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert isinstance(await decoder.request(0, _payload(Ping(id=2), "json"), "json"), Ping)

@@ -94,6 +94,8 @@ class Run:
         self._room = room if on_log is not None else None
         """For lines that are streamed. Others are held by the run, within its limits."""
         self._unsent = memoryview(frame)
+        self.in_parts = False
+        """Whether the job did not fit into the socket at once."""
 
     @property
     def unsent(self) -> bool:
@@ -122,7 +124,7 @@ class Run:
             while self._unsent:
                 self._unsent = self._unsent[data.send(self._unsent) :]
         except BlockingIOError:
-            pass
+            self.in_parts = True
         except OSError as error:
             if self.machine.state is State.SENDING and len(self._unsent) == whole:
                 raise CellLost(f"its data socket broke: {error}") from error

@@ -67,8 +67,6 @@ class QuickJSCell(Cell):
         """The account of the run's child, while what it wrote is still being looked at."""
         self._killed = False
         """Whether the watchdog may have killed that child, or the next one."""
-        self._taken = False
-        """Whether the run's child is known to have read its whole job."""
         self._ends_awaited = 0
         """Of children, until there is one with the default limits again: the job for another one was cancelled."""
         self._children_ended = 0
@@ -110,7 +108,7 @@ class QuickJSCell(Cell):
             self._ends_awaited = 2
             self._reactor.set_due(self, trio.current_time() + KILL_S)
             run.done(run.result(Cancelled(), cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
-        elif run.machine.state is not State.ENDING:
+        elif run.machine.state not in (State.ENDING, State.GONE):
             self._stop(run, Trusted.CANCEL)
 
     def on_due(self) -> None:
@@ -131,7 +129,6 @@ class QuickJSCell(Cell):
         elif trio.current_time() >= run.wall_at:
             self._stop(run, Trusted.WALL)
         else:
-            self._note_if_taken(run)
             self._yield_to_others()
             self._reactor.set_due(self, run.wall_at)
 
@@ -176,7 +173,11 @@ class QuickJSCell(Cell):
         run = self._run
         if run is None:
             return
-        if self._report is not None:  # the child had ended before
+        if run.machine.state is State.GONE:  # the daemon has failed at its end, and closes the cell
+            self._let_go()
+            crashed = Crashed(message="the daemon failed at the end of this run; its log says how")
+            run.done(run.result(crashed, cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
+        elif self._report is not None:  # the child had ended before
             run.machine.happen(Trusted.ENDED)
             self._finish(run, self._report)
         elif run.begun:
@@ -263,7 +264,7 @@ class QuickJSCell(Cell):
         assert run is not None
         match reading:
             case Reading.PART:
-                self._reactor.again(self, self._look)
+                self._reactor.again(self, lambda: self._look(run))
             case Reading.NO_ROOM:
                 run.when_room(lambda: self._read_on(run))
                 self._reactor.set_due(self, run.wall_at)
@@ -271,20 +272,24 @@ class QuickJSCell(Cell):
                 run.machine.happen(Trusted.ENDED)
                 self._finish(run, self._report)
 
-    def _look(self) -> None:
-        if self._run is not None and self._report is not None:
-            self._go_on(self._run.look())
+    def _look(self, run: Run) -> None:
+        if self._run is run and self._report is not None:
+            self._go_on(run.look())
 
     def _read_on(self, run: Run) -> None:
         """There is room again for what the child writes."""
         if self._run is not run or run.machine.state is State.ENDING:
             return
         if self._report is not None:
-            self._reactor.again(self, self._look)
+            self._reactor.again(self, lambda: self._look(run))
             return
         self._wait_for(READ | (WRITE if run.unsent else 0))
         if run.backlog:
-            self._reactor.again(self, self._on_data)
+            self._reactor.again(self, lambda: self._look_on(run))
+
+    def _look_on(self, run: Run) -> None:
+        if self._run is run:  # else it has ended meanwhile, and the next run has the cell
+            self._on_data()
 
     def _on_data(self) -> None:
         run = self._run
@@ -295,6 +300,8 @@ class QuickJSCell(Cell):
                 self._reactor.forget(self._data.fileno())
                 self.retire()
             return
+        if not run.begun:
+            return  # a hang-up; the blank child is about to be replaced, and must not be sent the job
         if run.unsent:
             run.send(self._data)
         elif not self._events & READ:
@@ -309,7 +316,7 @@ class QuickJSCell(Cell):
         elif not run.unsent:
             self._wait_for(self._events & READ)
         if run.backlog:
-            self._reactor.again(self, self._on_data)
+            self._reactor.again(self, lambda: self._look_on(run))
         if run.flood and run.machine.state is State.SAID:
             run.malformed = "more after its last message"
             run.machine.happen(Trusted.MALFORMED)
@@ -331,7 +338,6 @@ class QuickJSCell(Cell):
 
     def _kill(self, run: Run) -> None:
         """Have the zygote kill its child. Its account of the child is to come."""
-        self._note_if_taken(run)
         self._wait_for(0)
         try:
             self._control.send(kill_message(self._children_ended))
@@ -345,8 +351,9 @@ class QuickJSCell(Cell):
     def _finish(self, run: Run, report: Report | None) -> None:
         """Report how the run ended.
 
-        Retire the cell unless the child ended by itself after its last message, or was killed after it had read its
-        job. Then it leaves nothing behind for the next child.
+        A child that was killed at a limit leaves nothing behind, if it had read its whole job: else the next child has
+        read the rest as its own by now. The zygote looks before it forks that. A part of the job that was sent after
+        its look shows in nothing but the child's silence: it says nothing before it has read its job.
         """
         machine = run.machine
         killed = self._killed or self._watch.disarm() is not None
@@ -359,8 +366,8 @@ class QuickJSCell(Cell):
             last=machine.last,
         )
         outcome = verdict(evidence, run.reader)
-        ended = report is not None and report.status == 0 and machine.cause is None and machine.last is not None
-        if killed or not (ended or self._taken) or isinstance(outcome, Crashed) or not run.was_read(self._data):
+        read = report is not None and not report.unread and not (run.in_parts and machine.last is None)
+        if killed or not read or isinstance(outcome, Crashed) or not run.was_read(self._data):
             self.retire()
         self._let_go()
         cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes
@@ -373,17 +380,9 @@ class QuickJSCell(Cell):
 
     def _let_go(self) -> None:
         self._run = self._report = None
-        self._killed = self._taken = False
+        self._killed = False
         self._reactor.clear_due(self)
         self._wait_for(0)
-
-    def _note_if_taken(self, run: Run) -> None:
-        """Look whether the run's child has read its whole job.
-
-        If it ends before that, the next child reads the rest, and runs it in place of its own job. The zygote reports
-        an end before it forks the next child. So while there is no report, it was this child that has read.
-        """
-        self._taken = self._taken or (run.was_read(self._data) and is_quiet(self._control))
 
     def _yield_to_others(self) -> None:
         """Lower the priority of the child."""

@@ -14,7 +14,9 @@ REPORT_BYTES = 64
 """Room for any message of a zygote."""
 
 _REPORT = struct.Struct("<4sIqqqqq")
-"""E, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
+"""E or U, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
+
+_READ, _UNREAD = b"E\0\0\0", b"U\0\0\0"
 
 _KILL = struct.Struct(">cI")
 _LIMITS = struct.Struct(">cIIQ")
@@ -22,11 +24,11 @@ _LIMITS = struct.Struct(">cIIQ")
 
 def read_report(message: bytes) -> Report | None:
     """Return the account of a child that ended; None if the message is not one, or empty: the zygote has ended."""
-    if len(message) != _REPORT.size or message[:4] != b"E\0\0\0":
+    if len(message) != _REPORT.size or message[:4] not in (_READ, _UNREAD):
         return None
-    _, status, user_s, user_us, system_s, system_us, maxrss_kib = _REPORT.unpack(message)
+    kind, status, user_s, user_us, system_s, system_us, maxrss_kib = _REPORT.unpack(message)
     cpu_ms = (user_s + system_s) * 1000 + (user_us + system_us) / 1000
-    return Report(status=status, cpu_ms=cpu_ms, peak_memory_bytes=maxrss_kib * 1024)
+    return Report(status=status, cpu_ms=cpu_ms, peak_memory_bytes=maxrss_kib * 1024, unread=kind == _UNREAD)
 
 
 def kill_message(child: int) -> bytes:

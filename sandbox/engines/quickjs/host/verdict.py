@@ -28,6 +28,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     cpu_ms: float
     peak_memory_bytes: int
+    unread: bool = False
+    """Whether it left unread what it was sent. Then its zygote has ended as well."""
 
     @property
     def signal(self) -> int:

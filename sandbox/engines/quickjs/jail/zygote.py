@@ -10,6 +10,8 @@ writes what came of it and exits. The zygote reaps it, reports its wait status a
 Control (SOCK_SEQPACKET, one packet a message, numbers big-endian but for E's, which are the kernel's own):
     to the daemon    R                                              ready: the first blank child is there
                      E:4 status:4 user_s:8 user_us:8 system_s:8 system_us:8 maxrss_kib:8    a child has ended
+                     U:4 and the same        the same, and it left unread what it was sent: the zygote ends, too,
+                                             since the next child would take the rest for its own job
     to the zygote    K number:4                                     kill the child with this number
                      L number:4 cpu_ms:4 memory_bytes:8             the same, and give these limits to the
                                                                     next one, and only to it
@@ -55,6 +57,7 @@ REPORT_BYTES = 48
 CLONE_AS_FORK = 0x1200011  # CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD, the one clone that the policy has
 FOREVER_MS = 0x7FFFFFFF
 KIND_TEXT = ord("B")
+UNREAD = ord("U")
 
 
 def _read_job() -> bytes:
@@ -169,11 +172,14 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
     # struct pollfd (fd, events, revents), of control and of the child's pidfd.
     waited = buffer(CONTROL.to_bytes(4, sys.byteorder) + bytes((POLLIN, 0, 0, 0, 0, 0, 0, 0, POLLIN, 0, 0, 0)))
     events = memoryview(waited).cast("B")
+    unread = buffer(DATA.to_bytes(4, sys.byteorder) + bytes((POLLIN, 0, 0, 0)))
     # E, and behind it what wait4 fills in: the status, and struct rusage, of which the head is told.
     report = buffer(b"E" + bytes(255))
     status, rusage = byref(report, 4), byref(report, 8)
     poll_arguments = (byref(waited), 2, FOREVER_MS)
+    report_kind = memoryview(report).cast("B")
     report_arguments = (CONTROL, byref(report), REPORT_BYTES)
+    unread_arguments = (byref(unread), 1, 0)
     clone_arguments = (CLONE, CLONE_AS_FORK, 0, 0, 0, 0)
     default = (cpu_ms, memory_bytes)
     confinement.set_limits(*default)
@@ -223,6 +229,10 @@ def main(cpu_ms: int, memory_bytes: int) -> None:
                 break
         posix.close(pidfd)
         wait4(pid, status, 0, rusage)
+        if poll(*unread_arguments):
+            report_kind[0] = UNREAD
+            write_from(*report_arguments)
+            _exit(0)
         write_from(*report_arguments)
         if other_limits is not None:
             confinement.set_limits(*other_limits)
