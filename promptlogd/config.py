@@ -66,9 +66,9 @@ class Server(_Section, frozen=True, kw_only=True):
     max_pipelined: Annotated[int, Meta(ge=1, le=10_000)] = 128
     """Requests of one connection in progress at once. Up to 8 MiB of further requests are read and wait."""
     stall_s: Seconds = 10.0
-    """A connection is closed if the rest of a frame does not come within this time. It is also closed if its client does
-    not read its replies: in each such time the client must read three quarters of the socket's buffer (some 150 KiB),
-    or all that there is."""
+    """A connection is closed if the rest of a frame does not come within this time. It is also closed if its client
+    does not read its replies: in each such time the client must read three quarters of the socket's buffer (some
+    150 KiB), or all that there is."""
     drain_s: Seconds = 5.0
     """How long running requests may take to finish after SIGTERM."""
     fronts: list[Annotated[int, Meta(ge=0, lt=2**32)]] = []

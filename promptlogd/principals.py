@@ -1,6 +1,6 @@
 """The tree of principals, and the CPU time that each of them has used: users, tenants, processes, connections.
 
-Who may have a slot is in `admission`, which also tells what services and clocks are for.
+`admission` decides which run gets a slot, and explains services and clocks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from promptlogd.refusal import RequestError
 from promptlogd.room import Room
 from sandbox.program import Engine
 
-_NEWEST = 1 / 8
+_NEWEST_WEIGHT = 1 / 8
 """Weight of the newest charge in a mean (an exponentially weighted moving average)."""
 
 _MOST_CHILDREN = 4096
-"""Nodes that one parent remembers. The one that was used the longest ago goes first, and is new if it returns."""
+"""Children that one parent remembers. The least recently used idle one is forgotten first, and is new if it returns."""
 
-_STALE = 64
-"""A heap is built anew when it has so many entries more than twice its node's children: most are out of date."""
+_STALE_ENTRIES = 64
+"""Entries of a heap beyond twice the number of children. Above that it is rebuilt: most are out of date."""
 
 
 class Node:
@@ -68,12 +68,12 @@ class Node:
         self.tickets: deque[Ticket] = deque()
         """Of a connection: its runs that wait, the oldest first."""
         self.offers: dict[Engine, int] = {}
-        """For each engine, how many connections below have a next run that wants a cell of it, and can begin."""
+        """For each engine, the number of connections below whose next run needs that engine and can begin."""
         self.heaps: dict[Engine, list[tuple[float, int, Node]]] = {}
         """For each engine, the children that offer a run: (service, number, child). Entries may be out of date."""
 
     def least_ticket(self, engines: Sequence[Engine]) -> Ticket | None:
-        """Return the run below it that is next on one of these engines: least service first, then age."""
+        """Return the next run below it on one of these engines: least service first, then oldest node."""
         node: Node | None = self
         while node is not None and not node.tickets:
             node = node._least(engines)
@@ -96,7 +96,7 @@ class Node:
         return self.service_ms == service_ms and self.offers.get(engine, 0) > 0
 
     def offer(self, engine: Engine, change: int) -> None:
-        """Count a run that is offered below this node, or is no longer, here and in all nodes above."""
+        """Add `change` to the number of runs that are offered below this node, here and in all nodes above."""
         node, parent = self, self.parent
         while True:
             before = node.offers.get(engine, 0)
@@ -108,9 +108,9 @@ class Node:
             node, parent = parent, parent.parent
 
     def push(self, child: Node, engine: Engine) -> None:
-        """Note the present service of a child that offers a run."""
+        """Add an entry with the present service of a child that offers a run."""
         heap = self.heaps.setdefault(engine, [])
-        if len(heap) >= _STALE + 2 * len(self.children):
+        if len(heap) >= _STALE_ENTRIES + 2 * len(self.children):
             offering = (child for child in self.children.values() if child.offers.get(engine))
             heap[:] = [(child.service_ms, child.number, child) for child in offering]
             heapq.heapify(heap)
@@ -131,7 +131,7 @@ class Node:
         self.serve(estimate_ms)
 
     def serve(self, ms: float) -> None:
-        """Add to its service."""
+        """Add CPU time to its service, and to its entries in the parent's heaps."""
         self.service_ms += ms
         assert self.parent is not None
         for engine, offers in self.offers.items():
@@ -139,8 +139,8 @@ class Node:
                 self.parent.push(self, engine)
 
     def learn(self, charge_ms: float) -> None:
-        """Take the charge of a run below it into its mean."""
-        self.mean_ms = charge_ms if self.mean_ms is None else self.mean_ms + _NEWEST * (charge_ms - self.mean_ms)
+        """Update the mean with the charge of a run below it."""
+        self.mean_ms = charge_ms if self.mean_ms is None else self.mean_ms + _NEWEST_WEIGHT * (charge_ms - self.mean_ms)
 
     @property
     def estimate_ms(self) -> float:
@@ -209,12 +209,12 @@ class Ticket:
 
 
 class Tree:
-    """All principals that are connected, or that used more than others and may return."""
+    """Nodes of all connected principals, and of those that used more than others and may return."""
 
     def __init__(self) -> None:
         self.root = Node(None, None, 0)
         self._paths: dict[int, dict[str | None, Path]] = {}
-        """Of each connection, for each tenant that it names."""
+        """By connection, then by the tenant that it names."""
         self._numbers = 0
 
     def path(self, principal: Principal) -> Path:
@@ -235,7 +235,7 @@ class Tree:
         return path
 
     def _forget_tenant(self, known: dict[str | None, Path]) -> None:
-        """Of the tenants that one connection has named, forget the first for whom nothing runs or waits."""
+        """Forget the first tenant of one connection that has no run running or waiting."""
         *others, _new = known
         tenant = next((tenant for tenant in others if known[tenant].connection.idle), None)
         if tenant is not None:
@@ -273,6 +273,6 @@ class Tree:
         node = parent.children[key] = Node(key, parent, self._numbers)
         if len(parent.children) > _MOST_CHILDREN:
             oldest = next(child for child in parent.children.values() if not child.connected and child.idle)
-            if oldest is not node:  # else all others are in use
+            if oldest is not node:  # else all other children are in use
                 del parent.children[oldest.key]
         return node

@@ -23,7 +23,7 @@ START_S = 10.0
 """How long an engine may take to be ready."""
 
 LONG_S = 0.005
-"""Wall time after which a run is a long one and gives way to others."""
+"""Wall time after which the processes of a run get a low CPU priority."""
 
 Done = Callable[[Result | CellLost], None]
 """Takes what came of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
@@ -33,13 +33,13 @@ OnLog = Callable[[LogLine], None]
 
 
 class Room(Protocol):
-    """Room for what comes of a run."""
+    """Room at the client for the console lines of a run."""
 
     def has_room(self) -> bool:
-        """Whether there is some."""
+        """Whether there is room now."""
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once there is."""
+        """Call back once there is room."""
 
 
 class JailProcess(Protocol):
