@@ -1,14 +1,15 @@
-"""The watchdog: kill processes that exceed their limits, whatever the daemon's loop does. Run by the daemon, as a script.
+"""The watchdog: kill processes over their limits, whatever the daemon's loop does. The daemon runs it as a script.
 
 Usage: watchdog.py TABLE SLOT:PID:PIDFD:FORKS...
 
 The daemon and this process share a table in memory. Each cell has a slot in it. The daemon writes a run's limits into
 its cell's slot when the run begins, and clears the slot when the run has ended: no system call for either. This process
-sleeps until the earliest limit can be reached. Descriptor 0 is a stream socket to the daemon, which hands over pidfds and
-wakes this process. When the socket is closed, the daemon has ended, and this process ends.
+sleeps until the earliest limit can be reached. Descriptor 0 is a stream socket to the daemon, which sends pidfds over
+it and wakes this process. When the daemon's end is closed, this process ends.
 
-The first word of the table is the time of this process's next wake-up. The daemon sends a message only if a limit that it has just
-written is earlier. So a steady load of runs costs two wake-ups for each wall limit that passes, not one for each run.
+The first word of the table is the time of this process's next wake-up. The daemon sends a message only if a limit that
+it has just written is earlier. So a steady load of runs costs two wake-ups in the time of one wall limit, not one for
+each run.
 
 A slot's words, each written by one side alone. A word is 8 bytes, aligned, and read and written whole:
 
