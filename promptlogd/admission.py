@@ -57,7 +57,7 @@ class Admission:
     """Slots for runs, and a bounded queue behind them."""
 
     def __init__(self, *, concurrent: int, queue: int, queue_bytes: int, cells: Mapping[Engine, Cells]) -> None:
-        """`concurrent`: how many slots. `queue`: how many runs may wait. `queue_bytes`: the memory they may hold."""
+        """`concurrent`: slots. `queue`: runs that may wait. `queue_bytes`: memory that runs may hold while they wait."""
         self.free = concurrent
         """Slots that no run has."""
         self._reserved = 1 if concurrent >= 3 else 0
@@ -105,7 +105,7 @@ class Admission:
     ) -> Ticket:
         """Ask for a slot. `granted` is called once, possibly before this returns, unless the ticket leaves first.
 
-        `engine` may be SPECIAL. `held_bytes`: what the run holds of memory while it waits. `ordinary`: it has the
+        `engine` may be SPECIAL. `held_bytes`: memory that the run holds while it waits. `ordinary`: it has the
         default limits, or less. While a client does not read its replies, and so has no `room`, it gets no slot.
         """
         path = self._tree.path(principal)
@@ -208,7 +208,7 @@ class Admission:
             self._offer(connection.tickets[0])
 
     def _shed(self) -> None:
-        """While the queue is over its bounds, refuse the newest run of whoever has the most in it, level by level.
+        """While the queue is over a bound, refuse the newest run of the node with the most in it, level by level.
 
         This is longest queue drop (Suter, Lakshman, Stiliadis and Choudhury, 1998): nobody fills the queue for others.
         """

@@ -151,7 +151,7 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
     """Who waits, and how many may."""
 
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
-    """Runs that may wait for a slot. Above that the newest run of the client with the most waiting is refused with `busy`."""
+    """Runs that may wait for a slot. Above that the newest run of the client with the most is refused with `busy`."""
     queue_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 64
     """Memory that waiting runs may hold, in MiB. Above that the newest run of the client that holds the most is refused
     with `busy`."""

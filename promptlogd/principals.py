@@ -62,7 +62,7 @@ class Node:
         self.waiting = 0
         """Runs below it that wait."""
         self.waiting_bytes = 0
-        """What those runs hold of memory."""
+        """Memory that these runs hold."""
         self.connected = 0
         """Connections below it that are open."""
         self.tickets: deque[Ticket] = deque()
@@ -198,7 +198,7 @@ class Ticket:
         self.engine = engine
         self.granted = granted
         self.held_bytes = held_bytes
-        """What the run holds of memory while it waits."""
+        """Memory that the run holds while it waits."""
         self.ordinary = ordinary
         """Whether the run has the default limits, or less."""
         self.room = room
