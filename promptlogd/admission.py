@@ -57,7 +57,7 @@ class Admission:
     """Slots for runs, and a bounded queue behind them."""
 
     def __init__(self, *, concurrent: int, queue: int, queue_bytes: int, cells: Mapping[Engine, Cells]) -> None:
-        """`concurrent`: slots. `queue`: runs that may wait. `queue_bytes`: memory that runs may hold while they wait."""
+        """`concurrent`: slots. `queue`: runs that may wait. `queue_bytes`: memory that waiting runs may hold."""
         self.free = concurrent
         """Slots that no run has."""
         self._reserved = 1 if concurrent >= 3 else 0

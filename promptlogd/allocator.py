@@ -23,7 +23,7 @@ def set_up() -> None:
 
 
 def trim() -> None:
-    """Give back what is free between what is in use. Takes 1 to 10 ms; can be called in a thread."""
+    """Give free memory between blocks in use back to the kernel. Takes 1 to 10 ms; can be called in a thread."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)

@@ -222,7 +222,7 @@ class Budgets:
         return Budget(process)
 
     def close(self, budget: Budget, principal: Principal) -> None:
-        """Take back what a connection held."""
+        """Release all that a closed connection held."""
         if budget.has_frame_place:
             budget.return_frame_place()
         for account in (budget.requests, budget.replies):

@@ -1,4 +1,4 @@
-"""A bound for the log: what a client or a program can cause again and again must not fill a disk."""
+"""A bound for the log, so that lines that clients or programs cause cannot fill a disk."""
 
 from __future__ import annotations
 

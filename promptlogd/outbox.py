@@ -61,7 +61,7 @@ class Outbox:
         self._unsent += rest
 
     async def serve(self) -> None:
-        """Send what is kept, until cancelled, or until the client is gone or does not read."""
+        """Send the kept bytes, until cancelled, or until the client is gone or does not read."""
         while True:
             await self._filled.wait()
             self._filled = trio.Event()

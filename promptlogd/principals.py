@@ -259,7 +259,7 @@ class Tree:
         return len(nodes) - 1
 
     def tidy(self, path: Path) -> None:
-        """Forget nodes that nobody is connected to, once a new node in their place would have the same service."""
+        """Forget nodes without connections, once a new node in their place would have the same service."""
         for node in path.nodes:
             assert node.parent is not None
             if node.connected or not node.idle:

@@ -1,4 +1,4 @@
-"""The way back of one request over its connection."""
+"""The sink of one request: its replies go over its connection."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Replies(Protocol):
 
 
 class RequestSink(Sink):
-    """The way back of one request of a connection."""
+    """Takes the replies to one request of a connection."""
 
     def __init__(self, client: Replies, request: Request, tasks: trio.Nursery, *, cancelled: bool = False) -> None:
         """`cancelled`: the request was cancelled before it began."""
@@ -120,7 +120,7 @@ class RequestSink(Sink):
             self._client.when_room(callback)
 
     def abandon(self) -> None:
-        """End the request of a client that has left: nobody takes a reply any more."""
+        """End the request of a client that has left: replies are dropped from now on."""
         on_cancel, client = self._on_cancel, self._end()
         if on_cancel is not None:
             on_cancel()

@@ -248,7 +248,7 @@ class PendingRun:
         self._end(result)
 
     def _lost(self) -> None:
-        """The cell was dead before it was handed the job. A host in trouble may have any number of such cells."""
+        """Take another cell: this one was dead before the hand-over. An overloaded host may have many dead cells."""
         cell, self._cell = self._cell, None
         assert cell is not None
         self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)

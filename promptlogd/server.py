@@ -264,7 +264,7 @@ class _Daemon:
 
 
 def _held_by(hosts: dict[str, EngineHost]) -> dict[str, str]:
-    """Return what holds each limit, in words: by limit, and for each engine but the first by limit and engine."""
+    """Return the holder of each limit, in words. For each engine but the first, the key is limit and engine."""
     held: dict[str, str] = {}
     for name, host in hosts.items():
         suffix = f" ({name})" if held else ""

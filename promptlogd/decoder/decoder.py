@@ -89,7 +89,7 @@ class Decoder:
         self._came = trio.Event()
 
     async def request(self, uid: int, payload: bytes | memoryview, kind: Kind) -> Request | BadMessage | ProtocolError:
-        """Return what the payload of a frame is. Raises DecoderFailed."""
+        """Return the request in the payload of a frame, or the error to answer with. Raises DecoderFailed."""
         match await self._ask(uid, _Question(kind, payload)):
             case Refused() as found:
                 return BadMessage(found.id, found.message, code=found.code, detail=found.detail)
@@ -204,7 +204,7 @@ class _Process:
         return cls(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
 
     async def ask(self, asked: _Question, bounds: TextBounds) -> Request | Record:
-        """Return the answer. Raises _Broken, or what the socket raises."""
+        """Return the answer. Raises _Broken, or the socket's errors."""
         await self._stream.send_all(question(asked.kind, len(asked.payload), bounds))
         await self._stream.send_all(asked.payload)
         kind, size = read_answer(await self._read(ANSWER_BYTES))

@@ -75,7 +75,7 @@ def answer(kind: bytes, payload: bytes) -> bytes:
 
 
 def read_answer(header: bytes) -> tuple[bytes, int]:
-    """Return the kind of an answer, and the size of what follows."""
+    """Return the kind of an answer, and the size of its payload in bytes."""
     kind, size = _ANSWER.unpack(header)
     return kind, size
 

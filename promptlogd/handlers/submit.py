@@ -115,7 +115,7 @@ class _Staging:
             self._failed = error
 
     def result(self) -> Staged:
-        """Return what was staged. Raises what stood in the way: the program's fault first, then the disk's."""
+        """Return the staged program. Raises the check's error first, then the disk's."""
         error = self.refused or self._failed
         self.refused = self._failed = None
         if error is not None:
@@ -127,9 +127,9 @@ class _Staging:
         return self._staged
 
     async def end(self) -> None:
-        """Discard what was staged, unless it was kept."""
+        """Discard the staged program, unless it was kept."""
         staged = self._staged
         if staged is not None and not self.kept:
-            # The next start removes what a disk that hangs, or a host without threads, leaves.
+            # If the disk hangs, or the host has no threads, the next start of the daemon removes it.
             with suppress(RuntimeError):
                 await trio.to_thread.run_sync(lambda: self._store.discard(staged), abandon_on_cancel=True)

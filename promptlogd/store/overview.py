@@ -43,7 +43,7 @@ class Overview:
         self._last_flush_succeeded = True
 
     def show(self, hash: str) -> Shown:
-        """Return what is known of a program, its names, and where each of these has been. Raises NotFound."""
+        """Return the facts of a program, its names, and their moves. Raises NotFound."""
         with self._counts_at_rest(), self._state.read_facts() as facts:
             fact = facts.get(hash)
             if fact is None:

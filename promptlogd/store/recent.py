@@ -37,7 +37,7 @@ class Recent(Generic[_T]):
         return time.monotonic() - self._used_at.get(key, -_HOT_S) < _HOT_S
 
     def get(self, key: str, stamp: object) -> _T | None:
-        """Return what was kept with this stamp; what was kept with another is dropped."""
+        """Return the value that was kept with this stamp. A value with another stamp is dropped."""
         with self._mutex:
             entry = self._entries.get(key)
             if entry is None:
@@ -90,7 +90,7 @@ class RecentNames:
             return hash
 
     def put(self, name: str, hash: str, moves: int) -> None:
-        """Keep what was looked up after so many `moves`, unless names have moved since then."""
+        """Keep a hash that was looked up when `moves` was this number, unless names have moved since then."""
         with self._mutex:
             if moves == self._moves:
                 self._hashes[name] = hash

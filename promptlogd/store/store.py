@@ -107,7 +107,7 @@ class Store:
             return self._submissions.keep(submission)
 
     def discard(self, staged: Staged) -> None:
-        """Remove what was staged and has not been kept."""
+        """Remove a staged program that was not kept."""
         self._submissions.discard(staged)
 
     def resolve(self, reference: str) -> str:
@@ -163,7 +163,7 @@ class Store:
         return program
 
     def artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
-        """Return what this build of an engine made of a program, read and verified, now or since its file changed.
+        """Return the artifact of a program for this build of an engine, verified now or since its file last changed.
 
         None if it must be made, or made again: then comes `put_artifact`. Raises Unstorable for a bad engine or build.
         """
@@ -227,12 +227,12 @@ class Store:
         return meta
 
     def fact(self, hash: str) -> Fact | None:
-        """Return what is known of a program, if it is there. Its runs are those that SQLite has."""
+        """Return the facts of a program; None if there is no row. `runs` is SQLite's count, without runs in memory."""
         with self._read_facts() as facts:
             return facts.get(hash)
 
     def show(self, hash: str) -> Shown:
-        """Return what is known of a program, its names, and where each of these has been. Raises NotFound."""
+        """Return the facts of a program, its names, and their moves. Raises NotFound."""
         return self._overview.show(hash)
 
     def list(self, limit: int, after: str | None) -> Page:

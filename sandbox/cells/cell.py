@@ -26,7 +26,7 @@ LONG_S = 0.005
 """Wall time after which the processes of a run get a low CPU priority."""
 
 Done = Callable[[Result | CellLost], None]
-"""Takes what came of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
+"""Takes the result of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
 
 OnLog = Callable[[LogLine], None]
 """Takes a console line as soon as it is there."""
@@ -86,7 +86,7 @@ class Cell(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """End the job in progress. `done` is called with what it has used."""
+        """End the job in progress. `done` is called with its usage."""
 
     @abstractmethod
     def on_due(self) -> None:
