@@ -27,7 +27,7 @@ async def _hold(
 ) -> tuple[Held, bool]:
     """Run this, block the reactor until the process is dead; return the run, and whether the cell takes another.
 
-    `next_starts`: block until the next process waits for a run, too. `reads`: the process reads its job; else the run is
+    `next_starts`: until the next process waits for a run, too. `reads`: the process reads its job; else the run is
     cancelled at the end. `says`: the reactor is held once the program has written a line.
     """
     async with a_cell(plan) as cell:
