@@ -70,7 +70,7 @@ class QuickJSCell(Cell):
         self._taken = False
         """Whether the run's child is known to have read its whole job."""
         self._ends_awaited = 0
-        """Of children, until there is one with the default limits again: the job for another one was cancelled."""
+        """Ends of children to wait for until the blank child has the default limits again, after a cancelled job."""
         self._children_ended = 0
         self._watch = watch
         self._zygote = zygote
@@ -243,7 +243,7 @@ class QuickJSCell(Cell):
         self._go_on(run.receive_all(self._data))
 
     def _await_default(self) -> None:
-        """A child has ended on the way back to the default limits."""
+        """Count the end of a child on the way back to one with the default limits: see `_ends_awaited`."""
         self._children_ended += 1
         self._ends_awaited -= 1
         if self._ends_awaited:
