@@ -69,7 +69,7 @@ class Pool:
         self._broken: RootError | None = None
         """The reason why no cell can start, if there is one. The pool goes on trying."""
         self.waiting: Callable[[], int] = lambda: 0
-        """Returns how many cells could be used by runs that have not called `take` yet."""
+        """Returns how many runs could begin if cells were ready; without runs that called `take`."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called when `can_lend` or `is_last` may have changed."""
         self.on_failure: Callable[[StartError], None] = lambda error: None
@@ -98,8 +98,8 @@ class Pool:
     def is_last(self) -> bool:
         """Whether only one cell is ready, and others are in use.
 
-        Not while a pool is first filled, and not of one that is kept by demand: its cells restart slowly, so no client
-        that uses it is a light one.
+        False while a pool is filled for the first time. False for a pool that is kept by demand: its cells restart
+        slowly, so that none of its clients is light.
         """
         return self._filled and len(self._blank) == 1 and bool(self._lent)
 
