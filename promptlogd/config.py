@@ -62,7 +62,7 @@ class Server(_Section, frozen=True, kw_only=True):
     """Permissions of the socket, octal: "0600", or "0660" for a group as well (docs/security.md says which group).
     Others may not connect. Who may connect may run programs, and list and remove all of them."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 12_000
-    """More are closed at once. One process may have seven eighths of them."""
+    """Connections at once. Further ones are closed. One process may have seven eighths of them."""
     max_pipelined: Annotated[int, Meta(ge=1, le=10_000)] = 128
     """Requests of one connection in progress at once. Up to 8 MiB of further requests are read and wait."""
     stall_s: Seconds = 10.0
