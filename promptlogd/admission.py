@@ -10,9 +10,10 @@ at its parent's clock, so that nobody saves up service. A new node continues the
 mean charge of a run below its parent. So new processes have no advantage over old ones. A run is charged with an
 estimate when it begins, and with its CPU time when it has ended.
 
-With fair shares alone, a short run would wait until one of many long runs ends. So one slot, and the last ready QuickJS
-cell, are for light clients only. A *light* client, a tenant or else a process, has finished a run, runs nothing now, and
-has used little. It waits for one other reserved run at the most. With fewer than three slots nothing is reserved.
+With fair shares alone, a short run would wait until one of many long runs ends. So one slot, and the last ready
+QuickJS cell, are for light clients only. A *light* client, a tenant or else a process, has finished a run, runs nothing
+now, and has used little. It waits for one other reserved run at the most. With fewer than three slots nothing is
+reserved.
 
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 
