@@ -1,7 +1,7 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
 # make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
-# make bench ROUNDS=3: promptlog alone, and beside one bad client (BAD_SECONDS=0: without that, which takes 25 minutes
-# a round).  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
+# make bench ROUNDS=3: promptlog alone, and beside one bad client, which takes 25 minutes a round (BAD_SECONDS=0 leaves
+# it out).  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
 # make fuzz BYTES=20000000: damaged frames to a daemon.  make fuzz-guided RUNS=5000000: the readers, guided by coverage.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600

@@ -20,9 +20,9 @@ _READ_BYTES = 1 << 20
 _UNREAD_S = 15.0
 """How long a connection is kept that does not read its replies. The daemon closes it sooner, by its default."""
 _REPLY = re.compile(rb"\xa4type(?!\xa3log)[\xa0-\xbf]")
-"""Where a MessagePack reply begins that is not one line of a log."""
+"""The beginning of a MessagePack reply that is not a `log`."""
 _LOOK_AHEAD = 9
-"""Bytes from such a place on that the pattern looks at."""
+"""Longest match of the pattern, with its lookahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class Target:
 
 
 Step = Callable[[], None]
-"""Attacks until it is killed, or until the daemon closes a connection (OSError); then it is called again."""
+"""Attacks until the process is killed or the daemon closes a connection (OSError). Then it is called again."""
 
 Prepare = Callable[[Target], Step]
-"""Does what an attack needs to be done before."""
+"""Prepares an attack, and returns its step."""
 
 
 class Wire:

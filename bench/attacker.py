@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def attacking(name: str, path: str, *, uid: int | None = None, programs: int = 2_000) -> Iterator[Callable[[], None]]:
-    """Prepare an attack, and give what begins it. It ends with the block."""
+    """Prepare an attack, and give a function that begins it. The attack ends with the block."""
     command = [sys.executable, __file__, name, path, "--programs", str(programs)]
     command += [] if uid is None else ["--uid", str(uid)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -1,4 +1,4 @@
-"""What one bad client can do to a daemon: each attack by name. attacker.py runs one as a process of its own."""
+"""Attacks of one bad client on a daemon, by name. attacker.py runs one as a process of its own."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from promptlogd.wire.messages import List as ListPrograms
 MIB = 1 << 20
 
 _UNREAD = 128
-"""Requests in hand of one connection: the daemon's default for the most."""
+"""Requests in hand on one connection: the daemon's default maximum."""
 _IDS = 64
-"""Ids that are used in turn: more than are pipelined, so that none is in hand twice."""
+"""Ids in rotation: more than are pipelined, so that none is in hand twice."""
 _NAMES = 64
-"""The most that one program may have."""
+"""Maximum for one program."""
 _LOOPS = 300
+"""More than one connection may have in hand, so that the cancels stand behind requests that wait."""
 _KEPT_OPEN = 4_000
 """Connections that stay open after their reply; the oldest is closed beyond."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """What is done before, and what then is done again and again."""
+    """One attack: `prepare` does the work before it, and returns the step that is repeated."""
 
     prepare: Prepare
     taken_over: bool = False
@@ -97,7 +98,7 @@ def _names(target: Target) -> Step:
     """Put as many names on a program as it may have, show it, remove it."""
     named = [Label(id=id, name=f"bad-client-{id}", hash="@bad-client") for id in range(_NAMES - 1)]
     shown, removed = Show(id=1, hash="@bad-client", source=True), Remove(id=1, hash="@bad-client")
-    steps = [frames(step) for step in (named, [shown] * 1, [removed])]
+    steps = [frames(step) for step in (named, [shown], [removed])]
     numbers = iter(range(10**9))
 
     def attack() -> None:
@@ -128,11 +129,11 @@ def _cancelled(target: Target) -> Step:
 
 def _large_env() -> list[bytes]:
     """400,000 and 780,000 keys, 8 MB each."""
-    lines = []
+    requests = []
     for keys, width in ((400_000, 15), (780_000, 5)):
         members = ",".join(f'"{number:0{width}x}":0' for number in range(keys))
-        lines.append(f'{{"type":"run","id":1,"source":"return 1","env":{{{members}}}}}\n'.encode())
-    return lines
+        requests.append(f'{{"type":"run","id":1,"source":"return 1","env":{{{members}}}}}\n'.encode())
+    return requests
 
 
 def _large_words() -> list[bytes]:

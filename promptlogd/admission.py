@@ -10,12 +10,14 @@ at its parent's clock, so that nobody saves up service. A new node continues the
 mean charge of a run below its parent. So new processes have no advantage over old ones. A run is charged with an
 estimate when it begins, and with its CPU time when it has ended.
 
-With fair shares alone, a short run would wait until one of many long runs ends. So one slot, and the last ready cell of
-an engine, are for light clients only. A *light* client, a tenant or else a process, has finished a run, runs nothing
+With fair shares alone, a short run would wait until one of many long runs ends. So one slot, and the last ready
+QuickJS cell, are for light clients only. A *light* client, a tenant or else a process, has finished a run, runs nothing
 now, and has used little. It waits for one other reserved run at the most. With fewer than three slots nothing is
 reserved.
 
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
+
+A few lines more than 300: the queue, the choice and the slots change the same state.
 """
 
 from __future__ import annotations
@@ -35,17 +37,17 @@ from sandbox.limits import MIB
 from sandbox.program import Engine
 
 LIGHT_MS = 5.0
-"""The most that a light client's runs use on average, and the most that it is ahead of its parent's clock."""
+"""Upper bound of a light client's mean charge, and of how far its service is ahead of its parent's clock."""
 
 SPECIAL: Engine = ""
-"""Stands for an engine in runs that need no cell that is ready: one is started for each of them."""
+"""In place of an engine, for a run that gets a cell of its own, which is started for it."""
 
 
 class Cells(Protocol):
     """The cells of one engine."""
 
     def can_lend(self) -> bool:
-        """Whether a run would get a cell at once, or the reason why there is none."""
+        """Whether a run would be told at once: it gets a cell, or the reason why there is none."""
 
     def is_last(self) -> bool:
         """Whether only one cell is ready, and others are in use, so that it is kept for light clients."""
@@ -55,7 +57,7 @@ class Admission:
     """Slots for runs, and a bounded queue behind them."""
 
     def __init__(self, *, concurrent: int, queue: int, queue_bytes: int, cells: Mapping[Engine, Cells]) -> None:
-        """`concurrent`: how many slots. `queue`: how many runs may wait. `queue_bytes`: the memory they may hold."""
+        """`concurrent`: slots. `queue`: runs that may wait. `queue_bytes`: memory that waiting runs may hold."""
         self.free = concurrent
         """Slots that no run has."""
         self._reserved = 1 if concurrent >= 3 else 0
@@ -64,7 +66,7 @@ class Admission:
         self._cells = cells
         self._tree = Tree()
         self._light: dict[Node, None] = {}
-        """Clients that offer a run, run nothing, and whose runs use little."""
+        """Clients whose next run can begin, that run nothing, and whose runs use little."""
         self.running = 0
         self.finished = 0
         """Runs that have ended."""
@@ -101,9 +103,9 @@ class Admission:
         ordinary: bool = True,
         room: Room = ALWAYS_ROOM,
     ) -> Ticket:
-        """Ask for a slot. `granted` is called once, maybe at once, unless the ticket leaves.
+        """Ask for a slot. `granted` is called once, possibly before this returns, unless the ticket leaves first.
 
-        `engine` may be SPECIAL. `held_bytes`: what the run holds of memory while it waits. `ordinary`: it has the
+        `engine` may be SPECIAL. `held_bytes`: memory that the run holds while it waits. `ordinary`: it has the
         default limits, or less. While a client does not read its replies, and so has no `room`, it gets no slot.
         """
         path = self._tree.path(principal)
@@ -120,7 +122,7 @@ class Admission:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Let a run wait no longer, if it still does. `granted` is not called."""
+        """Take a run out of the queue, if it is still there. `granted` is not called."""
         if ticket.waits:
             self._withdraw(ticket)
             self._tidy(ticket)
@@ -150,9 +152,9 @@ class Admission:
             self._select()
 
     async def give_up(self, wait_s: float) -> None:
-        """Send away, until cancelled, the runs that have waited for so long, to within a twentieth of it.
+        """Refuse runs that have waited for `wait_s`, until cancelled. They are refused up to a twentieth of it late.
 
-        One task for all: a timer of its own would cost each run that waits as much as all the rest of its way.
+        One task for all: a timer for each run that waits would cost as much as all other work on it.
         """
         while True:
             await self._any_waiting.wait()
@@ -162,7 +164,7 @@ class Admission:
                 since = trio.current_time() - wait_s
                 while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
                     self.leave(ticket)
-                    ticket.granted(RequestError("busy", f"waited {wait_s:g} s for a turn; try again"))
+                    ticket.granted(RequestError("busy", f"waited {wait_s:g} s for a slot; try again"))
 
     def send_away(self, engine: Engine, error: RequestError) -> None:
         """Refuse all runs that wait for an engine."""
@@ -206,7 +208,7 @@ class Admission:
             self._offer(connection.tickets[0])
 
     def _shed(self) -> None:
-        """While the queue is over its bounds, refuse the newest run of whoever has the most in it, level by level.
+        """While the queue is over a bound, refuse the newest run of the node with the most in it, level by level.
 
         This is longest queue drop (Suter, Lakshman, Stiliadis and Choudhury, 1998): nobody fills the queue for others.
         """
@@ -225,7 +227,7 @@ class Admission:
         """Let the oldest run of a connection be chosen, once its client reads its replies."""
         if ticket.room.has_room():
             ticket.path.connection.offer(ticket.engine, 1)
-            self._note(ticket.path.client)
+            self._update_light(ticket.path.client)
         else:
             ticket.room.when_room(lambda: self._offer_again(ticket))
 
@@ -239,7 +241,7 @@ class Admission:
         connection = ticket.path.connection
         if connection.offers.get(ticket.engine):
             connection.offer(ticket.engine, -1)
-            self._note(ticket.path.client)
+            self._update_light(ticket.path.client)
 
     def _tidy(self, ticket: Ticket) -> None:
         if not ticket.path.connection.connected:
@@ -250,7 +252,8 @@ class Admission:
     def _select(self) -> None:
         """Give free slots to runs until none is free or no run may begin.
 
-        Whoever gets a slot may give it back at once, or ask for another: the loop that is on takes care of that.
+        `granted` may return its slot at once, or ask for another. That calls this method again, which then leaves the
+        work to the loop in progress.
         """
         if self._selecting:
             return
@@ -304,7 +307,7 @@ class Admission:
         cells = self._cells[engine]
         return cells.can_lend() and not (self._reserved and cells.is_last())
 
-    def _note(self, client: Node) -> None:
+    def _update_light(self, client: Node) -> None:
         """Keep the list of light clients up to date."""
         if any(client.offers.values()) and not client.running and _uses_little(client):
             self._light[client] = None
@@ -320,7 +323,7 @@ class Admission:
         ticket.estimates = tuple([node.estimate_ms for node in nodes])
         for node, estimate_ms in zip(nodes, ticket.estimates, strict=True):
             node.begin(estimate_ms)
-        self._note(ticket.path.client)
+        self._update_light(ticket.path.client)
         ticket.granted(ticket)
 
     def _take_back(self, ticket: Ticket) -> None:
@@ -328,7 +331,7 @@ class Admission:
         self.running -= 1
         for node in ticket.path.nodes:
             node.running -= 1
-        self._note(ticket.path.client)
+        self._update_light(ticket.path.client)
         self._tidy(ticket)
         if self._waiting:
             self._select()

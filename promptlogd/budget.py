@@ -1,6 +1,6 @@
-"""How much of the daemon's memory requests and replies may hold: by connection, process and uid, and in all.
+"""Bounds of the memory that requests and replies hold: for a connection, a process, a uid, and all clients.
 
-Three things of a client are buffered, and each has a bound of its own, so that none of them waits for another:
+Three things of a client are buffered. Each has bounds of its own, so that none waits for another:
 
 | bound of | a connection | a process | a uid | all |
 |---|---|---|---|---|
@@ -8,17 +8,18 @@ Three things of a client are buffered, and each has a bound of its own, so that 
 | requests that were read and are not answered | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
 | replies that the socket did not take | 1 MiB | 16 MiB | 48 MiB | 128 MiB |
 
-The rule is the same at each level: over its bound, nothing more is taken on. A connection is then not read from, and
-none of its requests begins. What was taken on before may still add to it: one request, or the replies of the runs that
-are in cells. So what is held is bounded by the table and one reply for each slot. Waiters are woken in the order in
-which they came, one at a time.
+The rule is the same at each level. Above a bound of requests or of replies, the daemon does not read from the
+connection. Above a bound of replies, it begins none of the connection's requests. Earlier work may still add to what is
+held: one request, or the replies of runs that are in cells. So the table and one reply for each slot bound the memory.
+Waiters are woken first in, first out, one at a time.
 
-A connection that holds next to nothing itself is read in any case, and what is answered at once with a short reply is
-answered: its process may have others that do not read. With that each connection holds up to 48 KiB beside the table:
-`FREE_BYTES`, and two reads of 16 KiB.
+A connection that itself holds at most `FREE_BYTES` is always read, and its requests with short replies (`ping`,
+`stats`, `cancel`) are always answered. Otherwise a connection that does not read its replies could block the other
+connections of its process. So each connection may hold up to 48 KiB beyond the table: `FREE_BYTES`, and two reads of
+16 KiB.
 
-Each byte that is held is let go of in bounded time: requests end by their limits, and a connection whose replies do not
-go out is closed (connection.py has the rule).
+Each byte is released in bounded time: requests end by their limits, and a connection whose replies do not go out is
+closed (outbox.py has the rule).
 """
 
 from __future__ import annotations
@@ -32,22 +33,23 @@ from promptlogd.principal import Principal
 from sandbox.limits import MIB
 
 REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
-"""Of one connection. Requests: a frame's worth, or so many small ones that a cancel behind thousands is read."""
+"""Of one connection. Requests: one frame, or thousands of small ones, so that a cancel behind them is read."""
 
 FREE_BYTES = 16 * 1024
-"""What a connection may hold of requests, and of replies, whatever others hold."""
+"""Requests, and replies, that a connection may hold whatever the others of its process hold."""
 
 _PROCESS_BYTES, _UID_BYTES, _ALL_BYTES = 16 * MIB, 48 * MIB, 128 * MIB
+"""Requests, and as many replies. A uid has three full processes, all clients have less than three full uids."""
+
 _PROCESS_FRAMES, _UID_FRAMES, _ALL_FRAMES = 1, 4, 8
 """Long frames on their way at once. One at a time is no slower: the daemon has one loop to read them."""
 
-
 _PROCESS_SHARE = 7 / 8
-"""Of all connections one process may have so many. The others can still connect."""
+"""Share of all connections that one process may have, so that others can still connect."""
 
 
 class NoPlace(Exception):
-    """There are as many connections as there may be."""
+    """The bound of connections is reached."""
 
 
 class Account:
@@ -59,11 +61,11 @@ class Account:
         self.most_bytes = most_bytes
         self.held_bytes = 0
         self._waiting: dict[Callable[[], None], None] = {}
-        """Who waits for room here, in order."""
+        """Waiters for room at this level, the oldest first."""
         self._chain: tuple[Account, ...] = (self,) if above is None else (self, *above._chain)
 
     def is_over(self, free_bytes: int = -1) -> bool:
-        """Whether this level, or one above, holds more than it may. If it holds `free_bytes` or less, it is not."""
+        """Whether this level, or one above, is over its bound. False if this level holds `free_bytes` or less."""
         if self.held_bytes <= free_bytes:
             return False
         for account in self._chain:  # noqa: SIM110 - half as long as any(), and each run comes through here
@@ -72,19 +74,19 @@ class Account:
         return False
 
     def charge(self, held_bytes: int) -> None:
-        """Count what is held from now on."""
+        """Count bytes that are held from now on."""
         for account in self._chain:
             account.held_bytes += held_bytes
 
     def release(self, held_bytes: int) -> None:
-        """Count it no longer."""
+        """Count these bytes no longer, and wake the next waiter of each level that has room."""
         for account in self._chain:
             account.held_bytes -= held_bytes
             if account._waiting:
                 account._wake()
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once the lowest level that is over has room. Others may be over then. Then call `pass_on`."""
+        """Call back once the lowest level over its bound has room. Others may still be over. Then call `pass_on`."""
         for account in self._chain:
             if account.held_bytes > account.most_bytes:
                 account._waiting[callback] = None
@@ -92,12 +94,12 @@ class Account:
         callback()
 
     async def room(self, free_bytes: int = -1) -> None:
-        """Wait until it is not over. Then call `pass_on` as soon as what the room was for is charged."""
+        """Wait until `is_over` is false. Call `pass_on` once the bytes that the room was for are charged."""
         while self.is_over(free_bytes):
             event = trio.Event()
             self.when_room(event.set)
             if free_bytes >= 0:
-                self._waiting[event.set] = None  # to let go of what it holds itself may be enough
+                self._waiting[event.set] = None  # releasing its own bytes may be enough
             try:
                 await event.wait()
             finally:
@@ -106,13 +108,13 @@ class Account:
                     self.pass_on()
 
     def pass_on(self) -> None:
-        """Wake the next who waits at each level that has room. To be called by whoever was woken."""
+        """Wake the next waiter at each level that has room. To be called by a waiter that was woken."""
         for account in self._chain:
             if account._waiting:
                 account._wake()
 
     def forget(self, callback: Callable[[], None]) -> None:
-        """Let it wait no longer."""
+        """Remove a waiter."""
         for account in self._chain:
             account._waiting.pop(callback, None)
 
@@ -156,7 +158,7 @@ class Budget:
 
     @property
     def may_begin(self) -> bool:
-        """Whether a request may begin, whose reply may be long."""
+        """Whether a request whose reply may be long may begin."""
         return not self.replies.is_over()
 
     async def room_to_answer(self) -> None:
@@ -164,18 +166,18 @@ class Budget:
         await self.replies.room(FREE_BYTES)
 
     async def room_to_read(self) -> None:
-        """Wait until it may. Then call `pass_on` once what was read is charged."""
+        """Wait until the client may be read from. Call `pass_on` once the bytes that were read are charged."""
         while not self.may_read:
             await self.requests.room(FREE_BYTES)
             await self.replies.room(FREE_BYTES)
 
     def pass_on(self) -> None:
-        """Wake the next who waits for room at a level that has some."""
+        """Wake the next waiter at each level that has room."""
         self.requests.pass_on()
         self.replies.pass_on()
 
     async def take_frame_place(self) -> None:
-        """Wait for a place for one long frame, and take it: of the process first, so that its own wait for it."""
+        """Wait for a place for one long frame, and take it: the process's first, so that only its connections wait."""
         self.has_frame_place = True
         level: _Level | None = self._process
         while level is not None:
@@ -183,11 +185,11 @@ class Budget:
             level = level.above
 
     def return_frame_place(self) -> None:
-        """Give the place back. Those that were not taken are none."""
+        """Give the place back at each level where it was taken."""
         self.has_frame_place = False
         level: _Level | None = self._process
         while level is not None:
-            with suppress(RuntimeError):  # it was not taken at this level
+            with suppress(RuntimeError):  # the wait for it was cancelled before this level
                 level.frames.release_on_behalf_of(self)
             level = level.above
 
@@ -203,7 +205,7 @@ class Budgets:
         self._processes: dict[Hashable, _Level] = {}
 
     def open(self, principal: Principal) -> Budget:
-        """Return the budget of a new connection. Processes that can't be told apart share what a process has.
+        """Return the budget of a new connection. Processes that can't be told apart share one process's bounds.
 
         Raises NoPlace.
         """
@@ -220,7 +222,7 @@ class Budgets:
         return Budget(process)
 
     def close(self, budget: Budget, principal: Principal) -> None:
-        """Take back what a connection held."""
+        """Release all that a closed connection held."""
         if budget.has_frame_place:
             budget.return_frame_place()
         for account in (budget.requests, budget.replies):

@@ -62,12 +62,13 @@ class Server(_Section, frozen=True, kw_only=True):
     """Permissions of the socket, octal: "0600", or "0660" for a group as well (docs/security.md says which group).
     Others may not connect. Who may connect may run programs, and list and remove all of them."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 12_000
-    """More are closed at once. One process may have seven eighths of them."""
+    """Connections at once. Further ones are closed. One process may have seven eighths of them."""
     max_pipelined: Annotated[int, Meta(ge=1, le=10_000)] = 128
-    """Requests of one client in hand at once. The next ones are read and wait, up to 8 MiB of them."""
+    """Requests of one connection in progress at once. Up to 8 MiB of further requests are read and wait."""
     stall_s: Seconds = 10.0
-    """A client that owes the rest of a frame for this long is closed. So is one that does not read its replies: in each
-    such time it must read three quarters of the socket's buffer, some 150 KiB, or all there is."""
+    """A connection is closed if the rest of a frame does not come within this time. It is also closed if its client
+    does not read its replies: in each such time the client must read three quarters of the socket's buffer (some
+    150 KiB), or all that there is."""
     drain_s: Seconds = 5.0
     """How long running requests may take to finish after SIGTERM."""
     fronts: list[Annotated[int, Meta(ge=0, lt=2**32)]] = []
@@ -150,14 +151,14 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
     """Who waits, and how many may."""
 
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
-    """Runs that may wait for a slot. When more do, the newest run of whoever has the most waiting is told `busy`."""
+    """Runs that may wait for a slot. Above that the newest run of the client with the most is refused with `busy`."""
     queue_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 64
-    """Memory that waiting runs may hold, in MiB. When they hold more, the newest run of whoever holds the most is told
-    `busy`."""
+    """Memory that waiting runs may hold, in MiB. Above that the newest run of the client that holds the most is refused
+    with `busy`."""
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Runs at once. Default: as many as there are cells."""
     wait_s: Seconds = 30.0
-    """A run that waited so long for its turn is told `busy`."""
+    """A run that has waited this long for a slot is refused with `busy`."""
 
 
 class Engines(_Section, frozen=True, kw_only=True):

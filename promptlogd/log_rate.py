@@ -1,4 +1,4 @@
-"""A bound for the log: what a client or a program can cause again and again must not fill a disk."""
+"""A bound for the log, so that lines that clients or programs cause cannot fill a disk."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import time
 from collections import OrderedDict
 
 _BURST = 50
+"""Lines of one place that are written at once."""
 _PER_S = 5.0
+"""Lines of one place for each second after that: with 100 bytes a line, 43 MB a day."""
 _PLACES = 256
-"""So many places in the code that write a line are told apart."""
+"""Places that have a bucket. The least recently used one is dropped first."""
 
 _HEAD, _TAIL = 2000, 6000
-"""Characters of a longer line that are written, at its begin and its end, where a traceback names the error."""
+"""Characters that are kept of a longer line, at its beginning and its end. A traceback names the error at the end."""
 
 _UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
 class RateLimit(logging.Filter):
-    """A token bucket for each place in the code. What is dropped is counted, and told with the next line from there."""
+    """A token bucket for each place in the code. The next line from there says how many were dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +43,7 @@ class RateLimit(logging.Filter):
 
 
 def fit(line: str) -> str:
-    """Return a line without its middle if it is long, and without what a terminal would obey."""
+    """Return a line without its middle if it is long, and without control characters for a terminal."""
     if len(line) > _HEAD + _TAIL:
         line = f"{line[:_HEAD]} ({len(line) - _HEAD - _TAIL} characters are left out) {line[-_TAIL:]}"
     return _UNPRINTABLE.sub("?", line)
@@ -54,7 +56,7 @@ class _Bucket:
         self._at = time.monotonic()
 
     def take(self, now: float) -> bool:
-        """Whether there is leave for one more line; if not, it is counted."""
+        """Take a token, or count a dropped line; return whether there was a token."""
         self._left = min(_BURST, self._left + (now - self._at) * _PER_S)
         self._at = now
         if self._left < 1:

@@ -1,4 +1,4 @@
-"""Replies of one connection that the socket does not take at once. Nothing of what they say."""
+"""Replies of one connection that the socket does not take at once. Bytes only: no messages here."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from promptlogd.clients import Clients
 _log = logging.getLogger(__name__)
 
 _WRITE_BYTES = 256 * 1024
+"""Copied for one send. The socket's default buffer takes less."""
 
 
 class Outbox:
-    """Sends, and keeps what has still to be sent. `serve` empties it."""
+    """Sends replies, and keeps the bytes that the socket does not take. `serve` sends those."""
 
     def __init__(
         self,
@@ -29,7 +30,7 @@ class Outbox:
         stall_s: float,
         end: Callable[[], None],
     ) -> None:
-        """`account`: what waits is counted there. `end`: end the connection, whose client is gone or does not read."""
+        """`account`: counts the unsent bytes. `end`: called if the client is gone or does not read its replies."""
         self._sock = sock
         self._number = number
         self._clients = clients
@@ -41,7 +42,7 @@ class Outbox:
         self._emptied = trio.Event()
 
     def send(self, data: bytes | bytearray) -> None:
-        """Send, or keep what the socket does not take now."""
+        """Send, and keep the bytes that the socket does not take now."""
         rest: bytes | bytearray | memoryview = data
         if not self._unsent:
             try:
@@ -60,7 +61,7 @@ class Outbox:
         self._unsent += rest
 
     async def serve(self) -> None:
-        """Send what is kept, until cancelled, or until the client is gone or does not read."""
+        """Send the kept bytes, until cancelled, or until the client is gone or does not read."""
         while True:
             await self._filled.wait()
             self._filled = trio.Event()
@@ -75,7 +76,7 @@ class Outbox:
         """Send all that is kept; return whether the client took it.
 
         The socket can be written once three quarters of its buffer are free (unix_writable in Linux). So a client that
-        reads a byte now and then is sent away too: in each `stall_s` it must read some 150 KiB, or all there is.
+        reads a byte now and then is closed too: in each `stall_s` it must read some 150 KiB, or all there is.
         """
         while self._unsent:
             with trio.move_on_after(self._stall_s) as patience:
@@ -100,6 +101,6 @@ class Outbox:
             await self._emptied.wait()
 
     def clear(self) -> None:
-        """Drop what is kept, whose connection is closed."""
+        """Drop the unsent bytes of a closed connection."""
         self._clients.unsent.discard(self._number)
         self._unsent.clear()

@@ -1,6 +1,6 @@
 """The tree of principals, and the CPU time that each of them has used: users, tenants, processes, connections.
 
-Who may have a slot is in `admission`, which also tells what services and clocks are for.
+`admission` decides which run gets a slot, and explains services and clocks.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from promptlogd.refusal import RequestError
 from promptlogd.room import Room
 from sandbox.program import Engine
 
-_NEWEST = 1 / 8
+_NEWEST_WEIGHT = 1 / 8
 """Weight of the newest charge in a mean (an exponentially weighted moving average)."""
 
 _MOST_CHILDREN = 4096
-"""Nodes that one parent remembers. The one that was used the longest ago goes first, and is new if it returns."""
+"""Children that one parent remembers. The least recently used idle one is forgotten first, and is new if it returns."""
 
 _MOST_NAMED = 1024
-"""Tenants that connections have at hand, for all connections. The one that was used the longest ago goes first; what it
-has used is remembered like that of a client that has left. More take a connection's end 3 ms."""
+"""Tenants that connections have at hand, for all connections. The least recently used one is dropped first; its service
+is remembered like that of a client that has left. With more, the end of a connection takes 3 ms."""
 
 _LOOKS = 64
-"""So many nodes are looked at to find one that can go: of those that are connected there may be any number."""
+"""Nodes that are looked at to find one that can be forgotten: any number of them may be connected."""
 
-_STALE = 64
-"""A heap is built anew when it has so many entries more than twice its node's children: most are out of date."""
+_STALE_ENTRIES = 64
+"""Entries of a heap beyond twice the number of children. Above that it is rebuilt: most are out of date."""
 
 
 class Node:
@@ -69,18 +69,18 @@ class Node:
         self.waiting = 0
         """Runs below it that wait."""
         self.waiting_bytes = 0
-        """What those runs hold of memory."""
+        """Memory that these runs hold."""
         self.connected = 0
         """Connections below it that are open."""
         self.tickets: deque[Ticket] = deque()
         """Of a connection: its runs that wait, the oldest first."""
         self.offers: dict[Engine, int] = {}
-        """For each engine, how many connections below have a next run that wants a cell of it, and can begin."""
+        """For each engine, the number of connections below whose next run needs that engine and can begin."""
         self.heaps: dict[Engine, list[tuple[float, int, Node]]] = {}
         """For each engine, the children that offer a run: (service, number, child). Entries may be out of date."""
 
     def least_ticket(self, engines: Sequence[Engine]) -> Ticket | None:
-        """Return the run below it that is next on one of these engines: least service first, then age."""
+        """Return the next run below it on one of these engines: least service first, then oldest node."""
         node: Node | None = self
         while node is not None and not node.tickets:
             node = node._least(engines)
@@ -103,7 +103,7 @@ class Node:
         return self.service_ms == service_ms and self.offers.get(engine, 0) > 0
 
     def offer(self, engine: Engine, change: int) -> None:
-        """Count a run that is offered below this node, or is no longer, here and in all nodes above."""
+        """Add `change` to the number of runs that are offered below this node, here and in all nodes above."""
         node, parent = self, self.parent
         while True:
             before = node.offers.get(engine, 0)
@@ -115,9 +115,9 @@ class Node:
             node, parent = parent, parent.parent
 
     def push(self, child: Node, engine: Engine) -> None:
-        """Note the present service of a child that offers a run."""
+        """Add an entry with the present service of a child that offers a run."""
         heap = self.heaps.setdefault(engine, [])
-        if len(heap) >= _STALE + 2 * len(self.children):
+        if len(heap) >= _STALE_ENTRIES + 2 * len(self.children):
             offering = (child for child in self.children.values() if child.offers.get(engine))
             heap[:] = [(child.service_ms, child.number, child) for child in offering]
             heapq.heapify(heap)
@@ -138,7 +138,7 @@ class Node:
         self.serve(estimate_ms)
 
     def serve(self, ms: float) -> None:
-        """Add to its service."""
+        """Add CPU time to its service, and to its entries in the parent's heaps."""
         self.service_ms += ms
         assert self.parent is not None
         for engine, offers in self.offers.items():
@@ -146,8 +146,8 @@ class Node:
                 self.parent.push(self, engine)
 
     def learn(self, charge_ms: float) -> None:
-        """Take the charge of a run below it into its mean."""
-        self.mean_ms = charge_ms if self.mean_ms is None else self.mean_ms + _NEWEST * (charge_ms - self.mean_ms)
+        """Update the mean with the charge of a run below it."""
+        self.mean_ms = charge_ms if self.mean_ms is None else self.mean_ms + _NEWEST_WEIGHT * (charge_ms - self.mean_ms)
 
     @property
     def estimate_ms(self) -> float:
@@ -205,7 +205,7 @@ class Ticket:
         self.engine = engine
         self.granted = granted
         self.held_bytes = held_bytes
-        """What the run holds of memory while it waits."""
+        """Memory that the run holds while it waits."""
         self.ordinary = ordinary
         """Whether the run has the default limits, or less."""
         self.room = room
@@ -216,14 +216,14 @@ class Ticket:
 
 
 class Tree:
-    """All principals that are connected, or that used more than others and may return."""
+    """Nodes of all connected principals, and of those that used more than others and may return."""
 
     def __init__(self) -> None:
         self.root = Node(None, None, 0)
         self._paths: dict[int, dict[str | None, Path]] = {}
-        """Of each connection, for each tenant that it names."""
+        """By connection, then by the tenant that it names."""
         self._named: OrderedDict[tuple[int, str], Path] = OrderedDict()
-        """Those of all connections and tenants, in the order in which they were used last."""
+        """By connection and tenant, the least recently used first."""
         self._numbers = 0
 
     def path(self, principal: Principal) -> Path:
@@ -275,7 +275,7 @@ class Tree:
         return len(nodes) - 1
 
     def tidy(self, path: Path) -> None:
-        """Forget nodes that nobody is connected to, once a new node in their place would have the same service."""
+        """Forget nodes without connections, once a new node in their place would have the same service."""
         for node in path.nodes:
             assert node.parent is not None
             if node.connected or not node.idle:

@@ -1,4 +1,4 @@
-"""The way back of one request over its connection."""
+"""The sink of one request: its replies go over its connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from promptlogd.wire.messages import ErrorCode, Id, Log, Reply, Request, Run, Su
 _log = logging.getLogger(__name__)
 
 _REQUEST_BYTES = 1024
-"""What a request holds of memory beside its texts, with the objects that are made for it."""
+"""Memory of a request and of the objects made for it, without its texts."""
 
 
 class Replies(Protocol):
@@ -38,25 +38,25 @@ class Replies(Protocol):
         """A request has its last reply."""
 
     async def work(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
-        """Work on a request. The reply that comes of it, if any, is sent."""
+        """Work on a request, and send the reply that `work` returns, if any."""
 
     def cancel(self, target: Id, tasks: trio.Nursery) -> bool:
-        """Cancel the run that a request began, or would have; return whether there is one."""
+        """Cancel the run of another request, begun or not; return whether there is one."""
 
     def has_room(self) -> bool:
-        """Whether the client reads its replies fast enough."""
+        """Whether the client has room for replies: see `Room`."""
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once it has read enough of them."""
+        """Call back once the client has room."""
 
 
 class RequestSink(Sink):
-    """The way back of one request of a connection."""
+    """Takes the replies to one request of a connection."""
 
     def __init__(self, client: Replies, request: Request, tasks: trio.Nursery, *, cancelled: bool = False) -> None:
         """`cancelled`: the request was cancelled before it began."""
         self.held_bytes = bytes_of(request)
-        """What is counted of the request until it is answered."""
+        """Memory that is counted for the request until it is answered."""
         self.cancelled = cancelled
         self._client: Replies | None = client
         self._encoding = client.encoding
@@ -82,7 +82,7 @@ class RequestSink(Sink):
             client.done(self._id)
 
     def _end(self) -> Replies | None:
-        """Let go of everything: what a request holds may be large, and must not wait for the collector of cycles."""
+        """Release all references: a request may hold large objects, and is part of a reference cycle."""
         client, self._client, self._on_cancel = self._client, None, None
         return client
 
@@ -123,7 +123,7 @@ class RequestSink(Sink):
             self._client.when_room(callback)
 
     def abandon(self) -> None:
-        """End the request of a client that has left: nobody takes a reply any more."""
+        """End the request of a client that has left: replies are dropped from now on."""
         on_cancel, client = self._on_cancel, self._end()
         if on_cancel is not None:
             on_cancel()
@@ -132,7 +132,7 @@ class RequestSink(Sink):
 
 
 def bytes_of(request: Request) -> int:
-    """Return what a request holds of memory. A source is held as it came, and as the bytes that are run."""
+    """Return the memory that a request holds. A source is held twice: as text and as bytes."""
     if isinstance(request, Run):
         texts = sys.getsizeof(request.prompt) + memoryview(request.env).nbytes
         if request.source is not None:

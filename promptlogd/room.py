@@ -1,4 +1,4 @@
-"""Room for the replies of one client: who reads slowly gets no more to read."""
+"""Room for the replies to one client: a client that reads slowly gets no more replies meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Room:
         return True
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once there is."""
+        """Call back once there is room."""
 
     async def wait(self) -> None:
         """Wait until there is room."""

@@ -1,4 +1,4 @@
-"""Runs, from the request to the result: each waits for its turn and for a cell, is in the cell, and ends.
+"""Runs, from the request to the result: each waits for a slot and for a cell, runs in the cell, and ends.
 
 Nothing here waits: admission, the pool and the cell call back. A run that is cancelled ends at once where it is.
 More than 300 lines, since the whole life of a run is in one place.
@@ -33,7 +33,7 @@ from sandbox.protocol.frames import Task
 _log = logging.getLogger(__name__)
 
 _LOST_S = 45.0
-"""For so long after its request a run is given to one cell after the other, if each turns out to be dead."""
+"""How long after its request a run is given to another cell if its cell turns out to be dead."""
 
 _CLOSE_S = 5.0
 _BYTES_PER_CHARACTER = 4
@@ -71,7 +71,7 @@ class Runs:
         on_log: OnLog | None = None,
         room: Room = ALWAYS_ROOM,
     ) -> PendingRun:
-        """Begin a run. `ended` is called once: with its result, or with why it could not be tried.
+        """Begin a run. `ended` is called once, with its result or with the reason why it could not be tried.
 
         `fresh`: in a brand-new jail.
         """
@@ -102,7 +102,7 @@ class Runs:
         try:
             raise result
         finally:
-            del result  # it refers to this frame: the job would wait for the collector of cycles
+            del result  # it refers to this frame: the job would stay until the cyclic garbage collector runs
 
     def _cells_fail(self, engine: Engine, error: StartError) -> None:
         self.admission.send_away(engine, _refusal(error))
@@ -162,7 +162,7 @@ class PendingRun:
         self._waiter: Waiter | None = None
         self._cell: Cell | None = None
         self._wants_cell = self._asks_pool = False
-        self._give_up_at = trio.current_time() + _LOST_S
+        self._retry_until = trio.current_time() + _LOST_S
 
     def ask(self) -> None:
         """Take a slot, or wait for one."""
@@ -189,7 +189,7 @@ class PendingRun:
             self._ticket = None
         waiter, self._waiter = self._waiter, None
         if waiter is None or not waiter.cancel(lambda: self._release(self._new_cell_ms)):
-            self._return_slot()  # else it goes back when the start that was begun has ended, and is paid for
+            self._return_slot()  # else the slot goes back, and the start is charged, when that start has ended
         self._end(Result(outcome=Cancelled(), usage=Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)))
 
     def _granted(self, ticket: Ticket | RequestError) -> None:
@@ -244,17 +244,17 @@ class PendingRun:
             charge_ms += self._new_cell_ms
         self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
         self._release(charge_ms)
-        # After that: to wake the client may cost the daemon its core, and the next run is in its cell by now.
+        # Last: waking the client may cost the daemon its core, and by now the next run is in its cell.
         self._end(result)
 
     def _lost(self) -> None:
-        """The cell was dead before it was handed the job. A host in trouble may have any number of such cells."""
+        """Take another cell: this one was dead before the hand-over. An overloaded host may have many dead cells."""
         cell, self._cell = self._cell, None
         assert cell is not None
         self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
         if self._ended is None:
             self._return_slot()
-        elif trio.current_time() < self._give_up_at:
+        elif trio.current_time() < self._retry_until:
             self._take_cell()
         else:
             self._fail(RequestError("internal", "several cells in a row were lost; see the daemon's log"))
@@ -287,6 +287,6 @@ def _refusal(error: StartError) -> RequestError:
 
 
 def _bytes_of(job: Job) -> int:
-    """Return what a run that waits holds of the daemon's memory at the most: its texts, and the request it came in."""
+    """Return the most memory that a waiting run holds: its texts, and the request that it came in."""
     request = 0 if job.task is Task.RUN else _BYTES_PER_CHARACTER * len(job.source)
     return request + len(job.source) + sys.getsizeof(job.prompt) + sys.getsizeof(job.env)

@@ -1,4 +1,4 @@
-"""The way back of one request: what a handler may do with the client that sent it. Nothing here knows a transport."""
+"""Where a handler sends the replies to one request, and its other means with that client. Knows no transport."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sink(Room, ABC):
     @property
     @abstractmethod
     def encoding(self) -> Encoding:
-        """How replies to this client are encoded, for a handler that encodes a large text ahead."""
+        """Encoding of replies to this client, for a handler that encodes a large text in advance."""
 
     @abstractmethod
     def reply(self, reply: Reply) -> None:
@@ -43,7 +43,7 @@ class Sink(Room, ABC):
 
     @abstractmethod
     def when_cancelled(self, callback: Callable[[], None]) -> None:
-        """Call back if the client cancels the request, or has left. A second callback replaces the first."""
+        """Call back when the client cancels the request or leaves. A second callback replaces the first."""
 
     @abstractmethod
     def cancel_other(self, target: Id) -> bool:

@@ -1,4 +1,4 @@
-"""How long the daemon's loop takes for each of its turns: as long as all clients wait. Measured all the time."""
+"""Length of each turn of the daemon's loop. All clients wait during a turn. Always measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import trio
 _BUCKETS = 64
 _LEAST_S = 10e-6
 _RATIO = 1.25
+"""From 10 us, with each bound a quarter above the last, 64 buckets reach 13 s."""
 _SCALE = 1 / math.log(_RATIO)
 
 
@@ -19,7 +20,7 @@ class Turns(trio.abc.Instrument):
     def __init__(self) -> None:
         self.longest_s = 0.0
         self.longest_cpu_s = 0.0
-        """CPU time of the turn that took the most. Unlike wall time, it has no share of waiting for a core."""
+        """Largest CPU time of one turn. Unlike wall time, it does not count waiting for a core."""
         self._counts = [0] * _BUCKETS
         self._began = time.perf_counter()
         self._cpu_began = time.thread_time()
@@ -42,7 +43,7 @@ class Turns(trio.abc.Instrument):
         self._counts[min(bucket, _BUCKETS - 1)] += 1
 
     def p99_s(self) -> float:
-        """Return what 99 of 100 turns were shorter than, to within a quarter; 0 before the first one."""
+        """Return the 99th percentile of the length of a turn, to within a quarter; 0 before the first turn."""
         left = sum(self._counts) // 100
         for bucket in reversed(range(_BUCKETS)):
             left -= self._counts[bucket]

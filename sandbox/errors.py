@@ -25,7 +25,7 @@ class CellLost(SandboxError):
 
 
 class WatchdogError(SandboxError):
-    """There is no process that holds limits while the daemon's loop is busy."""
+    """The watchdog can't be started, or can't watch another cell."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the watchdog: {why}")

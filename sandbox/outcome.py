@@ -131,7 +131,7 @@ LogLevel = Literal["debug", "log", "info", "warn", "error"]
 """Which of the console's functions was called; `trace` is debug, `dir` and `table` are log, a failed `assert` error."""
 
 
-# Not followed by the collector of cycles: tens of thousands of these would have it look at all of the memory.
+# gc=False: tens of thousands of tracked objects would start full garbage collections.
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One call of console.log and its like."""
 

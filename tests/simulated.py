@@ -16,7 +16,7 @@ from promptlogd.room import ALWAYS_ROOM, Room
 
 
 class Cells:
-    """The cells of an engine: so many are ready."""
+    """Cells of an engine, of which `ready` are ready."""
 
     def __init__(self, ready: int = 1000) -> None:
         self.count = ready

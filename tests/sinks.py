@@ -1,4 +1,4 @@
-"""The way back of a request that a test hands to a handler."""
+"""A sink for requests that a test gives to a handler."""
 
 from __future__ import annotations
 

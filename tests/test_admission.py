@@ -35,7 +35,7 @@ def _p99(sorted_ms: list[float]) -> float:
 
 
 @within_a_minute
-async def test_a_full_queue_refuses_the_newest_run_of_whoever_has_the_most() -> None:
+async def test_a_full_queue_refuses_the_newest_run_of_the_client_with_the_most() -> None:
     """A client with one run takes the place of one of many; a client with as many as others is refused itself."""
     admission = Admission(concurrent=1, queue=4, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[str] = []
@@ -69,7 +69,7 @@ async def test_a_full_queue_refuses_the_newest_run_of_whoever_has_the_most() -> 
 
 @within_a_minute
 async def test_what_waiting_runs_hold_of_memory_has_a_bound() -> None:
-    """Over it the newest run of whoever holds the most is refused, however few runs that are."""
+    """Above the bound, the newest run of the client that holds the most is refused, even if it has one run."""
     admission = Admission(concurrent=1, queue=100, queue_bytes=1000, cells={"quickjs": Cells()})
     refused: list[str] = []
 
@@ -94,7 +94,7 @@ async def test_what_waiting_runs_hold_of_memory_has_a_bound() -> None:
 
 @within_a_minute
 async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
-    """After the time, to within a twentieth; a run that came later goes on waiting, and gets the slot."""
+    """A run is refused after `wait_s`, to within a twentieth; a later run goes on waiting, and gets the slot."""
     admission = Admission(concurrent=1, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     held: list[Ticket | RequestError] = []
     admission.ask(client(1), "quickjs", held.append)
@@ -387,7 +387,7 @@ async def test_new_connections_and_processes_bring_a_user_no_more(clock: MockClo
 @pytest.mark.parametrize("uid", [1000, 2000])
 @within_a_minute
 async def test_a_light_client_hardly_waits_beside_endless_loops(clock: MockClock, connections: int, uid: int) -> None:
-    """However many connections of another process keep loops waiting, of the same user or of another one."""
+    """A light client's wait is short whatever number of connections another process has, of its own user or another."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         await simulation.run_every(client(1), _SHORT_MS, 0.005, 3)
@@ -461,7 +461,7 @@ async def test_beside_other_users_the_reserve_is_for_light_users(clock: MockCloc
 
 @within_a_minute
 async def test_within_one_user_new_processes_can_hurt_that_user_alone(clock: MockClock) -> None:
-    """What can't be had: processes that earn trust with a cheap run and then loop. Another user is not hurt by it."""
+    """Processes that become light with a cheap run and then loop delay clients of their own user only."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         victim, other = client(1, uid=1, pid=1), client(2, uid=2, pid=2)
@@ -515,7 +515,7 @@ async def test_an_engine_without_a_ready_cell_keeps_the_other_engine_from_nothin
 
 @within_a_minute
 async def test_the_last_ready_cell_is_for_light_clients(clock: MockClock) -> None:
-    """While others are in use. A cell that is alone is for everybody."""
+    """The last ready cell is reserved while others are in use. A single cell is for all clients."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery, concurrent=8)
         light = client(1)
@@ -531,7 +531,7 @@ async def test_the_last_ready_cell_is_for_light_clients(clock: MockClock) -> Non
 
 @within_a_minute
 async def test_a_client_that_does_not_read_gets_no_slot(clock: MockClock) -> None:
-    """Its runs wait, those of others do not; once it reads, its runs begin in their order."""
+    """Runs of a client that does not read wait, others do not; once it reads, its runs begin in their order."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery, concurrent=1)
         reader = _Reader()
@@ -627,7 +627,7 @@ async def test_many_connections_that_name_tenants_have_one_bound() -> None:
 
 @within_a_minute
 async def test_a_process_that_used_no_more_than_others_is_forgotten() -> None:
-    """A new process in its place would have the same service."""
+    """A process that is not ahead of its parent's clock is forgotten: a new one would have the same service."""
     admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(3):

@@ -26,7 +26,7 @@ def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
 
 
 def test_a_flood_is_cut_and_counted(log: tuple[logging.Logger, io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand lines of one place: a few are written; another place's is; later, how many were dropped is."""
+    """Of a thousand lines of one place a few are written, and later the number of dropped lines; others are written."""
     logger, written = log
     now = [1000.0]
     monkeypatch.setattr(log_rate.time, "monotonic", lambda: now[0])
@@ -45,7 +45,7 @@ def test_a_flood_is_cut_and_counted(log: tuple[logging.Logger, io.StringIO], mon
 
 
 def test_texts_that_are_made_up_share_a_rate(log: tuple[logging.Logger, io.StringIO]) -> None:
-    """What the line says does not matter, but where in the code it is written."""
+    """The rate is that of a place in the code, whatever the text of a line is."""
     logger, written = log
     for number in range(2000):
         logger.warning(f"text {number}")
@@ -53,7 +53,7 @@ def test_texts_that_are_made_up_share_a_rate(log: tuple[logging.Logger, io.Strin
 
 
 def test_a_long_line_is_cut() -> None:
-    """Its begin and its end are written, and how much is left out; a short one is written whole."""
+    """A long line keeps its beginning and its end, and says how much is left out; a short line stays whole."""
     assert fit("short") == "short"
     line = fit("begin" + "x" * 1_000_000 + "end")
     assert line.startswith("begin")
@@ -63,5 +63,5 @@ def test_a_long_line_is_cut() -> None:
 
 
 def test_nothing_in_a_line_drives_a_terminal() -> None:
-    """Escapes are not written."""
+    """Escape characters are replaced."""
     assert fit("a\x1b[2Jb\x9b\u00e9\n") == "a?[2Jb?\u00e9\n"

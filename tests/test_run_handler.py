@@ -1,4 +1,4 @@
-"""The run handler beside the disk, and beside the check that a program needs first."""
+"""The run handler: programs in memory, programs on a slow disk, and checks before a run."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_program_in_memory_begins_at_once(handled: _Handled, monkeypatch
 
 
 async def test_a_run_is_cancelled_while_the_disk_hangs(handled: _Handled, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends at once, with the hash that the client gave, and is neither begun nor counted later."""
+    """A run that waits for the disk is cancelled at once, with the client's hash, and is never begun or counted."""
     reading, go_on = trio.Event(), threading.Event()
     token = trio.lowlevel.current_trio_token()
     load = handled.store.load

@@ -1,4 +1,4 @@
-"""The threads that wait for the disk in the loop's place: who has to wait for whom."""
+"""Threads that wait for the disk in place of the loop: which calls wait for which others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_a_connection_has_one_read_at_a_time(disk: threading.Event) -> Non
 
 
 async def test_reads_go_on_while_all_writers_wait(disk: threading.Event) -> None:
-    """Writers that wait for the disk, more than there are threads for, keep no reader waiting, nor a new cell."""
+    """More waiting writers than threads delay no reader and no start of a cell."""
     threads = StoreThreads()
     with trio.fail_after(_WAIT_S):
         async with trio.open_nursery() as nursery:
@@ -78,7 +78,7 @@ async def test_no_uid_has_all_threads(how: str, disk: threading.Event) -> None:
 
 
 async def test_a_read_that_is_cancelled_ends_at_once(disk: threading.Event) -> None:
-    """A disk that hangs keeps neither the request of a client that cancels or leaves, nor its next read."""
+    """On a disk that hangs, a cancelled read ends at once, and the connection's next read begins."""
     threads = StoreThreads()
     with trio.fail_after(_WAIT_S):
         async with trio.open_nursery() as nursery:

@@ -54,7 +54,7 @@ def exit_code(result: RunResult) -> Exit:
 
 
 def names(some: Sequence[str], more: int) -> str:
-    """Return the names that a reply tells, and how many more there are."""
+    """Return the names in a reply, and the number of further names, as text."""
     text = " ".join(f"@{name}" for name in some)
     return f"{text} and {more} more" if more else text
 

@@ -1,4 +1,4 @@
-"""Reads what would hold the daemon's loop for too long, in a process beside it: large requests and large results."""
+"""The decoder: a process beside the daemon that reads large requests and large results, to keep the loop free."""
 
 from promptlogd.decoder.decoder import Decoder, DecoderFailed
 

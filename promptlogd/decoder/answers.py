@@ -1,4 +1,4 @@
-"""What the decoder answers. Pure. This runs in the decoder's process, and takes as long as it takes."""
+"""The decoder's answers. Pure. This runs in the decoder's process, where it holds up nobody."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sandbox.outcome import Ok
 
 
 def answer_to(kind: Kind, payload: bytes, bounds: TextBounds) -> bytes:
-    """Return the answer to a question: a request that the daemon reads in a few copies, or what is wrong."""
+    """Return the answer to a question: a request that the daemon decodes quickly, or an error."""
     if kind == "value":
         outcome = read_value(payload)
         return _record(Right() if isinstance(outcome, Ok) else Wrong(outcome=outcome))

@@ -1,7 +1,7 @@
-"""The daemon's side of the decoder: who waits for an answer, and the process that gives them, one at a time.
+"""The daemon's side of the decoder: the questions that wait, and the process that answers them one at a time.
 
-The process is started for the first question, and ends if there is none for a while. If it dies, or does not answer in
-time, the question that it had fails, and the next one gets a new process.
+The process is started for the first question, and ended when there was none for a while. If it dies, or does not answer
+in time, its present question fails, and the next question gets a new process.
 """
 
 from __future__ import annotations
@@ -43,22 +43,25 @@ _SCRIPT = Path(__file__).with_name("script.py")
 _FOLDERS = sorted({str(Path(module.__file__ or "").resolve().parents[1]) for module in (promptlogd, msgspec)})
 
 ANSWER_S = 10.0
-"""How long a process may take to start and to answer: 0.2 s on an idle host. Its CPU time has a lower bound."""
+"""How long a process may take to start and to answer: 0.2 s on an idle host. `script.py` limits its CPU time."""
 
 IDLE_S = 30.0
-"""How long a process without questions is kept: 20 MiB."""
+"""How long a process without questions is kept. It holds 20 MiB."""
 
 _END_S = 5.0
+"""How long a killed process may take to end."""
+
 _READ_BYTES = 256 * 1024
 _ANSWER_SLACK_BYTES = 64 * 1024
+"""What a request may have beyond the cap of a frame when it is encoded anew."""
 
 _VALUE_BYTES = 32 << 20
-"""What results of one uid may hold while they wait to be read. A run that makes a large result takes longer than to
-read it, so that it takes a host in trouble to come here."""
+"""Results of one uid that may wait to be read. A run takes longer to make a large result than the decoder to read it,
+so only an overloaded host reaches this."""
 
 
 class DecoderFailed(Exception):
-    """The question was not answered: a fault of the daemon's, or too much waits already."""
+    """The question was not answered: the daemon failed, or too many results wait already."""
 
 
 class _Question:
@@ -70,7 +73,7 @@ class _Question:
 
 
 class Decoder:
-    """Answers questions in the order of the uids that ask, each in turn. `serve` gives the answers."""
+    """Answers questions, round robin over the uids that ask. `serve` does the work."""
 
     def __init__(
         self, bounds: TextBounds, *, answer_s: float = ANSWER_S, idle_s: float = IDLE_S, script: Path = _SCRIPT
@@ -82,11 +85,11 @@ class Decoder:
         self._idle_s = idle_s
         self._script = script
         self._waiting: dict[int, deque[_Question]] = {}
-        """By uid. The uid whose turn it is comes first."""
+        """By uid. The uid that is served next comes first."""
         self._came = trio.Event()
 
     async def request(self, uid: int, payload: bytes | memoryview, kind: Kind) -> Request | BadMessage | ProtocolError:
-        """Return what the payload of a frame is. Raises DecoderFailed."""
+        """Return the request in the payload of a frame, or the error to answer with. Raises DecoderFailed."""
         match await self._ask(uid, _Question(kind, payload)):
             case Refused() as found:
                 return BadMessage(found.id, found.message, code=found.code, detail=found.detail)
@@ -117,14 +120,14 @@ class Decoder:
             await asked.answered.wait()
         finally:
             if uid in self._waiting and asked in self._waiting[uid]:
-                self._waiting[uid].remove(asked)  # nobody wants it any more
+                self._waiting[uid].remove(asked)  # the task that asked was cancelled
         if isinstance(asked.answer, DecoderFailed):
             raise DecoderFailed(*asked.answer.args)
         assert asked.answer is not None
         return asked.answer
 
     def _next(self) -> _Question | None:
-        """Return the first question of the uid whose turn it is. That uid comes last now."""
+        """Return the oldest question of the next uid, which is served last from now on."""
         for uid in list(self._waiting):
             questions = self._waiting.pop(uid)
             if questions:
@@ -156,7 +159,7 @@ class Decoder:
                         process = process or await _Process.start(self._script)
                         asked.answer = await process.ask(asked, self.bounds)
                 except (OSError, RuntimeError, trio.TooSlowError, trio.BrokenResourceError, _Broken) as error:
-                    _log.warning("the decoder failed: %s; the next question gets another", error or "too slow")
+                    _log.warning("the decoder failed: %s; the next question gets a new process", error or "too slow")
                     asked.answer = DecoderFailed("the daemon failed at reading this; its log says how")
                     if process is not None:
                         await process.end()
@@ -171,7 +174,7 @@ class Decoder:
 
 
 class _Broken(Exception):
-    """The process has ended, or answers what is no answer."""
+    """The process has ended, or sent an invalid answer."""
 
 
 class _Process:
@@ -188,8 +191,8 @@ class _Process:
         with theirs:
             try:
                 process = await trio.lowlevel.open_process(
-                    # -I -B: no environment, no current folder, nothing written. Only root and this user can change
-                    # what is in these folders, since the daemon itself was loaded from them.
+                    # -I -B: no environment, no current folder, no bytecode files. The daemon itself was loaded from
+                    # these folders, so they are as trusted as it is.
                     [sys.executable, "-I", "-B", str(script), *_FOLDERS],
                     stdin=theirs,
                     stdout=subprocess.DEVNULL,
@@ -209,7 +212,7 @@ class _Process:
         return self._process.poll() is None
 
     async def ask(self, asked: _Question, bounds: TextBounds) -> Request | Record:
-        """Return the answer. Raises _Broken, or what the socket raises."""
+        """Return the answer. Raises _Broken, or the socket's errors."""
         await self._stream.send_all(question(asked.kind, len(asked.payload), bounds))
         await self._stream.send_all(asked.payload)
         kind, size = read_answer(await self._read(ANSWER_BYTES))
@@ -217,7 +220,7 @@ class _Process:
             raise _Broken(f"an answer of {size} bytes")
         if kind != REQUEST:
             return decode_record.decode(await self._read(size))
-        # Its texts are within the bounds, and it was read once: what is left are copies, 1 ms for the default limits.
+        # The decoder has checked it. Decoding it again takes 1 ms for the default limits: its texts are in bounds.
         session = ServerSession(bounds=TextBounds(env_bytes=0))
         request: object = None
         async for part in self._parts(size):

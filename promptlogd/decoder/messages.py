@@ -1,7 +1,7 @@
 """What passes between the daemon and its decoder, both ways. Pure.
 
-A question is a header with the size of what follows it: the payload of a frame as a client sent it, or a result as a
-program's process wrote it. An answer is a kind, a size, and either a MessagePack request or one of the records below.
+A question is a header and a payload: that of a frame as a client sent it, or a result as a program's process wrote it.
+An answer is a kind, a size, and either a MessagePack request or one of the records below.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What has no id to answer to."""
+    """A frame without a readable id."""
 
     code: ErrorCode
     message: str
@@ -47,7 +47,7 @@ class Right(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Wrong(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """It is not."""
+    """The result is not one JSON value."""
 
     outcome: BadResult | Crashed
 
@@ -64,7 +64,7 @@ def question(kind: Kind, size: int, bounds: TextBounds) -> bytes:
 
 
 def read_question(header: bytes) -> tuple[Kind, int, TextBounds]:
-    """Return what a header says: what follows, in how many bytes, and the bounds of a request's texts."""
+    """Return the fields of a header: the payload's kind, its size in bytes, and the bounds of a request's texts."""
     kind, size, source_bytes, prompt_bytes, env_bytes = _QUESTION.unpack(header)
     return _KINDS[kind], size, TextBounds(source_bytes=source_bytes, prompt_bytes=prompt_bytes, env_bytes=env_bytes)
 
@@ -75,7 +75,7 @@ def answer(kind: bytes, payload: bytes) -> bytes:
 
 
 def read_answer(header: bytes) -> tuple[bytes, int]:
-    """Return the kind of an answer, and the size of what follows."""
+    """Return the kind of an answer, and the size of its payload in bytes."""
     kind, size = _ANSWER.unpack(header)
     return kind, size
 

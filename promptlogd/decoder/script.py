@@ -1,8 +1,8 @@
 """The decoder: one question after the other on standard input, its answer on the same socket.
 
-Usage: script.py FOLDER... (where this package and msgspec are). It is a process of its own so that nobody waits for
-it, and not since its input is hostile: the daemon reads smaller messages with the same code. It can open nothing, start
-nothing, and has bounds for its memory and for the CPU time of each answer. It ends when the daemon does.
+Usage: script.py FOLDER... (where this package and msgspec are). It is a process of its own to keep the daemon's loop
+free. It is no security boundary: the daemon reads smaller messages with the same code. It can open no file and, unless
+it is root's, start no process. Its memory and the CPU time of each answer are limited. It ends when the daemon does.
 """
 
 import resource
@@ -13,7 +13,7 @@ MEMORY_BYTES = 512 << 20
 """Address space. A frame of 8 MiB, decoded and encoded again, takes up to 64 MiB beside Python's own."""
 
 CPU_S = 5
-"""CPU time of one answer, which takes 0.1 s at the most."""
+"""Limit of the CPU time of one answer. An answer takes 0.1 s at the most."""
 
 
 def main(connection: socket.socket) -> None:
@@ -24,7 +24,7 @@ def main(connection: socket.socket) -> None:
     while True:
         header = _read(connection, QUESTION_BYTES)
         if len(header) < QUESTION_BYTES:
-            return  # the daemon needs it no more, or is gone
+            return  # the daemon has closed the socket
         kind, size, bounds = read_question(header)
         payload = _read(connection, size)
         if len(payload) < size:
@@ -35,7 +35,7 @@ def main(connection: socket.socket) -> None:
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
-    """Read so much, or less if it ends before that."""
+    """Return this many bytes, or none if the daemon closes the socket before that."""
     data = bytearray(size)
     at = 0
     with memoryview(data) as view:

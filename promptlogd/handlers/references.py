@@ -17,7 +17,7 @@ from promptlogd.wire.errors import too_large
 
 
 class StoreErrors:
-    """Turn what the store raises into a RequestError. A class, since each run comes through here."""
+    """Turns the store's errors into a RequestError. A class, since `contextmanager` is slower."""
 
     def __enter__(self) -> None: ...
 

@@ -1,4 +1,7 @@
-"""run: find or take the program, have it run, reply how it ended."""
+"""run: find the program, have it run, reply how it ended.
+
+A few lines more than 300: each way in which a program may come to its run is here.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,8 @@ from sandbox.protocol.frames import Task
 
 _log = logging.getLogger(__name__)
 _HASH_S = 5.0
+"""Longest time to hash a large source of a run that is cancelled meanwhile."""
+
 _NO_USAGE = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
 
 
@@ -105,7 +110,7 @@ class RunHandler:
         )
 
     def _engine(self, request: Run, program: Program) -> Engine:
-        """Return the engine of a run. Raises RequestError if there is no such, or it does not take the program."""
+        """Return the engine of a run. Raises RequestError if it is unknown, or does not take the program."""
         if program.engine not in ENGINES:
             why = f"this promptlogd does not have the program's engine, {program.engine!r}"
             raise RequestError("unsupported", why)
@@ -114,15 +119,16 @@ class RunHandler:
         return self._checks.choose(request.engine, program.language)[0]
 
     def _is_checked_apart(self, job: Job) -> bool:
-        """Whether a text is checked as at submit, and not on the run's own CPU time."""
+        """Whether a text is checked by a job of its own, as at submit, and not on the run's CPU time."""
         return job.task is Task.CHECK_AND_RUN and len(job.source) > SMALL_BYTES
 
     async def _large(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
-        """Check a large source apart, as at submit, and not on the run's own CPU time.
+        """Hash a large source in a thread, and check it as at submit, not on the run's CPU time.
 
-        It is hashed in a thread, which takes up to 5 ms for each MiB: hashlib lets others run meanwhile.
+        Hashing takes up to 5 ms for each MiB. hashlib releases the interpreter's lock meanwhile.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _HASH_S):  # a cancelled run has a hash, too
+        # Shielded: the reply to a cancelled run has the hash, too.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _HASH_S):
             program = await trio.to_thread.run_sync(self._of_source, request)
         run.hash = program.hash
         return await self._checked(self._job(request, program, None), principal)
@@ -145,7 +151,7 @@ class RunHandler:
         check_size("env", len(bytes(request.env)), bounds.env_kb * 1024)
 
     def _recall(self, request: Run) -> tuple[Program, Artifact | None] | None:
-        """Return a kept program and, if it runs it, its own engine's artifact; None unless memory has both.
+        """Return a kept program, and its artifact if its own engine runs it; None unless memory has both.
 
         Raises RequestError.
         """
@@ -167,11 +173,11 @@ class RunHandler:
         if job.task is Task.RUN:
             return job
         if job.engine == program.engine:
-            return await self._made_again(program, job, principal)
+            return await self._check_again(program, job, principal)
         return await self._checked(job, principal) if self._is_checked_apart(job) else job
 
     def _load(self, request: Run) -> tuple[Program, Artifact | None]:
-        """Return what `_recall` does. The artifact must be made again if it is missing. Waits for the disk."""
+        """Return what `_recall` does, or None for a missing artifact. Waits for the disk."""
         assert request.hash is not None
         program = self._store.load(self._store.resolve(request.hash))
         engine = self._engine(request, program)
@@ -199,8 +205,8 @@ class RunHandler:
             self._defaults[engine] = limits
         return limits
 
-    async def _made_again(self, program: Program, job: Job, principal: Principal) -> Job | Unparsed:
-        """Check a kept program again whose artifact is missing, or of another build."""
+    async def _check_again(self, program: Program, job: Job, principal: Principal) -> Job | Unparsed:
+        """Check a kept program whose artifact is missing or of another build, and keep the new artifact."""
         artifact = await self._checks.artifact(program.source, program.engine, program.language, principal)
         build = ENGINES[program.engine].build
         try:
@@ -223,11 +229,11 @@ class _Run:
         self._request = request
         self._sink = sink
         self.hash = hash
-        """The program's; of a large source it is known later."""
+        """Hash of the program; of a large source it is known later."""
         self._stored = stored
 
     def found(self, hash: str) -> None:
-        """The program is kept under this hash. Before, its hash is what the client called it."""
+        """Note the program's hash. Until then `hash` is the reference that the client sent."""
         self.hash, self._stored = hash, True
 
     def begin(self, job: Job) -> None:
@@ -247,14 +253,14 @@ class _Run:
         """Reply that it was cancelled before it began."""
         self._reply(Result(outcome=Cancelled(), usage=_NO_USAGE))
 
-    def begin_later(self, check: Callable[[], Awaitable[Job | Unparsed]]) -> None:
-        """Have the program checked first, in a task; then have it run, unless it does not parse."""
+    def begin_later(self, make_job: Callable[[], Awaitable[Job | Unparsed]]) -> None:
+        """Make the job in a task, and then have it run, unless the program does not parse."""
         scope = trio.CancelScope()
         self._sink.when_cancelled(scope.cancel)
 
         async def work() -> None:
             with scope:
-                match await check():
+                match await make_job():
                     case Unparsed(error=error, usage=usage):
                         self._reply(Result(outcome=error, usage=usage))
                         return
@@ -262,7 +268,7 @@ class _Run:
                         self.begin(job)
                         return
                     case _:
-                        pass  # it was cancelled as the check ended
+                        pass  # it was cancelled as `make_job` ended
             if scope.cancel_called:
                 self.end_unbegun()
 
@@ -281,7 +287,7 @@ class _Run:
             self._reply(result)
 
     async def _read(self, result: Result, json: bytes) -> None:
-        """Have a large result read elsewhere. Its cell and its slot are others' by now."""
+        """Have the decoder read a large result. Its cell and its slot are free again by now."""
         try:
             outcome = await self._handler.decoder.value(self._principal.uid, json)
         except DecoderFailed as error:

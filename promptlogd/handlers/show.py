@@ -1,4 +1,4 @@
-"""show: all that is known of one program."""
+"""show: one program, with its names, their moves, and its source if it is asked for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from promptlogd.wire import MAX_FRAME_BYTES, Encoding, encode_text
 from promptlogd.wire.messages import NameChange, Show, Shown
 
 _MOST_SOURCE_BYTES = MAX_FRAME_BYTES - (1 << 20)
-"""Of a source as it stands in the reply. Names and their moves take 0.5 MB of the frame at most."""
+"""Largest encoded source in a reply. Names and their moves take 0.5 MB of the frame at most."""
 
 
 class ShowHandler:
@@ -26,7 +26,7 @@ class ShowHandler:
         self._threads = threads
 
     def start(self, principal: Principal, request: Show, sink: Sink) -> None:
-        """Reply with what is known of a program."""
+        """Reply with the program."""
         sink.spawn(lambda: self._threads.read(principal, lambda: self._shown(request, sink.encoding), sink))
 
     def _shown(self, request: Show, encoding: Encoding) -> Shown:
@@ -49,7 +49,7 @@ class ShowHandler:
                 name: [NameChange(hash=move.hash, at=move.at) for move in moves if move.hash is not None]
                 for name, moves in shown.history.items()
             },
-            # A Raw stands for a text that is encoded already.
+            # Already encoded: msgspec copies a Raw into the message.
             source=cast(str, self._source(hash, encoding)) if request.source else None,
         )
 

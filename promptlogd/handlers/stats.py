@@ -1,4 +1,4 @@
-"""stats: what the daemon has done since its start, and what it holds."""
+"""stats: counts since the daemon's start, and its present state."""
 
 from __future__ import annotations
 

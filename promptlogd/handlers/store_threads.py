@@ -19,35 +19,35 @@ from promptlogd.room import ALWAYS_ROOM, Room
 _R = TypeVar("_R")
 
 _READERS = 4
-"""Threads that read. More would contend for the interpreter's lock with the loop."""
+"""Threads that read. More of them would contend with the loop for the interpreter's lock."""
 _WRITERS = 16
 """Threads that write. Submits that sync at the same time share a commit of the file system's journal."""
 _READS_OF_CONNECTION, _READS_OF_UID = 1, 3
 _WRITES_OF_CONNECTION, _WRITES_OF_UID = 4, 12
-"""So many are in threads or next in line, whatever is pipelined on however many connections. Others find a thread."""
+"""Calls that have a thread or wait for one, so that other connections and other uids find a thread."""
 
 
 class StoreThreads:
-    """Calls the store in threads. Turns what it raises into a RequestError."""
+    """Calls the store in threads. Turns its errors into a RequestError."""
 
     def __init__(self) -> None:
         self._reads = _Threads(_READERS, of_connection=_READS_OF_CONNECTION, of_uid=_READS_OF_UID)
         self._writes = _Threads(_WRITERS, of_connection=_WRITES_OF_CONNECTION, of_uid=_WRITES_OF_UID)
 
     async def read(self, principal: Principal, work: Callable[[], _R], room: Room = ALWAYS_ROOM) -> _R:
-        """Return what reading gives. If this is cancelled, the thread ends by itself.
+        """Return the result of `work`, which reads. If this is cancelled, the thread ends by itself.
 
-        `room`: for a reply that may be long. Nothing is read before there is some.
+        `room`: for the reply of `work`, which may be long. The thread starts when there is room.
         """
         return await self._reads.run(principal, work, room, abandon_on_cancel=True)
 
     async def write(self, principal: Principal, work: Callable[[], _R]) -> _R:
-        """Return what writing gives. Can't be cancelled once it has a thread."""
+        """Return the result of `work`, which writes. Can't be cancelled once it has a thread."""
         return await self._writes.run(principal, work, ALWAYS_ROOM, abandon_on_cancel=False)
 
 
 class _Threads:
-    """A number of threads, of which each connection and each uid has a part at the most."""
+    """A bounded number of threads, with bounds for each connection and each uid."""
 
     def __init__(self, most: int, *, of_connection: int, of_uid: int) -> None:
         self._threads = trio.CapacityLimiter(most)
@@ -55,20 +55,19 @@ class _Threads:
         self._uids = _Parts(of_uid)
 
     async def run(self, principal: Principal, work: Callable[[], _R], room: Room, *, abandon_on_cancel: bool) -> _R:
-        """Return what the work gives. First come, first served within a connection, a uid, and all."""
-        async with self._connections.use(principal.connection):
-            while True:
-                await room.wait()
-                async with self._uids.use(principal.uid):
-                    if room.has_room():  # others of the same process may have filled it meanwhile
-                        with StoreErrors():
-                            return await trio.to_thread.run_sync(
-                                work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel
-                            )
+        """Return the result of `work`. First in, first out within a connection, within a uid, and over all."""
+        while True:
+            await room.wait()
+            async with self._connections.use(principal.connection), self._uids.use(principal.uid):
+                if room.has_room():  # other replies may have filled it meanwhile
+                    with StoreErrors():
+                        return await trio.to_thread.run_sync(
+                            work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel
+                        )
 
 
 class _Parts:
-    """Limiters by number. One that nobody uses is forgotten."""
+    """One limiter for each connection, or each uid. Unused limiters are forgotten."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -76,7 +75,7 @@ class _Parts:
 
     @asynccontextmanager
     async def use(self, number: int) -> AsyncIterator[None]:
-        """Wait until fewer than the most use this number."""
+        """Wait until fewer than `most` calls use this connection or uid."""
         limiter = self._limiters.setdefault(number, trio.CapacityLimiter(self._most))
         try:
             limiter.acquire_nowait()

@@ -20,6 +20,7 @@ from sandbox.engines import ENGINES
 from sandbox.program import Artifact, Program
 
 _DISCARD_S = 5.0
+"""Longest wait for the disk to discard a program that was not kept."""
 
 
 class SubmitHandler:
@@ -50,12 +51,12 @@ class SubmitHandler:
         return Program.of_text(source, language=language, engine=engine)
 
     async def _keep_large(self, principal: Principal, request: Submit) -> Submitted:
-        """Keep a program that is hashed in a thread: up to 5 ms for each MiB, and hashlib lets others run meanwhile."""
+        """Hash a program in a thread, since that takes up to 5 ms for each MiB, and keep it."""
         program = await trio.to_thread.run_sync(self._program, request)
         return await self._keep(principal, request, program)
 
     async def _keep(self, principal: Principal, request: Submit, program: Program) -> Submitted:
-        """Check the program while it is on its way to the disk, which takes as long."""
+        """Check the program while a thread writes it, since both take about as long; then keep it."""
         asked = (request.engine, request.language)
         if any(asked):
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
@@ -114,21 +115,21 @@ class _Staging:
             self._failed = error
 
     def result(self) -> Staged:
-        """Return what was staged. Raises what stood in the way: the program's fault first, then the disk's."""
+        """Return the staged program. Raises the check's error first, then the disk's."""
         error = self.refused or self._failed
         self.refused = self._failed = None
         if error is not None:
             try:
                 raise error
             finally:
-                del error  # it refers to this frame: the program would wait for the collector of cycles
+                del error  # it refers to this frame: the program would stay until the cyclic garbage collector runs
         assert self._staged is not None
         return self._staged
 
     async def end(self) -> None:
-        """Discard what was staged, unless it was kept."""
+        """Discard the staged program, unless it was kept."""
         staged = self._staged
         if staged is not None and not self.kept:
-            # The next start removes what a disk that hangs, or a host without threads, leaves.
+            # If the disk hangs, or the host has no threads, the next start of the daemon removes it.
             with suppress(RuntimeError):
                 await trio.to_thread.run_sync(lambda: self._store.discard(staged), abandon_on_cancel=True)

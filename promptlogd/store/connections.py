@@ -1,7 +1,7 @@
 """Connections to `facts.sqlite3`: one that writes, one that copies the write-ahead log, and several that read.
 
-Readers wait for nobody: in WAL mode each sees the last commit at the begin of its block, while a writer commits and
-while the log is copied into the database. All connections are this process's. So SQLite's file system layer
+Readers wait for nobody: in WAL mode a reader sees the last commit before its first lookup, also while a writer commits
+or the log is copied into the database. All connections belong to this process. So SQLite's file system layer
 `unix-excl` can keep the index of the log on the heap, and keep other processes out. The usual layer maps that index
 from a file, and on a full disk a write to such a mapping raises SIGBUS.
 """
@@ -20,8 +20,7 @@ from promptlogd.store.lookups import Lookups
 _BUSY_S = 5.0
 """Longest wait for another process that has the database open, at the start."""
 _READERS = 6
-"""Readers that stay open, so that a lookup needs no descriptor: for the daemon's four threads that read, and a writer.
-"""
+"""Readers that stay open, so that a lookup needs no descriptor. Four threads of the daemon read, and so do writers."""
 _READER_CACHE_KB = 256
 """Pages that each reader caches. The kernel caches the file too."""
 
@@ -54,7 +53,7 @@ class Readers:
 
     @contextmanager
     def use(self) -> Iterator[Lookups]:
-        """Look things up as they are at the first look, until the end of the block. Raises sqlite3.Error."""
+        """Give lookups in one snapshot, from the first lookup to the end of the block. Raises sqlite3.Error."""
         try:
             db = self._idle.pop()
         except IndexError:
@@ -76,7 +75,7 @@ class Readers:
         return db
 
     def _end(self, db: sqlite3.Connection) -> None:
-        """End a block that an exception left, which may be that nothing was found."""
+        """End the transaction of a block that raised. That may be NotFound, and then the connection stays good."""
         try:
             if db.in_transaction:
                 db.execute("ROLLBACK")

@@ -38,7 +38,7 @@ class RunCounts:
         `runs` is this object's from now on.
         """
         with self._mutex:
-            for hash, (count, at) in self._runs.items():  # few: those of the time that the write took
+            for hash, (count, at) in self._runs.items():  # few: the runs that ended during the write
                 runs[hash] = (runs.get(hash, (0, at))[0] + count, at)
             self._runs = runs
 

@@ -128,7 +128,7 @@ _SQLITE_HINTS = {
     sqlite3.SQLITE_NOTADB: "the database is damaged: restart promptlogd, which rebuilds it",
 }
 _SQLITE_FILES = 4
-"""How many a connection to a database has open: it, its log, the folder, and one for a moment."""
+"""Descriptors that a connection takes: the database, its log, its folder, and a temporary one."""
 
 TRANSIENT_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 """Errors about the daemon or the host, not about the file."""
@@ -148,7 +148,7 @@ def store_error(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
 
 
 def _descriptor_error() -> OSError | None:
-    """Return the system's error if no files at all can be opened. SQLite does not tell why it could not open one."""
+    """Return the system's error if no more files can be opened. SQLite does not report why it could not open one."""
     with ExitStack() as opened:
         try:
             for _ in range(_SQLITE_FILES):

@@ -52,18 +52,17 @@ _DAMAGE = {
 FACTS_FILES = ("facts.sqlite3", "facts.sqlite3-wal", "facts.sqlite3-shm")
 """Names of the database's files in the state folder: the database, its write-ahead log, its shared memory."""
 
-
 _LONG_LOG_BYTES = 4 << 20
 """Length of the write-ahead log from which it is copied into the database: some 1,000 pages, as SQLite does it."""
 _MOST_LOG_BYTES = 16 << 20
-"""Length from which writers wait until it is copied. Else it could grow as long as they never pause.
+"""Length from which writers wait until it is copied. Otherwise it could grow without bound while they never pause.
 
-It can be longer by what is written in the second between two looks, or by one transaction that rewrites a table.
+It can be longer by the writes of one second between two flushes, or by one transaction that rewrites a table.
 """
 
 
 class Facts:
-    """Owner of `facts.sqlite3`. One thread at a time, but for `readers` and `copy_log`."""
+    """Owner of `facts.sqlite3`. For one thread at a time, except `readers` and `copy_log`."""
 
     def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
         self._path = state_dir / FACTS_FILES[0]

@@ -15,7 +15,7 @@ from sandbox.program import Engine, Language
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one program. Times in seconds since the epoch."""
+    """The facts of one program. Times in seconds since the epoch."""
 
     hash: str
     size: int
@@ -34,7 +34,7 @@ class Lookups:
         self._db = db
 
     def get(self, hash: str) -> Fact | None:
-        """Return what is known of one program."""
+        """Return the facts of one program; None if there is no row."""
         row = self._db.execute(f"{_SELECT} WHERE hash = ?", (hash,)).fetchone()
         return None if row is None else _fact(row)
 

@@ -1,4 +1,4 @@
-"""What `list` and `show` tell of programs, and the counts of their runs. All replies have a bound."""
+"""The contents of `list` and `show`, all of them bounded, and run counts on their way to SQLite."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from promptlogd.store.state_folder import StateFolder
 _log = logging.getLogger(__name__)
 
 MOST_NAMES_SHOWN = 1000
-"""Names that `show` and `remove` tell: 70 KB. Only older folders have programs with so many."""
+"""Names in a reply to `show` or `remove`: 70 KB. Only programs of older folders have so many."""
 MOST_MOVES_SHOWN = 64
-"""Newest moves of each name that `show` tells, as many as a compaction keeps.
+"""Newest moves of each name in a reply to `show`: as many as a compaction keeps.
 
-With all names that a program may have, these are 0.4 MB of JSON, which takes 0.2 ms to encode.
+For all names that a program may have, these are 0.4 MB of JSON, which takes 0.2 ms to encode.
 """
 _PAGE_BYTES = 256 << 10
-"""Length of a page of `list`, in JSON, after which it ends: some 0.2 ms to encode."""
+"""Length in JSON at which a page of `list` ends: some 0.2 ms to encode."""
 _ROW_BYTES = 200
-"""About what a program takes in it beside its names."""
+"""Approximate length of a program in a page, without its names."""
 _FLUSH_WAIT_S = 0.1
-"""Longest wait for a flush before counts of runs are told that may be those of before it."""
+"""Longest wait for a flush. After that, a reply may lack the run counts that the flush is writing."""
 
 
 class Overview:
-    """Tells of programs, for any thread, and moves counts of runs to SQLite."""
+    """Answers `list` and `show`, for any thread, and moves run counts to SQLite."""
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
@@ -43,7 +43,7 @@ class Overview:
         self._last_flush_succeeded = True
 
     def show(self, hash: str) -> Shown:
-        """Return what is known of a program, its names, and where each of these has been. Raises NotFound."""
+        """Return the facts of a program, its names, and their moves. Raises NotFound."""
         with self._counts_at_rest(), self._state.read_facts() as facts:
             fact = facts.get(hash)
             if fact is None:
@@ -77,12 +77,12 @@ class Overview:
 
     @contextmanager
     def _counts_at_rest(self) -> Iterator[None]:
-        """Keep `flush` from moving counts to SQLite meanwhile. If the disk hangs in a flush, go on without that."""
-        waited = self._flushing.acquire(timeout=_FLUSH_WAIT_S)
+        """Keep `flush` from moving counts to SQLite in this block, unless the disk hangs in a flush."""
+        locked = self._flushing.acquire(timeout=_FLUSH_WAIT_S)
         try:
             yield
         finally:
-            if waited:
+            if locked:
                 self._flushing.release()
 
     def _with_counts(self, fact: Fact) -> Fact:

@@ -1,4 +1,4 @@
-"""What was read and verified a moment ago, in memory up to a bound. Pure, and safe to use from any thread.
+"""Caches of what was read and verified recently, with bounds. Pure, and safe to use from any thread.
 
 The loop's thread takes the locks at each run. They are held for a few dictionary operations only.
 """
@@ -14,16 +14,16 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 _HOT_S = 10.0
-"""So long after the last use of an entry its stamp is looked up without waiting for the disk.
+"""How long after its last use an entry's stamp can be looked up without waiting for the disk.
 
-The kernel still has the inodes of files that were looked at so lately.
+The kernel still caches the inodes of files that were used this recently.
 """
 _MOST_NAMES = 1000
-"""Of 64 characters at most, with hashes: 0.3 MB."""
+"""Names in the cache, of 64 characters at most, with their hashes: 0.3 MB."""
 
 
 class Recent(Generic[_T]):
-    """Least recently used goes first. `most_bytes`: of all entries together. An entry lasts while its stamp does."""
+    """An LRU cache of at most `most_bytes`. An entry is valid while its stamp is the same."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -33,11 +33,11 @@ class Recent(Generic[_T]):
         self._used_at: dict[str, float] = {}
 
     def is_hot(self, key: str) -> bool:
-        """Whether there is an entry that was used a moment ago."""
+        """Whether there is an entry that was used in the last 10 s."""
         return time.monotonic() - self._used_at.get(key, -_HOT_S) < _HOT_S
 
     def get(self, key: str, stamp: object) -> _T | None:
-        """Return what was kept with this stamp; what was kept with another is dropped."""
+        """Return the value that was kept with this stamp. A value with another stamp is dropped."""
         with self._mutex:
             entry = self._entries.get(key)
             if entry is None:
@@ -69,7 +69,7 @@ class Recent(Generic[_T]):
 
 
 class RecentNames:
-    """Which hash each of the names that were looked up last is on."""
+    """An LRU cache of the hashes that names are on."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -90,7 +90,7 @@ class RecentNames:
             return hash
 
     def put(self, name: str, hash: str, moves: int) -> None:
-        """Keep what was looked up after so many `moves`, unless names have moved since then."""
+        """Keep a hash that was looked up when `moves` was this number, unless names have moved since then."""
         with self._mutex:
             if moves == self._moves:
                 self._hashes[name] = hash

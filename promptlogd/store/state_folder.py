@@ -104,7 +104,7 @@ class StateFolder:
 
     @contextmanager
     def read_facts(self) -> Iterator[Lookups]:
-        """Look up facts, as the last commit left them. Waits for no writer, but for the disk. Translates errors."""
+        """Look up facts as of the last commit. Waits for no writer, but may wait for the disk. Translates errors."""
         with self._translated(), self.facts.readers.use() as facts:
             yield facts
 
@@ -117,7 +117,7 @@ class StateFolder:
             self.recent_names.moved(move.name for move in moves)
 
     def shorten_log(self) -> None:
-        """Copy SQLite's log into the database if it is long. Writers wait only if it is far too long."""
+        """Copy SQLite's log into the database if it is long. Writers wait only if it has grown beyond its bound."""
         with self._translated():
             if not self.facts.log_is_long:
                 return

@@ -31,9 +31,9 @@ from sandbox.program import Artifact, Engine, Language, Program
 _log = logging.getLogger(__name__)
 
 _RECENT_BYTES = 512 * 1024
-"""Of recent programs, and as much of recent artifacts."""
+"""Bound of the programs in memory, and of the artifacts in memory."""
 _ENTRY_BYTES = 512
-"""About what an entry among the recent costs beside its text."""
+"""Approximate memory of an entry without its text."""
 
 
 class Store:
@@ -72,7 +72,7 @@ class Store:
         return self._state.path
 
     def make_spares(self) -> None:
-        """Make ready what the next programs are written to. Not needed; it makes `stage` faster."""
+        """Create folders for the next programs in advance. Optional: it makes `stage` faster."""
         with suppress(StoreFull), self._state.reserve.guard_writes():
             self._objects.spares.make()
 
@@ -107,13 +107,13 @@ class Store:
             return self._submissions.keep(submission)
 
     def discard(self, staged: Staged) -> None:
-        """Remove what was staged and has not been kept."""
+        """Remove a staged program that was not kept."""
         self._submissions.discard(staged)
 
     def resolve(self, reference: str) -> str:
         """Return the hash that a hash, a prefix or @NAME means. Raises BadReference, NotFound, Ambiguous."""
         if is_hash(reference):
-            return reference  # needs no look at the facts, nor the lock on them
+            return reference  # needs no lookup
         moves = self._state.recent_names.moves
         with self._read_facts() as facts:
             hash = meant(reference, facts)
@@ -122,9 +122,9 @@ class Store:
         return hash
 
     def recall(self, reference: str) -> Program | None:
-        """Return the program that a hash or @NAME means, if it was used a moment ago and its files did not change.
+        """Return the program that a hash or @NAME means, if it was used recently and its files did not change.
 
-        Never waits. None says nothing: `resolve` and `load` it.
+        Never waits. None does not mean that there is no program: call `resolve` and `load`.
         """
         hash = self._state.recent_names.get(reference[1:]) if reference.startswith("@") else reference
         if hash is None or not self._recent.is_hot(hash):
@@ -132,7 +132,7 @@ class Store:
         return self._recent.get(hash, self._objects.stamp(hash))
 
     def recall_artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
-        """Return an artifact as `recall` returns a program. None says nothing: ask `artifact`."""
+        """Return an artifact, as `recall` returns a program. After None call `artifact`."""
         place = Place(hash=hash, engine=engine, build=build)
         key = f"{hash} {place.file_name}"
         if not self._recent_artifacts.is_hot(key):
@@ -163,7 +163,7 @@ class Store:
         return program
 
     def artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
-        """Return what this build of an engine made of a program, read and verified, now or since its file changed.
+        """Return the artifact of a program for this build of an engine, verified now or since its file last changed.
 
         None if it must be made, or made again: then comes `put_artifact`. Raises Unstorable for a bad engine or build.
         """
@@ -227,12 +227,12 @@ class Store:
         return meta
 
     def fact(self, hash: str) -> Fact | None:
-        """Return what is known of a program, if it is there. Its runs are those that SQLite has."""
+        """Return the facts of a program; None if there is no row. `runs` is SQLite's count, without runs in memory."""
         with self._read_facts() as facts:
             return facts.get(hash)
 
     def show(self, hash: str) -> Shown:
-        """Return what is known of a program, its names, and where each of these has been. Raises NotFound."""
+        """Return the facts of a program, its names, and their moves. Raises NotFound."""
         return self._overview.show(hash)
 
     def list(self, limit: int, after: str | None) -> Page:

@@ -18,7 +18,7 @@ MAX_FRAME_BYTES = 8 * 1024 * 1024
 """Cap of one frame: a prompt of 1 MiB that JSON escapes sixfold, beside a source, fits; a flood does not."""
 
 _LARGE_BYTES = 256 * 1024
-"""A longer frame is given out as a view of the buffer it came in: to copy 8 MiB takes 4 ms, since its pages are new."""
+"""A longer frame is returned as a view of its buffer: copying 8 MiB to new pages takes 4 ms."""
 
 HEADER_BYTES = 4
 _BLANK = re.compile(rb"\s*")
@@ -46,7 +46,7 @@ class FrameDecoder:
         self._buffer.clear()
 
     def feed(self, data: bytes) -> Iterator[bytes | memoryview]:
-        """Take the next bytes of the stream and yield the frames that are whole now. A large one is a view.
+        """Take the next bytes of the stream and yield the frames that are complete. A large frame is a view.
 
         Raises ProtocolError, after those before it, for a frame over the cap, as soon as that is known.
         """

@@ -40,7 +40,7 @@ Tenant = Annotated[str, Meta(min_length=1, max_length=128)]
 """One of those for whom a front works: chosen by the front."""
 
 HostFunctions = Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=64)]
-"""Names of functions of the client's that the program may call."""
+"""Names of the client's functions that the program may call."""
 
 ErrorCode = Literal[
     "bad_request",
@@ -192,7 +192,7 @@ class Finished(_Reply, frozen=True, kw_only=True):
     """The run ended; `outcome` says how."""
 
     hash: Hash
-    """As in the request, if the run was cancelled before the program was found."""
+    """The request's own `hash` if the run was cancelled before the program was found."""
     outcome: Outcome
     logs: list[LogLine]
     """Everything logged, up to the limit; empty if it was streamed."""
@@ -225,11 +225,11 @@ class Shown(_Reply, frozen=True, kw_only=True):
     runs: int
     last_run_at: float | None = None
     names: list[str]
-    """At most 1,000, by the alphabet."""
+    """At most 1,000, in alphabetical order."""
     more_names: int = 0
-    """Names that it has beside those. Programs have 64 names at most, but for those of old state folders."""
+    """Number of its other names. Only programs of older state folders have more than 64 names."""
     history: dict[str, list[NameChange]] = {}
-    """For each of the first 64 of those names, its newest 64 moves, oldest first."""
+    """The newest 64 moves of each of the first 64 names, oldest first."""
     source: str | None = None
 
 
@@ -243,15 +243,15 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     last_run_at: float | None = None
     names: list[str]
-    """At most 64, by the alphabet. `show` tells more."""
+    """At most 64, in alphabetical order. `show` has more."""
     more_names: int = 0
-    """Names that it has beside those: see `shown`."""
+    """Number of its other names: see `shown`."""
 
 
 class Listed(_Reply, frozen=True, kw_only=True):
     """One page of programs; `next` is there if more follow.
 
-    A page has fewer programs than were asked for if they have many names.
+    A page of programs with many names has fewer programs than the request's `limit`.
     """
 
     programs: list[Listing]
@@ -263,9 +263,9 @@ class Removed(_Reply, frozen=True, kw_only=True):
 
     hash: Hash
     names: list[str]
-    """At most 1,000, by the alphabet."""
+    """At most 1,000, in alphabetical order."""
     more_names: int = 0
-    """Names that were on it beside those: see `shown`."""
+    """Number of the other names that were on it: see `shown`."""
 
 
 class Named(_Reply, frozen=True, kw_only=True):
@@ -304,11 +304,11 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     jail_uids: str = ""
     """`own: ...` where each jail has a uid of its own on the host, `shared: ...` with the reason where all have one."""
     turn_p99_ms: float = 0.0
-    """What 99 of 100 turns of the daemon's loop were shorter than. While one lasts, all clients wait."""
+    """99th percentile of the length of a turn of the daemon's loop. All clients wait during a turn."""
     turn_max_ms: float = 0.0
-    """The longest one."""
+    """Length of the longest turn."""
     turn_cpu_max_ms: float = 0.0
-    """CPU time of the loop in one turn, the most: without the time for which the loop waited for a core."""
+    """Largest CPU time of one turn. Unlike the length, it does not count waiting for a core."""
 
 
 class Pong(_Reply, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ _CODES = {
     "not_found": "no such program or name; also one found damaged on disk, which is set aside then",
     "ambiguous": "a prefix of several hashes; `detail.matches` has up to ten",
     "too_large": "a frame, source, prompt or env over its cap",
-    "busy": "the queue is full, or a turn did not come in time; try again",
+    "busy": "the queue is full, or no slot became free in time; try again",
     "forbidden": "this client may not",
     "shutting_down": "the daemon is stopping",
     "unsupported": "known to the protocol, not to this daemon",

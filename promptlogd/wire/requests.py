@@ -1,7 +1,7 @@
-"""From the payload of one frame to a request, or to what is wrong with it. Pure.
+"""From the payload of one frame to a request, or to an error. Pure.
 
-To read a large payload takes longer than the daemon's loop may be held: `ServerSession` gives it out as it is, and
-another process calls `read_request` (promptlogd/decoder).
+Decoding a large payload would hold the daemon's loop for too long. So `ServerSession` returns it undecoded, and the
+decoder calls `read_request` (promptlogd/decoder).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from promptlogd.wire.messages import Id, Isolation, Request, Run, Submit
 from sandbox.program import Language
 
 INLINE_BYTES = 256 * 1024
-"""A longer payload is read in another process. The worst ones, MessagePack that gives one field again and again, take
-7 ms for each MiB: 1.8 ms for one of this size. A JSON `env` is looked at twice, 4 ms for each MiB."""
+"""A longer payload is decoded by the decoder. The slowest payloads repeat one MessagePack field and take 7 ms for each
+MiB: 1.8 ms for this size. A JSON `env` is read twice, 4 ms for each MiB."""
 
 
 class TextBounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,13 +31,13 @@ class TextBounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Envelope(msgspec.Struct):
-    """The one field that is read of a message which is otherwise wrong."""
+    """The id of an otherwise invalid message."""
 
     id: Id
 
 
 class _Object(msgspec.Struct):
-    """Any JSON object. Nothing is made of what is in it."""
+    """Any JSON object. Its members are skipped."""
 
 
 _request_decoders: dict[Encoding, json.Decoder[Any] | msgpack.Decoder[Any]] = {
@@ -58,9 +58,9 @@ _ID_FIRST = re.compile(
 )
 """A message's id, where nothing but plain texts stands before it, so that it is the message's own."""
 
-# RecursionError and UnicodeDecodeError are no MsgspecErrors (FACTS.md).
+# msgspec also raises RecursionError and UnicodeDecodeError, which are no MsgspecErrors.
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What the decoders of messages raise."""
+"""Errors that the decoders of messages raise."""
 
 _QUOTED, _PLACE = 250, 50
 """Characters of an explanation, at its begin and, with the place in the message, at its end."""
@@ -70,9 +70,9 @@ _CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
 
 
 def read_request(payload: bytes | memoryview, encoding: Encoding, bounds: TextBounds) -> Request | BadMessage:
-    """Return the request, or what is wrong with it. Raises ProtocolError if that leaves no id to answer to.
+    """Return the request, or the error to answer with. Raises ProtocolError if there is no id to answer to.
 
-    Of a larger `env` is not even looked whether it is a JSON object; it will be refused.
+    An `env` over its bound is not checked to be a JSON object, because it will be refused.
     """
     try:
         request: Request = _request_decoders[encoding].decode(payload)
@@ -92,7 +92,7 @@ def read_request(payload: bytes | memoryview, encoding: Encoding, bounds: TextBo
 
 
 def oversize(request: Request, bounds: TextBounds) -> BadMessage | None:
-    """Return which text of a request is too long, if one is: a loop that gets it would only refuse it."""
+    """Return the error for a text of a request that is too long, if there is one. The daemon would only refuse it."""
     match request:
         case Submit(id=id, source=source):
             texts = {"source": (len(source.encode()), bounds.source_bytes)}

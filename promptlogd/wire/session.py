@@ -1,4 +1,4 @@
-"""One end of a connection as a machine without input or output: bytes in, messages out, messages in, bytes out.
+"""One end of a connection, sans-IO: bytes in, messages out, messages in, bytes out.
 
 Inside the process every JSON value in a message (a run's `env`, an `ok` outcome's `value`) is a Raw that holds
 JSON text. On a JSON connection it stands in the message as it is; on a MessagePack connection it is a str.
@@ -29,11 +29,14 @@ _STR_32 = b"\xdb"
 """A MessagePack str whose size follows in 4 bytes."""
 
 _SHORT_BYTES = 4096
+"""A longer JSON text is put into a MessagePack message without decoding it, which takes 3 ms for each MiB."""
+
 _LARGE_BYTES = 64 * 1024
+"""A reply with a longer result is encoded without a second copy."""
 
 
 class Unread(msgspec.Struct, frozen=True, kw_only=True):
-    """The payload of a large frame, as it came: `read_request` is to be called in another process."""
+    """The undecoded payload of a large frame, for `read_request` in another process."""
 
     payload: bytes | memoryview
     encoding: Encoding
@@ -55,7 +58,7 @@ class _Session:
 
     @property
     def buffered_bytes(self) -> int:
-        """How much of that frame is there."""
+        """Number of bytes of that frame that have come."""
         return self._frames.buffered_bytes
 
     def clear(self) -> None:
@@ -67,7 +70,7 @@ class _Session:
         return encode_frame(encode(message), self.encoding)
 
     def _encode_large(self, message: object) -> bytearray:
-        """Do the same without a second copy, which takes 0.5 ms for each MiB. For small ones it is slower."""
+        """Do the same without a second copy, which takes 0.5 ms for each MiB. Slower for small messages."""
         data = bytearray(HEADER_BYTES if self.encoding == "msgpack" else 0)
         if self.encoding == "json":
             _json_encoder.encode_into(message, data)
@@ -83,14 +86,14 @@ class _Session:
         text = memoryview(raw)
         if len(text) <= _SHORT_BYTES:
             return Raw(_encode_msgpack(str(text, "utf-8")))
-        return Raw(b"".join((_STR_32, len(text).to_bytes(4, "big"), text)))  # to decode it takes 3 ms for each MiB
+        return Raw(b"".join((_STR_32, len(text).to_bytes(4, "big"), text)))
 
 
 class ServerSession(_Session):
     """The daemon's end: requests come in, replies go out."""
 
     def __init__(self, *, bounds: TextBounds = TextBounds(), inline_bytes: int = MAX_FRAME_BYTES) -> None:  # noqa: B008  # frozen
-        """`inline_bytes`: a longer payload is given out as Unread."""
+        """`inline_bytes`: `receive` returns a longer payload as Unread."""
         super().__init__(encoding=None)
         self._bounds = bounds
         self._inline_bytes = inline_bytes
@@ -108,7 +111,7 @@ class ServerSession(_Session):
             for payload in self._frames.feed(data):
                 yield self._request(payload)
         except ProtocolError as error:
-            error.__context__ = None  # its frames hold what was received, and would wait for the collector of cycles
+            error.__context__ = None  # its frames refer to what was received, and are part of a reference cycle
             yield error.with_traceback(None)
 
     def _request(self, payload: bytes | memoryview) -> Request | BadMessage | Unread:
@@ -117,7 +120,7 @@ class ServerSession(_Session):
         return read_request(payload, self.encoding, self._bounds)
 
     def send(self, reply: Reply) -> bytes | bytearray:
-        """Return the bytes of one reply; of an error in its place, should it be over the cap of a frame."""
+        """Return the bytes of one reply, or of an error if the reply is over the cap of a frame."""
         encode: Callable[[Reply], bytes | bytearray] = self._encode
         if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):
             value = reply.outcome.value

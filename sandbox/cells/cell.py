@@ -23,23 +23,23 @@ START_S = 10.0
 """How long an engine may take to be ready."""
 
 LONG_S = 0.005
-"""Wall time after which a run is a long one and gives way to others."""
+"""Wall time after which the processes of a run get a low CPU priority."""
 
 Done = Callable[[Result | CellLost], None]
-"""Takes what came of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
+"""Takes the result of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
 
 OnLog = Callable[[LogLine], None]
 """Takes a console line as soon as it is there."""
 
 
 class Room(Protocol):
-    """Room for what comes of a run."""
+    """Room at the client for the console lines of a run."""
 
     def has_room(self) -> bool:
-        """Whether there is some."""
+        """Whether there is room now."""
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once there is."""
+        """Call back once there is room."""
 
 
 class JailProcess(Protocol):
@@ -86,7 +86,7 @@ class Cell(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """End the job in progress. `done` is called with what it has used."""
+        """End the job in progress. `done` is called with its usage."""
 
     @abstractmethod
     def on_due(self) -> None:

@@ -1,4 +1,4 @@
-"""One job for a cell, and what came of it. The same records for each engine."""
+"""One job for a cell, and its result. The same records for each engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one job. `Checked`: the source of a check is a program. `Value`: a large result, not read yet."""
+    """The result of one job. `Checked`: the source of a check is a program. `Value`: a large result, not read yet."""
 
     outcome: Outcome | Checked | Value
     logs: list[LogLine] = []

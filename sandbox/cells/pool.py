@@ -1,4 +1,4 @@
-"""Keep blank cells of one engine ready, hand them out, replace them. Knows nothing of who asks.
+"""Keep blank cells of one engine ready, lend them, replace them. Knows no clients.
 
 A few lines more than 300: keeping and lending work on the same sets of cells.
 """
@@ -26,14 +26,14 @@ _STARTS = len(os.sched_getaffinity(0))
 """Cells that start at once for the pool, and as many for single runs: a start is all CPU time."""
 
 _WAIT_S = 15.0
-"""How long a run may wait for a cell. Its turn has come, so cells that do not start are the reason."""
+"""How long a run with a slot may wait for a cell. It waits longer only if cells do not start."""
 
 _BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
 """How long to wait after so many failed starts in a row."""
 
 _CLOSE_S = 4.0
 _LOOK_S = 1.0
-"""How often to look for those who have waited for too long, and for cells that are too old or too many."""
+"""How often to look for waiters that are overdue, and for cells that are too old or too many."""
 
 StartCell = Callable[[int | None], Awaitable[Cell]]
 """Start a cell with so much memory in bytes, or with the default. Raises CellStartError or RootError."""
@@ -63,19 +63,19 @@ class Pool:
         """Started for one run each: as fresh, or with other memory."""
         self._waiters: deque[Waiter] = deque()
         self._orders: deque[tuple[Waiter, int | None]] = deque()
-        """Who waits for a cell that is to be started for one run, with how much memory."""
+        """Waiters for a cell that is started for one run, with its memory in bytes if not the default."""
         self._starting = 0
         self._starting_special = 0
         self._broken: RootError | None = None
-        """Why no cell can start at all, if none can. The pool goes on trying."""
+        """The reason why no cell can start, if there is one. The pool goes on trying."""
         self.waiting: Callable[[], int] = lambda: 0
-        """Tells how many runs wait for a cell to be ready, and have not called `take` yet."""
+        """Returns how many runs could begin if cells were ready; without runs that called `take`."""
         self.on_ready: Callable[[], None] = lambda: None
-        """Called when the answer of `can_lend` or `is_last` may be another."""
+        """Called when `can_lend` or `is_last` may have changed."""
         self.on_failure: Callable[[StartError], None] = lambda error: None
-        """Called when cells do not start, and those who wait for one should learn why."""
+        """Called with the reason when cells do not start, so that waiting runs can be refused with it."""
         self._filled = False
-        """Whether as many cells have been started as are always kept."""
+        """Whether all cells of a fixed number were started once."""
         self._started = 0
         self._retired = 0
         self._failures = 0
@@ -92,14 +92,14 @@ class Pool:
         )
 
     def can_lend(self) -> bool:
-        """Whether `take` would lend a cell at once, or tell at once why there is none."""
+        """Whether `take` would call back at once, with a cell or with the reason why there is none."""
         return bool(self._blank) or self._broken is not None
 
     def is_last(self) -> bool:
         """Whether only one cell is ready, and others are in use.
 
-        Not while a pool is first filled, and not of one that is kept by demand: its cells restart slowly, so no client
-        that uses it is a light one.
+        False while a pool is filled for the first time. False for a pool that is kept by demand: its cells restart
+        slowly, so that none of its clients is light.
         """
         return self._filled and len(self._blank) == 1 and bool(self._lent)
 
@@ -141,20 +141,20 @@ class Pool:
         """
         now = trio.current_time()
         self._policy.note(now, len(self._lent) + len(self._waiters) + 1)
-        odd = None if self._forks else memory_bytes
-        if odd is None and not self._waiters:
+        special_bytes = None if self._forks else memory_bytes
+        if special_bytes is None and not self._waiters:
             cell = self._choose(fresh=fresh)
             if cell is not None:
                 self._lend(cell)
                 taken(cell)
                 return None
         if self._broken is not None:
-            self._changed.set()  # there may be none wanted yet, and so nobody who tries
+            self._changed.set()  # the pool tries again, also if it wanted no cell before
             taken(self._broken)
             return None
         waiter = Waiter(taken, now + _WAIT_S)
-        if odd is not None or fresh:
-            self._orders.append((waiter, odd))
+        if special_bytes is not None or fresh:
+            self._orders.append((waiter, special_bytes))
         else:
             self._waiters.append(waiter)
         self._changed.set()
@@ -190,7 +190,7 @@ class Pool:
             self._changed.set()
 
     def _offer(self, cell: Cell) -> None:
-        """A cell is blank: give it to who waits the longest, or keep it."""
+        """Give a blank cell to the oldest waiter, or keep it."""
         self._resting.discard(cell)
         if not cell.usable:
             return
@@ -205,11 +205,11 @@ class Pool:
             self.on_ready()
 
     def _serve_waiter(self, waiter: Waiter, error: StartError) -> None:
-        with_reason, waiter.taken = waiter.taken, None
+        taken, waiter.taken = waiter.taken, None
         if waiter in self._waiters:
             self._waiters.remove(waiter)
-        if with_reason is not None:
-            with_reason(error)
+        if taken is not None:
+            taken(error)
 
     @property
     def _stopping(self) -> CellStartError:
@@ -239,7 +239,7 @@ class Pool:
             cell.retire()
         lent = sum(cell.usable for cell in self._lent - self._special)
         there = len(usable) + len(self._resting) + self._starting + lent
-        # Who waits has a turn already, of which there is a bounded number.
+        # Waiters have slots, so there is a bounded number of them.
         wanted = target if self._policy.fixed else max(target, lent + len(self._waiters) + self.waiting())
         while self._starting < _STARTS and there < wanted:
             self._starting += 1
@@ -283,7 +283,7 @@ class Pool:
         self._offer(cell)
 
     def _blank_again(self, cell: Cell) -> None:
-        if cell in self._resting:  # else it is still lent: who has it gives it back
+        if cell in self._resting:  # else it is still lent, and `give` takes it back
             self._offer(cell)
 
     async def _start_for(self, waiter: Waiter, memory_bytes: int | None, nursery: trio.Nursery) -> None:

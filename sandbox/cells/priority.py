@@ -1,4 +1,4 @@
-"""CPU priorities of jailed processes, as niceness (sched(7)). What is long, or only prepares for later, gives way."""
+"""CPU priorities of jailed processes, as niceness (sched(7)). Long runs, and cells that start, give way to others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 NICE = 10
-"""Niceness of a long run, and of a cell that is being started: a tenth of the CPU where others want it."""
+"""Niceness of a long run, and of a cell that is being started: a tenth of the CPU time if others want it."""
 
 _CAP_SYS_NICE = 23
 """capabilities(7), linux/capability.h."""

@@ -214,7 +214,7 @@ def only_child(pid: int) -> int:
 
 
 def watch_only_child(pid: int, watch: Watch) -> int:
-    """Have the one process that this one has started watched, and return its pid. It forks what has a run.
+    """Have the one process that this one has started watched, and return its pid. Runs are in its child.
 
     Raises OSError or ValueError.
     """

@@ -27,14 +27,14 @@ class Timed(Protocol):
         """Its time has come."""
 
     def retire(self) -> None:
-        """A callback of it has failed: it is of no more use."""
+        """One of its callbacks has failed: take it out of service."""
 
 
 class Reactor:
     """Waits for the descriptors and the deadlines of all cells. `serve` runs the callbacks."""
 
     def __init__(self, watchdog: Watchdog) -> None:
-        """`watchdog`: holds the limits of the cells while this task has no turn."""
+        """`watchdog`: holds the limits of the cells while this task does not run."""
         self.watchdog = watchdog
         self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[Timed, Callable[[], None]]] = {}
@@ -49,6 +49,8 @@ class Reactor:
 
         A callback may find nothing: another one, called just before it for the same cell, may have used the event up.
         """
+        if self._epoll.closed:
+            return  # the daemon is stopping
         self._epoll.register(descriptor, events)
         self._callbacks[descriptor] = owner, callback
 
@@ -63,8 +65,8 @@ class Reactor:
             self._epoll.unregister(descriptor)
 
     def again(self, owner: Timed, callback: Callable[[], None]) -> None:
-        """Call back in the next turn of the loop. For a callback that has done a part of its work; others get their
-        turn in between."""
+        """Call back in the next turn of the loop, so that others run in between. For a callback that did a part of its
+        work."""
         self._again.append((owner, callback))
         if self._scope is not None and not self._calling:
             self._scope.deadline = trio.current_time()

@@ -1,6 +1,6 @@
-"""The daemon's side of the watchdog: keep its process, and write the limits of runs where it sees them.
+"""The daemon's side of the watchdog: keep its process running, and write the limits of runs into the shared table.
 
-The head of watchdog.py has the table, and what happens in which order. Nothing here waits for the watchdog."""
+The docstring of watchdog.py has the table, and the order of events. No run waits for the watchdog."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _SCRIPT = Path(__file__).with_name("watchdog.py")
 _WORD_BYTES = 8
 _START_S = 10.0
 _END_S = 1.0
-"""How long it may take to end, once its socket is closed."""
+"""How long the process may take to end, once its socket is closed, and again once it is killed."""
 
 _BACKOFF_S = (0.0, 0.05, 0.2, 1.0, 5.0)
-"""How long to wait after so many ends in a row."""
+"""Delays before a restart: after the first end in a row, the second, and so on."""
 
 _STEADY_S = 10.0
-"""After so long an end does not count as one in a row."""
+"""A process that ran this long resets the delay."""
 
 
 class Watchdog:
@@ -84,7 +84,7 @@ class Watchdog:
             self._open()
             await self._live(lambda: task_status.started())
             while True:
-                self._end_table()
+                self._mute()
                 delay = _BACKOFF_S[min(ends, len(_BACKOFF_S) - 1)]
                 _log.error("the watchdog ended; the next one starts in %g s", delay)
                 await trio.sleep(delay)
@@ -100,7 +100,7 @@ class Watchdog:
                 self._table = -1
 
     def tell(self, what: bytes, slot: int = 0, pid: int = 0, *, pidfd: int | None = None, forks: bool = False) -> None:
-        """Send it a message. One that does not take messages any more is killed: the next one gets the whole state."""
+        """Send a message. A watchdog that takes no messages any more is killed: the next one gets the whole state."""
         if self._socket is None:
             return
         message = MESSAGE.pack(what, forks, slot, pid)
@@ -110,7 +110,7 @@ class Watchdog:
             else:
                 socket.send_fds(self._socket, [message], [pidfd])
         except BlockingIOError:
-            if what != WAKE:  # else it is woken by what it has not read
+            if what != WAKE:  # else the messages that it has not read wake it
                 assert self._process is not None
                 self._process.kill()
         except OSError:  # it has ended
@@ -130,13 +130,13 @@ class Watchdog:
         except OSError as error:
             raise WatchdogError(f"no memory to share with it: {error.strerror}") from error
 
-    def _end_table(self) -> None:
-        """Wake nobody: there is nobody."""
+    def _mute(self) -> None:
+        """Set the time of the next wake-up to 0, so that `arm` sends no messages while there is no process."""
         assert self._words is not None
         self._words[WAKES_AT] = 0
 
     async def _live(self, ready: Callable[[], None]) -> None:
-        """Start the process, and wait for its end. Raises WatchdogError if it does not start."""
+        """Start the process, call `ready` once it watches, and wait for its end. Raises WatchdogError."""
         ours, pidfd = self._spawn()
         try:
             watches = False
@@ -158,7 +158,7 @@ class Watchdog:
                 os.close(pidfd)
 
     async def _reap(self, pidfd: int) -> None:
-        """Wait for its end, which its socket's end brings about."""
+        """Wait for the end of the process, whose socket is closed; kill it if it takes too long."""
         assert self._process is not None
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _END_S):
             with trio.move_on_after(_END_S):
@@ -168,7 +168,7 @@ class Watchdog:
             self._process.wait()  # it has ended: this does not wait
 
     def _spawn(self) -> tuple[socket.socket, int]:
-        """Start the process with what it is to watch now. Return the socket to it, and its pidfd.
+        """Start the process with all that is watched now. Return the socket to it, and its pidfd.
 
         Takes 1 ms, without code of ours between fork and exec: see `sandbox.cells.process.spawn`.
         """
@@ -221,20 +221,20 @@ class Watch:
         self._words = words
         self._at = (slot + 1) * SLOT_WORDS
         self._run = 0
-        """What this run is called in the table; 0: there is none."""
+        """Identifier of this run in the table; 0 if there is no run."""
         self._closed = False
 
     def follow(self, pid: int, pidfd: int, *, forks: bool) -> None:
-        """Have this process watched from now on, in place of another. The pidfd now belongs to this object.
+        """Have this process watched from now on, in place of the one before. This object closes the pidfd.
 
-        `forks`: what has a run is the one child of this process.
+        `forks`: runs are in the only child of this process.
         """
         self._drop()
         self.pid, self.pidfd, self.forks = pid, pidfd, forks
         self._watchdog.tell(WATCH, self.slot, pid, pidfd=pidfd, forks=forks)
 
     def arm(self, wall_ms: int) -> None:
-        """A run begins: to be called before the process is sent any of it. Costs no system call, as a rule."""
+        """Begin a run: to be called before any of its job is sent. Usually takes no system call."""
         run = self._run = monotonic_ns() + (wall_ms + GRACE_MS) * 1_000_000
         words = self._words
         words[self._at + WALL_AT] = run
@@ -242,9 +242,9 @@ class Watch:
             self._watchdog.tell(WAKE)
 
     def arm_with_cpu(self, wall_ms: int, cpu_at_ns: int, *, cpu_ms: int, cores: int) -> None:
-        """The same, with a limit of CPU time that the watchdog alone holds.
+        """Begin a run with a CPU limit, which only the watchdog enforces.
 
-        `cpu_at_ns`: the process's CPU clock when it has used `cpu_ms`. `cores`: as many can be busy with it.
+        `cpu_at_ns`: the process's CPU clock when the run has used `cpu_ms`. `cores`: how many cores it can use at once.
         """
         words, at = self._words, self._at
         words[at + CORES] = cores
@@ -256,7 +256,7 @@ class Watch:
             self._watchdog.tell(WAKE)
 
     def disarm(self) -> Trusted | None:
-        """The run has ended. Return why, if the watchdog has killed it, or was about to: CPU or WALL.
+        """End the run. Return the cause, CPU or WALL, if the watchdog has killed it or was about to; else None.
 
         After such an end the process must not be used again.
         """

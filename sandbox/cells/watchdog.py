@@ -1,19 +1,20 @@
-"""The watchdog: kill what is over its limits, whatever the daemon's loop does. Run as a script, by the daemon.
+"""The watchdog: kill processes over their limits, whatever the daemon's loop does. The daemon runs it as a script.
 
 Usage: watchdog.py TABLE SLOT:PID:PIDFD:FORKS...
 
 The daemon and this process share a table in memory. Each cell has a slot in it. The daemon writes a run's limits into
 its cell's slot when the run begins, and clears the slot when the run has ended: no system call for either. This process
-sleeps until the earliest limit can be reached. Descriptor 0 is a stream socket to the daemon, for what a table can't
-do: hand over pidfds, and wake this process. Its end is the end of the daemon, and of this process.
+sleeps until the earliest limit can be reached. Descriptor 0 is a stream socket to the daemon, which sends pidfds over
+it and wakes this process. When the daemon's end is closed, this process ends.
 
-The first word of the table tells when this process wakes. The daemon sends a message only if a limit that it has just
-written is earlier. So a steady load of runs costs two wake-ups for each wall limit that passes, not one for each run.
+The first word of the table is the time of this process's next wake-up. The daemon sends a message only if a limit that
+it has just written is earlier. So a steady load of runs costs two wake-ups in the time of one wall limit, not one for
+each run.
 
 A slot's words, each written by one side alone. A word is 8 bytes, aligned, and read and written whole:
 
-    WALL_AT      daemon    CLOCK_MONOTONIC, ns, at which the run must be over; 0: no run. It also names the run: no two
-                           runs in one slot have the same.
+    WALL_AT      daemon    CLOCK_MONOTONIC, ns, at which the run must be over; 0: no run. It also identifies the run:
+                           no two runs in one slot have the same.
     CPU_AT       daemon    the process's CPU clock, ns, at which the run's CPU limit is reached; 0: not watched here
     CORES        daemon    how many cores the process can use at once
     WALL_KILLED  watchdog  WALL_AT of the run that is killed for its wall time
@@ -27,8 +28,9 @@ side that sees the other's store:
     a run ends while it is about to be killed
         daemon:   WALL_AT = 0;  look at *_KILLED         watchdog: *_KILLED = run;  wait;  look at WALL_AT
         The daemon sees the claim, and counts the run as killed; or the watchdog sees that the run is over, and kills
-        nothing. Both may be true: then the daemon gives up a process that nobody kills. The next run of the slot has
-        another name. So an old claim is never taken for its own, and a kill that was decided before it is dropped.
+        nothing. Both may be true: then the daemon discards a process that nobody kills. The next run of the slot has
+        another identifier. So the daemon never takes an old claim for the new run's, and this process drops a kill that
+        it decided on for the old run.
     a run begins while this process goes to sleep
         daemon:   WALL_AT = run;  look at WAKES_AT       watchdog: WAKES_AT = t;  wait;  look at all WALL_AT
         The daemon sends a message, or the watchdog sees the run before it sleeps.
@@ -53,7 +55,7 @@ from _struct import Struct
 
 NEVER_NS = (1 << 64) - 1
 WAKES_AT = 0
-"""Index of the word that tells when this process wakes. The slots begin at `SLOT_WORDS`."""
+"""Index of the word with the time of this process's next wake-up. The slots begin at `SLOT_WORDS`."""
 
 SLOT_WORDS = 8
 WALL_AT, CPU_AT, CORES, WALL_KILLED, CPU_KILLED, CPU_USED = range(6)
@@ -65,7 +67,7 @@ MESSAGE = Struct("=cBxxIi")
 """From the daemon: what, whether it forks, slot, pid."""
 
 WATCH = b"W"
-"""This process has the slot from now on. Its pidfd comes with the message. If it forks, its child is what is killed."""
+"""Watch this process in the slot from now on. Its pidfd comes with the message. If it forks, its child is killed."""
 
 FORGET = b"F"
 WAKE = b"N"
@@ -75,10 +77,10 @@ SETTLE_S = 0.0002
 """A processor makes its stores visible to the others in less than a microsecond."""
 
 LOOK_NS = 1_000_000
-"""The least time between two looks at a process's CPU clock."""
+"""Least time between two reads of a process's CPU clock."""
 
 _NICENESS = -10
-"""It needs little CPU time, but at once. Only some daemons may have it."""
+"""This process needs little CPU time, but needs it at once. Raising priority takes CAP_SYS_NICE."""
 
 _DESCRIPTOR = Struct("=i")
 _MESSAGES_BYTES = 256 * MESSAGE.size
@@ -92,7 +94,7 @@ class Watched:
         self.pidfd = pidfd
         self.forks = forks
         self.killed = 0
-        """The run that it was killed for."""
+        """The run for which it was killed."""
 
     def kill(self) -> None:
         """Kill it, or, if it forks, its child: then it can report the child's end."""
@@ -175,7 +177,7 @@ class Watchdog:
                     self._forget(slot)
 
     def turn(self) -> int:
-        """Kill what is over its limits. Return when to look again (CLOCK_MONOTONIC, ns)."""
+        """Kill processes that exceed their limits. Return when to look again (CLOCK_MONOTONIC, ns)."""
         words = self._words
         over = []
         wakes_at = NEVER_NS

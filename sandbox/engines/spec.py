@@ -24,7 +24,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     restart_cpu_ms: float
     """CPU time of making a cell ready again after a run. It is charged to the client of the run."""
     limits_cpu_ms: float = 0.0
-    """CPU time of giving a cell that forks other limits for one run, and the default ones again. Charged likewise."""
+    """CPU time of forking a child with other limits for one run, and then one with the default limits. It is charged
+    to the client of the run."""
     new_cell_cpu_ms: float
     """CPU time of starting a cell. It is charged to a run that leaves its cell unusable."""
     blank_bytes: int

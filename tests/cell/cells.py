@@ -28,7 +28,7 @@ _C = TypeVar("_C", bound=Cell)
 
 @asynccontextmanager
 async def a_reactor(*, watched: bool = True) -> AsyncIterator[Reactor]:
-    """A reactor that serves, with a watchdog for its cells unless the test has none and a clock of its own."""
+    """A reactor that serves. `watched`: with a running watchdog, which a test with a mock clock can't have."""
     watchdog = Watchdog(64)
     reactor = Reactor(watchdog)
     async with trio.open_nursery() as nursery:
@@ -66,7 +66,7 @@ async def a_cell(plan: Plan) -> AsyncIterator[QuickJSCell]:
 
 
 class Narrow:
-    """Room that is there when the test says so."""
+    """A client without room until the test opens it."""
 
     def __init__(self) -> None:
         self.asked = trio.Event()
@@ -75,7 +75,7 @@ class Narrow:
         self._waiting: list[Callable[[], None]] = []
 
     def has_room(self) -> bool:
-        """Whether the test said so."""
+        """Whether the test has opened it."""
         return self._open
 
     def when_room(self, callback: Callable[[], None]) -> None:
@@ -166,7 +166,7 @@ async def until_blank(cell: Cell) -> None:
 
 
 class Held:
-    """A run that has begun, and that the reactor is not told of until the test waits for it."""
+    """A run that has begun while the test blocks the loop, so that the reactor does not run until the test waits."""
 
     result: Result
 

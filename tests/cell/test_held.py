@@ -1,4 +1,4 @@
-"""A QuickJS cell whose reactor is held: the watchdog holds the run's limits, and its outcome is told afterwards."""
+"""A QuickJS cell whose reactor is blocked: the watchdog enforces the limits, and the outcome is right afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.daemon.processes import children, is_alive, until
 
 
 async def test_an_endless_loop_ends_at_its_wall_limit(plan: Plan) -> None:
-    """Its child is killed, and the zygote reports what it has used."""
+    """The watchdog kills the child, and the zygote reports its usage."""
     async with a_cell(plan) as cell:
         zygote = only_child(cell.process.pid)
         held = Held(cell, "console.log(1); for(;;){}", cpu_ms=60_000, wall_ms=1500)
@@ -41,7 +41,7 @@ async def test_a_run_that_ended_in_time_keeps_its_outcome(plan: Plan) -> None:
 
 
 async def test_a_cell_whose_run_ends_by_itself_is_kept(plan: Plan) -> None:
-    """A watchdog that has nothing to do changes nothing: the same cell takes the next run."""
+    """A watchdog that kills nothing changes nothing: the same cell takes the next run."""
     async with a_cell(plan) as cell:
         for _ in range(2):
             held = Held(cell, "return 1", wall_ms=60_000)

@@ -28,7 +28,7 @@ async def test_a_started_cell_has_the_daemons_priority(plan: Plan) -> None:
 
 
 async def test_a_cell_starts_at_a_low_priority(plan: Plan) -> None:
-    """Where the daemon may raise it again. nsjail itself keeps the low one."""
+    """nsjail has a low priority, and keeps it, if the daemon may raise those of the zygote and its child again."""
     async with a_reactor() as reactor:
         cell = await cells.start(plan, reactor)
         try:

@@ -14,7 +14,7 @@ _LINES = "for (let n = 0; n < 300; n++) console.log('x'.repeat(1000)); return 1"
 
 
 async def test_lines_wait_for_room(plan: Plan) -> None:
-    """Without room not one line is read; with room all come, and the result."""
+    """Without room no line is read; with room all lines and the result come."""
     lines: list[LogLine] = []
     room = Narrow()
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:
@@ -45,7 +45,7 @@ async def test_output_that_is_never_read_ends_at_the_wall_limit(plan: Plan) -> N
 
 
 async def test_a_run_whose_output_waits_can_be_cancelled(plan: Plan) -> None:
-    """Also when its process has ended already."""
+    """A cancel ends the run, also if its process has ended already."""
     room = Narrow()
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:
 

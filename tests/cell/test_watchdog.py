@@ -25,7 +25,7 @@ from tests.daemon.processes import children, is_alive, until
 _LOOPS = "while True: pass"
 _SLEEPS = "import time; time.sleep(600)"
 _AT = SLOT_WORDS
-"""Where the words of slot 0 begin."""
+"""Index of the first word of slot 0."""
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[_Turn, subprocess.Po
 
 
 def test_a_run_over_its_wall_limit_is_killed_once(turn: tuple[_Turn, subprocess.Popen[bytes]]) -> None:
-    """The claim is there before the kill, and a run that was killed for does not keep the watchdog awake."""
+    """The claim is written before the kill, and a run whose process was killed does not keep the watchdog awake."""
     one, process = turn
     run = time.monotonic_ns() - 1
     one.words[_AT + WALL_AT] = run
@@ -110,7 +110,7 @@ def test_a_run_that_ends_while_it_is_about_to_be_killed(turn: tuple[_Turn, subpr
 def test_a_run_that_follows_while_the_last_one_is_about_to_be_killed(
     turn: tuple[_Turn, subprocess.Popen[bytes]],
 ) -> None:
-    """The next run is not killed for the last one's limit, and the claim is not for it."""
+    """A new run in the slot is not killed for the limit of the last one, and the claim is not the new run's."""
     one, _ = turn
     one.words[_AT + WALL_AT] = time.monotonic_ns() - 1
     following = time.monotonic_ns() + 60_000_000_000
@@ -121,7 +121,7 @@ def test_a_run_that_follows_while_the_last_one_is_about_to_be_killed(
 
 
 def test_a_run_that_begins_while_the_watchdog_goes_to_sleep(turn: tuple[_Turn, subprocess.Popen[bytes]]) -> None:
-    """It sees the run before it sleeps, or the daemon sees when it would wake."""
+    """The watchdog sees a new run before it sleeps, or the daemon sees that it would wake too late."""
     one, _ = turn
     run = time.monotonic_ns() + 60_000_000_000
     announced: list[int] = []
@@ -170,7 +170,7 @@ async def _has_ended(process: subprocess.Popen[bytes]) -> None:
 
 
 async def test_its_process_kills_in_time() -> None:
-    """What is over its wall or CPU limit is killed; a run that has ended before is left alone."""
+    """A process over its wall or CPU limit is killed; the process of a run that has ended is not."""
     watchdog = Watchdog(3)
     async with trio.open_nursery() as nursery:
         await nursery.start(watchdog.serve)
@@ -197,7 +197,7 @@ async def test_its_process_kills_in_time() -> None:
 
 
 async def test_a_slot_that_gets_another_process() -> None:
-    """The one that has the slot now is killed, and not the one before it."""
+    """The present process of a slot is killed, and not the one before it."""
     watchdog = Watchdog(1)
     async with trio.open_nursery() as nursery:
         await nursery.start(watchdog.serve)
@@ -227,7 +227,7 @@ async def test_slots_are_bounded_and_come_back() -> None:
 
 
 async def test_one_that_is_killed_is_replaced() -> None:
-    """The next one holds the limits of the runs that go on."""
+    """After a watchdog is killed, the next one enforces the limits of the runs that go on."""
     watchdog = Watchdog(1)
     before = set(children(os.getpid()))
     async with trio.open_nursery() as nursery:
@@ -247,7 +247,7 @@ async def test_one_that_is_killed_is_replaced() -> None:
 
 
 async def test_it_must_start_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon does not start without it."""
+    """A daemon does not start without a watchdog."""
     monkeypatch.setattr(sys, "executable", "/nowhere")
     with pytest.raises(WatchdogError, match="/nowhere"):
         await Watchdog(1).serve()

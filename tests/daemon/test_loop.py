@@ -1,4 +1,4 @@
-"""What one client or program chose to send does not hold the loop that everybody shares: right replies, short turns.
+"""Input that a client or a program chose does not block the loop: replies are right, and turns are short.
 
 A turn counts by its CPU time, since the machine may be busy. The bound here is far above what turns take, and far below
 what they took when the loop itself read these.
@@ -30,7 +30,7 @@ _TURNS = "[pool]\ncells = 2\nspare = 2\n"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon whose turns nobody else makes longer."""
+    """A daemon for these tests alone."""
     with a_daemon(tmp_path_factory.mktemp("loop"), config=_TURNS) as daemon:
         yield daemon
 
@@ -55,7 +55,7 @@ _ITEMS = b"\x83\xa4type\xa3run\xa2id\x01\xaehost_functions\xdd" + _MANY.to_bytes
 _AGAIN = b"\xdf" + (2 + _MANY // 8).to_bytes(4, "big") + b"\xa4type\xa3run\xa2id\x01"
 
 _Frame = tuple[bytes, bytes, int, bytes]
-"""What it begins with, what is repeated in it, how often, and what it ends with: in memory it is megabytes."""
+"""Beginning, repeated part, its number, and end of a frame of megabytes."""
 
 _FRAMES: list[tuple[str, _Frame, Any, str]] = [
     # what, the frame, its encoding, what is said
@@ -76,7 +76,7 @@ _FRAMES: list[tuple[str, _Frame, Any, str]] = [
     ("parts", "encoding", "says"), [case[1:] for case in _FRAMES], ids=[case[0] for case in _FRAMES]
 )
 def test_a_large_frame_is_answered_in_its_order(daemon: Daemon, parts: _Frame, encoding: Any, says: str) -> None:
-    """What is wrong with millions of things in a frame is told, and requests behind it are answered after that."""
+    """A frame with millions of items gets its error, and requests behind it are answered after that."""
     begin, repeated, times, end = parts
     payload = begin + repeated * times + end
     frame = payload + b"\n" if encoding == "json" else len(payload).to_bytes(4, "big") + payload
@@ -124,7 +124,7 @@ def _value(reply: Reply) -> object:
 
 
 def test_a_frame_without_an_id_ends_its_connection_alone(daemon: Daemon) -> None:
-    """A large frame with no id to answer to is told as that, and the connection is closed; the next one is served."""
+    """A large frame without an id gets an error, and its connection is closed; the next client is served."""
     with talk(daemon.socket) as sock, sock.makefile("rb") as lines:
         sock.sendall(b'{"zap":[' + b"[]," * 2_400_000 + b'1],"type":"run"}\n')
         error = json.loads(lines.readline())
@@ -159,7 +159,7 @@ def test_who_leaves_does_not_wait_for_a_large_frame(daemon: Daemon) -> None:
 
 
 def test_the_process_is_started_for_what_is_large_alone(tmp_path: Path) -> None:
-    """Small requests need no other process; if it is killed, the next large one gets another."""
+    """Small requests start no decoder; after a decoder is killed, the next large request gets another."""
     with a_daemon(tmp_path, config=_TURNS) as daemon, Client(daemon.socket) as client:
         assert client.run_source("return 1").value == 1
         assert _decoders(daemon) == []

@@ -1,4 +1,4 @@
-"""Limits while the daemon is held: stopped by a signal, it does nothing, and its watchdog holds them."""
+"""Limits while the daemon is stopped by a signal: its watchdog enforces them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _denos(daemon: Daemon) -> set[int]:
 
 
 def test_the_wall_limit_of_quickjs(tmp_path: Path) -> None:
-    """An endless loop is dead while the daemon is held; its usage is reported, and other cells serve on."""
+    """An endless loop dies while the daemon is stopped; its usage is reported, and other cells go on."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=1500))
         child = _busy_child(daemon)
@@ -56,7 +56,7 @@ def test_the_wall_limit_of_quickjs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("waits", [True, False], ids=["wall", "cpu"])
 def test_the_limits_of_deno(tmp_path: Path, *, waits: bool) -> None:
-    """A program that waits, or one that loops, is dead while the daemon is held."""
+    """A program that waits, or that loops, dies while the daemon is stopped."""
     source = "console.log(1); " + ("await new Promise((done) => setTimeout(done, 20000))" if waits else "for(;;){}")
     limits = LimitsAsked(cpu_ms=9000, wall_ms=3000) if waits else LimitsAsked(cpu_ms=800, wall_ms=25_000)
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
@@ -78,7 +78,7 @@ def test_the_limits_of_deno(tmp_path: Path, *, waits: bool) -> None:
 
 
 def test_a_watchdog_that_is_killed_is_replaced(tmp_path: Path) -> None:
-    """The next one holds the limits of the run that goes on. A signal to all of the daemon's processes ends neither."""
+    """After a watchdog is killed, the next one enforces the limits. Signals to all daemon processes end neither."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=4000))
         child = _busy_child(daemon)
@@ -94,7 +94,7 @@ def test_a_watchdog_that_is_killed_is_replaced(tmp_path: Path) -> None:
 
 
 def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
-    """After the daemon's SIGKILL, and after its ordinary end, it is gone."""
+    """The watchdog ends after the daemon's SIGKILL, and after its ordinary end."""
     for number in (signal.SIGKILL, signal.SIGTERM):
         with a_daemon(tmp_path) as daemon:
             (watchdog,) = watchdogs(daemon)

@@ -1,4 +1,4 @@
-"""A decoder that dies, hangs, or says what is no answer, if the payload of a question asks it to.
+"""A decoder that dies, hangs, or sends an invalid answer, if the payload of a question asks for it.
 
 Run as a script by the decoder of a test, as the real one is.
 """

@@ -1,4 +1,4 @@
-"""The decoder: what it answers, whose turn it is, and what comes of a process that fails."""
+"""The decoder: its answers, the order of uids, and processes that fail."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_what_is_wrong_is_told_as_on_the_loop(payload: bytes) -> None:
     ],
 )
 async def test_texts_over_their_bounds_stay_where_they_are(right: Any, wrong: Any) -> None:
-    """The loop gets no text that it would only refuse: the error has the size and the limit."""
+    """A text over its bound is not sent to the loop: the error has the size and the limit."""
     async with _a_decoder() as decoder:
         assert _plain(await decoder.request(0, _payload(right, "json"), "json")) == _plain(right)
         found = await decoder.request(0, _payload(wrong, "json"), "json")
@@ -112,7 +112,7 @@ async def test_results_are_read() -> None:
         assert isinstance(await decoder.value(0, b"[" * 100_000), BadResult)
 
 
-async def test_each_uid_has_its_turn() -> None:
+async def test_uids_are_served_round_robin() -> None:
     """One uid's questions, however many, keep another's waiting for one of them; its own stay in order."""
     answered: list[tuple[int, int]] = []
 
@@ -132,7 +132,7 @@ async def test_each_uid_has_its_turn() -> None:
     assert answered == [(1, 1), (2, 4), (3, 6), (1, 2), (1, 3), (1, 5)]
 
 
-async def test_who_has_left_is_not_answered() -> None:
+async def test_a_cancelled_question_is_not_answered() -> None:
     """A question whose asker was cancelled is not asked of the process."""
     decoder = Decoder(_BOUNDS, script=_FAULTY)
     with trio.move_on_after(0.01):
@@ -144,7 +144,7 @@ async def test_who_has_left_is_not_answered() -> None:
 
 
 async def test_results_that_wait_have_a_bound() -> None:
-    """A uid whose results that wait hold too much is refused one more; another is not."""
+    """A uid is refused another result while its waiting results hold too much; another uid is not."""
     decoder = Decoder(_BOUNDS)
     async with trio.open_nursery() as nursery:
         for _ in range(8):
@@ -159,7 +159,7 @@ async def test_results_that_wait_have_a_bound() -> None:
 
 @pytest.mark.parametrize("fault", [b"die  ", b"hang ", b"spin ", b"talk ", b"junk "])
 async def test_a_process_that_fails_is_replaced(fault: bytes) -> None:
-    """The question that it had fails, as soon as it is clear, or in time; the next ones are answered."""
+    """The question of a failing process fails, at once or after the time limit; the next ones are answered."""
     async with _a_decoder(script=_FAULTY, answer_s=3.0) as decoder:
         assert await decoder.request(0, _payload(Ping(id=1), "json"), "json") == Ping(id=1)
         with pytest.raises(DecoderFailed):
@@ -168,7 +168,7 @@ async def test_a_process_that_fails_is_replaced(fault: bytes) -> None:
 
 
 async def test_a_script_that_is_not_there_fails_a_question() -> None:
-    """A host that can't start the process fails what is asked, and nothing else."""
+    """If the process can't be started, its question fails, and nothing else."""
     async with _a_decoder(script=Path("/nonexistent")) as decoder:
         for _ in range(2):
             with pytest.raises(DecoderFailed):

@@ -85,7 +85,7 @@ def test_a_deep_value_is_a_bad_result() -> None:
 
 
 def test_a_large_value_is_left_to_be_read_elsewhere() -> None:
-    """The daemon's loop reads no value above its bound, whatever it is; who reads it finds what the loop would."""
+    """The loop reads no value above its bound; `read_value` gives the outcome that the loop would have found."""
     for right, wrong in ((b"[]", b"[1"), (b'"x"', b'"\\ud800"')):
         fits, large = (right + b" " * (size - len(right)) for size in (INLINE_BYTES, INLINE_BYTES + 1))
         assert isinstance(_outcome(Value(json=fits)), Ok)

@@ -117,7 +117,7 @@ def test_half_a_frame_and_then_silence(inside: Client) -> None:
 
 
 def test_a_flood_of_frames_within_the_caps(inside: Client) -> None:
-    """All lines of a child that sends as many as it may are there, and the loop turned meanwhile."""
+    """All lines of a child that sends as many as it may arrive, and no turn of the loop was long."""
     lines = (1 << 20) // LINE_BYTES
     result = _write(inside, _frame(b"l", b"1"), "R", lines, log_bytes=1 << 20, cpu_ms=2000)
     assert result.value == 1

@@ -280,7 +280,7 @@ def test_other_messages_do_not_end_what_is_read() -> None:
 
 
 def test_a_flood_of_messages_is_read_in_parts() -> None:
-    """However many frames come at once, so many are read in one go, and all of them in their order."""
+    """Of any number of frames that come at once, MESSAGES_AT_ONCE are read in one go, and all of them in order."""
     decoder, count = _decoder(log_bytes=1 << 20), 3 * MESSAGES_AT_ONCE + 7
     parts = [decoder.feed(b"".join(_frame("l", b"1%d" % number) for number in range(count)) + _frame("v", b"1"))]
     while decoder.backlog:
@@ -302,7 +302,7 @@ def test_provisional_outcomes_have_a_count() -> None:
 
 @pytest.mark.parametrize("last", [_frame("v", b"1"), _announced("v", 0xFFFFFFFF) + b"x" * 3000])
 def test_going_on_after_the_last_message_is_a_flood(last: bytes) -> None:
-    """A little more is surplus, which a broken process may leave; more and more of it is a flood."""
+    """Some bytes after the last message are surplus, which a broken process may leave; many bytes are a flood."""
     decoder = _decoder()
     assert len(decoder.feed(last)) == 1
     assert not decoder.surplus

@@ -1,4 +1,4 @@
-"""No reader waits for a writer, and what the daemon's loop asks is answered from memory or not at all."""
+"""No reader waits for a writer, and calls of the daemon's loop are answered from memory or not at all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def state(tmp_path: Path) -> Iterator[StateFolder]:
 
 
 def _in_time(*calls: Callable[[], object]) -> list[object]:
-    """Return what calls give that are made by another thread."""
+    """Return the results of calls that another thread makes."""
     with ThreadPoolExecutor() as threads:
         return [call.result(_WAIT_S) for call in [threads.submit(call) for call in calls]]
 
@@ -226,7 +226,7 @@ def test_each_lookup_uses_an_index(tmp_path: Path) -> None:
 
 
 def test_pages_of_programs_with_many_names(tmp_path: Path) -> None:
-    """A page ends where it is long, however many programs were asked for, and the pages together have them all."""
+    """A page ends at its bound of bytes, whatever `limit` is, and the pages together have all programs."""
     with reopened(tmp_path / "state") as store:
         hashes = [submit(store, b"%d" % number)[0] for number in range(80)]
     moves = [

@@ -1,7 +1,7 @@
-"""A program's text, its lines and its columns: these as JavaScript counts, in UTF-16 code units. Both from 1. Pure.
+"""A program's text, its lines, and its columns in UTF-16 code units, as JavaScript counts. Both count from 1. Pure.
 
-What a program may ask for, by stacks that it makes up, is bounded: a place costs no pass over the text, and after a
-while columns are left as the engine counts them.
+A program can print made-up stacks, so the work for them is bounded. A place takes no pass over the text. Once a budget
+is used up, columns stay as the engine counts them.
 """
 
 from __future__ import annotations
@@ -11,27 +11,32 @@ from functools import cached_property
 from itertools import accumulate
 
 _CHUNK_BYTES = 1024
-_ASCII_GAIN = 8
-_UTF8_BYTES = 4
-"""The most bytes of one character."""
+"""The index has the number of line feeds before each chunk of the text."""
 
-_WAYS = 4
-"""Decoded, its tabs doubled, cut, encoded and counted: so many times the work of counting alone."""
+_ASCII_GAIN = 8
+"""How many times faster ASCII is decoded than other text."""
+
+_UTF8_BYTES = 4
+"""Most bytes of one character."""
+
+_PASSES = 4
+"""Cost of a column in characters, which decodes, doubles tabs, cuts and encodes, in terms of a column in bytes."""
 
 _SEPARATORS = (b"\xe2\x80\xa8", b"\xe2\x80\xa9")
-_LOOKED_AT_BYTES = 1 << 20
-"""Of text that is decoded, for one run's places: 1 ms of the daemon's. ASCII takes an eighth of the time."""
+_BUDGET_BYTES = 1 << 20
+"""Bytes of text that are decoded for the places of one run: 1 ms of the loop. ASCII counts an eighth."""
 
 _OTHER_ENDS_BYTES = 128 * 1024
-"""A longer text is not searched for what ends a line to Deno alone, if it has any: to replace them takes 10 ms for each
-MiB, and a text has up to two indexes. Lines of such a text are as Deno counts them."""
+"""A longer text is not searched for characters that end a line for Deno only: a lone carriage return, U+2028, U+2029.
+Replacing them takes 10 ms for each MiB, and a text has up to two indexes. Lines of such a text stay as Deno counts
+them."""
 
 STACK_LINES = 300
-"""Of one stack, so many lines are put in terms of the program: 2 ms of the daemon's. The rest stays as it came. Engines
-keep ten frames for an error unless the program asks for more."""
+"""Lines of one stack that are mapped to the program: 2 ms of the loop. Other lines stay as they came. Engines keep ten
+frames for an error unless the program asks for more."""
 
 FRAME_CHARACTERS = 2048
-"""A longer line of a stack stays as it came: to match one of 256 KiB takes up to 3 ms."""
+"""A longer line of a stack stays as it came: matching one of 256 KiB takes up to 3 ms."""
 
 
 class Text:
@@ -39,7 +44,7 @@ class Text:
 
     def __init__(self, source: bytes) -> None:
         self._source = source
-        self._left = _LOOKED_AT_BYTES
+        self._left = _BUDGET_BYTES
 
     @property
     def lines(self) -> int:
@@ -47,19 +52,19 @@ class Text:
         return self._index.lines
 
     def end(self) -> tuple[int, int]:
-        """Return the line and the column behind the last character."""
+        """Return the line and the column after the last character."""
         start = self._source.rfind(b"\n") + 1
         return self.lines, self._units(start, len(self._source), len(self._source) - start) + 1
 
     def of_bytes(self, line: int, column: int) -> int:
-        """Return the column of one that counts bytes; past the line's end: its end."""
+        """Return the column for one that counts bytes. One past the end of the line counts as its end."""
         start = self._index.start(line)
         return self._units(start, min(start + column - 1, len(self._source)), column - 1) + 1
 
     def of_characters(self, line: int, column: int) -> int:
-        """Return the column of one that counts characters, a tab for two; past the line's end: its end."""
+        """Return the column for one that counts characters, a tab as two. One past the line's end counts as its end."""
         start = self._index.start(line)
-        text = self._look(start, min(start + _UTF8_BYTES * (column - 1), len(self._source)), _WAYS)
+        text = self._look(start, min(start + _UTF8_BYTES * (column - 1), len(self._source)), _PASSES)
         if text is None:
             return column
         before = text.decode("utf-8", "replace").replace("\t", "\t\t")[: column - 1]
@@ -69,8 +74,7 @@ class Text:
     def of_deno(self, line: int, column: int, *, v8: bool) -> tuple[int, int]:
         """Return the line and the column of a place as Deno counts lines.
 
-        To its parser, and in what it maps back, a lone carriage return ends one as well; to V8 two separators of
-        Unicode's, too.
+        For its parser and source maps, a lone carriage return ends a line as well. For V8, so do U+2028 and U+2029.
         """
         index = self._v8_index if v8 else self._swc_index
         if index is None or line < 1:
@@ -80,18 +84,18 @@ class Text:
         return own, column + self._units(self._index.start(own), start, 0)
 
     def _units(self, start: int, end: int, otherwise: int) -> int:
-        """Return how many UTF-16 code units stand here, up to the line's end."""
+        """Return the number of UTF-16 code units of a range, up to the line's end; `otherwise` over the budget."""
         text = self._look(start, end, 1)
         return otherwise if text is None else _units(text)
 
-    def _look(self, start: int, end: int, ways: int) -> bytes | None:
-        """Return what stands here, up to the line's end; None if too much was looked at. `ways`: how often."""
+    def _look(self, start: int, end: int, passes: int) -> bytes | None:
+        """Return the text of a range, up to the end of the line; None over the budget. `passes`: its cost."""
         found = self._source.find(b"\n", start, min(end, start + _ASCII_GAIN * max(self._left, 0)))
         end = end if found < 0 else found
         if end - start > _ASCII_GAIN * self._left:
             return None
         text = self._source[start:end]
-        self._left -= ways * (len(text) // _ASCII_GAIN if text.isascii() else len(text))
+        self._left -= passes * (len(text) // _ASCII_GAIN if text.isascii() else len(text))
         return text if self._left >= 0 else None
 
     @cached_property
@@ -107,7 +111,7 @@ class Text:
         return self._with_ends(_SEPARATORS)
 
     def _with_ends(self, separators: tuple[bytes, ...]) -> _Index | None:
-        """Return an index of lines that these, and lone carriage returns, end as well; None if there are none."""
+        """Return an index in which these separators and lone carriage returns end lines; None if the text has none."""
         source = self._source
         if len(source) > _OTHER_ENDS_BYTES:
             return None
@@ -120,13 +124,13 @@ class Text:
 
 
 class _Index:
-    """Where the lines of a text begin that line feeds end."""
+    """Where each line of a text begins, if line feeds end lines."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text
         counts = (text.count(b"\n", at, at + _CHUNK_BYTES) for at in range(0, len(text), _CHUNK_BYTES))
         self._before = [0, *accumulate(counts)]
-        """How many line feeds there are before each piece of the text."""
+        """Number of line feeds before each chunk of the text."""
         self.lines = self._before[-1] + 1
 
     def line_at(self, offset: int) -> int:
@@ -135,7 +139,7 @@ class _Index:
         return self._before[chunk] + self._text.count(b"\n", chunk * _CHUNK_BYTES, offset) + 1
 
     def start(self, line: int) -> int:
-        """Return where a line begins; past the last one: the text's end. By bisection of a piece."""
+        """Return where a line begins; past the last line, the end of the text. Bisects the chunk."""
         if line <= 1:
             return 0
         if line - 1 > self._before[-1]:

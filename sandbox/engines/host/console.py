@@ -1,4 +1,4 @@
-"""Console lines of one run: bytes of the process in, lines in the program's own terms out, under a cap."""
+"""Console lines of one run: bytes of the process in, lines with the program's own places out, under a cap."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from sandbox.protocol.events import Log
 from sandbox.protocol.frames import LINE_BYTES
 
 _MAPPED_LINES = 500
-"""Of a run's console lines with stacks in them, so many lines of text are put in the program's terms: 2 ms of the
-daemon's. The rest stays as the engine wrote it: a program can print any number of stacks."""
+"""Lines of stacks in one run's console that are mapped to the program: 2 ms of the loop. Other lines stay as the engine
+wrote them: a program can print any number of stacks."""
 
 MOST_LINES = 32_768
-"""Of one run, so many lines are kept: a reply with them takes 2 ms of the daemon's. Only a run that asks for more than
-512 KiB of log can have more."""
+"""Console lines of one run: a reply with all of them takes 2 ms of the loop. Only a run that asks for more than 512 KiB
+of log can reach this."""
 
 ENCODED_BYTES = 3 << 20
-"""Of all lines, as they are encoded: beside a result of 4 MiB they fit into a frame of 8 MiB. See `_encoded_bytes`."""
+"""All lines of a run when encoded: they and a result of 4 MiB fit into a frame of 8 MiB. See `_encoded_bytes`."""
 
 _LINE_ENCODED_BYTES = 32
-"""Of one line, what is encoded beside its text."""
+"""Encoded size of one line without its text."""
 
 _ESCAPED = b'"\\\b\f\n\r\t'
 _CONTROLS = bytes(byte for byte in range(32) if byte not in _ESCAPED)
 _ESCAPED_BYTES, _CONTROL_BYTES = 5, 9
-"""What a character counts that JSON escapes, in two bytes and in six: more than that, since to escape takes time. Lines
-that use up ENCODED_BYTES with these take 2.5 ms to encode, instead of 8."""
+"""Counted for a character that JSON escapes with two bytes, and with six. They count more than their size, since
+escaping takes time: lines that use up ENCODED_BYTES with these take 2.5 ms to encode, instead of 8."""
 
 _LINE_BYTES = 256
-"""So much of a long line counts as one."""
+"""A longer line counts as one line for each of these in `_MAPPED_LINES`."""
 
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
@@ -41,7 +41,7 @@ class Stacks(Protocol):
     """Reads an engine's notation of places: the module `stack` of that engine."""
 
     MAPPINGS: int
-    """In how many ways its stacks count lines."""
+    """Number of ways in which its stacks count lines."""
 
     def position(self, stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
         """Return (line, column) of a syntax error."""
@@ -61,7 +61,7 @@ class Console:
         self._left_lines = MOST_LINES
         lines = min(MOST_LINES, limits.log_bytes // LINE_BYTES + 1)
         fits = _CONTROL_BYTES * limits.log_bytes + _LINE_ENCODED_BYTES * lines <= ENCODED_BYTES
-        self._left_encoded = math.inf if fits else ENCODED_BYTES  # not counted where all that may come will fit
+        self._left_encoded = math.inf if fits else ENCODED_BYTES  # inf: the log limit alone makes all lines fit
         self._mapped_left = _MAPPED_LINES
         self._stacks = stacks
         self._source_name = source_name
@@ -91,7 +91,7 @@ class Console:
         return LogLine(level=_LEVELS[log.level], text=body.decode("utf-8", "ignore"))
 
     def _within_encoded(self, body: bytes) -> bytes:
-        """Count a line as it will be encoded; return it, cut if it does not fit. It is the last one then."""
+        """Count the encoded size of a line; return the line, cut if it does not fit. A cut line is the last one."""
         encoded = _encoded_bytes(body)
         if encoded > self._left_encoded:
             self.truncated = True

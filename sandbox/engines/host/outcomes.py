@@ -27,21 +27,23 @@ from sandbox.protocol.events import Checked, Last, NoJson, OutOfMemory, Refused,
 Verdict = Outcome | Checked | Value
 """How a job ended. `Checked`: the source of a check is a program. `Value`: a result of more than INLINE_BYTES.
 
-`read_value` makes an outcome of such a result, in a process where that holds nobody up.
+The decoder turns such a result into an outcome with `read_value`.
 """
 
 INLINE_BYTES = 512 * 1024
-"""A result up to this size is read at once: 1 ms of the daemon's if it is lists of lists, or ends with half of a
-surrogate pair."""
+"""A result up to this size is read at once: 1 ms of the loop for lists of lists, or for a result that ends with a lone
+surrogate."""
 
 _raw_decoder = json.Decoder(Raw)
 
 _HALF = re.compile(rb"\\ud[89a-f]")
 _PAIR = re.compile(rb"\\ud[89ab]..\\ud[c-f]..", re.DOTALL)
 _HALVES = 2000
-"""So many are looked at: 2 ms. Engines escape halves alone, so an honest result has one at once."""
+"""Escaped surrogates that are examined: 2 ms. Engines escape lone surrogates only, so the first one is lone unless the
+engine was taken over."""
 
 _BACKSLASHES = 4096
+"""Bytes before an escape that are searched for backslashes, an odd number of which escape its own backslash."""
 
 
 class Reader:
@@ -97,7 +99,7 @@ def read_value(payload: bytes) -> Ok | BadResult | Crashed:
 
 
 def _has_lone_surrogate(payload: bytes) -> bool:
-    """Whether a JSON text has an escape of half a surrogate pair, as JSON.stringify writes what is no text."""
+    """Whether a JSON text has an escaped lone surrogate, which JSON.stringify writes for half of a pair."""
     at = 0
     for _ in range(_HALVES):
         found = _HALF.search(payload, at)

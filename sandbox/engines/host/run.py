@@ -30,7 +30,7 @@ _READS = 4
 """Reads per wake-up, so that an endless writer cannot starve other cells."""
 
 _STREAM_BYTES = 8 * 1024
-"""Of a run whose lines are streamed, read at once: 1,400 lines, each of which becomes a message."""
+"""Read at once for a run whose lines are streamed: up to 1,400 lines, each of which becomes a message."""
 
 _ROOM_BYTES = 1280 * 1024
 """Room for a result, a prompt or a source of the default limits at once."""
@@ -39,7 +39,7 @@ _SO_SNDBUFFORCE = 32  # socket(7), asm-generic/socket.h; not in Python's socket 
 
 
 class Reading(Enum):
-    """What came of an attempt to read what a process wrote."""
+    """Result of reading the output of a process."""
 
     PART = auto()
     """There may be more now."""
@@ -99,7 +99,7 @@ class Run:
 
     @property
     def unsent(self) -> bool:
-        """Whether a part of the job has still to be sent."""
+        """Whether a part of the job is not sent yet."""
         return bool(self._unsent)
 
     @property
@@ -109,12 +109,12 @@ class Run:
 
     @property
     def backlog(self) -> bool:
-        """Whether some of what was read is still to be looked at: `receive` goes on with it."""
+        """Whether a part of the bytes that were read is not processed yet: `receive` continues with it."""
         return self._decoder.backlog and self.machine.state is not State.ENDING
 
     @property
     def flood(self) -> bool:
-        """Whether the process writes on and on after its last message."""
+        """Whether the process floods the socket after its last message."""
         return self._decoder.flood
 
     def send(self, data: socket.socket) -> None:
@@ -128,13 +128,13 @@ class Run:
         except OSError as error:
             if self.machine.state is State.SENDING and len(self._unsent) == whole:
                 raise CellLost(f"its data socket broke: {error}") from error
-            self._unsent = self._unsent[:0]  # the kernel's account of the process is to come
+            self._unsent = self._unsent[:0]  # the kernel reports the end of the process soon
             return
         if not self._unsent and self.machine.state is State.SENDING:
             self.machine.happen(Trusted.SENT)
 
     def receive(self, data: socket.socket) -> Reading:
-        """Read what the process wrote, or a part if there is much, and look at a part of that.
+        """Read the output of the process, in bounded parts, and process a part of it.
 
         While there is a `backlog`, nothing more is read: a process can write any number of frames.
         """
@@ -157,7 +157,7 @@ class Run:
         return Reading.PART
 
     def look(self) -> Reading:
-        """Look at a part of the `backlog`."""
+        """Process a part of the `backlog`."""
         if self.backlog:
             if self._lacks_room:
                 return Reading.NO_ROOM
@@ -165,7 +165,7 @@ class Run:
         return Reading.PART if self.backlog else Reading.ALL
 
     def receive_all(self, data: socket.socket) -> Reading:
-        """Read all that a dead process left in the socket, which takes 2.5 MiB at most, and look at a part of it."""
+        """Read all that a dead process left in the socket, which holds 2.5 MiB at most, and process a part of it."""
         parts = []
         with suppress(OSError):  # BlockingIOError: that was all
             while received := data.recv(_READ_BYTES):
@@ -175,7 +175,7 @@ class Run:
         return self.look()
 
     def drop_rest(self) -> None:
-        """Give up the `backlog`, for which there is no room."""
+        """Note that console lines were cut: the `backlog` is not processed, since there is no room for its lines."""
         self._console.truncated = True
 
     @property

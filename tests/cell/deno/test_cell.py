@@ -171,7 +171,7 @@ async def test_a_killed_process_is_told(plan: Plan) -> None:
 async def test_a_killed_nsjail_is_told_before_the_kernel_tells_its_end(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That it has closed its log is enough: its pidfd may say a moment later that it has ended."""
+    """A closed log shows that nsjail has ended, even if its pidfd does not show it yet."""
     monkeypatch.setattr(Supervisor, "is_alive", lambda _: True)
     async with a_cell(plan) as cell:
         nsjail = cell.process.pid

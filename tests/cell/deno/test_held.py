@@ -1,4 +1,4 @@
-"""A Deno cell whose reactor is held: the watchdog holds the run's limits, and its outcome is told afterwards."""
+"""A Deno cell whose reactor is blocked: the watchdog enforces the limits, and the outcome is right afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.cell.deno.cells import a_cell
 from tests.daemon.processes import children, cpu_s, is_alive, until
 
 _STARTS_S = 0.01
-"""CPU time that no Deno starts in."""
+"""Less than the CPU time of a Deno's start."""
 
 _WAITS = "await new Promise((done) => setTimeout(done, 600000))"
 
@@ -25,7 +25,7 @@ _WAITS = "await new Promise((done) => setTimeout(done, 600000))"
 async def _hold(
     plan: Plan, source: str, *, next_starts: bool, reads: bool = True, says: bool = False, **limits: Any
 ) -> tuple[Held, bool]:
-    """Run this, hold the reactor until the process is dead, and tell whether the cell goes on: then it has to.
+    """Run this, block the reactor until the process is dead; return the run, and whether the cell takes another.
 
     `next_starts`: until the next process waits for a run, too. `reads`: the process reads its job; else the run is
     cancelled at the end. `says`: the reactor is held once the program has written a line.
@@ -49,7 +49,7 @@ async def _hold(
 
 
 def _waits(process: int) -> bool:
-    """Whether this process has started and uses no CPU time now: it has said so, and waits for a run."""
+    """Whether this process has started and uses no CPU time now: it waits for a run."""
     before = cpu_s(process)
     time.sleep(0.2)
     return before > _STARTS_S and cpu_s(process) == before
@@ -64,7 +64,7 @@ def _waits(process: int) -> bool:
 async def test_limits(  # one for each column
     plan: Plan, source: str, cpu_ms: int, wall_ms: int, outcome: type, *, next_starts: bool
 ) -> None:
-    """The process is killed while the reactor is held, and what the next one says is not taken for its word."""
+    """The process is killed while the reactor is blocked, and output of the next process does not count as its own."""
     held, _ = await _hold(plan, source, next_starts=next_starts, cpu_ms=cpu_ms, wall_ms=wall_ms)
     assert isinstance(held.result.outcome, outcome)
     assert held.result.usage.peak_memory_bytes > 0
@@ -74,14 +74,14 @@ async def test_limits(  # one for each column
 
 @pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
 async def test_a_run_that_ended_in_time_keeps_its_outcome(plan: Plan, *, next_starts: bool) -> None:
-    """A last message that was sent before the wall limit counts, though the process was then killed."""
+    """A last message that was sent before the wall limit counts, though the watchdog then killed the process."""
     held, _ = await _hold(plan, "return 'in time'", next_starts=next_starts, cpu_ms=5000, wall_ms=4000)
     assert held.value == "in time"
 
 
 @pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
 async def test_a_job_that_was_not_read_is_left_to_nobody(plan: Plan, *, next_starts: bool) -> None:
-    """The process is killed before it has read its job. The next one may have read it since: it takes no run."""
+    """A process is killed before it has read its job. The next process may have read it, so it gets no run."""
     held, goes_on = await _hold(plan, "return 1", next_starts=next_starts, reads=False, cpu_ms=5000, wall_ms=1000)
     assert isinstance(held.result.outcome, Cancelled)
     assert not goes_on
@@ -89,7 +89,7 @@ async def test_a_job_that_was_not_read_is_left_to_nobody(plan: Plan, *, next_sta
 
 @pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
 async def test_the_cell_goes_on_after_a_kill(plan: Plan, *, next_starts: bool) -> None:
-    """With a cgroup nsjail goes on, unless the next process's first word was read as one of the last's."""
+    """With a cgroup nsjail continues, unless the first message of the next process was read as the last one's."""
     source = "await new Promise((done) => setTimeout(done, 300)); console.log(1); for(;;){}"
     held, goes_on = await _hold(plan, source, next_starts=next_starts, says=True, cpu_ms=500, wall_ms=600_000)
     assert isinstance(held.result.outcome, CpuLimit)

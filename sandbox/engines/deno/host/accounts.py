@@ -14,7 +14,7 @@ from sandbox.protocol.events import Trusted
 
 
 class Accounts:
-    """What the kernel accounts to one run. Made before it begins. Raises CellLost if the process is gone by then."""
+    """The kernel's accounts of one run. Made before the run begins. Raises CellLost if the process is gone."""
 
     def __init__(self, jail: Supervisor, engine: DenoProcess, group: Group | None) -> None:
         self._jail = jail
@@ -30,7 +30,7 @@ class Accounts:
         self._accounted_s = 0.0
 
     def look(self) -> None:
-        """Look at what can't be known once the process has ended by itself: without a cgroup, how large it was."""
+        """Read what can't be read once the process has ended by itself: without a cgroup, its peak of memory."""
         with suppress(CellLost):
             self._cpu_ns = self._engine.cpu_ns()
         if self._group is None:
@@ -74,9 +74,9 @@ class Accounts:
     def evidence(
         self, run: Run, *, cause: Trusted | None, alive: bool, how: Ending | None, jail_gone: bool
     ) -> Evidence:
-        """Return all that is known. `cause`: why the process was killed, if it was before its last message.
+        """Return the evidence. `cause`: why the process was killed, if that was before its last message.
 
-        `alive`: the process was there for the daemon or the watchdog to end it.
+        `alive`: the process had not ended by itself; the daemon or the watchdog ended it.
         """
         machine = run.machine
         return Evidence(

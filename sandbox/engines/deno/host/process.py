@@ -95,14 +95,13 @@ class DenoProcess:
 
     @property
     def cores(self) -> int:
-        """How many cores its threads can use at once: one, unless they could not be kept to one."""
+        """Number of cores that its threads can use at once: one, unless `keep_to_one_core` failed."""
         return len(_cores) if self._core is None else 1
 
     def keep_to_one_core(self) -> None:
-        """Let all of its threads, and those to come, have one core between them: its own, or the one with fewest such.
+        """Keep all its threads, present and future, on one core: its own, or the one with the fewest such processes.
 
-        A dozen threads on all cores would keep even the daemon waiting for its turn, and what they use meanwhile is
-        over the limit.
+        A dozen threads on all cores would keep the watchdog from a core, and exceed the CPU limit meanwhile.
         """
         fewest = min(_cores.values())
         with suppress(OSError, ValueError, IndexError):

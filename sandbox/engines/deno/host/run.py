@@ -1,6 +1,6 @@
-"""One job on its way through a Deno process: watched, ended, and how it ended told from the kernel's accounts.
+"""One job in a Deno process: supervise it, end it, and derive its outcome from the kernel's accounts.
 
-The cell hands on what the reactor reports. Not here: how a process starts, and how the next one follows.
+The cell passes on the reactor's events. The start of processes is not here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ _LOG_S = 1.5
 
 
 class DenoRun:
-    """The job in a cell. The cell calls it until `over` was called, and `jail_ended` after that if nsjail does not go
-    on."""
+    """The job in a cell. The cell calls it until `over` is called, and then `jail_ended` if nsjail ends."""
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class DenoRun:
     ) -> None:
         """`grouped`: whether a cgroup limits memory. `set_due`: call `on_due` at this time.
 
-        `over`: called once, with whether nsjail goes on. If it does not, the cell is of no more use.
+        `over`: called once, with whether nsjail goes on. If not, the cell must be retired.
         """
         self._run = run
         self._accounts = accounts
@@ -72,7 +71,7 @@ class DenoRun:
         self._killed: Trusted | None = None
         """Why the watchdog has killed the process, if it has."""
         self._report: Callable[[], None] | None = None
-        """What is left to do once nsjail was reaped."""
+        """Reports the result; to be called once nsjail was reaped. None if there is nothing to report."""
         self._reported = False
 
     @property
@@ -82,12 +81,12 @@ class DenoRun:
 
     @property
     def backlog(self) -> bool:
-        """Whether some of what was read is to be looked at now."""
+        """Whether a part of the bytes that were read can be processed now."""
         return not self._settled and not self._paused and self._run.backlog
 
     @property
     def events(self) -> int:
-        """What to wait for on the data socket."""
+        """Events of the data socket to wait for."""
         return (0 if self._paused else READ) | (WRITE if self._run.unsent else 0)
 
     def begin(self) -> None:
@@ -99,7 +98,7 @@ class DenoRun:
         self._set_due(min(run.began + LONG_S, run.wall_at))
 
     def cancel(self) -> None:
-        """End the run, since nobody wants it any more."""
+        """End the run: its client has cancelled it or left."""
         if self._run.machine.state not in (State.ENDING, State.GONE) and not self.awaits_log:
             self._stop(Trusted.CANCEL)
 
@@ -119,7 +118,7 @@ class DenoRun:
         """The data socket can be read or written."""
         run = self._run
         if self._read_to_the_end:
-            return  # what comes now is the next process's
+            return  # from now on, bytes come from the next process
         if run.unsent:
             run.send(self._data)
         reading = run.receive(self._data)
@@ -197,10 +196,10 @@ class DenoRun:
             outcome = verdict(
                 accounts.evidence(run, cause=self._cause, alive=True, how=None, jail_gone=False), run.reader
             )
-            # Without a cgroup, a later run's end could be taken for one for lack of memory.
-            little = self._grouped or accounts.peak_bytes < run.job.limits.memory_bytes // 4
+            # Without a cgroup, a large peak of this run could make a later run's end look like a lack of memory.
+            small = self._grouped or accounts.peak_bytes < run.job.limits.memory_bytes // 4
             self._reported = True
-            self._over(little and not isinstance(outcome, Crashed))
+            self._over(small and not isinstance(outcome, Crashed))
             run.done(self._result(outcome))
 
     def _close_accounts(self, *, ended: bool) -> None:

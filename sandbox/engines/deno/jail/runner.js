@@ -290,8 +290,8 @@
     defineProperty(globalThis, name, { __proto__: null, get, set, configurable: true, enumerable: true });
   }
 
-  // Each job takes a thread for itself, 32 at the most: so many on one core keep the watchdog from its look at the clock, and
-  // what they use meanwhile, up to 76 ms, is over the limit.
+  // Each job takes a thread of its own, 32 at the most. So many on one core keep the watchdog from reading the clock in time:
+  // a run used up to 76 ms more than its limit.
   const JOBS = 8;
   const MadePromise = Promise;
   let jobs = 0, next = null, last = null;

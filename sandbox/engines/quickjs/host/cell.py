@@ -64,11 +64,11 @@ class QuickJSCell(Cell):
         """What the reactor waits for on the data socket."""
         self._run: Run | None = None
         self._report: Report | None = None
-        """The account of the run's child, while what it wrote is still being looked at."""
+        """The report of the child's end, while its output is still being processed."""
         self._killed = False
         """Whether the watchdog may have killed that child, or the next one."""
         self._ends_awaited = 0
-        """Of children, until there is one with the default limits again: the job for another one was cancelled."""
+        """Ends of children to wait for until the blank child has the default limits again, after a cancelled job."""
         self._children_ended = 0
         self._watch = watch
         self._zygote = zygote
@@ -244,7 +244,7 @@ class QuickJSCell(Cell):
         self._go_on(run.receive_all(self._data))
 
     def _await_default(self) -> None:
-        """A child has ended on the way back to the default limits."""
+        """Count the end of a child on the way back to one with the default limits: see `_ends_awaited`."""
         self._children_ended += 1
         self._ends_awaited -= 1
         if self._ends_awaited:
@@ -259,7 +259,7 @@ class QuickJSCell(Cell):
             self.on_blank()
 
     def _go_on(self, reading: Reading) -> None:
-        """The child is dead, and all that it wrote was read. A part of it is looked at in each turn of the loop."""
+        """Process the output of a dead child, a part in each turn of the loop. All of it was read from the socket."""
         run = self._run
         assert run is not None
         match reading:
@@ -277,7 +277,7 @@ class QuickJSCell(Cell):
             self._go_on(run.look())
 
     def _read_on(self, run: Run) -> None:
-        """There is room again for what the child writes."""
+        """Continue: the client has room again for the child's console lines."""
         if self._run is not run or run.machine.state is State.ENDING:
             return
         if self._report is not None:
@@ -337,7 +337,7 @@ class QuickJSCell(Cell):
             self._kill(run)
 
     def _kill(self, run: Run) -> None:
-        """Have the zygote kill its child. Its account of the child is to come."""
+        """Have the zygote kill its child. The zygote's report of the end follows."""
         self._wait_for(0)
         try:
             self._control.send(kill_message(self._children_ended))
@@ -404,5 +404,5 @@ class QuickJSCell(Cell):
 
 
 def _was_killed(report: Report | None) -> bool:
-    """Whether a child may have ended by the watchdog's kill, or its whole jail."""
+    """Whether the watchdog's kill may have ended the child, or its whole jail."""
     return report is None or report.signal == signal.SIGKILL

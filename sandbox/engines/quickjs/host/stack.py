@@ -19,7 +19,7 @@ MAPPINGS = 1
 
 
 def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
-    """Return (line, column) of what does not parse. What was noticed past the source's end is there."""
+    """Return (line, column) of a syntax error. One past the end of the source is moved to its end."""
     for text in stack.split("\n", STACK_LINES):
         if frame := _frame(text):
             place, last = (int(frame["line"]) - (0 if module else 1), int(frame["column"])), source.end()
