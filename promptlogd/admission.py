@@ -220,7 +220,11 @@ class Admission:
                 node = max(newest_first, key=attrgetter("waiting" if many else "waiting_bytes"))
             ticket = node.tickets[-1]
             self.leave(ticket)
-            what = f"{self._queue} runs wait" if many else f"the runs that wait hold {self._queue_bytes / MIB:.0f} MiB"
+            what = (
+                f"{self._queue} runs are waiting"
+                if many
+                else f"the runs that wait hold {self._queue_bytes / MIB:.0f} MiB"
+            )
             ticket.granted(RequestError("busy", f"{what} already; try again in a moment"))
 
     def _offer(self, ticket: Ticket) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ _NONE = "0" * 64
 _MIB = 1 << 20
 
 
+def _x(times: int, before: str = "", unit: str = "x") -> Callable[[], str]:
+    """Return what makes a long text. Texts that are made at once would stay in memory for all tests."""
+    return lambda: before + unit * times
+
+
+def _made(request: dict[str, Any]) -> dict[str, Any]:
+    return {field: value() if callable(value) else value for field, value in request.items()}
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "code", "says"),
     [
@@ -47,9 +57,9 @@ _MIB = 1 << 20
         (_RUN_KEPT, {"hash": "../../../etc"}, "bad_request", "neither a hash"),
         (_RUN_KEPT, {"hash": "@nobody"}, "not_found", "@nobody"),
         (_RUN_KEPT, {"language": "javascript"}, "bad_request", "`language` is for a `source`"),
-        (_RUN | {"source": "//" + "x" * (_MIB - 2)}, {"source": "//" + "x" * (_MIB - 1)}, "too_large", "source"),
-        (_RUN | {"prompt": "x" * _MIB}, {"prompt": "x" * (_MIB + 1)}, "too_large", "prompt"),
-        (_RUN | {"prompt": "é" * (_MIB // 2)}, {"prompt": "é" * (_MIB // 2 + 1)}, "too_large", "prompt"),
+        (_RUN | {"source": _x(_MIB - 2, "//")}, {"source": _x(_MIB - 1, "//")}, "too_large", "source"),
+        (_RUN | {"prompt": _x(_MIB)}, {"prompt": _x(_MIB + 1)}, "too_large", "prompt"),
+        (_RUN | {"prompt": _x(_MIB // 2, unit="é")}, {"prompt": _x(_MIB // 2 + 1, unit="é")}, "too_large", "prompt"),
         (_RUN | {"env": {"a": "x" * 260_000}}, {"env": {"a": "x" * 264_000}}, "too_large", "env"),
         (_RUN | {"limits": {"cpu_ms": 10_000}}, {"limits": {"cpu_ms": 10_001}}, "bad_request", "10000"),
         (_RUN | {"limits": {"memory_bytes": 32 * _MIB}}, {"limits": {"memory_bytes": 1}}, "bad_request", "least"),
@@ -73,13 +83,13 @@ _MIB = 1 << 20
             "least it may be on deno",
         ),
         (_RUN | {"host_functions": []}, {"host_functions": ["f"]}, "unsupported", "host functions"),
-        (_SUBMIT, {"source": "//" + "x" * (_MIB - 1)}, "too_large", "source"),
+        (_SUBMIT, {"source": _x(_MIB - 1, "//")}, "too_large", "source"),
         (_SUBMIT, {"source": "let x = ;"}, "bad_request", "syntax error"),
         (_SUBMIT, {"source": "}); x(); (function () {"}, "bad_request", "syntax error"),
         (_SUBMIT, {"source": "}[globalThis.x=1]=function(){"}, "bad_request", "syntax error"),
         (
             _SUBMIT | {"source": "return " + "(" * 100 + "1" + ")" * 100},
-            {"source": "(" * 500_000},
+            {"source": _x(500_000, unit="(")},
             "bad_request",
             "syntax error",
         ),
@@ -92,6 +102,7 @@ _MIB = 1 << 20
 )
 def test_bad_requests(socket_path: Path, right: dict[str, Any], wrong: dict[str, Any], code: str, says: str) -> None:
     """A request is done, and with one thing wrong refused with a code and a reason; the connection goes on."""
+    right, wrong = _made(right), _made(wrong)
     with talk(socket_path) as sock:
         kept, done = ask(sock, _SUBMIT)[0], ask(sock, right)[0]
         ask(sock, _SUBMIT)  # the right request may have removed it
