@@ -19,7 +19,7 @@ from sandbox.engines.quickjs.host.cell import QuickJSCell as Cell
 from sandbox.engines.quickjs.host.control import kill_message, limits_message
 from sandbox.errors import CellLost
 from sandbox.limits import MIB, Limits
-from sandbox.outcome import CpuLimit, Crashed, Ok
+from sandbox.outcome import Cancelled, CpuLimit, Crashed, Ok
 from sandbox.protocol.frames import MESSAGES_AT_ONCE, Task
 from tests.cell.cells import a_reactor, finish
 
@@ -160,3 +160,25 @@ async def test_a_fault_at_the_end_of_a_run_ends_the_run_and_the_cell(
         await cell.close()
         assert isinstance(results[0], Result)
         assert isinstance(results[0].outcome, Crashed)
+
+
+async def test_a_child_that_is_cancelled_has_a_moment_to_read_its_job(plan: Plan) -> None:
+    """Its kill is put off, since what it leaves unread spends the cell; it is killed in any case."""
+    for reads in (True, False):
+        async with _without_a_jail(plan) as (cell, theirs, their_control):
+            results: list[Result | CellLost] = []
+            cell.begin(Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits()), results.append)
+            cell.cancel()
+            with pytest.raises(BlockingIOError):
+                their_control.recv(64, socket.MSG_DONTWAIT)
+            if reads:
+                theirs.recv(65536)
+            with trio.fail_after(10):
+                await trio.lowlevel.wait_readable(their_control)
+                assert their_control.recv(64) == kill_message(0)
+                their_control.send(_REPORT)
+                while not results:
+                    await trio.lowlevel.checkpoint()
+            assert isinstance(results[0], Result)
+            assert isinstance(results[0].outcome, Cancelled)
+            assert cell.usable is reads

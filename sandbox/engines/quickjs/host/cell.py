@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 KILL_S = 0.5
 """How long a zygote may take to report the end of a child that it was told to kill."""
 
+_READS_S = 0.0005
+"""How often to look whether a child has read its job."""
+
 _EXIT_S = 0.3
 """How long a zygote may take to exit by itself."""
 
@@ -69,6 +72,8 @@ class QuickJSCell(Cell):
         """Whether the watchdog may have killed that child, or the next one."""
         self._ends_awaited = 0
         """Ends of children to wait for until the blank child has the default limits again, after a cancelled job."""
+        self._kill_at = 0.0
+        """When a child that was cancelled before it had read its job is killed at the latest; 0: now."""
         self._children_ended = 0
         self._watch = watch
         self._zygote = zygote
@@ -122,6 +127,8 @@ class QuickJSCell(Cell):
         if state is State.STARTING:
             self.retire()
             self._lose(run, "it did not take new limits in time")
+        elif state is State.ENDING and self._kill_at:
+            self._kill(run)
         elif state is State.ENDING:
             self.retire()
             run.machine.happen(Trusted.LOST)
@@ -334,11 +341,21 @@ class QuickJSCell(Cell):
             run.machine.happen(Trusted.ENDED)
             self._finish(run, self._report)
         else:
+            if cause is Trusted.CANCEL:
+                self._kill_at = trio.current_time() + LONG_S
             self._kill(run)
 
     def _kill(self, run: Run) -> None:
-        """Have the zygote kill its child. The zygote's report of the end follows."""
+        """Have the zygote kill its child. The zygote's report of the end follows.
+
+        If nobody waits for its end, it is given a moment to read its job: else its cell would be spent.
+        """
         self._wait_for(0)
+        now = trio.current_time()
+        if now < self._kill_at and not run.unsent and not run.was_read(self._data):
+            self._reactor.set_due(self, now + _READS_S)
+            return
+        self._kill_at = 0.0
         try:
             self._control.send(kill_message(self._children_ended))
         except OSError:
@@ -381,6 +398,7 @@ class QuickJSCell(Cell):
     def _let_go(self) -> None:
         self._run = self._report = None
         self._killed = False
+        self._kill_at = 0.0
         self._reactor.clear_due(self)
         self._wait_for(0)
 
