@@ -14,7 +14,7 @@ import pytest
 from promptlogctl.client import Client
 from sandbox.engines.deno.host.root import build_root, deno_executable
 from sandbox.jail.root import RootError
-from tests.daemon.processes import a_daemon, children
+from tests.daemon.processes import a_daemon, children, until
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("promptlogctl")
@@ -122,6 +122,7 @@ def test_nsjail_gets_nothing_of_the_environment(tmp_path: Path) -> None:
     """The environment of a daemon, that libraries could be named in, does not reach nsjail on either engine."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         assert client.run_source("return 1", engine="deno").value == 1
+        until(lambda: client.stats().pools[0].blank == client.stats().pools[0].size, 20)
         found = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in children(daemon.process.pid)}
         assert b"PATH=" in Path(f"/proc/{daemon.process.pid}/environ").read_bytes()
         assert len(found) > client.stats().pools[0].size
