@@ -20,7 +20,7 @@ from sandbox.cells.watch import GRACE_MS, Watch, Watchdog
 from sandbox.cells.watchdog import CPU_AT, CPU_KILLED, CPU_USED, NEVER_NS, SLOT_WORDS, WAKES_AT, WALL_AT, WALL_KILLED
 from sandbox.errors import WatchdogError
 from sandbox.protocol.events import Trusted
-from tests.daemon.processes import children, is_alive, until
+from tests.daemon.processes import children, cpu_s, is_alive, until
 
 _LOOPS = "while True: pass"
 _SLEEPS = "import time; time.sleep(600)"
@@ -138,6 +138,7 @@ def test_a_run_that_begins_while_the_watchdog_goes_to_sleep(turn: tuple[_Turn, s
 def test_cpu_time(turn: tuple[_Turn, subprocess.Popen[bytes]]) -> None:
     """A process below its CPU limit is looked at again when it can have reached it; one above it is killed."""
     one, process = turn
+    until(lambda: cpu_s(process.pid) > 0)
     run = time.monotonic_ns() + 60_000_000_000
     one.words[_AT + CPU_AT] = 3_600_000_000_000
     one.words[_AT + WALL_AT] = run
