@@ -167,9 +167,6 @@ def test_the_process_is_started_for_what_is_large_alone(tmp_path: Path) -> None:
         (pid,) = _decoders(daemon)
         os.kill(pid, signal.SIGKILL)
         until(lambda: not os.path.exists(f"/proc/{pid}") or _is_zombie(pid))
-        with talk(daemon.socket) as sock, sock.makefile("rb") as lines:
-            sock.sendall(b'{"type":"run","id":1,"prompt":"' + b"x" * MIB + b'"}\n')
-            assert json.loads(lines.readline())["code"] == "internal"
         assert client.run_source("return prompt.length", prompt="x" * MIB).value == MIB
         (another,) = _decoders(daemon)
         assert another != pid
