@@ -32,9 +32,18 @@ _PREPARED_S = 120.0
 _PR_SET_PDEATHSIG = 1
 
 
+class NotPrepared(RuntimeError):
+    """An attack was not ready in time: the daemon was too slow, or was not there."""
+
+
 @contextmanager
-def attacking(name: str, path: str, *, uid: int | None = None, programs: int = 2_000) -> Iterator[Callable[[], None]]:
-    """Prepare an attack, and give a function that begins it. The attack ends with the block."""
+def attacking(
+    name: str, path: str, *, uid: int | None = None, programs: int = 2_000, prepared_s: float = _PREPARED_S
+) -> Iterator[Callable[[], None]]:
+    """Prepare an attack, and give a function that begins it. The attack ends with the block.
+
+    Raises NotPrepared if to prepare it takes longer than `prepared_s`.
+    """
     command = [sys.executable, __file__, name, path, "--programs", str(programs)]
     command += [] if uid is None else ["--uid", str(uid)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -42,9 +51,9 @@ def attacking(name: str, path: str, *, uid: int | None = None, programs: int = 2
         assert process.stdout is not None
         go = process.stdin
         try:
-            ready, _, _ = select.select([process.stdout], [], [], _PREPARED_S)
+            ready, _, _ = select.select([process.stdout], [], [], prepared_s)
             if not ready or process.stdout.readline() != b"ready\n":
-                raise RuntimeError(f"the attack {name!r} could not be prepared")
+                raise NotPrepared(f"the attack {name!r} could not be prepared")
 
             def begin() -> None:
                 go.write(b"go\n")

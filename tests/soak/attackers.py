@@ -13,14 +13,16 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from bench.attacker import attacking
+from bench.attacker import NotPrepared, attacking
 from bench.attacks import ATTACKS
 
 _EACH_S = 1.5
 _PROGRAMS = 200
 """Small programs that attacks keep in the store."""
-_END_S = 150.0
-"""Longer than an attack may take to prepare."""
+_PREPARED_S = 15.0
+"""How long an attack may take to prepare. The daemon may be gone meanwhile."""
+_END_S = 60.0
+"""Longer than that."""
 
 _NAMES = sorted(name for name, attack in ATTACKS.items() if not attack.taken_over)
 
@@ -76,9 +78,13 @@ def _attack(path: Path, seed: int, go: Event, stop: Event, idle: Event, each: Ev
         idle.clear()
         left = left or chance.sample(_NAMES, len(_NAMES))
         name = left.pop()
-        with attacking(name, str(path), programs=_PROGRAMS) as begin:
-            begin()
-            stop.wait(_EACH_S)
+        try:
+            with attacking(name, str(path), programs=_PROGRAMS, prepared_s=_PREPARED_S) as begin:
+                begin()
+                stop.wait(_EACH_S)
+        except NotPrepared:  # the daemon is away, maybe for good
+            left.append(name)
+            continue
         done[name] += 1
         if not left:
             each.set()
