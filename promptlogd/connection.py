@@ -9,10 +9,13 @@ Whatever a client does, it ends this connection at the most. Requests go on side
   them is answered at once: their replies are short and take no work. A cancel of a run that waits answers it without
   beginning it.
 - **Budgets** (budget.py). Requests are counted by their texts and a fixed size each until they are answered,
-  replies until the socket has taken them. Over its budget of either a connection is not read from. Over its budget of
-  replies none of its requests begins, and the cells of its runs that stream their console lines are not read.
+  replies until the socket has taken them. The daemon does not read from a connection that is over either budget. While
+  a connection is over its budget of replies, none of its requests begins, and the cells of its runs that stream their
+  console lines are not read.
 - **Stalls.** A connection is closed whose replies do not go out (outbox.py has the rule), or that owes the rest of a
   frame for `stall_s` (inbox.py).
+
+More than 300 lines, since the order of these steps is in one place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests of one connection, read as its budget allows. What is done with them is the connection's affair."""
+"""Requests of one connection, read as its budget allows. The connection handles them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from promptlogd.wire import BadMessage, ProtocolError, ServerSession, Unread
 from promptlogd.wire.messages import Cancel, Ping, Request, Stats
 
 _READ_BYTES = 256 * 1024
-"""Of a long frame, read at once."""
+"""Bytes that one system call reads of a long frame."""
 
 _SLICE_BYTES = 16 * 1024
-"""Of what was read, so much is taken at once. A frame that is longer is a long one, and waits for a place before the
-rest is read."""
+"""Bytes that are decoded in one go. A longer frame is a long one: it waits for a place before the rest is read."""
 
 _TURN_S = 0.001
-"""After so long with the requests of one client, others get their turn. A request is nine bytes at the least, and takes
-up to 0.05 ms with its reply: 16 KiB of them would take 50 ms."""
+"""Time after which other clients' requests are handled. A request has at least nine bytes and takes up to 0.05 ms with
+its reply, so 16 KiB of requests could hold the loop for 50 ms."""
 
 AT_ONCE = (Cancel, Ping, Stats, BadMessage)
-"""What is answered as soon as it is read, with a short reply. Other requests may wait."""
+"""Requests that are answered as soon as they are read, with a short reply. Other requests may wait."""
 
 
 class Inbox:

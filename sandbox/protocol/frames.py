@@ -17,6 +17,8 @@ its size before it, in 4 bytes.
                         m no memory nothing                 s refused       form:1, then the fields message and stack
                         f checked   form:1, then the text without its types, if there is one
 
+More than 300 lines, since each kind of frame is encoded and decoded here.
+
 A form is B (body) or M (module). tests/protocol/golden.jsonl has byte sequences that every implementation must pass.
 """
 
@@ -58,8 +60,8 @@ LINE_BYTES = 16
 _NO_TIMER = 0xFFFFFFFF
 
 MESSAGES_AT_ONCE = 64
-"""Read in one go: 0.3 ms of the daemon's, and 0.7 ms if each becomes a reply. All cells may be read in one turn of the
-loop. Frames without a text are five bytes each."""
+"""Messages that are decoded in one go: they take 0.3 ms, and 0.7 ms if each becomes a reply. All cells may be read in
+one turn of the loop. Frames without a text are five bytes each."""
 
 _SURPLUS_BYTES = 64 * 1024
 """A process that writes more than this after its last message is flooding: it is to be killed."""

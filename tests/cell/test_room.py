@@ -9,6 +9,7 @@ from sandbox.cells.plan import Plan
 from sandbox.limits import MIB
 from sandbox.outcome import Cancelled, LogLine, Ok, WallLimit
 from tests.cell.cells import Narrow, a_cell, run_on
+from tests.daemon.processes import children, is_alive
 
 _LINES = "for (let n = 0; n < 300; n++) console.log('x'.repeat(1000)); return 1"
 
@@ -48,10 +49,13 @@ async def test_a_run_whose_output_waits_can_be_cancelled(plan: Plan) -> None:
     """A cancel ends the run, also if its process has ended already."""
     room = Narrow()
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:
+        (zygote,) = children(cell.process.pid)
+        (child,) = children(zygote)
 
         async def cancel() -> None:
             await room.asked.wait()
-            await trio.sleep(0.2)  # the process has ended by now, most likely; if not, the test shows less
+            while is_alive(child):
+                await trio.sleep(0.01)
             cell.cancel()
 
         nursery.start_soon(cancel)

@@ -3,7 +3,8 @@
 One nsjail with one `deno` in it that has run promptlog's runner and nothing else. That process takes one run and is
 killed; nsjail starts the next, in namespaces of its own. If a process ended by itself, or left input unread, nsjail is
 ended as well. Descriptors 0 and 1 in the jail are one socket, *data*. What comes over it is hostile, and counts only
-with the token of the run before it. nsjail's log comes over a pipe that the jail does not have."""
+with the token of the run before it. nsjail's log comes over a pipe that the jail does not have. More than
+300 lines, since the way from one process to the next is in one place."""
 
 from __future__ import annotations
 
