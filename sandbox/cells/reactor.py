@@ -1,13 +1,17 @@
 """The reactor: one task, one epoll and one deadline for all cells. A run needs no task, scope or timer of its own.
 
 Each cell registers its descriptors and, while it has something to wait for, the time at which it is due. Callbacks run
-on the reactor's task and must return at once."""
+on the reactor's task and must return at once. A callback that did a part of its work asks to be called again; parts go
+round robin over the cells. After TURN_S the rest waits for the next turn of the loop, so that clients are served in
+between, however many cells have something to say."""
 
 from __future__ import annotations
 
 import logging
 import math
 import select
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,6 +22,9 @@ from sandbox.cells.watch import Watchdog
 _log = logging.getLogger(__name__)
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+TURN_S = 0.001
+"""Callbacks take no longer in one turn of the loop, except for the last of them."""
 
 
 class Timed(Protocol):
@@ -38,7 +45,9 @@ class Reactor:
         self.watchdog = watchdog
         self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[Timed, Callable[[], None]]] = {}
-        self._again: list[tuple[Timed, Callable[[], None]]] = []
+        self._ready: deque[int] = deque()
+        """Descriptors with events whose callbacks are still to be called."""
+        self._again: dict[Timed, Callable[[], None]] = {}
         self._due: dict[Timed, float] = {}
         self._scope: trio.CancelScope | None = None
         self._calling = False
@@ -66,8 +75,8 @@ class Reactor:
 
     def again(self, owner: Timed, callback: Callable[[], None]) -> None:
         """Call back in the next turn of the loop, so that others run in between. For a callback that did a part of its
-        work."""
-        self._again.append((owner, callback))
+        work. An owner has one such callback; the last one counts."""
+        self._again[owner] = callback
         if self._scope is not None and not self._calling:
             self._scope.deadline = trio.current_time()
 
@@ -90,7 +99,7 @@ class Reactor:
             while True:
                 with trio.CancelScope(deadline=min(self._due.values(), default=math.inf)) as self._scope:
                     while True:
-                        if self._again:
+                        if self._again or self._ready:
                             await trio.lowlevel.checkpoint()
                         else:
                             await trio.lowlevel.wait_readable(descriptor)
@@ -105,13 +114,24 @@ class Reactor:
             self._epoll.close()
 
     def _dispatch(self) -> None:
-        again, self._again = self._again, []
-        for owner, callback in again:
-            self._guard(owner, callback)
-        for descriptor, _ in self._epoll.poll(0):
-            watched = self._callbacks.get(descriptor)
+        """Call back for new events first: a run that begins or ends is short work. Then go on with parts of others."""
+        ends = time.perf_counter() + TURN_S
+        again = deque(self._again)
+        if not self._ready:
+            self._ready.extend([descriptor for descriptor, _ in self._epoll.poll(0)])
+        while self._ready:
+            watched = self._callbacks.get(self._ready.popleft())
             if watched is not None:  # else a callback before it has let go of it
                 self._guard(*watched)
+            if time.perf_counter() > ends:
+                break
+        while again:
+            owner = again.popleft()
+            callback = self._again.pop(owner, None)
+            if callback is not None:
+                self._guard(owner, callback)
+            if time.perf_counter() > ends:
+                break
 
     def _call_due(self) -> None:
         now = trio.current_time()

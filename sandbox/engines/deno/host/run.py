@@ -86,8 +86,8 @@ class DenoRun:
 
     @property
     def events(self) -> int:
-        """Events of the data socket to wait for."""
-        return (0 if self._paused else READ) | (WRITE if self._run.unsent else 0)
+        """Events of the data socket to wait for: it is not read while there is a backlog of what was read."""
+        return (0 if self._paused or self._run.backlog else READ) | (WRITE if self._run.unsent else 0)
 
     def begin(self) -> None:
         """Send the job, whose limits hold from now on. Raises CellLost."""

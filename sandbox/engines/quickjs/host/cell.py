@@ -271,7 +271,7 @@ class QuickJSCell(Cell):
         assert run is not None
         match reading:
             case Reading.PART:
-                self._reactor.again(self, lambda: self._look(run))
+                self._read_on(run)
             case Reading.NO_ROOM:
                 run.when_room(lambda: self._read_on(run))
                 self._reactor.set_due(self, run.wall_at)
@@ -279,24 +279,18 @@ class QuickJSCell(Cell):
                 run.machine.happen(Trusted.ENDED)
                 self._finish(run, self._report)
 
-    def _look(self, run: Run) -> None:
-        if self._run is run and self._report is not None:
-            self._go_on(run.look())
-
     def _read_on(self, run: Run) -> None:
-        """Continue: the client has room again for the child's console lines."""
+        """Process the next part of a child's output in the next turn of the loop."""
+        if self._run is run:
+            self._reactor.again(self, lambda: self._process_part(run))
+
+    def _process_part(self, run: Run) -> None:
         if self._run is not run or run.machine.state is State.ENDING:
             return
-        if self._report is not None:
-            self._reactor.again(self, lambda: self._look(run))
-            return
-        self._wait_for(READ | (WRITE if run.unsent else 0))
-        if run.backlog:
-            self._reactor.again(self, lambda: self._look_on(run))
-
-    def _look_on(self, run: Run) -> None:
-        if self._run is run:  # else it has ended meanwhile, and the next run has the cell
-            self._on_data()
+        if self._report is None:
+            self._receive(run)
+        else:
+            self._go_on(run.look())
 
     def _on_data(self) -> None:
         run = self._run
@@ -314,16 +308,20 @@ class QuickJSCell(Cell):
         elif not self._events & READ:
             self._wait_for(0)
             return
+        self._receive(run)
+
+    def _receive(self, run: Run) -> None:
+        """Read and process a part of the child's output. While there is a backlog of it, the socket is not read."""
         reading = run.receive(self._data)
-        if reading is Reading.END:
-            self._wait_for(0)  # the end is reported by control
-        elif reading is Reading.NO_ROOM:
-            self._wait_for(WRITE if run.unsent else 0)
+        if reading is Reading.NO_ROOM:
             run.when_room(lambda: self._read_on(run))
-        elif not run.unsent:
-            self._wait_for(self._events & READ)
-        if run.backlog:
-            self._reactor.again(self, lambda: self._look_on(run))
+        elif run.backlog:
+            self._read_on(run)
+        if reading is Reading.END or run.machine.state is State.ENDING:
+            self._wait_for(0)  # the end is reported by control
+        else:
+            read = 0 if run.backlog or reading is Reading.NO_ROOM else READ
+            self._wait_for(read | (WRITE if run.unsent else 0))
         if run.flood and run.machine.state is State.SAID:
             run.malformed = "more after its last message"
             run.machine.happen(Trusted.MALFORMED)
