@@ -126,7 +126,8 @@ class PoolSettings(_Section, frozen=True, kw_only=True):
     spare: Annotated[int, Meta(ge=0, le=1024)] | None = None
     """More cells, blank, so that nobody waits while one that ended badly is replaced. Default: as many again."""
     runs_per_cell: Positive = 2000
-    """A cell is replaced after so many runs."""
+    """A cell is replaced after so many runs. It may run on until the new cell is ready, for twice as many at the most.
+    """
     max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
     """A cell is replaced at this age, in seconds."""
     cgroup: Literal["auto", "never"] = "auto"

@@ -6,6 +6,7 @@ A few lines more than 300: the order of the start and of the stop is in one plac
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import signal
 import socket
@@ -121,6 +122,8 @@ class _Daemon:
         """Set when a program was kept: the store may prepare for the next one."""
         self._watchdog = Watchdog(config.max_jails)
         self._reactor = Reactor(self._watchdog)
+        self._starts = trio.CapacityLimiter(len(os.sched_getaffinity(0)))
+        """Cells that start at once, of all pools: a start is all CPU time."""
         self._pools = {name: self._make_pool(name, host) for name, host in hosts.items()}
         self._admission = Admission(
             concurrent=config.concurrent,
@@ -152,7 +155,9 @@ class _Daemon:
 
         async def start(memory_bytes: int | None) -> Cell:
             try:
-                return await host.start(await host.plan(memory_bytes), self._reactor)
+                plan = await host.plan(memory_bytes)
+                async with self._starts:
+                    return await host.start(plan, self._reactor)
             # A host in trouble must not end the daemon. RuntimeError is what Python makes of a lack of threads.
             except (OSError, RuntimeError) as error:
                 raise CellStartError(name, str(error)) from error

@@ -23,7 +23,11 @@ from sandbox.program import Engine
 _log = logging.getLogger(__name__)
 
 _STARTS = len(os.sched_getaffinity(0))
-"""Cells that start at once for the pool, and as many for single runs: a start is all CPU time."""
+"""Cells that start at once for the pool, and as many for single runs: a start is all CPU time. `StartCell` may wait, so
+that they are not more for all pools together."""
+
+_WORN_TIMES = 2
+"""A worn cell goes on until another one is ready, or until it has had so many times the runs that wear it."""
 
 _WAIT_S = 15.0
 """How long a run with a slot may wait for a cell. It waits longer only if cells do not start."""
@@ -59,6 +63,8 @@ class Pool:
         """Given back, and not blank yet."""
         self._kept: set[Cell] = set()
         """Those that are replaced when they are retired."""
+        self._worn: set[Cell] = set()
+        """Of those, the ones that are retired once they are replaced: a flood of bad ends leaves few others."""
         self._special: set[Cell] = set()
         """Started for one run each: as fresh, or with other memory."""
         self._waiters: deque[Waiter] = deque()
@@ -161,10 +167,9 @@ class Pool:
         return waiter
 
     def give(self, cell: Cell, *, fresh: bool = False) -> None:
-        """Take back a cell that was lent. It is retired if it is worn, broken, or was lent as fresh."""
+        """Take back a cell that was lent. It is retired if it is worn and replaced, broken, or was lent as fresh."""
         self._lent.discard(cell)
-        worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
-        if fresh or worn or not cell.usable or cell in self._special:
+        if fresh or not cell.usable or cell in self._special or self._is_spent(cell):
             cell.retire()
             self._changed.set()
         else:
@@ -174,6 +179,19 @@ class Pool:
                 self._resting.add(cell)
             if not self._policy.fixed:
                 self._changed.set()
+
+    def _is_spent(self, cell: Cell) -> bool:
+        """Whether a cell that can take runs is to be retired. If it is worn, have it replaced."""
+        worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
+        if worn and self._policy.fixed and cell not in self._worn:
+            self._worn.add(cell)
+            self._changed.set()
+        most = _WORN_TIMES * self._runs_per_cell
+        return worn and (not self._policy.fixed or cell.runs >= most or self._surplus() > 0)
+
+    def _surplus(self) -> int:
+        """Return how many cells there are beyond those wanted."""
+        return sum(cell.usable for cell in self._kept) - self._policy.target(trio.current_time())
 
     def _choose(self, *, fresh: bool) -> Cell | None:
         """Return the cell that ran last: few are used, and their memory stays in the caches."""
@@ -234,11 +252,15 @@ class Pool:
             for cell in [cell for cell in self._blank if now - cell.started_at > self._max_age_s]:
                 cell.retire()
         target = self._policy.target(now)
+        for cell in [cell for cell in self._blank if cell in self._worn][: max(0, self._surplus())]:
+            self._blank.remove(cell)
+            cell.retire()
         usable = [cell for cell in self._blank if cell.usable]
         for cell in usable[: max(0, len(usable) - target)]:
             cell.retire()
         lent = sum(cell.usable for cell in self._lent - self._special)
-        there = len(usable) + len(self._resting) + self._starting + lent
+        worn = sum(cell.usable for cell in self._worn)
+        there = len(usable) + len(self._resting) + self._starting + lent - worn
         # Waiters have slots, so there is a bounded number of them.
         wanted = target if self._policy.fixed else max(target, lent + len(self._waiters) + self.waiting())
         while self._starting < _STARTS and there < wanted:
@@ -327,6 +349,7 @@ class Pool:
                 self._blank.remove(cell)
             self._resting.discard(cell)
             self._kept.discard(cell)
+            self._worn.discard(cell)
             self._changed.set()
             try:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):

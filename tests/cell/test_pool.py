@@ -21,7 +21,7 @@ from tests.cell.cells import a_reactor, run_on, take
 
 
 @asynccontextmanager
-async def _a_pool(plans: list[Plan]) -> AsyncIterator[Pool]:
+async def _a_pool(plans: list[Plan], *, runs_per_cell: int = 100) -> AsyncIterator[Pool]:
     """A pool of one cell for the length of a block, at the most 20 s. Cells are started by the first of the plans."""
     with trio.fail_after(20):
         async with a_reactor() as reactor, trio.open_nursery() as nursery:
@@ -29,7 +29,7 @@ async def _a_pool(plans: list[Plan]) -> AsyncIterator[Pool]:
             async def start(memory_bytes: int | None) -> Cell:
                 return await cells.start(plans[0], reactor)
 
-            pool = Pool("quickjs", start, Steady(1), runs_per_cell=100, max_age_s=60.0, forks=True)
+            pool = Pool("quickjs", start, Steady(1), runs_per_cell=runs_per_cell, max_age_s=60.0, forks=True)
             await nursery.start(pool.serve)
             yield pool
             nursery.cancel_scope.cancel()
@@ -105,6 +105,32 @@ async def test_a_cell_whose_child_was_killed_at_a_limit_goes_on(plan: Plan) -> N
         assert cell.usable
         pool.give(cell)
         assert pool.counts().started == 1
+
+
+async def test_a_worn_cell_goes_on_until_another_is_ready(plan: Plan) -> None:
+    """After its last run it can be lent at once. It is retired when the cell in its place has started."""
+    async with _a_pool([plan], runs_per_cell=1) as pool:
+        cell = await take(pool)
+        await run_on(cell, "return 1")
+        pool.give(cell)
+        assert pool.can_lend()
+        await cell.retired.wait()
+        assert (pool.counts().started, pool.counts().blank) == (2, 1)
+        assert await take(pool) is not cell
+
+
+async def test_a_worn_cell_that_is_not_replaced_is_retired_in_the_end(plan: Plan) -> None:
+    """Where no cell starts, it has twice as many runs as a cell is to have, and no more."""
+    plans = [plan]
+    async with _a_pool(plans, runs_per_cell=2) as pool:
+        plans[0] = msgspec.structs.replace(plan, executable=plan.folder / "no-such-nsjail")
+        for run in range(4):
+            assert pool.can_lend(), f"after {run} runs"
+            cell = await take(pool)
+            await run_on(cell, "return 1")
+            pool.give(cell)
+        assert not pool.can_lend()
+        assert not cell.usable
 
 
 async def test_the_last_ready_cell_of_a_steady_pool_is_told(plan: Plan) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
+import time
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sandbox.cells.reactor import WRITE, Reactor
+from sandbox.cells.reactor import TURN_S, WRITE, Reactor
 from sandbox.cells.watch import Watchdog
 from tests.cell.cells import a_reactor
 
@@ -119,11 +121,12 @@ async def test_work_goes_on_in_the_next_turn() -> None:
         async with a_reactor() as reactor:
             came: list[str] = []
             done = trio.Event()
+            owner = _Timed()
 
             def part() -> None:
                 came.append("part")
                 if came.count("part") < 4:
-                    reactor.again(_Timed(), part)
+                    reactor.again(owner, part)
                     trio.lowlevel.spawn_system_task(other)
                 else:
                     done.set()
@@ -140,3 +143,49 @@ async def test_work_goes_on_in_the_next_turn() -> None:
             await done.wait()
             assert came.count("part") == 4
             assert came.count("other") >= 2
+
+
+async def test_a_cell_has_one_part_of_its_work_in_hand() -> None:
+    """However often a callback asks to be called again, it is called once in the next turn."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        async with a_reactor() as reactor:
+            came: list[str] = []
+            owner = _Timed()
+
+            def begin() -> None:
+                reactor.forget(ours.fileno())
+                for number in range(5):
+                    reactor.again(owner, functools.partial(came.append, f"part {number}"))
+
+            reactor.watch(owner, ours.fileno(), begin)
+            theirs.close()
+            await wait_all_tasks_blocked()
+            assert came == ["part 4"]
+
+
+async def test_a_turn_ends_before_all_parts_are_done() -> None:
+    """If the parts of many cells together are long, other tasks run between them, and each cell has its part."""
+    async with a_reactor() as reactor:
+        came: list[str] = []
+        done = trio.Event()
+
+        def part(owner: _Timed) -> None:
+            came.append("part")
+            ends = time.perf_counter() + TURN_S
+            while time.perf_counter() < ends:
+                pass
+            if came.count("part") == 8:
+                done.set()
+
+        async def other() -> None:
+            while not done.is_set():
+                came.append("other")
+                await trio.lowlevel.checkpoint()
+
+        for owner in [_Timed() for _ in range(8)]:
+            reactor.again(owner, functools.partial(part, owner))
+        await other()
+        assert came.count("part") == 8
+        # In each turn, both tasks have one go, in any order.
+        assert "part part part" not in " ".join(came)
