@@ -151,7 +151,7 @@ class Admission:
         if self._waiting:
             self._select()
 
-    async def give_up(self, wait_s: float) -> None:
+    async def refuse_overdue(self, wait_s: float) -> None:
         """Refuse runs that have waited for `wait_s`, until cancelled. They are refused up to a twentieth of it late.
 
         One task for all: a timer for each run that waits would cost as much as all other work on it.

@@ -109,7 +109,7 @@ async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
         )
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(admission.give_up, 10.0)
+        nursery.start_soon(admission.refuse_overdue, 10.0)
         note("first")
         note("second")
         await trio.sleep(5)

@@ -1,4 +1,4 @@
-"""The store's errors as those of the wire, and the sizes of inputs. No messages here."""
+"""The store's errors as those of the wire, and the size of a text. No messages here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from promptlogd.store import (
     TooManyNames,
     Unstorable,
 )
-from promptlogd.wire.errors import too_large
 
 
 class StoreErrors:
@@ -51,10 +50,3 @@ class StoreErrors:
 def utf8_bytes(text: str) -> int:
     """Return how many bytes a text takes."""
     return len(text) if text.isascii() else len(text.encode())
-
-
-def check_size(what: str, size: int, most: int) -> None:
-    """Refuse an input that is too large. Sizes in bytes. Raises RequestError."""
-    if size > most:
-        message, detail = too_large(what, size, most)
-        raise RequestError("too_large", message, {**detail})

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from promptlogd.checks import SMALL_BYTES, Checks, Unparsed
+from promptlogd.checks import SMALL_BYTES, Checks, Unparsed, check_size
 from promptlogd.config import Config, LimitsError
 from promptlogd.decoder import Decoder, DecoderFailed
-from promptlogd.handlers.references import check_size, utf8_bytes
+from promptlogd.handlers.references import utf8_bytes
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -188,10 +188,7 @@ class RunHandler:
     def _of_source(self, request: Run) -> Program:
         """Return the program that a request brings with it. Raises RequestError. Thread-safe."""
         assert request.source is not None
-        source = request.source.encode()
-        check_size("source", len(source), self._config.limits.source_kb * 1024)
-        engine, language = self._checks.choose(request.engine, request.language)
-        return Program.of_text(source, language=language, engine=engine)
+        return self._checks.program(request.source, request.engine, request.language)
 
     def _limits(self, request: Run, engine: Engine) -> Limits:
         default = self._defaults.get(engine)
