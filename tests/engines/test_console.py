@@ -192,7 +192,7 @@ def test_all_lines_fit_into_a_frame(encoding: Any, texts: list[bytes], kept: int
     usage = Usage(cpu_ms=1e9, wall_ms=1e9, peak_memory_bytes=1 << 40)
     value = b'"' + b"x" * ((4 << 20) - 2) + b'"'
     finished = Finished(id=1, hash="0" * 64, outcome=Ok(value=Raw(value)), logs=lines, logs_truncated=True, usage=usage)
-    data = server.send(finished)
+    data = b"".join(server.send(finished))
     assert (4 << 20) < len(data) <= MAX_FRAME_BYTES
     (reply,) = ClientSession(encoding=encoding).receive(data)
     assert isinstance(reply, Finished)
