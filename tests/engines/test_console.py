@@ -168,12 +168,13 @@ def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None
     ("texts", "kept"),
     [
         ([b"x" * 1000] * 1000, 1000),
-        ([b'{"a": 1}' * 100] * 1200, 1200),
-        ([b"\n" * 1000] * 1000, 625),
-        ([b"\0" * 1000] * 1000, 348),
+        ([b'{"a": 1}' * 100] * 1200, 1021),
+        ([b"\n" * 1000] * 1000, 260),
+        ([b"\0" * 1000] * 1000, 156),
         ([b"\0" * (1 << 20)], 1),
         ([b"x"] * 60_000, 32_768),
         ([b""] * 60_000, 32_768),
+        ([b"\n" * 4] * 60_000, 24_576),
         (["\U0001f600".encode() * 250] * 1000, 1000),
     ],
 )
@@ -197,3 +198,27 @@ def test_all_lines_fit_into_a_frame(encoding: Any, texts: list[bytes], kept: int
     (reply,) = ClientSession(encoding=encoding).receive(data)
     assert isinstance(reply, Finished)
     assert reply.logs == lines
+
+
+def test_a_line_is_cut_where_it_no_longer_fits() -> None:
+    """Of a line that is half JSON text and half control characters, the first half is kept, and a part of the second.
+
+    Nothing is kept after it.
+    """
+    text = b'{"a": 1}' * 65_536
+    console = _console(log_bytes=1 << 20)
+    first, *others = _lines(console, [text + b"\0" * (1 << 19), b"x"])
+    assert first.startswith(text.decode())
+    assert len(text) < len(first) < len(text) + (1 << 19)
+    assert not others
+    assert console.truncated
+
+
+def test_a_long_line_that_is_not_utf_8_is_cut() -> None:
+    """A long line of an engine that was taken over is cut; half a character at the end of a line is only dropped."""
+    console = _console(log_bytes=1 << 20)
+    whole, cut = _lines(console, ["é".encode() * 100_000 + b"\xc3", b"\xff" * 1000 + b"x" * 200_000])
+    assert whole == "é" * 100_000
+    assert not cut.strip("x")
+    assert 0 < len(cut) < 100_000
+    assert console.truncated
