@@ -46,7 +46,8 @@ class Wait(_Message, frozen=True, kw_only=True, gc=False):
 class Value(_Message, frozen=True, kw_only=True, gc=False):
     """The run's result, as JSON."""
 
-    json: bytes
+    json: bytes | memoryview
+    """A view if it is large."""
 
 
 class TooLarge(_Message, frozen=True, kw_only=True, gc=False):

@@ -62,7 +62,7 @@ class Reader:
         """Return what the message says of the program. `peak_bytes`: the process's peak, for a memory limit."""
         match last:
             case Value(json=value):
-                return last if len(value) > INLINE_BYTES else read_value(value)
+                return last if len(value) > INLINE_BYTES else read_value(bytes(value))
             case TooLarge(size=size):
                 return OutputLimit(limit=self._limits.result_bytes, used=size)
             case NoJson(message=message):

@@ -20,8 +20,8 @@ _LANGUAGES = {"javascript": b"j", "typescript": b"t"}
 _FORMS = {Form.BODY: b"B", Form.MODULE: b"M"}
 
 
-def frame(job: Job, token: bytes) -> bytes:
-    """Return the frame of a job, for a run with this token."""
+def frame(job: Job, token: bytes) -> tuple[bytes, ...]:
+    """Return the frame of a job, in parts, for a run with this token."""
     code, form, language = job.source, Form.BODY, job.language
     if job.artifact is not None:
         form, language = job.artifact.form, job.artifact.language
