@@ -286,7 +286,7 @@ class _Run:
         else:
             self._reply(result)
 
-    async def _read(self, result: Result, json: bytes) -> None:
+    async def _read(self, result: Result, json: bytes | memoryview) -> None:
         """Have the decoder read a large result. Its cell and its slot are free again by now."""
         try:
             outcome = await self._handler.decoder.value(self._principal.uid, json)
