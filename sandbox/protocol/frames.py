@@ -258,7 +258,7 @@ def _log(payload: bytes | memoryview) -> Log:
     mapping, level = divmod(payload[0] - ord("0"), LEVELS) if payload else (-1, 0)
     if mapping < 0:
         raise Malformed("a log line without a level")
-    return Log(level=level, mapping=mapping, text=bytes(payload[1:]))
+    return Log(level=level, mapping=mapping, text=payload[1:])
 
 
 def _call(payload: bytes) -> Call:

@@ -168,13 +168,13 @@ def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None
     ("texts", "kept"),
     [
         ([b"x" * 1000] * 1000, 1000),
-        ([b'{"a": 1}' * 100] * 1200, 1021),
-        ([b"\n" * 1000] * 1000, 260),
-        ([b"\0" * 1000] * 1000, 156),
+        ([b'{"a": 1}' * 100] * 1200, 854),
+        ([b"\n" * 1000] * 1000, 208),
+        ([b"\0" * 1000] * 1000, 125),
         ([b"\0" * (1 << 20)], 1),
         ([b"x"] * 60_000, 32_768),
         ([b""] * 60_000, 32_768),
-        ([b"\n" * 4] * 60_000, 24_576),
+        ([b"\n" * 4] * 60_000, 22_469),
         (["\U0001f600".encode() * 250] * 1000, 1000),
     ],
 )
@@ -205,13 +205,22 @@ def test_a_line_is_cut_where_it_no_longer_fits() -> None:
 
     Nothing is kept after it.
     """
-    text = b'{"a": 1}' * 65_536
+    text = b'{"a": 1}' * 32_768
     console = _console(log_bytes=1 << 20)
-    first, *others = _lines(console, [text + b"\0" * (1 << 19), b"x"])
+    first, *others = _lines(console, [text + b"\0" * (1 << 18), b"x"])
     assert first.startswith(text.decode())
-    assert len(text) < len(first) < len(text) + (1 << 19)
+    assert len(text) < len(first) < len(text) + (1 << 18)
     assert not others
     assert console.truncated
+
+
+def test_the_longest_line_has_512_kib() -> None:
+    """A longer line is cut, and that is told; lines behind it are kept."""
+    whole, cut = _console(log_bytes=1 << 20), _console(log_bytes=1 << 20)
+    assert _lines(whole, [b"x" * (512 << 10), b"y"]) == ["x" * (512 << 10), "y"]
+    assert not whole.truncated
+    assert _lines(cut, [b"x" * ((512 << 10) + 1), b"y"]) == ["x" * (512 << 10), "y"]
+    assert cut.truncated
 
 
 def test_a_long_line_that_is_not_utf_8_is_cut() -> None:
