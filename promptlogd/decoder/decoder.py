@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import trio
@@ -93,7 +94,10 @@ class Decoder:
         self._came = trio.Event()
 
     async def request(self, uid: int, payload: bytes | memoryview, kind: Kind) -> Request | BadMessage | ProtocolError:
-        """Return the request in the payload of a frame, or the error to answer with. Raises DecoderFailed."""
+        """Return the request in the payload of a frame, or the error to answer with. Raises DecoderFailed.
+
+        A long prompt is bytes of UTF-8.
+        """
         match await self._ask(uid, _Question(kind, payload)):
             case Refused() as found:
                 return BadMessage(found.id, found.message, code=found.code, detail=found.detail)
@@ -233,7 +237,8 @@ class _Process:
         if source_bytes and isinstance(request, Run | Submit):
             request = structs.replace(request, source=await self._text(source_bytes))
         if prompt_bytes and isinstance(request, Run):
-            request = structs.replace(request, prompt=await self._text(prompt_bytes))
+            # Undecoded: a job has it in UTF-8 as well.
+            request = structs.replace(request, prompt=cast(str, await self._read(prompt_bytes)))
         if env_bytes and isinstance(request, Run):
             request = structs.replace(request, env=msgspec.Raw(await self._read(env_bytes)))
         if not isinstance(request, Request):

@@ -2,7 +2,7 @@
 
 A question is a header and a payload: that of a frame as a client sent it, or a result as a program's process wrote it.
 An answer is a kind, a size, and one of the records below; or a request. A request is the size of each of its texts that
-come apart, itself in MessagePack without these, and then these: the daemon decodes them in slices.
+come apart, itself in MessagePack without these, and then these: the daemon decodes a source in slices, and no prompt.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def frame(job: Job, token: bytes) -> tuple[bytes, ...]:
         form, language = job.artifact.form, job.artifact.language
         if job.artifact.code is not None:
             code = job.artifact.code
-    prompt, env = job.prompt.encode(), job.env.encode()
+    prompt, env = job.prompt_bytes(), job.env.encode()
     sizes = (len(code), len(prompt), len(env), job.limits.result_bytes, job.limits.log_bytes)
     header = _HEADER.pack(token, _TASKS[job.task], _FORMS[form], _LANGUAGES[language], *sizes)
     return job_frame(header, code, prompt, env)

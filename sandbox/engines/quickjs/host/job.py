@@ -26,13 +26,13 @@ _BRACKETS = BRACKETS.encode()
 def frame(job: Job) -> tuple[bytes, ...]:
     """Return the frame of a job, in parts: its texts are not copied."""
     prompt, env = b"", b""
-    in_the_call = len(job.prompt) + len(job.env) <= _IN_THE_CALL
+    in_the_call = isinstance(job.prompt, str) and len(job.prompt) + len(job.env) <= _IN_THE_CALL
     if in_the_call:
         # A JSON string is a JavaScript string.
         given = json.encode(job.prompt) + b", " + json.encode(job.env)
     else:
         given = b"void 0, void 0"
-        prompt, env = job.prompt.encode(), job.env.encode()
+        prompt, env = job.prompt_bytes(), job.env.encode()
     numbers = (job.limits.result_bytes, job.limits.log_bytes, *_SEEDS.unpack(os.urandom(_SEEDS.size)))
     arguments = b", %b, %d, %d, %d, %d, %d)" % (given, *numbers)
     code, before, after, brackets = job.source, b"", b"", b""
