@@ -8,6 +8,8 @@ Three things of a client are buffered. Each has bounds of its own, so that none 
 | requests that were read and are not answered | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
 | replies that the socket did not take | 1 MiB | 16 MiB | 48 MiB | 128 MiB |
 
+A long part of a reply counts until its last byte is sent, since its memory is held until then.
+
 The rule is the same at each level. Above a bound of requests or of replies, the daemon does not read from the
 connection. Above a bound of replies, it begins none of the connection's requests. Earlier work may still add to what is
 held: one request, or the replies of runs that are in cells. So the table and one reply for each slot bound the memory.

@@ -47,6 +47,6 @@ class StoreErrors:
                 raise RequestError("internal", str(error)) from None
 
 
-def utf8_bytes(text: str) -> int:
-    """Return how many bytes a text takes."""
-    return len(text) if text.isascii() else len(text.encode())
+def utf8_bytes(text: str | bytes) -> int:
+    """Return how many bytes a text takes in UTF-8, which it may be in already."""
+    return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())

@@ -188,3 +188,30 @@ def _decoders(daemon: Daemon) -> list[int]:
 def _is_zombie(pid: int) -> bool:
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_a_large_result_comes_whole_to_a_slow_reader(daemon: Daemon, encoding: Any, engine: str) -> None:
+    """A result of 4 MiB, a console line of escapes and a ping behind it arrive as they were sent."""
+    limits = LimitsAsked(result_bytes=4 * MIB, cpu_ms=2000, wall_ms=20_000, memory_bytes=256 * MIB)
+    source = "console.log('\\n'.repeat(50000)); return prompt + 'é'.repeat(1500000)"
+    prompt = "語" * 200_000
+    session = ClientSession(encoding=encoding)
+    run = session.send(Run(id=1, source=source, prompt=prompt, engine=engine, limits=limits))
+    replies: list[Reply] = []
+    with talk(daemon.socket) as sock:
+        sender = threading.Thread(target=lambda: sock.sendall(run), daemon=True)
+        sender.start()
+        while not replies:
+            replies += session.receive(sock.recv(10_000))
+        sender.join()
+        sock.sendall(session.send(Ping(id=2)))
+        while len(replies) < 2:
+            replies += session.receive(sock.recv(10_000))
+    finished, pong = replies
+    assert isinstance(finished, Finished)
+    assert isinstance(finished.outcome, Ok)
+    assert json.loads(bytes(finished.outcome.value)) == prompt + "é" * 1_500_000
+    assert [line.text for line in finished.logs] == ["\n" * 50_000]
+    assert isinstance(pong, Pong)

@@ -168,12 +168,13 @@ def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None
     ("texts", "kept"),
     [
         ([b"x" * 1000] * 1000, 1000),
-        ([b'{"a": 1}' * 100] * 1200, 1200),
-        ([b"\n" * 1000] * 1000, 625),
-        ([b"\0" * 1000] * 1000, 348),
+        ([b'{"a": 1}' * 100] * 1200, 854),
+        ([b"\n" * 1000] * 1000, 208),
+        ([b"\0" * 1000] * 1000, 125),
         ([b"\0" * (1 << 20)], 1),
         ([b"x"] * 60_000, 32_768),
         ([b""] * 60_000, 32_768),
+        ([b"\n" * 4] * 60_000, 22_469),
         (["\U0001f600".encode() * 250] * 1000, 1000),
     ],
 )
@@ -192,8 +193,41 @@ def test_all_lines_fit_into_a_frame(encoding: Any, texts: list[bytes], kept: int
     usage = Usage(cpu_ms=1e9, wall_ms=1e9, peak_memory_bytes=1 << 40)
     value = b'"' + b"x" * ((4 << 20) - 2) + b'"'
     finished = Finished(id=1, hash="0" * 64, outcome=Ok(value=Raw(value)), logs=lines, logs_truncated=True, usage=usage)
-    data = server.send(finished)
+    data = b"".join(server.send(finished))
     assert (4 << 20) < len(data) <= MAX_FRAME_BYTES
     (reply,) = ClientSession(encoding=encoding).receive(data)
     assert isinstance(reply, Finished)
     assert reply.logs == lines
+
+
+def test_a_line_is_cut_where_it_no_longer_fits() -> None:
+    """Of a line that is half JSON text and half control characters, the first half is kept, and a part of the second.
+
+    Nothing is kept after it.
+    """
+    text = b'{"a": 1}' * 32_768
+    console = _console(log_bytes=1 << 20)
+    first, *others = _lines(console, [text + b"\0" * (1 << 18), b"x"])
+    assert first.startswith(text.decode())
+    assert len(text) < len(first) < len(text) + (1 << 18)
+    assert not others
+    assert console.truncated
+
+
+def test_the_longest_line_has_512_kib() -> None:
+    """A longer line is cut, and that is told; lines behind it are kept."""
+    whole, cut = _console(log_bytes=1 << 20), _console(log_bytes=1 << 20)
+    assert _lines(whole, [b"x" * (512 << 10), b"y"]) == ["x" * (512 << 10), "y"]
+    assert not whole.truncated
+    assert _lines(cut, [b"x" * ((512 << 10) + 1), b"y"]) == ["x" * (512 << 10), "y"]
+    assert cut.truncated
+
+
+def test_a_long_line_that_is_not_utf_8_is_cut() -> None:
+    """A long line of an engine that was taken over is cut; half a character at the end of a line is only dropped."""
+    console = _console(log_bytes=1 << 20)
+    whole, cut = _lines(console, ["é".encode() * 100_000 + b"\xc3", b"\xff" * 1000 + b"x" * 200_000])
+    assert whole == "é" * 100_000
+    assert not cut.strip("x")
+    assert 0 < len(cut) < 100_000
+    assert console.truncated

@@ -292,6 +292,37 @@ def test_a_flood_of_messages_is_read_in_parts() -> None:
     assert not decoder.surplus
 
 
+@pytest.mark.parametrize("kind", ["v", "l"])
+def test_a_large_payload_is_read_as_it_was_written(kind: str) -> None:
+    """A payload that is read as a view of what came is the same, and so is the frame behind it."""
+    decoder = _decoder(result_bytes=4 << 20, log_bytes=4 << 20)
+    text = bytes(range(32, 127)) * 20_000
+    data = _frame("l", b"1first") + _frame(kind, b"1" + text) + _frame("v", b"2")
+    messages, malformed = _decode(decoder, [data[at : at + 100_000] for at in range(0, len(data), 100_000)])
+    assert not malformed
+    large = messages[1]
+    assert (large.json if isinstance(large, Value) else b"1" + large.text) == b"1" + text  # type: ignore[union-attr]
+    assert len(messages) == (2 if kind == "v" else 3)
+    assert decoder.surplus == (kind == "v")
+
+
+def test_what_is_held_is_read_part_by_part() -> None:
+    """Of parts that are held one is read at each look, in order; what follows the last message is surplus."""
+    frames = [_frame("l", b"1%d" % number) for number in range(5)]
+    decoder = _decoder()
+    decoder.hold([*frames[:3], frames[3] + frames[4][:2], frames[4][2:], _frame("v", b"1") + b"x", b"more"])
+    assert decoder.partial
+    parts = []
+    while decoder.backlog:
+        parts.append(decoder.feed(b""))
+    assert [len(part) for part in parts] == [1, 1, 1, 1, 1, 1]
+    assert [message.text for part in parts for message in part if isinstance(message, Log)] == [
+        b"%d" % number for number in range(5)
+    ]
+    assert decoder.surplus
+    assert not decoder.partial
+
+
 def test_provisional_outcomes_have_a_count() -> None:
     """A check may send a few of them, as the engines' scripts do; a flood of them is malformed."""
     decoder = _decoder(Task.CHECK)
