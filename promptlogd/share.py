@@ -11,8 +11,8 @@ from itertools import islice
 import trio
 
 TURN_S = 0.001
-"""Time for one process in each turn; twice as much if it is renewed amid the turn. A request has at least nine bytes and
-takes up to 0.05 ms with its reply, so 16 KiB of requests could hold the loop for 50 ms."""
+"""Time for one process in each turn; twice as much if it is renewed amid the turn. A request has at least nine bytes
+and takes up to 0.05 ms with its reply, so 16 KiB of requests could hold the loop for 50 ms."""
 
 _WOKEN = 16
 """Waiters that are woken in each turn. They may find that those before them have used up the time: 20 us each."""
