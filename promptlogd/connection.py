@@ -47,6 +47,9 @@ from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Reques
 
 _log = logging.getLogger(__name__)
 
+_OPEN_S = 0.0003
+"""Time of the loop that the begin of a connection takes."""
+
 _MORE_STATS = 16
 """Requests of type `stats` that one connection may have in progress beyond `max_pipelined`."""
 
@@ -109,6 +112,8 @@ class Connection:
         number = self._principal.connection
         try:
             with self._scope:
+                await self._budget.share.turn()
+                self._budget.share.spend(_OPEN_S)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._outbox.serve)
                     async with trio.open_nursery() as tasks:

@@ -63,6 +63,8 @@ class Inbox:
                 with trio.CancelScope(deadline=owed_since + stall_s) as patience:
                     await trio.lowlevel.wait_readable(self._sock)
                 if patience.cancelled_caught:
+                    await budget.share.turn()
+                    budget.share.spend(CLOSE_S)
                     raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
             long = session.buffered_bytes > _SLICE_BYTES
             # Who has a place reads its frame to the end, within `stall_s`: others wait for the place.
