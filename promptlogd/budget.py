@@ -32,6 +32,7 @@ from contextlib import suppress
 import trio
 
 from promptlogd.principal import Principal
+from promptlogd.share import Share
 from sandbox.limits import MIB
 
 REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
@@ -135,6 +136,7 @@ class _Level:
         self.requests: Account = Account(most_bytes, None if above is None else above.requests)
         self.replies: Account = Account(most_bytes, None if above is None else above.replies)
         self.frames = trio.CapacityLimiter(frames)
+        self.share = Share()
         self.connections = 0
         self.most_connections = most_connections
 
@@ -145,6 +147,8 @@ class Budget:
     def __init__(self, process: _Level) -> None:
         self.requests = Account(REQUEST_BYTES, process.requests)
         self.replies = Account(REPLY_BYTES, process.replies)
+        self.share = process.share
+        """Of the time of the loop."""
         self._process = process
         self.has_frame_place = False
 

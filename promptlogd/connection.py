@@ -12,6 +12,8 @@ Whatever a client does, it ends this connection at the most. Requests go on side
   replies until the socket has taken them. The daemon does not read from a connection that is over either budget. While
   a connection is over its budget of replies, none of its requests begins, and the cells of its runs that stream their
   console lines are not read.
+- **Turns.** The connections of one process share the time of the loop (share.py): to read and begin requests, and to
+  end.
 - **Stalls.** A connection is closed whose replies do not go out (outbox.py has the rule), or that owes the rest of a
   frame for `stall_s` (inbox.py).
 
@@ -33,7 +35,7 @@ from promptlogd.clients import Clients
 from promptlogd.config import Server
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.table import Handlers
-from promptlogd.inbox import AT_ONCE, Inbox
+from promptlogd.inbox import AT_ONCE, CLOSE_S, Inbox
 from promptlogd.outbox import Outbox
 from promptlogd.peer import peer_of
 from promptlogd.principal import Principal
@@ -41,9 +43,15 @@ from promptlogd.refusal import Detail, RequestError
 from promptlogd.request_sink import RequestSink, bytes_of
 from promptlogd.runs import Runs
 from promptlogd.wire import INLINE_BYTES, BadMessage, Encoding, ProtocolError, ServerSession, Unread
-from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request, Run
+from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request, Run, Stats
 
 _log = logging.getLogger(__name__)
+
+_OPEN_S = 0.0003
+"""Time of the loop that the begin of a connection takes."""
+
+_MORE_STATS = 16
+"""Requests of type `stats` that one connection may have in progress beyond `max_pipelined`."""
 
 _STOPPED = RequestError("shutting_down", "the daemon was stopped before this was done")
 
@@ -104,6 +112,8 @@ class Connection:
         number = self._principal.connection
         try:
             with self._scope:
+                await self._budget.share.turn()
+                self._budget.share.spend(_OPEN_S)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._outbox.serve)
                     async with trio.open_nursery() as tasks:
@@ -121,10 +131,10 @@ class Connection:
                 if self._clients.draining:
                     sink.refuse(_STOPPED)
                 sink.abandon()
-            for request in self._waiting.values():
-                if self._clients.draining:
-                    self.send_error(request.id, _STOPPED.code, _STOPPED.message)
-                self._answered(bytes_of(request))
+            if self._clients.draining:
+                for id in self._waiting:
+                    self.send_error(id, _STOPPED.code, _STOPPED.message)
+            self._clients.unanswered -= len(self._waiting)  # the budget releases their bytes as a whole
             self._waiting.clear()
             self._budget.replies.forget(self._tell_room)
             self._clients.connected -= 1
@@ -181,7 +191,7 @@ class Connection:
             self.send_error(request.id, "forbidden", message)
         else:
             self._clients.unanswered += 1
-            if isinstance(request, AT_ONCE) or (not self._waiting and self._may_start()):
+            if self._is_at_once(request) or (not self._waiting and self._may_start()):
                 self._start(request, tasks)
             else:
                 self._waiting[request.id] = request
@@ -189,6 +199,11 @@ class Connection:
                 if not self._starting:
                     self._starting = True
                     tasks.start_soon(self._start_waiting, tasks)
+
+    def _is_at_once(self, request: Request) -> bool:
+        """Whether it does not wait for those before it. A `stats` takes a task, and the room of one."""
+        most = self._settings.max_pipelined + _MORE_STATS
+        return isinstance(request, AT_ONCE) and not (isinstance(request, Stats) and len(self._in_hand) >= most)
 
     def _may_start(self) -> bool:
         return len(self._in_hand) < self._settings.max_pipelined and self.has_room()
@@ -200,6 +215,7 @@ class Connection:
                 await self._budget.replies.room()
                 while len(self._in_hand) >= self._settings.max_pipelined:
                     await self._wait_for_progress()
+            began = trio.current_time()
             if self._waiting:  # else they were cancelled meanwhile
                 request = self._waiting.pop(next(iter(self._waiting)))
                 if self._clients.draining:
@@ -209,7 +225,9 @@ class Connection:
                     self._budget.requests.release(bytes_of(request))
                     self._start(request, tasks)
             self._budget.pass_on()
+            self._budget.share.spend(trio.current_time() - began)
             await trio.lowlevel.checkpoint()
+            await self._budget.share.turn()
         self._starting = False
         self._progress.set()
 
@@ -315,4 +333,6 @@ class Connection:
         with watch:
             watch.register(self._sock, 0)
             await trio.lowlevel.wait_readable(watch.fileno())
+        await self._budget.share.turn()
+        self._budget.share.spend(CLOSE_S)
         self._scope.cancel()

@@ -18,12 +18,11 @@ _READ_BYTES = 256 * 1024
 _SLICE_BYTES = 16 * 1024
 """Bytes that are decoded in one go. A longer frame is a long one: it waits for a place before the rest is read."""
 
-_TURN_S = 0.001
-"""Time after which other clients' requests are handled. A request has at least nine bytes and takes up to 0.05 ms with
-its reply, so 16 KiB of requests could hold the loop for 50 ms."""
+CLOSE_S = 0.0003
+"""Time of the loop that the end of a connection takes."""
 
 AT_ONCE = (Cancel, Ping, Stats, BadMessage)
-"""Requests that are answered as soon as they are read, with a short reply. Other requests may wait."""
+"""Requests that are answered as soon as they are read, with a short reply. Others may wait, and so may many `stats`."""
 
 
 class Inbox:
@@ -64,50 +63,62 @@ class Inbox:
                 with trio.CancelScope(deadline=owed_since + stall_s) as patience:
                     await trio.lowlevel.wait_readable(self._sock)
                 if patience.cancelled_caught:
+                    await budget.share.turn()
+                    budget.share.spend(CLOSE_S)
                     raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
             long = session.buffered_bytes > _SLICE_BYTES
             # Who has a place reads its frame to the end, within `stall_s`: others wait for the place.
             if not budget.has_frame_place and (long or not budget.may_read):
                 await self._unless_gone(self._room_for_frame if long else budget.room_to_read)
                 owed_since = trio.current_time()  # until now the daemon let the client wait
+            if budget.share.used_up:
+                await budget.share.turn()
+            began = trio.current_time()
             try:
                 data = self._sock.recv(_READ_BYTES if long else _SLICE_BYTES)
             except BlockingIOError:
                 continue
             if not data:
+                budget.share.spend(CLOSE_S)
                 if session.mid_frame:
                     raise ProtocolError("the connection ended within a frame")
                 return
-            whole = await self._take(data, take)
+            whole = await self._take(data, take, began)
             budget.pass_on()
             if not session.mid_frame:
                 owed_since = math.inf
             elif owed_since == math.inf or whole:
                 owed_since = trio.current_time()
 
-    async def _take(self, data: bytes, take: Callable[[Request | BadMessage], None]) -> bool:
-        """Hand on what these bytes complete; return whether there was any."""
-        budget, whole = self._budget, False
-        turn_ends = trio.current_time() + _TURN_S
+    async def _take(self, data: bytes, take: Callable[[Request | BadMessage], None], began: float) -> bool:
+        """Hand on what these bytes complete; return whether there was any. `began`: when this turn began to work."""
+        budget, share, whole = self._budget, self._budget.share, False
         for start in range(0, len(data), _SLICE_BYTES):
             for come in self._session.events(data[start : start + _SLICE_BYTES]):
                 whole = True
-                event = await self._decode(come) if isinstance(come, Unread) else come
+                if isinstance(come, Unread):
+                    event = await self._decode(come)
+                    began = trio.current_time()
+                else:
+                    event = come
                 if budget.has_frame_place:
                     budget.return_frame_place()
                 if isinstance(event, ProtocolError):
                     raise event
                 if isinstance(event, AT_ONCE) and not budget.may_answer:
                     await self._unless_gone(budget.room_to_answer)
+                    began = trio.current_time()
                 take(event)
-                if trio.current_time() > turn_ends:
-                    await trio.lowlevel.checkpoint()
-                    turn_ends = trio.current_time() + _TURN_S
+                share.spend(-began + (began := trio.current_time()))
+                if share.used_up:
+                    await share.turn()
+                    began = trio.current_time()
             if whole and start + _SLICE_BYTES < len(data):
                 await trio.lowlevel.checkpoint()
-                turn_ends = trio.current_time() + _TURN_S
                 if not budget.may_read:
                     await self._unless_gone(budget.room_to_read)
+                began = trio.current_time()
+        share.spend(trio.current_time() - began)
         return whole
 
     async def _room_for_frame(self) -> None:

@@ -58,6 +58,7 @@ def test_what_is_counted_has_a_bound() -> None:
     assert found == [250_001, 750_001, 750_001]
     assert Text("漢".encode() * 250_000).of_characters(1, 200_001) == 200_001
     assert Text("漢\t".encode() * 20_000).of_characters(1, 4) == 3
+    assert Text(b"\t" * 1_000_000).of_characters(1, 900_001) == 900_001
 
 
 @pytest.mark.parametrize(("unit", "end"), [(b"\n", b""), (b"x", b""), (b"x", b"\n")])

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,36 @@ def test_the_process_is_started_for_what_is_large_alone(tmp_path: Path) -> None:
         (another,) = _decoders(daemon)
         assert another != pid
     until(lambda: not os.path.exists(f"/proc/{another}"))
+
+
+def test_many_connections_hold_the_loop_no_longer_than_one(daemon: Daemon) -> None:
+    """Pings on 200 connections of one process at once are answered, in short turns of the loop."""
+    with ExitStack() as stack:
+        socks = [stack.enter_context(talk(daemon.socket)) for _ in range(200)]
+        for sock in socks:
+            sock.sendall(b'{"type":"ping","id":1}\n' * 300)
+        for sock in socks:
+            with sock.makefile("rb") as lines:
+                for _ in range(300):
+                    assert b"pong" in lines.readline()
+    with Client(daemon.socket) as client:
+        until(lambda: client.stats().clients == 1)
+        assert client.stats().turn_cpu_max_ms < _TURN_MS
+
+
+@pytest.mark.parametrize("what", ["stats", "list", "run"])
+def test_who_leaves_thousands_of_requests_holds_up_nobody(daemon: Daemon, what: str) -> None:
+    """A client leaves with thousands of requests unanswered: that ends in short turns of the loop."""
+    with talk(daemon.socket) as sock:
+        sock.settimeout(1.0)
+        source = ',"source":"for (;;) {}"' if what == "run" else ""
+        with suppress(TimeoutError):
+            sock.sendall(
+                b"".join(b'{"type":"%b","id":%d%b}\n' % (what.encode(), id, source.encode()) for id in range(9000))
+            )
+    with Client(daemon.socket) as client:
+        until(lambda: client.stats().clients == 1)
+        assert client.stats().turn_cpu_max_ms < _TURN_MS
 
 
 def _decoders(daemon: Daemon) -> list[int]:
