@@ -18,7 +18,7 @@ from sandbox.engines.quickjs.host import stack as quickjs
 from sandbox.limits import Limits
 from sandbox.outcome import LogLevel, LogLine, Ok, Usage
 from sandbox.protocol.events import Log
-from sandbox.protocol.frames import LINE_BYTES, Caps, Decoder, Malformed, Task
+from sandbox.protocol.frames import LINE_BYTES, LINE_TEXT_BYTES, Caps, Decoder, Malformed, Task
 
 
 def _console(source: str = "", stacks: Stacks = quickjs, **limits: Any) -> Console:
@@ -74,6 +74,25 @@ def test_a_program_that_may_not_log_is_told_so() -> None:
     assert not console.truncated
     assert console.line(_log(b"x")) is None
     assert console.truncated
+
+
+@pytest.mark.parametrize("character", ["x", "é", "漢", "\U0001f600"])
+def test_one_line_is_cut_at_its_own_bound(character: str) -> None:
+    """A line is whole up to LINE_TEXT_BYTES. A longer one is cut there, which is told, and lines after it are kept."""
+    fits = character * (LINE_TEXT_BYTES // len(character.encode()))
+    console = _console(log_bytes=1 << 20)
+    assert _lines(console, [fits.encode()]) == [fits]
+    assert not console.truncated
+    assert _lines(console, [(fits + character).encode(), b"next"]) == [fits, "next"]
+    assert console.truncated
+
+
+def test_a_line_of_the_default_limit_is_whole() -> None:
+    """The bound of one line cuts nothing that the default limit of all lines would keep."""
+    line = b"x" * Limits().log_bytes
+    console = _console()
+    assert _lines(console, [line]) == [line.decode()]
+    assert not console.truncated
 
 
 def test_a_cut_leaves_whole_characters() -> None:
@@ -144,9 +163,9 @@ def test_stacks_of_deno_have_mappings(frame: str, mapping: int, place: str) -> N
 
 
 def test_what_is_mapped_has_a_bound() -> None:
-    """After 1,000 lines of text with stacks in them, these stay as the engine wrote them: each costs time."""
+    """After 250 lines of text with stacks in them, these stay as the engine wrote them: each costs time."""
     console = _console("a\n  b.c()", log_bytes=1 << 30)
-    line = _QUICKJS_LINE + b"\n" * 150
+    line = _QUICKJS_LINE + b"\n" * 80
     lines = _lines(console, [line] * 8)
     mapped = ["(p.js:2:7)" in line for line in lines]
     assert mapped == [True] * 3 + [False] * 5
@@ -168,10 +187,11 @@ def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None
     ("texts", "kept"),
     [
         ([b"x" * 1000] * 1000, 1000),
-        ([b'{"a": 1}' * 100] * 1200, 1200),
-        ([b"\n" * 1000] * 1000, 625),
-        ([b"\0" * 1000] * 1000, 348),
-        ([b"\0" * (1 << 20)], 1),
+        ([b"function f() { return 1; }\n" * 37] * 1000, 1000),
+        ([b'{"a": 1}' * 100] * 1200, 917),
+        ([b"\n" * 1000] * 1000, 224),
+        ([b"\0" * 1000] * 1000, 142),
+        ([b"\0" * (1 << 20)] * 3, 2),
         ([b"x"] * 60_000, 32_768),
         ([b""] * 60_000, 32_768),
         (["\U0001f600".encode() * 250] * 1000, 1000),

@@ -9,11 +9,11 @@ from sandbox.engines.host.columns import Text
 from sandbox.limits import Limits
 from sandbox.outcome import LogLevel, LogLine
 from sandbox.protocol.events import Log
-from sandbox.protocol.frames import LINE_BYTES
+from sandbox.protocol.frames import LINE_BYTES, LINE_TEXT_BYTES
 
-_MAPPED_LINES = 500
-"""Lines of stacks in one run's console that are mapped to the program: 2 ms of the loop. Other lines stay as the engine
-wrote them: a program can print any number of stacks."""
+_MAPPED_LINES = 250
+"""Lines of stacks in one run's console that are mapped to the program: 1.5 ms of the loop. Other lines stay as the
+engine wrote them: a program can print any number of stacks."""
 
 MOST_LINES = 32_768
 """Console lines of one run: a reply with all of them takes 2 ms of the loop. Only a run that asks for more than 512 KiB
@@ -27,9 +27,9 @@ _LINE_ENCODED_BYTES = 32
 
 _ESCAPED = b'"\\\b\f\n\r\t'
 _CONTROLS = bytes(byte for byte in range(32) if byte not in _ESCAPED)
-_ESCAPED_BYTES, _CONTROL_BYTES = 5, 9
+_ESCAPED_BYTES, _CONTROL_BYTES = 14, 22
 """Counted for a character that JSON escapes with two bytes, and with six. They count more than their size, since
-escaping takes time: lines that use up ENCODED_BYTES with these take 2.5 ms to encode, instead of 8."""
+escaping takes time: lines that use up ENCODED_BYTES with these take 2 ms to encode, instead of 12."""
 
 _LINE_BYTES = 256
 """A longer line counts as one line for each of these in `_MAPPED_LINES`."""
@@ -76,6 +76,9 @@ class Console:
             return None
         self._left_lines -= 1
         body = log.text
+        if len(body) > LINE_TEXT_BYTES:
+            self.truncated = True
+            body = body[:LINE_TEXT_BYTES]
         if b"\n    at " in body and (lines := _lines_of(body)) <= self._mapped_left:
             self._mapped_left -= lines
             shown = self._stacks.logged(

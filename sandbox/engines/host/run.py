@@ -153,7 +153,8 @@ class Run:
                 return Reading.END
             if not received:
                 return Reading.END
-            self._feed(received)
+            if self._feed(received):
+                break
         return Reading.PART
 
     def look(self) -> Reading:
@@ -166,12 +167,10 @@ class Run:
 
     def receive_all(self, data: socket.socket) -> Reading:
         """Read all that a dead process left in the socket, which holds 2.5 MiB at most, and process a part of it."""
-        parts = []
         with suppress(OSError):  # BlockingIOError: that was all
             while received := data.recv(_READ_BYTES):
-                parts.append(received)
-        if self.machine.state is not State.ENDING:
-            self._decoder.hold(b"".join(parts))
+                if self.machine.state is not State.ENDING:
+                    self._decoder.hold(received)
         return self.look()
 
     def drop_rest(self) -> None:
@@ -187,24 +186,27 @@ class Run:
         assert self._room is not None
         self._room.when_room(callback)
 
-    def _feed(self, received: bytes) -> None:
-        machine = self.machine
+    def _feed(self, received: bytes) -> bool:
+        """Process the next bytes; return whether console lines came of them, which is enough work for one turn."""
+        machine, lines = self.machine, False
         if machine.state is State.ENDING:
-            return
+            return False
         try:
             messages = self._decoder.feed(received)
         except Malformed as error:
             self.malformed = str(error)
             machine.happen(Trusted.MALFORMED)
-            return
+            return False
         for message in messages:
             if machine.receive(message) is State.ENDING:
                 self.malformed = "a message that has no place there"
-                return
+                return lines
             if isinstance(message, Log):
+                lines = True
                 line = self._console.line(message)
                 if line is not None:
                     self._log(line)
+        return lines
 
     def was_read(self, data: socket.socket) -> bool:
         """Whether the process read all that it was sent: the next process would read the rest (SIOCOUTQ, unix(7))."""
