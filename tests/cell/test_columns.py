@@ -74,6 +74,15 @@ def test_a_place_costs_no_pass_over_the_text(unit: bytes, end: bytes) -> None:
     assert time.process_time() - began < 0.3  # 0.05 s; with a pass for each of them 0.4 to 11 s
 
 
+def test_a_search_for_the_end_of_a_line_is_counted() -> None:
+    """Places far along a long line use the budget up, even where the line is too long for a column."""
+    source = Text("漢".encode() * 100 + b"\n" + b"x" * (4 << 20))
+    assert source.of_bytes(1, 301) == 101
+    for _ in range(1000):
+        source.of_bytes(2, 999_999_999)
+    assert source.of_bytes(1, 301) == 301
+
+
 def test_lines_that_are_counted_have_a_bound() -> None:
     """A line so far down keeps its engine's column; lines above it have their own, before and after that."""
     line = "漢\n".encode()

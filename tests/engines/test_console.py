@@ -163,9 +163,9 @@ def test_stacks_of_deno_have_mappings(frame: str, mapping: int, place: str) -> N
 
 
 def test_what_is_mapped_has_a_bound() -> None:
-    """After 250 lines of text with stacks in them, these stay as the engine wrote them: each costs time."""
+    """After 160 lines of text with stacks in them, these stay as the engine wrote them: each costs time."""
     console = _console("a\n  b.c()", log_bytes=1 << 30)
-    line = _QUICKJS_LINE + b"\n" * 80
+    line = _QUICKJS_LINE + b"\n" * 50
     lines = _lines(console, [line] * 8)
     mapped = ["(p.js:2:7)" in line for line in lines]
     assert mapped == [True] * 3 + [False] * 5

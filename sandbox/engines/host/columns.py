@@ -16,11 +16,14 @@ _CHUNK_BYTES = 1024
 _STEP_BYTES = 16 * 1024
 """Text that is added to the index at once."""
 
-_SPLIT_BYTES = 64
-"""A part of a chunk that is split into its lines, to find one of them: a larger one is bisected."""
+_HALVES = (512, 256, 128)
+"""A chunk is bisected to find a line in it. The last part is split into its lines."""
 
 _COUNT_GAIN = 2
 """How many times faster line feeds are counted than text is decoded."""
+
+_SEARCH_GAIN = 64
+"""How many times faster text is searched for the end of its line than it is decoded."""
 
 _ASCII_GAIN = 8
 """How many times faster ASCII is decoded than other text."""
@@ -41,9 +44,9 @@ _OTHER_ENDS_BYTES = 64 * 1024
 """A longer text is not searched for characters that end a line for Deno only: a lone carriage return, U+2028, U+2029.
 Replacing them takes up to 0.6 ms, and a text has up to two indexes. Lines of such a text stay as Deno counts them."""
 
-STACK_LINES = 200
-"""Lines of one stack that are mapped to the program: 1 ms of the loop. Other lines stay as they came. Engines keep ten
-frames for an error unless the program asks for more."""
+STACK_LINES = 100
+"""Lines of one stack that are mapped to the program: 0.6 ms of the loop, without the work on the text that has a budget
+of its own. Other lines stay as they came. Engines keep ten frames for an error unless the program asks for more."""
 
 FRAME_CHARACTERS = 2048
 """A longer line of a stack stays as it came."""
@@ -140,6 +143,7 @@ class Text:
         found = self._source.find(b"\n", start, min(end, start + most))
         end = end if found < 0 else found
         if end - start > most:
+            self._budget.left -= most // _SEARCH_GAIN
             return None
         text = self._source[start:end]
         self._budget.left -= passes * (len(text) // _ASCII_GAIN if text.isascii() else len(text))
@@ -209,15 +213,15 @@ class _Index:
             return 0
         if not (has := self.has(line)):
             return None if has is None else len(self._text)
-        before = self._before
+        text, before = self._text, self._before
         chunk = bisect_left(before, line - 1) - 1
-        wanted, low, size = line - 1 - before[chunk], chunk * _CHUNK_BYTES, _CHUNK_BYTES
-        while size > _SPLIT_BYTES:
-            size //= 2
-            found = self._text.count(b"\n", low, low + size)
+        wanted, low = line - 1 - before[chunk], chunk * _CHUNK_BYTES
+        for size in _HALVES:
+            found = text.count(b"\n", low, low + size)
             if found < wanted:
-                wanted, low = wanted - found, low + size
-        part = self._text[low : low + size]
+                wanted -= found
+                low += size
+        part = text[low : low + _HALVES[-1]]
         return low + len(part) - len(part.split(b"\n", wanted)[-1])
 
     @property

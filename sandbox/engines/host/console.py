@@ -11,8 +11,8 @@ from sandbox.outcome import LogLevel, LogLine
 from sandbox.protocol.events import Log
 from sandbox.protocol.frames import LINE_BYTES, LINE_TEXT_BYTES
 
-_MAPPED_LINES = 250
-"""Lines of stacks in one run's console that are mapped to the program: 1.5 ms of the loop. Other lines stay as the
+_MAPPED_LINES = 160
+"""Lines of stacks in one run's console that are mapped to the program: 1 ms of the loop. Other lines stay as the
 engine wrote them: a program can print any number of stacks."""
 
 MOST_LINES = 32_768

@@ -83,4 +83,6 @@ def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[
 
 def _is_ours(place: str) -> bool:
     """Whether a place is in our own code, or in Deno's."""
-    return any(ours in place for ours in _OURS)
+    if "ext:" in place or "node:" in place or "checkin:" in place or "file:///app/" in place:
+        return any(ours in place for ours in _OURS)
+    return False
