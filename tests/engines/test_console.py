@@ -88,11 +88,14 @@ def test_one_line_is_cut_at_its_own_bound(character: str) -> None:
 
 
 def test_a_line_of_the_default_limit_is_whole() -> None:
-    """The bound of one line cuts nothing that the default limit of all lines would keep."""
+    """No bound of one line cuts what the default limit of all lines would keep, or leaves its stack as it is."""
     line = b"x" * Limits().log_bytes
     console = _console()
     assert _lines(console, [line]) == [line.decode()]
     assert not console.truncated
+    frame, mapped = b"\n    at f (eval_script:3:7)", "\n    at f (p.js:2:7)"
+    line = line[: -len(frame)]
+    assert _lines(_console("a\n  b.c()"), [line + frame]) == [line.decode() + mapped]
 
 
 def test_a_cut_leaves_whole_characters() -> None:

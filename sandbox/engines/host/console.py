@@ -31,8 +31,9 @@ _ESCAPED_BYTES, _CONTROL_BYTES = 14, 22
 """Counted for a character that JSON escapes with two bytes, and with six. They count more than their size, since
 escaping takes time: lines that use up ENCODED_BYTES with these take 2 ms to encode, instead of 12."""
 
-_LINE_BYTES = 256
-"""A longer line counts as one line for each of these in `_MAPPED_LINES`."""
+_LINE_BYTES = 512
+"""A longer line counts as one line for each of these in `_MAPPED_LINES`. So a line of the default limit of all lines
+has its stack mapped."""
 
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
