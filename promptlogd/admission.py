@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from operator import attrgetter
+from itertools import islice
 from typing import Protocol
 
 import trio
@@ -38,6 +38,12 @@ from sandbox.program import Engine
 
 LIGHT_MS = 5.0
 """Upper bound of a light client's mean charge, and of how far its service is ahead of its parent's clock."""
+
+_LIGHT_LOOKS = 256
+"""Light clients that are looked at for the reserved slot, those that wait longest first: 0.5 ms."""
+
+_REFUSED_AT_ONCE = 32
+"""Runs that are refused in one turn of the loop: 1 ms, with the replies. Any number may wait."""
 
 SPECIAL: Engine = ""
 """In place of an engine, for a run that gets a cell of its own, which is started for it."""
@@ -73,8 +79,8 @@ class Admission:
         self._waiting: OrderedDict[Ticket, None] = OrderedDict()
         """All runs that wait, the oldest first."""
         self._any_waiting = trio.Event()
-        self._pending: dict[Engine, int] = {}
-        """How many runs wait for each engine."""
+        self._pending: dict[Engine, OrderedDict[Ticket, None]] = {}
+        """The runs that wait for each engine, the oldest first."""
         self._selecting = False
 
     @property
@@ -89,7 +95,7 @@ class Admission:
 
     def pending(self, engine: Engine) -> int:
         """Return how many runs wait for an engine."""
-        return self._pending.get(engine, 0)
+        return len(self._pending.get(engine, ()))
 
     # --- from the request to the end of the run -----------------------------------------------------------------------
 
@@ -162,15 +168,25 @@ class Admission:
             while self._waiting:
                 await trio.sleep(wait_s / 20)
                 since = trio.current_time() - wait_s
+                refused = 0
                 while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
                     self.leave(ticket)
                     ticket.granted(RequestError("busy", f"waited {wait_s:g} s for a slot; try again"))
+                    refused += 1
+                    if refused % _REFUSED_AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
 
-    def send_away(self, engine: Engine, error: RequestError) -> None:
-        """Refuse all runs that wait for an engine."""
-        for ticket in [ticket for ticket in self._waiting if ticket.engine == engine]:
+    async def send_away(self, engine: Engine, error: RequestError) -> None:
+        """Refuse all runs that wait for an engine, a part of them in each turn of the loop."""
+        tickets = self._pending.get(engine, OrderedDict())
+        for refused in range(1, len(tickets) + 1):
+            if not tickets:
+                break
+            ticket = next(iter(tickets))
             self.leave(ticket)
             ticket.granted(error)
+            if refused % _REFUSED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
     # --- the queue ----------------------------------------------------------------------------------------------------
 
@@ -179,11 +195,10 @@ class Admission:
         if not self._waiting:
             self._any_waiting.set()
         self._waiting[ticket] = None
-        self._pending[ticket.engine] = self._pending.get(ticket.engine, 0) + 1
+        self._pending.setdefault(ticket.engine, OrderedDict())[ticket] = None
         self._tree.root.waiting_bytes += ticket.held_bytes
         for node in ticket.path.nodes:
-            node.waiting += 1
-            node.waiting_bytes += ticket.held_bytes
+            node.wait(1, ticket.held_bytes)
         tickets = ticket.path.connection.tickets
         tickets.append(ticket)
         if len(tickets) == 1:
@@ -193,11 +208,10 @@ class Admission:
         """Take a run out of the queue."""
         ticket.waits = False
         del self._waiting[ticket]
-        self._pending[ticket.engine] -= 1
+        del self._pending[ticket.engine][ticket]
         self._tree.root.waiting_bytes -= ticket.held_bytes
         for node in ticket.path.nodes:
-            node.waiting -= 1
-            node.waiting_bytes -= ticket.held_bytes
+            node.wait(-1, -ticket.held_bytes)
         connection = ticket.path.connection
         if connection.tickets[0] is not ticket:
             connection.tickets.remove(ticket)
@@ -216,8 +230,7 @@ class Admission:
         while (many := len(self._waiting) > self._queue) or root.waiting_bytes > self._queue_bytes:
             node = root
             while not node.tickets:
-                newest_first = reversed(node.children.values())
-                node = max(newest_first, key=attrgetter("waiting" if many else "waiting_bytes"))
+                node = (node.by_runs if many else node.by_bytes).most
             ticket = node.tickets[-1]
             self.leave(ticket)
             what = (
@@ -287,9 +300,10 @@ class Admission:
 
     def _choose_light(self, engines: list[Engine]) -> Ticket | None:
         """Return the next run of a light client."""
-        several_users = sum(user.waiting > 0 for user in self._tree.root.children.values()) > 1
+        several_users = len(self._tree.root.by_runs) > 1
         found: tuple[tuple[float, int, float, int], Ticket] | None = None
-        for client in self._light:
+        looked_at = list(islice(self._light, _LIGHT_LOOKS))
+        for client in looked_at:
             user = client.parent
             assert user is not None
             if client.ahead_ms > LIGHT_MS or (several_users and not _is_light(user)):
@@ -299,6 +313,9 @@ class Admission:
                 order = (user.service_ms, user.number, client.service_ms, client.number)
                 if found is None or order < found[0]:
                     found = order, ticket
+        if found is None and len(self._light) > _LIGHT_LOOKS:
+            for client in looked_at:  # others are looked at next time
+                self._light[client] = self._light.pop(client)
         return None if found is None else found[1]
 
     def _is_ready(self, engine: Engine) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import trio
 from hypothesis import given, settings
@@ -90,6 +92,92 @@ async def test_what_waiting_runs_hold_of_memory_has_a_bound() -> None:
     assert refused == ["large"]
     ask("too large", client(3, uid=3), 2000)
     assert refused == ["large", "too large"]
+
+
+@within_a_minute
+async def test_runs_are_refused_a_part_in_each_turn_of_the_loop() -> None:
+    """When an engine's cells do not start, its runs are refused, others run in between, and no other run is touched."""
+    admission = Admission(concurrent=1, queue=1000, queue_bytes=1000, cells={"quickjs": Cells(0), "deno": Cells(0)})
+    refused: list[int] = []
+    for number in range(300):
+        for engine in ("quickjs", "deno"):
+            admission.ask(client(number % 7, uid=number % 3), engine, lambda _, n=number: refused.append(n))
+    seen: list[int] = []
+
+    async def watch() -> None:
+        while len(refused) < 300:
+            seen.append(len(refused))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await admission.send_away("deno", RequestError("internal", "no cells"))
+    assert refused == list(range(300))
+    assert max(after - before for before, after in pairwise(seen)) <= 64
+    assert (admission.pending("deno"), admission.pending("quickjs"), admission.queued) == (0, 300, 300)
+    await admission.send_away("no engine", RequestError("internal", "no cells"))
+    assert admission.queued == 300
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.booleans()), max_size=60))
+def test_the_most_is_what_a_search_finds(steps: list[tuple[int, int, int, bool]]) -> None:
+    """Whoever asks and leaves, the refused run is of the user, process and connection with the most in the queue."""
+
+    async def drive() -> None:
+        admission = Admission(concurrent=1, queue=8, queue_bytes=20, cells={"quickjs": Cells(0)})
+        waiting: list[tuple[int, int, int, Ticket]] = []
+        refused: list[int] = []
+        for number, (uid, pid, held_bytes, leaves) in enumerate(steps):
+            if leaves and waiting:
+                admission.leave(waiting.pop(held_bytes % len(waiting))[3])
+                continue
+            connection = 10 * uid + pid
+            asked = admission.ask(
+                client(connection, uid=uid, pid=pid),
+                "quickjs",
+                lambda _, n=number: refused.append(n),
+                held_bytes=7 * held_bytes,
+            )
+            before = [*waiting, (uid, pid, 7 * held_bytes, asked)]
+            waiting = [entry for entry in before if entry[3].waits]
+            gone = [entry for entry in before if not entry[3].waits]
+            assert admission.queued == len(waiting) <= 8
+            assert sum(entry[2] for entry in waiting) <= 20
+            if len(gone) == 1:
+                weight = (lambda entry: 1) if len(before) > 8 else (lambda entry: entry[2])
+                for part in (slice(0, 1), slice(0, 2)):
+                    totals: dict[tuple[int, ...], int] = {}
+                    for entry in before:
+                        totals[entry[:2][part]] = totals.get(entry[:2][part], 0) + weight(entry)
+                    among = [key for key in totals if key[:-1] == gone[0][:2][part][:-1]]
+                    assert totals[gone[0][:2][part]] == max(totals[key] for key in among)
+
+    trio.run(drive)
+
+
+@within_a_minute
+async def test_each_light_client_is_looked_at() -> None:
+    """With more light clients than are looked at for the reserved slot, one that alone may begin gets it."""
+    cells = Cells()
+    admission = Admission(concurrent=3, queue=1000, queue_bytes=1000, cells={"quickjs": cells})
+    held: list[Ticket | RequestError] = []
+    for number in range(600):  # each becomes light
+        admission.ask(client(number, pid=number), "quickjs", held.append)
+        ticket = held.pop()
+        assert isinstance(ticket, Ticket)
+        admission.end(ticket, 0.1)
+    for _ in range(2):
+        admission.ask(client(1000, pid=1000), "quickjs", held.append)
+    assert len(held) == 2
+    granted: list[int] = []
+    for number in range(600):  # of all of these only the last has an ordinary run
+        admission.ask(
+            client(number, pid=number), "quickjs", lambda _, n=number: granted.append(n), ordinary=number == 599
+        )
+    for _ in range(3):
+        admission.select()
+    assert granted == [599]
 
 
 @within_a_minute
@@ -619,7 +707,7 @@ async def test_many_connections_that_name_tenants_have_one_bound() -> None:
         ticket = granted.pop()
         assert isinstance(ticket, Ticket)
         admission.end(ticket, 0.0)
-    assert admission.remembered <= 1 + 3 * 1024
+    assert admission.remembered <= 1 + 3 * 512
     for number in range(10):
         admission.forget(number)
     assert admission.remembered == 0

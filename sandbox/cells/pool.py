@@ -43,6 +43,10 @@ StartCell = Callable[[int | None], Awaitable[Cell]]
 """Start a cell with so much memory in bytes, or with the default. Raises CellStartError or RootError."""
 
 
+async def _ignore(error: StartError) -> None:
+    """Nobody waits."""
+
+
 class Pool:
     """Cells of one engine. `serve` keeps them; `take` lends one."""
 
@@ -78,7 +82,7 @@ class Pool:
         """Returns how many runs could begin if cells were ready; without runs that called `take`."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called when `can_lend` or `is_last` may have changed."""
-        self.on_failure: Callable[[StartError], None] = lambda error: None
+        self.on_failure: Callable[[StartError], Awaitable[None]] = _ignore
         """Called with the reason when cells do not start, so that waiting runs can be refused with it."""
         self._filled = False
         """Whether all cells of a fixed number were started once."""
@@ -292,7 +296,7 @@ class Pool:
         if self._failures > 1 or self._broken is not None:
             for waiter in list(self._waiters):
                 self._serve_waiter(waiter, error)
-            self.on_failure(error)
+            await self.on_failure(error)
         await trio.sleep(delay)
 
     def _add(self, cell: Cell, nursery: trio.Nursery) -> None:

@@ -23,8 +23,8 @@ class Log(_Message, frozen=True, kw_only=True, gc=False):
     """0 debug, 1 log, 2 info, 3 warn, 4 error."""
     mapping: int
     """How stacks in the line count lines: the engine's own number, 0 where it has one way only."""
-    text: bytes | memoryview
-    """A view if it is large."""
+    text: bytes
+    """Of a line of more than LINE_TEXT_BYTES, one byte more than that: see `frames`."""
 
 
 class Call(_Message, frozen=True, kw_only=True, gc=False):

@@ -23,7 +23,17 @@ from sandbox.protocol.events import (
     Value,
     Wait,
 )
-from sandbox.protocol.frames import HEADER_BYTES, LINE_BYTES, MESSAGES_AT_ONCE, Caps, Decoder, Malformed, Task
+from sandbox.protocol.frames import (
+    HEADER_BYTES,
+    LINE_BYTES,
+    LINE_TEXT_BYTES,
+    MESSAGES_AT_ONCE,
+    TEXT_AT_ONCE_BYTES,
+    Caps,
+    Decoder,
+    Malformed,
+    Task,
+)
 
 _KINDS = "lcwqvobxmsf"
 _TEXT_BYTES = 256 * 1024
@@ -292,7 +302,7 @@ def test_a_flood_of_messages_is_read_in_parts() -> None:
     assert not decoder.surplus
 
 
-@pytest.mark.parametrize("kind", ["v", "l"])
+@pytest.mark.parametrize("kind", ["v"])
 def test_a_large_payload_is_read_as_it_was_written(kind: str) -> None:
     """A payload that is read as a view of what came is the same, and so is the frame behind it."""
     decoder = _decoder(result_bytes=4 << 20, log_bytes=4 << 20)
@@ -321,6 +331,31 @@ def test_what_is_held_is_read_part_by_part() -> None:
     ]
     assert decoder.surplus
     assert not decoder.partial
+
+
+def test_the_text_of_lines_that_come_at_once_has_a_bound() -> None:
+    """After TEXT_AT_ONCE_BYTES of console lines the rest waits, and all lines come, in order."""
+    size, count = 10_000, 40
+    decoder = _decoder(log_bytes=1 << 20)
+    texts = [b"%d" % number + b"x" * size for number in range(count)]
+    parts = [decoder.feed(b"".join(b"l" + (len(text) + 1).to_bytes(4, "big") + b"1" + text for text in texts))]
+    while decoder.backlog:
+        parts.append(decoder.feed(b""))
+    assert [message.text for part in parts for message in part if isinstance(message, Log)] == texts
+    assert [len(part) for part in parts] == [TEXT_AT_ONCE_BYTES // size + 1] * 10 + [0]
+
+
+def test_no_more_of_a_line_is_copied_than_is_kept() -> None:
+    """Of a line over its bound one byte more is returned, all of it is counted, and the next message is read."""
+    decoder = _decoder(log_bytes=1 << 20)
+    over = 3 << 19, LINE_TEXT_BYTES + 1
+    for size, kept in ((LINE_TEXT_BYTES, LINE_TEXT_BYTES), over, over):
+        (line,) = decoder.feed(b"l" + (size + 1).to_bytes(4, "big") + b"1" + b"x" * size)
+        assert line == Log(level=1, mapping=0, text=b"x" * kept)
+        assert decoder.backlog
+        assert decoder.feed(b"") == []
+    with pytest.raises(Malformed, match="more console lines"):
+        decoder.feed(b"l" + ((3 << 19) + 1).to_bytes(4, "big") + b"1" + b"x" * (3 << 19))
 
 
 def test_provisional_outcomes_have_a_count() -> None:

@@ -9,11 +9,11 @@ from sandbox.engines.host.columns import Text
 from sandbox.limits import Limits
 from sandbox.outcome import LogLevel, LogLine
 from sandbox.protocol.events import Log
-from sandbox.protocol.frames import LINE_BYTES
+from sandbox.protocol.frames import LINE_BYTES, LINE_TEXT_BYTES
 
-_MAPPED_LINES = 500
-"""Lines of stacks in one run's console that are mapped to the program: 2 ms of the loop. Other lines stay as the engine
-wrote them: a program can print any number of stacks."""
+_MAPPED_LINES = 160
+"""Lines of stacks in one run's console that are mapped to the program: 1 ms of the loop. Other lines stay as the
+engine wrote them: a program can print any number of stacks."""
 
 MOST_LINES = 32_768
 """Console lines of one run: a reply with all of them takes 2 ms of the loop. Only a run that asks for more than 512 KiB
@@ -32,19 +32,12 @@ _PLAIN = bytes(byte for byte in range(256) if byte not in _ESCAPED + _CONTROLS)
 _ESCAPED_BYTES, _CONTROL_BYTES = 15, 25
 """Counted for a character that JSON escapes with two bytes, which takes 8.5 ns, and with six, which takes 14 ns."""
 
-_LONGEST_BYTES = 512 * 1024
-"""Of one line; the rest is cut. Such a line takes 1 ms to count and decode, and 1 ms to encode, at once if lines are
-streamed. One of escapes takes 0.7 and 1.7 ms."""
-
 _COUNTED_BYTES = 64 * 1024
 """Bytes of a line whose encoded size is counted in one go: a line is not counted beyond what fits."""
 
-_DAMAGED_BYTES = 64 * 1024
-"""Bytes that are kept of a line that is not UTF-8, which only an engine that was taken over writes: dropping its other
-bytes takes 5 ms for each MiB."""
-
-_LINE_BYTES = 256
-"""A longer line counts as one line for each of these in `_MAPPED_LINES`."""
+_LINE_BYTES = 512
+"""A longer line counts as one line for each of these in `_MAPPED_LINES`. So a line of the default limit of all lines
+has its stack mapped."""
 
 _LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
@@ -87,7 +80,7 @@ class Console:
             self.truncated = True
             return None
         self._left_lines -= 1
-        body = bytes(log.text[:_LONGEST_BYTES])
+        body = log.text[:LINE_TEXT_BYTES]
         self.truncated = self.truncated or len(body) < len(log.text)
         if b"\n    at " in body and (lines := _lines_of(body)) <= self._mapped_left:
             self._mapped_left -= lines
@@ -101,17 +94,7 @@ class Console:
         if self._left_encoded < math.inf:
             body = self._within_encoded(body)
         self._left_bytes -= len(body) + LINE_BYTES
-        return LogLine(level=_LEVELS[log.level], text=self._decoded(body))
-
-    def _decoded(self, body: bytes) -> str:
-        """Return the text of a line, without half a character at its end if it was cut."""
-        try:
-            return body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            if error.start < len(body) - 3 and len(body) > _DAMAGED_BYTES:
-                self.truncated = True
-                body = body[:_DAMAGED_BYTES]
-        return body.decode("utf-8", "ignore")
+        return LogLine(level=_LEVELS[log.level], text=body.decode("utf-8", "ignore"))
 
     def _within_encoded(self, body: bytes) -> bytes:
         """Count the encoded size of a line; return the line, cut if it does not fit. A cut line is the last one."""

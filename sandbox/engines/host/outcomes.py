@@ -48,6 +48,10 @@ engine was taken over."""
 _BACKSLASHES = 4096
 """Bytes before an escape that are searched for backslashes, an odd number of which escape its own backslash."""
 
+_DAMAGED_BYTES = 32 * 1024
+"""What is kept of a text that is not UTF-8: an error has up to three, and replacing what is wrong in them takes 0.5 ms.
+Engines write UTF-8, unless one was taken over."""
+
 
 class Reader:
     """Reads the last message of one run."""
@@ -121,4 +125,7 @@ def _has_lone_surrogate(payload: bytes) -> bool:
 
 
 def _text(payload: bytes) -> str:
-    return payload.decode("utf-8", "replace")[:_TEXT_CHARACTERS]
+    try:
+        return payload.decode()[:_TEXT_CHARACTERS]
+    except UnicodeDecodeError:
+        return payload[:_DAMAGED_BYTES].decode("utf-8", "replace")[:_TEXT_CHARACTERS]

@@ -167,7 +167,8 @@ class Run:
                 return Reading.END
             if not received:
                 return Reading.END
-            self._feed(received)
+            if self._feed(received):
+                break
         return Reading.PART
 
     def look(self) -> Reading:
@@ -201,24 +202,27 @@ class Run:
         assert self._room is not None
         self._room.when_room(callback)
 
-    def _feed(self, received: bytes) -> None:
-        machine = self.machine
+    def _feed(self, received: bytes) -> bool:
+        """Process the next bytes; return whether console lines came of them, which is enough work for one turn."""
+        machine, lines = self.machine, False
         if machine.state is State.ENDING:
-            return
+            return False
         try:
             messages = self._decoder.feed(received)
         except Malformed as error:
             self.malformed = str(error)
             machine.happen(Trusted.MALFORMED)
-            return
+            return False
         for message in messages:
             if machine.receive(message) is State.ENDING:
                 self.malformed = "a message that has no place there"
-                return
+                return lines
             if isinstance(message, Log):
+                lines = True
                 line = self._console.line(message)
                 if line is not None:
                     self._log(line)
+        return lines
 
     def was_read(self, data: socket.socket) -> bool:
         """Whether the process read all that it was sent: the next process would read the rest (SIOCOUTQ, unix(7))."""
