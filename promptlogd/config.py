@@ -242,10 +242,11 @@ class Config(_Section, frozen=True, kw_only=True):
     def max_jails(self) -> int:
         """How many jails there may be at once.
 
-        Twice as many as are kept and run: a jail that ends has its uid until its last process is gone.
+        Twice as many as are kept and run: a jail that ends has its uid until its last process is gone. Beside the runs
+        with slots as many long ones may go on without.
         """
         kept = sum(self.pool_size if spec.forks else self.most_blank(name) for name, spec in ENGINES.items())
-        return 2 * (kept + self.concurrent)
+        return 2 * (kept + 2 * self.concurrent)
 
     def default_limits(self, engine: Engine = DEFAULT_ENGINE) -> Limits:
         """Return the limits of a run that asks for none; of memory what its engine needs, if the default is less."""

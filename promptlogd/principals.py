@@ -43,6 +43,7 @@ class Node:
         "clock_ms",
         "connected",
         "key",
+        "long",
         "mean_ms",
         "number",
         "offers",
@@ -70,6 +71,8 @@ class Node:
         """Mean charge of the runs below it; None before the first has ended."""
         self.service_ms = 0.0 if parent is None else parent.clock_ms + (parent.mean_ms or 0.0)
         self.running = 0
+        self.long = 0
+        """Of a client: its runs that have begun and have given their slot back."""
         self.waiting = 0
         """Runs below it that wait."""
         self.waiting_bytes = 0
@@ -229,6 +232,7 @@ class Ticket:
         """Whether the run has the default limits, or less."""
         self.room = room
         self.since = trio.current_time()
+        """When it began to wait, and then when it got its slot."""
         self.waits = False
         self.estimates: tuple[float, ...] = ()
         """What each node of the path was charged with at the start."""

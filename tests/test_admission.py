@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 import trio
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from promptlogd.admission import LIGHT_MS, SPECIAL, Admission
+from promptlogd.admission import LIGHT_MS, LONG_S, SPECIAL, Admission
 from promptlogd.principal import Principal
 from promptlogd.principals import Ticket
 from promptlogd.refusal import RequestError
@@ -157,7 +158,7 @@ def test_the_most_is_what_a_search_finds(steps: list[tuple[int, int, int, bool]]
 
 
 @within_a_minute
-async def test_each_light_client_is_looked_at() -> None:
+async def test_each_light_client_is_looked_at(clock: MockClock) -> None:
     """With more light clients than are looked at for the reserved slot, one that alone may begin gets it."""
     cells = Cells()
     admission = Admission(concurrent=3, queue=1000, queue_bytes=1000, cells={"quickjs": cells})
@@ -197,7 +198,7 @@ async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
         )
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(admission.refuse_overdue, 10.0)
+        nursery.start_soon(admission.serve, 10.0)
         note("first")
         note("second")
         await trio.sleep(5)
@@ -465,6 +466,67 @@ async def test_new_connections_and_processes_bring_a_user_no_more(clock: MockClo
             simulation.keep_running(client(1, uid=1), _BOMB_MS)
         await trio.sleep(20)
         assert simulation.served_ms[1] == pytest.approx(simulation.served_ms[2], abs=(_SLOTS + 1) * 2 * _BOMB_MS)
+        nursery.cancel_scope.cancel()
+
+
+# --- long runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connections", [1, 8, 64])
+@within_a_minute
+async def test_a_new_client_hardly_waits_beside_runs_that_sleep(clock: MockClock, connections: int) -> None:
+    """Runs that sleep for 30 s, of one process, do not keep the slots: a new client's runs begin within LONG_S."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        nursery.start_soon(simulation.admission.serve, 60.0)
+        for number in range(connections):
+            for _ in range(8):
+                simulation.keep_running(client(100 + number, pid=2), _SHORT_MS, sleeps_s=30.0)
+        await trio.sleep(0.05)
+        waits = await simulation.run_every(client(1), 20.0, 0.05, 200)
+        assert waits[-1] <= 1.5 * LONG_S * 1000
+        assert _p99(waits[:-1]) <= 1
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_a_client_with_long_runs_has_one_slot(clock: MockClock) -> None:
+    """It has as many long runs as half of the slots. Its other runs begin one after the other, and all of them end."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        admission = simulation.admission
+        nursery.start_soon(admission.serve, 60.0)
+        for number in range(3):
+            simulation.run(client(number), _SHORT_MS, sleeps_s=10.0)
+        for number in range(40):
+            simulation.run(client(100 + number % 9), 50.0)
+        await trio.sleep(2 * LONG_S)
+        assert (admission.free, admission.running) == (3, 3)
+        assert not simulation.run(client(500, pid=2), _SHORT_MS).waits
+        await trio.sleep(9.0)
+        assert (admission.free, admission.running) == (3, 3)
+        await trio.sleep(10.0)
+        assert (admission.free, admission.running, admission.queued) == (4, 0, 0)
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_all_slots_return_from_long_runs(clock: MockClock) -> None:
+    """Runs of many clients, short and long, of which some are cancelled: all others end, and no slot is lost."""
+    random = Random(7)
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        nursery.start_soon(simulation.admission.serve, 600.0)
+        for _ in range(800):
+            who = client(random.randrange(20), uid=random.randrange(2), pid=random.randrange(4))
+            ticket = simulation.run(who, random.choice([1.0, 20.0]), sleeps_s=random.choice([0.0, 0.0, 0.0, 0.3]))
+            if random.random() < 0.2:
+                simulation.admission.leave(ticket)
+            assert simulation.admission.running <= 2 * _SLOTS
+            await trio.sleep(random.choice([0.0, 0.01, 0.03]))
+        await trio.sleep(40)
+        admission = simulation.admission
+        assert (admission.free, admission.running, admission.queued) == (_SLOTS, 0, 0)
         nursery.cancel_scope.cancel()
 
 
