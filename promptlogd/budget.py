@@ -5,7 +5,7 @@ Three things of a client are buffered. Each has bounds of its own, so that none 
 | bound of | a connection | a process | a uid | all |
 |---|---|---|---|---|
 | frames of more than 16 KiB on their way, each up to 8 MiB | 1 | 1 | 4 | 8 |
-| requests that were read and are not answered | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
+| requests that were read and are not answered, and parts of shorter frames | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
 | replies that the socket did not take | 1 MiB | 16 MiB | 48 MiB | 128 MiB |
 
 A long part of a reply counts until its last byte is sent, since its memory is held until then.
@@ -17,8 +17,8 @@ Waiters are woken first in, first out, one at a time.
 
 A connection that itself holds at most `FREE_BYTES` is always read, and its requests with short replies (`ping`,
 `stats`, `cancel`) are always answered. Otherwise a connection that does not read its replies could block the other
-connections of its process. So each connection may hold up to 48 KiB beyond the table: `FREE_BYTES`, and two reads of
-16 KiB.
+connections of its process. So each connection may hold up to 12 KiB beyond the table: `FREE_BYTES`, and two reads of
+as much.
 
 Each byte is released in bounded time: requests end by their limits, and a connection whose replies do not go out is
 closed (outbox.py has the rule).
@@ -38,7 +38,7 @@ from sandbox.limits import MIB
 REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
 """Of one connection. Requests: one frame, or thousands of small ones, so that a cancel behind them is read."""
 
-FREE_BYTES = 16 * 1024
+FREE_BYTES = 4 * 1024
 """Requests, and replies, that a connection may hold whatever the others of its process hold."""
 
 _PROCESS_BYTES, _UID_BYTES, _ALL_BYTES = 16 * MIB, 48 * MIB, 128 * MIB
@@ -156,6 +156,11 @@ class Budget:
     def may_read(self) -> bool:
         """Whether the client may be read from."""
         return not self.requests.is_over(FREE_BYTES) and not self.replies.is_over(FREE_BYTES)
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the client is to be read from in small parts, since it and its like hold much."""
+        return self.requests.is_over() or self.replies.is_over()
 
     @property
     def may_answer(self) -> bool:

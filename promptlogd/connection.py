@@ -27,6 +27,7 @@ import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -104,7 +105,10 @@ class Connection:
             account=self._budget.replies,
             stall_s=settings.stall_s,
             end=self._scope.cancel,
+            spawn=self._spawn,
         )
+        self._tasks: trio.Nursery | None = None
+        """Tasks that end with the connection."""
 
     async def serve(self) -> None:
         """Serve the client. Raises nothing that is the client's fault; cancellation cancels its runs."""
@@ -115,7 +119,7 @@ class Connection:
                 await self._budget.share.turn()
                 self._budget.share.spend(_OPEN_S)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._outbox.serve)
+                    self._tasks = nursery
                     async with trio.open_nursery() as tasks:
                         await self._read(tasks)
                         # After the last read, only this task notices that the client left.
@@ -145,6 +149,11 @@ class Connection:
             # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
             self._session.clear()
             self._outbox.clear()
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._tasks is not None:
+            with suppress(RuntimeError):  # closed: the connection ends
+                self._tasks.start_soon(work)
 
     async def _read(self, tasks: trio.Nursery) -> None:
         """Read requests until the client closes its side, or sends what can't be followed."""

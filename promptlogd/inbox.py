@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from promptlogd.budget import Budget
+from promptlogd.budget import FREE_BYTES, Budget
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession, Unread
 from promptlogd.wire.messages import Cancel, Ping, Request, Stats
 
@@ -48,6 +48,8 @@ class Inbox:
         self._stall_s = stall_s
         self._unless_gone = unless_gone
         self._decode = decode
+        self._counted = 0
+        """Bytes of the frame on its way that the budget counts."""
 
     async def read(self, take: Callable[[Request | BadMessage], None]) -> None:
         """Hand on requests until the client closes its side.
@@ -75,7 +77,8 @@ class Inbox:
                 await budget.share.turn()
             began = trio.current_time()
             try:
-                data = self._sock.recv(_READ_BYTES if long else _SLICE_BYTES)
+                size = _READ_BYTES if long else FREE_BYTES if budget.is_tight else _SLICE_BYTES
+                data = self._sock.recv(size)
             except BlockingIOError:
                 continue
             if not data:
@@ -84,11 +87,22 @@ class Inbox:
                     raise ProtocolError("the connection ended within a frame")
                 return
             whole = await self._take(data, take, began)
+            del data  # else it is kept until more comes
+            self._count_buffered()
             budget.pass_on()
             if not session.mid_frame:
                 owed_since = math.inf
             elif owed_since == math.inf or whole:
                 owed_since = trio.current_time()
+
+    def _count_buffered(self) -> None:
+        """Count the bytes of the frame that is on its way. A long frame has a place of its own for more."""
+        buffered = min(self._session.buffered_bytes, _SLICE_BYTES)
+        if buffered > self._counted:
+            self._budget.requests.charge(buffered - self._counted)
+        elif buffered < self._counted:
+            self._budget.requests.release(self._counted - buffered)
+        self._counted = buffered
 
     async def _take(self, data: bytes, take: Callable[[Request | BadMessage], None], began: float) -> bool:
         """Hand on what these bytes complete; return whether there was any. `began`: when this turn began to work."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 
 import trio
@@ -28,7 +28,7 @@ to chunks of up to `_WRITE_BYTES`: a chunk of its own would take more memory tha
 
 
 class Outbox:
-    """Sends replies, and keeps the bytes that the socket does not take. `serve` sends those."""
+    """Sends replies, and keeps the bytes that the socket does not take. A task sends those; most clients need none."""
 
     def __init__(
         self,
@@ -39,8 +39,12 @@ class Outbox:
         account: Account,
         stall_s: float,
         end: Callable[[], None],
+        spawn: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
-        """`account`: counts the unsent bytes. `end`: called if the client is gone or does not read its replies."""
+        """`account`: counts the unsent bytes. `end`: called if the client is gone or does not read its replies.
+
+        `spawn`: run a task until the connection ends.
+        """
         self._sock = sock
         self._number = number
         self._clients = clients
@@ -51,7 +55,7 @@ class Outbox:
         """What was not sent. The account has the size of each, until the last byte of it is sent and it is dropped."""
         self._sent = 0
         """Bytes of the first chunk that were sent."""
-        self._filled = trio.Event()
+        self._spawn = spawn
         self._emptied = trio.Event()
 
     def send(self, parts: Sequence[Part]) -> None:
@@ -68,7 +72,7 @@ class Outbox:
             if sent == sum(map(len, parts)):
                 return
             self._clients.unsent.add(self._number)
-            self._filled.set()
+            self._spawn(self._serve)
         for part in parts:
             if sent < len(part):
                 self._keep(part, sent)
@@ -90,17 +94,14 @@ class Outbox:
             else:
                 self._chunks.append(bytearray(rest))
 
-    async def serve(self) -> None:
+    async def _serve(self) -> None:
         """Send the kept bytes, until cancelled, or until the client is gone or does not read."""
-        while True:
-            await self._filled.wait()
-            self._filled = trio.Event()
-            if not await self._write():
-                self._end()
-                return
-            self._clients.unsent.discard(self._number)
-            self._clients.wake_if_idle()
-            self._emptied.set()
+        if not await self._write():
+            self._end()
+            return
+        self._clients.unsent.discard(self._number)
+        self._clients.wake_if_idle()
+        self._emptied.set()
 
     async def _write(self) -> bool:
         """Send all that is kept; return whether the client took it.

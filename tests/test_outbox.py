@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,9 +27,29 @@ class _Client:
         self.account = Account(1 << 20)
         self.ended = False
         clients: Any = SimpleNamespace(unsent=set(), wake_if_idle=lambda: None)
+        self._tasks: trio.Nursery | None = None
+        self._not_started: list[Callable[[], Awaitable[None]]] = []
         self.outbox = Outbox(
-            self._ours, 1, clients=clients, account=self.account, stall_s=10.0, end=lambda: setattr(self, "ended", True)
+            self._ours,
+            1,
+            clients=clients,
+            account=self.account,
+            stall_s=10.0,
+            end=lambda: setattr(self, "ended", True),
+            spawn=self._spawn,
         )
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._tasks is None:
+            self._not_started.append(work)
+        else:
+            self._tasks.start_soon(work)
+
+    def start(self, tasks: trio.Nursery) -> None:
+        """Begin the outbox's tasks."""
+        self._tasks = tasks
+        for work in self._not_started:
+            tasks.start_soon(work)
 
     async def read(self, size: int) -> bytes:
         """Read so many bytes, a few at a time."""
@@ -70,7 +90,7 @@ async def test_all_bytes_come_in_their_order(client: _Client) -> None:
     """Long and short parts arrive as they were given, and in the end nothing of them is counted."""
     expected = b"".join(part for parts in _REPLIES for part in parts)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.outbox.serve)
+        client.start(nursery)
         for parts in _REPLIES:
             client.outbox.send(parts)
         assert await client.read(len(expected)) == expected
@@ -90,7 +110,7 @@ async def test_what_is_held_is_counted(client: _Client) -> None:
     client.outbox.send([bytes(200)])
     assert client.account.held_bytes == large + 300
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.outbox.serve)
+        client.start(nursery)
         await client.read(large // 2)
         assert client.account.held_bytes == large + 300
         await client.read(4 + large // 2 + 300)
@@ -114,7 +134,7 @@ async def test_replies_that_room_brings_keep_their_order(client: _Client) -> Non
     client.account.when_room(lambda: waiting.popleft()())
     assert waiting
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.outbox.serve)
+        client.start(nursery)
         assert await client.read(len(first) + 6) == first + b"second"
         await client.outbox.drain()
         assert client.account.held_bytes == 0
