@@ -97,7 +97,7 @@ class _Client:
         own_uid = os.geteuid()
         os.seteuid(own_uid if uid is None else uid)  # what the daemon sees is the uid at this moment
         try:
-            self._socket.connect(path)  # without a timeout, which fails at once while the backlog is full
+            self._socket.connect(path)  # no timeout yet: with one, it fails at once while the backlog is full
         finally:
             os.seteuid(own_uid)
         self._socket.settimeout(_ANSWER_S)

@@ -16,9 +16,9 @@ now, and has used little. It waits for one other reserved run at the most. With 
 reserved.
 
 A run can sleep in its slot until its wall limit, at almost no charge. So a run that has had a slot for LONG_S is
-*long*: if other runs wait, it gives its slot back and goes on without one, at the low CPU priority that it has had for
-long. A client has at most half as many long runs as there are slots. While it has so many, one other run of it has a
-slot. So slots for others are free again after LONG_S. With fewer than three slots no run is long.
+*long*: while other runs wait, it gives its slot back and goes on without one. Its CPU priority is low already. A client
+has at most half as many long runs as there are slots. With that many, it begins a run only when none of its runs has a
+slot. So one client cannot keep all slots for much longer than LONG_S. With fewer than three slots no run is long.
 
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 
@@ -89,7 +89,7 @@ class Admission:
         """Runs that have begun and have no slot any more."""
         self._most_long, self._most_long_of_client = (concurrent, concurrent // 2) if concurrent >= 3 else (0, 0)
         self._held_back: dict[Node, OrderedDict[Ticket, None]] = {}
-        """Of clients with as many long runs as they may have: runs that could begin otherwise."""
+        """By client: the oldest run of each connection that waits until `_is_held_back` is false."""
         self.running = 0
         self.finished = 0
         """Runs that have ended."""
@@ -176,10 +176,10 @@ class Admission:
             self._select()
 
     async def serve(self, wait_s: float) -> None:
-        """Refuse runs that have waited for `wait_s`, up to a twentieth of it late, and take the slots of long runs back
-        while others wait; until cancelled.
+        """Refuse runs that have waited for `wait_s`, and free slots of long runs while others wait; until cancelled.
 
-        One task for all: a timer for each run that waits would cost as much as all other work on it.
+        A run is refused up to a twentieth of `wait_s` late. This is one task for all runs: a timer for each would cost
+        as much as all other work on a run that waits.
         """
         while True:
             await self._any_waiting.wait()
@@ -309,7 +309,7 @@ class Admission:
             return
         self._selecting = True
         try:
-            self._take_back_of_long_runs()
+            self._free_slots_of_long_runs()
             while self._waiting and self.free and (ticket := self._choose()) is not None:
                 if ticket.room.has_room() and not self._is_held_back(ticket.path.client):
                     self._withdraw(ticket)
@@ -402,8 +402,8 @@ class Admission:
 
     # --- long runs ----------------------------------------------------------------------------------------------------
 
-    def _take_back_of_long_runs(self) -> None:
-        """While no slot is free but the reserved one, take those of runs that have had theirs for long."""
+    def _free_slots_of_long_runs(self) -> None:
+        """While only the reserved slot is free, free slots that runs have had for LONG_S, the oldest first."""
         since = trio.current_time() - LONG_S
         for ticket in list(self._begun):
             if self.free > self._reserved or self._long >= self._most_long or ticket.since > since:
@@ -416,11 +416,11 @@ class Admission:
                 client.long += 1
 
     def _is_held_back(self, client: Node) -> bool:
-        """Whether a client has as many long runs as it may have, and another run."""
+        """Whether a client may begin no run now: it has all long runs that it may have, and a run with a slot."""
         return client.long > 0 and client.long >= self._most_long_of_client and client.running > client.long
 
     def _offer_held_back(self, client: Node) -> None:
-        """Offer runs of a client that may have more than before: all of them, or one if it may have one."""
+        """Offer the runs of a client that were held back: all of them, or one while it has all its long runs."""
         while client in self._held_back and not self._is_held_back(client):
             ticket, _ = self._held_back[client].popitem(last=False)
             if not self._held_back[client]:

@@ -12,8 +12,8 @@ A long part of a reply counts until its last byte is sent, since its memory is h
 
 The rule is the same at each level. Above a bound of requests or of replies, the daemon does not read from the
 connection. Above a bound of replies, it begins none of the connection's requests. Earlier work may still add to what is
-held: one request, or the replies of runs that are in cells. So the table and one reply for each slot bound the memory.
-Waiters are woken first in, first out, one at a time.
+held: one request, or the replies of runs that are in cells. So the table and one reply for each run in a cell
+bound the memory. Waiters are woken first in, first out, one at a time.
 
 A connection that itself holds at most `FREE_BYTES` is always read, and its requests with short replies (`ping`,
 `stats`, `cancel`) are always answered. Otherwise a connection that does not read its replies could block the other
@@ -148,7 +148,7 @@ class Budget:
         self.requests = Account(REQUEST_BYTES, process.requests)
         self.replies = Account(REPLY_BYTES, process.replies)
         self.share = process.share
-        """Of the time of the loop."""
+        """The process's share of the loop's time."""
         self._process = process
         self.has_frame_place = False
 
@@ -159,7 +159,7 @@ class Budget:
 
     @property
     def is_tight(self) -> bool:
-        """Whether the client is to be read from in small parts, since it and its like hold much."""
+        """Whether to read the client in parts of FREE_BYTES, since it or a level above is over a bound."""
         return self.requests.is_over() or self.replies.is_over()
 
     @property

@@ -6,14 +6,14 @@ Whatever a client does, it ends this connection at the most. Requests go on side
                                  +--> _waiting: read ahead, in order
 
 - **Reading ahead.** Requests beyond `max_pipelined` are read and wait, so that a `cancel`, a `ping` or a `stats` behind
-  them is answered at once: their replies are short and take no work. A cancel of a run that waits answers it without
-  beginning it.
+  them is answered at once, with a short reply. (A `stats` takes a task. So `_MORE_STATS` bounds their number; others
+  wait.) A cancel of a run that waits answers it without beginning it.
 - **Budgets** (budget.py). Requests are counted by their texts and a fixed size each until they are answered,
   replies until the socket has taken them. The daemon does not read from a connection that is over either budget. While
   a connection is over its budget of replies, none of its requests begins, and the cells of its runs that stream their
   console lines are not read.
-- **Turns.** The connections of one process share the time of the loop (share.py): to read and begin requests, and to
-  end.
+- **Turns.** The connections of one process share the time of the loop (share.py) for opening, reading, beginning
+  requests, and closing.
 - **Stalls.** A connection is closed whose replies do not go out (outbox.py has the rule), or that owes the rest of a
   frame for `stall_s` (inbox.py).
 
@@ -210,7 +210,7 @@ class Connection:
                     tasks.start_soon(self._start_waiting, tasks)
 
     def _is_at_once(self, request: Request) -> bool:
-        """Whether it does not wait for those before it. A `stats` takes a task, and the room of one."""
+        """Whether a request overtakes those that wait. Each `stats` takes a task, so their number has a bound."""
         most = self._settings.max_pipelined + _MORE_STATS
         return isinstance(request, AT_ONCE) and not (isinstance(request, Stats) and len(self._in_hand) >= most)
 

@@ -96,7 +96,7 @@ class Inbox:
                 owed_since = trio.current_time()
 
     def _count_buffered(self) -> None:
-        """Count the bytes of the frame that is on its way. A long frame has a place of its own for more."""
+        """Count the bytes of the frame on its way, up to _SLICE_BYTES. The place of a long frame bounds the rest."""
         buffered = min(self._session.buffered_bytes, _SLICE_BYTES)
         if buffered > self._counted:
             self._budget.requests.charge(buffered - self._counted)
@@ -123,7 +123,9 @@ class Inbox:
                     await self._unless_gone(budget.room_to_answer)
                     began = trio.current_time()
                 take(event)
-                share.spend(-began + (began := trio.current_time()))
+                now = trio.current_time()
+                share.spend(now - began)
+                began = now
                 if share.used_up:
                     await share.turn()
                     began = trio.current_time()

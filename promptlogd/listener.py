@@ -95,8 +95,8 @@ def _clear(path: Path) -> None:
 async def accept(sock: socket.socket) -> AsyncGenerator[socket.socket, None]:
     """Yield clients' sockets. Running out of descriptors is waited out, not fatal.
 
-    Several in one turn of the loop: who connects waits behind all others that have connected before. Clients that have
-    left already, whatever they sent, are dropped.
+    Accept several in one turn of the loop, since a client waits until all that connected before it are accepted. Drop
+    clients that have left already, whatever they sent.
     """
     while True:
         await trio.lowlevel.wait_readable(sock)

@@ -17,7 +17,7 @@ from promptlogd.wire import Part
 _log = logging.getLogger(__name__)
 
 _WRITE_BYTES = 256 * 1024
-"""Given to one send, and one chunk more. The socket's default buffer takes less."""
+"""With this many bytes or more, one send gets no further chunk. The socket's default buffer takes less."""
 
 _PARTS = 64
 """Parts given to one send. The kernel takes up to 1,024 (sendmsg(2))."""
@@ -79,7 +79,7 @@ class Outbox:
             sent = max(0, sent - len(part))
 
     def _keep(self, part: Part, sent: int) -> None:
-        """Keep a part of which so many bytes were sent: none, unless it is the first that is kept."""
+        """Keep a part of which `sent` bytes were sent. Only the first part that is kept can be sent in part."""
         if len(part) >= _OWN_BYTES:
             if not self._chunks:
                 self._sent = sent
@@ -95,7 +95,7 @@ class Outbox:
                 self._chunks.append(bytearray(rest))
 
     async def _serve(self) -> None:
-        """Send the kept bytes, until cancelled, or until the client is gone or does not read."""
+        """Send the kept bytes until none is left. End the connection if the client is gone or does not read."""
         if not await self._write():
             self._end()
             return

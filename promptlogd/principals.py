@@ -90,9 +90,9 @@ class Node:
         self.by_bytes: Ranking[Node] = Ranking()
         """The same by the memory that these runs hold."""
         self.uses = 0
-        """How many times children began to be used."""
+        """Number of times that an idle child got a run."""
         self.used = 0
-        """When it was used last, in terms of its parent's `uses`. Stays while it is not idle."""
+        """Its parent's `uses` when it last got a run while idle. A larger number means used later."""
 
     def least_ticket(self, engines: Sequence[Engine]) -> Ticket | None:
         """Return the next run below it on one of these engines: least service first, then oldest node."""

@@ -20,7 +20,6 @@ _log = logging.getLogger(__name__)
 _REQUEST_BYTES = 1024
 """Memory of a request and of the objects made for it, without its texts."""
 
-
 _TASK_BYTES = 7 * 1024
 """Memory of the task of a request. Most runs have none."""
 

@@ -6,30 +6,31 @@ would hold the loop as many times longer.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import islice
 
 import trio
 
 TURN_S = 0.001
-"""Time for one process in each turn; twice as much if it is renewed amid the turn. A request has at least nine bytes
-and takes up to 0.05 ms with its reply, so 16 KiB of requests could hold the loop for 50 ms."""
+"""Time for one process in each turn; up to twice as much, since it can be renewed in the middle of a turn. Without this
+bound 16 KiB of requests, of at least nine bytes each, could hold the loop for 50 ms."""
 
 _WOKEN = 16
-"""Waiters that are woken in each turn. They may find that those before them have used up the time: 20 us each."""
+"""Waiters that are woken in each turn. One that finds the time used up by others waits again, which costs 20 us."""
 
 
 class Share:
-    """Shared by the connections of one process. Who is about to work awaits `turn`, and reports the time by `spend`."""
+    """The time of one process. A connection awaits `turn` before it works, and reports the time it used to `spend`."""
 
     def __init__(self) -> None:
         self._used_s = 0.0
-        self._waiting: dict[trio.Event, None] = {}
+        self._waiting: OrderedDict[trio.Event, None] = OrderedDict()
         """The oldest first."""
         self._renews = False
 
     @property
     def used_up(self) -> bool:
-        """Whether nothing of it is left for now."""
+        """Whether a connection must wait: no time is left, or others wait already."""
         return self._used_s >= TURN_S or bool(self._waiting)
 
     def spend(self, used_s: float) -> None:
@@ -37,11 +38,13 @@ class Share:
         self._used_s += used_s
 
     async def turn(self) -> None:
-        """Wait for a turn in which time is left; first in, first out. Returns at once if there is some now."""
-        waits = self.used_up
+        """Wait for a turn in which time is left. Return at once if time is left now and nobody waits."""
+        waits, woken = self.used_up, False
         while waits:
             event = trio.Event()
             self._waiting[event] = None
+            if woken:
+                self._waiting.move_to_end(event, last=False)  # it keeps its place
             if not self._renews:
                 self._renews = True
                 trio.lowlevel.current_trio_token().run_sync_soon(self._renew)
@@ -49,7 +52,7 @@ class Share:
                 await event.wait()
             finally:
                 self._waiting.pop(event, None)
-            waits = self._used_s >= TURN_S
+            waits, woken = self._used_s >= TURN_S, True
 
     def _renew(self) -> None:
         """Begin anew. Called once in a turn while somebody waits."""

@@ -61,7 +61,7 @@ class Simulation:
         engine: str = "quickjs",
         sleeps_s: float = 0.0,
     ) -> Ticket:
-        """Ask for a run, which ends so long after it began, and sleeps before that."""
+        """Ask for a run that sleeps for `sleeps_s`, then uses `cpu_ms` of CPU time, and ends."""
         asked = trio.current_time()
 
         async def in_cell(ticket: Ticket) -> None:

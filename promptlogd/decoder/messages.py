@@ -1,8 +1,8 @@
 """What passes between the daemon and its decoder, both ways. Pure.
 
 A question is a header and a payload: that of a frame as a client sent it, or a result as a program's process wrote it.
-An answer is a kind, a size, and one of the records below; or a request. A request is the size of each of its texts that
-come apart, itself in MessagePack without these, and then these: the daemon decodes a source in slices, and no prompt.
+An answer is a kind, a size, and one of the records below or a request. A request has three parts: the sizes of its long
+texts, the request in MessagePack without them, and the texts. So the daemon decodes a source in slices, and no prompt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REQUEST, RECORD = b"r", b"a"
 _TEXTS = struct.Struct(">III")
 TEXTS_BYTES = _TEXTS.size
 _APART_BYTES = 64 * 1024
-"""A longer source, prompt or env comes apart."""
+"""A longer source or prompt (in characters) or env is sent after the request, not in it."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -99,7 +99,7 @@ def answer_request(request: Request) -> bytes:
 
 
 def read_texts(header: bytes) -> tuple[int, int, int]:
-    """Return the sizes of the source, the prompt and the env that come apart, in bytes; 0 for one that does not."""
+    """Return the sizes of the source, the prompt and the env after the request, in bytes; 0 for one in the request."""
     source_bytes, prompt_bytes, env_bytes = _TEXTS.unpack(header)
     return source_bytes, prompt_bytes, env_bytes
 

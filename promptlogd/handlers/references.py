@@ -48,5 +48,5 @@ class StoreErrors:
 
 
 def utf8_bytes(text: str | bytes) -> int:
-    """Return how many bytes a text takes in UTF-8, which it may be in already."""
+    """Return the size of a text in UTF-8. Bytes are UTF-8 already."""
     return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())

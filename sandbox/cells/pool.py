@@ -23,11 +23,11 @@ from sandbox.program import Engine
 _log = logging.getLogger(__name__)
 
 _STARTS = len(os.sched_getaffinity(0))
-"""Cells that start at once for the pool, and as many for single runs: a start is all CPU time. `StartCell` may wait, so
-that they are not more for all pools together."""
+"""Cells that start at once for the pool, and as many for single runs: a start is all CPU time. The server's
+`StartCell` bounds the starts of all pools together."""
 
 _WORN_TIMES = 2
-"""A worn cell goes on until another one is ready, or until it has had so many times the runs that wear it."""
+"""A worn cell goes on until its replacement is ready, or until it has had this many times `runs_per_cell`."""
 
 _WAIT_S = 15.0
 """How long a run with a slot may wait for a cell. It waits longer only if cells do not start."""
@@ -68,7 +68,7 @@ class Pool:
         self._kept: set[Cell] = set()
         """Those that are replaced when they are retired."""
         self._worn: set[Cell] = set()
-        """Of those, the ones that are retired once they are replaced: a flood of bad ends leaves few others."""
+        """Those of `_kept` that are retired once they are replaced, so that a flood of bad ends leaves enough cells."""
         self._special: set[Cell] = set()
         """Started for one run each: as fresh, or with other memory."""
         self._waiters: deque[Waiter] = deque()

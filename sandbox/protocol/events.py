@@ -24,7 +24,7 @@ class Log(_Message, frozen=True, kw_only=True, gc=False):
     mapping: int
     """How stacks in the line count lines: the engine's own number, 0 where it has one way only."""
     text: bytes
-    """Of a line of more than LINE_TEXT_BYTES, one byte more than that: see `frames`."""
+    """Cut to LINE_TEXT_BYTES + 1 (`frames`): the extra byte shows that the line was longer."""
 
 
 class Call(_Message, frozen=True, kw_only=True, gc=False):

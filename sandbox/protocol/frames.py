@@ -69,8 +69,8 @@ LINE_TEXT_BYTES = 96 * 1024
 characters takes 0.2 ms to collect, and 1.4 ms to encode as JSON if it is streamed."""
 
 MESSAGES_AT_ONCE = 64
-"""Messages that are decoded in one go: they take 0.3 ms, and 0.7 ms if each becomes a reply. All cells may be read in
-one turn of the loop. Frames without a text are five bytes each."""
+"""Messages that are decoded in one go: they take 0.3 ms, and 0.7 ms if each becomes a reply. Frames without a
+text are five bytes each."""
 
 TEXT_AT_ONCE_BYTES = 32 * 1024
 """After this much text in console lines the rest waits for another turn. With the line that crosses it that is 128 KiB,
@@ -157,7 +157,7 @@ class Decoder:
             self.backlog = True
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take the next bytes; return up to MESSAGES_AT_ONCE messages, and TEXT_AT_ONCE_BYTES of console lines or more.
+        """Take the next bytes; return messages up to MESSAGES_AT_ONCE, or until TEXT_AT_ONCE_BYTES of lines are there.
 
         Bytes after the last message are dropped. Raises Malformed.
         """

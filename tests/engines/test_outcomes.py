@@ -154,7 +154,7 @@ def test_a_damaged_text_is_cut() -> None:
     ],
 )
 def test_what_is_a_frame(stacks: Stacks, frame: str, line: str, shown: str | None) -> None:
-    """A frame is `at`, a name of any characters in parentheses' company, and a place; nothing else is changed."""
+    """A frame is `at`, a name of any characters, parentheses too, and a place. Other lines stay as they are."""
     outcome = _outcome(
         Thrown(name=b"", message=b"", stack=("0\n" if stacks is deno else "").encode() + line.format(frame).encode()),
         source="f(\n  null.x)",

@@ -34,7 +34,7 @@ _UTF8_BYTES = 4
 _PASSES = 4
 """Cost of a column in characters, which decodes, doubles tabs, cuts and encodes, in terms of a column in bytes."""
 
-_TAB = 20
+_TAB_COST = 20
 """Cost of a tab that is doubled, in the same terms: a line of 1 MiB of tabs takes 20 ms."""
 
 _SEPARATORS = (b"\xe2\x80\xa8", b"\xe2\x80\xa9")
@@ -116,7 +116,7 @@ class Text:
         text = self._look(start, min(start + _UTF8_BYTES * (column - 1), len(self._source)), _PASSES)
         if text is None:
             return column
-        self._budget.left -= _TAB * text.count(b"\t")
+        self._budget.left -= _TAB_COST * text.count(b"\t")
         if self._budget.left < 0:
             return column
         before = text.decode("utf-8", "replace").replace("\t", "\t\t")[: column - 1]
