@@ -1,4 +1,4 @@
-"""CPU priorities of jailed processes, as niceness (sched(7)). After 5 ms a run gives way to others; so do cells that start."""
+"""CPU priorities of jailed processes, as niceness (sched(7)). A run gives way to others after 5 ms, a start at once."""
 
 from __future__ import annotations
 
