@@ -51,7 +51,7 @@ class Compiler:
         environment = {name: value for name, value in os.environ.items() if name not in MISLEADING_VARIABLES}
         environment["LC_ALL"] = "C"
         if self.is_zig:
-            environment.update(_zig_environment(cache_folder))
+            environment.update(_zig_environment(folder, cache_folder))
         done = _run([*self.command, *arguments], folder, environment)
         if done.returncode != 0:
             raise BuildError(
@@ -132,10 +132,11 @@ def _zig(architecture: str) -> Compiler:
     )
 
 
-def _zig_environment(cache_folder: Path) -> dict[str, str]:
-    """Keep zig's own cache of its C library, which is keyed by the path of zig's files: a link gives it one that stays.
+def _zig_environment(folder: Path, cache_folder: Path) -> dict[str, str]:
+    """Let zig keep its C library, and nothing else, for later builds.
 
-    Each isolated build installs zig in another folder.
+    zig's cache is keyed by the path of zig's files, and each isolated build installs zig in another folder: a symbolic
+    link gives the files a path that stays.
     """
     specification = importlib.util.find_spec("ziglang")
     assert specification is not None
@@ -146,8 +147,11 @@ def _zig_environment(cache_folder: Path) -> dict[str, str]:
         temporary = link.with_name(f".new-{os.getpid()}")
         temporary.symlink_to(library)
         temporary.replace(link)
-    zig_cache = str(cache_folder / "zig-cache")
-    return {"ZIG_LIB_DIR": str(link), "ZIG_GLOBAL_CACHE_DIR": zig_cache, "ZIG_LOCAL_CACHE_DIR": zig_cache}
+    return {
+        "ZIG_LIB_DIR": str(link),
+        "ZIG_GLOBAL_CACHE_DIR": str(cache_folder / "zig-cache"),
+        "ZIG_LOCAL_CACHE_DIR": str(folder / "zig-cache"),
+    }
 
 
 def _libc_version(archive: bytes) -> tuple[str, str]:
