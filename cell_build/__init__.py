@@ -8,5 +8,7 @@ contain the package.
 3. `cell` compiles these files together with promptlog's own C files, and links them.
 4. `cache` keeps what was fetched and built.  `description` says what is in the executable.
 
+`python -m cell_build` builds without a wheel: see docs/building.md.
+
 Nothing that was fetched is executed, except `ziglang`.
 """

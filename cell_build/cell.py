@@ -14,7 +14,6 @@ from pathlib import Path
 from cell_build import cache, compiler, description, engine_source
 from cell_build.compiler import Compiler
 
-SOURCE_FOLDER = "sandbox/engines/quickjs/jail"
 EXECUTABLE = "quickjs-cell"
 BUILD_FORMAT = "1"  # to be raised when the steps below change and the flags do not
 
@@ -33,16 +32,18 @@ class Cell:
     sources: Mapping[str, bytes]
     compiler: Compiler
     architecture: str
+    flags: tuple[str, ...] = ()  # more of them, for variants that are tested
+    cell_flags: tuple[str, ...] = ()  # more of them for promptlog's own files
 
     @cached_property
     def engine_build(self) -> str:
         """Names the engine's sources and flags.  The same for all compilers and architectures."""
-        return _digest([*ENGINE_FLAGS, *_contents(self.engine)])[:32]
+        return _digest([*ENGINE_FLAGS, *self.flags, *_contents(self.engine)])[:32]
 
     @cached_property
     def build(self) -> str:
         """Names all inputs.  The executables of two builds with the same name have the same bytes."""
-        flags = (*CELL_FLAGS, *LINK_FLAGS, *self.compiler.compile_flags, *self.compiler.link_flags)
+        flags = (*CELL_FLAGS, *LINK_FLAGS, *self.compiler.compile_flags, *self.compiler.link_flags, *self.cell_flags)
         inputs = [BUILD_FORMAT, self.engine_build, self.compiler.identity, self.architecture, *flags]
         return _digest([*inputs, *_contents(self.sources)])[:32]
 
@@ -90,8 +91,11 @@ class Cell:
         if unit.startswith("engine/"):
             flags, files = [*ENGINE_FLAGS], _contents(self.engine)
         else:
-            flags, files = [*CELL_FLAGS, *self._names()], _contents(self.engine) + _contents(self.sources)
-        flags += self.compiler.compile_flags
+            flags, files = (
+                [*CELL_FLAGS, *self.cell_flags, *self._names()],
+                _contents(self.engine) + _contents(self.sources),
+            )
+        flags += (*self.flags, *self.compiler.compile_flags)
         inputs = [BUILD_FORMAT, self.compiler.identity, unit, *flags, *files]
         kept = cache_folder / "objects" / _digest(inputs)[:32]
         name = unit.replace("/", "-") + ".o"
@@ -112,7 +116,7 @@ class Cell:
         return [f'-D{name}="{value}"' for name, value in named.items()]
 
     def _link(self, work: Path, objects: Iterable[str], cache_folder: Path, output: str = EXECUTABLE) -> None:
-        arguments = [*self.compiler.link_flags, *LINK_FLAGS, *objects, "-lm", "-o", output]
+        arguments = [*self.compiler.link_flags, *LINK_FLAGS, *self.flags, *objects, "-lm", "-o", output]
         self.compiler.run(arguments, work, cache_folder)
 
     def _prepare_linking(self, work: Path, cache_folder: Path) -> None:
@@ -122,12 +126,6 @@ class Cell:
         (work / "empty.c").write_text("int main(void) { return 0; }\n")
         self.compiler.run([*self.compiler.compile_flags, *FLAGS, "-c", "empty.c", "-o", "empty.o"], work, cache_folder)
         self._link(work, ["empty.o"], cache_folder, "empty")
-
-
-def sources(root: Path) -> dict[str, bytes]:
-    """promptlog's own C files and headers."""
-    folder = root / SOURCE_FOLDER
-    return {path.name: path.read_bytes() for path in sorted((*folder.glob("*.c"), *folder.glob("*.h")))}
 
 
 def _contents(files: Mapping[str, bytes]) -> list[str]:
