@@ -21,7 +21,7 @@ OPTIMISED = ("-O2", "-g0", "-DNDEBUG", "-ffunction-sections", "-fdata-sections")
 FLAGS = (*OPTIMISED, "-std=gnu11", "-D_GNU_SOURCE", "-fPIE", "-fstack-protector-strong")
 ENGINE_FLAGS = (*FLAGS, "-w")
 CELL_FLAGS = (*FLAGS, "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-Wall", "-Wextra", "-Werror", "-Iengine")
-LINK_FLAGS = ("-s", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,--build-id=none")
+LINK_FLAGS = ("-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,--build-id=none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Cell:
         """Compile what is not in the cache, link, and return the same folder as `kept`."""
         if self.compiler.is_zig:
             compiler.check_zig_is_installed()
-        with tempfile.TemporaryDirectory(prefix="promptlog-cell-") as name:
+        with tempfile.TemporaryDirectory(prefix="work-", dir=cache_folder) as name:
             work = Path(name)
             _write_all(work / "engine", self.engine)
             _write_all(work / "cell", self.sources)

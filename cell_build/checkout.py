@@ -11,7 +11,7 @@ from cell_build.cell import Cell
 SOURCE_FOLDER = "sandbox/engines/quickjs/jail"  # also the executable's place, in the tree and in the wheel
 FILES = ((cell.EXECUTABLE, 0o755), (description.FACTS, 0o644))  # what belongs there, with its mode
 # The engine relies on undefined behaviour that is harmless, so UBSan looks at promptlog's files alone.
-SANITIZED = ("-fsanitize=address", "-fno-omit-frame-pointer")
+SANITIZED = ("-g", "-fsanitize=address", "-fno-omit-frame-pointer")
 SANITIZED_CELL = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-U_FORTIFY_SOURCE")
 
 
@@ -34,7 +34,7 @@ def build(root: Path, defines: Sequence[str] = (), sanitized: bool = False) -> P
     engine = engine_source.find(cache_folder) or engine_source.fetch(cache_folder)
     wanted = inputs(root, engine)
     wanted = replace(wanted, cell_flags=tuple(f"-D{name}" for name in defines))
-    if sanitized:  # the sanitizers need a dynamic executable
+    if sanitized:  # the sanitizers need a dynamic executable; symbols stay in it
         dynamic = replace(wanted.compiler, link_flags=("-pie", "-fsanitize=address,undefined"))
         wanted = replace(wanted, compiler=dynamic, flags=SANITIZED, cell_flags=wanted.cell_flags + SANITIZED_CELL)
     return wanted.kept(cache_folder) or wanted.make(cache_folder)

@@ -114,7 +114,7 @@ def _host_compiler() -> Compiler | None:
         identity="\n".join([version, linker, *digests]),
         libc=_libc_version(contents.get("libc.a", b"")),
         compile_flags=(),
-        link_flags=("-static-pie",),
+        link_flags=("-static-pie", "-s"),
         is_zig=False,
     )
 
@@ -127,7 +127,7 @@ def _zig(architecture: str) -> Compiler:
         identity=ZIG_REQUIREMENT,
         libc=ZIG_LIBC,
         compile_flags=target,
-        link_flags=(*target, "-pie"),
+        link_flags=(*target, "-pie", "-s"),
         is_zig=True,
     )
 

@@ -34,7 +34,7 @@ def test_unsafe_cache_is_not_used(
     """The build goes on with a temporary folder, and says why."""
     match fault:
         case "of another user":
-            monkeypatch.setattr(cache.os, "geteuid", lambda: cache_folder.stat().st_uid + 1)
+            monkeypatch.setattr("cell_build.cache.os.geteuid", lambda: cache_folder.stat().st_uid + 1)
         case "others can write":
             cache_folder.chmod(0o770)
         case "a symbolic link":
@@ -60,7 +60,7 @@ def test_files_are_whole_or_absent(cache_folder: Path, monkeypatch: pytest.Monke
     def fail(descriptor: int) -> None:
         raise OSError("disk is full")
 
-    monkeypatch.setattr(cache.os, "fsync", fail)
+    monkeypatch.setattr("cell_build.cache.os.fsync", fail)
     with pytest.raises(OSError, match="disk is full"):
         cache.write(path, b"new")
     assert path.read_bytes() == b"old"

@@ -34,7 +34,7 @@ def test_zig_stands_in(host_compiler: compiler.Compiler, reason: str, monkeypatc
 
 def test_other_architecture_takes_zig(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cross build uses zig, with an explicit target."""
-    monkeypatch.setattr(compiler.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("cell_build.compiler.platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PROMPTLOG_ARCH", "aarch64")
     chosen = compiler.choose(compiler.target_architecture())
     assert chosen.is_zig
@@ -60,7 +60,7 @@ def test_missing_zig_is_told(installed: str | None, monkeypatch: pytest.MonkeyPa
             raise metadata.PackageNotFoundError(name)
         return installed
 
-    monkeypatch.setattr(compiler.importlib.metadata, "version", version)
+    monkeypatch.setattr("cell_build.compiler.importlib.metadata.version", version)
     with pytest.raises(BuildError, match=r"pip install ziglang==0\.15\.2"):
         compiler.check_zig_is_installed()
 

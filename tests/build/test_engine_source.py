@@ -93,7 +93,7 @@ def test_without_an_index_the_message_says_what_to_set(cache_folder: Path, monke
 
 def test_without_pip_the_message_says_so(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build without isolation may have no pip."""
-    monkeypatch.setattr(engine_source.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("cell_build.engine_source.importlib.util.find_spec", lambda name: None)
     with pytest.raises(BuildError, match=r"pip is not installed here"):
         engine_source.fetch(cache_folder)
 
