@@ -75,5 +75,8 @@ def _check_owner(folder: Path) -> None:
 def _remove_unused(folder: Path) -> None:
     oldest = time.time() - UNUSED_DAYS * 86_400
     for entry in (*folder.glob("cells/*"), *folder.glob("objects/*"), *folder.glob("work-*")):
-        if entry.stat().st_mtime < oldest:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+        try:
+            if entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        except FileNotFoundError:  # another build has removed it
+            continue
