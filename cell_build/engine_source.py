@@ -94,12 +94,13 @@ def from_folder(folder: Path) -> Files:
         ) from error
 
 
-def from_archive(path: Path, sha256: str = SDIST_SHA256) -> Files:
+def from_archive(path: Path, sha256: str | None = None) -> Files:
     """The engine's files from the sdist.  Only members with exactly the expected names are read, into memory."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BuildError(f"{path} cannot be read: {error.strerror}", f"Check {SOURCE_VARIABLE}.") from error
+    sha256 = sha256 or SDIST_SHA256
     if _sha256(data) != sha256:
         raise BuildError(
             f"{path} is not the sdist of {NAME} {SDIST_VERSION}: its SHA-256 is {_sha256(data)}, not {sha256}.",

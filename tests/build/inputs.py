@@ -51,11 +51,14 @@ def small_cell(changed: Mapping[str, str] | None = None) -> Cell:
     )
 
 
-def archive(path: Path, members: Mapping[str, bytes | tarfile.TarInfo]) -> Path:
-    """Write a .tar.gz with these members below the sdist's folder of the engine."""
+def archive(
+    path: Path, members: Mapping[str, bytes | tarfile.TarInfo], packaging: Mapping[str, bytes] | None = None
+) -> Path:
+    """Write a .tar.gz with these members in the sdist's folder of the engine, and others beside this folder."""
+    engine = {f"{engine_source.ENGINE_FOLDER}/{name}": content for name, content in members.items()}
     with tarfile.open(path, "w:gz") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(f"{engine_source.SDIST_FOLDER}/{engine_source.ENGINE_FOLDER}/{name}")
+        for name, content in {**engine, **(packaging or {})}.items():
+            member = tarfile.TarInfo(f"{engine_source.SDIST_FOLDER}/{name}")
             if isinstance(content, bytes):
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))

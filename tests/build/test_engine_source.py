@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -80,6 +82,47 @@ def test_missing_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_damaged_archive_in_the_cache_is_not_used(cache_folder: Path) -> None:
     """It is fetched again."""
     archive(cache_folder / f"{engine_source.SDIST_FOLDER}.tar.gz", FILES)
+    assert engine_source.find(cache_folder) is None
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index with one sdist, named as the pinned one, whose code writes the file `ran` when it is executed."""
+    ran = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    packaging = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: quickjs-ng\nVersion: {engine_source.SDIST_VERSION}\n",
+        "pyproject.toml": '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n',
+        "setup.py": ran + "import setuptools; setuptools.setup(name='quickjs-ng')\n",
+    }
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return archive(folder / f"{engine_source.SDIST_FOLDER}.tar.gz", FILES, encoded(packaging))
+
+
+def test_fetching_runs_no_code_of_the_sdist(
+    index: Path, tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip fetches the sdist, and asks the stub for its metadata.  The archive is in the cache afterwards."""
+    with tarfile.open(index) as tar:
+        script = tar.extractfile(f"{engine_source.SDIST_FOLDER}/setup.py")
+        assert script is not None
+        subprocess.run([sys.executable, "-c", script.read().splitlines()[0]], check=True)
+    assert (tmp_path / "ran").exists()
+    (tmp_path / "ran").unlink()
+    monkeypatch.setattr(engine_source, "SDIST_SHA256", hashlib.sha256(index.read_bytes()).hexdigest())
+    assert engine_source.fetch(cache_folder) == FILES
+    assert engine_source.find(cache_folder) == FILES
+    assert not (tmp_path / "ran").exists()
+
+
+def test_index_with_another_sdist_is_refused(index: Path, tmp_path: Path, cache_folder: Path) -> None:
+    """An sdist of the same name with another hash is neither unpacked nor kept."""
+    with pytest.raises(BuildError, match=r"(?s)DO NOT MATCH THE HASHES.*43d2e482"):
+        engine_source.fetch(cache_folder)
+    assert index.exists()
+    assert not (tmp_path / "ran").exists()
     assert engine_source.find(cache_folder) is None
 
 
