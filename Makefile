@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml $(CELL_SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
+$(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
