@@ -14,11 +14,11 @@ from shutil import rmtree
 import pytest
 
 from sandbox.engines.deno.host import host as deno
-from sandbox.engines.quickjs.host.root import PYTHON, build_root
 from sandbox.jail import arguments as jail
 from sandbox.jail.identities import shared
-from sandbox.jail.root import Root
+from sandbox.jail.root import Root, copy
 from sandbox.limits import MIB
+from tests.hostile.takeover import cell
 from tests.hostile.test_second_line import ESCAPES
 
 _OTHERS: dict[str, set[str]] = {
@@ -60,11 +60,12 @@ def _expected(name: str, *, jit: bool) -> str:
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Root]:
-    """A root with a Python, which makes the calls."""
+    """A root with a cell that can be taken over, which makes the calls."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
-        yield build_root(folder / "root")
+        copy(cell(), folder / "root/quickjs-cell", 0o755)
+        yield Root(path=folder / "root")
     finally:
         rmtree(folder)
 
@@ -75,11 +76,10 @@ def _tried(made: Root, words: str, *, jit: bool) -> str:
     arguments = deno.nsjail_arguments(made, deno.policy_text(jit=jit), jit=jit, memory_bytes=128 * MIB)
     arguments = [*jail.identity_arguments(shared("").take()), *arguments[: arguments.index("--")]]
     arguments[arguments.index("--mode") + 1] = "o"  # once
-    native = (Path(__file__).parent / "native.py").read_text("utf-8")
     reading, writing = os.pipe()
-    command = [str(jail.nsjail_path()), "--log_fd", str(writing), *arguments, "--", PYTHON, "-I", "-S", "-B"]
+    command = [str(jail.nsjail_path()), "--log_fd", str(writing), *arguments]
     done = subprocess.run(
-        [*command, "-c", native, *words.split()],
+        [*command, "--", "/quickjs-cell", "call", *words.split()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -22,7 +22,7 @@ AF = {"unix": 1, "inet": 2, "ax25": 3, "inet6": 10, "netlink": 16, "packet": 17,
 ESCAPES: dict[str, tuple[str, str]] = {
     "open": ("2 path 0", "error"),
     "open to write": ("2 path 1", "error"),
-    "openat": ("257 -100 path 0", "harmless"),  # the jail's own root, read-only: interpreter, engine, this file
+    "openat": ("257 -100 path 0", "harmless"),  # the jail's own root, read-only: the cell and its scripts
     "openat to write": ("257 -100 path 1", "error"),
     "openat to create": ("257 -100 zero 0x41", "error"),
     "openat2": ("437 -100 path zero 24", "SIGSYS"),
@@ -74,10 +74,10 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "pivot_root": ("155 path path", "SIGSYS"),
     "chroot": ("161 path", "SIGSYS"),
     "chdir": ("80 path", "SIGSYS"),
-    "mprotect to executable": ("10 libc 4096 5", "harmless"),  # the zygote's loader needs it; no escape by itself
+    "mprotect to executable": ("10 code 4096 5", "harmless"),  # the zygote's loader needs it; no escape by itself
     "mmap executable": ("9 0 4096 5 0x22 -1 0", "harmless"),  # the same
     "mmap writable and executable": ("9 0 4096 7 0x22 -1 0", "harmless"),  # the same
-    "pkey_mprotect": ("329 libc 4096 5 -1", "SIGSYS"),
+    "pkey_mprotect": ("329 code 4096 5 -1", "SIGSYS"),
     "memfd_create": ("319 path 0", "SIGSYS"),
     "fexec of the data socket": ("322 0 zero 0 0 0x1000", "SIGSYS"),
     "prctl": ("157 22 2 zero 0 0", "error"),
@@ -89,10 +89,10 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "shmget": ("29 0 4096 0x3ff", "SIGSYS"),
     "semget": ("64 0 1 0x3ff", "SIGSYS"),
     "msgget": ("68 0 0x3ff", "SIGSYS"),
-    # libc: a page of a library that other cells have mapped as well.
-    "futex wake on a page that cells share": ("202 libc 1 1", "SIGSYS"),
-    "futex wait on a page that cells share": ("202 libc 0 0 zero", "SIGSYS"),
-    "futex requeue between pages that cells share": ("202 libc 3 1 1 libc", "SIGSYS"),
+    # code: a page of the binary that other cells have mapped as well.
+    "futex wake on a page that cells share": ("202 code 1 1", "SIGSYS"),
+    "futex wait on a page that cells share": ("202 code 0 0 zero", "SIGSYS"),
+    "futex requeue between pages that cells share": ("202 code 3 1 1 code", "SIGSYS"),
     "private futex": ("202 zero 0x81 1", "harmless"),  # the first line's; it reaches this process alone
     "mq_open": ("240 path 0x42 0x1ff 0", "SIGSYS"),
     "open in /dev/shm": ("257 -100 zero 0x42", "error"),
