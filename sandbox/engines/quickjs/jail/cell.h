@@ -32,6 +32,7 @@ struct text {
 
 extern const JSMallocFunctions memory_functions;
 bool memory_was_refused(void);
+char *memory_take(size_t size);
 struct text memory_join(const struct text *parts, size_t count);
 void memory_free(struct text text);
 void memory_trim(void);

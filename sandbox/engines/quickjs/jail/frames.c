@@ -6,7 +6,6 @@
  * behind the code when it is run. The prompt and the env are there if they are too long to stand in the arguments. The
  * brackets are texts with a NUL between each two: three pairs that a source is parsed in, one that opens a body and does
  * not close it, and the pair that a body is run in. */
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -85,7 +84,7 @@ static size_t read_some(char *to, size_t size)
     return (size_t)got;
 }
 
-/* Read the job: the first user bytes of this process. No byte behind it is read. */
+/* Read the job: the first user bytes of this process. The daemon sends nothing behind it. */
 void frames_read_job(struct job *job)
 {
     size_t have = 0;
@@ -96,9 +95,7 @@ void frames_read_job(struct job *job)
     if (room[0] != 'j' || size > MOST_JOB_BYTES || have > HEADER_BYTES + size)
         _exit(EXIT_BROKEN);
     if (HEADER_BYTES + size > ROOM_BYTES) {
-        frame = malloc(HEADER_BYTES + size + 1);
-        if (frame == NULL)
-            _exit(EXIT_NO_MEMORY);
+        frame = memory_take(HEADER_BYTES + size + 1);
         memcpy(frame, room, have);
     }
     while (have < HEADER_BYTES + size)

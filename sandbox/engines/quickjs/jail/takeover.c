@@ -100,9 +100,7 @@ static void send_bytes(const char *from, size_t size)
 static void send_many(size_t count, size_t times)
 {
     static const char last[] = {'v', 0, 0, 0, 1, '1'};
-    char *all = malloc(count * times + sizeof last);
-    if (all == NULL)
-        _exit(EXIT_NO_MEMORY);
+    char *all = memory_take(count * times + sizeof last);
     for (size_t i = 0; i < times; i++)
         memcpy(all + i * count, bytes, count);
     memcpy(all + count * times, last, sizeof last);

@@ -11,7 +11,7 @@
  * child has the context already: a run pays for the pages that it writes to, and for nothing else.
  *
  * A child (child.c) gives up what a run does not need (confinement.c): the control socket, CPU time and memory above its
- * limits, and all system calls but eight. Only then it reads one frame from the data socket (frames.c), checks the
+ * limits, and all system calls but a few. Only then it reads one frame from the data socket (frames.c), checks the
  * source in it (check.c) or evaluates it (context.c), writes console lines (hooks.c) and one last message, and exits. The
  * zygote reaps it, reports how it ended, and forks the next.
  *
@@ -34,7 +34,6 @@
  *
  * Most of what a run costs is the kernel's copying of pages that it writes to. So the zygote's memory is small, a child
  * does little, and the fork is the system call itself: there are no threads and no locks that the C library would mend. */
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -53,7 +52,7 @@
 #define BUILTINS "/builtins.js"
 #define FILTER "/filter.bpf"
 
-enum { MOST_FILE_BYTES = 1 << 20, MESSAGE_BYTES = 64 };
+enum { MOST_FILE_BYTES = 256 * 1024, MESSAGE_BYTES = 64 };
 
 /* E or U: the head of this is what goes out. */
 struct report {
@@ -80,12 +79,12 @@ static struct text read_file(const char *path)
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         give_up((struct text){path, strlen(path)}, TEXT("it can't be opened"));
-    char *bytes = malloc(MOST_FILE_BYTES);
+    char *bytes = memory_take(MOST_FILE_BYTES);
     size_t size = 0;
     ssize_t got = 0;
-    while (bytes != NULL && size < MOST_FILE_BYTES && (got = read(file, bytes + size, MOST_FILE_BYTES - size)) > 0)
+    while (size < MOST_FILE_BYTES && (got = read(file, bytes + size, MOST_FILE_BYTES - size)) > 0)
         size += (size_t)got;
-    if (bytes == NULL || got < 0 || size == MOST_FILE_BYTES)
+    if (got < 0 || size == MOST_FILE_BYTES)
         give_up((struct text){path, strlen(path)}, TEXT("it can't be read"));
     close(file);
     return (struct text){bytes, size};
