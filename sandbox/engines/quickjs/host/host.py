@@ -20,7 +20,7 @@ from sandbox.limits import MIB, Limits
 from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked
 
-_ADDRESS_SPACE_MIB = 512
+_ADDRESS_SPACE_MIB = 64
 """RLIMIT_AS of the zygote, at least. It runs no user's code. A child lowers it to the run's limit."""
 
 
