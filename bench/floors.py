@@ -11,7 +11,6 @@ from pathlib import Path
 
 import onecell
 import trio
-from caller import SAMPLE
 
 FLOOR_PYTHON = """
 import os, time

@@ -5,7 +5,8 @@
 The loads are closed loops unless a row says otherwise: a client sends its next request when it has the answer to the
 last. Percentiles are raw, from all samples. Compare ratios; absolute times are this machine's of this minute. In the
 same run: the floor, fork + exit + wait of a small C process behind a socketpair, and of a bare Python; and one of
-promptlog's cells without its daemon. With several rounds each figure is their median. The last section, a good client beside one bad client, is bad_client.py's; 0 seconds leave it out.
+promptlog's cells without its daemon. With several rounds each figure is their median. The last section, a good client
+beside one bad client, is bad_client.py's; 0 seconds leave it out.
 """
 
 from __future__ import annotations

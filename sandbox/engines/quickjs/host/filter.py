@@ -37,8 +37,8 @@ SYSCALLS: dict[Machine, dict[str, int]] = {
 }  # fmt: skip
 """Everything that a child may call. read and write on DATA_FD only, mmap without PROT_EXEC only.
 
-The clocks are read without a call where the kernel's vDSO can. No futex: a child has one thread. A futex on a page of the
-binary that two jails share would be a covert channel.
+Where the kernel's vDSO can, it reads the clocks without a call. No futex: a child has one thread. A futex on a page of
+the binary that two jails share would be a covert channel.
 """
 
 _ON_DATA_FD = ("read", "write")
