@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 
 # ASYNC102, 104: what is awaited there is shielded, with a deadline, inside (Cell.close, Cell._kill, _abandon).
 # ASYNC110: these wait for another process, which sets no Event.  ASYNC122: trio 0.27 or newer is needed.
-# ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: the zygote is not async code.
+# ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: tests' threads are not async code.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
 # An editable installation builds the QuickJS cell; its cache makes it compile only what has changed (docs/building.md).

@@ -1,22 +1,16 @@
-"""What a run can't be faster than: the fork of a small process, the least cell, a cell without its daemon."""
+"""What a run can't be faster than: the fork of a small process, a cell without its daemon."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import onecell
 import trio
-from caller import SAMPLE
-
-from sandbox.engines.quickjs.host import filter as second_filter
-from sandbox.engines.quickjs.host.root import engine, machine
 
 FLOOR_PYTHON = """
 import os, time
@@ -39,31 +33,6 @@ def floors(tools: Path, count: int = 2000) -> Iterator[tuple[str, list[float]]]:
     command = [os.path.realpath(sys.executable), "-ISc", FLOOR_PYTHON.format(count=count)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     yield "floor: fork + exit + wait, bare Python", sorted(map(float, printed.split()))
-
-
-def bare_cell(pause_s: float, count: int) -> list[float]:
-    """Return the seconds of each run of the sample in the least cell that could be."""
-    text = f'(function(prompt){{{SAMPLE};return JSON.stringify(result)}})("hello world")'.encode()
-    frame = len(text).to_bytes(4, "big") + text
-    data, their_data = socket.socketpair()
-    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with tempfile.TemporaryDirectory() as folder, data, control:
-        (Path(folder) / "filter.bpf").write_bytes(second_filter.assemble(machine()))
-        script = str(Path(__file__).parent / "bare_cell.py")
-        command = [os.path.realpath(sys.executable), "-I", "-S", "-B", script, engine(), f"{folder}/filter.bpf"]
-        with their_data, their_control:
-            process = subprocess.Popen(command, stdin=their_data, stdout=their_control)
-        samples = []
-        for _ in range(count):
-            time.sleep(pause_s)
-            began = time.perf_counter()
-            data.send(frame)
-            if control.recv(64) != b"E" or not data.recv(65536):
-                sys.exit("the bare cell failed")
-            samples.append(time.perf_counter() - began)
-        process.kill()
-        process.wait()
-    return sorted(samples)
 
 
 async def one_cell(pause_s: float, count: int) -> list[float]:

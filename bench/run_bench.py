@@ -4,9 +4,9 @@
 
 The loads are closed loops unless a row says otherwise: a client sends its next request when it has the answer to the
 last. Percentiles are raw, from all samples. Compare ratios; absolute times are this machine's of this minute. In the
-same run: the floor, fork + exit + wait of a small C process behind a socketpair, and of a bare Python; and the least
-cell that could be (bare_cell.py) beside one of promptlog's without its daemon. With several rounds each figure is
-their median. The last section, a good client beside one bad client, is bad_client.py's; 0 seconds leave it out.
+same run: the floor, fork + exit + wait of a small C process behind a socketpair, and of a bare Python; and one of
+promptlog's cells without its daemon. With several rounds each figure is their median. The last section, a good client
+beside one bad client, is bad_client.py's; 0 seconds leave it out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import trio
 from bad_client import beside_one_bad_client, show_beside
 from beside_deno import on_deno
 from caller import EXPECT, PROMPT, SAMPLE, Caller, bombs, frames, new_programs, submitted
-from floors import bare_cell, floors, one_cell
+from floors import floors, one_cell
 from load import Load
 from table import Table, say, show
 
@@ -83,7 +83,6 @@ def measure(table: Table, tools: Path, seconds: float) -> None:
             table.add_samples(name, samples)
     for pause_s, how in ((0.0, "back to back"), (0.002, "2 ms apart")):
         say(f"one cell, {how}")
-        table.add_samples(f"the least cell, {how}", bare_cell(pause_s, 1000))
         table.add_samples(f"one cell without the daemon, {how}", trio.run(one_cell, pause_s, 1000))
     began = time.perf_counter()
     with private_daemon(None) as socket_path:

@@ -9,7 +9,6 @@ kernel, or who else, was doing. Says also how many pages a run writes to first, 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import signal
@@ -22,9 +21,6 @@ from pathlib import Path
 import load
 import onecell
 import trio
-from caller import SAMPLE
-
-from sandbox.engines.quickjs.host.root import build_root, engine, machine
 
 _KERNEL = {
     "do_wp_page": "page faults: copying a page that is written to first",
@@ -36,7 +32,7 @@ _KERNEL = {
     "__x64_sys_exit_group": "exit",
     "do_syscall_64": "other system calls",
 }
-_USER = {"libpython": "Python", "python3": "Python", "_ctypes": "ctypes", "libffi": "ctypes", "_jsbox": "the engine"}
+_USER = {"quickjs-cell": "the cell"}
 
 
 async def sampled(runs: int, out: Path) -> tuple[int, float, float]:
@@ -96,12 +92,6 @@ def main() -> None:
     for (whose, what), count in found.most_common():
         if count * 200 > total:
             print(f"{100 * count / total:6.1f} %  {whose:7} {what}")
-    parts, python = Path(__file__).parent / "parts.py", os.path.realpath(sys.executable)
-    print(flush=True)
-    with tempfile.TemporaryDirectory(prefix="promptlog-where-") as folder:
-        app = build_root(Path(folder) / "root").path / "app"
-        command = [python, "-I", "-S", "-B", str(parts), str(engine()), str(app), machine(), "2000"]
-        subprocess.run(command, input=SAMPLE, text=True, check=True)
 
 
 if __name__ == "__main__":

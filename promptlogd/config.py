@@ -82,7 +82,7 @@ class RunLimits(_Section, frozen=True, kw_only=True):
     """CPU time in ms."""
     wall_ms: Annotated[int, Meta(ge=1, le=600_000)] = 1000
     """Wall time in ms."""
-    memory_mb: Annotated[int, Meta(ge=32, le=4096)] = 128
+    memory_mb: Annotated[int, Meta(ge=8, le=4096)] = 128
     """Memory in MiB: QuickJS's address space; what is resident of Deno, or without a cgroup its data. Deno has 64 at
     least, also by default."""
     result_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024

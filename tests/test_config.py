@@ -135,7 +135,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"cpu_ms": 10_000}, {"cpu_ms": 10_001}, "limits.cpu_ms is 10001, the most it may be is 10000"),
         ({"wall_ms": 30_000}, {"wall_ms": 30_001}, "limits.wall_ms is 30001"),
         ({"memory_bytes": 512 * MIB}, {"memory_bytes": 512 * MIB + 1}, "the most it may be is 536870912 (512 MiB)"),
-        ({"memory_bytes": 32 * MIB}, {"memory_bytes": 32 * MIB - 1}, "the least it may be is 33554432 (32 MiB)"),
+        ({"memory_bytes": 8 * MIB}, {"memory_bytes": 8 * MIB - 1}, "the least it may be is 8388608 (8 MiB)"),
         ({"result_bytes": 4096 * 1024}, {"result_bytes": 4096 * 1024 + 1}, "limits.result_bytes is"),
         ({"log_bytes": 1024 * 1024}, {"log_bytes": 1024 * 1024 + 1}, "limits.log_bytes is"),
     ],

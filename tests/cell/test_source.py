@@ -1,50 +1,76 @@
-"""What is made of a program's text in the jail: pure functions, tried outside of it."""
+"""What a QuickJS cell makes of a source: a body, a module, or neither, and why."""
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from sandbox.engines.quickjs.jail.source import exports, place, without_nul
+from sandbox.cells.plan import Plan
+from sandbox.outcome import Ok, ProgramSyntaxError
+from sandbox.protocol.events import Checked
+from sandbox.protocol.frames import Task
+from tests.cell.cells import a_cell, run_on, until_blank
+
+NO_DEFAULT = "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
+NO_IMPORT = "a program has its own text alone, and can not import"
+
+FORMS = (
+    ("export default 1", True),
+    ("const a = 1;\n  export { a as default }", True),
+    ("const a=1;export default a", True),
+    ("é;export default 1", True),
+    ("const s = ' export default 1';\nexport default s", True),
+    ("const exported = 1", False),
+    ("return 'export'", False),
+    ("// export default 1", False),
+    ("", False),
+)
+
+REFUSED = (
+    ("const a=1;export { a }", NO_DEFAULT, 1, 11),
+    ("'é';export {}", NO_DEFAULT, 1, 5),  # a column counts code units
+    ("const s = ' export const b = 1';\n\texport const a = s", NO_DEFAULT, 2, 2),
+    ("export default 1;\n  import x from 'y'", NO_IMPORT, 2, 3),
+    ("import x from 'y'\nreturn x", NO_IMPORT, 1, 8),
+    ("export default (", "Unexpected end of input", 1, 17),
+    ("return (", "Unexpected end of input", 1, 9),
+    ("}", "Unexpected token '}'", 1, 1),
+    ("a();\n} ", "Unexpected token '}'", 2, 1),
+    ("[" * 100_000, "it is nested too deeply", None, None),
+)
+
+
+async def test_a_source_is_a_body_or_a_module(plan: Plan) -> None:
+    """What parses as a body is one; else what exports something and parses as a module."""
+    async with a_cell(plan) as cell:
+        for source, module in FORMS:
+            result = await run_on(cell, source, task=Task.CHECK)
+            assert result.outcome == Checked(module=module, stripped=None), source
+            await until_blank(cell)
+
+
+async def test_what_is_neither_is_refused_with_the_reason_and_the_place(plan: Plan) -> None:
+    """The place of the export that opens a line goes before that of another, which a text may hold as well."""
+    async with a_cell(plan) as cell:
+        for source, message, line, column in REFUSED:
+            result = await run_on(cell, source, task=Task.CHECK)
+            assert result.outcome == ProgramSyntaxError(message=message, line=line, column=column), source[:80]
+            await until_blank(cell)
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "value"),
     [
-        ("export default 1", (1, 1, True)),
-        ("const a = 1;\n  export { a as default }", (2, 3, True)),
-        ("const a=1;export default a", (1, 11, False)),
-        ("é;export default 1", (1, 4, False)),
-        ("const s = ' export default 1';\nexport default s", (2, 1, True)),
-        ("const exported = 1", None),
-        ("return 'export'", None),
-        ("", None),
+        ("return 'a\0b'.length", 3),
+        ("return '\\\0'.charCodeAt(0)", 0),
+        ("return `\0\0`.length", 2),
+        ("return /\0/.test('\\0')", True),
+        ("/* \0 */ return 1 // \0", 1),
     ],
 )
-def test_exports_makes_a_text_look_like_a_module(source: str, found: tuple[int, int, bool] | None) -> None:
-    """The first export that opens its line, else the first at all; columns count bytes."""
-    assert exports(source) == found
-
-
-@pytest.mark.parametrize(
-    ("source", "escaped"),
-    [("a", "a"), ("'\0'", "'\\x00'"), ("'\\\0'", "'\\x00'"), ("'\\\\\0'", "'\\\\\\x00'"), ("\0\0", "\\x00\\x00")],
-)
-def test_a_nul_byte_is_written_as_its_escape(source: str, escaped: str) -> None:
-    """Behind an odd number of backslashes the last of them is the NUL's own, and goes."""
-    assert without_nul(source) == escaped
-
-
-@pytest.mark.parametrize(
-    ("stack", "found"),
-    [
-        ("    at eval_script:3:14\n    at x", (3, 14)),
-        ("    at eval_script", (0, 0)),
-        ("at a:b:c", (0, 0)),
-        (None, (0, 0)),
-    ],
-)
-def test_a_parser_error_has_its_place_in_the_first_line(stack: str | None, found: tuple[int, int]) -> None:
-    """Anything but a line and a column is no place."""
-    error = ValueError()
-    error.stack = stack  # type: ignore[attr-defined]
-    assert place(error) == found
+async def test_a_nul_is_a_character_like_others(plan: Plan, source: str, value: object) -> None:
+    """It does not end the text."""
+    async with a_cell(plan) as cell:
+        outcome = (await run_on(cell, source)).outcome
+        assert isinstance(outcome, Ok)
+        assert msgspec.json.decode(outcome.value) == value

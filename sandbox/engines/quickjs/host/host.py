@@ -13,14 +13,14 @@ from sandbox.cells.reactor import Reactor
 from sandbox.engines.host.engine_host import Setting
 from sandbox.engines.quickjs.host import start as starting
 from sandbox.engines.quickjs.host.cell import QuickJSCell
-from sandbox.engines.quickjs.host.root import PYTHON, ZYGOTE, build_root, machine
+from sandbox.engines.quickjs.host.root import CELL, build_root
 from sandbox.jail import arguments
-from sandbox.jail.root import LIBRARIES, Root
+from sandbox.jail.root import Root
 from sandbox.limits import MIB, Limits
 from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked
 
-_ADDRESS_SPACE_MIB = 512
+_ADDRESS_SPACE_MIB = 64
 """RLIMIT_AS of the zygote, at least. It runs no user's code. A child lowers it to the run's limit."""
 
 
@@ -112,8 +112,6 @@ def nsjail_arguments(root: Root, most_memory_bytes: int) -> list[str]:
         chroot=str(root.path),
         cwd="/",
         hostname="promptlog",
-        # Symbols bound at the start are bound once, not in every child.
-        env={"LD_LIBRARY_PATH": LIBRARIES, "LD_BIND_NOW": "1"},
         time_limit=0,
         rlimit_as=max(_ADDRESS_SPACE_MIB, -(-most_memory_bytes // MIB)),
         rlimit_core=0,
@@ -134,5 +132,4 @@ def nsjail_arguments(root: Root, most_memory_bytes: int) -> list[str]:
 
 
 def _command(default: Limits) -> list[str]:
-    # -I -S -B: no environment, no site-packages, nothing written.
-    return ["--", PYTHON, "-I", "-S", "-B", ZYGOTE, str(default.cpu_ms), str(default.memory_bytes), machine()]
+    return ["--", CELL, str(default.cpu_ms), str(default.memory_bytes)]

@@ -1,4 +1,4 @@
-"""The frame that hands a job to a QuickJS child. The other end is `_read_job` in the jail's zygote.py."""
+"""The frame that hands a job to a QuickJS child. The other end is the jail's frames.c."""
 
 from __future__ import annotations
 

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-PLATFORM = ("webidl", "headers", "search_params", "url", "web", "encoding", "locale", "normalize")
+PLATFORM = ("webidl", "encoding", "headers", "search_params", "url", "web", "locale", "normalize")
 """In the order of evaluation: each uses what is before it."""

@@ -16,7 +16,7 @@ from sandbox.outcome import Cancelled, CpuLimit, Crashed, MemoryLimit, WallLimit
 from sandbox.protocol.events import Last, Trusted
 
 _MEMORY_EXIT = 72
-"""Exit code of a child that could not go on because the kernel refused it memory (zygote.py)."""
+"""Exit code of a child that could not go on because the kernel refused it memory (cell.h)."""
 
 _ABORTS = (signal.SIGABRT, signal.SIGSEGV)
 """How a child ends that can't go on."""

@@ -17,10 +17,3 @@
   };
   for (const root of [globalThis, [].values(), new Map().values(), function* () {}, async () => 0]) look(root);
 })();
-
-// The engine looks for cycles of garbage once there is half as much again as when it last did, and then writes to every
-// object there is. So let it do so now, while there is much: a run may take 3 MiB before it is looked at again.
-(() => {
-  const much = 'x'.repeat(2 ** 21);
-  return [much.length];
-})();

@@ -1,12 +1,19 @@
 // TextEncoder, TextDecoder (of UTF-8), atob and btoa as the standards have them (https://encoding.spec.whatwg.org,
-// https://infra.spec.whatwg.org/#forgiving-base64), above the engine's own, which do the work on bytes but let pass what
-// is not well-formed. Evaluated once in the zygote, behind webidl.js.
+// https://infra.spec.whatwg.org/#forgiving-base64). Evaluated once in the zygote, behind webidl.js.
+
+// utf8.encode(text) gives bytes; utf8.decode(bytes) gives a text, without a byte order mark, and with U+FFFD for what is not
+// UTF-8. hooks.c has them. Other scripts use `utf8` as well.
+const utf8 = (({ encode, decode }) => ({
+  encode: (text) => encode(text.toWellFormed()),
+  decode,
+}))(globalThis.__promptlog_utf8);
+delete globalThis.__promptlog_utf8;
+
 (() => {
   'use strict';
-  const { TextEncoder: Encoder, TextDecoder: Decoder, atob: fromBase64, btoa: toBase64, DOMException } = globalThis;
+  const { atob: fromBase64, btoa: toBase64, DOMException } = globalThis;
   const { dictionary, publish, requireArguments } = webIdl;
-  const encoder = new Encoder(), decoder = new Decoder();
-  const encode = (text) => encoder.encode(text.toWellFormed());
+  const { encode } = utf8;
 
   const { getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
   const { get: tagOf } = getOwnPropertyDescriptor(getPrototypeOf(Uint8Array).prototype, Symbol.toStringTag);
@@ -85,7 +92,7 @@
       this.#rest = bytes.slice(end);
       this.#begun = stream && (begun || end > 0);
       bytes = bytes.subarray(0, end);
-      const text = (marked(bytes) && (begun || this.#ignoreBOM) ? '\ufeff' : '') + decoder.decode(bytes);
+      const text = (marked(bytes) && (begun || this.#ignoreBOM) ? '\ufeff' : '') + utf8.decode(bytes);
       if (this.#fatal && text.includes('\ufffd')) {
         const own = marked(bytes) && text[0] !== '\ufeff' ? bytes.subarray(3) : bytes;
         if (!same(encode(text), own)) throw new TypeError('the data is not valid UTF-8');

@@ -1,14 +1,13 @@
-// URLSearchParams (https://url.spec.whatwg.org/#urlsearchparams). Evaluated once in the zygote, after webidl.js.
+// URLSearchParams (https://url.spec.whatwg.org/#urlsearchparams). Evaluated once in the zygote, after webidl.js and encoding.js.
 const searchParams = (() => {
   'use strict';
   const { isObject, iterable, publish, readPairs, requireArguments } = webIdl;
 
-  const decoder = new TextDecoder();
   const bytesIn = (run) => {
     const bytes = new Uint8Array(run.length / 3);
     for (let at = 0; at < bytes.length; at += 1) bytes[at] = parseInt(run.slice(3 * at + 1, 3 * at + 3), 16);
     const mark = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;  // the decoder drops a byte order mark
-    return (mark ? '\ufeff' : '') + decoder.decode(bytes);
+    return (mark ? '\ufeff' : '') + utf8.decode(bytes);
   };
   const decode = (text) => {
     const spaced = text.replaceAll('+', ' ');

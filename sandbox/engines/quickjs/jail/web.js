@@ -9,7 +9,6 @@
   const { URLSearchParams } = searchParams;
   const { Headers, TOKEN } = headers;
   const { URL, getRequestUrl, setRequestUrl } = urls;
-  const encoder = new TextEncoder(), decoder = new TextDecoder();
 
   // --- bodies -------------------------------------------------------------------------------------------------------
 
@@ -37,10 +36,10 @@
     return { content: `${body}`.toWellFormed(), type: TEXT };
   };
   const textOf = (content) => {
-    if (typeof content !== 'string') return decoder.decode(content ?? new Uint8Array(0));
+    if (typeof content !== 'string') return utf8.decode(content ?? new Uint8Array(0));
     return content[0] === '\ufeff' ? content.slice(1) : content;
   };
-  const bytesOf = (content) => (typeof content === 'string' ? encoder.encode(content) : new Uint8Array(content ?? 0));
+  const bytesOf = (content) => (typeof content === 'string' ? utf8.encode(content) : new Uint8Array(content ?? 0));
 
   let fill, peek, take;  // take a body out of a message, peek if it may be taken, fill one in
   class Body {

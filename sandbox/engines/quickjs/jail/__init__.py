@@ -1,1 +1,0 @@
-"""The part of QuickJS's cell that runs in the jail. The standard library only."""

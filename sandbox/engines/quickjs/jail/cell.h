@@ -1,0 +1,116 @@
+/* What the files of the QuickJS cell share. zygote.c has the theory of operation. */
+#ifndef CELL_H
+#define CELL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quickjs.h"
+
+enum { DATA = 0, CONTROL = 1, ERRORS = 2 }; /* descriptors */
+
+/* Exit codes, of a child and of the zygote. The daemon reads EXIT_NO_MEMORY as "the kernel refused it memory". */
+enum {
+    EXIT_DONE = 0,
+    EXIT_BROKEN = 70,      /* the data socket broke, or the job is not one */
+    EXIT_UNCONFINED = 71,  /* the kernel refused a limit or the filter: nothing was read */
+    EXIT_NO_MEMORY = 72,   /* the kernel refused memory to what holds the job */
+    EXIT_NO_CHILD = 73,    /* the kernel refused the zygote a child */
+    EXIT_NOT_STARTED = 74, /* the zygote could not start: descriptor 2 says why */
+};
+
+/* Bytes of somebody else: not terminated, and a NUL may be among them. */
+struct text {
+    const char *start;
+    size_t size;
+};
+
+#define TEXT(literal) ((struct text){literal, sizeof(literal) - 1})
+
+/* --- memory.c: the engine's allocator ----------------------------------------------------------------------------- */
+
+extern const JSMallocFunctions memory_functions;
+bool memory_was_refused(void);
+char *memory_take(size_t size);
+struct text memory_join(const struct text *parts, size_t count);
+void memory_free(struct text text);
+void memory_trim(void);
+
+/* --- frames.c: bytes on the data socket --------------------------------------------------------------------------- */
+
+enum job_kind {
+    JOB_TEXT = 'B',          /* evaluate code, which has its arguments */
+    JOB_BODY = 'L',          /* run a wrapped body */
+    JOB_MODULE = 'M',        /* run a module */
+    JOB_CHECK = 'C',         /* check a source */
+    JOB_CHECK_AND_RUN = 'S', /* check a source and run it */
+};
+
+enum { BRACKETS = 9 };
+
+struct job {
+    enum job_kind kind;
+    struct text code, arguments, prompt, env;
+    struct text brackets[BRACKETS]; /* with JOB_CHECK and JOB_CHECK_AND_RUN */
+};
+
+bool frames_parse_job(const char *payload, size_t size, struct job *job);
+void frames_read_job(struct job *job);
+void frames_send(char kind, struct text payload);
+void frames_send_marked(char kind, char mark, struct text payload);
+void frames_send_fields(char kind, const struct text *fields, size_t count);
+void frames_send_refused(char form, struct text message, struct text stack);
+
+/* --- confinement.c: what a child gives up before it reads --------------------------------------------------------- */
+
+struct limits {
+    uint32_t cpu_ms;
+    uint64_t memory_bytes;
+};
+
+bool confinement_load(const char *filter, size_t size);
+void confinement_set_limits(const struct limits *limits);
+void confinement_put_on(void);
+
+/* --- context.c: the one JavaScript context ------------------------------------------------------------------------ */
+
+/* What the engine says of an error. */
+struct fault {
+    struct text name, message, stack;
+};
+
+bool context_start(struct text prelude, struct text builtins);
+struct text context_start_fault(void);
+void context_settle(void);
+void context_touch(void);
+bool context_parses(struct text script, struct fault *fault);
+bool context_compile_module(struct text source, struct fault *fault);
+bool context_function_text(struct text script, struct text function, struct text *found);
+void context_run(struct text script);
+void context_tell_broken(struct fault fault);
+
+/* --- hooks.c: what the scripts call ------------------------------------------------------------------------------- */
+
+bool hooks_add(JSContext *context);
+void hooks_set_arguments(struct text prompt, struct text env);
+
+/* --- check.c: whether a source is a program ----------------------------------------------------------------------- */
+
+enum form { FORM_NONE = 0, FORM_BODY = 'B', FORM_MODULE = 'M' };
+
+enum form check_source(const struct job *job);
+
+/* --- child.c ------------------------------------------------------------------------------------------------------ */
+
+_Noreturn void child_live(void);
+
+/* --- takeover.c: tests alone, with -DTAKEOVER --------------------------------------------------------------------- */
+
+#ifdef TAKEOVER
+bool takeover_leaves_filter_off(void);
+void takeover_start(int *argc, char **argv);
+void takeover_job(const char *payload, size_t size);
+#endif
+
+#endif

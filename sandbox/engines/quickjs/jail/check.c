@@ -1,0 +1,233 @@
+/* Whether a source is a program, and if it is none, where and why. The daemon brings the brackets to parse it in
+ * (host/wrapper.py). Nothing of a source is executed here. Columns count bytes, from 1. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cell.h"
+
+#define NO_DEFAULT \
+    "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
+#define NO_IMPORT "a program has its own text alone, and can not import"
+
+/* A place in a source; line 0: none. */
+struct place {
+    unsigned line, column;
+};
+
+static bool starts_with(struct text text, const char *word)
+{
+    return text.size >= strlen(word) && memcmp(text.start, word, strlen(word)) == 0;
+}
+
+static bool is(struct text text, const char *word)
+{
+    return text.size == strlen(word) && starts_with(text, word);
+}
+
+static struct text behind(struct text text, size_t count)
+{
+    return (struct text){text.start + count, text.size - count};
+}
+
+static struct text without_blanks(struct text text)
+{
+    while (text.size > 0 && memchr(" \t\r\v\f", text.start[0], 5) != NULL)
+        text = behind(text, 1);
+    return text;
+}
+
+/* Take the next line away from `rest`. Call it while `rest->start` is not NULL. */
+static struct text next_line(struct text *rest)
+{
+    const char *end = memchr(rest->start, '\n', rest->size);
+    struct text line = {rest->start, end == NULL ? rest->size : (size_t)(end - rest->start)};
+    *rest = end == NULL ? (struct text){NULL, 0} : behind(*rest, line.size + 1);
+    return line;
+}
+
+static const char *find(struct text text, const char *word)
+{
+    return memmem(text.start, text.size, word, strlen(word));
+}
+
+/* Return the place of a parser's error, from the first line of its stack: `    at FILE:LINE:COLUMN`. */
+static struct place place_of(const struct fault *fault)
+{
+    struct place place;
+    char line[64];
+    struct text rest = fault->stack, first = next_line(&rest);
+    if (first.size >= sizeof line)
+        return (struct place){0, 0};
+    memcpy(line, first.start, first.size);
+    line[first.size] = 0;
+    int end = 0;
+    if (sscanf(line, "%*[^:]:%9u:%9u%n", &place.line, &place.column, &end) != 2 || line[end] != 0)
+        return (struct place){0, 0};
+    return place;
+}
+
+/* Return an error of our own, in the form of the engine's. */
+static struct fault found(struct text message, struct place place)
+{
+    static char stack[64];
+    int size = 0;
+    if (place.line > 0)
+        size = snprintf(stack, sizeof stack, "    at eval_script:%u:%u\n", place.line, place.column);
+    return (struct fault){TEXT("SyntaxError"), message, {stack, (size_t)size}};
+}
+
+/* Whether a line begins with an import statement. */
+static bool imports(struct text line)
+{
+    line = without_blanks(line);
+    return starts_with(line, "import") && line.size > 6 && memchr(" {*\"'", line.start[6], 5) != NULL;
+}
+
+/* Return an error that says what it means. `lines_above`: those of the bracket. */
+static struct fault clear(struct fault fault, struct text source, unsigned lines_above)
+{
+    struct place place = place_of(&fault);
+    if (is(fault.message, "unexpected token in expression: ''"))
+        return found(TEXT("Unexpected end of input"), place);
+    if (is(fault.message, "Maximum call stack size exceeded"))
+        return found(TEXT("it is nested too deeply"), (struct place){0, 0});
+    unsigned number = lines_above;
+    while (source.start != NULL) {
+        struct text line = next_line(&source);
+        if (++number == place.line && imports(line))
+            return found(TEXT(NO_IMPORT), place);
+    }
+    return fault;
+}
+
+/* What makes a text look like a module. */
+struct export {
+    struct place place;
+    bool opens_line;
+};
+
+static bool exports_something(struct text rest)
+{
+    static const char *const words[] = {"{", "*", "default", "const", "let", "var", "function", "class", "async"};
+    rest = without_blanks(rest);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (starts_with(rest, words[i]))
+            return true;
+    return rest.size == 0;
+}
+
+/* Return the first export that opens its line, else the first at all, which a text or a comment may hold as well. */
+static struct export find_export(struct text source)
+{
+    struct export first = {{0, 0}, false};
+    for (unsigned number = 1; source.start != NULL; number++) {
+        struct text line = next_line(&source), rest = line;
+        for (const char *at; (at = find(rest, "export")) != NULL;) {
+            size_t before = (size_t)(at - line.start);
+            rest = behind(line, before + 6);
+            if (!exports_something(rest))
+                continue;
+            struct place place = {number, (unsigned)before + 1};
+            if (without_blanks((struct text){line.start, before}).size == 0)
+                return (struct export){place, true};
+            if (first.place.line == 0)
+                first.place = place;
+            break;
+        }
+    }
+    return first;
+}
+
+/* Return the place of the first line that begins with an import statement. */
+static struct place find_import(struct text source)
+{
+    for (unsigned number = 1; source.start != NULL; number++) {
+        struct text line = next_line(&source);
+        if (imports(line))
+            return (struct place){number, (unsigned)(line.size - without_blanks(line).size) + 1};
+    }
+    return (struct place){0, 0};
+}
+
+static unsigned lines_in(struct text text)
+{
+    unsigned lines = 0;
+    while (text.start != NULL) {
+        next_line(&text);
+        lines++;
+    }
+    return lines;
+}
+
+/* Whether a source parses between two texts. */
+static bool parses_in(struct text before, struct text source, struct text after, struct fault *fault)
+{
+    const struct text parts[] = {before, source, after};
+    struct text whole = memory_join(parts, 3);
+    bool good = context_parses(whole, fault);
+    memory_free(whole);
+    return good;
+}
+
+/* Return what is wrong with a body in which the engine noticed nothing before the bracket's end. */
+static struct fault fault_at_end(struct text loose, struct text source, struct fault fault)
+{
+    struct fault own;
+    struct text text, line, rest;
+    const struct text parts[] = {loose, source};
+    struct text whole = memory_join(parts, 2);
+    if (!context_parses(whole, &own))
+        return own;
+    /* It closes the bracket itself: the last character of the function's text is where. */
+    if (!context_function_text(whole, TEXT("__promptlog_loose.toString()"), &text) || text.size <= loose.size)
+        return fault;
+    rest = behind(text, loose.size);
+    rest.size -= 1;
+    unsigned number = 1;
+    do {
+        line = next_line(&rest);
+        number++;
+    } while (rest.start != NULL);
+    return found(TEXT("Unexpected token '}'"), (struct place){number, (unsigned)line.size + 1});
+}
+
+/* Send that the source is none. */
+static enum form refuse(enum form form, struct fault fault)
+{
+    if (memory_was_refused())
+        frames_send('m', TEXT(""));
+    else
+        frames_send_refused((char)form, fault.message, fault.stack);
+    return FORM_NONE;
+}
+
+/* Return the form of a program; FORM_NONE for what is none, and then that was sent. A module is compiled. */
+enum form check_source(const struct job *job)
+{
+    const struct text *brackets = job->brackets, source = job->code;
+    struct fault first, error, in_module;
+    bool in_first = parses_in(brackets[0], source, brackets[1], &first);
+    if (!in_first)
+        error = first;
+    else if (parses_in(brackets[2], source, brackets[3], &error) && parses_in(brackets[4], source, brackets[5], &error))
+        return FORM_BODY;
+    /* What parses in one and not in the next closes the wrapper. */
+    struct export export = find_export(source);
+    if (!in_first && export.place.line > 0) {
+        struct text whole = memory_join(&source, 1);
+        if (context_compile_module(whole, &in_module)) {
+            if (find(source, "default") != NULL)
+                return FORM_MODULE;
+            return refuse(FORM_MODULE, found(TEXT(NO_DEFAULT), export.place));
+        }
+        if (starts_with(in_module.message, "could not load module"))
+            return refuse(FORM_MODULE, found(TEXT(NO_IMPORT), find_import(source)));
+        /* A body in which nothing is wrong before the export is none. */
+        if (export.opens_line || is(first.message, "unsupported keyword: export"))
+            return refuse(FORM_MODULE, clear(in_module, source, 0));
+    }
+    if (place_of(&error).line > lines_in(source) + 1)
+        error = fault_at_end(brackets[6], source, error);
+    return refuse(FORM_BODY, clear(error, source, 1));
+}

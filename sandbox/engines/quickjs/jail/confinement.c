@@ -1,0 +1,71 @@
+/* What a child gives up before it reads a user byte: the control socket, more than its limits, and every system call
+ * but those in filter.py. What the kernel is handed was made ready in the zygote, so nothing is allocated here. The
+ * system calls themselves, not the C library's functions: they are what the policy of the jail names. */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cell.h"
+
+enum { MOST_INSTRUCTIONS = 256 };
+
+/* struct itimerspec and struct rlimit64 of the kernel, on 64-bit machines. */
+struct timer_value {
+    int64_t interval_s, interval_ns, value_s, value_ns;
+};
+struct limit {
+    uint64_t soft, hard;
+};
+
+static struct sock_filter instructions[MOST_INSTRUCTIONS];
+static struct sock_fprog program = {.filter = instructions};
+static struct timer_value cpu_timer;
+static struct limit cpu_limit, memory_limit, no_processes;
+
+/* Take the filter; false if this is none. */
+bool confinement_load(const char *filter, size_t size)
+{
+    if (size == 0 || size % sizeof *instructions != 0 || size > sizeof instructions)
+        return false;
+    memcpy(instructions, filter, size);
+    program.len = (unsigned short)(size / sizeof *instructions);
+    return true;
+}
+
+/* Say what the next child gets. RLIMIT_CPU, in whole seconds, stands behind the timer. */
+void confinement_set_limits(const struct limits *limits)
+{
+    cpu_timer = (struct timer_value){0, 0, limits->cpu_ms / 1000, limits->cpu_ms % 1000 * 1000000};
+    cpu_limit = (struct limit){limits->cpu_ms / 1000 + 2, limits->cpu_ms / 1000 + 3};
+    memory_limit = (struct limit){limits->memory_bytes, limits->memory_bytes};
+}
+
+static void require(long result)
+{
+    if (result != 0)
+        _exit(EXIT_UNCONFINED);
+}
+
+/* Confine this process, a child. */
+void confinement_put_on(void)
+{
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGXCPU};
+    int timer = 0;
+    require(syscall(SYS_close, CONTROL));
+    require(syscall(SYS_prlimit64, 0, RLIMIT_CPU, &cpu_limit, 0));
+    require(syscall(SYS_prlimit64, 0, RLIMIT_NPROC, &no_processes, 0));
+    require(syscall(SYS_prlimit64, 0, RLIMIT_AS, &memory_limit, 0));
+    require(syscall(SYS_timer_create, CLOCK_PROCESS_CPUTIME_ID, &event, &timer));
+    require(syscall(SYS_timer_settime, timer, 0, &cpu_timer, 0));
+#ifdef TAKEOVER
+    if (takeover_leaves_filter_off())
+        return;
+#endif
+    require(syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0));
+}

@@ -1,0 +1,249 @@
+/* The one JavaScript context: made in the zygote with promptlog's own scripts in it, used up by a child. Nothing that a
+ * program throws, returns or replaces is trusted: what is sent is what a program may say of itself. */
+#include <string.h>
+
+#include "cell.h"
+
+enum {
+    STACK_BYTES = 1024 * 1024,
+    BEFORE_COLLECTION_BYTES = 3 * 1024 * 1024, /* what a run may take before the engine looks for cycles: see below */
+};
+
+/* File names in stacks: host/stack.py reads them. Ours are left out. */
+#define OURS "promptlog:prelude"
+#define SCRIPT "eval_script"
+#define PROGRAM "program"
+
+static JSRuntime *runtime;
+static JSContext *context;
+
+static JSValue evaluate(struct text script, const char *file, int flags)
+{
+    return JS_Eval(context, script.start, script.size, file, JS_EVAL_TYPE_GLOBAL | flags);
+}
+
+/* Return a value as text, or an empty one for what has none. It lives as long as this process. */
+static struct text text_of(JSValueConst value)
+{
+    struct text text;
+    text.start = JS_IsUndefined(value) || JS_IsNull(value) ? NULL : JS_ToCStringLen(context, &text.size, value);
+    if (text.start == NULL) {
+        JS_FreeValue(context, JS_GetException(context));
+        return TEXT("");
+    }
+    return text;
+}
+
+static struct text member(JSValueConst object, const char *name)
+{
+    JSValue value = JS_GetPropertyStr(context, object, name);
+    struct text text = JS_IsException(value) ? TEXT("") : text_of(value);
+    if (JS_IsException(value))
+        JS_FreeValue(context, JS_GetException(context));
+    JS_FreeValue(context, value);
+    return text;
+}
+
+/* Return what an error says, and free it. What is no object is told as it is. */
+static struct fault fault_of(JSValue error)
+{
+    struct fault fault = {TEXT(""), TEXT(""), TEXT("")};
+    if (JS_IsObject(error)) {
+        fault.name = member(error, "name");
+        fault.message = member(error, "message");
+        fault.stack = member(error, "stack");
+    } else {
+        fault.message = JS_IsNull(error) ? TEXT("null") : text_of(error);
+    }
+    JS_FreeValue(context, error);
+    return fault;
+}
+
+/* Evaluate one of our own scripts. In a block, so that its names are not the program's. */
+static bool evaluate_own(struct text script)
+{
+    const struct text parts[] = {TEXT("{"), script, TEXT("\n}")};
+    struct text block = memory_join(parts, 3);
+    JSValue result = evaluate(block, OURS, JS_EVAL_FLAG_STRICT);
+    bool good = !JS_IsException(result);
+    JS_FreeValue(context, result);
+    memory_free(block);
+    return good;
+}
+
+/* Make the context. False if that went wrong: context_start_fault says why. */
+bool context_start(struct text prelude, struct text builtins)
+{
+    runtime = JS_NewRuntime2(&memory_functions, NULL);
+    if (runtime == NULL)
+        return false;
+    JS_SetMaxStackSize(runtime, STACK_BYTES);
+    context = JS_NewContext(runtime);
+    return context != NULL && hooks_add(context) && evaluate_own(prelude) && evaluate_own(builtins);
+}
+
+/* Return what went wrong in context_start. */
+struct text context_start_fault(void)
+{
+    if (context == NULL)
+        return TEXT("out of memory");
+    struct fault fault = fault_of(JS_GetException(context));
+    const struct text parts[] = {fault.name, TEXT(": "), fault.message, TEXT("\n"), fault.stack};
+    return memory_join(parts, 5);
+}
+
+/* Collect garbage in the zygote. When the engine does so in a child, it writes to every object, and each page of the
+ * heap is copied; so it waits until a run has taken much. */
+void context_settle(void)
+{
+    JSMemoryUsage usage;
+    JS_RunGC(runtime);
+    JS_ComputeMemoryUsage(runtime, &usage);
+    JS_SetGCThreshold(runtime, (size_t)usage.malloc_size + BEFORE_COLLECTION_BYTES);
+    JS_UpdateStackTop(runtime);
+}
+
+/* Copy the pages that every run writes to, while there is no run to wait for it. */
+void context_touch(void)
+{
+    JS_FreeValue(context, evaluate(TEXT("(async () => 0)()"), SCRIPT, 0));
+}
+
+/* Whether a script parses. Nothing of it is executed. */
+bool context_parses(struct text script, struct fault *fault)
+{
+    JSValue function = evaluate(script, SCRIPT, JS_EVAL_FLAG_COMPILE_ONLY);
+    if (JS_IsException(function)) {
+        *fault = fault_of(JS_GetException(context));
+        return false;
+    }
+    JS_FreeValue(context, function);
+    return true;
+}
+
+/* Whether a source parses as a module and imports nothing. From then on `import("program")` is this module. */
+bool context_compile_module(struct text source, struct fault *fault)
+{
+    JSValue module = JS_Eval(context, source.start, source.size, PROGRAM, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
+    if (JS_IsException(module)) {
+        *fault = fault_of(JS_GetException(context));
+        return false;
+    }
+    JS_FreeValue(context, module);
+    return true;
+}
+
+/* Return the text of a function that a script declares; false if there is none. Of the script nothing is executed: its
+ * first statement throws. */
+bool context_function_text(struct text script, struct text function, struct text *found)
+{
+    const struct text declaring[] = {TEXT("throw 0;"), script};
+    JS_FreeValue(context, evaluate(memory_join(declaring, 2), SCRIPT, 0));
+    JS_FreeValue(context, JS_GetException(context));
+    JSValue value = evaluate(function, SCRIPT, 0);
+    bool good = JS_IsString(value);
+    if (good)
+        *found = text_of(value);
+    JS_FreeValue(context, value);
+    return good;
+}
+
+static bool is(struct text text, const char *word)
+{
+    return text.size == strlen(word) && memcmp(text.start, word, text.size) == 0;
+}
+
+/* Send how a run ended by an error. The text alone says nothing of memory, since a program can throw any: the kernel must
+ * have refused some as well. */
+static void tell_thrown(const struct fault *fault)
+{
+    bool engines_own = (is(fault->name, "InternalError") && is(fault->message, "out of memory")) ||
+                       (fault->name.size == 0 && is(fault->message, "thrown: null"));
+    if (engines_own && memory_was_refused()) {
+        frames_send('m', TEXT(""));
+        return;
+    }
+    const struct text fields[] = {fault->name, fault->message, fault->stack};
+    frames_send_fields('x', fields, 3);
+}
+
+/* Send that the engine gave up outside of the program's own code. */
+void context_tell_broken(struct fault fault)
+{
+    if (memory_was_refused()) {
+        frames_send('m', TEXT(""));
+        return;
+    }
+    if (fault.name.size == 0)
+        fault.name = TEXT("Error");
+    tell_thrown(&fault);
+}
+
+/* Return a text up to the next NUL, and take it and the NUL away from `rest`; all of it if there is none. */
+static struct text next_part(struct text *rest)
+{
+    const char *end = memchr(rest->start, 0, rest->size);
+    struct text part = {rest->start, end == NULL ? rest->size : (size_t)(end - rest->start)};
+    size_t used = part.size + (end != NULL);
+    *rest = (struct text){rest->start + used, rest->size - used};
+    return part;
+}
+
+/* Send what contract.js reports: a value's JSON; or `!`, how else the run ended, and a NUL before each of three texts. */
+static void tell_report(struct text report)
+{
+    if (report.size == 0 || report.start[0] != '!') {
+        frames_send('v', report);
+        return;
+    }
+    struct text rest = {report.start + 1, report.size - 1};
+    struct text kind = next_part(&rest), first = next_part(&rest), message = next_part(&rest);
+    if (is(kind, "o") || is(kind, "b"))
+        frames_send(kind.start[0], first);
+    else if (is(kind, "s"))
+        frames_send_refused(FORM_MODULE, first, TEXT(""));
+    else
+        tell_thrown(&(struct fault){first, message, rest});
+}
+
+/* Do the jobs of promises until this one is settled. What a job throws concerns nobody, as in the Web's microtasks. */
+static void settle(JSValueConst promise)
+{
+    JSContext *of_job;
+    int done = 1;
+    while (done != 0 && JS_PromiseState(context, promise) == JS_PROMISE_PENDING) {
+        done = JS_ExecutePendingJob(runtime, &of_job);
+        if (done < 0)
+            JS_FreeValue(context, JS_GetException(context));
+    }
+}
+
+/* Evaluate a program that has its arguments, and send what came of it. */
+void context_run(struct text script)
+{
+    JSValue value = evaluate(script, SCRIPT, 0);
+    if (JS_IsException(value)) {
+        context_tell_broken(fault_of(JS_GetException(context)));
+        return;
+    }
+    settle(value);
+    switch (JS_PromiseState(context, value)) {
+    case JS_PROMISE_PENDING:
+        context_tell_broken((struct fault){TEXT("Error"), TEXT("the program waits for a promise that nothing can settle"), TEXT("")});
+        return;
+    case JS_PROMISE_REJECTED:
+        context_tell_broken(fault_of(JS_PromiseResult(context, value)));
+        return;
+    case JS_PROMISE_FULFILLED:
+        value = JS_PromiseResult(context, value);
+        break;
+    case JS_PROMISE_NOT_A_PROMISE:
+        break;
+    }
+    struct text report;
+    report.start = JS_IsString(value) ? JS_ToCStringLen(context, &report.size, value) : NULL;
+    if (report.start == NULL)
+        context_tell_broken((struct fault){TEXT("Error"), TEXT("the engine lost what the program came to"), TEXT("")});
+    else
+        tell_report(report);
+}

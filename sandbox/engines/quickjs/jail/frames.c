@@ -1,0 +1,201 @@
+/* The bytes on the data socket. A frame is a kind (one byte), the size of its payload (four bytes, big-endian), and the
+ * payload; each field of a payload that has several has its size before it. sandbox/protocol/frames.py has all kinds.
+ *
+ * The one frame that comes is the job. Its payload is a kind and, for B, the text to evaluate, or, for the other kinds,
+ * the sizes (four bytes each) of code, arguments, prompt, env and brackets, and then these. The arguments are what stands
+ * behind the code when it is run. The prompt and the env are there if they are too long to stand in the arguments. The
+ * brackets are texts with a NUL between each two: three pairs that a source is parsed in, one that opens a body and does
+ * not close it, and the pair that a body is run in. */
+#include <string.h>
+#include <unistd.h>
+
+#include "cell.h"
+
+enum {
+    HEADER_BYTES = 5,
+    FIELDS = 5,
+    ROOM_BYTES = 16384,       /* what most jobs fit into */
+    MOST_JOB_BYTES = 1 << 30, /* no job of the daemon's is nearly as large; the memory limit is far below */
+};
+
+static char room[ROOM_BYTES + 1];
+static char out[4096];
+static size_t out_bytes;
+
+static size_t big_endian(const char *at)
+{
+    const unsigned char *byte = (const unsigned char *)at;
+    return (size_t)byte[0] << 24 | (size_t)byte[1] << 16 | (size_t)byte[2] << 8 | byte[3];
+}
+
+/* Split the brackets. There must be as many as there are places. */
+static bool parse_brackets(struct text all, struct text *brackets)
+{
+    for (size_t i = 0; i < BRACKETS; i++) {
+        const char *end = memchr(all.start, 0, all.size);
+        size_t size = end == NULL ? all.size : (size_t)(end - all.start);
+        if ((end == NULL) != (i == BRACKETS - 1))
+            return false;
+        brackets[i] = (struct text){all.start, size};
+        if (end != NULL)
+            all = (struct text){end + 1, all.size - size - 1};
+    }
+    return true;
+}
+
+/* Read a job's payload; false if it is none. The job's texts point into it. */
+bool frames_parse_job(const char *payload, size_t size, struct job *job)
+{
+    *job = (struct job){0};
+    if (size < 1 || strchr("BLMCS", payload[0]) == NULL || payload[0] == 0)
+        return false;
+    job->kind = (enum job_kind)payload[0];
+    if (job->kind == JOB_TEXT) {
+        job->code = (struct text){payload + 1, size - 1};
+        return true;
+    }
+    struct text brackets;
+    struct text *fields[FIELDS] = {&job->code, &job->arguments, &job->prompt, &job->env, &brackets};
+    size_t at = 1 + 4 * FIELDS;
+    if (size < at)
+        return false;
+    for (size_t i = 0; i < FIELDS; i++) {
+        size_t bytes = big_endian(payload + 1 + 4 * i);
+        if (bytes > size - at)
+            return false;
+        *fields[i] = (struct text){payload + at, bytes};
+        at += bytes;
+    }
+    if (at != size)
+        return false;
+    if (job->kind == JOB_CHECK || job->kind == JOB_CHECK_AND_RUN)
+        return parse_brackets(brackets, job->brackets);
+    return brackets.size == 0;
+}
+
+/* Read up to `size` bytes. The daemon closes the socket when it needs no child any more. */
+static size_t read_some(char *to, size_t size)
+{
+    ssize_t got = read(DATA, to, size);
+    if (got < 0)
+        _exit(EXIT_BROKEN);
+    if (got == 0)
+        _exit(EXIT_DONE);
+    return (size_t)got;
+}
+
+/* Read the job: the first user bytes of this process. The daemon sends nothing behind it. */
+void frames_read_job(struct job *job)
+{
+    size_t have = 0;
+    char *frame = room;
+    while (have < HEADER_BYTES)
+        have += read_some(room + have, (have == 0 ? (size_t)ROOM_BYTES : HEADER_BYTES) - have);
+    size_t size = big_endian(room + 1);
+    if (room[0] != 'j' || size > MOST_JOB_BYTES || have > HEADER_BYTES + size)
+        _exit(EXIT_BROKEN);
+    if (HEADER_BYTES + size > ROOM_BYTES) {
+        frame = memory_take(HEADER_BYTES + size + 1);
+        memcpy(frame, room, have);
+    }
+    while (have < HEADER_BYTES + size)
+        have += read_some(frame + have, HEADER_BYTES + size - have);
+    frame[have] = 0; /* the engine wants it behind a text */
+#ifdef TAKEOVER
+    takeover_job(frame + HEADER_BYTES, size);
+#endif
+    if (!frames_parse_job(frame + HEADER_BYTES, size, job))
+        _exit(EXIT_BROKEN);
+}
+
+static void write_all(const char *from, size_t size)
+{
+    while (size > 0) {
+        ssize_t written = write(DATA, from, size);
+        if (written < 0)
+            _exit(EXIT_BROKEN);
+        from += written;
+        size -= (size_t)written;
+    }
+}
+
+static void flush(void)
+{
+    write_all(out, out_bytes);
+    out_bytes = 0;
+}
+
+static void put(const char *from, size_t size)
+{
+    if (size > sizeof out - out_bytes)
+        flush();
+    if (size > sizeof out) {
+        write_all(from, size);
+        return;
+    }
+    memcpy(out + out_bytes, from, size);
+    out_bytes += size;
+}
+
+static void put_size(size_t size)
+{
+    char bytes[4] = {(char)(size >> 24), (char)(size >> 16), (char)(size >> 8), (char)size};
+    put(bytes, sizeof bytes);
+}
+
+static void put_header(char kind, size_t size)
+{
+    put(&kind, 1);
+    put_size(size);
+}
+
+static void put_fields(const struct text *fields, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        put_size(fields[i].size);
+        put(fields[i].start, fields[i].size);
+    }
+}
+
+static size_t fields_size(const struct text *fields, size_t count)
+{
+    size_t size = 4 * count;
+    for (size_t i = 0; i < count; i++)
+        size += fields[i].size;
+    return size;
+}
+
+/* Send a frame whose payload is one text. */
+void frames_send(char kind, struct text payload)
+{
+    put_header(kind, payload.size);
+    put(payload.start, payload.size);
+    flush();
+}
+
+/* Send a frame whose payload is one character and a text. */
+void frames_send_marked(char kind, char mark, struct text payload)
+{
+    put_header(kind, 1 + payload.size);
+    put(&mark, 1);
+    put(payload.start, payload.size);
+    flush();
+}
+
+/* Send a frame whose payload is fields. */
+void frames_send_fields(char kind, const struct text *fields, size_t count)
+{
+    put_header(kind, fields_size(fields, count));
+    put_fields(fields, count);
+    flush();
+}
+
+/* Send that a source is no program. */
+void frames_send_refused(char form, struct text message, struct text stack)
+{
+    const struct text fields[] = {message, stack};
+    put_header('s', 1 + fields_size(fields, 2));
+    put(&form, 1);
+    put_fields(fields, 2);
+    flush();
+}

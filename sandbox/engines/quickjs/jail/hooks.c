@@ -1,0 +1,135 @@
+/* What the cell's own scripts call: `__promptlog_take` and `__promptlog_log` of prelude.js, `__promptlog_utf8` of
+ * encoding.js. The scripts take the names away. A program can get hold of the functions all the same
+ * (CallSite.getFunction), so any argument may come; what they do is what a program may do anyway. */
+#include <string.h>
+
+#include "cell.h"
+
+static struct text given_prompt, given_env;
+
+/* Say what take() returns. */
+void hooks_set_arguments(struct text prompt, struct text env)
+{
+    given_prompt = prompt;
+    given_env = env;
+}
+
+/* take() -> [prompt, env] */
+static JSValue take(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    (void)this, (void)count, (void)arguments;
+    JSValue pair[] = {
+        JS_NewStringLen(context, given_prompt.start, given_prompt.size),
+        JS_NewStringLen(context, given_env.start, given_env.size),
+    };
+    if (JS_IsException(pair[0]) || JS_IsException(pair[1])) {
+        JS_FreeValue(context, pair[0]);
+        JS_FreeValue(context, pair[1]);
+        return JS_EXCEPTION;
+    }
+    return JS_NewArrayFrom(context, 2, pair);
+}
+
+/* log(level, text): a console line. */
+static JSValue log_line(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    (void)this;
+    if (count < 2)
+        return JS_UNDEFINED;
+    int level = JS_VALUE_GET_TAG(arguments[0]) == JS_TAG_INT ? JS_VALUE_GET_INT(arguments[0]) : 1;
+    struct text text;
+    text.start = JS_ToCStringLen(context, &text.size, arguments[1]);
+    if (text.start == NULL)
+        return JS_EXCEPTION;
+    frames_send_marked('l', level >= 0 && level <= 4 ? (char)('0' + level) : '1', text);
+    JS_FreeCString(context, text.start);
+    return JS_UNDEFINED;
+}
+
+/* utf8.encode(text) -> Uint8Array */
+static JSValue encode(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    (void)this, (void)count;
+    size_t size;
+    const char *bytes = JS_ToCStringLen(context, &size, arguments[0]);
+    if (bytes == NULL)
+        return JS_EXCEPTION;
+    JSValue array = JS_NewUint8ArrayCopy(context, (const uint8_t *)bytes, size);
+    JS_FreeCString(context, bytes);
+    return array;
+}
+
+/* Return the size of the character at `at`; if there is none, minus the number of bytes that one U+FFFD stands for: the
+ * longest part that could have begun a character (The Unicode Standard, 3.9, table 3-7; so does the Encoding Standard). */
+static int character_size(const uint8_t *at, const uint8_t *end)
+{
+    uint8_t lead = at[0];
+    int size = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+    uint8_t least = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+    uint8_t most = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    if (size == 0)
+        return -1;
+    for (int i = 1; i < size; i++) {
+        if (at + i == end || at[i] < least || at[i] > most)
+            return -i;
+        least = 0x80;
+        most = 0xbf;
+    }
+    return size;
+}
+
+/* utf8.decode(Uint8Array) -> text, with U+FFFD for what is not UTF-8, without a byte order mark at its start. */
+static JSValue decode(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    (void)this, (void)count;
+    size_t size;
+    const uint8_t *at = JS_GetUint8Array(context, &size, arguments[0]);
+    if (at == NULL && JS_HasException(context))
+        return JS_EXCEPTION;
+    if (size >= 3 && memcmp(at, "\xef\xbb\xbf", 3) == 0) {
+        at += 3;
+        size -= 3;
+    }
+    const uint8_t *end = at + size, *next = at;
+    size_t bad = 0;
+    while (next < end) {
+        int bytes = character_size(next, end);
+        bad += bytes < 0;
+        next += bytes < 0 ? -bytes : bytes;
+    }
+    if (bad == 0)
+        return JS_NewStringLen(context, (const char *)at, size);
+    char *mended = js_malloc(context, size + 2 * bad), *to = mended;
+    if (mended == NULL)
+        return JS_EXCEPTION;
+    while (at < end) {
+        int bytes = character_size(at, end);
+        int written = bytes < 0 ? 3 : bytes;
+        memcpy(to, bytes < 0 ? (const uint8_t *)"\xef\xbf\xbd" : at, (size_t)written);
+        to += written;
+        at += bytes < 0 ? -bytes : bytes;
+    }
+    JSValue text = JS_NewStringLen(context, mended, (size_t)(to - mended));
+    js_free(context, mended);
+    return text;
+}
+
+static const JSCFunctionListEntry utf8_functions[] = {
+    JS_CFUNC_DEF("encode", 1, encode),
+    JS_CFUNC_DEF("decode", 1, decode),
+};
+
+static const JSCFunctionListEntry globals[] = {
+    JS_CFUNC_DEF("__promptlog_take", 0, take),
+    JS_CFUNC_DEF("__promptlog_log", 2, log_line),
+    JS_OBJECT_DEF("__promptlog_utf8", utf8_functions, 2, JS_PROP_CONFIGURABLE),
+};
+
+/* Give a context the hooks. */
+bool hooks_add(JSContext *context)
+{
+    JSValue global = JS_GetGlobalObject(context);
+    int result = JS_SetPropertyFunctionList(context, global, globals, sizeof globals / sizeof *globals);
+    JS_FreeValue(context, global);
+    return result == 0;
+}
