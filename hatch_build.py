@@ -20,8 +20,6 @@ class CustomBuildHook(BuildHookInterface[Any]):
     def dependencies(self) -> list[str]:
         """What this build has to install: nothing, if the executable is in the cache."""
         root = Path(self.root)
-        if not checkout.sources(root):  # until the cell is written in C
-            return []
         cache_folder = cache.open_folder()
         engine = engine_source.find(cache_folder)
         inputs = checkout.inputs(root, engine or {})
@@ -33,8 +31,6 @@ class CustomBuildHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the executable, and tell hatchling where it belongs."""
         root = Path(self.root)
-        if not checkout.sources(root):
-            return
         made = checkout.build(root)
         if version == "editable":
             checkout.put(made, root / checkout.SOURCE_FOLDER)

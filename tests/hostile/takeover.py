@@ -22,15 +22,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from cell_build import checkout
+from cell_build.cell import EXECUTABLE
 from sandbox.engines.quickjs.host import host, root
 from sandbox.limits import Limits
 
 
 def cell() -> Path:
-    """Return the binary that can be taken over."""
-    path = root.cell().with_name("quickjs-cell-takeover")
-    assert path.is_file(), f"{path} is missing: build the cell with -DTAKEOVER"
-    return path
+    """Return the binary that can be taken over. It is built once, and kept in the cache of builds."""
+    return checkout.build(Path(__file__).parents[2], defines=["TAKEOVER"]) / EXECUTABLE
 
 
 def main() -> None:
