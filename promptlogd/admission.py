@@ -17,8 +17,9 @@ reserved.
 
 A run can sleep in its slot until its wall limit, at almost no charge. So a run that has had a slot for LONG_S is
 *long*: while other runs wait, it gives its slot back and goes on without one. Its CPU priority is low already. A client
-has at most half as many long runs as there are slots. With that many, it begins a run only when none of its runs has a
-slot. So one client cannot keep all slots for much longer than LONG_S. With fewer than three slots no run is long.
+has at most half as many long runs as there are slots, a user three quarters. With that many, it begins a run only when
+none of its runs has a slot. So neither can keep all slots for much longer than LONG_S. With fewer than three slots no
+run is long.
 
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 
@@ -56,8 +57,6 @@ _REFUSED_AT_ONCE = 32
 SPECIAL: Engine = ""
 """In place of an engine, for a run that gets a cell of its own, which is started for it."""
 
-_NONE: OrderedDict[Ticket, None] = OrderedDict()
-
 
 class Cells(Protocol):
     """The cells of one engine."""
@@ -87,9 +86,8 @@ class Admission:
         """Runs that have a slot, in the order in which they began."""
         self._long = 0
         """Runs that have begun and have no slot any more."""
-        self._most_long, self._most_long_of_client = (concurrent, concurrent // 2) if concurrent >= 3 else (0, 0)
-        self._held_back: dict[Node, OrderedDict[Ticket, None]] = {}
-        """By client: the oldest run of each connection that waits until `_is_held_back` is false."""
+        slots = concurrent if concurrent >= 3 else 0
+        self._most_long, self._most_long_of_user, self._most_long_of_client = slots, slots * 3 // 4, slots // 2
         self.running = 0
         self.finished = 0
         """Runs that have ended."""
@@ -137,7 +135,7 @@ class Admission:
             if node.idle:
                 node.catch_up()
         may_begin = not self._waiting and self.free > self._reserved and self._is_open(engine)
-        if may_begin and room.has_room() and not self._is_held_back(path.client):
+        if may_begin and room.has_room() and not (path.client.held or path.user.held):
             self._begin(ticket)
         else:
             self._enter(ticket)
@@ -267,10 +265,8 @@ class Admission:
             ticket.granted(RequestError("busy", f"{what} already; try again in a moment"))
 
     def _offer(self, ticket: Ticket) -> None:
-        """Let the oldest run of a connection be chosen, once its client reads its replies and may have another run."""
-        if self._is_held_back(ticket.path.client):
-            self._held_back.setdefault(ticket.path.client, OrderedDict())[ticket] = None
-        elif ticket.room.has_room():
+        """Let the oldest run of a connection be chosen, once its client reads its replies."""
+        if ticket.room.has_room():
             ticket.path.connection.offer(ticket.engine, 1)
             self._update_light(ticket.path.client)
         else:
@@ -279,16 +275,11 @@ class Admission:
     def _offer_again(self, ticket: Ticket) -> None:
         connection = ticket.path.connection
         if ticket.waits and connection.tickets[0] is ticket and not connection.offers.get(ticket.engine):
-            if ticket not in self._held_back.get(ticket.path.client, _NONE):
-                self._offer(ticket)
+            self._offer(ticket)
             self._select()
 
     def _take_offer_back(self, ticket: Ticket) -> None:
         client, connection = ticket.path.client, ticket.path.connection
-        if ticket in (held_back := self._held_back.get(client, _NONE)):
-            del held_back[ticket]
-            if not held_back:
-                del self._held_back[client]
         if connection.offers.get(ticket.engine):
             connection.offer(ticket.engine, -1)
             self._update_light(client)
@@ -311,7 +302,7 @@ class Admission:
         try:
             self._free_slots_of_long_runs()
             while self._waiting and self.free and (ticket := self._choose()) is not None:
-                if ticket.room.has_room() and not self._is_held_back(ticket.path.client):
+                if ticket.room.has_room():
                     self._withdraw(ticket)
                     self._begin(ticket)
                 else:
@@ -381,6 +372,7 @@ class Admission:
         for node, estimate_ms in zip(nodes, ticket.estimates, strict=True):
             node.begin(estimate_ms)
         self._update_light(ticket.path.client)
+        self._update_held(ticket)
         ticket.granted(ticket)
 
     def _take_back(self, ticket: Ticket) -> None:
@@ -389,13 +381,12 @@ class Admission:
             del self._begun[ticket]
             self.free += 1
         else:
-            self._long -= 1
-            client.long -= 1
+            self._count_long(ticket, -1)
         self.running -= 1
         for node in ticket.path.nodes:
             node.running -= 1
         self._update_light(client)
-        self._offer_held_back(client)
+        self._update_held(ticket)
         self._tidy(ticket)
         if self._waiting:
             self._select()
@@ -408,26 +399,23 @@ class Admission:
         for ticket in list(self._begun):
             if self.free > self._reserved or self._long >= self._most_long or ticket.since > since:
                 break
-            client = ticket.path.client
-            if client.long < self._most_long_of_client:
+            user, client = ticket.path.user, ticket.path.client
+            if user.long < self._most_long_of_user and client.long < self._most_long_of_client:
                 del self._begun[ticket]
                 self.free += 1
-                self._long += 1
-                client.long += 1
+                self._count_long(ticket, 1)
+                self._update_held(ticket)
 
-    def _is_held_back(self, client: Node) -> bool:
-        """Whether a client may begin no run now: it has all long runs that it may have, and a run with a slot."""
-        return client.long > 0 and client.long >= self._most_long_of_client and client.running > client.long
+    def _count_long(self, ticket: Ticket, change: int) -> None:
+        self._long += change
+        ticket.path.client.long += change
+        ticket.path.user.long += change
 
-    def _offer_held_back(self, client: Node) -> None:
-        """Offer the runs of a client that were held back: all of them, or one while it has all its long runs."""
-        while client in self._held_back and not self._is_held_back(client):
-            ticket, _ = self._held_back[client].popitem(last=False)
-            if not self._held_back[client]:
-                del self._held_back[client]
-            self._offer(ticket)
-            if client.long >= self._most_long_of_client:
-                break
+    def _update_held(self, ticket: Ticket) -> None:
+        """Hold the client, and the user, while it has all long runs that it may have, and a run with a slot."""
+        user, client = ticket.path.user, ticket.path.client
+        for node, most in ((client, self._most_long_of_client), (user, self._most_long_of_user)):
+            node.hold(held=node.long > 0 and node.long >= most and node.running > node.long)
 
 
 def _uses_little(node: Node) -> bool:

@@ -58,13 +58,16 @@ class NoPlace(Exception):
 class Account:
     """Bytes that are held at one level. What is charged here is charged to the levels above as well."""
 
-    __slots__ = ("_chain", "_waiting", "held_bytes", "most_bytes")
+    __slots__ = ("_chain", "_more", "_waiting", "_wakes", "held_bytes", "most_bytes")
 
     def __init__(self, most_bytes: int, above: Account | None = None) -> None:
         self.most_bytes = most_bytes
         self.held_bytes = 0
         self._waiting: dict[Callable[[], None], None] = {}
         """Waiters for room at this level, the oldest first."""
+        self._wakes = False
+        self._more = False
+        """Whether a waiter that is being woken passes on."""
         self._chain: tuple[Account, ...] = (self,) if above is None else (self, *above._chain)
 
     def is_over(self, free_bytes: int = -1) -> bool:
@@ -85,8 +88,7 @@ class Account:
         """Count these bytes no longer, and wake the next waiter of each level that has room."""
         for account in self._chain:
             account.held_bytes -= held_bytes
-            if account._waiting:
-                account._wake()
+        self.pass_on()
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once the lowest level over its bound has room. Others may still be over. Then call `pass_on`."""
@@ -122,10 +124,19 @@ class Account:
             account._waiting.pop(callback, None)
 
     def _wake(self) -> None:
-        if self.held_bytes <= self.most_bytes:
-            callback = next(iter(self._waiting))
-            del self._waiting[callback]
-            callback()
+        """Wake the next waiter if there is room, and the one after it if that one passes on: a loop, no recursion."""
+        self._more = True
+        if self._wakes:
+            return
+        self._wakes = True
+        try:
+            while self._more and self._waiting and self.held_bytes <= self.most_bytes:
+                self._more = False
+                callback = next(iter(self._waiting))
+                del self._waiting[callback]
+                callback()
+        finally:
+            self._wakes = False
 
 
 class _Level:

@@ -144,11 +144,11 @@ class Connection:
             self._clients.connected -= 1
             self._clients.budgets.close(self._budget, self._principal)
             self._runs.admission.forget(number)
-            self._clients.wake_if_idle()
             self._sock.close()
             # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
             self._session.clear()
             self._outbox.clear()
+            self._clients.wake_if_idle()
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._tasks is not None:
@@ -161,9 +161,7 @@ class Connection:
             await self._inbox.read(lambda request: self._take(request, tasks))
         except ProtocolError as error:
             # What is in hand may go on for long. Others wait for the place that a frame had which never ends.
-            self._session.clear()
-            if self._budget.has_frame_place:
-                self._budget.return_frame_place()
+            self._inbox.clear()
             self.send_error(None, error.code, error.message)
 
     async def _decode(self, come: Unread) -> Request | BadMessage | ProtocolError:

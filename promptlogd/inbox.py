@@ -18,6 +18,9 @@ _READ_BYTES = 256 * 1024
 _SLICE_BYTES = 16 * 1024
 """Bytes that are decoded in one go. A longer frame is a long one: it waits for a place before the rest is read."""
 
+_WAITS = 3
+"""How many times the time for the rest of a frame a client may wait, in the middle of one, for room for it."""
+
 CLOSE_S = 0.0003
 """Time of the loop that the end of a connection takes."""
 
@@ -50,6 +53,9 @@ class Inbox:
         self._decode = decode
         self._counted = 0
         """Bytes of the frame on its way that the budget counts."""
+        self._has_room = False
+        """Whether these are all that a short frame may have: then it is read to its end."""
+        self._overdue = False
 
     async def read(self, take: Callable[[Request | BadMessage], None]) -> None:
         """Hand on requests until the client closes its side.
@@ -70,8 +76,13 @@ class Inbox:
                     raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
             long = session.buffered_bytes > _SLICE_BYTES
             # Who has a place reads its frame to the end, within `stall_s`: others wait for the place.
-            if not budget.has_frame_place and (long or not budget.may_read):
-                await self._unless_gone(self._room_for_frame if long else budget.room_to_read)
+            has_room = self._has_room and self._counted
+            if not budget.has_frame_place and (long or not (has_room or budget.may_read)):
+                await self._unless_gone(self._wait_for_room)
+                if self._overdue:
+                    raise ProtocolError(
+                        "the connections of this process hold too much of the daemon's room", code="busy"
+                    )
                 owed_since = trio.current_time()  # until now the daemon let the client wait
             if budget.share.used_up:
                 await budget.share.turn()
@@ -95,14 +106,26 @@ class Inbox:
             elif owed_since == math.inf or whole:
                 owed_since = trio.current_time()
 
+    def clear(self) -> None:
+        """Drop the frame that is on its way, and return the place that it has."""
+        self._session.clear()
+        self._count_buffered()
+        if self._budget.has_frame_place:
+            self._budget.return_frame_place()
+
     def _count_buffered(self) -> None:
-        """Count the bytes of the frame on its way, up to _SLICE_BYTES. The place of a long frame bounds the rest."""
-        buffered = min(self._session.buffered_bytes, _SLICE_BYTES)
-        if buffered > self._counted:
-            self._budget.requests.charge(buffered - self._counted)
-        elif buffered < self._counted:
-            self._budget.requests.release(self._counted - buffered)
-        self._counted = buffered
+        """Count the frame on its way. It gets room for all of a short frame, or counts by its bytes if there is none.
+
+        What a long frame holds beyond that is bounded by the places for long frames.
+        """
+        buffered, counted = self._session.buffered_bytes, self._counted
+        if not counted:
+            self._has_room = not self._budget.is_tight
+        self._counted = min(buffered, _SLICE_BYTES) if not (buffered and self._has_room) else _SLICE_BYTES
+        if self._counted > counted:
+            self._budget.requests.charge(self._counted - counted)
+        elif self._counted < counted:
+            self._budget.requests.release(counted - self._counted)
 
     async def _take(self, data: bytes, take: Callable[[Request | BadMessage], None], began: float) -> bool:
         """Hand on what these bytes complete; return whether there was any. `began`: when this turn began to work."""
@@ -137,9 +160,23 @@ class Inbox:
         share.spend(trio.current_time() - began)
         return whole
 
+    async def _wait_for_room(self) -> None:
+        """Wait until the client may be read from; for a long frame, also for a place.
+
+        In the middle of a frame this is overdue after a while: others may wait for the room of its part.
+        """
+        wait = self._room_for_frame if self._session.buffered_bytes > _SLICE_BYTES else self._budget.room_to_read
+        most_s = _WAITS * self._stall_s if self._session.mid_frame else math.inf
+        with trio.move_on_after(most_s) as patience:
+            await wait()
+        self._overdue = patience.cancelled_caught
+
     async def _room_for_frame(self) -> None:
         """Wait for a place for one long frame, and for room for the request that it will be."""
         budget = self._budget
+        if self._has_room:
+            await budget.take_frame_place()
+            return
         while True:
             await budget.room_to_read()
             await budget.take_frame_place()

@@ -56,6 +56,8 @@ class Outbox:
         self._sent = 0
         """Bytes of the first chunk that were sent."""
         self._spawn = spawn
+        self._serves = False
+        """Whether a task sends what is kept."""
         self._emptied = trio.Event()
 
     def send(self, parts: Sequence[Part]) -> None:
@@ -72,7 +74,9 @@ class Outbox:
             if sent == sum(map(len, parts)):
                 return
             self._clients.unsent.add(self._number)
-            self._spawn(self._serve)
+            if not self._serves:
+                self._serves = True
+                self._spawn(self._serve)
         for part in parts:
             if sent < len(part):
                 self._keep(part, sent)
@@ -99,6 +103,7 @@ class Outbox:
         if not await self._write():
             self._end()
             return
+        self._serves = False
         self._clients.unsent.discard(self._number)
         self._clients.wake_if_idle()
         self._emptied.set()

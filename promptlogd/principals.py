@@ -42,6 +42,7 @@ class Node:
         "children",
         "clock_ms",
         "connected",
+        "held",
         "key",
         "long",
         "mean_ms",
@@ -72,7 +73,9 @@ class Node:
         self.service_ms = 0.0 if parent is None else parent.clock_ms + (parent.mean_ms or 0.0)
         self.running = 0
         self.long = 0
-        """Of a client: its runs that have begun and have given their slot back."""
+        """Of a client or a user: runs that have begun and have given their slot back."""
+        self.held = False
+        """Whether none of its runs may begin now, so that its parent does not count its offers."""
         self.waiting = 0
         """Runs below it that wait."""
         self.waiting_bytes = 0
@@ -113,17 +116,31 @@ class Node:
 
     def offer(self, engine: Engine, change: int) -> None:
         """Add `change` to the number of runs that are offered below this node, here and in all nodes above."""
-        node, parent = self, self.parent
-        while True:
-            before = node.offers.get(engine, 0)
-            node.offers[engine] = before + change
-            if parent is None:
-                return
-            if not before:
-                parent.by_service.setdefault(engine, Ranking()).add(node.service_ms, node.number, node)
-            elif not before + change:
-                parent.by_service[engine].remove(node.service_ms, node.number)
-            node, parent = parent, parent.parent
+        before = self.offers.get(engine, 0)
+        self.offers[engine] = before + change
+        if not self.held:
+            self._show(engine, before, change)
+
+    def hold(self, *, held: bool) -> None:
+        """Let none of its runs be chosen, or let them be chosen again."""
+        if held != self.held:
+            self.held = held
+            for engine, offers in self.offers.items():
+                if offers and held:
+                    self._show(engine, offers, -offers)
+                elif offers:
+                    self._show(engine, 0, offers)
+
+    def _show(self, engine: Engine, before: int, change: int) -> None:
+        """Tell the parent how many runs are offered here, and how many were before."""
+        parent = self.parent
+        if parent is None:
+            return
+        if not before:
+            parent.by_service.setdefault(engine, Ranking()).add(self.service_ms, self.number, self)
+        elif not before + change:
+            parent.by_service[engine].remove(self.service_ms, self.number)
+        parent.offer(engine, change)
 
     def wait(self, runs: int, held_bytes: int) -> None:
         """Add to the runs below it that wait, and to the memory that they hold."""
@@ -162,7 +179,7 @@ class Node:
         self.service_ms += ms
         assert self.parent is not None
         for engine, offers in self.offers.items():
-            if offers:
+            if offers and not self.held:
                 ranking = self.parent.by_service[engine]
                 ranking.remove(before_ms, self.number)
                 ranking.add(self.service_ms, self.number, self)

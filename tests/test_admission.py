@@ -490,6 +490,22 @@ async def test_a_new_client_hardly_waits_beside_runs_that_sleep(clock: MockClock
 
 
 @within_a_minute
+async def test_a_user_whose_runs_sleep_leaves_slots_to_others(clock: MockClock) -> None:
+    """However many processes of a user have runs that sleep, a new client of another user begins within LONG_S."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        nursery.start_soon(simulation.admission.serve, 60.0)
+        for pid in range(2, 12):
+            for _ in range(8):
+                simulation.keep_running(client(100 + pid, uid=2000, pid=pid), _SHORT_MS, sleeps_s=30.0)
+        await trio.sleep(0.05)
+        waits = await simulation.run_every(client(1), 20.0, 0.05, 200)
+        assert waits[-1] <= 2 * LONG_S * 1000
+        assert waits[-10] <= 1
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
 async def test_a_client_with_long_runs_has_one_slot(clock: MockClock) -> None:
     """It has as many long runs as half of the slots. Its other runs begin one after the other, and all of them end."""
     async with trio.open_nursery() as nursery:

@@ -147,3 +147,29 @@ async def test_a_client_that_is_gone_ends_its_connection(client: _Client) -> Non
     client.outbox.send([b"x"])
     assert client.ended
     assert client.account.held_bytes == 0
+
+
+async def test_one_task_sends_what_is_kept(client: _Client) -> None:
+    """Who is called back for room may send as the last kept byte is gone: no second task waits for the same socket."""
+    large = _part(1500 * _KIB, 9)
+    client.outbox.send([large])
+    client.account.when_room(lambda: client.outbox.send([large]))
+    async with trio.open_nursery() as nursery:
+        client.start(nursery)
+        assert await client.read(2 * len(large)) == bytes(large) * 2
+        await client.outbox.drain()
+        assert client.account.held_bytes == 0
+        nursery.cancel_scope.cancel()
+
+
+def test_any_number_of_waiters_pass_room_on() -> None:
+    """Each waiter that is woken passes on; all levels are released, and no recursion ends it."""
+    process = Account(1000)
+    held = [Account(10_000, process) for _ in range(3000)]
+    first, woken = held[0], []
+    first.charge(2000)
+    for account in held[1:]:
+        account.when_room(lambda account=account: (woken.append(account), account.pass_on()))  # type: ignore[misc]
+    first.release(2000)
+    assert woken == held[1:]
+    assert process.held_bytes == 0

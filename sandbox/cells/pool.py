@@ -190,7 +190,7 @@ class Pool:
         if worn and self._policy.fixed and cell not in self._worn:
             self._worn.add(cell)
             self._changed.set()
-        most = _WORN_TIMES * self._runs_per_cell
+        most = _WORN_TIMES * self._runs_per_cell if self._runs_per_cell > 1 else 1
         return worn and (not self._policy.fixed or cell.runs >= most or self._surplus() > 0)
 
     def _surplus(self) -> int:

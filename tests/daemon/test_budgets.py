@@ -381,6 +381,33 @@ def test_halves_of_short_frames_are_counted(tmp_path: Path) -> None:
                 sock.close()
 
 
+def test_halves_of_long_frames_end(tmp_path: Path) -> None:
+    """1,100 connections of a process, each with half a frame of more than 16 KiB, do not wait for each other for ever.
+
+    The daemon closes each, and then reads a long request of that process.
+    """
+    half = b'{"id":1,"type":"ping","x":"'.ljust(16 * 1024, b"y")
+    config = "[server]\nstall_s = 0.5\n"
+    with many_descriptors(2_000), a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
+        socks = [talk(daemon.socket) for _ in range(1_100)]
+        try:
+            for sock in socks:
+                sock.sendall(half)
+            time.sleep(0.2)
+            for sock in socks:
+                with suppress(BrokenPipeError):
+                    sock.sendall(b"y")
+            for sock in socks:
+                sock.settimeout(30.0)
+                assert sock.recv(4096)
+                with suppress(ConnectionResetError):
+                    assert sock.recv(4096) == b""
+            assert client.run_source("return prompt.length", prompt="x" * 100_000).value == 100_000
+        finally:
+            for sock in socks:
+                sock.close()
+
+
 def _is_read(sock: socket.socket) -> bool:
     """Whether the other end has read all that was sent."""
     return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder) == 0

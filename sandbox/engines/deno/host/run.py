@@ -108,6 +108,8 @@ class DenoRun:
             self._conclude(None)
         elif trio.current_time() >= self._run.wall_at:
             self._stop(Trusted.WALL)
+        elif self._read_to_the_end:
+            self._set_due(self._run.wall_at)
         else:
             self._engine.lower_priority()
             self._accounts.look()
@@ -118,7 +120,8 @@ class DenoRun:
         """The data socket can be read or written."""
         run = self._run
         if self._read_to_the_end:
-            return  # from now on, bytes come from the next process
+            self.on_end()  # from now on, bytes come from the next process
+            return
         if run.unsent:
             run.send(self._data)
         reading = run.receive(self._data)
