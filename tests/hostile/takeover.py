@@ -27,10 +27,13 @@ from sandbox.limits import Limits
 
 
 def cell() -> Path:
-    """Return the binary that can be taken over."""
-    path = root.cell().with_name("quickjs-cell-takeover")
-    assert path.is_file(), f"{path} is missing: build the cell with -DTAKEOVER"
-    return path
+    """Return the binary that can be taken over. It is built if it is not in the cache of builds."""
+    beside = root.cell().with_name("quickjs-cell-takeover")
+    if beside.is_file():
+        return beside
+    from cell_build import checkout
+
+    return checkout.build(Path(__file__).parents[2], ["TAKEOVER"]) / "quickjs-cell"
 
 
 def main() -> None:

@@ -47,10 +47,10 @@
 
 #include "cell.h"
 
-/* The jail's root: host/root.py. */
-#define PRELUDE "/prelude.js"
-#define BUILTINS "/builtins.js"
-#define FILTER "/filter.bpf"
+/* In the working folder, which is the jail's root: host/root.py. */
+#define PRELUDE "prelude.js"
+#define BUILTINS "builtins.js"
+#define FILTER "filter.bpf"
 
 enum { MOST_FILE_BYTES = 256 * 1024, MESSAGE_BYTES = 64 };
 
@@ -76,7 +76,7 @@ static _Noreturn void give_up(struct text what, struct text why)
 
 static struct text read_file(const char *path)
 {
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         give_up((struct text){path, strlen(path)}, TEXT("it can't be opened"));
     char *bytes = memory_take(MOST_FILE_BYTES);
@@ -103,7 +103,7 @@ static void start(void)
     memory_free(filter);
     time_t now = 0;
     struct tm there;
-    localtime_r(&now, &there); /* the C library looks for the time zone once, which a child may not */
+    localtime_r(&now, &there); /* the C library looks for a time zone once, which a child may not */
     context_settle();
     memory_trim();
 }
