@@ -1,4 +1,5 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
+# make test-build: build whole wheels, also with zig and for arm64; takes minutes, and needs a package index.
 # make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
 # make bench ROUNDS=3: promptlog alone, and beside one bad client, which takes 25 minutes a round (BAD_SECONDS=0 leaves
 # it out).  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
@@ -18,14 +19,17 @@ BIN := $(VENV)/bin
 # ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: tests' threads are not async code.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
-.PHONY: demo test lint bench bench-peers bench-where fuzz fuzz-guided soak faults docs clean
+# An editable installation builds the QuickJS cell; its cache makes it compile only what has changed (docs/building.md).
+CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch]) $(wildcard cell_build/*.py) hatch_build.py
 
-$(VENV)/.installed: pyproject.toml
+.PHONY: demo test test-build lint bench bench-peers bench-where fuzz fuzz-guided soak faults docs clean
+
+$(VENV)/.installed: pyproject.toml $(CELL_SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
+$(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
@@ -34,6 +38,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-build: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/build/real_builds.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

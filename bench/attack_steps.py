@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 import select
 import socket
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -19,6 +21,7 @@ from promptlogd.wire.messages import Request
 _READ_BYTES = 1 << 20
 _UNREAD_S = 15.0
 """How long a connection is kept that does not read its replies. The daemon closes it sooner, by its default."""
+_POUR_S = 0.005
 _REPLY = re.compile(rb"\xa4type(?!\xa3log)[\xa0-\xbf]")
 """The beginning of a MessagePack reply that is not a `log`."""
 _LOOK_AHEAD = 9
@@ -147,6 +150,87 @@ def unread(first: bytes, again: bytes = b"", *, connections: int = 1) -> Prepare
             finally:
                 for sock in socks:
                     sock.close()
+
+        return attack
+
+    return prepare
+
+
+def full(sent: bytes, *, connections: int) -> Prepare:
+    """Keep so many connections full of these bytes, again and again, and read the replies."""
+
+    def prepare(target: Target) -> Step:
+        def attack() -> None:
+            wires = [Wire(target.path) for _ in range(connections)]
+            unsent = {wire.socket.fileno(): (wire.socket, b"") for wire in wires}
+            with select.epoll() as ready:
+                for wire in wires:
+                    wire.socket.setblocking(False)
+                    ready.register(wire.socket, select.EPOLLIN | select.EPOLLOUT)
+                while True:
+                    for descriptor, events in ready.poll():
+                        sock, rest = unsent[descriptor]
+                        if events & select.EPOLLIN and not sock.recv(_READ_BYTES):
+                            raise ConnectionError
+                        if events & select.EPOLLOUT:
+                            rest = rest or sent
+                            unsent[descriptor] = sock, rest[sock.send(rest) :]
+
+        return attack
+
+    return prepare
+
+
+def poured(sent: bytes, *, connections: int = 1, seconds: float = 0.5) -> Prepare:
+    """Send as much of these bytes as the daemon takes within this time, read nothing, and leave; again and again."""
+
+    def prepare(target: Target) -> Step:
+        def attack() -> None:
+            while True:
+                wires = [Wire(target.path) for _ in range(connections)]
+                unsent = [memoryview(sent) for _ in wires]
+                ends = time.monotonic() + seconds
+                for wire in wires:
+                    wire.socket.setblocking(False)
+                while time.monotonic() < ends:
+                    for at, wire in enumerate(wires):
+                        with suppress(BlockingIOError):
+                            unsent[at] = unsent[at][wire.socket.send(unsent[at][:_READ_BYTES]) :]
+                    time.sleep(_POUR_S)
+                for wire in wires:
+                    wire.close()
+
+        return attack
+
+    return prepare
+
+
+def left(sent: bytes) -> Prepare:
+    """Connect, send this, and leave at once, again and again."""
+
+    def prepare(target: Target) -> Step:
+        def attack() -> None:
+            while True:
+                wire = Wire(target.path)
+                wire.send(sent)
+                wire.close()
+
+        return attack
+
+    return prepare
+
+
+def half(sent: bytes, *, connections: int) -> Prepare:
+    """Send the beginning of a frame on each of so many connections, and then a byte on each, again and again."""
+
+    def prepare(target: Target) -> Step:
+        def attack() -> None:
+            wires = [Wire(target.path) for _ in range(connections)]
+            for wire in wires:
+                wire.send(sent)
+            while True:
+                for wire in wires:
+                    wire.send(b"x")
 
         return attack
 

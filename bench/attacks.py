@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from bench.attack_steps import Prepare, Step, Target, Wire, again, frames, lines, unread
+from bench.attack_steps import Prepare, Step, Target, Wire, again, frames, full, half, left, lines, poured, unread
 from promptlogd.wire.messages import Cancel, Label, LimitsAsked, Ping, Remove, Run, Show, Submit
 from promptlogd.wire.messages import List as ListPrograms
 
@@ -22,6 +22,7 @@ _NAMES = 64
 """Maximum for one program."""
 _LOOPS = 300
 """More than one connection may have in hand, so that the cancels stand behind requests that wait."""
+_MANY = 9_000
 _KEPT_OPEN = 4_000
 """Connections that stay open after their reply; the oldest is closed beyond."""
 
@@ -154,6 +155,17 @@ def _log_frames() -> str:
     return "//TAKEOVER E " + (b"l\0\0\0\x011" * 5_000).hex() + "\n"
 
 
+def _many(request: bytes, more: bytes = b"") -> bytes:
+    """Return more requests of one type than a connection may have waiting."""
+    return b"".join(b'{"type":"%b","id":%d%b}\n' % (request, id, more) for id in range(_MANY))
+
+
+def _tabs() -> list[bytes]:
+    """Source that does not parse behind 1 MB of tabs."""
+    source = "\t" * 1_000_000 + "let x: number = ;"
+    return frames([Submit(id=id, source=f"{source}{id}", language="typescript") for id in range(4)])
+
+
 _ENDLESS = "for (;;) {}"
 _STACKS = "console.log('\\n    at x' + '\\n'.repeat(65000));"
 _HALF = "const a = Array({}).fill([]); a.push('\\ud800'); return a"
@@ -164,6 +176,10 @@ _MUCH_LOG = LimitsAsked(cpu_ms=1_000, log_bytes=MIB)
 _ID_ALONE = b'{"id":1}\n'
 _CANCEL = b'{"type":"cancel","id":1,"target":1}\n'
 _PING = b'{"type":"ping","id":1}\n'
+_UNKNOWN = b'{"id":1,"type":"ping","a":[%b0]}\n' % (b"0," * 7_500)
+_HALF_FRAME = (8 * MIB).to_bytes(4, "big") + b"x" * 15_000
+_SLEEPS = "await new Promise((done) => setTimeout(done, 600000))"
+_SLEEP = LimitsAsked(wall_ms=30_000)
 
 
 ATTACKS: dict[str, Attack] = {
@@ -195,6 +211,21 @@ ATTACKS: dict[str, Attack] = {
     "type or field of 8 MB": Attack(prepare=lines(_large_words)),
     "a run of 8 MB of escapes": Attack(prepare=lines(_large_prompt)),
     "host_functions of 8 MB": Attack(prepare=lines(_large_functions)),
+    "pings, 50 connections": Attack(prepare=full(_PING * 5_000, connections=50)),
+    "pings, 300 connections": Attack(prepare=full(_PING * 5_000, connections=300), from_other_uid=True),
+    "unknown fields of 15 KB, 300 connections": Attack(prepare=full(_UNKNOWN * 20, connections=300)),
+    "9,000 stats, 4 connections": Attack(prepare=full(_many(b"stats"), connections=4)),
+    "9,000 stats, and left": Attack(prepare=poured(_many(b"stats"), connections=2)),
+    "9,000 loops, and left": Attack(prepare=poured(_many(b"run", b',"source":"for (;;) {}"'), connections=2)),
+    "connections that leave at once": Attack(prepare=left(_PING)),
+    "loops whose client leaves at once": Attack(
+        prepare=left(b"".join(frames([Run(id=1, source=_ENDLESS)]))), from_other_uid=True
+    ),
+    "half a frame, 4,000 connections": Attack(prepare=half(_HALF_FRAME, connections=4_000)),
+    "sleepers of 30 s on Deno": Attack(
+        prepare=again(lambda: _runs(_SLEEPS, limits=_SLEEP, engine="deno"), pipelined=64), from_other_uid=True
+    ),
+    "TypeScript of 1 MB of tabs": Attack(prepare=again(_tabs, pipelined=4)),
     "300 loops, cancelled": Attack(prepare=_cancelled),
     "loops on new connections, 8 at once": Attack(prepare=_on_new_connections(8), from_other_uid=True),
     "loops on new connections, 250 at once": Attack(prepare=_on_new_connections(250), from_other_uid=True),

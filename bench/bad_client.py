@@ -113,7 +113,7 @@ def measure(name: str, tools: Path, seconds: float, *, uid: int | None) -> dict[
         with attacking(name, path, uid=uid) as begin:
             Caller(path).ask(Run(id=1, source="return 1", engine="deno"))
             load.run(tools, path, "prefix", request, expect=EXPECT, connections=4, seconds=1)
-            alone = good(max(5.0, seconds / 3))
+            alone = good(max(5.0, seconds / 6))
             resident = daemon.forget_peak()
             begin()
             sleep(_BEGIN_S)

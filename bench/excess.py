@@ -94,13 +94,13 @@ def excess(path: str, *, uid: int | None) -> Iterator[Excess]:
 class _Client:
     def __init__(self, path: str, uid: int | None) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(_ANSWER_S)
         own_uid = os.geteuid()
         os.seteuid(own_uid if uid is None else uid)  # what the daemon sees is the uid at this moment
         try:
-            self._socket.connect(path)
+            self._socket.connect(path)  # no timeout yet: with one, it fails at once while the backlog is full
         finally:
             os.seteuid(own_uid)
+        self._socket.settimeout(_ANSWER_S)
         self._session = ClientSession()
 
     def ask(self, request: Run) -> Reply:

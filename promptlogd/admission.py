@@ -15,6 +15,11 @@ QuickJS cell, are for light clients only. A *light* client, a tenant or else a p
 now, and has used little. It waits for one other reserved run at the most. With fewer than three slots nothing is
 reserved.
 
+A run can sleep in its slot until its wall limit, at almost no charge. So a run that has had a slot for LONG_S is
+*long*: while other runs wait, it gives its slot back and goes on without one. Its CPU priority is low already. A client
+has at most half as many long runs as there are slots. With that many, it begins a run only when none of its runs has a
+slot. So one client cannot keep all slots for much longer than LONG_S. With fewer than three slots no run is long.
+
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 
 A few lines more than 300: the queue, the choice and the slots change the same state.
@@ -24,7 +29,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from operator import attrgetter
+from itertools import islice
 from typing import Protocol
 
 import trio
@@ -39,8 +44,19 @@ from sandbox.program import Engine
 LIGHT_MS = 5.0
 """Upper bound of a light client's mean charge, and of how far its service is ahead of its parent's clock."""
 
+LONG_S = 0.1
+"""A run that has a slot for longer is a long one. Twice the default CPU limit."""
+
+_LIGHT_LOOKS = 256
+"""Light clients that are looked at for the reserved slot, those that wait longest first: 0.5 ms."""
+
+_REFUSED_AT_ONCE = 32
+"""Runs that are refused in one turn of the loop: 1 ms, with the replies. Any number may wait."""
+
 SPECIAL: Engine = ""
 """In place of an engine, for a run that gets a cell of its own, which is started for it."""
+
+_NONE: OrderedDict[Ticket, None] = OrderedDict()
 
 
 class Cells(Protocol):
@@ -67,14 +83,21 @@ class Admission:
         self._tree = Tree()
         self._light: dict[Node, None] = {}
         """Clients whose next run can begin, that run nothing, and whose runs use little."""
+        self._begun: OrderedDict[Ticket, None] = OrderedDict()
+        """Runs that have a slot, in the order in which they began."""
+        self._long = 0
+        """Runs that have begun and have no slot any more."""
+        self._most_long, self._most_long_of_client = (concurrent, concurrent // 2) if concurrent >= 3 else (0, 0)
+        self._held_back: dict[Node, OrderedDict[Ticket, None]] = {}
+        """By client: the oldest run of each connection that waits until `_is_held_back` is false."""
         self.running = 0
         self.finished = 0
         """Runs that have ended."""
         self._waiting: OrderedDict[Ticket, None] = OrderedDict()
         """All runs that wait, the oldest first."""
         self._any_waiting = trio.Event()
-        self._pending: dict[Engine, int] = {}
-        """How many runs wait for each engine."""
+        self._pending: dict[Engine, OrderedDict[Ticket, None]] = {}
+        """The runs that wait for each engine, the oldest first."""
         self._selecting = False
 
     @property
@@ -89,7 +112,7 @@ class Admission:
 
     def pending(self, engine: Engine) -> int:
         """Return how many runs wait for an engine."""
-        return self._pending.get(engine, 0)
+        return len(self._pending.get(engine, ()))
 
     # --- from the request to the end of the run -----------------------------------------------------------------------
 
@@ -113,7 +136,8 @@ class Admission:
         for node in path.nodes:
             if node.idle:
                 node.catch_up()
-        if not self._waiting and self.free > self._reserved and self._is_open(engine) and room.has_room():
+        may_begin = not self._waiting and self.free > self._reserved and self._is_open(engine)
+        if may_begin and room.has_room() and not self._is_held_back(path.client):
             self._begin(ticket)
         else:
             self._enter(ticket)
@@ -151,26 +175,44 @@ class Admission:
         if self._waiting:
             self._select()
 
-    async def give_up(self, wait_s: float) -> None:
-        """Refuse runs that have waited for `wait_s`, until cancelled. They are refused up to a twentieth of it late.
+    async def serve(self, wait_s: float) -> None:
+        """Refuse runs that have waited for `wait_s`, and free slots of long runs while others wait; until cancelled.
 
-        One task for all: a timer for each run that waits would cost as much as all other work on it.
+        A run is refused up to a twentieth of `wait_s` late. This is one task for all runs: a timer for each would cost
+        as much as all other work on a run that waits.
         """
         while True:
             await self._any_waiting.wait()
             self._any_waiting = trio.Event()
+            refuse_at = trio.current_time() + wait_s / 20
             while self._waiting:
-                await trio.sleep(wait_s / 20)
-                since = trio.current_time() - wait_s
-                while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
-                    self.leave(ticket)
-                    ticket.granted(RequestError("busy", f"waited {wait_s:g} s for a slot; try again"))
+                await trio.sleep(LONG_S / 2)
+                self.select()
+                if trio.current_time() >= refuse_at:
+                    await self._refuse_overdue(wait_s)
+                    refuse_at = trio.current_time() + wait_s / 20
 
-    def send_away(self, engine: Engine, error: RequestError) -> None:
-        """Refuse all runs that wait for an engine."""
-        for ticket in [ticket for ticket in self._waiting if ticket.engine == engine]:
+    async def _refuse_overdue(self, wait_s: float) -> None:
+        since = trio.current_time() - wait_s
+        refused = 0
+        while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
+            self.leave(ticket)
+            ticket.granted(RequestError("busy", f"waited {wait_s:g} s for a slot; try again"))
+            refused += 1
+            if refused % _REFUSED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def send_away(self, engine: Engine, error: RequestError) -> None:
+        """Refuse all runs that wait for an engine, a part of them in each turn of the loop."""
+        tickets = self._pending.get(engine, OrderedDict())
+        for refused in range(1, len(tickets) + 1):
+            if not tickets:
+                break
+            ticket = next(iter(tickets))
             self.leave(ticket)
             ticket.granted(error)
+            if refused % _REFUSED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
     # --- the queue ----------------------------------------------------------------------------------------------------
 
@@ -179,11 +221,10 @@ class Admission:
         if not self._waiting:
             self._any_waiting.set()
         self._waiting[ticket] = None
-        self._pending[ticket.engine] = self._pending.get(ticket.engine, 0) + 1
+        self._pending.setdefault(ticket.engine, OrderedDict())[ticket] = None
         self._tree.root.waiting_bytes += ticket.held_bytes
         for node in ticket.path.nodes:
-            node.waiting += 1
-            node.waiting_bytes += ticket.held_bytes
+            node.wait(1, ticket.held_bytes)
         tickets = ticket.path.connection.tickets
         tickets.append(ticket)
         if len(tickets) == 1:
@@ -193,11 +234,10 @@ class Admission:
         """Take a run out of the queue."""
         ticket.waits = False
         del self._waiting[ticket]
-        self._pending[ticket.engine] -= 1
+        del self._pending[ticket.engine][ticket]
         self._tree.root.waiting_bytes -= ticket.held_bytes
         for node in ticket.path.nodes:
-            node.waiting -= 1
-            node.waiting_bytes -= ticket.held_bytes
+            node.wait(-1, -ticket.held_bytes)
         connection = ticket.path.connection
         if connection.tickets[0] is not ticket:
             connection.tickets.remove(ticket)
@@ -216,8 +256,7 @@ class Admission:
         while (many := len(self._waiting) > self._queue) or root.waiting_bytes > self._queue_bytes:
             node = root
             while not node.tickets:
-                newest_first = reversed(node.children.values())
-                node = max(newest_first, key=attrgetter("waiting" if many else "waiting_bytes"))
+                node = (node.by_runs if many else node.by_bytes).most
             ticket = node.tickets[-1]
             self.leave(ticket)
             what = (
@@ -228,8 +267,10 @@ class Admission:
             ticket.granted(RequestError("busy", f"{what} already; try again in a moment"))
 
     def _offer(self, ticket: Ticket) -> None:
-        """Let the oldest run of a connection be chosen, once its client reads its replies."""
-        if ticket.room.has_room():
+        """Let the oldest run of a connection be chosen, once its client reads its replies and may have another run."""
+        if self._is_held_back(ticket.path.client):
+            self._held_back.setdefault(ticket.path.client, OrderedDict())[ticket] = None
+        elif ticket.room.has_room():
             ticket.path.connection.offer(ticket.engine, 1)
             self._update_light(ticket.path.client)
         else:
@@ -238,14 +279,19 @@ class Admission:
     def _offer_again(self, ticket: Ticket) -> None:
         connection = ticket.path.connection
         if ticket.waits and connection.tickets[0] is ticket and not connection.offers.get(ticket.engine):
-            self._offer(ticket)
+            if ticket not in self._held_back.get(ticket.path.client, _NONE):
+                self._offer(ticket)
             self._select()
 
     def _take_offer_back(self, ticket: Ticket) -> None:
-        connection = ticket.path.connection
+        client, connection = ticket.path.client, ticket.path.connection
+        if ticket in (held_back := self._held_back.get(client, _NONE)):
+            del held_back[ticket]
+            if not held_back:
+                del self._held_back[client]
         if connection.offers.get(ticket.engine):
             connection.offer(ticket.engine, -1)
-            self._update_light(ticket.path.client)
+            self._update_light(client)
 
     def _tidy(self, ticket: Ticket) -> None:
         if not ticket.path.connection.connected:
@@ -263,8 +309,9 @@ class Admission:
             return
         self._selecting = True
         try:
+            self._free_slots_of_long_runs()
             while self._waiting and self.free and (ticket := self._choose()) is not None:
-                if ticket.room.has_room():
+                if ticket.room.has_room() and not self._is_held_back(ticket.path.client):
                     self._withdraw(ticket)
                     self._begin(ticket)
                 else:
@@ -287,9 +334,10 @@ class Admission:
 
     def _choose_light(self, engines: list[Engine]) -> Ticket | None:
         """Return the next run of a light client."""
-        several_users = sum(user.waiting > 0 for user in self._tree.root.children.values()) > 1
+        several_users = len(self._tree.root.by_runs) > 1
         found: tuple[tuple[float, int, float, int], Ticket] | None = None
-        for client in self._light:
+        looked_at = list(islice(self._light, _LIGHT_LOOKS))
+        for client in looked_at:
             user = client.parent
             assert user is not None
             if client.ahead_ms > LIGHT_MS or (several_users and not _is_light(user)):
@@ -299,6 +347,9 @@ class Admission:
                 order = (user.service_ms, user.number, client.service_ms, client.number)
                 if found is None or order < found[0]:
                     found = order, ticket
+        if found is None and len(self._light) > _LIGHT_LOOKS:
+            for client in looked_at:  # others are looked at next time
+                self._light[client] = self._light.pop(client)
         return None if found is None else found[1]
 
     def _is_ready(self, engine: Engine) -> bool:
@@ -323,6 +374,8 @@ class Admission:
     def _begin(self, ticket: Ticket) -> None:
         self.free -= 1
         self.running += 1
+        ticket.since = trio.current_time()
+        self._begun[ticket] = None
         nodes = ticket.path.nodes
         ticket.estimates = tuple([node.estimate_ms for node in nodes])
         for node, estimate_ms in zip(nodes, ticket.estimates, strict=True):
@@ -331,14 +384,50 @@ class Admission:
         ticket.granted(ticket)
 
     def _take_back(self, ticket: Ticket) -> None:
-        self.free += 1
+        client = ticket.path.client
+        if ticket in self._begun:
+            del self._begun[ticket]
+            self.free += 1
+        else:
+            self._long -= 1
+            client.long -= 1
         self.running -= 1
         for node in ticket.path.nodes:
             node.running -= 1
-        self._update_light(ticket.path.client)
+        self._update_light(client)
+        self._offer_held_back(client)
         self._tidy(ticket)
         if self._waiting:
             self._select()
+
+    # --- long runs ----------------------------------------------------------------------------------------------------
+
+    def _free_slots_of_long_runs(self) -> None:
+        """While only the reserved slot is free, free slots that runs have had for LONG_S, the oldest first."""
+        since = trio.current_time() - LONG_S
+        for ticket in list(self._begun):
+            if self.free > self._reserved or self._long >= self._most_long or ticket.since > since:
+                break
+            client = ticket.path.client
+            if client.long < self._most_long_of_client:
+                del self._begun[ticket]
+                self.free += 1
+                self._long += 1
+                client.long += 1
+
+    def _is_held_back(self, client: Node) -> bool:
+        """Whether a client may begin no run now: it has all long runs that it may have, and a run with a slot."""
+        return client.long > 0 and client.long >= self._most_long_of_client and client.running > client.long
+
+    def _offer_held_back(self, client: Node) -> None:
+        """Offer the runs of a client that were held back: all of them, or one while it has all its long runs."""
+        while client in self._held_back and not self._is_held_back(client):
+            ticket, _ = self._held_back[client].popitem(last=False)
+            if not self._held_back[client]:
+                del self._held_back[client]
+            self._offer(ticket)
+            if client.long >= self._most_long_of_client:
+                break
 
 
 def _uses_little(node: Node) -> bool:

@@ -5,18 +5,20 @@ Three things of a client are buffered. Each has bounds of its own, so that none 
 | bound of | a connection | a process | a uid | all |
 |---|---|---|---|---|
 | frames of more than 16 KiB on their way, each up to 8 MiB | 1 | 1 | 4 | 8 |
-| requests that were read and are not answered | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
+| requests that were read and are not answered, and parts of shorter frames | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
 | replies that the socket did not take | 1 MiB | 16 MiB | 48 MiB | 128 MiB |
+
+A long part of a reply counts until its last byte is sent, since its memory is held until then.
 
 The rule is the same at each level. Above a bound of requests or of replies, the daemon does not read from the
 connection. Above a bound of replies, it begins none of the connection's requests. Earlier work may still add to what is
-held: one request, or the replies of runs that are in cells. So the table and one reply for each slot bound the memory.
-Waiters are woken first in, first out, one at a time.
+held: one request, or the replies of runs that are in cells. So the table and one reply for each run in a cell
+bound the memory. Waiters are woken first in, first out, one at a time.
 
 A connection that itself holds at most `FREE_BYTES` is always read, and its requests with short replies (`ping`,
 `stats`, `cancel`) are always answered. Otherwise a connection that does not read its replies could block the other
-connections of its process. So each connection may hold up to 48 KiB beyond the table: `FREE_BYTES`, and two reads of
-16 KiB.
+connections of its process. So each connection may hold up to 12 KiB beyond the table: `FREE_BYTES`, and two reads of
+as much.
 
 Each byte is released in bounded time: requests end by their limits, and a connection whose replies do not go out is
 closed (outbox.py has the rule).
@@ -30,12 +32,13 @@ from contextlib import suppress
 import trio
 
 from promptlogd.principal import Principal
+from promptlogd.share import Share
 from sandbox.limits import MIB
 
 REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
 """Of one connection. Requests: one frame, or thousands of small ones, so that a cancel behind them is read."""
 
-FREE_BYTES = 16 * 1024
+FREE_BYTES = 4 * 1024
 """Requests, and replies, that a connection may hold whatever the others of its process hold."""
 
 _PROCESS_BYTES, _UID_BYTES, _ALL_BYTES = 16 * MIB, 48 * MIB, 128 * MIB
@@ -133,6 +136,7 @@ class _Level:
         self.requests: Account = Account(most_bytes, None if above is None else above.requests)
         self.replies: Account = Account(most_bytes, None if above is None else above.replies)
         self.frames = trio.CapacityLimiter(frames)
+        self.share = Share()
         self.connections = 0
         self.most_connections = most_connections
 
@@ -143,6 +147,8 @@ class Budget:
     def __init__(self, process: _Level) -> None:
         self.requests = Account(REQUEST_BYTES, process.requests)
         self.replies = Account(REPLY_BYTES, process.replies)
+        self.share = process.share
+        """The process's share of the loop's time."""
         self._process = process
         self.has_frame_place = False
 
@@ -150,6 +156,11 @@ class Budget:
     def may_read(self) -> bool:
         """Whether the client may be read from."""
         return not self.requests.is_over(FREE_BYTES) and not self.replies.is_over(FREE_BYTES)
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether to read the client in parts of FREE_BYTES, since it or a level above is over a bound."""
+        return self.requests.is_over() or self.replies.is_over()
 
     @property
     def may_answer(self) -> bool:

@@ -10,16 +10,24 @@ from promptlogd.config import Config
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.runs import Runs
+from promptlogd.wire.errors import too_large
 from sandbox.cells.job import Job, Result
 from sandbox.engines import ENGINES
 from sandbox.engines.host.engine_host import EngineHost
 from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Outcome, ProgramSyntaxError, Usage, WallLimit, describe
-from sandbox.program import Artifact, Engine, Language
+from sandbox.program import Artifact, Engine, Language, Program
 from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 
 SMALL_BYTES = 64 * 1024
 """The check of a source of up to this size, three parses, takes a fraction of a run's CPU time."""
+
+
+def check_size(what: str, size: int, most: int) -> None:
+    """Refuse an input that is too large. Sizes in bytes. Raises RequestError."""
+    if size > most:
+        message, detail = too_large(what, size, most)
+        raise RequestError("too_large", message, {**detail})
 
 
 class Unparsed(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +44,16 @@ class Checks:
         self._runs = runs
         self._hosts = hosts
         self._config = config
+
+    def program(self, text: str, engine: Engine | None, language: Language | None) -> Program:
+        """Return the program that a request brings with it. Raises RequestError. Thread-safe.
+
+        The hash takes up to 5 ms for each MiB: call it in a thread for more than SMALL_BYTES.
+        """
+        source = text.encode()
+        check_size("source", len(source), self._config.limits.source_kb * 1024)
+        engine, language = self.choose(engine, language)
+        return Program.of_text(source, language=language, engine=engine)
 
     def choose(self, engine: Engine | None, language: Language | None) -> tuple[Engine, Language]:
         """Return the engine and the language of a source. Raises RequestError for a pair that does not exist."""

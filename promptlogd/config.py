@@ -126,8 +126,7 @@ class PoolSettings(_Section, frozen=True, kw_only=True):
     spare: Annotated[int, Meta(ge=0, le=1024)] | None = None
     """More cells, blank, so that nobody waits while one that ended badly is replaced. Default: as many again."""
     runs_per_cell: Positive = 2000
-    """A cell is replaced after so many runs. It may run on until the new cell is ready, for twice as many at the most.
-    """
+    """A cell is replaced after so many runs. It goes on until the new cell is ready, for at most twice as many."""
     max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
     """A cell is replaced at this age, in seconds."""
     cgroup: Literal["auto", "never"] = "auto"
@@ -157,7 +156,7 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
     """Memory that waiting runs may hold, in MiB. Above that the newest run of the client that holds the most is refused
     with `busy`."""
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Runs at once. Default: as many as there are cells."""
+    """Slots: runs at once, without long ones (docs/admission.md). Default: as many as there are cells."""
     wait_s: Seconds = 30.0
     """A run that has waited this long for a slot is refused with `busy`."""
 
@@ -224,7 +223,7 @@ class Config(_Section, frozen=True, kw_only=True):
 
     @property
     def concurrent(self) -> int:
-        """How many runs may go on at once."""
+        """How many runs may have a slot at once."""
         return self.scheduler.concurrent or self.cells
 
     def engine_options(self, engine: Engine) -> DemandSettings:
@@ -242,10 +241,11 @@ class Config(_Section, frozen=True, kw_only=True):
     def max_jails(self) -> int:
         """How many jails there may be at once.
 
-        Twice as many as are kept and run: a jail that ends has its uid until its last process is gone.
+        Twice as many as are kept and run: a jail that ends has its uid until its last process is gone. There may
+        be as many long runs, which have no slots, as runs with slots.
         """
         kept = sum(self.pool_size if spec.forks else self.most_blank(name) for name, spec in ENGINES.items())
-        return 2 * (kept + self.concurrent)
+        return 2 * (kept + 2 * self.concurrent)
 
     def default_limits(self, engine: Engine = DEFAULT_ENGINE) -> Limits:
         """Return the limits of a run that asks for none; of memory what its engine needs, if the default is less."""

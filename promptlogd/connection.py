@@ -6,12 +6,14 @@ Whatever a client does, it ends this connection at the most. Requests go on side
                                  +--> _waiting: read ahead, in order
 
 - **Reading ahead.** Requests beyond `max_pipelined` are read and wait, so that a `cancel`, a `ping` or a `stats` behind
-  them is answered at once: their replies are short and take no work. A cancel of a run that waits answers it without
-  beginning it.
+  them is answered at once, with a short reply. (A `stats` takes a task. So `_MORE_STATS` bounds their number; others
+  wait.) A cancel of a run that waits answers it without beginning it.
 - **Budgets** (budget.py). Requests are counted by their texts and a fixed size each until they are answered,
   replies until the socket has taken them. The daemon does not read from a connection that is over either budget. While
   a connection is over its budget of replies, none of its requests begins, and the cells of its runs that stream their
   console lines are not read.
+- **Turns.** The connections of one process share the time of the loop (share.py) for opening, reading, beginning
+  requests, and closing.
 - **Stalls.** A connection is closed whose replies do not go out (outbox.py has the rule), or that owes the rest of a
   frame for `stall_s` (inbox.py).
 
@@ -25,6 +27,7 @@ import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -33,7 +36,7 @@ from promptlogd.clients import Clients
 from promptlogd.config import Server
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.table import Handlers
-from promptlogd.inbox import AT_ONCE, Inbox
+from promptlogd.inbox import AT_ONCE, CLOSE_S, Inbox
 from promptlogd.outbox import Outbox
 from promptlogd.peer import peer_of
 from promptlogd.principal import Principal
@@ -41,9 +44,15 @@ from promptlogd.refusal import Detail, RequestError
 from promptlogd.request_sink import RequestSink, bytes_of
 from promptlogd.runs import Runs
 from promptlogd.wire import INLINE_BYTES, BadMessage, Encoding, ProtocolError, ServerSession, Unread
-from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request, Run
+from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Request, Run, Stats
 
 _log = logging.getLogger(__name__)
+
+_OPEN_S = 0.0003
+"""Time of the loop that the begin of a connection takes."""
+
+_MORE_STATS = 16
+"""Requests of type `stats` that one connection may have in progress beyond `max_pipelined`."""
 
 _STOPPED = RequestError("shutting_down", "the daemon was stopped before this was done")
 
@@ -96,7 +105,10 @@ class Connection:
             account=self._budget.replies,
             stall_s=settings.stall_s,
             end=self._scope.cancel,
+            spawn=self._spawn,
         )
+        self._tasks: trio.Nursery | None = None
+        """Tasks that end with the connection."""
 
     async def serve(self) -> None:
         """Serve the client. Raises nothing that is the client's fault; cancellation cancels its runs."""
@@ -104,8 +116,10 @@ class Connection:
         number = self._principal.connection
         try:
             with self._scope:
+                await self._budget.share.turn()
+                self._budget.share.spend(_OPEN_S)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._outbox.serve)
+                    self._tasks = nursery
                     async with trio.open_nursery() as tasks:
                         await self._read(tasks)
                         # After the last read, only this task notices that the client left.
@@ -121,10 +135,10 @@ class Connection:
                 if self._clients.draining:
                     sink.refuse(_STOPPED)
                 sink.abandon()
-            for request in self._waiting.values():
-                if self._clients.draining:
-                    self.send_error(request.id, _STOPPED.code, _STOPPED.message)
-                self._answered(bytes_of(request))
+            if self._clients.draining:
+                for id in self._waiting:
+                    self.send_error(id, _STOPPED.code, _STOPPED.message)
+            self._clients.unanswered -= len(self._waiting)  # the budget releases their bytes as a whole
             self._waiting.clear()
             self._budget.replies.forget(self._tell_room)
             self._clients.connected -= 1
@@ -135,6 +149,11 @@ class Connection:
             # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
             self._session.clear()
             self._outbox.clear()
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._tasks is not None:
+            with suppress(RuntimeError):  # closed: the connection ends
+                self._tasks.start_soon(work)
 
     async def _read(self, tasks: trio.Nursery) -> None:
         """Read requests until the client closes its side, or sends what can't be followed."""
@@ -181,7 +200,7 @@ class Connection:
             self.send_error(request.id, "forbidden", message)
         else:
             self._clients.unanswered += 1
-            if isinstance(request, AT_ONCE) or (not self._waiting and self._may_start()):
+            if self._is_at_once(request) or (not self._waiting and self._may_start()):
                 self._start(request, tasks)
             else:
                 self._waiting[request.id] = request
@@ -189,6 +208,11 @@ class Connection:
                 if not self._starting:
                     self._starting = True
                     tasks.start_soon(self._start_waiting, tasks)
+
+    def _is_at_once(self, request: Request) -> bool:
+        """Whether a request overtakes those that wait. Each `stats` takes a task, so their number has a bound."""
+        most = self._settings.max_pipelined + _MORE_STATS
+        return isinstance(request, AT_ONCE) and not (isinstance(request, Stats) and len(self._in_hand) >= most)
 
     def _may_start(self) -> bool:
         return len(self._in_hand) < self._settings.max_pipelined and self.has_room()
@@ -200,6 +224,7 @@ class Connection:
                 await self._budget.replies.room()
                 while len(self._in_hand) >= self._settings.max_pipelined:
                     await self._wait_for_progress()
+            began = trio.current_time()
             if self._waiting:  # else they were cancelled meanwhile
                 request = self._waiting.pop(next(iter(self._waiting)))
                 if self._clients.draining:
@@ -209,7 +234,9 @@ class Connection:
                     self._budget.requests.release(bytes_of(request))
                     self._start(request, tasks)
             self._budget.pass_on()
+            self._budget.share.spend(trio.current_time() - began)
             await trio.lowlevel.checkpoint()
+            await self._budget.share.turn()
         self._starting = False
         self._progress.set()
 
@@ -315,4 +342,6 @@ class Connection:
         with watch:
             watch.register(self._sock, 0)
             await trio.lowlevel.wait_readable(watch.fileno())
+        await self._budget.share.turn()
+        self._budget.share.spend(CLOSE_S)
         self._scope.cancel()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from promptlogd.budget import Budget
+from promptlogd.budget import FREE_BYTES, Budget
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession, Unread
 from promptlogd.wire.messages import Cancel, Ping, Request, Stats
 
@@ -18,12 +18,11 @@ _READ_BYTES = 256 * 1024
 _SLICE_BYTES = 16 * 1024
 """Bytes that are decoded in one go. A longer frame is a long one: it waits for a place before the rest is read."""
 
-_TURN_S = 0.001
-"""Time after which other clients' requests are handled. A request has at least nine bytes and takes up to 0.05 ms with
-its reply, so 16 KiB of requests could hold the loop for 50 ms."""
+CLOSE_S = 0.0003
+"""Time of the loop that the end of a connection takes."""
 
 AT_ONCE = (Cancel, Ping, Stats, BadMessage)
-"""Requests that are answered as soon as they are read, with a short reply. Other requests may wait."""
+"""Requests that are answered as soon as they are read, with a short reply. Others may wait, and so may many `stats`."""
 
 
 class Inbox:
@@ -49,6 +48,8 @@ class Inbox:
         self._stall_s = stall_s
         self._unless_gone = unless_gone
         self._decode = decode
+        self._counted = 0
+        """Bytes of the frame on its way that the budget counts."""
 
     async def read(self, take: Callable[[Request | BadMessage], None]) -> None:
         """Hand on requests until the client closes its side.
@@ -64,50 +65,76 @@ class Inbox:
                 with trio.CancelScope(deadline=owed_since + stall_s) as patience:
                     await trio.lowlevel.wait_readable(self._sock)
                 if patience.cancelled_caught:
+                    await budget.share.turn()
+                    budget.share.spend(CLOSE_S)
                     raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
             long = session.buffered_bytes > _SLICE_BYTES
             # Who has a place reads its frame to the end, within `stall_s`: others wait for the place.
             if not budget.has_frame_place and (long or not budget.may_read):
                 await self._unless_gone(self._room_for_frame if long else budget.room_to_read)
                 owed_since = trio.current_time()  # until now the daemon let the client wait
+            if budget.share.used_up:
+                await budget.share.turn()
+            began = trio.current_time()
             try:
-                data = self._sock.recv(_READ_BYTES if long else _SLICE_BYTES)
+                size = _READ_BYTES if long else FREE_BYTES if budget.is_tight else _SLICE_BYTES
+                data = self._sock.recv(size)
             except BlockingIOError:
                 continue
             if not data:
+                budget.share.spend(CLOSE_S)
                 if session.mid_frame:
                     raise ProtocolError("the connection ended within a frame")
                 return
-            whole = await self._take(data, take)
+            whole = await self._take(data, take, began)
+            del data  # else it is kept until more comes
+            self._count_buffered()
             budget.pass_on()
             if not session.mid_frame:
                 owed_since = math.inf
             elif owed_since == math.inf or whole:
                 owed_since = trio.current_time()
 
-    async def _take(self, data: bytes, take: Callable[[Request | BadMessage], None]) -> bool:
-        """Hand on what these bytes complete; return whether there was any."""
-        budget, whole = self._budget, False
-        turn_ends = trio.current_time() + _TURN_S
+    def _count_buffered(self) -> None:
+        """Count the bytes of the frame on its way, up to _SLICE_BYTES. The place of a long frame bounds the rest."""
+        buffered = min(self._session.buffered_bytes, _SLICE_BYTES)
+        if buffered > self._counted:
+            self._budget.requests.charge(buffered - self._counted)
+        elif buffered < self._counted:
+            self._budget.requests.release(self._counted - buffered)
+        self._counted = buffered
+
+    async def _take(self, data: bytes, take: Callable[[Request | BadMessage], None], began: float) -> bool:
+        """Hand on what these bytes complete; return whether there was any. `began`: when this turn began to work."""
+        budget, share, whole = self._budget, self._budget.share, False
         for start in range(0, len(data), _SLICE_BYTES):
             for come in self._session.events(data[start : start + _SLICE_BYTES]):
                 whole = True
-                event = await self._decode(come) if isinstance(come, Unread) else come
+                if isinstance(come, Unread):
+                    event = await self._decode(come)
+                    began = trio.current_time()
+                else:
+                    event = come
                 if budget.has_frame_place:
                     budget.return_frame_place()
                 if isinstance(event, ProtocolError):
                     raise event
                 if isinstance(event, AT_ONCE) and not budget.may_answer:
                     await self._unless_gone(budget.room_to_answer)
+                    began = trio.current_time()
                 take(event)
-                if trio.current_time() > turn_ends:
-                    await trio.lowlevel.checkpoint()
-                    turn_ends = trio.current_time() + _TURN_S
+                now = trio.current_time()
+                share.spend(now - began)
+                began = now
+                if share.used_up:
+                    await share.turn()
+                    began = trio.current_time()
             if whole and start + _SLICE_BYTES < len(data):
                 await trio.lowlevel.checkpoint()
-                turn_ends = trio.current_time() + _TURN_S
                 if not budget.may_read:
                     await self._unless_gone(budget.room_to_read)
+                began = trio.current_time()
+        share.spend(trio.current_time() - began)
         return whole
 
     async def _room_for_frame(self) -> None:

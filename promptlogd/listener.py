@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import trio
@@ -17,6 +18,8 @@ from sandbox.trusted_path import UntrustedPath, make_folders
 _log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _PATH_BYTES = 107
+_TURN_S = 0.001
+"""Time for new clients in one turn of the loop: 10 of them, or 60 that have left already."""
 
 
 class ListenError(Exception):
@@ -89,19 +92,37 @@ def _clear(path: Path) -> None:
     raise ListenError(f"another daemon answers on {path}; stop it or give --socket")
 
 
-async def accept(sock: socket.socket) -> AsyncIterator[socket.socket]:
-    """Yield clients' sockets. Running out of descriptors is waited out, not fatal."""
+async def accept(sock: socket.socket) -> AsyncGenerator[socket.socket, None]:
+    """Yield clients' sockets. Running out of descriptors is waited out, not fatal.
+
+    Accept several in one turn of the loop, since a client waits until all that connected before it are accepted. Drop
+    clients that have left already, whatever they sent.
+    """
     while True:
         await trio.lowlevel.wait_readable(sock)
-        try:
-            client, _ = sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            continue
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                raise
-            _log.warning("can't accept a client now: %s", error.strerror)
-            await trio.sleep(0.1)
-            continue
-        client.setblocking(False)
-        yield client
+        ends = trio.current_time() + _TURN_S
+        while trio.current_time() < ends:
+            try:
+                client, _ = sock.accept()
+            except BlockingIOError:
+                break
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                _log.warning("can't accept a client now: %s", error.strerror)
+                await trio.sleep(0.1)
+                break
+            if _has_left(client):
+                client.close()
+                continue
+            client.setblocking(False)
+            yield client
+
+
+def _has_left(client: socket.socket) -> bool:
+    """Whether a client has closed its socket, and not only its writing side."""
+    poll = select.poll()
+    poll.register(client, 0)  # POLLHUP alone
+    return bool(poll.poll(0))

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 
 import trio
 
 from promptlogd.budget import Account
 from promptlogd.clients import Clients
+from promptlogd.wire import Part
 
 _log = logging.getLogger(__name__)
 
 _WRITE_BYTES = 256 * 1024
-"""Copied for one send. The socket's default buffer takes less."""
+"""With this many bytes or more, one send gets no further chunk. The socket's default buffer takes less."""
+
+_PARTS = 64
+"""Parts given to one send. The kernel takes up to 1,024 (sendmsg(2))."""
+
+_OWN_BYTES = 16 * 1024
+"""A part of at least this size is kept as it is, since copying 4 MiB to new memory takes 2 ms. Shorter ones are joined
+to chunks of up to `_WRITE_BYTES`: a chunk of its own would take more memory than its bytes."""
 
 
 class Outbox:
-    """Sends replies, and keeps the bytes that the socket does not take. `serve` sends those."""
+    """Sends replies, and keeps the bytes that the socket does not take. A task sends those; most clients need none."""
 
     def __init__(
         self,
@@ -29,48 +39,69 @@ class Outbox:
         account: Account,
         stall_s: float,
         end: Callable[[], None],
+        spawn: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
-        """`account`: counts the unsent bytes. `end`: called if the client is gone or does not read its replies."""
+        """`account`: counts the unsent bytes. `end`: called if the client is gone or does not read its replies.
+
+        `spawn`: run a task until the connection ends.
+        """
         self._sock = sock
         self._number = number
         self._clients = clients
         self._account = account
         self._stall_s = stall_s
         self._end = end
-        self._unsent = bytearray()
-        self._filled = trio.Event()
+        self._chunks: deque[Part | bytearray] = deque()
+        """What was not sent. The account has the size of each, until the last byte of it is sent and it is dropped."""
+        self._sent = 0
+        """Bytes of the first chunk that were sent."""
+        self._spawn = spawn
         self._emptied = trio.Event()
 
-    def send(self, data: bytes | bytearray) -> None:
-        """Send, and keep the bytes that the socket does not take now."""
-        rest: bytes | bytearray | memoryview = data
-        if not self._unsent:
+    def send(self, parts: Sequence[Part]) -> None:
+        """Send the parts of a reply, and keep what the socket does not take now."""
+        sent = 0
+        if not self._chunks:
             try:
-                sent = self._sock.send(data)
+                sent = self._sock.sendmsg(parts[:_PARTS])
             except BlockingIOError:
-                sent = 0
+                pass
             except OSError:
                 self._end()
                 return
-            if sent == len(data):
+            if sent == sum(map(len, parts)):
                 return
-            rest = memoryview(data)[sent:]
             self._clients.unsent.add(self._number)
-            self._filled.set()
-        self._account.charge(len(rest))
-        self._unsent += rest
+            self._spawn(self._serve)
+        for part in parts:
+            if sent < len(part):
+                self._keep(part, sent)
+            sent = max(0, sent - len(part))
 
-    async def serve(self) -> None:
-        """Send the kept bytes, until cancelled, or until the client is gone or does not read."""
-        while True:
-            await self._filled.wait()
-            self._filled = trio.Event()
-            if not await self._write():
-                self._end()
-                return
-            self._clients.unsent.discard(self._number)
-            self._clients.wake_if_idle()
-            self._emptied.set()
+    def _keep(self, part: Part, sent: int) -> None:
+        """Keep a part of which `sent` bytes were sent. Only the first part that is kept can be sent in part."""
+        if len(part) >= _OWN_BYTES:
+            if not self._chunks:
+                self._sent = sent
+            self._account.charge(len(part))
+            self._chunks.append(part)
+            return
+        self._account.charge(len(part) - sent)
+        last = self._chunks[-1] if self._chunks else None
+        with memoryview(part)[sent:] as rest:
+            if isinstance(last, bytearray) and len(last) + len(rest) <= _WRITE_BYTES:
+                last += rest
+            else:
+                self._chunks.append(bytearray(rest))
+
+    async def _serve(self) -> None:
+        """Send the kept bytes until none is left. End the connection if the client is gone or does not read."""
+        if not await self._write():
+            self._end()
+            return
+        self._clients.unsent.discard(self._number)
+        self._clients.wake_if_idle()
+        self._emptied.set()
 
     async def _write(self) -> bool:
         """Send all that is kept; return whether the client took it.
@@ -78,29 +109,48 @@ class Outbox:
         The socket can be written once three quarters of its buffer are free (unix_writable in Linux). So a client that
         reads a byte now and then is closed too: in each `stall_s` it must read some 150 KiB, or all there is.
         """
-        while self._unsent:
+        while self._chunks:
             with trio.move_on_after(self._stall_s) as patience:
                 await trio.lowlevel.wait_writable(self._sock)
             if patience.cancelled_caught:
                 _log.info("client %d does not read its replies; closed", self._number)
                 return False
             try:
-                sent = self._sock.send(self._unsent[:_WRITE_BYTES])
+                sent = self._sock.sendmsg(self._next())
             except BlockingIOError:
                 continue
             except OSError:
                 return False
-            del self._unsent[:sent]
-            self._account.release(sent)
+            self._drop(sent)
         return True
+
+    def _next(self) -> list[memoryview]:
+        """Return views of the first chunks, without what was sent."""
+        views, size = [memoryview(self._chunks[0])[self._sent :]], 0
+        for chunk in islice(self._chunks, 1, _PARTS):
+            size += len(views[-1])
+            if size >= _WRITE_BYTES:
+                break
+            views.append(memoryview(chunk))
+        return views
+
+    def _drop(self, sent: int) -> None:
+        """Drop the chunks that are sent by now. What is held counts until then: a part of a chunk can't be freed."""
+        sent, dropped = sent + self._sent, 0
+        while self._chunks and sent >= len(self._chunks[0]):
+            size = len(self._chunks.popleft())
+            sent, dropped = sent - size, dropped + size
+        self._sent = sent
+        self._account.release(dropped)  # last: it may call back somebody who sends
 
     async def drain(self) -> None:
         """Wait until nothing is kept."""
-        while self._unsent:
+        while self._chunks:
             self._emptied = trio.Event()
             await self._emptied.wait()
 
     def clear(self) -> None:
         """Drop the unsent bytes of a closed connection."""
         self._clients.unsent.discard(self._number)
-        self._unsent.clear()
+        self._chunks.clear()
+        self._sent = 0

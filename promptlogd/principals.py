@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 
@@ -13,6 +12,7 @@ import msgspec
 import trio
 
 from promptlogd.principal import Principal
+from promptlogd.ranking import Ranking
 from promptlogd.refusal import RequestError
 from promptlogd.room import Room
 from sandbox.program import Engine
@@ -23,26 +23,27 @@ _NEWEST_WEIGHT = 1 / 8
 _MOST_CHILDREN = 4096
 """Children that one parent remembers. The least recently used idle one is forgotten first, and is new if it returns."""
 
-_MOST_NAMED = 1024
+_MOST_NAMED = 512
 """Tenants that connections have at hand, for all connections. The least recently used one is dropped first; its service
-is remembered like that of a client that has left. With more, the end of a connection takes 3 ms."""
+is remembered like that of a client that has left. With so many, the end of a connection takes 1.5 ms."""
 
 _LOOKS = 64
 """Nodes that are looked at to find one that can be forgotten: any number of them may be connected."""
-
-_STALE_ENTRIES = 64
-"""Entries of a heap beyond twice the number of children. Above that it is rebuilt: most are out of date."""
 
 
 class Node:
     """A user, a tenant, a process or a connection; or the root, which has the users."""
 
     __slots__ = (
+        "below",
+        "by_bytes",
+        "by_runs",
+        "by_service",
         "children",
         "clock_ms",
         "connected",
-        "heaps",
         "key",
+        "long",
         "mean_ms",
         "number",
         "offers",
@@ -50,6 +51,8 @@ class Node:
         "running",
         "service_ms",
         "tickets",
+        "used",
+        "uses",
         "waiting",
         "waiting_bytes",
     )
@@ -61,11 +64,15 @@ class Node:
         """Older nodes have smaller numbers."""
         self.children: OrderedDict[Hashable, Node] = OrderedDict()
         """In the order in which they were used last."""
+        self.below = 0
+        """Number of nodes below it."""
         self.clock_ms = 0.0
         self.mean_ms: float | None = None
         """Mean charge of the runs below it; None before the first has ended."""
         self.service_ms = 0.0 if parent is None else parent.clock_ms + (parent.mean_ms or 0.0)
         self.running = 0
+        self.long = 0
+        """Of a client: its runs that have begun and have given their slot back."""
         self.waiting = 0
         """Runs below it that wait."""
         self.waiting_bytes = 0
@@ -76,8 +83,16 @@ class Node:
         """Of a connection: its runs that wait, the oldest first."""
         self.offers: dict[Engine, int] = {}
         """For each engine, the number of connections below whose next run needs that engine and can begin."""
-        self.heaps: dict[Engine, list[tuple[float, int, Node]]] = {}
-        """For each engine, the children that offer a run: (service, number, child). Entries may be out of date."""
+        self.by_service: dict[Engine, Ranking[Node]] = {}
+        """For each engine, the children that offer a run, by their service; of equals the oldest first."""
+        self.by_runs: Ranking[Node] = Ranking()
+        """The children that wait, by their number of runs; of equals the one that was used last is last."""
+        self.by_bytes: Ranking[Node] = Ranking()
+        """The same by the memory that these runs hold."""
+        self.uses = 0
+        """Number of times that an idle child got a run."""
+        self.used = 0
+        """Its parent's `uses` when it last got a run while idle. A larger number means used later."""
 
     def least_ticket(self, engines: Sequence[Engine]) -> Ticket | None:
         """Return the next run below it on one of these engines: least service first, then oldest node."""
@@ -91,16 +106,10 @@ class Node:
         found: tuple[float, int, Node] | None = None
         for engine in engines:
             if self.offers.get(engine):
-                heap = self.heaps[engine]
-                while not heap[0][2].is_current(heap[0][0], engine):
-                    heapq.heappop(heap)
-                if found is None or heap[0][:2] < found[:2]:
-                    found = heap[0]
+                least = self.by_service[engine].least
+                if found is None or least[:2] < found[:2]:
+                    found = least
         return None if found is None else found[2]
-
-    def is_current(self, service_ms: float, engine: Engine) -> bool:
-        """Whether an entry of its parent's heap is up to date."""
-        return self.service_ms == service_ms and self.offers.get(engine, 0) > 0
 
     def offer(self, engine: Engine, change: int) -> None:
         """Add `change` to the number of runs that are offered below this node, here and in all nodes above."""
@@ -111,17 +120,25 @@ class Node:
             if parent is None:
                 return
             if not before:
-                parent.push(node, engine)
+                parent.by_service.setdefault(engine, Ranking()).add(node.service_ms, node.number, node)
+            elif not before + change:
+                parent.by_service[engine].remove(node.service_ms, node.number)
             node, parent = parent, parent.parent
 
-    def push(self, child: Node, engine: Engine) -> None:
-        """Add an entry with the present service of a child that offers a run."""
-        heap = self.heaps.setdefault(engine, [])
-        if len(heap) >= _STALE_ENTRIES + 2 * len(self.children):
-            offering = (child for child in self.children.values() if child.offers.get(engine))
-            heap[:] = [(child.service_ms, child.number, child) for child in offering]
-            heapq.heapify(heap)
-        heapq.heappush(heap, (child.service_ms, child.number, child))
+    def wait(self, runs: int, held_bytes: int) -> None:
+        """Add to the runs below it that wait, and to the memory that they hold."""
+        parent = self.parent
+        assert parent is not None
+        if self.waiting:
+            parent.by_runs.remove(self.waiting, self.used)
+        if self.waiting_bytes and held_bytes:
+            parent.by_bytes.remove(self.waiting_bytes, self.used)
+        self.waiting += runs
+        self.waiting_bytes += held_bytes
+        if self.waiting:
+            parent.by_runs.add(self.waiting, self.used, self)
+        if self.waiting_bytes and held_bytes:
+            parent.by_bytes.add(self.waiting_bytes, self.used, self)
 
     def catch_up(self) -> None:
         """Continue at the parent's clock after a time without runs."""
@@ -129,6 +146,8 @@ class Node:
         assert parent is not None
         self.service_ms = max(self.service_ms, parent.clock_ms)
         parent.children.move_to_end(self.key)
+        parent.uses += 1
+        self.used = parent.uses
 
     def begin(self, estimate_ms: float) -> None:
         """Note that a run below it begins, and charge it with an estimate."""
@@ -138,12 +157,15 @@ class Node:
         self.serve(estimate_ms)
 
     def serve(self, ms: float) -> None:
-        """Add CPU time to its service, and to its entries in the parent's heaps."""
+        """Add CPU time to its service, and move it among its parent's children."""
+        before_ms = self.service_ms
         self.service_ms += ms
         assert self.parent is not None
         for engine, offers in self.offers.items():
             if offers:
-                self.parent.push(self, engine)
+                ranking = self.parent.by_service[engine]
+                ranking.remove(before_ms, self.number)
+                ranking.add(self.service_ms, self.number, self)
 
     def learn(self, charge_ms: float) -> None:
         """Update the mean with the charge of a run below it."""
@@ -210,6 +232,7 @@ class Ticket:
         """Whether the run has the default limits, or less."""
         self.room = room
         self.since = trio.current_time()
+        """When it began to wait, and then when it got its slot."""
         self.waits = False
         self.estimates: tuple[float, ...] = ()
         """What each node of the path was charged with at the start."""
@@ -249,11 +272,17 @@ class Tree:
 
     def _forget_tenant(self, newest: tuple[int, str]) -> None:
         """Forget that a connection has named a tenant: the first for which nothing runs or waits."""
-        named = next((named for named, path in self._named.items() if path.connection.idle), newest)
-        if named != newest:
-            connection, tenant = named
-            del self._paths[connection][tenant]
-            self._leave(self._named.pop(named))
+        for _ in range(_LOOKS):
+            named, path = next(iter(self._named.items()))
+            if named == newest:
+                return
+            if path.connection.idle:
+                connection, tenant = named
+                del self._paths[connection][tenant]
+                self._leave(self._named.pop(named))
+                return
+            self._named.move_to_end(named)
+        self._named.move_to_end(newest)
 
     def forget(self, connection: int) -> None:
         """Take note that a connection was closed. Its user, tenant and process are remembered while it matters."""
@@ -269,10 +298,7 @@ class Tree:
 
     def __len__(self) -> int:
         """How many users, tenants, processes and connections are remembered."""
-        nodes = [self.root]
-        for node in nodes:
-            nodes += node.children.values()
-        return len(nodes) - 1
+        return self.root.below
 
     def tidy(self, path: Path) -> None:
         """Forget nodes without connections, once a new node in their place would have the same service."""
@@ -282,19 +308,36 @@ class Tree:
                 return
             # A connection never returns. What it used is in the service of its process.
             if node is path.connection or node.ahead_ms <= 0:
-                node.parent.children.pop(node.key, None)
+                self._remove(node)
 
     def _add(self, parent: Node, key: Hashable) -> Node:
         self._numbers += 1
         node = parent.children[key] = Node(key, parent, self._numbers)
+        _count(parent, 1)
         if len(parent.children) > _MOST_CHILDREN:
             for _ in range(_LOOKS):
                 oldest = next(iter(parent.children.values()))
                 if oldest is node:
                     break
                 if not oldest.connected and oldest.idle:
-                    del parent.children[oldest.key]
+                    self._remove(oldest)
                     break
                 parent.children.move_to_end(oldest.key)
             parent.children.move_to_end(key)
         return node
+
+    def _remove(self, node: Node) -> None:
+        """Forget a node and all below it, unless it is forgotten already."""
+        parent = node.parent
+        assert parent is not None
+        if parent.children.get(node.key) is node:
+            del parent.children[node.key]
+            _count(parent, -1 - node.below)
+
+
+def _count(node: Node, nodes: int) -> None:
+    """Add to the number of nodes below a node, and below those above it."""
+    above: Node | None = node
+    while above is not None:
+        above.below += nodes
+        above = above.parent

@@ -20,6 +20,9 @@ _log = logging.getLogger(__name__)
 _REQUEST_BYTES = 1024
 """Memory of a request and of the objects made for it, without its texts."""
 
+_TASK_BYTES = 7 * 1024
+"""Memory of the task of a request. Most runs have none."""
+
 
 class Replies(Protocol):
     """What a sink needs of its connection."""
@@ -55,7 +58,7 @@ class RequestSink(Sink):
 
     def __init__(self, client: Replies, request: Request, tasks: trio.Nursery, *, cancelled: bool = False) -> None:
         """`cancelled`: the request was cancelled before it began."""
-        self.held_bytes = bytes_of(request)
+        self.held_bytes = bytes_of(request) + (0 if isinstance(request, Run) else _TASK_BYTES)
         """Memory that is counted for the request until it is answered."""
         self.cancelled = cancelled
         self._client: Replies | None = client

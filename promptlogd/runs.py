@@ -104,8 +104,8 @@ class Runs:
         finally:
             del result  # it refers to this frame: the job would stay until the cyclic garbage collector runs
 
-    def _cells_fail(self, engine: Engine, error: StartError) -> None:
-        self.admission.send_away(engine, _refusal(error))
+    async def _cells_fail(self, engine: Engine, error: StartError) -> None:
+        await self.admission.send_away(engine, _refusal(error))
 
     def _waiting_for(self, engine: Engine) -> int:
         """Return how many runs could begin if cells were ready."""

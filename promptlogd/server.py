@@ -192,7 +192,7 @@ class _Daemon:
                 cells.start_soon(self._flush)
                 cells.start_soon(self._make_spares)
                 cells.start_soon(self._trim)
-                cells.start_soon(self._admission.give_up, config.scheduler.wait_s)
+                cells.start_soon(self._admission.serve, config.scheduler.wait_s)
                 self._warn_of_missing()
                 _log.info("listening on %s, %d cells, programs in %s", path, config.cells, self._store.folder)
                 async with trio.open_nursery() as connections:

@@ -59,12 +59,13 @@ class Simulation:
         ordinary: bool = True,
         room: Room = ALWAYS_ROOM,
         engine: str = "quickjs",
+        sleeps_s: float = 0.0,
     ) -> Ticket:
-        """Ask for a run, which ends so long after it began."""
+        """Ask for a run that sleeps for `sleeps_s`, then uses `cpu_ms` of CPU time, and ends."""
         asked = trio.current_time()
 
         async def in_cell(ticket: Ticket) -> None:
-            await trio.sleep(cpu_ms / 1000)
+            await trio.sleep(sleeps_s + cpu_ms / 1000)
             self.served_ms[principal.uid] += cpu_ms
             self.admission.end(ticket, cpu_ms)
             ended()
@@ -76,9 +77,9 @@ class Simulation:
 
         return self.admission.ask(principal, engine, granted, ordinary=ordinary, room=room)
 
-    def keep_running(self, principal: Principal, cpu_ms: float) -> None:
+    def keep_running(self, principal: Principal, cpu_ms: float, *, sleeps_s: float = 0.0) -> None:
         """Ask for another run whenever one has ended. To be called as often as runs are to be in hand."""
-        self.run(principal, cpu_ms, lambda: self.keep_running(principal, cpu_ms))
+        self.run(principal, cpu_ms, lambda: self.keep_running(principal, cpu_ms, sleeps_s=sleeps_s), sleeps_s=sleeps_s)
 
     async def run_every(self, principal: Principal, cpu_ms: float, every_s: float, number: int) -> list[float]:
         """Ask for a run at each interval. Return how long each waited in ms, sorted."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from random import Random
+
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from promptlogd.admission import LIGHT_MS, SPECIAL, Admission
+from promptlogd.admission import LIGHT_MS, LONG_S, SPECIAL, Admission
 from promptlogd.principal import Principal
 from promptlogd.principals import Ticket
 from promptlogd.refusal import RequestError
@@ -93,6 +96,92 @@ async def test_what_waiting_runs_hold_of_memory_has_a_bound() -> None:
 
 
 @within_a_minute
+async def test_runs_are_refused_a_part_in_each_turn_of_the_loop() -> None:
+    """When an engine's cells do not start, its runs are refused, others run in between, and no other run is touched."""
+    admission = Admission(concurrent=1, queue=1000, queue_bytes=1000, cells={"quickjs": Cells(0), "deno": Cells(0)})
+    refused: list[int] = []
+    for number in range(300):
+        for engine in ("quickjs", "deno"):
+            admission.ask(client(number % 7, uid=number % 3), engine, lambda _, n=number: refused.append(n))
+    seen: list[int] = []
+
+    async def watch() -> None:
+        while len(refused) < 300:
+            seen.append(len(refused))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await admission.send_away("deno", RequestError("internal", "no cells"))
+    assert refused == list(range(300))
+    assert max(after - before for before, after in pairwise(seen)) <= 64
+    assert (admission.pending("deno"), admission.pending("quickjs"), admission.queued) == (0, 300, 300)
+    await admission.send_away("no engine", RequestError("internal", "no cells"))
+    assert admission.queued == 300
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.booleans()), max_size=60))
+def test_the_most_is_what_a_search_finds(steps: list[tuple[int, int, int, bool]]) -> None:
+    """Whoever asks and leaves, the refused run is of the user, process and connection with the most in the queue."""
+
+    async def drive() -> None:
+        admission = Admission(concurrent=1, queue=8, queue_bytes=20, cells={"quickjs": Cells(0)})
+        waiting: list[tuple[int, int, int, Ticket]] = []
+        refused: list[int] = []
+        for number, (uid, pid, held_bytes, leaves) in enumerate(steps):
+            if leaves and waiting:
+                admission.leave(waiting.pop(held_bytes % len(waiting))[3])
+                continue
+            connection = 10 * uid + pid
+            asked = admission.ask(
+                client(connection, uid=uid, pid=pid),
+                "quickjs",
+                lambda _, n=number: refused.append(n),
+                held_bytes=7 * held_bytes,
+            )
+            before = [*waiting, (uid, pid, 7 * held_bytes, asked)]
+            waiting = [entry for entry in before if entry[3].waits]
+            gone = [entry for entry in before if not entry[3].waits]
+            assert admission.queued == len(waiting) <= 8
+            assert sum(entry[2] for entry in waiting) <= 20
+            if len(gone) == 1:
+                weight = (lambda entry: 1) if len(before) > 8 else (lambda entry: entry[2])
+                for part in (slice(0, 1), slice(0, 2)):
+                    totals: dict[tuple[int, ...], int] = {}
+                    for entry in before:
+                        totals[entry[:2][part]] = totals.get(entry[:2][part], 0) + weight(entry)
+                    among = [key for key in totals if key[:-1] == gone[0][:2][part][:-1]]
+                    assert totals[gone[0][:2][part]] == max(totals[key] for key in among)
+
+    trio.run(drive)
+
+
+@within_a_minute
+async def test_each_light_client_is_looked_at(clock: MockClock) -> None:
+    """With more light clients than are looked at for the reserved slot, one that alone may begin gets it."""
+    cells = Cells()
+    admission = Admission(concurrent=3, queue=1000, queue_bytes=1000, cells={"quickjs": cells})
+    held: list[Ticket | RequestError] = []
+    for number in range(600):  # each becomes light
+        admission.ask(client(number, pid=number), "quickjs", held.append)
+        ticket = held.pop()
+        assert isinstance(ticket, Ticket)
+        admission.end(ticket, 0.1)
+    for _ in range(2):
+        admission.ask(client(1000, pid=1000), "quickjs", held.append)
+    assert len(held) == 2
+    granted: list[int] = []
+    for number in range(600):  # of all of these only the last has an ordinary run
+        admission.ask(
+            client(number, pid=number), "quickjs", lambda _, n=number: granted.append(n), ordinary=number == 599
+        )
+    for _ in range(3):
+        admission.select()
+    assert granted == [599]
+
+
+@within_a_minute
 async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
     """A run is refused after `wait_s`, to within a twentieth; a later run goes on waiting, and gets the slot."""
     admission = Admission(concurrent=1, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
@@ -109,7 +198,7 @@ async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
         )
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(admission.give_up, 10.0)
+        nursery.start_soon(admission.serve, 10.0)
         note("first")
         note("second")
         await trio.sleep(5)
@@ -380,6 +469,67 @@ async def test_new_connections_and_processes_bring_a_user_no_more(clock: MockClo
         nursery.cancel_scope.cancel()
 
 
+# --- long runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connections", [1, 8, 64])
+@within_a_minute
+async def test_a_new_client_hardly_waits_beside_runs_that_sleep(clock: MockClock, connections: int) -> None:
+    """Runs that sleep for 30 s, of one process, do not keep the slots: a new client's runs begin within LONG_S."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        nursery.start_soon(simulation.admission.serve, 60.0)
+        for number in range(connections):
+            for _ in range(8):
+                simulation.keep_running(client(100 + number, pid=2), _SHORT_MS, sleeps_s=30.0)
+        await trio.sleep(0.05)
+        waits = await simulation.run_every(client(1), 20.0, 0.05, 200)
+        assert waits[-1] <= 1.5 * LONG_S * 1000
+        assert _p99(waits[:-1]) <= 1
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_a_client_with_long_runs_has_one_slot(clock: MockClock) -> None:
+    """It has as many long runs as half of the slots. Its other runs begin one after the other, and all of them end."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        admission = simulation.admission
+        nursery.start_soon(admission.serve, 60.0)
+        for number in range(3):
+            simulation.run(client(number), _SHORT_MS, sleeps_s=10.0)
+        for number in range(40):
+            simulation.run(client(100 + number % 9), 50.0)
+        await trio.sleep(2 * LONG_S)
+        assert (admission.free, admission.running) == (3, 3)
+        assert not simulation.run(client(500, pid=2), _SHORT_MS).waits
+        await trio.sleep(9.0)
+        assert (admission.free, admission.running) == (3, 3)
+        await trio.sleep(10.0)
+        assert (admission.free, admission.running, admission.queued) == (4, 0, 0)
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
+async def test_all_slots_return_from_long_runs(clock: MockClock) -> None:
+    """Runs of many clients, short and long, of which some are cancelled: all others end, and no slot is lost."""
+    random = Random(7)
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        nursery.start_soon(simulation.admission.serve, 600.0)
+        for _ in range(800):
+            who = client(random.randrange(20), uid=random.randrange(2), pid=random.randrange(4))
+            ticket = simulation.run(who, random.choice([1.0, 20.0]), sleeps_s=random.choice([0.0, 0.0, 0.0, 0.3]))
+            if random.random() < 0.2:
+                simulation.admission.leave(ticket)
+            assert simulation.admission.running <= 2 * _SLOTS
+            await trio.sleep(random.choice([0.0, 0.01, 0.03]))
+        await trio.sleep(40)
+        admission = simulation.admission
+        assert (admission.free, admission.running, admission.queued) == (_SLOTS, 0, 0)
+        nursery.cancel_scope.cancel()
+
+
 # --- bound 3: a light client waits for one reserved run at the most ---------------------------------------------------
 
 
@@ -619,7 +769,7 @@ async def test_many_connections_that_name_tenants_have_one_bound() -> None:
         ticket = granted.pop()
         assert isinstance(ticket, Ticket)
         admission.end(ticket, 0.0)
-    assert admission.remembered <= 1 + 3 * 1024
+    assert admission.remembered <= 1 + 3 * 512
     for number in range(10):
         admission.forget(number)
     assert admission.remembered == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from promptlogd.decoder.messages import (
     RECORD,
-    REQUEST,
     Kind,
     Record,
     Refused,
@@ -12,10 +11,11 @@ from promptlogd.decoder.messages import (
     Unreadable,
     Wrong,
     answer,
+    answer_request,
     encode_record,
     encoding_of,
 )
-from promptlogd.wire import BadMessage, ClientSession, ProtocolError, TextBounds, oversize, read_request
+from promptlogd.wire import BadMessage, ProtocolError, TextBounds, oversize, read_request
 from sandbox.engines.host.outcomes import read_value
 from sandbox.outcome import Ok
 
@@ -33,7 +33,7 @@ def answer_to(kind: Kind, payload: bytes, bounds: TextBounds) -> bytes:
     if wrong is not None:
         return _record(Refused(id=wrong.id, code=wrong.code, message=wrong.message, detail=wrong.detail))
     assert not isinstance(request, BadMessage)
-    return answer(REQUEST, ClientSession().send(request))
+    return answer_request(request)
 
 
 def _record(record: Record) -> bytes:

@@ -1,7 +1,8 @@
 """What passes between the daemon and its decoder, both ways. Pure.
 
 A question is a header and a payload: that of a frame as a client sent it, or a result as a program's process wrote it.
-An answer is a kind, a size, and either a MessagePack request or one of the records below.
+An answer is a kind, a size, and one of the records below or a request. A request has three parts: the sizes of its long
+texts, the request in MessagePack without them, and the texts. So the daemon decodes a source in slices, and no prompt.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import struct
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
-from promptlogd.wire import Encoding, TextBounds
-from promptlogd.wire.messages import ErrorCode, Id
+from promptlogd.wire import ClientSession, Encoding, TextBounds
+from promptlogd.wire.messages import NO_ENV, ErrorCode, Id, Request, Run, Submit
 from sandbox.outcome import BadResult, Crashed
 
 Kind = Literal["json", "msgpack", "value"]
@@ -24,6 +26,11 @@ QUESTION_BYTES = _QUESTION.size
 _ANSWER = struct.Struct(">cI")
 ANSWER_BYTES = _ANSWER.size
 REQUEST, RECORD = b"r", b"a"
+
+_TEXTS = struct.Struct(">III")
+TEXTS_BYTES = _TEXTS.size
+_APART_BYTES = 64 * 1024
+"""A longer source or prompt (in characters) or env is sent after the request, not in it."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -72,6 +79,29 @@ def read_question(header: bytes) -> tuple[Kind, int, TextBounds]:
 def answer(kind: bytes, payload: bytes) -> bytes:
     """Return an answer."""
     return _ANSWER.pack(kind, len(payload)) + payload
+
+
+def answer_request(request: Request) -> bytes:
+    """Return the answer that is a request."""
+    source, prompt, env = b"", b"", b""
+    if isinstance(request, Run | Submit) and len(request.source or "") > _APART_BYTES:
+        source = (request.source or "").encode()
+        request = structs.replace(request, source="")
+    if isinstance(request, Run):
+        if len(request.prompt) > _APART_BYTES:
+            prompt = request.prompt.encode()
+            request = structs.replace(request, prompt="")
+        if len(memoryview(request.env)) > _APART_BYTES:
+            env = bytes(request.env)
+            request = structs.replace(request, env=NO_ENV)
+    sizes = _TEXTS.pack(len(source), len(prompt), len(env))
+    return answer(REQUEST, b"".join((sizes, ClientSession().send(request), source, prompt, env)))
+
+
+def read_texts(header: bytes) -> tuple[int, int, int]:
+    """Return the sizes of the source, the prompt and the env after the request, in bytes; 0 for one in the request."""
+    source_bytes, prompt_bytes, env_bytes = _TEXTS.unpack(header)
+    return source_bytes, prompt_bytes, env_bytes
 
 
 def read_answer(header: bytes) -> tuple[bytes, int]:

@@ -1,4 +1,4 @@
-"""The store's errors as those of the wire, and the sizes of inputs. No messages here."""
+"""The store's errors as those of the wire, and the size of a text. No messages here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from promptlogd.store import (
     TooManyNames,
     Unstorable,
 )
-from promptlogd.wire.errors import too_large
 
 
 class StoreErrors:
@@ -48,13 +47,6 @@ class StoreErrors:
                 raise RequestError("internal", str(error)) from None
 
 
-def utf8_bytes(text: str) -> int:
-    """Return how many bytes a text takes."""
-    return len(text) if text.isascii() else len(text.encode())
-
-
-def check_size(what: str, size: int, most: int) -> None:
-    """Refuse an input that is too large. Sizes in bytes. Raises RequestError."""
-    if size > most:
-        message, detail = too_large(what, size, most)
-        raise RequestError("too_large", message, {**detail})
+def utf8_bytes(text: str | bytes) -> int:
+    """Return the size of a text in UTF-8. Bytes are UTF-8 already."""
+    return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())

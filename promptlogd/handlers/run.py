@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from promptlogd.checks import SMALL_BYTES, Checks, Unparsed
+from promptlogd.checks import SMALL_BYTES, Checks, Unparsed, check_size
 from promptlogd.config import Config, LimitsError
 from promptlogd.decoder import Decoder, DecoderFailed
-from promptlogd.handlers.references import check_size, utf8_bytes
+from promptlogd.handlers.references import utf8_bytes
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -104,7 +104,7 @@ class RunHandler:
             engine=engine,
             language=program.language,
             prompt=request.prompt,
-            env=str(bytes(request.env), "utf-8") or "{}",
+            env=str(memoryview(request.env), "utf-8") or "{}",
             limits=self._limits(request, engine),
             source_name=program.entry,
         )
@@ -148,7 +148,7 @@ class RunHandler:
             raise RequestError("bad_request", "`language` is for a `source`; a kept program has its own")
         bounds = self._config.limits
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
-        check_size("env", len(bytes(request.env)), bounds.env_kb * 1024)
+        check_size("env", len(memoryview(request.env)), bounds.env_kb * 1024)
 
     def _recall(self, request: Run) -> tuple[Program, Artifact | None] | None:
         """Return a kept program, and its artifact if its own engine runs it; None unless memory has both.
@@ -188,10 +188,7 @@ class RunHandler:
     def _of_source(self, request: Run) -> Program:
         """Return the program that a request brings with it. Raises RequestError. Thread-safe."""
         assert request.source is not None
-        source = request.source.encode()
-        check_size("source", len(source), self._config.limits.source_kb * 1024)
-        engine, language = self._checks.choose(request.engine, request.language)
-        return Program.of_text(source, language=language, engine=engine)
+        return self._checks.program(request.source, request.engine, request.language)
 
     def _limits(self, request: Run, engine: Engine) -> Limits:
         default = self._defaults.get(engine)
@@ -286,7 +283,7 @@ class _Run:
         else:
             self._reply(result)
 
-    async def _read(self, result: Result, json: bytes) -> None:
+    async def _read(self, result: Result, json: bytes | memoryview) -> None:
         """Have the decoder read a large result. Its cell and its slot are free again by now."""
         try:
             outcome = await self._handler.decoder.value(self._principal.uid, json)

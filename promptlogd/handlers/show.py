@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import cast
 
-from msgspec import Raw
-
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
 from promptlogd.store import Store
-from promptlogd.wire import MAX_FRAME_BYTES, Encoding, encode_text
+from promptlogd.wire import MAX_FRAME_BYTES, Encoded, Encoding, encode_text
 from promptlogd.wire.messages import NameChange, Show, Shown
 
 _MOST_SOURCE_BYTES = MAX_FRAME_BYTES - (1 << 20)
@@ -49,14 +47,14 @@ class ShowHandler:
                 name: [NameChange(hash=move.hash, at=move.at) for move in moves if move.hash is not None]
                 for name, moves in shown.history.items()
             },
-            # Already encoded: msgspec copies a Raw into the message.
+            # Already encoded: the session puts it into the message.
             source=cast(str, self._source(hash, encoding)) if request.source else None,
         )
 
-    def _source(self, hash: str, encoding: Encoding) -> Raw:
+    def _source(self, hash: str, encoding: Encoding) -> Encoded:
         source = self._store.load(hash).source
-        encoded = encode_text(source.decode("utf-8"), encoding)
-        size = memoryview(encoded).nbytes
+        encoded = encode_text(source, encoding)
+        size = encoded.size
         if size > _MOST_SOURCE_BYTES:
             raise RequestError(
                 "too_large",

@@ -9,7 +9,6 @@ import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.config import Config
-from promptlogd.handlers.references import check_size
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -40,19 +39,12 @@ class SubmitHandler:
         if len(request.source) > SMALL_BYTES:
             sink.spawn(lambda: self._keep_large(principal, request))
             return
-        program = self._program(request)
+        program = self._checks.program(request.source, request.engine, request.language)
         sink.spawn(lambda: self._keep(principal, request, program))
 
-    def _program(self, request: Submit) -> Program:
-        """Return the program. Raises RequestError. Thread-safe."""
-        source = request.source.encode()
-        check_size("source", len(source), self._config.limits.source_kb * 1024)
-        engine, language = self._checks.choose(request.engine, request.language)
-        return Program.of_text(source, language=language, engine=engine)
-
     async def _keep_large(self, principal: Principal, request: Submit) -> Submitted:
-        """Hash a program in a thread, since that takes up to 5 ms for each MiB, and keep it."""
-        program = await trio.to_thread.run_sync(self._program, request)
+        """Hash a program in a thread, and keep it."""
+        program = await trio.to_thread.run_sync(self._checks.program, request.source, request.engine, request.language)
         return await self._keep(principal, request, program)
 
     async def _keep(self, principal: Principal, request: Submit, program: Program) -> Submitted:

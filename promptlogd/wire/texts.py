@@ -1,22 +1,50 @@
-"""Large texts of replies, encoded ahead by a worker thread. Pure."""
+"""Large values of replies, encoded in parts that are sent without another copy. Pure."""
 
 from __future__ import annotations
 
+import codecs
+
 import msgspec
-from msgspec import Raw
+from msgspec import Struct
 
 from promptlogd.wire.framing import Encoding
 
-_SLICE = 64 * 1024
-"""Characters that are encoded at once: 0.5 ms at most. Then the loop's thread can get the interpreter's lock.
+Part = bytes | memoryview
+"""Some bytes of a reply."""
 
-Encoding 1 MiB of control characters as JSON in one call takes 8 ms.
+_SLICE_BYTES = 32 * 1024
+"""Bytes of a source that are encoded at once: 0.5 ms at most. Then the loop's thread can get the interpreter's lock.
+
+Encoding 1 MiB of control characters as JSON in one call takes 14 ms.
 """
 
+_STR_32 = b"\xdb"
+"""A MessagePack str whose size follows in 4 bytes."""
 
-def encode_text(text: str, encoding: Encoding) -> Raw:
-    """Return a text as it stands in a message."""
+
+class Encoded(Struct, frozen=True):
+    """A value that is encoded already. `ServerSession.send` puts its parts into a reply as they are."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of its bytes."""
+        return sum(map(len, self.parts))
+
+
+def encode_text(text: bytes, encoding: Encoding) -> Encoded:
+    """Return a text, given in UTF-8, as it stands in a message. Takes 14 ms for each MiB: for a worker thread."""
     if encoding == "msgpack":
-        return Raw(msgspec.msgpack.encode(text))
-    slices = (msgspec.json.encode(text[at : at + _SLICE])[1:-1] for at in range(0, len(text), _SLICE))
-    return Raw(b'"%b"' % b"".join(slices))
+        return in_msgpack(text)
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    with memoryview(text) as view:
+        parts = [
+            msgspec.json.encode(decode(view[at : at + _SLICE_BYTES]))[1:-1] for at in range(0, len(text), _SLICE_BYTES)
+        ]
+    return Encoded((b'"', *parts, b'"'))
+
+
+def in_msgpack(text: Part) -> Encoded:
+    """Return a text, given in UTF-8, as a MessagePack str. It is not copied."""
+    return Encoded((_STR_32 + len(text).to_bytes(4, "big"), text))

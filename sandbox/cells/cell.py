@@ -22,7 +22,7 @@ from sandbox.outcome import LogLine
 START_S = 10.0
 """How long an engine may take to be ready."""
 
-LONG_S = 0.005
+LOW_PRIORITY_AFTER_S = 0.005
 """Wall time after which the processes of a run get a low CPU priority."""
 
 Done = Callable[[Result | CellLost], None]

@@ -20,12 +20,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     artifact: Artifact | None = None
     engine: Engine = "quickjs"
     language: Language = "javascript"
-    prompt: str = ""
+    prompt: str | bytes = ""
+    """Bytes of UTF-8 if it is long: encoding it takes 0.5 ms for each MiB."""
     env: str = "{}"
     """The text of a JSON object."""
     limits: Limits
     source_name: str = "program.js"
     """What stacks call the program."""
+
+    def prompt_bytes(self) -> bytes:
+        """Return the prompt in UTF-8."""
+        return self.prompt if isinstance(self.prompt, bytes) else self.prompt.encode()
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,11 +23,11 @@ from sandbox.program import Engine
 _log = logging.getLogger(__name__)
 
 _STARTS = len(os.sched_getaffinity(0))
-"""Cells that start at once for the pool, and as many for single runs: a start is all CPU time. `StartCell` may wait, so
-that they are not more for all pools together."""
+"""Cells that start at once for the pool, and as many for single runs: a start is all CPU time. The server's
+`StartCell` bounds the starts of all pools together."""
 
 _WORN_TIMES = 2
-"""A worn cell goes on until another one is ready, or until it has had so many times the runs that wear it."""
+"""A worn cell goes on until its replacement is ready, or until it has had this many times `runs_per_cell`."""
 
 _WAIT_S = 15.0
 """How long a run with a slot may wait for a cell. It waits longer only if cells do not start."""
@@ -41,6 +41,10 @@ _LOOK_S = 1.0
 
 StartCell = Callable[[int | None], Awaitable[Cell]]
 """Start a cell with so much memory in bytes, or with the default. Raises CellStartError or RootError."""
+
+
+async def _ignore(error: StartError) -> None:
+    """Nobody waits."""
 
 
 class Pool:
@@ -64,7 +68,7 @@ class Pool:
         self._kept: set[Cell] = set()
         """Those that are replaced when they are retired."""
         self._worn: set[Cell] = set()
-        """Of those, the ones that are retired once they are replaced: a flood of bad ends leaves few others."""
+        """Those of `_kept` that are retired once they are replaced, so that a flood of bad ends leaves enough cells."""
         self._special: set[Cell] = set()
         """Started for one run each: as fresh, or with other memory."""
         self._waiters: deque[Waiter] = deque()
@@ -78,7 +82,7 @@ class Pool:
         """Returns how many runs could begin if cells were ready; without runs that called `take`."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called when `can_lend` or `is_last` may have changed."""
-        self.on_failure: Callable[[StartError], None] = lambda error: None
+        self.on_failure: Callable[[StartError], Awaitable[None]] = _ignore
         """Called with the reason when cells do not start, so that waiting runs can be refused with it."""
         self._filled = False
         """Whether all cells of a fixed number were started once."""
@@ -292,7 +296,7 @@ class Pool:
         if self._failures > 1 or self._broken is not None:
             for waiter in list(self._waiters):
                 self._serve_waiter(waiter, error)
-            self.on_failure(error)
+            await self.on_failure(error)
         await trio.sleep(delay)
 
     def _add(self, cell: Cell, nursery: trio.Nursery) -> None:

@@ -1,4 +1,4 @@
-"""CPU priorities of jailed processes, as niceness (sched(7)). Long runs, and cells that start, give way to others."""
+"""CPU priorities of jailed processes, as niceness (sched(7)). A run gives way to others after 5 ms, a start at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 NICE = 10
-"""Niceness of a long run, and of a cell that is being started: a tenth of the CPU time if others want it."""
+"""Niceness of a run after LOW_PRIORITY_AFTER_S, and of a cell that starts: a tenth of the CPU time if others want it.
+"""
 
 _CAP_SYS_NICE = 23
 """capabilities(7), linux/capability.h."""

@@ -24,6 +24,7 @@ class Log(_Message, frozen=True, kw_only=True, gc=False):
     mapping: int
     """How stacks in the line count lines: the engine's own number, 0 where it has one way only."""
     text: bytes
+    """Cut to LINE_TEXT_BYTES + 1 (`frames`): the extra byte shows that the line was longer."""
 
 
 class Call(_Message, frozen=True, kw_only=True, gc=False):
@@ -46,7 +47,8 @@ class Wait(_Message, frozen=True, kw_only=True, gc=False):
 class Value(_Message, frozen=True, kw_only=True, gc=False):
     """The run's result, as JSON."""
 
-    json: bytes
+    json: bytes | memoryview
+    """A view if it is large."""
 
 
 class TooLarge(_Message, frozen=True, kw_only=True, gc=False):

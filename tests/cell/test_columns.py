@@ -38,8 +38,9 @@ def test_lines_as_deno_counts_them(v8: bool, text: str, number: int) -> None:
     own = before.count("\n") + 1, _units(before[before.rfind("\n") + 1 :]) + 5
     source = Text(text.encode())
     assert source.of_deno(number + 1, 5, v8=v8) == own
-    assert source.lines == text.count("\n") + 1
-    assert source.end() == (source.lines, _units(text[text.rfind("\n") + 1 :]) + 1)
+    lines = text.count("\n") + 1
+    assert [source.has_line(line) for line in (0, 1, lines, lines + 1)] == [False, True, True, False]
+    assert source.end() == (lines, _units(text[text.rfind("\n") + 1 :]) + 1)
 
 
 def test_places_past_the_end() -> None:
@@ -58,19 +59,51 @@ def test_what_is_counted_has_a_bound() -> None:
     assert found == [250_001, 750_001, 750_001]
     assert Text("漢".encode() * 250_000).of_characters(1, 200_001) == 200_001
     assert Text("漢\t".encode() * 20_000).of_characters(1, 4) == 3
+    assert Text(b"\t" * 1_000_000).of_characters(1, 900_001) == 900_001
 
 
 @pytest.mark.parametrize(("unit", "end"), [(b"\n", b""), (b"x", b""), (b"x", b"\n")])
 def test_a_place_costs_no_pass_over_the_text(unit: bytes, end: bytes) -> None:
     """Thousands of places, at the ends of lines and far past them, take about as long as the first one."""
     source = Text(unit * 4_000_000 + end)
-    lines = source.lines
+    lines = (unit * 4_000_000 + end).count(b"\n") + 1
     began = time.process_time()
     for place in range(1, 2000):
         source.of_bytes(max(1, lines - place), 999_999_999)
         source.of_bytes(min(place, lines), 999_999_999)
         source.of_characters(min(place, lines), 999_999_999)
     assert time.process_time() - began < 0.3  # 0.05 s; with a pass for each of them 0.4 to 11 s
+
+
+def test_a_search_for_the_end_of_a_line_is_counted() -> None:
+    """Places far along a long line use the budget up, even where the line is too long for a column."""
+    source = Text("漢".encode() * 100 + b"\n" + b"x" * (4 << 20))
+    assert source.of_bytes(1, 301) == 101
+    for _ in range(1000):
+        source.of_bytes(2, 999_999_999)
+    assert source.of_bytes(1, 301) == 301
+
+
+def test_lines_that_are_counted_have_a_bound() -> None:
+    """A line so far down keeps its engine's column; lines above it have their own, before and after that."""
+    line = "漢\n".encode()
+    source = Text(line * 1_000_000)
+    assert source.of_bytes(1000, 4) == 2
+    assert source.of_bytes(250_000, 4) == 2
+    assert source.of_bytes(900_000, 4) == 4
+    assert source.of_bytes(250_000, 4) == 2
+    assert source.has_line(250_000)
+    assert source.has_line(2_000_000)  # nobody knows
+    assert not source.has_line(0)
+    assert source.end() is None
+
+
+def test_all_of_a_text_of_the_default_limit_is_counted() -> None:
+    """Each line of 1 MiB has its columns, and one past the end is known to be none."""
+    source = Text("漢\n".encode() * (1 << 18))
+    assert source.of_bytes(1 << 18, 4) == 2
+    assert source.end() == ((1 << 18) + 1, 1)
+    assert not source.has_line((1 << 18) + 2)
 
 
 def test_a_long_text_keeps_the_lines_of_deno() -> None:

@@ -74,7 +74,7 @@ async def test_a_pool_whose_cells_do_not_start_tells_why(plan: Plan) -> None:
         failed, ready = trio.Event(), trio.Event()
         errors: list[object] = []
 
-        def note(error: object) -> None:
+        async def note(error: object) -> None:
             errors.append(error)
             failed.set()
 

@@ -5,11 +5,13 @@ Each attack comes from one process, over real sockets, and is compared with the 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import resource
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ import pytest
 
 from promptlogctl.client import Client
 from sandbox.limits import MIB
-from tests.daemon.processes import Daemon, a_daemon, resident_bytes, talk, until
+from tests.daemon.processes import Daemon, a_daemon, many_descriptors, resident_bytes, talk, until
 
 _FOUR_CELLS = "[pool]\ncells = 4\nspare = 4\n"
 _SHORT_STALL = _FOUR_CELLS + "[server]\nstall_s = 1.0\n"
@@ -353,3 +355,32 @@ def test_long_frames_of_one_process_all_arrive(tmp_path: Path) -> None:
             assert json.loads(sock.makefile("rb").readline())["code"] == "too_large"
         for thread in threads:
             thread.join()
+
+
+def test_halves_of_short_frames_are_counted(tmp_path: Path) -> None:
+    """Of a process with 1,500 connections, each with half a frame of 15 KB, the daemon reads no more than its bound.
+
+    When the first ones leave, others are read. Another process's client is served meanwhile.
+    """
+    half = b'{"id":1,"type":"ping","x":"'.ljust(15_000, b"y")
+    with many_descriptors(2_000), a_daemon(tmp_path) as daemon:
+        socks = [talk(daemon.socket) for _ in range(1_500)]
+        try:
+            for sock in socks:
+                sock.sendall(half)
+            command = [sys.executable, "-m", "promptlogctl", "exec", "-", "--socket", str(daemon.socket)]
+            assert subprocess.run(command, input=b"return 1", capture_output=True, timeout=30).stdout == b"1\n"
+            until(lambda: sum(map(_is_read, socks)) >= 1_000)
+            assert 1_000 <= sum(map(_is_read, socks)) <= 1_150
+            gone, socks = socks[:700], socks[700:]
+            for sock in gone:
+                sock.close()
+            until(lambda: all(map(_is_read, socks)))
+        finally:
+            for sock in socks:
+                sock.close()
+
+
+def _is_read(sock: socket.socket) -> bool:
+    """Whether the other end has read all that was sent."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder) == 0

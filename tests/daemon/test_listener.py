@@ -8,9 +8,11 @@ import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+import trio
 
 from promptlogd import listener
 from promptlogd.listener import ListenError
@@ -32,6 +34,27 @@ def test_the_socket_has_its_mode_when_it_appears(tmp_path: Path, monkeypatch: py
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
+
+
+async def test_who_has_left_is_not_accepted(tmp_path: Path) -> None:
+    """Clients that closed their sockets are dropped, whatever they sent; one that closed its writing side is served."""
+    path = str(tmp_path / "s")
+    listening = listener.bind(Path(path), 0o600)
+    for _ in range(300):
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.connect(path)
+            gone.sendall(b"gone")
+    with socket.socket(socket.AF_UNIX) as waits:
+        waits.connect(path)
+        waits.sendall(b"waits")
+        waits.shutdown(socket.SHUT_WR)
+        with trio.fail_after(10):
+            async with aclosing(listener.accept(listening.sock)) as clients:
+                async for client in clients:
+                    with client:
+                        assert client.recv(100) == b"waits"
+                    break
+    listening.close()
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:

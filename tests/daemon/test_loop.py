@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,36 @@ def test_the_process_is_started_for_what_is_large_alone(tmp_path: Path) -> None:
     until(lambda: not os.path.exists(f"/proc/{another}"))
 
 
+def test_many_connections_hold_the_loop_no_longer_than_one(daemon: Daemon) -> None:
+    """Pings on 200 connections of one process at once are answered, in short turns of the loop."""
+    with ExitStack() as stack:
+        socks = [stack.enter_context(talk(daemon.socket)) for _ in range(200)]
+        for sock in socks:
+            sock.sendall(b'{"type":"ping","id":1}\n' * 300)
+        for sock in socks:
+            with sock.makefile("rb") as lines:
+                for _ in range(300):
+                    assert b"pong" in lines.readline()
+    with Client(daemon.socket) as client:
+        until(lambda: client.stats().clients == 1)
+        assert client.stats().turn_cpu_max_ms < _TURN_MS
+
+
+@pytest.mark.parametrize("what", ["stats", "list", "run"])
+def test_who_leaves_thousands_of_requests_holds_up_nobody(daemon: Daemon, what: str) -> None:
+    """A client leaves with thousands of requests unanswered: that ends in short turns of the loop."""
+    with talk(daemon.socket) as sock:
+        sock.settimeout(1.0)
+        source = ',"source":"for (;;) {}"' if what == "run" else ""
+        with suppress(TimeoutError):
+            sock.sendall(
+                b"".join(b'{"type":"%b","id":%d%b}\n' % (what.encode(), id, source.encode()) for id in range(9000))
+            )
+    with Client(daemon.socket) as client:
+        until(lambda: client.stats().clients == 1)
+        assert client.stats().turn_cpu_max_ms < _TURN_MS
+
+
 def _decoders(daemon: Daemon) -> list[int]:
     found = []
     for pid in children(daemon.process.pid):
@@ -188,3 +219,30 @@ def _decoders(daemon: Daemon) -> list[int]:
 def _is_zombie(pid: int) -> bool:
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_a_large_result_comes_whole_to_a_slow_reader(daemon: Daemon, encoding: Any, engine: str) -> None:
+    """A result of 4 MiB, a console line of escapes and a ping behind it arrive as they were sent."""
+    limits = LimitsAsked(result_bytes=4 * MIB, cpu_ms=2000, wall_ms=20_000, memory_bytes=256 * MIB)
+    source = "console.log('\\n'.repeat(50000)); return prompt + 'é'.repeat(1500000)"
+    prompt = "語" * 200_000
+    session = ClientSession(encoding=encoding)
+    run = session.send(Run(id=1, source=source, prompt=prompt, engine=engine, limits=limits))
+    replies: list[Reply] = []
+    with talk(daemon.socket) as sock:
+        sender = threading.Thread(target=lambda: sock.sendall(run), daemon=True)
+        sender.start()
+        while not replies:
+            replies += session.receive(sock.recv(10_000))
+        sender.join()
+        sock.sendall(session.send(Ping(id=2)))
+        while len(replies) < 2:
+            replies += session.receive(sock.recv(10_000))
+    finished, pong = replies
+    assert isinstance(finished, Finished)
+    assert isinstance(finished.outcome, Ok)
+    assert json.loads(bytes(finished.outcome.value)) == prompt + "é" * 1_500_000
+    assert [line.text for line in finished.logs] == ["\n" * 50_000]
+    assert isinstance(pong, Pong)

@@ -144,7 +144,7 @@ def test_a_full_queue_is_busy_at_once(tmp_path: Path) -> None:
 
 def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
     """Past the bound of bytes as well a run is refused with `busy`: few large ones are as much as many small."""
-    config = "[pool]\ncells = 1\n[scheduler]\nqueue_mb = 8\n"
+    config = "[pool]\ncells = 1\n[scheduler]\nqueue_mb = 2\n"
     large = "x" * 900_000 + "\N{GRINNING FACE}"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         before = resident_bytes(daemon.process.pid)
@@ -154,8 +154,8 @@ def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
         until(lambda: client.stats().errors == {"busy": 28}, 20)
         small = client.start(None, source="return 1")
         until(lambda: client.stats().queued == 3)
-        # The prompts that came take 100 MB as texts; those that wait may have 8 MiB of that.
-        assert resident_bytes(daemon.process.pid) < before + (40 << 20)
+        # The prompts that came take 27 MB; those that wait may have 2 MiB of that.
+        assert resident_bytes(daemon.process.pid) < before + (20 << 20)
         assert first.cancel()
         refused = []
         for run in runs:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.decoder.answers import answer_to
@@ -47,6 +47,26 @@ async def test_a_request_is_what_it_is_on_the_loop(encoding: Any) -> None:
         for request in REQUESTS:
             found = await decoder.request(0, _payload(request, encoding), encoding)
             assert _plain(found) == _plain(request)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Run(id=1, source="é" * 300_000, prompt="x" + "😀" * 200_000, env=Raw(b'{"a":"%s"}' % (b"x" * 90_000))),
+        Run(id=2, hash="@a", prompt="語" * 300_001, stream_logs=True),
+        Run(id=3, source="return 1", env=Raw(b'{"a":"%s"}' % (b"x" * 70_000))),
+        Submit(id=4, source="/*" + "\u2028" * 100_000 + "*/", name="a"),
+    ],
+)
+async def test_long_texts_come_whole(request_: Any, encoding: Any) -> None:
+    """Texts that come apart from their request, and are decoded in slices, are what was sent."""
+    async with _a_decoder(TextBounds()) as decoder:
+        found = await decoder.request(0, _payload(request_, encoding), encoding)
+        if isinstance(found, Run) and isinstance(found.prompt, bytes):
+            found = structs.replace(found, prompt=found.prompt.decode())
+        assert _plain(found) == _plain(request_)
+        assert await decoder.request(0, _payload(Ping(id=1), "json"), "json") == Ping(id=1)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sandbox.engines.quickjs.host import stack as quickjs
 from sandbox.limits import Limits
 from sandbox.outcome import LogLevel, LogLine, Ok, Usage
 from sandbox.protocol.events import Log
-from sandbox.protocol.frames import LINE_BYTES, Caps, Decoder, Malformed, Task
+from sandbox.protocol.frames import LINE_BYTES, LINE_TEXT_BYTES, Caps, Decoder, Malformed, Task
 
 
 def _console(source: str = "", stacks: Stacks = quickjs, **limits: Any) -> Console:
@@ -74,6 +74,28 @@ def test_a_program_that_may_not_log_is_told_so() -> None:
     assert not console.truncated
     assert console.line(_log(b"x")) is None
     assert console.truncated
+
+
+@pytest.mark.parametrize("character", ["x", "é", "漢", "\U0001f600"])
+def test_one_line_is_cut_at_its_own_bound(character: str) -> None:
+    """A line is whole up to LINE_TEXT_BYTES. A longer one is cut there, which is told, and lines after it are kept."""
+    fits = character * (LINE_TEXT_BYTES // len(character.encode()))
+    console = _console(log_bytes=1 << 20)
+    assert _lines(console, [fits.encode()]) == [fits]
+    assert not console.truncated
+    assert _lines(console, [(fits + character).encode(), b"next"]) == [fits, "next"]
+    assert console.truncated
+
+
+def test_a_line_of_the_default_limit_is_whole() -> None:
+    """No bound of one line cuts what the default limit of all lines would keep, or leaves its stack as it is."""
+    line = b"x" * Limits().log_bytes
+    console = _console()
+    assert _lines(console, [line]) == [line.decode()]
+    assert not console.truncated
+    frame, mapped = b"\n    at f (eval_script:3:7)", "\n    at f (p.js:2:7)"
+    line = line[: -len(frame)]
+    assert _lines(_console("a\n  b.c()"), [line + frame]) == [line.decode() + mapped]
 
 
 def test_a_cut_leaves_whole_characters() -> None:
@@ -144,9 +166,9 @@ def test_stacks_of_deno_have_mappings(frame: str, mapping: int, place: str) -> N
 
 
 def test_what_is_mapped_has_a_bound() -> None:
-    """After 1,000 lines of text with stacks in them, these stay as the engine wrote them: each costs time."""
+    """After 160 lines of text with stacks in them, these stay as the engine wrote them: each costs time."""
     console = _console("a\n  b.c()", log_bytes=1 << 30)
-    line = _QUICKJS_LINE + b"\n" * 150
+    line = _QUICKJS_LINE + b"\n" * 50
     lines = _lines(console, [line] * 8)
     mapped = ["(p.js:2:7)" in line for line in lines]
     assert mapped == [True] * 3 + [False] * 5
@@ -168,12 +190,13 @@ def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None
     ("texts", "kept"),
     [
         ([b"x" * 1000] * 1000, 1000),
-        ([b'{"a": 1}' * 100] * 1200, 1200),
-        ([b"\n" * 1000] * 1000, 625),
-        ([b"\0" * 1000] * 1000, 348),
+        ([b'{"a": 1}' * 100] * 1200, 854),
+        ([b"\n" * 1000] * 1000, 208),
+        ([b"\0" * 1000] * 1000, 125),
         ([b"\0" * (1 << 20)], 1),
         ([b"x"] * 60_000, 32_768),
         ([b""] * 60_000, 32_768),
+        ([b"\n" * 4] * 60_000, 22_469),
         (["\U0001f600".encode() * 250] * 1000, 1000),
     ],
 )
@@ -192,8 +215,22 @@ def test_all_lines_fit_into_a_frame(encoding: Any, texts: list[bytes], kept: int
     usage = Usage(cpu_ms=1e9, wall_ms=1e9, peak_memory_bytes=1 << 40)
     value = b'"' + b"x" * ((4 << 20) - 2) + b'"'
     finished = Finished(id=1, hash="0" * 64, outcome=Ok(value=Raw(value)), logs=lines, logs_truncated=True, usage=usage)
-    data = server.send(finished)
+    data = b"".join(server.send(finished))
     assert (4 << 20) < len(data) <= MAX_FRAME_BYTES
     (reply,) = ClientSession(encoding=encoding).receive(data)
     assert isinstance(reply, Finished)
     assert reply.logs == lines
+
+
+def test_a_line_is_cut_where_it_no_longer_fits() -> None:
+    """Of a line that is half JSON text and half control characters, the first half is kept, and a part of the second.
+
+    Nothing is kept after it.
+    """
+    before, text = b"\0" * LINE_TEXT_BYTES, b'{"a": 1}' * 8192
+    console = _console(log_bytes=1 << 20)
+    _, cut, *others = _lines(console, [before, text + b"\0" * (1 << 15), b"x"])
+    assert cut.startswith(text.decode())
+    assert len(text) < len(cut) < len(text) + (1 << 15)
+    assert not others
+    assert console.truncated

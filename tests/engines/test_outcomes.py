@@ -125,6 +125,47 @@ def test_any_bytes_make_texts(stacks: Stacks, name: bytes, message: bytes, stack
         assert place.line is None or place.line >= 1
 
 
+def test_a_damaged_text_is_cut() -> None:
+    """Of a text 32 Ki characters are kept; of one that is not UTF-8 as many bytes, since replacing them takes time."""
+    whole = "漢".encode() * 60_000
+    for message, kept in ((whole, 32_768), (b"\xff" * 1000, 1000), (b"\xff" * 100_000, 32_768)):
+        outcome = _outcome(Thrown(name=b"", message=message, stack=b""))
+        assert isinstance(outcome, ProgramException)
+        assert len(outcome.message) == kept
+
+
+@pytest.mark.parametrize(
+    ("stacks", "frame"), [(quickjs, "eval_script:3:7"), (deno, "program.js, <anonymous>:5:7")], ids=["quickjs", "deno"]
+)
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("    at f ({})", "    at f (p.js:2:7)"),
+        ("    at {}", "    at <anonymous> (p.js:2:7)"),
+        ("  at a b (c) (d ({})", "    at a b (c) (d (p.js:2:7)"),
+        ("    at  ({})", None),
+        ("    at ({})", "    at ({})"),
+        ("x   at f ({})", "x   at f ({})"),
+        ("    at f ({}) ", "    at f ({}) "),
+        ("    at f ({0}) ({0})", "    at f ({0}) (p.js:2:7)"),
+        ("    at " + "f" * 1900 + " ({})", "    at " + "f" * 1900 + " (p.js:2:7)"),
+        ("    at " + "f" * 2100 + " ({})", "    at " + "f" * 2100 + " ({})"),
+        ("    at " + " (" * 900 + " ({})", "    at " + " (" * 900 + " (p.js:2:7)"),
+    ],
+)
+def test_what_is_a_frame(stacks: Stacks, frame: str, line: str, shown: str | None) -> None:
+    """A frame is `at`, a name of any characters, parentheses too, and a place. Other lines stay as they are."""
+    outcome = _outcome(
+        Thrown(name=b"", message=b"", stack=("0\n" if stacks is deno else "").encode() + line.format(frame).encode()),
+        source="f(\n  null.x)",
+        stacks=stacks,
+    )
+    assert isinstance(outcome, ProgramException)
+    if shown is None:
+        shown = "    at <anonymous> (p.js:2:7)" if stacks is quickjs else "    at  (p.js:2:7)"
+    assert outcome.stack == shown.format(frame)
+
+
 _PLACES = st.builds(
     "    at {}{}:{}:{}{}".format,
     st.sampled_from(["", "f (", "async g (", "<eval> ("]),

@@ -124,7 +124,7 @@ def seeds() -> list[bytes]:
                 id=2, hash="0" * 64, outcome=Ok(value=msgspec.Raw(b"[1]")), logs=[], logs_truncated=False, usage=usage
             ),
         ):
-            found.append(bytes((1 if encoding == "json" else 2, 128)) + server.send(reply))
+            found.append(bytes((1 if encoding == "json" else 2, 128)) + b"".join(server.send(reply)))
     fields = b"".join(len(text).to_bytes(4, "big") + text for text in (b"TypeError", b"no", b"    at f (program:1:2)"))
     refused = b"M" + b"".join(len(text).to_bytes(4, "big") + text for text in (b"no", b"    at f (check\0\0:1:2)"))
     for kind, payload in (

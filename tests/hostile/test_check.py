@@ -54,7 +54,7 @@ def test_the_daemon_wraps_the_text_itself(client: Client, folder: Path) -> None:
         assert client.show(hash, source=True).source == source
         artifact = Artifact(form=Form.BODY, language="javascript")
         job = Job(task=Task.RUN, source=source.encode(), artifact=artifact, limits=Limits())
-        assert frame(job)[5:].startswith(b"B" + BEFORE + source.encode() + AFTER)
+        assert b"".join(frame(job))[5:].startswith(b"B" + BEFORE + source.encode() + AFTER)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,17 @@ from sandbox.protocol.events import (
     Value,
     Wait,
 )
-from sandbox.protocol.frames import HEADER_BYTES, LINE_BYTES, MESSAGES_AT_ONCE, Caps, Decoder, Malformed, Task
+from sandbox.protocol.frames import (
+    HEADER_BYTES,
+    LINE_BYTES,
+    LINE_TEXT_BYTES,
+    MESSAGES_AT_ONCE,
+    TEXT_AT_ONCE_BYTES,
+    Caps,
+    Decoder,
+    Malformed,
+    Task,
+)
 
 _KINDS = "lcwqvobxmsf"
 _TEXT_BYTES = 256 * 1024
@@ -290,6 +300,61 @@ def test_a_flood_of_messages_is_read_in_parts() -> None:
     assert texts == [b"%d" % number for number in range(count)]
     assert parts[-1][-1] == Value(json=b"1")
     assert not decoder.surplus
+
+
+def test_a_large_result_is_read_as_it_was_written() -> None:
+    """A large result is a view of the bytes that came, and equals what was sent. A frame after it is surplus."""
+    decoder = _decoder(result_bytes=4 << 20, log_bytes=4 << 20)
+    text = bytes(range(32, 127)) * 20_000
+    data = _frame("l", b"1first") + _frame("v", b"1" + text) + _frame("v", b"2")
+    messages, malformed = _decode(decoder, [data[at : at + 100_000] for at in range(0, len(data), 100_000)])
+    assert not malformed
+    _, large = messages
+    assert isinstance(large, Value)
+    assert large.json == b"1" + text
+    assert decoder.surplus
+
+
+def test_what_is_held_is_read_part_by_part() -> None:
+    """Of parts that are held one is read at each look, in order; what follows the last message is surplus."""
+    frames = [_frame("l", b"1%d" % number) for number in range(5)]
+    decoder = _decoder()
+    decoder.hold([*frames[:3], frames[3] + frames[4][:2], frames[4][2:], _frame("v", b"1") + b"x", b"more"])
+    assert decoder.partial
+    parts = []
+    while decoder.backlog:
+        parts.append(decoder.feed(b""))
+    assert [len(part) for part in parts] == [1, 1, 1, 1, 1, 1]
+    assert [message.text for part in parts for message in part if isinstance(message, Log)] == [
+        b"%d" % number for number in range(5)
+    ]
+    assert decoder.surplus
+    assert not decoder.partial
+
+
+def test_the_text_of_lines_that_come_at_once_has_a_bound() -> None:
+    """After TEXT_AT_ONCE_BYTES of console lines the rest waits, and all lines come, in order."""
+    size, count = 10_000, 40
+    decoder = _decoder(log_bytes=1 << 20)
+    texts = [b"%d" % number + b"x" * size for number in range(count)]
+    parts = [decoder.feed(b"".join(b"l" + (len(text) + 1).to_bytes(4, "big") + b"1" + text for text in texts))]
+    while decoder.backlog:
+        parts.append(decoder.feed(b""))
+    assert [message.text for part in parts for message in part if isinstance(message, Log)] == texts
+    assert [len(part) for part in parts] == [TEXT_AT_ONCE_BYTES // size + 1] * 10 + [0]
+
+
+def test_no_more_of_a_line_is_copied_than_is_kept() -> None:
+    """Of a line over its bound one byte more is returned, all of it is counted, and the next message is read."""
+    decoder = _decoder(log_bytes=1 << 20)
+    over = 3 << 19, LINE_TEXT_BYTES + 1
+    for size, kept in ((LINE_TEXT_BYTES, LINE_TEXT_BYTES), over, over):
+        (line,) = decoder.feed(b"l" + (size + 1).to_bytes(4, "big") + b"1" + b"x" * size)
+        assert line == Log(level=1, mapping=0, text=b"x" * kept)
+        assert decoder.backlog
+        assert decoder.feed(b"") == []
+    with pytest.raises(Malformed, match="more console lines"):
+        decoder.feed(b"l" + ((3 << 19) + 1).to_bytes(4, "big") + b"1" + b"x" * (3 << 19))
 
 
 def test_provisional_outcomes_have_a_count() -> None:

@@ -154,7 +154,7 @@ def test_each_frame_to_a_process_is_encoded(line: dict[str, Any]) -> None:
     for message in line["messages"]:
         match message:
             case {"kind": "job", "payload": payload}:
-                data += job_frame(payload.encode())
+                data += b"".join(job_frame(payload.encode()))
             case {"kind": "answer", "number": number, "ok": ok, "json": json}:
                 data += answer_frame(number, ok=ok, json=json.encode())
             case {"kind": "wake"}:
@@ -165,7 +165,7 @@ def test_each_frame_to_a_process_is_encoded(line: dict[str, Any]) -> None:
 @pytest.mark.parametrize("parts", [(), (b"",), (b"a", b"b"), (b"ab", b"", b"cd")])
 def test_a_job_may_have_parts(parts: tuple[bytes, ...]) -> None:
     """The parts of a job follow each other in one frame."""
-    assert job_frame(*parts) == job_frame(b"".join(parts))
+    assert b"".join(job_frame(*parts)) == b"".join(job_frame(b"".join(parts)))
 
 
 @pytest.fixture(scope="module")

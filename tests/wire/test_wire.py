@@ -39,7 +39,7 @@ from promptlogd.wire.messages import (
     Submit,
 )
 from promptlogd.wire.reference import protocol_reference
-from sandbox.outcome import Ok, Usage
+from sandbox.outcome import LogLine, Ok, Usage
 
 REQUESTS = [
     Ping(id=1),
@@ -84,7 +84,7 @@ def test_a_value_keeps_its_bytes(encoding: Any) -> None:
     server, client = ServerSession(), ClientSession(encoding=encoding)
     server.receive(client.send(Ping(id=1)))
     usage = Usage(cpu_ms=1, wall_ms=1, peak_memory_bytes=1)
-    data = server.send(Finished(id=1, hash="h", outcome=Ok(value=Raw(value)), logs=[], usage=usage))
+    data = b"".join(server.send(Finished(id=1, hash="h", outcome=Ok(value=Raw(value)), logs=[], usage=usage)))
     (reply,) = client.receive(data)
     assert isinstance(reply, Finished)
     assert isinstance(reply.outcome, Ok)
@@ -246,8 +246,8 @@ def test_an_error_without_id_has_none() -> None:
     """An error reply without id leaves the field out, and one with an id has it."""
     server = ServerSession()
     server.receive(b'{"type":"ping","id":1}\n')
-    assert json.loads(server.send(Error(id=7, code="bad_request", message="x")))["id"] == 7
-    assert "id" not in json.loads(server.send(Error(code="bad_request", message="x")))
+    assert json.loads(b"".join(server.send(Error(id=7, code="bad_request", message="x"))))["id"] == 7
+    assert "id" not in json.loads(b"".join(server.send(Error(code="bad_request", message="x"))))
 
 
 def test_the_protocol_reference_is_up_to_date() -> None:
@@ -317,3 +317,34 @@ def test_an_env_that_is_too_large_is_not_read() -> None:
     assert isinstance(request, Run)
     assert isinstance(event, BadMessage)
     assert "must be a JSON object" in event.message
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 4 << 20])
+def test_a_large_value_is_not_copied_and_keeps_its_bytes(encoding: Any, size: int) -> None:
+    """A large result arrives unchanged between the other fields; above the bound it is a view in the reply's parts."""
+    value = b'"' + b"x" * (size - 2) + b'"'
+    server, client = ServerSession(), ClientSession(encoding=encoding)
+    server.receive(client.send(Ping(id="id")))
+    logs = [LogLine(level="warn", text="é" * 50_000)]
+    usage = Usage(cpu_ms=1, wall_ms=2, peak_memory_bytes=3)
+    parts = server.send(Finished(id="id", hash="h", outcome=Ok(value=Raw(value)), logs=logs, usage=usage))
+    assert any(len(part) == size for part in parts) == (size > 65_536)
+    (reply,) = client.receive(b"".join(parts))
+    assert isinstance(reply, Finished)
+    assert isinstance(reply.outcome, Ok)
+    assert bytes(reply.outcome.value) == value
+    assert (reply.id, reply.hash, reply.logs, reply.usage) == ("id", "h", logs, usage)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_reply_over_the_cap_is_an_error(encoding: Any) -> None:
+    """A large result in a reply that no frame holds is answered with its size."""
+    server, client = ServerSession(), ClientSession(encoding=encoding)
+    server.receive(client.send(Ping(id=1)))
+    usage = Usage(cpu_ms=1, wall_ms=1, peak_memory_bytes=1)
+    value = Raw(b'"' + b"x" * MAX_FRAME_BYTES + b'"')
+    parts = server.send(Finished(id=1, hash="h", outcome=Ok(value=value), logs=[], usage=usage))
+    (reply,) = client.receive(b"".join(parts))
+    assert isinstance(reply, Error)
+    assert reply.code == "too_large"

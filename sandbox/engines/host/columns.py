@@ -13,6 +13,18 @@ from itertools import accumulate
 _CHUNK_BYTES = 1024
 """The index has the number of line feeds before each chunk of the text."""
 
+_STEP_BYTES = 16 * 1024
+"""Text that is added to the index at once."""
+
+_HALVES = (512, 256, 128)
+"""A chunk is bisected to find a line in it. The last part is split into its lines."""
+
+_COUNT_GAIN = 2
+"""How many times faster line feeds are counted than text is decoded."""
+
+_SEARCH_GAIN = 64
+"""How many times faster text is searched for the end of its line than it is decoded."""
+
 _ASCII_GAIN = 8
 """How many times faster ASCII is decoded than other text."""
 
@@ -22,21 +34,53 @@ _UTF8_BYTES = 4
 _PASSES = 4
 """Cost of a column in characters, which decodes, doubles tabs, cuts and encodes, in terms of a column in bytes."""
 
+_TAB_COST = 20
+"""Cost of a tab that is doubled, in the same terms: a line of 1 MiB of tabs takes 20 ms."""
+
 _SEPARATORS = (b"\xe2\x80\xa8", b"\xe2\x80\xa9")
-_BUDGET_BYTES = 1 << 20
-"""Bytes of text that are decoded for the places of one run: 1 ms of the loop. ASCII counts an eighth."""
+_RETURNS = bytes.maketrans(b"\r", b"\n")
+_BUDGET_BYTES = 768 * 1024
+"""Bytes of text that are decoded for the places of one run: 1 ms of the loop. ASCII counts an eighth. Text whose line
+feeds are counted counts a half: 1.3 ms for 1.5 MiB, and so 0.9 ms for all of a text of 1 MiB."""
 
-_OTHER_ENDS_BYTES = 128 * 1024
+_OTHER_ENDS_BYTES = 64 * 1024
 """A longer text is not searched for characters that end a line for Deno only: a lone carriage return, U+2028, U+2029.
-Replacing them takes 10 ms for each MiB, and a text has up to two indexes. Lines of such a text stay as Deno counts
-them."""
+Replacing them takes up to 0.6 ms, and a text has up to two indexes. Lines of such a text stay as Deno counts them."""
 
-STACK_LINES = 300
-"""Lines of one stack that are mapped to the program: 2 ms of the loop. Other lines stay as they came. Engines keep ten
-frames for an error unless the program asks for more."""
+STACK_LINES = 100
+"""Lines of one stack that are mapped to the program: 0.6 ms of the loop, without the work on the text that has a budget
+of its own. Other lines stay as they came. Engines keep ten frames for an error unless the program asks for more."""
 
 FRAME_CHARACTERS = 2048
-"""A longer line of a stack stays as it came: matching one of 256 KiB takes up to 3 ms."""
+"""A longer line of a stack stays as it came."""
+
+_PLACE_CHARACTERS = 64
+"""More than the place of a frame of a program takes."""
+
+
+def split_frame(line: str) -> tuple[str | None, str] | None:
+    """Return the function of a frame, None if it has none, and its place; None if the line is no frame.
+
+    No regular expression reads the line: the function's name, which the program chose, would be read again for each
+    parenthesis in it.
+    """
+    if len(line) > FRAME_CHARACTERS:
+        return None
+    at = line.find("at ")
+    if at < 0 or line[:at] != " " * at:
+        return None
+    function, named, place = line[at + len("at ") :].rpartition(" (")
+    if len(place) > _PLACE_CHARACTERS:
+        return None
+    return function if named else None, place
+
+
+class _Budget:
+    """Work on a text that a run may still cause."""
+
+    def __init__(self) -> None:
+        self.left = _BUDGET_BYTES
+        """Bytes of text that may be decoded. Below zero: none."""
 
 
 class Text:
@@ -44,28 +88,36 @@ class Text:
 
     def __init__(self, source: bytes) -> None:
         self._source = source
-        self._left = _BUDGET_BYTES
+        self._budget = _Budget()
 
-    @property
-    def lines(self) -> int:
-        """How many lines there are."""
-        return self._index.lines
+    def has_line(self, line: int) -> bool:
+        """Whether there is a line of this number. Over the budget every line from 1 counts as there."""
+        return line >= 1 and self._index.has(line) is not False
 
-    def end(self) -> tuple[int, int]:
-        """Return the line and the column after the last character."""
-        start = self._source.rfind(b"\n") + 1
-        return self.lines, self._units(start, len(self._source), len(self._source) - start) + 1
+    def end(self) -> tuple[int, int] | None:
+        """Return the line and the column after the last character; None over the budget."""
+        line, start = self._index.last(), self._source.rfind(b"\n") + 1
+        if line is None:
+            return None
+        return line, self._units(start, len(self._source), len(self._source) - start) + 1
 
     def of_bytes(self, line: int, column: int) -> int:
         """Return the column for one that counts bytes. One past the end of the line counts as its end."""
         start = self._index.start(line)
+        if start is None:
+            return column
         return self._units(start, min(start + column - 1, len(self._source)), column - 1) + 1
 
     def of_characters(self, line: int, column: int) -> int:
         """Return the column for one that counts characters, a tab as two. One past the line's end counts as its end."""
         start = self._index.start(line)
+        if start is None:
+            return column
         text = self._look(start, min(start + _UTF8_BYTES * (column - 1), len(self._source)), _PASSES)
         if text is None:
+            return column
+        self._budget.left -= _TAB_COST * text.count(b"\t")
+        if self._budget.left < 0:
             return column
         before = text.decode("utf-8", "replace").replace("\t", "\t\t")[: column - 1]
         tabs = before.count("\t")
@@ -80,8 +132,11 @@ class Text:
         if index is None or line < 1:
             return line, column
         start = index.start(line)
-        own = self._index.line_at(start)
-        return own, column + self._units(self._index.start(own), start, 0)
+        own = None if start is None else self._index.line_at(start)
+        first = None if own is None else self._index.start(own)
+        if start is None or own is None or first is None:
+            return line, column
+        return own, column + self._units(first, start, 0)
 
     def _units(self, start: int, end: int, otherwise: int) -> int:
         """Return the number of UTF-16 code units of a range, up to the line's end; `otherwise` over the budget."""
@@ -90,17 +145,19 @@ class Text:
 
     def _look(self, start: int, end: int, passes: int) -> bytes | None:
         """Return the text of a range, up to the end of the line; None over the budget. `passes`: its cost."""
-        found = self._source.find(b"\n", start, min(end, start + _ASCII_GAIN * max(self._left, 0)))
+        most = _ASCII_GAIN * max(self._budget.left, 0)
+        found = self._source.find(b"\n", start, min(end, start + most))
         end = end if found < 0 else found
-        if end - start > _ASCII_GAIN * self._left:
+        if end - start > most:
+            self._budget.left -= most // _SEARCH_GAIN
             return None
         text = self._source[start:end]
-        self._left -= passes * (len(text) // _ASCII_GAIN if text.isascii() else len(text))
-        return text if self._left >= 0 else None
+        self._budget.left -= passes * (len(text) // _ASCII_GAIN if text.isascii() else len(text))
+        return text if self._budget.left >= 0 else None
 
     @cached_property
     def _index(self) -> _Index:
-        return _Index(self._source)
+        return _Index(self._source, self._budget)
 
     @cached_property
     def _swc_index(self) -> _Index | None:
@@ -117,44 +174,80 @@ class Text:
             return None
         if source.count(b"\r") == source.count(b"\r\n") and not any(end in source for end in separators):
             return None
-        source = source.replace(b"\r\n", b" \n").replace(b"\r", b"\n")
+        source = source.replace(b"\r\n", b" \n").translate(_RETURNS)
         for separator in separators:
             source = source.replace(separator, b"  \n")
-        return _Index(source)
+        return _Index(source, self._budget)
 
 
 class _Index:
-    """Where each line of a text begins, if line feeds end lines."""
+    """Where each line of a text begins, if line feeds end lines. Only the text up to the lines asked for is read."""
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, budget: _Budget) -> None:
         self._text = text
-        counts = (text.count(b"\n", at, at + _CHUNK_BYTES) for at in range(0, len(text), _CHUNK_BYTES))
-        self._before = [0, *accumulate(counts)]
-        """Number of line feeds before each chunk of the text."""
-        self.lines = self._before[-1] + 1
+        self._budget = budget
+        self._before = [0]
+        """Number of line feeds before each chunk that was read, and before the rest of the text."""
 
-    def line_at(self, offset: int) -> int:
-        """Return the line of this byte."""
+    def line_at(self, offset: int) -> int | None:
+        """Return the line of this byte; None over the budget."""
         chunk = offset // _CHUNK_BYTES
+        while len(self._before) <= chunk:
+            if not self._read_on():
+                return None
         return self._before[chunk] + self._text.count(b"\n", chunk * _CHUNK_BYTES, offset) + 1
 
-    def start(self, line: int) -> int:
-        """Return where a line begins; past the last line, the end of the text. Bisects the chunk."""
+    def has(self, line: int) -> bool | None:
+        """Whether there is such a line; None over the budget."""
+        while self._before[-1] < line - 1:
+            if not self._rest:
+                return False
+            if not self._read_on():
+                return None
+        return True
+
+    def last(self) -> int | None:
+        """Return the number of the last line; None over the budget."""
+        while self._rest:
+            if not self._read_on():
+                return None
+        return self._before[-1] + 1
+
+    def start(self, line: int) -> int | None:
+        """Return where a line begins; past the last line, the end of the text. None over the budget."""
         if line <= 1:
             return 0
-        if line - 1 > self._before[-1]:
-            return len(self._text)
-        chunk = bisect_left(self._before, line - 1) - 1
-        wanted, low = line - 1 - self._before[chunk], chunk * _CHUNK_BYTES
-        high = low + _CHUNK_BYTES
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self._text.count(b"\n", low, middle)
+        if not (has := self.has(line)):
+            return None if has is None else len(self._text)
+        text, before = self._text, self._before
+        chunk = bisect_left(before, line - 1) - 1
+        wanted, low = line - 1 - before[chunk], chunk * _CHUNK_BYTES
+        for size in _HALVES:
+            found = text.count(b"\n", low, low + size)
             if found < wanted:
-                wanted, low = wanted - found, middle
-            else:
-                high = middle
-        return high
+                wanted -= found
+                low += size
+        part = text[low : low + _HALVES[-1]]
+        return low + len(part) - len(part.split(b"\n", wanted)[-1])
+
+    @property
+    def _rest(self) -> bool:
+        """Whether a part of the text was not read."""
+        return (len(self._before) - 1) * _CHUNK_BYTES < len(self._text)
+
+    def _read_on(self) -> bool:
+        """Read more of the text; return whether the budget allows it."""
+        if self._budget.left < _STEP_BYTES // _COUNT_GAIN:
+            return False
+        self._budget.left -= _STEP_BYTES // _COUNT_GAIN
+        text, before = self._text, self._before
+        first = (len(before) - 1) * _CHUNK_BYTES
+        counts = [
+            text.count(b"\n", at, at + _CHUNK_BYTES)
+            for at in range(first, min(first + _STEP_BYTES, len(text)), _CHUNK_BYTES)
+        ]
+        before += accumulate(counts[1:], initial=before[-1] + counts[0])
+        return True
 
 
 def _units(text: bytes) -> int:

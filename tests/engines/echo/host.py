@@ -54,7 +54,7 @@ class EchoCell(Cell):
     def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
         """Hand over a job."""
         self.runs += 1
-        frame = job_frame(b"C" if job.task is Task.CHECK else b"R", job.prompt.encode())
+        frame = job_frame(b"C" if job.task is Task.CHECK else b"R", job.prompt_bytes())
         self._run = Run(job, machine=self._machine, frame=frame, stacks=_Stacks(), done=done, on_log=on_log)
         self._machine.happen(Trusted.JOB)
         self._run.send(self._data)

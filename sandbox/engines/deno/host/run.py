@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import trio
 
-from sandbox.cells.cell import LONG_S
+from sandbox.cells.cell import LOW_PRIORITY_AFTER_S
 from sandbox.cells.job import Result
 from sandbox.cells.process import Ending, Supervisor
 from sandbox.cells.reactor import READ, WRITE
@@ -95,7 +95,7 @@ class DenoRun:
         cpu_at_ns = accounts.cpu_before_ns + limits.cpu_ms * 1_000_000
         self._watch.arm_with_cpu(limits.wall_ms, cpu_at_ns, cpu_ms=limits.cpu_ms, cores=self._engine.cores)
         run.send(self._data)
-        self._set_due(min(run.began + LONG_S, run.wall_at))
+        self._set_due(min(run.began + LOW_PRIORITY_AFTER_S, run.wall_at))
 
     def cancel(self) -> None:
         """End the run: its client has cancelled it or left."""

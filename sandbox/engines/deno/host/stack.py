@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.host.columns import FRAME_CHARACTERS, STACK_LINES, Text
+from sandbox.engines.host.columns import STACK_LINES, Text, split_frame
 
 _WRAPPER_LINES = 3
 MAPPINGS = 3
-_FRAME = re.compile(
-    r"^ *at (?:(?P<function>.*) \()?(?P<file>program\.js, <anonymous>|program:module)"
-    r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
-)
+_FRAME_PLACE = re.compile(r"(?P<file>program\.js, <anonymous>|program:module):(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?")
 _PLACE = re.compile(r"^    at (?P<parser>swc|v8):(?P<line>\d{1,9}):(?P<column>\d{1,9})$")
-_OURS = re.compile(r"file:///app/(?:runner|check)\.js|\((?:ext|node|checkin):|at (?:ext|node|checkin):")
-_UNNAMED = re.compile(r"(?:async )?(?:\w+\.)?(?:eval|default)(?: \[as \w+\])?")
+_OURS = (
+    *("file:///app/runner.js", "file:///app/check.js"),
+    *("(ext:", "(node:", "(checkin:", "at ext:", "at node:", "at checkin:"),
+)
+_OURS_CHARACTERS = 128
+"""From the end of a frame: its place is there. A function's name, which is before it, can be the program's."""
+
+_UNNAMED = re.compile(r"(?:async )?(?:\w++\.)?(?:eval|default)(?: \[as \w++\])?")
+_UNNAMED_CHARACTERS = 512
+"""A longer name is the program's own."""
 
 
 def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
@@ -27,12 +32,12 @@ def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int
     found = _PLACE.match(stack)
     if found is None:
         return None, None
-    line, column, last = int(found["line"]) - (0 if module else 1), int(found["column"]), source.end()
+    line, column = int(found["line"]) - (0 if module else 1), int(found["column"])
     if line < 1:
         return 1, 1
     line, column = source.of_deno(line, column, v8=found["parser"] == "v8")
-    if line > last[0]:
-        return last
+    if not source.has_line(line) and (end := source.end()):
+        return end
     return line, source.of_characters(line, column) if found["parser"] == "swc" else column
 
 
@@ -57,23 +62,27 @@ def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[
     lines: list[str] = []
     place: tuple[int, int] | None = None
     for own in text.split("\n", STACK_LINES):
-        if _OURS.search(own) and own.startswith("    at "):
+        if own.startswith("    at ") and _is_ours(own[-_OURS_CHARACTERS:]):
             continue
-        frame = _frame(own)
-        if frame is None:
+        parts = split_frame(own)
+        found = _FRAME_PLACE.fullmatch(parts[1]) if parts is not None else None
+        if parts is None or found is None:
             lines.append(own)
             continue
-        above = _WRAPPER_LINES if frame["file"].startswith("program.js") else int(mapped == 1)
-        line, column = source.of_deno(int(frame["line"]) - above, int(frame["column"]), v8=mapped == 0)
-        if not 1 <= line <= source.lines:
+        above = _WRAPPER_LINES if found["file"].startswith("program.js") else int(mapped == 1)
+        line, column = source.of_deno(int(found["line"]) - above, int(found["column"]), v8=mapped == 0)
+        if not source.has_line(line):
             continue
         place = place or (line, column)
-        function = frame["function"]
-        if function is None or _UNNAMED.fullmatch(function):
+        function = parts[0]
+        if function is None or (len(function) <= _UNNAMED_CHARACTERS and _UNNAMED.fullmatch(function)):
             function = "<anonymous>"
         lines.append(f"    at {function} ({source_name}:{line}:{column})")
     return "\n".join(lines), *(place or (None, None))
 
 
-def _frame(line: str) -> re.Match[str] | None:
-    return _FRAME.match(line) if len(line) <= FRAME_CHARACTERS else None
+def _is_ours(place: str) -> bool:
+    """Whether a place is in our own code, or in Deno's."""
+    if "ext:" in place or "node:" in place or "checkin:" in place or "file:///app/" in place:
+        return any(ours in place for ours in _OURS)
+    return False

@@ -14,7 +14,7 @@ from contextlib import suppress
 import trio
 
 from sandbox.cells import priority
-from sandbox.cells.cell import LONG_S, Cell, Done, OnLog, Room
+from sandbox.cells.cell import LOW_PRIORITY_AFTER_S, Cell, Done, OnLog, Room
 from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
@@ -35,6 +35,9 @@ from sandbox.protocol.machine import Machine, State
 _log = logging.getLogger(__name__)
 KILL_S = 0.5
 """How long a zygote may take to report the end of a child that it was told to kill."""
+
+_READ_GRACE_S = 0.005
+"""How long a cancelled child may take to read its job."""
 
 _READS_S = 0.0005
 """How often to look whether a child has read its job."""
@@ -202,7 +205,7 @@ class QuickJSCell(Cell):
         self._watch.arm(wall_ms)
         run.send(self._data)
         self._wait_for(READ | (WRITE if run.unsent else 0))
-        self._reactor.set_due(self, min(run.wall_at, now + LONG_S))
+        self._reactor.set_due(self, min(run.wall_at, now + LOW_PRIORITY_AFTER_S))
 
     def _set_limits(self, run: Run, limits: Limits) -> None:
         """Have the blank child replaced by one with these limits. Raises CellLost."""
@@ -340,7 +343,7 @@ class QuickJSCell(Cell):
             self._finish(run, self._report)
         else:
             if cause is Trusted.CANCEL:
-                self._kill_at = trio.current_time() + LONG_S
+                self._kill_at = trio.current_time() + _READ_GRACE_S
             self._kill(run)
 
     def _kill(self, run: Run) -> None:

@@ -23,31 +23,32 @@ _BEFORE, _AFTER = BODY[0].encode(), BODY[1].encode()
 _BRACKETS = BRACKETS.encode()
 
 
-def frame(job: Job) -> bytes:
-    """Return the frame of a job."""
+def frame(job: Job) -> tuple[bytes, ...]:
+    """Return the frame of a job, in parts: its texts are not copied."""
     prompt, env = b"", b""
-    in_the_call = len(job.prompt) + len(job.env) <= _IN_THE_CALL
+    in_the_call = isinstance(job.prompt, str) and len(job.prompt) + len(job.env) <= _IN_THE_CALL
     if in_the_call:
         # A JSON string is a JavaScript string.
         given = json.encode(job.prompt) + b", " + json.encode(job.env)
     else:
         given = b"void 0, void 0"
-        prompt, env = job.prompt.encode(), job.env.encode()
+        prompt, env = job.prompt_bytes(), job.env.encode()
     numbers = (job.limits.result_bytes, job.limits.log_bytes, *_SEEDS.unpack(os.urandom(_SEEDS.size)))
     arguments = b", %b, %d, %d, %d, %d, %d)" % (given, *numbers)
-    code, brackets = job.source, b""
+    code, before, after, brackets = job.source, b"", b"", b""
     if job.task is Task.RUN:
         assert job.artifact is not None
         if job.artifact.code is not None:
             code = job.artifact.code
         body = job.artifact.form is Form.BODY
-        if body and in_the_call:
-            return job_frame(b"B", _BEFORE, code, _AFTER, arguments)
-        kind = b"L" if body else b"M"
         if body:
-            code = b"".join((_BEFORE, code, _AFTER))
+            before, after = _BEFORE, _AFTER
+            if in_the_call:
+                return job_frame(b"B", before, code, after, arguments)
+        kind = b"L" if body else b"M"
     else:
         kind = b"S" if job.task is Task.CHECK_AND_RUN else b"C"
         brackets = _BRACKETS
-    header = _HEADER.pack(kind, len(code), len(arguments), len(prompt), len(env), len(brackets))
-    return job_frame(header, code, arguments, prompt, env, brackets)
+    code_bytes = len(before) + len(code) + len(after)
+    header = _HEADER.pack(kind, code_bytes, len(arguments), len(prompt), len(env), len(brackets))
+    return job_frame(header, before, code, after, arguments, prompt, env, brackets)

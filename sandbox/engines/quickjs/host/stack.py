@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.host.columns import FRAME_CHARACTERS, STACK_LINES, Text
+from sandbox.engines.host.columns import STACK_LINES, Text, split_frame
 
-_FRAME = re.compile(
-    r"^ *at (?:(?P<function>.*) \()?(?P<file>eval_script|program|check|<input>)"
-    r":(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
-)
+_PLACE = re.compile(r"(eval_script|program|check|<input>):(\d{1,9}):(\d{1,9})\)?")
 _OURS = "promptlog:"
 MAPPINGS = 1
 
@@ -22,35 +19,36 @@ def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int
     """Return (line, column) of a syntax error. One past the end of the source is moved to its end."""
     for text in stack.split("\n", STACK_LINES):
         if frame := _frame(text):
-            place, last = (int(frame["line"]) - (0 if module else 1), int(frame["column"])), source.end()
-            if place[0] < 1:
+            _, _, line, column = frame
+            line -= 0 if module else 1
+            if line < 1:
                 return 1, 1
-            return (place[0], source.of_bytes(*place)) if place[0] <= last[0] else last
+            if not source.has_line(line) and (end := source.end()):
+                return end
+            return line, source.of_bytes(line, column)
     return None, None
 
 
 def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, int | None]:
     """Return the stack in terms of the program as submitted, and the place of its first frame there."""
-    lines: list[str | tuple[str, tuple[int, int]]] = []
+    lines: list[str] = []
+    first: tuple[int, int] | None = None
     for text in stack.removesuffix("\n").split("\n", STACK_LINES):
-        if _OURS in text and text.startswith("    at "):
-            if lines and isinstance(lines[-1], str) and lines[-1].strip() == "at apply (native)":
+        if text.startswith("    at ") and _OURS in text:
+            if lines and lines[-1].strip() == "at apply (native)":
                 lines.pop()  # how the prelude calls
             continue
         frame = _frame(text)
-        if frame is None or frame["file"] == "<input>":
+        if frame is None or frame[1] == "<input>":
             lines.append(text)
             continue
-        line = int(frame["line"]) - (1 if frame["file"] == "eval_script" else 0)
-        if line >= 1 and frame["function"] != "<eval>":
-            lines.append((frame["function"] or "<anonymous>", (line, int(frame["column"]))))
-    places = [(line[1][0], source.of_bytes(*line[1])) for line in lines if not isinstance(line, str)]
-    columns = iter(places)
-    own = "\n".join(
-        line if isinstance(line, str) else "    at {} ({}:{}:{})".format(line[0], source_name, *next(columns))
-        for line in lines
-    )
-    return own, *(places[0] if places else (None, None))
+        function, file, line, column = frame
+        line -= 1 if file == "eval_script" else 0
+        if line >= 1 and function != "<eval>":
+            column = source.of_bytes(line, column)
+            first = first or (line, column)
+            lines.append(f"    at {function or '<anonymous>'} ({source_name}:{line}:{column})")
+    return "\n".join(lines), *(first or (None, None))
 
 
 def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
@@ -58,5 +56,11 @@ def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
     return shown(text, source_name, source)[0]
 
 
-def _frame(line: str) -> re.Match[str] | None:
-    return _FRAME.match(line) if len(line) <= FRAME_CHARACTERS else None
+def _frame(text: str) -> tuple[str | None, str, int, int] | None:
+    """Return function, file, line and column of a frame; None if the text is no frame of a program."""
+    parts = split_frame(text)
+    place = None if parts is None else _PLACE.fullmatch(parts[1])
+    if parts is None or place is None:
+        return None
+    file, line, column = place.groups()
+    return parts[0], file, int(line), int(column)

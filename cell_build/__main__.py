@@ -1,0 +1,3 @@
+from cell_build.checkout import main
+
+main()

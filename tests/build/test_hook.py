@@ -1,0 +1,75 @@
+"""What the build hook asks hatchling to install, and what it puts into a wheel or into the source tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cell_build import engine_source
+from cell_build.cell import Cell
+from cell_build.checkout import SOURCE_FOLDER
+from hatch_build import CustomBuildHook
+from tests.build.inputs import SOURCES, STAND_IN_ENGINE
+
+
+@pytest.fixture
+def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CustomBuildHook:
+    """The hook of a project with small C files, and with the engine's source in a folder."""
+    jail = tmp_path / "project" / SOURCE_FOLDER
+    engine = tmp_path / "engine"
+    for folder, files in ((jail, SOURCES), (engine, STAND_IN_ENGINE)):
+        folder.mkdir(parents=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    monkeypatch.setenv(engine_source.SOURCE_VARIABLE, str(engine))
+    unused: Any = None
+    return CustomBuildHook(str(tmp_path / "project"), {}, unused, unused, str(tmp_path), "wheel")
+
+
+def _build_data() -> dict[str, Any]:
+    return {"force_include": {}, "sbom_files": [], "pure_python": True, "tag": "py3-none-any"}
+
+
+@pytest.mark.usefixtures("host_compiler")
+def test_wheel_gets_the_executable_and_its_descriptions(hook: CustomBuildHook, tmp_path: Path) -> None:
+    """The wheel is for one architecture and for any C library; the source tree stays as it is."""
+    build_data = _build_data()
+    hook.initialize("standard", build_data)
+    places = [str(Path(place).relative_to(SOURCE_FOLDER)) for place in build_data["force_include"].values()]
+    assert places == ["quickjs-cell", "quickjs-cell.json"]
+    assert all(Path(file).exists() for file in [*build_data["force_include"], *build_data["sbom_files"]])
+    assert build_data["pure_python"] is False
+    assert build_data["tag"].startswith("py3-none-manylinux2014_")
+    assert ".musllinux_1_1_" in build_data["tag"]
+    assert {path.name for path in (tmp_path / "project" / SOURCE_FOLDER).iterdir()} == set(SOURCES)
+
+
+@pytest.mark.usefixtures("host_compiler")
+def test_editable_installation_gets_the_executable_into_the_tree(hook: CustomBuildHook, tmp_path: Path) -> None:
+    """The executable lies where an installed package has it."""
+    hook.initialize("editable", _build_data())
+    executable = tmp_path / "project" / SOURCE_FOLDER / "quickjs-cell"
+    assert executable.stat().st_mode & 0o111
+    assert executable.with_suffix(".json").exists()
+
+
+@pytest.mark.usefixtures("host_compiler")
+def test_nothing_is_installed_where_there_is_a_compiler(hook: CustomBuildHook) -> None:
+    """With a compiler and the engine's source a build needs hatchling alone."""
+    assert hook.dependencies() == []
+
+
+def test_pip_is_installed_to_fetch_the_source(hook: CustomBuildHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An isolated build has no pip of its own."""
+    monkeypatch.delenv(engine_source.SOURCE_VARIABLE)
+    assert hook.dependencies()[0].startswith("pip")
+
+
+def test_zig_is_installed_only_to_compile(hook: CustomBuildHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """zig is asked for where there is no compiler, and not where the executable that it made is in the cache."""
+    monkeypatch.setenv("PROMPTLOG_COMPILER", "zig")
+    assert hook.dependencies() == ["ziglang==0.15.2"]
+    monkeypatch.setattr(Cell, "kept", lambda self, cache_folder: cache_folder)
+    assert hook.dependencies() == []

@@ -1,0 +1,149 @@
+"""The outbox: order of the bytes, and what is counted of them."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from promptlogd.budget import Account
+from promptlogd.outbox import Outbox
+from promptlogd.wire import Part
+
+_KIB = 1024
+
+
+class _Client:
+    """An outbox, the account that it charges, and the socket's other end."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self.account = Account(1 << 20)
+        self.ended = False
+        clients: Any = SimpleNamespace(unsent=set(), wake_if_idle=lambda: None)
+        self._tasks: trio.Nursery | None = None
+        self._not_started: list[Callable[[], Awaitable[None]]] = []
+        self.outbox = Outbox(
+            self._ours,
+            1,
+            clients=clients,
+            account=self.account,
+            stall_s=10.0,
+            end=lambda: setattr(self, "ended", True),
+            spawn=self._spawn,
+        )
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._tasks is None:
+            self._not_started.append(work)
+        else:
+            self._tasks.start_soon(work)
+
+    def start(self, tasks: trio.Nursery) -> None:
+        """Begin the outbox's tasks."""
+        self._tasks = tasks
+        for work in self._not_started:
+            tasks.start_soon(work)
+
+    async def read(self, size: int) -> bytes:
+        """Read so many bytes, a few at a time."""
+        theirs, data = trio.socket.from_stdlib_socket(self.theirs.dup()), bytearray()
+        with theirs:
+            while len(data) < size:
+                data += await theirs.recv(min(50_000, size - len(data)))
+        return bytes(data)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._ours.close()
+        self.theirs.close()
+
+
+@pytest.fixture
+def client() -> Iterator[_Client]:
+    """An outbox, whose client does not read yet."""
+    client = _Client()
+    yield client
+    client.close()
+
+
+def _part(size: int, fill: int) -> bytes:
+    return bytes((fill + at) % 251 for at in range(251)) * (size // 251) + bytes([fill]) * (size % 251)
+
+
+_REPLIES: list[list[Part]] = [
+    [b"head", memoryview(_part(900 * _KIB, 1)), b"\n"],
+    [b"short"],
+    [_part(20 * _KIB, 2), _part(300 * _KIB, 3)],
+    *([_part(5000, number)] for number in range(100)),
+    [_part(16 * _KIB, 4), b"", b"tail"],
+]
+
+
+async def test_all_bytes_come_in_their_order(client: _Client) -> None:
+    """Long and short parts arrive as they were given, and in the end nothing of them is counted."""
+    expected = b"".join(part for parts in _REPLIES for part in parts)
+    async with trio.open_nursery() as nursery:
+        client.start(nursery)
+        for parts in _REPLIES:
+            client.outbox.send(parts)
+        assert await client.read(len(expected)) == expected
+        client.outbox.send([b"more"])
+        assert await client.read(4) == b"more"
+        await client.outbox.drain()
+        assert client.account.held_bytes == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_held_is_counted(client: _Client) -> None:
+    """A long part counts until its last byte is sent, since its memory is held until then; nothing counts twice."""
+    large = 1000 * _KIB
+    client.outbox.send([b"head", bytes(large)])
+    assert client.account.held_bytes == large
+    client.outbox.send([bytes(100)])
+    client.outbox.send([bytes(200)])
+    assert client.account.held_bytes == large + 300
+    async with trio.open_nursery() as nursery:
+        client.start(nursery)
+        await client.read(large // 2)
+        assert client.account.held_bytes == large + 300
+        await client.read(4 + large // 2 + 300)
+        await client.outbox.drain()
+        assert client.account.held_bytes == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_the_socket_takes_is_not_counted(client: _Client) -> None:
+    """A reply that the socket takes at once is not kept."""
+    client.outbox.send([b"head", bytes(50 * _KIB), b"\n"])
+    assert client.account.held_bytes == 0
+    assert len(await client.read(5 + 50 * _KIB)) == 5 + 50 * _KIB
+
+
+async def test_replies_that_room_brings_keep_their_order(client: _Client) -> None:
+    """Who is called back for room may send at once: its bytes come behind the ones that were kept."""
+    first, waiting = _part(1200 * _KIB, 7), deque[Callable[[], None]]()
+    client.outbox.send([first])
+    waiting.append(lambda: client.outbox.send([b"second"]))
+    client.account.when_room(lambda: waiting.popleft()())
+    assert waiting
+    async with trio.open_nursery() as nursery:
+        client.start(nursery)
+        assert await client.read(len(first) + 6) == first + b"second"
+        await client.outbox.drain()
+        assert client.account.held_bytes == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_is_gone_ends_its_connection(client: _Client) -> None:
+    """Sending to a closed socket reports the end, and keeps nothing."""
+    client.theirs.close()
+    client.outbox.send([b"x"])
+    assert client.ended
+    assert client.account.held_bytes == 0
