@@ -20,7 +20,8 @@ BIN := $(VENV)/bin
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
 # An editable installation builds the QuickJS cell; its cache makes it compile only what has changed (docs/building.md).
-CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch]) $(wildcard cell_build/*.py) hatch_build.py
+CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) \
+	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
 .PHONY: demo test test-build lint bench bench-peers bench-where fuzz fuzz-guided soak faults docs clean
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cell_build import cache, cell, compiler, description, engine_source
+from cell_build import cache, cell, compiler, description, embedded, engine_source
 from cell_build.cell import Cell
 
 SOURCE_FOLDER = "sandbox/engines/quickjs/jail"  # also the executable's place, in the tree and in the wheel
@@ -19,7 +19,8 @@ def inputs(root: Path, engine: engine_source.Files) -> Cell:
     """What the executable of this source tree is made of."""
     architecture = compiler.target_architecture()
     chosen = compiler.choose(architecture)
-    return Cell(engine=engine, sources=sources(root), compiler=chosen, architecture=architecture)
+    files = sources(root) | embedded.headers(root, architecture)
+    return Cell(engine=engine, sources=files, compiler=chosen, architecture=architecture)
 
 
 def sources(root: Path) -> dict[str, bytes]:

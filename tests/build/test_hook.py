@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cell_build import engine_source
+from cell_build import embedded, engine_source
 from cell_build.cell import Cell
 from cell_build.checkout import SOURCE_FOLDER
 from hatch_build import CustomBuildHook
@@ -23,6 +24,10 @@ def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CustomBuildHook:
         folder.mkdir(parents=True)
         for name, text in files.items():
             (folder / name).write_text(text)
+    for path in [*sum(embedded.SCRIPTS.values(), ()), embedded.FILTER]:
+        copy = tmp_path / "project" / embedded.ENGINES / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(__file__).parents[2] / embedded.ENGINES / path, copy)
     monkeypatch.setenv(engine_source.SOURCE_VARIABLE, str(engine))
     unused: Any = None
     return CustomBuildHook(str(tmp_path / "project"), {}, unused, unused, str(tmp_path), "wheel")
@@ -36,6 +41,7 @@ def _build_data() -> dict[str, Any]:
 def test_wheel_gets_the_executable_and_its_descriptions(hook: CustomBuildHook, tmp_path: Path) -> None:
     """The wheel is for one architecture and for any C library; the source tree stays as it is."""
     build_data = _build_data()
+    tree = sorted((tmp_path / "project").rglob("*"))
     hook.initialize("standard", build_data)
     places = [str(Path(place).relative_to(SOURCE_FOLDER)) for place in build_data["force_include"].values()]
     assert places == ["quickjs-cell", "quickjs-cell.json"]
@@ -43,7 +49,7 @@ def test_wheel_gets_the_executable_and_its_descriptions(hook: CustomBuildHook, t
     assert build_data["pure_python"] is False
     assert build_data["tag"].startswith("py3-none-manylinux2014_")
     assert ".musllinux_1_1_" in build_data["tag"]
-    assert {path.name for path in (tmp_path / "project" / SOURCE_FOLDER).iterdir()} == set(SOURCES)
+    assert sorted((tmp_path / "project").rglob("*")) == tree
 
 
 @pytest.mark.usefixtures("host_compiler")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cell_build import checkout, description
 from cell_build.cell import EXECUTABLE
+from sandbox.engines import ENGINES
 from tests.build import elf
 
 FOLDER = Path(__file__).parents[2] / checkout.SOURCE_FOLDER
@@ -19,3 +20,16 @@ def test_executable_of_the_tree_is_hardened_and_described() -> None:
     facts = json.loads((FOLDER / description.FACTS).read_text())
     assert hashlib.sha256(data).hexdigest() == facts["sha256"]
     assert elf.faults(data, facts["architecture"]) == []
+
+
+def test_artifacts_are_made_again_with_another_engine() -> None:
+    """The build of QuickJS's artifacts names the version of the engine in the executable."""
+    facts = json.loads((FOLDER / description.FACTS).read_text())
+    assert ENGINES["quickjs"].build.partition("-")[0] == facts["engine_version"]
+
+
+def test_scripts_and_filter_are_in_the_executable() -> None:
+    """The jail's root is one file, which holds promptlog's own scripts as they are in this tree."""
+    data = (FOLDER / EXECUTABLE).read_bytes()
+    for path in (FOLDER / "prelude.js", FOLDER / "builtins.js", FOLDER.parents[1] / "jail/contract.js"):
+        assert path.read_bytes() in data, path

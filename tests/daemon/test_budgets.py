@@ -106,7 +106,7 @@ def test_300_runs_are_cancelled_at_once(tmp_path: Path) -> None:
         assert {replies[f"run {number}"]["outcome"]["kind"] for number in numbers} == {"cancelled"}
         assert all(replies[f"cancel {number}"]["found"] for number in numbers)
         begun = [n for n in numbers if replies[f"run {n}"]["usage"]["wall_ms"] > 0]
-        assert len(begun) <= 8  # those that were in a cell, and perhaps one after each of them
+        assert len(begun) <= 60  # those in a cell, and those that got a free cell before their cancel was read
 
 
 def test_a_ping_does_not_wait_for_runs(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The second seccomp filter, the one that a child puts on itself before it reads a user byte. Pure: no syscalls.
+"""The second seccomp filter, the one that a child puts on itself before it reads a user byte. Pure: no syscalls. The
+build puts it into the cell (cell_build/embedded.py).
 
 Classic BPF, written as blocks that each end in a verdict of their own, so that no jump leaves its block and a
 wrong one cannot reach another's ALLOW. What is not named dies with SIGSYS (SECCOMP_RET_KILL_PROCESS).
@@ -7,7 +8,6 @@ Sources: seccomp(2), linux/filter.h, linux/audit.h, the kernel's syscall tables.
 
 from __future__ import annotations
 
-import struct
 from typing import Literal
 
 Machine = Literal["x86_64", "aarch64"]
@@ -81,8 +81,3 @@ def instructions(machine: Machine) -> list[Instruction]:
         program += [(_JEQ, 0, len(block), number), *block]
     program.append((_RET, 0, 0, _KILL_PROCESS))
     return program
-
-
-def assemble(machine: Machine) -> bytes:
-    """Return the filter as the bytes of struct sock_filter[]."""
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions(machine))

@@ -69,7 +69,6 @@ struct limits {
     uint64_t memory_bytes;
 };
 
-bool confinement_load(const char *filter, size_t size);
 void confinement_set_limits(const struct limits *limits);
 void confinement_put_on(void);
 
@@ -80,7 +79,7 @@ struct fault {
     struct text name, message, stack;
 };
 
-bool context_start(struct text prelude, struct text builtins);
+bool context_start(void);
 struct text context_start_fault(void);
 void context_settle(void);
 void context_touch(void);

@@ -7,8 +7,7 @@
 static void run(enum form form, struct text code, struct text arguments)
 {
     const struct text body[] = {code, arguments};
-    /* Asked for twice, so that the first to look at it is not the program's wrapper. */
-    const struct text module[] = {TEXT("import(\"program\"); __promptlog_run(import(\"program\")"), arguments};
+    const struct text module[] = {TEXT("__promptlog_run(import(\"program\")"), arguments};
     context_run(memory_join(form == FORM_BODY ? body : module, 2));
 }
 

@@ -1,5 +1,5 @@
 /* What a child gives up before it reads a user byte: the control socket, more than its limits, and every system call
- * but those in filter.py. What the kernel is handed was made ready in the zygote, so nothing is allocated here. The
+ * but those in host/filter.py, of which cell_build/embedded.py makes filter.h. What the kernel is handed was made ready in the zygote, so nothing is allocated here. The
  * system calls themselves, not the C library's functions: they are what the policy of the jail names. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -12,8 +12,7 @@
 #include <unistd.h>
 
 #include "cell.h"
-
-enum { MOST_INSTRUCTIONS = 256 };
+#include "filter.h"
 
 /* struct itimerspec and struct rlimit64 of the kernel, on 64-bit machines. */
 struct timer_value {
@@ -23,20 +22,13 @@ struct limit {
     uint64_t soft, hard;
 };
 
-static struct sock_filter instructions[MOST_INSTRUCTIONS];
-static struct sock_fprog program = {.filter = instructions};
+/* The kernel copies the filter and does not write to it. */
+static const struct sock_fprog program = {
+    .len = sizeof second_filter / sizeof *second_filter,
+    .filter = (struct sock_filter *)second_filter,
+};
 static struct timer_value cpu_timer;
 static struct limit cpu_limit, memory_limit, no_processes;
-
-/* Take the filter; false if this is none. */
-bool confinement_load(const char *filter, size_t size)
-{
-    if (size == 0 || size % sizeof *instructions != 0 || size > sizeof instructions)
-        return false;
-    memcpy(instructions, filter, size);
-    program.len = (unsigned short)(size / sizeof *instructions);
-    return true;
-}
 
 /* Say what the next child gets. RLIMIT_CPU, in whole seconds, stands behind the timer. */
 void confinement_set_limits(const struct limits *limits)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cell.h"
+#include "scripts.h" /* made by cell_build/embedded.py */
 
 enum {
     STACK_BYTES = 1024 * 1024,
@@ -59,27 +60,25 @@ static struct fault fault_of(JSValue error)
     return fault;
 }
 
-/* Evaluate one of our own scripts. In a block, so that its names are not the program's. */
-static bool evaluate_own(struct text script)
+/* Evaluate one of promptlog's own scripts. */
+static bool evaluate_own(const char *script, size_t size)
 {
-    const struct text parts[] = {TEXT("{"), script, TEXT("\n}")};
-    struct text block = memory_join(parts, 3);
-    JSValue result = evaluate(block, OURS, JS_EVAL_FLAG_STRICT);
+    JSValue result = evaluate((struct text){script, size}, OURS, JS_EVAL_FLAG_STRICT);
     bool good = !JS_IsException(result);
     JS_FreeValue(context, result);
-    memory_free(block);
     return good;
 }
 
 /* Make the context. False if that went wrong: context_start_fault says why. */
-bool context_start(struct text prelude, struct text builtins)
+bool context_start(void)
 {
     runtime = JS_NewRuntime2(&memory_functions, NULL);
     if (runtime == NULL)
         return false;
     JS_SetMaxStackSize(runtime, STACK_BYTES);
     context = JS_NewContext(runtime);
-    return context != NULL && hooks_add(context) && evaluate_own(prelude) && evaluate_own(builtins);
+    return context != NULL && hooks_add(context) && evaluate_own(prelude_script, sizeof prelude_script - 1) &&
+           evaluate_own(builtins_script, sizeof builtins_script - 1);
 }
 
 /* Return what went wrong in context_start. */

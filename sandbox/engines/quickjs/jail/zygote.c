@@ -6,8 +6,8 @@
  *     |                                                              | fork
  *     +------- control (SOCK_SEQPACKET, descriptor 1) ----------- zygote
  *
- * nsjail starts the zygote in a jail whose root holds this static binary and its scripts, and nothing else. The zygote
- * makes a JavaScript context, evaluates promptlog's own scripts in it, forks a child and reports that it is ready. The
+ * nsjail starts the zygote in a jail whose root holds this static binary and nothing else. The zygote makes a JavaScript
+ * context, evaluates promptlog's own scripts in it, which are in the binary, forks a child and reports that it is ready. The
  * child has the context already: a run pays for the pages that it writes to, and for nothing else.
  *
  * A child (child.c) gives up what a run does not need (confinement.c): the control socket, CPU time and memory above its
@@ -34,11 +34,9 @@
  *
  * Most of what a run costs is the kernel's copying of pages that it writes to. So the zygote's memory is small, a child
  * does little, and the fork is the system call itself: there are no threads and no locks that the C library would mend. */
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -47,12 +45,7 @@
 
 #include "cell.h"
 
-/* The jail's root: host/root.py. */
-#define PRELUDE "/prelude.js"
-#define BUILTINS "/builtins.js"
-#define FILTER "/filter.bpf"
-
-enum { MOST_FILE_BYTES = 256 * 1024, MESSAGE_BYTES = 64 };
+enum { MESSAGE_BYTES = 64 };
 
 /* E or U: the head of this is what goes out. */
 struct report {
@@ -74,37 +67,14 @@ static _Noreturn void give_up(struct text what, struct text why)
     _exit(EXIT_NOT_STARTED);
 }
 
-static struct text read_file(const char *path)
-{
-    int file = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC); /* musl's open is another call */
-    if (file < 0)
-        give_up((struct text){path, strlen(path)}, TEXT("it can't be opened"));
-    char *bytes = memory_take(MOST_FILE_BYTES);
-    size_t size = 0;
-    ssize_t got = 0;
-    while (size < MOST_FILE_BYTES && (got = read(file, bytes + size, MOST_FILE_BYTES - size)) > 0)
-        size += (size_t)got;
-    if (got < 0 || size == MOST_FILE_BYTES)
-        give_up((struct text){path, strlen(path)}, TEXT("it can't be read"));
-    close(file);
-    return (struct text){bytes, size};
-}
-
 /* Make everything that a child needs. */
 static void start(void)
 {
-    struct text prelude = read_file(PRELUDE), builtins = read_file(BUILTINS), filter = read_file(FILTER);
-    if (!confinement_load(filter.start, filter.size))
-        give_up(TEXT(FILTER), TEXT("it is no filter"));
-    if (!context_start(prelude, builtins))
+    if (!context_start())
         give_up(TEXT("the scripts"), context_start_fault());
-    memory_free(prelude);
-    memory_free(builtins);
-    memory_free(filter);
     time_t now = 0;
     struct tm there;
-    setenv("TZ", "UTC0", 1);
-    localtime_r(&now, &there); /* the C library looks for the time zone once, which a child may not */
+    localtime_r(&now, &there); /* the C library looks for a time zone once, which a child may not */
     context_settle();
     memory_trim();
 }

@@ -1,0 +1,119 @@
+"""What a child makes of the bytes of its job, byte by byte: the cell's binary without a jail, played by the test."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from sandbox.engines.quickjs.host.root import cell
+from sandbox.engines.quickjs.host.wrapper import BRACKETS
+
+_BROKEN = 70
+"""EXIT_BROKEN of cell.h."""
+
+
+def _no_new_privileges() -> None:
+    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # else an ordinary user can't put on a filter (seccomp(2))
+
+
+class _Zygote:
+    """A zygote without a jail."""
+
+    def __init__(self) -> None:
+        self.data, data = socket.socketpair()
+        self.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with data, control:
+            command = [cell(), "1000", str(128 << 20)]
+            self.process = subprocess.Popen(command, stdin=data, stdout=control, preexec_fn=_no_new_privileges)
+        for end in (self.data, self.control):
+            end.settimeout(20)
+        assert self.control.recv(64) == b"R"
+
+    def ended(self) -> tuple[bytes, int]:
+        """Return whether the child read everything (E) or not (U), and its exit code."""
+        report = self.control.recv(64)
+        return report[:1], os.waitstatus_to_exitcode(struct.unpack_from("<i", report, 4)[0])
+
+    def close(self) -> None:
+        """End it."""
+        self.control.close()
+        self.data.close()
+        assert self.process.wait(20) == 0
+
+
+@pytest.fixture
+def zygote() -> Iterator[_Zygote]:
+    """A zygote whose first child waits for its job."""
+    made = _Zygote()
+    yield made
+    made.close()
+
+
+def _frame(payload: bytes) -> bytes:
+    return b"j" + struct.pack(">I", len(payload)) + payload
+
+
+def _fields(kind: bytes, *fields: bytes) -> bytes:
+    return kind + struct.pack(">5I", *map(len, fields)) + b"".join(fields)
+
+
+_CHECK = _fields(b"C", b"return 1", b"", b"", b"", BRACKETS.encode())
+_FORM_BODY = b"f\0\0\0\1B"
+
+
+def test_a_job_in_single_bytes_is_one_job(zygote: _Zygote) -> None:
+    """However the bytes of a frame come, the child waits for all of them."""
+    zygote.data.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    for byte in _frame(_CHECK):
+        zygote.data.send(bytes((byte,)))
+    assert zygote.data.recv(64) == _FORM_BODY
+    assert zygote.ended() == (b"E", 0)
+
+
+@pytest.mark.parametrize("more", [b"", b" " * 12_000, b" " * 20_000, b" " * 3_000_000], ids=len)
+def test_a_job_of_any_size_is_read(zygote: _Zygote, more: bytes) -> None:
+    """Also one that is larger than the room for most jobs."""
+    zygote.data.sendall(_frame(_fields(b"C", b"return 1" + more, b"", b"", b"", BRACKETS.encode())))
+    assert zygote.data.recv(64) == _FORM_BODY
+    assert zygote.ended() == (b"E", 0)
+
+
+@pytest.mark.parametrize(
+    "bytes_",
+    [
+        b"x" + _frame(_CHECK)[1:],
+        _frame(b""),
+        _frame(b"\0"),
+        _frame(b"x"),
+        _frame(b"C"),
+        _frame(_CHECK[:20]),
+        _frame(_CHECK[:-1]),
+        _frame(_CHECK + b"x"),
+        _frame(b"C" + b"\xff" * 20),
+        _frame(b"C\0\0\0\1" + b"\0" * 16),
+        _frame(_fields(b"C", b"return 1", b"", b"", b"", b"")),
+        _frame(_fields(b"C", b"return 1", b"", b"", b"", BRACKETS.encode() + b"\0")),
+        _frame(_fields(b"C", b"return 1", b"", b"", b"", BRACKETS.replace("\0", "", 1).encode())),
+        _frame(_fields(b"L", b"1", b"", b"", b"", b"(")),
+        b"j\xff\xff\xff\xff",
+        _frame(_CHECK) + b"x",
+    ],
+)
+def test_what_is_no_job_ends_the_child(zygote: _Zygote, bytes_: bytes) -> None:
+    """Nothing of it is evaluated, and the next child is there."""
+    zygote.data.sendall(bytes_)
+    assert zygote.ended() == (b"E", _BROKEN)
+    zygote.data.sendall(_frame(_CHECK))
+    assert zygote.data.recv(64) == _FORM_BODY
+
+
+def test_a_child_whose_socket_is_closed_exits(zygote: _Zygote) -> None:
+    """It has nothing to do any more."""
+    zygote.data.shutdown(socket.SHUT_WR)
+    assert zygote.ended()[1] == 0
