@@ -14,10 +14,11 @@ from promptlogctl.cli.run import run
 from promptlogctl.cli.show import show
 from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
+from promptlogctl.cli.version import VERSION
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="promptlog", prog_name="promptlogctl")
+@VERSION
 def cli() -> None:
     """Run JavaScript that somebody else wrote, each run in a jailed process of its own.
 
