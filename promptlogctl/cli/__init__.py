@@ -3,6 +3,7 @@
 import click
 
 from promptlogctl.cli.app import Commands
+from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
@@ -27,7 +28,7 @@ def cli() -> None:
     """
 
 
-for _command in (submit, run, exec_, show, list_, remove, name, ping, stats, doctor, completion):
+for _command in (submit, run, exec_, show, list_, remove, name, ping, stats, doctor, canary, completion):
     cli.add_command(_command)
 
 __all__ = ["cli"]
