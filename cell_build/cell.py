@@ -15,7 +15,7 @@ from cell_build import cache, compiler, description, engine_source
 from cell_build.compiler import Compiler
 
 EXECUTABLE = "quickjs-cell"
-BUILD_FORMAT = "1"  # to be raised when the steps below change and the flags do not
+BUILD_FORMAT = "2"  # to be raised when the steps below or the descriptions change, and the flags do not
 
 OPTIMISED = ("-O2", "-g0", "-DNDEBUG", "-ffunction-sections", "-fdata-sections")
 FLAGS = (*OPTIMISED, "-std=gnu11", "-D_GNU_SOURCE", "-fPIE", "-fstack-protector-strong")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FACTS = "quickjs-cell.json"
 BILL_OF_MATERIALS = "quickjs-cell.cdx.json"
+LIBC_LICENCES = {"glibc": ("LGPL-2.1-or-later",), "musl": ("MIT",)}
 
 
 def facts(cell: Cell, executable: bytes) -> dict[str, str]:
@@ -46,6 +47,7 @@ def bill_of_materials(cell: Cell, said: dict[str, str]) -> bytes:
             "name": libc,
             "version": libc_version,
             "purl": f"pkg:generic/{libc}@{libc_version.partition(' ')[0]}",
+            "licenses": [{"license": {"id": licence}} for licence in LIBC_LICENCES.get(libc, ())],
         },
     ]
     executable = {

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from promptlogd.log_rate import RateLimit, fit
 from promptlogd.server import serve
 from promptlogd.store import StoreError
 from promptlogd.wire.paths import default_paths
+from sandbox.engines.installed import installed_versions
 from sandbox.errors import SandboxError
 from sandbox.jail.root import RootError
 
@@ -46,7 +48,14 @@ class _AbsolutePath(click.Path):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="promptlog", prog_name="promptlogd")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, parameter, wanted: _print_version(context) if wanted else None,
+    help="Show the versions of promptlog and of its engines, and exit.",
+)
 @click.option(
     "--socket",
     "socket_path",
@@ -99,6 +108,13 @@ def main(
         for error in _leaves(group):
             logging.getLogger("promptlogd").error("%s", error)
         sys.exit(1)
+
+
+def _print_version(context: click.Context) -> None:
+    click.echo(f"promptlogd, version {version('promptlog')}")
+    for engine, name in installed_versions().items():
+        click.echo(f"{engine}: {name}")
+    context.exit()
 
 
 def _is_writable(descriptor: int) -> bool:

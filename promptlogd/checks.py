@@ -35,6 +35,7 @@ class Unparsed(msgspec.Struct, frozen=True, kw_only=True):
 
     error: ProgramSyntaxError
     usage: Usage
+    engine: Engine
 
 
 class Checks:
@@ -66,7 +67,19 @@ class Checks:
             name = {"typescript": "TypeScript", "javascript": "JavaScript"}[language]
             raise RequestError("bad_request", f"{name} needs the engine {able[0]}; leave `engine` out")
         default = self._config.engines.default
-        return engine or (default if default in able else able[0]), language
+        chosen = engine or (default if default in able else able[0])
+        self.refuse_disabled(chosen)
+        return chosen, language
+
+    def refuse_disabled(self, engine: Engine) -> None:
+        """Raise RequestError for an engine that the configuration disables."""
+        if engine in self._config.engines.disabled:
+            raise RequestError(
+                "unsupported",
+                f"the engine {engine} is disabled on this daemon; its operator can enable it: take it out of "
+                "engines.disabled in the configuration, and restart promptlogd",
+                {"disabled": engine},
+            )
 
     async def artifact(self, source: bytes, engine: Engine, language: Language, principal: Principal) -> Artifact:
         """Return what the engine makes of a program. Raises RequestError; for a syntax error with its place."""
@@ -97,7 +110,7 @@ class Checks:
             result = await self._runs.finish(job, principal)
         match result.outcome:
             case ProgramSyntaxError() as error:
-                return Unparsed(error=error, usage=result.usage)
+                return Unparsed(error=error, usage=result.usage, engine=engine)
             case Checked() as checked:
                 artifact = await self._hosts[engine].artifact(source, language, checked)
                 if artifact is None:

@@ -166,6 +166,10 @@ class Engines(_Section, frozen=True, kw_only=True):
 
     default: Engine = DEFAULT_ENGINE
     """The engine of a program that is submitted, or of a source that is run, without naming one."""
+    disabled: list[Engine] = []
+    """Engines that run nothing: submits and runs that need them are refused with `unsupported`, and they have no
+    cells. Programs are kept. For an engine with a known flaw, until there is a fixed version (docs/engine-updates.md).
+    """
 
 
 class DemandSettings(_Section, frozen=True, kw_only=True):
@@ -311,9 +315,7 @@ def load(path: Path) -> Config:
                 f"{path}: pool.uids has {ids[1]} ids, but this configuration can have {config.max_jails} jails at "
                 f"once; give at least {config.max_jails} ids"
             )
-    if config.engines.default not in ENGINES:
-        known = ", ".join(map(repr, ENGINES))
-        raise ConfigError(f"{path}: engines.default: there is no engine {config.engines.default!r}; there is: {known}")
+    _check_engines(config.engines, path)
     least = ENGINES[config.engines.default].min_memory_bytes // MIB
     if config.limits.max.memory_mb < least:
         most = config.limits.max.memory_mb
@@ -321,6 +323,23 @@ def load(path: Path) -> Config:
             f"{path}: limits.max.memory_mb is {most}, and {config.engines.default}, the default engine, needs {least}"
         )
     return config
+
+
+def _check_engines(engines: Engines, path: Path) -> None:
+    known = ", ".join(map(repr, ENGINES))
+    for setting, names in (("default", [engines.default]), ("disabled", engines.disabled)):
+        for name in names:
+            if name not in ENGINES:
+                raise ConfigError(f"{path}: engines.{setting}: there is no engine {name!r}; there is: {known}")
+    if engines.default not in engines.disabled:
+        return
+    others = [name for name in ENGINES if name not in engines.disabled]
+    if not others:
+        raise ConfigError(f"{path}: engines.disabled names all engines, and nothing could run; leave one enabled")
+    raise ConfigError(
+        f"{path}: engines.disabled names {engines.default!r}, which is the default engine; also set "
+        f'engines.default = "{others[0]}"'
+    )
 
 
 def _explain(message: str) -> str:

@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -106,6 +106,7 @@ def _make_hosts(config: Config, folder: Path, parent: Cgroup | None, identities:
             )
         )
         for name, spec in ENGINES.items()
+        if name not in config.engines.disabled
     }
 
 
@@ -142,8 +143,9 @@ class _Daemon:
             store=store,
             runs=self._runs,
             checks=Checks(self._runs, hosts, config),
+            hosts=hosts,
             clients=self._clients,
-            held_by=_held_by(hosts),
+            held_by=_held_by(hosts, config.engines.disabled),
             jail_uids=identities.describe(),
             turns=self._turns,
             decoder=self._decoder,
@@ -205,6 +207,8 @@ class _Daemon:
             reactor.cancel_scope.cancel()
 
     def _warn_of_missing(self) -> None:
+        for name in self._config.engines.disabled:
+            _log.warning("the engine %s is disabled, by engines.disabled in the configuration", name)
         for name, host in self._hosts.items():
             named = name == self._config.engines.default or host.is_demanded()
             if named and (why := host.missing()) is not None:
@@ -268,12 +272,13 @@ class _Daemon:
             await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
 
 
-def _held_by(hosts: dict[str, EngineHost]) -> dict[str, str]:
+def _held_by(hosts: dict[str, EngineHost], disabled: Sequence[str]) -> dict[str, str]:
     """Return the holder of each limit, in words. For each engine but the first, the key is limit and engine."""
     held: dict[str, str] = {}
-    for name, host in hosts.items():
+    for name in ENGINES:
         suffix = f" ({name})" if held else ""
-        held |= {limit + suffix: what for limit, what in host.held_by().items()}
+        of_engine = {"memory": "it is disabled: see engines.disabled"} if name in disabled else hosts[name].held_by()
+        held |= {limit + suffix: what for limit, what in of_engine.items()}
     return held
 
 

@@ -185,3 +185,19 @@ def test_wall_time_follows_cpu_time() -> None:
     assert config.limits_for(LimitsAsked(cpu_ms=100)).wall_ms == 1000
     assert config.limits_for(LimitsAsked(cpu_ms=5000)).wall_ms == 10_000
     assert config.limits_for(LimitsAsked(cpu_ms=5000, wall_ms=100)).wall_ms == 100
+
+
+@pytest.mark.parametrize(
+    ("engines", "says"),
+    [
+        ('disabled = ["rhino"]', "engines.disabled: there is no engine 'rhino'; there is: 'quickjs', 'deno'"),
+        ('disabled = ["quickjs"]', 'which is the default engine; also set engines.default = "deno"'),
+        ('default = "deno"\ndisabled = ["deno"]', 'which is the default engine; also set engines.default = "quickjs"'),
+        ('disabled = ["quickjs", "deno"]', "engines.disabled names all engines"),
+    ],
+)
+def test_the_default_engine_can_not_be_disabled(tmp_path: Path, engines: str, says: str) -> None:
+    """Any other engine can be, and the error says which setting is to be changed."""
+    assert _load(tmp_path, '[engines]\ndefault = "deno"\ndisabled = ["quickjs"]').engines.disabled == ["quickjs"]
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        _load(tmp_path, f"[engines]\n{engines}")

@@ -70,6 +70,7 @@ class _Handled:
             StoreThreads(),
             cast(Runs, SimpleNamespace(start=self._start, pools={})),
             Checks(nobody, {}, config),
+            nobody,
             config,
             Counter(),
             cast(Decoder, None),

@@ -3,6 +3,7 @@
 import click
 
 from promptlogctl.cli.app import Commands
+from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
@@ -14,10 +15,11 @@ from promptlogctl.cli.run import run
 from promptlogctl.cli.show import show
 from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
+from promptlogctl.cli.version import VERSION
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="promptlog", prog_name="promptlogctl")
+@VERSION
 def cli() -> None:
     """Run JavaScript that somebody else wrote, each run in a jailed process of its own.
 
@@ -26,7 +28,7 @@ def cli() -> None:
     """
 
 
-for _command in (submit, run, exec_, show, list_, remove, name, ping, stats, doctor, completion):
+for _command in (submit, run, exec_, show, list_, remove, name, ping, stats, doctor, canary, completion):
     cli.add_command(_command)
 
 __all__ = ["cli"]

@@ -24,7 +24,7 @@ from promptlogctl.client import Client, ConnectionLost, NoDaemon, RequestRefused
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class _Path(click.Path):
+class Location(click.Path):
     """A path. Whether it can be used is told by those who use it, but for an empty one."""
 
     def __init__(self) -> None:
@@ -91,12 +91,12 @@ def command(function: _F) -> _F:
 
     @click.option(
         "--socket",
-        type=_Path(),
+        type=Location(),
         envvar="PROMPTLOG_SOCKET",
         help="The daemon's socket [$PROMPTLOG_SOCKET].",
     )
     @click.option("--spawn", is_flag=True, help="Start a private daemon for this command if none answers.")
-    @click.option("--state-dir", type=_Path(), help="With --spawn: keep programs in this folder.")
+    @click.option("--state-dir", type=Location(), help="With --spawn: keep programs in this folder.")
     @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
     @wraps(function)
     def wrapper(

@@ -142,7 +142,8 @@ def _engine(client: Client, engine: Engine) -> Check:
         result = client.run_source("const result = prompt.length", "doctor", engine=engine)
         if result.value == 6:
             held = client.stats().held_by.get(f"memory ({engine})", "")
-            text = f"ran a program in {result.usage.wall_ms:.1f} ms" + (f"; memory: {held}" if held else "")
+            text = f"{result.engine_version} ran a program in {result.usage.wall_ms:.1f} ms"
+            text += f"; memory: {held}" if held else ""
             return Check(name=name, state="ok", text=text)
         return Check(name=name, state="missing", text=f"a program gave {result.json} in place of 6")
     except PromptlogError as error:
@@ -215,7 +216,9 @@ def _socket(app: App) -> Check:
         return Check(name=name, state="warning", text=f"no daemon on {error.socket}: {error.why}", mend=error.mend)
     except PromptlogError as error:
         return Check(name=name, state="warning", text=str(error))
-    return Check(name=name, state="ok", text=f"promptlogd {pong.version} answers on {app.socket_path}")
+    engines = ", ".join([*pong.engines.values(), *(f"{engine} disabled" for engine in pong.disabled)])
+    text = f"promptlogd {pong.version} answers on {app.socket_path}" + (f", with {engines}" if engines else "")
+    return Check(name=name, state="ok", text=text)
 
 
 def checks(app: App) -> Iterator[Check]:

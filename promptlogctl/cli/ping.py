@@ -18,3 +18,7 @@ def ping(app: App) -> None:
         output.as_json(pong)
     else:
         click.echo(f"promptlogd {pong.version}, protocol {pong.protocol}, pid {pong.pid}")
+        for engine, version in pong.engines.items():
+            click.echo(f"{engine}: {output.safe(version)}")
+        for engine in pong.disabled:
+            click.echo(f"{engine}: disabled")

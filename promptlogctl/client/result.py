@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from promptlogctl.client.errors import ConnectionLost, PromptlogError, RequestRefused, with_place
-from promptlogd.wire.messages import Engine, Error, Finished, Reply
+from promptlogd.wire.messages import Engine, EngineVersion, Error, Finished, Reply
 from sandbox.outcome import LogLine, Ok, Outcome, Usage, describe
 
 _R = TypeVar("_R")
@@ -30,6 +30,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     logs: list[LogLine]
     logs_truncated: bool
     usage: Usage
+    engine_version: EngineVersion = ""
+    """Name and version of what the program ran on; empty if the run was cancelled before that was known."""
 
     @classmethod
     def of(cls, reply: Finished) -> RunResult:
@@ -40,6 +42,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
             logs=reply.logs,
             logs_truncated=reply.logs_truncated,
             usage=reply.usage,
+            engine_version=reply.engine_version,
         )
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import trio
@@ -25,6 +25,7 @@ from promptlogd.store import Store
 from promptlogd.wire.messages import Finished, Log, Run
 from sandbox.cells.job import Job, Result
 from sandbox.engines import ENGINES
+from sandbox.engines.host.engine_host import EngineHost
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, LogLine, Usage
 from sandbox.program import Artifact, Engine, Program
@@ -47,6 +48,7 @@ class RunHandler:
         threads: StoreThreads,
         runs: Runs,
         checks: Checks,
+        hosts: Mapping[Engine, EngineHost],
         config: Config,
         outcomes: Counter[str],
         decoder: Decoder,
@@ -56,6 +58,7 @@ class RunHandler:
         self._store = store
         self._threads = threads
         self._checks = checks
+        self.hosts = hosts
         self._config = config
         self._defaults: dict[Engine, Limits] = {}
         """Limits of runs that ask for none."""
@@ -115,6 +118,7 @@ class RunHandler:
             why = f"this promptlogd does not have the program's engine, {program.engine!r}"
             raise RequestError("unsupported", why)
         if request.engine is None or request.engine == program.engine:
+            self._checks.refuse_disabled(program.engine)
             return program.engine
         return self._checks.choose(request.engine, program.language)[0]
 
@@ -228,6 +232,8 @@ class _Run:
         self.hash = hash
         """Hash of the program; of a large source it is known later."""
         self._stored = stored
+        self._engine: Engine | None = None
+        """What the program runs on, once that is known."""
 
     def found(self, hash: str) -> None:
         """Note the program's hash. Until then `hash` is the reference that the client sent."""
@@ -236,6 +242,7 @@ class _Run:
     def begin(self, job: Job) -> None:
         """Have the job run."""
         request, sink = self._request, self._sink
+        self._engine = job.engine
         pending = self._handler.runs.start(
             job,
             self._principal,
@@ -258,7 +265,8 @@ class _Run:
         async def work() -> None:
             with scope:
                 match await make_job():
-                    case Unparsed(error=error, usage=usage):
+                    case Unparsed(error=error, usage=usage, engine=engine):
+                        self._engine = engine
                         self._reply(Result(outcome=error, usage=usage))
                         return
                     case Job() as job if not scope.cancel_called:
@@ -305,5 +313,6 @@ class _Run:
                 logs=result.logs,
                 logs_truncated=result.logs_truncated,
                 usage=result.usage,
+                engine_version=self._handler.hosts[self._engine].version if self._engine else "",
             )
         )

@@ -26,6 +26,8 @@ from promptlogd.sink import Sink
 from promptlogd.store import Store
 from promptlogd.turns import Turns
 from promptlogd.wire import messages
+from sandbox.engines.host.engine_host import EngineHost
+from sandbox.program import Engine
 
 
 class Handler(Protocol):
@@ -44,6 +46,7 @@ def make_handlers(
     store: Store,
     runs: Runs,
     checks: Checks,
+    hosts: Mapping[Engine, EngineHost],
     clients: Clients,
     held_by: dict[str, str],
     jail_uids: str,
@@ -56,12 +59,12 @@ def make_handlers(
     threads = StoreThreads()
     return {
         messages.Submit: SubmitHandler(store, threads, checks, config, on_kept),
-        messages.Run: RunHandler(store, threads, runs, checks, config, outcomes, decoder),
+        messages.Run: RunHandler(store, threads, runs, checks, hosts, config, outcomes, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store, threads),
         messages.List: ListHandler(store, threads),
         messages.Remove: RemoveHandler(store, threads),
         messages.Label: NameHandler(store, threads),
         messages.Stats: StatsHandler(store, threads, runs, clients, outcomes, held_by, jail_uids, turns),
-        messages.Ping: PingHandler(),
+        messages.Ping: PingHandler(hosts, config.engines.disabled),
     }

@@ -33,6 +33,9 @@ Hash = str
 Engine = Annotated[str, Meta(min_length=1, max_length=64)]
 """What runs a program: the name of an engine, `quickjs` or `deno`."""
 
+EngineVersion = str
+"""Name and version of what runs programs, with its build if promptlog made it: `quickjs-ng 0.17.0+fbb030e5add6`."""
+
 Isolation = Literal["cell", "jail"]
 """`jail`: a brand-new nsjail for this run alone."""
 
@@ -198,6 +201,8 @@ class Finished(_Reply, frozen=True, kw_only=True):
     """Everything logged, up to the limit; empty if it was streamed."""
     logs_truncated: bool = False
     usage: Usage
+    engine_version: EngineVersion = ""
+    """What the program ran on. Left out if the run was cancelled before that was known."""
 
 
 class Cancelling(_Reply, frozen=True, kw_only=True):
@@ -317,6 +322,10 @@ class Pong(_Reply, frozen=True, kw_only=True):
     version: str
     protocol: int
     pid: int
+    engines: dict[Engine, EngineVersion] = {}
+    """The engines that run programs here."""
+    disabled: list[Engine] = []
+    """The engines that the configuration disables."""
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error", omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -54,10 +55,17 @@ def test_bill_of_materials_names_what_is_linked_in(cache_folder: Path) -> None:
     engine, libc = bill["components"]
     assert bill["bomFormat"] == "CycloneDX"
     assert (engine["name"], engine["version"]) == ("quickjs-ng", "9.8.7")
+    assert engine["purl"] == "pkg:github/quickjs-ng/quickjs@v9.8.7"
+    assert engine["licenses"][0]["license"]["id"] == "MIT"
     assert "Copyright (c) somebody" in engine["licenses"][0]["license"]["text"]["content"]
     assert libc["version"]
+    assert libc["licenses"][0]["license"]["id"] in ("MIT", "LGPL-2.1-or-later")
     facts = json.loads((folder / description.FACTS).read_text())
-    assert bill["metadata"]["component"]["hashes"][0]["content"] == facts["sha256"]
+    executable = bill["metadata"]["component"]
+    assert executable["version"] == facts["build"]
+    assert executable["hashes"] == [
+        {"alg": "SHA-256", "content": hashlib.sha256((folder / EXECUTABLE).read_bytes()).hexdigest()}
+    ]
 
 
 def test_second_build_compiles_nothing(cache_folder: Path, tmp_path: Path) -> None:

@@ -38,8 +38,16 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 class EngineHost(Protocol):
     """The daemon's side of an engine: a class `Host` in `engines/<name>/host/host.py`."""
 
+    version: str
+    """Name and version of what runs programs, with its build if promptlog made it: `quickjs-ng 0.17.0+fbb030e5add6`.
+    Empty while the engine is not installed. It is read again when the root is made."""
+
     def __init__(self, setting: Setting) -> None:
-        """Check the settings; start nothing. Raises SandboxError for settings that this host can't hold."""
+        """Check the settings; start nothing. Raises SandboxError for settings that this host can't hold, RootError."""
+
+    @staticmethod
+    def installed() -> str:
+        """Return the `version` that is installed now. Raises RootError if it can't be used on this host."""
 
     def missing(self) -> str | None:
         """Return why the engine can't be used on this host, and what mends that; None if it can be."""

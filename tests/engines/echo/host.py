@@ -91,6 +91,12 @@ class Host:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
+        self.version = self.installed()
+
+    @staticmethod
+    def installed() -> str:
+        """Return its version."""
+        return "echo 1"
 
     def missing(self) -> str | None:
         """Return None: it is there."""

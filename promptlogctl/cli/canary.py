@@ -1,0 +1,289 @@
+"""promptlogctl canary: run kept programs on two daemons, and say what differs. Design: docs/engine-updates.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App, Location, command
+from promptlogctl.cli.ends import End, difference_of, end_of, first_difference
+from promptlogctl.cli.files import read_text
+from promptlogctl.cli.options import Count
+from promptlogctl.cli.output import Exit
+from promptlogctl.cli.program import complete_program
+from promptlogctl.client import (
+    Client,
+    Engine,
+    Language,
+    LimitsAsked,
+    RequestRefused,
+)
+
+_T = TypeVar("_T")
+
+_MOST_RUNS = 10_000
+"""Most runs on each side."""
+
+_MOST_TOLD = 500
+"""Differences that are told. Further ones are counted."""
+
+_MOST_CHARACTERS = 300
+"""Most of a value, a message, a console line or a prompt that is told."""
+
+_ABOUT_PROGRAM = ("unsupported", "too_large", "bad_request")
+"""A refusal with such a code says something of the program on that daemon. Any other one ends the comparison."""
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of the file of prompts: a program, by `hash` or by `name`, and what it is run with."""
+
+    hash: str | None = None
+    name: str | None = None
+    prompt: str = ""
+    env: dict[str, Any] | None = None
+    limits: LimitsAsked | None = None
+
+    @property
+    def reference(self) -> str:
+        """The program, as requests name it."""
+        return self.hash or f"@{(self.name or '').removeprefix('@')}"
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the two daemons."""
+
+    socket: str
+    version: str
+    engines: dict[Engine, str]
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that ended otherwise on B than on A. Texts are cut."""
+
+    hash: str
+    names: list[str]
+    prompt: str
+    what: str
+    """In what they differ: `outcome`, `value`, `error`, `logs`; `unsteady` if a second run on A differs as well."""
+    a: str
+    b: str
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """A comparison. A run is one on each side."""
+
+    a: Side
+    b: Side
+    kept: int
+    """Programs that A keeps."""
+    programs: int = 0
+    """Those of them that were chosen."""
+    same: int = 0
+    different: int = 0
+    unsteady: int = 0
+    """Runs of programs whose end depends on the time or on chance: they say nothing of B."""
+    not_run: int = 0
+    """Runs that there was no time for."""
+    cpu_ms_a: float = 0.0
+    """CPU time of the runs that were the same."""
+    cpu_ms_b: float = 0.0
+    cpu_ratio: float | None = None
+    """`cpu_ms_b` by `cpu_ms_a`."""
+    differences: list[Difference] = []
+
+
+class _Program(msgspec.Struct, frozen=True, kw_only=True):
+    hash: str
+    names: list[str]
+    source: str
+    engine: Engine
+    language: Language
+
+
+@click.command()
+@click.argument("programs", metavar="[HASH|PREFIX|@NAME]...", nargs=-1, shell_complete=complete_program)
+@click.option("--other", type=Location(), required=True, help="The socket of the other daemon, B.")
+@click.option(
+    "--prompts",
+    metavar="FILE|-",
+    help='Lines of JSON: {"name": "x", "prompt": "..."}, or "hash"; also "env", "limits".',
+)
+@click.option("--limit", type=Count(), default=100, show_default=True, help="So many of the newest programs.")
+@click.option("--seconds", type=Count(), default=300, show_default=True, help="Begin no run after so long.")
+@command
+def canary(app: App, programs: tuple[str, ...], other: Path, prompts: str | None, limit: int, seconds: int) -> Exit:
+    """Run kept programs on this daemon (A) and on another one (B), and say what differs.
+
+    Takes the programs that are named here and in the file of --prompts, or else the newest ones. One without a prompt
+    is run with an empty prompt. B keeps nothing of them. Exit codes besides the usual ones: 0 all runs ended the same,
+    1 some did not, 3 there was no time for all.
+    """
+    cases = _read_cases(prompts)
+    ends = time.monotonic() + seconds
+    with app.client() as client_a, Client(other) as client_b:
+        report = Report(a=_side("A", client_a), b=_side("B", client_b), kept=_ask("A", client_a.stats).programs)
+        chosen = _choose(client_a, programs, cases, limit)
+        runs = sum(map(len, chosen.values()))
+        if runs > _MOST_RUNS:
+            raise click.UsageError(f"these are {runs} runs on each side, and {_MOST_RUNS} are the most")
+        report.programs = len(chosen)
+        for hash, of_program in chosen.items():
+            if time.monotonic() > ends:
+                report.not_run += len(of_program)
+                continue
+            program = _fetch(client_a, hash)
+            for case in of_program:
+                if time.monotonic() > ends:
+                    report.not_run += 1
+                    continue
+                difference = _compare(report, client_a, client_b, program, case)
+                if difference is not None and len(report.differences) < _MOST_TOLD:
+                    report.differences.append(difference)
+                    if not app.json:
+                        _print_difference(difference)
+    if report.cpu_ms_a > 0:
+        report.cpu_ratio = round(report.cpu_ms_b / report.cpu_ms_a, 3)
+    if app.json:
+        output.as_json(report)
+    else:
+        _print_summary(report)
+    if report.different:
+        return Exit.PROGRAM
+    return Exit.LIMIT if report.not_run else Exit.OK
+
+
+def _read_cases(path: str | None) -> list[Case]:
+    cases: list[Case] = []
+    lines = [] if path is None else read_text(path, "file of prompts").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            case = msgspec.json.decode(line, type=Case)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise click.UsageError(f"line {number} of {path}: {error}") from None
+        if (case.hash is None) == (case.name is None):
+            raise click.UsageError(f'line {number} of {path}: give either "hash" or "name"')
+        cases.append(case)
+    return cases
+
+
+def _choose(client: Client, programs: tuple[str, ...], cases: list[Case], limit: int) -> dict[str, list[Case]]:
+    """Return the cases of each program, by its hash."""
+    hashes: dict[str, str] = {}
+    for reference in (*programs, *(case.reference for case in cases)):
+        if reference not in hashes:
+            hashes[reference] = _ask("A", lambda reference=reference: client.show(reference)).hash  # type: ignore[misc]
+    chosen: dict[str, list[Case]] = {hash: [] for hash in hashes.values()}
+    for case in cases:
+        chosen[hashes[case.reference]].append(case)
+    if not chosen:
+        chosen = {row.hash: [] for row in _ask("A", lambda: list(islice(client.list(), limit)))}
+    return {hash: of_program or [Case(hash=hash)] for hash, of_program in chosen.items()}
+
+
+def _side(side: str, client: Client) -> Side:
+    pong = _ask(side, client.ping)
+    return Side(socket=str(client.socket_path), version=pong.version, engines=pong.engines)
+
+
+def _fetch(client: Client, hash: str) -> _Program:
+    shown = _ask("A", lambda: client.show(hash, source=True))
+    return _Program(
+        hash=hash, names=shown.names, source=shown.source or "", engine=shown.engine, language=shown.language
+    )
+
+
+def _ask(side: str, request: Callable[[], _T]) -> _T:
+    """Make a request. A refusal says on which side it was."""
+    try:
+        return request()
+    except RequestRefused as refused:
+        refused.message = f"{side}: {refused.message}"
+        raise
+
+
+def _compare(report: Report, client_a: Client, client_b: Client, program: _Program, case: Case) -> Difference | None:
+    """Run a program on both sides, count how that went, and return what differs."""
+    a = _run("A", client_a, program, case)
+    b = _run("B", client_b, program, case)
+    found = difference_of(a, b)
+    if found is None:
+        report.same += 1
+        report.cpu_ms_a = round(report.cpu_ms_a + a.cpu_ms, 3)
+        report.cpu_ms_b = round(report.cpu_ms_b + b.cpu_ms, 3)
+        return None
+    if difference_of(a, _run("A", client_a, program, case)) is None:
+        report.different += 1
+        what, told_a, told_b = found
+    else:
+        report.unsteady += 1
+        what, told_a, told_b = ("unsteady", *found[1:])
+    same = first_difference(told_a, told_b)
+    start = same - _MOST_CHARACTERS // 3 if same > _MOST_CHARACTERS // 2 else 0
+    return Difference(
+        hash=program.hash,
+        names=program.names,
+        prompt=_cut(case.prompt),
+        what=what,
+        a=_cut(told_a, start),
+        b=_cut(told_b, start),
+    )
+
+
+def _run(side: str, client: Client, program: _Program, case: Case) -> End:
+    # On both sides as a source: a kept program is not checked again, so that its CPU time would be another.
+    try:
+        result = _ask(
+            side,
+            lambda: client.run_source(
+                program.source,
+                case.prompt,
+                engine=program.engine,
+                language=program.language,
+                env=case.env,
+                limits=case.limits,
+            ),
+        )
+    except RequestRefused as refused:
+        if refused.code not in _ABOUT_PROGRAM:
+            raise
+        return End(kind="refused", compared=refused.code, told=f"refused: {refused.message.removeprefix(f'{side}: ')}")
+    return end_of(result)
+
+
+def _cut(text: str, start: int = 0) -> str:
+    """Return a part of a text that begins there, short enough to be told."""
+    part = text[start : start + _MOST_CHARACTERS]
+    whole = "" if part == text else f" ({len(text)} characters)"
+    return f"{'…' if start else ''}{part}{'…' if start + len(part) < len(text) else ''}{whole}"
+
+
+def _print_difference(difference: Difference) -> None:
+    program = " ".join([difference.hash[:12], *(f"@{name}" for name in difference.names[:3])])
+    with_prompt = f', prompt "{difference.prompt}"' if difference.prompt else ""
+    click.echo(output.safe(f"{program}{with_prompt}: {difference.what}"))
+    click.echo(output.safe(f"    A: {difference.a}"))
+    click.echo(output.safe(f"    B: {difference.b}"))
+
+
+def _print_summary(report: Report) -> None:
+    for name, side in (("A", report.a), ("B", report.b)):
+        engines = ", ".join(side.engines.values())
+        click.echo(output.safe(f"{name}: promptlogd {side.version} on {side.socket}, {engines}"))
+    counts = (
+        f"{report.same} the same, {report.different} different, {report.unsteady} unsteady, {report.not_run} not run"
+    )
+    click.echo(f"{report.programs} of {report.kept} programs; runs: {counts}")
+    if (untold := report.different + report.unsteady - len(report.differences)) > 0:
+        click.echo(f"{untold} differences are not told")
+    if report.cpu_ratio is not None:
+        times = f"A {report.cpu_ms_a:.1f} ms, B {report.cpu_ms_b:.1f} ms"
+        click.echo(f"CPU time of the runs that were the same: {times}; B / A = {report.cpu_ratio:.2f}")

@@ -1,0 +1,30 @@
+"""promptlogctl --version: promptlog's version, and those of the engines that are installed with it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import click
+
+from promptlogctl.cli import output
+
+
+def _print(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from sandbox.engines.installed import installed_versions  # takes a short command's time again, and needs trio
+
+    click.echo(f"promptlogctl, version {version('promptlog')}")
+    for engine, name in installed_versions().items():
+        click.echo(f"{engine}: {output.safe(name)}")
+    context.exit()
+
+
+VERSION = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print,
+    help="Show the versions of promptlog and of its engines, and exit.",
+)

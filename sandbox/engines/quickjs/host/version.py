@@ -1,0 +1,28 @@
+"""The version of QuickJS that is installed, from the file that the build puts beside the cell."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sandbox.engines.quickjs.host.root import cell
+from sandbox.jail.root import RootError
+
+_BUILD_DIGITS = 12
+
+
+class _Facts(msgspec.Struct):
+    """What `cell_build/description.py` says of the cell."""
+
+    engine: str
+    engine_version: str
+    build: str
+
+
+def installed() -> str:
+    """Return the engine's name and version, and the first digits of the cell's build. Raises RootError."""
+    path = cell().with_suffix(".json")
+    try:
+        facts = msgspec.json.decode(path.read_bytes(), type=_Facts)
+    except (OSError, ValueError) as error:
+        raise RootError(f"{path}, which names the engine's version", f"{error}; install promptlog again") from error
+    return f"{facts.engine} {facts.engine_version}+{facts.build[:_BUILD_DIGITS]}"
