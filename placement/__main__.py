@@ -54,7 +54,11 @@ def trace(executable: Path, root: Path) -> Table:
     with data, control, their_data, their_control:
         control.settimeout(WAIT_S)
         process = subprocess.Popen(
-            [executable, str(WAIT_S * 1000), str(1 << 30)], cwd=root, stdin=their_data, stdout=their_control, env={}
+            [str(executable), str(WAIT_S * 1000), str(1 << 30)],
+            cwd=root,
+            stdin=their_data.fileno(),
+            stdout=their_control.fileno(),
+            env={},
         )
         try:
             their_data.close()
