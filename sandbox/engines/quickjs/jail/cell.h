@@ -35,7 +35,8 @@ bool memory_was_refused(void);
 char *memory_take(size_t size);
 struct text memory_join(const struct text *parts, size_t count);
 void memory_free(struct text text);
-void memory_trim(void);
+void memory_end_start(void);
+bool memory_is_placed(void);
 
 /* --- frames.c: bytes on the data socket --------------------------------------------------------------------------- */
 
@@ -110,6 +111,14 @@ _Noreturn void child_live(void);
 bool takeover_leaves_filter_off(void);
 void takeover_start(int *argc, char **argv);
 void takeover_job(const char *payload, size_t size);
+#endif
+
+/* --- trace.c: `make placement` alone, with -DTRACE ---------------------------------------------------------------- */
+
+#ifdef TRACE
+struct text memory_cold(void);
+void trace_taken(const void *block, unsigned number);
+void trace_writes(void);
 #endif
 
 #endif

@@ -38,6 +38,9 @@ _Noreturn void child_live(void)
 {
     struct job job;
     confinement_put_on();
+#ifdef TRACE
+    trace_writes();
+#endif
     context_touch();
     frames_read_job(&job);
     hooks_set_arguments(job.prompt, job.env);

@@ -59,5 +59,8 @@ void confinement_put_on(void)
     if (takeover_leaves_filter_off())
         return;
 #endif
+#ifdef TRACE
+    return; /* the tracer's calls are others */
+#endif
     require(syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0));
 }

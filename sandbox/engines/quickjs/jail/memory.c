@@ -3,6 +3,12 @@
  * needs three system calls for memory. RLIMIT_AS is the limit: a refusal is the kernel's, and is noted, so that no text
  * that a program throws can pretend one (context.c). One thread, no locks.
  *
+ * Placement: a child shares the zygote's pages until it writes to them, and each first write to a page costs a copy. So
+ * the blocks of the start that runs write to lie side by side, in the hot region, with all that a child takes itself.
+ * The other blocks of the start are cold; a child does not reuse them. The start takes the same blocks in the same order
+ * each time, so a block is known by its number: placement.h lists the hot ones. If the table is of another engine, or
+ * turns out to be of another start, runs do the same and cost more.
+ *
  * A block's capacity stands in the 8 bytes before it. Capacities are 8 above a multiple of 16, so that blocks are aligned
  * to 16 bytes. */
 #include <string.h>
@@ -10,6 +16,7 @@
 #include <unistd.h>
 
 #include "cell.h"
+#include "placement.h"
 
 enum {
     HEADER_BYTES = 8,
@@ -17,6 +24,7 @@ enum {
     CUT_BYTES = 32 * 1024,     /* up to here blocks are cut from chunks */
     LISTED_BYTES = 1 << 20,    /* up to here freed blocks are kept */
     CHUNK_BYTES = 256 * 1024,
+    COLD_BYTES = 7 * CHUNK_BYTES, /* room for the start; what does not fit in is hot */
     MAPPING_BYTES = 16,        /* what stands before a block that is a mapping of its own: 8 bytes, and the header */
     FINE_LISTS = FINE_BYTES / 16 + 1,
     LISTS = FINE_LISTS + 10 * 8,
@@ -26,8 +34,15 @@ struct freed {
     struct freed *next;
 };
 
-static struct freed *lists[LISTS];
-static char *chunk, *chunk_end;
+struct region {
+    struct freed *lists[LISTS];
+    char *chunk, *chunk_end;
+};
+
+static struct region hot, cold;
+static char *cold_start;
+static bool starting = true;
+static unsigned taken; /* blocks, during the start */
 static bool refused;
 
 static size_t *capacity_of(const void *block)
@@ -69,19 +84,70 @@ static void unmap_block(void *block)
     munmap((char *)block - MAPPING_BYTES, *capacity_of(block) + MAPPING_BYTES);
 }
 
-static void *cut_block(size_t capacity)
+static bool has_room(const struct region *region, size_t capacity)
 {
-    if ((size_t)(chunk_end - chunk) < HEADER_BYTES + capacity) {
-        char *next = map(CHUNK_BYTES);
-        if (next == NULL)
-            return NULL;
-        chunk = next + HEADER_BYTES; /* so that the first block is aligned */
-        chunk_end = next + CHUNK_BYTES;
-    }
-    char *block = chunk + HEADER_BYTES;
-    chunk = block + capacity;
+    return (size_t)(region->chunk_end - region->chunk) >= HEADER_BYTES + capacity;
+}
+
+static bool add_chunk(struct region *region, size_t size)
+{
+    char *next = map(size);
+    if (next == NULL)
+        return false;
+    region->chunk = next + HEADER_BYTES; /* so that the first block is aligned */
+    region->chunk_end = next + size;
+    return true;
+}
+
+static void *cut_block(struct region *region, size_t capacity)
+{
+    if (region == &cold && !has_room(&cold, capacity))
+        region = &hot;
+    if (!has_room(region, capacity) && !add_chunk(region, CHUNK_BYTES))
+        return NULL;
+    char *block = region->chunk + HEADER_BYTES;
+    region->chunk = block + capacity;
     *capacity_of(block) = capacity;
     return block;
+}
+
+/* Whether the table is of this engine. Whether it is of this start as well shows only at its end. */
+static bool has_table(void)
+{
+    return strcmp(PLACEMENT_ENGINE_BUILD, CELL_ENGINE_BUILD) == 0;
+}
+
+/* Whether the block with this number is to be hot. To be asked in ascending order. */
+static bool is_listed(unsigned number)
+{
+#ifdef TRACE
+    return false; /* all of them are watched */
+#endif
+    if (!has_table())
+        return true;
+    static size_t range;
+    const size_t ranges = sizeof placement / sizeof *placement;
+    while (range < ranges && number >= placement[range].first + placement[range].count)
+        range++;
+    return range < ranges && number >= placement[range].first;
+}
+
+/* Return the region of the next block. Blocks that are mappings of their own are on the lists of the hot one. */
+static struct region *next_region(size_t size)
+{
+    if (!starting)
+        return &hot;
+    bool listed = is_listed(taken++);
+    if (listed || size > CUT_BYTES)
+        return &hot;
+    if (cold_start == NULL && add_chunk(&cold, COLD_BYTES))
+        cold_start = cold.chunk - HEADER_BYTES;
+    return &cold;
+}
+
+static bool is_cold(const void *block)
+{
+    return (uintptr_t)block - (uintptr_t)cold_start < COLD_BYTES;
 }
 
 /* Give the kernel back the mappings on the lists. Whether there were any. */
@@ -91,9 +157,9 @@ static bool unmap_lists(void)
     unsigned first;
     round_up(CUT_BYTES + 1, &first);
     for (unsigned i = first; i < LISTS; i++) {
-        while (lists[i] != NULL) {
-            struct freed *block = lists[i];
-            lists[i] = block->next;
+        while (hot.lists[i] != NULL) {
+            struct freed *block = hot.lists[i];
+            hot.lists[i] = block->next;
             unmap_block(block);
             any = true;
         }
@@ -101,9 +167,9 @@ static bool unmap_lists(void)
     return any;
 }
 
-static void *new_block(size_t size, size_t capacity)
+static void *new_block(struct region *region, size_t size, size_t capacity)
 {
-    return size <= CUT_BYTES ? cut_block(capacity) : map_block(capacity);
+    return size <= CUT_BYTES ? cut_block(region, capacity) : map_block(capacity);
 }
 
 static void *take(void *opaque, size_t size)
@@ -114,17 +180,23 @@ static void *take(void *opaque, size_t size)
         refused = true;
         return NULL;
     }
+    struct region *region = next_region(size);
     size_t capacity = size <= LISTED_BYTES ? round_up(size, &list) : size;
-    if (list < LISTS && lists[list] != NULL) {
-        struct freed *block = lists[list];
-        lists[list] = block->next;
-        return block;
+    void *block;
+    if (list < LISTS && region->lists[list] != NULL) {
+        block = region->lists[list];
+        region->lists[list] = region->lists[list]->next;
+    } else {
+        block = new_block(region, size, capacity);
+        if (block == NULL && unmap_lists())
+            block = new_block(region, size, capacity);
     }
-    void *block = new_block(size, capacity);
-    if (block == NULL && unmap_lists())
-        block = new_block(size, capacity);
     if (block == NULL)
         refused = true;
+#ifdef TRACE
+    if (starting)
+        trace_taken(block, taken - 1);
+#endif
     return block;
 }
 
@@ -149,11 +221,14 @@ static void give_back(void *opaque, void *block)
         unmap_block(block);
         return;
     }
+    struct region *region = is_cold(block) ? &cold : &hot;
+    if (region == &cold && !starting)
+        return; /* to put it on a list would be a write */
     unsigned list;
     round_up(capacity - HEADER_BYTES, &list);
     struct freed *freed = block;
-    freed->next = lists[list];
-    lists[list] = freed;
+    freed->next = region->lists[list];
+    region->lists[list] = freed;
 }
 
 /* Grow or shrink a mapping of its own, without a copy. */
@@ -202,11 +277,27 @@ bool memory_was_refused(void)
     return refused;
 }
 
-/* Give back what the start used and nobody uses any more: a fork copies the tables of each page. */
-void memory_trim(void)
+/* Give back what the start used and nobody uses any more: a fork copies the tables of each page. From now on all that is
+ * taken is hot. */
+void memory_end_start(void)
 {
     unmap_lists();
+    starting = false;
 }
+
+/* Whether the table is of this engine and of this start. */
+bool memory_is_placed(void)
+{
+    return has_table() && taken == PLACEMENT_BLOCKS;
+}
+
+#ifdef TRACE
+/* Return the cold region as far as it is used. */
+struct text memory_cold(void)
+{
+    return (struct text){cold_start, (size_t)(cold.chunk - cold_start)};
+}
+#endif
 
 /* Return a block. A process without the room ends. */
 char *memory_take(size_t size)

@@ -76,7 +76,7 @@ static void start(void)
     struct tm there;
     localtime_r(&now, &there); /* the C library looks for a time zone once, which a child may not */
     context_settle();
-    memory_trim();
+    memory_end_start();
 }
 
 static uint64_t big_endian(const unsigned char *bytes, size_t count)
@@ -154,12 +154,23 @@ static _Noreturn void serve_for_ever(const struct limits *usual)
     }
 }
 
-/* quickjs-cell CPU_MS MEMORY_BYTES: what a child gets unless the daemon asks for something else. */
+/* Say whether placement.h is the table of this engine and of these scripts. */
+static _Noreturn void tell_placement(void)
+{
+    start();
+    struct text text = memory_is_placed() ? TEXT("in force\n") : TEXT("not in force: make placement\n");
+    _exit(write(ERRORS, text.start, text.size) < 0 ? EXIT_BROKEN : EXIT_DONE);
+}
+
+/* quickjs-cell CPU_MS MEMORY_BYTES: what a child gets unless the daemon asks for something else.
+ * quickjs-cell placement: see tell_placement. */
 int main(int argc, char **argv)
 {
 #ifdef TAKEOVER
     takeover_start(&argc, argv);
 #endif
+    if (argc == 2 && strcmp(argv[1], "placement") == 0)
+        tell_placement();
     if (argc != 3)
         give_up(TEXT("arguments"), TEXT("CPU_MS MEMORY_BYTES"));
     struct limits usual = {(uint32_t)strtoul(argv[1], NULL, 10), strtoull(argv[2], NULL, 10)};

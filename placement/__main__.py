@@ -1,0 +1,95 @@
+"""`make placement`."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cell_build import cell, checkout, description
+from placement.table import Table, as_header
+from sandbox.cells.job import Job
+from sandbox.engines.quickjs.host.job import frame
+from sandbox.engines.quickjs.host.root import build_root
+from sandbox.limits import Limits
+from sandbox.program import Artifact, Form
+from sandbox.protocol.frames import Task
+
+ROOT = Path(__file__).parents[1]
+HEADER = ROOT / checkout.SOURCE_FOLDER / "placement.h"
+TRACE = "trace.out"
+
+STARTS = 3
+"""Cells that are traced. Addresses differ in each, and a few of the writes go by them."""
+
+WAIT_S = 120
+"""For one run. A traced run is slow."""
+
+PROMPT = "hello world"
+
+
+def samples() -> dict[str, bytes]:
+    """The sample programs, by name."""
+    paths = [*sorted((ROOT / "placement/samples").glob("*.js")), *sorted((ROOT / "examples").glob("*.js"))]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def jobs(source: bytes) -> list[Job]:
+    """How a program is run: the first time, when it is checked as well, and later."""
+    form = Form.MODULE if b"export default" in source else Form.BODY
+    artifact = Artifact(form=form, language="javascript")
+    limits = Limits(wall_ms=60_000)
+    first = Job(task=Task.CHECK_AND_RUN, source=source, language="javascript", prompt=PROMPT, limits=limits)
+    later = Job(task=Task.RUN, source=source, language="javascript", prompt=PROMPT, limits=limits, artifact=artifact)
+    return [first, later]
+
+
+def trace(executable: Path, root: Path) -> Table:
+    """Start a cell outside of a jail, run all samples in it, and return what they wrote to."""
+    data, their_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with data, control, their_data, their_control:
+        control.settimeout(WAIT_S)
+        process = subprocess.Popen(
+            [str(executable), str(WAIT_S * 1000), str(1 << 30)],
+            cwd=root,
+            stdin=their_data.fileno(),
+            stdout=their_control.fileno(),
+            env={},
+        )
+        try:
+            their_data.close()
+            their_control.close()
+            assert control.recv(64) == b"R"
+            for name, source in samples().items():
+                for job in jobs(source):
+                    data.sendall(b"".join(frame(job)))
+                    kind, status = struct.unpack("=4si", control.recv(64)[:8])
+                    output = data.recv(1 << 20)
+                    assert (kind, status) == (b"E\0\0\0", 0), f"{name}: {kind!r} {status} {output!r}"
+            control.close()
+            process.wait(WAIT_S)
+        finally:
+            process.kill()
+            process.wait()
+    return Table.from_trace((root / TRACE).read_bytes())
+
+
+def main() -> None:
+    """Make the table, and write it where the build finds it."""
+    made = checkout.build(ROOT, ["TRACE"])
+    engine_build = json.loads((made / description.FACTS).read_bytes())["engine_build"]
+    with tempfile.TemporaryDirectory(prefix="promptlog-placement-") as name:
+        root = build_root(Path(name) / "root").path
+        table = trace(made / cell.EXECUTABLE, root)
+        for _ in range(STARTS - 1):
+            table = table.joined(trace(made / cell.EXECUTABLE, root))
+    HEADER.write_text(as_header(table, engine_build))
+    print(f"{HEADER.relative_to(ROOT)}: {len(table.written)} of {table.blocks} blocks")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+/* Finds out which blocks of the start a run writes to. For `make placement` alone, with -DTRACE; x86-64.
+ *
+ * A child makes the cold region read-only. Each write there is a fault: the handler notes the block's number, makes the
+ * region writable and sets the trap flag, so that the processor stops again behind this one instruction, and the region
+ * is made read-only again. What is noted is in a file that all children share, a byte for each number. */
+#ifdef TRACE
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "cell.h"
+
+#define FILE_NAME "trace.out"
+
+enum { MOST_BLOCKS = 1 << 20, MOST_UNITS = 1 << 17, UNIT_BYTES = 16, TRAP_FLAG = 0x100 };
+enum { NOT_TAKEN, TAKEN, WRITTEN };
+
+static char *noted;
+static unsigned owners[MOST_UNITS]; /* of each 16 bytes where a block starts: its number, plus 1 */
+static struct text region;
+
+static void open_file(void)
+{
+    int file = open(FILE_NAME, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (file < 0 || ftruncate(file, MOST_BLOCKS) != 0)
+        _exit(EXIT_NOT_STARTED);
+    noted = mmap(NULL, MOST_BLOCKS, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (noted == MAP_FAILED)
+        _exit(EXIT_NOT_STARTED);
+    close(file);
+}
+
+/* Note who a block belongs to from now on. */
+void trace_taken(const void *block, unsigned number)
+{
+    if (noted == NULL)
+        open_file();
+    if (number >= MOST_BLOCKS)
+        _exit(EXIT_NOT_STARTED);
+    noted[number] = TAKEN;
+    struct text all = memory_cold();
+    size_t unit = (size_t)((const char *)block - all.start) / UNIT_BYTES;
+    if (all.start != NULL && (const char *)block >= all.start && (const char *)block < all.start + all.size)
+        owners[unit] = number + 1;
+}
+
+static void protect(int protection)
+{
+    if (mprotect((char *)region.start, region.size, protection) != 0)
+        _exit(EXIT_BROKEN);
+}
+
+static long long *flags_of(void *context)
+{
+    return &((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL];
+}
+
+static void on_write(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    const char *at = info->si_addr;
+    if (at < region.start || at >= region.start + region.size)
+        _exit(EXIT_BROKEN);
+    /* The 8 bytes before a block, its capacity, belong to it. */
+    size_t unit = (size_t)(at + 8 - region.start) / UNIT_BYTES;
+    while (unit > 0 && owners[unit] == 0)
+        unit--;
+    if (owners[unit] > 0)
+        noted[owners[unit] - 1] = WRITTEN;
+    protect(PROT_READ | PROT_WRITE);
+    *flags_of(context) |= TRAP_FLAG;
+}
+
+static void on_trap(int signal, siginfo_t *info, void *context)
+{
+    (void)signal, (void)info;
+    protect(PROT_READ);
+    *flags_of(context) &= ~TRAP_FLAG;
+}
+
+/* Note all that this child writes to from now on. */
+void trace_writes(void)
+{
+    static char stack[64 * 1024];
+    stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
+    struct sigaction write = {.sa_sigaction = on_write, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    struct sigaction trap = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    if (sigaltstack(&other, NULL) != 0 || sigaction(SIGSEGV, &write, NULL) != 0 || sigaction(SIGTRAP, &trap, NULL) != 0)
+        _exit(EXIT_BROKEN);
+    region = memory_cold();
+    region.size = (region.size + 4095) & ~(size_t)4095;
+    protect(PROT_READ);
+}
+#endif

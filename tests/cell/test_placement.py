@@ -1,0 +1,130 @@
+"""The placement table: it is in force, and runs without it are the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cell_build import cache, checkout, engine_source
+from cell_build.cell import EXECUTABLE
+from placement.table import Table, as_header, ranges
+from sandbox.cells.plan import Plan
+from sandbox.cells.process import only_child
+from sandbox.engines.quickjs.host import root
+from sandbox.engines.quickjs.host.cell import QuickJSCell
+from sandbox.outcome import Ok
+from tests.cell.cells import a_cell, run_on, until_blank
+from tests.hosts import host
+
+SOURCE = "const words = prompt.split(' ');\nreturn words.reverse().join(' ')"
+RUNS = 5
+
+MOST_FAULTS = 70
+"""Page faults of a run of this source, which is checked as well. With the table 45, without it 98."""
+
+
+@pytest.fixture
+def jails() -> Iterator[Path]:
+    """A folder for a jail's root, which the jail's user can enter."""
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _faults_of_children(pid: int) -> int:
+    """Minor faults of the children of a process that it has waited for: field 11 of /proc/PID/stat."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[8])
+
+
+async def _run(cell: QuickJSCell) -> None:
+    result = await run_on(cell, SOURCE, prompt="hello world")
+    assert isinstance(result.outcome, Ok)
+    assert bytes(result.outcome.value) == b'"world hello"'
+    await until_blank(cell)
+
+
+async def _faults(plan: Plan) -> float:
+    """Return the page faults of a run, in the child."""
+    async with a_cell(plan) as cell:
+        zygote = only_child(cell.process.pid)
+        assert zygote is not None
+        before = _faults_of_children(zygote)
+        for _ in range(RUNS):
+            await _run(cell)
+        return (_faults_of_children(zygote) - before) / RUNS
+
+
+def _said(folder: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Return what the cell in a jail's root says of its table."""
+    command = [f"{folder}{root.CELL}", "placement"]
+    done = subprocess.run(command, cwd=folder, env=environment or {}, stderr=subprocess.PIPE, text=True, check=True)
+    return done.stderr
+
+
+async def test_table_is_in_force(jails: Path) -> None:
+    """A run has far fewer page faults than without the table. After a change of a script: make placement."""
+    plan = await host("quickjs", jails / "root").plan(None)
+    assert _said(jails / "root") == "in force\n"
+    assert await _faults(plan) < MOST_FAULTS
+
+
+@pytest.mark.parametrize("environment", [{"TZ": "Asia/Tokyo"}, {"LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8"}])
+def test_start_is_the_same_everywhere(tmp_path: Path, environment: dict[str, str]) -> None:
+    """The table fits in each start, whatever the addresses, the time zone and the locale are."""
+    folder = root.build_root(tmp_path / "root").path
+    assert {_said(folder, environment) for _ in range(5)} == {"in force\n"}
+
+
+async def test_table_of_another_engine_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jails: Path
+) -> None:
+    """A cell whose table was made with another build of the engine has more page faults, and runs are the same."""
+    monkeypatch.setattr(root, "cell", lambda: _with_other_table(tmp_path))
+    plan = await host("quickjs", jails / "root").plan(None)
+    assert _said(jails / "root") == "not in force: make placement\n"
+    assert await _faults(plan) > MOST_FAULTS
+
+
+async def test_table_of_another_start_is_noticed(jails: Path) -> None:
+    """If a script was changed and the table was not, the cell says so when asked, and runs are the same."""
+    plan = await host("quickjs", jails / "root").plan(None)
+    with (jails / "root/builtins.js").open("a") as script:
+        script.write("\n[{}, {}];\n")
+    assert _said(jails / "root") == "not in force: make placement\n"
+    async with a_cell(plan) as cell:
+        await _run(cell)
+
+
+def test_table_as_a_header() -> None:
+    """Traces of several starts are joined, and numbers become ranges; starts that differ are refused."""
+    one, other = Table.from_trace(bytes([1, 2, 2, 1, 0, 0])), Table.from_trace(bytes([1, 1, 1, 2, 0, 0]))
+    table = one.joined(other)
+    assert table == Table(blocks=4, written=frozenset({1, 2, 3}))
+    assert ranges([7, 1, 3, 2]) == [(1, 3), (7, 1)]
+    assert "    {1, 3},\n" in as_header(table, "engine")
+    with pytest.raises(ValueError, match="took 4 blocks, another 2"):
+        one.joined(Table.from_trace(bytes([1, 1, 0])))
+
+
+def _with_other_table(folder: Path) -> Path:
+    """Build the cell with a table that names another build of the engine."""
+    cache_folder = cache.open_folder()
+    engine = engine_source.find(cache_folder)
+    if engine is None:
+        pytest.skip("the engine's source is not here")
+    tree = Path(__file__).parents[2]
+    cell = checkout.inputs(tree, engine)
+    name = "placement.h"
+    table, changed = re.subn(rb'(ENGINE_BUILD) "\w+"', rb'\1 "another"', cell.sources[name])
+    assert changed == 1
+    other = replace(cell, sources={**cell.sources, name: table})
+    return (other.kept(cache_folder) or other.make(cache_folder)) / EXECUTABLE
