@@ -28,14 +28,22 @@ struct text {
 
 #define TEXT(literal) ((struct text){literal, sizeof(literal) - 1})
 
-/* --- memory.c: the engine's allocator ----------------------------------------------------------------------------- */
+/* --- blocks.c: blocks of memory, from the kernel ------------------------------------------------------------------ */
+
+void *blocks_take(size_t size);
+void *blocks_take_zeroed(size_t size);
+void *blocks_resize(void *block, size_t size);
+void blocks_give_back(void *block);
+size_t blocks_capacity(const void *block);
+void blocks_trim(void);
+
+/* --- memory.c: the engine's memory -------------------------------------------------------------------------------- */
 
 extern const JSMallocFunctions memory_functions;
 bool memory_was_refused(void);
 char *memory_take(size_t size);
 struct text memory_join(const struct text *parts, size_t count);
 void memory_free(struct text text);
-void memory_trim(void);
 
 /* --- frames.c: bytes on the data socket --------------------------------------------------------------------------- */
 

@@ -76,7 +76,7 @@ static void start(void)
     struct tm there;
     localtime_r(&now, &there); /* the C library looks for a time zone once, which a child may not */
     context_settle();
-    memory_trim();
+    blocks_trim();
 }
 
 static uint64_t big_endian(const unsigned char *bytes, size_t count)
