@@ -1,6 +1,7 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
 # make test-build: build whole wheels, also with zig and for arm64; takes minutes, and needs a package index.
 # make placement: make placement.h again, after a change to the engine or to a script that the cell evaluates (x86-64).
+# make test-sanitized: the hostile corpus on a cell with ASan and UBSan; takes minutes.
 # make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
 # make bench ROUNDS=3: promptlog alone, and beside one bad client, which takes 25 minutes a round (BAD_SECONDS=0 leaves
 # it out).  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
@@ -24,7 +25,7 @@ ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: demo test test-build placement lint bench bench-peers bench-where fuzz fuzz-guided soak faults docs clean
+.PHONY: demo test test-build test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml $(CELL_SOURCES)
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +48,9 @@ test-build: $(VENV)/.dev
 placement: $(VENV)/.installed
 	$(BIN)/python -m placement
 	$(BIN)/python -m cell_build
+
+test-sanitized: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/cell/sanitized.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
