@@ -4,11 +4,11 @@
  * that a program throws can pretend one (context.c). One thread, no locks.
  *
  * Placement: a child shares the zygote's pages until it writes to them, and each first write to a page costs a copy. So
- * the blocks of the start that many runs write to lie side by side, in the hot region, with all that a child takes
- * itself; those that only some runs write to are warm, and side by side, too. The other blocks of the start are cold; a child
- * does not reuse them. The start takes the same blocks in the same order each time, so a block is known by its number:
- * placement.h lists them. If the table is of another engine, or turns out to be of another start, runs do the same and
- * cost more.
+ * the blocks of the start that many runs write to lie side by side in the hot region, with all that a child takes
+ * itself. Blocks that only some runs write to are in the warm region, all others of the start in the cold one. A child
+ * does not reuse a warm or cold block. The start takes the same blocks in the same order each time, so a block is known
+ * by its number: placement.h lists the hot and warm ones (`make placement`). If the table is of another engine, or turns
+ * out to be of another start, runs do the same and cost more.
  *
  * A block's capacity stands in the 8 bytes before it. Capacities are 8 above a multiple of 16, so that blocks are aligned
  * to 16 bytes. */
@@ -25,8 +25,8 @@ enum {
     CUT_BYTES = 32 * 1024,     /* up to here blocks are cut from chunks */
     LISTED_BYTES = 1 << 20,    /* up to here freed blocks are kept */
     CHUNK_BYTES = 256 * 1024,
-    AHEAD_BYTES = 12 * 1024, /* what a small run takes */
     COLD_BYTES = 7 * CHUNK_BYTES, /* room for the start; what does not fit in is hot */
+    AHEAD_BYTES = 12 * 1024,   /* what a small run takes */
     MAPPING_BYTES = 16,        /* what stands before a block that is a mapping of its own: 8 bytes, and the header */
     FINE_LISTS = FINE_BYTES / 16 + 1,
     LISTS = FINE_LISTS + 10 * 8,
@@ -296,19 +296,22 @@ void memory_end_start(void)
     starting = false;
 }
 
-/* Copy the hot pages, and take those that a run uses next, all at once: to the kernel less work than a fault for each. */
-void memory_touch(void)
-{
-    char *end = hot.chunk + AHEAD_BYTES;
-    if (end > hot.chunk_end)
-        end = hot.chunk_end;
-    madvise(hot.start, (size_t)(end - hot.start), MADV_POPULATE_WRITE);
-}
-
 /* Whether the table is of this engine and of this start. */
 bool memory_is_placed(void)
 {
     return has_table() && taken == PLACEMENT_BLOCKS;
+}
+
+/* Copy the hot pages, and take those that a run uses next, all at once: to the kernel less work than a fault for each.
+ * Kernels before 5.14 refuse, and each page has its fault. Without a table too much is hot. */
+void memory_touch(void)
+{
+    char *end = hot.chunk + AHEAD_BYTES;
+    if (!memory_is_placed())
+        return;
+    if (end > hot.chunk_end)
+        end = hot.chunk_end;
+    madvise(hot.start, (size_t)(end - hot.start), MADV_POPULATE_WRITE);
 }
 
 #ifdef TRACE
