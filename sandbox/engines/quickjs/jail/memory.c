@@ -19,6 +19,10 @@
 #include "cell.h"
 #include "placement.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* not every C library has it */
+#endif
+
 enum {
     HEADER_BYTES = 8,
     FINE_BYTES = 1024,         /* up to here sizes go by 16 bytes, above there are 8 in each doubling */
