@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from cell_build import cell, checkout, description
-from placement.table import Table, as_header
+from placement.table import TAKEN, Table, as_header
 from sandbox.cells.job import Job
 from sandbox.engines.quickjs.host.job import frame
 from sandbox.engines.quickjs.host.root import build_root
@@ -47,8 +47,9 @@ def jobs(source: bytes) -> list[Job]:
     return [first, later]
 
 
-def trace(executable: Path, root: Path) -> Table:
-    """Start a cell outside of a jail, run all samples in it, and return what they wrote to."""
+def traces(executable: Path, root: Path) -> list[bytes]:
+    """Start a cell outside of a jail, run all samples in it, and return what was noted of each run."""
+    noted = []
     data, their_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with data, control, their_data, their_control:
@@ -66,16 +67,24 @@ def trace(executable: Path, root: Path) -> Table:
             assert control.recv(64) == b"R"
             for name, source in samples().items():
                 for job in jobs(source):
+                    _forget(root / TRACE)
                     data.sendall(b"".join(frame(job)))
                     kind, status = struct.unpack("=4si", control.recv(64)[:8])
                     output = data.recv(1 << 20)
                     assert (kind, status) == (b"E\0\0\0", 0), f"{name}: {kind!r} {status} {output!r}"
-            control.close()
-            process.wait(WAIT_S)
+                    noted.append((root / TRACE).read_bytes())
         finally:
             process.kill()
             process.wait()
-    return Table.from_trace((root / TRACE).read_bytes())
+    return noted
+
+
+def _forget(trace: Path) -> None:
+    """Take the notes of the last run away. The cell has the file mapped."""
+    with trace.open("r+b") as file:
+        taken = file.read().rstrip(b"\0")
+        file.seek(0)
+        file.write(bytes([TAKEN]) * len(taken))
 
 
 def main() -> None:
@@ -84,11 +93,13 @@ def main() -> None:
     engine_build = json.loads((made / description.FACTS).read_bytes())["engine_build"]
     with tempfile.TemporaryDirectory(prefix="promptlog-placement-") as name:
         root = build_root(Path(name) / "root").path
-        table = trace(made / cell.EXECUTABLE, root)
-        for _ in range(STARTS - 1):
-            table = table.joined(trace(made / cell.EXECUTABLE, root))
+        noted = [run for _ in range(STARTS) for run in traces(made / cell.EXECUTABLE, root)]
+    table = Table.from_traces(noted)
     HEADER.write_text(as_header(table, engine_build))
-    print(f"{HEADER.relative_to(ROOT)}: {len(table.written)} of {table.blocks} blocks")
+    print(
+        f"{HEADER.relative_to(ROOT)}: of {table.blocks} blocks, many runs write to {len(table.by_many)}, "
+        f"some to {len(table.by_some)}"
+    )
 
 
 if __name__ == "__main__":

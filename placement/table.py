@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_NOT_TAKEN, _WRITTEN = 0, 2
+_NOT_TAKEN, TAKEN, _WRITTEN = 0, 1, 2
 """What the jail's trace.c notes of a block."""
 
-_A_LINE = 8
+_A_LINE = 6
 """Ranges in a line of the header."""
 
 
@@ -18,36 +19,40 @@ class Table:
 
     blocks: int
     """That the start takes."""
-    written: frozenset[int]
-    """By runs."""
+    by_many: frozenset[int]
+    """That more than a quarter of the runs write to."""
+    by_some: frozenset[int]
+    """That other runs write to."""
 
     @classmethod
-    def from_trace(cls, noted: bytes) -> Table:
-        """Read what a traced cell left, a byte for each block."""
-        blocks = noted.index(_NOT_TAKEN)
-        return cls(blocks=blocks, written=frozenset(n for n in range(blocks) if noted[n] == _WRITTEN))
+    def from_traces(cls, traces: Iterable[bytes]) -> Table:
+        """Read what was noted of each run, a byte for each block. Raises ValueError if the starts differ."""
+        runs = list(traces)
+        starts, writers = set(), Counter[int]()
+        for trace in runs:
+            starts.add(trace.index(_NOT_TAKEN))
+            writers.update(number for number, noted in enumerate(trace) if noted == _WRITTEN)
+        if len(starts) != 1:
+            raise ValueError(f"the starts took {sorted(starts)} blocks: they are not the same")
+        by_many = frozenset(number for number, times in writers.items() if 4 * times > len(runs))
+        return cls(blocks=starts.pop(), by_many=by_many, by_some=frozenset(writers) - by_many)
 
-    def joined(self, other: Table) -> Table:
-        """Return the table of both traces. Raises ValueError if they are not of the same start."""
-        if self.blocks != other.blocks:
-            raise ValueError(f"one start took {self.blocks} blocks, another {other.blocks}")
-        return Table(blocks=self.blocks, written=self.written | other.written)
 
-
-def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return numbers as ranges, the first one and how many, in ascending order."""
-    found: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if found and sum(found[-1]) == number:
-            found[-1] = (found[-1][0], found[-1][1] + 1)
+def ranges(table: Table) -> list[tuple[int, int, bool]]:
+    """Return ranges of numbers in ascending order: the first one, how many, and whether many runs write to them."""
+    found: list[tuple[int, int, bool]] = []
+    for number in sorted(table.by_many | table.by_some):
+        by_many = number in table.by_many
+        if found and sum(found[-1][:2]) == number and found[-1][2] == by_many:
+            found[-1] = (found[-1][0], found[-1][1] + 1, by_many)
         else:
-            found.append((number, 1))
+            found.append((number, 1, by_many))
     return found
 
 
 def as_header(table: Table, engine_build: str) -> str:
     """Return the table as the cell's allocator includes it."""
-    items = [f"{{{first}, {count}}}" for first, count in ranges(table.written)]
+    items = [f"{{{first}, {count}, {int(by_many)}}}" for first, count, by_many in ranges(table)]
     lines = [", ".join(items[at : at + _A_LINE]) for at in range(0, len(items), _A_LINE)]
     return "\n".join(
         [
@@ -57,6 +62,7 @@ def as_header(table: Table, engine_build: str) -> str:
             "",
             "static const struct {",
             "    unsigned first, count;",
+            "    bool by_many; /* runs, not by some alone */",
             "} placement[] = {",
             *[f"    {line}," for line in lines],
             "};",

@@ -105,14 +105,14 @@ async def test_table_of_another_start_is_noticed(jails: Path) -> None:
 
 
 def test_table_as_a_header() -> None:
-    """Traces of several starts are joined, and numbers become ranges; starts that differ are refused."""
-    one, other = Table.from_trace(bytes([1, 2, 2, 1, 0, 0])), Table.from_trace(bytes([1, 1, 1, 2, 0, 0]))
-    table = one.joined(other)
-    assert table == Table(blocks=4, written=frozenset({1, 2, 3}))
-    assert ranges([7, 1, 3, 2]) == [(1, 3), (7, 1)]
-    assert "    {1, 3},\n" in as_header(table, "engine")
-    with pytest.raises(ValueError, match="took 4 blocks, another 2"):
-        one.joined(Table.from_trace(bytes([1, 1, 0])))
+    """What is written to by more than a quarter of the runs is told from the rest; starts that differ are refused."""
+    runs = [[1, 2, 2, 1, 0, 0], [1, 2, 2, 1, 0, 0], [2, 1, 1, 1, 0, 0], [1, 1, 1, 2, 0, 0]]
+    table = Table.from_traces(map(bytes, runs))
+    assert table == Table(blocks=4, by_many=frozenset({1, 2}), by_some=frozenset({0, 3}))
+    assert ranges(table) == [(0, 1, False), (1, 2, True), (3, 1, False)]
+    assert "    {0, 1, 0}, {1, 2, 1}, {3, 1, 0},\n" in as_header(table, "engine")
+    with pytest.raises(ValueError, match=r"the starts took \[2, 4\] blocks"):
+        Table.from_traces(map(bytes, [*runs, [1, 1, 0]]))
 
 
 def _with_other_table(folder: Path) -> Path:

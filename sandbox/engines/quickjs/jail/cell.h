@@ -36,6 +36,7 @@ char *memory_take(size_t size);
 struct text memory_join(const struct text *parts, size_t count);
 void memory_free(struct text text);
 void memory_end_start(void);
+void memory_touch(void);
 bool memory_is_placed(void);
 
 /* --- frames.c: bytes on the data socket --------------------------------------------------------------------------- */
@@ -83,7 +84,6 @@ struct fault {
 bool context_start(void);
 struct text context_start_fault(void);
 void context_settle(void);
-void context_touch(void);
 bool context_parses(struct text script, struct fault *fault);
 bool context_compile_module(struct text source, struct fault *fault);
 bool context_function_text(struct text script, struct text function, struct text *found);

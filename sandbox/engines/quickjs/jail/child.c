@@ -37,11 +37,11 @@ static void check(const struct job *job)
 _Noreturn void child_live(void)
 {
     struct job job;
+    memory_touch();
     confinement_put_on();
 #ifdef TRACE
     trace_writes();
 #endif
-    context_touch();
     frames_read_job(&job);
     hooks_set_arguments(job.prompt, job.env);
     switch (job.kind) {

@@ -102,12 +102,6 @@ void context_settle(void)
     JS_UpdateStackTop(runtime);
 }
 
-/* Copy the pages that every run writes to, while there is no run to wait for it. */
-void context_touch(void)
-{
-    JS_FreeValue(context, evaluate(TEXT("(async () => 0)()"), SCRIPT, 0));
-}
-
 /* Whether a script parses. Nothing of it is executed. */
 bool context_parses(struct text script, struct fault *fault)
 {

@@ -4,10 +4,11 @@
  * that a program throws can pretend one (context.c). One thread, no locks.
  *
  * Placement: a child shares the zygote's pages until it writes to them, and each first write to a page costs a copy. So
- * the blocks of the start that runs write to lie side by side, in the hot region, with all that a child takes itself.
- * The other blocks of the start are cold; a child does not reuse them. The start takes the same blocks in the same order
- * each time, so a block is known by its number: placement.h lists the hot ones. If the table is of another engine, or
- * turns out to be of another start, runs do the same and cost more.
+ * the blocks of the start that many runs write to lie side by side in the hot region, with all that a child takes
+ * itself. Blocks that only some runs write to are in the warm region, all others of the start in the cold one. A child
+ * does not reuse a warm or cold block. The start takes the same blocks in the same order each time, so a block is known
+ * by its number: placement.h lists the hot and warm ones (`make placement`). If the table is of another engine, or turns
+ * out to be of another start, runs do the same and cost more.
  *
  * A block's capacity stands in the 8 bytes before it. Capacities are 8 above a multiple of 16, so that blocks are aligned
  * to 16 bytes. */
@@ -18,6 +19,10 @@
 #include "cell.h"
 #include "placement.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* not every C library has it */
+#endif
+
 enum {
     HEADER_BYTES = 8,
     FINE_BYTES = 1024,         /* up to here sizes go by 16 bytes, above there are 8 in each doubling */
@@ -25,6 +30,7 @@ enum {
     LISTED_BYTES = 1 << 20,    /* up to here freed blocks are kept */
     CHUNK_BYTES = 256 * 1024,
     COLD_BYTES = 7 * CHUNK_BYTES, /* room for the start; what does not fit in is hot */
+    AHEAD_BYTES = 12 * 1024,   /* what a small run takes */
     MAPPING_BYTES = 16,        /* what stands before a block that is a mapping of its own: 8 bytes, and the header */
     FINE_LISTS = FINE_BYTES / 16 + 1,
     LISTS = FINE_LISTS + 10 * 8,
@@ -36,11 +42,10 @@ struct freed {
 
 struct region {
     struct freed *lists[LISTS];
-    char *chunk, *chunk_end;
+    char *start, *chunk, *chunk_end; /* the chunk that is being cut: its start, its rest */
 };
 
-static struct region hot, cold;
-static char *cold_start;
+static struct region hot, warm, cold;
 static bool starting = true;
 static unsigned taken; /* blocks, during the start */
 static bool refused;
@@ -94,6 +99,7 @@ static bool add_chunk(struct region *region, size_t size)
     char *next = map(size);
     if (next == NULL)
         return false;
+    region->start = next;
     region->chunk = next + HEADER_BYTES; /* so that the first block is aligned */
     region->chunk_end = next + size;
     return true;
@@ -101,8 +107,10 @@ static bool add_chunk(struct region *region, size_t size)
 
 static void *cut_block(struct region *region, size_t capacity)
 {
-    if (region == &cold && !has_room(&cold, capacity))
-        region = &hot;
+    if (region->start == NULL && !add_chunk(region, region == &cold ? COLD_BYTES : CHUNK_BYTES))
+        return NULL;
+    if (!has_room(region, capacity))
+        region = &hot; /* the others have one chunk */
     if (!has_room(region, capacity) && !add_chunk(region, CHUNK_BYTES))
         return NULL;
     char *block = region->chunk + HEADER_BYTES;
@@ -117,19 +125,23 @@ static bool has_table(void)
     return strcmp(PLACEMENT_ENGINE_BUILD, CELL_ENGINE_BUILD) == 0;
 }
 
-/* Whether the block with this number is to be hot. To be asked in ascending order. */
-static bool is_listed(unsigned number)
+/* Return the region of the block with this number. To be asked in ascending order. */
+static struct region *placed(unsigned number)
 {
 #ifdef TRACE
-    return false; /* all of them are watched */
-#endif
-    if (!has_table())
-        return true;
+    (void)number;
+    return &cold; /* all are watched */
+#else
     static size_t range;
     const size_t ranges = sizeof placement / sizeof *placement;
+    if (!has_table())
+        return &hot;
     while (range < ranges && number >= placement[range].first + placement[range].count)
         range++;
-    return range < ranges && number >= placement[range].first;
+    if (range == ranges || number < placement[range].first)
+        return &cold;
+    return placement[range].by_many ? &hot : &warm;
+#endif
 }
 
 /* Return the region of the next block. Blocks that are mappings of their own are on the lists of the hot one. */
@@ -137,17 +149,20 @@ static struct region *next_region(size_t size)
 {
     if (!starting)
         return &hot;
-    bool listed = is_listed(taken++);
-    if (listed || size > CUT_BYTES)
-        return &hot;
-    if (cold_start == NULL && add_chunk(&cold, COLD_BYTES))
-        cold_start = cold.chunk - HEADER_BYTES;
-    return &cold;
+    struct region *region = placed(taken++);
+    return size > CUT_BYTES ? &hot : region;
 }
 
-static bool is_cold(const void *block)
+/* Return the region where a block lies. */
+static struct region *region_of(const void *block)
 {
-    return (uintptr_t)block - (uintptr_t)cold_start < COLD_BYTES;
+    struct region *const one_chunk[] = {&warm, &cold};
+    for (int i = 0; i < 2; i++) {
+        const struct region *region = one_chunk[i];
+        if ((uintptr_t)block - (uintptr_t)region->start < (uintptr_t)(region->chunk_end - region->start))
+            return one_chunk[i];
+    }
+    return &hot;
 }
 
 /* Give the kernel back the mappings on the lists. Whether there were any. */
@@ -221,8 +236,8 @@ static void give_back(void *opaque, void *block)
         unmap_block(block);
         return;
     }
-    struct region *region = is_cold(block) ? &cold : &hot;
-    if (region == &cold && !starting)
+    struct region *region = region_of(block);
+    if (region != &hot && !starting)
         return; /* to put it on a list would be a write */
     unsigned list;
     round_up(capacity - HEADER_BYTES, &list);
@@ -291,11 +306,23 @@ bool memory_is_placed(void)
     return has_table() && taken == PLACEMENT_BLOCKS;
 }
 
+/* Copy the hot pages, and take those that a run uses next, all at once: to the kernel less work than a fault for each.
+ * Kernels before 5.14 refuse, and each page has its fault. Without a table too much is hot. */
+void memory_touch(void)
+{
+    char *end = hot.chunk + AHEAD_BYTES;
+    if (!memory_is_placed())
+        return;
+    if (end > hot.chunk_end)
+        end = hot.chunk_end;
+    madvise(hot.start, (size_t)(end - hot.start), MADV_POPULATE_WRITE);
+}
+
 #ifdef TRACE
 /* Return the cold region as far as it is used. */
 struct text memory_cold(void)
 {
-    return (struct text){cold_start, (size_t)(cold.chunk - cold_start)};
+    return (struct text){cold.start, (size_t)(cold.chunk - cold.start)};
 }
 #endif
 
