@@ -11,6 +11,16 @@
 
 #include "cell.h"
 
+/* With the address sanitizer: what nobody may touch. */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#define HIDE(at, size) ASAN_POISON_MEMORY_REGION(at, size)
+#define SHOW(at, size) ASAN_UNPOISON_MEMORY_REGION(at, size)
+#else
+#define HIDE(at, size) ((void)0)
+#define SHOW(at, size) ((void)0)
+#endif
+
 enum {
     HEADER_BYTES = 8,
     FINE_BYTES = 1024,         /* up to here sizes go by 16 bytes, above there are 8 in each doubling */
@@ -66,6 +76,7 @@ static void *map_block(size_t capacity)
 
 static void unmap_block(void *block)
 {
+    SHOW(block, *capacity_of(block));
     munmap((char *)block - MAPPING_BYTES, *capacity_of(block) + MAPPING_BYTES);
 }
 
@@ -93,6 +104,7 @@ static bool unmap_lists(void)
     for (unsigned i = first; i < LISTS; i++) {
         while (lists[i] != NULL) {
             struct freed *block = lists[i];
+            SHOW(block, sizeof *block);
             lists[i] = block->next;
             unmap_block(block);
             any = true;
@@ -117,6 +129,7 @@ static void *take(void *opaque, size_t size)
     size_t capacity = size <= LISTED_BYTES ? round_up(size, &list) : size;
     if (list < LISTS && lists[list] != NULL) {
         struct freed *block = lists[list];
+        SHOW(block, *capacity_of(block));
         lists[list] = block->next;
         return block;
     }
@@ -152,8 +165,10 @@ static void give_back(void *opaque, void *block)
     unsigned list;
     round_up(capacity - HEADER_BYTES, &list);
     struct freed *freed = block;
+    SHOW(block, capacity);
     freed->next = lists[list];
     lists[list] = freed;
+    HIDE(block, capacity);
 }
 
 /* Grow or shrink a mapping of its own, without a copy. */
@@ -214,6 +229,7 @@ char *memory_take(size_t size)
     char *block = take(NULL, size);
     if (block == NULL)
         _exit(EXIT_NO_MEMORY);
+    HIDE(block + size, *capacity_of(block) - size);
     return block;
 }
 

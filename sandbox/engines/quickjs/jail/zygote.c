@@ -47,10 +47,15 @@
 
 #include "cell.h"
 
-/* The jail's root: host/root.py. */
-#define PRELUDE "/prelude.js"
-#define BUILTINS "/builtins.js"
-#define FILTER "/filter.bpf"
+/* The jail's root: host/root.py. A debug build has no jail, and starts in that folder. */
+#ifdef __SANITIZE_ADDRESS__
+#define ROOT ""
+#else
+#define ROOT "/"
+#endif
+#define PRELUDE ROOT "prelude.js"
+#define BUILTINS ROOT "builtins.js"
+#define FILTER ROOT "filter.bpf"
 
 enum { MOST_FILE_BYTES = 256 * 1024, MESSAGE_BYTES = 64 };
 
