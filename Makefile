@@ -6,6 +6,7 @@
 # make bench ROUNDS=3: promptlog alone, and beside one bad client, which takes 25 minutes a round (BAD_SECONDS=0 leaves
 # it out).  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
 # make fuzz BYTES=20000000: damaged frames to a daemon.  make fuzz-guided RUNS=5000000: the readers, guided by coverage.
+# make fuzz-cell RUNS=10000000: what the QuickJS cell reads, guided by coverage; needs clang.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600
 KILLS ?= 300
@@ -25,7 +26,8 @@ ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: demo test test-build test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided soak faults docs clean
+.PHONY: demo test test-build test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided fuzz-cell soak faults \
+	docs clean
 
 $(VENV)/.installed: pyproject.toml $(CELL_SOURCES)
 	$(PYTHON) -m venv $(VENV)
@@ -76,6 +78,9 @@ fuzz: $(VENV)/.dev
 fuzz-guided: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
 	$(BIN)/python -m tests.fuzz.guided -runs=$(RUNS)
+
+fuzz-cell: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz.cell -runs=$(RUNS)
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m tests.soak.soak --seconds $(SECONDS)

@@ -108,6 +108,24 @@ async def test_memory_is_held_by_the_kernel(plan: Plan, source: str) -> None:
     assert result.usage.peak_memory_bytes <= 128 * MIB
 
 
+async def test_a_program_without_memory_still_has_its_stack(plan: Plan) -> None:
+    """Calls in calls, where no memory is left, are no end by a signal, which would cost the cell as well."""
+    source = """
+        const taken = [];
+        for (let size = 1 << 24; size > 64; size >>= 1) {
+            try { for (;;) taken.push(new Uint8Array(size)); } catch {}
+        }
+        const deeper = (n) => n === 0 ? 0 : 1 + deeper(n - 1);
+        try { deeper(2000); } catch {}
+        taken.length = 0;
+        return 1;
+    """
+    async with a_cell(plan) as cell:
+        result = await run_on(cell, source, cpu_ms=5000)
+        assert isinstance(result.outcome, Ok)
+        assert cell.usable
+
+
 async def test_a_forged_out_of_memory_is_an_exception(plan: Plan) -> None:
     """An error that only reads like the engine's is no memory_limit."""
     async with a_cell(plan) as cell:

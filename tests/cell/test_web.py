@@ -86,6 +86,17 @@ def test_a_body_is_a_text_or_bytes(client: Client, body: str, text: str, data: l
     assert client.run_source(source).value == [text, data, data]
 
 
+def test_a_view_is_decoded_as_far_as_its_buffer_goes(client: Client) -> None:
+    """A view that follows its buffer ends with it, also if a program hands such a one to what decodes for others."""
+    source = """
+        const buffer = new ArrayBuffer(1 << 16, {maxByteLength: 1 << 16}), view = new Uint8Array(buffer);
+        Uint8Array.prototype.subarray = () => view;
+        buffer.resize(8);
+        return new TextDecoder().decode(new Uint8Array(1)).length;
+    """
+    assert client.run_source(source).value == 8
+
+
 @pytest.mark.parametrize(
     ("expression", "says"),
     [

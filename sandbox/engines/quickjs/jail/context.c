@@ -7,6 +7,7 @@
 
 enum {
     STACK_BYTES = 1024 * 1024,
+    BELOW_STACK_BYTES = 256 * 1024, /* what the engine's own functions may need when a program has used its stack */
     BEFORE_COLLECTION_BYTES = 3 * 1024 * 1024, /* what a run may take before the engine looks for cycles: see below */
 };
 
@@ -91,6 +92,14 @@ struct text context_start_fault(void)
     return memory_join(parts, 5);
 }
 
+/* Have the kernel make the stack as large as it may become, by a write to its far end: a child that has used up its
+ * memory would not get that, and would be ended by a signal. Only the page that is written to is really there. */
+static void extend_stack(void)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    *(volatile char *)(here - STACK_BYTES - BELOW_STACK_BYTES) = 0;
+}
+
 /* Collect garbage in the zygote. When the engine does so in a child, it writes to every object, and each page of the
  * heap is copied; so it waits until a run has taken much. */
 void context_settle(void)
@@ -100,6 +109,7 @@ void context_settle(void)
     JS_ComputeMemoryUsage(runtime, &usage);
     JS_SetGCThreshold(runtime, (size_t)usage.malloc_size + BEFORE_COLLECTION_BYTES);
     JS_UpdateStackTop(runtime);
+    extend_stack();
 }
 
 /* Whether a script parses. Nothing of it is executed. */

@@ -78,12 +78,28 @@ static int character_size(const uint8_t *at, const uint8_t *end)
     return size;
 }
 
+/* Return the bytes of a Uint8Array; NULL with an exception, or for no bytes. The engine's own answer is the length that an
+ * array was made with, also if it follows a buffer that has become shorter since. */
+static const uint8_t *bytes_of(JSContext *context, size_t *size, JSValueConst array)
+{
+    const uint8_t *bytes = JS_GetUint8Array(context, size, array);
+    if (bytes == NULL)
+        return NULL;
+    size_t offset = 0, whole = 0;
+    JSValue buffer = JS_GetTypedArrayBuffer(context, array, &offset, NULL, NULL);
+    JS_GetArrayBuffer(context, &whole, buffer);
+    JS_FreeValue(context, buffer); /* the array has it */
+    if (*size > whole - offset)
+        *size = whole - offset;
+    return bytes;
+}
+
 /* utf8.decode(Uint8Array) -> text, with U+FFFD for what is not UTF-8, without a byte order mark at its start. */
 static JSValue decode(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
 {
     (void)this, (void)count;
     size_t size;
-    const uint8_t *at = JS_GetUint8Array(context, &size, arguments[0]);
+    const uint8_t *at = bytes_of(context, &size, arguments[0]);
     if (at == NULL && JS_HasException(context))
         return JS_EXCEPTION;
     if (size >= 3 && memcmp(at, "\xef\xbb\xbf", 3) == 0) {

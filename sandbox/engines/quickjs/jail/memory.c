@@ -23,6 +23,16 @@
 #define MADV_POPULATE_WRITE 23 /* not every C library has it */
 #endif
 
+/* With the address sanitizer: what nobody may touch. */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#define HIDE(at, size) ASAN_POISON_MEMORY_REGION(at, size)
+#define SHOW(at, size) ASAN_UNPOISON_MEMORY_REGION(at, size)
+#else
+#define HIDE(at, size) ((void)0)
+#define SHOW(at, size) ((void)0)
+#endif
+
 enum {
     HEADER_BYTES = 8,
     FINE_BYTES = 1024,         /* up to here sizes go by 16 bytes, above there are 8 in each doubling */
@@ -86,6 +96,7 @@ static void *map_block(size_t capacity)
 
 static void unmap_block(void *block)
 {
+    SHOW(block, *capacity_of(block));
     munmap((char *)block - MAPPING_BYTES, *capacity_of(block) + MAPPING_BYTES);
 }
 
@@ -174,6 +185,7 @@ static bool unmap_lists(void)
     for (unsigned i = first; i < LISTS; i++) {
         while (hot.lists[i] != NULL) {
             struct freed *block = hot.lists[i];
+            SHOW(block, sizeof *block);
             hot.lists[i] = block->next;
             unmap_block(block);
             any = true;
@@ -200,6 +212,7 @@ static void *take(void *opaque, size_t size)
     void *block;
     if (list < LISTS && region->lists[list] != NULL) {
         block = region->lists[list];
+        SHOW(block, *capacity_of(block));
         region->lists[list] = region->lists[list]->next;
     } else {
         block = new_block(region, size, capacity);
@@ -242,8 +255,10 @@ static void give_back(void *opaque, void *block)
     unsigned list;
     round_up(capacity - HEADER_BYTES, &list);
     struct freed *freed = block;
+    SHOW(block, capacity);
     freed->next = region->lists[list];
     region->lists[list] = freed;
+    HIDE(block, capacity);
 }
 
 /* Grow or shrink a mapping of its own, without a copy. */
@@ -332,6 +347,7 @@ char *memory_take(size_t size)
     char *block = take(NULL, size);
     if (block == NULL)
         _exit(EXIT_NO_MEMORY);
+    HIDE(block + size, *capacity_of(block) - size);
     return block;
 }
 

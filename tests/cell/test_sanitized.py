@@ -1,0 +1,130 @@
+"""The cell's debug build by the real protocol, without a jail. ASan watches all of it, UBSan promptlog's own files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cell_build import cell, checkout, compiler
+from sandbox.cells.plan import Plan
+from sandbox.engines.quickjs.host.cell import QuickJSCell
+from sandbox.engines.quickjs.host.root import build_root
+from sandbox.jail.identities import Identity, shared
+from sandbox.limits import MIB, Limits
+from sandbox.outcome import CpuLimit, MemoryLimit, Ok, OutputLimit, ProgramException, ProgramSyntaxError, WallLimit
+from sandbox.protocol.events import Checked
+from sandbox.protocol.frames import Task
+from tests.cell.cells import a_cell, run_on, until_blank
+
+_CPU_MS = 20_000
+"""Time enough on a busy machine; the sanitizers take a multiple of it."""
+
+_EVERYTHING = """
+console.log('é'.repeat(5000), new Map([[1, {a: 2n}]]), new Error('x', {cause: [1]}));
+const bytes = new TextEncoder().encode(prompt), broken = new Uint8Array([0xef, 0xbb, 0xbf, 0xf0, 0x9f, 65, 0xc0]);
+const url = new URL('http://example.org/ü/a/../b?c=%ff#d'), form = new URLSearchParams('a=%f0%9f&b=1');
+const texts = [new TextDecoder().decode(bytes), new TextDecoder().decode(broken), url.href, form.get('a')];
+const items = Array.from({length: 3000}, (_, i) => ({i: i * 7919 % 3000, text: 'x'.repeat(i)}));
+const sorted = items.sort((a, b) => a.i - b.i);
+const found = 'ab'.repeat(1000).replace(/(?<x>a)b/gu, '$<x>').length, date = new Date(0).toISOString();
+return [prompt.length, texts.map((text) => text.length), sorted[2].i, found, date, JSON.stringify({a: 'é'}).length];
+"""
+
+_SHORTER = """
+const buffer = new ArrayBuffer(1 << 16, {maxByteLength: 1 << 16}), view = new Uint8Array(buffer);
+Uint8Array.prototype.subarray = () => view;
+buffer.resize(8);
+return new TextDecoder().decode(new Uint8Array(1));
+"""
+
+
+class _Bare(Plan, frozen=True, kw_only=True):
+    """A shell in nsjail's place."""
+
+    def arguments_for(self, identity: Identity) -> list[str]:
+        """Without the identity, which is nsjail's."""
+        return self.arguments
+
+
+@pytest.fixture(scope="module")
+def debug_build() -> Path:
+    """The executable. The first build takes a minute; later ones come from the build's cache."""
+    if compiler.choose(compiler.target_architecture()).is_zig:
+        pytest.skip("a debug build needs the machine's own C compiler, with its sanitizers")
+    return checkout.build(Path(__file__).parents[2], sanitized=True) / cell.EXECUTABLE
+
+
+@asynccontextmanager
+async def _debug_cell(debug_build: Path, folder: Path, limits: Limits) -> AsyncIterator[QuickJSCell]:
+    """A cell of this build. At its end nothing must have been found."""
+    if not (folder / "root").exists():
+        build_root(folder / "root")
+    found = folder / "found"
+    options = f"detect_leaks=0:handle_abort=1:allocator_may_return_null=1:log_path={found}"
+    words = [str(debug_build), str(limits.cpu_ms), str(limits.memory_bytes)]
+    script = f"ASAN_OPTIONS={options} UBSAN_OPTIONS=print_stacktrace=1:log_path={found} {shlex.join(words)}; exit $?"
+    plan = _Bare(
+        engine="quickjs",
+        executable=Path("/bin/sh"),
+        arguments=["-c", script],
+        identities=shared("no jail"),
+        folder=folder / "root",
+        default=limits,
+    )
+    async with a_cell(plan) as started:
+        yield started
+    assert [path.read_text() for path in folder.glob("found*")] == []
+
+
+async def test_programs_of_each_kind(debug_build: Path, tmp_path: Path) -> None:
+    """Checks, runs, modules, errors and limits do nothing that the sanitizers know to be wrong."""
+    limits = Limits(cpu_ms=_CPU_MS)
+    async with _debug_cell(debug_build, tmp_path, limits) as debug:
+        for source, task, kind in (
+            ("return 1", Task.CHECK, Checked),
+            ("export default () => 1", Task.CHECK, Checked),
+            (_EVERYTHING, Task.CHECK_AND_RUN, Ok),
+            ("export default (prompt) => prompt.length", Task.CHECK_AND_RUN, Ok),
+            ("export default {fetch: () => new Response('x')}", Task.CHECK_AND_RUN, Ok),
+            ("export default 1", Task.CHECK_AND_RUN, ProgramSyntaxError),
+            ("export const a = 1", Task.CHECK, ProgramSyntaxError),
+            ("import a from 'b'; export default a", Task.CHECK, ProgramSyntaxError),
+            ("}\n}", Task.CHECK, ProgramSyntaxError),
+            ("if (1) {\n", Task.CHECK, ProgramSyntaxError),
+            ("[".join([""] * 100_000), Task.CHECK, ProgramSyntaxError),
+            ("const f = () => f(); return f()", Task.CHECK_AND_RUN, ProgramException),
+            ("throw Object.assign(new Error('\\0'), {name: '\\0'})", Task.CHECK_AND_RUN, ProgramException),
+            (_SHORTER, Task.CHECK_AND_RUN, Ok),
+            ("return 'x'.repeat(2 << 20)", Task.CHECK_AND_RUN, OutputLimit),
+            ("await new Promise(() => 0)", Task.CHECK_AND_RUN, ProgramException),
+            ("return new Uint8Array(1 << 30).length", Task.CHECK_AND_RUN, MemoryLimit),
+            ("for (const a = [];;) a.push('x'.repeat(1000) + a.length)", Task.CHECK_AND_RUN, MemoryLimit),
+        ):  # fmt: skip
+            for prompt in ("p", "é" * 20_000):
+                result = await run_on(debug, source, task=task, prompt=prompt, cpu_ms=_CPU_MS)
+                assert isinstance(result.outcome, kind), (source[:80], result.outcome)
+                await until_blank(debug)
+        result = await run_on(debug, "for (;;);", cpu_ms=300)
+        assert isinstance(result.outcome, CpuLimit)
+        await until_blank(debug)
+        result = await run_on(debug, "for (;;);", cpu_ms=_CPU_MS, wall_ms=300)
+        assert isinstance(result.outcome, WallLimit)
+
+
+async def test_wherever_memory_ends(debug_build: Path, tmp_path: Path) -> None:
+    """A child that is refused memory, now or later, says so or ends, and touches nothing that it does not have."""
+    limits = Limits(cpu_ms=_CPU_MS)
+    async with _debug_cell(debug_build, tmp_path, limits) as debug:
+        outcomes = set()
+        for kib in range(0, 6000, 200):
+            result = await run_on(
+                debug, _EVERYTHING, prompt="é" * 20_000, cpu_ms=_CPU_MS, memory_bytes=(kib << 10) + MIB // 2
+            )
+            outcomes.add(type(result.outcome))
+            await until_blank(debug)
+        assert outcomes <= {MemoryLimit, Ok, ProgramException}
+        assert MemoryLimit in outcomes
