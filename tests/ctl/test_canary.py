@@ -20,7 +20,7 @@ THROWS = "\nnull.x"
 BUSY = "for (let i = 0; i < Number(prompt); i++) Math.sqrt(i); return 1"
 ROOMY = "try { new ArrayBuffer(48 << 20); return 'room' } catch { return 'no room' }"
 TALKS = "for (let i = 0; i < 40; i++) console.log('x'.repeat(100)); return 1"
-RANDOM = "return Math.random()"
+RANDOM = BUSY.replace("return 1", "return Math.random()")
 ON_DENO = "return typeof Deno"
 
 LOWER = """
@@ -94,11 +94,14 @@ def test_what_differs_is_told(a: Path, b: Path) -> None:
     assert told["deno"]["b"].startswith("refused: the engine deno is disabled")
 
 
-def test_a_program_with_another_value_each_time_says_nothing(a: Path, b: Path) -> None:
-    """It is told as unsteady, and is no difference."""
+def test_a_program_with_another_value_each_time_says_nothing_of_values(a: Path, b: Path) -> None:
+    """It is told as unsteady, and is no difference; unless it ends in another way on B."""
     code, report = _canary(a, b, "@random")
     assert (code, report["unsteady"], report["different"]) == (0, 1, 0)
     assert report["differences"][0]["what"] == "unsteady"
+    code, report = _canary(a, b, "--prompts", "-", input=b'{"name": "random", "prompt": "2000000"}')
+    assert (code, report["unsteady"], report["different"]) == (1, 0, 1)
+    assert report["differences"][0]["what"] == "outcome"
 
 
 def test_limits_of_a_prompt_are_those_of_both_runs(a: Path, b: Path) -> None:
