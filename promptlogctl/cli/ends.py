@@ -8,6 +8,9 @@ import msgspec
 
 from promptlogctl.client import BadResult, Crashed, Ok, ProgramException, ProgramSyntaxError, RunResult
 
+RANKS = ("outcome", "error", "value", "logs")
+"""In what two ends can differ. Each is compared only if those before it are the same."""
+
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended, in the parts that must be the same on two builds."""

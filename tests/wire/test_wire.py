@@ -142,7 +142,7 @@ _NO_ID: list[tuple[str, bytes, bytes, str]] = [
     ("lists in lists", _frame(_PING + b"\1"), _frame(b"\x91" * 100_000), "no id"),
     ("no id", _frame(_PING + b"\1"), _frame(b"\x81\xa4type\xa4ping"), "`id`"),
     ("an id that is no number", _frame(_PING + b"\1"), _frame(_PING + b"\xcb\x7f\xf8\0\0\0\0\0\0"), "`$.id`"),
-    ("an id that is no UTF-8", _frame(_PING + b"\xa2ab"), _frame(_PING + b"\xa2\xff\xfe"), "not UTF-8"),
+    ("an id that is no UTF-8", _frame(_PING + b"\xa2ab"), _frame(_PING + b"\xa2\xff\xfe"), "UTF-8"),
     ("an extension as the id", _frame(_PING + b"\1"), _frame(_PING + b"\xc7\x01\x05x"), "`$.id`"),
     ("no id", b'{"type":"ping","id":1}', b'{"type":"ping"}', "`id`"),
     ("an id below zero", b'{"type":"ping","id":0}', b'{"type":"ping","id":-1}', "`$.id`"),
@@ -157,7 +157,7 @@ _NO_ID: list[tuple[str, bytes, bytes, str]] = [
         "`$.id`",
     ),
     ("NaN as the id", b'{"type":"ping","id":1}', b'{"type":"ping","id":NaN}', "invalid character"),
-    ("an id that is no UTF-8", b'{"type":"ping","id":"ab"}', b'{"type":"ping","id":"\xff\xfe"}', "not UTF-8"),
+    ("an id that is no UTF-8", b'{"type":"ping","id":"ab"}', b'{"type":"ping","id":"\xff\xfe"}', "UTF-8"),
     ("an object that does not end", b'{"type":"ping","id":1}', b'{"type":"ping","id":1', "truncated"),
     ("lists in lists", b'{"type":"ping","id":1}', b"{" + b"[" * 100_000, "no id"),
     (
