@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (engine_source.SOURCE_VARIABLE, compiler.COMPILER_VARIABLE, compiler.ARCHITECTURE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # of a build without a cache, until the process ends
     return cache.open_folder()
 
 
