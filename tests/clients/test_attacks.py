@@ -12,6 +12,9 @@ from promptlogctl.client import Client
 from tests.clients.target import Target, target
 from tests.daemon.processes import until
 
+_LEAVE_AT_ONCE = {"connections that leave at once", "loops whose client leaves at once"}
+"""The daemon may have dropped their connections before anybody sees them."""
+
 _ON_ANY_DAEMON = sorted(name for name, attack in ATTACKS.items() if not attack.taken_over)
 
 
@@ -28,7 +31,7 @@ def test_another_client_is_served_beside_an_attack(daemon: Target, name: str) ->
     with attacking(name, str(daemon.socket), programs=100) as begin, Client(daemon.socket) as client:
         assert client.stats().clients == 1  # what it had to prepare is done
         begin()
-        until(lambda: client.stats().clients > 1)
+        until(lambda: name in _LEAVE_AT_ONCE or client.stats().clients > 1)
         daemon.canary()
     until(daemon.is_at_rest, 20)
     assert "Traceback" not in daemon.log()
