@@ -105,7 +105,10 @@ def test_jails_do_not_have_the_daemons_groups(tmp_path: Path) -> None:
             groups = {}
             for jail in nsjails(daemon.pid):
                 for pid in children(jail):
-                    status = Path(f"/proc/{pid}/status").read_text()
+                    try:
+                        status = Path(f"/proc/{pid}/status").read_text()
+                    except OSError:  # it has ended meanwhile
+                        continue
                     groups[pid] = next(line for line in status.splitlines() if line.startswith("Groups:")).split()[1:]
             assert groups
             assert set(map(tuple, groups.values())) == {()}
