@@ -23,7 +23,7 @@ def cell() -> Path:
     """Return the cell's binary. Raises RootError."""
     path = Path(str(resources.files("sandbox.engines.quickjs") / "jail/quickjs-cell"))
     if not path.is_file():
-        raise RootError(f"the QuickJS cell {path}", "install promptlog again, from its source or from a wheel (docs/building.md)")
+        raise RootError(f"the QuickJS cell {path}", "install promptlog again: docs/building.md has the ways")
     return path
 
 
