@@ -18,8 +18,8 @@ reserved.
 A run can sleep in its slot until its wall limit, at almost no charge. So a run that has had a slot for LONG_S is
 *long*: while other runs wait, it gives its slot back and goes on without one. Its CPU priority is low already. A client
 has at most half as many long runs as there are slots, a user three quarters. With that many, it begins a run only when
-none of its runs has a slot. So neither can keep all slots for much longer than LONG_S. With fewer than three slots no
-run is long.
+none of its runs has a slot; light clients of such a user still get the reserved slot. So neither can keep all slots for
+much longer than LONG_S. With fewer than three slots no run is long.
 
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 
@@ -321,7 +321,9 @@ class Admission:
                 return chosen
         if not self._reserved or not self._light:
             return None
-        return self._choose_light([engine for engine in offered if self._is_ready(engine)])
+        # Of held users, too: the root does not count their offers.
+        waited_for = [engine for engine, tickets in self._pending.items() if tickets]
+        return self._choose_light([engine for engine in waited_for if self._is_ready(engine)])
 
     def _choose_light(self, engines: list[Engine]) -> Ticket | None:
         """Return the next run of a light client."""
@@ -412,10 +414,14 @@ class Admission:
         ticket.path.user.long += change
 
     def _update_held(self, ticket: Ticket) -> None:
-        """Hold the client, and the user, while it has all long runs that it may have, and a run with a slot."""
+        """Hold a client or a user while it has all long runs that it may have, and a run with a slot."""
         user, client = ticket.path.user, ticket.path.client
-        for node, most in ((client, self._most_long_of_client), (user, self._most_long_of_user)):
-            node.hold(held=node.long > 0 and node.long >= most and node.running > node.long)
+        client.hold(held=_is_full(client, self._most_long_of_client))
+        user.hold(held=_is_full(user, self._most_long_of_user))
+
+
+def _is_full(node: Node, most_long: int) -> bool:
+    return node.long > 0 and node.long >= most_long and node.running > node.long
 
 
 def _uses_little(node: Node) -> bool:

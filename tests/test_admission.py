@@ -506,6 +506,22 @@ async def test_a_user_whose_runs_sleep_leaves_slots_to_others(clock: MockClock) 
 
 
 @within_a_minute
+async def test_light_clients_of_a_user_whose_runs_sleep_are_served(clock: MockClock) -> None:
+    """A user with all the long runs that it may have is held, but a light client of it hardly waits."""
+    async with trio.open_nursery() as nursery:
+        simulation = Simulation(nursery)
+        nursery.start_soon(simulation.admission.serve, 60.0)
+        await simulation.run_every(client(1), _SHORT_MS, 0.005, 3)
+        for pid in range(2, 8):
+            for _ in range(8):
+                simulation.keep_running(client(100 + pid, pid=pid), 5.0, sleeps_s=7.0)
+        await trio.sleep(0.5)
+        waits = await simulation.run_every(client(1), _SHORT_MS, 0.005, 1000)
+        assert waits[-1] <= 2 * LIGHT_MS
+        nursery.cancel_scope.cancel()
+
+
+@within_a_minute
 async def test_a_client_with_long_runs_has_one_slot(clock: MockClock) -> None:
     """It has as many long runs as half of the slots. Its other runs begin one after the other, and all of them end."""
     async with trio.open_nursery() as nursery:
