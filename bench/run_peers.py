@@ -34,7 +34,7 @@ from pathlib import Path
 import load
 from caller import EXPECT, PROMPT, SAMPLE, frames, new_programs, submitted
 from load import Load
-from servers import Server, set_up, tried
+from servers import Promptlog, Server, set_up, tried
 from table import Table, say
 
 from promptlogctl.cli.spawn import private_daemon
@@ -231,7 +231,7 @@ def main() -> None:
             if not options.only or "deno run" in options.only:
                 deno_figures(table, options.seconds, deno, scratch)
                 promptlog_on_deno_figures(table, tools, options.seconds)
-        trials = {} if options.no_trials else {server.name: tried(server) for server in chosen}
+        trials = {} if options.no_trials else {server.name: tried(server) for server in [Promptlog(), *chosen]}
     medians = table.medians()
     show(medians, trials)
     options.json.parent.mkdir(parents=True, exist_ok=True)

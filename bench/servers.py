@@ -21,10 +21,18 @@ from caller import EXPECT, PROMPT, SAMPLE
 from load import Load
 from table import say
 
+from promptlogctl.cli.spawn import private_daemon
+from promptlogctl.client import Client, Ok
+
 HERE = Path(__file__).parent / "peers"
 TRIALS = {
     "an endless loop": "while (true) {}\nconst result = 1",
+    "an endless loop after await": "await null\nwhile (true) {}\nconst result = 1",
     "a memory bomb": "const kept = []; while (true) kept.push(new Array(100000).fill(kept.length)); const result = 1",
+    "memory in native buffers": "const kept = []\nfor (let n = 0; n < 99; n++) kept.push(new Uint8Array(2e7).fill(1))\n"
+    "const result = kept.length",
+    "endless output": "while (true) console.log('x'.repeat(1000))\nconst result = 1",
+    "a result of 200 MB": "const result = 'x'.repeat(200e6)",
 }
 
 
@@ -90,6 +98,31 @@ class Server:
         """Load it with runs of these programs, in turn."""
         requests = [self.request(hash) for hash in hashes]
         return load.run(tools, str(self.port), "http", requests, expect=EXPECT, **options)  # type: ignore[arg-type]
+
+
+class Promptlog(Server):
+    """promptlog itself, tried as the peers are."""
+
+    def __init__(self) -> None:
+        super().__init__("promptlog", (), Path())
+        self._socket: Path | None = None
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        """Have a daemon run for the block."""
+        with private_daemon(None) as self._socket:
+            yield
+
+    def submit(self, source: str) -> str:
+        """Keep a program, return its hash."""
+        with Client(self._socket) as client:
+            return client.submit(source).hash
+
+    def ask(self, method: str, path: str, body: str | None = None, timeout: float = 10.0) -> str:
+        """Run what the path names."""
+        with Client(self._socket) as client:
+            outcome = client.run(path.split("/")[2].partition("?")[0], PROMPT).outcome
+        return str(outcome.json) if isinstance(outcome, Ok) else str(outcome.__struct_config__.tag)
 
 
 def tried(server: Server) -> dict[str, str]:

@@ -8,7 +8,11 @@ const { createHash } = require('node:crypto');
 
 const [kind, port] = process.argv.slice(2);
 const programs = new Map();
-const wrap = (source) => `(function (prompt) {\n${source}\n; return JSON.stringify(result); })`;
+// A program that awaits nothing is called without a promise.
+const awaits = (source) => /\bawait\b/.test(source);
+const wrap = (source) =>
+  `(${awaits(source) ? 'async ' : ''}function (prompt) {\n${source}\n; return JSON.stringify(result); })`;
+const called = (source) => ({ timeout: 50, result: awaits(source) ? { promise: true } : {} });
 
 const engines = {
   'ivm-isolate': async () => {
@@ -18,7 +22,7 @@ const engines = {
       try {
         const context = await isolate.createContext();
         const program = await context.eval(wrap(source), { timeout: 50, reference: true });
-        return await program.apply(undefined, [prompt], { timeout: 50 });
+        return await program.apply(undefined, [prompt], called(source));
       } finally {
         if (!isolate.isDisposed) isolate.dispose();
       }
@@ -32,7 +36,7 @@ const engines = {
       const context = await isolate.createContext();
       try {
         const program = await context.eval(wrap(source), { timeout: 50, reference: true });
-        return await program.apply(undefined, [prompt], { timeout: 50 });
+        return await program.apply(undefined, [prompt], called(source));
       } finally {
         if (!isolate.isDisposed) context.release();
       }
@@ -48,6 +52,15 @@ const engines = {
       const context = runtime.newContext();
       try {
         const value = context.unwrapResult(context.evalCode(`${wrap(source)}(${JSON.stringify(prompt)})`));
+        if (awaits(source)) {
+          const done = context.resolvePromise(value);
+          context.unwrapResult(runtime.executePendingJobs());
+          const settled = context.unwrapResult(await done);
+          const text = context.getString(settled);
+          settled.dispose();
+          value.dispose();
+          return text;
+        }
         const text = context.getString(value);
         value.dispose();
         return text;
