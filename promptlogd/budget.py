@@ -17,7 +17,7 @@ bound the memory. Waiters are woken first in, first out, one at a time.
 
 A connection that itself holds at most `FREE_BYTES` is always read, and its requests with short replies (`ping`,
 `stats`, `cancel`) are always answered. Otherwise a connection that does not read its replies could block the other
-connections of its process. So each connection may hold up to 12 KiB beyond the table: `FREE_BYTES`, and two reads of
+connections of its process. So each connection may hold up to 3 KiB beyond the table: `FREE_BYTES`, and two reads of
 as much.
 
 Each byte is released in bounded time: requests end by their limits, and a connection whose replies do not go out is
@@ -38,7 +38,7 @@ from sandbox.limits import MIB
 REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
 """Of one connection. Requests: one frame, or thousands of small ones, so that a cancel behind them is read."""
 
-FREE_BYTES = 4 * 1024
+FREE_BYTES = 1024
 """Requests, and replies, that a connection may hold whatever the others of its process hold."""
 
 _PROCESS_BYTES, _UID_BYTES, _ALL_BYTES = 16 * MIB, 48 * MIB, 128 * MIB

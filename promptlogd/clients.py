@@ -6,6 +6,7 @@ from collections import Counter
 
 import trio
 
+from promptlogd.arrivals import Arrivals
 from promptlogd.budget import Budgets
 
 
@@ -16,6 +17,7 @@ class Clients:
         """`most`: how many there may be."""
         self.connected = 0
         self.budgets = Budgets(connections=most)
+        self.arrivals = Arrivals()
         self.draining = False
         """Whether no more requests are taken, since the daemon stops."""
         self.unanswered = 0

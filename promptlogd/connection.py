@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -86,6 +85,7 @@ class Connection:
             sock,
             self._session,
             self._budget,
+            clients.arrivals,
             stall_s=settings.stall_s,
             unless_gone=self._unless_gone,
             decode=self._decode,
@@ -95,16 +95,16 @@ class Connection:
         """Requests that were read ahead, in order."""
         self._starting = False
         """Whether a task begins those when it may."""
-        self._progress = trio.Event()
+        self._progress: trio.Event | None = None
+        """Set when a request is answered, or the waiting ones have begun. None while nobody waits for that."""
         self._when_room: list[Callable[[], None]] = []
-        self._scope = trio.CancelScope()
         self._outbox = Outbox(
             sock,
             number,
             clients=clients,
             account=self._budget.replies,
             stall_s=settings.stall_s,
-            end=self._scope.cancel,
+            end=self._end,
             spawn=self._spawn,
         )
         self._tasks: trio.Nursery | None = None
@@ -115,19 +115,16 @@ class Connection:
         self._clients.connected += 1
         number = self._principal.connection
         try:
-            with self._scope:
-                await self._budget.share.turn()
-                self._budget.share.spend(_OPEN_S)
-                async with trio.open_nursery() as nursery:
-                    self._tasks = nursery
-                    async with trio.open_nursery() as tasks:
-                        await self._read(tasks)
-                        # After the last read, only this task notices that the client left.
-                        nursery.start_soon(self._watch_gone)
-                        while self._in_hand or self._waiting:
-                            await self._wait_for_progress()
-                    await self._outbox.drain()
-                    nursery.cancel_scope.cancel()
+            await self._budget.share.turn()
+            self._budget.share.spend(_OPEN_S)
+            async with trio.open_nursery() as tasks:
+                self._tasks = tasks
+                await self._read(tasks)
+                # After the last read, only this notices that the client has left.
+                self._clients.arrivals.watch(self._sock, self._budget.share, self._gone)
+                while self._in_hand or self._waiting:
+                    await self._wait_for_progress()
+                # Leaving the block waits until the outbox's task has sent all replies.
         except* OSError as group:
             _log.debug("client %d is gone: %s", number, group.exceptions[0])
         finally:
@@ -144,11 +141,12 @@ class Connection:
             self._clients.connected -= 1
             self._clients.budgets.close(self._budget, self._principal)
             self._runs.admission.forget(number)
+            self._clients.arrivals.forget(self._sock)
             self._sock.close()
-            # Megabytes, maybe, which would wait for the collector: this object is part of a cycle.
-            self._session.clear()
             self._outbox.clear()
             self._clients.wake_if_idle()
+            # It refers to itself in many ways. Without this its memory, megabytes maybe, would wait for the collector.
+            vars(self).clear()
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._tasks is not None:
@@ -179,10 +177,18 @@ class Connection:
 
     async def _unless_gone(self, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait for something else than the socket, and notice nevertheless if the client leaves."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_gone)
+        with self._clients.arrivals.watching(self._sock, self._budget.share, self._gone):
             await wait()
-            nursery.cancel_scope.cancel()
+
+    def _gone(self) -> None:
+        """End the connection, since the client has left; its runs are cancelled."""
+        self._budget.share.spend(CLOSE_S)
+        self._end()
+
+    def _end(self) -> None:
+        """End the connection now."""
+        assert self._tasks is not None
+        self._tasks.cancel_scope.cancel()
 
     def _take(self, request: Request | BadMessage, tasks: trio.Nursery) -> None:
         """Begin a request, or let it wait; or refuse it."""
@@ -236,7 +242,7 @@ class Connection:
             await trio.lowlevel.checkpoint()
             await self._budget.share.turn()
         self._starting = False
-        self._progress.set()
+        self._note_progress()
 
     def _start(self, request: Request, tasks: trio.Nursery, *, cancelled: bool = False) -> None:
         principal = self._principal
@@ -312,10 +318,15 @@ class Connection:
         self._budget.requests.release(held_bytes)
         self._clients.unanswered -= 1
         self._clients.wake_if_idle()
-        self._progress.set()
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.set()
 
     async def _wait_for_progress(self) -> None:
-        if self._progress.is_set():
+        if self._progress is None:
             self._progress = trio.Event()
         await self._progress.wait()
 
@@ -326,20 +337,3 @@ class Connection:
 
     def send(self, reply: Reply) -> None:
         self._outbox.send(self._session.send(reply))
-
-    async def _watch_gone(self) -> None:
-        """Wait until the client has left, and cancel its runs. A client that only closed its writing side has not left.
-
-        An epoll registration without events still reports EPOLLHUP and EPOLLERR, but no half-close (epoll_ctl(2)).
-        """
-        try:
-            watch = select.epoll()
-        except OSError as error:  # no descriptors: the client's runs end by their limits at the latest
-            _log.warning("client %d is not watched: %s", self._principal.connection, error)
-            await trio.sleep_forever()
-        with watch:
-            watch.register(self._sock, 0)
-            await trio.lowlevel.wait_readable(watch.fileno())
-        await self._budget.share.turn()
-        self._budget.share.spend(CLOSE_S)
-        self._scope.cancel()

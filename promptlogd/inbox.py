@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from promptlogd.arrivals import Arrivals
 from promptlogd.budget import FREE_BYTES, Budget
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession, Unread
 from promptlogd.wire.messages import Cancel, Ping, Request, Stats
@@ -36,6 +37,7 @@ class Inbox:
         sock: socket.socket,
         session: ServerSession,
         budget: Budget,
+        arrivals: Arrivals,
         *,
         stall_s: float,
         unless_gone: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
@@ -48,6 +50,7 @@ class Inbox:
         self._sock = sock
         self._session = session
         self._budget = budget
+        self._arrivals = arrivals
         self._stall_s = stall_s
         self._unless_gone = unless_gone
         self._decode = decode
@@ -65,15 +68,11 @@ class Inbox:
         session, budget, stall_s = self._session, self._budget, self._stall_s
         owed_since = math.inf
         while True:
-            if not session.mid_frame:
-                await trio.lowlevel.wait_readable(self._sock)
-            else:
-                with trio.CancelScope(deadline=owed_since + stall_s) as patience:
-                    await trio.lowlevel.wait_readable(self._sock)
-                if patience.cancelled_caught:
-                    await budget.share.turn()
-                    budget.share.spend(CLOSE_S)
-                    raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
+            until = owed_since + stall_s if session.mid_frame else math.inf
+            if not await self._arrivals.readable(self._sock, budget.share, until):
+                await budget.share.turn()
+                budget.share.spend(CLOSE_S)
+                raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
             long = session.buffered_bytes > _SLICE_BYTES
             # Who has a place reads its frame to the end, within `stall_s`: others wait for the place.
             has_room = self._has_room and self._counted
@@ -166,8 +165,10 @@ class Inbox:
         In the middle of a frame this is overdue after a while: others may wait for the room of its part.
         """
         wait = self._room_for_frame if self._session.buffered_bytes > _SLICE_BYTES else self._budget.room_to_read
-        most_s = _WAITS * self._stall_s if self._session.mid_frame else math.inf
-        with trio.move_on_after(most_s) as patience:
+        if not self._session.mid_frame:
+            await wait()
+            return
+        with self._arrivals.until(trio.current_time() + _WAITS * self._stall_s) as patience:
             await wait()
         self._overdue = patience.cancelled_caught
 

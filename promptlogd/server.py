@@ -191,6 +191,7 @@ class _Daemon:
                         await cells.start(pool.serve)
                     starting.cancel_scope.cancel()
                 cells.start_soon(self._decoder.serve)
+                cells.start_soon(self._clients.arrivals.serve)
                 cells.start_soon(self._flush)
                 cells.start_soon(self._make_spares)
                 cells.start_soon(self._trim)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from itertools import groupby
 
 import trio
 from trio.testing import MockClock
 
+from promptlogd.arrivals import Arrivals
 from promptlogd.budget import Budgets
 from promptlogd.inbox import Inbox
 from promptlogd.principal import Principal
@@ -43,11 +45,46 @@ async def test_other_tasks_get_their_turn_between_requests(clock: MockClock) -> 
         theirs.sendall(b'{"type":"ping","id":1}\n' * 100)
         theirs.shutdown(socket.SHUT_WR)
         budget = Budgets(connections=1).open(Principal(connection=1, uid=0, process=None))
-        inbox = Inbox(ours, ServerSession(), budget, stall_s=10.0, unless_gone=_wait, decode=_decode)
+        arrivals = Arrivals()
+        inbox = Inbox(ours, ServerSession(), budget, arrivals, stall_s=10.0, unless_gone=_wait, decode=_decode)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(arrivals.serve)
             nursery.start_soon(other)
             await inbox.read(take)
             nursery.cancel_scope.cancel()
     assert order.count("request") == 100
     # Two in a turn; trio takes the tasks of a turn in random order, so that the next turn's two may follow at once.
     assert max(len(list(group)) for what, group in groupby(order) if what == "request") <= 4
+
+
+async def test_who_waits_for_room_in_the_middle_of_a_frame_ends(clock: MockClock) -> None:
+    """Of 10 connections of a process, each with a part of a long frame, the last does not wait for all the others.
+
+    Each has the one place for `stall_s` at the most; who has waited three times as long is sent away.
+    """
+    clock.autojump_threshold = 0.01
+    stall_s, ends = 1.0, []
+    budgets, arrivals = Budgets(connections=100), Arrivals()
+
+    async def read(sock: socket.socket, number: int) -> None:
+        budget = budgets.open(Principal(connection=number, uid=0, process=None))
+        inbox = Inbox(sock, ServerSession(), budget, arrivals, stall_s=stall_s, unless_gone=_wait, decode=_decode)
+        try:
+            await inbox.read(lambda _: None)
+        except ProtocolError as error:
+            ends.append((trio.current_time(), error.code))
+            inbox.clear()
+
+    with ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(10)]
+        begin = trio.current_time()
+        async with trio.open_nursery() as serving:
+            serving.start_soon(arrivals.serve)
+            async with trio.open_nursery() as nursery:
+                for number, (ours, theirs) in enumerate(pairs):
+                    ours.setblocking(False)
+                    theirs.sendall(b'{"id":1,"type":"ping","x":"'.ljust(60_000, b"y"))
+                    nursery.start_soon(read, ours, number)
+            serving.cancel_scope.cancel()
+    assert max(at for at, _ in ends) - begin < 4.5 * stall_s
+    assert sum(code == "busy" for _, code in ends) >= 6

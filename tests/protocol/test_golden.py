@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, get_args
@@ -38,7 +38,7 @@ _GOLDEN: dict[str, dict[str, Any]] = {
 }
 
 _CAPS: dict[str, Any] = {
-    "result_bytes": 1 << 20, "log_bytes": 64 << 10, "stripped_bytes": 4096, "call_bytes": 4096, "mappings": 3,
+    "result_bytes": 1 << 20, "log_bytes": 64 << 10, "artifact_bytes": 4096, "call_bytes": 4096, "mappings": 3,
 }  # fmt: skip
 
 _KINDS = {
@@ -184,13 +184,19 @@ async def _written(
 ) -> bytes:
     """Return what the jailed process writes while it has the program of this line to run or to check."""
     parts: list[bytes] = []
-    feed = Decoder.feed
+    feed, hold = Decoder.feed, Decoder.hold
 
     def tap(decoder: Decoder, data: bytes) -> list[Message]:
         parts.append(data)
         return feed(decoder, data)
 
+    def tap_held(decoder: Decoder, held: Sequence[bytes]) -> None:
+        if not decoder.ended:  # else they are fed
+            parts.extend(held)
+        hold(decoder, held)
+
     monkeypatch.setattr(Decoder, "feed", tap)
+    monkeypatch.setattr(Decoder, "hold", tap_held)  # what is read when the process's end is known already
     engine, _, name = line["name"].partition(": ")
     language, source = _PROGRAMS[name]
     caps = {key: value for key, value in line["caps"].items() if key in ("result_bytes", "log_bytes")}
@@ -204,6 +210,7 @@ async def _written(
             engine=engine,
             language=language,
             prompt="p",
+            artifact_bytes=len(source) if engine == "deno" else 0,
             limits=Limits(cpu_ms=5000, wall_ms=60_000, memory_bytes=started.plan.default.memory_bytes, **caps),
         )
         with trio.fail_after(90):
