@@ -25,10 +25,14 @@ TRACE = "trace.out"
 STARTS = 3
 """Cells that are traced. Addresses differ in each, and a few of the writes go by them."""
 
+FORM_BYTES = 6
+"""What stands before the bytecode in the answer to a check."""
+
 WAIT_S = 120
 """For one run. A traced run is slow."""
 
 PROMPT = "hello world"
+LIMITS = Limits(wall_ms=60_000)
 
 
 def samples() -> dict[str, bytes]:
@@ -37,14 +41,23 @@ def samples() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-def jobs(source: bytes) -> list[Job]:
-    """How a program is run: the first time, when it is checked as well, and later."""
+def jobs(source: bytes, bytecode: bytes) -> list[Job]:
+    """How a program is run: once, when it is checked as well; kept, from its source and from its bytecode."""
     form = Form.MODULE if b"export default" in source else Form.BODY
-    artifact = Artifact(form=form, language="javascript")
-    limits = Limits(wall_ms=60_000)
-    first = Job(task=Task.CHECK_AND_RUN, source=source, language="javascript", prompt=PROMPT, limits=limits)
-    later = Job(task=Task.RUN, source=source, language="javascript", prompt=PROMPT, limits=limits, artifact=artifact)
-    return [first, later]
+    once = Job(task=Task.CHECK_AND_RUN, source=source, prompt=PROMPT, limits=LIMITS)
+    kept = [
+        Job(
+            task=Task.RUN, source=source, prompt=PROMPT, limits=LIMITS,
+            artifact=Artifact(form=form, language="javascript", code=code),
+        )
+        for code in (None, bytecode)
+    ]  # fmt: skip
+    return [once, *kept]
+
+
+def check(source: bytes) -> Job:
+    """The job that makes a program's bytecode."""
+    return Job(task=Task.CHECK, source=source, artifact_bytes=1 << 20, limits=LIMITS)
 
 
 def traces(executable: Path, root: Path) -> list[bytes]:
@@ -65,13 +78,18 @@ def traces(executable: Path, root: Path) -> list[bytes]:
             their_data.close()
             their_control.close()
             assert control.recv(64) == b"R"
-            for name, source in samples().items():
-                for job in jobs(source):
+
+            def done(job: Job) -> bytes:
+                data.sendall(b"".join(frame(job)))
+                kind, status = struct.unpack("=4si", control.recv(64)[:8])
+                output = data.recv(1 << 20)
+                assert (kind, status) == (b"E\0\0\0", 0), f"{job.source!r}: {kind!r} {status} {output!r}"
+                return output
+
+            for source in samples().values():
+                for job in jobs(source, done(check(source))[FORM_BYTES:]):
                     _forget(root / TRACE)
-                    data.sendall(b"".join(frame(job)))
-                    kind, status = struct.unpack("=4si", control.recv(64)[:8])
-                    output = data.recv(1 << 20)
-                    assert (kind, status) == (b"E\0\0\0", 0), f"{name}: {kind!r} {status} {output!r}"
+                    done(job)
                     noted.append((root / TRACE).read_bytes())
         finally:
             process.kill()

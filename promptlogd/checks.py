@@ -93,6 +93,10 @@ class Checks:
             {"syntax_error": error.message, "line": error.line, "column": error.column},
         )
 
+    def build(self, engine: Engine) -> str:
+        """Return the version of the artifacts that an engine makes now."""
+        return self._hosts[engine].build
+
     async def check(
         self, source: bytes, engine: Engine, language: Language, principal: Principal
     ) -> Artifact | Unparsed:
@@ -100,13 +104,20 @@ class Checks:
         cpu_ms = self._config.limits.check_cpu_ms
         default = self._config.default_limits(engine)
         limits = msgspec.structs.replace(default, cpu_ms=cpu_ms, wall_ms=max(2000, 4 * cpu_ms))
-        job = Job(task=Task.CHECK, source=source, engine=engine, language=language, limits=limits)
+        job = Job(
+            task=Task.CHECK,
+            source=source,
+            artifact_bytes=self._hosts[engine].artifact_bytes(source),
+            engine=engine,
+            language=language,
+            limits=limits,
+        )
         result: Result | None = None
         if ENGINES[engine].forks and len(source) <= SMALL_BYTES and default.cpu_ms < cpu_ms:
             # First in a blank process, which has the default limits: to fork one with others takes longer than a check.
             small = msgspec.structs.replace(limits, cpu_ms=default.cpu_ms)
             result = await self._runs.finish(msgspec.structs.replace(job, limits=small), principal)
-        if result is None or isinstance(result.outcome, CpuLimit):
+        if result is None or isinstance(result.outcome, CpuLimit) or _lacks_code(result, job):
             result = await self._runs.finish(job, principal)
         match result.outcome:
             case ProgramSyntaxError() as error:
@@ -132,3 +143,8 @@ class Checks:
                 return RequestError("too_large", f"the engine did not survive parsing the program ({signal})")
             case _:
                 return RequestError("internal", f"the program could not be checked: {describe(outcome)}")
+
+
+def _lacks_code(result: Result, job: Job) -> bool:
+    """Whether a check returned no code, maybe for lack of time."""
+    return isinstance(result.outcome, Checked) and result.outcome.code is None and job.artifact_bytes > 0

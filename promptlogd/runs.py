@@ -124,7 +124,7 @@ class Runs:
     def is_ordinary(self, job: Job) -> bool:
         """Whether a job asks for no more than the default limits."""
         default = self._default_limits[job.engine]
-        if job.limits is default:
+        if job.limits == default:
             return True
         return all(getattr(job.limits, field) <= getattr(default, field) for field in Limits.__struct_fields__)
 
@@ -289,4 +289,5 @@ def _refusal(error: StartError) -> RequestError:
 def _bytes_of(job: Job) -> int:
     """Return the most memory that a waiting run holds: its texts, and the request that it came in."""
     request = 0 if job.task is Task.RUN else _BYTES_PER_CHARACTER * len(job.source)
-    return request + len(job.source) + sys.getsizeof(job.prompt) + sys.getsizeof(job.env)
+    code = len(job.artifact.code or b"") if job.artifact is not None else 0
+    return request + len(job.source) + code + sys.getsizeof(job.prompt) + sys.getsizeof(job.env)

@@ -23,16 +23,18 @@ class Turns(trio.abc.Instrument):
         """Largest CPU time of one turn. Unlike wall time, it does not count waiting for a core."""
         self._counts = [0] * _BUCKETS
         self._began = time.perf_counter()
-        self._cpu_began = time.thread_time()
+        self._cpu_ended = time.thread_time()
+        """CPU time at the end of the last turn. Between two turns the thread only waits."""
 
     def after_io_wait(self, timeout: float) -> None:
         """A turn begins."""
         self._began = time.perf_counter()
-        self._cpu_began = time.thread_time()
 
     def before_io_wait(self, timeout: float) -> None:
         """A turn has ended."""
-        self.longest_cpu_s = max(self.longest_cpu_s, time.thread_time() - self._cpu_began)
+        ended = time.thread_time()
+        self.longest_cpu_s = max(self.longest_cpu_s, ended - self._cpu_ended)
+        self._cpu_ended = ended
         self.note(time.perf_counter() - self._began)
 
     def note(self, turn_s: float) -> None:

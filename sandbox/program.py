@@ -52,6 +52,6 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
     form: Form
     language: Language
-    """What the code is written in: JavaScript if an engine took the types off."""
+    """What is run: JavaScript if an engine took the types off."""
     code: bytes | None = None
-    """What the engine runs. None: the program's own text."""
+    """What the engine runs: text, or bytecode. None: the program's own text. As hostile as the program."""

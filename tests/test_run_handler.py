@@ -22,13 +22,13 @@ from promptlogd.runs import Runs
 from promptlogd.store import Store
 from promptlogd.wire.messages import Finished, Run
 from sandbox.cells.job import Job
-from sandbox.engines import ENGINES
+from sandbox.engines.host.engine_host import EngineHost
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled
 from sandbox.program import Program
 from sandbox.protocol.frames import Task
 from tests.sinks import NotingSink
-from tests.store.programs import ARTIFACT, submit
+from tests.store.programs import ARTIFACT, BUILD, submit
 from tests.store.reopened import reopened
 
 
@@ -62,7 +62,7 @@ class _Handled:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.started: list[Job] = []
-        self.hash, _ = submit(store, b"return 1", name="x", artifact=ARTIFACT, build=ENGINES["quickjs"].build)
+        self.hash, _ = submit(store, b"return 1", name="x", artifact=ARTIFACT, build=BUILD)
         nobody: Any = None
         config = Config()
         self._handler = RunHandler(
@@ -70,7 +70,7 @@ class _Handled:
             StoreThreads(),
             cast(Runs, SimpleNamespace(start=self._start, pools={})),
             Checks(nobody, {}, config),
-            nobody,
+            {"quickjs": cast(EngineHost, SimpleNamespace(build=BUILD))},
             config,
             Counter(),
             cast(Decoder, None),

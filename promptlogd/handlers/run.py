@@ -166,7 +166,7 @@ class RunHandler:
         engine = self._engine(request, program)
         if engine != program.engine:
             return program, None
-        artifact = self._store.recall_artifact(program.hash, engine, ENGINES[engine].build)
+        artifact = self._store.recall_artifact(program.hash, engine, self.hosts[engine].build)
         return None if artifact is None else (program, artifact)
 
     async def _read(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
@@ -187,7 +187,7 @@ class RunHandler:
         engine = self._engine(request, program)
         if engine != program.engine:
             return program, None
-        return program, self._store.artifact(program.hash, engine, ENGINES[engine].build)
+        return program, self._store.artifact(program.hash, engine, self.hosts[engine].build)
 
     def _of_source(self, request: Run) -> Program:
         """Return the program that a request brings with it. Raises RequestError. Thread-safe."""
@@ -209,14 +209,22 @@ class RunHandler:
     async def _check_again(self, program: Program, job: Job, principal: Principal) -> Job | Unparsed:
         """Check a kept program whose artifact is missing or of another build, and keep the new artifact."""
         artifact = await self._checks.artifact(program.source, program.engine, program.language, principal)
-        build = ENGINES[program.engine].build
-        try:
-            await self._threads.write(
-                principal, lambda: self._store.put_artifact(program.hash, program.engine, build, artifact)
-            )
-        except RequestError as error:
-            _log.error("%s; program %s is checked again at its next run", error.message, program.hash)
+        await self._keep(principal, program.hash, program.engine, artifact)
         return msgspec.structs.replace(job, task=Task.RUN, artifact=artifact)
+
+    async def forget_code(self, principal: Principal, hash: str, engine: Engine, artifact: Artifact) -> None:
+        """Keep an artifact without its code, if the program is kept for this engine."""
+        program = self._store.recall(hash)
+        if program is not None and program.engine == engine:
+            await self._keep(principal, hash, engine, msgspec.structs.replace(artifact, code=None))
+
+    async def _keep(self, principal: Principal, hash: str, engine: Engine, artifact: Artifact) -> None:
+        """Keep an artifact in place of the one that is kept. A failure is logged: runs go on with what there is."""
+        build = self.hosts[engine].build
+        try:
+            await self._threads.write(principal, lambda: self._store.put_artifact(hash, engine, build, artifact))
+        except RequestError as error:
+            _log.error("the artifact of program %s is not kept: %s", hash, error.message)
 
 
 class _Run:
@@ -234,6 +242,8 @@ class _Run:
         self._stored = stored
         self._engine: Engine | None = None
         """What the program runs on, once that is known."""
+        self._artifact: Artifact | None = None
+        """What the engine loads of a kept program."""
 
     def found(self, hash: str) -> None:
         """Note the program's hash. Until then `hash` is the reference that the client sent."""
@@ -242,7 +252,7 @@ class _Run:
     def begin(self, job: Job) -> None:
         """Have the job run."""
         request, sink = self._request, self._sink
-        self._engine = job.engine
+        self._engine, self._artifact = job.engine, job.artifact
         pending = self._handler.runs.start(
             job,
             self._principal,
@@ -285,11 +295,20 @@ class _Run:
     def _ended(self, result: Result | RequestError) -> None:
         if isinstance(result, RequestError):
             self._sink.refuse(result)
+        elif result.artifact_failed and self._stored:
+            self._sink.spawn(lambda: self._forget_code(result))
         elif isinstance(result.outcome, Value):
             json = result.outcome.json
             self._sink.spawn(lambda: self._read(result, json))
         else:
             self._reply(result)
+
+    async def _forget_code(self, result: Result) -> None:
+        """Keep the program's artifact without its code, so that the next runs are from its source."""
+        assert self._artifact is not None
+        assert self._engine is not None
+        await self._handler.forget_code(self._principal, self.hash, self._engine, self._artifact)
+        self._reply(result)
 
     async def _read(self, result: Result, json: bytes | memoryview) -> None:
         """Have the decoder read a large result. Its cell and its slot are free again by now."""

@@ -15,7 +15,6 @@ from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
 from promptlogd.store import Staged, Store, Submission
 from promptlogd.wire.messages import Submit, Submitted
-from sandbox.engines import ENGINES
 from sandbox.program import Artifact, Program
 
 _DISCARD_S = 5.0
@@ -66,7 +65,7 @@ class SubmitHandler:
             submission = Submission(
                 staged=staged,
                 artifact=artifact,
-                build=ENGINES[program.engine].build,
+                build=self._checks.build(program.engine),
                 name=request.name,
                 engine=request.engine,
                 language=request.language,

@@ -2,12 +2,13 @@
 
     artifact.ENGINE.BUILD       a header of JSON, a space, the seal in hex, a line feed, the code
 
-The seal is an HMAC-SHA256 of the program's hash, the engine, the build, the header and the code, with the key of the
-state folder. So an artifact of another program, engine or build does not verify.
+The seal is an HMAC-SHA256 of the program's hash, the engine, the build, the header and the SHA-256 of the code, with
+the key of the state folder. So an artifact of another program, engine or build does not verify.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 
@@ -100,6 +101,6 @@ def unseal_artifact(key: bytes, place: Place, data: bytes) -> tuple[Artifact, La
 
 
 def _seal(key: bytes, place: Place, header: bytes, code: bytes) -> bytes:
-    # No part but the last can hold a line feed.
+    # No part but the last can hold a line feed. Of large data hashlib, and not hmac, lets other threads run meanwhile.
     what = f"promptlog artifact\n{place.hash}\n{place.engine}\n{place.build}\n".encode()
-    return hmac.digest(key, b"".join((what, header, b"\n", code)), "sha256").hex().encode()
+    return hmac.digest(key, b"".join((what, header, b"\n", hashlib.sha256(code).digest())), "sha256").hex().encode()

@@ -30,7 +30,7 @@ from sandbox.program import Artifact, Engine, Language, Program
 
 _log = logging.getLogger(__name__)
 
-_RECENT_BYTES = 512 * 1024
+_RECENT_BYTES = 8 << 20
 """Bound of the programs in memory, and of the artifacts in memory."""
 _ENTRY_BYTES = 512
 """Approximate memory of an entry without its text."""
@@ -127,7 +127,12 @@ class Store:
         Never waits. None does not mean that there is no program: call `resolve` and `load`.
         """
         hash = self._state.recent_names.get(reference[1:]) if reference.startswith("@") else reference
-        if hash is None or not self._recent.is_hot(hash):
+        if hash is None:
+            return None
+        program = self._recent.fresh(hash)
+        if program is not None:
+            return program
+        if not self._recent.is_hot(hash):
             return None
         return self._recent.get(hash, self._objects.stamp(hash))
 
@@ -135,6 +140,9 @@ class Store:
         """Return an artifact, as `recall` returns a program. After None call `artifact`."""
         place = Place(hash=hash, engine=engine, build=build)
         key = f"{hash} {place.file_name}"
+        artifact = self._recent_artifacts.fresh(key)
+        if artifact is not None:
+            return artifact
         if not self._recent_artifacts.is_hot(key):
             return None
         return self._recent_artifacts.get(key, self._objects.artifact_stamp(place))
@@ -190,6 +198,7 @@ class Store:
                 language = fact.language if fact is not None else self._objects.meta(hash).language
                 data = seal_artifact(self._state.key.value, place, artifact, language)
                 self._objects.put_artifact(place, data)
+        self._recent_artifacts.forget(f"{hash} {place.file_name}")
 
     def _read(self, hash: str) -> Program:
         with self._read_facts() as facts:
@@ -199,6 +208,7 @@ class Store:
 
     def _set_aside(self, damage: Damaged) -> None:
         """Move a damaged program to `damaged/`; remove its names and facts. Raises StoreFailed if the move fails."""
+        self._recent.forget(damage.hash)
         try:
             self._objects.set_aside(damage.hash)
         except StoreFailed as error:
@@ -248,7 +258,10 @@ class Store:
         Raises NotFound, StoreFailed.
         """
         with self._state.writing:
-            return self._removals.remove(hash)
+            try:
+                return self._removals.remove(hash)
+            finally:
+                self._recent.forget(hash)
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
         """Move a name to a program, or back to where it was last; return (where it is, where it was).

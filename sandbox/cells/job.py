@@ -18,6 +18,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     source: bytes
     """The program's text as its author wrote it. Places are in terms of it."""
     artifact: Artifact | None = None
+    artifact_bytes: int = 0
+    """The most code that a check may return for the artifact."""
     engine: Engine = "quickjs"
     language: Language = "javascript"
     prompt: str | bytes = ""
@@ -41,3 +43,5 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Empty if the lines were streamed."""
     logs_truncated: bool = False
     usage: Usage
+    artifact_failed: bool = False
+    """Whether the engine could not load the code of the job's artifact."""

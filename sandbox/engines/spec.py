@@ -14,8 +14,6 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What messages, commands and the configuration call it."""
     languages: tuple[Language, ...]
     """What it can run; its own first."""
-    build: str
-    """Version of its artifacts. An artifact of another build is made again."""
     min_memory_bytes: int
     """A run needs so much: with less the engine has no room to start a program in."""
     forks: bool

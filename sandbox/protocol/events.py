@@ -91,8 +91,9 @@ class Checked(_Message, frozen=True, kw_only=True, gc=False):
 
     module: bool
     """Whether it is a module. Otherwise it is a body."""
-    stripped: bytes | None
-    """The text of a TypeScript program without its types; None if the text is to be run as it is."""
+    code: bytes | memoryview | None
+    """What the engine made of the program, for its runs: the text of a TypeScript program without its types, or
+    bytecode; None if the text is to be run as it is. A view if it is large."""
 
 
 class Maybe(_Message, frozen=True, kw_only=True, gc=False):

@@ -15,7 +15,7 @@ its size before it, in 4 bytes.
                         v value     JSON                    o too large     decimal digits
                         b no JSON   message                 x thrown        the fields name, message, stack
                         m no memory nothing                 s refused       form:1, then the fields message and stack
-                        f checked   form:1, then the text without its types, if there is one
+                        f checked   form:1, then what the engine made of the program, if anything
 
 More than 300 lines, since each kind of frame is encoded and decoded here.
 
@@ -110,8 +110,8 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     result_bytes: int
     log_bytes: int
-    stripped_bytes: int = 0
-    """Of a checked program's text without its types."""
+    artifact_bytes: int = 0
+    """Of what the engine made of a checked program."""
     call_bytes: int = 0
     """Of one call of a host function."""
     mappings: int = 1
@@ -240,7 +240,7 @@ class Decoder:
             case "l":
                 return _UNIT_BYTES * caps.log_bytes + 8
             case "f":
-                return 1 + caps.stripped_bytes
+                return 1 + caps.artifact_bytes
             case "c":
                 return caps.call_bytes
             case _:
@@ -306,7 +306,7 @@ def _out_of_memory(payload: bytes) -> OutOfMemory:
 
 
 def _checked(payload: bytes | memoryview) -> Checked:
-    return Checked(module=_module(payload), stripped=bytes(payload[1:]) or None)
+    return Checked(module=_module(payload), code=payload[1:] if len(payload) > 1 else None)
 
 
 _DECODERS: dict[str, Callable[[Any], Message]] = {

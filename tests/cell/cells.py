@@ -129,7 +129,15 @@ async def run_on(
     """Run this source there; a machine that others keep busy has time for it, if no wall limit is given."""
     limits.setdefault("wall_ms", 60_000)
     with trio.fail_after(90):
-        job = Job(task=task, source=source.encode(), language=language, prompt=prompt, limits=Limits(**limits))
+        source_bytes = source.encode()
+        job = Job(
+            task=task,
+            source=source_bytes,
+            artifact_bytes=len(source_bytes) if cell.plan.engine == "deno" else 0,
+            language=language,
+            prompt=prompt,
+            limits=Limits(**limits),
+        )
         return await finish(cell, job, on_log=on_log, room=room)
 
 

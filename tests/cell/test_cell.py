@@ -324,7 +324,7 @@ async def test_a_script_in_a_modules_comment_declares_nothing(plan: Plan) -> Non
     """What parses as a script that closes its wrapper is no module: its functions would be there when it runs."""
     async with a_cell(plan) as cell:
         module = await run_on(cell, "// a module\nexport default 5\n", task=Task.CHECK)
-        assert module.outcome == Checked(module=True, stripped=None)
+        assert module.outcome == Checked(module=True, code=None)
         result = await run_on(cell, _POLYGLOT, task=Task.CHECK)
         assert isinstance(result.outcome, ProgramSyntaxError), result
 

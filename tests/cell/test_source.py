@@ -45,7 +45,7 @@ async def test_a_source_is_a_body_or_a_module(plan: Plan) -> None:
     async with a_cell(plan) as cell:
         for source, module in FORMS:
             result = await run_on(cell, source, task=Task.CHECK)
-            assert result.outcome == Checked(module=module, stripped=None), source
+            assert result.outcome == Checked(module=module, code=None), source
             await until_blank(cell)
 
 

@@ -106,7 +106,7 @@ def test_each_message_has_its_outcome() -> None:
     assert _outcome(TooLarge(size=9)) == OutputLimit(limit=Limits().result_bytes, used=9)
     assert _outcome(NoJson(message="é".encode())) == BadResult(message="é")
     assert _outcome(OutOfMemory()) == MemoryLimit(limit=Limits().memory_bytes, used=7)
-    for checked in (Checked(module=True, stripped=None), Checked(module=False, stripped=b"x")):
+    for checked in (Checked(module=True, code=None), Checked(module=False, code=b"x")):
         assert _outcome(checked) is checked
 
 

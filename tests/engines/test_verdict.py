@@ -54,7 +54,7 @@ _SAID: dict[Last, type[Verdict]] = {
     Thrown(name=b"E", message=b"m", stack=b""): ProgramException,
     OutOfMemory(): MemoryLimit,
     _REFUSED: ProgramSyntaxError,
-    Checked(module=False, stripped=None): Checked,
+    Checked(module=False, code=None): Checked,
 }
 """Last messages, and what each says of the program."""
 

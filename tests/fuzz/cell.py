@@ -3,10 +3,10 @@
     python -m tests.fuzz.cell [-runs=N] [-max_total_time=SECONDS] [other options of libFuzzer]
 
 The C files of `cell_target` hold the cell's own files, and call what is in them: the reader of a job, the writers of
-messages, the scans of a check (with a parser that says anything), the report of a run, the text functions, and the
-allocator. The first byte of an input chooses. Everything is built with ASan and UBSan; the engine with ASan. Seeds are
-jobs, the golden frames and sources. A find is written to `crash-*` in the current folder; give its path as the argument
-to see it again.
+messages, the scans of a check (with a parser that says anything), the report of a run, the text functions, the
+allocator, and packed bytecode. The first byte of an input chooses. Everything is built with ASan and UBSan; the engine
+with ASan. Seeds are jobs, the golden frames and sources. A find is written to `crash-*` in the current folder; give its
+path as the argument to see it again.
 """
 
 from __future__ import annotations
@@ -138,6 +138,12 @@ def seeds() -> Iterator[bytes]:
     for text in ("\ufeffé€😀", "a" * 100):
         yield b"\4" + text.encode() + b"\xf0\x9f\xed\xa0\x80\xc0\xff"
     yield b"\5" + bytes(range(256))
+    text = bytes(range(200))
+    yield b"\6" + _text(text) + _text(b"<" + text[3:] + b">" + text[:100] + b"!")
+    packed = (
+        (100).to_bytes(4, "big") + (2).to_bytes(4, "big") + b"<>" + (7).to_bytes(4, "big") + (98).to_bytes(4, "big")
+    )
+    yield b"\6" + _text(text) + _text(packed)
 
 
 def main() -> int:

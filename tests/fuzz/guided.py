@@ -64,7 +64,7 @@ def _client(encoding: Any) -> Callable[[list[bytes]], Any]:
 def _child(task: Task) -> Callable[[list[bytes]], Any]:
     def read(parts: list[bytes]) -> Any:
         text = Text("eins\n\u00e9\U0001f600 zwei\n".encode())
-        caps = Caps(task=task, result_bytes=_LIMITS.result_bytes, log_bytes=_LIMITS.log_bytes, stripped_bytes=8192)
+        caps = Caps(task=task, result_bytes=_LIMITS.result_bytes, log_bytes=_LIMITS.log_bytes, artifact_bytes=8192)
         decoder, machine = Decoder(caps), Machine(State.RUNNING)
         console = Console(_LIMITS, stack, "program.js", text)
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptlogctl.client import Client, RequestRefused
+from promptlogctl.client import Client, Ok, RequestRefused
 from sandbox.cells.job import Job
 from sandbox.engines.deno.host.stripped import is_stripped
 from sandbox.engines.quickjs.host.job import frame
@@ -17,8 +17,8 @@ from sandbox.protocol.frames import Task
 
 from .test_second_line import taken_over
 
-BEFORE = b'__promptlog_run(async function (prompt, env) {"use strict";\n'
-AFTER = b'\n;return typeof result === "undefined" ? void 0 : result;\n}'
+BEFORE = b'(async function (prompt, env) {"use strict";\n'
+AFTER = b'\n;return typeof result === "undefined" ? void 0 : result;\n})'
 
 
 @pytest.fixture(scope="module")
@@ -34,37 +34,39 @@ def client(folder: Path) -> Iterator[Client]:
         yield client
 
 
-def _says(payload: bytes) -> str:
-    """A program whose check answers this."""
-    frame = b"f" + len(payload).to_bytes(4, "big") + payload
+def _says(payload: bytes, announced: int | None = None) -> str:
+    """A program whose check answers this. `announced`: the size of the payload that the answer names."""
+    frame = b"f" + (len(payload) if announced is None else announced).to_bytes(4, "big") + payload
     return f"return 1 //TAKEOVER W {frame.hex()}\n"
 
 
-def _kept(folder: Path, hash: str) -> bytes:
-    """What the store keeps of the check."""
-    (artifact,) = (folder / "state/programs" / hash[:2] / hash[2:]).glob("artifact.*")
-    return artifact.read_bytes()
-
-
-def test_the_daemon_wraps_the_text_itself(client: Client, folder: Path) -> None:
-    """Told that a text is a body, the daemon keeps that alone, and wraps the client's text itself at each run."""
+def test_the_daemon_wraps_the_text_itself(client: Client) -> None:
+    """Told that a text is a body, the daemon wraps the client's text itself at each run."""
     for source in ("return 'honest'", _says(b"B"), "}); globalThis.out = 1; (async function () {" + _says(b"B")):
         hash = client.submit(source).hash
-        assert source.encode()[:12] not in _kept(folder, hash)
         assert client.show(hash, source=True).source == source
         artifact = Artifact(form=Form.BODY, language="javascript")
         job = Job(task=Task.RUN, source=source.encode(), artifact=artifact, limits=Limits())
-        assert b"".join(frame(job))[5:].startswith(b"B" + BEFORE + source.encode() + AFTER)
+        assert BEFORE + source.encode() + AFTER in b"".join(frame(job))
 
 
-@pytest.mark.parametrize(
-    "payload", [b"B" + BEFORE + b"return 'other'" + AFTER, b"Breturn 2", b"Mexport default () => 2", b"Z", b"", b"b"]
-)
-def test_code_from_the_checking_process_is_not_kept(client: Client, payload: bytes) -> None:
-    """An answer that is not the letter of a form is refused: the program is not kept, and the daemon says why."""
+@pytest.mark.parametrize(("payload", "announced"), [(b"Z", None), (b"", None), (b"b", None), (b"Bx", 3 << 20)])
+def test_an_answer_without_a_form_or_with_too_much_code_is_refused(
+    client: Client, payload: bytes, announced: int | None
+) -> None:
+    """The program is not kept, and the daemon says why."""
     client.submit(_says(b"M"))  # a letter alone is an answer
     with pytest.raises(RequestRefused, match="could not be checked: the engine crashed: the engine"):
-        client.submit(_says(payload))
+        client.submit(_says(payload, announced))
+
+
+def test_code_from_the_checking_process_is_of_its_own_program(client: Client) -> None:
+    """What a process that was taken over calls bytecode is kept with its program, and concerns no other one."""
+    forged = client.submit(_says(b"B" + BEFORE + b"return 'other'" + AFTER)).hash
+    other = client.submit("return 'honest'").hash
+    for _ in range(3):
+        assert not isinstance(client.run(forged).outcome, Ok)
+        assert client.run(other).value == "honest"
 
 
 @pytest.mark.parametrize(

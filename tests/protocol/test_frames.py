@@ -59,7 +59,7 @@ def _number(number: int) -> bytes:
 
 def _decoder(task: Task = Task.RUN, token: bytes = b"", **caps: Any) -> Decoder:
     given_caps: dict[str, Any] = {
-        "result_bytes": 1000, "log_bytes": 1600, "stripped_bytes": 100, "call_bytes": 200, "mappings": 3,
+        "result_bytes": 1000, "log_bytes": 1600, "artifact_bytes": 100, "call_bytes": 200, "mappings": 3,
     }  # fmt: skip
     return Decoder(Caps(task=task, **given_caps | caps), token=token)
 
@@ -117,8 +117,8 @@ def _encoded(message: Message) -> bytes:
             return _frame("m")
         case Refused(message=text, stack=stack):
             return _frame("s", _form(message) + _fields(text, stack))
-        case Checked(stripped=stripped):
-            return _frame("f", _form(message) + (stripped or b""))
+        case Checked(code=code):
+            return _frame("f", _form(message) + bytes(code or b""))
 
 
 def _form(message: Refused | Checked) -> bytes:
@@ -161,9 +161,9 @@ def test_every_message_is_read_as_it_was_written(
 
 
 @given(st.booleans(), st.none() | st.binary(min_size=1, max_size=100))
-def test_a_check_says_the_form_and_the_text(module: bool, stripped: bytes | None) -> None:
-    """The message of a check is read as it was written, up to the text's cap."""
-    message = Checked(module=module, stripped=stripped)
+def test_a_check_says_the_form_and_the_code(module: bool, code: bytes | None) -> None:
+    """The message of a check is read as it was written, up to the code's cap."""
+    message = Checked(module=module, code=code)
     assert _decoder(Task.CHECK).feed(_encoded(message)) == [message]
 
 

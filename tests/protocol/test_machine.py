@@ -92,7 +92,7 @@ _MESSAGES: tuple[Message, ...] = (
     Thrown(name=b"E", message=b"m", stack=b""),
     OutOfMemory(),
     _REFUSED,
-    Checked(module=True, stripped=None),
+    Checked(module=True, code=None),
 )
 _VALUE = Value(json=b"1")
 

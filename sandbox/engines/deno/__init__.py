@@ -5,7 +5,6 @@ from sandbox.engines.spec import EngineSpec
 SPEC = EngineSpec(
     name="deno",
     languages=("javascript", "typescript"),
-    build="3",
     min_memory_bytes=64 << 20,
     forks=False,
     restart_cpu_ms=20.0,

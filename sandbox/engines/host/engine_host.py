@@ -42,6 +42,9 @@ class EngineHost(Protocol):
     """Name and version of what runs programs, with its build if promptlog made it: `quickjs-ng 0.17.0+fbb030e5add6`.
     Empty while the engine is not installed. It is read again when the root is made."""
 
+    build: str
+    """Version of its artifacts. An artifact of another build is made again."""
+
     def __init__(self, setting: Setting) -> None:
         """Check the settings; start nothing. Raises SandboxError for settings that this host can't hold, RootError."""
 
@@ -63,6 +66,9 @@ class EngineHost(Protocol):
 
     async def start(self, plan: Plan, reactor: Reactor) -> Cell:
         """Start a cell and wait until it is blank. Raises CellStartError."""
+
+    def artifact_bytes(self, source: bytes) -> int:
+        """Return the most code that a check of this source may return for its artifact."""
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
         """Return what is kept of a checked program; None if the process that checked it can't be believed."""

@@ -87,7 +87,7 @@ class Run:
                 task=job.task,
                 result_bytes=job.limits.result_bytes,
                 log_bytes=job.limits.log_bytes,
-                stripped_bytes=len(job.source) if job.task is Task.CHECK else 0,
+                artifact_bytes=job.artifact_bytes if job.task is Task.CHECK else 0,
                 mappings=stacks.MAPPINGS,
                 tells_memory=tells_memory,
             ),
@@ -95,6 +95,8 @@ class Run:
         )
         self._logs: list[LogLine] = []
         self._log = on_log or self._logs.append
+        self.streams = on_log is not None
+        """Whether console lines are passed on as they come."""
         self._room = room if on_log is not None else None
         """For lines that are streamed. Others are held by the run, within its limits."""
         if sum(map(len, frame)) <= _JOINED_BYTES:
@@ -258,9 +260,13 @@ def is_quiet(data: socket.socket) -> bool:
     return False
 
 
-def make_room(end: socket.socket) -> None:
-    """Let the other end take a whole message before it is read: fewer waits. The host may allow less."""
+def make_room(end: socket.socket) -> int:
+    """Let the other end take a whole message before it is read: fewer waits. Return for how many bytes there is room.
+
+    The host may allow less.
+    """
     try:
         end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM_BYTES)
     except OSError:  # more than net.core.wmem_max takes CAP_NET_ADMIN
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM_BYTES)
+    return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2  # the kernel doubles what it was told (socket(7))

@@ -5,7 +5,6 @@ from sandbox.engines.spec import EngineSpec
 SPEC = EngineSpec(
     name="quickjs",
     languages=("javascript",),
-    build="0.17.0-1",  # the engine's version, and one of what promptlog makes of programs
     min_memory_bytes=8 << 20,
     forks=True,
     restart_cpu_ms=0.1,

@@ -59,7 +59,7 @@ async def test_types_are_taken_off_once(plan: Plan, source: str, module: bool, c
         result = await run_on(cell, source, task=Task.CHECK, language="typescript", cpu_ms=1000)
         assert isinstance(result.outcome, Checked), result.outcome
         assert result.outcome.module == module
-        stripped = result.outcome.stripped
+        stripped = result.outcome.code
         if code is None or stripped is None:
             assert stripped is code is None
             return

@@ -7,7 +7,6 @@ from sandbox.engines.spec import EngineSpec
 SPEC = EngineSpec(
     name="echo",
     languages=("javascript",),
-    build="1",
     min_memory_bytes=1 << 20,
     forks=False,
     restart_cpu_ms=1.0,

@@ -91,6 +91,7 @@ class Host:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
+        self.build = "1"
         self.version = self.installed()
 
     @staticmethod
@@ -126,6 +127,10 @@ class Host:
             )
         data.setblocking(False)
         return EchoCell(plan, process, reactor, data)
+
+    def artifact_bytes(self, source: bytes) -> int:
+        """Return 0: only the form is kept."""
+        return 0
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
         """Return what is kept."""

@@ -5,7 +5,7 @@
 
 void context_start_empty(void)
 {
-    REQUIRE(context_start(TEXT(""), TEXT("")));
+    REQUIRE(context_start());
 }
 
 JSContext *context_of_fuzzer(void)

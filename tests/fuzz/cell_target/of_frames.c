@@ -99,7 +99,7 @@ static void require_in_frame(const struct job *job, const char *frame)
 {
     const char *payload = frame + HEADER_BYTES;
     size_t size = big_endian(frame + 1), sum = 0;
-    const struct text fields[] = {job->code, job->arguments, job->prompt, job->env};
+    const struct text fields[] = {job->code, job->bytecode, job->given.prompt, job->given.env};
     REQUIRE(payload[size] == 0);
     for (size_t i = 0; i < 4; i++) {
         REQUIRE(is_among(fields[i], payload, size));

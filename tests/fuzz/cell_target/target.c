@@ -41,7 +41,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static void (*const readers[])(struct input *) = {
-        fuzz_job, fuzz_sent, fuzz_check, fuzz_report, fuzz_decode, fuzz_memory,
+        fuzz_job, fuzz_sent, fuzz_check, fuzz_report, fuzz_decode, fuzz_memory, fuzz_bytecode,
     };
     struct input input = {data, data + size};
     if (size > 0)

@@ -22,6 +22,7 @@ void fuzz_check(struct input *input);
 void fuzz_report(struct input *input);
 void fuzz_decode(struct input *input);
 void fuzz_memory(struct input *input);
+void fuzz_bytecode(struct input *input);
 
 /* of_frames.c: what was written since the last call of frames_begin. Frames are checked to be whole. */
 void frames_begin(struct input *daemon);

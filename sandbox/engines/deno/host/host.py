@@ -29,6 +29,9 @@ _WITH_JIT, _WITHOUT_JIT = "/* with JIT */", "/* without JIT */"
 _BASE_MIB = 48
 """Of a cell's memory, what is not V8's heap: Deno itself, stacks, V8's young generation, code."""
 
+_ARTIFACT_BUILD = "4"
+"""To be raised when something else is kept of a checked program, or its file has another format."""
+
 _THREADS = 48
 """Its own are six on a host of many cores, and up to 32 for jobs such as cryptography; it ends if it gets none."""
 
@@ -58,6 +61,7 @@ class Host:
         self._cgroup = setting.cgroup if held else None
         self._setting = setting
         self.version = "" if self.missing() else self.installed()
+        self.build = _ARTIFACT_BUILD
         self._policy = policy_text(jit=self._jit)
         self._root: Root | None = None
         self._building = trio.Lock()
@@ -103,16 +107,21 @@ class Host:
         """Start a cell."""
         return await starting.start(plan, reactor)
 
+    def artifact_bytes(self, source: bytes) -> int:
+        """Return the size of the source: each type becomes blanks."""
+        return len(source)
+
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
         """Return the form that the process reported, and the text without types if it is only that.
 
         A false form makes a program that does not run, and affects only that program's own runs.
         """
         form = Form.MODULE if checked.module else Form.BODY
-        if checked.stripped is None:
+        if checked.code is None:
             return Artifact(form=form, language=language)
-        if language == "typescript" and await is_stripped(source, checked.stripped):
-            return Artifact(form=form, language="javascript", code=checked.stripped)
+        code = bytes(checked.code)
+        if language == "typescript" and await is_stripped(source, code):
+            return Artifact(form=form, language="javascript", code=code)
         return None
 
     def held_by(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import signal
 import socket
 from contextlib import suppress
 
+import msgspec
 import trio
 
 from sandbox.cells import priority
@@ -24,7 +25,7 @@ from sandbox.engines.host.run import Reading, Run, is_quiet
 from sandbox.engines.quickjs.host import stack
 from sandbox.engines.quickjs.host.control import REPORT_BYTES, kill_message, limits_message, read_report
 from sandbox.engines.quickjs.host.job import frame
-from sandbox.engines.quickjs.host.verdict import Evidence, Report, verdict
+from sandbox.engines.quickjs.host.verdict import NOT_LOADED_EXIT, Evidence, Report, verdict
 from sandbox.errors import CellLost
 from sandbox.jail.identities import Identity
 from sandbox.limits import Limits
@@ -61,13 +62,22 @@ class QuickJSCell(Cell):
         control: socket.socket,
         watch: Watch,
         zygote: int | None,
+        room_bytes: int,
     ) -> None:
-        """`zygote`: its pid; None if this kernel does not tell it."""
+        """`zygote`: its pid; None if this kernel does not tell it.
+
+        `room_bytes`: so much output of a child fits into the data socket, in a few writes. A child with more waits
+        until it is read.
+        """
         super().__init__(plan, identity, process, reactor)
         self._data = data
         self._control = control
+        self._room_bytes = room_bytes
         self._events = 0
         """What the reactor waits for on the data socket."""
+        self._reads = False
+        """Whether the child's output is read as it comes. In the first LOW_PRIORITY_AFTER_S of a run it is not, so that
+        most runs are read once, when the child has ended."""
         self._run: Run | None = None
         self._report: Report | None = None
         """The report of the child's end, while its output is still being processed."""
@@ -140,6 +150,9 @@ class QuickJSCell(Cell):
             self._stop(run, Trusted.WALL)
         else:
             self._yield_to_others()
+            if not self._reads:
+                self._reads = True
+                self._wait_for_child(run)
             self._reactor.set_due(self, run.wall_at)
 
     def restore_priority(self) -> None:
@@ -204,7 +217,9 @@ class QuickJSCell(Cell):
         run.wall_at = now + wall_ms / 1000
         self._watch.arm(wall_ms)
         run.send(self._data)
-        self._wait_for(READ | (WRITE if run.unsent else 0))
+        limits = run.job.limits
+        self._reads = run.streams or limits.result_bytes + limits.log_bytes > self._room_bytes
+        self._wait_for_child(run)
         self._reactor.set_due(self, min(run.wall_at, now + LOW_PRIORITY_AFTER_S))
 
     def _set_limits(self, run: Run, limits: Limits) -> None:
@@ -311,7 +326,10 @@ class QuickJSCell(Cell):
         elif not self._events & READ:
             self._wait_for(0)
             return
-        self._receive(run)
+        if self._reads:
+            self._receive(run)
+        else:
+            self._wait_for_child(run)
 
     def _receive(self, run: Run) -> None:
         """Read and process a part of the child's output. While there is a backlog of it, the socket is not read."""
@@ -331,12 +349,18 @@ class QuickJSCell(Cell):
         if run.malformed and run.machine.state is State.ENDING:
             self._kill(run)
 
+    def _wait_for_child(self, run: Run) -> None:
+        """Wait until the child takes more of its job, or has written something that is to be read."""
+        self._wait_for((READ if self._reads else 0) | (WRITE if run.unsent else 0))
+
     def _wait_for(self, events: int) -> None:
         if events != self._events and self._data.fileno() >= 0:
             self._events = events
             self._reactor.change(self._data.fileno(), events)
 
     def _stop(self, run: Run, cause: Trusted) -> None:
+        if self._report is None and not self._reads and not run.unsent:
+            run.receive(self._data)  # the console lines until now
         run.machine.happen(cause)
         if self._report is not None:  # the child has ended, and its output was not read in time
             run.machine.happen(Trusted.ENDED)
@@ -389,7 +413,11 @@ class QuickJSCell(Cell):
             self.retire()
         self._let_go()
         cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes
-        run.done(run.result(outcome, cpu_ms=cpu_ms, wall_ms=wall_ms, peak_bytes=peak_bytes))
+        result = run.result(outcome, cpu_ms=cpu_ms, wall_ms=wall_ms, peak_bytes=peak_bytes)
+        artifact = run.job.artifact
+        if evidence.exit_code == NOT_LOADED_EXIT and artifact is not None and artifact.code is not None:
+            result = msgspec.structs.replace(result, artifact_failed=True)
+        run.done(result)
 
     def _lose(self, run: Run, why: str) -> None:
         """Report that the job was never handed over."""

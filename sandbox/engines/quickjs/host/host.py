@@ -21,6 +21,10 @@ from sandbox.limits import MIB, Limits
 from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked
 
+_ARTIFACT_BASE_BYTES, _ARTIFACT_TIMES = 4096, 8
+_MOST_ARTIFACT_BYTES = 2 << 20
+"""Copying so much to new memory takes 1 ms of the loop."""
+
 _ADDRESS_SPACE_MIB = 64
 """RLIMIT_AS of the zygote, at least. It runs no user's code. A child lowers it to the run's limit."""
 
@@ -31,6 +35,7 @@ class Host:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self.version = self.installed()
+        self.build = version.artifact_build()
         self._plan: Plan | None = None
         self._making = trio.Lock()
 
@@ -53,6 +58,7 @@ class Host:
             if self._plan is None:
                 root = await trio.to_thread.run_sync(build_root, self._setting.folder)
                 self.version = self.installed()
+                self.build = version.artifact_build()
                 self._plan = self._plan_in(root)
         return self._plan
 
@@ -77,14 +83,18 @@ class Host:
         """Start a cell."""
         return await starting.start(plan, reactor)
 
-    async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
-        """Return the form that the process reported. A false one makes a program that does not run.
+    def artifact_bytes(self, source: bytes) -> int:
+        """Return the most packed bytecode (bytecode.c) that is kept. Bundles have up to twice their source."""
+        return min(_ARTIFACT_BASE_BYTES + _ARTIFACT_TIMES * len(source), _MOST_ARTIFACT_BYTES)
 
-        Only that program's own runs are affected. Nothing else of the answer is used.
+    async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
+        """Return the form that the process reported, and its bytecode, which is not looked at.
+
+        False ones affect only that program's own runs. They make a program that does not run, or that does something
+        else: as much as a program can do that has taken its checker over.
         """
-        if checked.stripped is not None:
-            return None
-        return Artifact(form=Form.MODULE if checked.module else Form.BODY, language="javascript")
+        code = None if checked.code is None else bytes(checked.code)
+        return Artifact(form=Form.MODULE if checked.module else Form.BODY, language="javascript", code=code)
 
     def held_by(self) -> dict[str, str]:
         """Return what holds each limit, in words."""

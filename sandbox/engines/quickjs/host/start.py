@@ -31,8 +31,8 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
         try:
             data, their_data = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
             control, their_control = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-            for end in (data, their_data):
-                make_room(end)
+            make_room(data)
+            room_bytes = make_room(their_data)
             identity = plan.take_identity()
             opened.callback(plan.identities.give_back, identity)
             process = await trio.lowlevel.open_process(
@@ -69,7 +69,7 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
         except BaseException:
             watch.close()
             raise
-        cell = QuickJSCell(plan, identity, process, reactor, data, control, watch, zygote)
+        cell = QuickJSCell(plan, identity, process, reactor, data, control, watch, zygote, room_bytes)
     except BaseException as error:
         await _abandon(plan, identity, process, data, control)
         if isinstance(error, OSError):

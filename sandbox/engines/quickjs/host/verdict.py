@@ -18,6 +18,9 @@ from sandbox.protocol.events import Last, Trusted
 _MEMORY_EXIT = 72
 """Exit code of a child that could not go on because the kernel refused it memory (cell.h)."""
 
+NOT_LOADED_EXIT = 75
+"""Exit code of a child that could not load the job's bytecode (cell.h)."""
+
 _ABORTS = (signal.SIGABRT, signal.SIGSEGV)
 """How a child ends that can't go on."""
 
@@ -103,6 +106,12 @@ TABLE: tuple[Row, ...] = (
     (lambda e: e.exit_code == _MEMORY_EXIT, lambda e, _: _memory_limit(e)),
     (lambda e: e.aborted_near_limit, lambda e, _: _memory_limit(e)),
     (lambda e: e.by_signal != 0, lambda e, _: signalled(e.by_signal)),
+    (
+        lambda e: e.exit_code == NOT_LOADED_EXIT,
+        lambda e, _: Crashed(
+            message="the program's bytecode can't be loaded; if it is a kept program, its next runs are from its source"
+        ),
+    ),
     (lambda e: e.exit_code != 0, lambda e, _: Crashed(message=f"the engine ended with exit code {e.exit_code}")),
     (lambda e: e.cause is not None, lambda e, _: Crashed(message="the run was given up")),
     (lambda e: e.last is None, lambda e, _: Crashed(message="the engine ended without a word")),

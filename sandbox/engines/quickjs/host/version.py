@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sandbox.engines.quickjs.host.root import cell
+from sandbox.engines.quickjs.host.wrapper import VERSION
 from sandbox.jail.root import RootError
 
 _BUILD_DIGITS = 12
@@ -20,9 +21,22 @@ class _Facts(msgspec.Struct):
 
 def installed() -> str:
     """Return the engine's name and version, and the first digits of the cell's build. Raises RootError."""
+    facts = _facts()
+    return f"{facts.engine} {facts.engine_version}+{facts.build[:_BUILD_DIGITS]}"
+
+
+def artifact_build() -> str:
+    """Return the build of artifacts: the cell's build, and the wrapper. Raises RootError.
+
+    Bytecode depends on the engine and the wrapper alone. But after a fault in the cell's C files is mended, bytecode
+    that a program left there by means of it must not be loaded.
+    """
+    return f"{_facts().build}-{VERSION}"
+
+
+def _facts() -> _Facts:
     path = cell().with_suffix(".json")
     try:
-        facts = msgspec.json.decode(path.read_bytes(), type=_Facts)
+        return msgspec.json.decode(path.read_bytes(), type=_Facts)
     except (OSError, ValueError) as error:
         raise RootError(f"{path}, which names the engine's version", f"{error}; install promptlog again") from error
-    return f"{facts.engine} {facts.engine_version}+{facts.build[:_BUILD_DIGITS]}"

@@ -1,9 +1,11 @@
 """The texts that the daemon puts around a program for QuickJS. The jailed process gets them with each job.
 
-A program becomes the body of an async function in a call of the prelude's hook. `job.py` puts the arguments behind it.
+A program becomes the body of an async function.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 # A body that parses between all three of these brackets closes none of them. Let `}` be the first brace that closes the
 # wrapper's: it is the same one in each, since up to it they read alike. What follows it must be an operator, a comma or
@@ -19,9 +21,12 @@ CHECKS = (
 LOOSE = 'async function __promptlog_loose(prompt, env) {"use strict";\n'
 
 BODY = (
-    '__promptlog_run(async function (prompt, env) {"use strict";\n',
-    '\n;return typeof result === "undefined" ? void 0 : result;\n}',
+    '(async function (prompt, env) {"use strict";\n',
+    '\n;return typeof result === "undefined" ? void 0 : result;\n})',
 )
 
 BRACKETS = "\0".join([text for bracket in CHECKS for text in bracket] + [LOOSE, *BODY])
 """All of them, as a job that checks a source carries them: three pairs, the one that is not closed, the body's pair."""
+
+VERSION = hashlib.sha256("\0".join(BODY).encode()).hexdigest()[:8]
+"""A part of the name of what is kept of a checked program: bytecode has the wrapper in it."""

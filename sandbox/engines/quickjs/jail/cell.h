@@ -18,6 +18,7 @@ enum {
     EXIT_NO_MEMORY = 72,   /* the kernel refused memory to what holds the job */
     EXIT_NO_CHILD = 73,    /* the kernel refused the zygote a child */
     EXIT_NOT_STARTED = 74, /* the zygote could not start: descriptor 2 says why */
+    EXIT_NOT_LOADED = 75,  /* the job's bytecode is damaged, or of another engine */
 };
 
 /* Bytes of somebody else: not terminated, and a NUL may be among them. */
@@ -42,19 +43,28 @@ bool memory_is_placed(void);
 /* --- frames.c: bytes on the data socket --------------------------------------------------------------------------- */
 
 enum job_kind {
-    JOB_TEXT = 'B',          /* evaluate code, which has its arguments */
     JOB_BODY = 'L',          /* run a wrapped body */
     JOB_MODULE = 'M',        /* run a module */
-    JOB_CHECK = 'C',         /* check a source */
+    JOB_BYTECODE = 'K',      /* run what a check made of a program */
+    JOB_CHECK = 'C',         /* check a source, and compile it */
     JOB_CHECK_AND_RUN = 'S', /* check a source and run it */
 };
 
 enum { BRACKETS = 9 };
 
+/* What a program is given in a run. */
+struct given {
+    struct text prompt, env;
+    uint32_t result_bytes, log_bytes; /* limits */
+    uint32_t seeds[3];                /* of its random numbers */
+};
+
 struct job {
     enum job_kind kind;
-    struct text code, arguments, prompt, env;
+    struct text code, bytecode;
+    struct given given;
     struct text brackets[BRACKETS]; /* with JOB_CHECK and JOB_CHECK_AND_RUN */
+    uint32_t bytecode_bytes;        /* with JOB_CHECK: the most that is wanted */
 };
 
 bool frames_parse_job(const char *payload, size_t size, struct job *job);
@@ -73,6 +83,7 @@ struct limits {
 
 void confinement_set_limits(const struct limits *limits);
 void confinement_put_on(void);
+bool confinement_has_time_left(void);
 
 /* --- context.c: the one JavaScript context ------------------------------------------------------------------------ */
 
@@ -85,15 +96,22 @@ bool context_start(void);
 struct text context_start_fault(void);
 void context_settle(void);
 bool context_parses(struct text script, struct fault *fault);
-bool context_compile_module(struct text source, struct fault *fault);
 bool context_function_text(struct text script, struct text function, struct text *found);
-void context_run(struct text script);
+bool context_compile_body(struct text wrapped, struct fault *fault);
+bool context_compile_module(struct text source, struct fault *fault);
+bool context_load(struct text bytecode);
+struct text context_bytecode(void);
+void context_run(const struct given *given);
 void context_tell_broken(struct fault fault);
+
+/* --- bytecode.c: bytecode as it is kept --------------------------------------------------------------------------- */
+
+struct text bytecode_pack(struct text bytecode, struct text source);
+bool bytecode_unpack(struct text packed, struct text source, struct text *bytecode);
 
 /* --- hooks.c: what the scripts call ------------------------------------------------------------------------------- */
 
 bool hooks_add(JSContext *context);
-void hooks_set_arguments(struct text prompt, struct text env);
 
 /* --- check.c: whether a source is a program ----------------------------------------------------------------------- */
 

@@ -3,34 +3,75 @@
 
 #include "cell.h"
 
-/* Run a program that was checked. A module is compiled. */
-static void run(enum form form, struct text code, struct text arguments)
+static bool compile(enum form form, struct text code, struct fault *fault)
 {
-    const struct text body[] = {code, arguments};
-    const struct text module[] = {TEXT("__promptlog_run(import(\"program\")"), arguments};
-    context_run(memory_join(form == FORM_BODY ? body : module, 2));
+    return form == FORM_BODY ? context_compile_body(code, fault) : context_compile_module(code, fault);
 }
 
-static void run_module(const struct job *job)
+/* Run a program that was checked before. */
+static void run(enum form form, const struct job *job)
 {
     struct fault fault;
-    if (context_compile_module(memory_join(&job->code, 1), &fault))
-        run(FORM_MODULE, job->code, job->arguments);
+    if (compile(form, memory_join(&job->code, 1), &fault))
+        context_run(&job->given);
     else
         context_tell_broken(fault);
 }
 
+/* Load packed bytecode. */
+static bool load(struct text packed, struct text code)
+{
+    struct text bytecode;
+    if (!bytecode_unpack(packed, code, &bytecode))
+        return false;
+    bool good = context_load(bytecode);
+    memory_free(bytecode);
+    return good;
+}
+
+/* Unpacked bytecode of more than this is not kept: a run holds it while it loads it. */
+enum { BASE_BYTES = 64 * 1024, TIMES_THE_CODE = 8 };
+
+/* Return the packed bytecode of a program that was checked. An empty text: it can't be made in the time and memory that
+ * are left, or it is too large. Bytecode that can't be loaded shows here, and not in the first run. `code`: the text that
+ * each run will be sent. */
+static struct text bytecode_of(enum form form, const struct job *job, struct text code)
+{
+    struct fault fault;
+    if (job->bytecode_bytes == 0 || !confinement_has_time_left())
+        return TEXT("");
+    if (form == FORM_BODY && !context_compile_body(code, &fault))
+        return TEXT("");
+    struct text bytecode = context_bytecode();
+    if (bytecode.size > BASE_BYTES + TIMES_THE_CODE * code.size)
+        return TEXT("");
+    struct text packed = bytecode_pack(bytecode, code);
+    bool good = packed.size <= job->bytecode_bytes && load(packed, code);
+    /* The engine does not notice if the kernel has refused it memory for a part of the bytecode. */
+    return good && !memory_was_refused() ? packed : TEXT("");
+}
+
 static void check(const struct job *job)
 {
+    struct fault fault;
     enum form form = check_source(job);
     if (form == FORM_NONE)
         return;
-    if (job->kind == JOB_CHECK) {
-        frames_send_marked('f', (char)form, TEXT(""));
-        return;
-    }
-    const struct text wrapped[] = {job->brackets[7], job->code, job->brackets[8]};
-    run(form, form == FORM_BODY ? memory_join(wrapped, 3) : job->code, job->arguments);
+    const struct text parts[] = {job->brackets[7], job->code, job->brackets[8]};
+    struct text code = form == FORM_BODY ? memory_join(parts, 3) : job->code;
+    if (job->kind == JOB_CHECK)
+        frames_send_marked('f', (char)form, bytecode_of(form, job, code));
+    else if (form == FORM_MODULE || context_compile_body(code, &fault))
+        context_run(&job->given);
+    else
+        context_tell_broken(fault);
+}
+
+static void run_bytecode(const struct job *job)
+{
+    if (!load(job->bytecode, job->code))
+        _exit(memory_was_refused() ? EXIT_NO_MEMORY : EXIT_NOT_LOADED);
+    context_run(&job->given);
 }
 
 /* Never returns. Until the confinement is on, nothing of a user's is read and nothing is allocated. */
@@ -43,16 +84,15 @@ _Noreturn void child_live(void)
     trace_writes();
 #endif
     frames_read_job(&job);
-    hooks_set_arguments(job.prompt, job.env);
     switch (job.kind) {
-    case JOB_TEXT:
-        context_run(job.code);
-        break;
     case JOB_BODY:
-        run(FORM_BODY, job.code, job.arguments);
+        run(FORM_BODY, &job);
         break;
     case JOB_MODULE:
-        run_module(&job);
+        run(FORM_MODULE, &job);
+        break;
+    case JOB_BYTECODE:
+        run_bytecode(&job);
         break;
     case JOB_CHECK:
     case JOB_CHECK_AND_RUN:

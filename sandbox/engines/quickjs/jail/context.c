@@ -18,6 +18,8 @@ enum {
 
 static JSRuntime *runtime;
 static JSContext *context;
+static JSValue run_hook; /* the value of prelude.js: run(body, prompt, env, ...) */
+static JSValue compiled; /* the program: a script whose value is the body, or a module */
 
 static JSValue evaluate(struct text script, const char *file, int flags)
 {
@@ -62,12 +64,9 @@ static struct fault fault_of(JSValue error)
 }
 
 /* Evaluate one of promptlog's own scripts. */
-static bool evaluate_own(const char *script, size_t size)
+static JSValue evaluate_own(const char *script, size_t size)
 {
-    JSValue result = evaluate((struct text){script, size}, OURS, JS_EVAL_FLAG_STRICT);
-    bool good = !JS_IsException(result);
-    JS_FreeValue(context, result);
-    return good;
+    return evaluate((struct text){script, size}, OURS, JS_EVAL_FLAG_STRICT);
 }
 
 /* Make the context. False if that went wrong: context_start_fault says why. */
@@ -78,8 +77,10 @@ bool context_start(void)
         return false;
     JS_SetMaxStackSize(runtime, STACK_BYTES);
     context = JS_NewContext(runtime);
-    return context != NULL && hooks_add(context) && evaluate_own(prelude_script, sizeof prelude_script - 1) &&
-           evaluate_own(builtins_script, sizeof builtins_script - 1);
+    if (context == NULL || !hooks_add(context))
+        return false;
+    run_hook = evaluate_own(prelude_script, sizeof prelude_script - 1);
+    return !JS_IsException(run_hook) && !JS_IsException(evaluate_own(builtins_script, sizeof builtins_script - 1));
 }
 
 /* Return what went wrong in context_start. */
@@ -124,18 +125,6 @@ bool context_parses(struct text script, struct fault *fault)
     return true;
 }
 
-/* Whether a source parses as a module and imports nothing. From then on `import("program")` is this module. */
-bool context_compile_module(struct text source, struct fault *fault)
-{
-    JSValue module = JS_Eval(context, source.start, source.size, PROGRAM, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
-    if (JS_IsException(module)) {
-        *fault = fault_of(JS_GetException(context));
-        return false;
-    }
-    JS_FreeValue(context, module);
-    return true;
-}
-
 /* Return the text of a function that a script declares; false if there is none. Of the script nothing is executed: its
  * first statement throws. */
 bool context_function_text(struct text script, struct text function, struct text *found)
@@ -149,6 +138,45 @@ bool context_function_text(struct text script, struct text function, struct text
         *found = text_of(value);
     JS_FreeValue(context, value);
     return good;
+}
+
+static bool compile(struct text source, const char *file, int type, struct fault *fault)
+{
+    compiled = JS_Eval(context, source.start, source.size, file, type | JS_EVAL_FLAG_COMPILE_ONLY);
+    if (!JS_IsException(compiled))
+        return true;
+    *fault = fault_of(JS_GetException(context));
+    return false;
+}
+
+/* Make a wrapped body the program. False if it does not parse. */
+bool context_compile_body(struct text wrapped, struct fault *fault)
+{
+    return compile(wrapped, SCRIPT, JS_EVAL_TYPE_GLOBAL, fault);
+}
+
+/* Make a module the program. False if it does not parse, or imports something. The engine has it under its name from then
+ * on, for import(). */
+bool context_compile_module(struct text source, struct fault *fault)
+{
+    return compile(source, PROGRAM, JS_EVAL_TYPE_MODULE, fault);
+}
+
+/* Make the program what context_bytecode returned. False if it can't be loaded. The engine hardly checks bytecode, and so
+ * it is as hostile as native code: call this behind the filter alone. */
+bool context_load(struct text bytecode)
+{
+    compiled = JS_ReadObject(context, (const uint8_t *)bytecode.start, bytecode.size, JS_READ_OBJ_BYTECODE);
+    return JS_IsModule(compiled) || JS_VALUE_GET_TAG(compiled) == JS_TAG_FUNCTION_BYTECODE;
+}
+
+/* Return the bytecode of the program that was compiled last; an empty text if there is no memory for it. The source texts
+ * of its functions are in it, for toString(). */
+struct text context_bytecode(void)
+{
+    struct text bytecode;
+    bytecode.start = (const char *)JS_WriteObject(context, &bytecode.size, compiled, JS_WRITE_OBJ_BYTECODE);
+    return bytecode.start == NULL ? TEXT("") : bytecode;
 }
 
 static bool is(struct text text, const char *word)
@@ -221,10 +249,35 @@ static void settle(JSValueConst promise)
     }
 }
 
-/* Evaluate a program that has its arguments, and send what came of it. */
-void context_run(struct text script)
+static JSValue text_value(struct text text)
 {
-    JSValue value = evaluate(script, SCRIPT, 0);
+    return JS_NewStringLen(context, text.start, text.size);
+}
+
+/* Begin the program: return the promise of what comes of it, or an exception. */
+static JSValue begin(const struct given *given)
+{
+    JSValue arguments[] = {
+        /* The value of the script is the body: evaluating it executes nothing of the program. */
+        JS_IsModule(compiled) ? JS_UNDEFINED : JS_EvalFunction(context, compiled),
+        text_value(given->prompt),
+        text_value(given->env),
+        JS_NewUint32(context, given->result_bytes),
+        JS_NewUint32(context, given->log_bytes),
+        JS_NewInt32(context, (int32_t)given->seeds[0]),
+        JS_NewInt32(context, (int32_t)given->seeds[1]),
+        JS_NewInt32(context, (int32_t)given->seeds[2]),
+    };
+    for (size_t i = 0; i < 3; i++)
+        if (JS_IsException(arguments[i]))
+            return JS_EXCEPTION;
+    return JS_Call(context, run_hook, JS_UNDEFINED, sizeof arguments / sizeof *arguments, arguments);
+}
+
+/* Run the program, and send what came of it. */
+void context_run(const struct given *given)
+{
+    JSValue value = begin(given);
     if (JS_IsException(value)) {
         context_tell_broken(fault_of(JS_GetException(context)));
         return;

@@ -1,11 +1,11 @@
 /* The bytes on the data socket. A frame is a kind (one byte), the size of its payload (four bytes, big-endian), and the
  * payload; each field of a payload that has several has its size before it. sandbox/protocol/frames.py has all kinds.
  *
- * The one frame that comes is the job. Its payload is a kind and, for B, the text to evaluate, or, for the other kinds,
- * the sizes (four bytes each) of code, arguments, prompt, env and brackets, and then these. The arguments are what stands
- * behind the code when it is run. The prompt and the env are there if they are too long to stand in the arguments. The
- * brackets are texts with a NUL between each two: three pairs that a source is parsed in, one that opens a body and does
- * not close it, and the pair that a body is run in. */
+ * The one frame that comes is the job. Its payload is a kind, five numbers, the sizes of code, bytecode, prompt, env and brackets,
+ * and then these. All numbers and sizes have four bytes. The numbers are the limits of the result and of the console
+ * lines, and three seeds; for a check the first one is the most bytecode that is wanted. The brackets are texts with a NUL
+ * between each two: three pairs that a source is parsed in, one that opens a body and does not close it, and the pair
+ * that a body is run in. */
 #include <string.h>
 #include <unistd.h>
 
@@ -13,6 +13,7 @@
 
 enum {
     HEADER_BYTES = 5,
+    NUMBERS = 5,
     FIELDS = 5,
     ROOM_BYTES = 16384,       /* what most jobs fit into */
     MOST_JOB_BYTES = 1 << 30, /* no job of the daemon's is nearly as large; the memory limit is far below */
@@ -47,20 +48,18 @@ static bool parse_brackets(struct text all, struct text *brackets)
 bool frames_parse_job(const char *payload, size_t size, struct job *job)
 {
     *job = (struct job){0};
-    if (size < 1 || strchr("BLMCS", payload[0]) == NULL || payload[0] == 0)
+    size_t at = 1 + 4 * (NUMBERS + FIELDS);
+    if (size < at || strchr("LMKCS", payload[0]) == NULL || payload[0] == 0)
         return false;
     job->kind = (enum job_kind)payload[0];
-    if (job->kind == JOB_TEXT) {
-        job->code = (struct text){payload + 1, size - 1};
-        return true;
-    }
+    struct given *given = &job->given;
+    uint32_t *numbers[NUMBERS] = {&given->result_bytes, &given->log_bytes, &given->seeds[0], &given->seeds[1], &given->seeds[2]};
+    for (size_t i = 0; i < NUMBERS; i++)
+        *numbers[i] = (uint32_t)big_endian(payload + 1 + 4 * i);
     struct text brackets;
-    struct text *fields[FIELDS] = {&job->code, &job->arguments, &job->prompt, &job->env, &brackets};
-    size_t at = 1 + 4 * FIELDS;
-    if (size < at)
-        return false;
+    struct text *fields[FIELDS] = {&job->code, &job->bytecode, &given->prompt, &given->env, &brackets};
     for (size_t i = 0; i < FIELDS; i++) {
-        size_t bytes = big_endian(payload + 1 + 4 * i);
+        size_t bytes = big_endian(payload + 1 + 4 * (NUMBERS + i));
         if (bytes > size - at)
             return false;
         *fields[i] = (struct text){payload + at, bytes};
@@ -68,6 +67,8 @@ bool frames_parse_job(const char *payload, size_t size, struct job *job)
     }
     if (at != size)
         return false;
+    if (job->kind == JOB_CHECK)
+        job->bytecode_bytes = given->result_bytes;
     if (job->kind == JOB_CHECK || job->kind == JOB_CHECK_AND_RUN)
         return parse_brackets(brackets, job->brackets);
     return brackets.size == 0;

@@ -1,34 +1,8 @@
-/* What the cell's own scripts call: `__promptlog_take` and `__promptlog_log` of prelude.js, `__promptlog_utf8` of
- * encoding.js. The scripts take the names away. A program can get hold of the functions all the same
+/* What the cell's own scripts call: `__promptlog_log` of prelude.js, `__promptlog_utf8` of encoding.js. The scripts take the names away. A program can get hold of the functions all the same
  * (CallSite.getFunction), so any argument may come; what they do is what a program may do anyway. */
 #include <string.h>
 
 #include "cell.h"
-
-static struct text given_prompt, given_env;
-
-/* Say what take() returns. */
-void hooks_set_arguments(struct text prompt, struct text env)
-{
-    given_prompt = prompt;
-    given_env = env;
-}
-
-/* take() -> [prompt, env] */
-static JSValue take(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
-{
-    (void)this, (void)count, (void)arguments;
-    JSValue pair[] = {
-        JS_NewStringLen(context, given_prompt.start, given_prompt.size),
-        JS_NewStringLen(context, given_env.start, given_env.size),
-    };
-    if (JS_IsException(pair[0]) || JS_IsException(pair[1])) {
-        JS_FreeValue(context, pair[0]);
-        JS_FreeValue(context, pair[1]);
-        return JS_EXCEPTION;
-    }
-    return JS_NewArrayFrom(context, 2, pair);
-}
 
 /* log(level, text): a console line. */
 static JSValue log_line(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
@@ -136,7 +110,6 @@ static const JSCFunctionListEntry utf8_functions[] = {
 };
 
 static const JSCFunctionListEntry globals[] = {
-    JS_CFUNC_DEF("__promptlog_take", 0, take),
     JS_CFUNC_DEF("__promptlog_log", 2, log_line),
     JS_OBJECT_DEF("__promptlog_utf8", utf8_functions, 2, JS_PROP_CONFIGURABLE),
 };

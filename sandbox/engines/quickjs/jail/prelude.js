@@ -1,6 +1,6 @@
 // Evaluated once in the zygote, behind contract.js, before any program is known. It gives a program random numbers and
-// clocks of its own run, and leaves one hook for the wrapper of a program, which takes itself away when it is called.
-// Limits are the kernel's, and how a run ended is told by the zygote.
+// clocks of its own run. Its value is the function that runs a program, which context.c calls. Limits are the kernel's,
+// and how a run ended is told by the zygote.
 (() => {
   'use strict';
   const { apply, defineProperty } = Reflect;
@@ -8,9 +8,8 @@
   const then = Promise.prototype.then;
   const clock = globalThis.performance.now.bind(globalThis.performance);
   const wallClock = Date.now;
-  const { __promptlog_take: take, __promptlog_log: log, __promptlog_web: web } = globalThis;
-  for (const name of ['__promptlog_take', '__promptlog_log', '__promptlog_web']) delete globalThis[name];
-  const kept = [];  // what is not freed by the run that takes it away: see builtins.js
+  const { __promptlog_log: log, __promptlog_web: web } = globalThis;
+  for (const name of ['__promptlog_log', '__promptlog_web']) delete globalThis[name];
   const { follow, start, call } = contract(log, web, clock);
 
   // --- randomness and clocks: a forked context would give every run the same ones --------------------------
@@ -36,15 +35,8 @@
     value: performance, writable: true, configurable: true, enumerable: false,
   });
 
-  // `program` is the body as a function, or the promise of a module. A prompt and an env that are too long to
-  // stand in the text of the call are fetched.
-  globalThis.__promptlog_run = (program, prompt, env, resultUnits, logUnits, x, y, z) => {
-    if (kept) delete globalThis.__promptlog_run;
-    if (prompt === undefined) {
-      const job = take();
-      prompt = job[0];
-      env = job[1];
-    }
+  // `body` is a function. Undefined: the program is the module that the engine has under the name `program`.
+  return (body, prompt, env, resultUnits, logUnits, x, y, z) => {
     start(resultUnits, logUnits);
     a = x;
     b = y;
@@ -53,8 +45,7 @@
     origin = clock();
     performance.timeOrigin = wallClock();
     env = env === '{}' ? {} : parse(env);
-    if (typeof program === 'function') return follow(program(prompt, env));
-    return follow(apply(then, program, [(namespace) => call(namespace, prompt, env)]));
+    if (body !== undefined) return follow(body(prompt, env));
+    return follow(apply(then, import('program'), [(namespace) => call(namespace, prompt, env)]));
   };
-  kept.push(globalThis.__promptlog_run);
 })();

@@ -1,0 +1,168 @@
+/* Bytecode as the store keeps it. The engine puts the source text of each function into it, for toString(), and so a piece
+ * of the program is there once for each function around it. Here what also stands in the program's source is replaced by
+ * its place there, as rsync does (Tridgell and Mackerras, "The rsync algorithm", 1996): blocks of the source are found
+ * by a rolling hash. It takes time in proportion to the size, whatever the texts are.
+ *
+ * Packed bytecode is its size, and then, until that is reached: the size of a literal part, this part, and the place and
+ * the size of a part of the source. Each number has four bytes, big-endian. */
+#include <string.h>
+
+#include "cell.h"
+
+enum { BLOCK_BYTES = 64, NUMBER_BYTES = 4 };
+
+static const uint32_t factor = 0x01000193; /* of FNV-1, an odd number without a pattern */
+
+static uint32_t hash_of(const char *block)
+{
+    uint32_t hash = 0;
+    for (size_t i = 0; i < BLOCK_BYTES; i++)
+        hash = hash * factor + (unsigned char)block[i];
+    return hash;
+}
+
+/* Return the factor of a block's first byte in the hash of the block. */
+static uint32_t factor_of_first(void)
+{
+    uint32_t power = 1;
+    for (size_t i = 1; i < BLOCK_BYTES; i++)
+        power *= factor;
+    return power;
+}
+
+/* A table with the place of each block of the source, plus 1, by the block's hash. Of blocks with the same slot it has the
+ * last one. */
+struct blocks {
+    uint32_t *slots;
+    unsigned shift;
+};
+
+static uint32_t *slot_of(const struct blocks *blocks, uint32_t hash)
+{
+    return &blocks->slots[(hash * 0x9e3779b1u) >> blocks->shift];
+}
+
+static bool index_blocks(struct text source, struct blocks *blocks)
+{
+    unsigned bits = 1;
+    while ((size_t)BLOCK_BYTES << bits < 2 * source.size)
+        bits++;
+    blocks->shift = 32 - bits;
+    blocks->slots = memory_functions.js_calloc(NULL, (size_t)1 << bits, sizeof *blocks->slots);
+    if (blocks->slots == NULL)
+        return false;
+    for (size_t at = 0; at + BLOCK_BYTES <= source.size; at += BLOCK_BYTES)
+        *slot_of(blocks, hash_of(source.start + at)) = (uint32_t)at + 1;
+    return true;
+}
+
+static char *put_number(char *to, size_t number)
+{
+    to[0] = (char)(number >> 24), to[1] = (char)(number >> 16), to[2] = (char)(number >> 8), to[3] = (char)number;
+    return to + NUMBER_BYTES;
+}
+
+static char *put_part(char *to, const char *literal, size_t literal_bytes, size_t place, size_t bytes)
+{
+    to = put_number(to, literal_bytes);
+    memcpy(to, literal, literal_bytes);
+    return put_number(put_number(to + literal_bytes, place), bytes);
+}
+
+/* Return how many bytes from here are the same. */
+static size_t common(struct text source, size_t place, struct text bytecode, size_t at)
+{
+    size_t bytes = 0;
+    while (place + bytes < source.size && at + bytes < bytecode.size && source.start[place + bytes] == bytecode.start[at + bytes])
+        bytes++;
+    return bytes;
+}
+
+/* Return the bytecode of a source as it is kept; an empty text if there is no memory for it. */
+struct text bytecode_pack(struct text bytecode, struct text source)
+{
+    struct blocks blocks;
+    /* A part takes three numbers, and each but the last stands for a block at least. */
+    char *packed = memory_functions.js_malloc(NULL, bytecode.size + 4 * NUMBER_BYTES);
+    if (packed == NULL || !index_blocks(source, &blocks))
+        return TEXT("");
+    char *end = put_number(packed, bytecode.size);
+    const uint32_t first = factor_of_first();
+    uint32_t hash = 0;
+    size_t done = 0, at = 0; /* what is packed; where the block begins whose hash this is */
+    bool rolling = false;
+    while (at + BLOCK_BYTES <= bytecode.size) {
+        const char *block = bytecode.start + at;
+        hash = rolling ? (hash - (unsigned char)block[-1] * first) * factor + (unsigned char)block[BLOCK_BYTES - 1] : hash_of(block);
+        rolling = true;
+        uint32_t place = *slot_of(&blocks, hash);
+        size_t bytes = place == 0 ? 0 : common(source, place - 1, bytecode, at);
+        if (bytes < BLOCK_BYTES) {
+            at++;
+            continue;
+        }
+        size_t from = place - 1;
+        while (from > 0 && at > done && source.start[from - 1] == bytecode.start[at - 1])
+            from--, at--, bytes++;
+        end = put_part(end, bytecode.start + done, at - done, from, bytes);
+        done = at = at + bytes;
+        rolling = false;
+    }
+    end = put_part(end, bytecode.start + done, bytecode.size - done, 0, 0);
+    memory_functions.js_free(NULL, blocks.slots);
+    return (struct text){packed, (size_t)(end - packed)};
+}
+
+/* A part of packed bytecode. */
+struct part {
+    struct text literal, copy;
+};
+
+static bool take_number(struct text *rest, size_t *number)
+{
+    const unsigned char *at = (const unsigned char *)rest->start;
+    if (rest->size < NUMBER_BYTES)
+        return false;
+    *number = (size_t)at[0] << 24 | (size_t)at[1] << 16 | (size_t)at[2] << 8 | at[3];
+    *rest = (struct text){rest->start + NUMBER_BYTES, rest->size - NUMBER_BYTES};
+    return true;
+}
+
+/* Take the next part away from `rest`; false if there is none, or if it is not within the texts. */
+static bool take_part(struct text *rest, struct text source, struct part *part)
+{
+    size_t literal, place, bytes;
+    if (!take_number(rest, &literal) || literal > rest->size)
+        return false;
+    part->literal = (struct text){rest->start, literal};
+    *rest = (struct text){rest->start + literal, rest->size - literal};
+    if (!take_number(rest, &place) || !take_number(rest, &bytes) || place > source.size || bytes > source.size - place)
+        return false;
+    part->copy = (struct text){source.start + place, bytes};
+    return true;
+}
+
+/* Unpack what bytecode_pack returned. False if the bytes are not such, or if there is no memory. */
+bool bytecode_unpack(struct text packed, struct text source, struct text *bytecode)
+{
+    struct part part;
+    size_t size, found = 0;
+    if (!take_number(&packed, &size))
+        return false;
+    for (struct text rest = packed; rest.size > 0; found += part.literal.size + part.copy.size)
+        if (!take_part(&rest, source, &part))
+            return false;
+    if (found != size)
+        return false;
+    char *unpacked = memory_functions.js_malloc(NULL, size), *to = unpacked;
+    if (unpacked == NULL)
+        return false;
+    *bytecode = (struct text){unpacked, size};
+    while (packed.size > 0) {
+        take_part(&packed, source, &part);
+        memcpy(to, part.literal.start, part.literal.size);
+        memcpy(to + part.literal.size, part.copy.start, part.copy.size);
+        to += part.literal.size + part.copy.size;
+    }
+    return true;
+}

@@ -1,0 +1,83 @@
+"""Bytecode on the disk: whatever is done to it, only runs of its own program notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from promptlogctl.client import Client, Crashed
+from promptlogd.store.artifacts import Place, seal_artifact
+from promptlogd.store.key import KEY_FILE
+from sandbox.program import Artifact, Form
+from tests.daemon.processes import a_daemon
+
+_OTHER = "return 'other'"
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    """A client of a daemon in the test's own folder."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        yield client
+
+
+def _artifact(tmp_path: Path, hash: str) -> Path:
+    (path,) = tmp_path.glob(f"**/programs/{hash[:2]}/{hash[2:]}/artifact.*")
+    return path
+
+
+def _key(tmp_path: Path) -> bytes:
+    class Record(msgspec.Struct):
+        key: bytes
+
+    (path,) = tmp_path.glob(f"**/{KEY_FILE}")
+    return msgspec.json.decode(path.read_bytes().rpartition(b" ")[0], type=Record).key
+
+
+def test_a_kept_program_runs_from_bytecode(tmp_path: Path, client: Client) -> None:
+    """The artifact on the disk has code, which grows with the program."""
+    small = client.submit("return 1").hash
+    large = client.submit("return [" + "x => x + 1," * 1000 + "].length").hash
+    sizes = [_artifact(tmp_path, hash).stat().st_size for hash in (small, large)]
+    assert 300 < sizes[0] < 2000 < sizes[1]
+    assert (client.run(small).value, client.run(large).value) == (1, 1000)
+
+
+@pytest.mark.parametrize("how", ["a byte", "cut", "empty", "of another", "removed"])
+def test_damaged_bytecode_is_made_again(tmp_path: Path, client: Client, how: str) -> None:
+    """What does not verify is never loaded: the run is right, and the file is as it was."""
+    hash, other = client.submit("return 'mine'").hash, client.submit(_OTHER).hash
+    path = _artifact(tmp_path, hash)
+    good = path.read_bytes()
+    match how:
+        case "a byte":
+            path.write_bytes(good[:-3] + bytes((good[-3] ^ 1,)) + good[-2:])
+        case "cut":
+            path.write_bytes(good[:-10])
+        case "empty":
+            path.write_bytes(b"")
+        case "of another":
+            path.write_bytes(_artifact(tmp_path, other).read_bytes())
+        case "removed":
+            path.unlink()
+    assert client.run(hash).value == "mine"
+    assert len(path.read_bytes()) == len(good)
+    assert client.run(other).value == "other"
+
+
+def test_forged_bytecode_costs_one_run(tmp_path: Path, client: Client) -> None:
+    """Who has the key of the state folder can seal anything: one run crashes, the next is from the source."""
+    hash, other = client.submit("return 'mine'").hash, client.submit(_OTHER).hash
+    path = _artifact(tmp_path, hash)
+    place = Place(hash=hash, engine="quickjs", build=path.name.removeprefix("artifact.quickjs."))
+    forged = Artifact(form=Form.BODY, language="javascript", code=b"forged" * 100)
+    path.write_bytes(seal_artifact(_key(tmp_path), place, forged, "javascript"))
+    outcome = client.run(hash).outcome
+    assert isinstance(outcome, Crashed)
+    assert "can't be loaded" in outcome.message
+    assert client.run(other).value == "other"
+    for _ in range(2):
+        assert client.run(hash).value == "mine"
