@@ -22,12 +22,13 @@ from sandbox.errors import CellLost
 from sandbox.jail.identities import shared
 from sandbox.outcome import Ok
 from sandbox.program import Artifact, Form
+from sandbox.protocol.events import Checked
 from sandbox.protocol.frames import Task
 
 
 @asynccontextmanager
 async def one_cell() -> AsyncIterator[tuple[QuickJSCell, Job]]:
-    """A cell for the length of a block, and the sample program as a job."""
+    """A cell for the length of a block, and the sample program, kept, as a job."""
     config = Config()
     with tempfile.TemporaryDirectory(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None) as folder:
         os.chmod(folder, 0o755)
@@ -44,10 +45,14 @@ async def one_cell() -> AsyncIterator[tuple[QuickJSCell, Job]]:
             await nursery.start(watchdog.serve)
             await nursery.start(reactor.serve)
             cell = await host.start(await host.plan(None), reactor)
-            artifact = Artifact(form=Form.BODY, language="javascript")
-            job = Job(task=Task.RUN, source=SAMPLE.encode(), artifact=artifact, prompt=PROMPT, limits=setting.default)
+            source, limits = SAMPLE.encode(), setting.default
             try:
-                yield cell, job
+                check = Job(task=Task.CHECK, source=source, artifact_bytes=host.artifact_bytes(source), limits=limits)
+                checked = (await _done(cell, check)).outcome
+                assert isinstance(checked, Checked)
+                assert checked.code is not None
+                artifact = Artifact(form=Form.BODY, language="javascript", code=bytes(checked.code))
+                yield cell, Job(task=Task.RUN, source=source, artifact=artifact, prompt=PROMPT, limits=limits)
             finally:
                 await cell.close()
                 nursery.cancel_scope.cancel()
@@ -55,6 +60,11 @@ async def one_cell() -> AsyncIterator[tuple[QuickJSCell, Job]]:
 
 async def run(cell: QuickJSCell, job: Job) -> None:
     """Run the job once. Fails unless it gives a result."""
+    outcome = (await _done(cell, job)).outcome
+    assert isinstance(outcome, Ok), outcome
+
+
+async def _done(cell: QuickJSCell, job: Job) -> Result:
     done = trio.Event()
     results: list[Result | CellLost] = []
 
@@ -66,4 +76,4 @@ async def run(cell: QuickJSCell, job: Job) -> None:
     await done.wait()
     (result,) = results
     assert isinstance(result, Result)
-    assert isinstance(result.outcome, Ok), result.outcome
+    return result

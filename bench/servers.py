@@ -39,8 +39,12 @@ TRIALS = {
 class Server:
     """A peer that answers HTTP on a port of 127.0.0.1: POST /submit, GET /ACTION/HASH?prompt=."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path, action: str = "run") -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, action: str = "run", *, python: Path | None = None
+    ) -> None:
+        """`python`: where the peer's Python packages are."""
         self.name = name
+        self._environment = None if python is None else {**os.environ, "PYTHONPATH": str(python)}
         self._command = command
         self._folder = folder
         self._action = action
@@ -58,7 +62,9 @@ class Server:
             text = (HERE / "workerd.capnp").read_text().replace("PORT", str(self.port))
             (self._folder / "run.capnp").write_text(text)
         with (self._folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log, process_group=0)
+            process = subprocess.Popen(
+                command, cwd=self._folder, env=self._environment, stdout=log, stderr=log, process_group=0
+            )
         self.pid = process.pid
         try:
             for _ in range(100):
@@ -122,7 +128,9 @@ class Promptlog(Server):
         """Run what the path names."""
         with Client(self._socket) as client:
             outcome = client.run(path.split("/")[2].partition("?")[0], PROMPT).outcome
-        return str(outcome.json) if isinstance(outcome, Ok) else str(outcome.__struct_config__.tag)
+        if isinstance(outcome, Ok):
+            return str(memoryview(outcome.value), "utf-8")
+        return str(outcome.__struct_config__.tag)
 
 
 def tried(server: Server) -> dict[str, str]:
@@ -170,10 +178,11 @@ def set_up(scratch: Path) -> tuple[list[Server], Path]:
     if not (scratch / "node_modules/workerd").exists():
         say("npm install")
         subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=scratch, check=True)
-    deno = scratch / "python/bin/deno"
+    packages = scratch / "python"
+    deno = packages / "bin/deno"
     if not deno.exists():
-        say("pip install deno")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(scratch / "python"), "deno"]
+        say("pip install deno quickjs-rs")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(packages), "deno", "quickjs-rs"]
         subprocess.run(command, check=True)
     workerd = [str(scratch / "node_modules/.bin/workerd"), "serve", "run.capnp", "--experimental"]
     servers = [
@@ -182,5 +191,7 @@ def set_up(scratch: Path) -> tuple[list[Server], Path]:
         Server("isolated-vm isolate", ["node", "node.js", "ivm-isolate", "PORT"], scratch),
         Server("isolated-vm context", ["node", "node.js", "ivm-context", "PORT"], scratch),
         Server("quickjs-emscripten", ["node", "node.js", "quickjs", "PORT"], scratch),
+        Server("run (npm)", ["node", "node.js", "run", "PORT"], scratch),
+        Server("quickjs-rs", [sys.executable, "quickjs_rs_server.py", "PORT"], scratch, python=packages),
     ]
     return servers, deno

@@ -123,6 +123,11 @@ class Account:
         for account in self._chain:
             account._waiting.pop(callback, None)
 
+    def close(self) -> None:
+        """Release all that is held here. The account is not used any more, and refers to itself no more."""
+        self.release(self.held_bytes)
+        self._chain = ()
+
     def _wake(self) -> None:
         """Wake the next waiter if there is room, and the one after it if that one passes on: a loop, no recursion."""
         self._more = True
@@ -247,9 +252,8 @@ class Budgets:
         """Release all that a closed connection held."""
         if budget.has_frame_place:
             budget.return_frame_place()
-        for account in (budget.requests, budget.replies):
-            account.release(account.held_bytes)
-            account.pass_on()
+        budget.requests.close()
+        budget.replies.close()
         self._all.connections -= 1
         _leave(self._processes, (principal.uid, principal.process))
         _leave(self._uids, principal.uid)

@@ -46,6 +46,14 @@ from sandbox.limits import MIB
 _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _TRIM_S = 10.0
+
+_COLLECT_S = 60.0
+"""How often to collect old garbage."""
+
+_FEW_CONNECTIONS = 64
+"""With so many, collecting it takes 1 ms. With more it is put off, an hour at the longest."""
+
+_MOST_PUT_OFF = 60
 _SPARES_WAIT_S = 0.005
 _SWITCH_S = 0.0005
 """How long the loop waits for the interpreter's lock while a thread computes. Python's default is ten times as long."""
@@ -195,6 +203,7 @@ class _Daemon:
                 cells.start_soon(self._flush)
                 cells.start_soon(self._make_spares)
                 cells.start_soon(self._trim)
+                cells.start_soon(self._collect)
                 cells.start_soon(self._admission.serve, config.scheduler.wait_s)
                 self._warn_of_missing()
                 _log.info("listening on %s, %d cells, programs in %s", path, config.cells, self._store.folder)
@@ -264,6 +273,16 @@ class _Daemon:
             if (runs := self._admission.finished) != seen:
                 seen = runs
                 await _try_in_thread(allocator.trim)
+
+    async def _collect(self) -> None:
+        """Collect old garbage while there are few connections, so that this takes little of the loop's time."""
+        put_off = 0
+        while True:
+            await trio.sleep(_COLLECT_S)
+            put_off += 1
+            if self._clients.connected <= _FEW_CONNECTIONS or put_off == _MOST_PUT_OFF:
+                put_off = 0
+                allocator.collect()
 
     async def _make_spares(self) -> None:
         while True:

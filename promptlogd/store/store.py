@@ -261,7 +261,8 @@ class Store:
             try:
                 return self._removals.remove(hash)
             finally:
-                self._recent.forget(hash)
+                if self._objects.stamp(hash) is None:
+                    self._recent.forget(hash)
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
         """Move a name to a program, or back to where it was last; return (where it is, where it was).

@@ -12,6 +12,7 @@ path as the argument to see it again.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from cell_build import cache, checkout, engine_source
+from cell_build import cache, checkout, embedded, engine_source
 from sandbox.cells.job import Job
 from sandbox.engines.quickjs.host.job import frame
 from sandbox.engines.quickjs.host.wrapper import LOOSE
@@ -37,7 +38,7 @@ _GOLDEN = _ROOT / "tests/protocol/golden.jsonl"
 _ALONE = ("memory.c",)
 """Files of the cell that are compiled as they are: nothing that is static in them is called."""
 
-_FLAGS = ("-O2", "-g", "-std=gnu11", "-D_GNU_SOURCE")
+_FLAGS = ("-O2", "-g", "-std=gnu11", "-D_GNU_SOURCE", '-DCELL_ENGINE_BUILD="fuzzed"')
 _SANITIZED = ("-D__SANITIZE_ADDRESS__=1", "-fsanitize=address,undefined,fuzzer-no-link", "-fno-sanitize-recover=all")
 _SOURCES = (
     b"return 1", b"\n  export const a = 1;", b"export default () => 1", b"import a from 'b'\nexport { a }", b"}\n1",
@@ -49,6 +50,23 @@ _FAULT = (
 )  # fmt: skip
 
 
+def write_engine(files: engine_source.Files, folder: Path) -> None:
+    """Write the engine's files, and the headers that the build makes, into a new folder."""
+    folder.mkdir()
+    for name, data in {**files, **embedded.headers(_ROOT, platform.machine())}.items():
+        (folder / name).write_bytes(data)
+
+
+def include_flags(engine: Path) -> list[str]:
+    """Return the flags with which the target's files find all headers."""
+    return [f"-I{part}" for part in (_CELL, engine, _TARGET)]
+
+
+def target_files() -> list[Path]:
+    """The C files of the target."""
+    return sorted(_TARGET.glob("*.c"))
+
+
 def build(folder: Path) -> Path:
     """Compile and link the target in a folder. The engine is compiled once, and kept in the build's cache."""
     clang = shutil.which("clang")
@@ -57,9 +75,7 @@ def build(folder: Path) -> Path:
     cache_folder = cache.open_folder()
     files = engine_source.find(cache_folder) or engine_source.fetch(cache_folder)
     engine = folder / "engine"
-    engine.mkdir()
-    for name, data in files.items():
-        (engine / name).write_bytes(data)
+    write_engine(files, engine)
     kept = cache_folder / "fuzz-objects" / engine_source.SDIST_SHA256[:16]
     kept.mkdir(parents=True, exist_ok=True)
 
@@ -75,13 +91,12 @@ def build(folder: Path) -> Path:
     def compile_own(path: Path) -> Path:
         made = folder / f"{path.stem}.o"
         flags = [*_FLAGS, *_SANITIZED, "-Wall", "-Wextra", "-Werror"]
-        include = [f"-I{part}" for part in (_CELL, engine, _TARGET)]
-        subprocess.run([clang, *flags, *include, "-c", str(path), "-o", str(made)], check=True)
+        subprocess.run([clang, *flags, *include_flags(engine), "-c", str(path), "-o", str(made)], check=True)
         return made
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         engines = threads.map(compile_engine, engine_source.C_FILES)
-        own = threads.map(compile_own, [*sorted(_TARGET.glob("*.c")), *(_CELL / name for name in _ALONE)])
+        own = threads.map(compile_own, [*target_files(), *(_CELL / name for name in _ALONE)])
         objects = [str(made) for made in (*engines, *own)]
     target = folder / "target"
     subprocess.run([clang, "-fsanitize=address,undefined,fuzzer", *objects, "-lm", "-o", str(target)], check=True)

@@ -79,9 +79,11 @@ class Run:
         """What was wrong with the process's bytes, if anything was."""
         self.began = trio.current_time()
         self.wall_at = self.began + job.limits.wall_ms / 1000
-        text = Text(job.source)
-        self._console = Console(job.limits, stacks, job.source_name, text)
-        self.reader = Reader(job.limits, stacks, job.source_name, text)
+        self._text = Text(job.source)
+        self._stacks = stacks
+        self._console: Console | None = None
+        """Made with the first line: most runs have none."""
+        self.reader = Reader(job.limits, stacks, job.source_name, self._text)
         self._decoder = Decoder(
             Caps(
                 task=job.task,
@@ -93,6 +95,8 @@ class Run:
             ),
             token=token,
         )
+        self._dropped = False
+        """Whether lines were not processed."""
         self._logs: list[LogLine] = []
         self._log = on_log or self._logs.append
         self.streams = on_log is not None
@@ -193,7 +197,7 @@ class Run:
 
     def drop_rest(self) -> None:
         """Note that console lines were cut: the `backlog` is not processed, since there is no room for its lines."""
-        self._console.truncated = True
+        self._dropped = True
 
     @property
     def _lacks_room(self) -> bool:
@@ -221,6 +225,8 @@ class Run:
                 return lines
             if isinstance(message, Log):
                 lines = True
+                if self._console is None:
+                    self._console = Console(self.job.limits, self._stacks, self.job.source_name, self._text)
                 line = self._console.line(message)
                 if line is not None:
                     self._log(line)
@@ -235,6 +241,11 @@ class Run:
         return not self._unsent and not self._decoder.surplus and int.from_bytes(answer, "little") == 0
 
     @property
+    def surplus(self) -> bool:
+        """Whether the process has sent anything after its last message."""
+        return self._decoder.surplus
+
+    @property
     def partial(self) -> bool:
         """Whether the last bytes that were read were not the end of a message. They may be of another process."""
         return self._decoder.partial
@@ -246,7 +257,8 @@ class Run:
     def result(self, outcome: Verdict, *, cpu_ms: float, wall_ms: float, peak_bytes: int) -> Result:
         """Return what came of the job."""
         usage = Usage(cpu_ms=round(cpu_ms, 3), wall_ms=wall_ms, peak_memory_bytes=peak_bytes)
-        return Result(outcome=outcome, logs=self._logs, logs_truncated=self._console.truncated, usage=usage)
+        truncated = self._dropped or (self._console is not None and self._console.truncated)
+        return Result(outcome=outcome, logs=self._logs, logs_truncated=truncated, usage=usage)
 
 
 def is_quiet(data: socket.socket) -> bool:

@@ -409,7 +409,9 @@ class QuickJSCell(Cell):
         )
         outcome = verdict(evidence, run.reader)
         read = report is not None and not report.unread and not (run.in_parts and machine.last is None)
-        if killed or not read or isinstance(outcome, Crashed) or not run.was_read(self._data):
+        # Who has said its last word had read its job: the daemon need not look.
+        done = evidence.ended_as_said and not run.surplus and not run.unsent
+        if killed or not read or isinstance(outcome, Crashed) or not (done or run.was_read(self._data)):
             self.retire()
         self._let_go()
         cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes
