@@ -175,12 +175,12 @@ def set_up(scratch: Path) -> tuple[list[Server], Path]:
     scratch.mkdir(parents=True, exist_ok=True)
     for file in HERE.iterdir():
         shutil.copy(file, scratch / file.name)
-    if not (scratch / "node_modules/workerd").exists():
+    if not all((scratch / "node_modules" / name).exists() for name in ("workerd", "run")):
         say("npm install")
         subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=scratch, check=True)
     packages = scratch / "python"
     deno = packages / "bin/deno"
-    if not deno.exists():
+    if not (deno.exists() and (packages / "quickjs_rs").exists()):
         say("pip install deno quickjs-rs")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(packages), "deno", "quickjs-rs"]
         subprocess.run(command, check=True)

@@ -25,8 +25,8 @@ TRACE = "trace.out"
 STARTS = 3
 """Cells that are traced. Addresses differ in each, and a few of the writes go by them."""
 
-FORM_BYTES = 6
-"""What stands before the bytecode in the answer to a check."""
+ANSWER_HEADER_BYTES = 5 + 1
+"""Of the answer to a check: the frame's header, and the letter of the form."""
 
 WAIT_S = 120
 """For one run. A traced run is slow."""
@@ -87,7 +87,7 @@ def traces(executable: Path, root: Path) -> list[bytes]:
                 return output
 
             for source in samples().values():
-                for job in jobs(source, done(check(source))[FORM_BYTES:]):
+                for job in jobs(source, done(check(source))[ANSWER_HEADER_BYTES:]):
                     _forget(root / TRACE)
                     done(job)
                     noted.append((root / TRACE).read_bytes())

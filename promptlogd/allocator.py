@@ -29,18 +29,16 @@ def trim() -> None:
         malloc_trim(0)
 
 
-_YOUNG, _MIDDLE, _NEVER = 700, 10, 1_000_000
-"""Thresholds of the collector's generations. Python's own, but for the oldest: a collection of that traverses all
-objects, 130 ms with 4,000 connections. `collect` does it instead."""
+_THRESHOLDS = 700, 10, 1_000_000
+"""Of garbage collections. The first two are Python's defaults. Automatic collections of the oldest generation are off,
+because one takes 130 ms with 4,000 connections."""
 
 
 def settle() -> None:
-    """Exclude the present objects, mostly modules, from garbage collection: traversing them takes 5 to 12 ms."""
+    """Exclude the present objects, mostly modules, from garbage collection: traversing them takes 5 to 12 ms.
+
+    The oldest generation is not collected automatically from now on: the server does that.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG, _MIDDLE, _NEVER)
-
-
-def collect() -> None:
-    """Collect all garbage. Little of it gets old: connections and runs are freed without the collector."""
-    gc.collect()
+    gc.set_threshold(*_THRESHOLDS)

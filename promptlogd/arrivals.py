@@ -1,7 +1,7 @@
-"""Which clients have sent something, have left, or are late: one epoll and one task for all connections.
+"""Wakes connections whose client has sent something, has left, or is late: one epoll and one task for all of them.
 
-trio wakes all tasks that can go on in one turn of the loop. If thousands of clients leave at once, that turn takes
-a tenth of a second. Here a few connections of each process are woken in a turn, and the rest in the next ones.
+In each turn of its loop, trio runs every task that is ready. If thousands of clients leave at once, a turn takes 0.1 s.
+This module wakes a few connections of each process in each turn.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ import trio
 from promptlogd.ranking import Ranking
 from promptlogd.share import Share
 
-_TAKEN_IN = 512
-"""Sockets that are taken from the kernel in one turn: 0.1 ms."""
+_EVENTS_PER_TURN = 512
+"""Events that are read from epoll in one turn: 0.1 ms."""
 
-_WOKEN = 16
-"""Connections of one process that are woken in one turn, and late ones of all processes: 0.5 ms."""
+_WAKES_PER_TURN = 16
+"""Connections of one process that are woken in one turn, and deadlines of all processes: 0.5 ms."""
 
 
-class Waiter:
-    """What is to be called, once."""
+class _Waiter:
+    """A callback that runs at most once."""
 
-    __slots__ = ("_callback", "late", "order", "share", "until")
+    __slots__ = ("_callback", "deadline", "expired", "order")
 
-    def __init__(self, share: Share | None, until: float, order: int, callback: Callable[[], None]) -> None:
-        self.share = share
-        self.until = until
+    def __init__(self, deadline: float, order: int, callback: Callable[[], None]) -> None:
+        self.deadline = deadline
         self.order = order
-        self.late = False
-        """Whether it was called because its time had come."""
+        self.expired = False
+        """Whether it ran because of its deadline."""
         self._callback: Callable[[], None] | None = callback
 
-    def forget(self) -> None:
-        """Call it no more."""
+    def cancel(self) -> None:
+        """Do not run it any more."""
         self._callback = None
 
-    def call(self) -> None:
-        """Call it, unless it was called or forgotten."""
+    def run(self) -> None:
+        """Run it, unless it has run or is cancelled."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -56,49 +55,45 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._waiters: dict[int, Waiter] = {}
-        """By descriptor. The kernel reports each once (EPOLLONESHOT); the next `_arm` asks again."""
-        self._ready: dict[Share, deque[Waiter]] = {}
-        """Those that the kernel has reported, by the share of their process."""
-        self._times: Ranking[Waiter] = Ranking()
-        """Those that are called at a time at the latest."""
+        self._waiters: dict[int, tuple[Share, _Waiter]] = {}
+        """By file descriptor. EPOLLONESHOT: each event is reported once, and `_arm` enables the next one."""
+        self._ready: dict[Share, deque[_Waiter]] = {}
+        """Waiters whose sockets are ready, by process."""
+        self._deadlines: Ranking[_Waiter] = Ranking()
+        """Waiters with a deadline, the earliest first."""
         self._orders = count()
         self._scope: trio.CancelScope | None = None
 
     async def serve(self) -> None:
         """Wake connections until cancelled."""
         while True:
-            with trio.CancelScope(deadline=self._next_time()) as self._scope:
-                while True:
-                    if self._ready:
-                        await trio.lowlevel.checkpoint()
-                    else:
-                        await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    for descriptor, _ in self._epoll.poll(0, _TAKEN_IN):
-                        waiter = self._waiters.get(descriptor)
-                        if waiter is not None and waiter.share is not None:
-                            self._ready.setdefault(waiter.share, deque()).append(waiter)
-                    for share in list(self._ready):
-                        self._wake(share)
-            self._call_late()
+            if self._ready or self._next_deadline() <= trio.current_time():
+                await trio.lowlevel.checkpoint()
+            else:
+                with trio.CancelScope(deadline=self._next_deadline()) as self._scope:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+            self._read_events()
+            for share in list(self._ready):
+                self._wake(share)
+            self._run_expired()
 
-    async def readable(self, sock: socket.socket, share: Share, until: float = math.inf) -> bool:
-        """Wait until there is something to read, or the end; return whether that was before this time."""
+    async def readable(self, sock: socket.socket, share: Share, deadline: float = math.inf) -> bool:
+        """Wait until there is something to read, or the end. Return False if the deadline came first."""
         task = trio.lowlevel.current_task()
-        waiter = self._arm(sock, select.EPOLLIN, share, until, partial(trio.lowlevel.reschedule, task))
+        waiter = self._arm(sock, select.EPOLLIN, share, deadline, partial(trio.lowlevel.reschedule, task))
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            waiter.forget()
+            waiter.cancel()
             return trio.lowlevel.Abort.SUCCEEDED
 
         try:
             await trio.lowlevel.wait_task_rescheduled(abort)
         finally:
-            if until < math.inf:
-                self._drop_time(waiter)
-        return not waiter.late
+            if deadline < math.inf:
+                self._remove_deadline(waiter)
+        return not waiter.expired
 
-    def watch(self, sock: socket.socket, share: Share, gone: Callable[[], None]) -> Waiter:
+    def watch(self, sock: socket.socket, share: Share, gone: Callable[[], None]) -> _Waiter:
         """Call back once the client has left. One that only closed its writing side has not left.
 
         Without events, epoll still reports EPOLLHUP and EPOLLERR, but no half-close (epoll_ctl(2)). For a socket that
@@ -108,76 +103,83 @@ class Arrivals:
 
     @contextmanager
     def watching(self, sock: socket.socket, share: Share, gone: Callable[[], None]) -> Iterator[None]:
-        """Watch for the length of a block."""
+        """Call back if the client leaves during the block."""
         waiter = self.watch(sock, share, gone)
         try:
             yield
         finally:
-            waiter.forget()
+            waiter.cancel()
 
     @contextmanager
-    def until(self, time: float) -> Iterator[trio.CancelScope]:
-        """Cancel the block at this time (trio's clock), or a little later if many are late."""
+    def cancel_at(self, deadline: float) -> Iterator[trio.CancelScope]:
+        """Cancel the block at this time (trio's clock), or a little later if many deadlines pass at once."""
         with trio.CancelScope() as scope:
-            waiter = Waiter(None, time, next(self._orders), scope.cancel)
-            self._add_time(waiter)
+            waiter = _Waiter(deadline, next(self._orders), scope.cancel)
+            self._add_deadline(waiter)
             try:
                 yield scope
             finally:
-                waiter.forget()
-                self._drop_time(waiter)
+                waiter.cancel()
+                self._remove_deadline(waiter)
 
     def forget(self, sock: socket.socket) -> None:
-        """To be called before a socket is closed, whether or not anybody waits for it."""
-        waiter = self._waiters.pop(sock.fileno(), None)
-        if waiter is not None:
-            waiter.forget()
+        """Stop to wait for a socket. To be called before the socket is closed, whether or not anybody waits for it."""
+        armed = self._waiters.pop(sock.fileno(), None)
+        if armed is not None:
+            armed[1].cancel()
             with suppress(OSError):
                 self._epoll.unregister(sock)
 
     def _arm(
-        self, sock: socket.socket, events: int, share: Share, until: float, callback: Callable[[], None]
-    ) -> Waiter:
+        self, sock: socket.socket, events: int, share: Share, deadline: float, callback: Callable[[], None]
+    ) -> _Waiter:
         descriptor = sock.fileno()
-        waiter = Waiter(share, until, next(self._orders), callback)
         if descriptor in self._waiters:
             self._epoll.modify(descriptor, events | select.EPOLLONESHOT)
         else:
             self._epoll.register(descriptor, events | select.EPOLLONESHOT)
-        self._waiters[descriptor] = waiter
-        if until < math.inf:
-            self._add_time(waiter)
+        waiter = _Waiter(deadline, next(self._orders), callback)
+        self._waiters[descriptor] = share, waiter
+        if deadline < math.inf:
+            self._add_deadline(waiter)
         return waiter
+
+    def _read_events(self) -> None:
+        for descriptor, _ in self._epoll.poll(0, _EVENTS_PER_TURN):
+            armed = self._waiters.get(descriptor)
+            if armed is not None:
+                share, waiter = armed
+                self._ready.setdefault(share, deque()).append(waiter)
 
     def _wake(self, share: Share) -> None:
         """Wake a few connections of a process."""
         ready = self._ready[share]
-        for _ in range(min(_WOKEN, len(ready))):
-            ready.popleft().call()
+        for _ in range(min(_WAKES_PER_TURN, len(ready))):
+            ready.popleft().run()
         if not ready:
             del self._ready[share]
 
-    # --- times --------------------------------------------------------------------------------------------------------
+    # --- deadlines ----------------------------------------------------------------------------------------------------
 
-    def _next_time(self) -> float:
-        return self._times.least[0] if len(self._times) else math.inf
+    def _next_deadline(self) -> float:
+        return self._deadlines.least[0] if len(self._deadlines) else math.inf
 
-    def _add_time(self, waiter: Waiter) -> None:
-        self._times.add(waiter.until, waiter.order, waiter)
-        if self._scope is not None and waiter.until < self._scope.deadline:
-            self._scope.deadline = waiter.until
+    def _add_deadline(self, waiter: _Waiter) -> None:
+        self._deadlines.add(waiter.deadline, waiter.order, waiter)
+        if self._scope is not None and waiter.deadline < self._scope.deadline:
+            self._scope.deadline = waiter.deadline
 
-    def _drop_time(self, waiter: Waiter) -> None:
-        if not waiter.late:
-            self._times.remove(waiter.until, waiter.order)
+    def _remove_deadline(self, waiter: _Waiter) -> None:
+        if not waiter.expired:
+            self._deadlines.remove(waiter.deadline, waiter.order)
 
-    def _call_late(self) -> None:
-        """Call a few of those whose time has come. If there are more, the next turn does it."""
+    def _run_expired(self) -> None:
+        """Run a few waiters whose deadline has passed. The next turn runs the others."""
         now = trio.current_time()
-        for _ in range(_WOKEN):
-            if self._next_time() > now:
+        for _ in range(_WAKES_PER_TURN):
+            if self._next_deadline() > now:
                 break
-            _, _, waiter = self._times.least
-            self._times.remove(waiter.until, waiter.order)
-            waiter.late = True
-            waiter.call()
+            _, _, waiter = self._deadlines.least
+            self._remove_deadline(waiter)
+            waiter.expired = True
+            waiter.run()

@@ -124,7 +124,7 @@ class Account:
             account._waiting.pop(callback, None)
 
     def close(self) -> None:
-        """Release all that is held here. The account is not used any more, and refers to itself no more."""
+        """Release all that is held here, and break the account's reference cycle. It is not to be used afterwards."""
         self.release(self.held_bytes)
         self._chain = ()
 

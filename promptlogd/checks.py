@@ -93,9 +93,9 @@ class Checks:
             {"syntax_error": error.message, "line": error.line, "column": error.column},
         )
 
-    def build(self, engine: Engine) -> str:
-        """Return the version of the artifacts that an engine makes now."""
-        return self._hosts[engine].build
+    def artifact_build(self, engine: Engine) -> str:
+        """Return the build of the artifacts that an engine makes now."""
+        return self._hosts[engine].artifact_build
 
     async def check(
         self, source: bytes, engine: Engine, language: Language, principal: Principal
@@ -146,5 +146,5 @@ class Checks:
 
 
 def _lacks_code(result: Result, job: Job) -> bool:
-    """Whether a check returned no code, maybe for lack of time."""
+    """Whether a check returned no code although it might have. It is repeated with more CPU time."""
     return isinstance(result.outcome, Checked) and result.outcome.code is None and job.artifact_bytes > 0

@@ -11,7 +11,7 @@ from promptlogd.budget import Budgets
 
 
 class Clients:
-    """Counts over all connections. Each connection keeps them up to date."""
+    """What all connections share: counts, which each connection keeps up to date, budgets, and wake-ups."""
 
     def __init__(self, *, most: int) -> None:
         """`most`: how many there may be."""

@@ -115,7 +115,7 @@ class Bounds(_Section, frozen=True, kw_only=True):
     env_kb: Annotated[int, Meta(ge=1, le=1024)] = 256
     """The most that an env may have as JSON, in KiB."""
     check_cpu_ms: Annotated[int, Meta(ge=10, le=60_000)] = 500
-    """CPU time for checking and wrapping a program at submit: three parses of what may be 1 MiB."""
+    """CPU time for checking a program at submit: up to three parses and, for QuickJS, compiling it to bytecode."""
 
 
 class PoolSettings(_Section, frozen=True, kw_only=True):

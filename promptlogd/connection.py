@@ -96,7 +96,7 @@ class Connection:
         self._starting = False
         """Whether a task begins those when it may."""
         self._progress: trio.Event | None = None
-        """Set when a request is answered, or the waiting ones have begun. None while nobody waits for that."""
+        """Event for the next request that is answered or begins. None while nobody waits for it."""
         self._when_room: list[Callable[[], None]] = []
         self._outbox = Outbox(
             sock,
@@ -120,7 +120,7 @@ class Connection:
             async with trio.open_nursery() as tasks:
                 self._tasks = tasks
                 await self._read(tasks)
-                # After the last read, only this notices that the client has left.
+                # Nothing reads from now on, so a watch reports if the client leaves.
                 self._clients.arrivals.watch(self._sock, self._budget.share, self._gone)
                 while self._in_hand or self._waiting:
                     await self._wait_for_progress()
@@ -145,7 +145,7 @@ class Connection:
             self._sock.close()
             self._outbox.clear()
             self._clients.wake_if_idle()
-            # It refers to itself in many ways. Without this its memory, megabytes maybe, would wait for the collector.
+            # Break the reference cycles: otherwise the buffers stay until the next garbage collection.
             vars(self).clear()
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:

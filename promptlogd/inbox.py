@@ -68,8 +68,8 @@ class Inbox:
         session, budget, stall_s = self._session, self._budget, self._stall_s
         owed_since = math.inf
         while True:
-            until = owed_since + stall_s if session.mid_frame else math.inf
-            if not await self._arrivals.readable(self._sock, budget.share, until):
+            deadline = owed_since + stall_s if session.mid_frame else math.inf
+            if not await self._arrivals.readable(self._sock, budget.share, deadline):
                 await budget.share.turn()
                 budget.share.spend(CLOSE_S)
                 raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
@@ -168,7 +168,7 @@ class Inbox:
         if not self._session.mid_frame:
             await wait()
             return
-        with self._arrivals.until(trio.current_time() + _WAITS * self._stall_s) as patience:
+        with self._arrivals.cancel_at(trio.current_time() + _WAITS * self._stall_s) as patience:
             await wait()
         self._overdue = patience.cancelled_caught
 

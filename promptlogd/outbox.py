@@ -51,8 +51,8 @@ class Outbox:
         self._stall_s = stall_s
         self._end = end
         self._chunks: list[Part | bytearray] = []
-        """What was not sent. The account has the size of each, until the last byte of it is sent and it is dropped. A
-        list: even an empty deque takes 760 bytes."""
+        """Unsent parts. Each counts in the account until its last byte is sent. A list, since even an empty deque takes
+        760 bytes."""
         self._sent = 0
         """Bytes of the first chunk that were sent."""
         self._spawn = spawn
@@ -139,10 +139,11 @@ class Outbox:
 
     def _drop(self, sent: int) -> None:
         """Drop the chunks that are sent by now. What is held counts until then: a part of a chunk can't be freed."""
-        sent, dropped = sent + self._sent, 0
-        while self._chunks and sent >= len(self._chunks[0]):
-            size = len(self._chunks.pop(0))
-            sent, dropped = sent - size, dropped + size
+        sent, dropped, whole = sent + self._sent, 0, 0
+        while whole < len(self._chunks) and sent >= len(self._chunks[whole]):
+            size = len(self._chunks[whole])
+            sent, dropped, whole = sent - size, dropped + size, whole + 1
+        del self._chunks[:whole]
         self._sent = sent
         self._account.release(dropped)  # last: it may call back somebody who sends
 

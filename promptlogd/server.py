@@ -5,6 +5,7 @@ A few lines more than 300: the order of the start and of the stop is in one plac
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -47,13 +48,12 @@ _log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _TRIM_S = 10.0
 
-_COLLECT_S = 60.0
-"""How often to collect old garbage."""
+_COLLECT_S, _COLLECT_AT_LATEST_S = 60.0, 3600.0
+"""Interval of full garbage collections, and the longest one."""
 
 _FEW_CONNECTIONS = 64
-"""With so many, collecting it takes 1 ms. With more it is put off, an hour at the longest."""
+"""Up to so many connections, a full collection takes 1 ms. With more it is put off."""
 
-_MOST_PUT_OFF = 60
 _SPARES_WAIT_S = 0.005
 _SWITCH_S = 0.0005
 """How long the loop waits for the interpreter's lock while a thread computes. Python's default is ten times as long."""
@@ -275,14 +275,17 @@ class _Daemon:
                 await _try_in_thread(allocator.trim)
 
     async def _collect(self) -> None:
-        """Collect old garbage while there are few connections, so that this takes little of the loop's time."""
-        put_off = 0
+        """Run a full garbage collection once a minute while there are few connections, and once an hour with many.
+
+        It has little to do: connections and runs that have ended are freed without it.
+        """
+        collected_at = trio.current_time()
         while True:
             await trio.sleep(_COLLECT_S)
-            put_off += 1
-            if self._clients.connected <= _FEW_CONNECTIONS or put_off == _MOST_PUT_OFF:
-                put_off = 0
-                allocator.collect()
+            overdue = trio.current_time() - collected_at >= _COLLECT_AT_LATEST_S
+            if overdue or self._clients.connected <= _FEW_CONNECTIONS:
+                collected_at = trio.current_time()
+                gc.collect()
 
     async def _make_spares(self) -> None:
         while True:

@@ -24,7 +24,7 @@ class Turns(trio.abc.Instrument):
         self._counts = [0] * _BUCKETS
         self._began = time.perf_counter()
         self._cpu_ended = time.thread_time()
-        """CPU time at the end of the last turn. Between two turns the thread only waits."""
+        """CPU time at the end of the last turn. The thread uses hardly any between two turns."""
 
     def after_io_wait(self, timeout: float) -> None:
         """A turn begins."""

@@ -52,6 +52,6 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
     form: Form
     language: Language
-    """What is run: JavaScript if an engine took the types off."""
+    """Language of the code: JavaScript if the check removed TypeScript's types."""
     code: bytes | None = None
-    """What the engine runs: text, or bytecode. None: the program's own text. As hostile as the program."""
+    """Code to run: text or bytecode. None: the program's own source. As hostile as the program."""

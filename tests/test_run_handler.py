@@ -70,7 +70,7 @@ class _Handled:
             StoreThreads(),
             cast(Runs, SimpleNamespace(start=self._start, pools={})),
             Checks(nobody, {}, config),
-            {"quickjs": cast(EngineHost, SimpleNamespace(build=BUILD))},
+            {"quickjs": cast(EngineHost, SimpleNamespace(artifact_build=BUILD))},
             config,
             Counter(),
             cast(Decoder, None),

@@ -2,8 +2,8 @@
 //   ivm-isolate   isolated-vm, an isolate for each run, 128 MB and 50 ms (of wall time: it has no CPU limit)
 //   ivm-context   isolated-vm, one isolate, a context for each run
 //   quickjs       quickjs-emscripten, a runtime and a context for each run, 128 MB and 50 ms by its interrupt handler
-//   run           the package run, a context (WebAssembly) in a worker thread for each run, 128 MB and 2 s of wall time, in
-//                 which the worker is started
+//   run           the package run, a context (WebAssembly) in a worker thread for each run, 128 MB and 2 s of wall time,
+//                 in which the worker is started
 'use strict';
 const http = require('node:http');
 const { createHash } = require('node:crypto');

@@ -88,6 +88,7 @@ class RunHandler:
             return
         program, artifact = found
         run = _Run(self, principal, request, sink, program.hash, stored=stored)
+        run.kept_for = program.engine if stored else None
         if sink.cancelled:
             run.end_unbegun()
             return
@@ -166,13 +167,13 @@ class RunHandler:
         engine = self._engine(request, program)
         if engine != program.engine:
             return program, None
-        artifact = self._store.recall_artifact(program.hash, engine, self.hosts[engine].build)
+        artifact = self._store.recall_artifact(program.hash, engine, self.hosts[engine].artifact_build)
         return None if artifact is None else (program, artifact)
 
     async def _read(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
         """Read a kept program from the disk, and check it if that is needed. Raises RequestError."""
         program, artifact = await self._threads.read(principal, lambda: self._load(request))
-        run.found(program.hash)
+        run.found(program)
         job = self._job(request, program, artifact)
         if job.task is Task.RUN:
             return job
@@ -187,7 +188,7 @@ class RunHandler:
         engine = self._engine(request, program)
         if engine != program.engine:
             return program, None
-        return program, self._store.artifact(program.hash, engine, self.hosts[engine].build)
+        return program, self._store.artifact(program.hash, engine, self.hosts[engine].artifact_build)
 
     def _of_source(self, request: Run) -> Program:
         """Return the program that a request brings with it. Raises RequestError. Thread-safe."""
@@ -209,18 +210,12 @@ class RunHandler:
     async def _check_again(self, program: Program, job: Job, principal: Principal) -> Job | Unparsed:
         """Check a kept program whose artifact is missing or of another build, and keep the new artifact."""
         artifact = await self._checks.artifact(program.source, program.engine, program.language, principal)
-        await self._keep(principal, program.hash, program.engine, artifact)
+        await self.keep(principal, program.hash, program.engine, artifact)
         return msgspec.structs.replace(job, task=Task.RUN, artifact=artifact)
 
-    async def forget_code(self, principal: Principal, hash: str, engine: Engine, artifact: Artifact) -> None:
-        """Keep an artifact without its code, if the program is kept for this engine."""
-        program = self._store.recall(hash)
-        if program is not None and program.engine == engine:
-            await self._keep(principal, hash, engine, msgspec.structs.replace(artifact, code=None))
-
-    async def _keep(self, principal: Principal, hash: str, engine: Engine, artifact: Artifact) -> None:
-        """Keep an artifact in place of the one that is kept. A failure is logged: runs go on with what there is."""
-        build = self.hosts[engine].build
+    async def keep(self, principal: Principal, hash: str, engine: Engine, artifact: Artifact) -> None:
+        """Store an artifact in place of the present one. A failure is only logged: runs do not need the artifact."""
+        build = self.hosts[engine].artifact_build
         try:
             await self._threads.write(principal, lambda: self._store.put_artifact(hash, engine, build, artifact))
         except RequestError as error:
@@ -242,12 +237,14 @@ class _Run:
         self._stored = stored
         self._engine: Engine | None = None
         """What the program runs on, once that is known."""
+        self.kept_for: Engine | None = None
+        """The engine of a kept program, whose artifact is in the store."""
         self._artifact: Artifact | None = None
-        """What the engine loads of a kept program."""
+        """Artifact of the job, once it is known."""
 
-    def found(self, hash: str) -> None:
-        """Note the program's hash. Until then `hash` is the reference that the client sent."""
-        self.hash, self._stored = hash, True
+    def found(self, program: Program) -> None:
+        """Note the kept program. Until then `hash` is the reference that the client sent."""
+        self.hash, self.kept_for, self._stored = program.hash, program.engine, True
 
     def begin(self, job: Job) -> None:
         """Have the job run."""
@@ -295,19 +292,20 @@ class _Run:
     def _ended(self, result: Result | RequestError) -> None:
         if isinstance(result, RequestError):
             self._sink.refuse(result)
-        elif result.artifact_failed and self._stored:
-            self._sink.spawn(lambda: self._forget_code(result))
+        elif result.artifact_failed and self.kept_for == self._engine:
+            self._sink.spawn(lambda: self._drop_code(result))
         elif isinstance(result.outcome, Value):
             json = result.outcome.json
             self._sink.spawn(lambda: self._read(result, json))
         else:
             self._reply(result)
 
-    async def _forget_code(self, result: Result) -> None:
-        """Keep the program's artifact without its code, so that the next runs are from its source."""
+    async def _drop_code(self, result: Result) -> None:
+        """Replace the stored artifact by one without code, so that the next run uses the source."""
         assert self._artifact is not None
         assert self._engine is not None
-        await self._handler.forget_code(self._principal, self.hash, self._engine, self._artifact)
+        artifact = msgspec.structs.replace(self._artifact, code=None)
+        await self._handler.keep(self._principal, self.hash, self._engine, artifact)
         self._reply(result)
 
     async def _read(self, result: Result, json: bytes | memoryview) -> None:

@@ -65,7 +65,7 @@ class SubmitHandler:
             submission = Submission(
                 staged=staged,
                 artifact=artifact,
-                build=self._checks.build(program.engine),
+                build=self._checks.artifact_build(program.engine),
                 name=request.name,
                 engine=request.engine,
                 language=request.language,

@@ -5,10 +5,11 @@ The loop's thread takes the locks at each run. They are held for a few dictionar
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -19,8 +20,8 @@ _HOT_S = 10.0
 The kernel still caches the inodes of files that were used this recently.
 """
 _FRESH_S = 0.02
-"""How long a verified entry counts as unchanged without a look at its file: a busy program is looked at 50 times a
-second. Who changes it through the store calls `forget`."""
+"""How long an entry is returned without a comparison with its file: at most 50 comparisons a second. The store calls
+`forget` after a change of its own."""
 _MOST_NAMES = 1000
 """Names in the cache, of 64 characters at most, with their hashes: 0.3 MB."""
 
@@ -33,22 +34,24 @@ class Recent(Generic[_T]):
         self._bytes = 0
         self._mutex = threading.Lock()
         self._entries: OrderedDict[str, tuple[object, int, _T]] = OrderedDict()
-        self._used_at: dict[str, float] = {}
+        self._verified_at: dict[str, float] = {}
 
-    def is_hot(self, key: str) -> bool:
-        """Whether there is an entry that was used in the last 10 s."""
-        return time.monotonic() - self._used_at.get(key, -_HOT_S) < _HOT_S
+    def recall(self, key: str, stamp: Callable[[], object]) -> _T | None:
+        """Return a value without waiting for the disk; None if it must be read.
 
-    def fresh(self, key: str) -> _T | None:
-        """Return the value if it was kept, or got with its stamp, in the last 20 ms."""
-        if time.monotonic() - self._used_at.get(key, -_HOT_S) >= _FRESH_S:
+        The stamp is read at most once in 20 ms, and only if the entry was used in the last 10 s.
+        """
+        age_s = time.monotonic() - self._verified_at.get(key, -math.inf)
+        if age_s >= _HOT_S:
             return None
+        if age_s >= _FRESH_S:
+            return self.get(key, stamp())
         with self._mutex:
             entry = self._entries.get(key)
             return None if entry is None else entry[2]
 
     def forget(self, key: str) -> None:
-        """Drop an entry whose file is changed or gone."""
+        """Drop an entry after its file was changed or removed."""
         with self._mutex:
             self._drop(key)
 
@@ -62,7 +65,7 @@ class Recent(Generic[_T]):
                 self._drop(key)
                 return None
             self._entries.move_to_end(key)
-            self._used_at[key] = time.monotonic()
+            self._verified_at[key] = time.monotonic()
             return entry[2]
 
     def put(self, key: str, stamp: object, size: int, value: _T) -> None:
@@ -72,7 +75,7 @@ class Recent(Generic[_T]):
             if size > self._most_bytes // 8:
                 return
             self._entries[key] = (stamp, size, value)
-            self._used_at[key] = time.monotonic()
+            self._verified_at[key] = time.monotonic()
             self._bytes += size
             while self._bytes > self._most_bytes:
                 self._drop(next(iter(self._entries)))
@@ -81,7 +84,7 @@ class Recent(Generic[_T]):
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry[1]
-            del self._used_at[key]
+            del self._verified_at[key]
 
 
 class RecentNames:

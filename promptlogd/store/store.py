@@ -127,25 +127,13 @@ class Store:
         Never waits. None does not mean that there is no program: call `resolve` and `load`.
         """
         hash = self._state.recent_names.get(reference[1:]) if reference.startswith("@") else reference
-        if hash is None:
-            return None
-        program = self._recent.fresh(hash)
-        if program is not None:
-            return program
-        if not self._recent.is_hot(hash):
-            return None
-        return self._recent.get(hash, self._objects.stamp(hash))
+        return None if hash is None else self._recent.recall(hash, lambda: self._objects.stamp(hash))
 
     def recall_artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
         """Return an artifact, as `recall` returns a program. After None call `artifact`."""
         place = Place(hash=hash, engine=engine, build=build)
         key = f"{hash} {place.file_name}"
-        artifact = self._recent_artifacts.fresh(key)
-        if artifact is not None:
-            return artifact
-        if not self._recent_artifacts.is_hot(key):
-            return None
-        return self._recent_artifacts.get(key, self._objects.artifact_stamp(place))
+        return self._recent_artifacts.recall(key, lambda: self._objects.artifact_stamp(place))
 
     def load(self, hash: str) -> Program:
         """Return a program, read and verified, now or since its files last changed.

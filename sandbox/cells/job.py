@@ -19,7 +19,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The program's text as its author wrote it. Places are in terms of it."""
     artifact: Artifact | None = None
     artifact_bytes: int = 0
-    """The most code that a check may return for the artifact."""
+    """Bound on the code that a check may return. 0: no code is wanted."""
     engine: Engine = "quickjs"
     language: Language = "javascript"
     prompt: str | bytes = ""
@@ -44,4 +44,4 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     logs_truncated: bool = False
     usage: Usage
     artifact_failed: bool = False
-    """Whether the engine could not load the code of the job's artifact."""
+    """Whether the process could not load the artifact's code."""

@@ -59,8 +59,8 @@ def _frame(payload: bytes) -> bytes:
     return b"j" + struct.pack(">I", len(payload)) + payload
 
 
-def _fields(kind: bytes, *fields: bytes, numbers: tuple[int, ...] = (0, 0, 0, 0, 0)) -> bytes:
-    return kind + struct.pack(">10I", *numbers, *map(len, fields)) + b"".join(fields)
+def _fields(kind: bytes, *fields: bytes, numbers: tuple[int, ...] = (0,) * 6) -> bytes:
+    return kind + struct.pack(">11I", *numbers, *map(len, fields)) + b"".join(fields)
 
 
 _CHECK = _fields(b"C", b"return 1", b"", b"", b"", BRACKETS.encode())
@@ -96,8 +96,8 @@ def test_a_job_of_any_size_is_read(zygote: _Zygote, more: bytes) -> None:
         _frame(_CHECK[:40]),
         _frame(_CHECK[:-1]),
         _frame(_CHECK + b"x"),
-        _frame(b"C" + b"\xff" * 40),
-        _frame(b"C" + b"\0" * 20 + b"\0\0\0\1" + b"\0" * 16),
+        _frame(b"C" + b"\xff" * 44),
+        _frame(b"C" + b"\0" * 24 + b"\0\0\0\1" + b"\0" * 16),
         _frame(_fields(b"C", b"return 1", b"", b"", b"", b"")),
         _frame(_fields(b"C", b"return 1", b"", b"", b"", BRACKETS.encode() + b"\0")),
         _frame(_fields(b"C", b"return 1", b"", b"", b"", BRACKETS.replace("\0", "", 1).encode())),

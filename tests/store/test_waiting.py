@@ -168,12 +168,12 @@ def test_what_was_not_used_lately_is_not_recalled(state: StateFolder, monkeypatc
     recent: Recent[str] = Recent(1000)
     recent.put("a", 0, 1, "A")
     now = 9.0
-    assert recent.is_hot("a")
+    assert recent.recall("a", lambda: 0) == "A"
     assert recent.get("a", 0) == "A"
     now = 18.0
-    assert recent.is_hot("a")
-    now = 19.0
-    assert not recent.is_hot("a")
+    assert recent.recall("a", lambda: 0) == "A"
+    now = 28.0
+    assert recent.recall("a", lambda: 0) is None
     now = 1e9
     assert store.recall("@x") is None
     assert store.load(program.hash) is program
@@ -255,3 +255,18 @@ def test_pages_of_programs_with_many_names(tmp_path: Path) -> None:
     assert [row.fact.hash for row in found] == hashes[::-1]
     assert {len(row.names) for row in found} == {64}
     assert [row.more_names for row in found] == [6 if row.fact.hash == hashes[20] else 0 for row in found]
+
+
+def test_a_stamp_is_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 20 ms a value is recalled without a look at its file; then a changed file, or `forget`, drops it."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    recent: Recent[str] = Recent(1000)
+    for key in "ab":
+        recent.put(key, 0, 1, key)
+    now = 0.01
+    assert recent.recall("a", lambda: 1) == "a"
+    recent.forget("b")
+    assert recent.recall("b", lambda: 0) is None
+    now = 0.03
+    assert recent.recall("a", lambda: 1) is None

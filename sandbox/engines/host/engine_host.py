@@ -42,8 +42,8 @@ class EngineHost(Protocol):
     """Name and version of what runs programs, with its build if promptlog made it: `quickjs-ng 0.17.0+fbb030e5add6`.
     Empty while the engine is not installed. It is read again when the root is made."""
 
-    build: str
-    """Version of its artifacts. An artifact of another build is made again."""
+    artifact_build: str
+    """Build of the artifacts that this host makes. Artifacts of another build are made again."""
 
     def __init__(self, setting: Setting) -> None:
         """Check the settings; start nothing. Raises SandboxError for settings that this host can't hold, RootError."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
+from functools import cached_property
 
 import trio
 
@@ -81,8 +82,6 @@ class Run:
         self.wall_at = self.began + job.limits.wall_ms / 1000
         self._text = Text(job.source)
         self._stacks = stacks
-        self._console: Console | None = None
-        """Made with the first line: most runs have none."""
         self.reader = Reader(job.limits, stacks, job.source_name, self._text)
         self._decoder = Decoder(
             Caps(
@@ -95,8 +94,8 @@ class Run:
             ),
             token=token,
         )
-        self._dropped = False
-        """Whether lines were not processed."""
+        self._truncated = False
+        """Whether console lines were cut or dropped."""
         self._logs: list[LogLine] = []
         self._log = on_log or self._logs.append
         self.streams = on_log is not None
@@ -108,6 +107,11 @@ class Run:
         self._unsent = deque(memoryview(part) for part in frame if part)
         self.in_parts = False
         """Whether the job did not fit into the socket at once."""
+
+    @cached_property
+    def _console(self) -> Console:
+        """Made with the first line: most runs have none."""
+        return Console(self.job.limits, self._stacks, self.job.source_name, self._text)
 
     @property
     def unsent(self) -> bool:
@@ -197,7 +201,7 @@ class Run:
 
     def drop_rest(self) -> None:
         """Note that console lines were cut: the `backlog` is not processed, since there is no room for its lines."""
-        self._dropped = True
+        self._truncated = True
 
     @property
     def _lacks_room(self) -> bool:
@@ -225,9 +229,8 @@ class Run:
                 return lines
             if isinstance(message, Log):
                 lines = True
-                if self._console is None:
-                    self._console = Console(self.job.limits, self._stacks, self.job.source_name, self._text)
                 line = self._console.line(message)
+                self._truncated = self._truncated or self._console.truncated
                 if line is not None:
                     self._log(line)
         return lines
@@ -257,8 +260,7 @@ class Run:
     def result(self, outcome: Verdict, *, cpu_ms: float, wall_ms: float, peak_bytes: int) -> Result:
         """Return what came of the job."""
         usage = Usage(cpu_ms=round(cpu_ms, 3), wall_ms=wall_ms, peak_memory_bytes=peak_bytes)
-        truncated = self._dropped or (self._console is not None and self._console.truncated)
-        return Result(outcome=outcome, logs=self._logs, logs_truncated=truncated, usage=usage)
+        return Result(outcome=outcome, logs=self._logs, logs_truncated=self._truncated, usage=usage)
 
 
 def is_quiet(data: socket.socket) -> bool:

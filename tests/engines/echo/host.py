@@ -91,7 +91,7 @@ class Host:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self.build = "1"
+        self.artifact_build = "1"
         self.version = self.installed()
 
     @staticmethod

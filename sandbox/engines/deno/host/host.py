@@ -30,7 +30,7 @@ _BASE_MIB = 48
 """Of a cell's memory, what is not V8's heap: Deno itself, stacks, V8's young generation, code."""
 
 _ARTIFACT_BUILD = "4"
-"""To be raised when something else is kept of a checked program, or its file has another format."""
+"""Raise it when the content or the format of Deno's artifacts changes."""
 
 _THREADS = 48
 """Its own are six on a host of many cores, and up to 32 for jobs such as cryptography; it ends if it gets none."""
@@ -61,7 +61,7 @@ class Host:
         self._cgroup = setting.cgroup if held else None
         self._setting = setting
         self.version = "" if self.missing() else self.installed()
-        self.build = _ARTIFACT_BUILD
+        self.artifact_build = _ARTIFACT_BUILD
         self._policy = policy_text(jit=self._jit)
         self._root: Root | None = None
         self._building = trio.Lock()

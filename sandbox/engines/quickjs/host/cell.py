@@ -66,8 +66,7 @@ class QuickJSCell(Cell):
     ) -> None:
         """`zygote`: its pid; None if this kernel does not tell it.
 
-        `room_bytes`: so much output of a child fits into the data socket, in a few writes. A child with more waits
-        until it is read.
+        `room_bytes`: output that the data socket's buffer holds. A child that writes more blocks until it is read.
         """
         super().__init__(plan, identity, process, reactor)
         self._data = data
@@ -75,9 +74,9 @@ class QuickJSCell(Cell):
         self._room_bytes = room_bytes
         self._events = 0
         """What the reactor waits for on the data socket."""
-        self._reads = False
-        """Whether the child's output is read as it comes. In the first LOW_PRIORITY_AFTER_S of a run it is not, so that
-        most runs are read once, when the child has ended."""
+        self._reads_early = False
+        """Whether output is read while the child runs. Usually not in the first LOW_PRIORITY_AFTER_S, so that most runs
+        take one read. A run that streams, or that may write more than the socket holds, is read from the start."""
         self._run: Run | None = None
         self._report: Report | None = None
         """The report of the child's end, while its output is still being processed."""
@@ -150,8 +149,8 @@ class QuickJSCell(Cell):
             self._stop(run, Trusted.WALL)
         else:
             self._yield_to_others()
-            if not self._reads:
-                self._reads = True
+            if not self._reads_early:
+                self._reads_early = True
                 self._wait_for_child(run)
             self._reactor.set_due(self, run.wall_at)
 
@@ -218,7 +217,7 @@ class QuickJSCell(Cell):
         self._watch.arm(wall_ms)
         run.send(self._data)
         limits = run.job.limits
-        self._reads = run.streams or limits.result_bytes + limits.log_bytes > self._room_bytes
+        self._reads_early = run.streams or limits.result_bytes + limits.log_bytes > self._room_bytes
         self._wait_for_child(run)
         self._reactor.set_due(self, min(run.wall_at, now + LOW_PRIORITY_AFTER_S))
 
@@ -326,7 +325,7 @@ class QuickJSCell(Cell):
         elif not self._events & READ:
             self._wait_for(0)
             return
-        if self._reads:
+        if self._reads_early:
             self._receive(run)
         else:
             self._wait_for_child(run)
@@ -351,7 +350,7 @@ class QuickJSCell(Cell):
 
     def _wait_for_child(self, run: Run) -> None:
         """Wait until the child takes more of its job, or has written something that is to be read."""
-        self._wait_for((READ if self._reads else 0) | (WRITE if run.unsent else 0))
+        self._wait_for((READ if self._reads_early else 0) | (WRITE if run.unsent else 0))
 
     def _wait_for(self, events: int) -> None:
         if events != self._events and self._data.fileno() >= 0:
@@ -359,8 +358,8 @@ class QuickJSCell(Cell):
             self._reactor.change(self._data.fileno(), events)
 
     def _stop(self, run: Run, cause: Trusted) -> None:
-        if self._report is None and not self._reads and not run.unsent:
-            run.receive(self._data)  # the console lines until now
+        if self._report is None and not self._reads_early and not run.unsent:
+            run.receive(self._data)  # console lines that were written before the kill
         run.machine.happen(cause)
         if self._report is not None:  # the child has ended, and its output was not read in time
             run.machine.happen(Trusted.ENDED)
@@ -409,9 +408,9 @@ class QuickJSCell(Cell):
         )
         outcome = verdict(evidence, run.reader)
         read = report is not None and not report.unread and not (run.in_parts and machine.last is None)
-        # Who has said its last word had read its job: the daemon need not look.
-        done = evidence.ended_as_said and not run.surplus and not run.unsent
-        if killed or not read or isinstance(outcome, Crashed) or not (done or run.was_read(self._data)):
+        # A child writes its last message after it has read the whole job, so this saves a system call.
+        said_last = evidence.ended_as_said and not run.surplus and not run.unsent
+        if killed or not read or isinstance(outcome, Crashed) or not (said_last or run.was_read(self._data)):
             self.retire()
         self._let_go()
         cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes

@@ -21,9 +21,11 @@ from sandbox.limits import MIB, Limits
 from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked
 
-_ARTIFACT_BASE_BYTES, _ARTIFACT_TIMES = 4096, 8
+_ARTIFACT_BASE_BYTES, _ARTIFACT_BYTES_PER_SOURCE_BYTE = 4096, 8
+"""Bound of the packed bytecode of a small program, and of any program."""
+
 _MOST_ARTIFACT_BYTES = 2 << 20
-"""Copying so much to new memory takes 1 ms of the loop."""
+"""Bound of all packed bytecode: copying 2 MiB to new memory holds the loop for 1 ms."""
 
 _ADDRESS_SPACE_MIB = 64
 """RLIMIT_AS of the zygote, at least. It runs no user's code. A child lowers it to the run's limit."""
@@ -35,7 +37,7 @@ class Host:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self.version = self.installed()
-        self.build = version.artifact_build()
+        self.artifact_build = version.artifact_build()
         self._plan: Plan | None = None
         self._making = trio.Lock()
 
@@ -58,7 +60,7 @@ class Host:
             if self._plan is None:
                 root = await trio.to_thread.run_sync(build_root, self._setting.folder)
                 self.version = self.installed()
-                self.build = version.artifact_build()
+                self.artifact_build = version.artifact_build()
                 self._plan = self._plan_in(root)
         return self._plan
 
@@ -84,14 +86,13 @@ class Host:
         return await starting.start(plan, reactor)
 
     def artifact_bytes(self, source: bytes) -> int:
-        """Return the most packed bytecode (bytecode.c) that is kept. Bundles have up to twice their source."""
-        return min(_ARTIFACT_BASE_BYTES + _ARTIFACT_TIMES * len(source), _MOST_ARTIFACT_BYTES)
+        """Return the most packed bytecode that a check may return. Real bundles need up to twice their source."""
+        return min(_ARTIFACT_BASE_BYTES + _ARTIFACT_BYTES_PER_SOURCE_BYTE * len(source), _MOST_ARTIFACT_BYTES)
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
-        """Return the form that the process reported, and its bytecode, which is not looked at.
+        """Return the reported form and the bytecode, unverified.
 
-        False ones affect only that program's own runs. They make a program that does not run, or that does something
-        else: as much as a program can do that has taken its checker over.
+        False values affect only this program's own runs, which could do the same from their source.
         """
         code = None if checked.code is None else bytes(checked.code)
         return Artifact(form=Form.MODULE if checked.module else Form.BODY, language="javascript", code=code)

@@ -10,7 +10,7 @@ from sandbox.engines.quickjs.host.wrapper import BODY, BRACKETS
 from sandbox.program import Form
 from sandbox.protocol.frames import Task, job_frame
 
-_HEADER = struct.Struct(">cII12s5I")
+_HEADER = struct.Struct(">cII12sI5I")
 _SEED_BYTES = 12
 
 _BEFORE, _AFTER = BODY[0].encode(), BODY[1].encode()
@@ -20,7 +20,6 @@ _BRACKETS = BRACKETS.encode()
 def frame(job: Job) -> tuple[bytes, ...]:
     """Return the frame of a job, in parts: its texts are not copied."""
     before, bytecode, after, brackets = b"", b"", b"", b""
-    result_or_artifact_bytes = job.limits.result_bytes
     match job.task:
         case Task.RUN:
             artifact = job.artifact
@@ -34,15 +33,15 @@ def frame(job: Job) -> tuple[bytes, ...]:
                 kind = b"L" if body else b"M"
         case Task.CHECK:
             kind, brackets = b"C", _BRACKETS
-            result_or_artifact_bytes = job.artifact_bytes
         case Task.CHECK_AND_RUN:
             kind, brackets = b"S", _BRACKETS
     prompt, env = job.prompt_bytes(), job.env.encode()
     header = _HEADER.pack(
         kind,
-        result_or_artifact_bytes,
+        job.limits.result_bytes,
         job.limits.log_bytes,
         os.urandom(_SEED_BYTES),
+        job.artifact_bytes,
         len(before) + len(job.source) + len(after),
         len(bytecode),
         len(prompt),

@@ -109,7 +109,7 @@ TABLE: tuple[Row, ...] = (
     (
         lambda e: e.exit_code == NOT_LOADED_EXIT,
         lambda e, _: Crashed(
-            message="the program's bytecode can't be loaded; if it is a kept program, its next runs are from its source"
+            message="the program's bytecode can't be loaded; a kept program's next run uses its source"
         ),
     ),
     (lambda e: e.exit_code != 0, lambda e, _: Crashed(message=f"the engine ended with exit code {e.exit_code}")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sandbox.engines.quickjs.host.root import cell
-from sandbox.engines.quickjs.host.wrapper import VERSION
+from sandbox.engines.quickjs.host.wrapper import DIGEST
 from sandbox.jail.root import RootError
 
 _BUILD_DIGITS = 12
@@ -28,10 +28,10 @@ def installed() -> str:
 def artifact_build() -> str:
     """Return the build of artifacts: the cell's build, and the wrapper. Raises RootError.
 
-    Bytecode depends on the engine and the wrapper alone. But after a fault in the cell's C files is mended, bytecode
-    that a program left there by means of it must not be loaded.
+    Bytecode depends on the engine and the wrapper only. The build covers all of the cell's C files: after a security
+    fix, bytecode that a program forged through the flaw must not be loaded.
     """
-    return f"{_facts().build}-{VERSION}"
+    return f"{_facts().build}-{DIGEST}"
 
 
 def _facts() -> _Facts:

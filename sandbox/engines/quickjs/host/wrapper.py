@@ -1,6 +1,6 @@
 """The texts that the daemon puts around a program for QuickJS. The jailed process gets them with each job.
 
-A program becomes the body of an async function.
+A program becomes the body of an async function, which prelude.js calls.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ BODY = (
 BRACKETS = "\0".join([text for bracket in CHECKS for text in bracket] + [LOOSE, *BODY])
 """All of them, as a job that checks a source carries them: three pairs, the one that is not closed, the body's pair."""
 
-VERSION = hashlib.sha256("\0".join(BODY).encode()).hexdigest()[:8]
-"""A part of the name of what is kept of a checked program: bytecode has the wrapper in it."""
+DIGEST = hashlib.sha256("\0".join(BODY).encode()).hexdigest()[:8]
+"""Part of the build of artifacts, because bytecode contains the wrapper."""

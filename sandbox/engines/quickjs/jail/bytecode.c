@@ -1,10 +1,10 @@
-/* Bytecode as the store keeps it. The engine puts the source text of each function into it, for toString(), and so a piece
- * of the program is there once for each function around it. Here what also stands in the program's source is replaced by
- * its place there, as rsync does (Tridgell and Mackerras, "The rsync algorithm", 1996): blocks of the source are found
- * by a rolling hash. It takes time in proportion to the size, whatever the texts are.
+/* Packing of bytecode for the store. The engine stores the source text of each function in it, for toString(), so
+ * nested functions repeat text. Packing replaces text that stands in the program's source by a reference, which it
+ * finds with a rolling hash as rsync does (Tridgell and Mackerras, "The rsync algorithm", 1996). The time is linear
+ * for any input.
  *
- * Packed bytecode is its size, and then, until that is reached: the size of a literal part, this part, and the place and
- * the size of a part of the source. Each number has four bytes, big-endian. */
+ * Format: the unpacked size, and then parts: size of a literal, the literal, offset in the source, size of the copy.
+ * Numbers are 32-bit, big-endian. */
 #include <string.h>
 
 #include "cell.h"
@@ -21,8 +21,8 @@ static uint32_t hash_of(const char *block)
     return hash;
 }
 
-/* Return the factor of a block's first byte in the hash of the block. */
-static uint32_t factor_of_first(void)
+/* Return the weight of a block's first byte in its hash. */
+static uint32_t weight_of_first(void)
 {
     uint32_t power = 1;
     for (size_t i = 1; i < BLOCK_BYTES; i++)
@@ -30,8 +30,13 @@ static uint32_t factor_of_first(void)
     return power;
 }
 
-/* A table with the place of each block of the source, plus 1, by the block's hash. Of blocks with the same slot it has the
- * last one. */
+/* Return the hash of the block that begins one byte later. `first`: see weight_of_first. */
+static uint32_t rolled(uint32_t hash, char out, char in, uint32_t first)
+{
+    return (hash - (unsigned char)out * first) * factor + (unsigned char)in;
+}
+
+/* Maps a block's hash to its offset in the source, plus 1; 0: none. On a collision the later block stays. */
 struct blocks {
     uint32_t *slots;
     unsigned shift;
@@ -73,28 +78,29 @@ static char *put_part(char *to, const char *literal, size_t literal_bytes, size_
 static size_t common(struct text source, size_t place, struct text bytecode, size_t at)
 {
     size_t bytes = 0;
-    while (place + bytes < source.size && at + bytes < bytecode.size && source.start[place + bytes] == bytecode.start[at + bytes])
+    while (place + bytes < source.size && at + bytes < bytecode.size &&
+           source.start[place + bytes] == bytecode.start[at + bytes])
         bytes++;
     return bytes;
 }
 
-/* Return the bytecode of a source as it is kept; an empty text if there is no memory for it. */
+/* Return packed bytecode; an empty text if memory is refused. */
 struct text bytecode_pack(struct text bytecode, struct text source)
 {
     struct blocks blocks;
-    /* A part takes three numbers, and each but the last stands for a block at least. */
+    /* A part adds 12 bytes, and each part but the last replaces at least 64. */
     char *packed = memory_functions.js_malloc(NULL, bytecode.size + 4 * NUMBER_BYTES);
     if (packed == NULL || !index_blocks(source, &blocks))
         return TEXT("");
     char *end = put_number(packed, bytecode.size);
-    const uint32_t first = factor_of_first();
+    const uint32_t first = weight_of_first();
     uint32_t hash = 0;
-    size_t done = 0, at = 0; /* what is packed; where the block begins whose hash this is */
-    bool rolling = false;
+    size_t done = 0, at = 0; /* bytes that are packed; start of the block that `hash` is of */
+    bool is_current = false; /* whether `hash` is that of the block before this one */
     while (at + BLOCK_BYTES <= bytecode.size) {
         const char *block = bytecode.start + at;
-        hash = rolling ? (hash - (unsigned char)block[-1] * first) * factor + (unsigned char)block[BLOCK_BYTES - 1] : hash_of(block);
-        rolling = true;
+        hash = is_current ? rolled(hash, block[-1], block[BLOCK_BYTES - 1], first) : hash_of(block);
+        is_current = true;
         uint32_t place = *slot_of(&blocks, hash);
         size_t bytes = place == 0 ? 0 : common(source, place - 1, bytecode, at);
         if (bytes < BLOCK_BYTES) {
@@ -106,7 +112,7 @@ struct text bytecode_pack(struct text bytecode, struct text source)
             from--, at--, bytes++;
         end = put_part(end, bytecode.start + done, at - done, from, bytes);
         done = at = at + bytes;
-        rolling = false;
+        is_current = false;
     }
     end = put_part(end, bytecode.start + done, bytecode.size - done, 0, 0);
     memory_functions.js_free(NULL, blocks.slots);

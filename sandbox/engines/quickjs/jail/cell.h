@@ -45,7 +45,7 @@ bool memory_is_placed(void);
 enum job_kind {
     JOB_BODY = 'L',          /* run a wrapped body */
     JOB_MODULE = 'M',        /* run a module */
-    JOB_BYTECODE = 'K',      /* run what a check made of a program */
+    JOB_BYTECODE = 'K',      /* run packed bytecode */
     JOB_CHECK = 'C',         /* check a source, and compile it */
     JOB_CHECK_AND_RUN = 'S', /* check a source and run it */
 };
@@ -64,7 +64,7 @@ struct job {
     struct text code, bytecode;
     struct given given;
     struct text brackets[BRACKETS]; /* with JOB_CHECK and JOB_CHECK_AND_RUN */
-    uint32_t bytecode_bytes;        /* with JOB_CHECK: the most that is wanted */
+    uint32_t bytecode_bytes;        /* the most packed bytecode to return, with JOB_CHECK */
 };
 
 bool frames_parse_job(const char *payload, size_t size, struct job *job);
@@ -83,7 +83,7 @@ struct limits {
 
 void confinement_set_limits(const struct limits *limits);
 void confinement_put_on(void);
-bool confinement_has_time_left(void);
+bool confinement_used_at_most(unsigned percent);
 
 /* --- context.c: the one JavaScript context ------------------------------------------------------------------------ */
 
@@ -117,6 +117,7 @@ bool hooks_add(JSContext *context);
 
 enum form { FORM_NONE = 0, FORM_BODY = 'B', FORM_MODULE = 'M' };
 
+/* After FORM_MODULE the module is the compiled program: context_run and context_bytecode may follow. */
 enum form check_source(const struct job *job);
 
 /* --- child.c ------------------------------------------------------------------------------------------------------ */

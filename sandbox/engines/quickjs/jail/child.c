@@ -29,25 +29,28 @@ static bool load(struct text packed, struct text code)
     return good;
 }
 
-/* Unpacked bytecode of more than this is not kept: a run holds it while it loads it. */
-enum { BASE_BYTES = 64 * 1024, TIMES_THE_CODE = 8 };
+enum {
+    CHECK_PERCENT = 33, /* of the CPU time: to compile, pack and load takes about as long as the check did */
+    /* Bound of unpacked bytecode, beside so many times the size of the program: a run holds it while it loads it. */
+    BASE_BYTES = 64 * 1024,
+    BYTES_PER_BYTE = 8,
+};
 
-/* Return the packed bytecode of a program that was checked. An empty text: it can't be made in the time and memory that
- * are left, or it is too large. Bytecode that can't be loaded shows here, and not in the first run. `code`: the text that
- * each run will be sent. */
+/* Return packed bytecode of the checked program; an empty text if time or memory is short, or if it is too large. A
+ * trial load finds here, and not in the first run, what can't be loaded. `code`: the text that each run will get. */
 static struct text bytecode_of(enum form form, const struct job *job, struct text code)
 {
     struct fault fault;
-    if (job->bytecode_bytes == 0 || !confinement_has_time_left())
+    if (job->bytecode_bytes == 0 || !confinement_used_at_most(CHECK_PERCENT))
         return TEXT("");
     if (form == FORM_BODY && !context_compile_body(code, &fault))
         return TEXT("");
     struct text bytecode = context_bytecode();
-    if (bytecode.size > BASE_BYTES + TIMES_THE_CODE * code.size)
+    if (bytecode.size > BASE_BYTES + BYTES_PER_BYTE * code.size)
         return TEXT("");
     struct text packed = bytecode_pack(bytecode, code);
     bool good = packed.size <= job->bytecode_bytes && load(packed, code);
-    /* The engine does not notice if the kernel has refused it memory for a part of the bytecode. */
+    /* JS_WriteObject does not report every refused allocation. */
     return good && !memory_was_refused() ? packed : TEXT("");
 }
 
@@ -61,7 +64,7 @@ static void check(const struct job *job)
     struct text code = form == FORM_BODY ? memory_join(parts, 3) : job->code;
     if (job->kind == JOB_CHECK)
         frames_send_marked('f', (char)form, bytecode_of(form, job, code));
-    else if (form == FORM_MODULE || context_compile_body(code, &fault))
+    else if (form == FORM_MODULE || compile(FORM_BODY, code, &fault))
         context_run(&job->given);
     else
         context_tell_broken(fault);

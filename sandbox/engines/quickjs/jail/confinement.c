@@ -1,7 +1,7 @@
 /* What a child gives up before it reads a user byte: the control socket, more than its limits, and every system call
- * but those in host/filter.py, of which cell_build/embedded.py makes filter.h. What the kernel is handed was made ready
- * in the zygote, so nothing is allocated here. The system calls themselves, not the C library's functions: they are what
- * the policy of the jail names. */
+ * but those in host/filter.py, of which cell_build/embedded.py makes filter.h. What the kernel is handed was made
+ * ready in the zygote, so nothing is allocated here. The system calls themselves, not the C library's functions:
+ * they are what the policy of the jail names. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -92,12 +92,12 @@ void confinement_put_on(void)
         require(syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0));
 }
 
-/* Whether this process has used no more than a third of its CPU time. */
-bool confinement_has_time_left(void)
+/* Whether this process has used at most this part of its CPU limit. */
+bool confinement_used_at_most(unsigned percent)
 {
     struct timespec used;
     if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) != 0)
         return false;
     int64_t used_us = used.tv_sec * 1000000 + used.tv_nsec / 1000;
-    return 3 * used_us <= cpu_timer.value_s * 1000000 + cpu_timer.value_ns / 1000;
+    return 100 * used_us <= (int64_t)percent * (cpu_timer.value_s * 1000000 + cpu_timer.value_ns / 1000);
 }

@@ -155,23 +155,23 @@ bool context_compile_body(struct text wrapped, struct fault *fault)
     return compile(wrapped, SCRIPT, JS_EVAL_TYPE_GLOBAL, fault);
 }
 
-/* Make a module the program. False if it does not parse, or imports something. The engine has it under its name from then
- * on, for import(). */
+/* Make a module the program. False if it does not parse, or imports something. The engine has it under its name from
+ * then on, for import(). */
 bool context_compile_module(struct text source, struct fault *fault)
 {
     return compile(source, PROGRAM, JS_EVAL_TYPE_MODULE, fault);
 }
 
-/* Make the program what context_bytecode returned. False if it can't be loaded. The engine hardly checks bytecode, and so
- * it is as hostile as native code: call this behind the filter alone. */
+/* Make the program what context_bytecode returned. False if it can't be loaded. The engine does not verify bytecode:
+ * it is as hostile as native code, so call this only when the second filter is on. */
 bool context_load(struct text bytecode)
 {
     compiled = JS_ReadObject(context, (const uint8_t *)bytecode.start, bytecode.size, JS_READ_OBJ_BYTECODE);
     return JS_IsModule(compiled) || JS_VALUE_GET_TAG(compiled) == JS_TAG_FUNCTION_BYTECODE;
 }
 
-/* Return the bytecode of the program that was compiled last; an empty text if there is no memory for it. The source texts
- * of its functions are in it, for toString(). */
+/* Return the bytecode of the program that was compiled last; an empty text if there is no memory for it. The source
+ * texts of its functions are in it, for toString(). */
 struct text context_bytecode(void)
 {
     struct text bytecode;
@@ -184,8 +184,8 @@ static bool is(struct text text, const char *word)
     return text.size == strlen(word) && memcmp(text.start, word, text.size) == 0;
 }
 
-/* Send how a run ended by an error. The text alone says nothing of memory, since a program can throw any: the kernel must
- * have refused some as well. */
+/* Send how a run ended by an error. The text alone says nothing of memory, since a program can throw any: the kernel
+ * must have refused some as well. */
 static void tell_thrown(const struct fault *fault)
 {
     bool engines_own = (is(fault->name, "InternalError") && is(fault->message, "out of memory")) ||
@@ -220,7 +220,8 @@ static struct text next_part(struct text *rest)
     return part;
 }
 
-/* Send what contract.js reports: a value's JSON; or `!`, how else the run ended, and a NUL before each of three texts. */
+/* Send what contract.js reports: a value's JSON; or `!`, how else the run ended, and a NUL before each of three
+ * texts. */
 static void tell_report(struct text report)
 {
     if (report.size == 0 || report.start[0] != '!') {
@@ -254,7 +255,7 @@ static JSValue text_value(struct text text)
     return JS_NewStringLen(context, text.start, text.size);
 }
 
-/* Begin the program: return the promise of what comes of it, or an exception. */
+/* Start the program; return the promise of its result, or an exception. */
 static JSValue begin(const struct given *given)
 {
     JSValue arguments[] = {
@@ -285,7 +286,8 @@ void context_run(const struct given *given)
     settle(value);
     switch (JS_PromiseState(context, value)) {
     case JS_PROMISE_PENDING:
-        context_tell_broken((struct fault){TEXT("Error"), TEXT("the program waits for a promise that nothing can settle"), TEXT("")});
+        context_tell_broken(
+            (struct fault){TEXT("Error"), TEXT("the program waits for a promise that nothing can settle"), TEXT("")});
         return;
     case JS_PROMISE_REJECTED:
         context_tell_broken(fault_of(JS_PromiseResult(context, value)));

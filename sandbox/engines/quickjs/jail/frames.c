@@ -1,11 +1,12 @@
-/* The bytes on the data socket. A frame is a kind (one byte), the size of its payload (four bytes, big-endian), and the
- * payload; each field of a payload that has several has its size before it. sandbox/protocol/frames.py has all kinds.
+/* The bytes on the data socket. A frame is a kind (one byte), the size of its payload (four bytes, big-endian), and
+ * the payload; each field of a payload that has several has its size before it. sandbox/protocol/frames.py has all
+ * kinds.
  *
- * The one frame that comes is the job. Its payload is a kind, five numbers, the sizes of code, bytecode, prompt, env and brackets,
- * and then these. All numbers and sizes have four bytes. The numbers are the limits of the result and of the console
- * lines, and three seeds; for a check the first one is the most bytecode that is wanted. The brackets are texts with a NUL
- * between each two: three pairs that a source is parsed in, one that opens a body and does not close it, and the pair
- * that a body is run in. */
+ * The only incoming frame is the job. Its payload is: a kind (one byte); six numbers, which are the limits of the
+ * result and of the console lines, three random seeds, and the most bytecode that a check may return; the sizes of
+ * code, bytecode, prompt, env and brackets; and then these texts. Numbers and sizes have four bytes, big-endian. The
+ * brackets are texts with a NUL between each two: three pairs that a source is parsed in, one that opens a body and
+ * does not close it, and the pair that a body is run in. */
 #include <string.h>
 #include <unistd.h>
 
@@ -13,7 +14,7 @@
 
 enum {
     HEADER_BYTES = 5,
-    NUMBERS = 5,
+    NUMBERS = 6,
     FIELDS = 5,
     ROOM_BYTES = 16384,       /* what most jobs fit into */
     MOST_JOB_BYTES = 1 << 30, /* no job of the daemon's is nearly as large; the memory limit is far below */
@@ -53,7 +54,10 @@ bool frames_parse_job(const char *payload, size_t size, struct job *job)
         return false;
     job->kind = (enum job_kind)payload[0];
     struct given *given = &job->given;
-    uint32_t *numbers[NUMBERS] = {&given->result_bytes, &given->log_bytes, &given->seeds[0], &given->seeds[1], &given->seeds[2]};
+    uint32_t *numbers[NUMBERS] = {
+        &given->result_bytes, &given->log_bytes, &given->seeds[0],
+        &given->seeds[1],     &given->seeds[2],  &job->bytecode_bytes,
+    };
     for (size_t i = 0; i < NUMBERS; i++)
         *numbers[i] = (uint32_t)big_endian(payload + 1 + 4 * i);
     struct text brackets;
@@ -67,8 +71,6 @@ bool frames_parse_job(const char *payload, size_t size, struct job *job)
     }
     if (at != size)
         return false;
-    if (job->kind == JOB_CHECK)
-        job->bytecode_bytes = given->result_bytes;
     if (job->kind == JOB_CHECK || job->kind == JOB_CHECK_AND_RUN)
         return parse_brackets(brackets, job->brackets);
     return brackets.size == 0;

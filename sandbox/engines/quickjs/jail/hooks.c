@@ -1,5 +1,6 @@
-/* What the cell's own scripts call: `__promptlog_log` of prelude.js, `__promptlog_utf8` of encoding.js. The scripts take the names away. A program can get hold of the functions all the same
- * (CallSite.getFunction), so any argument may come; what they do is what a program may do anyway. */
+/* What the cell's own scripts call: `__promptlog_log` of prelude.js, `__promptlog_utf8` of encoding.js. The scripts
+ * take the names away. A program can get hold of the functions all the same (CallSite.getFunction), so any argument
+ * may come; what they do is what a program may do anyway. */
 #include <string.h>
 
 #include "cell.h"
@@ -33,8 +34,9 @@ static JSValue encode(JSContext *context, JSValueConst this, int count, JSValueC
     return array;
 }
 
-/* Return the size of the character at `at`; if there is none, minus the number of bytes that one U+FFFD stands for: the
- * longest part that could have begun a character (The Unicode Standard, 3.9, table 3-7; so does the Encoding Standard). */
+/* Return the size of the character at `at`; if there is none, minus the number of bytes that one U+FFFD stands for:
+ * the longest part that could have begun a character (The Unicode Standard, 3.9, table 3-7; so does the Encoding
+ * Standard). */
 static int character_size(const uint8_t *at, const uint8_t *end)
 {
     uint8_t lead = at[0];
@@ -52,8 +54,8 @@ static int character_size(const uint8_t *at, const uint8_t *end)
     return size;
 }
 
-/* Return the bytes of a Uint8Array; NULL with an exception, or for no bytes. The engine's own answer is the length that an
- * array was made with, also if it follows a buffer that has become shorter since. */
+/* Return the bytes of a Uint8Array; NULL with an exception, or for no bytes. The engine's own answer is the length
+ * that an array was made with, also if it follows a buffer that has become shorter since. */
 static const uint8_t *bytes_of(JSContext *context, size_t *size, JSValueConst array)
 {
     const uint8_t *bytes = JS_GetUint8Array(context, size, array);

@@ -1,17 +1,17 @@
-/* The engine's memory. Blocks of up to 32 KiB are cut from chunks; larger ones are mappings of their own. A freed block
- * goes to the list of its size, and from there to the next who asks for that size; above 1 MiB, to the kernel. So a child
- * needs three system calls for memory. RLIMIT_AS is the limit: a refusal is the kernel's, and is noted, so that no text
- * that a program throws can pretend one (context.c). One thread, no locks.
+/* The engine's memory. Blocks of up to 32 KiB are cut from chunks; larger ones are mappings of their own. A freed
+ * block goes to the list of its size, and from there to the next who asks for that size; above 1 MiB, to the kernel.
+ * So a child needs three system calls for memory. RLIMIT_AS is the limit: a refusal is the kernel's, and is noted,
+ * so that no text that a program throws can pretend one (context.c). One thread, no locks.
  *
- * Placement: a child shares the zygote's pages until it writes to them, and each first write to a page costs a copy. So
- * the blocks of the start that many runs write to lie side by side in the hot region, with all that a child takes
- * itself. Blocks that only some runs write to are in the warm region, all others of the start in the cold one. A child
- * does not reuse a warm or cold block. The start takes the same blocks in the same order each time, so a block is known
- * by its number: placement.h lists the hot and warm ones (`make placement`). If the table is of another engine, or turns
- * out to be of another start, runs do the same and cost more.
+ * Placement: a child shares the zygote's pages until it writes to them, and each first write to a page costs a copy.
+ * So the blocks of the start that many runs write to lie side by side in the hot region, with all that a child takes
+ * itself. Blocks that only some runs write to are in the warm region, all others of the start in the cold one. A
+ * child does not reuse a warm or cold block. The start takes the same blocks in the same order each time, so a block
+ * is known by its number: placement.h lists the hot and warm ones (`make placement`). If the table is of another
+ * engine, or turns out to be of another start, runs do the same and cost more.
  *
- * A block's capacity stands in the 8 bytes before it. Capacities are 8 above a multiple of 16, so that blocks are aligned
- * to 16 bytes. */
+ * A block's capacity stands in the 8 bytes before it. Capacities are 8 above a multiple of 16, so that blocks are
+ * aligned to 16 bytes. */
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -307,8 +307,8 @@ bool memory_was_refused(void)
     return refused;
 }
 
-/* Give back what the start used and nobody uses any more: a fork copies the tables of each page. From now on all that is
- * taken is hot. */
+/* Give back what the start used and nobody uses any more: a fork copies the tables of each page. From now on all
+ * that is taken is hot. */
 void memory_end_start(void)
 {
     unmap_lists();

@@ -6,18 +6,19 @@
  *     |                                                              | fork
  *     +------- control (SOCK_SEQPACKET, descriptor 1) ----------- zygote
  *
- * nsjail starts the zygote in a jail whose root holds this static binary and nothing else. The zygote makes a JavaScript
- * context, evaluates promptlog's own scripts in it, which are in the binary, forks a child and reports that it is ready. The
- * child has the context already: a run pays for the pages that it writes to, and for nothing else.
+ * nsjail starts the zygote in a jail whose root holds this static binary and nothing else. The zygote makes a
+ * JavaScript context, evaluates promptlog's own scripts in it, which are in the binary, forks a child and reports
+ * that it is ready. The child has the context already: a run pays for the pages that it writes to, and for nothing
+ * else.
  *
- * A child (child.c) gives up what a run does not need (confinement.c): the control socket, CPU time and memory above its
- * limits, and all system calls but a few. Only then it reads one frame from the data socket (frames.c), checks the
- * source in it (check.c) or evaluates it (context.c), writes console lines (hooks.c) and one last message, and exits. The
- * zygote reaps it, reports how it ended, and forks the next.
+ * A child (child.c) gives up what a run does not need (confinement.c): the control socket, CPU time and memory above
+ * its limits, and all system calls but a few. Only then it reads one frame from the data socket (frames.c), checks
+ * the source in it (check.c) or runs the source or its bytecode (context.c), writes console lines (hooks.c) and one
+ * last message, and exits. The zygote reaps it, reports how it ended, and forks the next.
  *
- * Who trusts whom: the zygote never reads a user byte, since it never reads from data. What it reads from control is the
- * daemon's. A program that takes its child over has that child's descriptor 0 and its own memory. Nothing of a child comes
- * back to the zygote but its wait status and usage, which are the kernel's.
+ * Who trusts whom: the zygote never reads a user byte, since it never reads from data. What it reads from control is
+ * the daemon's. A program that takes its child over has that child's descriptor 0 and its own memory. Nothing of a
+ * child comes back to the zygote but its wait status and usage, which are the kernel's.
  *
  * Control, one packet a message, numbers big-endian but for those of E, which are the kernel's own:
  *
@@ -29,11 +30,12 @@
  *                    L number:4 cpu_ms:4 memory_bytes:8          the same, and give these limits to the next one, and
  *                                                                only to it
  *
- * Children are numbered from 0, so that a message about one that has just ended does not hit the next. control.py is the
- * other end. The daemon ends the zygote by closing control, and with it all in the jail.
+ * Children are numbered from 0, so that a message about one that has just ended does not hit the next. control.py is
+ * the other end. The daemon ends the zygote by closing control, and with it all in the jail.
  *
- * Most of what a run costs is the kernel's copying of pages that it writes to. So the zygote's memory is small, a child
- * does little, and the fork is the system call itself: there are no threads and no locks that the C library would mend. */
+ * Most of what a run costs is the kernel's copying of pages that it writes to. So the zygote's memory is small, a
+ * child does little, and the fork is the system call itself: there are no threads and no locks that the C library
+ * would mend. */
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
