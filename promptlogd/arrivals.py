@@ -64,8 +64,9 @@ class Arrivals:
         self._orders = count()
         self._scope: trio.CancelScope | None = None
 
-    async def serve(self) -> None:
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wake connections until cancelled."""
+        task_status.started()
         while True:
             if self._ready or self._next_deadline() <= trio.current_time():
                 await trio.lowlevel.checkpoint()

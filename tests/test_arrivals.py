@@ -43,7 +43,7 @@ def sockets() -> Iterator[_Sockets]:
 async def _serving() -> AsyncIterator[tuple[Arrivals, trio.Nursery]]:
     arrivals = Arrivals()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(arrivals.serve)
+        await nursery.start(arrivals.serve)
         yield arrivals, nursery
         nursery.cancel_scope.cancel()
 
