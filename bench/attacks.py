@@ -166,6 +166,26 @@ def _tabs() -> list[bytes]:
     return frames([Submit(id=id, source=f"{source}{id}", language="typescript") for id in range(4)])
 
 
+def _functions(number: int) -> str:
+    """A program of 800 KB that is mostly code, and so has much bytecode."""
+    return (
+        "".join(f"function f{n}(a, b) {{ return a.map((x) => x * {n} + b) }}\n" for n in range(15_000))
+        + f"return {number}"
+    )
+
+
+def _much_bytecode(target: Target) -> Step:
+    wire = Wire(target.path)
+    wire.exchange(frames([Submit(id=1, source=_functions(0), name="bad-client-code")]))
+    wire.close()
+    runs = frames([Run(id=id, hash="@bad-client-code") for id in range(_IDS)])
+    return again(lambda: runs, pipelined=8)(target)
+
+
+def _much_to_compile() -> list[bytes]:
+    return frames([Submit(id=id, source=_functions(id)) for id in range(_IDS)])
+
+
 _ENDLESS = "for (;;) {}"
 _STACKS = "console.log('\\n    at x' + '\\n'.repeat(65000));"
 _HALF = "const a = Array({}).fill([]); a.push('\\ud800'); return a"
@@ -226,6 +246,8 @@ ATTACKS: dict[str, Attack] = {
         prepare=again(lambda: _runs(_SLEEPS, limits=_SLEEP, engine="deno"), pipelined=64), from_other_uid=True
     ),
     "TypeScript of 1 MB of tabs": Attack(prepare=again(_tabs, pipelined=4)),
+    "runs of 1 MB of bytecode": Attack(prepare=_much_bytecode),
+    "submits of 800 KB of code": Attack(prepare=again(_much_to_compile, pipelined=4)),
     "300 loops, cancelled": Attack(prepare=_cancelled),
     "loops on new connections, 8 at once": Attack(prepare=_on_new_connections(8), from_other_uid=True),
     "loops on new connections, 250 at once": Attack(prepare=_on_new_connections(250), from_other_uid=True),

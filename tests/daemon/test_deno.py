@@ -179,7 +179,7 @@ def test_without_a_cgroup_there_is_no_jit() -> None:
             "const a = []; for (;;) a.push({b: [1]})", engine="deno", limits=LimitsAsked(cpu_ms=9000)
         )
         assert isinstance(result.outcome, MemoryLimit)
-        assert result.usage.peak_memory_bytes <= 148 << 20
+        assert 64 << 20 < result.usage.peak_memory_bytes <= 148 << 20  # a daemon is small: see `Supervisor`
         assert "RLIMIT_DATA" in client.stats().held_by["memory (deno)"]
 
 

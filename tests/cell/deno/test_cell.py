@@ -137,7 +137,9 @@ async def test_memory_is_held(plan: Plan, source: str) -> None:
             assert result.outcome.name == "RangeError"  # refused to an ArrayBuffer, which can say so
         else:
             assert isinstance(result.outcome, MemoryLimit), result.outcome
-        assert 64 * MIB < result.usage.peak_memory_bytes <= (128 if plan.cgroup else 148) * MIB
+        assert result.usage.peak_memory_bytes <= (128 if plan.cgroup else 148) * MIB
+        if plan.cgroup is not None:  # else who forks must be smaller, which a test process is not: see test_deno.py
+            assert result.usage.peak_memory_bytes > 64 * MIB
         assert result.usage.cpu_ms > 0
 
 
