@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
@@ -62,3 +63,12 @@ async def test_a_run_whose_output_waits_can_be_cancelled(plan: Plan) -> None:
         result = await run_on(cell, _LINES, on_log=lambda _: None, room=room, log_bytes=MIB, cpu_ms=3000)
         assert isinstance(result.outcome, Cancelled)
         assert result.usage.wall_ms < 30_000
+
+
+async def test_lines_before_a_kill_are_kept(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed before its output was read for the first time keeps the lines that it had written."""
+    monkeypatch.setattr("sandbox.engines.quickjs.host.cell.LOW_PRIORITY_AFTER_S", 60.0)
+    async with a_cell(plan) as cell:
+        result = await run_on(cell, "console.log('a'); for (;;) {}", wall_ms=500, cpu_ms=9000)
+        assert isinstance(result.outcome, WallLimit)
+        assert [line.text for line in result.logs] == ["a"]
