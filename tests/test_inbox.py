@@ -57,10 +57,10 @@ async def test_other_tasks_get_their_turn_between_requests(clock: MockClock) -> 
     assert max(len(list(group)) for what, group in groupby(order) if what == "request") <= 4
 
 
-async def test_who_waits_for_room_in_the_middle_of_a_frame_ends(clock: MockClock) -> None:
-    """Of 10 connections of a process, each with a part of a long frame, the last does not wait for all the others.
+async def test_a_partial_frame_does_not_wait_for_room_for_ever(clock: MockClock) -> None:
+    """Ten connections of a process each have a part of a long frame, and there is one place for such frames.
 
-    Each has the one place for `stall_s` at the most; who has waited three times as long is sent away.
+    Each holds it for at most `stall_s`. A connection that has waited three times as long is closed with `busy`.
     """
     clock.autojump_threshold = 0.01
     stall_s, ends = 1.0, []

@@ -1,4 +1,4 @@
-"""Programs as bytecode: they run as from their source, and damaged bytecode harms the run that has it alone."""
+"""Programs run from bytecode behave as from their source. Damaged bytecode affects only its own run."""
 
 from __future__ import annotations
 
@@ -102,13 +102,13 @@ async def test_no_more_bytecode_than_wanted(plan: Plan) -> None:
 
 
 async def test_a_check_without_time_for_bytecode_is_a_check(plan: Plan) -> None:
-    """A source that takes more than half of the check's CPU time to parse is a program nevertheless."""
+    """A check that has used more than a third of its CPU time returns the form, and no bytecode."""
     source = "".join(f"function f{n}(a, b) {{ return a.map((x) => x * {n} + b) }}\n" for n in range(4000))
     async with a_cell(plan) as cell:
         job = Job(task=Task.CHECK, source=source.encode(), artifact_bytes=4 * MIB, limits=_LIMITS)
         used = (await finish(cell, job)).usage.cpu_ms
         await until_blank(cell)
-        limits = msgspec.structs.replace(_LIMITS, cpu_ms=int(used * 0.9))  # four fifths of it are the check
+        limits = msgspec.structs.replace(_LIMITS, cpu_ms=int(used * 0.9))  # of what check and bytecode took
         result = await finish(cell, msgspec.structs.replace(job, limits=limits))
         assert isinstance(result.outcome, Checked), result
         assert result.outcome.code is None
@@ -125,7 +125,7 @@ async def test_what_is_no_bytecode_is_not_run(plan: Plan, code: bytes) -> None:
         assert result.artifact_failed
 
 
-async def test_bytecode_of_another_source_is_its_own_runs_affair(plan: Plan) -> None:
+async def test_bytecode_with_another_source_affects_only_its_run(plan: Plan) -> None:
     """Bytecode refers to its source: with another one it does not load, or does what a program may do."""
     async with a_cell(plan) as cell:
         artifact = await _checked(cell, _PROGRAMS["nested toString"])
@@ -135,7 +135,7 @@ async def test_bytecode_of_another_source_is_its_own_runs_affair(plan: Plan) -> 
 
 
 async def test_forged_bytecode_stays_in_its_process(plan: Plan) -> None:
-    """Bytecode with bytes exchanged at random does what it likes to its own process; the next runs are right.
+    """Randomly changed bytecode affects only its own process; the next runs are correct.
 
     The engine hardly checks bytecode: this is native code behind the second filter, as of a program that has taken
     over its process.

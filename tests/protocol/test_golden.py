@@ -196,7 +196,7 @@ async def _written(
         hold(decoder, held)
 
     monkeypatch.setattr(Decoder, "feed", tap)
-    monkeypatch.setattr(Decoder, "hold", tap_held)  # what is read when the process's end is known already
+    monkeypatch.setattr(Decoder, "hold", tap_held)  # bytes that are read after the process has ended
     engine, _, name = line["name"].partition(": ")
     language, source = _PROGRAMS[name]
     caps = {key: value for key, value in line["caps"].items() if key in ("result_bytes", "log_bytes")}

@@ -18,7 +18,7 @@ from sandbox.protocol.frames import Task, job_frame
 from sandbox.protocol.machine import Machine
 
 _ABSENT = cast(Any, None)
-"""Nothing of these is asked for before the run is settled."""
+"""Placeholder for collaborators that this test never calls."""
 
 
 async def test_bytes_of_the_next_process_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
