@@ -12,7 +12,6 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import count
 
 import trio
@@ -30,17 +29,19 @@ _WAKES_PER_TURN = 16
 class _Waiter:
     """A callback that runs at most once."""
 
-    __slots__ = ("_callback", "deadline", "expired", "order")
+    __slots__ = ("_callback", "cancelled", "deadline", "expired", "order")
 
     def __init__(self, deadline: float, order: int, callback: Callable[[], None]) -> None:
         self.deadline = deadline
         self.order = order
         self.expired = False
         """Whether it ran because of its deadline."""
+        self.cancelled = False
         self._callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
         """Do not run it any more."""
+        self.cancelled = True
         self._callback = None
 
     def run(self) -> None:
@@ -48,6 +49,10 @@ class _Waiter:
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
+
+    def run_again(self, callback: Callable[[], None]) -> None:
+        """Let it run once more."""
+        self._callback = callback
 
 
 class Arrivals:
@@ -68,20 +73,38 @@ class Arrivals:
         """Wake connections until cancelled."""
         task_status.started()
         while True:
-            if self._ready or self._next_deadline() <= trio.current_time():
-                await trio.lowlevel.checkpoint()
-            else:
-                with trio.CancelScope(deadline=self._next_deadline()) as self._scope:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-            self._read_events()
-            for share in list(self._ready):
-                self._wake(share)
+            with trio.CancelScope(deadline=self._next_deadline()) as self._scope:
+                while True:
+                    if self._ready:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self._wake_ready()
             self._run_expired()
+            self._wake_ready()  # if more deadlines have passed, the next scope is cancelled before it does this
 
-    async def readable(self, sock: socket.socket, share: Share, deadline: float = math.inf) -> bool:
-        """Wait until there is something to read, or the end. Return False if the deadline came first."""
+    async def readable(
+        self,
+        sock: socket.socket,
+        share: Share,
+        deadline: float = math.inf,
+        read_now: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Wait until there is something to read, or the end. Return False if the deadline came first.
+
+        `read_now`: called first when there is something to read. If it returns True, the wait goes on.
+        """
         task = trio.lowlevel.current_task()
-        waiter = self._arm(sock, select.EPOLLIN, share, deadline, partial(trio.lowlevel.reschedule, task))
+
+        def ready() -> None:
+            if read_now is None or not read_now():
+                if not waiter.cancelled:  # else the task goes on already
+                    trio.lowlevel.reschedule(task)
+            elif not waiter.cancelled:
+                waiter.run_again(ready)
+                self._epoll.modify(sock, select.EPOLLIN | select.EPOLLONESHOT)
+
+        waiter = self._arm(sock, select.EPOLLIN, share, deadline, ready)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             waiter.cancel()
@@ -145,20 +168,18 @@ class Arrivals:
             self._add_deadline(waiter)
         return waiter
 
-    def _read_events(self) -> None:
+    def _wake_ready(self) -> None:
+        """Wake a few connections of each process."""
         for descriptor, _ in self._epoll.poll(0, _EVENTS_PER_TURN):
             armed = self._waiters.get(descriptor)
             if armed is not None:
                 share, waiter = armed
                 self._ready.setdefault(share, deque()).append(waiter)
-
-    def _wake(self, share: Share) -> None:
-        """Wake a few connections of a process."""
-        ready = self._ready[share]
-        for _ in range(min(_WAKES_PER_TURN, len(ready))):
-            ready.popleft().run()
-        if not ready:
-            del self._ready[share]
+        for share, ready in list(self._ready.items()):
+            for _ in range(min(_WAKES_PER_TURN, len(ready))):
+                ready.popleft().run()
+            if not ready:
+                del self._ready[share]
 
     # --- deadlines ----------------------------------------------------------------------------------------------------
 
