@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from itertools import groupby
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -15,7 +16,7 @@ from promptlogd.budget import Budgets
 from promptlogd.inbox import Inbox
 from promptlogd.principal import Principal
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession, Unread
-from promptlogd.wire.messages import Request
+from promptlogd.wire.messages import Ping, Request
 
 
 async def _wait(wait: Callable[[], Awaitable[None]]) -> None:
@@ -88,3 +89,71 @@ async def test_a_partial_frame_does_not_wait_for_room_for_ever(clock: MockClock)
             serving.cancel_scope.cancel()
     assert max(at for at, _ in ends) - begin < 4.5 * stall_s
     assert sum(code == "busy" for _, code in ends) >= 6
+
+
+def _inbox(ours: socket.socket, arrivals: Arrivals, decode: Callable[[Unread], Awaitable[Ping]]) -> Inbox:
+    ours.setblocking(False)
+    budget = Budgets(connections=1).open(Principal(connection=1, uid=0, process=None))
+    session = ServerSession(inline_bytes=100)
+    return Inbox(ours, session, budget, arrivals, stall_s=10.0, unless_gone=_wait, decode=decode)
+
+
+async def test_requests_keep_their_order_behind_one_that_takes_time() -> None:
+    """Short requests are read at once, a large one by the connection's task: those behind it wait for it."""
+    taken: list[object] = []
+    decoding = trio.Event()
+    done = trio.Event()
+
+    async def decode(frame: Unread) -> Ping:
+        decoding.set()
+        await done.wait()
+        return Ping(id=3)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        arrivals = Arrivals()
+        inbox = _inbox(ours, arrivals, decode)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(arrivals.serve)
+            nursery.start_soon(inbox.read, lambda request: taken.append(request.id))
+            await trio.testing.wait_all_tasks_blocked()
+            large = b'{"type":"ping","id":3,"x":"%b"}\n' % (b"y" * 200)
+            pings = [b'{"type":"ping","id":%d}\n' % number for number in (1, 2, 4, 5)]
+            theirs.sendall(pings[0])
+            theirs.sendall(pings[1] + large + pings[2])
+            theirs.sendall(pings[3][:10])
+            await decoding.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert taken == [1, 2]
+            done.set()
+            theirs.sendall(pings[3][10:])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+    assert taken == [1, 2, 3, 4, 5]
+
+
+async def test_a_failure_with_one_connection_is_its_own() -> None:
+    """What goes wrong while a short request is taken ends that connection, and not the task that wakes all of them."""
+    taken: list[object] = []
+
+    def fail(request: Request | BadMessage) -> None:
+        raise ZeroDivisionError
+
+    async def decode(frame: Unread) -> Ping:
+        raise AssertionError("no frame is large")
+
+    with ExitStack() as stack:
+        (ours, theirs), (our_other, their_other) = (
+            [stack.enter_context(end) for end in socket.socketpair()] for _ in range(2)
+        )
+        arrivals = Arrivals()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(arrivals.serve)
+            nursery.start_soon(_inbox(our_other, arrivals, decode).read, lambda request: taken.append(request.id))
+            theirs.sendall(b'{"type":"ping","id":1}\n')
+            with pytest.raises(ZeroDivisionError):
+                await _inbox(ours, arrivals, decode).read(fail)
+            their_other.sendall(b'{"type":"ping","id":2}\n')
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+    assert taken == [2]
