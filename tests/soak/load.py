@@ -162,9 +162,10 @@ class Wire:
         self._pending: dict[int, tuple[Case, float]] = {}
         self.replies: dict[int, Reply] = {}
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(REPLY_S)
         try:
+            # Without a time-out: with one, connect(2) fails while an attacker fills the queue of new connections.
             self.socket.connect(os.fspath(path))
+            self.socket.settimeout(REPLY_S)
         except OSError as error:
             self.socket.close()
             raise Gone(str(error)) from error
@@ -428,9 +429,9 @@ def bad_frame(path: Path, chance: random.Random, ledger: Ledger) -> None:
     ledger.requests["bad frame"] += 1
     received = b""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(REPLY_S)
         try:
-            sock.connect(os.fspath(path))
+            sock.connect(os.fspath(path))  # without a time-out: see above
+            sock.settimeout(REPLY_S)
             sock.sendall(junk)
             sock.shutdown(socket.SHUT_WR)
             while data := sock.recv(_READ_BYTES):
