@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -48,48 +50,98 @@ async def _serving() -> AsyncIterator[tuple[Arrivals, trio.Nursery]]:
         nursery.cancel_scope.cancel()
 
 
+class _Turns:
+    """Counts the turns of trio's loop, and what happens in each."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, str]] = []
+        self._turn = 0
+
+    async def count(self) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self._turn += 1
+
+    def note(self, name: str) -> None:
+        self.events.append((self._turn, name))
+
+    def most(self, name: str) -> int:
+        """The most of these in one turn. Tasks run in random order, so that a turn's may count for the next one."""
+        return max(Counter(turn for turn, noted in self.events if noted == name).values())
+
+    def turn_of(self, name: str) -> int:
+        return next(turn for turn, noted in self.events if noted == name)
+
+
 async def test_one_process_does_not_keep_another_waiting(sockets: _Sockets) -> None:
-    """A hundred connections of one process have something to read: that of another process is among the first ones."""
-    woken: list[str] = []
+    """A hundred connections of one process have something to read: a few are woken in a turn, and another's at once."""
+    turns = _Turns()
 
     async def read(ours: socket.socket, share: Share, name: str) -> None:
         assert await arrivals.readable(ours, share)
-        woken.append(name)
+        turns.note(name)
 
     async with _serving() as (arrivals, nursery):
         crowd, other = Share(), Share()
-        for number in range(_MANY):
+        clients = []
+        for number in range(_MANY + 1):
             ours, theirs = sockets.pair()
-            nursery.start_soon(read, ours, crowd, f"crowd {number}")
-            theirs.send(b"x")
-        ours, theirs = sockets.pair()
-        nursery.start_soon(read, ours, other, "other")
-        theirs.send(b"x")
+            last = number == _MANY
+            nursery.start_soon(read, ours, other if last else crowd, "other" if last else "crowd")
+            clients.append(theirs)
         await trio.testing.wait_all_tasks_blocked()
-    assert len(woken) == _MANY + 1
-    assert woken.index("other") < _AT_ONCE
+        nursery.start_soon(turns.count)
+        for theirs in clients:
+            theirs.send(b"x")
+        with trio.fail_after(5):
+            while len(turns.events) <= _MANY:
+                await trio.lowlevel.checkpoint()
+    assert turns.most("crowd") <= 2 * _AT_ONCE
+    assert turns.turn_of("other") <= turns.turn_of("crowd") + 1
 
 
 async def test_late_connections_do_not_keep_others_waiting(sockets: _Sockets, clock: MockClock) -> None:
-    """A hundred deadlines pass at once: who has something to read is woken before the last of them."""
-    ended: list[str] = []
+    """A hundred deadlines pass at once: a few are told in a turn, and who has something to read is woken meanwhile."""
+    turns = _Turns()
 
-    async def read(ours: socket.socket, name: str, deadline: float) -> None:
+    async def read(ours: socket.socket, deadline: float) -> None:
         in_time = await arrivals.readable(ours, Share(), deadline)
-        ended.append(name if in_time else "late")
+        turns.note("other" if in_time else "late")
 
     async with _serving() as (arrivals, nursery):
         deadline = trio.current_time() + 5
         for _ in range(_MANY):
-            nursery.start_soon(read, sockets.pair()[0], "in time", deadline)
+            nursery.start_soon(read, sockets.pair()[0], deadline)
         ours, theirs = sockets.pair()
-        nursery.start_soon(read, ours, "other", deadline + 5)
+        nursery.start_soon(read, ours, deadline + 5)
         await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(turns.count)
         theirs.send(b"x")
         clock.jump(5.5)
-        await trio.testing.wait_all_tasks_blocked()
-    assert ended.count("late") == _MANY
-    assert ended.index("other") < 2 * _AT_ONCE
+        for _ in range(1000):
+            await trio.lowlevel.checkpoint()
+    assert len(turns.events) == _MANY + 1
+    assert turns.most("late") <= 2 * _AT_ONCE
+    assert turns.turn_of("other") <= turns.turn_of("late") + 2
+
+
+async def test_who_is_forgotten_in_the_queue_is_not_told(sockets: _Sockets) -> None:
+    """Many clients leave at once, and the end of the first one closes the others' connections as well."""
+    gone: list[int] = []
+    async with _serving() as (arrivals, _):
+        pairs = [sockets.pair() for _ in range(_MANY)]
+
+        def end_all(number: int) -> None:
+            gone.append(number)
+            for ours, _ in pairs:
+                arrivals.forget(ours)
+
+        share = Share()
+        for number, (ours, theirs) in enumerate(pairs):
+            arrivals.watch(ours, share, partial(end_all, number))
+            theirs.close()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert len(gone) == 1
 
 
 async def test_a_block_is_cancelled_at_its_deadline(clock: MockClock) -> None:

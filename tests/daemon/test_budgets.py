@@ -412,3 +412,17 @@ def test_halves_of_long_frames_end(tmp_path: Path) -> None:
 def _is_read(sock: socket.socket) -> bool:
     """Whether the other end has read all that was sent."""
     return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder) == 0
+
+
+def test_closed_connections_are_freed_at_once(tmp_path: Path) -> None:
+    """7,200 connections with a part of a frame come and go: their memory does not wait for a garbage collection."""
+    half = b'{"id":1,"type":"ping","x":"'.ljust(12_000, b"y")
+    with many_descriptors(1_000), a_daemon(tmp_path) as daemon, Client(daemon.socket) as other:
+        _is_served(other)
+        with _watched(daemon) as watch:
+            for _ in range(12):
+                with ExitStack() as stack:
+                    for _ in range(600):
+                        stack.enter_context(talk(daemon.socket)).sendall(half)
+                until(lambda: other.stats().clients == 1)
+        assert watch.growth < 20 * MIB  # 8 MiB; 33 if they wait

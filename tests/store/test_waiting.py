@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
+import msgspec
 import pytest
 
 from promptlogd.store import Store
@@ -270,3 +272,16 @@ def test_a_stamp_is_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recent.recall("b", lambda: 0) is None
     now = 0.03
     assert recent.recall("a", lambda: 1) is None
+
+
+def test_an_artifact_that_was_replaced_is_not_recalled(state: StateFolder) -> None:
+    """A run that begins right after an artifact was replaced does not get the old one."""
+    store = Store(state)
+    hash = store.resolve("@x")
+    old = store.artifact(hash, "quickjs", BUILD)
+    assert old is not None
+    assert store.recall_artifact(hash, "quickjs", BUILD) == old
+    with patch("time.monotonic", return_value=time.monotonic()):  # however long the disk takes
+        assert store.artifact(hash, "quickjs", BUILD) == old
+        store.put_artifact(hash, "quickjs", BUILD, msgspec.structs.replace(old, code=b"new"))
+        assert store.recall_artifact(hash, "quickjs", BUILD) is None

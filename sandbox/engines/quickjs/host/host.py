@@ -22,7 +22,7 @@ from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked
 
 _ARTIFACT_BASE_BYTES, _ARTIFACT_BYTES_PER_SOURCE_BYTE = 4096, 8
-"""Bound of the packed bytecode of a small program, and of any program."""
+"""Bound of packed bytecode: a constant, and so many bytes for each byte of the source."""
 
 _MOST_ARTIFACT_BYTES = 2 << 20
 """Bound of all packed bytecode: copying 2 MiB to new memory holds the loop for 1 ms."""

@@ -1,0 +1,38 @@
+"""From a text to its artifact, with a cell that the test plays."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+from promptlogd.checks import Checks
+from promptlogd.config import Config
+from promptlogd.principal import Principal
+from promptlogd.runs import Runs
+from sandbox.cells.job import Job, Result
+from sandbox.engines.host.engine_host import EngineHost
+from sandbox.outcome import Usage
+from sandbox.program import Artifact, Form, Language
+from sandbox.protocol.events import Checked
+
+_USAGE = Usage(cpu_ms=1.0, wall_ms=1.0, peak_memory_bytes=1)
+
+
+async def test_a_check_that_had_no_time_for_bytecode_is_repeated_with_more() -> None:
+    """A short source is checked within a run's CPU limit first. If there is no bytecode then, that of checks counts."""
+    jobs: list[Job] = []
+
+    async def finish(job: Job, principal: Principal) -> Result:
+        jobs.append(job)
+        return Result(outcome=Checked(module=False, code=b"code" if len(jobs) > 1 else None), usage=_USAGE)
+
+    async def artifact(source: bytes, language: Language, checked: Checked) -> Artifact:
+        return Artifact(form=Form.BODY, language=language, code=cast(bytes, checked.code))
+
+    host = SimpleNamespace(artifact_bytes=lambda source: 100, artifact=artifact)
+    config = Config()
+    checks = Checks(cast(Runs, SimpleNamespace(finish=finish)), {"quickjs": cast(EngineHost, host)}, config)
+    principal = Principal(connection=1, uid=0, process=None)
+    made = await checks.artifact(b"return 1", "quickjs", "javascript", principal)
+    assert made.code == b"code"
+    assert [job.limits.cpu_ms for job in jobs] == [config.default_limits("quickjs").cpu_ms, config.limits.check_cpu_ms]
