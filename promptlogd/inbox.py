@@ -63,7 +63,10 @@ class Inbox:
         """Bytes of the frame on its way that the budget counts."""
         self._has_room = False
         """Whether these are all that a short frame may have: then it is read to its end."""
-        self._overdue = self._waited = False
+        self._overdue = False
+        """Whether the last wait for room took too long."""
+        self._waited = False
+        """Whether `_receive` had to wait for room."""
         self._take: Callable[[Request | BadMessage], None] = _drop
         self._left: Iterator[Request | BadMessage | ProtocolError | Unread] | None = None
         """What `_read_now` has read, and left to this connection's task."""
