@@ -78,6 +78,7 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "mmap executable": ("9 0 4096 5 0x22 -1 0", "SIGSYS"),
     "mmap writable and executable": ("9 0 4096 7 0x22 -1 0", "SIGSYS"),
     "pkey_mprotect": ("329 code 4096 5 -1", "SIGSYS"),
+    "pkey_alloc": ("330 0 0", "SIGSYS"),
     "memfd_create": ("319 path 0", "SIGSYS"),
     "fexec of the data socket": ("322 0 zero 0 0 0x1000", "SIGSYS"),
     "prctl": ("157 22 2 zero 0 0", "error"),
