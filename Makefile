@@ -1,4 +1,6 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
+# make demo-http: the same over HTTP.  make play: a page to try programs in, in the browser.
+# make test-page: the page in Chromium, which has to be there (Debian: chromium).
 # make test-build: build whole wheels, also with zig and for arm64; takes minutes, and needs a package index.
 # make placement: make placement.h again, after a change to the engine or to a script that the cell evaluates (x86-64).
 # make test-sanitized: the hostile corpus on a cell with ASan and UBSan; takes minutes.
@@ -23,15 +25,16 @@ BIN := $(VENV)/bin
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
 # An editable installation builds the QuickJS cell; its cache makes it compile only what has changed (docs/building.md).
+PAGE_SOURCES := page_build/__init__.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: demo test test-build test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided fuzz-cell soak faults \
+.PHONY: demo demo-http play test test-build test-page test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided fuzz-cell soak faults \
 	docs clean
 
-$(VENV)/.installed: pyproject.toml $(CELL_SOURCES)
+$(VENV)/.installed: pyproject.toml $(CELL_SOURCES) $(PAGE_SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno,http]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
@@ -41,11 +44,22 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/promptlogctl exec --spawn examples/reverse.js --prompt "hello world"
 
+# The two calls of the proof of concept, with curl.
+demo-http: $(VENV)/.installed
+	$(BIN)/python examples/http_demo.py
+
+play: $(VENV)/.installed
+	$(BIN)/promptlogctl play
+
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-build: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/build/real_builds.py
+
+test-page: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[page]'
+	$(BIN)/python -m pytest tests/http/page.py
 
 placement: $(VENV)/.installed
 	$(BIN)/python -m placement
@@ -91,6 +105,7 @@ faults: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m promptlogd.wire.reference > docs/protocol.md
 	$(BIN)/python -m promptlogd.config_reference > docs/config.md
+	$(BIN)/python -m promptlogctl.http.openapi > promptlogctl/http/openapi.json
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,6 +1,8 @@
 """hatchling's build hook: every wheel of promptlog, also that of an editable installation, gets the QuickJS cell.
 
-How the executable is made: `cell_build/`.  What can be set, and what can go wrong: docs/building.md.
+It gets the editor of the page that tries programs as well, where that can be fetched.
+How the executable is made: `cell_build/`.  How the editor is fetched: `page_build/`.  What can be set, and what can go
+wrong: docs/building.md.
 """
 
 import sys
@@ -11,6 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))  # a build starts without the project's folder on the path
 
+import page_build
 from cell_build import cache, checkout, compiler, description, engine_source
 
 
@@ -24,9 +27,10 @@ class CustomBuildHook(BuildHookInterface[Any]):
         engine = engine_source.find(cache_folder)
         inputs = checkout.inputs(root, engine or {})
         zig = [compiler.ZIG_REQUIREMENT] if inputs.compiler.is_zig else []
+        deno = page_build.requirements(cache_folder)
         if engine is None:
-            return ["pip>=23.1", *zig]  # isolated builds have no pip of their own
-        return [] if inputs.kept(cache_folder) else zig
+            return ["pip>=23.1", *zig, *deno]  # isolated builds have no pip of their own
+        return deno if inputs.kept(cache_folder) else [*zig, *deno]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the executable, and tell hatchling where it belongs."""
@@ -37,6 +41,13 @@ class CustomBuildHook(BuildHookInterface[Any]):
         else:
             files = {str(made / name): f"{checkout.SOURCE_FOLDER}/{name}" for name, _ in checkout.FILES}
             build_data["force_include"].update(files)
+        editor = page_build.find_or_fetch(cache.open_folder())
+        if editor is not None and version == "editable":
+            page_build.put(editor, root / page_build.FOLDER)
+        elif editor is not None:
+            build_data["force_include"].update(
+                {str(path): f"{page_build.FOLDER}/{path.name}" for path in editor.iterdir()}
+            )
         build_data["sbom_files"].append(str(made / description.BILL_OF_MATERIALS))
         build_data["pure_python"] = False
         # A static executable needs no C library of the machine.

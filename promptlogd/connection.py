@@ -201,7 +201,7 @@ class Connection:
             self.send_error(request.id, "shutting_down", "the daemon is stopping")
         elif request.tenant is not None and not self._may_name_tenants:
             message = "a tenant is named by fronts alone: see `server.fronts` in the configuration"
-            self.send_error(request.id, "forbidden", message)
+            self.send_error(request.id, "forbidden", message, {"field": "tenant"})
         else:
             self._clients.unanswered += 1
             if self._is_at_once(request) or (not self._waiting and self._may_start()):

@@ -7,6 +7,7 @@ from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
+from promptlogctl.cli.http import http, play
 from promptlogctl.cli.list import list_
 from promptlogctl.cli.name import name
 from promptlogctl.cli.ping import ping
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for _command in (submit, run, exec_, show, list_, remove, name, ping, stats, doctor, canary, completion):
+for _command in (submit, run, exec_, show, list_, remove, name, ping, stats, doctor, canary, http, play, completion):
     cli.add_command(_command)
 
 __all__ = ["cli"]

@@ -53,17 +53,22 @@ class App:
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Give a client of the daemon that answers, or of a private one with `--spawn`."""
+        with self.daemon() as private, Client(private or self.socket) as client:
+            yield client
+
+    @contextmanager
+    def daemon(self) -> Iterator[Path | None]:
+        """With `--spawn`, and if no daemon answers, start a private one and give its socket. Stop it at the end."""
         if self.spawn and not _answers(self.socket_path):
             self.temporary = self.state_dir is None
             # Ended politely, it takes its daemon and its temporary folder along.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            with private_daemon(self.state_dir) as private, Client(private) as client:
-                yield client
+            with private_daemon(self.state_dir) as private:
+                yield private
         else:
             if self.state_dir is not None:
                 output.note(f"a daemon answers on {self.socket_path}: --state-dir is not used")
-            with Client(self.socket) as client:
-                yield client
+            yield None
 
 
 class Commands(click.Group):

@@ -18,7 +18,14 @@ from sandbox.program import Language
 OnLog = Callable[[LogLine], None]
 
 
-class SubmitOptions(TypedDict, total=False):
+class RequestOptions(TypedDict, total=False):
+    """Options of every request of the asynchronous client. Each may be left out; None is the same."""
+
+    tenant: str | None
+    """For whom a front asks. The daemon takes it from a front alone: see `server.fronts` in its configuration."""
+
+
+class SubmitOptions(RequestOptions, total=False):
     """Options of `submit`. Each may be left out; None is the same."""
 
     name: str | None
@@ -29,7 +36,7 @@ class SubmitOptions(TypedDict, total=False):
     """What the source is written in. Default: javascript. TypeScript needs deno."""
 
 
-class RunOptions(TypedDict, total=False):
+class RunOptions(RequestOptions, total=False):
     """Options of every method that runs a program. Each may be left out; None is the same."""
 
     env: Mapping[str, Any] | None
@@ -82,6 +89,7 @@ def run_request(id: Id, reference: str | None, source: str | bytes | None, promp
         engine=options.get("engine"),
         language=options.get("language"),
         stream_logs=options.get("on_log") is not None,
+        tenant=options.get("tenant"),
     )
 
 

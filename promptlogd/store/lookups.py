@@ -56,9 +56,10 @@ class Lookups:
         return int(self._db.execute("SELECT count(*) FROM programs").fetchone()[0])
 
     def with_prefix(self, prefix: str, limit: int) -> list[str]:
-        """Return hashes that begin so."""
+        """Return hashes that begin so, those of the oldest programs first."""
         rows = self._db.execute(
-            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY hash LIMIT ?",
+            # The + keeps SQLite from looking through all programs by their time.
+            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY +created_at, hash LIMIT ?",
             (prefix, prefix + "g", limit),
         )
         return [row[0] for row in rows]

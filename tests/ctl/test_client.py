@@ -18,11 +18,12 @@ from promptlogctl.client import (
     ConnectionLost,
     CpuLimit,
     LimitsAsked,
+    LogLine,
     NoDaemon,
     ProgramFailed,
     RequestRefused,
 )
-from tests.daemon.processes import until
+from tests.daemon.processes import a_daemon, until
 
 BACKENDS = ["trio", "asyncio"]
 LONG = LimitsAsked(cpu_ms=9000, wall_ms=9000)
@@ -210,16 +211,109 @@ def test_async_without_daemon(tmp_path: Path, backend: str) -> None:
 
     async def main() -> None:
         with pytest.raises(NoDaemon):
-            async with AsyncClient(tmp_path / "none"):
-                pass
+            async with AsyncClient(tmp_path / "none") as client:
+                await client.ping()
 
     anyio.run(main, backend=backend)
 
 
-def test_an_async_client_that_was_not_entered_says_how(socket_path: Path) -> None:
-    """Its methods work within `async with` alone, and say so."""
-    with pytest.raises(RuntimeError, match="async with"):
-        anyio.run(AsyncClient(socket_path).ping)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_async_client_goes_on_after_a_restart(backend: str, tmp_path: Path) -> None:
+    """It opens at the first request, and again when the daemon was restarted; a run that the restart ended is lost."""
+
+    async def main() -> None:
+        async with AsyncClient(tmp_path / "s") as client:
+            with a_daemon(tmp_path) as daemon:
+                assert (await client.run_source("return 1")).value == 1
+                async with anyio.create_task_group() as tasks:
+
+                    async def run() -> None:
+                        with pytest.raises(ConnectionLost):
+                            await client.run_source("for (;;);", limits=LONG)
+
+                    tasks.start_soon(run)
+                    with anyio.fail_after(5):
+                        while (await client.stats()).running == 0:
+                            await anyio.sleep(0.01)
+                    daemon.process.kill()
+                with pytest.raises(NoDaemon):
+                    await client.ping()
+            with a_daemon(tmp_path):
+                assert (await client.run_source("return 2")).value == 2
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_large_async_requests_in_flight(backend: str, socket_path: Path) -> None:
+    """Two hundred prompts of half a megabyte go out while as large results come back. At most 100 are in flight."""
+
+    async def main() -> None:
+        most = 0
+        async with AsyncClient(socket_path) as client, anyio.create_task_group() as tasks:
+            got: list[int] = []
+
+            async def run() -> None:
+                nonlocal most
+                got.append(len((await client.run_source("return prompt", "x" * 500_000)).value))
+                most = max(most, client.in_flight)
+
+            for _ in range(200):
+                tasks.start_soon(run)
+        assert got == [500_000] * 200
+        assert 0 < most <= 100
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_on_log_raises_is_its_own_tasks(backend: str, socket_path: Path) -> None:
+    """An exception of one task's `on_log` reaches that task alone, and its run is cancelled."""
+
+    def fail(line: LogLine) -> None:
+        raise LookupError(line.text)
+
+    async def main() -> None:
+        async with AsyncClient(socket_path) as client, anyio.create_task_group() as tasks:
+            before = (await client.stats()).runs.get("cancelled", 0)
+
+            async def others() -> None:
+                for _ in range(20):
+                    assert (await client.run_source("return 1")).value == 1
+
+            tasks.start_soon(others)
+            with pytest.raises(LookupError, match="here"):
+                await client.run_source("console.log('here'); for (;;);", limits=LONG, on_log=fail)
+            with anyio.fail_after(5):
+                while (await client.stats()).runs.get("cancelled", 0) == before:
+                    await anyio.sleep(0.01)
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_task_that_receives_for_others_may_be_cancelled(backend: str, socket_path: Path) -> None:
+    """The first task that waits receives for all. If it is cancelled, another one goes on."""
+
+    async def main() -> None:
+        async with AsyncClient(socket_path) as client, anyio.create_task_group() as tasks:
+            got: list[int] = []
+
+            async def short() -> None:
+                got.append((await client.run_source("return 1")).value)
+
+            for _ in range(50):
+                with anyio.CancelScope() as scope:
+                    tasks.start_soon(short)
+                    tasks.start_soon(short)
+                    with anyio.move_on_after(0.002):
+                        await client.run_source("for (;;);", limits=LONG)
+                    scope.cancel()
+            with anyio.fail_after(10):
+                while len(got) < 100:
+                    await anyio.sleep(0.01)
+
+    anyio.run(main, backend=backend)
 
 
 def test_many_large_requests_in_flight(client: Client) -> None:

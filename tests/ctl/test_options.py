@@ -117,6 +117,7 @@ def test_options_reach_the_daemon(client: Client) -> None:
         "isolation": "jail",
         "engine": "deno",
         "on_log": lambda line: lines.append(line.text),
+        "tenant": "somebody",
     }
     given = dict(options)
     assert given.keys() == RunOptions.__annotations__.keys()

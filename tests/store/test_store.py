@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def test_references(folder: Path) -> None:
 
 
 def test_an_ambiguous_prefix_names_its_matches(folder: Path) -> None:
-    """A prefix of two hashes is refused with both of them."""
+    """A prefix of two hashes is refused with both of them, the older program first."""
     store = Store.open(folder)
     store.close()
     planted = ["abcdef01" + "0" * 56, "abcdef01" + "1" * 56]
@@ -74,10 +75,11 @@ def test_an_ambiguous_prefix_names_its_matches(folder: Path) -> None:
         _object(folder, hash).mkdir(parents=True, mode=0o700)
         _object(folder, hash).parent.chmod(0o700)
         (_object(folder, hash) / "source").write_bytes(b"")
+    os.utime(_object(folder, planted[0]) / "source", (2_000_000_000, 2_000_000_000))
     store = Store.open(folder)
     with pytest.raises(Ambiguous) as error:
         store.resolve("abcdef01")
-    assert error.value.matches == planted
+    assert error.value.matches == planted[::-1]
     store.close()
 
 

@@ -1,0 +1,121 @@
+"""What is answered when a request gives no result: problem details (RFC 9457), and the status of each way to fail.
+
+| status | when |
+|---|---|
+| 400 | the request is malformed: its target, Host, body or a value in it |
+| 401, 403 | no token, or one without the right; a request that another site's page made |
+| 404, 405 | no such program or path; a method that the path does not have |
+| 409 | the beginning of a hash fits several programs |
+| 413, 431 | a body, program, prompt or env that is too large; headers that are too large |
+| 415 | a body that is not JSON |
+| 422 | the program does not parse; `line` and `column` say where |
+| 429 | busy: the queue is full, or this client has too many requests in flight. `Retry-After` says when to try again |
+| 500 | the program threw, or gave no result. The body is `{"error": message}`, not problem details |
+| 502 | the daemon failed, or was lost during the request; the engine crashed |
+| 503 | no daemon answers, or it is stopping. `Retry-After` says when to try again |
+| 504 | the run reached its limit of CPU or wall time |
+| 507 | the run reached its limit of memory, or its result is too large |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from promptlogctl.client import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon
+
+MEDIA_TYPE = "application/problem+json"
+
+RETRY_AFTER_S = 1
+"""What `Retry-After` says. Runs take milliseconds, and a daemon is back in a second."""
+
+_STATUS_OF_CODE = {
+    "bad_request": 400,
+    "not_found": 404,
+    "ambiguous": 409,
+    "too_large": 413,
+    "busy": 429,
+    "forbidden": 403,
+    "shutting_down": 503,
+    "unsupported": 400,
+    "internal": 502,
+}
+_STATUS_OF_OUTCOME = {
+    "syntax_error": 422,
+    "cpu_limit": 504,
+    "wall_limit": 504,
+    "memory_limit": 507,
+    "output_limit": 507,
+    "crashed": 502,
+    "cancelled": 503,
+}
+
+
+class Problem(Exception):
+    """A request that is answered with problem details."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        """`code`: for programs. `more`: further members of the body."""
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.more = more
+        self.headers = dict(headers or {})
+        if status in (429, 503):
+            self.headers.setdefault("retry-after", str(RETRY_AFTER_S))
+
+    def body(self) -> bytes:
+        """Return the problem details. `error` repeats the detail, for clients that know no other member."""
+        members = {
+            "type": f"urn:promptlog:problem:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "error": self.detail,
+        }
+        return msgspec.json.encode(
+            {**members, **{name: value for name, value in self.more.items() if value is not None}}
+        )
+
+    def response(self) -> Response:
+        """Return the response that it is."""
+        return Response(self.body(), self.status, {"cache-control": "no-store", **self.headers}, MEDIA_TYPE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request with it."""
+        await self.response()(scope, receive, send)
+
+
+def of_outcome(kind: str, message: str, **more: Any) -> Problem:
+    """Return the problem that an outcome is, other than `ok` and the program's own errors."""
+    return Problem(_STATUS_OF_OUTCOME[kind], kind, message, **more)
+
+
+def of_error(error: PromptlogError) -> Problem:
+    """Return the problem that an error of the client library is."""
+    match error:
+        case RequestRefused(code="bad_request", detail={"syntax_error": message, **place}):
+            return Problem(422, "syntax_error", str(message), line=place.get("line"), column=place.get("column"))
+        case RequestRefused():
+            return Problem(_STATUS_OF_CODE.get(error.code, 502), error.code, error.message, **_members(error.detail))
+        case NoDaemon() | UntrustedDaemon():
+            return Problem(503, "no_daemon", "no promptlogd answers")
+        case ConnectionLost():
+            return Problem(502, "connection_lost", "the daemon went away before it answered")
+        case _:
+            return Problem(502, "internal", str(error))
+
+
+def _members(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a refusal's detail as members that hide none of the problem's own."""
+    own = {"type", "title", "status", "detail", "code", "error", "headers"}
+    return {name: value for name, value in detail.items() if name not in own}

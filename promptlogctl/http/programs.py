@@ -1,0 +1,123 @@
+"""Endpoints for programs that are kept: `/submit` and `/programs`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from promptlogctl.client import RequestRefused
+from promptlogctl.http.backend import Backend
+from promptlogctl.http.bodies import ListAnswer, ProgramAnswer, RemovedAnswer, SubmitAnswer, SubmitBody
+from promptlogctl.http.body import json_body
+from promptlogctl.http.guard import caller_of
+from promptlogctl.http.problems import Problem
+from promptlogctl.http.runs import first_of, query_value
+from promptlogd.wire.messages import Id, List, Listed, Remove, Removed, Show, Shown, Submit, Submitted
+from promptlogd.wire.messages import Request as WireRequest
+
+_R = TypeVar("_R")
+_submit_body = msgspec.json.Decoder(SubmitBody)
+_MOST_LISTED = 1000
+
+
+class Programs:
+    """Keeps programs, tells of them, removes them."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def submit(self, request: Request) -> Response:
+        """Keep a program."""
+        caller = caller_of(request.scope)
+        caller.require("submit")
+        body = await json_body(request, _submit_body)
+
+        def make(id: Id, tenant: str | None) -> Submit:
+            return Submit(
+                id=id, tenant=tenant, source=body.code, name=body.name, engine=body.engine, language=body.language
+            )
+
+        reply = await self._backend.ask(caller, make, Submitted)
+        return _json(SubmitAnswer(hash=reply.hash, url=f"{request.scope.get('root_path', '')}/run/{reply.hash}"))
+
+    async def list(self, request: Request) -> Response:
+        """List programs, newest first: one page."""
+        caller = caller_of(request.scope)
+        caller.require("submit")
+        query = request.scope["query_string"]
+        after, limit = query_value(query, b"after"), query_value(query, b"limit") or "100"
+        if not limit.isascii() or not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= _MOST_LISTED:
+            raise Problem(400, "bad_request", f"`limit` is a number from 1 to {_MOST_LISTED}")
+
+        def make(id: Id, tenant: str | None) -> List:
+            return List(id=id, tenant=tenant, limit=int(limit), after=after)
+
+        reply = await self._backend.ask(caller, make, Listed)
+        return _json(ListAnswer(programs=reply.programs, next=reply.next))
+
+    async def show(self, request: Request) -> Response:
+        """Tell of one program; with `code=1` with its text."""
+        caller = caller_of(request.scope)
+        caller.require("submit")
+        code = query_value(request.scope["query_string"], b"code") in ("1", "true")
+
+        def show(reference: str) -> Callable[[Id, str | None], WireRequest]:
+            return lambda id, tenant: Show(id=id, tenant=tenant, hash=reference, source=code)
+
+        shown = await self._of_alias(request, show, Shown)
+        answer = ProgramAnswer(
+            hash=shown.hash,
+            size=shown.size,
+            created_at=shown.created_at,
+            engine=shown.engine,
+            language=shown.language,
+            runs=shown.runs,
+            last_run_at=shown.last_run_at,
+            names=shown.names,
+            history=shown.history,
+            code=shown.source,
+        )
+        body = msgspec.json.encode(answer)
+        etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        headers = {"etag": etag, "cache-control": "no-cache"}
+        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if etag in known or "*" in known:
+            return Response(None, 304, headers)
+        return Response(body, 200, headers, "application/json")
+
+    async def remove(self, request: Request) -> Response:
+        """Remove a program, and the names on it."""
+        caller_of(request.scope).require("manage")
+
+        def remove(reference: str) -> Callable[[Id, str | None], WireRequest]:
+            return lambda id, tenant: Remove(id=id, tenant=tenant, hash=reference)
+
+        reply = await self._of_alias(request, remove, Removed, again=False)
+        return _json(RemovedAnswer(hash=reply.hash, names=reply.names))
+
+    async def _of_alias(
+        self,
+        request: Request,
+        make: Callable[[str], Callable[[Id, str | None], WireRequest]],
+        kind: type[_R],
+        *,
+        again: bool = True,
+    ) -> _R:
+        """Ask about the program in the path."""
+        caller, reference = caller_of(request.scope), request.path_params["program"]
+        try:
+            return await self._backend.ask(caller, make(reference), kind, again=again)
+        except RequestRefused as refused:
+            first = first_of(reference, refused)
+            if first is None:
+                raise
+        return await self._backend.ask(caller, make(first), kind, again=again)
+
+
+def _json(answer: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(answer), 200, {"cache-control": "no-store"}, "application/json")

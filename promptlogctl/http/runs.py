@@ -1,0 +1,157 @@
+"""Endpoints that run programs: `/run/{program}` and `/exec`. And what a run's end is in HTTP."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_plus
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from promptlogctl.client import BadResult, Ok, OnLog, ProgramException, RequestRefused
+from promptlogctl.http.backend import Backend, ClientGone
+from promptlogctl.http.bodies import ErrorAnswer, ExecBody, RunBody, WholeAnswer
+from promptlogctl.http.body import json_body
+from promptlogctl.http.events import EventStream
+from promptlogctl.http.guard import caller_of
+from promptlogctl.http.problems import of_outcome
+from promptlogd.wire.messages import Finished, Id, Run
+from sandbox.outcome import describe
+
+WHOLE_TYPE = "application/vnd.promptlog+json"
+EVENTS_TYPE = "text/event-stream"
+
+ALIAS = re.compile(r"[0-9a-f]{8}\Z")
+"""The beginning of a hash, as in the URLs of the proof of concept."""
+
+_CLIENT_GONE = 499
+"""Nobody reads it; it is for logs."""
+
+_run_body = msgspec.json.Decoder(RunBody)
+_exec_body = msgspec.json.Decoder(ExecBody)
+_NOTHING = RunBody()
+
+
+class Runs:
+    """Runs programs."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def get(self, request: Request) -> ASGIApp:
+        """Run a kept program with the `prompt` of the query."""
+        caller_of(request.scope).require("run")
+        prompt = query_value(request.scope["query_string"], b"prompt") or ""
+        engine = query_value(request.scope["query_string"], b"engine")
+        body = _NOTHING if not prompt and engine is None else RunBody(prompt=prompt, engine=engine)
+        return await self._answer(request, body, request.path_params["program"])
+
+    async def post(self, request: Request) -> ASGIApp:
+        """Run a kept program as the body says."""
+        caller_of(request.scope).require("run")
+        return await self._answer(request, await json_body(request, _run_body), request.path_params["program"])
+
+    async def exec(self, request: Request) -> ASGIApp:
+        """Run the program in the body. It is not kept."""
+        caller_of(request.scope).require("run")
+        body = await json_body(request, _exec_body)
+        return await self._answer(request, body, None, code=body.code, language=body.language)
+
+    async def _answer(
+        self,
+        request: Request,
+        body: RunBody,
+        program: str | None,
+        *,
+        code: str | None = None,
+        language: str | None = None,
+    ) -> ASGIApp:
+        accept = request.headers.get("accept", "")
+        caller = caller_of(request.scope)
+
+        async def run(on_log: OnLog | None = None, reference: str | None = program) -> Finished:
+            def make(id: Id, tenant: str | None) -> Run:
+                return Run(
+                    id=id,
+                    tenant=tenant,
+                    hash=reference,
+                    source=code,
+                    language=language,  # type: ignore[arg-type]  # it was decoded as one
+                    prompt=body.prompt,
+                    env=body.env,
+                    engine=body.engine,
+                    isolation=body.isolation,
+                    limits=body.limits,
+                    stream_logs=on_log is not None,
+                )
+
+            try:
+                return await self._backend.run(caller, make, lambda: _gone(request), on_log)
+            except RequestRefused as refused:
+                first = first_of(reference, refused)
+                if first is None:
+                    raise
+            return await run(on_log, first)
+
+        if EVENTS_TYPE in accept:
+            return EventStream(run)
+        try:
+            return answer_of(await run(), whole=WHOLE_TYPE in accept)
+        except ClientGone:
+            return Response(None, _CLIENT_GONE)
+
+
+def first_of(reference: str | None, refused: RequestRefused) -> str | None:
+    """Return the program that has an 8-digit alias, if a refusal says that several hashes begin so: the oldest one.
+
+    So nobody can take a URL away with a program whose hash begins in the same way.
+    """
+    if reference is None or refused.code != "ambiguous" or not ALIAS.match(reference):
+        return None
+    matches = refused.detail.get("matches")
+    return str(matches[0]) if isinstance(matches, list) and matches else None
+
+
+def answer_of(reply: Finished, *, whole: bool) -> Response:
+    """Return the response that says how a run ended. Raises Problem for an end that is not the program's own."""
+    headers = headers_of(reply)
+    if whole:
+        return Response(msgspec.json.encode(WholeAnswer.of(reply)), 200, headers, WHOLE_TYPE)
+    outcome = reply.outcome
+    match outcome:
+        case Ok():
+            return Response(bytes(outcome.value), 200, headers, "application/json")
+        case ProgramException() | BadResult():
+            return Response(msgspec.json.encode(ErrorAnswer(error=outcome.message)), 500, headers, "application/json")
+    place = {name: getattr(outcome, name, None) for name in ("line", "column")}
+    raise of_outcome(headers["promptlog-outcome"], describe(outcome), headers=headers, **place)
+
+
+def headers_of(reply: Finished) -> dict[str, str]:
+    """Return what is told of every run."""
+    usage = reply.usage
+    return {
+        "cache-control": "no-store",
+        "promptlog-outcome": str(reply.outcome.__struct_config__.tag),
+        "promptlog-hash": reply.hash,
+        "promptlog-engine": reply.engine_version,
+        "promptlog-cpu-ms": f"{usage.cpu_ms:.3f}",
+        "promptlog-wall-ms": f"{usage.wall_ms:.3f}",
+        "promptlog-peak-memory-bytes": str(usage.peak_memory_bytes),
+    }
+
+
+def query_value(query: bytes, name: bytes) -> str | None:
+    """Return the first value that a query has for a name. The guard has checked the escapes."""
+    for part in query.split(b"&"):
+        key, _, value = part.partition(b"=")
+        if key == name:
+            return unquote_plus(value.decode())
+    return None
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

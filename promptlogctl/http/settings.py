@@ -1,0 +1,41 @@
+"""Settings of the HTTP API. `promptlogctl http` passes them on to its processes by environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from promptlogctl.http.tokens import Tokens, read_tokens
+
+SOCKET, HOSTS, TOKENS = "PROMPTLOG_SOCKET", "PROMPTLOG_HTTP_HOSTS", "PROMPTLOG_HTTP_TOKENS"
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the HTTP API works."""
+
+    socket: Path | None = None
+    """The daemon's socket. Default: as for every client."""
+    hosts: frozenset[str] | None = frozenset(LOOPBACK_HOSTS)
+    """Host names, without a port, that requests may be for. None: any, for a server that no browser can reach."""
+    tokens: Tokens | None = None
+    """Who may use it. None: everybody who can connect."""
+
+
+def settings_of(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings that the environment has. Raises TokenError."""
+    hosts, tokens, socket = (environment.get(name) for name in (HOSTS, TOKENS, SOCKET))
+    return Settings(
+        socket=Path(socket) if socket else None,
+        hosts=hosts_of(hosts) if hosts else frozenset(LOOPBACK_HOSTS),
+        tokens=read_tokens(Path(tokens)) if tokens else None,
+    )
+
+
+def hosts_of(text: str) -> frozenset[str] | None:
+    """Return the host names in a text, with commas in between; None for `*`."""
+    return None if text == "*" else frozenset(host.strip().lower() for host in text.split(",") if host.strip())

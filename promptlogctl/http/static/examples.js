@@ -1,0 +1,92 @@
+// One example for each use, and one for each limit.
+export const examples = [
+  {
+    title: "A data transformation",
+    code: `// Lines of "item, amount" become a total for each item.
+const totals = new Map();
+for (const line of prompt.split("\\n")) {
+  const [item, amount] = line.split(",").map((part) => part.trim());
+  if (item) totals.set(item, (totals.get(item) ?? 0) + Number(amount));
+}
+const result = [...totals].map(([item, total]) => ({ item, total }));
+`,
+    prompt: "apples, 3\npears, 2.5\napples, 4",
+  },
+  {
+    title: "A business rule",
+    code: `// The prompt is an order; the rules are in env, where the service that runs this puts them.
+const order = JSON.parse(prompt);
+const sum = order.lines.reduce((total, line) => total + line.price * line.count, 0);
+const level = env.levels.find((level) => sum >= level.from);
+console.log("sum", sum, "level", level.name);
+const result = { sum, discount: level.discount, toPay: sum * (1 - level.discount) };
+`,
+    prompt: '{"lines": [{"price": 19.5, "count": 4}, {"price": 40, "count": 1}]}',
+    env: '{"levels": [{"name": "gold", "from": 100, "discount": 0.1}, {"name": "basic", "from": 0, "discount": 0}]}',
+  },
+  {
+    title: "A Worker's handler",
+    code: `// As in Workers: the prompt is in the request's URL, and the response's body is the result.
+export default {
+  async fetch(request, env) {
+    const prompt = new URL(request.url).searchParams.get("prompt");
+    return Response.json({ method: request.method, words: prompt.split(/\\s+/).length, region: env.region });
+  },
+};
+`,
+    prompt: "how many words are these",
+    env: '{"region": "eu-central"}',
+  },
+  {
+    title: "TypeScript, on Deno",
+    language: "typescript",
+    engine: "deno",
+    code: `interface Word { text: string; length: number }
+
+function measure(text: string): Word {
+  return { text, length: [...new Intl.Segmenter("en").segment(text)].length };
+}
+
+const result: Word[] = prompt.split(" ").map(measure);
+`,
+    prompt: "naïve café 👩‍👩‍👧",
+  },
+  {
+    title: "An error, and its line",
+    code: `function priceOf(order) {
+  return order.lines.map((line) => line.price);
+}
+
+const result = priceOf(JSON.parse(prompt));
+`,
+    prompt: '{"items": []}',
+  },
+  {
+    title: "Limit: CPU time",
+    code: `// 50 ms of CPU time, then the kernel stops the process.
+console.log("counting…");
+for (let i = 0; ; i++);
+`,
+  },
+  {
+    title: "Limit: memory",
+    code: `// 128 MiB of memory.
+const blocks = [];
+for (;;) blocks.push(new Uint8Array(8 << 20).fill(1));
+`,
+  },
+  {
+    title: "Limit: wall time",
+    engine: "deno",
+    code: `// Waiting costs no CPU time, so the wall limit of one second ends this run.
+await new Promise((resolve) => setTimeout(resolve, 5000));
+return "never";
+`,
+  },
+  {
+    title: "Limit: the result's size",
+    code: `// A result may have 1 MiB of JSON.
+return "x".repeat(2 << 20);
+`,
+  },
+];

@@ -1,0 +1,152 @@
+"""Who may send requests: hosts, sites, tokens. In one process, with a daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import httpx2 as httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from promptlogctl.http import Settings, make_app
+from promptlogctl.http.tokens import TokenError, read_tokens
+
+TOKENS = """
+# name rights token
+reader run aaaaaaaaaaaaaaaaaaaaaaaa
+author run,submit bbbbbbbbbbbbbbbbbbbbbbbb
+owner run,submit,manage cccccccccccccccccccccccc
+"""
+
+
+def answered(settings: Settings, *requests: httpx.Request) -> list[int]:
+    """Return the status of the answer to each request, sent to an application with these settings."""
+
+    async def main() -> list[int]:
+        app = make_app(settings)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as web:
+            statuses = [(await web.send(request)).status_code for request in requests]
+        app.close()
+        return statuses
+
+    return anyio.run(main)
+
+
+def get(path: str, **headers: str) -> httpx.Request:
+    """Return a GET request of a browser or another client."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.Request("GET", f"http://localhost{path}", headers=named)
+
+
+@pytest.fixture
+def settings(socket_path: Path) -> Settings:
+    """Settings for the shared daemon."""
+    return Settings(socket=socket_path)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "127.0.0.1:8787"}, 200),
+        ({"host": "[::1]:8787"}, 200),
+        ({"host": "LOCALHOST"}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"host": "localhost.evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example:8787"}, 403),
+        ({"host": ""}, 403),
+        ({"origin": "http://localhost"}, 200),
+        ({"origin": "http://localhost:9"}, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec_fetch_site": "same-origin"}, 200),
+        ({"sec_fetch_site": "none"}, 200),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"sec_fetch_site": "same-site"}, 403),
+        ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 403),
+    ],
+)
+def test_another_sites_page_can_do_nothing(settings: Settings, headers: dict[str, str], status: int) -> None:
+    """A request is refused if its Host is not this server's, or if the browser says that another site made it."""
+    assert answered(settings, get("/programs", **headers)) == [status]
+
+
+def test_links_to_the_page_work(settings: Settings) -> None:
+    """Another site may link to the page, which runs nothing by itself."""
+    link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    assert answered(settings, get("/", **link), get("/", sec_fetch_site="cross-site")) == [200, 403]
+
+
+def test_rights(settings: Settings, socket_path: Path, tmp_path: Path) -> None:
+    """With tokens, each request needs one with the right for it; the page and the checks of health need none."""
+    path = tmp_path / "tokens"
+    path.write_text(TOKENS)
+    path.chmod(0o600)
+    guarded = Settings(socket=socket_path, tokens=read_tokens(path))
+    code = {"code": "return 'rights'"}
+
+    def requests(token: str | None) -> list[httpx.Request]:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        base = "http://localhost"
+        return [
+            httpx.Request("POST", f"{base}/exec", json=code, headers=headers),
+            httpx.Request("POST", f"{base}/submit", json=code, headers=headers),
+            httpx.Request("DELETE", f"{base}/programs/{'0' * 64}", headers=headers),
+            httpx.Request("GET", f"{base}/healthz", headers=headers),
+        ]
+
+    assert answered(guarded, *requests(None)) == [401, 401, 401, 200]
+    assert answered(guarded, *requests("a" * 23)) == [401, 401, 401, 200]
+    assert answered(guarded, *requests("a" * 24)) == [200, 403, 403, 200]
+    assert answered(guarded, *requests("b" * 24)) == [200, 200, 403, 200]
+    assert answered(guarded, *requests("c" * 24)) == [200, 200, 404, 200]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "has no token"),
+        ("a run\n", "it has 2 words"),
+        ("a fly aaaaaaaaaaaaaaaaaaaa\n", "the right 'fly' is unknown"),
+        ("a run short\n", "fewer than 16"),
+        ("a run aaaaaaaaaaaaaaaaaaaa\na run bbbbbbbbbbbbbbbbbbbb\n", "already"),
+        ("a run aaaaaaaaaaaaaaaaaaaa\nb run aaaaaaaaaaaaaaaaaaaa\n", "the same token"),
+        ("x" * 2_000_000, "more than"),
+    ],
+)
+def test_token_files_that_are_wrong(tmp_path: Path, content: str, why: str) -> None:
+    """A token file with a mistake is refused with the line and the reason."""
+    path = tmp_path / "tokens"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(TokenError, match=why):
+        read_tokens(path)
+
+
+def test_a_token_file_that_others_can_read(tmp_path: Path) -> None:
+    """It is refused, with the command that mends it; so is one that is not there."""
+    path = tmp_path / "tokens"
+    path.write_text(TOKENS)
+    path.chmod(0o640)
+    with pytest.raises(TokenError, match="chmod 600"):
+        read_tokens(path)
+    with pytest.raises(TokenError, match="can't read"):
+        read_tokens(tmp_path / "none")
+
+
+def test_it_can_be_mounted(settings: Settings) -> None:
+    """A user's own application can mount it, without its lifespan; URLs and open paths are below the mount."""
+
+    async def main() -> None:
+        mounted = make_app(settings)
+        whole = Starlette(routes=[Mount("/code", mounted)])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(whole), base_url="http://localhost") as web:
+            url = (await web.post("/code/submit", json={"code": "return 'mounted'"})).json()["url"]
+            assert url.startswith("/code/run/")
+            assert (await web.get(url)).json() == "mounted"
+            assert (await web.get("/code/healthz")).json() == {"status": "alive"}
+        mounted.close()
+
+    anyio.run(main)

@@ -1,0 +1,300 @@
+"""Clients that send what is no HTTP, too much of it, too slowly, or leave; and a daemon that comes and goes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+import uvicorn
+
+from promptlogctl.client import Client
+from promptlogctl.http import Settings, make_app
+from promptlogctl.http import body as body_module
+from promptlogctl.http import server as server_module
+from tests.daemon.processes import until
+from tests.daemons import configured_daemon
+from tests.http.servers import connected, exchanged, http_server, status_of
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
+        (GET + b"Host: localhost\r\nConnection: close\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 403),
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), 400),
+        (b"GET /healthz HTTP/9.9\r\nHost: localhost\r\n\r\n", 400),
+        (GET + b"X: " + b"a" * 80_000 + b"\r\nConnection: close\r\n\r\n", 431),
+        (GET + b"".join(b"X%d: y\r\n" % n for n in range(200)) + b"Connection: close\r\n\r\n", 431),
+        (b"GET /run/" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 431),
+        (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_request(url: str, sent: bytes, status: int) -> None:
+    """Each has a status, and the connection is closed."""
+    assert status_of(exchanged(url, sent)) == status
+
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+JSON = b"Content-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5\r\nContent-Length: 50\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length: -1\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Content-Length : 5\r\n",
+        b"Content-Length: 5\n",
+        b" Content-Length: 5\r\n",
+    ],
+)
+def test_requests_that_two_servers_read_differently(url: str, head: bytes) -> None:
+    """A head that says two things about where its body ends is refused. What follows is no request."""
+    sent = b"POST /submit HTTP/1.1\r\nHost: localhost\r\n" + JSON + head + b"\r\n0\r\n\r\n" + SMUGGLED
+    received = exchanged(url, sent)
+    assert status_of(received) == 400, received
+    assert b"/smuggled" not in received
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+def test_pipelined_requests_are_answered_in_order(url: str) -> None:
+    """Requests that were sent without waiting get their answers in order, each once."""
+    paths = [b"/healthz", b"/nothing", b"/readyz", b"/healthz"] * 20
+    sent = b"".join(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in paths)
+    last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    received = exchanged(url, sent + last)
+    statuses = [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [404 if path == b"/nothing" else 200 for path in paths] + [200]
+
+
+def test_a_head_without_end_is_not_kept(url: str) -> None:
+    """Of 64 MiB of headers the server takes some 64 KiB, and closes the connection."""
+    with connected(url) as sock:
+        sock.sendall(GET)
+        sent = 0
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 64 << 20:
+                sock.sendall(b"X-Long: " + b"a" * 8000 + b"\r\n")
+                sent += 8010
+        assert sent < 16 << 20
+
+
+@contextmanager
+def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
+    """Run a server in a thread of this process, so that its times can be set."""
+    config = uvicorn.Config(make_app(settings), http=server_module.Protocol, loop="uvloop", ws="none", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            until(lambda: server.started)
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}/", server
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /heal", GET, GET + b"X: y\r\n"])
+def test_half_a_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent: bytes) -> None:
+    """A connection whose request does not come in time is answered with 408, and closed."""
+    monkeypatch.setattr(server_module, "HEAD_S", 0.3)
+    with _served(Settings(socket=socket_path)) as (url, _):
+        assert status_of(exchanged(url, sent)) == 408
+
+
+def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """A body that does not come in time is 408, however much of it came."""
+    monkeypatch.setattr(body_module, "BODY_S", 0.3)
+    with _served(Settings(socket=socket_path)) as (url, _):
+        head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: 100\r\n\r\n{"
+        assert status_of(exchanged(url, head)) == 408
+
+
+def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """A connection whose response is not read in time is closed."""
+    monkeypatch.setattr(server_module, "STALL_S", 0.3)
+    with _served(Settings(socket=socket_path)) as (url, server), connected(url) as sock:
+        code = b'{"code":"return \'x\'.repeat(1000000)","limits":{"cpu_ms":2000}}'
+        head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(code)
+        sock.sendall((head + code) * 20)
+        until(lambda: bool(server.server_state.total_requests))
+        until(lambda: not server.server_state.connections)
+        with suppress(ConnectionResetError):
+            received = 0
+            while part := sock.recv(1 << 20):
+                received += len(part)
+            assert received < 19_000_000
+
+
+def test_a_client_that_leaves_cancels_its_run(url: str, client: Client) -> None:
+    """When the HTTP client is gone, its run is cancelled."""
+    before = client.stats().runs.get("cancelled", 0)
+    body = b'{"code":"for (;;);","limits":{"cpu_ms":9000}}'
+    with connected(url) as sock:
+        sock.sendall(b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(body))
+        sock.sendall(body)
+        until(lambda: client.stats().running > 0)
+    until(lambda: client.stats().runs.get("cancelled", 0) > before)
+
+
+def test_pipelined_runs_are_cancelled(url: str, client: Client) -> None:
+    """A client that leaves while it has several requests on one connection cancels the run that goes on."""
+    before = client.stats().runs.get("cancelled", 0)
+    body = b'{"code":"for (;;);","limits":{"cpu_ms":9000}}'
+    head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(body)
+    with connected(url) as sock:
+        sock.sendall((head + body) * 3)
+        until(lambda: client.stats().running > 0)
+    until(lambda: client.stats().runs.get("cancelled", 0) > before)
+
+
+def test_loops_of_others_do_not_hold_up_short_runs(url: str, web: httpx.Client) -> None:
+    """Beside thirty connections with loops, a client that is known for short runs is served."""
+    assert web.post("/exec", json={"code": "return 1"}).json() == 1
+    body = b'{"code":"for (;;);","limits":{"cpu_ms":200}}'
+    head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(body)
+    socks = [connected(url) for _ in range(30)]
+    try:
+        for sock in socks:
+            sock.sendall((head + body) * 2)
+        for _ in range(20):
+            assert web.post("/exec", json={"code": "return 1"}).json() == 1
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_5000_connections(socket_path: Path) -> None:
+    """5,000 idle connections are held, others are served, and all of them close."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard >= 6000, "RLIMIT_NOFILE is too low for this test"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with http_server(daemon=socket_path) as url:
+        socks = [connected(url) for _ in range(5000)]
+        try:
+            with httpx.Client(base_url=url, timeout=20) as web:
+                assert web.post("/exec", json={"code": "return 1"}).json() == 1
+        finally:
+            for sock in socks:
+                sock.close()
+
+
+def test_a_daemon_that_is_away(tmp_path: Path) -> None:
+    """Without a daemon requests are 503 with Retry-After. Once it is there, the same connections are served."""
+    path = tmp_path / "socket"
+    with http_server(daemon=path) as url, httpx.Client(base_url=url, timeout=20) as web:
+        response = web.post("/exec", json={"code": "return 1"})
+        assert (response.status_code, response.json()["code"]) == (503, "no_daemon")
+        assert response.headers["retry-after"] == "1"
+        assert web.get("/healthz").status_code == 200
+        assert web.get("/readyz").status_code == 503
+        for _ in range(2):
+            with configured_daemon("") as socket:
+                path.unlink(missing_ok=True)
+                path.symlink_to(socket)
+                assert web.post("/exec", json={"code": "return 1"}).json() == 1
+                assert web.get("/readyz").status_code == 200
+            assert web.post("/exec", json={"code": "return 1"}).status_code == 503
+
+
+def test_a_unix_socket(socket_path: Path, tmp_path: Path) -> None:
+    """It listens on a Unix socket that this user and group alone can use, and removes it at the end."""
+    path = tmp_path / "http.sock"
+    with http_server(daemon=socket_path, listen=f"unix:{path}") as url:
+        assert path.stat().st_mode & 0o777 == 0o660
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://any.example") as web:
+            assert web.post("/exec", json={"code": "return 1"}).json() == 1
+        assert url == f"unix:{path}"
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_tokens_are_in_force(socket_path: Path, tmp_path: Path, workers: str) -> None:
+    """The server refuses who has no token of its file, also with several processes."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a run aaaaaaaaaaaaaaaaaaaaaaaa\n")
+    tokens.chmod(0o600)
+    with (
+        http_server("--tokens", str(tokens), "--workers", workers, daemon=socket_path) as url,
+        httpx.Client(base_url=url, timeout=20) as web,
+    ):
+        until(lambda: _serves(web))
+        for headers, status in (({}, 401), ({"authorization": "Bearer " + "a" * 24}, 200)):
+            assert web.post("/exec", json={"code": "return 1"}, headers=headers).status_code == status
+
+
+def _serves(web: httpx.Client) -> bool:
+    with suppress(httpx.TransportError):
+        return web.get("/healthz").status_code == 200
+    return False
+
+
+def test_workers(socket_path: Path) -> None:
+    """Several server processes share the port, and all end with the first."""
+    with http_server("--workers", "2", daemon=socket_path) as url:
+
+        def served() -> bool:
+            with suppress(httpx.TransportError), httpx.Client(base_url=url, timeout=20) as web:
+                return bool(web.post("/exec", json={"code": "return 1"}).json() == 1)
+            return False
+
+        until(served)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--listen", "0.0.0.0:0"], "--tokens"),
+        (["--listen", "nonsense"], "neither HOST:PORT"),
+        (["--listen", "127.0.0.1:99999"], "neither HOST:PORT"),
+        (["--listen", "unix:"], "the path is empty"),
+        (["--listen", "192.0.2.1:80", "--tokens", "TOKENS"], "can't listen on 192.0.2.1:80"),
+        (["--tokens", "/nonexistent/tokens"], "can't read"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_usage_errors(tmp_path: Path, arguments: list[str], why: str) -> None:
+    """What can't be served is an error of usage, which says why."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a run aaaaaaaaaaaaaaaaaaaaaaaa\n")
+    tokens.chmod(0o600)
+    given = [str(tokens) if argument == "TOKENS" else argument for argument in arguments]
+    command = [sys.executable, "-m", "promptlogctl", "http", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2, done.stderr
+    assert why in done.stderr
+
+
+def test_ctrl_c_ends_it_and_its_daemon() -> None:
+    """SIGINT ends the server, and the private daemon of --spawn with its folder."""
+    command = [sys.executable, "-m", "promptlogctl", "http", "--spawn", "--listen", "127.0.0.1:0"]
+    environment = {**os.environ, "PROMPTLOG_SOCKET": "/nonexistent/promptlog.sock"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "listening on" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert "Traceback" not in said
+    assert process.returncode in (0, 3)
