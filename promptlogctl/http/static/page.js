@@ -219,8 +219,8 @@ function empty(text) {
 function addLine({ level, text }) {
   const lines = $("console");
   if (lines.children.length >= MOST_LINES) lines.firstElementChild.remove();
-  const item = document.createElement("li");
-  item.className = level;
+  const item = document.createElement("div");
+  item.className = `line ${level}`;
   item.dataset.level = level;
   item.textContent = text;
   lines.append(item);

@@ -1,0 +1,227 @@
+"""The page that tries programs, in Chromium: `make test-page`. Not a part of `make test`, since it needs a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.http.servers import http_server
+
+SHOTS = Path(__file__).parents[2] / "docs/images"
+DESKTOP, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium: $CHROMIUM, or the one on $PATH."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "no Chromium is here: install one (Debian: apt-get install chromium), or name it with $CHROMIUM"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    """The page, ready for use. It must report no error, and load nothing from elsewhere."""
+    context = browser.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: None if request.url.startswith(url) else wrong.append(request.url))
+    page.goto(url)
+    page.wait_for_selector("html[data-ready]")
+    yield page
+    context.close()
+    assert [line for line in wrong if "status of 4" not in line] == []
+
+
+def write(page: Page, code: str) -> None:
+    """Replace the program by typing."""
+    page.locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    # Typed over a selection, Chromium's editing would copy its style into the text; the page's policy forbids that.
+    page.keyboard.press("Delete")
+    page.keyboard.type(code)
+
+
+def run(page: Page, kind: str) -> None:
+    """Run the program by the keyboard, and wait until its outcome is there."""
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(f"#outcome.{kind}")).to_be_visible(timeout=15_000)
+
+
+def test_type_run_see(page: Page) -> None:
+    """A program that was typed runs with its prompt and env; the tree, the text and the console show what it gave."""
+    page.locator("#prompt").fill("a b")
+    page.locator("#env").fill('{"k": [1, 2]}')
+    write(page, "console.log('seen', prompt); const result = { words: prompt.split(' '), env };")
+    run(page, "ok")
+    expect(page.locator("#tree")).to_contain_text("words")
+    expect(page.locator("#tree summary").first).to_have_text("{ 2 members }")
+    page.get_by_role("radio", name="Text").check()
+    expect(page.locator("#text")).to_have_text('{"words":["a","b"],"env":{"k":[1,2]}}')
+    expect(page.locator("#console .line")).to_have_text("seen a b")
+    expect(page.locator("#cpu-text")).to_contain_text("of 50 ms")
+
+
+def test_an_exceptions_line_is_marked(page: Page) -> None:
+    """The editor marks the line in which the program threw, and an excerpt has a caret below the place."""
+    write(page, "const a = null;\nconst result = a.b;")
+    run(page, "failed")
+    expect(page.locator("#outcome")).to_contain_text("TypeError")
+    expect(page.locator(".cm-failed-line")).to_have_text("const result = a.b;")
+    expect(page.locator("#excerpt")).to_contain_text("^")
+
+
+def test_a_syntax_errors_place_is_marked(page: Page) -> None:
+    """A program that does not parse is marked as well, also when it is to be kept."""
+    write(page, "const a = 1;\nconst b = ;")
+    run(page, "failed")
+    expect(page.locator("#outcome")).to_contain_text("does not parse")
+    expect(page.locator(".cm-failed-line")).to_have_text("const b = ;")
+    page.locator("#share").click()
+    expect(page.locator("#shared.failed")).to_be_visible()
+
+
+def test_an_endless_loop_shows_the_limit(page: Page) -> None:
+    """The outcome says which limit was reached, and the bar is full."""
+    write(page, "for (;;);")
+    run(page, "limit")
+    expect(page.locator("#outcome")).to_contain_text("50 ms of CPU time")
+    assert page.locator("#cpu").evaluate("meter => meter.value / meter.max") == 1
+
+
+def test_markup_does_nothing(page: Page) -> None:
+    """What a program returns, logs or throws is text: no element comes of it, and no script runs."""
+    attack = "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>"
+    write(page, f"console.log({attack!r}); return [{attack!r}, {{ {attack!r}: 1 }}]")
+    run(page, "ok")
+    expect(page.locator("#tree")).to_contain_text("onerror")
+    write(page, f"throw new Error({attack!r})")
+    run(page, "failed")
+    expect(page.locator("#outcome")).to_contain_text("onerror")
+    assert page.evaluate("window.hit") is None
+    assert page.locator("main img, main script").count() == 0
+
+
+def test_console_lines_come_during_the_run_and_stop_ends_it(page: Page) -> None:
+    """A line is shown while the program still runs, and the button stops the run."""
+    page.get_by_role("radio", name="Deno").check()
+    write(page, "console.warn('waiting'); await new Promise((go) => setTimeout(go, 900)); return 1")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#console .warn")).to_have_text("waiting")
+    expect(page.locator("#outcome.running")).to_be_visible()
+    page.locator("#stop").click()
+    expect(page.locator("#outcome.limit")).to_contain_text("You stopped the run")
+
+
+def test_share_and_open(page: Page, url: str) -> None:
+    """A kept program has a link, by hash or by name, which opens it."""
+    write(page, "return 'shared by name'")
+    page.locator("#name").fill("from-the-page")
+    page.locator("#share").click()
+    link = page.locator("#shared a")
+    expect(link).to_have_attribute("href", f"{url}#@from-the-page")
+    other = page.context.new_page()
+    other.goto(f"{url}#@from-the-page")
+    expect(other.locator(".cm-content")).to_contain_text("shared by name")
+    other.close()
+
+
+def test_history_is_in_this_browser(page: Page, url: str) -> None:
+    """Runs are listed, and come back with their prompt; another browser has none of them."""
+    page.locator("#prompt").fill("remembered")
+    write(page, "return prompt + ' run'")
+    run(page, "ok")
+    write(page, "return 2")
+    page.locator("#open-history").click()
+    page.get_by_text("return prompt + ' run'").click()
+    expect(page.locator(".cm-content")).to_contain_text("prompt + ' run'")
+    expect(page.locator("#prompt")).to_have_value("remembered")
+
+
+def test_typescript_takes_deno(page: Page) -> None:
+    """TypeScript chooses Deno by itself, and runs."""
+    page.get_by_role("radio", name="TypeScript").check()
+    expect(page.locator('input[value="deno"]')).to_be_checked()
+    write(page, "const n: number = 3; return n")
+    run(page, "ok")
+
+
+def test_every_example_ends_as_it_says(page: Page) -> None:
+    """Each example runs, and those of limits end at a limit."""
+    count = page.locator("#examples option").count()
+    assert count >= 9
+    for index in range(count - 1):
+        title = page.locator("#examples option").nth(index + 1).inner_text()
+        page.locator("#examples").select_option(str(index))
+        kind = "limit" if title.startswith("Limit") else "failed" if "error" in title else "ok"
+        page.locator("#run").click()
+        expect(page.locator(f"#outcome.{kind}")).to_be_visible(timeout=15_000)
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    """Tab leads from the editor, after Escape, to the run button; all that is used can be reached."""
+    page.locator(".cm-content").focus()
+    page.keyboard.press("Escape")
+    reached: list[str] = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+    for wanted in ("prompt", "env", "run", "name", "share"):
+        assert wanted in reached, reached
+
+
+def test_an_env_that_is_no_object(page: Page) -> None:
+    """A wrong env is told beside its field, and nothing runs."""
+    page.locator("#env").fill("[1]")
+    page.locator("#run").click()
+    expect(page.locator("#env-error")).to_contain_text("JSON object")
+    expect(page.locator("#outcome.idle")).to_be_visible()
+
+
+def test_a_token_is_asked_for(browser: Browser, socket_path: Path, tmp_path: Path) -> None:
+    """With tokens the page asks for one at the first run, and goes on with it."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("me run,submit aaaaaaaaaaaaaaaaaaaaaaaa\n")
+    tokens.chmod(0o600)
+    with http_server("--tokens", str(tokens), daemon=socket_path) as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.wait_for_selector("html[data-ready]")
+        page.locator("#run").click()
+        page.locator("#token").fill("a" * 24)
+        page.get_by_text("Use it").click()
+        expect(page.locator("#outcome.ok")).to_be_visible()
+        page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", ["desktop", "phone"])
+def test_looks_and_accessibility(browser: Browser, url: str, size: str, scheme: str) -> None:
+    """axe finds nothing serious, nothing is wider than the screen; `SCREENSHOTS=1` writes the pictures of docs/."""
+    viewport = DESKTOP if size == "desktop" else PHONE
+    page = browser.new_page(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
+    page.goto(url)
+    page.wait_for_selector("html[data-ready]")
+    for index, kind in (("1", "ok"), ("4", "failed"), ("1", "ok")):
+        page.locator("#examples").select_option(index)
+        page.locator("#run").click()
+        expect(page.locator(f"#outcome.{kind}")).to_be_visible()
+        found = Axe().run(page).response["violations"]
+        serious = [violation for violation in found if violation["impact"] in ("serious", "critical")]
+        assert serious == [], [(violation["id"], violation["nodes"][0]["html"]) for violation in serious]
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    if os.environ.get("SCREENSHOTS"):
+        SHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SHOTS / f"page-{size}-{scheme}.png", full_page=size == "phone")
+    page.close()
