@@ -109,9 +109,8 @@ def main() -> None:
     print()
     added = medians["HTTP, 1 client"]["p50"] - medians["socket, 1 client"]["p50"]
     print(f"HTTP adds to the p50 of one client: {added:.3f} ms")
-    print(
-        f"runs/s with 8 clients, HTTP / socket: {medians['HTTP, 8 clients']['per_s'] / medians['socket, 8 clients']['per_s']:.2f}"
-    )
+    ratio = medians["HTTP, 8 clients"]["per_s"] / medians["socket, 8 clients"]["per_s"]
+    print(f"runs/s with 8 clients, HTTP / socket: {ratio:.2f}")
     for name, of in medians.items():
         if "p50" not in of:
             print(f"{name}: " + ", ".join(f"{figure} {value:.2f}" for figure, value in of.items()))

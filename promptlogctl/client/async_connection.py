@@ -11,8 +11,8 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import anyio
@@ -154,7 +154,7 @@ class AsyncConnection:
 class PendingReply:
     """A request in flight. `AsyncConnection.send` makes it."""
 
-    __slots__ = ("_connection", "_link", "answer", "event", "failure", "id", "on_log")
+    __slots__ = ("_connection", "_link", "answer", "failure", "id", "on_log", "wake")
 
     def __init__(self, connection: AsyncConnection, link: _Link, id: Id, on_log: OnLog | None) -> None:
         self._connection = connection
@@ -165,8 +165,8 @@ class PendingReply:
         """The last reply, once it has come."""
         self.failure: BaseException | None = None
         """What `on_log` raised."""
-        self.event: anyio.Event | None = None
-        """Wakes the task that waits for the reply, while another one reads."""
+        self.wake: Callable[[], None] | None = None
+        """Wakes the task that waits for the reply, while another one receives."""
 
     @property
     def is_settled(self) -> bool:
@@ -179,6 +179,13 @@ class PendingReply:
         Raises RequestRefused, ConnectionLost, and what `on_log` raised.
         """
         await self._link.wait(self)
+        return self._result(kind)
+
+    async def reply_unless(self, gone: Callable[[], Awaitable[None]], kind: type[_R]) -> _R | None:
+        """Wait for the last reply, as `reply` does, but return None if `gone` returns first."""
+        return self._result(kind) if await self._link.wait_unless(gone, self) else None
+
+    def _result(self, kind: type[_R]) -> _R:
         if self.failure is not None:
             raise self.failure
         if self.answer is None:
@@ -194,8 +201,8 @@ class PendingReply:
                 self.on_log(LogLine(level=reply.level, text=reply.text))
             except Exception as error:  # it belongs to the task that waits for this request
                 self.failure = error
-        if self.event is not None and self.is_settled:
-            self.event.set()
+        if self.wake is not None and self.is_settled:
+            self.wake()
 
     def close(self) -> None:
         """Wait for it no more. A run that has not ended is cancelled."""
@@ -240,8 +247,8 @@ class _Link:
         else:
             self._close()
         for pending in self.waiting.values():
-            if pending.event is not None:
-                pending.event.set()
+            if pending.wake is not None:
+                pending.wake()
 
     def send(self, data: bytes) -> None:
         """Send a message, or the part that the socket takes now; `wait` sends the rest. Raises ConnectionLost."""
@@ -261,15 +268,52 @@ class _Link:
             if not self._is_driven:
                 await self._drive(pending)
                 continue
-            pending.event = event = anyio.Event()
-            try:
-                await event.wait()
-            except BaseException:
-                if event.is_set():
-                    self._pass_on()
-                raise
-            finally:
-                pending.event = None
+            woken = anyio.Event()
+            with self._woken_by(pending, woken.set, woken.is_set):
+                await woken.wait()
+
+    async def wait_unless(self, gone: Callable[[], Awaitable[None]], pending: PendingReply) -> bool:
+        """Wait until a request is settled, as `wait` does. Return False if `gone` returns first."""
+        while not pending.is_settled:
+            if not self._is_driven:
+                if not await self._drive_unless(gone, pending):
+                    return False
+                continue
+            with anyio.CancelScope() as scope, self._woken_by(pending, scope.cancel, lambda: scope.cancel_called):
+                await gone()
+                return False
+        return True
+
+    @contextmanager
+    def _woken_by(
+        self, pending: PendingReply, wake: Callable[[], None], is_woken: Callable[[], bool]
+    ) -> Iterator[None]:
+        """Let this wake the task. If the task is cancelled just then, wake another one in its place."""
+        pending.wake = wake
+        try:
+            yield
+        except BaseException:
+            if is_woken() and not self._is_driven:
+                self._pass_on()
+            raise
+        finally:
+            pending.wake = None
+
+    async def _drive_unless(self, gone: Callable[[], Awaitable[None]], pending: PendingReply) -> bool:
+        """Receive and send for all until this request is settled. Return False if `gone` returns first."""
+        is_gone = False
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                nonlocal is_gone
+                await gone()
+                is_gone = True
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            await self._drive(pending)
+            tasks.cancel_scope.cancel()
+        return not is_gone
 
     async def _drive(self, pending: PendingReply) -> None:
         """Receive and send for all until this request is settled."""
@@ -330,8 +374,9 @@ class _Link:
     def _pass_on(self) -> None:
         """Wake a task that waits for its reply, to receive and send for all."""
         for pending in self.waiting.values():
-            if pending.event is not None and not pending.event.is_set() and not pending.is_settled:
-                pending.event.set()
+            if pending.wake is not None and not pending.is_settled:
+                wake, pending.wake = pending.wake, None
+                wake()
                 return
 
     def _close(self) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 
 import anyio
 import msgspec
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from promptlogctl.client import AsyncClient, PromptlogError
 from promptlogctl.http.backend import Backend
-from promptlogctl.http.guard import Guard
+from promptlogctl.http.guard import Guard, own_path
 from promptlogctl.http.page import Page
 from promptlogctl.http.problems import Problem, of_error
 from promptlogctl.http.programs import Programs
@@ -36,38 +32,71 @@ class Application:
         """It connects to the daemon at its first request, and again when the daemon was restarted."""
         self._backend = backend = Backend(settings)
         runs, programs, page, health = Runs(backend), Programs(backend), Page(), _Health(settings)
-        self.routes: Sequence[BaseRoute] = [
-            _route("/run/{program}", {"GET": runs.get, "POST": runs.post}),
-            _route("/exec", {"POST": runs.exec}),
-            _route("/submit", {"POST": programs.submit}),
-            _route("/programs", {"GET": programs.list}),
-            _route("/programs/{program}", {"GET": programs.show, "DELETE": programs.remove}),
-            _route("/healthz", {"GET": health.alive}),
-            _route("/readyz", {"GET": health.ready}),
-            _route("/openapi.json", {"GET": _openapi}),
-            _route("/", {"GET": page.index}),
-            _route("/static/{path:path}", {"GET": page.static}),
-        ]
-        starlette = Starlette(
-            routes=self.routes,
-            exception_handlers={HTTPException: _handle_http, ClientDisconnect: _handle_disconnect},
-            lifespan=self._lifespan,
-        )
-        starlette.router.redirect_slashes = False
-        self._guarded = Guard(starlette, settings)
+        self.routes: Mapping[str, Mapping[str, Endpoint]] = {
+            "/run/{program}": {"GET": runs.get, "POST": runs.post},
+            "/exec": {"POST": runs.exec},
+            "/submit": {"POST": programs.submit},
+            "/programs": {"GET": programs.list},
+            "/programs/{program}": {"GET": programs.show, "DELETE": programs.remove},
+            "/healthz": {"GET": health.alive},
+            "/readyz": {"GET": health.ready},
+            "/openapi.json": {"GET": _openapi},
+            "/": {"GET": page.index},
+            "/static/{path}": {"GET": page.static},
+        }
+        """By path, and by method. A part in braces is one part of a path, or the rest of it for `{path}`."""
+        self._below = {path.partition("{")[0]: path for path in self.routes if "{" in path}
+        self._guarded = Guard(self._dispatch, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        await self._guarded(scope, receive, send)
+        """Serve one request, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            self.close()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await self._guarded(scope, receive, send)
 
     def close(self) -> None:
         """Close the connections to the daemon."""
         self._backend.close()
 
-    @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        yield
-        self.close()
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._answer(Request(scope, receive, send))
+        except Problem as problem:
+            answer = problem
+        except PromptlogError as error:
+            answer = of_error(error)
+        except ClientDisconnect:
+            return
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> ASGIApp:
+        """Return the answer to a request. HEAD is not served, since it would run a program. Raises Problem."""
+        path, method = own_path(request.scope), request.method
+        endpoints = self.routes.get(path)
+        if endpoints is None or "{" in path:
+            name, value, endpoints = self._find(path)
+            request.scope["path_params"] = {name: value}
+        endpoint = endpoints.get(method)
+        if endpoint is not None:
+            return await endpoint(request)
+        allow = ", ".join([*endpoints, "OPTIONS"])
+        if method == "OPTIONS":
+            return Response(None, 204, {"allow": allow})
+        raise Problem(405, "bad_method", f"{method} is not served here; there is: {allow}", headers={"allow": allow})
+
+    def _find(self, path: str) -> tuple[str, str, Mapping[str, Endpoint]]:
+        """Return the name and the value of a path's variable part, and its endpoints. Raises Problem."""
+        end = path.find("/", 1) + 1
+        pattern = self._below.get(path[:end], "")
+        name, value = pattern.rpartition("{")[2][:-1], path[end:]
+        if not pattern or not value or ("/" in value and name != "path"):
+            raise Problem(404, "no_path", "there is nothing at this path")
+        return name, value, self.routes[pattern]
 
 
 def make_app(settings: Settings) -> Application:
@@ -86,35 +115,6 @@ class ByEnvironment:
         if self._application is None:
             self._application = make_app(settings_of())
         await self._application(scope, receive, send)
-
-
-def _route(path: str, endpoints: Mapping[str, Endpoint]) -> BaseRoute:
-    """Return a route. HEAD is not served, since it would run a program. OPTIONS lists the methods."""
-    allow = ", ".join([*endpoints, "OPTIONS"])
-
-    async def endpoint(request: Request) -> ASGIApp:
-        found = endpoints.get(request.method)
-        if found is not None:
-            return await found(request)
-        if request.method == "OPTIONS":
-            return Response(None, 204, {"allow": allow})
-        raise Problem(
-            405, "bad_method", f"{request.method} is not served here; there is: {allow}", headers={"allow": allow}
-        )
-
-    class Dispatch:
-        """Every method: else Starlette answers some of them, in its own words."""
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                response = await endpoint(Request(scope, receive, send))
-            except Problem as problem:
-                response = problem
-            except PromptlogError as error:
-                response = of_error(error)
-            await response(scope, receive, send)
-
-    return Route(path, Dispatch(), include_in_schema=False)
 
 
 class _Health:
@@ -148,14 +148,3 @@ async def _openapi(request: Request) -> Response:
 def openapi_text() -> str:
     """Return the OpenAPI document that is part of the package. `make docs` writes it."""
     return (resources.files("promptlogctl.http") / "openapi.json").read_text("utf-8")
-
-
-async def _handle_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    detail = "there is nothing at this path" if error.status_code == 404 else str(error.detail)
-    code = "no_path" if error.status_code == 404 else "bad_request"
-    return Problem(error.status_code, code, detail, headers=dict(error.headers or {})).response()
-
-
-async def _handle_disconnect(request: Request, error: Exception) -> Response:
-    return Response(None, 499)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 
-from promptlogctl.client import AsyncClient, OnLog, PromptlogError, RequestRefused
+from promptlogctl.client import AsyncClient, OnLog, PendingReply, RequestRefused
 from promptlogctl.http.guard import Caller
 from promptlogctl.http.problems import Problem
 from promptlogctl.http.settings import Settings
@@ -75,7 +75,7 @@ class Backend:
                 tenant = self._tenant(caller)
                 pending = await self._client().send(lambda id, tenant=tenant: make(id, tenant), on_log)  # type: ignore[misc]
                 try:
-                    return await _unless_gone(lambda: pending.reply(Finished), gone)  # noqa: B023 - it is awaited here
+                    return await _finished(pending, gone)
                 except RequestRefused as refused:
                     self._raise_unless_tenant(refused, tenant)
                 finally:
@@ -119,26 +119,11 @@ class Backend:
         )
 
 
-async def _unless_gone(reply: Callable[[], Awaitable[_R]], gone: Callable[[], Awaitable[None]]) -> _R:
-    """Wait for a reply, unless the HTTP client leaves first: then raise ClientGone."""
+async def _finished(pending: PendingReply, gone: Callable[[], Awaitable[None]]) -> Finished:
+    """Wait for the end of a run. Raises ClientGone if the HTTP client leaves first."""
     with anyio.move_on_after(_WATCH_AFTER_S):
-        return await reply()
-    replies: list[_R] = []
-    errors: list[PromptlogError] = []
-    async with anyio.create_task_group() as tasks:
-
-        async def wait() -> None:
-            try:
-                replies.append(await reply())
-            except PromptlogError as error:
-                errors.append(error)
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(wait)
-        await gone()
-        tasks.cancel_scope.cancel()
-    if errors:
-        raise errors[0]
-    if not replies:
+        return await pending.reply(Finished)
+    reply = await pending.reply_unless(gone, Finished)
+    if reply is None:
         raise ClientGone
-    return replies[0]
+    return reply

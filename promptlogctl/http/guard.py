@@ -74,9 +74,6 @@ class Guard:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})
             return
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         began, status = perf_counter(), 0
 
         async def answer(message: Message) -> None:
@@ -88,10 +85,14 @@ class Guard:
 
         try:
             scope[_CALLER] = self._check(scope)
+            await self._app(scope, receive, answer)
         except Problem as problem:
             await problem(scope, receive, answer)
-        else:
-            await self._app(scope, receive, answer)
+        except Exception:
+            _log.exception("a request failed")
+            if status:  # the response has begun: the server closes the connection
+                raise
+            await Problem(500, "internal", "the server failed; its log says how")(scope, receive, answer)
         finally:
             if _log.isEnabledFor(logging.INFO):
                 path = scope["path"][:200]
@@ -147,7 +148,7 @@ class Guard:
                 raise Problem(403, "other_site", "another site's page made this request")
         if site is None or site in (b"same-origin", b"none"):
             return
-        if mode == b"navigate" and scope["method"] == "GET" and _own_path(scope) == "/":
+        if mode == b"navigate" and scope["method"] == "GET" and own_path(scope) == "/":
             return
         raise Problem(403, "other_site", "another site's page made this request")
 
@@ -160,7 +161,7 @@ class Guard:
         if presented is not None:
             scheme, _, text = presented.partition(b" ")
             token = tokens.find(text.strip()) if scheme.lower() == b"bearer" else None
-        path = _own_path(scope)
+        path = own_path(scope)
         if token is None and path not in _OPEN and not path.startswith("/static/"):
             why = "the token is unknown" if presented is not None else "send a token: Authorization: Bearer TOKEN"
             raise Problem(401, "unauthorized", why, headers={"www-authenticate": 'Bearer realm="promptlog"'})
@@ -190,7 +191,7 @@ def _name_of(host: bytes) -> str:
     return name if colon and port.isdigit() and not name.endswith(":") else text
 
 
-def _own_path(scope: Scope) -> str:
+def own_path(scope: Scope) -> str:
     """Return the path below where the application is mounted."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
