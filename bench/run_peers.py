@@ -75,8 +75,8 @@ def new_http_programs(server: Server, count: int) -> list[float]:
     samples = []
     for number in range(count):
         began = time.perf_counter()
-        connection.request("POST", "/submit", f"{SAMPLE}\n// new {number} {began}")
-        hash = connection.getresponse().read().decode()
+        connection.request("POST", "/submit", server.body(f"{SAMPLE}\n// new {number} {began}"), server.headers)
+        hash = server.hash_of(connection.getresponse().read().decode())
         connection.request("GET", server.path(hash))
         if EXPECT not in connection.getresponse().read().decode():
             sys.exit(f"{server.name}: a wrong answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -83,14 +84,25 @@ class Server:
         """One request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, self.headers)
             return connection.getresponse().read().decode()
         finally:
             connection.close()
 
+    headers: Mapping[str, str] = {}
+    """Of every request."""
+
+    def body(self, source: str) -> str:
+        """Return the body of the request that keeps a program."""
+        return source
+
+    def hash_of(self, answer: str) -> str:
+        """Return the hash in the answer to that request."""
+        return answer
+
     def submit(self, source: str) -> str:
         """Keep a program, return its hash."""
-        return self.ask("POST", "/submit", source)
+        return self.hash_of(self.ask("POST", "/submit", self.body(source)))
 
     def path(self, hash: str, prompt: str = PROMPT) -> str:
         """Where a run is asked for."""
@@ -104,6 +116,24 @@ class Server:
         """Load it with runs of these programs, in turn."""
         requests = [self.request(hash) for hash in hashes]
         return load.run(tools, str(self.port), "http", requests, expect=EXPECT, **options)  # type: ignore[arg-type]
+
+
+class PromptlogHttp(Server):
+    """promptlog's HTTP front, with a daemon of its own."""
+
+    headers: Mapping[str, str] = {"Content-Type": "application/json"}
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-m", "promptlogctl", "http", "--spawn", "--listen", "127.0.0.1:PORT"]
+        super().__init__("promptlog over HTTP", command, folder, python=HERE.parents[1])
+
+    def body(self, source: str) -> str:
+        """Return the body of the request that keeps a program."""
+        return json.dumps({"code": source})
+
+    def hash_of(self, answer: str) -> str:
+        """Return the hash in the answer to that request."""
+        return str(json.loads(answer)["hash"])
 
 
 class Promptlog(Server):
@@ -186,6 +216,7 @@ def set_up(scratch: Path) -> tuple[list[Server], Path]:
         subprocess.run(command, check=True)
     workerd = [str(scratch / "node_modules/.bin/workerd"), "serve", "run.capnp", "--experimental"]
     servers = [
+        PromptlogHttp(scratch),
         Server("workerd get", workerd, scratch),
         Server("workerd load", workerd, scratch, "fresh"),
         Server("isolated-vm isolate", ["node", "node.js", "ivm-isolate", "PORT"], scratch),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _DEFAULT = "127.0.0.1:8787"
-_REQUIREMENTS = ("starlette>=0.46", "uvicorn>=0.54,<1", "httptools>=0.7", "uvloop>=0.21")
+REQUIREMENTS = ("starlette>=0.46", "uvicorn>=0.54,<1", "httptools>=0.7", "uvloop>=0.21")
 """Of the extra `http`."""
 
 _BACKLOG = 4096
@@ -126,10 +126,10 @@ def _serve(
     access_log: bool,
     any_port: bool = False,
 ) -> Exit:
-    names = [re.split("[<>=]", requirement)[0] for requirement in _REQUIREMENTS]
+    names = [re.split("[<>=]", requirement)[0] for requirement in REQUIREMENTS]
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        wanted = " ".join(f"'{requirement}'" for requirement in _REQUIREMENTS)
+        wanted = " ".join(f"'{requirement}'" for requirement in REQUIREMENTS)
         raise click.UsageError(f"{', '.join(missing)} is not installed; run: pip install {wanted}")
     if not listen.is_local and tokens is None:
         raise click.UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 
@@ -52,6 +53,9 @@ class Application:
         """Serve one request, or the lifespan."""
         if scope["type"] == "lifespan":
             await receive()
+            # What is there now stays: garbage collections need not look at it.
+            gc.collect()
+            gc.freeze()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             self.close()

@@ -5,6 +5,7 @@
 | 400 | the request is malformed: its target, Host, body or a value in it |
 | 401, 403 | no token, or one without the right; a request that another site's page made |
 | 404, 405 | no such program or path; a method that the path does not have |
+| 408 | the request did not come in time |
 | 409 | the beginning of a hash fits several programs |
 | 413, 431 | a body, program, prompt or env that is too large; headers that are too large |
 | 415 | a body that is not JSON |

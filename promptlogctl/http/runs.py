@@ -8,7 +8,7 @@ from urllib.parse import unquote_plus
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from promptlogctl.client import BadResult, Ok, OnLog, ProgramException, RequestRefused
 from promptlogctl.http.backend import Backend, ClientGone
@@ -114,17 +114,38 @@ def first_of(reference: str | None, refused: RequestRefused) -> str | None:
     return str(matches[0]) if isinstance(matches, list) and matches else None
 
 
-def answer_of(reply: Finished, *, whole: bool) -> Response:
+class _Answer:
+    """A response of JSON. Starlette's own takes longer, and most requests end here."""
+
+    def __init__(self, body: bytes, status: int, headers: dict[str, str], media_type: bytes) -> None:
+        self._body = body
+        self._start = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-length", b"%d" % len(body)),
+                (b"content-type", media_type),
+                *[(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
+            ],
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request with it."""
+        await send(self._start)
+        await send({"type": "http.response.body", "body": self._body})
+
+
+def answer_of(reply: Finished, *, whole: bool) -> ASGIApp:
     """Return the response that says how a run ended. Raises Problem for an end that is not the program's own."""
     headers = headers_of(reply)
     if whole:
-        return Response(msgspec.json.encode(WholeAnswer.of(reply)), 200, headers, WHOLE_TYPE)
+        return _Answer(msgspec.json.encode(WholeAnswer.of(reply)), 200, headers, WHOLE_TYPE.encode())
     outcome = reply.outcome
     match outcome:
         case Ok():
-            return Response(bytes(outcome.value), 200, headers, "application/json")
+            return _Answer(bytes(outcome.value), 200, headers, b"application/json")
         case ProgramException() | BadResult():
-            return Response(msgspec.json.encode(ErrorAnswer(error=outcome.message)), 500, headers, "application/json")
+            return _Answer(msgspec.json.encode(ErrorAnswer(error=outcome.message)), 500, headers, b"application/json")
     place = {name: getattr(outcome, name, None) for name in ("line", "column")}
     raise of_outcome(headers["promptlog-outcome"], describe(outcome), headers=headers, **place)
 

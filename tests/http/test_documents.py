@@ -1,0 +1,48 @@
+"""What the documents show of HTTP happens."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.http import problems
+from promptlogctl.http.openapi import document
+
+ROOT = Path(__file__).parents[2]
+HTTP = (ROOT / "docs/http.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/http.md"])
+def test_curl_transcripts(url: str, name: str) -> None:
+    """Each curl command in a transcript prints what stands below it."""
+    text = (ROOT / name).read_text("utf-8")
+    transcripts = re.findall(r"^\$ (curl .*)\n((?:(?!\$ |```).*\n)+)", text, re.MULTILINE)
+    assert len(transcripts) >= 2
+    for line, printed in transcripts:
+        here = line.replace("http://127.0.0.1:8787/", url)
+        done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, timeout=30)
+        assert done.stdout + "\n" == printed, line
+
+
+def test_http_md_has_every_path_and_status() -> None:
+    """docs/http.md names each path, and each status that the API may answer with."""
+    operations = document()["paths"]
+    for path in operations:
+        assert path.replace("{program}", "PROGRAM") in HTTP, path
+    answers = [answer for path in operations.values() for operation in path.values() if isinstance(operation, dict)
+               for answer in operation["responses"]]  # fmt: skip
+    for status in set(answers) - {"200", "304"}:
+        assert re.search(rf"^\| .*\b{status}\b", HTTP, re.MULTILINE), status
+        assert re.search(rf"^\| .*\b{status}\b", problems.__doc__ or "", re.MULTILINE), status
+
+
+def test_the_message_that_names_missing_packages_is_current() -> None:
+    """`promptlogctl http` names the packages of the extra `http`, with the versions of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    command = importlib.import_module("promptlogctl.cli.http")
+    assert list(command.REQUIREMENTS) == project["optional-dependencies"]["http"]
