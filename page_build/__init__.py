@@ -30,7 +30,7 @@ VARIABLE = "PROMPTLOG_EDITOR"
 
 DENO_REQUIREMENT = "deno>=2.9.8,<3"
 
-_LICENSES = "LICENSES.txt"
+LICENSES = "LICENSES.txt"
 _FETCH_S = 120
 _CONFIGURATION = ("deno.json", "deno.lock")
 _HERE = Path(__file__).parent
@@ -65,8 +65,15 @@ def find_or_fetch(cache_folder: Path) -> Path | None:
 
 def kept(cache_folder: Path) -> Path | None:
     """Return the folder in the cache that has the modules, if they were fetched before."""
-    folder = cache_folder / f"editor-{_digest()}"
-    return folder if (folder / _LICENSES).exists() else None
+    folder = place(cache_folder)
+    return folder if (folder / LICENSES).exists() else None
+
+
+def place(cache_folder: Path) -> Path:
+    """Return the folder in the cache for the modules, by what they are made of: the locked packages, and this file."""
+    files = [_HERE / name for name in (*_CONFIGURATION, "__init__.py")]
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    return cache_folder / f"editor-{digest}"
 
 
 def fetch(cache_folder: Path) -> Path:
@@ -86,24 +93,18 @@ def fetch(cache_folder: Path) -> Path:
             raise EditorError(f"deno could not fetch it: {error}") from error
         if done.returncode != 0:
             raise EditorError("deno could not fetch it:\n    " + "\n    ".join(done.stderr.strip().splitlines()[-5:]))
-        modules = _modules(work / "node_modules" / ".deno")
-    target = cache_folder / f"editor-{_digest()}"
+        modules = read(work / "node_modules" / ".deno")
+    target = place(cache_folder)
     # The licences are written last: they mark a folder that is whole.
-    for name, content in sorted(modules.items(), key=lambda item: item[0] == _LICENSES):
+    for name, content in sorted(modules.items(), key=lambda item: item[0] == LICENSES):
         cache.write(target / name, content, 0o644)
     return target
 
 
 def put(made: Path, folder: Path) -> None:
     """Copy the modules from the cache."""
-    for path in sorted(made.iterdir(), key=lambda path: path.name == _LICENSES):
+    for path in sorted(made.iterdir(), key=lambda path: path.name == LICENSES):
         cache.write(folder / path.name, path.read_bytes(), 0o644)
-
-
-def _digest() -> str:
-    """Return what names the inputs: the locked packages, and this file."""
-    files = [_HERE / name for name in (*_CONFIGURATION, "__init__.py")]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _find_deno() -> str:
@@ -115,7 +116,7 @@ def _find_deno() -> str:
     return str(deno.find_deno_bin())
 
 
-def _modules(packages: Path) -> dict[str, bytes]:
+def read(packages: Path) -> dict[str, bytes]:
     """Return the module of each package by file name, and all licences. Raises EditorError."""
     found: dict[str, Path] = {}
     for manifest in packages.glob("*/node_modules/**/package.json"):
@@ -134,7 +135,7 @@ def _modules(packages: Path) -> dict[str, bytes]:
         licences.append(f"{package} {description['version']}\n\n{text.strip()}\n")
     if missing := _locked() - found.keys():
         raise EditorError(f"deno did not install {', '.join(sorted(missing))}")
-    modules[_LICENSES] = ("\n" + "-" * 80 + "\n\n").join(licences).encode()
+    modules[LICENSES] = ("\n" + "-" * 80 + "\n\n").join(licences).encode()
     return modules
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cell_build import embedded, engine_source
+import page_build
+from cell_build import cache, embedded, engine_source
 from cell_build.cell import Cell
 from cell_build.checkout import SOURCE_FOLDER
 from hatch_build import CustomBuildHook
@@ -29,6 +30,7 @@ def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CustomBuildHook:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(__file__).parents[2] / embedded.ENGINES / path, copy)
     monkeypatch.setenv(engine_source.SOURCE_VARIABLE, str(engine))
+    monkeypatch.setenv(page_build.VARIABLE, "none")
     unused: Any = None
     return CustomBuildHook(str(tmp_path / "project"), {}, unused, unused, str(tmp_path), "wheel")
 
@@ -79,3 +81,27 @@ def test_zig_is_installed_only_to_compile(hook: CustomBuildHook, monkeypatch: py
     assert hook.dependencies() == ["ziglang==0.15.2"]
     monkeypatch.setattr(Cell, "kept", lambda self, cache_folder: cache_folder)
     assert hook.dependencies() == []
+
+
+@pytest.mark.usefixtures("host_compiler")
+def test_the_pages_editor_comes_from_the_cache(
+    hook: CustomBuildHook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editor in the cache goes into the wheel, or into the tree of an editable installation; nothing is fetched."""
+    monkeypatch.setenv(page_build.VARIABLE, "required")
+    monkeypatch.setattr(page_build, "fetch", None)
+    folder = page_build.place(cache.open_folder())
+    for name in ("codemirror-view.js", page_build.LICENSES):
+        cache.write(folder / name, b"// its text")
+    assert hook.dependencies() == []
+    build_data = _build_data()
+    hook.initialize("standard", build_data)
+    assert f"{page_build.FOLDER}/codemirror-view.js" in build_data["force_include"].values()
+    hook.initialize("editable", _build_data())
+    assert (tmp_path / "project" / page_build.FOLDER / "codemirror-view.js").read_bytes() == b"// its text"
+
+
+def test_deno_is_installed_to_fetch_the_editor(hook: CustomBuildHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the editor has to be fetched, the build gets Deno."""
+    monkeypatch.delenv(page_build.VARIABLE)
+    assert page_build.DENO_REQUIREMENT in hook.dependencies()

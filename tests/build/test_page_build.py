@@ -1,0 +1,69 @@
+"""The editor of the page: what is made of the packages, and what happens without them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import page_build
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """All locked packages, as Deno lays them out, with small modules."""
+    lock = json.loads((Path(page_build.__file__).parent / "deno.lock").read_text())
+    for key in lock["npm"]:
+        name = key.rpartition("@")[0]
+        folder = tmp_path / key.replace("/", "+") / "node_modules" / name
+        folder.mkdir(parents=True)
+        description = {"name": name, "version": key.rpartition("@")[2], "exports": {"import": "./dist/index.js"}}
+        (folder / "package.json").write_text(json.dumps(description))
+        (folder / "LICENSE").write_text(f"licence of {name}")
+        (folder / "dist").mkdir()
+        (folder / "dist/index.js").write_text(
+            "import { a,\n  b } from '@codemirror/state';\nimport crelt from \"crelt\";\n"
+            "export { c } from '@lezer/common';\nconst text = \"import x from 'y'\", from = 'z';\n"
+        )
+    return tmp_path
+
+
+def test_imports_name_files(packages: Path) -> None:
+    """Imports of packages become imports of files that are there; texts that look like imports stay."""
+    modules = page_build.read(packages)
+    source = modules["codemirror-view.js"].decode()
+    imports = "\n".join(source.splitlines()[:-1])
+    assert re.findall(r"from [\"'](.*?)[\"'];", imports) == ["./codemirror-state.js", "./crelt.js", "./lezer-common.js"]
+    assert "\"import x from 'y'\", from = 'z'" in source
+    assert {"codemirror-state.js", "crelt.js", "lezer-common.js"} <= modules.keys()
+    assert b"licence of @codemirror/view" in modules[page_build.LICENSES]
+
+
+def test_a_package_that_is_missing(tmp_path: Path) -> None:
+    """If a locked package is not there, the build says which."""
+    with pytest.raises(page_build.EditorError, match="@codemirror/view"):
+        page_build.read(tmp_path)
+
+
+@pytest.mark.parametrize("wish", ["", "required"])
+def test_without_deno(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wish: str
+) -> None:
+    """Without Deno the build goes on with a warning; a release, which requires the editor, fails."""
+    monkeypatch.setenv(page_build.VARIABLE, wish)
+    monkeypatch.setattr(page_build.importlib.util, "find_spec", lambda name: None)
+    if wish:
+        with pytest.raises(page_build.EditorError, match="deno is not installed"):
+            page_build.find_or_fetch(tmp_path)
+    else:
+        assert page_build.find_or_fetch(tmp_path) is None
+        assert "a plain text field" in capsys.readouterr().err
+
+
+def test_a_registry_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the packages can't be fetched, the error has Deno's words."""
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9/")
+    with pytest.raises(page_build.EditorError, match="deno could not fetch it"):
+        page_build.fetch(tmp_path)
