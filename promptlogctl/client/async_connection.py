@@ -1,11 +1,13 @@
 """The asynchronous client's connection: tasks share it, and it opens again after the daemon was restarted.
 
-It needs no task of its own. The first task that waits for a reply receives replies for all tasks, and sends what the
-socket did not take at once. When that task has its own reply, it wakes another waiting task to go on.
+It needs no task of its own. On asyncio the event loop calls back when there is something to receive. Trio has no such
+callbacks. There the first task that waits for a reply receives for all tasks, and sends what the socket did not take at
+once. When that task has its own reply, it wakes another waiting task to go on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
@@ -228,10 +230,17 @@ class _Link:
         self._unsent = bytearray()
         """What the socket has not taken yet. It may begin in the middle of a message."""
         self._is_driven = False
-        """Whether a task receives and sends for all."""
+        """Whether a task, or the event loop, receives and sends for all."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):  # it is not asyncio
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._epoll.fileno(), self._work)
+            self._is_driven = True
 
     def is_gone(self) -> bool:
         """Whether it is lost, also if no task receives and so none has noticed."""
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            self.lose()  # its loop has ended
         if not self.waiting:
             while self._receive():
                 pass
@@ -242,8 +251,12 @@ class _Link:
         if self.is_lost:
             return
         self.is_lost = True
-        if self._is_driven:
-            self._sock.shutdown(socket.SHUT_RDWR)  # the task that drives wakes up, and closes it
+        if self._loop is not None:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._close()
+        elif self._is_driven:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # the task that drives wakes up, and closes it
         else:
             self._close()
         for pending in self.waiting.values():
@@ -321,15 +334,18 @@ class _Link:
         try:
             while not pending.is_settled:
                 await anyio.wait_readable(self._epoll.fileno())
-                self._receive()
-                if self._unsent:
-                    self._send_rest()
+                self._work()
         finally:
             self._is_driven = False
             if self.is_lost:
                 self._close()
             else:
                 self._pass_on()
+
+    def _work(self) -> None:
+        self._receive()
+        if self._unsent:
+            self._send_rest()
 
     def _receive(self) -> bool:
         """Receive once, and give the replies to those who wait for them. Return whether there was anything."""

@@ -117,7 +117,9 @@ def test_wheel_has_a_hardened_executable_that_runs(project: Path, tmp_path: Path
     engine = json.loads(wheel.read(bill))["components"][0]
     assert engine["version"] == facts["engine_version"]
     assert "Fabrice Bellard" in engine["licenses"][0]["license"]["text"]["content"]
-    assert not [name for name in wheel.namelist() if name.endswith((".c", ".h")) or "cell_build" in name]
+    assert not [name for name in wheel.namelist() if name.endswith((".c", ".h")) or "_build/" in name]
+    for name in ("openapi.json", "static/index.html", "static/editor/codemirror-view.js", "static/editor/LICENSES.txt"):
+        assert f"promptlogctl/http/{name}" in wheel.namelist()
 
 
 def test_second_build_fetches_and_compiles_nothing(
