@@ -7,10 +7,11 @@ from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
-from promptlogctl.cli.http import http, play
+from promptlogctl.cli.http import http
 from promptlogctl.cli.list import list_
 from promptlogctl.cli.name import name
 from promptlogctl.cli.ping import ping
+from promptlogctl.cli.play import play
 from promptlogctl.cli.remove import remove
 from promptlogctl.cli.run import run
 from promptlogctl.cli.show import show

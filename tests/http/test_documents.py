@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import tomllib
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from promptlogctl.cli.serve import REQUIREMENTS
 from promptlogctl.http import problems
 from promptlogctl.http.openapi import document
 
@@ -44,5 +44,4 @@ def test_http_md_has_every_path_and_status() -> None:
 def test_the_message_that_names_missing_packages_is_current() -> None:
     """`promptlogctl http` names the packages of the extra `http`, with the versions of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    command = importlib.import_module("promptlogctl.cli.http")
-    assert list(command.REQUIREMENTS) == project["optional-dependencies"]["http"]
+    assert list(REQUIREMENTS) == project["optional-dependencies"]["http"]

@@ -1,0 +1,104 @@
+"""The socket that an HTTP server listens on."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import msgspec
+
+DEFAULT = "127.0.0.1:8787"
+
+_BACKLOG = 4096
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an HTTP server listens."""
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+    """Of a Unix socket."""
+
+    @property
+    def name(self) -> str:
+        """The host as it stands in a URL, and in Host."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only processes of this host can connect."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parsed(ctx: click.Context, param: click.Parameter, text: str) -> Listen:
+    """Return what `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH` means."""
+    if text.startswith("unix:"):
+        if not text[5:]:
+            raise click.BadParameter("the path is empty; give unix:PATH")
+        return Listen(path=Path(text[5:]))
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        raise click.BadParameter(f"{text!r} is neither HOST:PORT, such as {DEFAULT}, nor unix:PATH")
+    return Listen(host=host.removeprefix("[").removesuffix("]"), port=int(port))
+
+
+def listening(listen: Listen, *, any_port: bool) -> socket.socket:
+    """Return a socket that listens. Raises OSError. `any_port`: take another port if this one is in use."""
+    if listen.path is not None:
+        return _listening_unix(listen.path)
+    family, _, _, _, address = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            if not any_port or error.errno != errno.EADDRINUSE:
+                raise
+            sock.bind((address[0], 0, *address[2:]))
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listening_unix(path: Path) -> socket.socket:
+    """Return a Unix socket that listens, for this user and group alone. One that nobody listens on is replaced."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(2)
+                with suppress(ConnectionRefusedError):
+                    probe.connect(os.fspath(path))
+                    raise OSError(f"another server answers on {path}")
+            path.unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o117)
+    try:
+        sock.bind(os.fspath(path))
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(previous)
+    return sock
+
+
+def url_of(listen: Listen, sock: socket.socket) -> str:
+    if listen.path is not None:
+        return f"unix:{listen.path}"
+    return f"http://{listen.name}:{sock.getsockname()[1]}/"

@@ -1,0 +1,19 @@
+"""promptlogctl play."""
+
+from __future__ import annotations
+
+import click
+
+from promptlogctl.cli.app import App, command
+from promptlogctl.cli.listen import Listen
+from promptlogctl.cli.output import Exit
+from promptlogctl.cli.serve import serve
+
+
+@click.command()
+@click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
+@command
+def play(app: App, no_browser: bool) -> Exit:
+    """Open a page to try programs in. Starts what is needed: a private daemon if none answers, and the HTTP server."""
+    app.spawn = True
+    return serve(app, Listen(host="127.0.0.1", port=8787), any_port=True, opens=not no_browser)

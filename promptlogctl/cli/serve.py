@@ -1,0 +1,133 @@
+"""Runs the HTTP server, for the commands `http` and `play`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import socket
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App
+from promptlogctl.cli.listen import Listen, listening, url_of
+from promptlogctl.cli.output import Exit
+
+if TYPE_CHECKING:
+    import uvicorn
+
+REQUIREMENTS = ("starlette>=0.46", "uvicorn>=0.54,<1", "httptools>=0.7", "uvloop>=0.21")
+"""Of the extra `http`."""
+
+_DRAIN_S = 10
+"""How long a stop waits for requests in flight."""
+
+_KEEP_ALIVE_S = 75
+
+
+def serve(
+    app: App,
+    listen: Listen,
+    *,
+    tokens: Path | None = None,
+    workers: int = 1,
+    hosts: tuple[str, ...] = (),
+    access_log: bool = False,
+    any_port: bool = False,
+    opens: bool = False,
+) -> Exit:
+    names = [re.split("[<>=]", requirement)[0] for requirement in REQUIREMENTS]
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        wanted = " ".join(f"'{requirement}'" for requirement in REQUIREMENTS)
+        raise click.UsageError(f"{', '.join(missing)} is not installed; run: pip install {wanted}")
+    if not listen.is_local and tokens is None:
+        raise click.UsageError(
+            f"{listen.host} can be reached from other hosts: give --tokens FILE, or listen on 127.0.0.1 or unix:PATH"
+        )
+    from promptlogctl.http.settings import HOSTS, LOOPBACK_HOSTS, SOCKET, TOKENS
+    from promptlogctl.http.tokens import TokenError, read_tokens
+
+    if tokens is not None:
+        try:
+            read_tokens(tokens)
+        except TokenError as error:
+            raise click.UsageError(str(error)) from None
+        os.environ[TOKENS] = str(tokens.absolute())
+    own = [*LOOPBACK_HOSTS, listen.name]
+    os.environ[HOSTS] = "*" if listen.path is not None or "*" in hosts else ",".join([*own, *hosts])
+    with app.daemon() as private:
+        if private is not None or app.socket is not None:
+            os.environ[SOCKET] = str(private or app.socket)
+        try:
+            sock = listening(listen, any_port=any_port)
+        except OSError as error:
+            where = listen.path or f"{listen.host}:{listen.port}"
+            code = Exit.USAGE
+            return Exit(
+                output.problem("usage", f"can't listen on {where}: {error.strerror or error}", code, json=app.json)
+            )
+        try:
+            url = url_of(listen, sock)
+            output.note(f"listening on {url}; stop with Ctrl-C")
+            if opens:
+                webbrowser.open(url)  # the socket listens already
+            _run(_config(workers, access_log), sock)
+        finally:
+            sock.close()
+            if listen.path is not None:
+                with suppress(OSError):
+                    listen.path.unlink()
+    return Exit.OK
+
+
+def _config(workers: int, access_log: bool) -> uvicorn.Config:
+    import uvicorn
+
+    formatter = {"format": "%(asctime)s %(levelname)s %(message)s"}
+    logged = {"handlers": ["stderr"], "level": "INFO" if access_log else "WARNING", "propagate": False}
+    return uvicorn.Config(
+        "promptlogctl.http:app",
+        http="promptlogctl.http.server:Protocol",
+        loop="uvloop",
+        ws="none",
+        workers=workers,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_DRAIN_S,
+        log_config={
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"line": formatter},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "loggers": {
+                "uvicorn": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
+                "promptlogctl.http": logged,
+            },
+        },
+    )
+
+
+def _run(config: uvicorn.Config, sock: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
+
+    from promptlogctl.http.server import raise_descriptor_limit
+
+    raise_descriptor_limit()
+    # uvicorn raises the signal that ended it once more: so what comes after it is done as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        if config.workers == 1:
+            uvicorn.Server(config).run(sockets=[sock])
+        else:
+            Multiprocess(config, sockets=[sock]).run()
