@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
 # An editable installation builds the QuickJS cell; its cache makes it compile only what has changed (docs/building.md).
-PAGE_SOURCES := page_build/__init__.py page_build/deno.json page_build/deno.lock
+PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 

@@ -43,7 +43,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
             build_data["force_include"].update(files)
         editor = page_build.find_or_fetch(cache.open_folder())
         if editor is not None and version == "editable":
-            page_build.put(editor, root / page_build.FOLDER)
+            page_build.copy_to(editor, root / page_build.FOLDER)
         elif editor is not None:
             build_data["force_include"].update(
                 {str(path): f"{page_build.FOLDER}/{path.name}" for path in editor.iterdir()}

@@ -124,7 +124,7 @@ def _run(config: uvicorn.Config, sock: socket.socket) -> None:
     from promptlogctl.http.server import raise_descriptor_limit
 
     raise_descriptor_limit()
-    # uvicorn raises the signal that ended it once more: so what comes after it is done as well.
+    # uvicorn sends this process the signal again after its own end. As KeyboardInterrupt it lets the clean-up run.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         if config.workers == 1:

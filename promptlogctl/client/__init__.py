@@ -1,6 +1,6 @@
 """`from promptlogctl.client import Client, AsyncClient`: the clients, what they give and raise, and how runs end."""
 
-from promptlogctl.client.async_connection import PendingReply
+from promptlogctl.client.async_link import PendingReply
 from promptlogctl.client.asynchronous import AsyncClient
 from promptlogctl.client.blocking import Client, PendingRun
 from promptlogctl.client.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar, Unpack
 
-from promptlogctl.client.async_connection import AsyncConnection, PendingReply
+from promptlogctl.client.async_connection import AsyncConnection
+from promptlogctl.client.async_link import PendingReply
 from promptlogctl.client.endpoint import find_endpoint
 from promptlogctl.client.request import (
     OnLog,
@@ -139,14 +140,14 @@ class AsyncClient:
     ) -> _R:
         """Send a request of the protocol (docs/protocol.md) and return its reply, which is of this kind.
 
-        `make`: given the request's id, returns the request. `again`: it may be done twice, should the connection be
-        lost. A run may not.
+        `make`: returns the request, given its id. `again`: whether the request is sent once more if the connection is
+        lost; False for runs, since the first one may have begun.
         """
         return await self._connection.ask(make, kind, on_log, again=again)
 
     async def send(self, make: Callable[[Id], Request], on_log: OnLog | None = None) -> PendingReply:
-        """Send a request of the protocol, and return what waits for its reply. The caller must close it.
+        """Send a request of the protocol, and return a `PendingReply`. The caller must close it.
 
-        For a caller that does something else when the reply takes long.
+        Use it instead of `ask` to stop waiting without cancelling at once.
         """
         return await self._connection.send(make, on_log)

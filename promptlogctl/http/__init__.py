@@ -1,12 +1,12 @@
-"""`promptlogctl.http:app`: the HTTP API as an ASGI application. `make_app` makes one with other settings, to mount.
+"""`promptlogctl.http:app`: the HTTP API as an ASGI application. `Application` is one with other settings, to mount.
 
 It needs the extra `http` of promptlog.
 """
 
-from promptlogctl.http.application import Application, ByEnvironment, make_app
-from promptlogctl.http.settings import Settings, settings_of
+from promptlogctl.http.application import Application, EnvironmentApplication
+from promptlogctl.http.settings import Settings
 
-__all__ = ["Application", "Settings", "app", "make_app", "settings_of"]
+__all__ = ["Application", "Settings", "app"]
 
-app = ByEnvironment()
+app = EnvironmentApplication()
 """Set up at its first use by PROMPTLOG_SOCKET, PROMPTLOG_HTTP_HOSTS and PROMPTLOG_HTTP_TOKENS."""

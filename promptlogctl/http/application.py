@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from importlib import resources
 
 import anyio
@@ -19,20 +21,25 @@ from promptlogctl.http.page import Page
 from promptlogctl.http.problems import Problem, of_error
 from promptlogctl.http.programs import Programs
 from promptlogctl.http.runs import Runs
-from promptlogctl.http.settings import Settings, settings_of
+from promptlogctl.http.settings import Settings, settings_from_environment
 
 _READY_S = 2.0
+"""How long the daemon may take to answer `/readyz`."""
+
+_READY_AGAIN_S = 0.5
+"""How long an answer of its counts."""
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 class Application:
-    """The HTTP API as an ASGI application. `close` it in the end if it is mounted, since it sees no lifespan then."""
+    """The HTTP API as an ASGI application. A mounted one sees no lifespan: call `close` yourself."""
 
     def __init__(self, settings: Settings) -> None:
         """It connects to the daemon at its first request, and again when the daemon was restarted."""
         self._backend = backend = Backend(settings)
-        runs, programs, page, health = Runs(backend), Programs(backend), Page(), _Health(settings)
+        self._health = health = _Health(settings)
+        runs, programs, page = Runs(backend), Programs(backend), Page()
         self.routes: Mapping[str, Mapping[str, Endpoint]] = {
             "/run/{program}": {"GET": runs.get, "POST": runs.post},
             "/exec": {"POST": runs.exec},
@@ -66,6 +73,7 @@ class Application:
     def close(self) -> None:
         """Close the connections to the daemon."""
         self._backend.close()
+        self._health.close()
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -82,7 +90,7 @@ class Application:
         """Return the answer to a request. HEAD is not served, since it would run a program. Raises Problem."""
         path, method = own_path(request.scope), request.method
         endpoints = self.routes.get(path)
-        if endpoints is None or "{" in path:
+        if endpoints is None or "{" in path:  # a client may send `/run/{program}` as it stands
             name, value, endpoints = self._find(path)
             request.scope["path_params"] = {name: value}
         endpoint = endpoints.get(method)
@@ -103,13 +111,8 @@ class Application:
         return name, value, self.routes[pattern]
 
 
-def make_app(settings: Settings) -> Application:
-    """Return an application with these settings, to mount or to serve."""
-    return Application(settings)
-
-
-class ByEnvironment:
-    """An application with the settings that the environment has at its first use."""
+class EnvironmentApplication:
+    """An application that reads its settings from environment variables at its first request."""
 
     def __init__(self) -> None:
         self._application: Application | None = None
@@ -117,7 +120,7 @@ class ByEnvironment:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan. Raises TokenError."""
         if self._application is None:
-            self._application = make_app(settings_of())
+            self._application = Application(settings_from_environment())
         await self._application(scope, receive, send)
 
 
@@ -125,19 +128,32 @@ class _Health:
     """`/healthz` and `/readyz`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._client = AsyncClient(settings.socket)
+        self._checking = anyio.Lock()
+        self._checked_at = -math.inf
+        self._version: str | None = None
+        """Of the daemon, if it answered at the last check."""
+
+    def close(self) -> None:
+        """Close the connection to the daemon."""
+        self._client.close()
 
     async def alive(self, request: Request) -> Response:
         """This process answers."""
         return _status("alive")
 
     async def ready(self, request: Request) -> Response:
-        """The daemon answers as well."""
-        with anyio.move_on_after(_READY_S):
-            async with AsyncClient(self._settings.socket) as client:
-                pong = await client.ping()
-                return _status("ready", version=pong.version)
-        raise Problem(503, "no_daemon", f"the daemon did not answer within {_READY_S:g} s")
+        """The daemon answers as well. Requests share a check, so that many of them ask it no more than one."""
+        async with self._checking:
+            if anyio.current_time() - self._checked_at > _READY_AGAIN_S:
+                self._version = None
+                with anyio.move_on_after(_READY_S), suppress(PromptlogError):
+                    self._version = (await self._client.ping()).version
+                self._checked_at = anyio.current_time()
+            version = self._version
+        if version is None:
+            raise Problem(503, "no_daemon", "no promptlogd answers")
+        return _status("ready", version=version)
 
 
 def _status(status: str, **more: str) -> Response:

@@ -19,14 +19,18 @@ from promptlogd.wire.messages import Finished, Id, Request
 _log = logging.getLogger("promptlogctl.http")
 _R = TypeVar("_R")
 
-CONNECTIONS = 16
-"""To the daemon. Each has up to 100 requests in flight; a new one is opened when all others are full."""
+DAEMON_CONNECTIONS = 16
+"""Connections to the daemon. Each takes 100 requests; a new one opens when the others are full."""
 
 IN_FLIGHT = 64
 """Requests of one tenant at once. Further ones are answered with 429, so that one tenant can't take all places."""
 
 _WATCH_AFTER_S = 0.010
 """A run that takes longer than this is cancelled when its HTTP client leaves. Shorter ones are not worth a watch."""
+
+_ANSWER_S = 120.0
+"""A run lasts 30 s at most, and waits in the daemon's queue for a time that it bounds. Only a daemon that hangs takes
+longer."""
 
 Make = Callable[[Id, str | None], Request]
 """Given a request's id and tenant, returns the request."""
@@ -37,7 +41,7 @@ class ClientGone(Exception):
 
 
 class Backend:
-    """Asks the daemon."""
+    """Sends requests to the daemon, for one tenant each, over a few shared connections."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -95,12 +99,12 @@ class Backend:
                 del self._in_flight[tenant]
 
     def _client(self) -> AsyncClient:
-        """Return the first connection with a place, else the one with the fewest requests."""
+        """Return the first connection with a place. Raises Problem if there is none."""
         for client in self._clients:
             if client.has_place:
                 return client
-        if len(self._clients) >= CONNECTIONS:
-            return min(self._clients, key=lambda client: client.in_flight)
+        if len(self._clients) >= DAEMON_CONNECTIONS:
+            raise Problem(429, "busy", "all connections to the daemon are full")
         client = AsyncClient(self._settings.socket)
         self._clients.append(client)
         return client
@@ -109,7 +113,7 @@ class Backend:
         return caller.tenant if self._names_tenants else None
 
     def _raise_unless_tenant(self, refused: RequestRefused, tenant: str | None) -> None:
-        """Raise a refusal again, unless it is of the tenant alone: then name none from now on."""
+        """Raise the refusal again, unless it refuses the tenant alone. Then name no tenants until this process ends."""
         if tenant is None or refused.code != "forbidden" or refused.detail.get("field") != "tenant":
             raise refused
         self._names_tenants = False
@@ -123,7 +127,9 @@ async def _finished(pending: PendingReply, gone: Callable[[], Awaitable[None]]) 
     """Wait for the end of a run. Raises ClientGone if the HTTP client leaves first."""
     with anyio.move_on_after(_WATCH_AFTER_S):
         return await pending.reply(Finished)
-    reply = await pending.reply_unless(gone, Finished)
-    if reply is None:
-        raise ClientGone
-    return reply
+    with anyio.move_on_after(_ANSWER_S):
+        reply = await pending.reply_unless(gone, Finished)
+        if reply is None:
+            raise ClientGone
+        return reply
+    raise Problem(504, "no_answer", f"the daemon did not answer within {_ANSWER_S:g} s")

@@ -1,6 +1,7 @@
 """A run as server-sent events: `log` for each console line as it comes, then `finished`, or `problem`.
 
-Until the first event the response has not begun. So a run that is refused has a status of its own.
+The response begins with the first event, or after 15 s with a comment. A run that is refused before that has its own
+status; a later refusal is the event `problem`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from promptlogctl.client import LogLine, OnLog, PromptlogError
 from promptlogctl.http.backend import ClientGone
-from promptlogctl.http.bodies import WholeAnswer
 from promptlogctl.http.problems import Problem, of_error
+from promptlogctl.http.schemas import WholeAnswer
 from promptlogd.wire.messages import Finished
 
 _BEAT_S = 15.0

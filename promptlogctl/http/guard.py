@@ -33,10 +33,10 @@ _SAFE_HEADERS = [
     (b"x-frame-options", b"DENY"),
 ]
 _OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
-"""Paths that need no token, with `/static/`."""
+"""Paths that need no token. `/static/...` needs none either."""
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who sends a request."""
 
     tenant: str
@@ -45,14 +45,9 @@ class Caller(msgspec.Struct, frozen=True):
     needs_token: bool
 
     def require(self, right: str) -> None:
-        """Raise Problem unless the caller has a right."""
-        if not self.needs_token:
-            return
-        if self.token is None:
-            challenge = {"www-authenticate": 'Bearer realm="promptlog"'}
-            raise Problem(401, "unauthorized", "send a token: Authorization: Bearer TOKEN", headers=challenge)
-        if right not in self.token.rights:
-            raise Problem(403, "forbidden", f"the token of {self.token.name} does not have the right {right!r}")
+        """Raise Problem if the token lacks a right. The guard has refused requests without a token."""
+        if self.needs_token and (self.token is None or right not in self.token.rights):
+            raise Problem(403, "forbidden", f"this token does not have the right {right!r}")
 
 
 def caller_of(scope: Scope) -> Caller:
@@ -104,9 +99,9 @@ class Guard:
         query = scope["query_string"]
         size = len(raw) + len(query)
         if b"%" in raw or not raw.isascii():
-            strictly_decoded(raw, "path")
+            _check_escapes(raw, "path")
         if b"%" in query or not query.isascii():
-            strictly_decoded(query.replace(b"+", b" "), "query")
+            _check_escapes(query, "query")
         host = origin = site = mode = presented = None
         hosts = 0
         for name, value in scope["headers"]:
@@ -115,13 +110,13 @@ class Guard:
                 case b"host":
                     host, hosts = value, hosts + 1
                 case b"origin":
-                    origin = value
+                    origin = _only(name, origin, value)
                 case b"sec-fetch-site":
-                    site = value
+                    site = _only(name, site, value)
                 case b"sec-fetch-mode":
-                    mode = value
+                    mode = _only(name, mode, value)
                 case b"authorization":
-                    presented = value
+                    presented = _only(name, presented, value)
         if size > HEAD_BYTES or len(scope["headers"]) > _HEADERS:
             most = f"{HEAD_BYTES} bytes and {_HEADERS} headers"
             raise Problem(431, "head_too_large", f"target and headers may have {most}; send a long prompt in the body")
@@ -141,10 +136,10 @@ class Guard:
     def _check_site(
         self, scope: Scope, host: bytes | None, origin: bytes | None, site: bytes | None, mode: bytes | None
     ) -> None:
-        """Refuse what another site's page asks for, but for a link to the page that tries programs."""
+        """Raise Problem for a request that another site's page made. A link to the page itself is allowed."""
         if origin is not None:
-            _, _, authority = origin.partition(b"://")
-            if authority != host:
+            scheme, _, authority = origin.partition(b"://")
+            if authority != host or scheme not in (b"http", b"https"):
                 raise Problem(403, "other_site", "another site's page made this request")
         if site is None or site in (b"same-origin", b"none"):
             return
@@ -156,7 +151,8 @@ class Guard:
         tokens = self._settings.tokens
         if tokens is None:
             client = scope.get("client")
-            return Caller(f"http {client[0]}:{client[1]}" if client else "http", None, needs_token=False)
+            tenant = f"http {client[0]}:{client[1]}" if client else "http"
+            return Caller(tenant=tenant, token=None, needs_token=False)
         token = None
         if presented is not None:
             scheme, _, text = presented.partition(b" ")
@@ -165,14 +161,21 @@ class Guard:
         if token is None and path not in _OPEN and not path.startswith("/static/"):
             why = "the token is unknown" if presented is not None else "send a token: Authorization: Bearer TOKEN"
             raise Problem(401, "unauthorized", why, headers={"www-authenticate": 'Bearer realm="promptlog"'})
-        return Caller("http" if token is None else f"token {token.name}"[:128], token, needs_token=True)
+        return Caller(tenant="http" if token is None else f"token {token.name}", token=token, needs_token=True)
 
 
-def strictly_decoded(raw: bytes, what: str) -> str:
-    """Return a part of a target with its escapes decoded. Raises Problem for a bad escape, and for bad UTF-8."""
+def _only(name: bytes, known: bytes | None, value: bytes) -> bytes:
+    """Return the value of a header that may come once. Raises Problem for the second one."""
+    if known is not None:
+        raise Problem(400, "bad_request", f"the header {name.decode()} may be sent once")
+    return value
+
+
+def _check_escapes(raw: bytes, what: str) -> None:
+    """Raise Problem if a path or a query has a bad percent escape, bytes that are not UTF-8, or (a path) a NUL."""
     bad = _BAD_ESCAPE.search(raw)
     if bad is not None:
-        raise Problem(400, "bad_target", f"the {what} has a % at byte {bad.start()} that two hex digits do not follow")
+        raise Problem(400, "bad_target", f"the {what} has a % at byte {bad.start()} without two hex digits after it")
     try:
         text = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError as error:
@@ -181,14 +184,15 @@ def strictly_decoded(raw: bytes, what: str) -> str:
         ) from None
     if "\0" in text and what == "path":
         raise Problem(400, "bad_target", "the path has a NUL character")
-    return text
 
 
 def _name_of(host: bytes) -> str:
     """Return a Host without its port."""
     text = host.decode("latin-1").lower()
     name, colon, port = text.rpartition(":")
-    return name if colon and port.isdigit() and not name.endswith(":") else text
+    if colon and (port.isdecimal() or not port) and not name.endswith(":"):
+        text = name
+    return text.removesuffix(".")
 
 
 def own_path(scope: Scope) -> str:

@@ -1,6 +1,6 @@
 """Makes the OpenAPI document of the HTTP API: `python -m promptlogctl.http.openapi`. `make docs` calls it.
 
-The schemas are those of `bodies.py`. The paths are written here, and a test compares them with the routes.
+The schemas are those of `schemas.py`. The paths are written here, and a test compares them with the routes.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Any
 
 import msgspec
 
-from promptlogctl.http import bodies
+from promptlogctl.client import LogLine
+from promptlogctl.http import schemas
 from promptlogctl.http.problems import MEDIA_TYPE
 from promptlogctl.http.runs import EVENTS_TYPE, WHOLE_TYPE
-from sandbox.outcome import LogLine
 
 _STRUCTS = (
-    bodies.RunBody,
-    bodies.ExecBody,
-    bodies.SubmitBody,
-    bodies.SubmitAnswer,
-    bodies.WholeAnswer,
-    bodies.ErrorAnswer,
-    bodies.ProgramAnswer,
-    bodies.ListAnswer,
-    bodies.RemovedAnswer,
+    schemas.RunBody,
+    schemas.ExecBody,
+    schemas.SubmitBody,
+    schemas.SubmitAnswer,
+    schemas.WholeAnswer,
+    schemas.ErrorAnswer,
+    schemas.ProgramAnswer,
+    schemas.ListAnswer,
+    schemas.RemovedAnswer,
     LogLine,
 )
 _PROBLEMS = {

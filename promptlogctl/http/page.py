@@ -16,7 +16,6 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-    ".woff2": "font/woff2",
 }
 
 _POLICY = "; ".join(
@@ -25,7 +24,6 @@ _POLICY = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self' data:",
-        "font-src 'self'",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -56,7 +54,7 @@ class Page:
     def _response(self, request: Request, name: str) -> Response:
         content, etag = self._file(name)
         headers = {"etag": etag, "cache-control": "no-cache"}
-        if request.headers.get("if-none-match") == etag:
+        if request.headers.get("if-none-match", "").removeprefix("W/") == etag:
             return Response(None, 304, headers)
         suffix = name[name.rfind(".") :]
         return Response(content, 200, headers | {"content-type": _TYPES[suffix]})

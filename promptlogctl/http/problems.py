@@ -11,7 +11,7 @@
 | 415 | a body that is not JSON |
 | 422 | the program does not parse; `line` and `column` say where |
 | 429 | busy: the queue is full, or this client has too many requests in flight. `Retry-After` says when to try again |
-| 500 | the program threw, or gave no result. The body is `{"error": message}`, not problem details |
+| 500 | the program threw, or gave no result: the body is `{"error": message}` alone. Or this server failed |
 | 502 | the daemon failed, or was lost during the request; the engine crashed |
 | 503 | no daemon answers, or it is stopping. `Retry-After` says when to try again |
 | 504 | the run reached its limit of CPU or wall time |
@@ -97,12 +97,12 @@ class Problem(Exception):
 
 
 def of_outcome(kind: str, message: str, **more: Any) -> Problem:
-    """Return the problem that an outcome is, other than `ok` and the program's own errors."""
+    """Return the problem for an outcome that is neither `ok` nor the program's own error."""
     return Problem(_STATUS_OF_OUTCOME[kind], kind, message, **more)
 
 
 def of_error(error: PromptlogError) -> Problem:
-    """Return the problem that an error of the client library is."""
+    """Return the problem for an error of the client library."""
     match error:
         case RequestRefused(code="bad_request", detail={"syntax_error": message, **place}):
             return Problem(422, "syntax_error", str(message), line=place.get("line"), column=place.get("column"))

@@ -11,14 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from promptlogctl.client import RequestRefused
-from promptlogctl.http.backend import Backend
-from promptlogctl.http.bodies import ListAnswer, ProgramAnswer, RemovedAnswer, SubmitAnswer, SubmitBody
-from promptlogctl.http.body import json_body
+from promptlogctl.http.backend import Backend, Make
 from promptlogctl.http.guard import caller_of
+from promptlogctl.http.json_body import json_body
 from promptlogctl.http.problems import Problem
 from promptlogctl.http.runs import first_of, query_value
+from promptlogctl.http.schemas import ListAnswer, ProgramAnswer, RemovedAnswer, SubmitAnswer, SubmitBody
 from promptlogd.wire.messages import Id, List, Listed, Remove, Removed, Show, Shown, Submit, Submitted
-from promptlogd.wire.messages import Request as WireRequest
 
 _R = TypeVar("_R")
 _submit_body = msgspec.json.Decoder(SubmitBody)
@@ -66,7 +65,7 @@ class Programs:
         caller.require("submit")
         code = query_value(request.scope["query_string"], b"code") in ("1", "true")
 
-        def show(reference: str) -> Callable[[Id, str | None], WireRequest]:
+        def show(reference: str) -> Make:
             return lambda id, tenant: Show(id=id, tenant=tenant, hash=reference, source=code)
 
         shown = await self._of_alias(request, show, Shown)
@@ -94,7 +93,7 @@ class Programs:
         """Remove a program, and the names on it."""
         caller_of(request.scope).require("manage")
 
-        def remove(reference: str) -> Callable[[Id, str | None], WireRequest]:
+        def remove(reference: str) -> Make:
             return lambda id, tenant: Remove(id=id, tenant=tenant, hash=reference)
 
         reply = await self._of_alias(request, remove, Removed, again=False)
@@ -103,7 +102,7 @@ class Programs:
     async def _of_alias(
         self,
         request: Request,
-        make: Callable[[str], Callable[[Id, str | None], WireRequest]],
+        make: Callable[[str], Make],
         kind: type[_R],
         *,
         again: bool = True,

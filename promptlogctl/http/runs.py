@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from promptlogctl.client import BadResult, Ok, OnLog, ProgramException, RequestRefused
+from promptlogctl.client import BadResult, Language, Ok, OnLog, ProgramException, RequestRefused
 from promptlogctl.http.backend import Backend, ClientGone
-from promptlogctl.http.bodies import ErrorAnswer, ExecBody, RunBody, WholeAnswer
-from promptlogctl.http.body import json_body
 from promptlogctl.http.events import EventStream
 from promptlogctl.http.guard import caller_of
+from promptlogctl.http.json_body import json_body
 from promptlogctl.http.problems import of_outcome
+from promptlogctl.http.schemas import ErrorAnswer, ExecBody, RunBody, WholeAnswer
 from promptlogd.wire.messages import Finished, Id, Run
 from sandbox.outcome import describe
 
@@ -66,9 +66,9 @@ class Runs:
         program: str | None,
         *,
         code: str | None = None,
-        language: str | None = None,
+        language: Language | None = None,
     ) -> ASGIApp:
-        accept = request.headers.get("accept", "")
+        accept = _accepted(request.headers.get("accept", ""))
         caller = caller_of(request.scope)
 
         async def run(on_log: OnLog | None = None, reference: str | None = program) -> Finished:
@@ -78,7 +78,7 @@ class Runs:
                     tenant=tenant,
                     hash=reference,
                     source=code,
-                    language=language,  # type: ignore[arg-type]  # it was decoded as one
+                    language=language,
                     prompt=body.prompt,
                     env=body.env,
                     engine=body.engine,
@@ -104,9 +104,9 @@ class Runs:
 
 
 def first_of(reference: str | None, refused: RequestRefused) -> str | None:
-    """Return the program that has an 8-digit alias, if a refusal says that several hashes begin so: the oldest one.
+    """Return the oldest program whose hash begins with this alias, if the daemon refused the alias as ambiguous.
 
-    So nobody can take a URL away with a program whose hash begins in the same way.
+    The oldest one, so that nobody can take over a URL by keeping a program whose hash begins in the same way.
     """
     if reference is None or refused.code != "ambiguous" or not ALIAS.match(reference):
         return None
@@ -171,6 +171,16 @@ def query_value(query: bytes, name: bytes) -> str | None:
         if key == name:
             return unquote_plus(value.decode())
     return None
+
+
+def _accepted(accept: str) -> set[str]:
+    """Return the media types in an Accept header that are not refused by `q=0`."""
+    found = set()
+    for part in accept.lower().split(","):
+        media_type, *parameters = (word.strip() for word in part.split(";"))
+        if not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters):
+            found.add(media_type)
+    return found
 
 
 async def _gone(request: Request) -> None:

@@ -19,14 +19,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How the HTTP API works."""
 
     socket: Path | None = None
-    """The daemon's socket. Default: as for every client."""
+    """The daemon's socket. Default: $PROMPTLOG_SOCKET, else the default path of this user's daemon."""
     hosts: frozenset[str] | None = frozenset(LOOPBACK_HOSTS)
     """Host names, without a port, that requests may be for. None: any, for a server that no browser can reach."""
     tokens: Tokens | None = None
     """Who may use it. None: everybody who can connect."""
 
 
-def settings_of(environment: Mapping[str, str] = os.environ) -> Settings:
+def settings_from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings that the environment has. Raises TokenError."""
     hosts, tokens, socket = (environment.get(name) for name in (HOSTS, TOKENS, SOCKET))
     return Settings(

@@ -39,7 +39,7 @@ class Tokens:
         self._tokens = tuple(tokens)
 
     def find(self, presented: bytes) -> Token | None:
-        """Return the token with this text. The time that it takes tells nothing about how much of it was right."""
+        """Return the token with this text, or None. The time does not depend on how many characters match."""
         digest = hashlib.sha256(presented).digest()
         found = None
         for token in self._tokens:
@@ -54,7 +54,8 @@ def read_tokens(path: Path) -> Tokens:
     Raises TokenError if it can't be read, is open to others, or has a line that is wrong.
     """
     try:
-        with path.open("rb") as file:
+        # O_NONBLOCK: a named pipe without a writer would block, and is refused below.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise TokenError(f"{path} is not a file")

@@ -67,7 +67,7 @@ class NotFound(StoreError):
 
 
 class Ambiguous(StoreError):
-    """A prefix that more than one hash begins with. `matches`: at most ten of them, the oldest programs first."""
+    """A prefix that more than one hash begins with. `matches`: at most ten of them, the oldest program first."""
 
     def __init__(self, reference: str, matches: list[str]) -> None:
         super().__init__(f"{reference!r} names {len(matches)} programs or more; give more digits")

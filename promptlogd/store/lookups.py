@@ -56,13 +56,19 @@ class Lookups:
         return int(self._db.execute("SELECT count(*) FROM programs").fetchone()[0])
 
     def with_prefix(self, prefix: str, limit: int) -> list[str]:
-        """Return hashes that begin so, those of the oldest programs first."""
+        """Return hashes that begin so."""
         rows = self._db.execute(
-            # The + keeps SQLite from looking through all programs by their time.
-            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY +created_at, hash LIMIT ?",
+            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY hash LIMIT ?",
             (prefix, prefix + "g", limit),
         )
         return [row[0] for row in rows]
+
+    def oldest_with_prefix(self, prefix: str) -> str:
+        """Return the hash of the program that was kept first, of those whose hash begins so. There must be one."""
+        row = self._db.execute(
+            "SELECT hash, min(created_at) FROM programs WHERE hash >= ? AND hash < ?", (prefix, prefix + "g")
+        ).fetchone()
+        return str(row[0])
 
     def named(self, name: str) -> str | None:
         """Return the hash that a name is on."""

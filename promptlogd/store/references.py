@@ -33,7 +33,8 @@ def meant(reference: str, facts: Lookups) -> str:
     if not matches:
         raise NotFound(reference)
     if len(matches) > 1:
-        raise Ambiguous(reference, matches)
+        oldest = facts.oldest_with_prefix(digits)
+        raise Ambiguous(reference, [oldest, *(hash for hash in matches if hash != oldest)][:_MATCHES])
     return matches[0]
 
 

@@ -89,8 +89,8 @@ def test_the_pages_editor_comes_from_the_cache(
 ) -> None:
     """An editor in the cache goes into the wheel, or into the tree of an editable installation; nothing is fetched."""
     monkeypatch.setenv(page_build.VARIABLE, "required")
-    monkeypatch.setattr(page_build, "fetch", None)
-    folder = page_build.place(cache.open_folder())
+    monkeypatch.setattr(page_build.editor, "fetch", None)
+    folder = page_build.cache_place(cache.open_folder())
     for name in ("codemirror-view.js", page_build.LICENSES):
         cache.write(folder / name, b"// its text")
     assert hook.dependencies() == []

@@ -32,7 +32,7 @@ def packages(tmp_path: Path) -> Path:
 
 def test_imports_name_files(packages: Path) -> None:
     """Imports of packages become imports of files that are there; texts that look like imports stay."""
-    modules = page_build.read(packages)
+    modules = page_build.modules_of(packages)
     source = modules["codemirror-view.js"].decode()
     imports = "\n".join(source.splitlines()[:-1])
     assert re.findall(r"from [\"'](.*?)[\"'];", imports) == ["./codemirror-state.js", "./crelt.js", "./lezer-common.js"]
@@ -44,7 +44,7 @@ def test_imports_name_files(packages: Path) -> None:
 def test_a_package_that_is_missing(tmp_path: Path) -> None:
     """If a locked package is not there, the build says which."""
     with pytest.raises(page_build.EditorError, match="@codemirror/view"):
-        page_build.read(tmp_path)
+        page_build.modules_of(tmp_path)
 
 
 @pytest.mark.parametrize("wish", ["", "required"])
@@ -53,7 +53,7 @@ def test_without_deno(
 ) -> None:
     """Without Deno the build goes on with a warning; a release, which requires the editor, fails."""
     monkeypatch.setenv(page_build.VARIABLE, wish)
-    monkeypatch.setattr(page_build.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(page_build.editor.importlib.util, "find_spec", lambda name: None)
     if wish:
         with pytest.raises(page_build.EditorError, match="deno is not installed"):
             page_build.find_or_fetch(tmp_path)

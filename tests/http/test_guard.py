@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from promptlogctl.http import Settings, make_app
+from promptlogctl.http import Application, Settings
 from promptlogctl.http.tokens import TokenError, read_tokens
 
 TOKENS = """
@@ -25,7 +26,7 @@ def answered(settings: Settings, *requests: httpx.Request) -> list[int]:
     """Return the status of the answer to each request, sent to an application with these settings."""
 
     async def main() -> list[int]:
-        app = make_app(settings)
+        app = Application(settings)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as web:
             statuses = [(await web.send(request)).status_code for request in requests]
         app.close()
@@ -61,6 +62,9 @@ def settings(socket_path: Path) -> Settings:
         ({"origin": "http://localhost:9"}, 403),
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "ftp://localhost"}, 403),
+        ({"host": "localhost:"}, 200),
+        ({"host": "localhost."}, 200),
         ({"sec_fetch_site": "same-origin"}, 200),
         ({"sec_fetch_site": "none"}, 200),
         ({"sec_fetch_site": "cross-site"}, 403),
@@ -71,6 +75,19 @@ def settings(socket_path: Path) -> Settings:
 def test_another_sites_page_can_do_nothing(settings: Settings, headers: dict[str, str], status: int) -> None:
     """A request is refused if its Host is not this server's, or if the browser says that another site made it."""
     assert answered(settings, get("/programs", **headers)) == [status]
+
+
+@pytest.mark.parametrize("method_and_path", ["GET /run/x", "POST /exec", "POST /submit", "DELETE /programs/x", "GET /"])
+def test_no_path_is_open_to_other_sites(settings: Settings, method_and_path: str) -> None:
+    """What another site's page asks for is refused, whatever it asks for; so is a header that comes twice."""
+    method, path = method_and_path.split()
+    url = f"http://localhost{path}"
+    assert answered(
+        settings,
+        httpx.Request(method, url, headers={"sec-fetch-site": "cross-site"}),
+        httpx.Request(method, url, headers={"origin": "http://evil.example"}),
+        httpx.Request(method, url, headers=[("sec-fetch-site", "cross-site"), ("sec-fetch-site", "none")]),
+    ) == [403, 403, 400]
 
 
 def test_links_to_the_page_work(settings: Settings) -> None:
@@ -117,7 +134,7 @@ def test_rights(settings: Settings, socket_path: Path, tmp_path: Path) -> None:
     ],
 )
 def test_token_files_that_are_wrong(tmp_path: Path, content: str, why: str) -> None:
-    """A token file with a mistake is refused with the line and the reason."""
+    """A token file with a mistake is refused, and the error says why."""
     path = tmp_path / "tokens"
     path.write_text(content)
     path.chmod(0o600)
@@ -134,13 +151,16 @@ def test_a_token_file_that_others_can_read(tmp_path: Path) -> None:
         read_tokens(path)
     with pytest.raises(TokenError, match="can't read"):
         read_tokens(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(TokenError, match="is not a file"):
+        read_tokens(tmp_path / "pipe")
 
 
 def test_it_can_be_mounted(settings: Settings) -> None:
     """A user's own application can mount it, without its lifespan; URLs and open paths are below the mount."""
 
     async def main() -> None:
-        mounted = make_app(settings)
+        mounted = Application(settings)
         whole = Starlette(routes=[Mount("/code", mounted)])
         async with httpx.AsyncClient(transport=httpx.ASGITransport(whole), base_url="http://localhost") as web:
             url = (await web.post("/code/submit", json={"code": "return 'mounted'"})).json()["url"]

@@ -18,8 +18,8 @@ import pytest
 import uvicorn
 
 from promptlogctl.client import Client
-from promptlogctl.http import Settings, make_app
-from promptlogctl.http import body as body_module
+from promptlogctl.http import Application, Settings
+from promptlogctl.http import json_body as body_module
 from promptlogctl.http import server as server_module
 from tests.daemon.processes import until
 from tests.daemons import configured_daemon
@@ -78,6 +78,54 @@ def test_requests_that_two_servers_read_differently(url: str, head: bytes) -> No
     assert received.count(b"HTTP/1.1 ") == 1
 
 
+def test_upgrade_with_a_body_is_refused(url: str) -> None:
+    """Behind a head with Upgrade the parser takes a body for the next request. So the request is refused."""
+    head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + JSON
+    received = exchanged(url, head + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED)
+    assert status_of(received) == 400
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+def test_trailers_have_a_bound_and_are_no_headers(url: str) -> None:
+    """Trailers without end close the connection; those of a request do not change its answer."""
+    head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Transfer-Encoding: chunked\r\n"
+    body = b'{"code":"return 1"}'
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
+    trailer = b"Accept: application/vnd.promptlog+json\r\n"
+    received = exchanged(url, head + b"Connection: close\r\n\r\n" + chunk + trailer + b"\r\n")
+    assert received.endswith(b"\r\n\r\n1"), received
+    with connected(url) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        sent = 0
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 64 << 20:
+                sock.sendall(b"a: b\r\n" * 4096)
+                sent += 6 * 4096
+        assert sent < 40 << 20
+
+
+def test_pipelined_requests_without_end_take_no_memory(socket_path: Path) -> None:
+    """A client that sends requests and reads no answer is not read from any more, and others are served meanwhile."""
+    with http_server(daemon=socket_path) as url, connected(url) as sock, httpx.Client(base_url=url, timeout=20) as web:
+        web.get("/healthz")
+        sock.settimeout(1)
+        sent, request = 0, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
+        with suppress(TimeoutError):
+            while sent < 64 << 20:
+                sock.sendall(request)
+                sent += len(request)
+        assert web.get("/healthz").status_code == 200
+        assert sent < 64 << 20
+
+
+def test_a_line_break_behind_a_body_is_nothing(url: str) -> None:
+    """Some clients send a line break behind a body. It is no request."""
+    with connected(url) as sock:
+        for _ in range(3):
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n\r\n")
+            assert status_of(sock.recv(65536)) == 200
+
+
 def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     """Requests that were sent without waiting get their answers in order, each once."""
     paths = [b"/healthz", b"/nothing", b"/readyz", b"/healthz"] * 20
@@ -89,7 +137,7 @@ def test_pipelined_requests_are_answered_in_order(url: str) -> None:
 
 
 def test_a_head_without_end_is_not_kept(url: str) -> None:
-    """Of 64 MiB of headers the server takes some 64 KiB, and closes the connection."""
+    """A client that sends headers without end is disconnected before it has sent 16 MiB."""
     with connected(url) as sock:
         sock.sendall(GET)
         sent = 0
@@ -103,7 +151,9 @@ def test_a_head_without_end_is_not_kept(url: str) -> None:
 @contextmanager
 def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
     """Run a server in a thread of this process, so that its times can be set."""
-    config = uvicorn.Config(make_app(settings), http=server_module.Protocol, loop="uvloop", ws="none", log_config=None)
+    config = uvicorn.Config(
+        Application(settings), http=server_module.Protocol, loop="uvloop", ws="none", log_config=None
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
@@ -165,9 +215,33 @@ def test_pipelined_runs_are_cancelled(url: str, client: Client) -> None:
     body = b'{"code":"for (;;);","limits":{"cpu_ms":9000}}'
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(body)
     with connected(url) as sock:
-        sock.sendall((head + body) * 3)
+        sock.sendall(head + body)
         until(lambda: client.stats().running > 0)
+        sock.sendall((head + body) * 2)
     until(lambda: client.stats().runs.get("cancelled", 0) > before)
+
+
+def test_a_body_that_nobody_wants(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """A connection whose request was answered without its body is closed if the body does not come in time."""
+    monkeypatch.setattr(server_module, "REST_S", 0.3)
+    with _served(Settings(socket=socket_path)) as (url, _):
+        received = exchanged(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx")
+        assert status_of(received) == 200
+
+
+def test_many_checks_of_readiness_are_one(url: str, client: Client) -> None:
+    """However many ask whether the daemon is ready, the server asks it a few times, on one connection."""
+    before = client.stats().clients
+    socks = [connected(url) for _ in range(100)]
+    try:
+        for sock in socks:
+            sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for sock in socks:
+            assert status_of(sock.recv(65536)) == 200
+        assert client.stats().clients <= before + 2
+    finally:
+        for sock in socks:
+            sock.close()
 
 
 def test_loops_of_others_do_not_hold_up_short_runs(url: str, web: httpx.Client) -> None:
@@ -187,7 +261,7 @@ def test_loops_of_others_do_not_hold_up_short_runs(url: str, web: httpx.Client) 
 
 
 def test_5000_connections(socket_path: Path) -> None:
-    """5,000 idle connections are held, others are served, and all of them close."""
+    """While 5,000 connections are open, another client is served."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard >= 6000, "RLIMIT_NOFILE is too low for this test"
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -252,15 +326,10 @@ def _serves(web: httpx.Client) -> bool:
 
 
 def test_workers(socket_path: Path) -> None:
-    """Several server processes share the port, and all end with the first."""
-    with http_server("--workers", "2", daemon=socket_path) as url:
-
-        def served() -> bool:
-            with suppress(httpx.TransportError), httpx.Client(base_url=url, timeout=20) as web:
-                return bool(web.post("/exec", json={"code": "return 1"}).json() == 1)
-            return False
-
-        until(served)
+    """With --workers 2 requests are answered."""
+    with http_server("--workers", "2", daemon=socket_path) as url, httpx.Client(base_url=url, timeout=20) as web:
+        until(lambda: _serves(web))
+        assert web.post("/exec", json={"code": "return 1"}).json() == 1
 
 
 @pytest.mark.parametrize(
@@ -288,7 +357,7 @@ def test_usage_errors(tmp_path: Path, arguments: list[str], why: str) -> None:
 
 
 def test_ctrl_c_ends_it_and_its_daemon() -> None:
-    """SIGINT ends the server, and the private daemon of --spawn with its folder."""
+    """SIGINT ends a server with --spawn without a traceback. That nothing is left is checked for all tests."""
     command = [sys.executable, "-m", "promptlogctl", "http", "--spawn", "--listen", "127.0.0.1:0"]
     environment = {**os.environ, "PROMPTLOG_SOCKET": "/nonexistent/promptlog.sock"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -109,6 +109,21 @@ def test_console_lines_come_while_the_run_goes_on(web: httpx.Client) -> None:
     assert "event: finished" in rest
 
 
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("Application/Vnd.Promptlog+JSON", WHOLE),
+        ("application/json, application/vnd.promptlog+json;q=0.1", WHOLE),
+        ("*/*, text/event-stream;q=0", "application/json"),
+        ("*/*, text/event-stream; q=0.000", "application/json"),
+    ],
+)
+def test_accept(web: httpx.Client, accept: str, content_type: str) -> None:
+    """Media types are compared without case, and `q=0` refuses one."""
+    response = web.post("/exec", json={"code": "return 1"}, headers={"accept": accept})
+    assert response.headers["content-type"] == content_type
+
+
 def test_a_refused_run_has_no_events(web: httpx.Client) -> None:
     """What is refused before it begins has its own status, also for who asked for events."""
     response = web.get("/run/" + "0" * 64, headers={"accept": "text/event-stream"})
@@ -170,7 +185,7 @@ def test_syntax_errors_have_their_place(web: httpx.Client) -> None:
     ],
 )
 def test_refusals(web: httpx.Client, method: str, path: str, status: int, code: str) -> None:
-    """Each wrong request has a status and a code of its own."""
+    """Each wrong request is refused with the status and the code in this table."""
     request = web.build_request(method, "/")
     request.url = request.url.copy_with(raw_path=path.encode())
     response = web.send(request)
@@ -193,6 +208,7 @@ def test_refusals(web: httpx.Client, method: str, path: str, status: int, code: 
         (b'{"code": "return 1", "env": [1]}', "application/json", 400),
         (b'{"code": "return 1", "engine": "v9"}', "application/json", 400),
         (b'{"code": "\xff"}', "application/json", 400),
+        (b'{"code": "return 1", "env": {"a": "\xff"}}', "application/json", 400),
         (b'{"code": "\\ud800"}', "application/json", 400),
         (b"[" * 100_000, "application/json", 400),
         (b'{"code": "' + b"x" * 1_100_000 + b'"}', "application/json", 413),

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from promptlogctl.http import Settings, make_app
+from promptlogctl.http import Application, Settings
 from promptlogctl.http.application import openapi_text
 from promptlogctl.http.openapi import document
 from tests.daemon.processes import until
@@ -25,7 +25,7 @@ from tests.http.servers import free_port
 
 @pytest.mark.parametrize("worker", ["trio", "asyncio"])
 def test_hypercorn(socket_path: Path, worker: str) -> None:
-    """The application runs on hypercorn, on trio and on asyncio: results, console lines, a client that leaves."""
+    """On hypercorn, with trio and with asyncio, it answers with results and events, also after a client left."""
     port = free_port()
     command = [sys.executable, "-m", "hypercorn", "-k", worker, "-b", f"127.0.0.1:{port}", "promptlogctl.http:app"]
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
@@ -61,7 +61,7 @@ def test_the_openapi_document_is_current() -> None:
 
 def test_the_openapi_document_has_every_path(socket_path: Path) -> None:
     """It has the paths that the application serves, but for the page and itself."""
-    served = set(make_app(Settings(socket=socket_path)).routes)
+    served = set(Application(Settings(socket=socket_path)).routes)
     assert served - set(document()["paths"]) == {"/", "/static/{path}", "/openapi.json"}
 
 

@@ -210,6 +210,7 @@ def test_each_lookup_uses_an_index(tmp_path: Path) -> None:
             "get": lambda: lookups.get(hash),
             "newest": lambda: (lookups.newest(10, None), lookups.newest(10, (1.0, hash))),
             "with_prefix": lambda: lookups.with_prefix(hash[:10], 10),
+            "oldest_with_prefix": lambda: lookups.oldest_with_prefix(hash[:10]),
             "named": lambda: lookups.named("x"),
             "names_on": lambda: lookups.names_on(hash, 10),
             "count_names_on": lambda: lookups.count_names_on(hash),

@@ -1,4 +1,4 @@
-// Server-sent events from a response to any request; EventSource can send GET alone.
+// Reads server-sent events from a fetch response. The browser's EventSource can only send GET.
 
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

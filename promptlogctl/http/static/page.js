@@ -9,6 +9,7 @@ const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`)
 const choose = (name, value) => { document.querySelector(`input[name="${name}"][value="${value}"]`).checked = true; };
 
 const MIB = 1024 * 1024;
+// The daemon's defaults. A daemon with other settings tells its own limit only when a run reaches it.
 const LIMITS = { cpu_ms: 50, memory_bytes: 128 * MIB, wall_ms: 1000 };
 const TITLES = {
   ok: "Done", exception: "The program threw", syntax_error: "The program does not parse",
@@ -65,7 +66,7 @@ async function run() {
       headers: { "content-type": "application/json", accept: "text/event-stream" },
     });
     if (!response.ok || !response.headers.get("content-type")?.startsWith("text/event-stream")) {
-      refused(await response.json().catch(() => null), response.status);
+      refused(await response.json().catch(() => null));
       return;
     }
     let ended = false;
@@ -158,9 +159,9 @@ function valueText(data) {
   return end > begin ? data.slice(begin, end) : JSON.stringify(JSON.parse(data).outcome.value);
 }
 
-function refused(problem, status) {
-  const title = status === 429 ? "Busy" : status === 503 || status === 502 ? "No daemon" : "Refused";
-  outcome("failed", title, problemText(problem));
+function refused(problem) {
+  const titles = { busy: "Busy", no_daemon: "No daemon", shutting_down: "The daemon is stopping", connection_lost: "The daemon went away" };
+  outcome("failed", titles[problem?.code] ?? "Refused", problemText(problem));
   if (problem?.line) {
     editor.mark(problem.line, problem.column ?? 1, problemText(problem));
     excerpt(problem.line, problem.column ?? 1);

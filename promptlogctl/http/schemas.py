@@ -1,4 +1,4 @@
-"""JSON that requests bring and responses hold."""
+"""The JSON objects of requests and responses."""
 
 from __future__ import annotations
 

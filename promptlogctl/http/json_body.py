@@ -16,7 +16,7 @@ BODY_BYTES = 8 * 1024 * 1024
 """As a message to the daemon. A prompt of 1 MiB takes up to six times as much in JSON."""
 
 BODY_S = 30.0
-"""From the first byte of a request to the last byte of its body."""
+"""Time for a body, from the end of the head on."""
 
 
 async def json_body(request: Request, decoder: msgspec.json.Decoder[_B]) -> _B:
@@ -38,6 +38,7 @@ async def json_body(request: Request, decoder: msgspec.json.Decoder[_B]) -> _B:
     if time.cancelled_caught:
         raise Problem(408, "too_slow", f"the body did not come within {BODY_S:g} s", headers={"connection": "close"})
     try:
+        str(body, "utf-8")  # the decoder does not look at what it hands on as it is: `env`
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise Problem(400, "bad_request", f"the body is not as it should be: {error}") from None

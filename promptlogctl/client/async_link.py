@@ -1,0 +1,285 @@
+"""One connected socket of the asynchronous client, and the requests in flight on it.
+
+Trio: the Leader/Followers pattern. The first task that waits for a reply is the leader: it receives replies for all
+tasks, and sends what the socket did not take at once. When the leader has its own reply, it wakes another waiting task
+as the new leader. Asyncio: the event loop leads, by a callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import anyio
+
+from promptlogctl.client.errors import ConnectionLost
+from promptlogctl.client.request import OnLog
+from promptlogctl.client.result import expect
+from promptlogd.wire import ClientSession, ProtocolError
+from promptlogd.wire.messages import Id, Log, Reply
+from sandbox.outcome import LogLine
+
+_R = TypeVar("_R")
+_READ_BYTES = _WRITE_BYTES = 256 * 1024
+
+
+class PendingReply:
+    """A request in flight. `AsyncClient.send` makes it."""
+
+    __slots__ = ("_closed", "_link", "_on_log", "answer", "failure", "id", "wake")
+
+    def __init__(self, link: Link, id: Id, on_log: OnLog | None, closed: Callable[[PendingReply], None]) -> None:
+        """`closed`: called by `close`."""
+        self._link = link
+        self._closed = closed
+        self.id = id
+        self._on_log = on_log
+        self.answer: Reply | None = None
+        """The last reply, once it has come."""
+        self.failure: BaseException | None = None
+        """What `on_log` raised."""
+        self.wake: Callable[[], None] | None = None
+        """Wakes the task that waits for the reply, while another one receives."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return self.answer is not None or self.failure is not None or self._link.is_lost
+
+    async def reply(self, kind: type[_R]) -> _R:
+        """Wait for the last reply, which is of this kind. One task at a time; a cancelled wait can be repeated.
+
+        Raises RequestRefused, ConnectionLost, and what `on_log` raised.
+        """
+        await self._link.wait(self)
+        return self._result(kind)
+
+    async def reply_unless(self, gone: Callable[[], Awaitable[None]], kind: type[_R]) -> _R | None:
+        """Wait for the last reply, as `reply` does, but return None if `gone` returns first."""
+        return self._result(kind) if await self._link.wait_unless(gone, self) else None
+
+    def _result(self, kind: type[_R]) -> _R:
+        if self.failure is not None:
+            raise self.failure
+        if self.answer is None:
+            raise ConnectionLost(f"{self._link.loss_message} before it answered")
+        return expect(self.answer, kind)
+
+    def take(self, reply: Reply) -> None:
+        """Take a reply to this request."""
+        if not isinstance(reply, Log):
+            self.answer = reply
+        elif self._on_log is not None and self.failure is None:
+            try:
+                self._on_log(LogLine(level=reply.level, text=reply.text))
+            except Exception as error:  # it belongs to the task that waits for this request
+                self.failure = error
+        if self.wake is not None and self.is_settled:
+            self.wake()
+
+    def close(self) -> None:
+        """Stop waiting. If no reply has come, ask the daemon to cancel the request. To be called once."""
+        self._link.waiting.pop(self.id, None)
+        self._closed(self)
+
+
+class Link:
+    """One connected socket."""
+
+    def __init__(self, sock: socket.socket, loss_message: str) -> None:
+        """`loss_message`: what to say once it is lost."""
+        self.loss_message = loss_message
+        self.session = ClientSession()
+        self.waiting: dict[Id, PendingReply] = {}
+        self.is_lost = False
+        self._sock = sock
+        self._epoll = select.epoll()
+        """Readable when there is something to receive, or room for what is unsent: one wait for both."""
+        self._epoll.register(sock, select.EPOLLIN)
+        self._unsent = bytearray()
+        """What the socket has not taken yet. It may begin in the middle of a message."""
+        self._has_leader = False
+        """Whether a task, or the event loop, receives and sends for all."""
+        self._loop = _asyncio_loop()
+        if self._loop is not None:
+            self._loop.add_reader(self._epoll.fileno(), self._work)
+            self._has_leader = True
+
+    def is_gone(self) -> bool:
+        """Return whether the connection is lost. If no task receives, read the socket first to find out."""
+        if self._loop is not _asyncio_loop():
+            self.lose()  # it belongs to an event loop that has ended
+        if not self.waiting:
+            while self._receive():
+                pass
+        return self.is_lost
+
+    def lose(self) -> None:
+        """Close the socket. Wake everybody who waits for a reply."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.remove_reader(self._epoll.fileno())
+            self._close()
+        elif self._has_leader:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # the leader wakes up, and closes it
+        else:
+            self._close()
+        for pending in self.waiting.values():
+            if pending.wake is not None:
+                pending.wake()
+
+    def send(self, data: bytes) -> None:
+        """Send a message, or the part that the socket takes now; `wait` sends the rest. Raises ConnectionLost."""
+        if not self.is_lost and not self._unsent:
+            data = data[self._write(data) :]
+        if self.is_lost:
+            raise ConnectionLost(self.loss_message)
+        if data:
+            self._unsent += data
+            self._send_rest()
+            if self.is_lost:
+                raise ConnectionLost(self.loss_message)
+            if self._unsent:
+                self._epoll.modify(self._sock, select.EPOLLIN | select.EPOLLOUT)
+
+    async def wait(self, pending: PendingReply) -> None:
+        """Wait until a request is settled. If no task receives and sends for all, do it meanwhile."""
+        while not pending.is_settled:
+            if not self._has_leader:
+                await self._lead(pending)
+                continue
+            woken = anyio.Event()
+            with self._woken_by(pending, woken.set, woken.is_set):
+                await woken.wait()
+
+    async def wait_unless(self, gone: Callable[[], Awaitable[None]], pending: PendingReply) -> bool:
+        """Wait until a request is settled, as `wait` does. Return False if `gone` returns first."""
+        while not pending.is_settled:
+            if not self._has_leader:
+                if not await self._lead_unless(gone, pending):
+                    return False
+                continue
+            with anyio.CancelScope() as scope, self._woken_by(pending, scope.cancel, lambda: scope.cancel_called):
+                await gone()
+                if scope.cancel_called and not self._has_leader:
+                    self._wake_new_leader()  # this task was woken to lead
+                return False
+        return True
+
+    @contextmanager
+    def _woken_by(
+        self, pending: PendingReply, wake: Callable[[], None], is_woken: Callable[[], bool]
+    ) -> Iterator[None]:
+        """Set how to wake this task. If it is woken as leader and cancelled at the same time, wake another leader."""
+        pending.wake = wake
+        try:
+            yield
+        except BaseException:
+            if is_woken() and not self._has_leader:
+                self._wake_new_leader()
+            raise
+        finally:
+            pending.wake = None
+
+    async def _lead_unless(self, gone: Callable[[], Awaitable[None]], pending: PendingReply) -> bool:
+        """Receive and send for all until this request is settled. Return False if `gone` returns first."""
+        is_gone = False
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                nonlocal is_gone
+                await gone()
+                is_gone = True
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            await self._lead(pending)
+            tasks.cancel_scope.cancel()
+        return not is_gone
+
+    async def _lead(self, pending: PendingReply) -> None:
+        """Receive and send for all until this request is settled."""
+        self._has_leader = True
+        try:
+            while not pending.is_settled:
+                await anyio.wait_readable(self._epoll.fileno())
+                self._work()
+        finally:
+            self._has_leader = False
+            if self.is_lost:
+                self._close()
+            else:
+                self._wake_new_leader()
+
+    def _work(self) -> None:
+        self._receive()
+        if self._unsent:
+            self._send_rest()
+
+    def _receive(self) -> bool:
+        """Receive once, and give the replies to those who wait for them. Return whether there was anything."""
+        try:
+            data = b"" if self.is_lost else self._sock.recv(_READ_BYTES)
+            replies = self.session.receive(data)
+        except BlockingIOError:
+            return False
+        except (OSError, ProtocolError):
+            data = b""
+        if not data:
+            self.lose()
+            return False
+        for reply in replies:
+            if reply.id is None:  # the daemon says why it closes the connection
+                self.lose()
+                return False
+            pending = self.waiting.get(reply.id)
+            if pending is not None:  # else it was cancelled
+                pending.take(reply)
+        return True
+
+    def _send_rest(self) -> None:
+        while self._unsent and not self.is_lost:
+            with memoryview(self._unsent) as unsent, unsent[:_WRITE_BYTES] as part:
+                sent = self._write(part)
+            if not sent:
+                return
+            del self._unsent[:sent]
+        if not self.is_lost:
+            self._epoll.modify(self._sock, select.EPOLLIN)
+
+    def _write(self, data: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.lose()
+            return 0
+
+    def _wake_new_leader(self) -> None:
+        """Wake a task that waits for its reply, so that it receives and sends for all."""
+        for pending in self.waiting.values():
+            if pending.wake is not None and not pending.is_settled:
+                wake, pending.wake = pending.wake, None
+                wake()
+                return
+
+    def _close(self) -> None:
+        self._epoll.close()
+        self._sock.close()
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop of asyncio that runs now; None on trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
