@@ -46,7 +46,7 @@ RESULT = '[0.30000000000000004,"STRASSE","2026"]'
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this checkout, with the small C file for the cell."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("promptlogd", "promptlogctl", "sandbox", "systemd", "cell_build"):
+    for name in ("promptlogd", "promptlogctl", "sandbox", "systemd", "cell_build", "page_build"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.[ch]", "quickjs-cell*", "*.pyc"))
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)

@@ -1,57 +1,26 @@
+// The page: runs the program in the editor, and shows what came of it.
+
+import { $, choose, chosen } from "./dom.js";
 import { makeEditor } from "./editor.js";
 import { events } from "./events.js";
 import { examples } from "./examples.js";
-import { forget, remember, remembered } from "./history.js";
-import { show } from "./tree.js";
+import { remember } from "./history.js";
+import { beginHistory } from "./history_dialog.js";
+import { LIMITS, MIB, addLine, clear, copyResult, showExcerpt, showNoResult, showOutcome, showResult, showUsage } from "./result.js";
+import { ask, problemText } from "./server.js";
+import { beginTheme } from "./theme.js";
 
-const $ = (id) => document.getElementById(id);
-const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
-const choose = (name, value) => { document.querySelector(`input[name="${name}"][value="${value}"]`).checked = true; };
-
-const MIB = 1024 * 1024;
-// The daemon's defaults. A daemon with other settings tells its own limit only when a run reaches it.
-const LIMITS = { cpu_ms: 50, memory_bytes: 128 * MIB, wall_ms: 1000 };
 const TITLES = {
   ok: "Done", exception: "The program threw", syntax_error: "The program does not parse",
   bad_result: "The program gave no result", cpu_limit: "Stopped: CPU time", wall_limit: "Stopped: wall time",
   memory_limit: "Stopped: memory", output_limit: "The result is too large", cancelled: "Stopped", crashed: "The engine crashed",
 };
-const MOST_LINES = 2000;
 
 let running = null;
-let resultText = "";
 
 const editor = await makeEditor($("editor"), $("code"), { onChange: changed, onRun: run });
 
-// --- what is asked of the server ---------------------------------------------------------------------------------
-
-function headers(more = {}) {
-  const token = sessionStorage.getItem("promptlog.token");
-  return { ...(token ? { authorization: `Bearer ${token}` } : {}), ...more };
-}
-
-async function ask(path, options = {}) {
-  const response = await fetch(path, { ...options, headers: headers(options.headers) });
-  if (response.status === 401 && await askToken()) return ask(path, options);
-  return response;
-}
-
-async function askToken() {
-  const dialog = $("token-dialog");
-  $("token").value = "";
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
-  if (dialog.returnValue !== "use" || !$("token").value) return false;
-  sessionStorage.setItem("promptlog.token", $("token").value);
-  return true;
-}
-
-function problemText(problem) {
-  return problem?.detail ?? problem?.error ?? "the server gave no reason";
-}
-
-// --- running -----------------------------------------------------------------------------------------------------
+// running
 
 async function run() {
   if (running) return;
@@ -75,10 +44,10 @@ async function run() {
       else if (event.name === "finished") { ended = true; finished(event.data); }
       else if (event.name === "problem") { ended = true; refused(JSON.parse(event.data)); }
     }
-    if (!ended) outcome("failed", "No answer", "The server closed the connection before the run had ended.");
+    if (!ended) showOutcome("failed", "No answer", "The server closed the connection before the run had ended.");
   } catch (error) {
-    if (error.name === "AbortError") outcome("limit", "Stopped", "You stopped the run.");
-    else outcome("failed", "No answer", "The server can't be reached. Is promptlogctl http still running?");
+    if (error.name === "AbortError") showOutcome("limit", "Stopped", "You stopped the run.");
+    else showOutcome("failed", "No answer", "The server can't be reached. Is promptlogctl http still running?");
   } finally {
     running = null;
     $("run").disabled = false;
@@ -109,14 +78,8 @@ function begin() {
   $("run").disabled = true;
   $("stop").hidden = false;
   editor.clearMarks();
-  $("console").replaceChildren();
-  $("console-count").textContent = "";
-  $("excerpt").hidden = true;
-  $("tree").replaceChildren();
-  $("text").textContent = "";
-  $("copy").disabled = true;
-  meters(null);
-  outcome("running", "Running", "");
+  clear();
+  showOutcome("running", "Running", "");
 }
 
 function finished(data) {
@@ -126,20 +89,20 @@ function finished(data) {
   if (end.kind === "cpu_limit") limits.cpu_ms = end.limit;
   if (end.kind === "wall_limit") limits.wall_ms = end.limit;
   if (end.kind === "memory_limit") limits.memory_bytes = end.limit;
-  meters(usage, limits);
+  showUsage(usage, limits);
   const kind = end.kind === "ok" ? "ok" : end.kind.endsWith("_limit") || end.kind === "cancelled" ? "limit" : "failed";
-  outcome(kind, TITLES[end.kind] ?? end.kind, words(end, answer));
+  showOutcome(kind, TITLES[end.kind] ?? end.kind, outcomeSentence(end, answer));
   if (end.kind === "ok") showResult(valueText(data), end.value);
-  else $("tree").replaceChildren(empty("The program gave no result."));
+  else showNoResult("The program gave no result.");
   if (end.line) {
     editor.mark(end.line, end.column ?? 1, end.message);
-    excerpt(end.line, end.column ?? 1);
+    showExcerpt(editor.text, end.line, end.column ?? 1);
   }
   if (answer.logs_truncated) $("console-count").textContent += " (cut at the limit)";
   remember({ code: editor.text, prompt: $("prompt").value, env: $("env").value, engine: chosen("engine"), language: chosen("language"), kind: end.kind, at: Date.now() });
 }
 
-function words(end, answer) {
+function outcomeSentence(end, answer) {
   switch (end.kind) {
     case "ok": return `${answer.engine_version}`;
     case "exception": return `${end.name ? `${end.name}: ` : ""}${end.message}${end.line ? `\nin line ${end.line}, column ${end.column}` : ""}`;
@@ -161,81 +124,19 @@ function valueText(data) {
 
 function refused(problem) {
   const titles = { busy: "Busy", no_daemon: "No daemon", shutting_down: "The daemon is stopping", connection_lost: "The daemon went away" };
-  outcome("failed", titles[problem?.code] ?? "Refused", problemText(problem));
+  showOutcome("failed", titles[problem?.code] ?? "Refused", problemText(problem));
   if (problem?.line) {
     editor.mark(problem.line, problem.column ?? 1, problemText(problem));
-    excerpt(problem.line, problem.column ?? 1);
+    showExcerpt(editor.text, problem.line, problem.column ?? 1);
   }
 }
 
-// --- what is shown -----------------------------------------------------------------------------------------------
-
-function outcome(kind, title, text) {
-  $("outcome").className = `outcome ${kind}`;
-  $("outcome").querySelector(".outcome-title").textContent = title;
-  $("outcome").querySelector(".outcome-text").textContent = text;
-}
-
-function excerpt(line, column) {
-  const text = editor.text.split(/\r\n|[\r\n]/)[line - 1];
-  if (text === undefined) return;
-  const start = Math.max(0, column - 60);
-  const caret = document.createElement("span");
-  caret.className = "caret";
-  caret.textContent = "^";
-  const before = text.slice(start, column - 1).replace(/[^\t]/g, " ");
-  $("excerpt").replaceChildren(`${text.slice(start, start + 120)}\n${before}`, caret);
-  $("excerpt").hidden = false;
-}
-
-function meters(usage, limits = LIMITS) {
-  const set = (id, used, most, unit, digits) => {
-    const meter = $(id);
-    meter.max = most;
-    meter.high = most * 0.95;
-    meter.low = most * 0.6;
-    meter.optimum = 0;
-    meter.value = used ?? 0;
-    $(`${id}-text`).textContent = `${used === undefined ? "–" : used.toFixed(digits)} of ${most} ${unit}`;
-  };
-  set("cpu", usage?.cpu_ms, limits.cpu_ms, "ms", 1);
-  set("memory", usage ? usage.peak_memory_bytes / MIB : undefined, limits.memory_bytes / MIB, "MiB", 1);
-  set("wall", usage?.wall_ms, limits.wall_ms, "ms", 1);
-}
-
-function showResult(text, value) {
-  resultText = text;
-  $("text").textContent = text;
-  $("copy").disabled = false;
-  show(value, $("tree"));
-}
-
-function empty(text) {
-  const p = document.createElement("p");
-  p.className = "empty";
-  p.textContent = text;
-  return p;
-}
-
-function addLine({ level, text }) {
-  const lines = $("console");
-  if (lines.children.length >= MOST_LINES) lines.firstElementChild.remove();
-  const item = document.createElement("div");
-  item.className = `line ${level}`;
-  item.dataset.level = level;
-  item.textContent = text;
-  lines.append(item);
-  lines.scrollTop = lines.scrollHeight;
-  const count = lines.children.length;
-  $("console-count").textContent = `${count} ${count === 1 ? "line" : "lines"}`;
-}
-
-// --- sharing -----------------------------------------------------------------------------------------------------
+// sharing
 
 async function share() {
   const name = $("name").value.trim();
   if (!$("name").checkValidity()) {
-    told("A name has letters, digits, '.', '_' and '-'.", true);
+    showShareStatus("A name has letters, digits, '.', '_' and '-'.", true);
     return;
   }
   const body = { code: editor.text, engine: chosen("engine"), language: chosen("language"), ...(name ? { name } : {}) };
@@ -243,7 +144,7 @@ async function share() {
     const response = await ask("submit", { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
     const answer = await response.json();
     if (!response.ok) {
-      told(problemText(answer), true);
+      showShareStatus(problemText(answer), true);
       if (answer.line) editor.mark(answer.line, answer.column ?? 1, problemText(answer));
       return;
     }
@@ -258,30 +159,33 @@ async function share() {
     $("shared").classList.remove("failed");
     $("shared").hidden = false;
   } catch {
-    told("The server can't be reached.", true);
+    showShareStatus("The server can't be reached.", true);
   }
 }
 
-function told(text, failed = false) {
+function showShareStatus(text, failed = false) {
   $("shared").textContent = text;
   $("shared").classList.toggle("failed", failed);
   $("shared").hidden = false;
 }
 
-async function open(reference) {
+// The program that the page's address names: #HASH or #@NAME.
+async function openShared() {
+  let reference = "";
+  try { reference = decodeURIComponent(location.hash.slice(1)); } catch { /* not an address of ours */ }
   if (!/^(@[A-Za-z0-9][A-Za-z0-9._-]{0,63}|[0-9a-f]{8,64})$/.test(reference)) return;
   try {
     const response = await ask(`programs/${encodeURIComponent(reference)}?code=1`);
     const answer = await response.json();
-    if (!response.ok) { told(problemText(answer), true); return; }
+    if (!response.ok) { showShareStatus(problemText(answer), true); return; }
     load({ code: answer.code, engine: answer.engine, language: answer.language });
     $("name").value = reference.startsWith("@") ? reference.slice(1) : "";
   } catch {
-    told("The server can't be reached.", true);
+    showShareStatus("The server can't be reached.", true);
   }
 }
 
-// --- what is in the fields ---------------------------------------------------------------------------------------
+// what is in the fields
 
 function changed() {
   $("shared").hidden = true;
@@ -304,43 +208,10 @@ function languageChanged() {
   editor.language(chosen("language"));
 }
 
-function showHistory() {
-  const runs = remembered();
-  $("history").replaceChildren(...runs.map((past) => {
-    const item = document.createElement("li");
-    const button = document.createElement("button");
-    button.type = "button";
-    const code = document.createElement("code");
-    code.textContent = past.code.trim().split("\n").find((line) => line.trim() && !line.startsWith("//")) ?? past.code.slice(0, 80);
-    const small = document.createElement("small");
-    small.textContent = `${TITLES[past.kind] ?? past.kind} · ${past.engine} · ${new Date(past.at).toLocaleString()}`;
-    button.append(code, small);
-    button.addEventListener("click", () => { load(past); $("history-dialog").close(); editor.focus(); });
-    item.append(button);
-    return item;
-  }));
-  if (!runs.length) $("history").replaceChildren(Object.assign(document.createElement("li"), { className: "hint", textContent: "No runs yet." }));
-  $("history-dialog").showModal();
-}
+// begin
 
-const THEMES = { "": ["Auto", "as the system"], light: ["Light", "light"], dark: ["Dark", "dark"] };
-
-function setTheme(theme) {
-  if (theme) document.documentElement.dataset.theme = theme;
-  else delete document.documentElement.dataset.theme;
-  const [text, told] = THEMES[theme];
-  $("theme").textContent = text;
-  $("theme").setAttribute("aria-label", `Colours: ${told}`);
-  try { localStorage.setItem("promptlog.theme", theme); } catch { /* not allowed */ }
-}
-
-function savedTheme() {
-  try { return localStorage.getItem("promptlog.theme") ?? ""; } catch { return ""; }
-}
-
-// --- begin -------------------------------------------------------------------------------------------------------
-
-setTheme(savedTheme() in THEMES ? savedTheme() : "");
+beginTheme();
+beginHistory(TITLES, (past) => { load(past); editor.focus(); });
 examples.forEach((example, index) => $("examples").append(new Option(example.title, String(index))));
 $("examples").addEventListener("change", () => {
   const example = examples[Number($("examples").value)];
@@ -354,22 +225,15 @@ document.querySelectorAll('input[name="view"]').forEach((input) => input.addEven
 $("run").addEventListener("click", run);
 $("stop").addEventListener("click", () => running?.abort());
 $("share").addEventListener("click", share);
-$("copy").addEventListener("click", () => navigator.clipboard.writeText(resultText).then(() => {
+$("copy").addEventListener("click", () => copyResult().then(() => {
   $("copy").textContent = "Copied";
   setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
 }));
-$("open-history").addEventListener("click", showHistory);
-$("close-history").addEventListener("click", () => $("history-dialog").close());
-$("clear-history").addEventListener("click", () => { forget(); $("history-dialog").close(); });
-$("theme").addEventListener("click", () => {
-  const names = Object.keys(THEMES);
-  setTheme(names[(names.indexOf(document.documentElement.dataset.theme ?? "") + 1) % names.length]);
-});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.defaultPrevented) { event.preventDefault(); run(); }
 });
-addEventListener("hashchange", () => open(decodeURIComponent(location.hash.slice(1))));
+addEventListener("hashchange", openShared);
 
-if (location.hash.length > 1) await open(decodeURIComponent(location.hash.slice(1)));
+await openShared();
 if (!editor.text) load(examples[0]);
 document.documentElement.dataset.ready = "true";
