@@ -55,7 +55,7 @@ class Server(_Section, frozen=True, kw_only=True):
     """The socket, the state folder, and how clients are treated."""
 
     socket: AbsolutePath | None = None
-    """Absolute path of the socket. Default: see docs/daemon.md. `--socket` goes first, then $PROMPTLOG_SOCKET, then this."""
+    """Absolute path. Default: see docs/daemon.md. `--socket` goes first, then $PROMPTLOG_SOCKET, then this."""
     state_dir: AbsolutePath | None = None
     """Absolute path of the store's folder."""
     socket_mode: Annotated[str, Meta(pattern="^0?[67][067]0$")] = "0600"

@@ -109,7 +109,7 @@ class Protocol(HttpToolsProtocol):
         while self._held and not self._is_answering() and self.parser is not None and not self.transport.is_closing():
             part = bytes(self._held[:_PART_BYTES])
             del self._held[: len(part)]
-            if self._in_head and not self._message_bytes:
+            if self._is_complete:
                 part = part.lstrip(b"\r\n")  # some clients send a line break behind a body
             if not part:
                 continue
@@ -176,7 +176,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request."""
-        super().on_response_complete()
+        super().on_response_complete()  # reads on, also if much is held
+        if len(self._held) > HELD_BYTES:
+            self.flow.pause_reading()
         if self.transport.is_closing():
             self._abort_later()
         elif not self._is_complete:
