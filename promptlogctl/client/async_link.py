@@ -58,6 +58,10 @@ class PendingReply:
         await self._link.wait(self)
         return self._result(kind)
 
+    async def reply_within(self, seconds: float, kind: type[_R]) -> _R | None:
+        """Wait for the last reply, as `reply` does, but return None if it has not come after so many seconds."""
+        return self._result(kind) if await self._link.wait_within(seconds, self) else None
+
     async def reply_unless(self, gone: Callable[[], Awaitable[None]], kind: type[_R]) -> _R | None:
         """Wait for the last reply, as `reply` does, but return None if `gone` returns first."""
         return self._result(kind) if await self._link.wait_unless(gone, self) else None
@@ -153,12 +157,24 @@ class Link:
     async def wait(self, pending: PendingReply) -> None:
         """Wait until a request is settled. If no task receives and sends for all, do it meanwhile."""
         while not pending.is_settled:
+            if self._loop is not None:
+                await _until_woken(pending, self._loop)
+                continue
             if not self._has_leader:
                 await self._lead(pending)
                 continue
             woken = anyio.Event()
             with self._woken_by(pending, woken.set, woken.is_set):
                 await woken.wait()
+
+    async def wait_within(self, seconds: float, pending: PendingReply) -> bool:
+        """Wait until a request is settled, as `wait` does. Return False if it is not after so many seconds."""
+        if self._loop is None:
+            with anyio.move_on_after(seconds):
+                await self.wait(pending)
+        elif not pending.is_settled:
+            await _until_woken(pending, self._loop, seconds)  # takes half the time of a cancel scope
+        return pending.is_settled
 
     async def wait_unless(self, gone: Callable[[], Awaitable[None]], pending: PendingReply) -> bool:
         """Wait until a request is settled, as `wait` does. Return False if `gone` returns first."""
@@ -275,6 +291,24 @@ class Link:
     def _close(self) -> None:
         self._epoll.close()
         self._sock.close()
+
+
+async def _until_woken(pending: PendingReply, loop: asyncio.AbstractEventLoop, seconds: float | None = None) -> None:
+    """Wait until a request is settled, or for so many seconds. On asyncio, where the event loop leads."""
+    woken = loop.create_future()
+
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    pending.wake = wake
+    timer = None if seconds is None else loop.call_later(seconds, wake)
+    try:
+        await woken
+    finally:
+        pending.wake = None
+        if timer is not None:
+            timer.cancel()
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:

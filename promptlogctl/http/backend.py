@@ -125,8 +125,9 @@ class Backend:
 
 async def _finished(pending: PendingReply, gone: Callable[[], Awaitable[None]]) -> Finished:
     """Wait for the end of a run. Raises ClientGone if the HTTP client leaves first."""
-    with anyio.move_on_after(_WATCH_AFTER_S):
-        return await pending.reply(Finished)
+    at_once = await pending.reply_within(_WATCH_AFTER_S, Finished)
+    if at_once is not None:
+        return at_once
     with anyio.move_on_after(_ANSWER_S):
         reply = await pending.reply_unless(gone, Finished)
         if reply is None:
