@@ -8,9 +8,11 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cell_build import cache
@@ -106,7 +108,13 @@ def _find_deno() -> str:
         raise EditorError(f"deno is not installed here; run: pip install '{DENO_REQUIREMENT}'")
     import deno
 
-    return str(deno.find_deno_bin())
+    with suppress(FileNotFoundError):
+        return str(deno.find_deno_bin())
+    # pip's isolated builds have executables of their own, in a folder that is on PATH alone.
+    found = shutil.which("deno")
+    if found is None:
+        raise EditorError("deno has no executable here")
+    return found
 
 
 def modules_of(packages: Path) -> dict[str, bytes]:
