@@ -207,13 +207,14 @@ def test_a_client_that_leaves_cancels_its_run(url: str, client: Client) -> None:
     until(lambda: client.stats().runs.get("cancelled", 0) > before)
 
 
-def test_pipelined_runs_are_cancelled(url: str, client: Client) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_pipelined_runs_are_cancelled(url: str, client: Client, at_once: int) -> None:
     """A client that leaves while it has several requests on one connection cancels the run that goes on."""
     before = client.stats().runs.get("cancelled", 0)
     body = b'{"code":"for (;;);","limits":{"cpu_ms":9000}}'
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(body)
     with connected(url) as sock:
-        sock.sendall(head + body)
+        sock.sendall((head + body) * at_once)
         until(lambda: client.stats().running > 0)
         sock.sendall((head + body) * 2)
     until(lambda: client.stats().runs.get("cancelled", 0) > before)
