@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from promptlogctl.client import Client, RunResult
+from promptlogctl.client import Client, RequestRefused, RunResult
 from promptlogd.wire.messages import LimitsAsked
 from tests.daemons import configured_daemon
 
@@ -105,7 +105,14 @@ def test_case(client: Client, engine: Any, case: dict[str, Any]) -> None:
     def run() -> RunResult:
         return client.run_source(source, prompt, env=env, engine=engine, limits=limits)
 
-    results = [run() for _ in range(repeat)]
+    try:
+        results = [run() for _ in range(repeat)]
+    except RequestRefused as refused:
+        # A large text is checked first, with a CPU limit of its own. A slow machine may reach that.
+        at_its_limit = refused.code == "too_large" and "of CPU time" in refused.message
+        if not at_its_limit or "cpu_limit" not in _expected(case, engine):
+            raise
+        results = []
     late = [result for result in results if not _is_in_time(case, engine, result)]
     if late and engine == "deno" and any(_is_in_time(case, engine, run()) for _ in range(3)):
         late = []  # a look at the clock may come late where others keep the machine busy, but not each time
