@@ -1,9 +1,9 @@
 """`from promptlogctl.client import Client, AsyncClient`: the clients, what they give and raise, and how runs end."""
 
-from promptlogctl.client.async_link import PendingReply
 from promptlogctl.client.asynchronous import AsyncClient
 from promptlogctl.client.blocking import Client, PendingRun
 from promptlogctl.client.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon
+from promptlogctl.client.pending_reply import PendingReply
 from promptlogctl.client.request import OnLog, RunOptions, SourceOptions, SubmitOptions
 from promptlogctl.client.result import ProgramFailed, RunResult, Submission
 from promptlogd.wire.messages import Engine, Isolation, LimitsAsked

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 import anyio
 
-from promptlogctl.client.async_link import Link, PendingReply
+from promptlogctl.client.async_link import Link
 from promptlogctl.client.endpoint import Endpoint
 from promptlogctl.client.errors import ConnectionLost
+from promptlogctl.client.pending_reply import PendingReply
 from promptlogctl.client.request import OnLog, encoded
 from promptlogd.wire.messages import Cancel, Id, Request
 

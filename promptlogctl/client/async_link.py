@@ -12,83 +12,18 @@ import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import anyio
 
 from promptlogctl.client.errors import ConnectionLost
-from promptlogctl.client.request import OnLog
-from promptlogctl.client.result import expect
 from promptlogd.wire import ClientSession, ProtocolError
-from promptlogd.wire.messages import Id, Log, Reply
-from sandbox.outcome import LogLine
+from promptlogd.wire.messages import Id
 
-_R = TypeVar("_R")
+if TYPE_CHECKING:
+    from promptlogctl.client.pending_reply import PendingReply
+
 _READ_BYTES = _WRITE_BYTES = 256 * 1024
-
-
-class PendingReply:
-    """A request in flight. `AsyncClient.send` makes it."""
-
-    __slots__ = ("_closed", "_link", "_on_log", "answer", "failure", "id", "wake")
-
-    def __init__(self, link: Link, id: Id, on_log: OnLog | None, closed: Callable[[PendingReply], None]) -> None:
-        """`closed`: called by `close`."""
-        self._link = link
-        self._closed = closed
-        self.id = id
-        self._on_log = on_log
-        self.answer: Reply | None = None
-        """The last reply, once it has come."""
-        self.failure: BaseException | None = None
-        """What `on_log` raised."""
-        self.wake: Callable[[], None] | None = None
-        """Wakes the task that waits for the reply, while another one receives."""
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether there is nothing to wait for any more."""
-        return self.answer is not None or self.failure is not None or self._link.is_lost
-
-    async def reply(self, kind: type[_R]) -> _R:
-        """Wait for the last reply, which is of this kind. One task at a time; a cancelled wait can be repeated.
-
-        Raises RequestRefused, ConnectionLost, and what `on_log` raised.
-        """
-        await self._link.wait(self)
-        return self._result(kind)
-
-    async def reply_within(self, seconds: float, kind: type[_R]) -> _R | None:
-        """Wait for the last reply, as `reply` does, but return None if it has not come after so many seconds."""
-        return self._result(kind) if await self._link.wait_within(seconds, self) else None
-
-    async def reply_unless(self, gone: Callable[[], Awaitable[None]], kind: type[_R]) -> _R | None:
-        """Wait for the last reply, as `reply` does, but return None if `gone` returns first."""
-        return self._result(kind) if await self._link.wait_unless(gone, self) else None
-
-    def _result(self, kind: type[_R]) -> _R:
-        if self.failure is not None:
-            raise self.failure
-        if self.answer is None:
-            raise ConnectionLost(f"{self._link.loss_message} before it answered")
-        return expect(self.answer, kind)
-
-    def take(self, reply: Reply) -> None:
-        """Take a reply to this request."""
-        if not isinstance(reply, Log):
-            self.answer = reply
-        elif self._on_log is not None and self.failure is None:
-            try:
-                self._on_log(LogLine(level=reply.level, text=reply.text))
-            except Exception as error:  # it belongs to the task that waits for this request
-                self.failure = error
-        if self.wake is not None and self.is_settled:
-            self.wake()
-
-    def close(self) -> None:
-        """Stop waiting. If no reply has come, ask the daemon to cancel the request. To be called once."""
-        self._link.waiting.pop(self.id, None)
-        self._closed(self)
 
 
 class Link:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar, Unpack
 
 from promptlogctl.client.async_connection import AsyncConnection
-from promptlogctl.client.async_link import PendingReply
 from promptlogctl.client.endpoint import find_endpoint
+from promptlogctl.client.pending_reply import PendingReply
 from promptlogctl.client.request import (
     OnLog,
     RequestOptions,

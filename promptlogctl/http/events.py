@@ -12,10 +12,9 @@ import anyio
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from promptlogctl.client import LogLine, OnLog, PromptlogError
+from promptlogctl.client import LogLine, OnLog, PromptlogError, RunResult
 from promptlogctl.http.backend import ClientGone
 from promptlogctl.http.problems import Problem, of_error
-from promptlogctl.http.schemas import WholeAnswer
 from promptlogd.wire.messages import Finished
 
 _BEAT_S = 15.0
@@ -68,7 +67,7 @@ class EventStream:
         except ClientGone:
             pass
         else:
-            self._add(_event("finished", msgspec.json.encode(WholeAnswer.of(reply))))
+            self._add(_event("finished", msgspec.json.encode(RunResult.of(reply))))
         self._ended = True
         self._changed.set()
 

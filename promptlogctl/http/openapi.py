@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from promptlogctl.client import LogLine
+from promptlogctl.client import LogLine, RunResult
 from promptlogctl.http import schemas
 from promptlogctl.http.problems import MEDIA_TYPE
 from promptlogctl.http.runs import EVENTS_TYPE, WHOLE_TYPE
@@ -21,7 +21,7 @@ _STRUCTS = (
     schemas.ExecBody,
     schemas.SubmitBody,
     schemas.SubmitAnswer,
-    schemas.WholeAnswer,
+    RunResult,
     schemas.ErrorAnswer,
     schemas.ProgramAnswer,
     schemas.ListAnswer,
@@ -166,7 +166,7 @@ def _run_answers() -> dict[int, Any]:
         "headers": headers,
         "content": {
             "application/json": {"schema": {"description": "The result."}},
-            WHOLE_TYPE: {"schema": _reference("WholeAnswer")},
+            WHOLE_TYPE: {"schema": _reference("RunResult")},
             EVENTS_TYPE: {"schema": {"type": "string", "description": events}},
         },
     }

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from promptlogctl.client import BadResult, Language, Ok, OnLog, ProgramException, RequestRefused
+from promptlogctl.client import BadResult, Language, Ok, OnLog, ProgramException, RequestRefused, RunResult
 from promptlogctl.http.backend import Backend, ClientGone
 from promptlogctl.http.events import EventStream
 from promptlogctl.http.guard import caller_of
 from promptlogctl.http.json_body import json_body
 from promptlogctl.http.problems import of_outcome
-from promptlogctl.http.schemas import ErrorAnswer, ExecBody, RunBody, WholeAnswer
+from promptlogctl.http.schemas import ErrorAnswer, ExecBody, RunBody
 from promptlogd.wire.messages import Finished, Id, Run
 from sandbox.outcome import describe
 
@@ -139,7 +139,7 @@ def answer_of(reply: Finished, *, whole: bool) -> ASGIApp:
     """Return the response that says how a run ended. Raises Problem for an end that is not the program's own."""
     headers = headers_of(reply)
     if whole:
-        return _Answer(msgspec.json.encode(WholeAnswer.of(reply)), 200, headers, WHOLE_TYPE.encode())
+        return _Answer(msgspec.json.encode(RunResult.of(reply)), 200, headers, WHOLE_TYPE.encode())
     outcome = reply.outcome
     match outcome:
         case Ok():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from promptlogctl.client import Engine, Isolation, Language, LimitsAsked, LogLine, Outcome, Usage
-from promptlogd.wire.messages import NO_ENV, Finished, Listing, Name, NameChange
+from promptlogctl.client import Engine, Isolation, Language, LimitsAsked
+from promptlogd.wire.messages import NO_ENV, Listing, Name, NameChange
 
 
 class _Given(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,30 +53,6 @@ class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """64 hex digits."""
     url: str
     """The path that runs it."""
-
-
-class WholeAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """All about one run: for `Accept: application/vnd.promptlog+json`, and the event `finished`."""
-
-    hash: str
-    outcome: Outcome
-    logs: list[LogLine]
-    """Empty if the lines were streamed."""
-    logs_truncated: bool
-    usage: Usage
-    engine_version: str
-
-    @classmethod
-    def of(cls, reply: Finished) -> WholeAnswer:
-        """Return what a `finished` reply tells."""
-        return cls(
-            hash=reply.hash,
-            outcome=reply.outcome,
-            logs=reply.logs,
-            logs_truncated=reply.logs_truncated,
-            usage=reply.usage,
-            engine_version=reply.engine_version,
-        )
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ import uvicorn
 
 from promptlogctl.client import Client
 from promptlogctl.http import Application, Settings
+from promptlogctl.http import backend as backend_module
 from promptlogctl.http import json_body as body_module
 from promptlogctl.http import server as server_module
 from tests.daemon.processes import until
@@ -226,6 +227,14 @@ def test_a_body_that_nobody_wants(monkeypatch: pytest.MonkeyPatch, socket_path: 
     with _served(Settings(socket=socket_path)) as (url, _):
         received = exchanged(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx")
         assert status_of(received) == 200
+
+
+def test_all_connections_to_the_daemon_are_full(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """A request for which no connection to the daemon has a place is refused with 429, and does not wait."""
+    monkeypatch.setattr(backend_module, "DAEMON_CONNECTIONS", 0)
+    with _served(Settings(socket=socket_path)) as (url, _):
+        response = httpx.post(f"{url}exec", json={"code": "return 1"}, timeout=20)
+        assert (response.status_code, response.headers["retry-after"]) == (429, "1")
 
 
 def test_many_checks_of_readiness_are_one(url: str, client: Client) -> None:
