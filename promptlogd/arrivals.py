@@ -27,17 +27,17 @@ _WAKES_PER_TURN = 16
 
 
 class _Waiter:
-    """A callback that runs at most once."""
+    """A callback. It runs once, and again as long as it returns True."""
 
     __slots__ = ("_callback", "cancelled", "deadline", "expired", "order")
 
-    def __init__(self, deadline: float, order: int, callback: Callable[[], None]) -> None:
+    def __init__(self, deadline: float, order: int, callback: Callable[[], bool | None]) -> None:
         self.deadline = deadline
         self.order = order
         self.expired = False
         """Whether it ran because of its deadline."""
         self.cancelled = False
-        self._callback: Callable[[], None] | None = callback
+        self._callback: Callable[[], bool | None] | None = callback
 
     def cancel(self) -> None:
         """Do not run it any more."""
@@ -47,12 +47,8 @@ class _Waiter:
     def run(self) -> None:
         """Run it, unless it has run or is cancelled."""
         callback, self._callback = self._callback, None
-        if callback is not None:
-            callback()
-
-    def run_again(self, callback: Callable[[], None]) -> None:
-        """Let it run once more."""
-        self._callback = callback
+        if callback is not None and callback() and not self.cancelled:
+            self._callback = callback
 
 
 class Arrivals:
@@ -96,13 +92,15 @@ class Arrivals:
         """
         task = trio.lowlevel.current_task()
 
-        def ready() -> None:
-            if read_now is None or not read_now():
-                if not waiter.cancelled:  # else the task goes on already
+        # It does not refer to itself: that would be a reference cycle, which keeps all of the connection in memory.
+        def ready() -> bool:
+            goes_on = read_now is not None and read_now()
+            if not waiter.cancelled:  # else the task goes on already
+                if goes_on:
+                    self._epoll.modify(sock, select.EPOLLIN | select.EPOLLONESHOT)
+                else:
                     trio.lowlevel.reschedule(task)
-            elif not waiter.cancelled:
-                waiter.run_again(ready)
-                self._epoll.modify(sock, select.EPOLLIN | select.EPOLLONESHOT)
+            return goes_on
 
         waiter = self._arm(sock, select.EPOLLIN, share, deadline, ready)
 
@@ -155,7 +153,7 @@ class Arrivals:
                 self._epoll.unregister(sock)
 
     def _arm(
-        self, sock: socket.socket, events: int, share: Share, deadline: float, callback: Callable[[], None]
+        self, sock: socket.socket, events: int, share: Share, deadline: float, callback: Callable[[], bool | None]
     ) -> _Waiter:
         descriptor = sock.fileno()
         if descriptor in self._waiters:

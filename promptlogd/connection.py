@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -336,4 +336,9 @@ class Connection:
         self.send(Error(id=id, code=code, message=message, detail=detail))
 
     def send(self, reply: Reply) -> None:
+        """Send a reply."""
         self._outbox.send(self._session.send(reply))
+
+    def send_together(self, replies: Sequence[Reply]) -> None:
+        """Send several replies with one system call, if the socket takes them."""
+        self._outbox.send([part for reply in replies for part in self._session.send(reply)])

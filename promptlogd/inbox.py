@@ -89,7 +89,10 @@ class Inbox:
                 budget.share.spend(CLOSE_S)
                 raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
             if self._error is not None:
-                raise self._error
+                try:
+                    raise self._error
+                finally:
+                    self._error = None  # else a reference cycle through its traceback keeps this connection in memory
             if self._left is not None:
                 events, self._left = self._left, None
                 whole = await self._take_events(events, trio.current_time())
@@ -143,6 +146,8 @@ class Inbox:
             self._left = None
         except BlockingIOError:
             return True
+        except OSError:
+            return False  # the client is gone; the next read finds the end
         except Exception as error:
             self._error = error
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -33,6 +33,9 @@ class Replies(Protocol):
 
     def send(self, reply: Reply) -> None:
         """Send a reply."""
+
+    def send_together(self, replies: Sequence[Reply]) -> None:
+        """Send several replies at once."""
 
     def send_error(self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
         """Send an error, and count it."""
@@ -94,9 +97,9 @@ class RequestSink(Sink):
         _log.exception("request %r failed", self._name)
         self.refuse(RequestError("internal", "the daemon failed at this request; its log says how"))
 
-    def log(self, line: Log) -> None:
+    def log(self, lines: Sequence[Log]) -> None:
         if self._client is not None:
-            self._client.send(line)
+            self._client.send_together(lines)
 
     def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
         if self._client is not None:

@@ -18,7 +18,7 @@ from promptlogd.principal import Principal
 from promptlogd.principals import Ticket
 from promptlogd.refusal import RequestError
 from promptlogd.room import ALWAYS_ROOM, Room
-from sandbox.cells.cell import Cell, OnLog
+from sandbox.cells.cell import Cell, OnLines
 from sandbox.cells.job import Job, Result
 from sandbox.cells.lending import StartError, Waiter
 from sandbox.cells.pool import Pool
@@ -68,14 +68,14 @@ class Runs:
         ended: Ended,
         *,
         fresh: bool = False,
-        on_log: OnLog | None = None,
+        on_lines: OnLines | None = None,
         room: Room = ALWAYS_ROOM,
     ) -> PendingRun:
         """Begin a run. `ended` is called once, with its result or with the reason why it could not be tried.
 
         `fresh`: in a brand-new jail.
         """
-        run = PendingRun(self, job, principal, ended, fresh=fresh, on_log=on_log, room=room)
+        run = PendingRun(self, job, principal, ended, fresh=fresh, on_lines=on_lines, room=room)
         run.ask()
         return run
 
@@ -140,7 +140,7 @@ class PendingRun:
         ended: Ended,
         *,
         fresh: bool,
-        on_log: OnLog | None,
+        on_lines: OnLines | None,
         room: Room,
     ) -> None:
         self._runs = runs
@@ -148,7 +148,7 @@ class PendingRun:
         self._principal = principal
         self._ended: Ended | None = ended
         self._fresh = fresh
-        self._on_log = on_log
+        self._on_lines = on_lines
         self._room = room
         spec = ENGINES[job.engine]
         self._restart_ms = spec.restart_cpu_ms
@@ -222,7 +222,7 @@ class PendingRun:
     def _begin(self, cell: Cell) -> None:
         self._cell = cell
         try:
-            cell.begin(self._job, self._done, on_log=self._on_log, room=self._room)
+            cell.begin(self._job, self._done, on_lines=self._on_lines, room=self._room)
         except CellLost:
             self._lost()
         except Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from promptlogd.refusal import RequestError
 from promptlogd.room import Room
@@ -31,8 +31,8 @@ class Sink(Room, ABC):
         """End the request with an error."""
 
     @abstractmethod
-    def log(self, line: Log) -> None:
-        """Send a console line. The request goes on."""
+    def log(self, lines: Sequence[Log]) -> None:
+        """Send console lines. The request goes on."""
 
     @abstractmethod
     def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:

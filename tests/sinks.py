@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
@@ -29,7 +29,7 @@ class NotingSink(Sink):
     def refuse(self, error: RequestError) -> None:
         self.replies.append(error)
 
-    def log(self, line: Log) -> None:
+    def log(self, lines: Sequence[Log]) -> None:
         raise AssertionError("nothing runs")
 
     def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -202,3 +204,31 @@ async def test_a_cancelled_wait_can_be_repeated(sockets: _Sockets) -> None:
         theirs.send(b"x")
         with trio.fail_after(5):
             assert await arrivals.readable(ours, Share())
+
+
+async def test_an_ended_wait_is_free_of_reference_cycles(sockets: _Sockets) -> None:
+    """What a wait called back is freed with the last reference to it, without garbage collection."""
+
+    class Reader:
+        reads_on = True
+
+        def read_now(self) -> bool:
+            return self.reads_on
+
+    reader = Reader()
+    freed = weakref.ref(reader)
+    async with _serving() as (arrivals, _):
+        ours, theirs = sockets.pair()
+        gc.disable()
+        try:
+            theirs.send(b"x")
+            with trio.move_on_after(0.01):
+                await arrivals.readable(ours, Share(), read_now=reader.read_now)
+            reader.reads_on = False
+            with trio.fail_after(5):
+                assert await arrivals.readable(ours, Share(), read_now=reader.read_now)
+            arrivals.forget(ours)
+            del reader
+            assert freed() is None
+        finally:
+            gc.enable()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from itertools import groupby
@@ -157,3 +159,44 @@ async def test_a_failure_with_one_connection_is_its_own() -> None:
             await trio.testing.wait_all_tasks_blocked(0.01)
             nursery.cancel_scope.cancel()
     assert taken == [2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_inbox_of_a_client_that_is_gone_is_freed(fails: bool) -> None:
+    """It is free of reference cycles, whether the client left with a reply unread, or one of its requests failed."""
+
+    def take(request: Request | BadMessage) -> None:
+        ours.send(b"reply")
+        if fails:
+            raise ZeroDivisionError
+
+    async def decode(frame: Unread) -> Ping:
+        raise AssertionError("no frame is large")
+
+    ours, theirs = socket.socketpair()
+    gc.disable()
+    try:
+        arrivals = Arrivals()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(arrivals.serve)
+            inbox = _inbox(ours, arrivals, decode)
+            freed = weakref.ref(inbox)
+
+            async def read(inbox: Inbox) -> None:
+                try:
+                    await inbox.read(take)
+                except ZeroDivisionError:
+                    assert fails
+
+            nursery.start_soon(read, inbox)
+            del inbox
+            theirs.sendall(b'{"type":"ping","id":1}\n')
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            theirs.close()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert freed() is None
+            nursery.cancel_scope.cancel()
+    finally:
+        gc.enable()
+        ours.close()
+        theirs.close()

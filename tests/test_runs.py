@@ -16,7 +16,7 @@ from promptlogd.principals import Ticket
 from promptlogd.refusal import RequestError
 from promptlogd.room import Room
 from promptlogd.runs import Runs
-from sandbox.cells.cell import Cell, Done, OnLog
+from sandbox.cells.cell import Cell, Done, OnLines
 from sandbox.cells.job import Job, Result
 from sandbox.cells.lending import Taken, Waiter
 from sandbox.cells.plan import Plan
@@ -66,7 +66,7 @@ class _Cell(Cell):
         """Whether it has no job."""
         return self.done is None
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: object = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: object = None) -> None:
         """Take the job, unless it is dead."""
         self.runs += 1
         if self.faulty:

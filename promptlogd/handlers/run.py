@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 import trio
@@ -255,7 +255,7 @@ class _Run:
             self._principal,
             self._ended,
             fresh=(request.isolation or self._handler.isolation) == "jail",
-            on_log=self._log if request.stream_logs else None,
+            on_lines=self._stream if request.stream_logs else None,
             room=sink,
         )
         sink.when_cancelled(pending.cancel)
@@ -286,8 +286,9 @@ class _Run:
 
         self._sink.spawn(work)
 
-    def _log(self, line: LogLine) -> None:
-        self._sink.log(Log(id=self._request.id, level=line.level, text=line.text))
+    def _stream(self, lines: Sequence[LogLine]) -> None:
+        id = self._request.id
+        self._sink.log([Log(id=id, level=line.level, text=line.text) for line in lines])
 
     def _ended(self, result: Result | RequestError) -> None:
         if isinstance(result, RequestError):

@@ -7,7 +7,7 @@ what happens, and the cell reports the result once. The pool's keeper closes the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -28,8 +28,8 @@ LOW_PRIORITY_AFTER_S = 0.005
 Done = Callable[[Result | CellLost], None]
 """Takes the result of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
 
-OnLog = Callable[[LogLine], None]
-"""Takes a console line as soon as it is there."""
+OnLines = Callable[[Sequence[LogLine]], None]
+"""Takes console lines as soon as they are there: those of one part of the output together."""
 
 
 class Room(Protocol):
@@ -77,10 +77,10 @@ class Cell(ABC):
         """Whether its engine waits for a job."""
 
     @abstractmethod
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: Room | None = None) -> None:
         """Hand over a job. `done` is called once, later. Raises CellLost, with the cell retired, if it is dead.
 
-        `room`: for lines that go to `on_log`. Without it the process's output is not read, and blocks its writes. Its
+        `room`: for lines that go to `on_lines`. Without it the process's output is not read, and blocks its writes. Its
         limits hold all the same: at the wall limit the run ends, with what was read.
         """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -92,7 +92,7 @@ class Narrow:
 
 
 async def finish(
-    cell: Cell, job: Job, *, on_log: Callable[[LogLine], None] | None = None, room: Narrow | None = None
+    cell: Cell, job: Job, *, on_lines: Callable[[Sequence[LogLine]], None] | None = None, room: Narrow | None = None
 ) -> Result:
     """Have a job done, and wait for its result. Raises CellLost. Cancellation cancels the job first."""
     done = trio.Event()
@@ -102,7 +102,7 @@ async def finish(
         answer.append(result)
         done.set()
 
-    cell.begin(job, note, on_log=on_log, room=room)
+    cell.begin(job, note, on_lines=on_lines, room=room)
     try:
         await done.wait()
     except trio.Cancelled:
@@ -122,7 +122,7 @@ async def run_on(
     task: Task = Task.CHECK_AND_RUN,
     language: Language = "javascript",
     prompt: str = "",
-    on_log: Callable[[LogLine], None] | None = None,
+    on_lines: Callable[[Sequence[LogLine]], None] | None = None,
     room: Narrow | None = None,
     **limits: int,
 ) -> Result:
@@ -138,7 +138,7 @@ async def run_on(
             prompt=prompt,
             limits=Limits(**limits),
         )
-        return await finish(cell, job, on_log=on_log, room=room)
+        return await finish(cell, job, on_lines=on_lines, room=room)
 
 
 async def take(pool: Pool, *, fresh: bool = False, memory_bytes: int | None = None) -> Cell:
@@ -183,7 +183,7 @@ class Held:
         self._done = trio.Event()
         self._said = trio.Event()
         job = Job(task=Task.CHECK_AND_RUN, source=source.encode(), limits=Limits(**limits))
-        cell.begin(job, self._note, on_log=lambda _: self._said.set())
+        cell.begin(job, self._note, on_lines=lambda _: self._said.set())
 
     def _note(self, result: Result | CellLost) -> None:
         assert isinstance(result, Result)

@@ -28,7 +28,7 @@ async def test_lines_wait_for_room(plan: Plan) -> None:
             room.open()
 
         nursery.start_soon(open_room)
-        result = await run_on(cell, _LINES, on_log=lines.append, room=room, log_bytes=MIB, cpu_ms=3000)
+        result = await run_on(cell, _LINES, on_lines=lines.extend, room=room, log_bytes=MIB, cpu_ms=3000)
         assert isinstance(result.outcome, Ok)
         assert len(lines) == 300
         assert cell.usable
@@ -40,7 +40,7 @@ async def test_output_that_is_never_read_ends_at_the_wall_limit(plan: Plan) -> N
         lines: list[LogLine] = []
         async with a_cell(plan) as cell:
             limits = {"wall_ms": 1500, "cpu_ms": 1400, "log_bytes": MIB, "result_bytes": 4 * MIB}
-            result = await run_on(cell, source, on_log=lines.append, room=Narrow(), **limits)
+            result = await run_on(cell, source, on_lines=lines.extend, room=Narrow(), **limits)
             assert isinstance(result.outcome, WallLimit), source
             assert lines == []
             assert isinstance((await run_on(cell, "return 1")).outcome, Ok)
@@ -60,7 +60,7 @@ async def test_a_run_whose_output_waits_can_be_cancelled(plan: Plan) -> None:
             cell.cancel()
 
         nursery.start_soon(cancel)
-        result = await run_on(cell, _LINES, on_log=lambda _: None, room=room, log_bytes=MIB, cpu_ms=3000)
+        result = await run_on(cell, _LINES, on_lines=lambda _: None, room=room, log_bytes=MIB, cpu_ms=3000)
         assert isinstance(result.outcome, Cancelled)
         assert result.usage.wall_ms < 30_000
 

@@ -16,7 +16,7 @@ from functools import cached_property
 
 import trio
 
-from sandbox.cells.cell import Done, OnLog, Room
+from sandbox.cells.cell import Done, OnLines, Room
 from sandbox.cells.job import Job, Result
 from sandbox.engines.host.columns import Text
 from sandbox.engines.host.console import Console, Stacks
@@ -67,7 +67,7 @@ class Run:
         frame: Sequence[bytes],
         stacks: Stacks,
         done: Done,
-        on_log: OnLog | None,
+        on_lines: OnLines | None,
         room: Room | None = None,
         token: bytes = b"",
         tells_memory: bool = True,
@@ -97,10 +97,10 @@ class Run:
         self._truncated = False
         """Whether console lines were cut or dropped."""
         self._logs: list[LogLine] = []
-        self._log = on_log or self._logs.append
-        self.streams = on_log is not None
+        self._take_lines = on_lines or self._logs.extend
+        self.streams = on_lines is not None
         """Whether console lines are passed on as they come."""
-        self._room = room if on_log is not None else None
+        self._room = room if on_lines is not None else None
         """For lines that are streamed. Others are held by the run, within its limits."""
         if sum(map(len, frame)) <= _JOINED_BYTES:
             frame = (b"".join(frame),)
@@ -214,7 +214,15 @@ class Run:
 
     def _feed(self, received: bytes) -> bool:
         """Process the next bytes; return whether console lines came of them, which is enough work for one turn."""
-        machine, lines = self.machine, False
+        lines: list[LogLine] = []
+        came = self._process(received, lines)
+        if lines:
+            self._take_lines(lines)
+        return came
+
+    def _process(self, received: bytes, lines: list[LogLine]) -> bool:
+        """Process the next bytes, and add their console lines to `lines`; return whether any came, shown or dropped."""
+        machine, came = self.machine, False
         if machine.state is State.ENDING:
             return False
         try:
@@ -226,14 +234,14 @@ class Run:
         for message in messages:
             if machine.receive(message) is State.ENDING:
                 self.malformed = "a message that has no place there"
-                return lines
+                return came
             if isinstance(message, Log):
-                lines = True
+                came = True
                 line = self._console.line(message)
                 self._truncated = self._truncated or self._console.truncated
                 if line is not None:
-                    self._log(line)
-        return lines
+                    lines.append(line)
+        return came
 
     def was_read(self, data: socket.socket) -> bool:
         """Whether the process read all that it was sent: the next process would read the rest (SIOCOUTQ, unix(7))."""

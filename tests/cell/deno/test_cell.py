@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -109,11 +110,11 @@ async def test_the_kernel_stands_behind_the_cpu_limit(plan: Plan) -> None:
         blank_s = cpu_s(pid)
         limits: list[str] = []
 
-        def look(_: LogLine) -> None:
+        def look(_: Sequence[LogLine]) -> None:
             lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
             limits.extend(line for line in lines if line.startswith("Max cpu time"))
 
-        result = await run_on(cell, "console.log('on'); return 1", on_log=look, cpu_ms=3000)
+        result = await run_on(cell, "console.log('on'); return 1", on_lines=look, cpu_ms=3000)
         assert value_of(result) == 1
     (line,) = limits
     soft, hard = map(int, line.split()[3:5])
@@ -156,11 +157,11 @@ async def test_a_killed_process_is_told(plan: Plan) -> None:
     async with a_cell(plan) as cell:
         pid = only_child(cell.process.pid)
 
-        def kill(_: LogLine) -> None:
+        def kill(_: Sequence[LogLine]) -> None:
             os.kill(pid, signal.SIGKILL)
 
         source = "console.log('on'); await new Promise((r) => setTimeout(r, 60000))"
-        result = await run_on(cell, source, on_log=kill)
+        result = await run_on(cell, source, on_lines=kill)
         assert isinstance(result.outcome, Crashed)
         assert result.outcome.signal == "SIGKILL"
         assert not cell.usable
@@ -178,11 +179,11 @@ async def test_a_killed_nsjail_is_told_before_the_kernel_tells_its_end(
     async with a_cell(plan) as cell:
         nsjail = cell.process.pid
 
-        def kill(_: LogLine) -> None:
+        def kill(_: Sequence[LogLine]) -> None:
             os.kill(nsjail, signal.SIGKILL)
 
         source = "console.log(1); await new Promise((done) => setTimeout(done, 60000))"
-        result = await run_on(cell, source, on_log=kill, wall_ms=9000)
+        result = await run_on(cell, source, on_lines=kill, wall_ms=9000)
         assert result.outcome == Crashed(signal="SIGKILL", message="its jail was ended from outside")
 
 
@@ -192,7 +193,7 @@ async def test_a_cancelled_run_leaves_no_process(plan: Plan) -> None:
         nsjail, pid = cell.process.pid, only_child(cell.process.pid)
         with trio.CancelScope() as scope:
             await run_on(
-                cell, "console.log('on'); for(;;){}", on_log=lambda _: scope.cancel(), cpu_ms=5000, wall_ms=5000
+                cell, "console.log('on'); for(;;){}", on_lines=lambda _: scope.cancel(), cpu_ms=5000, wall_ms=5000
             )
         assert scope.cancelled_caught
     assert not is_alive(pid)
@@ -244,7 +245,7 @@ async def test_a_run_has_one_core(plan: Plan) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
-            result = await run_on(cell, derive, on_log=lambda _: begun.set(), cpu_ms=200)
+            result = await run_on(cell, derive, on_lines=lambda _: begun.set(), cpu_ms=200)
             nursery.cancel_scope.cancel()
     assert isinstance(result.outcome, CpuLimit), result.outcome
     assert result.outcome.used < 230

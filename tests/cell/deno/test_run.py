@@ -28,7 +28,7 @@ async def test_bytes_of_the_next_process_are_not_read(monkeypatch: pytest.Monkey
         data.setblocking(False)
         lines: list[LogLine] = []
         job = Job(task=Task.CHECK_AND_RUN, source=b"", engine="deno", limits=Limits())
-        run = Run(job, machine=Machine(), frame=job_frame(), stacks=stack, done=_ABSENT, on_log=lines.append)
+        run = Run(job, machine=Machine(), frame=job_frame(), stacks=stack, done=_ABSENT, on_lines=lines.extend)
         deno = DenoRun(
             run, _ABSENT, jail=_ABSENT, engine=_ABSENT, data=data, watch=_ABSENT, grouped=False,
             set_due=lambda _: None, over=_ABSENT,

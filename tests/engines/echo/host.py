@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from sandbox.cells.cell import Cell, Done, OnLog, Room
+from sandbox.cells.cell import Cell, Done, OnLines, Room
 from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.reactor import Reactor
@@ -51,11 +51,11 @@ class EchoCell(Cell):
         """Whether it has had no run."""
         return self._machine.state is State.BLANK
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: Room | None = None) -> None:
         """Hand over a job."""
         self.runs += 1
         frame = job_frame(b"C" if job.task is Task.CHECK else b"R", job.prompt_bytes())
-        self._run = Run(job, machine=self._machine, frame=frame, stacks=_Stacks(), done=done, on_log=on_log)
+        self._run = Run(job, machine=self._machine, frame=frame, stacks=_Stacks(), done=done, on_lines=on_lines)
         self._machine.happen(Trusted.JOB)
         self._run.send(self._data)
 

@@ -15,7 +15,7 @@ import struct
 
 import trio
 
-from sandbox.cells.cell import START_S, Cell, Done, OnLog, Room
+from sandbox.cells.cell import START_S, Cell, Done, OnLines, Room
 from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import Supervisor, only_child
@@ -78,7 +78,7 @@ class DenoCell(Cell):
         """Whether its engine waits for a job."""
         return self._machine.state is State.BLANK
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: Room | None = None) -> None:
         """Hand over a job: see `Cell.begin`."""
         self.runs += 1
         try:
@@ -93,7 +93,7 @@ class DenoCell(Cell):
                 frame=frame(job, token),
                 stacks=stack,
                 done=done,
-                on_log=on_log,
+                on_lines=on_lines,
                 room=room,
                 token=token,
                 tells_memory=False,  # the kernel does

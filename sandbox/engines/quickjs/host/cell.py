@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from sandbox.cells import priority
-from sandbox.cells.cell import LOW_PRIORITY_AFTER_S, Cell, Done, OnLog, Room
+from sandbox.cells.cell import LOW_PRIORITY_AFTER_S, Cell, Done, OnLines, Room
 from sandbox.cells.job import Job
 from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
@@ -97,11 +97,11 @@ class QuickJSCell(Cell):
         """Whether a child waits for a job. The next child is forked while the last run's result is on its way."""
         return self._run is None and not self._ends_awaited
 
-    def begin(self, job: Job, done: Done, *, on_log: OnLog | None = None, room: Room | None = None) -> None:
+    def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: Room | None = None) -> None:
         """Hand over a job: see `Cell.begin`."""
         self._refuse_if_disturbed()
         self.runs += 1
-        run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_log=on_log, room=room)
+        run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_lines=on_lines, room=room)
         self._run = run
         default, limits = self.plan.default, job.limits
         try:
