@@ -202,7 +202,7 @@ _SLEEPS = "await new Promise((done) => setTimeout(done, 600000))"
 _SLEEP = LimitsAsked(wall_ms=30_000)
 
 
-ATTACKS: dict[str, Attack] = {
+FOUND: dict[str, Attack] = {
     "console stacks": Attack(prepare=again(lambda: _runs(_STACKS + "return 1"), pipelined=8)),
     "console stacks, 1 MiB of log": Attack(
         prepare=again(lambda: _runs(_STACKS * 16 + "return 1", limits=_MUCH_LOG), pipelined=8)
@@ -231,6 +231,20 @@ ATTACKS: dict[str, Attack] = {
     "type or field of 8 MB": Attack(prepare=lines(_large_words)),
     "a run of 8 MB of escapes": Attack(prepare=lines(_large_prompt)),
     "host_functions of 8 MB": Attack(prepare=lines(_large_functions)),
+    "300 loops, cancelled": Attack(prepare=_cancelled),
+    "loops on new connections, 8 at once": Attack(prepare=_on_new_connections(8), from_other_uid=True),
+    "loops on new connections, 250 at once": Attack(prepare=_on_new_connections(250), from_other_uid=True),
+    **{
+        f"loops, {connections} connection{'s' * (connections > 1)}": Attack(
+            prepare=again(lambda: _runs(_ENDLESS), connections=connections), from_other_uid=True
+        )
+        for connections in (1, 8, 64, 250)
+    },
+}
+"""Attacks that once made another client wait, or the daemon grow without a bound."""
+
+ATTACKS: dict[str, Attack] = {
+    **FOUND,
     "pings, 50 connections": Attack(prepare=full(_PING * 5_000, connections=50)),
     "pings, 300 connections": Attack(prepare=full(_PING * 5_000, connections=300), from_other_uid=True),
     "unknown fields of 15 KB, 300 connections": Attack(prepare=full(_UNKNOWN * 20, connections=300)),
@@ -248,13 +262,4 @@ ATTACKS: dict[str, Attack] = {
     "TypeScript of 1 MB of tabs": Attack(prepare=again(_tabs, pipelined=4)),
     "runs of 1 MB of bytecode": Attack(prepare=_much_bytecode),
     "submits of 800 KB of code": Attack(prepare=again(_much_to_compile, pipelined=4)),
-    "300 loops, cancelled": Attack(prepare=_cancelled),
-    "loops on new connections, 8 at once": Attack(prepare=_on_new_connections(8), from_other_uid=True),
-    "loops on new connections, 250 at once": Attack(prepare=_on_new_connections(250), from_other_uid=True),
-    **{
-        f"loops, {connections} connection{'s' * (connections > 1)}": Attack(
-            prepare=again(lambda: _runs(_ENDLESS), connections=connections), from_other_uid=True
-        )
-        for connections in (1, 8, 64, 250)
-    },
 }

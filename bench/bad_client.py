@@ -1,6 +1,6 @@
 """A good client beside one bad client: a part of `make bench`, and a benchmark of its own.
 
-    python bench/bad_client.py [--rounds 3] [--seconds 30] [--only TEXT] [--json FILE]
+    python bench/bad_client.py [--rounds 3] [--seconds 30] [--found] [--only TEXT] [--json FILE]
 
 For each attack (attacks.py) and each round a daemon is started with a state folder of its own. The good client is
 load.c, an open loop of a kept short program at 200 requests/s: a request is due at its time, and its latency counts
@@ -30,7 +30,7 @@ from load import Load
 from table import Table, say
 
 from bench.attacker import OTHER_UID, attacking
-from bench.attacks import ATTACKS
+from bench.attacks import ATTACKS, FOUND, Attack
 from promptlogctl.cli.spawn import module_command
 from promptlogd.wire.messages import Run, Stats, StatsReply
 
@@ -149,12 +149,14 @@ def _most(excess: list[float]) -> float:
     return max(excess, default=math.inf)
 
 
-def beside_one_bad_client(tools: Path, seconds: float, rounds: int, only: str = "") -> Table:
-    """Measure all attacks whose name has this text in it."""
+def beside_one_bad_client(
+    tools: Path, seconds: float, rounds: int, *, attacks: dict[str, Attack] = ATTACKS, only: str = ""
+) -> Table:
+    """Measure those of the attacks whose row has this text in its name."""
     table = Table()
     may_become_others = os.geteuid() == 0
     for number in range(rounds):
-        for name, attack in ATTACKS.items():
+        for name, attack in attacks.items():
             uids = [None, OTHER_UID] if attack.from_other_uid and may_become_others else [None]
             for uid in uids:
                 row = name if uid is None else f"{name}, another uid"
@@ -211,11 +213,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each load beside an attack")
     parser.add_argument("--rounds", type=int, default=3, help="measure all so often, and show the medians")
+    parser.add_argument("--found", action="store_true", help="only the attacks that once did harm")
     parser.add_argument("--only", default="", help="only attacks whose row has this text in its name")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "out/bad_client.json")
     options = parser.parse_args()
     with load.built("load.c") as tools:
-        table = beside_one_bad_client(tools, options.seconds, options.rounds, options.only)
+        table = beside_one_bad_client(
+            tools, options.seconds, options.rounds, attacks=FOUND if options.found else ATTACKS, only=options.only
+        )
     medians = table.medians()
     show_beside(medians)
     options.json.parent.mkdir(parents=True, exist_ok=True)
