@@ -1,0 +1,150 @@
+"""Two versions of promptlog in turn, in pairs: what a change did to the cost of a run.
+
+    python bench/pairs.py CHECKOUT [--pairs 20] [--seconds 2] [--clients 8] [--isolation jail]
+
+CHECKOUT is a folder with another version and its virtual environment (`git worktree add`, `make demo` there). Both
+daemons are up for the whole time, each with a state folder of its own. In each pair both get the same load, a closed
+loop of the kept sample program, one after the other; which one is first alternates. A figure is their median;
+a ratio is the median of the ratios of the pairs, this version by the other one.
+
+CPU counts every process of a daemon: the daemon, its cells, and their ended children.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import load
+from caller import EXPECT, PROMPT, SAMPLE, Caller, frames, submitted
+from table import say
+
+from promptlogd.wire.messages import Run
+
+_START_S = 30.0
+
+
+def _descendants(pid: int) -> list[int]:
+    found = [pid]
+    for parent in found:
+        try:
+            found.extend(load.children(parent))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time of a daemon and of all its processes, those that have ended included."""
+    total = 0.0
+    for process in _descendants(pid):
+        try:
+            total += load.cpu_s(process) + load.waited_cpu_s(process)
+        except OSError:
+            continue
+    return total
+
+
+def _dirty_kib(pid: int) -> int:
+    """Return the memory that a process shares with no other and has written to."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_Dirty:"))
+
+
+class _Side:
+    """One version's daemon."""
+
+    def __init__(self, process: subprocess.Popen[bytes], path: str, isolation: str | None) -> None:
+        self._process = process
+        self._path = path
+        run = Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT, isolation=isolation)  # type: ignore[arg-type]
+        self._frames = frames([run])
+        self.figures: list[dict[str, float]] = []
+
+    def measure(self, tools: Path, clients: int, seconds: float) -> None:
+        """Run one load."""
+        before, daemon_before = _cpu_s(self._process.pid), load.cpu_s(self._process.pid)
+        done = load.run(tools, self._path, "prefix", self._frames, expect=EXPECT, connections=clients, seconds=seconds)
+        runs = len(done.latencies) / 1e6
+        self.figures.append({
+            "runs/s": done.rate,
+            "p50 ms": done.ms(0.5),
+            "p99 ms": done.ms(0.99),
+            "CPU us, daemon": (load.cpu_s(self._process.pid) - daemon_before) / runs,
+            "CPU us, all": (_cpu_s(self._process.pid) - before) / runs,
+        })  # fmt: skip
+
+    def zygote_kib(self) -> float:
+        """Return the median of the memory of its cells' zygotes."""
+        nsjails = [pid for pid in load.children(self._process.pid) if b"nsjail" in _command(pid)]
+        return statistics.median(_dirty_kib(zygote) for pid in nsjails for zygote in load.children(pid))
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@contextmanager
+def _daemon(checkout: Path, isolation: str | None) -> Iterator[_Side]:
+    command = checkout / ".venv/bin/promptlogd"
+    if not command.exists():
+        sys.exit(f"{command} is missing: `make demo` in {checkout} makes it")
+    with tempfile.TemporaryDirectory(prefix="promptlog-bench-") as folder:
+        path = f"{folder}/socket"
+        process = subprocess.Popen(
+            [command, "--socket", path, "--state-dir", f"{folder}/state"], cwd=checkout, stderr=subprocess.DEVNULL
+        )
+        try:
+            ends = time.monotonic() + _START_S
+            while not Path(path).exists():
+                if process.poll() is not None or time.monotonic() > ends:
+                    sys.exit(f"the daemon of {checkout} did not start")
+                time.sleep(0.05)
+            Caller(path).ask(Run(id=1, source="return 1"))
+            yield _Side(process, path, isolation)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _show(this: _Side, other: _Side) -> None:
+    print(f"{'':<20} {'other':>10} {'this':>10} {'ratio':>8}")
+    for name in this.figures[0]:
+        ours, theirs = ([figures[name] for figures in side.figures] for side in (this, other))
+        ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
+        print(f"{name:<20} {statistics.median(theirs):>10.3f} {statistics.median(ours):>10.3f} {ratio:>8.3f}")
+    ours_kib, theirs_kib = this.zygote_kib(), other.zygote_kib()
+    print(f"{'zygote, dirty KiB':<20} {theirs_kib:>10.0f} {ours_kib:>10.0f} {ours_kib / theirs_kib:>8.3f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description="two versions of promptlog in pairs")
+    parser.add_argument("checkout", type=Path, help="the folder of the other version")
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each load")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--isolation", choices=["jail"], help="a new jail for each run")
+    options = parser.parse_args(arguments)
+    with load.built("load.c") as tools, ExitStack() as stack:
+        here = Path(__file__).parents[1]
+        sides = [stack.enter_context(_daemon(path.resolve(), options.isolation)) for path in (here, options.checkout)]
+        for side in sides:
+            side.measure(tools, options.clients, 1.0)
+            side.figures.clear()
+        for number in range(options.pairs):
+            say(f"pair {number + 1} of {options.pairs}")
+            for side in sides if number % 2 else reversed(sides):
+                side.measure(tools, options.clients, options.seconds)
+        _show(*sides)
+
+
+if __name__ == "__main__":
+    main()
