@@ -51,8 +51,13 @@ demo-http: $(VENV)/.installed
 play: $(VENV)/.installed
 	$(BIN)/promptlogctl play
 
+# Side by side are tests that do not look at time, or at the whole machine. The rest follows, whatever came of them.
+SIDE_BY_SIDE := $(addprefix tests/,build cell conformance ctl decoder engines fuzz hostile protocol sandbox store wire)
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	failed=0; \
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(SIDE_BY_SIDE) || failed=1; \
+	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(SIDE_BY_SIDE)) || failed=1; \
+	exit $$failed
 
 test-build: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/build/real_builds.py

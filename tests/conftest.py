@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,15 +63,30 @@ def _folders() -> set[Path]:
     return folders | cgroups("promptlog-")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_left() -> Iterator[None]:
-    """Fail the session if a process, a jail's root, a temporary folder or a cgroup outlives it."""
-    folders = _folders()
+_FOLDERS = pytest.StashKey[set[Path]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note which folders are there before the tests."""
+    session.config.stash[_FOLDERS] = _folders()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """Fail the session if a process, a jail's root, a temporary folder or a cgroup outlives it.
+
+    Where tests run side by side, the process that started the others looks, once they have ended.
+    """
     yield
+    if hasattr(session.config, "workerinput"):
+        return
     ours, others = _split(_processes())
-    assert ours == []
-    if not others:  # another's daemon makes folders, too
-        assert _folders() <= folders
+    before: set[Path] = session.config.stash[_FOLDERS]
+    folders = set() if others else _folders() - before  # another's daemon makes folders, too
+    left = [*map(repr, ours), *map(str, folders)]
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\nthe tests left behind:", *left, sep="\n  ")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import trio
 from sandbox.cells import priority
 from sandbox.cells.plan import Plan
 from sandbox.engines.quickjs.host import start as cells
-from tests.cell.cells import a_cell, a_reactor, run_on
+from tests.cell.cells import a_cell, a_reactor, run_on, until_blank
 from tests.daemon.processes import children
 
 
@@ -24,6 +24,7 @@ async def test_a_started_cell_has_the_daemons_priority(plan: Plan) -> None:
         (zygote,) = children(cell.process.pid)
         assert [_niceness(zygote), *map(_niceness, children(zygote))] == [own, own]
         await run_on(cell, "return 1")
+        await until_blank(cell)
         assert [_niceness(zygote), *map(_niceness, children(zygote))] == [own, own]
 
 

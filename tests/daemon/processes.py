@@ -112,7 +112,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for what must come about by then."""
     deadline = time.monotonic() + seconds
     while not condition():

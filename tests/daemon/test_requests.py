@@ -43,6 +43,10 @@ def _x(times: int, before: str = "", unit: str = "x") -> Callable[[], str]:
     return lambda: before + unit * times
 
 
+def _shown(request: dict[str, Any]) -> str:
+    return str({field: "..." if callable(value) else value for field, value in request.items()})
+
+
 def _made(request: dict[str, Any]) -> dict[str, Any]:
     return {field: value() if callable(value) else value for field, value in request.items()}
 
@@ -98,7 +102,7 @@ def _made(request: dict[str, Any]) -> dict[str, Any]:
         ({"type": "name", "id": 1, "name": "x", "hash": _KEPT}, {"hash": _NONE}, "not_found", "no program"),
         ({"type": "list", "id": 1, "after": "0x1p0:00"}, {"after": "junk"}, "bad_request", "cursor"),
     ],
-    ids=lambda value: str(value)[:50] if isinstance(value, dict) else None,
+    ids=lambda value: _shown(value)[:50] if isinstance(value, dict) else None,
 )
 def test_bad_requests(socket_path: Path, right: dict[str, Any], wrong: dict[str, Any], code: str, says: str) -> None:
     """A request is done, and with one thing wrong refused with a code and a reason; the connection goes on."""

@@ -297,7 +297,7 @@ def test_a_daemon_that_is_away(tmp_path: Path) -> None:
                 path.unlink(missing_ok=True)
                 path.symlink_to(socket)
                 assert web.post("/exec", json={"code": "return 1"}).json() == 1
-                assert web.get("/readyz").status_code == 200
+                until(lambda: web.get("/readyz").status_code == 200, 5)  # an answer counts for a second
             assert web.post("/exec", json={"code": "return 1"}).status_code == 503
 
 
