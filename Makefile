@@ -1,6 +1,6 @@
-# make demo: set up and run the main job.  make test: set up and run the tests.
+# make demo: set up and run the main job.  make test: set up and run the tests.  make check: lint, types, tests without a daemon.
 # make demo-http: the same over HTTP.  make play: a page to try programs in, in the browser.
-# make test-page: the page in Chromium, which has to be there (Debian: chromium).
+# make test-page: the page in Chromium, which has to be there (Debian: chromium), and clients on Node.
 # make test-build: build whole wheels, also with zig and for arm64; takes minutes, and needs a package index.
 # make placement: make placement.h again, after a change to the engine or to a script that the cell evaluates (x86-64).
 # make test-sanitized: the hostile corpus on a cell with ASan and UBSan; takes minutes.
@@ -26,10 +26,10 @@ ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
 # An editable installation builds the QuickJS cell; its cache makes it compile only what has changed (docs/building.md).
 PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
-CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) \
+CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: demo demo-http play test test-build test-page test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided fuzz-cell soak faults \
+.PHONY: help check demo demo-http play test test-build test-page test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided fuzz-cell soak faults \
 	docs clean
 
 $(VENV)/.installed: pyproject.toml $(CELL_SOURCES) $(PAGE_SOURCES)
@@ -51,12 +51,17 @@ demo-http: $(VENV)/.installed
 play: $(VENV)/.installed
 	$(BIN)/promptlogctl play
 
-# Side by side are tests that do not look at time, or at the whole machine. The rest follows, whatever came of them.
-SIDE_BY_SIDE := $(addprefix tests/,build cell conformance ctl decoder engines fuzz hostile protocol sandbox store wire)
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
+
+# A minute or two: style, types, layers, and the tests that start no daemon.
+check: lint
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/protocol tests/engines tests/wire/test_wire.py tests/test_*.py
+
 test: $(VENV)/.dev
 	failed=0; \
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(SIDE_BY_SIDE) || failed=1; \
-	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(SIDE_BY_SIDE)) || failed=1; \
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not alone" || failed=1; \
+	$(BIN)/python -m pytest -m alone || failed=1; \
 	exit $$failed
 
 test-build: $(VENV)/.dev
@@ -64,7 +69,7 @@ test-build: $(VENV)/.dev
 
 test-page: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[page]'
-	$(BIN)/python -m pytest tests/http/page.py
+	$(BIN)/python -m pytest tests/http/page.py tests/clients/node.py
 
 placement: $(VENV)/.installed
 	$(BIN)/python -m placement
@@ -110,6 +115,7 @@ faults: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m promptlogd.wire.reference > docs/protocol.md
 	$(BIN)/python -m promptlogd.config_reference > docs/config.md
+	$(BIN)/python -m promptlogd.wire.vectors > docs/vectors.json
 	$(BIN)/python -m promptlogctl.http.openapi > promptlogctl/http/openapi.json
 
 clean:

@@ -1,4 +1,5 @@
-"""hatchling's build hook: every wheel of promptlog, also that of an editable installation, gets the QuickJS cell.
+"""hatchling's build hook: every wheel of promptlog, also that of an editable installation, gets the QuickJS cell
+and `launch`, which starts jails.
 
 It gets the editor of the page that tries programs as well, where that can be fetched.
 How the executable is made: `cell_build/`.  How the editor is fetched: `page_build/`.  What can be set, and what can go
@@ -33,13 +34,13 @@ class CustomBuildHook(BuildHookInterface[Any]):
         return deno if inputs.kept(cache_folder) else [*zig, *deno]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the executable, and tell hatchling where it belongs."""
+        """Build the executables, and tell hatchling where they belong."""
         root = Path(self.root)
         made = checkout.build(root)
         if version == "editable":
-            checkout.put(made, root / checkout.SOURCE_FOLDER)
+            checkout.put(made, root)
         else:
-            files = {str(made / name): f"{checkout.SOURCE_FOLDER}/{name}" for name, _ in checkout.FILES}
+            files = {str(made / name): f"{folder}/{name}" for folder, name, _ in checkout.FILES}
             build_data["force_include"].update(files)
         editor = page_build.find_or_fetch(cache.open_folder())
         if editor is not None and version == "editable":

@@ -1,4 +1,7 @@
-"""Compiles and links the executable of a QuickJS cell, with a description of it, and keeps both in the cache."""
+"""Compiles and links the executables, with a description of them, and keeps all in the cache.
+
+They are the QuickJS cell, and `launch`, which starts the jails of every engine.
+"""
 
 import hashlib
 import json
@@ -15,7 +18,8 @@ from cell_build import cache, compiler, description, engine_source
 from cell_build.compiler import Compiler
 
 EXECUTABLE = "quickjs-cell"
-BUILD_FORMAT = "2"  # to be raised when the steps below or the descriptions change, and the flags do not
+LAUNCHER = "launch"
+BUILD_FORMAT = "3"  # to be raised when the steps below or the descriptions change, and the flags do not
 
 OPTIMISED = ("-O2", "-g0", "-DNDEBUG", "-ffunction-sections", "-fdata-sections")
 FLAGS = (*OPTIMISED, "-std=gnu11", "-D_GNU_SOURCE", "-fPIE", "-fstack-protector-strong")
@@ -32,6 +36,7 @@ class Cell:
 
     engine: Mapping[str, bytes]
     sources: Mapping[str, bytes]
+    launcher: bytes  # launch.c
     compiler: Compiler
     architecture: str
     flags: tuple[str, ...] = ()  # more of them, for variants that are tested
@@ -44,20 +49,23 @@ class Cell:
 
     @cached_property
     def build(self) -> str:
-        """Names all inputs.  The executables of two builds with the same name have the same bytes."""
+        """Names all inputs of the cell.  The cells of two builds with the same name have the same bytes."""
         flags = (*CELL_FLAGS, *LINK_FLAGS, *self.compiler.compile_flags, *self.compiler.link_flags, *self.cell_flags)
         inputs = [BUILD_FORMAT, self.engine_build, self.compiler.identity, self.architecture, *flags]
         return _digest([*inputs, *_contents(self.sources)])[:32]
 
+    def _folder(self, cache_folder: Path) -> Path:
+        return cache_folder / "cells" / _digest([self.build, *_contents({f"{LAUNCHER}.c": self.launcher})])[:32]
+
     def kept(self, cache_folder: Path) -> Path | None:
-        """The folder with the executable and its descriptions, if an earlier build made it and it is undamaged."""
-        folder = cache_folder / "cells" / self.build
+        """The folder with the executables and their descriptions, if an earlier build made it and it is undamaged."""
+        folder = self._folder(cache_folder)
         try:
             facts = (folder / description.FACTS).read_text()
-            executable = (folder / EXECUTABLE).read_bytes()
+            executables = [(folder / name).read_bytes() for name in (EXECUTABLE, LAUNCHER)]
         except (OSError, UnicodeDecodeError):
             return None
-        if hashlib.sha256(executable).hexdigest() not in facts:
+        if any(hashlib.sha256(executable).hexdigest() not in facts for executable in executables):
             return None
         cache.mark_used(folder)
         return folder
@@ -71,10 +79,12 @@ class Cell:
             _write_all(work / "engine", self.engine)
             _write_all(work / "cell", self.sources)
             self._link(work, self._compile_all(work, cache_folder), cache_folder)
-            executable = (work / EXECUTABLE).read_bytes()
-        folder = cache_folder / "cells" / self.build
+            self._make_launcher(work, cache_folder)
+            executable, launcher = ((work / name).read_bytes() for name in (EXECUTABLE, LAUNCHER))
+        folder = self._folder(cache_folder)
         cache.write(folder / EXECUTABLE, executable, mode=0o755)
-        facts = description.facts(self, executable)
+        cache.write(folder / LAUNCHER, launcher, mode=0o755)
+        facts = description.facts(self, executable, launcher)
         cache.write(folder / description.BILL_OF_MATERIALS, description.bill_of_materials(self, facts))
         cache.write(folder / description.FACTS, description.as_json(facts))  # the last: `kept` looks for it
         return folder
@@ -110,6 +120,13 @@ class Cell:
             self.compiler.run([*flags, *paths], work, cache_folder)
             cache.write(kept, (work / name).read_bytes())
         return name
+
+    def _make_launcher(self, work: Path, cache_folder: Path) -> None:
+        (work / f"{LAUNCHER}.c").write_bytes(self.launcher)
+        compiled, linked = self.compiler.compile_flags, self.compiler.link_flags
+        self.compiler.run(
+            [*CELL_FLAGS, *compiled, *linked, *LINK_FLAGS, f"{LAUNCHER}.c", "-o", LAUNCHER], work, cache_folder
+        )
 
     def _names(self) -> list[str]:
         """What the executable says about itself."""

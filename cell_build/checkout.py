@@ -9,7 +9,12 @@ from cell_build import cache, cell, compiler, description, embedded, engine_sour
 from cell_build.cell import Cell
 
 SOURCE_FOLDER = "sandbox/engines/quickjs/jail"  # also the executable's place, in the tree and in the wheel
-FILES = ((cell.EXECUTABLE, 0o755), (description.FACTS, 0o644))  # what belongs there, with its mode
+LAUNCHER_FOLDER = "sandbox/cells"
+FILES = (  # what belongs where, with its mode
+    (SOURCE_FOLDER, cell.EXECUTABLE, 0o755),
+    (SOURCE_FOLDER, description.FACTS, 0o644),
+    (LAUNCHER_FOLDER, cell.LAUNCHER, 0o755),
+)
 # The engine relies on undefined behaviour that is harmless, so UBSan looks at promptlog's files alone.
 SANITIZED = ("-g", "-fsanitize=address", "-fno-omit-frame-pointer")
 SANITIZED_CELL = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-U_FORTIFY_SOURCE")
@@ -20,7 +25,8 @@ def inputs(root: Path, engine: engine_source.Files) -> Cell:
     architecture = compiler.target_architecture()
     chosen = compiler.choose(architecture)
     files = sources(root) | embedded.headers(root, architecture)
-    return Cell(engine=engine, sources=files, compiler=chosen, architecture=architecture)
+    launcher = (root / LAUNCHER_FOLDER / f"{cell.LAUNCHER}.c").read_bytes()
+    return Cell(engine=engine, sources=files, launcher=launcher, compiler=chosen, architecture=architecture)
 
 
 def sources(root: Path) -> dict[str, bytes]:
@@ -41,10 +47,17 @@ def build(root: Path, defines: Sequence[str] = (), sanitized: bool = False) -> P
     return wanted.kept(cache_folder) or wanted.make(cache_folder)
 
 
-def put(made: Path, folder: Path) -> None:
-    """Copy the executable and the facts about it from the cache."""
-    for name, mode in FILES:
-        cache.write(folder / name, (made / name).read_bytes(), mode)
+def put(made: Path, root: Path) -> None:
+    """Copy the executables and the facts about them from the cache to their places in a source tree."""
+    for folder, name, mode in FILES:
+        cache.write(root / folder / name, (made / name).read_bytes(), mode)
+
+
+def put_cell(made: Path, folder: Path) -> None:
+    """Copy the cell and the facts about it into another folder."""
+    for place, name, mode in FILES:
+        if place == SOURCE_FOLDER:
+            cache.write(folder / name, (made / name).read_bytes(), mode)
 
 
 def main() -> None:
@@ -53,9 +66,13 @@ def main() -> None:
         prog="python -m cell_build",
         description="Put the QuickJS cell into the source tree, or a variant of it for tests into another folder.",
     )
-    parser.add_argument("--output", type=Path, default=root / SOURCE_FOLDER, metavar="FOLDER")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the cell alone; default: the source tree")
     parser.add_argument("--define", action="append", default=[], metavar="NAME", help="a macro for promptlog's files")
     parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan; the executable is not static")
     options = parser.parse_args()
-    put(build(root, options.define, options.sanitize), options.output)
-    print(options.output / cell.EXECUTABLE)
+    made = build(root, options.define, options.sanitize)
+    if options.output is None:
+        put(made, root)
+    else:
+        put_cell(made, options.output)
+    print((options.output or root / SOURCE_FOLDER) / cell.EXECUTABLE)

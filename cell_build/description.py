@@ -1,4 +1,4 @@
-"""What is in the executable: the facts that lie beside it, and the bill of materials (SBOM) of the wheel."""
+"""What is in the executables: the facts that lie beside the cell, and the bill of materials (SBOM) of the wheel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BILL_OF_MATERIALS = "quickjs-cell.cdx.json"
 LIBC_LICENCES = {"glibc": ("LGPL-2.1-or-later",), "musl": ("MIT",)}
 
 
-def facts(cell: Cell, executable: bytes) -> dict[str, str]:
-    """For the daemon's answers and `--version`.  `build` names all inputs, `engine_build` the engine's part of them."""
+def facts(cell: Cell, executable: bytes, launcher: bytes) -> dict[str, str]:
+    """For the daemon's answers and `--version`.  `build` names the cell's inputs, `engine_build` the engine's part."""
     return {
         "engine": engine_source.NAME,
         "engine_version": engine_source.version(cell.engine),
@@ -27,14 +27,15 @@ def facts(cell: Cell, executable: bytes) -> dict[str, str]:
         "compiler": cell.compiler.name,
         "libc": " ".join(cell.compiler.libc),
         "sha256": hashlib.sha256(executable).hexdigest(),
+        "launcher_sha256": hashlib.sha256(launcher).hexdigest(),
     }
 
 
 def bill_of_materials(cell: Cell, said: dict[str, str]) -> bytes:
-    """The software that is linked into the executable, in the format CycloneDX 1.6, with the engine's licence."""
+    """The software in both executables, in the format CycloneDX 1.6, with the engine's licence."""
     engine, version = said["engine"], said["engine_version"]
     libc, libc_version = cell.compiler.libc
-    components = [
+    components: list[dict[str, Any]] = [
         {
             "type": "library",
             "name": engine,
@@ -48,6 +49,12 @@ def bill_of_materials(cell: Cell, said: dict[str, str]) -> bytes:
             "version": libc_version,
             "purl": f"pkg:generic/{libc}@{libc_version.partition(' ')[0]}",
             "licenses": [{"license": {"id": licence}} for licence in LIBC_LICENCES.get(libc, ())],
+        },
+        {
+            "type": "application",
+            "name": "launch",
+            "version": said["launcher_sha256"][:32],
+            "hashes": [{"alg": "SHA-256", "content": said["launcher_sha256"]}],
         },
     ]
     executable = {

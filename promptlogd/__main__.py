@@ -22,7 +22,9 @@ from promptlogd import config as configuration
 from promptlogd.config import Config, ConfigError
 from promptlogd.listener import ListenError
 from promptlogd.log_rate import RateLimit, fit
+from promptlogd.log_writer import LogWriter
 from promptlogd.server import serve
+from promptlogd.service_manager import Notifier, inherited_socket
 from promptlogd.store import StoreError
 from promptlogd.wire.paths import default_paths
 from sandbox.engines.installed import installed_versions
@@ -95,8 +97,17 @@ def main(
                     os.write(ready_fd, b"ready\n")
                     os.close(ready_fd)
 
+        notifier, inherited = Notifier(os.environ), inherited_socket(os.environ)
+
         async def run() -> None:
-            await serve(config=config, socket_path=socket_path, state_dir=state_dir, ready=ready)
+            await serve(
+                config=config,
+                socket_path=socket_path,
+                state_dir=state_dir,
+                ready=ready,
+                notifier=notifier,
+                inherited=inherited,
+            )
 
         try:
             trio.run(run)
@@ -140,14 +151,21 @@ def _exit_with_parent() -> None:
 
 
 def _set_up_logging(*, verbose: bool) -> None:
+    line_format, date_format = "%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"
     if sys.stderr.isatty():
-        style = "%(asctime)s %(levelname)-7s %(message)s"
-    else:
-        style = "%(levelname)s %(name)s: %(message)s"
-    handler = logging.StreamHandler()
+        line_format, date_format = "%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"
+    elif _is_journal(sys.stderr.fileno()):
+        line_format = "%(levelname)s %(name)s: %(message)s"
+    handler = LogWriter(sys.stderr)
     handler.addFilter(RateLimit())
-    handler.setFormatter(_OneLine(style, datefmt="%H:%M:%S"))
+    handler.setFormatter(_OneLine(line_format, datefmt=date_format))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Whether this leads to the journal, which adds the time itself ($JOURNAL_STREAM, systemd.exec(5))."""
+    status = os.fstat(descriptor)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 class _OneLine(logging.Formatter):

@@ -61,6 +61,8 @@ class Server(_Section, frozen=True, kw_only=True):
     socket_mode: Annotated[str, Meta(pattern="^0?[67][067]0$")] = "0600"
     """Permissions of the socket, octal: "0600", or "0660" for a group as well (docs/security.md says which group).
     Others may not connect. Who may connect may run programs, and list and remove all of them."""
+    socket_group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    """Name or id of a group whose members may connect as well: the socket gets this group, and at least mode "0660"."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 12_000
     """Connections at once. Further ones are closed. One process may have seven eighths of them."""
     max_pipelined: Annotated[int, Meta(ge=1, le=10_000)] = 128
@@ -73,6 +75,11 @@ class Server(_Section, frozen=True, kw_only=True):
     """How long running requests may take to finish after SIGTERM."""
     fronts: list[Annotated[int, Meta(ge=0, lt=2**32)]] = []
     """Uids whose clients may name a `tenant` in a request. The daemon's own uid always may."""
+
+    @property
+    def effective_socket_mode(self) -> int:
+        """`socket_mode`, with access for the group if `socket_group` is set."""
+        return int(self.socket_mode, 8) | (0o060 if self.socket_group is not None else 0)
 
 
 class RunLimits(_Section, frozen=True, kw_only=True):

@@ -331,8 +331,9 @@ class Connection:
         await self._progress.wait()
 
     def send_error(self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
-        """Send an error, and count it."""
+        """Send an error, count it, and log it."""
         self._clients.errors[code] += 1
+        _log.info("uid %d, client %d: a request is refused: %s", self._principal.uid, self._principal.connection, code)
         self.send(Error(id=id, code=code, message=message, detail=detail))
 
     def send(self, reply: Reply) -> None:

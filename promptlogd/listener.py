@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import grp
 import logging
 import os
 import select
@@ -27,50 +28,87 @@ class ListenError(Exception):
 
 
 class Listening:
-    """A bound socket, and which file it made."""
+    """A listening socket. `close` removes its file if `owns_file`."""
 
-    def __init__(self, sock: socket.socket, path: Path) -> None:
+    def __init__(self, sock: socket.socket, path: Path, *, owns_file: bool = True) -> None:
         self.sock = sock
-        self._path = path
-        status = path.lstat()
-        self._file = (status.st_dev, status.st_ino)
+        self.path = path
+        self._file = None
+        if owns_file:
+            status = path.lstat()
+            self._file = (status.st_dev, status.st_ino)
 
     def close(self) -> None:
         """Close the socket, and remove its file if that is still ours."""
-        try:
-            status = self._path.lstat()
-            if (status.st_dev, status.st_ino) == self._file:
-                self._path.unlink()
-        except OSError:
-            pass
+        if self._file is not None:
+            self._remove_file()
         self.sock.close()
 
+    def _remove_file(self) -> None:
+        try:
+            status = self.path.lstat()
+            if (status.st_dev, status.st_ino) == self._file:
+                self.path.unlink()
+        except OSError:
+            pass
 
-def bind(path: Path, mode: int) -> Listening:
+
+def bind(path: Path, mode: int, group: str | None = None) -> Listening:
     """Bind a listening socket with these permissions. A stale one is probed first, then replaced.
 
+    `group`: the name or id of the group that the socket is to have. Default: the folder's or the daemon's (inode(7)).
     Raises ListenError: another daemon answers there, something else is there, or the folder can't be used. A folder
     that another user can redirect is refused, since that user could put another socket in the place of this one.
     """
     if len(os.fsencode(path)) > _PATH_BYTES:
         raise ListenError(f"the socket path {path} is longer than {_PATH_BYTES} bytes (unix(7)); give --socket")
+    group_id = None if group is None else _group_id(group)
     try:
         make_folders(path.parent, 0o755 if os.geteuid() == 0 else 0o700)
         _clear(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        # The file has its mode from the first moment on (unix(7)): a chmod after bind could hit another file.
-        previous = os.umask(0o777 & ~mode)
         try:
-            sock.bind(os.fspath(path))
-        finally:
-            os.umask(previous)
-        sock.listen(_BACKLOG)
-        return Listening(sock, path)
+            sock.setblocking(False)
+            # Without a group the file has its final mode from the start (unix(7)). With one it begins as 0600.
+            previous = os.umask(0o777 & ~mode if group_id is None else 0o177)
+            try:
+                sock.bind(os.fspath(path))
+            finally:
+                os.umask(previous)
+            if group_id is not None:
+                _set_group(path, group_id, mode, group)
+            sock.listen(_BACKLOG)
+            return Listening(sock, path)
+        except BaseException:
+            sock.close()
+            raise
     except UntrustedPath as error:
         raise ListenError(f"can't listen on {path}: {error.why}; or give --socket") from error
     except OSError as error:
         raise ListenError(f"can't listen on {path}: {error.strerror or error}") from error
+
+
+def _group_id(group: str) -> int:
+    if group.isascii() and group.isdecimal() and int(group) < 2**32 - 1:
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ListenError(f"there is no group {group!r}; make it, or change server.socket_group") from None
+
+
+def _set_group(path: Path, group_id: int, mode: int, group: str | None) -> None:
+    """Set the group and the mode of the new socket file. `group`: as it was asked for.
+
+    Safe after bind, since the folder was checked: only root and the daemon's user can replace the file.
+    """
+    try:
+        os.chown(path, -1, group_id, follow_symlinks=False)
+        path.chmod(mode)
+    except PermissionError:
+        path.unlink()
+        why = "the daemon's user must be root, or a member of the group"
+        raise ListenError(f"can't give {path} to the group {group}: {why}") from None
 
 
 def _clear(path: Path) -> None:

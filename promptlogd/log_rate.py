@@ -14,6 +14,9 @@ _PER_S = 5.0
 _PLACES = 256
 """Places that have a bucket. The least recently used one is dropped first."""
 
+HASH_SHOWN = 12
+"""Digits of a hash in a line."""
+
 _HEAD, _TAIL = 2000, 6000
 """Characters that are kept of a longer line, at its beginning and its end. A traceback names the error at the end."""
 

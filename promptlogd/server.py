@@ -5,7 +5,6 @@ A few lines more than 300: the order of the start and of the stop is in one plac
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import resource
@@ -28,9 +27,12 @@ from promptlogd.connection import Connection
 from promptlogd.decoder import Decoder
 from promptlogd.handlers.table import make_handlers
 from promptlogd.jails_folder import JailsFolder, folder_id
+from promptlogd.listener import Listening
 from promptlogd.runs import Runs
+from promptlogd.service_manager import Notifier
 from promptlogd.store import Store
 from promptlogd.turns import Turns
+from promptlogd.upkeep import Upkeep
 from sandbox.cells.cell import Cell
 from sandbox.cells.policy import ByDemand, Steady
 from sandbox.cells.pool import Pool
@@ -45,26 +47,23 @@ from sandbox.jail.identities import Identities, IdentityError, choose
 from sandbox.limits import MIB
 
 _log = logging.getLogger(__name__)
-_FLUSH_S = 1.0
-_TRIM_S = 10.0
-
-_COLLECT_S, _COLLECT_AT_LATEST_S = 60.0, 3600.0
-"""Interval of full garbage collections, and the longest one."""
-
-_FEW_CONNECTIONS = 64
-"""Up to so many connections, a full collection takes 1 ms. With more it is put off."""
-
-_SPARES_WAIT_S = 0.005
 _SWITCH_S = 0.0005
 """How long the loop waits for the interpreter's lock while a thread computes. Python's default is ten times as long."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 async def serve(
-    *, config: Config, socket_path: Path, state_dir: Path, ready: Callable[[], None] = lambda: None
+    *,
+    config: Config,
+    socket_path: Path,
+    state_dir: Path,
+    ready: Callable[[], None] = lambda: None,
+    notifier: Notifier | None = None,
+    inherited: socket.socket | None = None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, then drain and return.
 
+    `inherited`: a socket that listens already, and is used in place of one at `socket_path`.
     Raises StoreError, ListenError, RootError, CellStartError, ConfigError if it can't start.
     """
     _raise_descriptor_limit()
@@ -85,11 +84,14 @@ async def serve(
         if parent is not None:
             stack.callback(parent.remove)
         hosts = _make_hosts(config, jails.path, parent, identities)
-        listening = listener.bind(socket_path, int(config.server.socket_mode, 8))
+        if inherited is None:
+            listening = listener.bind(socket_path, config.server.effective_socket_mode, config.server.socket_group)
+        else:
+            listening = Listening(inherited, Path(os.fsdecode(inherited.getsockname())), owns_file=False)
         stack.callback(listening.close)
         allocator.settle()
-        daemon = _Daemon(config, store, hosts, identities)
-        await daemon.serve(listening.sock, socket_path, ready, signals)
+        daemon = _Daemon(config, store, hosts, identities, notifier or Notifier({}))
+        await daemon.serve(listening, ready, signals)
 
 
 def _make_cgroup(config: Config, name: str) -> Cgroup | None:
@@ -121,14 +123,20 @@ def _make_hosts(config: Config, folder: Path, parent: Cgroup | None, identities:
 class _Daemon:
     """The parts of a running daemon."""
 
-    def __init__(self, config: Config, store: Store, hosts: dict[str, EngineHost], identities: Identities) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        hosts: dict[str, EngineHost],
+        identities: Identities,
+        notifier: Notifier,
+    ) -> None:
+        self._notifier = notifier
         self._config = config
         self._store = store
         self._hosts = hosts
         self._clients = Clients(most=config.server.max_clients)
         self._turns = Turns()
-        self._kept = trio.Event()
-        """Set when a program was kept: the store may prepare for the next one."""
         self._watchdog = Watchdog(config.max_jails)
         self._reactor = Reactor(self._watchdog)
         self._starts = trio.CapacityLimiter(len(os.sched_getaffinity(0)))
@@ -146,6 +154,7 @@ class _Daemon:
             default_limits={name: config.default_limits(name) for name in hosts},
         )
         self._decoder = Decoder(config.text_bounds)
+        self._upkeep = Upkeep(store, self._clients, self._admission, notifier)
         self._handlers = make_handlers(
             config=config,
             store=store,
@@ -157,7 +166,7 @@ class _Daemon:
             jail_uids=identities.describe(),
             turns=self._turns,
             decoder=self._decoder,
-            on_kept=lambda: self._kept.set(),
+            on_kept=self._upkeep.on_kept,
         )
 
     def _make_pool(self, name: str, host: EngineHost) -> Pool:
@@ -183,9 +192,7 @@ class _Daemon:
             forks=spec.forks,
         )
 
-    async def serve(
-        self, sock: socket.socket, path: Path, ready: Callable[[], None], signals: AsyncIterator[int]
-    ) -> None:
+    async def serve(self, listening: Listening, ready: Callable[[], None], signals: AsyncIterator[int]) -> None:
         """Serve clients until a signal comes. Opened in this order, left in the reverse: the cells last."""
         config = self._config
         trio.lowlevel.add_instrument(self._turns)
@@ -200,19 +207,17 @@ class _Daemon:
                     starting.cancel_scope.cancel()
                 cells.start_soon(self._decoder.serve)
                 cells.start_soon(self._clients.arrivals.serve)
-                cells.start_soon(self._flush)
-                cells.start_soon(self._make_spares)
-                cells.start_soon(self._trim)
-                cells.start_soon(self._collect)
+                cells.start_soon(self._upkeep.serve)
                 cells.start_soon(self._admission.serve, config.scheduler.wait_s)
                 self._warn_of_missing()
-                _log.info("listening on %s, %d cells, programs in %s", path, config.cells, self._store.folder)
+                _log.info("listening on %s, %d cells, programs in %s", listening.path, config.cells, self._store.folder)
                 async with trio.open_nursery() as connections:
                     accepting = trio.CancelScope()
                     connections.start_soon(self._stop_on_signal, signals, accepting, connections)
                     ready()
+                    self._notifier.ready()
                     with accepting:
-                        await self._accept(sock, connections)
+                        await self._accept(listening.sock, connections)
                 cells.cancel_scope.cancel()
             reactor.cancel_scope.cancel()
 
@@ -250,6 +255,7 @@ class _Daemon:
         await _wait_for_signal(signals)
         admission, clients = self._admission, self._clients
         _log.info("stopping: %d runs go on, %d wait", admission.running, admission.queued)
+        self._notifier.stopping()
         accepting.cancel()
         clients.draining = True
         drain_s = self._config.server.drain_s
@@ -261,39 +267,6 @@ class _Daemon:
             _log.warning("stopped after %g s: " + message, drain_s, *counts)
         connections.cancel_scope.cancel()
 
-    async def _flush(self) -> None:
-        while True:
-            await trio.sleep(_FLUSH_S)
-            await _try_in_thread(self._store.flush)
-
-    async def _trim(self) -> None:
-        seen = 0
-        while True:
-            await trio.sleep(_TRIM_S)
-            if (runs := self._admission.finished) != seen:
-                seen = runs
-                await _try_in_thread(allocator.trim)
-
-    async def _collect(self) -> None:
-        """Run a full garbage collection once a minute while there are few connections, and once an hour with many.
-
-        It has little to do: connections and runs that have ended are freed without it.
-        """
-        collected_at = trio.current_time()
-        while True:
-            await trio.sleep(_COLLECT_S)
-            overdue = trio.current_time() - collected_at >= _COLLECT_AT_LATEST_S
-            if overdue or self._clients.connected <= _FEW_CONNECTIONS:
-                collected_at = trio.current_time()
-                gc.collect()
-
-    async def _make_spares(self) -> None:
-        while True:
-            await _try_in_thread(self._store.make_spares)
-            await self._kept.wait()
-            self._kept = trio.Event()
-            await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
-
 
 def _held_by(hosts: dict[str, EngineHost], disabled: Sequence[str]) -> dict[str, str]:
     """Return the holder of each limit, in words. For each engine but the first, the key is limit and engine."""
@@ -303,14 +276,6 @@ def _held_by(hosts: dict[str, EngineHost], disabled: Sequence[str]) -> dict[str,
         of_engine = {"memory": "it is disabled: see engines.disabled"} if name in disabled else hosts[name].held_by()
         held |= {limit + suffix: what for limit, what in of_engine.items()}
     return held
-
-
-async def _try_in_thread(work: Callable[[], object]) -> None:
-    """Do periodic work in a thread. A failing host, such as one without threads, must not end the daemon."""
-    try:
-        await trio.to_thread.run_sync(work)
-    except (OSError, RuntimeError) as error:
-        _log.error("%s; it is tried again", error)
 
 
 async def _guard(connection: Connection) -> None:

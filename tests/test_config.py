@@ -90,6 +90,8 @@ _MOST = (1 << 20) - len(b"#\n")
             "[server]\nsocket_mode = '640'",
             "to connect takes read and write permission",
         ),
+        ("[server]\nsocket_group = 'users'", "[server]\nsocket_group = ''", "server.socket_group: Expected"),
+        ("[server]\nsocket_group = '100'", "[server]\nsocket_group = 100", "server.socket_group: Expected"),
         ("[server]\nsocket = '/s'", "[server]\nsocket = 's'", "server.socket: expected an absolute path"),
         ("[server]\nstate_dir = '/s'", "[server]\nstate_dir = ''", "server.state_dir: expected an absolute path"),
         ("[server]\nsocket = '/s'", '[server]\nsocket = "/s\\u0000"', "server.socket: expected an absolute path"),

@@ -2,7 +2,7 @@
 
 import click
 
-from promptlogctl.cli.app import Commands
+from promptlogctl.cli.app import Commands, shared_options
 from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
 from promptlogctl.cli.doctor import doctor
@@ -22,8 +22,11 @@ from promptlogctl.cli.version import VERSION
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @VERSION
-def cli() -> None:
+@shared_options
+def cli(**_: object) -> None:
     """Run JavaScript that somebody else wrote, each run in a jailed process of its own.
+
+    These options may also stand after the command. ls is short for list, rm for remove.
 
     Exit codes: 0 ok, 1 the program failed, 2 usage, or a request that is wrong, 3 a limit or cancel, 4 no daemon,
     or one that is busy, stops or failed, 5 not found or ambiguous, 6 the output could not be written.

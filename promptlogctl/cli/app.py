@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from promptlogctl import startup
-from promptlogctl.cli import output
+from promptlogctl.cli import output, terminal
 from promptlogctl.cli.files import Source
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import NotStarted, private_daemon
 from promptlogctl.client import Client, ConnectionLost, NoDaemon, RequestRefused, UntrustedDaemon
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_ALIASES = {"ls": "list", "rm": "remove"}
 
 
 class Location(click.Path):
@@ -74,6 +76,9 @@ class App:
 class Commands(click.Group):
     """The commands; an error of usage is one line of JSON, too, for who asked for JSON."""
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.obj = "--json" in args
         return super().parse_args(ctx, args)
@@ -91,22 +96,45 @@ class Commands(click.Group):
         sys.exit(_written(partial(super().main, *args, **kwargs), json=False))
 
 
+def shared_options(function: _F) -> _F:
+    """Give a command the options that lead to a daemon, and --json. They may stand before the command as well."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
+        click.option("--state-dir", type=Location(), help="With --spawn: keep programs in this folder."),
+        click.option("--spawn", is_flag=True, help="Start a private daemon for this command if none answers."),
+        click.option(
+            "--socket",
+            type=Location(),
+            envvar="PROMPTLOG_SOCKET",
+            help="The daemon's socket [$PROMPTLOG_SOCKET].",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def socket_of(context: click.Context) -> Path | None:
+    """Return the socket that was given after the command, else before it, else in the environment."""
+    contexts = (context, context.find_root())
+    for one in contexts:
+        if one.get_parameter_source("socket") is ParameterSource.COMMANDLINE:
+            return cast(Path, one.params["socket"])
+    return next((one.params["socket"] for one in contexts if one.params.get("socket") is not None), None)
+
+
 def command(function: _F) -> _F:
     """Give a command the shared options, and turn what it raises into a line on stderr and an exit code."""
 
-    @click.option(
-        "--socket",
-        type=Location(),
-        envvar="PROMPTLOG_SOCKET",
-        help="The daemon's socket [$PROMPTLOG_SOCKET].",
-    )
-    @click.option("--spawn", is_flag=True, help="Start a private daemon for this command if none answers.")
-    @click.option("--state-dir", type=Location(), help="With --spawn: keep programs in this folder.")
-    @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+    @shared_options
     @wraps(function)
     def wrapper(
         *args: Any, socket: Path | None, spawn: bool, state_dir: Path | None, as_json: bool, **kwargs: Any
     ) -> None:
+        context = click.get_current_context()
+        before = context.find_root().params
+        socket = socket_of(context)
+        spawn, as_json = spawn or before.get("spawn", False), as_json or before.get("as_json", False)
+        state_dir = state_dir or before.get("state_dir")
         if state_dir is not None and not spawn:
             raise click.UsageError("--state-dir goes with --spawn")
         app = App(socket=socket, spawn=spawn, state_dir=state_dir, json=as_json)
@@ -143,8 +171,7 @@ def _written(call: Callable[[], int], *, json: bool) -> int:
     except OSError as error:
         why = f"can't write the output: {error.strerror}"
         code = output.problem("output", why, Exit.OUTPUT, json=json, to_stderr=True)
-    # What is left in the buffer is written at the end of the process, and must not fail again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    terminal.discard_output(sys.stdout)
     return code
 
 

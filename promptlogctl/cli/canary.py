@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from promptlogctl.cli import output
+from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, Location, command
 from promptlogctl.cli.ends import RANKS, End, difference_of, end_of, first_difference
 from promptlogctl.cli.files import read_text
@@ -271,15 +271,15 @@ def _cut(text: str, start: int = 0) -> str:
 def _print_difference(difference: Difference) -> None:
     program = " ".join([difference.hash[:12], *(f"@{name}" for name in difference.names[:3])])
     with_prompt = f', prompt "{difference.prompt}"' if difference.prompt else ""
-    click.echo(output.safe(f"{program}{with_prompt}: {difference.what}"))
-    click.echo(output.safe(f"    A: {difference.a}"))
-    click.echo(output.safe(f"    B: {difference.b}"))
+    click.echo(terminal.safe(f"{program}{with_prompt}: {difference.what}"))
+    click.echo(terminal.safe(f"    A: {difference.a}"))
+    click.echo(terminal.safe(f"    B: {difference.b}"))
 
 
 def _print_summary(report: Report) -> None:
     for name, side in (("A", report.a), ("B", report.b)):
         engines = ", ".join(side.engines.values())
-        click.echo(output.safe(f"{name}: promptlogd {side.version} on {side.socket}, {engines}"))
+        click.echo(terminal.safe(f"{name}: promptlogd {side.version} on {side.socket}, {engines}"))
     counts = (
         f"{report.same} the same, {report.different} different, {report.unsteady} unsteady, {report.not_run} not run"
     )

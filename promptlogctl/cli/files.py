@@ -18,6 +18,9 @@ _TYPES = re.compile(
     re.MULTILINE,
 )
 
+FILE = click.Path(allow_dash=True)
+"""A file's path, which shells complete. Whether it can be read is told by `read_text`."""
+
 LANGUAGE = click.option(
     "--language",
     type=click.Choice(["javascript", "typescript"]),

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 
 import click
 
-from promptlogctl.cli import output
+from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.options import Count
+
+_SHORT = 12
+"""Digits of a hash that a terminal gets. They lead to the program, as 8 do."""
 
 
 @click.command(name="list")
 @click.option("--limit", type=Count(), help="No more than so many.")
+@click.option("--no-trunc", is_flag=True, help="On a terminal: whole hashes, and whole lines.")
 @command
-def list_(app: App, limit: int | None) -> None:
+def list_(app: App, limit: int | None, no_trunc: bool) -> None:
     """List the programs that are kept, newest first."""
     with app.client() as client:
         programs = list(islice(client.list(), limit))
     if app.json:
         output.as_json(programs)
         return
+    short = sys.stdout.isatty() and not no_trunc
     rows = [
         [
-            row.hash,
+            row.hash[:_SHORT] if short else row.hash,
             str(row.size),
             row.engine,
-            output.when(row.created_at),
+            output.when(row.created_at, short=short),
             str(row.runs),
             output.names(row.names, row.more_names),
         ]
         for row in programs
     ]
-    output.table(["HASH", "BYTES", "ENGINE", "CREATED", "RUNS", "NAMES"], rows)
+    terminal.table(["HASH", "BYTES", "ENGINE", "CREATED", "RUNS", "NAMES"], rows, cut=not no_trunc)

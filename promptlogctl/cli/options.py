@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import select
+import stat
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 import msgspec
 
+from promptlogctl.cli import output
 from promptlogctl.cli.files import read_text
 from promptlogctl.client import Engine, Isolation, LimitsAsked, RunOptions
 from sandbox.engines import ENGINES
 
+_WAIT_S = 2.0
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -29,9 +35,14 @@ class Count(click.IntRange):
 
 _COUNT = Count()
 _OPTIONS = (
-    click.option("--prompt", help="The prompt."),
+    click.option("--prompt", help="The prompt. Default: standard input, if that is a pipe or a file."),
     click.option("--prompt-file", metavar="FILE|-", help="Read the prompt from a file or standard input."),
-    click.option("--env", metavar="JSON|@FILE", help="A JSON object that the program sees as `env`."),
+    click.option(
+        "--env",
+        metavar="NAME=TEXT|JSON|@FILE",
+        multiple=True,
+        help="What the program sees as `env`: a text, a JSON object, or a file with one. Repeatable; the last wins.",
+    ),
     click.option("--cpu-ms", type=_COUNT, help="CPU limit in ms. Default 50, at most 10000."),
     click.option(
         "--wall-ms", type=_COUNT, help="Wall limit in ms. Default 1000, for much CPU twice that; at most 30000."
@@ -54,9 +65,10 @@ def run_options(function: _F) -> _F:
 
 def checked(
     *,
+    stdin_is_free: bool = True,
     prompt: str | None,
     prompt_file: str | None,
-    env: str | None,
+    env: tuple[str, ...],
     cpu_ms: int | None,
     wall_ms: int | None,
     memory_mb: int | None,
@@ -65,14 +77,17 @@ def checked(
     isolation: Isolation | None,
     engine: Engine | None,
 ) -> tuple[str, RunOptions]:
-    """Return the prompt and the options that the client takes. Raises click.UsageError."""
+    """Return the prompt and the options that the client takes. Raises click.UsageError.
+
+    `stdin_is_free`: whether nothing else is read from standard input.
+    """
     if prompt is not None and prompt_file is not None:
         raise click.UsageError("give --prompt or --prompt-file, not both")
+    if prompt is None and prompt_file is None and stdin_is_free and "@-" not in env and _stdin_has_input():
+        _tell_if_waiting()
+        prompt_file = "-"
     text = read_text(prompt_file, "prompt") if prompt_file is not None else prompt or ""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise click.UsageError("the prompt is not UTF-8") from None
+    whole(text, "the prompt")
     limits = LimitsAsked(
         cpu_ms=cpu_ms,
         wall_ms=wall_ms,
@@ -83,13 +98,47 @@ def checked(
     return text, {"env": _env(env), "limits": limits, "isolation": isolation, "engine": engine}
 
 
-def _env(given: str | None) -> dict[str, Any] | None:
-    if given is None:
-        return None
+def _stdin_has_input() -> bool:
+    """Whether standard input is a pipe or a file. A terminal is not read, since that would wait for a person."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _tell_if_waiting() -> None:
+    """Print a note if nothing comes from standard input for a while: who did not mean to pipe a prompt would wonder."""
+    if not select.select([sys.stdin], [], [], _WAIT_S)[0]:
+        output.note("waiting for the prompt on standard input; with --prompt it is not read")
+
+
+def _env(given: Sequence[str]) -> dict[str, Any] | None:
+    """Merge the --env options; a later value replaces an earlier one."""
+    found: dict[str, Any] = {}
+    for one in given:
+        name, equals, text = whole(one, "--env").partition("=")
+        if equals and name and not one.lstrip().startswith(("{", "[", '"', "@")):
+            found[name] = text
+        else:
+            found |= _object(one)
+    return found if given else None
+
+
+def whole(text: str, what: str) -> str:
+    """Return a text of the command line. Raises click.UsageError if it is not UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise click.UsageError(f"{what} is not UTF-8") from None
+    return text
+
+
+def _object(given: str) -> dict[str, Any]:
     text = read_text(given[1:], "env") if given.startswith("@") else given
     if not text.strip():
         raise click.UsageError("--env is empty; a JSON object without anything in it is {}")
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise click.UsageError(f"--env is no JSON object: {error}") from None
+        raise click.UsageError(f"--env is neither NAME=TEXT nor a JSON object: {error}") from None

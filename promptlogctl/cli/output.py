@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, TextIO
+from typing import Any
 
 import click
 import msgspec
 
 from promptlogctl.cli.files import Source
+from promptlogctl.cli.hints import hint_of, syntax_hint
+from promptlogctl.cli.terminal import columns, excerpt, safe, say, styled
 from promptlogctl.client import (
     BadResult,
     Crashed,
@@ -26,7 +26,10 @@ from promptlogctl.client import (
     RunResult,
 )
 
-_LINE_CHARACTERS = 160
+_LINE_CELLS = 160
+"""The most of a source line that is shown. A terminal may have less."""
+
+_INDENT = "    "
 _OWN_NAME = re.compile(r"\(program\.[jt]s:")
 
 
@@ -72,31 +75,9 @@ def refusal_code(error: RequestRefused) -> Exit:
             return Exit.DAEMON
 
 
-def safe(text: str, *, lines: bool = False, code: str | None = None) -> str:
-    """Return text with control characters escaped, so that it can't drive a terminal. Line breaks stay if asked.
-
-    `code`: how to write an escape, JSON's for example; default: Python's.
-    """
-    kept = "\t\n" if lines else "\t"
-
-    def escape(character: str) -> str:
-        if character.isprintable() or character in kept:
-            return character
-        if code is not None and ord(character) < 0x10000:
-            return code.format(ord(character))
-        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-    return "".join(map(escape, text))
-
-
-def styled(text: str, stream: TextIO, **style: Any) -> str:
-    """Return text in a style of click's, if it goes to a terminal and $NO_COLOR is not set (https://no-color.org)."""
-    return click.style(text, **style) if stream.isatty() and not os.environ.get("NO_COLOR") else text
-
-
 def error(message: str) -> None:
     """Print one line about what went wrong on stderr."""
-    click.echo(f"{styled('error', sys.stderr, fg='red', bold=True)}: {safe(message)}", err=True)
+    say(f"{styled('error', sys.stderr, fg='red', bold=True)}: {safe(message)}")
 
 
 def problem(
@@ -118,14 +99,18 @@ def problem(
 
 def note(message: str) -> None:
     """Print one line on stderr that is no error."""
-    click.echo(f"note: {safe(message)}", err=True)
+    say(f"note: {safe(message)}")
 
 
 def as_json(value: Any, *, to_stderr: bool = False) -> None:
     """Print a record as one line of JSON; of a reply, what is about the program and not about the connection."""
     line = msgspec.json.encode(_in_full(value))
     stream = sys.stderr if to_stderr else sys.stdout
-    click.echo(safe(line.decode(), code="\\u{:04x}") if stream.isatty() else line, err=to_stderr)
+    text = safe(line.decode(), code="\\u{:04x}") if stream.isatty() else line  # bytes: JSON is UTF-8 in any locale
+    if to_stderr:
+        say(text)
+    else:
+        click.echo(text)
 
 
 def _in_full(value: Any) -> Any:
@@ -153,14 +138,14 @@ def log_line(line: LogLine) -> None:
     colour = {"error": "red", "warn": "yellow", "debug": "bright_black"}.get(line.level)
     # Further lines stand apart from the next call's first.
     text = f"[{line.level}] {safe(line.text, lines=True)}".replace("\n", "\n    ")
-    click.echo(styled(text, sys.stderr, fg=colour) if colour else text, err=True)
+    say(styled(text, sys.stderr, fg=colour) if colour else text)
 
 
 def usage(result: RunResult) -> None:
     """Print what a run used on stderr."""
     used = result.usage
     peak = used.peak_memory_bytes / 2**20
-    click.echo(f"cpu {used.cpu_ms:.1f} ms, wall {used.wall_ms:.1f} ms, peak memory {peak:.1f} MiB", err=True)
+    say(f"cpu {used.cpu_ms:.1f} ms, wall {used.wall_ms:.1f} ms, peak memory {peak:.1f} MiB")
 
 
 def end_of_run(result: RunResult, source: Source, *, json: bool, show_usage: bool) -> Exit:
@@ -171,7 +156,7 @@ def end_of_run(result: RunResult, source: Source, *, json: bool, show_usage: boo
     for line in result.logs:
         log_line(line)
     if result.logs_truncated:
-        click.echo("[the log was cut at its limit]", err=True)
+        say("[the log was cut at its limit]")
     if result.ok:
         value(result)
     else:
@@ -188,12 +173,12 @@ def failure(result: RunResult, source: Source) -> None:
             place(result.describe(), source, line, column)
             frames = [frame for frame in stack.splitlines() if frame.strip()]
             for frame in frames[:10]:
-                click.echo(safe(_OWN_NAME.sub(lambda _: f"({source.name}:", frame, count=1)), err=True)
+                say(safe(_OWN_NAME.sub(lambda _: f"({source.name}:", frame, count=1)))
         case ProgramSyntaxError(line=line, column=column):
             place(result.describe(), source, line, column)
-            _typescript_hint(source)
         case _:
             error(result.describe())
+    _advise(hint_of(result.outcome, source, result.engine_version))
 
 
 def refusal(refused: RequestRefused, source: Source) -> None:
@@ -207,55 +192,38 @@ def refusal(refused: RequestRefused, source: Source) -> None:
             line if isinstance(line, int) else None,
             column if isinstance(column, int) else None,
         )
-        _typescript_hint(source)
+        _advise(syntax_hint(source, line if isinstance(line, int) else None))
         return
     error(refused.message)
     matches = detail.get("matches")
     for match in matches if isinstance(matches, list) else []:
-        click.echo(f"  {match}", err=True)
+        say(f"  {match}")
 
 
 def place(message: str, source: Source, line: int | None, column: int | None) -> None:
     """Print `name:line:column: message`, the source line and a caret."""
     lines = [] if source.text is None else source.text.split("\n")
     where = ":".join(str(part) for part in (source.name, line, column) if part is not None) + ": "
-    click.echo(f"{safe(where)}{safe(message)}", err=True)
+    say(f"{safe(where)}{safe(message)}")
     if line is None or column is None or not 1 <= line <= len(lines):
         return
     text = lines[line - 1].rstrip("\r")
     # A column counts UTF-16 code units.
     at = len(text.encode("utf-16-le")[: 2 * (column - 1)].decode("utf-16-le", "ignore"))
-    start = max(0, at - _LINE_CHARACTERS // 2)
-    shown = text[start : start + _LINE_CHARACTERS].replace("\t", " ")
-    before = safe(shown[: at - start])
-    click.echo(f"    {safe(shown)}", err=True)
-    click.echo(f"    {' ' * sum(map(_cells, before))}^", err=True)
+    width = min(_LINE_CELLS, (columns(sys.stderr) or _LINE_CELLS + len(_INDENT) + 1) - len(_INDENT) - 1)
+    shown, before = excerpt(text.replace("\t", " "), at, max(width, 1))
+    say(f"{_INDENT}{shown}")
+    say(f"{_INDENT}{' ' * before}^")
 
 
-def _typescript_hint(source: Source) -> None:
-    if source.looks_like_typescript:
-        note("if this is TypeScript: a file's name ends in .ts then, or say --language typescript")
+def _advise(hint: str | None) -> None:
+    if hint is not None:
+        note(hint)
 
 
-def _cells(character: str) -> int:
-    """Return how many cells of a terminal a character takes."""
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def table(header: list[str], rows: list[list[str]]) -> None:
-    """Print rows: aligned under a header for a terminal, tab-separated otherwise."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            click.echo("\t".join(row))
-        return
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for index, row in enumerate([header, *rows]):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        click.echo(styled(text, sys.stdout, bold=True) if index == 0 else text)
-
-
-def when(at: float | None) -> str:
-    """Return a time as text, in this host's time zone."""
-    return "never" if at is None else datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+def when(at: float | None, *, short: bool = False) -> str:
+    """Return a time as text, in this host's time zone. `short`: to the minute, and without the time zone."""
+    if at is None:
+        return "never"
+    time = datetime.fromtimestamp(at).astimezone()
+    return f"{time:%Y-%m-%d %H:%M}" if short else time.isoformat(timespec="seconds")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from promptlogctl.cli import output
+from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
 
 
@@ -19,6 +19,6 @@ def ping(app: App) -> None:
     else:
         click.echo(f"promptlogd {pong.version}, protocol {pong.protocol}, pid {pong.pid}")
         for engine, version in pong.engines.items():
-            click.echo(f"{engine}: {output.safe(version)}")
+            click.echo(f"{engine}: {terminal.safe(version)}")
         for engine in pong.disabled:
             click.echo(f"{engine}: disabled")

@@ -6,13 +6,14 @@ from itertools import islice
 
 import click
 
+from promptlogctl.cli.app import socket_of
 from promptlogctl.client import Client, PromptlogError
 
 
 def complete_program(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the names and hashes of kept programs that begin so; nothing where no daemon answers."""
     try:
-        with Client(context.params.get("socket")) as client:
+        with Client(socket_of(context)) as client:
             programs = list(islice(client.list(), 1000))
     except PromptlogError:
         return []

@@ -6,19 +6,50 @@ import click
 
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
-from promptlogctl.cli.program import PROGRAM
+from promptlogctl.cli.output import Exit
+from promptlogctl.cli.program import complete_program
+from promptlogctl.client import Client, RequestRefused
 
 
 @click.command()
-@PROGRAM
+@click.argument("programs", metavar="HASH|PREFIX|@NAME...", nargs=-1, required=True, shell_complete=complete_program)
+@click.option("--force", is_flag=True, help="Also remove programs that have other names.")
 @command
-def remove(app: App, program: str) -> None:
-    """Remove a program, and with it all names on it."""
+def remove(app: App, programs: tuple[str, ...], force: bool) -> Exit:
+    """Remove programs and the names on them.
+
+    A program with names that are not given here is removed only with --force.
+    """
     with app.client() as client:
-        removed = client.remove(program)
-    if app.json:
-        output.as_json(removed)
-    else:
-        click.echo(removed.hash)
-        if removed.names:
-            output.note("no longer a name: " + output.names(removed.names, removed.more_names))
+        for program in () if force else programs:
+            if names := _further_names(client, program, programs):
+                why = f"{program} also has {names}, which would go with it; --force removes it"
+                return output.problem("names", why, Exit.USAGE, json=app.json)
+        gone: set[str] = set()
+        for program in programs:
+            try:
+                removed = client.remove(program)
+            except RequestRefused as refused:
+                if refused.code == "not_found" and program.lower() in gone:
+                    continue  # it was given in two ways
+                raise
+            gone |= {removed.hash, removed.hash[: len(program)], *(f"@{name}".lower() for name in removed.names)}
+            if app.json:
+                output.as_json(removed)
+                continue
+            click.echo(removed.hash)
+            if removed.names:
+                output.note("no longer a name: " + output.names(removed.names, removed.more_names))
+    return Exit.OK
+
+
+def _further_names(client: Client, program: str, given: tuple[str, ...]) -> str:
+    """Return the names of a program that were not given, as text."""
+    try:
+        shown = client.show(program)
+    except RequestRefused as refused:
+        if refused.code == "not_found":
+            return ""  # what is left of it may be removed nevertheless
+        raise
+    further = [name for name in shown.names if f"@{name}" not in given]
+    return output.names(further, shown.more_names) if further or shown.more_names else ""

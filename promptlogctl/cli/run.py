@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.files import Source
+from promptlogctl.cli.live_console import printed
 from promptlogctl.cli.options import checked, run_options
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.program import PROGRAM
@@ -27,7 +29,8 @@ def run(app: App, program: str, show_usage: bool, **given: Any) -> Exit:
     Default and maximum of a limit are those of a daemon whose settings say nothing else.
     """
     prompt, options = checked(**given)
-    with app.client() as client:
+    live = nullcontext() if app.json else printed()
+    with app.client() as client, live as options["on_log"]:
         try:
             result = client.run(program, prompt, **options)
         except RequestRefused as refused:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from promptlogctl.cli import output
+from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.program import PROGRAM
 
@@ -23,7 +23,7 @@ def show(app: App, program: str, source: bool) -> None:
         output.as_json(shown)
     elif source:
         text = shown.source or ""
-        click.echo(output.safe(text, lines=True) if sys.stdout.isatty() else text, nl=False)
+        click.echo(terminal.safe(text, lines=True) if sys.stdout.isatty() else text, nl=False)
     else:
         rows = [
             ["hash", shown.hash],
@@ -36,4 +36,4 @@ def show(app: App, program: str, source: bool) -> None:
         for name, changes in shown.history.items():
             rows += [[f"@{name}", f"{output.when(change.at)} on {change.hash}"] for change in changes]
         for key, value in rows:
-            click.echo(f"{key:10} {output.safe(value)}")
+            click.echo(f"{key:10} {terminal.safe(value)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import site
@@ -19,6 +20,8 @@ from sandbox.trusted_path import UntrustedPath, check_trusted
 
 _START_S = 20.0
 _STOP_S = 10.0
+_LOG_PREFIX = re.compile(r"^[\d:T+-]+ [A-Z]+ [\w.]+: ")
+"""Time, level and logger before a message of the daemon: `_set_up_logging` in promptlogd/__main__.py."""
 _PREFIX = "promptlog-spawn-"
 _MARK = ".made-by-promptlogctl"
 """A file by which a temporary folder of ours is told from one that a user gave this name."""
@@ -84,7 +87,7 @@ def _start(stack: ExitStack, state_dir: Path | None) -> Path:
     if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":
         log.seek(0)
         said = log.read().decode("utf-8", "replace").strip().splitlines()
-        raise NotStarted(said[-1] if said else "it said nothing; try: promptlogctl doctor")
+        raise NotStarted(_LOG_PREFIX.sub("", said[-1]) if said else "it said nothing; try: promptlogctl doctor")
     return folder / "socket"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from promptlogctl.cli import output
+from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
 
 
@@ -36,4 +36,4 @@ def stats(app: App) -> None:
     rows.append(["jail uids", counts.jail_uids])
     longest = f"the longest {counts.turn_max_ms:g} ms, of CPU time {counts.turn_cpu_max_ms:g} ms"
     rows.append(["loop's turns", f"p99 {counts.turn_p99_ms:g} ms, {longest}"])
-    output.table(["WHAT", "HOW MUCH"], rows)
+    terminal.table(["WHAT", "HOW MUCH"], rows)

@@ -6,18 +6,21 @@ import click
 
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
-from promptlogctl.cli.files import LANGUAGE, Source, language_of, read_text
+from promptlogctl.cli.files import FILE, LANGUAGE, Source, language_of, read_text
 from promptlogctl.client import Engine, Language, RequestRefused
 from sandbox.engines import ENGINES
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", metavar="FILE|-", type=FILE)
 @click.option("--name", help="Put this name on the program; it is then also @NAME.")
 @click.option("--engine", type=click.Choice(list(ENGINES)), help="What runs it where a run does not say.")
 @LANGUAGE
+@click.option("--replace", is_flag=True, help="Change the engine and the language of a program that is kept.")
 @command
-def submit(app: App, file: str, name: str | None, engine: Engine | None, language: Language | None) -> None:
+def submit(
+    app: App, file: str, name: str | None, engine: Engine | None, language: Language | None, replace: bool
+) -> None:
     """Keep the program in FILE (- for standard input) and print its hash. A .ts file is TypeScript, for Deno."""
     text = read_text(file, "program")
     language = language or language_of(file)
@@ -26,10 +29,12 @@ def submit(app: App, file: str, name: str | None, engine: Engine | None, languag
         name = name.removeprefix("@")
     with app.client() as client:
         try:
-            kept = client.submit(text, name=name, engine=engine, language=language)
+            kept = client.submit(text, name=name, engine=engine, language=language, replace=replace)
         except RequestRefused as refused:
             if isinstance(hash := refused.detail.get("hash"), str):
-                refused.message += f"; this removes it, and all names on it: promptlogctl remove {hash}"
+                refused.message += (
+                    f"; to change that: promptlogctl submit --replace; to remove it: promptlogctl remove --force {hash}"
+                )
             raise
     if app.temporary:
         output.note("kept in a temporary store, which is gone now; --state-dir DIR keeps it")

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from promptlogctl.cli import output
+from promptlogctl.cli import terminal
 
 
 def _print(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -16,7 +16,7 @@ def _print(context: click.Context, parameter: click.Parameter, wanted: bool) -> 
 
     click.echo(f"promptlogctl, version {version('promptlog')}")
     for engine, name in installed_versions().items():
-        click.echo(f"{engine}: {output.safe(name)}")
+        click.echo(f"{engine}: {terminal.safe(name)}")
     context.exit()
 
 

@@ -61,7 +61,13 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             return NoDaemon(path, "it is a file, not a socket", _NAME_ANOTHER)
         if error.errno == errno.EPROTOTYPE:
             return NoDaemon(path, "it is a socket of another type", _NAME_ANOTHER)
-        return NoDaemon(path, error.strerror or str(error))
+        return NoDaemon(path, error.strerror or str(error), also=None if self.explicit else _system_socket(self.path))
+
+
+def _system_socket(own: Path) -> str | None:
+    """Return the socket of the system's daemon, if it is there and is not this user's own."""
+    shared = default_paths(0, {}).socket
+    return str(shared) if shared != own and os.path.exists(shared) else None
 
 
 def _denied(path: Path) -> tuple[str, str]:

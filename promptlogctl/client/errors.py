@@ -12,9 +12,11 @@ class PromptlogError(Exception):
 class NoDaemon(PromptlogError):
     """Nobody answers on the socket, or the path can't be used for one. `mend`: what to do about it."""
 
-    def __init__(self, socket: str, why: str, mend: str | None = None) -> None:
+    def __init__(self, socket: str, why: str, mend: str | None = None, *, also: str | None = None) -> None:
+        """`also`: the socket of another daemon that is there."""
         if mend is None:
             mend = f"start one with: promptlogd --socket {socket}"
+            mend += "" if also is None else f"; or use the system's daemon: --socket {also}"
             super().__init__(f"no promptlogd answers on {socket} ({why}); {mend}")
         else:
             super().__init__(f"can't connect to {socket}: {why}; {mend}")

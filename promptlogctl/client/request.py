@@ -34,6 +34,8 @@ class SubmitOptions(RequestOptions, total=False):
     """The engine for runs that name none. Default: deno for TypeScript, else the daemon's setting."""
     language: Language | None
     """What the source is written in. Default: javascript. TypeScript needs deno."""
+    replace: bool | None
+    """If the program is kept already, change its engine and language to those given here, or to the defaults."""
 
 
 class RunOptions(RequestOptions, total=False):
@@ -70,7 +72,15 @@ def check_options(method: str, allowed: type, given: Mapping[str, object]) -> No
 
 def submit_request(id: Id, source: str | bytes, options: SubmitOptions) -> Submit:
     """Return a `submit` request."""
-    return Submit(id=id, source=_text(source), **options)
+    return Submit(
+        id=id,
+        source=_text(source),
+        name=options.get("name"),
+        engine=options.get("engine"),
+        language=options.get("language"),
+        replace=options.get("replace") or False,
+        tenant=options.get("tenant"),
+    )
 
 
 def run_request(id: Id, reference: str | None, source: str | bytes | None, prompt: str, options: SourceOptions) -> Run:

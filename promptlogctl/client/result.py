@@ -12,6 +12,8 @@ from promptlogd.wire.messages import Engine, EngineVersion, Error, Finished, Rep
 from sandbox.outcome import LogLine, Ok, Outcome, Usage, describe
 
 _R = TypeVar("_R")
+_SHOWN = 200
+"""Characters of a result, or of what went wrong, in the `repr` of a run."""
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,17 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
             logs_truncated=reply.logs_truncated,
             usage=reply.usage,
             engine_version=reply.engine_version,
+        )
+
+    def __repr__(self) -> str:
+        told = self.json if self.ok else self.describe()
+        if len(told) > _SHOWN:
+            told = f"{told[:_SHOWN]}..."
+        used = self.usage
+        lines = f", console lines: {len(self.logs)}" if self.logs else ""
+        return (
+            f"<RunResult {self.outcome.__struct_config__.tag}: {told} (cpu {used.cpu_ms:.1f} ms, "
+            f"wall {used.wall_ms:.1f} ms, peak memory {used.peak_memory_bytes / 2**20:.1f} MiB{lines})>"
         )
 
     @property

@@ -58,13 +58,14 @@ class Backend:
 
     async def ask(self, caller: Caller, make: Make, kind: type[_R], *, again: bool = True) -> _R:
         """Send a request, and return its reply. `again`: it may be done twice. Raises PromptlogError and Problem."""
-        with self._place(caller.tenant):
+        with self._place(caller.tenant), anyio.move_on_after(_ANSWER_S):
             while True:
                 tenant = self._tenant(caller)
                 try:
                     return await self._client().ask(lambda id, tenant=tenant: make(id, tenant), kind, again=again)  # type: ignore[misc]
                 except RequestRefused as refused:
                     self._raise_unless_tenant(refused, tenant)
+        raise _no_answer()
 
     async def run(
         self, caller: Caller, make: Make, gone: Callable[[], Awaitable[None]], on_log: OnLog | None = None
@@ -133,4 +134,8 @@ async def _finished(pending: PendingReply, gone: Callable[[], Awaitable[None]]) 
         if reply is None:
             raise ClientGone
         return reply
-    raise Problem(504, "no_answer", f"the daemon did not answer within {_ANSWER_S:g} s")
+    raise _no_answer()
+
+
+def _no_answer() -> Problem:
+    return Problem(504, "no_answer", f"the daemon did not answer within {_ANSWER_S:g} s")

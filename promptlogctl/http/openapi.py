@@ -13,7 +13,7 @@ import msgspec
 
 from promptlogctl.client import LogLine, RunResult
 from promptlogctl.http import schemas
-from promptlogctl.http.problems import MEDIA_TYPE
+from promptlogctl.http.problems import MEDIA_TYPE, STATUSES
 from promptlogctl.http.runs import EVENTS_TYPE, WHOLE_TYPE
 
 _STRUCTS = (
@@ -28,24 +28,7 @@ _STRUCTS = (
     schemas.RemovedAnswer,
     LogLine,
 )
-_PROBLEMS = {
-    400: "The request is malformed: its target, its Host, its body, or a value in it.",
-    401: "The server wants a token.",
-    403: "The token lacks the right, the Host is not this server's, or another site's page made the request.",
-    404: "There is no such program.",
-    408: "The request did not come in time.",
-    409: "The beginning of a hash fits several programs. `matches` has some of them.",
-    413: "The body, the program, the prompt or `env` is too large.",
-    415: "The body is not JSON, or Content-Type does not say so.",
-    422: "The program does not parse. `line` and `column` say where.",
-    429: "Busy: the queue is full, or this client has too many requests in flight.",
-    431: "The target and the headers are too large.",
-    502: "The daemon failed or went away during the request, or the engine crashed.",
-    503: "No daemon answers, or it is stopping.",
-    504: "The run reached its limit of CPU or wall time.",
-    507: "The run reached its limit of memory, or its result is too large.",
-}
-_EVERYWHERE = (400, 401, 403, 429, 431, 502, 503)
+_EVERYWHERE = (400, 401, 403, 429, 431, 502, 503, 504)
 _RUN_HEADERS = {
     "Promptlog-Outcome": ("string", "How the run ended: `ok`, `exception`, `cpu_limit` and so on."),
     "Promptlog-Hash": ("string", "SHA-256 of the program, 64 hex digits."),
@@ -90,7 +73,7 @@ def _paths() -> dict[str, Any]:
     code = _parameter("query", "code", "`1`: tell the program's text as well.", schema={"enum": ["0", "1"]})
     prompt = _parameter("query", "prompt", "What the program sees as `prompt`.")
     engine = _parameter("query", "engine", "Default: the program's own.", schema={"enum": ["quickjs", "deno"]})
-    run = (404, 409, 413, 422, 504, 507)
+    run = (404, 409, 413, 422, 507)
     return {
         "/submit": {
             "post": _operation(
@@ -107,7 +90,7 @@ def _paths() -> dict[str, Any]:
                 "exec",
                 "Run a program once, without keeping it.",
                 _run_answers(),
-                (408, 413, 415, 422, 504, 507),
+                (408, 413, 415, 422, 507),
                 body="ExecBody",
             )
         },
@@ -148,7 +131,7 @@ def _operation(
     parameters: list[Any] | None = None,
 ) -> dict[str, Any]:
     content = {MEDIA_TYPE: {"schema": _reference("Problem")}}
-    refused = {status: {"description": _PROBLEMS[status], "content": content} for status in (*_EVERYWHERE, *problems)}
+    refused = {status: {"description": STATUSES[status], "content": content} for status in (*_EVERYWHERE, *problems)}
     made: dict[str, Any] = {"operationId": id, "summary": summary}
     if parameters:
         made["parameters"] = parameters

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib import resources
 from importlib.resources.abc import Traversable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from promptlogctl.http.conditional import etag_of, unless_known
 from promptlogctl.http.problems import Problem
 
 _TYPES = {
@@ -53,11 +53,7 @@ class Page:
 
     def _response(self, request: Request, name: str) -> Response:
         content, etag = self._file(name)
-        headers = {"etag": etag, "cache-control": "no-cache"}
-        if request.headers.get("if-none-match", "").removeprefix("W/") == etag:
-            return Response(None, 304, headers)
-        suffix = name[name.rfind(".") :]
-        return Response(content, 200, headers | {"content-type": _TYPES[suffix]})
+        return unless_known(request, content, etag, _TYPES[name[name.rfind(".") :]])
 
     def _file(self, name: str) -> tuple[bytes, str]:
         found = self._files.get(name)
@@ -66,7 +62,7 @@ class Page:
             if file is None:
                 raise Problem(404, "no_path", "there is nothing at this path")
             content = file.read_bytes()
-            found = self._files[name] = content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+            found = self._files[name] = content, etag_of(content)
         return found
 
 

@@ -1,22 +1,4 @@
-"""What is answered when a request gives no result: problem details (RFC 9457), and the status of each way to fail.
-
-| status | when |
-|---|---|
-| 400 | the request is malformed: its target, Host, body or a value in it |
-| 401, 403 | no token, or one without the right; a request that another site's page made |
-| 404, 405 | no such program or path; a method that the path does not have |
-| 408 | the request did not come in time |
-| 409 | the beginning of a hash fits several programs |
-| 413, 431 | a body, program, prompt or env that is too large; headers that are too large |
-| 415 | a body that is not JSON |
-| 422 | the program does not parse; `line` and `column` say where |
-| 429 | busy: the queue is full, or this client has too many requests in flight. `Retry-After` says when to try again |
-| 500 | the program threw, or gave no result: the body is `{"error": message}` alone. Or this server failed |
-| 502 | the daemon failed, or was lost during the request; the engine crashed |
-| 503 | no daemon answers, or it is stopping. `Retry-After` says when to try again |
-| 504 | the run reached its limit of CPU or wall time |
-| 507 | the run reached its limit of memory, or its result is too large |
-"""
+"""What is answered when a request gives no result: problem details (RFC 9457), and the status of each way to fail."""
 
 from __future__ import annotations
 
@@ -34,6 +16,25 @@ MEDIA_TYPE = "application/problem+json"
 
 RETRY_AFTER_S = 1
 """What `Retry-After` says. Runs take milliseconds, and a daemon is back in a second."""
+
+STATUSES = {
+    400: "The request is malformed: its target, its Host, its body, or a value in it.",
+    401: "The server wants a token.",
+    403: "The token lacks the right, the Host is not this server's, or another site's page made the request.",
+    404: "There is no such program.",
+    408: "The request did not come in time.",
+    409: "The beginning of a hash fits several programs. `matches` has some of them.",
+    413: "The body, the program, the prompt or `env` is too large.",
+    415: "The body is not JSON, or Content-Type does not say so.",
+    422: "The program does not parse. `line` and `column` say where.",
+    429: "Busy: the queue is full, or this client has too many requests in flight. `Retry-After` says when to retry.",
+    431: "The target and the headers are too large.",
+    502: "The daemon failed or went away during the request, or the engine crashed.",
+    503: "No daemon answers, or it is stopping. `Retry-After` says when to try again.",
+    504: "The run reached its limit of CPU or wall time, or the daemon did not answer in time.",
+    507: "The run reached its limit of memory, or its result is too large.",
+}
+"""Descriptions of the statuses of problems, for the OpenAPI document."""
 
 _STATUS_OF_CODE = {
     "bad_request": 400,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,12 +9,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from promptlogctl.client import RequestRefused
+from promptlogctl.http.aliases import through_alias
 from promptlogctl.http.backend import Backend, Make
+from promptlogctl.http.conditional import etag_of, unless_known
 from promptlogctl.http.guard import caller_of
 from promptlogctl.http.json_body import json_body
 from promptlogctl.http.problems import Problem
-from promptlogctl.http.runs import first_of, query_value
+from promptlogctl.http.runs import query_value
 from promptlogctl.http.schemas import ListAnswer, ProgramAnswer, RemovedAnswer, SubmitAnswer, SubmitBody
 from promptlogd.wire.messages import Id, List, Listed, Remove, Removed, Show, Shown, Submit, Submitted
 
@@ -82,12 +82,7 @@ class Programs:
             code=shown.source,
         )
         body = msgspec.json.encode(answer)
-        etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-        headers = {"etag": etag, "cache-control": "no-cache"}
-        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-        if etag in known or "*" in known:
-            return Response(None, 304, headers)
-        return Response(body, 200, headers, "application/json")
+        return unless_known(request, body, etag_of(body), "application/json")
 
     async def remove(self, request: Request) -> Response:
         """Remove a program, and the names on it."""
@@ -108,14 +103,11 @@ class Programs:
         again: bool = True,
     ) -> _R:
         """Ask about the program in the path."""
-        caller, reference = caller_of(request.scope), request.path_params["program"]
-        try:
-            return await self._backend.ask(caller, make(reference), kind, again=again)
-        except RequestRefused as refused:
-            first = first_of(reference, refused)
-            if first is None:
-                raise
-        return await self._backend.ask(caller, make(first), kind, again=again)
+        caller = caller_of(request.scope)
+        return await through_alias(
+            request.path_params["program"],
+            lambda reference: self._backend.ask(caller, make(reference), kind, again=again),
+        )
 
 
 def _json(answer: msgspec.Struct) -> Response:

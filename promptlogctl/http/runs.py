@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from promptlogctl.client import BadResult, Language, Ok, OnLog, ProgramException, RequestRefused, RunResult
+from promptlogctl.client import BadResult, Language, Ok, OnLog, ProgramException, RunResult
+from promptlogctl.http.aliases import through_alias
 from promptlogctl.http.backend import Backend, ClientGone
 from promptlogctl.http.events import EventStream
 from promptlogctl.http.guard import caller_of
@@ -22,9 +23,6 @@ from sandbox.outcome import describe
 
 WHOLE_TYPE = "application/vnd.promptlog+json"
 EVENTS_TYPE = "text/event-stream"
-
-ALIAS = re.compile(r"[0-9a-f]{8}\Z")
-"""The beginning of a hash, as in the URLs of the proof of concept."""
 
 _CLIENT_GONE = 499
 """Nobody reads it; it is for logs."""
@@ -71,7 +69,7 @@ class Runs:
         accept = _accepted(request.headers.get("accept", ""))
         caller = caller_of(request.scope)
 
-        async def run(on_log: OnLog | None = None, reference: str | None = program) -> Finished:
+        async def run_one(reference: str | None, on_log: OnLog | None) -> Finished:
             def make(id: Id, tenant: str | None) -> Run:
                 return Run(
                     id=id,
@@ -87,13 +85,12 @@ class Runs:
                     stream_logs=on_log is not None,
                 )
 
-            try:
-                return await self._backend.run(caller, make, lambda: _gone(request), on_log)
-            except RequestRefused as refused:
-                first = first_of(reference, refused)
-                if first is None:
-                    raise
-            return await run(on_log, first)
+            return await self._backend.run(caller, make, lambda: _gone(request), on_log)
+
+        async def run(on_log: OnLog | None = None) -> Finished:
+            if program is None:
+                return await run_one(None, on_log)
+            return await through_alias(program, lambda reference: run_one(reference, on_log))
 
         if EVENTS_TYPE in accept:
             return EventStream(run)
@@ -101,17 +98,6 @@ class Runs:
             return answer_of(await run(), whole=WHOLE_TYPE in accept)
         except ClientGone:
             return Response(None, _CLIENT_GONE)
-
-
-def first_of(reference: str | None, refused: RequestRefused) -> str | None:
-    """Return the oldest program whose hash begins with this alias, if the daemon refused the alias as ambiguous.
-
-    The oldest one, so that nobody can take over a URL by keeping a program whose hash begins in the same way.
-    """
-    if reference is None or refused.code != "ambiguous" or not ALIAS.match(reference):
-        return None
-    matches = refused.detail.get("matches")
-    return str(matches[0]) if isinstance(matches, list) and matches else None
 
 
 class _Answer:

@@ -8,8 +8,11 @@ to a bound, and the socket is still read: that is how the client's end is notice
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import resource
+import termios
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -194,7 +197,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Look from now on whether the client reads."""
         super().pause_writing()
-        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_bytes = self._count_unread()
         self._start("stall", STALL_S, self._check_reading)
 
     def resume_writing(self) -> None:
@@ -204,12 +207,21 @@ class Protocol(HttpToolsProtocol):
 
     def _check_reading(self) -> None:
         del self._timers["stall"]
-        unread_bytes = self.transport.get_write_buffer_size()
+        unread_bytes = self._count_unread()
         if self._unread_bytes - unread_bytes < STALL_BYTES:
             self.transport.abort()
         else:
             self._unread_bytes = unread_bytes
             self._start("stall", STALL_S, self._check_reading)
+
+    def _count_unread(self) -> int:
+        """Return the bytes that the client has not read: the event loop's buffer and the kernel's (tcp(7), unix(7))."""
+        # The kernel takes more only once a third of its buffer is free: by the loop's buffer alone nothing would move.
+        unread_bytes = self.transport.get_write_buffer_size()
+        with suppress(OSError):
+            answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+            unread_bytes += int.from_bytes(answer, "little")
+        return unread_bytes
 
     def _abort_later(self) -> None:
         """End a connection that is closing, if its client does not read what is still to be sent."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
 from promptlogd.store import MOST_NAMES_SHOWN, Store
 from promptlogd.wire.messages import Remove, Removed
+
+_log = logging.getLogger(__name__)
 
 
 class RemoveHandler:
@@ -18,10 +23,11 @@ class RemoveHandler:
 
     def start(self, principal: Principal, request: Remove, sink: Sink) -> None:
         """Remove a program."""
-        sink.spawn(lambda: self._threads.write(principal, lambda: self._removed(request)))
+        sink.spawn(lambda: self._threads.write(principal, lambda: self._removed(principal, request)))
 
-    def _removed(self, request: Remove) -> Removed:
+    def _removed(self, principal: Principal, request: Remove) -> Removed:
         hash = self._store.resolve(request.hash)
         names = self._store.remove(hash)
+        _log.info("uid %d removed program %s, with %d names", principal.uid, hash[:HASH_SHOWN], len(names))
         more = max(0, len(names) - MOST_NAMES_SHOWN)
         return Removed(id=request.id, hash=hash, names=list(names[:MOST_NAMES_SHOWN]), more_names=more)

@@ -17,11 +17,12 @@ from promptlogd.config import Config, LimitsError
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.references import utf8_bytes
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.runs import Runs
 from promptlogd.sink import Sink
-from promptlogd.store import Store
+from promptlogd.store import Store, is_hash
 from promptlogd.wire.messages import Finished, Log, Run
 from sandbox.cells.job import Job, Result
 from sandbox.engines import ENGINES
@@ -317,12 +318,26 @@ class _Run:
             raise RequestError("internal", str(error)) from None
         self._reply(msgspec.structs.replace(result, outcome=outcome))
 
+    def _note(self, kind: str, usage: Usage) -> None:
+        """Log how a run ended that gave no result."""
+        # Of what the program said nothing is logged: it may be about the prompt.
+        # Before the program is found, the hash is what the client has sent.
+        program = f"program {self.hash[:HASH_SHOWN]}" if is_hash(self.hash) else "an unknown program"
+        said = self._principal.uid, program, usage.cpu_ms
+        if kind == "crashed":  # apart, so that its lines have a rate of their own
+            _log.warning("uid %d: a run of %s crashed, after %.1f ms of CPU", *said)
+        else:
+            _log.info("uid %d: a run of %s, after %.1f ms of CPU, ended as %s", *said, kind)
+
     def _reply(self, result: Result) -> None:
         outcome = result.outcome
         assert not isinstance(outcome, Checked | Value)  # a run is no check; its result was read
         if self._stored:
             self._handler.record_run(self.hash)
-        self._handler.outcomes[str(outcome.__struct_config__.tag)] += 1
+        kind = str(outcome.__struct_config__.tag)
+        self._handler.outcomes[kind] += 1
+        if kind != "ok":
+            self._note(kind, result.usage)
         self._sink.reply(
             Finished(
                 id=self._request.id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -10,6 +11,7 @@ import trio
 from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.config import Config
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
@@ -17,6 +19,7 @@ from promptlogd.store import Staged, Store, Submission
 from promptlogd.wire.messages import Submit, Submitted
 from sandbox.program import Artifact, Program
 
+_log = logging.getLogger(__name__)
 _DISCARD_S = 5.0
 """Longest wait for the disk to discard a program that was not kept."""
 
@@ -49,7 +52,7 @@ class SubmitHandler:
     async def _keep(self, principal: Principal, request: Submit, program: Program) -> Submitted:
         """Check the program while a thread writes it, since both take about as long; then keep it."""
         asked = (request.engine, request.language)
-        if any(asked):
+        if any(asked) and not request.replace:
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
         staging = _Staging(self._store, self._threads, program, principal)
         artifact: Artifact | None = None
@@ -69,6 +72,7 @@ class SubmitHandler:
                 name=request.name,
                 engine=request.engine,
                 language=request.language,
+                replace=request.replace,
             )
             hash, created, fact = await self._threads.write(
                 principal, lambda: (*self._store.keep(submission), self._store.fact(program.hash))
@@ -79,6 +83,8 @@ class SubmitHandler:
             with trio.move_on_after(_DISCARD_S, shield=True):
                 await staging.end()
         engine = fact.engine if fact else program.engine
+        was = "kept" if created else "changed" if request.replace else "kept already"
+        _log.info("uid %d submitted program %s for %s, %s", principal.uid, hash[:HASH_SHOWN], engine, was)
         return Submitted(id=request.id, hash=hash, created=created, engine=engine)
 
 

@@ -14,6 +14,7 @@ from promptlogd.store.errors import (
     TooManyNames,
     Unstorable,
 )
+from promptlogd.store.hashes import is_hash
 from promptlogd.store.overview import MOST_NAMES_SHOWN
 from promptlogd.store.records import Staged, Submission
 from promptlogd.store.store import Store
@@ -35,4 +36,5 @@ __all__ = [
     "Submission",
     "TooManyNames",
     "Unstorable",
+    "is_hash",
 ]

@@ -97,8 +97,8 @@ class KeptForAnother(StoreError):
 
     def __init__(self, hash: str, engine: str, language: str) -> None:
         super().__init__(
-            f"this very program is kept as {language} for {engine} already: remove it first, or run its text "
-            "without keeping it"
+            f"this program is already kept as {language} for {engine}: remove it first, or run its text without "
+            "keeping it"
         )
         self.hash = hash
         self.engine = engine

@@ -27,6 +27,8 @@ FILES = "files"
 ARTIFACT = ".artifact"
 """Where an artifact is written, before it gets its name."""
 
+_NEW_META = ".meta"
+
 TEXT_NAMES = (SOURCE, META, ARTIFACT)
 """Files of a new program of one text."""
 
@@ -78,6 +80,23 @@ def _read_tree(folder: int, hash: str, *, language: Language, engine: Engine) ->
 def read_meta(folder: int, hash: str) -> Meta:
     """Return the metadata."""
     return decode_meta(read_file(META, MOST_META_BYTES, parent=folder), hash)[0]
+
+
+def replace_meta(folder: int, meta: Meta) -> None:
+    """Write metadata in place of the present one, and return once it is on the disk. Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(_NEW_META, dir_fd=folder)
+    write_files(folder, {_NEW_META: encode_meta(meta)})
+    os.rename(_NEW_META, META, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def renew_stamp(folder: int) -> None:
+    """Change the stamp of a text, so that copies in memory are not used any more."""
+    with suppress(FileNotFoundError):
+        status = os.stat(SOURCE, dir_fd=folder, follow_symlinks=False)
+        times = (status.st_atime_ns, status.st_mtime_ns)
+        os.utime(SOURCE, ns=times, dir_fd=folder, follow_symlinks=False)
 
 
 def guess_meta(folder: int, hash: str, key: bytes) -> Meta:

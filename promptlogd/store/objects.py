@@ -201,6 +201,16 @@ class Objects:
                 return files.read_meta(folder, hash)
             return files.guess_meta(folder, hash, self._key.value)
 
+    def replace_meta(self, hash: str, meta: Meta) -> None:
+        """Replace the metadata, durably. Raises NotFound, StoreFailed."""
+        with self._errors(f"can't change what program {hash} is kept for"), self._folder(hash) as folder:
+            files.replace_meta(folder, meta)
+
+    def renew_stamp(self, hash: str) -> None:
+        """Change a text's stamp. Raises NotFound, StoreFailed."""
+        with self._errors(f"can't change what program {hash} is kept for"), self._folder(hash) as folder:
+            files.renew_stamp(folder)
+
     def owner(self, hash: str) -> Owner | None:
         """Return who submitted a program; None if its metadata does not say it."""
         with suppress(OSError, ValueError, StoreError), self._folder(hash) as folder:

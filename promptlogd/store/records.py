@@ -32,6 +32,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     engine: Engine | None = None
     language: Language | None = None
+    replace: bool = False
+    """Whether to change the engine and the language of a program that is kept already."""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,11 +100,17 @@ class Store:
     def keep(self, submission: Submission) -> tuple[str, bool]:
         """Keep a staged program; return (hash, whether it is new), once it is on the disk.
 
-        Raises StoreFailed; KeptForAnother if the program is kept for another engine or language than was asked for;
+        Raises StoreFailed; KeptForAnother if the program is kept for another engine or language than was asked for, and
+        `replace` is false;
         Unstorable for an artifact that the store does not take; TooManyNames.
         """
         with self._state.writing:
-            return self._submissions.keep(submission)
+            hash, created = self._submissions.keep(submission)
+        if submission.replace:  # `recall` trusts an entry for 20 ms without a look at the files
+            self._recent.forget(hash)
+            place = Place(hash=hash, engine=submission.staged.meta.engine, build=submission.build)
+            self._recent_artifacts.forget(f"{hash} {place.file_name}")
+        return hash, created
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not kept."""

@@ -7,7 +7,7 @@ import logging
 from msgspec.structs import replace
 
 from promptlogd.store.artifacts import Place, check_place, seal_artifact
-from promptlogd.store.errors import Damaged, KeptForAnother, NotFound, ProgramUnreadable, StoreFailed
+from promptlogd.store.errors import Damaged, KeptForAnother, NotFound, ProgramUnreadable, StoreFailed, store_error
 from promptlogd.store.meta import Meta, Owner
 from promptlogd.store.names import Names
 from promptlogd.store.records import Staged, Submission
@@ -51,10 +51,15 @@ class Submissions:
             self._keep_new(staged, place, artifact, name)
         except (Damaged, ProgramUnreadable) as error:
             _log.error("%s", error)
-            self._replace(staged, place, artifact, name)
+            self._replace(submission, place, artifact)
         else:
             self.discard(staged)
-            self.refuse_another(hash, submission.engine, submission.language)
+            if submission.replace:
+                self._change(staged.meta, meta, place, artifact)
+                meta = self._objects.meta(hash)
+            else:
+                self.refuse_another(hash, submission.engine, submission.language)
+                meta = self._as_listed(hash, meta)
             self._add_facts_and_name(hash, meta, name)
             return hash, False
         return hash, True
@@ -77,10 +82,12 @@ class Submissions:
             self._undo(place.hash)
             raise
 
-    def _replace(self, staged: Staged, place: Place, artifact: bytes, name: str | None) -> None:
+    def _replace(self, submission: Submission, place: Place, artifact: bytes) -> None:
         """Replace a damaged or unreadable program. If SQLite has its time and its user, these and its tenant stay."""
+        staged = submission.staged
         meta = staged.meta
-        self.refuse_another(place.hash, meta.engine, meta.language)
+        if not submission.replace:
+            self.refuse_another(place.hash, meta.engine, meta.language)
         with self._state.read_facts() as facts:
             fact = facts.get(place.hash)
         if fact is not None:
@@ -91,7 +98,31 @@ class Submissions:
         self.discard(staged)
         folder = self._objects.stage(staged.program, meta)
         self._objects.publish(place, folder, artifact, replaces=True)
-        self._add_facts_and_name(place.hash, meta, name)
+        self._add_facts_and_name(place.hash, meta, submission.name)
+
+    def _change(self, wanted: Meta, present: Meta, place: Place, artifact: bytes) -> None:
+        """Change the engine and the language of a kept program. Its owner and its time stay."""
+        meta = replace(wanted, created_at=present.created_at, owner=present.owner)
+        self._objects.put_artifact(place, artifact)
+        self._objects.replace_meta(place.hash, meta)
+        with self._state.use_facts():
+            self._state.facts.add(place.hash, meta)
+        # After the row: who has read the old one keeps it in memory under the old stamp.
+        self._objects.renew_stamp(place.hash)
+        try:
+            # Else a power cut could leave a row that contradicts meta.json, and no start would notice.
+            self._state.facts.sync_log()
+        except OSError as error:
+            raise store_error(f"can't change what program {place.hash} is kept for", error) from error
+
+    def _as_listed(self, hash: str, meta: Meta) -> Meta:
+        """Return the metadata with the engine and language of the row, if there is one.
+
+        They differ if the daemon was killed during a change, which was not acknowledged then.
+        """
+        with self._state.read_facts() as facts:
+            fact = facts.get(hash)
+        return meta if fact is None else replace(meta, engine=fact.engine, language=fact.language)
 
     def _add_facts_and_name(self, hash: str, meta: Meta, name: str | None) -> None:
         with self._state.use_facts():

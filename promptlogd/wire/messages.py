@@ -100,6 +100,9 @@ class Submit(_Request, frozen=True, kw_only=True):
     """What runs it where a run does not say. Default: deno for TypeScript, else the daemon's setting."""
     language: Language | None = None
     """What it is written in. Default: javascript."""
+    replace: bool = False
+    """If the program is kept already, change its engine and language to those given here, or to the defaults. Its
+    names, owner, time and count of runs stay."""
 
 
 class Run(_Request, frozen=True, kw_only=True):

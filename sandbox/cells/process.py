@@ -8,7 +8,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,9 @@ import trio
 
 from sandbox.cells.watch import Watch
 
-_LAUNCH = Path(__file__).with_name("launch.py")
+_LAUNCH = Path(__file__).with_name("launch")
+"""A static executable, from launch.c."""
+
 _LOG_BYTES = 16 * 1024
 """Of nsjail's log, its end is kept."""
 
@@ -161,7 +162,7 @@ def spawn(
         os.close(log)
         os.close(theirs)
         raise
-    command = [sys.executable, "-I", "-S", "-B", str(_LAUNCH), str(os.getpid()), *map(str, cgroup_files), "--"]
+    command = [str(_LAUNCH), str(os.getpid()), *map(str, cgroup_files), "--"]
     command += [str(executable), "--log_fd", str(theirs), *arguments]
     # Ctrl-C at the daemon's terminal is the daemon's affair. No session of its own: to the kernel's scheduler
     # (autogroup, sched(7)) each session is a party, and niceness counts only within one.

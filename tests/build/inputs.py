@@ -33,6 +33,7 @@ int main(int argc, char **argv)
     return 0;
 }
 """
+LAUNCHER = {"launch.c": "int main(void) { return 0; }\n"}
 SOURCES = {"program.c": PROGRAM, "program.h": "int quickjs_is_linked(void);\n"}
 
 
@@ -46,6 +47,7 @@ def small_cell(changed: Mapping[str, str] | None = None) -> Cell:
     return Cell(
         engine=encoded(STAND_IN_ENGINE),
         sources=encoded({**SOURCES, **(changed or {})}),
+        launcher=LAUNCHER["launch.c"].encode(),
         compiler=compiler.choose(architecture),
         architecture=architecture,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cell_build import description
-from cell_build.cell import EXECUTABLE, Cell
+from cell_build.cell import EXECUTABLE, LAUNCHER, Cell
 from cell_build.errors import BuildError
 from tests.build import elf
 from tests.build.inputs import small_cell
@@ -52,7 +52,8 @@ def test_bill_of_materials_names_what_is_linked_in(cache_folder: Path) -> None:
     """It lists the engine with its licence, and the C library, which no distribution patches in a static executable."""
     folder = small_cell().make(cache_folder)
     bill = json.loads((folder / description.BILL_OF_MATERIALS).read_text())
-    engine, libc = bill["components"]
+    engine, libc, launcher = bill["components"]
+    assert (launcher["name"], len(launcher["hashes"])) == ("launch", 1)
     assert bill["bomFormat"] == "CycloneDX"
     assert (engine["name"], engine["version"]) == ("quickjs-ng", "9.8.7")
     assert engine["purl"] == "pkg:github/quickjs-ng/quickjs@v9.8.7"
@@ -72,12 +73,12 @@ def test_second_build_compiles_nothing(cache_folder: Path, tmp_path: Path) -> No
     """An executable in the cache is used again; after a change of one of promptlog's files the engine's objects are."""
     first = _counted(small_cell(), tmp_path)
     made = first.make(cache_folder)
-    assert len(_compiled(tmp_path)) == 5
+    assert len(_compiled(tmp_path)) == 6
     assert small_cell().kept(cache_folder) == made
     changed = _counted(small_cell({"program.h": "int quickjs_is_linked(void); /* changed */\n"}), tmp_path)
     assert changed.kept(cache_folder) is None
     changed.make(cache_folder)
-    assert _compiled(tmp_path) == ["cell/program.c"]
+    assert _compiled(tmp_path) == ["cell/program.c", "launch.c"]  # the latter takes a moment, and has no object
     assert changed.kept(cache_folder) not in (None, made)
 
 
@@ -95,16 +96,16 @@ def test_all_inputs_name_the_build() -> None:
     assert [other.engine_build == cell.engine_build for other in others] == [True, False, True, True, True]
 
 
-@pytest.mark.parametrize("damaged", [EXECUTABLE, description.FACTS])
+@pytest.mark.parametrize("damaged", [EXECUTABLE, LAUNCHER, description.FACTS])
 def test_damaged_executable_is_not_used(cache_folder: Path, damaged: str) -> None:
     """A file of the cache that is not as it was written makes the build link again."""
     cell = small_cell()
     folder = cell.make(cache_folder)
     assert cell.kept(cache_folder) == folder
-    good = (folder / EXECUTABLE).read_bytes()
+    good = (folder / damaged).read_bytes()
     (folder / damaged).write_bytes(b"damaged")
     assert cell.kept(cache_folder) is None
-    assert (cell.make(cache_folder) / EXECUTABLE).read_bytes() == good
+    assert (cell.make(cache_folder) / damaged).read_bytes() == good
 
 
 def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:

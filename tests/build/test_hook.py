@@ -11,17 +11,17 @@ import pytest
 import page_build
 from cell_build import cache, embedded, engine_source
 from cell_build.cell import Cell
-from cell_build.checkout import SOURCE_FOLDER
+from cell_build.checkout import LAUNCHER_FOLDER, SOURCE_FOLDER
 from hatch_build import CustomBuildHook
-from tests.build.inputs import SOURCES, STAND_IN_ENGINE
+from tests.build.inputs import LAUNCHER, SOURCES, STAND_IN_ENGINE
 
 
 @pytest.fixture
 def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CustomBuildHook:
     """The hook of a project with small C files, and with the engine's source in a folder."""
-    jail = tmp_path / "project" / SOURCE_FOLDER
+    jail, cells = (tmp_path / "project" / folder for folder in (SOURCE_FOLDER, LAUNCHER_FOLDER))
     engine = tmp_path / "engine"
-    for folder, files in ((jail, SOURCES), (engine, STAND_IN_ENGINE)):
+    for folder, files in ((jail, SOURCES), (cells, LAUNCHER), (engine, STAND_IN_ENGINE)):
         folder.mkdir(parents=True)
         for name, text in files.items():
             (folder / name).write_text(text)
@@ -45,8 +45,9 @@ def test_wheel_gets_the_executable_and_its_descriptions(hook: CustomBuildHook, t
     build_data = _build_data()
     tree = sorted((tmp_path / "project").rglob("*"))
     hook.initialize("standard", build_data)
-    places = [str(Path(place).relative_to(SOURCE_FOLDER)) for place in build_data["force_include"].values()]
-    assert places == ["quickjs-cell", "quickjs-cell.json"]
+    places = list(build_data["force_include"].values())
+    cell = f"{SOURCE_FOLDER}/quickjs-cell"
+    assert places == [cell, f"{cell}.json", f"{LAUNCHER_FOLDER}/launch"]
     assert all(Path(file).exists() for file in [*build_data["force_include"], *build_data["sbom_files"]])
     assert build_data["pure_python"] is False
     assert build_data["tag"].startswith("py3-none-manylinux2014_")
@@ -61,6 +62,7 @@ def test_editable_installation_gets_the_executable_into_the_tree(hook: CustomBui
     executable = tmp_path / "project" / SOURCE_FOLDER / "quickjs-cell"
     assert executable.stat().st_mode & 0o111
     assert executable.with_suffix(".json").exists()
+    assert (tmp_path / "project" / LAUNCHER_FOLDER / "launch").stat().st_mode & 0o111
 
 
 @pytest.mark.usefixtures("host_compiler")

@@ -7,19 +7,22 @@ import json
 from pathlib import Path
 
 from cell_build import checkout, description
-from cell_build.cell import EXECUTABLE
+from cell_build.cell import EXECUTABLE, LAUNCHER
 from sandbox.engines.quickjs.host import version
 from tests.build import elf
 
 FOLDER = Path(__file__).parents[2] / checkout.SOURCE_FOLDER
 
 
-def test_executable_of_the_tree_is_hardened_and_described() -> None:
-    """The tests of the cell run with the executable that a wheel would have."""
+def test_executables_of_the_tree_are_hardened_and_described() -> None:
+    """The tests run with the executables that a wheel would have."""
     data = (FOLDER / EXECUTABLE).read_bytes()
     facts = json.loads((FOLDER / description.FACTS).read_text())
     assert hashlib.sha256(data).hexdigest() == facts["sha256"]
     assert elf.faults(data, facts["architecture"]) == []
+    launcher = (FOLDER.parents[3] / checkout.LAUNCHER_FOLDER / LAUNCHER).read_bytes()
+    assert hashlib.sha256(launcher).hexdigest() == facts["launcher_sha256"]
+    assert elf.faults(launcher, facts["architecture"]) == []
 
 
 def test_artifacts_are_made_again_with_another_engine() -> None:

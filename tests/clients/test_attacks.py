@@ -12,6 +12,8 @@ from promptlogctl.client import Client
 from tests.clients.target import Target, target
 from tests.daemon.processes import until
 
+pytestmark = pytest.mark.alone
+
 _LEAVE_AT_ONCE = {"connections that leave at once", "loops whose client leaves at once"}
 """The daemon may have dropped their connections before anybody sees them."""
 

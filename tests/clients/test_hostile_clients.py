@@ -19,6 +19,8 @@ from tests.clients.target import Target, target
 from tests.daemon.processes import many_descriptors, until
 from tests.fuzz.fuzz import Fuzz
 
+pytestmark = pytest.mark.alone
+
 PING = b'{"type":"ping","id":1}\n'
 _IDLE_BYTES = 20 << 10
 """The most that the daemon may hold for a client that says nothing."""

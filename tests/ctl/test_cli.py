@@ -15,7 +15,7 @@ import click
 import pytest
 
 from promptlogctl.cli import cli
-from promptlogctl.cli.output import safe
+from promptlogctl.cli.terminal import safe
 from promptlogctl.client import Client
 from promptlogd.config import Config
 from tests.ctl.command import ctl as _ctl
@@ -59,7 +59,7 @@ def test_a_file_runs_as_its_name_says_whatever_is_kept(socket_path: Path, tmp_pa
     for first, second in (("a.ts", "a.js"), ("b.js", "b.ts")):
         for name in (first, second):
             (tmp_path / name).write_text(f"{text} // {first}")
-            done = _ctl(socket_path, "exec", str(tmp_path / name))
+            done = _ctl(socket_path, "exec", "--keep", str(tmp_path / name))
             assert done.returncode == 0, done.stderr
             assert (b'["object"' in done.stdout) == name.endswith(".ts"), (first, name)
         refused = _ctl(socket_path, "submit", str(tmp_path / second))
@@ -67,12 +67,14 @@ def test_a_file_runs_as_its_name_says_whatever_is_kept(socket_path: Path, tmp_pa
         assert b"remove it first" in refused.stderr
     (tmp_path / "c.js").write_text(f"{text} // c")
     assert _ctl(socket_path, "submit", str(tmp_path / "c.js"), "--engine", "deno").returncode == 0
-    assert b'["object"' in _ctl(socket_path, "exec", str(tmp_path / "c.js")).stdout  # the engine is kept with it
+    assert (
+        b'["object"' in _ctl(socket_path, "exec", "--keep", str(tmp_path / "c.js")).stdout
+    )  # the engine is kept with it
 
 
 def test_console_and_usage_go_to_stderr(socket_path: Path) -> None:
     """stdout has the result alone."""
-    done = _ctl(socket_path, "exec", "--no-keep", "-", "--usage", input=b"console.warn('careful'); return [1]")
+    done = _ctl(socket_path, "exec", "-", "--usage", input=b"console.warn('careful'); return [1]")
     assert done.stdout == b"[1]\n"
     assert b"[warn] careful\ncpu " in done.stderr
 
@@ -115,10 +117,13 @@ def test_a_submit_of_what_is_kept_as_something_else(socket_path: Path) -> None:
     hash = _ctl(socket_path, "submit", "-", input=text).stdout.decode().strip()
     refused = _ctl(socket_path, "submit", "-", "--engine", "deno", input=text)
     assert refused.returncode == 2
-    command = refused.stderr.decode().strip().partition("promptlogctl ")[2].split()
-    assert command == ["remove", hash]
+    command = refused.stderr.decode().strip().rpartition("promptlogctl ")[2].split()
+    assert command == ["remove", "--force", hash]
     assert _ctl(socket_path, *command).returncode == 0
     assert _ctl(socket_path, "submit", "-", "--engine", "deno", input=text).returncode == 0
+    assert _ctl(socket_path, "submit", "-", "--engine", "quickjs", input=text).returncode == 2
+    assert _ctl(socket_path, "submit", "-", "--engine", "quickjs", "--replace", input=text).returncode == 0
+    assert json.loads(_ctl(socket_path, "show", hash, "--json").stdout)["engine"] == "quickjs"
 
 
 def test_no_color(tmp_path: Path) -> None:
@@ -153,7 +158,19 @@ def test_spawn(tmp_path: Path) -> None:
 
 def test_interrupted_it_takes_its_daemon_along(tmp_path: Path) -> None:
     """Ctrl-C during a run cancels it: exit code 3, and nothing is left."""
-    command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "-", "--cpu-ms", "9000", "--wall-ms", "9000"]
+    command = [
+        sys.executable,
+        "-m",
+        "promptlogctl",
+        "exec",
+        "--spawn",
+        "--keep",
+        "-",
+        "--cpu-ms",
+        "9000",
+        "--wall-ms",
+        "9000",
+    ]
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(tmp_path / "none"), "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
@@ -175,7 +192,7 @@ def test_interrupted_it_takes_its_daemon_along(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_interrupted_it_says_so(socket_path: Path, form: str) -> None:
     """Ctrl-C during a run is an error like others: a line on stderr, or with --json a line of JSON on stdout."""
-    command = [sys.executable, "-m", "promptlogctl", "exec", "--no-keep", "-", "--cpu-ms", "9000", "--wall-ms", "9000"]
+    command = [sys.executable, "-m", "promptlogctl", "exec", "-", "--cpu-ms", "9000", "--wall-ms", "9000"]
     command += ["--json"] if form == "json" else []
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
     with (
@@ -202,7 +219,7 @@ def test_interrupted_it_says_so(socket_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["ping"], ["stats"], ["list"], ["show", "@j"], ["run", "@j"], ["name", "j", "@j"], ["submit", "-"], ["doctor"],
-     ["exec", "-"], ["completion", "bash"], ["remove", "@j"]],
+     ["exec", "-"], ["completion", "bash"], ["remove", "--force", "@j"]],
     ids=lambda arguments: arguments[0],
 )  # fmt: skip
 def test_json_everywhere(socket_path: Path, arguments: list[str]) -> None:
@@ -218,8 +235,8 @@ def test_what_is_not_kept_is_said(socket_path: Path, tmp_path: Path) -> None:
     """A text that is kept for one engine is run for another, and not kept for it; who does so hears of it."""
     path = tmp_path / "same.js"
     path.write_text("return 'kept once'")
-    assert _ctl(socket_path, "exec", str(path)).stderr == b""
-    done = _ctl(socket_path, "exec", "--engine", "deno", str(path))
+    assert _ctl(socket_path, "exec", "--keep", str(path)).stderr == b""
+    done = _ctl(socket_path, "exec", "--keep", "--engine", "deno", str(path))
     assert done.stdout == b'"kept once"\n'
     assert b"not kept: this very text is kept as javascript for quickjs already" in done.stderr
 
@@ -238,7 +255,7 @@ def test_typescript_that_is_not_said_to_be(
     """What does not parse and looks like TypeScript comes with a word on how to say so."""
     path = tmp_path / name
     path.write_text(source)
-    for command in (["exec"], ["exec", "--no-keep"], ["submit"]):
+    for command in (["exec"], ["exec", "--keep"], ["submit"]):
         done = _ctl(socket_path, *command, str(path))
         assert done.returncode == 1
         assert (b"--language typescript" in done.stderr) is hint
@@ -396,8 +413,8 @@ def test_programs_are_completed(socket_path: Path) -> None:
             **os.environ,
             "PROMPTLOG_SOCKET": str(socket_path),
             "_PROMPTLOGCTL_COMPLETE": "bash_complete",
-            "COMP_WORDS": f"promptlogctl run {typed}",
-            "COMP_CWORD": "2",
+            "_PROMPTLOGCTL_LINE": f"promptlogctl run {typed}",
+            "_PROMPTLOGCTL_WORD": typed,
         }
         script = "from promptlogctl.cli import cli; cli(prog_name='promptlogctl')"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60)

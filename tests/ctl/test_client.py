@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -493,3 +494,14 @@ def test_errors_say_where(client: Client) -> None:
     with pytest.raises(RequestRefused) as refused:
         client.submit("\nconst x = ;")
     assert "line" not in refused.value.message
+
+
+def test_a_result_can_be_read_as_it_is_printed(client: Client) -> None:
+    """The `repr` of a result tells how the run ended, what it gave, and what it used, in one short line."""
+    result = client.run_source("console.log(1); return {a: [prompt]}", "b")
+    assert re.fullmatch(
+        r'<RunResult ok: {"a":\["b"\]} \(cpu [\d.]+ ms, wall [\d.]+ ms, peak memory [\d.]+ MiB, console lines: 1\)>',
+        repr(result),
+    )
+    assert repr(client.run_source("null.x")).startswith("<RunResult exception: TypeError: cannot read property 'x' of")
+    assert len(repr(client.run_source("return 'x'.repeat(1e5)"))) < 400

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from promptlogctl.client import AsyncClient, Client, NoDaemon
+from promptlogctl.client import AsyncClient, Client, NoDaemon, endpoint
+from promptlogd.wire.paths import Paths
 from tests.ctl.command import ctl
 
 _LONG = "x" * 120
@@ -90,3 +91,22 @@ def test_an_empty_path_is_a_value_error() -> None:
     """An empty path does not mean the current folder."""
     with pytest.raises(ValueError, match="the path of the socket is empty"):
         Client("")
+
+
+def test_who_has_no_daemon_hears_of_the_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where nobody answers on a user's default socket, and the system has a daemon, the error names its socket too."""
+    shared = tmp_path / "shared"
+    paths = {0: shared, 1000: tmp_path / "own"}
+    monkeypatch.setattr(endpoint, "default_paths", lambda euid, _: Paths(socket=paths[euid], state_dir=tmp_path))
+    monkeypatch.setattr(endpoint.os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("PROMPTLOG_SOCKET", raising=False)
+    hint = f"; or use the system's daemon: --socket {shared}"
+    for there in (False, True):
+        if there:
+            shared.touch()
+        with Client() as client, pytest.raises(NoDaemon) as refused:
+            client.ping()
+        assert str(refused.value).endswith(hint) is there
+        with Client(tmp_path / "own") as client, pytest.raises(NoDaemon) as refused:
+            client.ping()
+        assert hint not in str(refused.value)

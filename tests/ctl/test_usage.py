@@ -30,7 +30,7 @@ _FILE = "FILE"
         (["exec", "-", "--cpu-ms", "10000"], ["exec", "-", "--cpu-ms", "10001"], 2, "10000"),
         (["exec", "-", "--engine", "deno"], ["exec", "-", "--engine", "v8"], 2, "'v8' is not one of"),
         (["show", _KEPT], ["show", "0" * 64], 5, "no program"),
-        (["remove", _KEPT], ["remove", "0" * 64], 5, "no program"),
+        (["remove", "--force", _KEPT], ["remove", "--force", "0" * 64], 5, "no program"),
         (["name", "x", _KEPT], ["name", "x"], 2, "--back"),
         (["submit", "-", "--name", "a-b"], ["submit", "-", "--name", "a b"], 2, "begin with a letter"),
         (["exec", "-", "--memory-mb", "512"], ["exec", "-", "--memory-mb", "513"], 2, "512 MiB"),

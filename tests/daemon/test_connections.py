@@ -23,6 +23,8 @@ from tests.daemon.processes import (
     until,
 )
 
+pytestmark = pytest.mark.alone
+
 FOUR_CELLS = "[pool]\ncells = 4\nspare = 4\n"
 """Four runs at once, whatever the number of cores."""
 

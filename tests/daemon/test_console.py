@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,16 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from promptlogctl.client import Client, RunResult
-from promptlogd.wire.messages import LimitsAsked
+from promptlogd.wire import ClientSession
+from promptlogd.wire.messages import LimitsAsked, Run
 from sandbox.engines.host.columns import Text
 from sandbox.engines.host.console import Console
 from sandbox.engines.quickjs.host import stack
 from sandbox.limits import Limits
-from sandbox.outcome import ProgramException
+from sandbox.outcome import Ok, ProgramException
 from sandbox.protocol.events import Log
+from tests.daemon.processes import talk
 
 _SOURCE = """
 console.log("%s is %d of %i, %f%% %o%c.", "x", 5, "12px", "1.5", {a: 1}, "color: red", "rest", 1);
@@ -191,10 +195,107 @@ def test_a_cause_is_no_reason_to_lose_an_exception(client: Client, engine: Any) 
 def test_further_lines_of_a_console_call_stand_apart(socket_path: Path) -> None:
     """On a terminal no text of a program's looks like another call's line."""
     done = subprocess.run(
-        [sys.executable, "-m", "promptlogctl", "exec", "-", "--no-keep", "--socket", str(socket_path)],
+        [sys.executable, "-m", "promptlogctl", "exec", "-", "--socket", str(socket_path)],
         input="console.log('one\\n[error] two'); return 1",
         capture_output=True,
         text=True,
         check=True,
     )
     assert done.stderr == "[log] one\n    [error] two\n"
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_the_errors_in_an_error_are_told(client: Client, engine: Any) -> None:
+    """An AggregateError, also one of Promise.any, tells its inner errors in the console and in its own stack."""
+    any_of = "Promise.any([Promise.reject(new Error('first one')), Promise.reject('second one')])"
+    result = client.run_source(
+        f"try {{ await {any_of} }} catch (error) {{ console.log(error); throw error }}", engine=engine
+    )
+    assert isinstance(result.outcome, ProgramException)
+    assert result.outcome.name == "AggregateError"
+    for told in (result.outcome.stack, result.logs[0].text):
+        first, second = told.split("\nOne of its errors: ")[1:]
+        assert first.startswith("Error: first one")
+        assert second == "second one"
+    many = "throw new AggregateError(Array.from({length: 1000}, (_, n) => new Error('e' + n)), 'many')"
+    stack = client.run_source(many, engine=engine).outcome.stack  # type: ignore[union-attr]
+    assert "Error: e7" in stack
+    assert "Error: e8" not in stack
+    assert stack.endswith("\nand 992 more")
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_assertions_and_lines_of_groups(client: Client, engine: Any) -> None:
+    """A failed assertion formats its text. In a group each line of a text is indented, and frames keep their places."""
+    source = """console.assert(0, '%s is %d', 'x', 5); console.assert(0, {a: 1}); console.assert(0);
+    console.group('G'); console.log('one\\ntwo'); console.log(new Error('inside'));
+    console.groupEnd(); console.log('out\\nout');"""
+    result = client.run_source(source + "return 1", engine=engine)
+    texts = [line.text for line in result.logs]
+    assert texts[:5] == [
+        "Assertion failed: x is 5",
+        'Assertion failed {"a":1}',
+        "Assertion failed",
+        "G",
+        "  one\n  two",
+    ]
+    assert re.fullmatch(r"  Error: inside\n    at <anonymous> \(program\.js:2:\d+\)", texts[5])
+    assert texts[6:] == ["out\nout"]
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_a_lone_surrogate_in_a_result(client: Client, socket_path: Path, engine: Any, encoding: Any) -> None:
+    """It becomes U+FFFD, with a warning. Whole pairs, and texts that only look like escapes, stay as they are."""
+    for code, value, warned in (
+        ("return ['a\\ud800', '\\udc00b', {'\\udfff': 1}]", ["a\ufffd", "\ufffdb", {"\ufffd": 1}], True),
+        ("return '\\ud83d\\ude00'", "\U0001f600", False),
+        (r"return '\\ud800 \\\\ud800'", "\\ud800 \\\\ud800", False),
+        (r"return '\\\\' + '\ud800' + '\\' + '\ud800'", "\\\\\ufffd\\\ufffd", True),
+        ("return Array(20000).fill('\\ud800').join('x')", "x".join(["\ufffd"] * 20_000), True),
+    ):
+        sent = ClientSession(encoding=encoding).send(Run(id=1, source=code, engine=engine))
+        with talk(socket_path) as sock:
+            sock.sendall(sent)
+            session, replies = ClientSession(encoding=encoding), list[Any]()
+            while not replies:
+                replies = session.receive(sock.recv(1 << 20))
+        (finished,) = replies
+        assert isinstance(finished.outcome, Ok), finished
+        assert msgspec.json.decode(finished.outcome.value) == value
+        assert [line.level for line in finished.logs] == ["warn"] * warned
+    assert client.run_source(r"return '\ud800'", engine=engine).value == "\ufffd"
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_results_with_escapes_near_the_limit(client: Client, engine: Any) -> None:
+    """A text full of escapes as text is returned within the default limits; a result over its limit is told as that."""
+    escaped = r"\ud83d\ude00 " * 60_000
+    result = client.run_source("return prompt", escaped, engine=engine)
+    assert (result.outcome.__struct_config__.tag, result.logs) == ("ok", [])
+    assert result.value == escaped
+    limits = LimitsAsked(cpu_ms=1000)
+    large = client.run_source(r"return 'x'.repeat(2e6) + '\ud800'", engine=engine, limits=limits)
+    assert (large.outcome.__struct_config__.tag, large.logs) == ("output_limit", [])
+
+
+def test_raw_json_with_surrogates(client: Client) -> None:
+    """In the text of JSON.rawJSON escapes may have capitals: pairs stay, and lone ones are replaced."""
+    for raw, value in (
+        (r"\ud83d\uDE00", "\U0001f600"),
+        (r"\uD83D\ude00", "\U0001f600"),
+        (r"a\uD800", "a\ufffd"),
+        (r"\uDC00\ud83d\ude00\uD83D", "\ufffd\U0001f600\ufffd"),
+    ):
+        source = f"return JSON.rawJSON({json.dumps(json.dumps('')[:1] + raw + json.dumps('')[1:])})"
+        assert client.run_source(source, engine="deno").value == value, raw
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_large_data_in_an_errors_errors(client: Client, engine: Any) -> None:
+    """Data that a validation library puts beside an error's message does not take the place of the error."""
+    source = "const e = new Error('bad'); e.errors = [{data: Array(1e5).fill(1)}, 'plain']; throw e"
+    outcome = client.run_source(source, engine=engine).outcome
+    assert isinstance(outcome, ProgramException)
+    assert outcome.message == "bad"
+    assert outcome.stack.endswith("\nOne of its errors: [object]\nOne of its errors: plain")

@@ -123,7 +123,7 @@ def test_jails_do_not_have_the_daemons_groups(tmp_path: Path) -> None:
 )
 def test_a_root_that_may_not_set_uids_shares_one(tmp_path: Path, how: list[str]) -> None:
     """Root of a user namespace with one uid, or without CAP_SETUID, runs programs, and says `shared`."""
-    command = [*how, sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--no-keep", "-"]
+    command = [*how, sys.executable, "-m", "promptlogctl", "exec", "--spawn", "-"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PROMPTLOG_SOCKET": str(tmp_path / "none")}
     done = subprocess.run(command, input=b"return 1", capture_output=True, env=environment, timeout=60)
     assert done.stdout == b"1\n", done.stderr.decode()

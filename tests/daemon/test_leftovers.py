@@ -58,7 +58,7 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
 
 def test_the_next_private_daemon_removes_what_a_killed_command_left(tmp_path: Path) -> None:
     """The folder of a `--spawn` killed with SIGKILL is removed by the next one, and that of a living one is not."""
-    command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--no-keep"]
+    command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PROMPTLOG_SOCKET": str(tmp_path / "none")}
     endless = [*command, "--cpu-ms", "10000", "--wall-ms", "30000", "-"]
 
@@ -133,7 +133,7 @@ def test_a_folder_that_a_user_named_like_ours_is_left_alone(tmp_path: Path) -> N
     own.mkdir(mode=0o700)
     (own / "precious").touch()
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PROMPTLOG_SOCKET": str(tmp_path / "none")}
-    _run([sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--no-keep"], environment)
+    _run([sys.executable, "-m", "promptlogctl", "exec", "--spawn"], environment)
     assert (own / "precious").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -30,6 +31,8 @@ from tests.daemon.processes import (
     talk,
     until,
 )
+
+pytestmark = pytest.mark.alone
 
 
 def test_sigterm_drains(tmp_path: Path) -> None:
@@ -296,3 +299,36 @@ def test_a_program_runs_where_its_artifact_can_not_be_written(tmp_path: Path) ->
         (folder / ".artifact/in the way").mkdir(parents=True)
         assert [client.run(hash).value for _ in range(2)] == [7, 7]
         assert f"the artifact of program {hash} is not kept" in daemon.log.read_text()
+
+
+def test_the_log_tells_what_clients_did(tmp_path: Path) -> None:
+    """A submit, a removal, a run without result and a refusal have a line each, with time, uid and hash; no secret."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        hash = client.submit("if (prompt) throw new Error('said ' + prompt + env.key); return 1").hash
+        assert client.run(hash).value == 1
+        assert client.run(hash, "secret-prompt", env={"key": "secret-env"}).outcome.__struct_config__.tag == "exception"
+        with pytest.raises(RequestRefused):
+            client.run("@nobody")
+        client.remove(hash)
+    log = daemon.log.read_text()
+    assert "secret" not in log
+    lines = [line for line in log.splitlines() if ": uid " in line]
+    start = rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{{4}} INFO promptlogd\.[\w.]+: uid {os.getuid()}"
+    expected = (
+        f" submitted program {hash[:12]} for quickjs, kept",
+        rf": a run of program {hash[:12]}, after [\d.]+ ms of CPU, ended as exception",
+        r", client \d+: a request is refused: not_found",
+        f" removed program {hash[:12]}, with 0 names",
+    )
+    assert len(lines) == len(expected), log
+    for line, one in zip(lines, expected, strict=True):
+        assert re.fullmatch(start + one, line), line
+
+
+def test_the_journal_adds_the_time(tmp_path: Path) -> None:
+    """Where $JOURNAL_STREAM says that standard error leads to the journal, lines have no time of their own."""
+    script = 'export JOURNAL_STREAM=$(stat -Lc "%d:%i" /dev/stderr); exec "$0" -m promptlogd --config /nowhere'
+    for prefix, times in (("", 0), ("unset JOURNAL_STREAM; ", 1)):
+        command = ["bash", "-c", script.replace("exec", f"{prefix}exec"), sys.executable]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert re.match(r"\d{4}-" if times else "ERROR promptlogd: ", done.stderr), done.stderr

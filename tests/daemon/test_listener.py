@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import socket
 import stat
@@ -116,3 +117,33 @@ def test_a_stale_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> N
         listener.bind(path, 0o600)
     listening.close()
     assert not path.exists()
+
+
+def test_a_group_may_connect(tmp_path: Path) -> None:
+    """The socket belongs to the group that is asked for, by name or id, and has its mode. A wrong group is told."""
+    own = grp.getgrgid(os.getegid())
+    ids = {own.gr_name: own.gr_gid, str(own.gr_gid): own.gr_gid}
+    if os.geteuid() == 0:
+        ids[str(GROUP)] = GROUP
+    for group, group_id in ids.items():
+        listening = listener.bind(tmp_path / "s", 0o660, group)
+        status = (tmp_path / "s").lstat()
+        assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (group_id, 0o660)
+        listening.close()
+    with pytest.raises(ListenError, match="there is no group 'no-such-group'; make it"):
+        listener.bind(tmp_path / "s", 0o660, "no-such-group")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_group_that_may_not_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who may not give the socket to the group is told so, and no socket is left."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(
+        ListenError, match="to the group 4712: the daemon's user must be root, or a member of the group"
+    ):
+        listener.bind(tmp_path / "s", 0o660, "4712")
+    assert not (tmp_path / "s").exists()

@@ -12,9 +12,13 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from promptlogctl.client import Client, PromptlogError, RequestRefused
 from tests.daemon.ordinary_user import ordinary_user
 from tests.daemon.processes import until
+
+pytestmark = pytest.mark.alone
 
 
 def _is_ready(path: Path) -> bool:

@@ -18,6 +18,8 @@ from promptlogctl.client import Client, LimitsAsked
 from sandbox.cells.cell import START_S
 from tests.daemon.processes import Daemon, a_daemon, at_work, children, talk, until
 
+pytestmark = pytest.mark.alone
+
 _ENDLESS = {"type": "run", "id": 1, "source": "for(;;){}", "limits": {"cpu_ms": 9000, "wall_ms": 9000}}
 _WATCHED_S = 1.0
 

@@ -17,6 +17,8 @@ from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import CpuLimit, Ok, WallLimit
 from tests.daemon.processes import Daemon, a_daemon, at_work, cpu_s, is_alive, jailed_denos, until, watchdogs
 
+pytestmark = pytest.mark.alone
+
 _BUSY_S = 0.1
 """CPU time that a run has used when it is well under way."""
 

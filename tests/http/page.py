@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.http.fetch import TOLD, script
 from tests.http.servers import http_server
 
 SHOTS = Path(__file__).parents[2] / "docs/images"
@@ -229,12 +225,3 @@ def test_looks_and_accessibility(browser: Browser, url: str, size: str, scheme: 
         SHOTS.mkdir(exist_ok=True)
         page.screenshot(path=SHOTS / f"page-{size}-{scheme}.png", full_page=size == "phone")
     page.close()
-
-
-def test_fetch_of_node(url: str) -> None:
-    """The fetch of Node, which Playwright brings: all that the script does with Deno's."""
-    node, _ = compute_driver_executable()
-    command = [node, "--input-type=module", "-"]
-    done = subprocess.run(command, input=script(url), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == TOLD

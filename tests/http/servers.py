@@ -46,15 +46,20 @@ def http_server(
             assert "Traceback" not in said(), said()
 
 
-def connected(url: str) -> socket.socket:
-    """Return a socket that is connected to a server."""
+def connected(url: str, *, receive_bytes: int | None = None) -> socket.socket:
+    """Return a socket that is connected to a server. `receive_bytes`: size of its buffer for what comes (TCP)."""
     if url.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(20)
         sock.connect(url[5:])
         return sock
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+    sock = socket.socket()
+    sock.settimeout(20)
+    if receive_bytes is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    sock.connect((parts.hostname, parts.port))
+    return sock
 
 
 def exchanged(url: str, sent: bytes) -> bytes:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,9 +23,11 @@ from promptlogctl.http import Application, Settings
 from promptlogctl.http import backend as backend_module
 from promptlogctl.http import json_body as body_module
 from promptlogctl.http import server as server_module
-from tests.daemon.processes import until
+from tests.daemon.processes import a_daemon, until
 from tests.daemons import configured_daemon
 from tests.http.servers import connected, exchanged, http_server, status_of
+
+pytestmark = pytest.mark.alone
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -195,6 +198,53 @@ def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch, socket_pat
             while part := sock.recv(1 << 20):
                 received += len(part)
             assert received < 19_000_000
+
+
+def test_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """A client that reads a part of its responses in each of these times gets all of them, however long it takes."""
+    monkeypatch.setattr(server_module, "STALL_S", 0.3)
+    with _served(Settings(socket=socket_path)) as (url, _), connected(url, receive_bytes=65536) as sock:
+        code = b'{"code":"return \'x\'.repeat(4000000)","limits":{"cpu_ms":2000,"result_bytes":4194304}}'
+        head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(code)
+        sock.sendall((head + code) * 4)
+        received, ends = 0, time.monotonic() + 60
+        while received < 16_000_000 and time.monotonic() < ends:
+            until_next = received + 400_000
+            while received < min(until_next, 16_000_000):
+                part = sock.recv(65536)
+                assert part, "the server closed the connection"
+                received += len(part)
+            time.sleep(0.1)
+        assert received >= 16_000_000
+
+
+def test_a_last_response_that_nobody_reads(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """A connection that is to be closed once its response is read is closed without that, after some time."""
+    monkeypatch.setattr(server_module, "STALL_S", 0.3)
+    # What does not fit into the kernel's buffers is to be little, so that the other watch does not see it.
+    monkeypatch.setattr(server_module.Protocol, "pause_writing", lambda protocol: None)
+    with _served(Settings(socket=socket_path)) as (url, server), connected(url, receive_bytes=4096) as sock:
+        code = b'{"code":"return \'x\'.repeat(4000000)","limits":{"cpu_ms":2000,"result_bytes":4194304}}'
+        head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + JSON
+        sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(code) + code)
+        until(lambda: bool(server.server_state.total_requests))
+        until(lambda: not server.server_state.connections)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "exec"), ("GET", "programs"), ("POST", "submit")])
+def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, path: str) -> None:
+    """While the daemon does not answer, a request is 504 after some time; once it goes on, the next one is served."""
+    monkeypatch.setattr(backend_module, "_ANSWER_S", 0.5)
+    body = None if method == "GET" else {"code": "return 1"}
+    with a_daemon(tmp_path) as daemon, _served(Settings(socket=daemon.socket)) as (url, _):
+        assert httpx.request(method, f"{url}{path}", json=body, timeout=20).status_code == 200
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            response = httpx.request(method, f"{url}{path}", json=body, timeout=20)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        assert (response.status_code, response.json()["code"]) == (504, "no_answer")
+        assert httpx.request(method, f"{url}{path}", json=body, timeout=20).status_code == 200
 
 
 def test_a_client_that_leaves_cancels_its_run(url: str, client: Client) -> None:

@@ -10,8 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from promptlogd.store import Ambiguous, BadReference, Damaged, NotFound, Store, StoreFailed, StoreUnsafe, Submission
+from promptlogd.store import (
+    Ambiguous,
+    BadReference,
+    Damaged,
+    KeptForAnother,
+    NotFound,
+    Store,
+    StoreFailed,
+    StoreUnsafe,
+    Submission,
+)
 from tests.store.programs import ARTIFACT, BUILD, submit, text
 
 
@@ -262,3 +273,34 @@ def test_spares(folder: Path) -> None:
     assert _hidden(store)
     store.close()
     assert not _hidden(store)
+
+
+def test_a_program_can_be_kept_for_another_engine(folder: Path) -> None:
+    """With `replace` the engine and the language change, at once and for good; names, runs, owner and time stay."""
+    store = Store.open(folder)
+    source = b"return 'for whom'"
+    hash = _submit(store, source, name="whose")
+    before = store.show(hash).fact
+    assert store.load(hash).engine == store.recall(hash).engine == "quickjs"  # type: ignore[union-attr]
+    store.record_run(hash)
+    program = text(source, engine="deno", language="typescript")
+    staged = store.stage(program, uid=8)
+    submission = Submission(staged=staged, artifact=ARTIFACT, build=BUILD, engine="deno", language="typescript")
+    with pytest.raises(KeptForAnother):
+        store.keep(submission)
+    assert store.keep(replace(submission, replace=True)) == (hash, False)
+    for _ in range(2):
+        assert store.recall(hash) in (None, program)
+        assert store.load(store.resolve("@whose")) == program
+        shown = store.show(hash)
+        assert (shown.fact.engine, shown.fact.language, shown.fact.runs) == ("deno", "typescript", 1)
+        assert (shown.fact.created_by, shown.fact.created_at, shown.names) == (7, before.created_at, ["whose"])
+        assert store.artifact(hash, "deno", BUILD) == ARTIFACT
+        store.close()
+        store = Store.open(folder)
+    store.close()
+    for file in folder.glob("facts.sqlite3*"):  # the metadata says the same
+        file.unlink()
+    store = Store.open(folder)
+    assert store.load(hash) == program
+    store.close()

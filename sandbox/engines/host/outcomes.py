@@ -39,8 +39,8 @@ _TEXT_CHARACTERS = 32 * 1024
 
 _raw_decoder = json.Decoder(Raw)
 
-_HALF = re.compile(rb"\\ud[89a-f]")
-_PAIR = re.compile(rb"\\ud[89ab]..\\ud[c-f]..", re.DOTALL)
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_PAIR = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..", re.DOTALL)
 _HALVES = 2000
 """Escaped surrogates that are examined: 2 ms. Engines escape lone surrogates only, so the first one is lone unless the
 engine was taken over."""

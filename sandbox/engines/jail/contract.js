@@ -13,7 +13,8 @@ const contract = ((globalThis) => ((log, web, now) => {
   const { apply, defineProperty } = Reflect;
   const { stringify } = JSON;
   const then = Promise.prototype.then;
-  const { indexOf, slice, startsWith, trimEnd } = String.prototype;
+  const { indexOf, isWellFormed, slice, split, startsWith, trimEnd } = String.prototype;
+  const { join } = Array.prototype;
   const tagOf = Object.prototype.toString;
   const toWellFormed = String.prototype.toWellFormed;
   const text = String;
@@ -65,10 +66,27 @@ const contract = ((globalThis) => ((log, web, now) => {
     const { cause } = error;
     if (cause === undefined || cause === null) return '';
     if (isError(cause)) return '\nCaused by: ' + account(cause, deep + 1);
-    return '\nCaused by: ' + (typeof cause === 'object' ? readable(cause, CAUSE_MEMBERS) ?? '[object]' : show(cause));
+    return '\nCaused by: ' + brief(cause);
+  };
+  // What is thrown along with an error may be large.
+  const brief = (value) =>
+    typeof value === 'object' && value !== null ? readable(value, CAUSE_MEMBERS) ?? '[object]' : show(value);
+  // The errors in an AggregateError.
+  const ERRORS_TOLD = 8;
+  const errorsOf = (error, deep) => {
+    if (deep === CAUSES_DEEP) return '';
+    const { errors } = error;
+    if (!isArray(errors)) return '';
+    let told = '';
+    const { length } = errors;
+    for (let i = 0; i < length && i < ERRORS_TOLD && told.length <= MESSAGE_CHARACTERS; i++) {
+      const one = errors[i];
+      told += '\nOne of its errors: ' + (isError(one) ? account(one, deep + 1) : brief(one));
+    }
+    return length > ERRORS_TOLD ? told + '\nand ' + text(length - ERRORS_TOLD) + ' more' : told;
   };
   const account = (error, deep = 0) =>
-    apply(trimEnd, apply(ErrorPrototypeString, error, []) + framesOf(error), []) + causesOf(error, deep);
+    apply(trimEnd, apply(ErrorPrototypeString, error, []) + framesOf(error), []) + errorsOf(error, deep) + causesOf(error, deep);
 
   // As JSON, with something in the place of what JSON has no word for; undefined if there is too much of it for a line that
   // someone reads. `seen` and `path` go down side by side.
@@ -181,6 +199,15 @@ const contract = ((globalThis) => ((log, web, now) => {
 
   const GROUPS_DEEP = 32;
   let indent = '';
+  // Each line of a text, but for frames, which the daemon knows by how they begin.
+  const indented = (string) => {
+    let done = indent;
+    for (let at; (at = apply(indexOf, string, ['\n'])) >= 0 && done.length <= logLeft; string = apply(slice, string, [at + 1])) {
+      done += apply(slice, string, [0, at + 1]);
+      if (!apply(startsWith, string, ['    at ', at + 1])) done += indent;
+    }
+    return done + string;
+  };
   const write = (level, values) => {
     if (logLeft < 0) {
       if (!cutTold) log(level, '');  // past the limit: told as cut, and not kept
@@ -188,7 +215,7 @@ const contract = ((globalThis) => ((log, web, now) => {
       return;
     }
     const before = placed(values);
-    let line = indent + before.text;
+    let line = before.text;
     let apart = before.used ? ' ' : '';
     for (let i = before.used; i < values.length; i++) {
       const shown = show(values[i]);
@@ -196,7 +223,7 @@ const contract = ((globalThis) => ((log, web, now) => {
       apart = apply(indexOf, shown, ['\n    at ']) < 0 ? ' ' : '\n';
       if (line.length > logLeft) break;
     }
-    line = cut(line, logLeft + 1);
+    line = cut(indent === '' ? line : indented(line), logLeft + 1);
     logLeft -= line.length + 16;
     log(level, line);
   };
@@ -208,7 +235,9 @@ const contract = ((globalThis) => ((log, web, now) => {
     console[name] = { [name](...values) { write(level, values); } }[name];
   }
   console.assert = function assert(condition, ...values) {
-    if (!condition) write(4, ['Assertion failed', ...values]);
+    if (condition) return;
+    const [first, ...others] = values;
+    write(4, typeof first === 'string' ? ['Assertion failed: ' + first, ...others] : ['Assertion failed', ...values]);
   };
   console.group = function group(...values) {
     if (values.length) write(1, values);
@@ -269,7 +298,8 @@ const contract = ((globalThis) => ((log, web, now) => {
   const traceOf = (error) => {
     try {
       const frames = cut(apply(slice, framesOf(error), [1]), MESSAGE_CHARACTERS);
-      return apply(trimEnd, frames, []) + cut(isError(error) ? causesOf(error, 0) : '', MESSAGE_CHARACTERS);
+      const others = isError(error) ? errorsOf(error, 0) + causesOf(error, 0) : '';
+      return apply(trimEnd, frames, []) + cut(others, MESSAGE_CHARACTERS);
     } catch {
       return '';
     }
@@ -333,7 +363,38 @@ const contract = ((globalThis) => ((log, web, now) => {
       const type = typeof value;
       return report('b', type === 'undefined' ? (inModule ? MISSING_IN_MODULE : MISSING) : 'the result is not JSON: it is a ' + type, '', '');
     }
-    return json.length > resultLimit ? report('o', text(json.length), '', '') : json;
+    // What is replaced below gets shorter, at most from six characters to one.
+    if (json.length > ESCAPE_CHARACTERS * resultLimit) return report('o', text(json.length), '', '');
+    const sent = typeof value === 'string' && apply(isWellFormed, value, []) ? json : withoutLoneSurrogates(json);
+    if (sent.length > resultLimit) return report('o', text(sent.length), '', '');
+    if (sent !== json) write(3, ['the result has a lone surrogate; U+FFFD takes its place']);
+    return sent;
+  };
+
+  // JSON.stringify escapes lone surrogates, which strict readers of JSON refuse: U+FFFD takes their place. It writes small
+  // digits; the text of JSON.rawJSON may have capitals, and whole pairs.
+  const ESCAPE_CHARACTERS = 6;
+  const HIGH = '89abAB', LOW = 'cdefCDEF';
+  const isSurrogate = (string, at, digits) =>
+    string[at] === '\\' && string[at + 1] === 'u' && (string[at + 2] === 'd' || string[at + 2] === 'D') &&
+    apply(indexOf, digits, [string[at + 3] ?? '?']) >= 0;
+  const isLone = (string, at) =>
+    (isSurrogate(string, at, HIGH) && !isSurrogate(string, at + ESCAPE_CHARACTERS, LOW)) ||
+    (isSurrogate(string, at, LOW) && !isSurrogate(string, at - ESCAPE_CHARACTERS, HIGH));
+  const withoutLoneSurrogates = (json) => {
+    for (const escape of ['\\ud', '\\uD']) {
+      if (apply(indexOf, json, [escape]) < 0) continue;
+      // Of the same length, without the backslashes that stand for themselves.
+      const escapes = apply(join, apply(split, json, ['\\\\']), ['--']);
+      let done = '', from = 0;
+      for (let at = 0; (at = apply(indexOf, escapes, [escape, at])) >= 0; at += ESCAPE_CHARACTERS) {
+        if (!isLone(escapes, at)) continue;
+        done += apply(slice, json, [from, at]) + '\ufffd';
+        from = at + ESCAPE_CHARACTERS;
+      }
+      if (from > 0) json = done + apply(slice, json, [from]);
+    }
+    return json;
   };
 
   // Without a constructor of its own a promise is followed with the pristine one, whatever the program did

@@ -53,6 +53,35 @@ def test_a_process_that_was_started_ends_with_its_starter(tmp_path: Path) -> Non
             os.kill(pid, signal.SIGKILL)
 
 
+_LAUNCH = Path(__file__).parents[3] / "sandbox/cells/launch"
+
+
+def test_what_is_launched_late_does_not_start(tmp_path: Path) -> None:
+    """If its starter is gone by the time that it would become nsjail, nothing starts, and that is no error."""
+    for parent, started in ((os.getpid(), True), (1, False)):
+        script = [str(_LAUNCH), str(parent), "--", "/bin/sh", "-c", f"echo $# $HOME; touch {tmp_path}/{started}"]
+        done = subprocess.run(script, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert (tmp_path / str(started)).exists() is started
+        assert done.stdout == (b"0\n" if started else b"")  # without an environment
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        (["--", "/nowhere"], 1, "/nowhere: No such file or directory\n"),
+        (["/nowhere/cgroup.procs", "--", "/bin/true"], 1, "/nowhere/cgroup.procs: No such file or directory\n"),
+        (["/dev/full", "--", "/bin/true"], 1, "/dev/full: No space left on device\n"),
+        (["/dev/null", "--"], 2, "launch: no command\n"),
+        (["/dev/null"], 2, "usage: launch PARENT CGROUP_FILE... -- COMMAND ARGUMENT...\n"),
+    ],
+)
+def test_the_launcher_says_what_failed(more: list[str], code: int, says: str) -> None:
+    """Each way to fail has an exit code and a line that names the file."""
+    done = subprocess.run([str(_LAUNCH), str(os.getpid()), *more], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, says)
+
+
 async def test_what_keeps_it_from_starting_is_told(plan: Plan, tmp_path: Path) -> None:
     """An executable that is not there, and a cgroup that can't be joined, are named in the error."""
     missing = msgspec.structs.replace(plan, executable=tmp_path / "nsjail")

@@ -1,0 +1,103 @@
+// A small client of promptlogd in JavaScript, for Node and Deno: one connection, JSON lines, requests side by side.
+//
+//     node examples/client.mjs /run/promptlog/promptlog.sock
+//
+// docs/protocol.md has all requests; docs/vectors.json has examples of each message.
+
+import { connect } from "node:net";
+import { argv } from "node:process";
+import { pathToFileURL } from "node:url";
+
+export class Refused extends Error {
+  constructor({ code, message, detail }) {
+    super(message);
+    this.code = code; // what to branch on: not_found, busy, ...
+    this.detail = detail ?? {};
+  }
+}
+
+export class Client {
+  #socket;
+  #waiting = new Map();
+  #next = 1;
+  #rest = Buffer.alloc(0);
+  #error; // why the connection is gone
+
+  constructor(path) {
+    this.#socket = connect(path);
+    this.#socket.on("data", (data) => this.#read(data));
+    this.#socket.on("error", (error) => this.#lost(error));
+    this.#socket.on("close", () => this.#lost(new Error("the daemon closed the connection")));
+  }
+
+  /**
+   * Send a request; resolve with its final reply, or reject with Refused or the connection's error.
+   * `onLog` gets each console line of a run with stream_logs.
+   */
+  ask(request, onLog) {
+    if (this.#error !== undefined) return Promise.reject(this.#error);
+    const id = this.#next++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject, onLog });
+      this.#socket.write(`${JSON.stringify({ id, ...request })}\n`);
+    });
+  }
+
+  /** Run a kept program (a hash or @NAME) and resolve with its value. */
+  async run(program, prompt = "", more = {}) {
+    const { outcome } = await this.ask({ type: "run", hash: program, prompt, ...more });
+    if (outcome.kind !== "ok") throw Object.assign(new Error(outcome.message ?? outcome.kind), { outcome });
+    return outcome.value;
+  }
+
+  close() {
+    this.#socket.end();
+  }
+
+  #read(data) {
+    // Lines are split as bytes: a character may come in two parts.
+    const bytes = Buffer.concat([this.#rest, data]);
+    let from = 0;
+    try {
+      for (let end; (end = bytes.indexOf(10, from)) >= 0; from = end + 1) {
+        this.#take(JSON.parse(bytes.toString("utf8", from, end)));
+      }
+    } catch (error) { // not JSON, or an error of `onLog`
+      this.#socket.destroy(error);
+      return this.#lost(error);
+    }
+    this.#rest = bytes.subarray(from);
+  }
+
+  #take(reply) {
+    const waiting = this.#waiting.get(reply.id);
+    if (reply.id === undefined) return this.#lost(new Refused(reply)); // the daemon could not read what was sent
+    if (waiting === undefined) return;
+    if (reply.type === "log") return waiting.onLog?.(reply);
+    this.#waiting.delete(reply.id);
+    if (reply.type === "error") waiting.reject(new Refused(reply));
+    else waiting.resolve(reply);
+  }
+
+  #lost(error) {
+    this.#error ??= error;
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+  }
+}
+
+async function main(path) {
+  const client = new Client(path);
+  const { hash } = await client.ask({ type: "submit", source: "return [...prompt].reverse().join('')" });
+  console.log(hash, await client.run(hash, "hello world"));
+  const lines = [];
+  const source = "console.log('one'); console.log('two'); return 3";
+  await client.ask({ type: "run", source, stream_logs: true }, (line) => lines.push(line.text));
+  const values = await Promise.all(["a", "bc", "d\u{1f600}"].map((prompt) => client.run(hash, prompt)));
+  console.log(JSON.stringify([lines, values]));
+  await client.run("@nobody").catch((error) => console.log(error.code));
+  await client.ask({ type: "run", source: "null.x" }).then(({ outcome }) => console.log(outcome.name, outcome.line));
+  client.close();
+}
+
+if (argv[2] !== undefined && import.meta.url === pathToFileURL(argv[1]).href) await main(argv[2]);

@@ -1,0 +1,106 @@
+"""Output for terminals: width, styles, escaping, tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from typing import Any, TextIO
+
+import click
+
+
+def safe(text: str, *, lines: bool = False, code: str | None = None) -> str:
+    """Return text with control characters escaped, so that it can't drive a terminal. Line breaks stay if asked.
+
+    `code`: how to write an escape, JSON's for example; default: Python's.
+    """
+    kept = "\t\n" if lines else "\t"
+
+    def escape(character: str) -> str:
+        if character.isprintable() or character in kept:
+            return character
+        if code is not None and ord(character) < 0x10000:
+            return code.format(ord(character))
+        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+    return "".join(map(escape, text))
+
+
+def styled(text: str, stream: TextIO, **style: Any) -> str:
+    """Return text in a style of click's, if it goes to a terminal that has styles, and $NO_COLOR is not set.
+
+    https://no-color.org
+    """
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return click.style(text, **style) if stream.isatty() and not plain else text
+
+
+def columns(stream: TextIO) -> int | None:
+    """Return the width of the terminal that a stream goes to, in cells; None if it goes to none."""
+    if not stream.isatty():
+        return None
+    wanted = os.environ.get("COLUMNS", "")
+    if wanted.isdecimal() and 0 < int(wanted) < 10_000:
+        return int(wanted)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+def say(text: str | bytes) -> None:
+    """Print a line on stderr. A line that can't be written is lost; the exit code does not change."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        discard_output(sys.stderr)
+
+
+def discard_output(stream: TextIO) -> None:
+    """Redirect a stream to /dev/null. Otherwise Python fails at its end, when it flushes the buffer."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def excerpt(text: str, at: int, width: int) -> tuple[str, int]:
+    """Return the part of a line around the index `at`, at most `width` cells wide, and the cells before that index."""
+    # A line may have a million characters, or only such that take no cell.
+    first = max(0, at - 2 * width)
+    text, at = text[first : at + 2 * width], at - first
+    shown = [safe(character) for character in text]
+    cells = [sum(map(_cells, one)) for one in shown]
+    start, before = at, 0
+    whole = sum(cells) <= width
+    while start > 0 and (whole or before + cells[start - 1] <= width // 2):
+        start -= 1
+        before += cells[start]
+    end, taken = at, before
+    while end < len(shown) and taken + cells[end] <= width:
+        taken += cells[end]
+        end += 1
+    return "".join(shown[start:end]), before
+
+
+def _cells(character: str) -> int:
+    """Return how many cells of a terminal a character takes."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def table(header: list[str], rows: list[list[str]], *, cut: bool = True) -> None:
+    """Print rows: aligned under a header for a terminal, tab-separated otherwise.
+
+    `cut`: on a terminal, cut lines at its width.
+    """
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for index, row in enumerate([header, *rows]):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        most = columns(sys.stdout)
+        if cut and most is not None and len(text) > most:
+            text = text[: most - 1] + "\u2026"
+        click.echo(styled(text, sys.stdout, bold=True) if index == 0 else text)

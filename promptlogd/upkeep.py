@@ -1,0 +1,99 @@
+"""Periodic work of the daemon: flush counts, make spare folders, trim memory, collect garbage, report to systemd."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+
+import trio
+
+from promptlogd import allocator
+from promptlogd.admission import Admission
+from promptlogd.clients import Clients
+from promptlogd.service_manager import Notifier
+from promptlogd.store import Store
+
+_log = logging.getLogger(__name__)
+_FLUSH_S = 1.0
+_TRIM_S = 10.0
+
+_COLLECT_S, _COLLECT_AT_LATEST_S = 60.0, 3600.0
+"""Interval of full garbage collections, and the longest one."""
+
+_FEW_CONNECTIONS = 64
+"""Up to so many connections, a full collection takes 1 ms. With more it is put off."""
+
+_SPARES_WAIT_S = 0.005
+
+
+class Upkeep:
+    """Does the periodic work."""
+
+    def __init__(self, store: Store, clients: Clients, admission: Admission, notifier: Notifier) -> None:
+        self._store = store
+        self._clients = clients
+        self._admission = admission
+        self._notifier = notifier
+        self._kept = trio.Event()
+        """Set when a program was kept."""
+
+    def on_kept(self) -> None:
+        """Note that a program was kept: the store may prepare for the next one."""
+        self._kept.set()
+
+    async def serve(self) -> None:
+        """Do it until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for work in (self._flush, self._make_spares, self._trim, self._collect):
+                nursery.start_soon(work)
+            if self._notifier.is_wanted:
+                nursery.start_soon(self._tell_systemd)
+
+    async def _flush(self) -> None:
+        while True:
+            await trio.sleep(_FLUSH_S)
+            await _try_in_thread(self._store.flush)
+
+    async def _trim(self) -> None:
+        seen = 0
+        while True:
+            await trio.sleep(_TRIM_S)
+            if (runs := self._admission.finished) != seen:
+                seen = runs
+                await _try_in_thread(allocator.trim)
+
+    async def _collect(self) -> None:
+        """Run a full garbage collection once a minute while there are few connections, and once an hour with many.
+
+        It has little to do: connections and runs that have ended are freed without it.
+        """
+        collected_at = trio.current_time()
+        while True:
+            await trio.sleep(_COLLECT_S)
+            overdue = trio.current_time() - collected_at >= _COLLECT_AT_LATEST_S
+            if overdue or self._clients.connected <= _FEW_CONNECTIONS:
+                collected_at = trio.current_time()
+                gc.collect()
+
+    async def _make_spares(self) -> None:
+        while True:
+            await _try_in_thread(self._store.make_spares)
+            await self._kept.wait()
+            self._kept = trio.Event()
+            await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
+
+    async def _tell_systemd(self) -> None:
+        """Report that the loop turns. Without such reports, systemd restarts the daemon (WatchdogSec=)."""
+        while True:
+            clients, admission = self._clients, self._admission
+            self._notifier.alive(f"{clients.connected} clients, {admission.running} runs, {admission.queued} waiting")
+            await trio.sleep(self._notifier.interval_s)
+
+
+async def _try_in_thread(work: Callable[[], object]) -> None:
+    """Do periodic work in a thread. A failing host, such as one without threads, must not end the daemon."""
+    try:
+        await trio.to_thread.run_sync(work)
+    except (OSError, RuntimeError) as error:
+        _log.error("%s; it is tried again", error)

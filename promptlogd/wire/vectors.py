@@ -1,0 +1,144 @@
+"""Write docs/vectors.json, examples of messages and their bytes: `python -m promptlogd.wire.vectors`.
+
+They are for who writes a client in another language: what it must send, and what it must be able to read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import msgspec
+
+from promptlogd.wire import messages as m
+from promptlogd.wire.framing import Encoding
+from promptlogd.wire.session import ClientSession, ServerSession
+from sandbox import outcome as o
+
+_HASH = "4d7225405c12ced6de6e92fec92f4c7bee893ee6125850d16bbe3832411928f1"
+_ENGINE = "quickjs-ng 0.17"
+_USAGE = o.Usage(cpu_ms=1.5, wall_ms=2.25, peak_memory_bytes=4194304)
+_JSON = msgspec.Raw(b'{"n":1.50,"s":"\xc3\xa4","a":[null,true]}')
+_TEXT = 'quotes " \\ / and \u00e4 \u6f22 \U0001f600, line\nfeed, \u0001'
+
+REQUESTS: list[tuple[str, m.Request]] = [
+    ("the smallest request", m.Ping(id=0)),
+    ("an id that is a text", m.Ping(id="first")),
+    ("the largest id", m.Ping(id=2**53 - 1)),
+    ("a program", m.Submit(id=1, source="const result = prompt.length")),
+    ("a program with a name, in TypeScript", m.Submit(id=1, source=_TEXT, name="a.b-c_1", language="typescript")),
+    ("a run of a kept program", m.Run(id=2, hash=_HASH, prompt=_TEXT)),
+    ("a run by a name, with an env that is sent as it is", m.Run(id=2, hash="@a", env=_JSON)),
+    (
+        "a run of a source, with all that can be asked",
+        m.Run(
+            id=3,
+            source="return 1",
+            engine="deno",
+            language="typescript",
+            limits=m.LimitsAsked(cpu_ms=100, wall_ms=2000, memory_bytes=1 << 26, result_bytes=1000, log_bytes=1000),
+            isolation="jail",
+            stream_logs=True,
+        ),
+    ),
+    ("the cancel of a run", m.Cancel(id=4, target=3)),
+    ("all about a program", m.Show(id=5, hash="@a", source=True)),
+    ("the first page", m.List(id=6, limit=2)),
+    ("a further page", m.List(id=6, limit=2, after="20261130")),
+    ("a removal", m.Remove(id=7, hash=_HASH[:8])),
+    ("a name that moves", m.Label(id=8, name="a", hash=_HASH)),
+    ("a name that moves back", m.Label(id=8, name="a")),
+    ("counts", m.Stats(id=9)),
+]  # fmt: skip
+
+_OUTCOMES: list[o.Outcome] = [
+    o.Ok(value=_JSON),
+    o.ProgramException(name="TypeError", message=_TEXT, stack="    at f (program.js:3:3)", line=3, column=3),
+    o.ProgramSyntaxError(message="unexpected token", line=1, column=9),
+    o.BadResult(message="the program gave no result"),
+    o.CpuLimit(limit=50, used=50.5),
+    o.WallLimit(limit=1000, used=1000.5),
+    o.MemoryLimit(limit=1 << 27, used=1 << 27),
+    o.OutputLimit(limit=1 << 20, used=2_000_002),
+    o.Cancelled(),
+    o.Crashed(message="the process was killed", signal="SIGSYS"),
+]
+
+REPLIES: list[tuple[str, m.Reply]] = [
+    ("versions", m.Pong(id=0, version="1.0", protocol=m.PROTOCOL_VERSION, pid=42, engines={"quickjs": _ENGINE})),
+    ("kept", m.Submitted(id=1, hash=_HASH, created=True)),
+    ("a console line", m.Log(id=3, level="warn", text=_TEXT)),
+    (
+        "a run with console lines",
+        m.Finished(
+            id=2, hash=_HASH, outcome=_OUTCOMES[0], logs=[o.LogLine(level="log", text="a")], usage=_USAGE,
+            engine_version=_ENGINE,
+        ),
+    ),
+    *((f"the outcome {one.__struct_config__.tag}", m.Finished(id=2, hash=_HASH, outcome=one, logs=[], usage=_USAGE))
+      for one in _OUTCOMES),
+    ("cancelled", m.Cancelling(id=4, found=True)),
+    ("a removal", m.Removed(id=7, hash=_HASH, names=["a", "b"])),
+    ("a name that moved", m.Named(id=8, name="a", hash=_HASH)),
+    *((f"the error {code}", m.Error(id=1, code=code, message="why", detail={"line": 1}))
+      for code in get_args(m.ErrorCode)),
+    ("an error for what no id could be read from", m.Error(code="bad_request", message="why")),
+]  # fmt: skip
+
+REFUSED: list[tuple[str, Encoding, bytes, bool]] = [
+    ("an unknown field", "json", b'{"type":"ping","id":1,"more":2}\n', False),
+    ("an unknown type", "json", b'{"type":"nothing","id":1}\n', False),
+    ("an id below 0", "json", b'{"type":"ping","id":-1}\n', True),
+    ("no id", "json", b'{"type":"ping"}\n', True),
+    ("not JSON", "json", b'{"type":"ping","id":\n', True),
+    ("a lone byte in place of a map", "msgpack", bytes.fromhex("0000000101"), True),
+    ("a frame over the cap", "msgpack", bytes.fromhex("7fffffff"), True),
+]
+"""Description, encoding, bytes, and whether the daemon closes the connection."""
+
+
+def _vector(about: str, message: Any, frames: dict[Encoding, bytes]) -> dict[str, Any]:
+    line = frames["json"].decode()
+    return {"about": about, "message": json.loads(line), "json": line, "msgpack": frames["msgpack"].hex()}
+
+
+def _of_request(request: m.Request) -> dict[Encoding, bytes]:
+    return {encoding: ClientSession(encoding=encoding).send(request) for encoding in get_args(Encoding)}
+
+
+def _of_reply(reply: m.Reply) -> dict[Encoding, bytes]:
+    return {encoding: b"".join(_server(encoding).send(reply)) for encoding in get_args(Encoding)}
+
+
+def _server(encoding: Encoding) -> ServerSession:
+    """Return the daemon's end of a connection whose first request had this encoding."""
+    session = ServerSession()
+    list(session.events(ClientSession(encoding=encoding).send(m.Ping(id=0))))
+    return session
+
+
+def vectors() -> dict[str, Any]:
+    """Return the content of docs/vectors.json."""
+    return {
+        "protocol": m.PROTOCOL_VERSION,
+        "requests": [_vector(about, request, _of_request(request)) for about, request in REQUESTS],
+        "replies": [_vector(about, reply, _of_reply(reply)) for about, reply in REPLIES],
+        "refused": [
+            {"about": about, encoding: data.decode() if encoding == "json" else data.hex(), "closes": closes}
+            for about, encoding, data, closes in REFUSED
+        ],
+    }
+
+
+def parts() -> Iterator[str]:
+    """Yield the parts of the file, which has a vector on each line."""
+    found = vectors()
+    yield f'{{"protocol": {found["protocol"]}'
+    for kind in ("requests", "replies", "refused"):
+        yield f',\n"{kind}": [\n' + ",\n".join(json.dumps(one, ensure_ascii=True) for one in found[kind]) + "\n]"
+    yield "}\n"
+
+
+if __name__ == "__main__":
+    print("".join(parts()), end="")

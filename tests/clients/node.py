@@ -1,0 +1,34 @@
+"""Clients on Node, the one that Playwright brings: `make test-page`. Not a part of `make test`, since it needs that."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from playwright._impl._driver import compute_driver_executable
+
+from promptlogctl.client import Client
+from tests.http.fetch import TOLD, script
+from tests.http.servers import http_server
+from tests.wire.test_vectors import CLIENT_PRINTS, ROOT
+
+
+def _node(*arguments: str, input: str = "") -> str:
+    """Run Node, and return what it printed."""
+    node, _ = compute_driver_executable()
+    done = subprocess.run([node, *arguments], input=input, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_fetch(socket_path: Path) -> None:
+    """Node's fetch: all that the script does with Deno's."""
+    with http_server(daemon=socket_path) as url:
+        assert json.loads(_node("--input-type=module", "-", input=script(url))) == TOLD
+
+
+def test_the_client_in_javascript(client: Client, socket_path: Path) -> None:
+    """The example of a client in JavaScript does on Node what it does on Deno."""
+    hash = client.submit("return [...prompt].reverse().join('')").hash
+    assert _node(str(ROOT / "examples/client.mjs"), str(socket_path)) == CLIENT_PRINTS.replace("HASH", hash)

@@ -1,0 +1,285 @@
+"""The command line on a terminal: widths, colours, completion in a real shell; and streams that can't be written."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.cli.terminal import excerpt
+from promptlogctl.client import Client
+from tests.ctl.command import ctl
+from tests.daemon.processes import until
+
+_CTL = [sys.executable, "-m", "promptlogctl"]
+
+
+class _Terminal:
+    """A pseudo-terminal with a process on it."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], columns: int) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        """Type."""
+        os.write(self._ours, text.encode())
+
+    def read(self, until: str, seconds: float = 30) -> str:
+        """Return all that was shown up to this text, which must come."""
+        ends = time.monotonic() + seconds
+        while until not in self.seen:
+            assert select.select([self._ours], [], [], max(0, ends - time.monotonic()))[0], self.seen
+            self.seen += os.read(self._ours, 65536).decode()
+        return self.seen
+
+    def rest(self) -> str:
+        """Return what is shown until the process ends."""
+        while True:
+            try:
+                data = os.read(self._ours, 65536)
+            except OSError:  # EIO: the process has closed the terminal
+                break
+            if not data:
+                break
+            self.seen += data.decode()
+        self.process.wait(30)
+        return self.seen
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+
+@contextmanager
+def _terminal(
+    socket: Path, *command: str, columns: int = 80, variables: dict[str, str] | None = None
+) -> Iterator[_Terminal]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    environment |= {"TERM": "xterm", "PROMPTLOG_SOCKET": str(socket), **(variables or {})}
+    terminal = _Terminal(list(command), environment, columns)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def _shown(socket: Path, *arguments: str, columns: int = 80, variables: dict[str, str] | None = None) -> str:
+    with _terminal(socket, *_CTL, *arguments, columns=columns, variables=variables) as terminal:
+        return terminal.rest()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_line_is_wider_than_the_terminal(socket_path: Path, columns: int) -> None:
+    """A list, and the excerpt of a line with an error, fit; the caret stands below its character."""
+    name = "n" * 60
+    assert ctl(socket_path, "submit", "-", "--name", name, input=b"return 'wide'").returncode == 0
+    listed = _shown(socket_path, "list", columns=columns, variables={"NO_COLOR": "1"}).splitlines()
+    assert max(map(len, listed)) <= columns
+    failed = _shown(socket_path, "exec", "-e", "1 + 1;" * 60 + "null.x" + ";1 + 1" * 60, columns=columns)
+    line, caret = failed.splitlines()[1:3]
+    assert max(len(line), len(caret)) < columns
+    assert line[caret.index("^") :].startswith("null.x")
+
+
+def test_no_trunc_shows_all(socket_path: Path) -> None:
+    """On a terminal a list has 12 digits of a hash; with --no-trunc it has all, as in a pipe."""
+    hash = ctl(socket_path, "submit", "-", input=b"return 'whole hash'").stdout.decode().strip()
+    listed = _shown(socket_path, "ls", columns=120)
+    assert hash[:12] in listed
+    assert hash not in listed
+    assert hash in _shown(socket_path, "list", "--no-trunc", columns=120)
+    assert hash.encode() in ctl(socket_path, "list").stdout
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colours(socket_path: Path, variables: dict[str, str], coloured: bool) -> None:
+    """An error has a colour, unless $NO_COLOR is set, or the terminal has none."""
+    assert ("\x1b[" in _shown(socket_path, "run", "@nobody", variables=variables)) is coloured
+
+
+def test_a_prompt_is_not_waited_for_on_a_terminal(socket_path: Path) -> None:
+    """Without a prompt, a terminal is not read."""
+    assert "0" in _shown(socket_path, "exec", "-e", "return prompt.length")
+
+
+def test_a_piped_prompt_is_read(socket_path: Path, tmp_path: Path) -> None:
+    """A pipe or a file as standard input is the prompt, where no option gives one and the program is not there."""
+    code = ("exec", "-e", "return prompt")
+    assert ctl(socket_path, *code, input="ä b\n".encode()).stdout.decode() == '"ä b\\n"\n'
+    assert ctl(socket_path, *code, "--prompt", "", input=b"not read").stdout == b'""\n'
+    (tmp_path / "prompt").write_text("of a file")
+    with open(tmp_path / "prompt", "rb") as file:
+        done = subprocess.run([*_CTL, *code, "--socket", str(socket_path)], stdin=file, capture_output=True, timeout=60)
+    assert done.stdout == b'"of a file"\n'
+    assert ctl(socket_path, "exec", "-", input=b"return [prompt]").stdout == b'[""]\n'
+
+
+def test_console_lines_come_while_the_run_goes_on(socket_path: Path) -> None:
+    """A line is shown before the run ends, and stays when Ctrl-C ends the run."""
+    code = "console.log('first'); for (;;);"
+    command = [*_CTL, "exec", "-e", code, "--cpu-ms", "9000", "--wall-ms", "9000"]
+    with _terminal(socket_path, *command) as terminal:
+        terminal.read("first")
+        terminal.type("\x03")
+        assert "cancelled" in terminal.rest()
+        assert terminal.process.returncode == 3
+
+
+def test_options_may_stand_before_the_command(socket_path: Path, tmp_path: Path) -> None:
+    """--socket and --json before the command do what they do behind it; what stands behind it counts more."""
+    nowhere = str(tmp_path / "none")
+    done = subprocess.run([*_CTL, "--socket", str(socket_path), "--json", "ping"], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert b'"protocol"' in done.stdout
+    assert ctl(nowhere, "--socket", str(socket_path), "ping").returncode == 0
+    assert ctl(socket_path, "--socket", nowhere, "ping").returncode == 4
+    assert ctl(nowhere, "--socket", nowhere, "ping", "--socket", str(socket_path)).returncode == 0
+
+
+def test_env_by_names(socket_path: Path, tmp_path: Path) -> None:
+    """--env takes NAME=TEXT, objects and files, together; the later value of a name counts."""
+    (tmp_path / "env.json").write_text('{"c": [3], "a": "file"}')
+    given = ("--env", f"@{tmp_path / 'env.json'}", "--env", "a=x=y", "--env", '{"b": {"d": 1}}')
+    done = ctl(socket_path, "exec", "-e", "return env", *given)
+    assert done.stdout == b'{"c":[3],"a":"x=y","b":{"d":1}}\n', done.stderr
+    for wrong in ("[1]", "=x", "name", '{"a":'):
+        done = ctl(socket_path, "exec", "-e", "return env", "--env", wrong)
+        assert (done.returncode, b"neither NAME=TEXT nor a JSON object" in done.stderr) == (2, True), wrong
+
+
+def test_remove_several(socket_path: Path) -> None:
+    """remove takes several programs. One whose further names would go too is removed with --force alone."""
+    first, second = (
+        ctl(socket_path, "submit", "-", "--name", f"gone-{number}", input=f"return 'gone {number}'".encode())
+        for number in range(2)
+    )
+    hashes = [done.stdout.decode().strip() for done in (first, second)]
+    refused = ctl(socket_path, "rm", *hashes)
+    assert refused.returncode == 2
+    assert b"also has @gone-0, which would go with it; --force removes it" in refused.stderr
+    assert ctl(socket_path, "rm", "@gone-0", hashes[0]).stdout.decode().split() == hashes[:1]
+    assert ctl(socket_path, "rm", hashes[1], "--force").stdout.decode().split() == hashes[1:]
+    assert ctl(socket_path, "rm", *hashes).returncode == 5
+
+
+def test_exec_keeps_nothing_unless_asked(socket_path: Path) -> None:
+    """exec leaves no program behind; with --keep it does, but for one that does not parse, whose JSON is the same."""
+    with Client(socket_path) as client:
+        before = client.stats().programs
+        assert ctl(socket_path, "exec", "-e", "return 'exec keeps'").returncode == 0
+        assert client.stats().programs == before
+        assert ctl(socket_path, "exec", "--keep", "-e", "return 'exec keeps'").returncode == 0
+        assert client.stats().programs == before + 1
+        answers = [ctl(socket_path, "exec", "-e", "let x = ;", "--json", *keep) for keep in ((), ("--keep",))]
+        assert client.stats().programs == before + 1
+    kinds = [re.findall(rb'"outcome":(\{[^}]*\})', answer.stdout) for answer in answers]
+    assert kinds[0] == kinds[1]
+    assert b'"syntax_error"' in kinds[0][0]
+    assert [answer.returncode for answer in answers] == [1, 1]
+    for wrong in ((), ("-e", "return 1", "file.js")):
+        assert ctl(socket_path, "exec", *wrong).returncode == 2
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_closed_streams(socket_path: Path, closed: int) -> None:
+    """With a closed standard stream a run keeps its exit code, or is 6 if its result can't be written. No traceback."""
+    for code, exit_code in (("return 1", 6 if closed == 1 else 0), ("throw new Error('no')", 1)):
+        script = f"exec {closed}>&-; exec {shlex.join([*_CTL, 'exec', '-e', code, '--socket', str(socket_path)])}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
+        assert done.returncode == exit_code, done
+        assert b"Traceback" not in done.stdout + done.stderr
+
+
+def test_a_full_stderr(socket_path: Path) -> None:
+    """A standard error that can't be written changes neither the result nor the exit code."""
+    for code, exit_code, stdout in (("console.log(1); return 1", 0, b"1\n"), ("throw new Error('no')", 1, b"")):
+        command = [*_CTL, "exec", "-e", code, "--socket", str(socket_path)]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, stdin=subprocess.DEVNULL, timeout=60)
+        assert (done.returncode, done.stdout) == (exit_code, stdout)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*_CTL, "--version"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (6, b"error: can't write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "width", "shown"),
+    [
+        ("abc", 1, 10, ("abc", 1)),
+        ("a" * 50 + "X" + "b" * 50, 50, 11, ("aaaaaXbbbbb", 5)),
+        ("\u6f22" * 30 + "X" + "b" * 30, 30, 9, ("\u6f22\u6f22Xbbbb", 4)),
+        ("\x1b" * 5 + "X", 5, 12, ("\\x1bX", 4)),
+        ("ab", 2, 10, ("ab", 2)),
+    ],
+)
+def test_excerpts(text: str, at: int, width: int, shown: tuple[str, int]) -> None:
+    """An excerpt has its character, is no wider than asked for, and counts cells, not characters."""
+    assert excerpt(text, at, width) == shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("run @shell-comp", "run @shell-completed "),
+        ("show @shell-comp", "show @shell-completed "),
+        ("exec fi", "exec file-to-complete.js "),
+        ("submit ./fi", "submit ./file-to-complete.js "),
+        ("comple", "completion "),
+        ("run --resul", "run --result-kb "),
+        ("--socket SOCKET run @shell-comp", "run @shell-completed "),
+    ],
+)
+def test_bash_completes(socket_path: Path, tmp_path: Path, typed: str, completed: str) -> None:
+    """In a real bash, Tab completes names behind `@`, files, commands and options."""
+    assert ctl(socket_path, "submit", "-", "--name", "shell-completed", input=b"return 'sc'").returncode == 0
+    (tmp_path / "file-to-complete.js").write_text("return 1")
+    bash = shutil.which("bash")
+    assert bash, "bash is not installed"
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "promptlogctl").write_text(f'#!/bin/sh\nexec {shlex.join(_CTL)} "$@"\n')
+    (folder / "promptlogctl").chmod(0o755)
+    variables = {"PATH": f"{folder}:{os.environ['PATH']}", "PS1": "READY>", "HOME": str(tmp_path)}
+    variables["PYTHONPATH"] = str(Path(__file__).parents[2])
+    typed = typed.replace("SOCKET", str(socket_path))
+    with _terminal(socket_path, bash, "--norc", "--noprofile", "-i", columns=250, variables=variables) as terminal:
+        terminal.read("READY>")
+        terminal.type(
+            f'cd {tmp_path}; bind "set bell-style none"; eval "$(promptlogctl completion bash)"; echo SET""-UP\n'
+        )
+        terminal.read("SET-UP\r\n")
+        terminal.seen = terminal.seen.rpartition("SET-UP")[2]
+        terminal.read("READY>")  # else what is typed is shown twice
+        terminal.seen = ""
+        terminal.type(f"promptlogctl {typed}\t")
+        terminal.read(completed)
+        terminal.type("\x15exit\n")
+        until(lambda: terminal.process.poll() is not None)

@@ -1,0 +1,74 @@
+"""Lines of the log are written by a thread: a reader that stops does not hold up who logs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from contextlib import suppress
+
+from promptlogd.log_writer import LogWriter
+
+
+def _logger(handler: LogWriter) -> logging.Logger:
+    logger = logging.Logger("tests.log_writer")
+    logger.addHandler(handler)
+    return logger
+
+
+def test_a_reader_that_stops_does_not_hold_up_who_logs() -> None:
+    """With a full pipe lines are dropped and counted; once somebody reads, the rest comes in order."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        handler = LogWriter(stream)
+        logger = _logger(handler)
+        began = time.monotonic()
+        for number in range(5000):
+            logger.warning("line %d %s", number, "x" * 100)
+        assert time.monotonic() - began < 5
+        received = b""
+        while b"line 1500" not in received and received.count(b"\n") < 1500:
+            received += os.read(reading, 65536)
+        logger.warning("last")
+        handler.close()
+    while part := os.read(reading, 65536):
+        received += part
+    os.close(reading)
+    lines = received.decode().splitlines()
+    numbers = [int(line.split()[1]) for line in lines[:-1]]
+    assert numbers == sorted(numbers)
+    assert 1000 <= len(numbers) < 5000
+    dropped = [int(found[1]) for line in lines if (found := re.search(r"\((\d+) lines before it were dropped", line))]
+    assert sum(dropped) == 5000 - len(numbers)
+    assert lines[-1].startswith("last")
+
+
+def test_the_end_writes_what_is_left() -> None:
+    """Lines that were handed over just before the end are written."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        handler = LogWriter(stream)
+        logger = _logger(handler)
+        for number in range(100):
+            logger.warning("%d", number)
+        handler.close()
+    with os.fdopen(reading) as written:
+        assert written.read().split() == [str(number) for number in range(100)]
+
+
+def test_the_end_does_not_wait_for_ever() -> None:
+    """If nobody reads, the end of the daemon comes nevertheless."""
+    reading, writing = os.pipe()
+    stream = os.fdopen(writing, "w")
+    handler = LogWriter(stream)
+    logger = _logger(handler)
+    for _ in range(3000):
+        logger.warning("x" * 100)
+    began = time.monotonic()
+    handler.close()
+    assert time.monotonic() - began < 10
+    os.close(reading)  # the thread's write ends with EPIPE
+    handler._thread.join(10)
+    with suppress(BrokenPipeError):
+        stream.close()
