@@ -289,7 +289,8 @@ def test_a_client_that_leaves_more_than_it_may_is_noticed(tmp_path: Path) -> Non
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as other:
         runs = [{"type": "run", "id": i, "source": "for(;;){}", "limits": _LONG} for i in range(20)]
         with talk(daemon.socket, *runs):
-            until(lambda: (other.stats().running, other.stats().queued) == (3, 13))
+            # Which of them run changes: one that has run for 0.1 s gives its slot to the next.
+            until(lambda: (stats := other.stats()).running >= 3 and stats.running + stats.queued == 16)
         until(lambda: other.stats().running == other.stats().queued == 0, 2)
 
 
