@@ -23,6 +23,7 @@ from tests.build import elf
 
 ROOT = Path(__file__).parents[2]
 EXECUTABLE = f"{checkout.SOURCE_FOLDER}/quickjs-cell"
+LAUNCHER = Path(checkout.LAUNCHER_FOLDER, "launch")
 EVALUATE = """
 #include <stdio.h>
 #include <string.h>
@@ -47,10 +48,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this checkout, with the small C file for the cell."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("promptlogd", "promptlogctl", "sandbox", "systemd", "cell_build", "page_build"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.[ch]", "quickjs-cell*", "*.pyc"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.[ch]", "quickjs-cell*", LAUNCHER.name, "*.pyc")
+        )
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     (folder / checkout.SOURCE_FOLDER / "evaluate.c").write_text(EVALUATE)
+    shutil.copy(ROOT / LAUNCHER.with_suffix(".c"), folder / LAUNCHER.with_suffix(".c"))
     return folder
 
 
@@ -112,7 +116,9 @@ def test_wheel_has_a_hardened_executable_that_runs(project: Path, tmp_path: Path
     assert elf.faults(wheel.read(EXECUTABLE), machine) == []
     facts = json.loads(wheel.read(f"{EXECUTABLE}.json"))
     assert _output(wheel, tmp_path) == [facts["build"], RESULT]
-    assert wheel.getinfo(EXECUTABLE).external_attr >> 16 & 0o111
+    for name in (EXECUTABLE, str(LAUNCHER)):
+        assert wheel.getinfo(name).external_attr >> 16 & 0o111
+    assert elf.faults(wheel.read(str(LAUNCHER)), machine) == []
     (bill,) = (name for name in wheel.namelist() if name.endswith(".dist-info/sboms/quickjs-cell.cdx.json"))
     engine = json.loads(wheel.read(bill))["components"][0]
     assert engine["version"] == facts["engine_version"]
@@ -180,7 +186,8 @@ def test_zig_builds_without_a_compiler(project: Path, tmp_path: Path, monkeypatc
     wheel, _ = _wheel(project, tmp_path / "first")
     facts = json.loads(wheel.read(f"{EXECUTABLE}.json"))
     assert facts["compiler"].startswith("ziglang")
-    assert elf.faults(wheel.read(EXECUTABLE), platform.machine()) == []
+    for name in (EXECUTABLE, str(LAUNCHER)):
+        assert elf.faults(wheel.read(name), platform.machine()) == []
     assert _output(wheel, tmp_path) == [facts["build"], RESULT]
     _, output = _wheel(project, tmp_path / "second")
     assert "ziglang" not in output, "zig is not installed where the executable is cached"
@@ -192,7 +199,8 @@ def test_other_architecture_is_cross_built(project: Path, tmp_path: Path, monkey
     monkeypatch.setenv("PROMPTLOG_ARCH", other)
     wheel, _ = _wheel(project, tmp_path)
     assert str(wheel.filename).endswith(f"-py3-none-manylinux2014_{other}.musllinux_1_1_{other}.whl")
-    assert elf.faults(wheel.read(EXECUTABLE), other) == []
+    for name in (EXECUTABLE, str(LAUNCHER)):
+        assert elf.faults(wheel.read(name), other) == []
     emulator = shutil.which(f"qemu-{other}-static") or shutil.which(f"qemu-{other}")
     if emulator is None:
         pytest.skip(f"the executable was built, and not run: there is no qemu-{other}")
