@@ -25,15 +25,15 @@ def remove(app: App, programs: tuple[str, ...], force: bool) -> Exit:
             if names := _further_names(client, program, programs):
                 why = f"{program} also has {names}, which would go with it; --force removes it"
                 return output.problem("names", why, Exit.USAGE, json=app.json)
-        gone: set[str] = set()
+        gone: list[str] = []
         for program in programs:
             try:
                 removed = client.remove(program)
             except RequestRefused as refused:
-                if refused.code == "not_found" and program.lower() in gone:
+                if refused.code == "not_found" and any(text.startswith(program.lower()) for text in gone):
                     continue  # it was given in two ways
                 raise
-            gone |= {removed.hash, removed.hash[: len(program)], *(f"@{name}".lower() for name in removed.names)}
+            gone += [removed.hash, *(f"@{name}".lower() for name in removed.names)]
             if app.json:
                 output.as_json(removed)
                 continue

@@ -142,6 +142,21 @@ def test_a_piped_prompt_is_read(socket_path: Path, tmp_path: Path) -> None:
     assert ctl(socket_path, "exec", "-", input=b"return [prompt]").stdout == b'[""]\n'
 
 
+def test_who_waits_for_a_prompt_says_so(socket_path: Path) -> None:
+    """If nothing comes from a pipe, a note says what is waited for; what comes later is the prompt."""
+    command = [*_CTL, "exec", "-e", "return prompt", "--socket", str(socket_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("note: waiting for the prompt on standard input")
+        process.stdin.write("late")
+        process.stdin.close()
+        assert process.stdout.read() == '"late"\n'
+
+
 def test_console_lines_come_while_the_run_goes_on(socket_path: Path) -> None:
     """A line is shown before the run ends, and stays when Ctrl-C ends the run."""
     code = "console.log('first'); for (;;);"
@@ -185,7 +200,8 @@ def test_remove_several(socket_path: Path) -> None:
     refused = ctl(socket_path, "rm", *hashes)
     assert refused.returncode == 2
     assert b"also has @gone-0, which would go with it; --force removes it" in refused.stderr
-    assert ctl(socket_path, "rm", "@gone-0", hashes[0]).stdout.decode().split() == hashes[:1]
+    in_four_ways = ctl(socket_path, "rm", "@gone-0", hashes[0], hashes[0][:10], hashes[0][:8])
+    assert (in_four_ways.returncode, in_four_ways.stdout.decode().split()) == (0, hashes[:1])
     assert ctl(socket_path, "rm", hashes[1], "--force").stdout.decode().split() == hashes[1:]
     assert ctl(socket_path, "rm", *hashes).returncode == 5
 

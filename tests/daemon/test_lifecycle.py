@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -332,3 +333,35 @@ def test_the_journal_adds_the_time(tmp_path: Path) -> None:
         command = ["bash", "-c", script.replace("exec", f"{prefix}exec"), sys.executable]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert re.match(r"\d{4}-" if times else "ERROR promptlogd: ", done.stderr), done.stderr
+
+
+def test_nobody_has_to_read_the_log(tmp_path: Path) -> None:
+    """A daemon whose standard error is a full pipe that nobody reads starts, serves, and stops."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while os.write(writing, b"x" * 4096):
+            pass
+    os.set_blocking(writing, True)
+    command = [
+        sys.executable,
+        "-m",
+        "promptlogd",
+        "--socket",
+        str(tmp_path / "s"),
+        "--state-dir",
+        str(tmp_path / "state"),
+    ]
+    daemon = subprocess.Popen(command, stderr=writing)
+    os.close(writing)
+    try:
+        until((tmp_path / "s").exists)
+        with Client(tmp_path / "s") as client:
+            for _ in range(100):
+                assert client.run_source("throw 1").outcome.__struct_config__.tag == "exception"
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(20) == 0
+    finally:
+        daemon.kill()
+        daemon.wait()
+        os.close(reading)
