@@ -10,7 +10,7 @@ from sandbox.cells import priority
 from sandbox.cells.plan import Plan
 from sandbox.engines.quickjs.host import start as cells
 from tests.cell.cells import a_cell, a_reactor, run_on, until_blank
-from tests.daemon.processes import children
+from tests.daemon.processes import children, until
 
 
 def _niceness(pid: int) -> int:
@@ -25,6 +25,7 @@ async def test_a_started_cell_has_the_daemons_priority(plan: Plan) -> None:
         assert [_niceness(zygote), *map(_niceness, children(zygote))] == [own, own]
         await run_on(cell, "return 1")
         await until_blank(cell)
+        until(lambda: children(zygote) != [])  # the cell is blank a moment before its next child is there
         assert [_niceness(zygote), *map(_niceness, children(zygote))] == [own, own]
 
 
