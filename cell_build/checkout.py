@@ -24,7 +24,7 @@ def inputs(root: Path, engine: engine_source.Files) -> Cell:
     """What the executable of this source tree is made of."""
     architecture = compiler.target_architecture()
     chosen = compiler.choose(architecture)
-    files = sources(root) | embedded.headers(root, architecture)
+    files = sources(root) | embedded.headers(root, architecture, engine)
     launcher = (root / LAUNCHER_FOLDER / f"{cell.LAUNCHER}.c").read_bytes()
     return Cell(engine=engine, sources=files, launcher=launcher, compiler=chosen, architecture=architecture)
 

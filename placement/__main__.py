@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cell_build import cell, checkout, description
+from cell_build import cache, cell, checkout, description, embedded, engine_source
 from placement.table import TAKEN, Table, as_header
 from sandbox.cells.job import Job
 from sandbox.engines.quickjs.host.job import frame
@@ -20,6 +20,7 @@ from sandbox.protocol.frames import Task
 
 ROOT = Path(__file__).parents[1]
 HEADER = ROOT / checkout.SOURCE_FOLDER / "placement.h"
+BYTECODE = ROOT / embedded.ENGINES / embedded.BYTECODE
 TRACE = "trace.out"
 
 STARTS = 3
@@ -105,8 +106,18 @@ def _forget(trace: Path) -> None:
         file.write(bytes([TAKEN]) * len(taken))
 
 
+def compile_scripts() -> bytes:
+    """Return what belongs into the file of the scripts' bytecode."""
+    made = checkout.build(ROOT, ["COMPILE"])
+    done = subprocess.run([made / cell.EXECUTABLE, "compile"], env={}, stdout=subprocess.PIPE, check=True)
+    engine = engine_source.find(cache.open_folder())
+    assert engine is not None, "the build has just used it"
+    return embedded.bytecode_file(ROOT, engine, done.stdout)
+
+
 def main() -> None:
-    """Make the table, and write it where the build finds it."""
+    """Make the scripts' bytecode, then the table of a start with that, and write both where the build finds them."""
+    BYTECODE.write_bytes(compile_scripts())
     made = checkout.build(ROOT, ["TRACE"])
     engine_build = json.loads((made / description.FACTS).read_bytes())["engine_build"]
     with tempfile.TemporaryDirectory(prefix="promptlog-placement-") as name:

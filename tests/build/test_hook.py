@@ -25,7 +25,7 @@ def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CustomBuildHook:
         folder.mkdir(parents=True)
         for name, text in files.items():
             (folder / name).write_text(text)
-    for path in [*sum(embedded.SCRIPTS.values(), ()), embedded.FILTER]:
+    for path in [*sum(embedded.SCRIPTS.values(), ()), embedded.FILTER, embedded.BYTECODE]:
         copy = tmp_path / "project" / embedded.ENGINES / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(__file__).parents[2] / embedded.ENGINES / path, copy)

@@ -29,10 +29,3 @@ def test_artifacts_are_made_again_with_another_engine() -> None:
     """The build of QuickJS's artifacts begins with that of the executable, which covers the engine."""
     facts = json.loads((FOLDER / description.FACTS).read_text())
     assert version.artifact_build().startswith(f"{facts['build']}-")
-
-
-def test_scripts_and_filter_are_in_the_executable() -> None:
-    """The jail's root is one file, which holds promptlog's own scripts as they are in this tree."""
-    data = (FOLDER / EXECUTABLE).read_bytes()
-    for path in (FOLDER / "prelude.js", FOLDER / "builtins.js", FOLDER.parents[1] / "jail/contract.js"):
-        assert path.read_bytes() in data, path

@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from promptlogctl.client import Client, RequestRefused, RunResult
+from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import Ok, ProgramException
 
 CASES: list[dict[str, Any]] = [
     json.loads(line) for line in (Path(__file__).parent / "cases.jsonl").read_text("utf-8").splitlines()
 ]
+
+
+_LIMITS = LimitsAsked(cpu_ms=1000)
+"""Enough on any machine: this table is about what programs give."""
 
 
 def expected(case: dict[str, Any], engine: str) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def test_case(client: Client, case: dict[str, Any], engine: Any) -> None:
     """The program gives what the table says for this engine."""
     language: Any = "typescript" if case.get("ts") and engine == "deno" else None
     result = client.run_source(
-        case["source"], case.get("prompt", ""), env=case.get("env"), engine=engine, language=language
+        case["source"], case.get("prompt", ""), env=case.get("env"), engine=engine, language=language, limits=_LIMITS
     )
     _check(expected(case, engine), result)
 
@@ -56,7 +61,9 @@ _MORE_IN_TYPESCRIPT = {"class-decorator-refused", "module-import-meta-in-body", 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.get("ts")], ids=lambda case: case["id"])
 def test_javascript_is_typescript(client: Client, case: dict[str, Any]) -> None:
     """What Deno's own parser has to do with TypeScript it does in the jail: all of it, not what a few cases use."""
-    result = client.run_source(case["source"], case.get("prompt", ""), env=case.get("env"), language="typescript")
+    result = client.run_source(
+        case["source"], case.get("prompt", ""), env=case.get("env"), language="typescript", limits=_LIMITS
+    )
     _check({"kind": "ok"} if case["id"] in _MORE_IN_TYPESCRIPT else expected(case, "deno"), result)
 
 
@@ -74,7 +81,7 @@ def test_kept_typescript_is_the_same(client: Client, case: dict[str, Any]) -> No
         return
     hash = client.submit(case["source"], language="typescript").hash
     try:
-        _check(expect, client.run(hash, case.get("prompt", ""), env=case.get("env")))
+        _check(expect, client.run(hash, case.get("prompt", ""), env=case.get("env"), limits=_LIMITS))
     finally:
         client.remove(hash)
 

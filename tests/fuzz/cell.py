@@ -53,7 +53,7 @@ _FAULT = (
 def write_engine(files: engine_source.Files, folder: Path) -> None:
     """Write the engine's files, and the headers that the build makes, into a new folder."""
     folder.mkdir()
-    for name, data in {**files, **embedded.headers(_ROOT, platform.machine())}.items():
+    for name, data in {**files, **embedded.headers(_ROOT, platform.machine(), files)}.items():
         (folder / name).write_bytes(data)
 
 

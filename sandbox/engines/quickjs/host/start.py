@@ -23,7 +23,7 @@ from sandbox.jail.identities import Identity
 
 
 async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
-    """Start a cell and wait until its first blank child is there. About 20 ms.
+    """Start a cell and wait until its first blank child is there. About 10 ms.
 
     Raises CellStartError with what nsjail or the zygote reported.
     """

@@ -104,6 +104,14 @@ struct text context_bytecode(void);
 void context_run(const struct given *given);
 void context_tell_broken(struct fault fault);
 
+/* --- scripts.c: promptlog's own scripts --------------------------------------------------------------------------- */
+
+JSValue scripts_evaluate(JSContext *context);
+bool scripts_are_bytecode(void);
+#ifdef COMPILE
+_Noreturn void scripts_compile(void);
+#endif
+
 /* --- bytecode.c: bytecode as it is kept --------------------------------------------------------------------------- */
 
 struct text bytecode_pack(struct text bytecode, struct text source);

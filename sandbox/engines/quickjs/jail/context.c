@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "cell.h"
-#include "scripts.h" /* made by cell_build/embedded.py */
 
 enum {
     STACK_BYTES = 1024 * 1024,
@@ -11,8 +10,7 @@ enum {
     BEFORE_COLLECTION_BYTES = 3 * 1024 * 1024, /* what a run may take before the engine looks for cycles: see below */
 };
 
-/* File names in stacks: host/stack.py reads them. Ours are left out. */
-#define OURS "promptlog:prelude"
+/* File names in stacks: host/stack.py reads them. */
 #define SCRIPT "eval_script"
 #define PROGRAM "program"
 
@@ -63,12 +61,6 @@ static struct fault fault_of(JSValue error)
     return fault;
 }
 
-/* Evaluate one of promptlog's own scripts. */
-static JSValue evaluate_own(const char *script, size_t size)
-{
-    return evaluate((struct text){script, size}, OURS, JS_EVAL_FLAG_STRICT);
-}
-
 /* Make the context. False if that went wrong: context_start_fault says why. */
 bool context_start(void)
 {
@@ -79,8 +71,8 @@ bool context_start(void)
     context = JS_NewContext(runtime);
     if (context == NULL || !hooks_add(context))
         return false;
-    run_hook = evaluate_own(prelude_script, sizeof prelude_script - 1);
-    return !JS_IsException(run_hook) && !JS_IsException(evaluate_own(builtins_script, sizeof builtins_script - 1));
+    run_hook = scripts_evaluate(context);
+    return !JS_IsException(run_hook);
 }
 
 /* Return what went wrong in context_start. */

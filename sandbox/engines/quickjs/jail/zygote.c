@@ -156,11 +156,12 @@ static _Noreturn void serve_for_ever(const struct limits *usual)
     }
 }
 
-/* Say whether placement.h is the table of this engine and of these scripts. */
+/* Say whether placement.h and scripts.bytecode are of this engine and of these scripts. */
 static _Noreturn void tell_placement(void)
 {
     start();
-    struct text text = memory_is_placed() ? TEXT("in force\n") : TEXT("not in force: make placement\n");
+    bool both = memory_is_placed() && scripts_are_bytecode();
+    struct text text = both ? TEXT("in force\n") : TEXT("not in force: make placement\n");
     _exit(write(ERRORS, text.start, text.size) < 0 ? EXIT_BROKEN : EXIT_DONE);
 }
 
@@ -170,6 +171,10 @@ int main(int argc, char **argv)
 {
 #ifdef TAKEOVER
     takeover_start(&argc, argv);
+#endif
+#ifdef COMPILE
+    if (argc == 2 && strcmp(argv[1], "compile") == 0)
+        scripts_compile();
 #endif
     if (argc == 2 && strcmp(argv[1], "placement") == 0)
         tell_placement();
