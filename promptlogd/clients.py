@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import trio
 
@@ -13,8 +14,9 @@ from promptlogd.budget import Budgets
 class Clients:
     """What all connections share: counts, which each connection keeps up to date, budgets, and wake-ups."""
 
-    def __init__(self, *, most: int) -> None:
-        """`most`: how many there may be."""
+    def __init__(self, *, most: int, on_refusal: Callable[[int, str | None, str], None]) -> None:
+        """`most`: how many there may be. `on_refusal`: called with the uid, the tenant and the code of each refusal."""
+        self.on_refusal = on_refusal
         self.connected = 0
         self.budgets = Budgets(connections=most)
         self.arrivals = Arrivals()

@@ -168,6 +168,27 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
     """A run that has waited this long for a slot is refused with `busy`."""
 
 
+JournalText = Literal["prompt", "result", "console", "error"]
+
+
+class JournalSettings(_Section, frozen=True, kw_only=True):
+    """The journal of runs, submits, removals, moves of names, and refusals (docs/journal.md)."""
+
+    enabled: bool = True
+    """Whether entries are kept."""
+    keep: list[JournalText] = []
+    """Texts of each run that are kept as well. Default: none, since they may be private. `error`: name, message and
+    stack of what the program threw."""
+    keep_kb: Annotated[int, Meta(ge=1, le=1024)] = 16
+    """The most that is kept of each text, in KiB."""
+    max_age_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
+    """Older entries are removed."""
+    max_rows: Annotated[int, Meta(ge=1, le=100_000_000)] = 1_000_000
+    """With more entries, the oldest of the uid that has the most are removed."""
+    max_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 256
+    """The same for the size of the file, in MiB."""
+
+
 class Engines(_Section, frozen=True, kw_only=True):
     """Which engine runs what."""
 
@@ -211,6 +232,7 @@ class Config(_Section, frozen=True, kw_only=True):
     limits: Bounds = Bounds()
     pool: PoolSettings = PoolSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
+    journal: JournalSettings = JournalSettings()
     engines: Engines = Engines()
     deno: DenoSettings = DenoSettings()
 

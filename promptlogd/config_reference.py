@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import Meta, json
@@ -34,6 +34,10 @@ def _plain(annotation: str) -> str:
         return " or ".join(f"`{json.encode(value).decode()}`" for value in ast.literal_eval(annotation[7:]))
     if annotation == "Engine":
         return " or ".join(f'`"{name}"`' for name in ENGINES)
+    if annotation == "JournalText":
+        return ", ".join(f"`{json.encode(value).decode()}`" for value in get_args(config.JournalText))
+    if annotation == "bool":
+        return "`true` or `false`"
     if annotation.startswith("list["):
         return f"list of: {_plain(annotation[5:-1])}"
     kind = _NAMED.get(annotation) or eval(annotation, {"Annotated": Annotated, "Meta": Meta})

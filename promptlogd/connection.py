@@ -333,6 +333,7 @@ class Connection:
     def send_error(self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
         """Send an error, count it, and log it."""
         self._clients.errors[code] += 1
+        self._clients.on_refusal(self._principal.uid, self._principal.tenant, code)
         _log.info("uid %d, client %d: a request is refused: %s", self._principal.uid, self._principal.connection, code)
         self.send(Error(id=id, code=code, message=message, detail=detail))
 

@@ -27,6 +27,7 @@ from promptlogd.connection import Connection
 from promptlogd.decoder import Decoder
 from promptlogd.handlers.table import make_handlers
 from promptlogd.jails_folder import JailsFolder, folder_id
+from promptlogd.journal import Journal
 from promptlogd.listener import Listening
 from promptlogd.runs import Runs
 from promptlogd.service_manager import Notifier
@@ -76,6 +77,9 @@ async def serve(
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
         store = Store.open(state_dir)
         stack.callback(store.close)
+        journal = Journal(state_dir, config.journal, store.derive_key("prompts in the journal"))
+        stack.callback(journal.close)
+        journal.open()
         jails = JailsFolder.claim(state_dir)
         stack.callback(jails.remove)
         identities = _choose_identities(config, folder_id(state_dir))
@@ -90,7 +94,7 @@ async def serve(
             listening = Listening(inherited, Path(os.fsdecode(inherited.getsockname())), owns_file=False)
         stack.callback(listening.close)
         allocator.settle()
-        daemon = _Daemon(config, store, hosts, identities, notifier or Notifier({}))
+        daemon = _Daemon(config, store, journal, hosts, identities, notifier or Notifier({}))
         await daemon.serve(listening, ready, signals)
 
 
@@ -127,6 +131,7 @@ class _Daemon:
         self,
         config: Config,
         store: Store,
+        journal: Journal,
         hosts: dict[str, EngineHost],
         identities: Identities,
         notifier: Notifier,
@@ -135,7 +140,7 @@ class _Daemon:
         self._config = config
         self._store = store
         self._hosts = hosts
-        self._clients = Clients(most=config.server.max_clients)
+        self._clients = Clients(most=config.server.max_clients, on_refusal=journal.note_refusal)
         self._turns = Turns()
         self._watchdog = Watchdog(config.max_jails)
         self._reactor = Reactor(self._watchdog)
@@ -154,10 +159,11 @@ class _Daemon:
             default_limits={name: config.default_limits(name) for name in hosts},
         )
         self._decoder = Decoder(config.text_bounds)
-        self._upkeep = Upkeep(store, self._clients, self._admission, notifier)
+        self._upkeep = Upkeep(store, journal, self._clients, self._admission, notifier)
         self._handlers = make_handlers(
             config=config,
             store=store,
+            journal=journal,
             runs=self._runs,
             checks=Checks(self._runs, hosts, config),
             hosts=hosts,

@@ -1,4 +1,4 @@
-"""Periodic work of the daemon: flush counts, make spare folders, trim memory, collect garbage, report to systemd."""
+"""Periodic work: flush counts and the journal, make spare folders, trim memory, collect garbage, report to systemd."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import trio
 from promptlogd import allocator
 from promptlogd.admission import Admission
 from promptlogd.clients import Clients
+from promptlogd.journal import Journal
 from promptlogd.service_manager import Notifier
 from promptlogd.store import Store
 
@@ -30,8 +31,11 @@ _SPARES_WAIT_S = 0.005
 class Upkeep:
     """Does the periodic work."""
 
-    def __init__(self, store: Store, clients: Clients, admission: Admission, notifier: Notifier) -> None:
+    def __init__(
+        self, store: Store, journal: Journal, clients: Clients, admission: Admission, notifier: Notifier
+    ) -> None:
         self._store = store
+        self._journal = journal
         self._clients = clients
         self._admission = admission
         self._notifier = notifier
@@ -54,6 +58,10 @@ class Upkeep:
         while True:
             await trio.sleep(_FLUSH_S)
             await _try_in_thread(self._store.flush)
+            try:
+                await _try_in_thread(self._journal.flush)
+            except Exception:  # an entry that can't be written must not end the daemon
+                _log.exception("the journal failed; entries are lost")
 
     async def _trim(self) -> None:
         seen = 0

@@ -13,10 +13,11 @@ import pytest
 import trio
 
 from promptlogd.checks import Checks
-from promptlogd.config import Config
+from promptlogd.config import Config, JournalSettings
 from promptlogd.decoder import Decoder
 from promptlogd.handlers.run import RunHandler, _Run
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.journal import Entry, Journal
 from promptlogd.principal import Principal
 from promptlogd.runs import Runs
 from promptlogd.store import Store
@@ -36,7 +37,11 @@ async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
     """The check has its result already, and the run has not begun: it ends as `cancelled`, and never begins."""
     started: list[Job] = []
     runs = SimpleNamespace(start=lambda job, *rest, **options: started.append(job))
-    handler = SimpleNamespace(runs=runs, isolation="cell", outcomes=Counter(), record_run=None)
+    noted: list[Entry] = []
+    handler = SimpleNamespace(
+        runs=runs, isolation="cell", outcomes=Counter(), record_run=None,
+        journal=SimpleNamespace(note=noted.append), kept_texts=frozenset(),
+    )  # fmt: skip
     sink = NotingSink()
     request = Run(id=1, source="return 1")
     principal = Principal(connection=1, uid=0, process=None)
@@ -54,6 +59,7 @@ async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
     (reply,) = sink.replies
     assert isinstance(reply, Finished)
     assert reply.outcome == Cancelled()
+    assert [(entry.kind, entry.outcome, entry.hash) for entry in noted] == [("run", "cancelled", "0" * 64)]
 
 
 class _Handled:
@@ -67,6 +73,7 @@ class _Handled:
         config = Config()
         self._handler = RunHandler(
             store,
+            Journal(store.folder, JournalSettings(enabled=False), b""),
             StoreThreads(),
             cast(Runs, SimpleNamespace(start=self._start, pools={})),
             Checks(nobody, {}, config),

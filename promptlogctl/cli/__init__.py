@@ -9,6 +9,7 @@ from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
 from promptlogctl.cli.http import http
 from promptlogctl.cli.list import list_
+from promptlogctl.cli.log import log
 from promptlogctl.cli.name import name
 from promptlogctl.cli.ping import ping
 from promptlogctl.cli.play import play
@@ -33,7 +34,9 @@ def cli(**_: object) -> None:
     """
 
 
-for _command in (submit, run, exec_, show, list_, remove, name, ping, stats, doctor, canary, http, play, completion):
+for _command in (
+    submit, run, exec_, show, list_, remove, name, log, ping, stats, doctor, canary, http, play, completion,
+):  # fmt: skip
     cli.add_command(_command)
 
 __all__ = ["cli"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -126,6 +126,44 @@ class AsyncClient:
         return await self.ask(
             lambda id: messages.Label(id=id, name=name, hash=reference, **options), messages.Named, again=again
         )
+
+    async def journal(
+        self,
+        *,
+        hash: str | None = None,
+        failed: bool = False,
+        since: float | None = None,
+        after: int | None = None,
+    ) -> AsyncIterator[messages.JournalEntry]:
+        """Yield the entries of the journal, newest first, fetched page by page (docs/journal.md).
+
+        `after`: later ones than this entry, oldest first. `since`: seconds since the epoch.
+        """
+        before: int | None = None
+        while True:
+            page = await self.ask(
+                lambda id, before=before, after=after: messages.ReadJournal(  # type: ignore[misc]
+                    id=id, hash=hash, failed=failed, since=since, before=before, after=after
+                ),
+                messages.Entries,
+            )
+            for entry in page.entries:
+                yield entry
+            if page.next is None:
+                return
+            before, after = (page.next, None) if after is None else (None, page.next)
+
+    async def journal_entry(self, number: int) -> messages.JournalEntry:
+        """Return an entry of the journal, with the texts that were kept of it."""
+        page = await self.ask(lambda id: messages.ReadJournal(id=id, entry=number), messages.Entries)
+        return page.entries[0]
+
+    async def journal_sums(
+        self, *, hash: str | None = None, since: float | None = None
+    ) -> Sequence[messages.JournalSum]:
+        """Return what the runs in the journal took, by program and engine; the most CPU time first."""
+        sums = await self.ask(lambda id: messages.JournalStats(id=id, hash=hash, since=since), messages.JournalSums)
+        return sums.programs
 
     async def stats(self) -> messages.StatsReply:
         """Return the daemon's counts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -123,6 +123,42 @@ class Client:
         return self._connection.ask(
             lambda id: messages.Label(id=id, name=name, hash=reference), messages.Named, again=again
         )
+
+    def journal(
+        self,
+        *,
+        hash: str | None = None,
+        failed: bool = False,
+        since: float | None = None,
+        after: int | None = None,
+    ) -> Iterator[messages.JournalEntry]:
+        """Yield the entries of the journal, newest first, fetched page by page (docs/journal.md).
+
+        `after`: later ones than this entry, oldest first. `since`: seconds since the epoch.
+        """
+        before: int | None = None
+        while True:
+            page = self._connection.ask(
+                lambda id, before=before, after=after: messages.ReadJournal(  # type: ignore[misc]
+                    id=id, hash=hash, failed=failed, since=since, before=before, after=after
+                ),
+                messages.Entries,
+            )
+            yield from page.entries
+            if page.next is None:
+                return
+            before, after = (page.next, None) if after is None else (None, page.next)
+
+    def journal_entry(self, number: int) -> messages.JournalEntry:
+        """Return an entry of the journal, with the texts that were kept of it."""
+        page = self._connection.ask(lambda id: messages.ReadJournal(id=id, entry=number), messages.Entries)
+        return page.entries[0]
+
+    def journal_sums(self, *, hash: str | None = None, since: float | None = None) -> Sequence[messages.JournalSum]:
+        """Return what the runs in the journal took, by program and engine; the most CPU time first."""
+        return self._connection.ask(
+            lambda id: messages.JournalStats(id=id, hash=hash, since=since), messages.JournalSums
+        ).programs
 
     def stats(self) -> messages.StatsReply:
         """Return the daemon's counts."""

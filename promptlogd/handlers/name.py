@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+import time
+
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.journal import Entry, Journal
+from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
 from promptlogd.store import Store
 from promptlogd.wire.messages import Label, Named
 
+_log = logging.getLogger(__name__)
+
 
 class NameHandler:
     """Handles `name`."""
 
-    def __init__(self, store: Store, threads: StoreThreads) -> None:
+    def __init__(self, store: Store, journal: Journal, threads: StoreThreads) -> None:
         self._store = store
+        self._journal = journal
         self._threads = threads
 
     def start(self, principal: Principal, request: Label, sink: Sink) -> None:
         """Move a name."""
-        sink.spawn(lambda: self._threads.write(principal, lambda: self._moved(request)))
+        sink.spawn(lambda: self._threads.write(principal, lambda: self._moved(principal, request)))
 
-    def _moved(self, request: Label) -> Named:
+    def _moved(self, principal: Principal, request: Label) -> Named:
         hash = None if request.hash is None else self._store.resolve(request.hash)
         placed, previous = self._store.label(request.name, hash)
+        uid, tenant = principal.uid, principal.tenant
+        _log.info("uid %d put the name %s on program %s", uid, request.name, placed[:HASH_SHOWN])
+        entry = Entry(
+            at=time.time(), kind="name", uid=uid, tenant=tenant, hash=placed, name=request.name,
+            outcome="moved" if hash is not None else "moved back",
+        )  # fmt: skip
+        self._journal.note(entry)
         return Named(id=request.id, name=request.name, hash=placed, previous=previous)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.journal import Entry, Journal
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
@@ -17,8 +19,9 @@ _log = logging.getLogger(__name__)
 class RemoveHandler:
     """Handles `remove`."""
 
-    def __init__(self, store: Store, threads: StoreThreads) -> None:
+    def __init__(self, store: Store, journal: Journal, threads: StoreThreads) -> None:
         self._store = store
+        self._journal = journal
         self._threads = threads
 
     def start(self, principal: Principal, request: Remove, sink: Sink) -> None:
@@ -29,5 +32,7 @@ class RemoveHandler:
         hash = self._store.resolve(request.hash)
         names = self._store.remove(hash)
         _log.info("uid %d removed program %s, with %d names", principal.uid, hash[:HASH_SHOWN], len(names))
+        uid, tenant = principal.uid, principal.tenant
+        self._journal.note(Entry(at=time.time(), kind="remove", uid=uid, tenant=tenant, hash=hash, outcome="removed"))
         more = max(0, len(names) - MOST_NAMES_SHOWN)
         return Removed(id=request.id, hash=hash, names=list(names[:MOST_NAMES_SHOWN]), more_names=more)

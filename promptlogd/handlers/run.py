@@ -17,6 +17,7 @@ from promptlogd.config import Config, LimitsError
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.references import utf8_bytes
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.journal import Journal, run_entry
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -46,6 +47,7 @@ class RunHandler:
     def __init__(
         self,
         store: Store,
+        journal: Journal,
         threads: StoreThreads,
         runs: Runs,
         checks: Checks,
@@ -57,6 +59,8 @@ class RunHandler:
         """`outcomes`: counts finished runs by outcome."""
         self.decoder = decoder
         self._store = store
+        self.journal = journal
+        self.kept_texts = frozenset(config.journal.keep)
         self._threads = threads
         self._checks = checks
         self.hosts = hosts
@@ -336,6 +340,18 @@ class _Run:
             self._handler.record_run(self.hash)
         kind = str(outcome.__struct_config__.tag)
         self._handler.outcomes[kind] += 1
+        self._handler.journal.note(
+            run_entry(
+                self._principal,
+                self._request,
+                hash=self.hash,
+                engine=self._engine,
+                outcome=outcome,
+                usage=result.usage,
+                lines=result.logs,
+                keep=self._handler.kept_texts,
+            )
+        )
         if kind != "ok":
             self._note(kind, result.usage)
         self._sink.reply(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,6 +12,7 @@ import trio
 from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.config import Config
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.journal import Entry, Journal
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -28,9 +30,16 @@ class SubmitHandler:
     """Handles `submit`."""
 
     def __init__(
-        self, store: Store, threads: StoreThreads, checks: Checks, config: Config, on_kept: Callable[[], None]
+        self,
+        store: Store,
+        journal: Journal,
+        threads: StoreThreads,
+        checks: Checks,
+        config: Config,
+        on_kept: Callable[[], None],
     ) -> None:
         self._store = store
+        self._journal = journal
         self._threads = threads
         self._checks = checks
         self._config = config
@@ -85,6 +94,12 @@ class SubmitHandler:
         engine = fact.engine if fact else program.engine
         was = "kept" if created else "changed" if request.replace else "kept already"
         _log.info("uid %d submitted program %s for %s, %s", principal.uid, hash[:HASH_SHOWN], engine, was)
+        self._journal.note(
+            Entry(
+                at=time.time(), kind="submit", uid=principal.uid, tenant=principal.tenant, hash=hash, name=request.name,
+                engine=engine, outcome=was,
+            )
+        )  # fmt: skip
         return Submitted(id=request.id, hash=hash, created=created, engine=engine)
 
 

@@ -11,6 +11,7 @@ from promptlogd.clients import Clients
 from promptlogd.config import Config
 from promptlogd.decoder import Decoder
 from promptlogd.handlers.cancel import CancelHandler
+from promptlogd.handlers.journal import JournalHandler, JournalStatsHandler
 from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.name import NameHandler
 from promptlogd.handlers.ping import PingHandler
@@ -20,6 +21,7 @@ from promptlogd.handlers.show import ShowHandler
 from promptlogd.handlers.stats import StatsHandler
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import SubmitHandler
+from promptlogd.journal import Journal
 from promptlogd.principal import Principal
 from promptlogd.runs import Runs
 from promptlogd.sink import Sink
@@ -44,6 +46,7 @@ def make_handlers(
     *,
     config: Config,
     store: Store,
+    journal: Journal,
     runs: Runs,
     checks: Checks,
     hosts: Mapping[Engine, EngineHost],
@@ -58,13 +61,15 @@ def make_handlers(
     outcomes: Counter[str] = Counter()
     threads = StoreThreads()
     return {
-        messages.Submit: SubmitHandler(store, threads, checks, config, on_kept),
-        messages.Run: RunHandler(store, threads, runs, checks, hosts, config, outcomes, decoder),
+        messages.Submit: SubmitHandler(store, journal, threads, checks, config, on_kept),
+        messages.Run: RunHandler(store, journal, threads, runs, checks, hosts, config, outcomes, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store, threads),
         messages.List: ListHandler(store, threads),
-        messages.Remove: RemoveHandler(store, threads),
-        messages.Label: NameHandler(store, threads),
+        messages.Remove: RemoveHandler(store, journal, threads),
+        messages.Label: NameHandler(store, journal, threads),
         messages.Stats: StatsHandler(store, threads, runs, clients, outcomes, held_by, jail_uids, turns),
+        messages.ReadJournal: JournalHandler(journal, store, threads),
+        messages.JournalStats: JournalStatsHandler(journal, store, threads),
         messages.Ping: PingHandler(hosts, config.engines.disabled),
     }

@@ -7,6 +7,7 @@ themselves, and SQLite's readers have connections of their own.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -70,6 +71,10 @@ class Store:
     def folder(self) -> Path:
         """The state folder."""
         return self._state.path
+
+    def derive_key(self, purpose: str) -> bytes:
+        """Return a key for this purpose. It is made of the state folder's key, and does not tell it."""
+        return hashlib.blake2b(purpose.encode(), key=self._state.key.value).digest()
 
     def make_spares(self) -> None:
         """Create folders for the next programs in advance. Optional: it makes `stage` faster."""

@@ -170,7 +170,37 @@ class Ping(_Request, frozen=True, kw_only=True):
     """Tell the versions."""
 
 
-Request = Submit | Run | Cancel | Show | List | Remove | Label | Stats | Ping
+EntryKind = Literal["run", "submit", "remove", "name", "refused"]
+"""What an entry of the journal tells of."""
+
+
+class ReadJournal(_Request, frozen=True, kw_only=True, tag="journal"):
+    """Read the journal, newest entries first, one page. A client sees the entries of its own uid; root and the daemon's
+    user see all."""
+
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    before: Count | None = None
+    """Entries older than this one: the `next` of the page before."""
+    after: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
+    """Entries newer than this one, oldest first: for who follows the journal."""
+    hash: Reference | None = None
+    """Only those of this program, which may have been removed."""
+    failed: bool = False
+    """Only runs that did not end as `ok`, and refusals."""
+    since: Annotated[float, Meta(ge=0)] | None = None
+    """Only those from this time on, in seconds since the epoch."""
+    entry: Count | None = None
+    """This entry alone, with the texts that were kept of it."""
+
+
+class JournalStats(_Request, frozen=True, kw_only=True, tag="journal_stats"):
+    """Sum up the runs in the journal, by program and engine."""
+
+    hash: Reference | None = None
+    since: Annotated[float, Meta(ge=0)] | None = None
+
+
+Request = Submit | Run | Cancel | Show | List | Remove | Label | Stats | Ping | ReadJournal | JournalStats
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=True):
@@ -319,6 +349,68 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     """Largest CPU time of one turn. Unlike the length, it does not count waiting for a core."""
 
 
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of the journal. What does not apply is left out."""
+
+    id: int
+    """Grows with each entry."""
+    at: float
+    """Seconds since the epoch."""
+    kind: EntryKind
+    uid: int
+    outcome: str
+    """Of a run: the kind of its outcome. Of a refusal: the code of the error. Otherwise: what was done."""
+    tenant: Tenant | None = None
+    hash: Hash | None = None
+    name: str | None = None
+    """The name under which the program was run, or which was moved."""
+    engine: Engine | None = None
+    line: int | None = None
+    """Where the program failed."""
+    column: int | None = None
+    cpu_ms: float | None = None
+    wall_ms: float | None = None
+    memory_bytes: int | None = None
+    prompt_bytes: int | None = None
+    result_bytes: int | None = None
+    console_lines: int | None = None
+    prompt_digest: str | None = None
+    """The same for the same prompt. It is keyed: it does not tell the prompt to who guesses it."""
+    count: int = 1
+    """Of refusals: how many there were within a second."""
+    content: dict[str, str] | None = None
+    """With `entry`: the texts that `journal.keep` names."""
+
+
+class Entries(_Reply, frozen=True, kw_only=True):
+    """Entries of the journal; `next` is there if more follow."""
+
+    entries: list[JournalEntry]
+    next: int | None = None
+
+
+class JournalSum(msgspec.Struct, frozen=True):
+    """The runs of one program on one engine."""
+
+    hash: Hash
+    """Empty: of runs that were cancelled before their program was known."""
+    engine: Engine
+    runs: int
+    failed: int
+    cpu_ms: float
+    """Of all runs together."""
+    cpu_max_ms: float
+    wall_mean_ms: float
+    memory_max_bytes: int
+    last_at: float
+
+
+class JournalSums(_Reply, frozen=True, kw_only=True, tag="journal_sums"):
+    """At most 1,000, those with the most CPU time first."""
+
+    programs: list[JournalSum]
+
+
 class Pong(_Reply, frozen=True, kw_only=True):
     """The daemon is there."""
 
@@ -340,4 +432,18 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="er
     detail: dict[str, str | int | float | list[str] | None] | None = None
 
 
-Reply = Submitted | Log | Finished | Cancelling | Shown | Listed | Removed | Named | StatsReply | Pong | Error
+Reply = (
+    Submitted
+    | Log
+    | Finished
+    | Cancelling
+    | Shown
+    | Listed
+    | Removed
+    | Named
+    | StatsReply
+    | Entries
+    | JournalSums
+    | Pong
+    | Error
+)

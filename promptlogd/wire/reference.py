@@ -87,7 +87,8 @@ default is left out.
 
 _ANSWERS = {
     "Submit": "submitted", "Run": "log*, finished", "Cancel": "cancelling", "Show": "shown", "List": "listed",
-    "Remove": "removed", "Label": "named", "Stats": "stats", "Ping": "pong",
+    "Remove": "removed", "Label": "named", "Stats": "stats", "ReadJournal": "entries",
+    "JournalStats": "journal_sums", "Ping": "pong",
 }  # fmt: skip
 
 

@@ -50,6 +50,10 @@ REQUESTS: list[tuple[str, m.Request]] = [
     ("a name that moves", m.Label(id=8, name="a", hash=_HASH)),
     ("a name that moves back", m.Label(id=8, name="a")),
     ("counts", m.Stats(id=9)),
+    ("the newest entries of the journal", m.ReadJournal(id=10)),
+    ("failed runs of a program, a further page", m.ReadJournal(id=10, hash="@a", failed=True, since=1.5, before=7)),
+    ("one entry in full", m.ReadJournal(id=10, entry=7)),
+    ("sums of the journal", m.JournalStats(id=11, since=1.5)),
 ]  # fmt: skip
 
 _OUTCOMES: list[o.Outcome] = [
@@ -81,6 +85,10 @@ REPLIES: list[tuple[str, m.Reply]] = [
     ("cancelled", m.Cancelling(id=4, found=True)),
     ("a removal", m.Removed(id=7, hash=_HASH, names=["a", "b"])),
     ("a name that moved", m.Named(id=8, name="a", hash=_HASH)),
+    (
+        "entries of the journal",
+        m.Entries(id=10, entries=[m.JournalEntry(id=7, at=1.5, kind="run", uid=1, outcome="ok", hash=_HASH)], next=7),
+    ),
     *((f"the error {code}", m.Error(id=1, code=code, message="why", detail={"line": 1}))
       for code in get_args(m.ErrorCode)),
     ("an error for what no id could be read from", m.Error(code="bad_request", message="why")),

@@ -27,10 +27,12 @@ from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
     Error,
+    JournalStats,
     Label,
     LimitsAsked,
     List,
     Ping,
+    ReadJournal,
     Remove,
     Reply,
     Request,
@@ -43,6 +45,8 @@ from promptlogd.wire.messages import (
 VALID: list[Request] = [
     Ping(id=1),
     Stats(id="s"),
+    ReadJournal(id=9, limit=7, before=9, hash="@a", failed=True, since=1.5),
+    JournalStats(id=9, hash="ab" * 32, since=0.5),
     Submit(id=2, source="const result = 1", name="fuzz"),
     Run(id=3, source="return [prompt, env]", prompt="ü\0\u2028", env=Raw(b'{"a":[1,{"b":null}]}'), stream_logs=True),
     Run(id=4, hash="@fuzz", limits=LimitsAsked(cpu_ms=20, wall_ms=100, memory_bytes=64 << 20)),

@@ -26,10 +26,12 @@ from promptlogd.wire.messages import (
     Cancel,
     Error,
     Finished,
+    JournalStats,
     Label,
     LimitsAsked,
     List,
     Ping,
+    ReadJournal,
     Remove,
     Reply,
     Request,
@@ -52,6 +54,8 @@ REQUESTS = [
     Remove(id=6, hash="abcdef0123"),
     Label(id=7, name="x"),
     Stats(id="x" * 64),
+    ReadJournal(id=8, limit=7, before=9, hash="@a", failed=True, since=1.5),
+    JournalStats(id=9, hash="ab" * 32, since=0.5),
 ]
 ENCODINGS: list[Any] = ["json", "msgpack"]
 

@@ -1,0 +1,185 @@
+"""promptlogctl log: what happened, from the daemon's journal. Design: docs/journal.md."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import click
+
+from promptlogctl.cli import output, terminal
+from promptlogctl.cli.app import App, command, shared_options
+from promptlogctl.cli.options import Count
+from promptlogctl.cli.program import complete_program
+from promptlogctl.client import Client, JournalEntry
+
+_FOLLOW_S = 0.5
+_SHORT = 12
+"""Digits of a hash that a terminal gets."""
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_AGE = re.compile(rf"(\d{{1,9}})({'|'.join(_UNITS_S)})")
+_HEADER = ["ENTRY", "TIME", "UID", "WHAT", "OUTCOME", "PROGRAM", "NAME", "ENGINE", "CPU MS", "WALL MS", "MIB"]
+
+
+class Since(click.ParamType[float]):
+    """A time: an age, such as 90s, 30m, 1h or 2d, or a date with or without a time. In seconds since the epoch."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the time. Fails with what would be right."""
+        if isinstance(value, float):
+            return value
+        age = _AGE.fullmatch(value)
+        if age is not None:
+            return max(time.time() - int(age[1]) * _UNITS_S[age[2]], 0.0)
+        try:
+            return max(datetime.fromisoformat(value).astimezone().timestamp(), 0.0)
+        except (ValueError, OverflowError, OSError):
+            self.fail(
+                f"{value!r} is no time: give an age, as 90s, 30m, 1h, 2d, or a date, as 2026-11-30T12:00", param, ctx
+            )
+
+
+@click.group(invoke_without_command=True)
+@click.option("--program", metavar="HASH|PREFIX|@NAME", shell_complete=complete_program, help="Of this program alone.")
+@click.option("--failed", is_flag=True, help="Only runs that gave no result, and refused requests.")
+@click.option("--since", type=Since(), help="From this time on: 90s, 30m, 1h, 2d ago, or a date.")
+@click.option("--limit", type=Count(), help="No more than so many. Default: 100.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with new entries as they come, until Ctrl-C.")
+@click.option("--stats", is_flag=True, help="Sums of the runs, by program.")
+@click.option("--no-trunc", is_flag=True, help="On a terminal: whole hashes, and whole lines.")
+@shared_options
+@click.pass_context
+def log(context: click.Context, /, **options: Any) -> None:
+    """Show the journal: runs, submits, removals, moves of names, and refused requests, newest first.
+
+    You see what your user did; root and the daemon's user see everything. `log show ENTRY` shows one of them in full.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(_log, **options)
+        return
+    for name in _FILTERS:
+        if options.get(name):
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with `log {context.invoked_subcommand}`")
+
+
+_FILTERS = ("program", "failed", "since", "limit", "follow", "stats")
+
+
+@click.command("log")
+@command
+def _log(
+    app: App,
+    program: str | None,
+    failed: bool,
+    since: float | None,
+    limit: int | None,
+    follow: bool,
+    stats: bool,
+    no_trunc: bool,
+) -> None:
+    if stats and (failed or follow or limit):
+        raise click.UsageError("--stats goes with --program and --since alone")
+    with app.client() as client:
+        if stats:
+            _show_sums(app, client, program, since, short=not no_trunc)
+            return
+        wanted = {"hash": program, "failed": failed, "since": since}
+        entries = list(islice(client.journal(**wanted), limit or 100))  # type: ignore[arg-type]
+        if not follow:
+            if app.json:
+                output.as_json(entries)
+            else:
+                terminal.table(_HEADER, _rows(entries, short=not no_trunc), cut=not no_trunc)
+            return
+        _follow(app, client, wanted, entries, short=not no_trunc)
+
+
+def _follow(app: App, client: Client, wanted: Mapping[str, Any], entries: list[JournalEntry], *, short: bool) -> None:
+    """Print entries as they come, oldest first. Ends by Ctrl-C, or by a lost daemon."""
+    newest = entries[0].id if entries else _newest(client)
+    new = entries[::-1]
+    while True:
+        for entry, row in zip(new, _rows(new, short=short), strict=True):
+            newest = max(newest, entry.id)
+            if app.json:
+                output.as_json(entry)
+            else:
+                click.echo("  ".join(row) if sys.stdout.isatty() else "\t".join(row))
+        sys.stdout.flush()
+        time.sleep(_FOLLOW_S)
+        new = list(client.journal(**wanted, after=newest))
+
+
+def _newest(client: Client) -> int:
+    """Return the number of the newest entry; 0 if there is none."""
+    return next((entry.id for entry in client.journal()), 0)
+
+
+def _rows(entries: Iterable[JournalEntry], *, short: bool) -> list[list[str]]:
+    short = short and sys.stdout.isatty()
+    return [
+        [
+            str(entry.id),
+            output.when(entry.at, short=short),
+            str(entry.uid) if entry.tenant is None else f"{entry.uid} {terminal.safe(entry.tenant)}",
+            entry.kind,
+            entry.outcome if entry.count == 1 else f"{entry.outcome} x{entry.count}",
+            (entry.hash or "")[: _SHORT if short else None],
+            f"@{entry.name}" if entry.name else "",
+            entry.engine or "",
+            "" if entry.cpu_ms is None else f"{entry.cpu_ms:.1f}",
+            "" if entry.wall_ms is None else f"{entry.wall_ms:.1f}",
+            "" if entry.memory_bytes is None else f"{entry.memory_bytes / 2**20:.1f}",
+        ]
+        for entry in entries
+    ]
+
+
+def _show_sums(app: App, client: Client, program: str | None, since: float | None, *, short: bool) -> None:
+    sums = client.journal_sums(hash=program, since=since)
+    if app.json:
+        output.as_json(list(sums))
+        return
+    short = short and sys.stdout.isatty()
+    rows = [
+        [
+            row.hash[: _SHORT if short else None] or "unknown",
+            row.engine,
+            str(row.runs),
+            str(row.failed),
+            f"{row.cpu_ms:.1f}",
+            f"{row.cpu_max_ms:.1f}",
+            f"{row.wall_mean_ms:.1f}",
+            f"{row.memory_max_bytes / 2**20:.1f}",
+            output.when(row.last_at, short=short),
+        ]
+        for row in sums
+    ]
+    header = ["PROGRAM", "ENGINE", "RUNS", "FAILED", "CPU MS", "MAX", "MEAN WALL", "MAX MIB", "LAST"]
+    terminal.table(header, rows, cut=short)
+
+
+@log.command("show")
+@click.argument("entry", type=Count(), metavar="ENTRY")
+@command
+def show(app: App, entry: int) -> None:
+    """Show one entry in full, with the texts that the configuration keeps (journal.keep)."""
+    with app.client() as client:
+        found = client.journal_entry(entry)
+    if app.json:
+        output.as_json(found)
+        return
+    fields = {name: getattr(found, name) for name in found.__struct_fields__ if name != "content"}
+    fields["at"] = output.when(found.at)
+    for name, value in fields.items():
+        if value is not None and (name, value) != ("count", 1):
+            click.echo(f"{name.replace('_', ' '):14} {terminal.safe(str(value))}")
+    for name, text in (found.content or {}).items():
+        click.echo(f"\n{name}:\n{terminal.safe(text, lines=True)}")

@@ -1,0 +1,212 @@
+"""The journal itself: a queue in memory, and what becomes of it on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter, deque
+from pathlib import Path
+
+import msgspec
+
+from promptlogd.config import JournalSettings
+from promptlogd.journal.database import FILE, FILES, Database, Filter, Row
+from promptlogd.journal.entry import Entry
+from promptlogd.store.damaged import DamagedFolder
+from promptlogd.store.ownership import check_file
+from promptlogd.wire.messages import JournalEntry, JournalSum
+
+_log = logging.getLogger(__name__)
+
+_QUEUE_ENTRIES, _QUEUE_BYTES = 20_000, 16 << 20
+"""What waits to be written. Above it entries are dropped, or lose their texts."""
+_RETAIN_S = 60.0
+"""Interval of removals."""
+_DAY_S = 86400.0
+_DIGEST_BYTES = 16
+_LOG_AGAIN_S = 60.0
+
+
+class Journal:
+    """The journal of one state folder. `note` may be called by any thread; all else blocks, and runs in threads."""
+
+    def __init__(self, state_dir: Path, settings: JournalSettings, key: bytes) -> None:
+        """`key`: for the digests of prompts. Without it nobody can try whether a digest is that of a likely prompt."""
+        self._folder = state_dir
+        self._settings = settings
+        self._key = key
+        self._queue: deque[Entry] = deque()
+        self._queued_bytes = 0
+        self._refused: Counter[tuple[int, str | None, str]] = Counter()
+        """Refusals since the last flush, by uid, tenant and code."""
+        self._dropped = 0
+        self._writing = threading.Lock()
+        self._database: Database | None = None
+        self._retained_at = 0.0
+        self._complained_at = -_LOG_AGAIN_S
+
+    @property
+    def keeps(self) -> frozenset[str]:
+        """Which texts are kept of a run."""
+        return frozenset(self._settings.keep)
+
+    def open(self) -> None:
+        """Open the file. Without it the daemon serves all the same. Raises StoreUnsafe for a file of another kind."""
+        if not self._settings.enabled:
+            return
+        try:
+            for name in FILES:
+                check_file(self._folder / name)
+            self._database = self._opened()
+        except (OSError, sqlite3.Error) as error:
+            _log.error("the journal %s can't be used (%s): nothing is noted", self._folder / FILE, error)
+
+    def _opened(self) -> Database:
+        """Open the file. One that SQLite can't read, or of another version, is moved to `damaged/` first."""
+        try:
+            return Database(self._folder / FILE)
+        except sqlite3.OperationalError:  # the disk refuses: the file may be good
+            raise
+        except sqlite3.DatabaseError as error:
+            self._put_aside(error)
+            return Database(self._folder / FILE)
+
+    def _put_aside(self, error: sqlite3.DatabaseError) -> None:
+        _log.error("the journal %s can't be read (%s): it is moved to damaged/", self._folder / FILE, error)
+        damaged = DamagedFolder(self._folder)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in FILES:
+                if (self._folder / name).exists():
+                    damaged.move_in(name, folder=folder, label=name)
+        finally:
+            os.close(folder)
+
+    def note(self, entry: Entry) -> None:
+        """Take an entry. It is on the disk after the next `flush`."""
+        if self._database is None:
+            return
+        if len(self._queue) >= _QUEUE_ENTRIES:
+            self._dropped += 1
+            return
+        size = entry.held_bytes
+        if self._queued_bytes + size > _QUEUE_BYTES:
+            entry.prompt = entry.result = entry.console = entry.error = None
+            size = 0
+        self._queued_bytes += size
+        self._queue.append(entry)
+
+    def note_refusal(self, uid: int, tenant: str | None, code: str) -> None:
+        """Count a refused request. A second's refusals of one kind become one entry."""
+        if self._database is not None and (len(self._refused) < _QUEUE_ENTRIES or (uid, tenant, code) in self._refused):
+            self._refused[uid, tenant, code] += 1
+
+    def flush(self) -> None:
+        """Write what waits, and remove what is too old or too much. Blocks; logs what the disk refuses."""
+        with self._writing:
+            database = self._database
+            if database is None:
+                return
+            rows = [self._row(entry) for entry in self._taken()]
+            try:
+                if rows:
+                    database.append(rows)
+                if time.monotonic() - self._retained_at > _RETAIN_S:
+                    self._retained_at = time.monotonic()
+                    self._retain(database)
+            except sqlite3.Error as error:
+                self._complain("the journal can't be written (%s): %d entries are lost", error, len(rows))
+                if not isinstance(error, sqlite3.OperationalError):
+                    self._begin_anew(error)
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                self._complain("the journal did not keep up: %d entries are lost", dropped)
+
+    def _begin_anew(self, error: sqlite3.Error) -> None:
+        """Replace a file that turned out to be damaged."""
+        assert self._database is not None
+        database, self._database = self._database, None
+        try:
+            database.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                self._put_aside(error)
+            self._database = Database(self._folder / FILE)
+        except (OSError, sqlite3.Error) as failure:
+            _log.error("the journal %s can't be made again (%s): nothing is noted", self._folder / FILE, failure)
+
+    def _taken(self) -> list[Entry]:
+        """Take everything out of the queue."""
+        refused, self._refused = self._refused, Counter()
+        entries = [self._queue.popleft() for _ in range(len(self._queue))]
+        self._queued_bytes = 0  # a note of this moment counts in the next round, or not at all: the bound is no account
+        now = time.time()
+        for (uid, tenant, code), count in refused.items():
+            entries.append(Entry(at=now, kind="refused", uid=uid, tenant=tenant, outcome=code, count=count))
+        return entries
+
+    def _row(self, entry: Entry) -> Row:
+        prompt = entry.prompt.encode("utf-8", "replace") if isinstance(entry.prompt, str) else entry.prompt
+        digest = None
+        if prompt is not None:
+            digest = hashlib.blake2b(prompt, key=self._key, digest_size=_DIGEST_BYTES).hexdigest()
+        return (
+            entry.at, entry.kind, entry.uid, entry.tenant, entry.hash, entry.name, entry.engine, entry.outcome,
+            entry.line, entry.column, entry.cpu_ms, entry.wall_ms, entry.memory_bytes,
+            None if prompt is None else len(prompt), entry.result_bytes,
+            entry.console_lines, digest, entry.count, self._content(entry, prompt),
+        )  # fmt: skip
+
+    def _content(self, entry: Entry, prompt: bytes | None) -> bytes | None:
+        """Return the texts that the configuration wants kept, as JSON."""
+        most = self._settings.keep_kb * 1024
+        console = None if entry.console is None else "\n".join(f"{level}: {text}" for level, text in entry.console)
+        texts = {"prompt": prompt, "result": entry.result, "console": console, "error": entry.error}
+        content = {}
+        for name in self._settings.keep:
+            text = texts[name]
+            if text is not None:
+                data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+                content[name] = data[:most].decode("utf-8", "replace") + ("…" if len(data) > most else "")
+        return msgspec.json.encode(content) if content else None
+
+    def _retain(self, database: Database) -> None:
+        """Remove entries that are too old. Of too many, remove the oldest of the uid that has the most.
+
+        So a client that fills the journal pushes out its own entries, and not those that tell of others.
+        """
+        settings = self._settings
+        while database.remove_before(time.time() - settings.max_age_days * _DAY_S):
+            pass
+        while (excess := database.rows.total() - settings.max_rows) > 0:
+            database.remove_oldest(database.rows.most_common(1)[0][0], excess)
+        while database.bytes > settings.max_mb << 20 and database.rows:
+            database.remove_oldest(database.rows.most_common(1)[0][0], database.rows.total())
+
+    def _complain(self, message: str, *arguments: object) -> None:
+        if time.monotonic() - self._complained_at > _LOG_AGAIN_S:
+            self._complained_at = time.monotonic()
+            _log.error(message, *arguments)
+
+    def page(self, wanted: Filter, limit: int, *, before: int | None, after: int | None) -> list[JournalEntry]:
+        """See Database.page. Without a journal there are no entries."""
+        return [] if self._database is None else self._database.page(wanted, limit, before=before, after=after)
+
+    def entry(self, wanted: Filter, id: int) -> JournalEntry | None:
+        """See Database.entry."""
+        return None if self._database is None else self._database.entry(wanted, id)
+
+    def sums(self, wanted: Filter) -> list[JournalSum]:
+        """See Database.sums."""
+        return [] if self._database is None else self._database.sums(wanted)
+
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        self.flush()
+        with self._writing:
+            database, self._database = self._database, None
+            if database is not None:
+                database.close()

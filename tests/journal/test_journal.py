@@ -1,0 +1,262 @@
+"""The journal by itself: its queue, its file, its bounds."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from promptlogd.config import JournalSettings
+from promptlogd.journal import Entry, Journal
+from promptlogd.journal import database as database_module
+from promptlogd.journal import journal as journal_module
+from promptlogd.journal.database import FILE, Database, Filter, TooSlow
+from promptlogd.store.errors import StoreUnsafe
+
+KEY = b"k" * 64
+ALL = Filter(uid=None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A state folder, as far as the journal is concerned."""
+    (tmp_path / "damaged").mkdir(mode=0o700)
+    return tmp_path
+
+
+@pytest.fixture
+def journal(folder: Path) -> Iterator[Journal]:
+    """A journal that is open, with the default settings."""
+    with closing(_opened(folder)) as opened:
+        yield opened
+
+
+def _opened(folder: Path, **settings: object) -> Journal:
+    journal = Journal(folder, JournalSettings(**settings), KEY)  # type: ignore[arg-type]
+    journal.open()
+    return journal
+
+
+def _run(**given: object) -> Entry:
+    fields = {"at": time.time(), "kind": "run", "uid": 1000, "outcome": "ok", "hash": "ab" * 32, "prompt": "hello"}
+    return Entry(**{**fields, **given})  # type: ignore[arg-type]
+
+
+def _outcomes(journal: Journal, wanted: Filter = ALL) -> list[str]:
+    return [entry.outcome for entry in journal.page(wanted, 1000, before=None, after=None)]
+
+
+def test_entries_are_there_after_a_restart(folder: Path) -> None:
+    """What was noted before `close` is read by the next journal of the folder, newest first."""
+    with closing(_opened(folder)) as journal:
+        journal.note(_run(outcome="ok"))
+        journal.note(_run(outcome="cpu_limit"))
+    with closing(_opened(folder)) as journal:
+        assert _outcomes(journal) == ["cpu_limit", "ok"]
+
+
+def test_a_prompt_is_told_by_a_keyed_digest_alone(folder: Path, journal: Journal) -> None:
+    """Equal prompts have equal digests, another folder's key gives others, and the file has no word of the prompt."""
+    for prompt in ("a secret prompt", "a secret prompt", "another"):
+        journal.note(_run(prompt=prompt))
+    journal.flush()
+    digests = [entry.prompt_digest for entry in journal.page(ALL, 10, before=None, after=None)]
+    assert digests[1] == digests[2] != digests[0]
+    assert not any(b"secret" in path.read_bytes() for path in folder.glob(f"{FILE}*"))
+    (folder / "other").mkdir()
+    (folder / "other/damaged").mkdir(mode=0o700)
+    other = Journal(folder / "other", JournalSettings(), b"o" * 64)
+    other.open()
+    with closing(other):
+        other.note(_run(prompt="a secret prompt"))
+        other.flush()
+        assert other.page(ALL, 1, before=None, after=None)[0].prompt_digest != digests[1]
+
+
+def test_texts_are_kept_where_the_settings_say_so(folder: Path) -> None:
+    """Each is cut at its bound, between characters, and only the entry that is asked for by itself has them."""
+    with closing(_opened(folder, keep=["prompt", "error", "console", "result"], keep_kb=1)) as journal:
+        journal.note(_run(prompt="é" * 2000, error="E: no", console=[("log", "a"), ("error", "b")], result=b"[1]"))
+        journal.flush()
+        (listed,) = journal.page(ALL, 10, before=None, after=None)
+        assert listed.content is None
+        entry = journal.entry(ALL, listed.id)
+        assert entry is not None
+        assert entry.content == {
+            "prompt": "é" * 512 + "…", "error": "E: no", "console": "log: a\nerror: b", "result": "[1]",
+        }  # fmt: skip
+        assert journal.entry(ALL, listed.id + 1) is None
+
+
+def test_filters(journal: Journal) -> None:
+    """Entries are found by uid, by the begin of a hash, by failure, by time, and by pages in both directions."""
+    now = time.time()
+    journal.note(_run(uid=1, hash="aa" * 32, at=now - 300))
+    journal.note(_run(uid=2, hash="ab" * 32, outcome="exception", at=now - 200))
+    journal.note(_run(uid=2, kind="submit", outcome="kept", hash="ab" * 32, at=now - 100))
+    journal.note_refusal(2, None, "busy")
+    journal.flush()
+    assert _outcomes(journal) == ["busy", "kept", "exception", "ok"]
+    assert _outcomes(journal, Filter(uid=1)) == ["ok"]
+    assert _outcomes(journal, Filter(uid=None, hash="abab")) == ["kept", "exception"]
+    assert _outcomes(journal, Filter(uid=None, hash="a")) == ["kept", "exception", "ok"]
+    assert _outcomes(journal, Filter(uid=None, failed=True)) == ["busy", "exception"]
+    assert _outcomes(journal, Filter(uid=None, since=now - 200)) == ["busy", "kept", "exception"]
+    assert [entry.id for entry in journal.page(ALL, 2, before=4, after=None)] == [3, 2]
+    assert [entry.id for entry in journal.page(ALL, 2, before=None, after=1)] == [2, 3]
+
+
+def test_a_seconds_refusals_are_one_entry(journal: Journal) -> None:
+    """A client that is refused ten thousand times in a second writes one row."""
+    for _ in range(10_000):
+        journal.note_refusal(7, "a tenant", "busy")
+    journal.flush()
+    (entry,) = journal.page(ALL, 10, before=None, after=None)
+    assert (entry.kind, entry.uid, entry.tenant, entry.count) == ("refused", 7, "a tenant", 10_000)
+
+
+def test_what_does_not_fit_is_dropped_and_told(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The queue has a bound in entries; beyond its bound in bytes entries lose their texts."""
+    monkeypatch.setattr(journal_module, "_QUEUE_ENTRIES", 3)
+    monkeypatch.setattr(journal_module, "_QUEUE_BYTES", 10)
+    for _ in range(5):
+        journal.note(_run(prompt="12345678"))
+    journal.flush()
+    entries = journal.page(ALL, 10, before=None, after=None)
+    assert [entry.prompt_bytes for entry in entries] == [None, None, 8]
+    assert "2 entries are lost" in caplog.text
+
+
+def test_sums(journal: Journal) -> None:
+    """Runs are summed by program, the costliest first; submits do not count."""
+    for cpu_ms, outcome in ((1.0, "ok"), (3.0, "exception")):
+        journal.note(_run(hash="aa" * 32, engine="quickjs", cpu_ms=cpu_ms, wall_ms=2 * cpu_ms, outcome=outcome))
+    journal.note(_run(hash="bb" * 32, engine="deno", cpu_ms=20.0, wall_ms=30.0, memory_bytes=5))
+    journal.note(_run(hash="bb" * 32, kind="submit", outcome="kept"))
+    journal.flush()
+    first, second = journal.sums(ALL)
+    assert (first.hash, first.engine, first.runs, first.memory_max_bytes) == ("bb" * 32, "deno", 1, 5)
+    assert (second.runs, second.failed, second.cpu_ms, second.cpu_max_ms, second.wall_mean_ms) == (2, 1, 4.0, 3.0, 4.0)
+
+
+def test_old_entries_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries older than the bound are removed, however many they are."""
+    with closing(_opened(folder, max_age_days=1.0)) as journal:
+        for _ in range(500):
+            journal.note(_run(at=time.time() - 2 * 86400))
+        journal.note(_run(outcome="new"))
+        journal.flush()
+        assert _outcomes(journal) == ["new"]
+
+
+@pytest.mark.parametrize("settings", [{"max_rows": 1000}, {"max_mb": 1}], ids=["rows", "bytes"])
+def test_a_flood_pushes_out_its_own_entries(folder: Path, settings: dict[str, int]) -> None:
+    """Beyond the bound, the oldest entries of the uid that has the most go. Other users' entries stay."""
+    with closing(_opened(folder, keep=["error"], **settings)) as journal:
+        for _ in range(20):
+            journal.note(_run(uid=1, outcome="quiet"))
+        for _ in range(5000):
+            journal.note(_run(uid=2, outcome="flood", error="x" * 500))
+        journal.flush()
+        outcomes = _outcomes(journal, Filter(uid=1))
+        assert outcomes == ["quiet"] * 20
+        left = len(journal.page(Filter(uid=2), 10_000, before=None, after=None))
+        assert 0 < left <= (980 if "max_rows" in settings else 2500)
+
+
+def test_a_damaged_file_is_put_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is no database is moved to `damaged/`, and the journal begins anew."""
+    (folder / FILE).write_bytes(b"this is no database" * 1000)
+    with closing(_opened(folder)) as journal:
+        journal.note(_run())
+        journal.flush()
+        assert _outcomes(journal) == ["ok"]
+    assert "is moved to damaged/" in caplog.text
+    assert len(list((folder / "damaged").iterdir())) == 1
+
+
+def test_damage_within_the_file_is_put_aside_when_it_is_met(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The journal goes on in a new file; what was to be written is lost, and said to be."""
+    with closing(_opened(folder)) as journal:
+        for _ in range(2000):
+            journal.note(_run())
+    data = bytearray((folder / FILE).read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    (folder / FILE).write_bytes(data)
+    with closing(_opened(folder)) as journal:
+        journal.note(_run())
+        journal.flush()
+        journal.note(_run(outcome="later"))
+        journal.flush()
+        assert _outcomes(journal) == ["later"]
+    assert "can't be written" in caplog.text
+
+
+def test_a_newer_version_is_put_aside(folder: Path) -> None:
+    """A file of a version that is not known is not written to."""
+    with closing(sqlite3.connect(folder / FILE)) as db:
+        db.execute("PRAGMA user_version = 99")
+        db.commit()
+    with closing(_opened(folder)) as journal:
+        journal.note(_run())
+        journal.flush()
+        assert _outcomes(journal) == ["ok"]
+    assert len(list((folder / "damaged").iterdir())) == 1
+
+
+def test_a_link_in_its_place_is_refused(folder: Path) -> None:
+    """A link is not followed: the daemon would write into a file of somebody else's choice."""
+    (folder / "elsewhere").touch()
+    (folder / FILE).symlink_to(folder / "elsewhere")
+    with pytest.raises(StoreUnsafe, match="is a link"):
+        _opened(folder)
+
+
+def test_a_disk_that_refuses_costs_entries_alone(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write that fails is logged once a minute; later entries are written."""
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "append", refuse)
+        for _ in range(3):
+            journal.note(_run())
+            journal.flush()
+    journal.note(_run(outcome="later"))
+    journal.flush()
+    assert _outcomes(journal) == ["later"]
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_a_query_has_a_bound_in_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that takes too long ends with a message, and the next one is answered."""
+    for _ in range(3000):
+        journal.note(_run())
+    journal.flush()
+    monkeypatch.setattr(database_module, "_STEPS", 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(database_module, "_QUERY_S", -1.0)
+        with pytest.raises(TooSlow, match="takes more than"):
+            journal.sums(ALL)
+    assert journal.sums(ALL)[0].runs == 3000
+
+
+def test_without_a_journal_nothing_is_kept(folder: Path) -> None:
+    """With `enabled = false` there is no file, and there are no entries."""
+    with closing(_opened(folder, enabled=False)) as journal:
+        journal.note(_run())
+        journal.note_refusal(1, None, "busy")
+        journal.flush()
+        assert _outcomes(journal) == []
+        assert journal.sums(ALL) == []
+    assert not list(folder.glob(f"{FILE}*"))

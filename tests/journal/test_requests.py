@@ -1,0 +1,201 @@
+"""The journal of a running daemon: what is noted, who sees it, and `promptlogctl log`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import AsyncClient, Client, LimitsAsked, RequestRefused
+from promptlogd.wire import messages
+from promptlogd.wire.messages import JournalEntry
+from tests.ctl.command import ctl
+from tests.daemon.ordinary_user import NOBODY, ordinary_user
+from tests.daemons import configured_daemon
+
+_UID = os.geteuid()
+
+
+def _entries(client: Client, count: int, **wanted: object) -> list[JournalEntry]:
+    """Return the entries, oldest first, once there are so many. They are written once a second."""
+    deadline = time.monotonic() + 20
+    while len(found := list(client.journal(**wanted))) < count:  # type: ignore[arg-type]
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return found[::-1]
+
+
+def test_what_is_noted() -> None:
+    """Runs of all kinds, submits, moves of names, removals and refusals, with who, what, how and how much."""
+    with configured_daemon("") as socket, Client(socket) as client:
+        hash = client.submit("return prompt.length", name="count").hash
+        assert client.run("@count", "abc").value == 3
+        client.run_source("\nthrow new Error('a secret')", "p")
+        client.run_source("for(;;){}", limits=LimitsAsked(cpu_ms=20))
+        client.label("count", client.submit("return 2").hash)
+        client.label("count")
+        client.remove(hash)
+        with pytest.raises(RequestRefused):
+            client.run("@nobody")
+        entries = _entries(client, 9)
+    assert [(entry.kind, entry.outcome) for entry in entries] == [
+        ("submit", "kept"), ("run", "ok"), ("run", "exception"), ("run", "cpu_limit"), ("submit", "kept"),
+        ("name", "moved"), ("name", "moved back"), ("remove", "removed"), ("refused", "not_found"),
+    ]  # fmt: skip
+    ran = next(entry for entry in entries if entry.kind == "run" and entry.outcome == "ok")
+    assert (ran.uid, ran.hash, ran.name, ran.engine) == (_UID, hash, "count", "quickjs")
+    assert (ran.prompt_bytes, ran.result_bytes, ran.console_lines, ran.content) == (3, 1, 0, None)
+    assert (ran.cpu_ms or 0) > 0
+    threw = next(entry for entry in entries if entry.outcome == "exception")
+    assert (threw.line, threw.prompt_bytes) == (2, 1)
+    assert "secret" not in str(entries)
+
+
+def test_a_large_request_is_noted(socket_path: Path) -> None:
+    """The decoder gives texts of large requests as bytes."""
+    with Client(socket_path) as client:
+        client.run_source("return 1", "é" * 200_000)
+        newest = next(client.journal(), None)
+        while newest is None or newest.prompt_bytes != 400_000:
+            time.sleep(0.05)
+            newest = next(client.journal(), None)
+
+
+def test_texts_are_kept_if_the_operator_wants_them() -> None:
+    """With journal.keep an entry that is asked for by itself has prompt, result, console and error."""
+    config = '[journal]\nkeep = ["prompt", "result", "console", "error"]\n'
+    with configured_daemon(config) as socket, Client(socket) as client:
+        client.run_source("console.log('said'); return [prompt]", "asked")
+        client.run_source("throw new Error('why')")
+        fine, threw = [client.journal_entry(entry.id) for entry in _entries(client, 2)]
+    assert fine.content == {"prompt": "asked", "result": '["asked"]', "console": "log: said"}
+    assert threw.content is not None
+    assert threw.content["error"].startswith("Error: why\n")
+
+
+def test_the_journal_outlives_the_daemon_and_its_programs(tmp_path: Path) -> None:
+    """Entries of a program that was removed are found by its hash or a prefix of it, also after a restart."""
+    state = str(tmp_path / "state")
+
+    def call(*arguments: str) -> str:
+        done = ctl(tmp_path / "none", *arguments, "--spawn", "--state-dir", state)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode()
+
+    hash = call("exec", "--keep", "-e", "return 1", "--json") and json.loads(call("list", "--json"))[0]["hash"]
+    call("run", hash)
+    call("remove", hash)
+    entries = json.loads(call("log", "--program", hash[:10], "--json"))
+    assert [entry["kind"] for entry in entries][:2] == ["remove", "run"]
+
+
+def test_a_user_sees_its_own_entries() -> None:
+    """Another user of the daemon sees what it did, and neither others' entries nor their sums."""
+    assert os.geteuid() == 0, "only root can connect as somebody else: run this test as root"
+    program = (
+        "import sys, time; from promptlogctl.client import Client, RequestRefused\n"
+        "with Client(sys.argv[1]) as client:\n"
+        "    client.run_source('return 2')\n"
+        "    while not (mine := list(client.journal())): time.sleep(0.05)\n"
+        "    try: client.journal_entry(int(sys.argv[2]))\n"
+        "    except RequestRefused as refused: print(refused.code)\n"
+        "    print([(entry.uid, entry.kind) for entry in mine], sum(row.runs for row in client.journal_sums()))\n"
+    )
+    with configured_daemon(f'[server]\nsocket_group = "{NOBODY}"\n') as socket, Client(socket) as client:
+        client.run_source("return 1")
+        (own,) = _entries(client, 1)
+        socket.parent.chmod(0o711)
+        become = _nobody(socket.parent)
+        said = subprocess.run(
+            [*become, sys.executable, "-c", program, str(socket), str(own.id)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert said.stdout == f"not_found\n[({NOBODY}, 'run')] 1\n", said.stderr
+        assert {entry.uid for entry in _entries(client, 2)} == {0, NOBODY}
+
+
+def _nobody(folder: Path) -> list[str]:
+    made = folder / "of-nobody"
+    made.mkdir()
+    return ordinary_user(made)
+
+
+async def test_the_asynchronous_client_reads_it_too() -> None:
+    """AsyncClient has the same three methods."""
+    with configured_daemon("") as socket, Client(socket) as client:
+        client.run_source("return 1")
+        (noted,) = _entries(client, 1)
+        async with AsyncClient(socket) as other:
+            assert [entry async for entry in other.journal()] == [noted]
+            assert await other.journal_entry(noted.id) == noted
+            assert [row.runs for row in await other.journal_sums()] == [1]
+
+
+def test_pages() -> None:
+    """More entries than a page has come in order, in both directions."""
+    with configured_daemon("") as socket, Client(socket) as client:
+        for run in [client.start(None, source="return 1") for _ in range(120)]:
+            run.result()
+        entries = _entries(client, 120)
+        numbers = [entry.id for entry in entries]
+        assert numbers == sorted(set(numbers))
+        assert [entry.id for entry in client.journal(after=numbers[4])] == numbers[5:]
+        ask = client._connection.ask
+        with pytest.raises(RequestRefused, match="either `before` or `after`"):
+            ask(lambda id: messages.ReadJournal(id=id, before=1, after=1), messages.Entries)
+
+
+def test_log_command(tmp_path: Path) -> None:
+    """`promptlogctl log` lists, filters, sums up, shows one entry, and refuses options that do not go together."""
+    with configured_daemon("") as socket, Client(socket) as client:
+        hash = client.submit("return 1", name="one").hash
+        client.run("@one")
+        client.run_source("throw 1")
+        _entries(client, 3)
+        lines = ctl(socket, "log").stdout.decode().splitlines()
+        assert [line.split("\t")[3:5] for line in lines] == [["run", "exception"], ["run", "ok"], ["submit", "kept"]]
+        assert lines[1].split("\t")[5:8] == [hash, "@one", "quickjs"]
+        assert len(ctl(socket, "log", "--failed").stdout.splitlines()) == 1
+        assert len(ctl(socket, "log", "--program", "@one", "--since", "1h", "--limit", "1").stdout.splitlines()) == 1
+        assert ctl(socket, "log", "--since", "2999-01-01").stdout == b""
+        sums = ctl(socket, "log", "--stats").stdout.decode().splitlines()
+        assert len(sums) == 2
+        shown = ctl(socket, "log", "show", lines[1].split("\t")[0]).stdout.decode()
+        assert "outcome        ok\n" in shown
+        assert f"hash           {hash}\n" in shown
+        assert json.loads(ctl(socket, "log", "show", "1", "--json").stdout)["kind"] == "submit"
+        for wrong, code, says in (
+            (("log", "--since", "soon"), 2, b"is no time: give an age"),
+            (("log", "--stats", "--failed"), 2, b"--stats goes with --program and --since alone"),
+            (("log", "--failed", "show", "1"), 2, b"--failed does not go with `log show`"),
+            (("log", "show", "99"), 5, b"there is no entry 99"),
+            (("log", "--program", "@none"), 5, b"no program '@none'"),
+        ):
+            done = ctl(socket, *wrong)
+            assert (done.returncode, says in done.stderr) == (code, True), done
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_follow(options: tuple[str, ...]) -> None:
+    """Entries are printed as they come, and Ctrl-C ends it."""
+
+    def outcome(line: str) -> str:
+        return str(json.loads(line)["outcome"]) if options else line.split("\t")[4]
+
+    with configured_daemon("") as socket, Client(socket) as client:
+        client.run_source("return 1")
+        _entries(client, 1)
+        command = [sys.executable, "-m", "promptlogctl", "log", "--follow", *options, "--socket", str(socket)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stdout is not None
+            assert outcome(follower.stdout.readline()) == "ok"
+            client.run_source("throw 1")
+            assert outcome(follower.stdout.readline()) == "exception"
+            follower.send_signal(signal.SIGINT)
+            assert follower.wait(20) == 3
