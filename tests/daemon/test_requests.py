@@ -84,7 +84,7 @@ def _made(request: dict[str, Any]) -> dict[str, Any]:
             _RUN | {"engine": "deno", "limits": {"memory_bytes": 64 * _MIB}},
             {"limits": {"memory_bytes": 40 * _MIB}},
             "bad_request",
-            "least it may be on deno",
+            "minimum on deno",
         ),
         (_RUN | {"host_functions": []}, {"host_functions": ["f"]}, "unsupported", "host functions"),
         (_SUBMIT, {"source": _x(_MIB - 1, "//")}, "too_large", "source"),
