@@ -1,4 +1,4 @@
-"""The form of a hash, and of the name of the shelf that its program is on. Pure."""
+"""Syntax of hashes, and of the names of shelves (folders by the first two digits of the hash). Pure."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ ErrorCode = Literal[
 """Why the daemon refused a request. See the table at the end."""
 
 NO_ENV = msgspec.Raw(b"")
-"""A run without `env`; the program sees an empty object."""
+"""The `env` of a run without one. The program receives an empty object."""
 
 Count = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 """An integer of at least 1."""

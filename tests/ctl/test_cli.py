@@ -346,7 +346,7 @@ def test_names_move_back_and_further_back(socket_path: Path) -> None:
     assert _ctl(socket_path, "name", "@walk", "--back").stdout == hashes[0]
     done = _ctl(socket_path, "name", "walk", "--back")
     assert done.returncode == 5
-    assert b"on no other program before" in done.stderr
+    assert b"has no earlier program" in done.stderr
     assert _ctl(socket_path, "name", "walk", hashes[2].decode().strip()).stdout == hashes[2]
     assert _ctl(socket_path, "name", "walk", "--back").stdout == hashes[0]
     assert b"did you mean @walk?" in _ctl(socket_path, "run", "walk").stderr

@@ -262,7 +262,7 @@ def test_what_a_person_types_is_answered_in_text(sent: bytes) -> None:
     session = ServerSession()
     (error,) = session.receive(sent)
     assert isinstance(error, ProtocolError)
-    assert "begins with {" in error.message
+    assert "starts with {" in error.message
     assert session.encoding == "json"
 
 
