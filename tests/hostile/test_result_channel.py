@@ -66,7 +66,7 @@ _UNKNOWN = "no known kind, "
         (_frame(b"x", _fields(b"a", b"b")) + _GOOD, "fields do not fill it"),
         (_frame(b"x", (2**32 - 1).to_bytes(4, "big") * 3) + _GOOD, "fields do not fill it"),
         (_frame(b"f", b"B") + _GOOD, _UNKNOWN + "'f'"),
-        (_frame(b"w", b"Breturn 1") + _GOOD, "a wait of another size"),
+        (_frame(b"w", b"Breturn 1") + _GOOD, "a wait with a wrong size"),
         (_frame(b"w", bytes(8)) + _GOOD, "a message that has no place there"),
         (_frame(b"c", b"") + _GOOD, "fields do not fill it"),
         (

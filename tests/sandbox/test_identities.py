@@ -133,7 +133,7 @@ def test_a_configured_range_is_this_daemons_alone(tmp_path: Path) -> None:
 
 def test_a_configuration_of_too_many_jails_must_name_a_range(tmp_path: Path) -> None:
     """More jails than a range has ids are no reason to share: the daemon asks for a range of that many."""
-    with pytest.raises(IdentityError, match=f"more than {RANGE_IDS}: name as many ids in pool.uids"):
+    with pytest.raises(IdentityError, match=f"more than {RANGE_IDS}; set pool.uids to that many ids"):
         choose(None, needed=RANGE_IDS + 1, seed=0, claims=tmp_path, etc=tmp_path)
 
 
