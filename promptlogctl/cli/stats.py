@@ -11,7 +11,7 @@ from promptlogctl.cli.app import App, command
 @click.command()
 @command
 def stats(app: App) -> None:
-    """Show what the daemon has done since its start, and what holds each limit."""
+    """Show the daemon's counters since its start, and what enforces each limit."""
     with app.client() as client:
         counts = client.stats()
     if app.json:

@@ -143,7 +143,7 @@ def explain(error: Exception) -> str:
     if "`$.name`" in text and "regex" in text:
         return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
     if (found := _NOT_ONE_OF.search(text)) is not None:
-        return f"{text}; there is: {', '.join(map(repr, _CHOICES[found[1]]))}"
+        return f"{text}; valid values: {', '.join(map(repr, _CHOICES[found[1]]))}"
     return text
 
 

@@ -380,7 +380,7 @@ def test_spawn_says_what_it_does_not_keep(tmp_path: Path, socket_path: Path) -> 
     done = _ctl(tmp_path / "none", "submit", str(EXAMPLE), "--spawn")
     assert b"temporary store" in done.stderr
     done = _ctl(socket_path, "ping", "--spawn", "--state-dir", str(tmp_path / "s"))
-    assert b"--state-dir is not used" in done.stderr
+    assert b"--state-dir is ignored" in done.stderr
 
 
 def test_a_spawn_that_fails_says_why(tmp_path: Path) -> None:

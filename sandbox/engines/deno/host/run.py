@@ -138,9 +138,7 @@ class DenoRun:
         if self._read_to_the_end:
             reading = self._run.look()
         else:
-            self._read_to_the_end = (
-                True  # at once: the next process writes to the same socket
-            )
+            self._read_to_the_end = True  # at once: the next process writes to the same socket
             reading = self._run.receive_all(self._data)
         if reading is Reading.NO_ROOM:
             self._run.drop_rest()
