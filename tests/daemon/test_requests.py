@@ -72,7 +72,7 @@ def _made(request: dict[str, Any]) -> dict[str, Any]:
             _RUN | {"language": "typescript"},
             {"language": "ts"},
             "bad_request",
-            "there is: 'javascript', 'typescript'",
+            "valid values: 'javascript', 'typescript'",
         ),
         (
             _RUN | {"engine": "deno", "language": "typescript"},

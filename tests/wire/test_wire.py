@@ -175,7 +175,7 @@ _NO_ID: list[tuple[str, bytes, bytes, str]] = [
     ids=[f"{what} ({'JSON' if right.startswith(b'{') else 'MessagePack'})" for what, right, _, _ in _NO_ID],
 )
 def test_frames_without_a_readable_id_end_the_connection(right: bytes, wrong: bytes, says: str) -> None:
-    """What has no id to answer to is a ProtocolError that says why, after the requests that stand before it."""
+    """What has its id is not readable is a ProtocolError that says why, after the requests that stand before it."""
     if right.startswith(b"{"):
         right, wrong, before = right + b"\n", wrong + b"\n", b'{"type":"ping","id":7}\n'
     else:
@@ -205,10 +205,10 @@ _SUBMIT = {"type": "submit", "id": 1, "source": "x", "name": "a-b"}
         (_RUN, {"env": "{}"}, "`env` must be a JSON object"),
         (_RUN, {"limits": {"cpu_ms": 0}}, "`$.limits.cpu_ms`"),
         (_RUN, {"limits": {"cpu": 5}}, "unknown field `cpu`"),
-        (_RUN, {"language": "coffee"}, "there is: 'javascript', 'typescript'"),
+        (_RUN, {"language": "coffee"}, "valid values: 'javascript', 'typescript'"),
         (_RUN, {"tenant": ""}, "`$.tenant`"),
-        (_RUN, {"language": "ts"}, "there is: 'javascript', 'typescript'"),
-        (_RUN, {"isolation": "process"}, "there is: 'cell', 'jail'"),
+        (_RUN, {"language": "ts"}, "valid values: 'javascript', 'typescript'"),
+        (_RUN, {"isolation": "process"}, "valid values: 'cell', 'jail'"),
         (_SUBMIT, {"source": None}, "`$.source`"),
         (_SUBMIT, {"name": "a b"}, "`name`"),
         (_SUBMIT, {"name": "a\n"}, "`name`"),
