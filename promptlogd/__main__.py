@@ -65,10 +65,10 @@ class _AbsolutePath(click.Path):
     envvar="PROMPTLOG_SOCKET",
     help="Path of the Unix socket [$PROMPTLOG_SOCKET].",
 )
-@click.option("--state-dir", type=_AbsolutePath(), help="Folder of the store (mode 0700).")
-@click.option("--config", "config_path", type=_AbsolutePath(), help="Settings, a TOML file.")
+@click.option("--state-dir", type=_AbsolutePath(), help="State folder, which contains the programs (mode 0700).")
+@click.option("--config", "config_path", type=_AbsolutePath(), help="Configuration file (TOML).")
 @click.option("--verbose", is_flag=True, help="Log more.")
-@click.option("--ready-fd", type=_DESCRIPTOR, help="Write 'ready' to this descriptor once serving.")
+@click.option("--ready-fd", type=_DESCRIPTOR, help="Write 'ready' to this descriptor when the daemon serves clients.")
 @click.option("--exit-with-parent", is_flag=True, help="Stop when the process that started this one ends.")
 def main(
     socket_path: Path | None,

@@ -69,7 +69,7 @@ class Cells(Protocol):
 
 
 class Admission:
-    """Slots for runs, and a bounded queue behind them."""
+    """Slots for runs, and a bounded queue of waiting runs."""
 
     def __init__(self, *, concurrent: int, queue: int, queue_bytes: int, cells: Mapping[Engine, Cells]) -> None:
         """`concurrent`: slots. `queue`: runs that may wait. `queue_bytes`: memory that waiting runs may hold."""
@@ -261,9 +261,9 @@ class Admission:
             what = (
                 f"{self._queue} runs are waiting"
                 if many
-                else f"the runs that wait hold {self._queue_bytes / MIB:.0f} MiB"
+                else f"the waiting runs hold {self._queue_bytes / MIB:.0f} MiB"
             )
-            ticket.granted(RequestError("busy", f"{what} already; try again in a moment"))
+            ticket.granted(RequestError("busy", f"the queue is full: {what}; try again in a moment"))
 
     def _offer(self, ticket: Ticket) -> None:
         """Make the oldest run of a connection selectable, once its client reads its replies."""

@@ -54,7 +54,7 @@ _OPEN_S = 0.0003
 _MORE_STATS = 16
 """Requests of type `stats` that one connection may have in progress beyond `max_pipelined`."""
 
-_STOPPED = RequestError("shutting_down", "the daemon was stopped before this was done")
+_STOPPED = RequestError("shutting_down", "the daemon was stopped before this request was done")
 
 
 class Connection:
@@ -197,11 +197,11 @@ class Connection:
             detail: Detail | None = None if request.detail is None else {**request.detail}
             self.send_error(request.id, request.code, request.message, detail)
         elif request.id in self._in_hand or request.id in self._waiting:
-            self.send_error(request.id, "bad_request", "a request with this id is in hand already")
+            self.send_error(request.id, "bad_request", "another request with this id is in progress")
         elif self._clients.draining and not isinstance(request, Cancel):
             self.send_error(request.id, "shutting_down", "the daemon is stopping")
         elif request.tenant is not None and not self._may_name_tenants:
-            message = "a tenant is named by fronts alone: see `server.fronts` in the configuration"
+            message = "only fronts may name a tenant: see `server.fronts` in the configuration"
             self.send_error(request.id, "forbidden", message, {"field": "tenant"})
         else:
             self._clients.unanswered += 1
@@ -334,7 +334,7 @@ class Connection:
     def send_error(self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
         """Send an error, count it, and log it."""
         self._clients.errors[code] += 1
-        _log.info("uid %d, client %d: a request is refused: %s", self._principal.uid, self._principal.connection, code)
+        _log.info("uid %d, client %d: a request was refused: %s", self._principal.uid, self._principal.connection, code)
         self.send(Error(id=id, code=code, message=message, detail=detail))
 
     def send(self, reply: Reply) -> None:

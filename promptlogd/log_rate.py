@@ -48,7 +48,7 @@ class RateLimit(logging.Filter):
 def fit(line: str) -> str:
     """Return a line without its middle if it is long, and without control characters for a terminal."""
     if len(line) > _HEAD + _TAIL:
-        line = f"{line[:_HEAD]} ({len(line) - _HEAD - _TAIL} characters are left out) {line[-_TAIL:]}"
+        line = f"{line[:_HEAD]} ({len(line) - _HEAD - _TAIL} characters omitted) {line[-_TAIL:]}"
     return _UNPRINTABLE.sub("?", line)
 
 

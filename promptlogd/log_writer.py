@@ -30,7 +30,7 @@ class LogWriter(logging.Handler):
         """Queue a line, or drop it if the queue is full."""
         line = self.format(record)
         if self._dropped:
-            line += f" ({self._dropped} lines before it were dropped: nobody reads them)"
+            line += f" ({self._dropped} lines before it were dropped, because nobody reads the log)"
         try:
             self._lines.put_nowait(line)
             self._dropped = 0

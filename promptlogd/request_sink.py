@@ -95,7 +95,7 @@ class RequestSink(Sink):
     def fail(self) -> None:
         """End the request after an error of the daemon. Call this in the exception handler."""
         _log.exception("request %r failed", self._name)
-        self.refuse(RequestError("internal", "the daemon failed at this request; its log says how"))
+        self.refuse(RequestError("internal", "the daemon failed to handle this request; its log has the details"))
 
     def log(self, lines: Sequence[Log]) -> None:
         if self._client is not None:

@@ -230,7 +230,7 @@ class PendingRun:
             self._cell = None
             cell.retire()
             self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
-            self._fail(RequestError("internal", "the daemon failed at this run; its log says how"))
+            self._fail(RequestError("internal", "the daemon failed to execute this run; its log has the details"))
 
     def _done(self, result: Result | CellLost) -> None:
         if self._cell is None:
@@ -258,7 +258,7 @@ class PendingRun:
         elif trio.current_time() < self._retry_until:
             self._take_cell()
         else:
-            self._fail(RequestError("internal", "several cells in a row were lost; see the daemon's log"))
+            self._fail(RequestError("internal", "several cells in a row died; see the daemon's log"))
 
     def _fail(self, error: RequestError) -> None:
         self._return_slot()

@@ -23,7 +23,7 @@ def remove(app: App, programs: tuple[str, ...], force: bool) -> Exit:
     with app.client() as client:
         for program in () if force else programs:
             if names := _further_names(client, program, programs):
-                why = f"{program} also has {names}, which would go with it; --force removes it"
+                why = f"{program} also has {names}, which would be removed too; use --force to remove it"
                 return output.problem("names", why, Exit.USAGE, json=app.json)
         gone: list[str] = []
         for program in programs:

@@ -123,7 +123,7 @@ class AsyncConnection:
                 sock.close()
                 raise
             else:
-                self._link = Link(sock, f"the daemon at {self.endpoint.path} went away")
+                self._link = Link(sock, f"the connection to the daemon at {self.endpoint.path} was lost")
                 return self._link
             await anyio.sleep(_RETRY_EVERY_S)
             if self._link is not None and not self._link.is_lost:  # another task has opened it

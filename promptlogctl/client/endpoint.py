@@ -84,7 +84,7 @@ def _denied(path: Path) -> tuple[str, str]:
             what = "the socket" if part == path else f"the folder {part}"
             mend = f"run the command as uid {status.st_uid}, or ask that user for access"
             if part == path and status.st_mode & 0o060 == 0o060:
-                mend += f": to be in group {status.st_gid}"
+                mend += f" (membership of group {status.st_gid})"
             return f"permission denied to uid {os.geteuid()}: {what} belongs to {owner}", mend
     return f"permission denied to uid {os.geteuid()}", _NAME_ANOTHER
 

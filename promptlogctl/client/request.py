@@ -110,7 +110,7 @@ def encoded(session: ClientSession, request: Request) -> bytes:
     """
     data = session.send(request)
     if len(data) - HEADER_BYTES > MAX_FRAME_BYTES:
-        message = f"the request has {len(data)} bytes, and a message may have {MAX_FRAME_BYTES}"
+        message = f"the request has {len(data)} bytes, the maximum for a message is {MAX_FRAME_BYTES}"
         raise RequestRefused(Error(id=request.id, code="too_large", message=message))
     return data
 

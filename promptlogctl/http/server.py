@@ -229,7 +229,7 @@ class Protocol(HttpToolsProtocol):
         self._start("abort", STALL_S, self.transport.abort)
 
     def _refuse_late(self) -> None:
-        self._refuse(408, "too_slow", f"the request did not come within {HEAD_S:g} s")
+        self._refuse(408, "too_slow", f"the request did not arrive within {HEAD_S:g} s")
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Refuse a request that does not reach the application completely, and close the connection."""

@@ -89,7 +89,7 @@ def read_tokens(path: Path) -> Tokens:
 
 def _token(words: Sequence[str], where: str) -> Token:
     if len(words) != 3:
-        raise TokenError(f"{where}: it has {len(words)} words; a line is: NAME RIGHTS TOKEN")
+        raise TokenError(f"{where}: it has {len(words)} words; the format of a line is: NAME RIGHTS TOKEN")
     name, rights, secret = words
     given = rights.split(",")
     if unknown := [right for right in given if right not in RIGHTS]:

@@ -168,7 +168,7 @@ class Decoder:
                         asked.answer = await process.ask(asked, self.bounds)
                 except (OSError, RuntimeError, trio.TooSlowError, trio.BrokenResourceError, _Broken) as error:
                     _log.warning("the decoder failed: %s; the next question gets a new process", error or "too slow")
-                    asked.answer = DecoderFailed("the daemon failed at reading this; its log says how")
+                    asked.answer = DecoderFailed("the daemon failed to decode this; its log has the details")
                     if process is not None:
                         await process.end()
                         process = None

@@ -11,7 +11,7 @@ import socket
 import sys
 
 MEMORY_BYTES = 512 << 20
-"""Address space. A frame of 8 MiB, decoded and encoded again, takes up to 64 MiB beside Python's own."""
+"""Address space. A frame of 8 MiB, decoded and encoded again, takes up to 64 MiB in addition to Python's own."""
 
 CPU_S = 5
 """CPU limit of one answer. An answer takes at most 0.1 s."""

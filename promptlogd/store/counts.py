@@ -33,7 +33,7 @@ class RunCounts:
             return runs
 
     def put_back(self, runs: dict[str, tuple[int, float]]) -> None:
-        """Add back counts that could not be written. An end time that was counted meanwhile stays.
+        """Add back counts that could not be written. A later end time that was counted in between stays.
 
         `runs` is this object's from now on.
         """

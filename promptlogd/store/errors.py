@@ -16,7 +16,7 @@ class StoreLocked(StoreError):
     """Another daemon uses this state folder. `holder` describes that process."""
 
     def __init__(self, folder: str, holder: str) -> None:
-        super().__init__(f"{folder} is in use by another promptlogd ({holder}); stop that, or give --state-dir")
+        super().__init__(f"{folder} is in use by another promptlogd ({holder}); stop it, or give --state-dir")
         self.folder = folder
         self.holder = holder
 
@@ -30,8 +30,8 @@ class StoreTooNew(StoreError):
 
     def __init__(self, folder: str, found: int, known: int) -> None:
         super().__init__(
-            f"{folder} has format version {found}, and this promptlogd knows versions up to {known}: start the newer "
-            "promptlogd that wrote it, or give another --state-dir"
+            f"{folder} has format version {found}, but this promptlogd supports versions up to {known}: start the "
+            "newer promptlogd that wrote it, or give another --state-dir"
         )
         self.folder = folder
         self.found = found
@@ -62,7 +62,7 @@ class NotFound(StoreError):
     """No program has this name or hash."""
 
     def __init__(self, reference: str, message: str | None = None) -> None:
-        super().__init__(message or f"no program {reference!r} here; `promptlogctl list` shows what there is")
+        super().__init__(message or f"no program {reference!r} here; `promptlogctl list` lists all programs")
         self.reference = reference
 
 
@@ -87,7 +87,7 @@ class Damaged(StoreError):
     """A program did not verify. It was moved to `damaged/` and is not served."""
 
     def __init__(self, hash: str, why: str) -> None:
-        super().__init__(f"program {hash} was damaged on disk ({why}) and is set aside; submit it again")
+        super().__init__(f"program {hash} was damaged on disk ({why}) and was moved to damaged/; submit it again")
         self.hash = hash
         self.why = why
 
@@ -97,8 +97,8 @@ class KeptForAnother(StoreError):
 
     def __init__(self, hash: str, engine: str, language: str) -> None:
         super().__init__(
-            f"this program is already kept as {language} for {engine}: remove it first, or run its text without "
-            "keeping it"
+            f"this program is already stored as {language} for {engine}; remove it first, or run its text without "
+            "storing it"
         )
         self.hash = hash
         self.engine = engine
@@ -109,14 +109,14 @@ _HINTS = {
     errno.ENOSPC: "the disk is full: remove programs, or free some space",
     errno.EDQUOT: "the quota is used up: remove programs, or free some space",
     errno.EROFS: "the file system is read-only: mount it for writing",
-    errno.EIO: "the disk reports an error: look into the kernel's log, and replace the disk",
+    errno.EIO: "the disk reports an error: see the kernel's log, and replace the disk",
     errno.EACCES: "permission denied: chown the files to the daemon's user",
     errno.EPERM: "not permitted: chown the files to the daemon's user",
     errno.ENOTDIR: "it is a file or a link, not a folder of the store: remove it",
-    errno.ELOOP: "it is a link, and links are not followed: remove it",
+    errno.ELOOP: "it is a symbolic link, which is not followed: remove it",
     errno.EMFILE: f"{os.strerror(errno.EMFILE)}: raise the daemon's limit of open files, and try again",
     errno.ENFILE: f"{os.strerror(errno.ENFILE)}: raise the host's limit of open files, and try again",
-    errno.ENOMEM: "there is no memory left: free some, and try again",
+    errno.ENOMEM: "out of memory: free some memory, and try again",
 }
 _SQLITE_HINTS = {
     sqlite3.SQLITE_FULL: _HINTS[errno.ENOSPC],

@@ -53,7 +53,7 @@ def refuse_strange(state_dir: Path) -> None:
         unseal(read_file(state_dir / FORMAT_FILE, _MOST_BYTES), _Record)
         return
     raise StoreUnsafe(
-        f"{state_dir} is not empty and is not a promptlog store; nothing in it was touched. "
+        f"{state_dir} is not empty and is not a promptlog store; nothing in it was changed. "
         "Choose another folder with --state-dir"
     )
 

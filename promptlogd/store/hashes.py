@@ -18,5 +18,5 @@ def is_hash(text: str) -> bool:
 
 
 def is_shelf(text: str) -> bool:
-    """Whether this is the name of a shelf: the folder of all programs whose hashes begin with these two digits."""
+    """Whether this is the name of a shelf: the folder of all programs whose hashes start with these two digits."""
     return len(text) == SHELF_DIGITS and is_hex(text)

@@ -171,7 +171,7 @@ class Journal:
     def _too_large(self, size: int) -> StoreFailed:
         return StoreFailed(
             f"{self._path} has {size} bytes, the maximum is {_MOST_BYTES}: stop promptlogd, move this file and "
-            "facts.sqlite3 away, and put the last line of each name into a new one. Counts of runs are lost"
+            "facts.sqlite3 away, and write the last line of each name to a new file. Run counts will be lost"
         )
 
     def cut(self, end: int) -> None:

@@ -81,12 +81,12 @@ def migrate(state_dir: Path) -> None:
                 for result in _migrate_batch(programs, batch):
                     counts[result] += 1
     except OSError as error:
-        what = f"can't migrate {state_dir} to format version {FORMAT}; nothing is lost, and the next start goes on"
+        what = f"can't migrate {state_dir} to format version {FORMAT}; nothing is lost, and the next start continues"
         raise store_error(what, error) from error
     if total := sum(counts.values()):
         _log.info(
-            "%s has format version %d now: %d programs, of which %d were converted, %d were converted with guessed "
-            "metadata, %d had this version already, %d are damaged, and %d could not be converted",
+            "%s has format version %d now: %d programs, of which %d were converted, %d were converted with "
+            "reconstructed metadata, %d had this version already, %d are damaged, and %d could not be converted",
             state_dir,
             FORMAT,
             total,
@@ -152,7 +152,7 @@ def _write(folder: int, hash: str) -> _Result:
     descriptor = os.open(_NEW_META, flags, 0o600, dir_fd=folder)
     try:
         write_all(descriptor, encode_meta(meta))
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # starts the write-back of dirty pages
     except BaseException:
         _remove(folder, _NEW_META)
         raise

@@ -34,7 +34,7 @@ from sandbox.program import Artifact, Engine, Language, Program
 _log = logging.getLogger(__name__)
 
 _TEMPORARY = ".tmp-"
-_NOT_KEPT = "the program was not kept"
+_NOT_KEPT = "the program was not stored"
 
 
 class ProgramFolders(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +135,7 @@ class Objects:
 
     def put_artifact(self, place: Place, artifact: bytes) -> None:
         """Replace an artifact, and remove the artifacts of other builds of the engine. Raises StoreFailed."""
-        what = f"can't keep what {place.engine} made of program {place.hash}"
+        what = f"can't store the artifact of {place.engine} for program {place.hash}"
         with self._errors(what), self._folder(place.hash) as folder:
             try:
                 with suppress(FileNotFoundError):
@@ -203,12 +203,12 @@ class Objects:
 
     def replace_meta(self, hash: str, meta: Meta) -> None:
         """Replace the metadata, durably. Raises NotFound, StoreFailed."""
-        with self._errors(f"can't change what program {hash} is kept for"), self._folder(hash) as folder:
+        with self._errors(f"can't change the metadata of program {hash}"), self._folder(hash) as folder:
             files.replace_meta(folder, meta)
 
     def renew_stamp(self, hash: str) -> None:
         """Change the stamp of a program with one file. Raises NotFound, StoreFailed."""
-        with self._errors(f"can't change what program {hash} is kept for"), self._folder(hash) as folder:
+        with self._errors(f"can't change the metadata of program {hash}"), self._folder(hash) as folder:
             files.renew_stamp(folder)
 
     def owner(self, hash: str) -> Owner | None:
@@ -239,7 +239,7 @@ class Objects:
 
     def put_back(self, hash: str, removed_folder: str) -> None:
         """Undo `take_out`. Raises StoreFailed."""
-        with self._errors(f"can't put program {hash} back"), self._programs_and_shelf(hash) as (programs, shelf):
+        with self._errors(f"can't restore program {hash}"), self._programs_and_shelf(hash) as (programs, shelf):
             # Not undone if the sync fails, because the next start would delete the program under its temporary name.
             os.rename(removed_folder, hash[2:], src_dir_fd=programs, dst_dir_fd=shelf)
             os.fsync(shelf)
@@ -302,4 +302,4 @@ def _erase(path: Path) -> None:
     try:
         erase(path)
     except OSError as error:
-        _log.error("%s", store_error(f"{path} is left over and can't be removed", error))
+        _log.error("%s", store_error(f"{path} is a leftover and can't be removed", error))

@@ -33,4 +33,4 @@ class BadMessage(WireError):
 
 def too_large(what: str, size: int, most: int) -> tuple[str, dict[str, int]]:
     """Return the message and the detail of an error for an input that is too large. Sizes are in bytes."""
-    return f"the {what} is {size} bytes, the most is {most}", {"size": size, "limit": most}
+    return f"the {what} is {size} bytes, the maximum is {most}", {"size": size, "limit": most}

@@ -114,7 +114,7 @@ class FrameDecoder:
     def _too_large(self, size: int) -> ProtocolError:
         self._buffer.clear()  # nothing follows, and the error's traceback would keep the buffer alive
         return ProtocolError(
-            f"a frame of {size} bytes or more is over the cap of {self._max_frame_bytes}", code="too_large"
+            f"a frame of {size} bytes or more exceeds the maximum of {self._max_frame_bytes}", code="too_large"
         )
 
 

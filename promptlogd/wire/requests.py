@@ -141,7 +141,7 @@ def explain(error: Exception) -> str:
     if len(text) > _QUOTED:
         text = f"{text[:_QUOTED]}... {text[-_PLACE:]}"
     if "`$.name`" in text and "regex" in text:
-        return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
+        return "`name` must start with a letter or a digit, and have at most 64 letters, digits, '.', '_' or '-'"
     if (found := _NOT_ONE_OF.search(text)) is not None:
         return f"{text}; valid values: {', '.join(map(repr, _CHOICES[found[1]]))}"
     return text

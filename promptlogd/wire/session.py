@@ -137,7 +137,7 @@ class ServerSession(_Session):
             parts = (encode_frame(payload, self.encoding),)
         size = sum(map(len, parts))
         if size > MAX_FRAME_BYTES:
-            message = f"the reply of {size} bytes is over the cap of a frame, {MAX_FRAME_BYTES}"
+            message = f"the reply of {size} bytes exceeds the maximum size of a frame, {MAX_FRAME_BYTES}"
             return (self._encode(Error(id=reply.id, code="too_large", message=message)),)
         return parts
 

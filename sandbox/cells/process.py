@@ -144,7 +144,7 @@ class Supervisor:
         how = [found.group() for line in self._words.splitlines() if (found := _SAID.search(line))][-1:]
         errors = self.read_errors().decode("utf-8", "replace").strip().splitlines()[:1]
         errors = ["".join(filter(str.isprintable, line))[:_ERROR_CHARACTERS] for line in errors]
-        return " / ".join([*words, *errors, *how]) or "it did nothing, without a word; try: promptlogctl doctor"
+        return " / ".join([*words, *errors, *how]) or "it did not start and printed nothing; try: promptlogctl doctor"
 
 
 def spawn(

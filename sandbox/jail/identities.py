@@ -74,7 +74,7 @@ class Identities:
     def describe(self) -> str:
         """Return `own: ...` or `shared: ...`, with the reason, in one line."""
         if self.shared:
-            return f"shared: all jails have uid {self._uids[0]}, since {self._why_shared}"
+            return f"shared: all jails have uid {self._uids[0]}, because {self._why_shared}"
         return f"own: each jail has one of {len(self._uids)} uids from {self._uids[0]} on"
 
     def take(self) -> Identity | None:
@@ -113,7 +113,7 @@ def choose(
     """
     claims = claims or _claims_folder()
     if not may_set_ids():
-        why = "the daemon may not set uids (that takes root, or CAP_SETUID and CAP_SETGID)"
+        why = "the daemon may not set uids (this needs root, or CAP_SETUID and CAP_SETGID)"
         if configured is not None:
             raise IdentityError(f"pool.uids is set, but {why}")
         return shared(why)

@@ -93,7 +93,7 @@ def _until_closed(sock: socket.socket) -> bytes:
 @pytest.mark.parametrize(
     ("encoding", "junk", "code", "says"),
     [
-        ("msgpack", b"\xff" * 8, b"too_large", b"over the cap"),
+        ("msgpack", b"\xff" * 8, b"too_large", b"exceeds the maximum"),
         ("msgpack", b"\0\0\0\x01\xc1", b"bad_request", b"its id is not readable"),
         ("json", b"{nonsense\n", b"bad_request", b"its id is not readable"),
         ("json", b'{"type":"ping"}\n', b"bad_request", b"`id`"),
@@ -183,7 +183,7 @@ def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
 
 
 def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
-    """What a client sent of a frame over the cap is given back with its connection, not some time later."""
+    """What a client sent of a frame exceeds the maximum is given back with its connection, not some time later."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         first = 0
         for number in range(12):

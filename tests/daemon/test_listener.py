@@ -130,7 +130,7 @@ def test_a_group_may_connect(tmp_path: Path) -> None:
         status = (tmp_path / "s").lstat()
         assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (group_id, 0o660)
         listening.close()
-    with pytest.raises(ListenError, match="there is no group 'no-such-group'; make it"):
+    with pytest.raises(ListenError, match="there is no group 'no-such-group'; create it"):
         listener.bind(tmp_path / "s", 0o660, "no-such-group")
     assert not (tmp_path / "s").exists()
 

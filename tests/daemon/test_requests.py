@@ -143,7 +143,7 @@ def test_a_full_queue_is_busy_at_once(tmp_path: Path) -> None:
                 assert run.result().value == 1
             except RequestRefused as error:
                 refused.append((error.code, error.message))
-        assert refused == [("busy", "2 runs are waiting already; try again in a moment")] * 5
+        assert refused == [("busy", "the queue is full: 2 runs are waiting; try again in a moment")] * 5
 
 
 def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
             except RequestRefused as error:
                 refused.append(error.message)
         assert len(refused) == 28
-        assert all(re.search(r"hold \d MiB already", message) for message in refused), refused
+        assert all(re.search(r"the waiting runs hold \d MiB;", message) for message in refused), refused
         assert small.result().value == 1
 
 

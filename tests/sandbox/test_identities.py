@@ -41,7 +41,7 @@ def test_a_shared_identity_is_the_same_for_all() -> None:
     chosen = shared("of a reason")
     uid = os.geteuid() or NOBODY
     assert {(identity.uid) for identity in (chosen.take(), chosen.take()) if identity} == {uid}
-    assert chosen.describe() == f"shared: all jails have uid {uid}, since of a reason"
+    assert chosen.describe() == f"shared: all jails have uid {uid}, because of a reason"
 
 
 def _choose(tmp_path: Path, configured: tuple[int, int] | None = None, *, seed: int = 7) -> Identities:
@@ -156,7 +156,7 @@ def test_a_range_that_is_not_mapped_is_refused(tmp_path: Path) -> None:
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", _IN_A_NAMESPACE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[2])
     shared_line, error = done.stdout.splitlines()
-    assert shared_line.startswith("shared: all jails have uid 0, since this user namespace maps no uids for jails"), (
+    assert shared_line.startswith("shared: all jails have uid 0, because this user namespace maps no uids for jails"), (
         done
     )
     assert error == "pool.uids: ids 100000 to 100999 are not mapped in this user namespace"

@@ -59,8 +59,8 @@ def _foreign(path: Path, away: Path) -> None:
 
 _Change = Callable[[Path, Path], None]
 _FOLDER_CHANGES = [
-    (_link, "is a link"),
-    (_dangling_link, "is a link"),
+    (_link, "is a symbolic link"),
+    (_dangling_link, "is a symbolic link"),
     (_file, "is not a folder"),
     (_open_to_others, "is accessible to other users; fix this with: chmod 700"),
     *[(_foreign, "belongs to uid 65534")] * (os.geteuid() == 0),

@@ -111,7 +111,7 @@ def test_a_newer_format_is_refused(state: Path, version: int) -> None:
         with pytest.raises(StoreTooNew) as refused:
             Store.open(state)
         assert str(refused.value) == (
-            f"{state} has format version {version}, and this promptlogd knows versions up to 2: start the newer "
+            f"{state} has format version {version}, but this promptlogd supports versions up to 2: start the newer "
             "promptlogd that wrote it, or give another --state-dir"
         )
         (state / "lock").unlink()

@@ -144,7 +144,7 @@ class Run:
             self.in_parts = True
         except OSError as error:
             if self.machine.state is State.SENDING and not sent_any:
-                raise CellLost(f"its data socket broke: {error}") from error
+                raise CellLost(f"its data socket failed: {error}") from error
             self._unsent.clear()  # the kernel reports the end of the process soon
             return
         if not self._unsent and self.machine.state is State.SENDING:
@@ -234,7 +234,7 @@ class Run:
             return False
         for message in messages:
             if machine.receive(message) is State.ENDING:
-                self.malformed = "a message that has no place there"
+                self.malformed = "a message that is not allowed in this state"
                 return came
             if isinstance(message, Log):
                 came = True

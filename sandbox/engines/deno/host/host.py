@@ -135,7 +135,10 @@ class Host:
         else:
             behind = "; a memory cgroup for each cell" if self._behind else ""
             memory = f"RLIMIT_DATA on the process{behind}; without JIT"
-        return {"memory": memory, "cpu": "the watchdog's look at the process's CPU clock, RLIMIT_CPU behind it"}
+        return {
+            "memory": memory,
+            "cpu": "the watchdog, which reads the process's CPU clock; RLIMIT_CPU as a second limit",
+        }
 
 
 def policy_text(*, jit: bool) -> str:

@@ -50,7 +50,7 @@ def deno_executable() -> Path:
         found = Path(find_deno_bin())
         check_trusted(found)
     except (ImportError, FileNotFoundError):
-        raise EngineMissing("the engine deno", f"it is not installed; pip install '{SPEC.requirement}'") from None
+        raise EngineMissing("the engine deno", f"it is not installed; run: pip install '{SPEC.requirement}'") from None
     except UntrustedPath as error:
         raise RootError("the engine deno", error.why) from error
     return found

@@ -99,8 +99,8 @@ TABLE: tuple[Row, ...] = (
     (lambda e: e.cause is Trusted.WALL, lambda e, _: WallLimit(limit=e.limits.wall_ms, used=e.wall_ms)),
     (lambda e: e.cause is Trusted.MALFORMED, lambda e, _: Crashed(message=f"the engine wrote {e.malformed}")),
     (lambda e: e.ended_as_said, lambda e, reader: _said(e.last, e, reader)),
-    (lambda e: e.jail_gone, lambda e, _: Crashed(signal="SIGKILL", message="its jail was ended from outside")),
-    (lambda e: e.how is None, lambda e, _: Crashed(message="the run was given up")),
+    (lambda e: e.jail_gone, lambda e, _: Crashed(signal="SIGKILL", message="its jail was killed from outside")),
+    (lambda e: e.how is None, lambda e, _: Crashed(message="the run was abandoned")),
     (lambda e: e.silent_abort_near_limit, lambda e, _: _memory_limit(e)),
     (lambda e: e.words == "memory" and e.by_signal in _ABORTS, lambda e, _: _memory_limit(e)),
     (

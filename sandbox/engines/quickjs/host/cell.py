@@ -140,7 +140,7 @@ class QuickJSCell(Cell):
         state = run.machine.state
         if state is State.STARTING:
             self.retire()
-            self._lose(run, "it did not take new limits in time")
+            self._lose(run, "its limits were not changed in time")
         elif state is State.ENDING and self._kill_at:
             self._kill(run)
         elif state is State.ENDING:
@@ -200,7 +200,7 @@ class QuickJSCell(Cell):
             return
         if run.machine.state is State.GONE:  # an error of the daemon while it ended the run; the cell is being closed
             self._let_go()
-            crashed = Crashed(message="the daemon failed at the end of this run; its log says how")
+            crashed = Crashed(message="the daemon failed at the end of this run; its log has the details")
             run.done(run.result(crashed, cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
         elif self._report is not None:  # the child had already ended
             run.machine.happen(Trusted.ENDED)

@@ -102,7 +102,7 @@ class Host:
         cgroup = self._setting.cgroup
         held = {
             "memory": "RLIMIT_AS on the process",
-            "cpu": "a kernel timer on the process's CPU clock, RLIMIT_CPU behind it",
+            "cpu": "a kernel timer on the process's CPU clock; RLIMIT_CPU as a second limit",
             "wall": "the daemon's deadline",
             "result": "the daemon's byte cap",
             "logs": "the daemon's byte cap",

@@ -124,4 +124,4 @@ async def _last_words(process: trio.Process) -> str:
             if len(text) > 4096:
                 break
     last = text.decode("utf-8", "replace").strip().splitlines()[-3:]
-    return " / ".join(last) or "it ended, or did nothing, without a word; try: promptlogctl doctor"
+    return " / ".join(last) or "it did not become ready and printed nothing; try: promptlogctl doctor"

@@ -100,7 +100,7 @@ TABLE: tuple[Row, ...] = (
     (lambda e: e.cause is Trusted.WALL, lambda e, _: WallLimit(limit=e.limits.wall_ms, used=e.wall_ms)),
     (lambda e: e.cause is Trusted.CANCEL, lambda e, _: Cancelled()),
     (lambda e: e.cause is Trusted.MALFORMED, lambda e, _: Crashed(message=f"the engine wrote {e.malformed}")),
-    (lambda e: e.report is None, lambda e, _: Crashed(signal="SIGKILL", message="its jail was ended from outside")),
+    (lambda e: e.report is None, lambda e, _: Crashed(signal="SIGKILL", message="its jail was killed from outside")),
     (lambda e: e.by_signal == signal.SIGXCPU, lambda e, _: _cpu_limit(e)),
     (lambda e: e.by_signal == signal.SIGKILL and e.cpu_ms >= e.limits.cpu_ms, lambda e, _: _cpu_limit(e)),
     (lambda e: e.exit_code == _MEMORY_EXIT, lambda e, _: _memory_limit(e)),
@@ -109,12 +109,12 @@ TABLE: tuple[Row, ...] = (
     (
         lambda e: e.exit_code == NOT_LOADED_EXIT,
         lambda e, _: Crashed(
-            message="the program's bytecode can't be loaded; a kept program's next run uses its source"
+            message="the program's bytecode can't be loaded; the next run of the stored program uses its source"
         ),
     ),
     (lambda e: e.exit_code != 0, lambda e, _: Crashed(message=f"the engine ended with exit code {e.exit_code}")),
-    (lambda e: e.cause is not None, lambda e, _: Crashed(message="the run was given up")),
-    (lambda e: e.last is None, lambda e, _: Crashed(message="the engine ended without a word")),
+    (lambda e: e.cause is not None, lambda e, _: Crashed(message="the run was abandoned")),
+    (lambda e: e.last is None, lambda e, _: Crashed(message="the engine ended without a message")),
     (lambda e: True, lambda e, reader: _said(e, reader)),
 )
 
