@@ -1,14 +1,21 @@
-# make demo: set up and run the main job.  make test: set up and run the tests.  make check: lint, types, tests without a daemon.
-# make demo-http: the same over HTTP.  make play: a page to try programs in, in the browser.
-# make test-page: the page in Chromium, which has to be there (Debian: chromium), and clients on Node.
-# make test-build: build whole wheels, also with zig and for arm64; takes minutes, and needs a package index.
-# make placement: make placement.h again, after a change to the engine or to a script that the cell evaluates (x86-64).
-# make test-sanitized: the hostile corpus on a cell with ASan and UBSan; takes minutes.
-# make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
-# make bench ROUNDS=3: promptlog alone, and beside one bad client, which takes 25 minutes a round (BAD_SECONDS=0 leaves
-# it out).  make bench-peers ROUNDS=5: beside its peers, which come from npm and PyPI.
-# make fuzz BYTES=20000000: damaged frames to a daemon.  make fuzz-guided RUNS=5000000: the readers, guided by coverage.
-# make fuzz-cell RUNS=10000000: what the QuickJS cell reads, guided by coverage; needs clang.
+# make demo           Install promptlog and run an example.
+# make demo-http      Do the same over HTTP.
+# make play           Open the web page in a browser.
+# make check          Lint, check types, run the tests that need no daemon.
+# make test           Run all tests.
+# make test-page      Test the page in Chromium (Debian: chromium), and clients on Node.
+# make test-build     Build complete wheels, also with zig and for arm64. Takes minutes, and needs a package index.
+# make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
+# make placement      Generate placement.h after a change to the engine or to a script that the cell evaluates (x86-64).
+# make docs           Generate documents from code.
+# make bench ROUNDS=3                  Measure promptlog alone, and beside one bad client: 25 minutes for each round
+#                                      (BAD_SECONDS=0 omits this part).
+# make bench-peers ROUNDS=5            Measure other systems, which come from npm and PyPI.
+# make soak SECONDS=600                Mixed load and kills.
+# make faults KILLS=300                Kills of random processes, including the daemon.
+# make fuzz BYTES=20000000             Send damaged frames to a daemon.
+# make fuzz-guided RUNS=5000000        Fuzz the parsers, guided by coverage.
+# make fuzz-cell RUNS=10000000         Fuzz the input of the QuickJS cell, guided by coverage. Needs clang.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600
 KILLS ?= 300
@@ -19,12 +26,12 @@ BAD_SECONDS ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 
-# ASYNC102, 104: what is awaited there is shielded, with a deadline, inside (Cell.close, Cell._kill, _abandon).
-# ASYNC110: these wait for another process, which sets no Event.  ASYNC122: trio 0.27 or newer is needed.
+# ASYNC102, 104: the awaited functions shield themselves, with a deadline (Cell.close, Cell._kill, _abandon).
+# ASYNC110: these loops wait for another process, which sets no Event.  ASYNC122: promptlog needs trio 0.27 or newer.
 # ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: tests' threads are not async code.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
-# An editable installation builds the QuickJS cell; its cache makes it compile only what has changed (docs/building.md).
+# An editable installation builds the QuickJS cell. Its cache makes it compile only changed files (docs/building.md).
 PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
@@ -44,7 +51,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/promptlogctl exec --spawn examples/reverse.js --prompt "hello world"
 
-# The two calls of the proof of concept.
+# Submit and run a program over HTTP.
 demo-http: $(VENV)/.installed
 	$(BIN)/python examples/http_demo.py
 
@@ -54,7 +61,7 @@ play: $(VENV)/.installed
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
 
-# A minute or two: style, types, layers, and the tests that start no daemon.
+# Takes a minute or two: style, types, layers, and the tests that start no daemon.
 check: lint
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/protocol tests/engines tests/wire/test_wire.py tests/test_*.py
 

@@ -7,7 +7,7 @@ def main() -> None:
     """Run the command line."""
     startup.open_closed_streams()
     startup.end_at_interrupt()
-    from promptlogctl.cli import cli  # takes most of a short command's time, and Ctrl-C may come meanwhile
+    from promptlogctl.cli import cli  # takes most of a short command's time, during which Ctrl-C may come
 
     cli(prog_name="promptlogctl")
 

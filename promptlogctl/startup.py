@@ -1,6 +1,6 @@
-"""What a command needs before anything else is imported: open standard streams, and an end at Ctrl-C at any time.
+"""Set-up before other imports: opens closed standard streams, and makes Ctrl-C end the command at any time.
 
-It imports little, since Ctrl-C before `end_at_interrupt` is a traceback.
+This module imports little, because Ctrl-C before `end_at_interrupt` prints a traceback.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 CANCELLED = 3
-"""The exit code of a command that Ctrl-C ended."""
+"""Exit code of a command that was ended by Ctrl-C."""
 
 
 def open_closed_streams() -> None:
-    """Put something in the place of standard streams that are closed, as after `>&-` in a shell.
+    """Replace closed standard streams, as after `>&-` in a shell.
 
-    Otherwise the next file or socket gets the descriptor, and sys.stdout is None. A read from such a standard input,
-    and a write to such a standard output, fails with EBADF. What is written to standard error is lost.
+    Otherwise the next file or socket gets the descriptor, and sys.stdout is None. Reading from the replaced standard
+    input and writing to the replaced standard output fail with EBADF. Writes to standard error are lost.
     """
     for descriptor, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -35,16 +35,16 @@ def open_closed_streams() -> None:
 
 
 def end_at_interrupt() -> None:
-    """Let SIGINT end the process at once, with a line that says so. A SIGINT that is ignored stays ignored."""
+    """Make SIGINT end the process at once, with a message. An ignored SIGINT stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 @contextmanager
 def interrupt_raises() -> Iterator[None]:
-    """Let SIGINT raise KeyboardInterrupt instead, for code that has something to cancel or to remove.
+    """Context manager: SIGINT raises KeyboardInterrupt, for code that must cancel or remove something.
 
-    Afterwards it is ignored: there is nothing left to cancel, and the exit code is known.
+    Afterwards SIGINT is ignored, because nothing is left to cancel and the exit code is known.
     """
     if signal.getsignal(signal.SIGINT) is not _end:
         yield

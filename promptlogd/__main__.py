@@ -1,4 +1,4 @@
-"""promptlogd: arguments, logging, exit codes. Everything else is below."""
+"""promptlogd: command line arguments, logging, exit codes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _DESCRIPTOR.name = "integer"  # and not "integer range", in messages
 
 
 class _AbsolutePath(click.Path):
-    """A path, made absolute at once: the daemon and its jails do not stay in the folder that it was started in."""
+    """A path, made absolute at once, because the daemon and its jails change their working folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        # Nothing else is checked here: who uses a path says what is wrong with it.
+        # Nothing else is checked here: the code that uses a path reports what is wrong with it.
         if not os.fspath(value):
             self.fail("the path is empty", param, ctx)
         try:
@@ -65,10 +65,10 @@ class _AbsolutePath(click.Path):
     envvar="PROMPTLOG_SOCKET",
     help="Path of the Unix socket [$PROMPTLOG_SOCKET].",
 )
-@click.option("--state-dir", type=_AbsolutePath(), help="Folder of the store (mode 0700).")
-@click.option("--config", "config_path", type=_AbsolutePath(), help="Settings, a TOML file.")
+@click.option("--state-dir", type=_AbsolutePath(), help="State folder, which contains the programs (mode 0700).")
+@click.option("--config", "config_path", type=_AbsolutePath(), help="Configuration file (TOML).")
 @click.option("--verbose", is_flag=True, help="Log more.")
-@click.option("--ready-fd", type=_DESCRIPTOR, help="Write 'ready' to this descriptor once serving.")
+@click.option("--ready-fd", type=_DESCRIPTOR, help="Write 'ready' to this descriptor when the daemon serves clients.")
 @click.option("--exit-with-parent", is_flag=True, help="Stop when the process that started this one ends.")
 def main(
     socket_path: Path | None,
@@ -78,7 +78,7 @@ def main(
     ready_fd: int | None,
     exit_with_parent: bool,
 ) -> None:
-    """Run JavaScript that somebody else wrote, each run in a jailed process of its own."""
+    """Run untrusted JavaScript, each run in its own jailed process."""
     _set_up_logging(verbose=verbose)
     allocator.set_up()
     if ready_fd is not None and not _is_writable(ready_fd):
@@ -93,7 +93,7 @@ def main(
 
         def ready() -> None:
             if ready_fd is not None:
-                with suppress(OSError):  # nobody reads it any more
+                with suppress(OSError):  # the reader has closed it
                     os.write(ready_fd, b"ready\n")
                     os.close(ready_fd)
 
@@ -112,7 +112,7 @@ def main(
         try:
             trio.run(run)
         finally:
-            # The interpreter's own end puts the defaults back in the place of any other handler.
+            # When the interpreter exits, it restores the default handlers in place of any other.
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
     except* (ConfigError, StoreError, ListenError, SandboxError, RootError) as group:
@@ -163,13 +163,13 @@ def _set_up_logging(*, verbose: bool) -> None:
 
 
 def _is_journal(descriptor: int) -> bool:
-    """Whether this leads to the journal, which adds the time itself ($JOURNAL_STREAM, systemd.exec(5))."""
+    """Whether this descriptor is the journal, which adds the time itself ($JOURNAL_STREAM, systemd.exec(5))."""
     status = os.fstat(descriptor)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 class _OneLine(logging.Formatter):
-    """One line for each message unless a person is reading."""
+    """Writes one line for each message, unless the output is a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = fit(super().format(record))

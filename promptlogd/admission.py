@@ -1,29 +1,29 @@
-"""Who runs next: hierarchical start-time fair queueing, with one slot that is reserved for light clients.
+"""Scheduling of runs: hierarchical start-time fair queueing, with one slot reserved for light clients.
 
 Principals form a tree: user, process, connection. A tenant that a front names stands between the user and the process.
 Each node has a *service*: the CPU time in ms that its runs have used. A free slot goes to the child with the least
-service, level by level, and within a connection to its oldest run. So users get equal shares of CPU time, whatever
-number of processes and connections they open, and so do the processes of a user.
+service, level by level, and within a connection to its oldest run. So users get equal shares of CPU time, regardless
+of the number of their processes and connections. The same holds for the processes of a user.
 
-Each parent has a *clock*: the largest service at which one of its children began a run. A node that was idle continues
-at its parent's clock, so that nobody saves up service. A new node continues there as well, and pays an entry fee: the
-mean charge of a run below its parent. So new processes have no advantage over old ones. A run is charged with an
-estimate when it begins, and with its CPU time when it has ended.
+Each parent has a *clock*: the largest service at which one of its children started a run. A node that was idle
+continues at its parent's clock, so that nobody accumulates credit. A new node starts there as well, and pays an entry
+fee: the mean charge of a run below its parent. So new processes have no advantage over old ones. A run is charged an
+estimate when it starts, and its CPU time when it has ended.
 
-With fair shares alone, a short run would wait until one of many long runs ends. So one slot, and the last ready
-QuickJS cell, are for light clients only. A *light* client, a tenant or else a process, has finished a run, runs nothing
-now, and has used little. It waits for one other reserved run at the most. With fewer than three slots nothing is
-reserved.
+With fair shares only, a short run would wait until one of many long runs ends. So one slot, and the last ready
+QuickJS cell, are for light clients only. A client is a tenant, or a process without a tenant. A *light* client has
+finished a run, has no running run, and has used little. It waits for at most one other reserved run. With fewer than
+three slots, nothing is reserved.
 
 A run can sleep in its slot until its wall limit, at almost no charge. So a run that has had a slot for LONG_S is
-*long*: while other runs wait, it gives its slot back and goes on without one. Its CPU priority is low already. A client
-has at most half as many long runs as there are slots, a user three quarters. With that many, it begins a run only when
+*long*: while other runs wait, it returns its slot and continues without one. Its CPU priority is already low. A client
+has at most half as many long runs as there are slots, a user three quarters. At its maximum, it starts a run only when
 none of its runs has a slot; light clients of such a user still get the reserved slot. So neither can keep all slots for
-much longer than LONG_S. With fewer than three slots no run is long.
+much longer than LONG_S. With fewer than three slots, no run is long.
 
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 
-A few lines more than 300: the queue, the choice and the slots change the same state.
+More than 300 lines, because the queue, the selection and the slots change the same state.
 """
 
 from __future__ import annotations
@@ -46,70 +46,70 @@ LIGHT_MS = 5.0
 """Upper bound of a light client's mean charge, and of how far its service is ahead of its parent's clock."""
 
 LONG_S = 0.1
-"""A run that has a slot for longer is a long one. Twice the default CPU limit."""
+"""A run that has had its slot for longer is long. Twice the default CPU limit."""
 
 _LIGHT_LOOKS = 256
-"""Light clients that are looked at for the reserved slot, those that wait longest first: 0.5 ms."""
+"""Light clients that are examined for the reserved slot, longest wait first: 0.5 ms."""
 
 _REFUSED_AT_ONCE = 32
-"""Runs that are refused in one turn of the loop: 1 ms, with the replies. Any number may wait."""
+"""Runs that are refused in one turn of the loop: 1 ms, including replies. Any number may be overdue."""
 
 SPECIAL: Engine = ""
-"""In place of an engine, for a run that gets a cell of its own, which is started for it."""
+"""Stands for the engine of a run for which a cell is started."""
 
 
 class Cells(Protocol):
     """The cells of one engine."""
 
     def can_lend(self) -> bool:
-        """Whether a run would be told at once: it gets a cell, or the reason why there is none."""
+        """Whether a run would get an answer at once: a cell, or the reason why there is none."""
 
     def is_last(self) -> bool:
-        """Whether only one cell is ready, and others are in use, so that it is kept for light clients."""
+        """Whether only one cell is ready while others are in use. That cell is reserved for light clients."""
 
 
 class Admission:
-    """Slots for runs, and a bounded queue behind them."""
+    """Slots for runs, and a bounded queue of waiting runs."""
 
     def __init__(self, *, concurrent: int, queue: int, queue_bytes: int, cells: Mapping[Engine, Cells]) -> None:
         """`concurrent`: slots. `queue`: runs that may wait. `queue_bytes`: memory that waiting runs may hold."""
         self.free = concurrent
-        """Slots that no run has."""
+        """Number of free slots."""
         self._reserved = 1 if concurrent >= 3 else 0
         self._queue = queue
         self._queue_bytes = queue_bytes
         self._cells = cells
         self._tree = Tree()
         self._light: dict[Node, None] = {}
-        """Clients whose next run can begin, that run nothing, and whose runs use little."""
+        """Clients whose next run can start, that have no running run, and whose runs use little."""
         self._begun: OrderedDict[Ticket, None] = OrderedDict()
-        """Runs that have a slot, in the order in which they began."""
+        """Runs that have a slot, in the order of their start."""
         self._long = 0
-        """Runs that have begun and have no slot any more."""
+        """Number of long runs: they have started and have returned their slot."""
         slots = concurrent if concurrent >= 3 else 0
         self._most_long, self._most_long_of_user, self._most_long_of_client = slots, slots * 3 // 4, slots // 2
         self.running = 0
         self.finished = 0
-        """Runs that have ended."""
+        """Number of runs that have ended."""
         self._waiting: OrderedDict[Ticket, None] = OrderedDict()
-        """All runs that wait, the oldest first."""
+        """All waiting runs, oldest first."""
         self._any_waiting = trio.Event()
         self._pending: dict[Engine, OrderedDict[Ticket, None]] = {}
-        """The runs that wait for each engine, the oldest first."""
+        """Waiting runs by engine, oldest first."""
         self._selecting = False
 
     @property
     def queued(self) -> int:
-        """How many runs wait."""
+        """Number of waiting runs."""
         return len(self._waiting)
 
     @property
     def remembered(self) -> int:
-        """How many users, tenants, processes and connections are remembered."""
+        """Number of users, tenants, processes and connections that are remembered."""
         return len(self._tree)
 
     def pending(self, engine: Engine) -> int:
-        """Return how many runs wait for an engine."""
+        """Return the number of runs that wait for an engine."""
         return len(self._pending.get(engine, ()))
 
     # --- from the request to the end of the run -----------------------------------------------------------------------
@@ -124,10 +124,10 @@ class Admission:
         ordinary: bool = True,
         room: Room = ALWAYS_ROOM,
     ) -> Ticket:
-        """Ask for a slot. `granted` is called once, possibly before this returns, unless the ticket leaves first.
+        """Request a slot. `granted` is called once, possibly before this returns, unless `leave` is called first.
 
-        `engine` may be SPECIAL. `held_bytes`: memory that the run holds while it waits. `ordinary`: it has the
-        default limits, or less. While a client does not read its replies, and so has no `room`, it gets no slot.
+        `engine` may be SPECIAL. `held_bytes`: memory that the run holds while it waits. `ordinary`: its limits do not
+        exceed the defaults. A client without `room`, because it does not read its replies, gets no slot.
         """
         path = self._tree.path(principal)
         ticket = Ticket(path, engine, granted, held_bytes=held_bytes, ordinary=ordinary, room=room)
@@ -144,13 +144,13 @@ class Admission:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Take a run out of the queue, if it is still there. `granted` is not called."""
+        """Remove a run from the queue, if it still waits. `granted` is not called."""
         if ticket.waits:
             self._withdraw(ticket)
             self._tidy(ticket)
 
     def end(self, ticket: Ticket, charge_ms: float) -> None:
-        """Take a slot back, and charge the run with the CPU time that it used."""
+        """Return the slot of a run, and charge the run's CPU time."""
         self.finished += 1
         self._tree.root.learn(charge_ms)
         for node, estimate_ms in zip(ticket.path.nodes, ticket.estimates, strict=True):
@@ -159,25 +159,25 @@ class Admission:
         self._take_back(ticket)
 
     def return_unused(self, ticket: Ticket) -> None:
-        """Take back a slot in which nothing ran."""
+        """Return the slot of a run that was not executed."""
         for node, estimate_ms in zip(ticket.path.nodes, ticket.estimates, strict=True):
             node.serve(-estimate_ms)
         self._take_back(ticket)
 
     def forget(self, connection: int) -> None:
-        """Take note that a connection was closed."""
+        """Note that a connection was closed."""
         self._tree.forget(connection)
 
     def select(self) -> None:
-        """Give free slots to runs that wait. To be called when cells have become ready."""
+        """Give free slots to waiting runs. Call this when cells have become ready."""
         if self._waiting:
             self._select()
 
     async def serve(self, wait_s: float) -> None:
-        """Refuse runs that have waited for `wait_s`, and free slots of long runs while others wait; until cancelled.
+        """Until cancelled: refuse runs that have waited for `wait_s`, and free slots of long runs while others wait.
 
-        A run is refused up to a twentieth of `wait_s` late. This is one task for all runs: a timer for each would cost
-        as much as all other work on a run that waits.
+        A run is refused up to a twentieth of `wait_s` late. One task serves all runs, because a timer for each would
+        cost as much as all other work on a waiting run.
         """
         while True:
             await self._any_waiting.wait()
@@ -195,13 +195,13 @@ class Admission:
         refused = 0
         while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
             self.leave(ticket)
-            ticket.granted(RequestError("busy", f"waited {wait_s:g} s for a slot; try again"))
+            ticket.granted(RequestError("busy", f"no slot became free within {wait_s:g} s; try again"))
             refused += 1
             if refused % _REFUSED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
 
     async def send_away(self, engine: Engine, error: RequestError) -> None:
-        """Refuse all runs that wait for an engine, a part of them in each turn of the loop."""
+        """Refuse all runs that wait for an engine, some of them in each turn of the loop."""
         tickets = self._pending.get(engine, OrderedDict())
         for refused in range(1, len(tickets) + 1):
             if not tickets:
@@ -229,7 +229,7 @@ class Admission:
             self._offer(ticket)
 
     def _withdraw(self, ticket: Ticket) -> None:
-        """Take a run out of the queue."""
+        """Remove a run from the queue."""
         ticket.waits = False
         del self._waiting[ticket]
         del self._pending[ticket.engine][ticket]
@@ -246,9 +246,10 @@ class Admission:
             self._offer(connection.tickets[0])
 
     def _shed(self) -> None:
-        """While the queue is over a bound, refuse the newest run of the node with the most in it, level by level.
+        """While the queue exceeds a limit, refuse the newest run of the node with the most in it, level by level.
 
-        This is longest queue drop (Suter, Lakshman, Stiliadis and Choudhury, 1998): nobody fills the queue for others.
+        This is longest queue drop (Suter, Lakshman, Stiliadis and Choudhury, 1998): nobody can fill the queue for
+        others.
         """
         root = self._tree.root
         while (many := len(self._waiting) > self._queue) or root.waiting_bytes > self._queue_bytes:
@@ -260,12 +261,12 @@ class Admission:
             what = (
                 f"{self._queue} runs are waiting"
                 if many
-                else f"the runs that wait hold {self._queue_bytes / MIB:.0f} MiB"
+                else f"the waiting runs hold {self._queue_bytes / MIB:.0f} MiB"
             )
-            ticket.granted(RequestError("busy", f"{what} already; try again in a moment"))
+            ticket.granted(RequestError("busy", f"the queue is full: {what}; try again in a moment"))
 
     def _offer(self, ticket: Ticket) -> None:
-        """Let the oldest run of a connection be chosen, once its client reads its replies."""
+        """Make the oldest run of a connection selectable, once its client reads its replies."""
         if ticket.room.has_room():
             ticket.path.connection.offer(ticket.engine, 1)
             self._update_light(ticket.path.client)
@@ -288,13 +289,13 @@ class Admission:
         if not ticket.path.connection.connected:
             self._tree.tidy(ticket.path)
 
-    # --- choosing -----------------------------------------------------------------------------------------------------
+    # --- selection ----------------------------------------------------------------------------------------------------
 
     def _select(self) -> None:
-        """Give free slots to runs until none is free or no run may begin.
+        """Give free slots to runs until none is free or no run may start.
 
-        `granted` may return its slot at once, or ask for another. That calls this method again, which then leaves the
-        work to the loop in progress.
+        `granted` may return its slot at once, or request another. That calls this method again. The nested call leaves
+        the work to the loop in progress.
         """
         if self._selecting:
             return
@@ -312,7 +313,7 @@ class Admission:
             self._selecting = False
 
     def _choose(self) -> Ticket | None:
-        """Return the run that is next; None if no run may begin now."""
+        """Return the next run; None if no run may start now."""
         root = self._tree.root
         offered = [engine for engine, offers in root.offers.items() if offers]
         if self.free > self._reserved:
@@ -321,7 +322,7 @@ class Admission:
                 return chosen
         if not self._reserved or not self._light:
             return None
-        # Of held users, too: the root does not count their offers.
+        # Include held users: the root does not count their offers.
         waited_for = [engine for engine, tickets in self._pending.items() if tickets]
         return self._choose_light([engine for engine in waited_for if self._is_ready(engine)])
 
@@ -341,7 +342,7 @@ class Admission:
                 if found is None or order < found[0]:
                     found = order, ticket
         if found is None and len(self._light) > _LIGHT_LOOKS:
-            for client in looked_at:  # others are looked at next time
+            for client in looked_at:  # the others are examined next time
                 self._light[client] = self._light.pop(client)
         return None if found is None else found[1]
 
@@ -349,7 +350,7 @@ class Admission:
         return engine == SPECIAL or self._cells[engine].can_lend()
 
     def _is_open(self, engine: Engine) -> bool:
-        """Whether clients that are not light may have a cell of an engine."""
+        """Whether clients that are not light may use a cell of an engine."""
         if engine == SPECIAL:
             return True
         cells = self._cells[engine]
@@ -396,7 +397,7 @@ class Admission:
     # --- long runs ----------------------------------------------------------------------------------------------------
 
     def _free_slots_of_long_runs(self) -> None:
-        """While only the reserved slot is free, free slots that runs have had for LONG_S, the oldest first."""
+        """While only the reserved slot is free, free slots that runs have had for LONG_S, oldest first."""
         since = trio.current_time() - LONG_S
         for ticket in list(self._begun):
             if self.free > self._reserved or self._long >= self._most_long or ticket.since > since:
@@ -414,7 +415,7 @@ class Admission:
         ticket.path.user.long += change
 
     def _update_held(self, ticket: Ticket) -> None:
-        """Hold a client or a user while it has all long runs that it may have, and a run with a slot."""
+        """Hold a client or a user while it has its maximum of long runs, and a run with a slot."""
         user, client = ticket.path.user, ticket.path.client
         client.hold(held=_is_full(client, self._most_long_of_client))
         user.hold(held=_is_full(user, self._most_long_of_user))

@@ -1,7 +1,7 @@
-"""Wakes connections whose client has sent something, has left, or is late: one epoll and one task for all of them.
+"""Wakes connections whose client has sent data, has disconnected, or is too slow. One epoll and one task serve all.
 
-In each turn of its loop, trio runs every task that is ready. If thousands of clients leave at once, a turn takes 0.1 s.
-This module wakes a few connections of each process in each turn.
+In each turn of its loop, trio runs every ready task. If thousands of clients disconnect at once, a turn takes 0.1 s.
+So this module wakes only a few connections of each process in each turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EVENTS_PER_TURN = 512
 """Events that are read from epoll in one turn: 0.1 ms."""
 
 _WAKES_PER_TURN = 16
-"""Connections of one process that are woken in one turn, and deadlines of all processes: 0.5 ms."""
+"""Connections of one process that are woken in one turn, and deadlines handled in one turn: 0.5 ms."""
 
 
 class _Waiter:
@@ -35,24 +35,24 @@ class _Waiter:
         self.deadline = deadline
         self.order = order
         self.expired = False
-        """Whether it ran because of its deadline."""
+        """Whether the callback ran because of its deadline."""
         self.cancelled = False
         self._callback: Callable[[], bool | None] | None = callback
 
     def cancel(self) -> None:
-        """Do not run it any more."""
+        """Do not call the callback again."""
         self.cancelled = True
         self._callback = None
 
     def run(self) -> None:
-        """Run it, unless it has run or is cancelled."""
+        """Call the callback, unless it has finished or is cancelled."""
         callback, self._callback = self._callback, None
         if callback is not None and callback() and not self.cancelled:
             self._callback = callback
 
 
 class Arrivals:
-    """Wakes connections. `serve` does it."""
+    """Wakes connections while `serve` runs."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -86,16 +86,16 @@ class Arrivals:
         deadline: float = math.inf,
         read_now: Callable[[], bool] | None = None,
     ) -> bool:
-        """Wait until there is something to read, or the end. Return False if the deadline came first.
+        """Wait until there is data or end of file. Return False if the deadline came first.
 
-        `read_now`: called first when there is something to read. If it returns True, the wait goes on.
+        `read_now`: called first when there is data. If it returns True, the wait continues.
         """
         task = trio.lowlevel.current_task()
 
-        # It does not refer to itself: that would be a reference cycle, which keeps all of the connection in memory.
+        # It must not refer to itself: a reference cycle would keep the whole connection in memory.
         def ready() -> bool:
             goes_on = read_now is not None and read_now()
-            if not waiter.cancelled:  # else the task goes on already
+            if not waiter.cancelled:  # otherwise the task is running again
                 if goes_on:
                     self._epoll.modify(sock, select.EPOLLIN | select.EPOLLONESHOT)
                 else:
@@ -116,16 +116,16 @@ class Arrivals:
         return not waiter.expired
 
     def watch(self, sock: socket.socket, share: Share, gone: Callable[[], None]) -> _Waiter:
-        """Call back once the client has left. One that only closed its writing side has not left.
+        """Call back once the client has disconnected. A half-close (of its writing side only) does not count.
 
-        Without events, epoll still reports EPOLLHUP and EPOLLERR, but no half-close (epoll_ctl(2)). For a socket that
-        nobody waits for with `readable` meanwhile.
+        With an empty event mask, epoll still reports EPOLLHUP and EPOLLERR, but no half-close (epoll_ctl(2)). Do not
+        use it while a task waits for the same socket with `readable`.
         """
         return self._arm(sock, 0, share, math.inf, gone)
 
     @contextmanager
     def watching(self, sock: socket.socket, share: Share, gone: Callable[[], None]) -> Iterator[None]:
-        """Call back if the client leaves during the block."""
+        """Call back if the client disconnects during the block."""
         waiter = self.watch(sock, share, gone)
         try:
             yield
@@ -134,7 +134,7 @@ class Arrivals:
 
     @contextmanager
     def cancel_at(self, deadline: float) -> Iterator[trio.CancelScope]:
-        """Cancel the block at this time (trio's clock), or a little later if many deadlines pass at once."""
+        """Cancel the block at this time (trio's clock), or slightly later if many deadlines pass at once."""
         with trio.CancelScope() as scope:
             waiter = _Waiter(deadline, next(self._orders), scope.cancel)
             self._add_deadline(waiter)
@@ -145,7 +145,7 @@ class Arrivals:
                 self._remove_deadline(waiter)
 
     def forget(self, sock: socket.socket) -> None:
-        """Stop to wait for a socket. To be called before the socket is closed, whether or not anybody waits for it."""
+        """Stop waiting for a socket. Call this before the socket is closed, even if nobody waits for it."""
         armed = self._waiters.pop(sock.fileno(), None)
         if armed is not None:
             armed[1].cancel()

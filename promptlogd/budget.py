@@ -1,27 +1,27 @@
-"""Bounds of the memory that requests and replies hold: for a connection, a process, a uid, and all clients.
+"""Limits of the memory that requests and replies hold: for a connection, a process, a uid, and all clients.
 
-Three things of a client are buffered. Each has bounds of its own, so that none waits for another:
+Three kinds of client data are buffered. Each has its own limits, so that none waits for another:
 
-| bound of | a connection | a process | a uid | all |
+| limit of | a connection | a process | a uid | all |
 |---|---|---|---|---|
-| frames of more than 16 KiB on their way, each up to 8 MiB | 1 | 1 | 4 | 8 |
-| requests that were read and are not answered, and parts of shorter frames | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
-| replies that the socket did not take | 1 MiB | 16 MiB | 48 MiB | 128 MiB |
+| incomplete frames of more than 16 KiB, each up to 8 MiB | 1 | 1 | 4 | 8 |
+| requests without a reply, and incomplete shorter frames | 8 MiB | 16 MiB | 48 MiB | 128 MiB |
+| replies that the socket did not accept | 1 MiB | 16 MiB | 48 MiB | 128 MiB |
 
-A long part of a reply counts until its last byte is sent, since its memory is held until then.
+A long part of a reply counts until its last byte is sent, because its memory is held until then.
 
-The rule is the same at each level. Above a bound of requests or of replies, the daemon does not read from the
-connection. Above a bound of replies, it begins none of the connection's requests. Earlier work may still add to what is
-held: one request, or the replies of runs that are in cells. So the table and one reply for each run in a cell
-bound the memory. Waiters are woken first in, first out, one at a time.
+The rule is the same at each level. Above a limit of requests or of replies, the daemon does not read from the
+connection. Above a limit of replies, it starts none of the connection's requests. Earlier work may still add to the
+total: one request, or the replies of running runs. So the memory is bounded by the table plus one reply for each
+running run. Waiters are woken one at a time, first in, first out.
 
-A connection that itself holds at most `FREE_BYTES` is always read, and its requests with short replies (`ping`,
-`stats`, `cancel`) are always answered. Otherwise a connection that does not read its replies could block the other
+The daemon always reads from a connection that itself holds at most `FREE_BYTES`, and always answers its requests with
+short replies (`ping`, `stats`, `cancel`). Otherwise a connection that does not read its replies could block the other
 connections of its process. So each connection may hold up to 3 KiB beyond the table: `FREE_BYTES`, and two reads of
-as much.
+the same size.
 
-Each byte is released in bounded time: requests end by their limits, and a connection whose replies do not go out is
-closed (outbox.py has the rule).
+Each byte is released in bounded time: requests end at their limits, and a connection whose client does not read its
+replies is closed (outbox.py has the rule).
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from promptlogd.share import Share
 from sandbox.limits import MIB
 
 REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
-"""Of one connection. Requests: one frame, or thousands of small ones, so that a cancel behind them is read."""
+"""Limits of one connection. Requests: one large frame or thousands of small ones, so that a later cancel is read."""
 
 FREE_BYTES = 1024
-"""Requests, and replies, that a connection may hold whatever the others of its process hold."""
+"""Requests, and replies, that a connection may always hold, regardless of the other connections of its process."""
 
 _PROCESS_BYTES, _UID_BYTES, _ALL_BYTES = 16 * MIB, 48 * MIB, 128 * MIB
-"""Requests, and as many replies. A uid has three full processes, all clients have less than three full uids."""
+"""Limits of requests, and the same of replies. A uid has room for three full processes, all clients for two uids."""
 
 _PROCESS_FRAMES, _UID_FRAMES, _ALL_FRAMES = 1, 4, 8
-"""Long frames on their way at once. One at a time is no slower: the daemon has one loop to read them."""
+"""Number of long frames in progress. One at a time is no slower, because one event loop reads them all."""
 
 _PROCESS_SHARE = 7 / 8
-"""Share of all connections that one process may have, so that others can still connect."""
+"""Fraction of all connections that one process may have, so that others can still connect."""
 
 
 class NoPlace(Exception):
-    """The bound of connections is reached."""
+    """The maximum number of connections is reached."""
 
 
 class Account:
-    """Bytes that are held at one level. What is charged here is charged to the levels above as well."""
+    """Bytes that are held at one level. Charges also count at the levels above."""
 
     __slots__ = ("_chain", "_more", "_waiting", "_wakes", "held_bytes", "most_bytes")
 
@@ -64,17 +64,17 @@ class Account:
         self.most_bytes = most_bytes
         self.held_bytes = 0
         self._waiting: dict[Callable[[], None], None] = {}
-        """Waiters for room at this level, the oldest first."""
+        """Waiters for room at this level, oldest first."""
         self._wakes = False
         self._more = False
-        """Whether a waiter that is being woken passes on."""
+        """Whether the waiter that is being woken has called `pass_on`."""
         self._chain: tuple[Account, ...] = (self,) if above is None else (self, *above._chain)
 
     def is_over(self, free_bytes: int = -1) -> bool:
-        """Whether this level, or one above, is over its bound. False if this level holds `free_bytes` or less."""
+        """Whether this level or one above exceeds its limit. False if this level holds `free_bytes` or less."""
         if self.held_bytes <= free_bytes:
             return False
-        for account in self._chain:  # noqa: SIM110 - half as long as any(), and each run comes through here
+        for account in self._chain:  # noqa: SIM110 - half the time of any(), in the path of each run
             if account.held_bytes > account.most_bytes:
                 return True
         return False
@@ -85,13 +85,13 @@ class Account:
             account.held_bytes += held_bytes
 
     def release(self, held_bytes: int) -> None:
-        """Count these bytes no longer, and wake the next waiter of each level that has room."""
+        """Stop counting these bytes, and wake the next waiter of each level that has room."""
         for account in self._chain:
             account.held_bytes -= held_bytes
         self.pass_on()
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once the lowest level over its bound has room. Others may still be over. Then call `pass_on`."""
+        """Call back once the lowest level over its limit has room. Others may still be over. Then call `pass_on`."""
         for account in self._chain:
             if account.held_bytes > account.most_bytes:
                 account._waiting[callback] = None
@@ -99,12 +99,12 @@ class Account:
         callback()
 
     async def room(self, free_bytes: int = -1) -> None:
-        """Wait until `is_over` is false. Call `pass_on` once the bytes that the room was for are charged."""
+        """Wait until `is_over` is false. Call `pass_on` after charging the bytes that needed the room."""
         while self.is_over(free_bytes):
             event = trio.Event()
             self.when_room(event.set)
             if free_bytes >= 0:
-                self._waiting[event.set] = None  # releasing its own bytes may be enough
+                self._waiting[event.set] = None  # releasing this level's own bytes may be enough
             try:
                 await event.wait()
             finally:
@@ -113,7 +113,7 @@ class Account:
                     self.pass_on()
 
     def pass_on(self) -> None:
-        """Wake the next waiter at each level that has room. To be called by a waiter that was woken."""
+        """Wake the next waiter at each level that has room. A waiter that was woken must call this."""
         for account in self._chain:
             if account._waiting:
                 account._wake()
@@ -124,12 +124,13 @@ class Account:
             account._waiting.pop(callback, None)
 
     def close(self) -> None:
-        """Release all that is held here, and break the account's reference cycle. It is not to be used afterwards."""
+        """Release all bytes held here, and break the account's reference cycle. Do not use the account afterwards."""
         self.release(self.held_bytes)
         self._chain = ()
 
     def _wake(self) -> None:
-        """Wake the next waiter if there is room, and the one after it if that one passes on: a loop, no recursion."""
+        """Wake the next waiter if there is room, then the one after it if that calls `pass_on`. A loop, not a
+        recursion."""
         self._more = True
         if self._wakes:
             return
@@ -145,7 +146,7 @@ class Account:
 
 
 class _Level:
-    """What a process, a uid, or all clients together hold."""
+    """The bytes that a process, a uid, or all clients hold."""
 
     def __init__(self, most_bytes: int, frames: int, most_connections: int, above: _Level | None = None) -> None:
         self.above: _Level | None = above
@@ -158,13 +159,13 @@ class _Level:
 
 
 class Budget:
-    """What one connection holds."""
+    """The bytes that one connection holds."""
 
     def __init__(self, process: _Level) -> None:
         self.requests = Account(REQUEST_BYTES, process.requests)
         self.replies = Account(REPLY_BYTES, process.replies)
         self.share = process.share
-        """The process's share of the loop's time."""
+        """The process's share of the loop time."""
         self._process = process
         self.has_frame_place = False
 
@@ -175,25 +176,25 @@ class Budget:
 
     @property
     def is_tight(self) -> bool:
-        """Whether to read the client in parts of FREE_BYTES, since it or a level above is over a bound."""
+        """Whether to read in parts of FREE_BYTES, because the connection or a level above exceeds a limit."""
         return self.requests.is_over() or self.replies.is_over()
 
     @property
     def may_answer(self) -> bool:
-        """Whether a short reply may be made."""
+        """Whether a short reply may be sent."""
         return not self.replies.is_over(FREE_BYTES)
 
     @property
     def may_begin(self) -> bool:
-        """Whether a request whose reply may be long may begin."""
+        """Whether a request with a possibly long reply may start."""
         return not self.replies.is_over()
 
     async def room_to_answer(self) -> None:
-        """Wait until a short reply may be made. Then call `pass_on`."""
+        """Wait until a short reply may be sent. Then call `pass_on`."""
         await self.replies.room(FREE_BYTES)
 
     async def room_to_read(self) -> None:
-        """Wait until the client may be read from. Call `pass_on` once the bytes that were read are charged."""
+        """Wait until the client may be read from. Call `pass_on` after charging the bytes that were read."""
         while not self.may_read:
             await self.requests.room(FREE_BYTES)
             await self.replies.room(FREE_BYTES)
@@ -204,7 +205,7 @@ class Budget:
         self.replies.pass_on()
 
     async def take_frame_place(self) -> None:
-        """Wait for a place for one long frame, and take it: the process's first, so that only its connections wait."""
+        """Wait for a place for one long frame. Take the process's place first, so that only its connections wait."""
         self.has_frame_place = True
         level: _Level | None = self._process
         while level is not None:
@@ -212,11 +213,11 @@ class Budget:
             level = level.above
 
     def return_frame_place(self) -> None:
-        """Give the place back at each level where it was taken."""
+        """Return the place at each level where it was taken."""
         self.has_frame_place = False
         level: _Level | None = self._process
         while level is not None:
-            with suppress(RuntimeError):  # the wait for it was cancelled before this level
+            with suppress(RuntimeError):  # the wait was cancelled before this level
                 level.frames.release_on_behalf_of(self)
             level = level.above
 
@@ -225,14 +226,14 @@ class Budgets:
     """The budgets of all connections."""
 
     def __init__(self, *, connections: int) -> None:
-        """`connections`: how many there may be."""
+        """`connections`: maximum number of connections."""
         self._connections = connections
         self._all = _Level(_ALL_BYTES, _ALL_FRAMES, connections)
         self._uids: dict[Hashable, _Level] = {}
         self._processes: dict[Hashable, _Level] = {}
 
     def open(self, principal: Principal) -> Budget:
-        """Return the budget of a new connection. Processes that can't be told apart share one process's bounds.
+        """Return the budget of a new connection. Processes that cannot be identified share one process's limits.
 
         Raises NoPlace.
         """
@@ -249,7 +250,7 @@ class Budgets:
         return Budget(process)
 
     def close(self, budget: Budget, principal: Principal) -> None:
-        """Release all that a closed connection held."""
+        """Release all bytes that a closed connection held."""
         if budget.has_frame_place:
             budget.return_frame_place()
         budget.requests.close()

@@ -1,4 +1,4 @@
-"""From a submitted text to the artifact that is kept of it. User bytes are parsed in a cell and nowhere else."""
+"""Turns a submitted source into an artifact. A source is parsed only in a cell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 
 SMALL_BYTES = 64 * 1024
-"""The check of a source of up to this size, three parses, takes a fraction of a run's CPU time."""
+"""Checking a source of up to this size (three parses) takes a fraction of a run's CPU limit."""
 
 
 def check_size(what: str, size: int, most: int) -> None:
@@ -31,7 +31,7 @@ def check_size(what: str, size: int, most: int) -> None:
 
 
 class Unparsed(msgspec.Struct, frozen=True, kw_only=True):
-    """A text that is not a program, and what it took to find out."""
+    """A text that is not a program, and the usage of its check."""
 
     error: ProgramSyntaxError
     usage: Usage
@@ -39,7 +39,7 @@ class Unparsed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checks:
-    """Checks texts, on the CPU time that the configuration gives to it."""
+    """Checks sources, within the CPU limit for checks (`limits.check_cpu_ms`)."""
 
     def __init__(self, runs: Runs, hosts: Mapping[Engine, EngineHost], config: Config) -> None:
         self._runs = runs
@@ -47,9 +47,9 @@ class Checks:
         self._config = config
 
     def program(self, text: str, engine: Engine | None, language: Language | None) -> Program:
-        """Return the program that a request brings with it. Raises RequestError. Thread-safe.
+        """Return the program for the source in a request. Raises RequestError. Thread-safe.
 
-        The hash takes up to 5 ms for each MiB: call it in a thread for more than SMALL_BYTES.
+        Hashing takes up to 5 ms for each MiB: call this in a thread for more than SMALL_BYTES.
         """
         source = text.encode()
         check_size("source", len(source), self._config.limits.source_kb * 1024)
@@ -61,7 +61,7 @@ class Checks:
         language = language or "javascript"
         if engine is not None and engine not in ENGINES:
             known = ", ".join(map(repr, ENGINES))
-            raise RequestError("bad_request", f"`engine` is {engine!r}; there is: {known}")
+            raise RequestError("bad_request", f"`engine` is {engine!r}; the engines are: {known}")
         able = [name for name, spec in ENGINES.items() if language in spec.languages]
         if engine is not None and engine not in able:
             name = {"typescript": "TypeScript", "javascript": "JavaScript"}[language]
@@ -76,13 +76,13 @@ class Checks:
         if engine in self._config.engines.disabled:
             raise RequestError(
                 "unsupported",
-                f"the engine {engine} is disabled on this daemon; its operator can enable it: take it out of "
-                "engines.disabled in the configuration, and restart promptlogd",
+                f"the engine {engine} is disabled on this daemon; to enable it, remove it from engines.disabled in the "
+                "configuration and restart promptlogd",
                 {"disabled": engine},
             )
 
     async def artifact(self, source: bytes, engine: Engine, language: Language, principal: Principal) -> Artifact:
-        """Return what the engine makes of a program. Raises RequestError; for a syntax error with its place."""
+        """Return the artifact of a program. Raises RequestError; for a syntax error, with its position."""
         checked = await self.check(source, engine, language, principal)
         if isinstance(checked, Artifact):
             return checked
@@ -94,13 +94,13 @@ class Checks:
         )
 
     def artifact_build(self, engine: Engine) -> str:
-        """Return the build of the artifacts that an engine makes now."""
+        """Return the current artifact build of an engine."""
         return self._hosts[engine].artifact_build
 
     async def check(
         self, source: bytes, engine: Engine, language: Language, principal: Principal
     ) -> Artifact | Unparsed:
-        """Check a text in a cell. Raises RequestError if that could not be done."""
+        """Check a source in a cell. Raises RequestError if it could not be checked."""
         cpu_ms = self._config.limits.check_cpu_ms
         default = self._config.default_limits(engine)
         limits = msgspec.structs.replace(default, cpu_ms=cpu_ms, wall_ms=max(2000, 4 * cpu_ms))
@@ -114,7 +114,8 @@ class Checks:
         )
         result: Result | None = None
         if ENGINES[engine].forks and len(source) <= SMALL_BYTES and default.cpu_ms < cpu_ms:
-            # First in a blank process, which has the default limits: to fork one with others takes longer than a check.
+            # First use a blank process with the default limits: forking one with other limits takes longer than a
+            # check.
             small = msgspec.structs.replace(limits, cpu_ms=default.cpu_ms)
             result = await self._runs.finish(msgspec.structs.replace(job, limits=small), principal)
         if result is None or isinstance(result.outcome, CpuLimit) or _lacks_code(result, job):
@@ -125,14 +126,14 @@ class Checks:
             case Checked() as checked:
                 artifact = await self._hosts[engine].artifact(source, language, checked)
                 if artifact is None:
-                    raise self._unchecked(Crashed(message="the engine's answer to the check is not valid"))
+                    raise self._unchecked(Crashed(message="the engine's answer to the check is invalid"))
                 return artifact
             case outcome:
-                assert not isinstance(outcome, Value)  # a check gives none
+                assert not isinstance(outcome, Value)  # a check returns none
                 raise self._unchecked(outcome)
 
     def _unchecked(self, outcome: Outcome) -> RequestError:
-        """Return why a text could not be checked: neither a program, nor found to be none."""
+        """Return the error for a source whose check gave no answer."""
         match outcome:
             case CpuLimit() | WallLimit():
                 cpu_ms = self._config.limits.check_cpu_ms
@@ -146,5 +147,5 @@ class Checks:
 
 
 def _lacks_code(result: Result, job: Job) -> bool:
-    """Whether a check returned no code although it might have. It is repeated with more CPU time."""
+    """Whether a check returned no code, but could with more CPU time. Then the check is repeated."""
     return isinstance(result.outcome, Checked) and result.outcome.code is None and job.artifact_bytes > 0

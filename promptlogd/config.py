@@ -1,6 +1,6 @@
-"""The daemon's settings: a TOML file -> one frozen record. Every value has a default and a bound.
+"""The daemon's settings, read from a TOML file into one frozen record. Every value has a default and a bound.
 
-More than 300 lines, since the reference (docs/config.md) is made from this one file.
+More than 300 lines, because the reference (docs/config.md) is generated from this one file.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from sandbox.program import Engine
 
 MAX_FILE_BYTES = 1 << 20
 _FIRST_ID, _END_ID = 65536, 2**32 - 2
-"""Ids for jails: below are users, services and nobody; the last two mean "no id" to the kernel."""
+"""Range of ids for jails. Lower ids belong to users, services and nobody. The last two mean "no id" to the kernel."""
 
 DEFAULT_ENGINE = next(iter(ENGINES))
 
 
 class ConfigError(Exception):
-    """The configuration can't be used."""
+    """The configuration is invalid."""
 
 
 class LimitsError(Exception):
-    """A run asked for more than it may, or for less than will do."""
+    """A run asked for a limit above the maximum or below the minimum."""
 
     def __init__(self, field: str, asked: int, bound: int, word: str) -> None:
         unit = f" ({bound / MIB:g} MiB)" if field == "memory_bytes" else ""
@@ -52,29 +52,29 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Server(_Section, frozen=True, kw_only=True):
-    """The socket, the state folder, and how clients are treated."""
+    """The socket, the state folder, and limits on clients."""
 
     socket: AbsolutePath | None = None
-    """Absolute path. Default: see docs/daemon.md. `--socket` goes first, then $PROMPTLOG_SOCKET, then this."""
+    """Absolute path of the socket. `--socket` and $PROMPTLOG_SOCKET override it. Default: see docs/daemon.md."""
     state_dir: AbsolutePath | None = None
-    """Absolute path of the store's folder."""
+    """Absolute path of the state folder. `--state-dir` overrides it. Default: see docs/daemon.md."""
     socket_mode: Annotated[str, Meta(pattern="^0?[67][067]0$")] = "0600"
-    """Permissions of the socket, octal: "0600", or "0660" for a group as well (docs/security.md says which group).
-    Others may not connect. Who may connect may run programs, and list and remove all of them."""
+    """Permissions of the socket, octal: "0600" for the daemon's user, "0660" for a group as well (docs/security.md says
+    which group). Other users cannot connect. Every client may run, list and remove all programs."""
     socket_group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
-    """Name or id of a group whose members may connect as well: the socket gets this group, and at least mode "0660"."""
+    """Name or id of a group whose members may connect. The socket gets this group, and at least mode "0660"."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 12_000
-    """Connections at once. Further ones are closed. One process may have seven eighths of them."""
+    """Maximum number of connections. Further ones are closed. One process may have seven eighths of them."""
     max_pipelined: Annotated[int, Meta(ge=1, le=10_000)] = 128
-    """Requests of one connection in progress at once. Up to 8 MiB of further requests are read and wait."""
+    """Requests of one connection that are processed at the same time. Up to 8 MiB of further requests wait."""
     stall_s: Seconds = 10.0
-    """A connection is closed if the rest of a frame does not come within this time. It is also closed if its client
-    does not read its replies: in each such time the client must read three quarters of the socket's buffer (some
-    150 KiB), or all that there is."""
+    """A connection is closed if the rest of a frame does not arrive within this time. It is also closed if its client
+    does not read replies: within this time it must read three quarters of the socket buffer (about 150 KiB), or all
+    that is in it."""
     drain_s: Seconds = 5.0
-    """How long running requests may take to finish after SIGTERM."""
+    """Time that running requests may take to finish after SIGTERM."""
     fronts: list[Annotated[int, Meta(ge=0, lt=2**32)]] = []
-    """Uids whose clients may name a `tenant` in a request. The daemon's own uid always may."""
+    """Uids whose processes may name a `tenant` in a request. The daemon's own uid always may."""
 
     @property
     def effective_socket_mode(self) -> int:
@@ -90,15 +90,15 @@ class RunLimits(_Section, frozen=True, kw_only=True):
     wall_ms: Annotated[int, Meta(ge=1, le=600_000)] = 1000
     """Wall time in ms."""
     memory_mb: Annotated[int, Meta(ge=8, le=4096)] = 128
-    """Memory in MiB: QuickJS's address space; what is resident of Deno, or without a cgroup its data. Deno has 64 at
-    least, also by default."""
+    """Memory in MiB. QuickJS: address space. Deno: resident memory, or data size without a cgroup; the minimum for Deno
+    is 64, also for the default."""
     result_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
-    """The result's JSON, in KiB."""
+    """Size of the result's JSON, in KiB."""
     log_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
-    """Console lines, in KiB; what is over is cut and told."""
+    """Size of all console lines, in KiB. Further output is dropped, and the result has `logs_truncated`."""
 
     def limits(self) -> Limits:
-        """Return the same in the sandbox's units."""
+        """Return these limits in the units of the sandbox."""
         return Limits(
             cpu_ms=self.cpu_ms,
             wall_ms=self.wall_ms,
@@ -109,45 +109,47 @@ class RunLimits(_Section, frozen=True, kw_only=True):
 
 
 class Bounds(_Section, frozen=True, kw_only=True):
-    """What a run gets, what it may ask for, and how large its inputs may be."""
+    """Limits of runs and of their inputs."""
 
     default: RunLimits = RunLimits()
-    """What a run gets that asks for nothing."""
+    """Limits of a run that does not ask for others."""
     max: RunLimits = RunLimits(cpu_ms=10_000, wall_ms=30_000, memory_mb=512, result_kb=4096, log_kb=1024)
-    """The most that a run may ask for."""
+    """Maximum that a run may ask for."""
     source_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
-    """The most that a program may have, in KiB."""
+    """Maximum size of a program, in KiB."""
     prompt_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
-    """The most that a prompt may have, in KiB."""
+    """Maximum size of a prompt, in KiB."""
     env_kb: Annotated[int, Meta(ge=1, le=1024)] = 256
-    """The most that an env may have as JSON, in KiB."""
+    """Maximum size of an env as JSON, in KiB."""
     check_cpu_ms: Annotated[int, Meta(ge=10, le=60_000)] = 500
     """CPU time for checking a program at submit: up to three parses and, for QuickJS, compiling it to bytecode."""
 
 
 class PoolSettings(_Section, frozen=True, kw_only=True):
-    """The cells."""
+    """The pools of cells."""
 
     cells: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """That run at once. Default: two for each core."""
+    """Number of cells that can run programs at the same time. Default: two for each core."""
     spare: Annotated[int, Meta(ge=0, le=1024)] | None = None
-    """More cells, blank, so that nobody waits while one that ended badly is replaced. Default: as many again."""
+    """Number of additional blank cells, so that runs need not wait while a failed cell is replaced. Default: the same
+    as `cells`."""
     runs_per_cell: Positive = 2000
-    """A cell is replaced after so many runs. It goes on until the new cell is ready, for at most twice as many."""
+    """A cell is replaced after this number of runs. It continues until the new cell is ready, for at most twice this
+    number."""
     max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
     """A cell is replaced at this age, in seconds."""
     cgroup: Literal["auto", "never"] = "auto"
-    """`auto`: memory and processes of each jail are held by a cgroup as well, where one can be had."""
+    """`auto`: a cgroup also limits memory and processes of each jail, if the daemon can create cgroups."""
     isolation: Literal["cell", "jail"] = "cell"
-    """`jail`: a brand-new nsjail for every run."""
+    """`jail`: each run has a new nsjail."""
     uids: Annotated[str, Meta(pattern="^[0-9]{1,10}:[0-9]{1,10}$")] | None = None
-    """Host uids and gids for the jails, as `FIRST:COUNT`. Must not overlap with another daemon's. Default: the ranges
-    in /etc/subuid and /etc/subgid, else an unallocated range. Needs root, or CAP_SETUID and CAP_SETGID. Without them
-    all jails share one uid."""
+    """Host uids and gids for the jails, as `FIRST:COUNT`. They must not overlap with those of another daemon. Default:
+    the ranges in /etc/subuid and /etc/subgid, else an unallocated range. Needs root, or CAP_SETUID and CAP_SETGID.
+    Without these, all jails share one uid."""
 
     @property
     def id_range(self) -> tuple[int, int] | None:
-        """The first of `uids`, and how many there are."""
+        """The first id of `uids`, and the number of ids."""
         if self.uids is None:
             return None
         first, _, count = self.uids.partition(":")
@@ -155,15 +157,16 @@ class PoolSettings(_Section, frozen=True, kw_only=True):
 
 
 class SchedulerSettings(_Section, frozen=True, kw_only=True):
-    """Who waits, and how many may."""
+    """The queue of runs."""
 
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
-    """Runs that may wait for a slot. Above that the newest run of the client with the most is refused with `busy`."""
+    """Number of runs that may wait for a slot. Beyond it, the newest run of the client with the most waiting runs is
+    refused with `busy`."""
     queue_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 64
-    """Memory that waiting runs may hold, in MiB. Above that the newest run of the client that holds the most is refused
+    """Memory that waiting runs may hold, in MiB. Beyond it, the newest run of the client that holds the most is refused
     with `busy`."""
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Slots: runs at once, without long ones (docs/admission.md). Default: as many as there are cells."""
+    """Number of slots: concurrent runs, without long runs (docs/admission.md). Default: the number of cells."""
     wait_s: Seconds = 30.0
     """A run that has waited this long for a slot is refused with `busy`."""
 
@@ -190,43 +193,43 @@ class JournalSettings(_Section, frozen=True, kw_only=True):
 
 
 class Engines(_Section, frozen=True, kw_only=True):
-    """Which engine runs what."""
+    """The default engine, and disabled engines."""
 
     default: Engine = DEFAULT_ENGINE
-    """The engine of a program that is submitted, or of a source that is run, without naming one."""
+    """The engine for submits, and for runs of a source, that do not name one."""
     disabled: list[Engine] = []
-    """Engines that run nothing: submits and runs that need them are refused with `unsupported`, and they have no
-    cells. Programs are kept. For an engine with a known flaw, until there is a fixed version (docs/engine-updates.md).
-    """
+    """Engines that run nothing. Submits and runs that need them are refused with `unsupported`. Their stored programs
+    stay. Use this for an engine with a known vulnerability (docs/engine-updates.md)."""
 
 
 class DemandSettings(_Section, frozen=True, kw_only=True):
-    """An engine whose cells are kept by recent demand. Nothing of it is started before the first run that wants it."""
+    """An engine whose number of cells follows recent demand. The daemon starts nothing of it before the first run."""
 
     blank: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Cells, at the most; as many as were wanted at once lately are kept. Default: as many as run at once, and half of
-    that again, since one takes 20 ms to be ready after a run."""
+    """Maximum number of blank cells. The pool keeps as many as were recently used at the same time. Default: 1.5 times
+    the number of concurrent runs, because a cell needs 20 ms to become ready again after a run."""
     blank_mb: Annotated[int, Meta(ge=64, le=1 << 20)] = 512
-    """Memory that cells kept ready may take, in MiB, at 32 MiB each."""
+    """Memory that blank cells may take, in MiB. Each counts as 32 MiB."""
     idle_s: Annotated[float, Meta(gt=0)] = 300.0
-    """After so long without a run on Deno its cells are ended, in seconds."""
+    """The cells are ended after this time without a run, in seconds."""
     runs_per_cell: Positive = 500
-    """A cell's nsjail is replaced after so many runs; each run has a process and namespaces of its own in any case."""
+    """The nsjail of a cell is replaced after this number of runs. Each run has its own process and namespaces in any
+    case."""
     max_age_s: Annotated[float, Meta(gt=0)] = 3600.0
     """A cell is replaced at this age, in seconds."""
 
 
 class DenoSettings(DemandSettings, frozen=True, kw_only=True):
-    """The engine Deno. `pip install 'deno>=2.9.8,<3'` in the environment of promptlog installs it. The first run that
-    wants it starts it."""
+    """The engine Deno. To install it, run `pip install 'deno>=2.9.8,<3'` in the environment of promptlog. The daemon
+    starts it at the first run that needs it."""
 
     jit: Literal["auto", "always", "never"] = "auto"
-    """With V8's compilers a program runs ten times as fast, and only a memory cgroup can hold its memory. `auto`: with
-    them where a cgroup can be had; `always`: the daemon does not start where none can be had."""
+    """With JIT, a program runs ten times as fast, but only a memory cgroup can limit its memory. `auto`: JIT if the
+    daemon can create a memory cgroup. `always`: the daemon does not start without one. `never`: no JIT."""
 
 
 class Config(_Section, frozen=True, kw_only=True):
-    """Everything that can be set."""
+    """All settings."""
 
     server: Server = Server()
     limits: Bounds = Bounds()
@@ -238,17 +241,17 @@ class Config(_Section, frozen=True, kw_only=True):
 
     @property
     def cells(self) -> int:
-        """How many cells there are to be."""
+        """Number of cells that can run programs at the same time."""
         return self.pool.cells or 2 * len(os.sched_getaffinity(0))
 
     @property
     def pool_size(self) -> int:
-        """How many cells are kept, those that only wait included."""
+        """Number of cells in the pool, including spare ones."""
         return self.cells + (self.cells if self.pool.spare is None else self.pool.spare)
 
     @property
     def text_bounds(self) -> TextBounds:
-        """Return how long the texts of a request may be."""
+        """Return the maximum sizes of the texts of a request."""
         limits = self.limits
         return TextBounds(
             source_bytes=limits.source_kb * 1024, prompt_bytes=limits.prompt_kb * 1024, env_bytes=limits.env_kb * 1024
@@ -256,7 +259,7 @@ class Config(_Section, frozen=True, kw_only=True):
 
     @property
     def concurrent(self) -> int:
-        """How many runs may have a slot at once."""
+        """Number of slots."""
         return self.scheduler.concurrent or self.cells
 
     def engine_options(self, engine: Engine) -> DemandSettings:
@@ -265,29 +268,29 @@ class Config(_Section, frozen=True, kw_only=True):
         return options if isinstance(options, DemandSettings) else _DEMAND
 
     def most_blank(self, engine: Engine) -> int:
-        """Return how many blank cells there may be of an engine whose cells are kept by demand."""
+        """Return the maximum number of blank cells of an engine whose number of cells follows demand."""
         options = self.engine_options(engine)
         fitting = options.blank_mb * MIB // ENGINES[engine].blank_bytes
         return max(1, min(options.blank or -(-self.concurrent * 3 // 2), fitting))
 
     @property
     def max_jails(self) -> int:
-        """How many jails there may be at once.
+        """Maximum number of jails at the same time.
 
-        Twice as many as are kept and run: a jail that ends has its uid until its last process is gone. There may
-        be as many long runs, which have no slots, as runs with slots.
+        Twice the number of pooled and running cells, because a jail that ends occupies its uid until its last process
+        is gone. There may be as many long runs, which have no slots, as runs with slots.
         """
         kept = sum(self.pool_size if spec.forks else self.most_blank(name) for name, spec in ENGINES.items())
         return 2 * (kept + 2 * self.concurrent)
 
     def default_limits(self, engine: Engine = DEFAULT_ENGINE) -> Limits:
-        """Return the limits of a run that asks for none; of memory what its engine needs, if the default is less."""
+        """Return the limits of a run that asks for none. Memory is at least the engine's minimum."""
         limits = self.limits.default.limits()
         least = min(ENGINES[engine].min_memory_bytes, self.limits.max.limits().memory_bytes)
         return msgspec.structs.replace(limits, memory_bytes=max(limits.memory_bytes, least))
 
     def limits_for(self, asked: LimitsAsked | None, engine: Engine = DEFAULT_ENGINE) -> Limits:
-        """Return a run's limits: what it asked for, else the default. Raises LimitsError."""
+        """Return the limits of a run: those that it asked for, otherwise the defaults. Raises LimitsError."""
         asked = asked or _NOTHING
         default, most = self.default_limits(engine), self.limits.max.limits()
         chosen: dict[str, int] = {}
@@ -298,11 +301,11 @@ class Config(_Section, frozen=True, kw_only=True):
                 if field == "wall_ms" and asked.cpu_ms is not None and asked.cpu_ms >= value:
                     value = min(2 * asked.cpu_ms, most.wall_ms)
             elif value > getattr(most, field):
-                raise LimitsError(field, value, getattr(most, field), "most it may be")
+                raise LimitsError(field, value, getattr(most, field), "maximum")
             chosen[field] = value
         least = ENGINES[engine].min_memory_bytes
         if chosen["memory_bytes"] < least:
-            word = "least it may be" if engine == DEFAULT_ENGINE else f"least it may be on {engine}"
+            word = "minimum" if engine == DEFAULT_ENGINE else f"minimum on {engine}"
             raise LimitsError("memory_bytes", chosen["memory_bytes"], least, word)
         return Limits(**chosen)
 
@@ -312,18 +315,18 @@ _NOTHING = LimitsAsked()
 
 
 def load(path: Path) -> Config:
-    """Read a configuration file. Raises ConfigError that names file, key, and what would be right."""
+    """Read a configuration file. Raises ConfigError, whose message has the file, the key and the valid values."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes: that is no configuration")
+        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes, the maximum for a configuration")
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
     _refuse_unknown(table, Config, "", path)
     try:
         config = msgspec.convert(table, Config)
@@ -337,19 +340,19 @@ def load(path: Path) -> Config:
         if ids[0] < _FIRST_ID or sum(ids) > _END_ID:
             raise ConfigError(
                 f"{path}: pool.uids is {config.pool.uids}: ids must be from {_FIRST_ID} to {_END_ID - 1}, "
-                "since users and services have the others"
+                "because the others belong to users and services"
             )
         if ids[1] < config.max_jails:
             raise ConfigError(
                 f"{path}: pool.uids has {ids[1]} ids, but this configuration can have {config.max_jails} jails at "
-                f"once; give at least {config.max_jails} ids"
+                f"the same time; give at least {config.max_jails} ids"
             )
     _check_engines(config.engines, path)
     least = ENGINES[config.engines.default].min_memory_bytes // MIB
     if config.limits.max.memory_mb < least:
         most = config.limits.max.memory_mb
         raise ConfigError(
-            f"{path}: limits.max.memory_mb is {most}, and {config.engines.default}, the default engine, needs {least}"
+            f"{path}: limits.max.memory_mb is {most}, but {config.engines.default}, the default engine, needs {least}"
         )
     return config
 
@@ -359,12 +362,12 @@ def _check_engines(engines: Engines, path: Path) -> None:
     for setting, names in (("default", [engines.default]), ("disabled", engines.disabled)):
         for name in names:
             if name not in ENGINES:
-                raise ConfigError(f"{path}: engines.{setting}: there is no engine {name!r}; there is: {known}")
+                raise ConfigError(f"{path}: engines.{setting}: there is no engine {name!r}; the engines are: {known}")
     if engines.default not in engines.disabled:
         return
     others = [name for name in ENGINES if name not in engines.disabled]
     if not others:
-        raise ConfigError(f"{path}: engines.disabled names all engines, and nothing could run; leave one enabled")
+        raise ConfigError(f"{path}: engines.disabled names all engines; leave at least one enabled")
     raise ConfigError(
         f"{path}: engines.disabled names {engines.default!r}, which is the default engine; also set "
         f'engines.default = "{others[0]}"'
@@ -372,23 +375,23 @@ def _check_engines(engines: Engines, path: Path) -> None:
 
 
 def _explain(message: str) -> str:
-    """Return msgspec's message in terms of the file: the setting first, and what is right."""
+    """Return msgspec's message with the name of the setting first, and with the valid values."""
     text, _, place = message.partition(" - at `$.")
     setting = place.rstrip("`")
     if setting.endswith("socket_mode"):
         text = (
-            'expected an octal mode as a string: "0600" for the daemon\'s user alone, or "0660" for a group as well '
-            "(to connect takes read and write permission; others can't have it)"
+            'expected an octal mode as a string: "0600" for the daemon\'s user only, or "0660" for a group as well '
+            "(connecting needs read and write permission; other users cannot have it)"
         )
     elif setting in ("server.socket", "server.state_dir"):
-        text = "expected an absolute path, since a relative one means another folder wherever the daemon is started"
+        text = "expected an absolute path; a relative path would depend on the folder where the daemon is started"
     elif setting.endswith("uids"):
         text = 'expected the first id and the number of ids as a string, like "100000:65536"'
     elif text.startswith("Invalid enum value"):
         kind: Any = Config
         for part in setting.split("."):
             kind = get_type_hints(kind)[part]
-        text += f"; there is: {', '.join(map(repr, get_args(kind)))}"
+        text += f"; valid values: {', '.join(map(repr, get_args(kind)))}"
     return f"{setting}: {text}" if setting else message
 
 

@@ -1,4 +1,4 @@
-"""Write docs/config.md from the settings themselves: `python -m promptlogd.config_reference`."""
+"""Generate docs/config.md from the settings: `python -m promptlogd.config_reference`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ cells = 8
 
 
 def _plain(annotation: str) -> str:
-    """Return a type as an operator would say it: `Annotated[int, Meta(ge=1, le=5)]` is a whole number, 1 to 5."""
+    """Return a readable form of a type: `Annotated[int, Meta(ge=1, le=5)]` is "whole number from 1 to 5"."""
     annotation = annotation.removesuffix(" | None")
     if annotation.startswith("Literal["):
         return " or ".join(f"`{json.encode(value).decode()}`" for value in ast.literal_eval(annotation[7:]))
@@ -53,14 +53,14 @@ def _plain(annotation: str) -> str:
 
 
 def config_reference() -> str:
-    """Return docs/config.md, made from the records above."""
+    """Return the text of docs/config.md."""
     tree = ast.parse(inspect.getsource(config))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     lines = [
         "# Settings",
         "",
-        "A TOML file, given with `promptlogd --config FILE`. All of it is optional; what is unknown is refused.",
-        "Generated from `promptlogd/config.py` by `make docs`; do not edit.",
+        "`promptlogd --config FILE` reads settings from a TOML file. All settings are optional. Unknown settings are",
+        "refused. `make docs` generates this page from `promptlogd/config.py`; do not edit it.",
         "",
     ]
 
@@ -93,7 +93,7 @@ def config_reference() -> str:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             field = statement.target.id
             section(field, classes[ast.unparse(statement.annotation)], getattr(config.Config(), field))
-    lines.extend([_EXAMPLE])
+    lines.append(_EXAMPLE)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -1,23 +1,24 @@
-"""One client connection: drive the wire session over a socket, hand requests to their handlers, send the replies.
+"""One client connection: decodes requests from the socket, passes them to their handlers, and sends the replies.
 
-Whatever a client does, it ends this connection at the most. Requests go on side by side; replies leave when ready.
+Whatever a client does, the worst effect is the end of its connection. Requests are processed concurrently. Replies are
+sent as soon as they are ready.
 
     socket -> session -> _take --+--> a handler, for at most `max_pipelined` requests -> sink -> outbox -> socket
                                  +--> _waiting: read ahead, in order
 
-- **Reading ahead.** Requests beyond `max_pipelined` are read and wait, so that a `cancel`, a `ping` or a `stats` behind
-  them is answered at once, with a short reply. (A `stats` takes a task. So `_MORE_STATS` bounds their number; others
-  wait.) A cancel of a run that waits answers it without beginning it.
+- **Reading ahead.** Requests beyond `max_pipelined` are read and wait. So a `cancel`, `ping` or `stats` after them is
+  answered at once, with a short reply. A `stats` takes a task, so `_MORE_STATS` bounds their number; others wait. A
+  `cancel` of a waiting run answers it without starting it.
 - **Budgets** (budget.py). Requests are counted by their texts and a fixed size each until they are answered,
-  replies until the socket has taken them. The daemon does not read from a connection that is over either budget. While
-  a connection is over its budget of replies, none of its requests begins, and the cells of its runs that stream their
-  console lines are not read.
-- **Turns.** The connections of one process share the time of the loop (share.py) for opening, reading, beginning
+  replies until the socket has accepted them. The daemon does not read from a connection that exceeds either budget.
+  While a connection exceeds its budget of replies, none of its requests starts, and the daemon does not read from the
+  cells of its runs that stream console lines.
+- **Turns.** The connections of one process share a limited loop time (share.py) for opening, reading, starting
   requests, and closing.
-- **Stalls.** A connection is closed whose replies do not go out (outbox.py has the rule), or that owes the rest of a
-  frame for `stall_s` (inbox.py).
+- **Stalls.** A connection is closed if its client does not read replies (outbox.py has the rule), or if the rest of a
+  frame does not arrive within `stall_s` (inbox.py).
 
-More than 300 lines, since the order of these steps is in one place.
+More than 300 lines, because the order of these steps is in one place.
 """
 
 from __future__ import annotations
@@ -48,16 +49,16 @@ from promptlogd.wire.messages import Cancel, Error, ErrorCode, Id, Reply, Reques
 _log = logging.getLogger(__name__)
 
 _OPEN_S = 0.0003
-"""Time of the loop that the begin of a connection takes."""
+"""Loop time that opening a connection takes."""
 
 _MORE_STATS = 16
 """Requests of type `stats` that one connection may have in progress beyond `max_pipelined`."""
 
-_STOPPED = RequestError("shutting_down", "the daemon was stopped before this was done")
+_STOPPED = RequestError("shutting_down", "the daemon was stopped before this request was done")
 
 
 class Connection:
-    """Owner of one client's socket. `serve` runs until the client is gone or is sent away."""
+    """Owns one client's socket. `serve` runs until the connection ends."""
 
     def __init__(
         self,
@@ -92,11 +93,11 @@ class Connection:
         )
         self._in_hand: dict[Id, RequestSink] = {}
         self._waiting: dict[Id, Request] = {}
-        """Requests that were read ahead, in order."""
+        """Requests that were read ahead and wait, in order."""
         self._starting = False
-        """Whether a task begins those when it may."""
+        """Whether a task is starting the waiting requests."""
         self._progress: trio.Event | None = None
-        """Event for the next request that is answered or begins. None while nobody waits for it."""
+        """Set when the next request starts or is answered. None while nobody waits for it."""
         self._when_room: list[Callable[[], None]] = []
         self._outbox = Outbox(
             sock,
@@ -111,7 +112,7 @@ class Connection:
         """Tasks that end with the connection."""
 
     async def serve(self) -> None:
-        """Serve the client. Raises nothing that is the client's fault; cancellation cancels its runs."""
+        """Serve the client. Errors of the client are not raised. Cancellation cancels its runs."""
         self._clients.connected += 1
         number = self._principal.connection
         try:
@@ -120,13 +121,13 @@ class Connection:
             async with trio.open_nursery() as tasks:
                 self._tasks = tasks
                 await self._read(tasks)
-                # Nothing reads from now on, so a watch reports if the client leaves.
+                # Nothing reads from now on, so a watch reports a disconnect.
                 self._clients.arrivals.watch(self._sock, self._budget.share, self._gone)
                 while self._in_hand or self._waiting:
                     await self._wait_for_progress()
                 # Leaving the block waits until the outbox's task has sent all replies.
         except* OSError as group:
-            _log.debug("client %d is gone: %s", number, group.exceptions[0])
+            _log.debug("client %d has disconnected: %s", number, group.exceptions[0])
         finally:
             for sink in list(self._in_hand.values()):
                 if self._clients.draining:
@@ -150,20 +151,20 @@ class Connection:
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._tasks is not None:
-            with suppress(RuntimeError):  # closed: the connection ends
+            with suppress(RuntimeError):  # the nursery is closed: the connection ends
                 self._tasks.start_soon(work)
 
     async def _read(self, tasks: trio.Nursery) -> None:
-        """Read requests until the client closes its side, or sends what can't be followed."""
+        """Read requests until the client closes its side, or sends a frame that cannot be decoded."""
         try:
             await self._inbox.read(lambda request: self._take(request, tasks))
         except ProtocolError as error:
-            # What is in hand may go on for long. Others wait for the place that a frame had which never ends.
+            # Current requests may take long. Others wait for the place of the unfinished frame, so return it now.
             self._inbox.clear()
             self.send_error(None, error.code, error.message)
 
     async def _decode(self, come: Unread) -> Request | BadMessage | ProtocolError:
-        """Have a large frame decoded elsewhere. Meanwhile nothing of this client is read."""
+        """Have the decoder process decode a large frame. Until then, nothing is read from this client."""
         decoded: list[Request | BadMessage | ProtocolError] = []
 
         async def decode() -> None:
@@ -176,12 +177,12 @@ class Connection:
         return decoded[0]
 
     async def _unless_gone(self, wait: Callable[[], Awaitable[None]]) -> None:
-        """Wait for something else than the socket, and notice nevertheless if the client leaves."""
+        """Wait for something other than the socket, but still notice a disconnect."""
         with self._clients.arrivals.watching(self._sock, self._budget.share, self._gone):
             await wait()
 
     def _gone(self) -> None:
-        """End the connection, since the client has left; its runs are cancelled."""
+        """End the connection after a disconnect. Its runs are cancelled."""
         self._budget.share.spend(CLOSE_S)
         self._end()
 
@@ -191,16 +192,16 @@ class Connection:
         self._tasks.cancel_scope.cancel()
 
     def _take(self, request: Request | BadMessage, tasks: trio.Nursery) -> None:
-        """Begin a request, or let it wait; or refuse it."""
+        """Start a request, queue it, or refuse it."""
         if isinstance(request, BadMessage):
             detail: Detail | None = None if request.detail is None else {**request.detail}
             self.send_error(request.id, request.code, request.message, detail)
         elif request.id in self._in_hand or request.id in self._waiting:
-            self.send_error(request.id, "bad_request", "a request with this id is in hand already")
+            self.send_error(request.id, "bad_request", "another request with this id is in progress")
         elif self._clients.draining and not isinstance(request, Cancel):
             self.send_error(request.id, "shutting_down", "the daemon is stopping")
         elif request.tenant is not None and not self._may_name_tenants:
-            message = "a tenant is named by fronts alone: see `server.fronts` in the configuration"
+            message = "only fronts may name a tenant: see `server.fronts` in the configuration"
             self.send_error(request.id, "forbidden", message, {"field": "tenant"})
         else:
             self._clients.unanswered += 1
@@ -214,7 +215,7 @@ class Connection:
                     tasks.start_soon(self._start_waiting, tasks)
 
     def _is_at_once(self, request: Request) -> bool:
-        """Whether a request overtakes those that wait. Each `stats` takes a task, so their number has a bound."""
+        """Whether a request overtakes waiting requests. Each `stats` takes a task, so their number is bounded."""
         most = self._settings.max_pipelined + _MORE_STATS
         return isinstance(request, AT_ONCE) and not (isinstance(request, Stats) and len(self._in_hand) >= most)
 
@@ -222,14 +223,14 @@ class Connection:
         return len(self._in_hand) < self._settings.max_pipelined and self.has_room()
 
     async def _start_waiting(self, tasks: trio.Nursery) -> None:
-        """Begin the requests that wait, each as soon as it may."""
+        """Start the waiting requests, each as soon as it may start."""
         while self._waiting:
             while not self._may_start():
                 await self._budget.replies.room()
                 while len(self._in_hand) >= self._settings.max_pipelined:
                     await self._wait_for_progress()
             began = trio.current_time()
-            if self._waiting:  # else they were cancelled meanwhile
+            if self._waiting:  # otherwise they were cancelled
                 request = self._waiting.pop(next(iter(self._waiting)))
                 if self._clients.draining:
                     self.send_error(request.id, _STOPPED.code, _STOPPED.message)
@@ -258,18 +259,18 @@ class Connection:
             sink.fail()
 
     def has_room(self) -> bool:
-        """Whether the client, and those that it shares memory with, read their replies fast enough."""
+        """Whether this client, and those that share its memory budgets, read their replies fast enough."""
         return self._budget.may_begin
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once they have read enough of them."""
+        """Call back once they have read enough replies."""
         self._when_room.append(callback)
         if len(self._when_room) == 1:
             self._budget.replies.when_room(self._tell_room)
 
     @property
     def encoding(self) -> Encoding:
-        """How replies are encoded."""
+        """Encoding of replies."""
         return self._session.encoding
 
     def _tell_room(self) -> None:
@@ -282,7 +283,7 @@ class Connection:
             self._budget.replies.when_room(self._tell_room)
 
     def cancel(self, target: Id, tasks: trio.Nursery) -> bool:
-        """Cancel the run that a request began, or would have; return whether there is one."""
+        """Cancel the run of a request, started or waiting. Return whether there is one."""
         waiting = self._waiting.get(target)
         if isinstance(waiting, Run):
             del self._waiting[target]
@@ -293,7 +294,7 @@ class Connection:
         return sink is not None and sink.cancel()
 
     async def work(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
-        """Work on a request. The reply that comes of it, if any, is sent."""
+        """Run `work`, and send the reply that it returns, if any."""
         try:
             reply = await work()
         except RequestError as error:
@@ -309,7 +310,7 @@ class Connection:
                 sink.reply(reply)
 
     def done(self, id: Id) -> None:
-        """A request has its last reply."""
+        """Note that the last reply to a request was sent."""
         sink = self._in_hand.pop(id, None)
         if sink is not None:
             self._answered(sink.held_bytes)
@@ -334,7 +335,7 @@ class Connection:
         """Send an error, count it, and log it."""
         self._clients.errors[code] += 1
         self._clients.on_refusal(self._principal.uid, self._principal.tenant, code)
-        _log.info("uid %d, client %d: a request is refused: %s", self._principal.uid, self._principal.connection, code)
+        _log.info("uid %d, client %d: a request was refused: %s", self._principal.uid, self._principal.connection, code)
         self.send(Error(id=id, code=code, message=message, detail=detail))
 
     def send(self, reply: Reply) -> None:

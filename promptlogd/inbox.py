@@ -1,4 +1,4 @@
-"""Requests of one connection, read as its budget allows. The connection handles them."""
+"""Reads the requests of one connection, as its budget allows. The connection handles them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from promptlogd.wire import BadMessage, ProtocolError, ServerSession, Unread
 from promptlogd.wire.messages import Cancel, Ping, Request, Run, Stats
 
 _READ_BYTES = 256 * 1024
-"""Bytes that one system call reads of a long frame."""
+"""Bytes of a long frame that one system call reads."""
 
 _SLICE_BYTES = 16 * 1024
-"""Bytes that are decoded in one go. A longer frame is a long one: it waits for a place before the rest is read."""
+"""Bytes that are decoded at once. A longer frame is a long frame: it waits for a place before its rest is read."""
 
 _WAITS = 3
-"""How many times the time for the rest of a frame a client may wait, in the middle of one, for room for it."""
+"""In the middle of a frame, a client may wait for room for this many times `stall_s`."""
 
 CLOSE_S = 0.0003
-"""Time of the loop that the end of a connection takes."""
+"""Loop time that closing a connection takes."""
 
 AT_ONCE = (Cancel, Ping, Stats, BadMessage)
-"""Requests that are answered as soon as they are read, with a short reply. Others may wait, and so may many `stats`."""
+"""Requests that are answered when they are read, with a short reply. Others may wait, as may many `stats`."""
 
 
 def _drop(request: Request | BadMessage) -> None:
-    """Nobody takes requests yet."""
+    """Placeholder until `read` is called."""
 
 
 class Inbox:
-    """Reads requests. `read` runs until there will be no more."""
+    """Reads requests. `read` runs until the client closes its side."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Inbox:
         unless_gone: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
         decode: Callable[[Unread], Awaitable[Request | BadMessage | ProtocolError]],
     ) -> None:
-        """`unless_gone`: wait for something else than the socket, and notice nevertheless if the client leaves.
+        """`unless_gone`: wait for something other than the socket, but still notice a disconnect.
 
         `decode`: decode a large frame in another process.
         """
@@ -60,23 +60,23 @@ class Inbox:
         self._unless_gone = unless_gone
         self._decode = decode
         self._counted = 0
-        """Bytes of the frame on its way that the budget counts."""
+        """Bytes of the incomplete frame that the budget counts."""
         self._has_room = False
-        """Whether these are all that a short frame may have: then it is read to its end."""
+        """Whether `_counted` covers a whole short frame. Then the frame is read to its end."""
         self._overdue = False
-        """Whether the last wait for room took too long."""
+        """Whether the last wait for room exceeded its time limit."""
         self._waited = False
         """Whether `_receive` had to wait for room."""
         self._take: Callable[[Request | BadMessage], None] = _drop
         self._left: Iterator[Request | BadMessage | ProtocolError | Unread] | None = None
-        """What `_read_now` has read, and left to this connection's task."""
+        """Events that `_read_now` has read and left for this connection's task."""
         self._error: Exception | None = None
-        """Why `_read_now` has failed."""
+        """The exception of `_read_now`, if it failed."""
 
     async def read(self, take: Callable[[Request | BadMessage], None]) -> None:
-        """Hand on requests until the client closes its side.
+        """Pass on requests until the client closes its side.
 
-        Raises ProtocolError if it sends what can't be followed, or owes the rest of a frame for `stall_s`.
+        Raises ProtocolError if a frame cannot be decoded, or if the rest of a frame does not arrive within `stall_s`.
         """
         session, budget, stall_s = self._session, self._budget, self._stall_s
         self._take = take
@@ -87,21 +87,21 @@ class Inbox:
             if not await self._arrivals.readable(self._sock, budget.share, deadline, read_now):
                 await budget.share.turn()
                 budget.share.spend(CLOSE_S)
-                raise ProtocolError(f"the rest of a frame did not come within {stall_s:g} s")
+                raise ProtocolError(f"the rest of a frame did not arrive within {stall_s:g} s")
             if self._error is not None:
                 try:
                     raise self._error
                 finally:
-                    self._error = None  # else a reference cycle through its traceback keeps this connection in memory
+                    self._error = None  # its traceback forms a reference cycle that keeps this connection in memory
             if self._left is not None:
                 events, self._left = self._left, None
                 whole = await self._take_events(events, trio.current_time())
             elif read_now is not None and session.mid_frame:
-                whole = True  # it has read the beginning of a frame
+                whole = True  # it has read the start of a frame
             else:
                 data = await self._receive()
                 if self._waited and session.mid_frame:
-                    owed_since = trio.current_time()  # until now the daemon let the client wait
+                    owed_since = trio.current_time()  # until now, the daemon made the client wait
                 if data is None:
                     continue
                 if not data:
@@ -110,7 +110,7 @@ class Inbox:
                         raise ProtocolError("the connection ended within a frame")
                     return
                 whole = await self._take_data(data)
-                del data  # else it is kept until more comes
+                del data  # otherwise it stays in memory until more data arrives
             self._count_buffered()
             budget.pass_on()
             if not session.mid_frame:
@@ -119,9 +119,9 @@ class Inbox:
                 owed_since = trio.current_time()
 
     def _read_now(self) -> bool:
-        """Read and hand on short requests in the task that wakes connections: this saves a turn of the loop.
+        """Read and pass on short requests in the task that wakes connections, which saves a turn of the loop.
 
-        Return whether that was all. If something has to be waited for, this connection's own task goes on.
+        Return whether that was all. If something must wait, this connection's own task continues.
         """
         session, budget = self._session, self._budget
         share = budget.share
@@ -147,7 +147,7 @@ class Inbox:
         except BlockingIOError:
             return True
         except OSError:
-            return False  # the client is gone; the next read finds the end
+            return False  # the client has disconnected; the next read finds out
         except Exception as error:
             self._error = error
             return False
@@ -156,16 +156,16 @@ class Inbox:
         return not session.mid_frame
 
     async def _receive(self) -> bytes | None:
-        """Read what there is once the client may be read from; None if that was nothing."""
+        """Wait until the client may be read from, and read available data. None if there was none."""
         session, budget = self._session, self._budget
         long = session.buffered_bytes > _SLICE_BYTES
-        # Who has a place reads its frame to the end, within `stall_s`: others wait for the place.
+        # A connection with a place must complete its frame within `stall_s`, because others wait for the place.
         has_room = self._has_room and self._counted
         self._waited = not budget.has_frame_place and (long or not (has_room or budget.may_read))
         if self._waited:
             await self._unless_gone(self._wait_for_room)
             if self._overdue:
-                raise ProtocolError("the connections of this process hold too much of the daemon's room", code="busy")
+                raise ProtocolError("the connections of this process hold too much of the daemon's memory", code="busy")
         if budget.share.used_up:
             await budget.share.turn()
         try:
@@ -174,16 +174,16 @@ class Inbox:
             return None
 
     def clear(self) -> None:
-        """Drop the frame that is on its way, and return the place that it has."""
+        """Drop the incomplete frame, and return its place."""
         self._session.clear()
         self._count_buffered()
         if self._budget.has_frame_place:
             self._budget.return_frame_place()
 
     def _count_buffered(self) -> None:
-        """Count the frame on its way. It gets room for all of a short frame, or counts by its bytes if there is none.
+        """Count the incomplete frame: as a whole short frame if there is room, otherwise by its bytes.
 
-        What a long frame holds beyond that is bounded by the places for long frames.
+        The places for long frames bound what a long frame holds beyond that.
         """
         buffered, counted = self._session.buffered_bytes, self._counted
         if not counted:
@@ -195,7 +195,7 @@ class Inbox:
             self._budget.requests.release(counted - self._counted)
 
     async def _take_data(self, data: bytes) -> bool:
-        """Hand on what these bytes complete; return whether there was any."""
+        """Pass on the requests that these bytes complete. Return whether there were any."""
         budget, whole = self._budget, False
         for start in range(0, len(data), _SLICE_BYTES):
             events = self._session.events(data[start : start + _SLICE_BYTES])
@@ -207,7 +207,7 @@ class Inbox:
         return whole
 
     async def _take_events(self, events: Iterator[Request | BadMessage | ProtocolError | Unread], began: float) -> bool:
-        """Hand on these requests; return whether there was any. `began`: when this turn began to work."""
+        """Pass on these requests. Return whether there were any. `began`: time at which work in this turn started."""
         budget, share, whole = self._budget, self._budget.share, False
         for come in events:
             whole = True
@@ -234,9 +234,9 @@ class Inbox:
         return whole
 
     async def _wait_for_room(self) -> None:
-        """Wait until the client may be read from; for a long frame, also for a place.
+        """Wait until the client may be read from. For a long frame, also wait for a place.
 
-        In the middle of a frame this is overdue after a while: others may wait for the room of its part.
+        In the middle of a frame, this wait has a time limit, because others may wait for the room that the frame holds.
         """
         wait = self._room_for_frame if self._session.buffered_bytes > _SLICE_BYTES else self._budget.room_to_read
         if not self._session.mid_frame:
@@ -247,7 +247,7 @@ class Inbox:
         self._overdue = patience.cancelled_caught
 
     async def _room_for_frame(self) -> None:
-        """Wait for a place for one long frame, and for room for the request that it will be."""
+        """Wait for a place for one long frame, and for room for its request."""
         budget = self._budget
         if self._has_room:
             await budget.take_frame_place()

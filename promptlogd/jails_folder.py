@@ -1,8 +1,8 @@
-"""Where a daemon builds the roots of its jails. Nothing here knows what is in a root.
+"""The folder in which a daemon builds the roots of its jails. The contents of a root are defined elsewhere.
 
-Where jails have uids of their own, each user must be able to reach the roots, so they can't be in the state folder. An
-ordinary user's are in the state folder, unless its disk is full: then the daemon still starts, so that programs can be
-removed.
+If jails have their own uids, every user must be able to reach the roots, so they cannot be in the state folder. The
+roots of an ordinary user are in the state folder. If that disk is full, they are elsewhere, so that the daemon starts
+and programs can be removed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sandbox.trusted_path import check_trusted
 _PREFIX = "promptlog-jails-"
 _ID_DIGITS = 16
 _QUICKJS_BYTES = 64 << 20
-"""Free space that the root of QuickJS's jails needs, and some more."""
+"""Free space that the root of QuickJS's jails needs, with a margin."""
 
 _OLD = (
     "/run/promptlog-jail-{id}",
@@ -31,11 +31,11 @@ _OLD = (
     "{state}/jail-root",
     "{state}/jail-root-deno",
 )
-"""Where version 0.1.0 had them."""
+"""The folders of version 0.1.0."""
 
 
 class JailsFolder:
-    """The folder, claimed. Made by `claim`."""
+    """The folder, claimed by this process. Created by `claim`."""
 
     def __init__(self, claim: Claim) -> None:
         self.path = claim.folder
@@ -43,9 +43,9 @@ class JailsFolder:
 
     @classmethod
     def claim(cls, state_dir: Path) -> JailsFolder:
-        """Make and claim the folder of the daemon that has this state folder, and remove those of killed daemons.
+        """Create and claim the folder for this state folder, and remove the folders of killed daemons.
 
-        The state folder must be open: then all that is in it is a daemon's. Raises RootError.
+        The state folder must be open already, so that its contents are known to be a daemon's. Raises RootError.
         """
         id = folder_id(state_dir)
         for old in _OLD:
@@ -59,7 +59,7 @@ class JailsFolder:
             for left in folder.iterdir():
                 shutil.rmtree(left)
         except BlockingIOError as error:
-            raise RootError(str(folder), "another process has it claimed; `fuser` says which") from error
+            raise RootError(str(folder), "another process has claimed it; `fuser` shows which") from error
         except OSError as error:
             raise RootError(str(folder), error.strerror or str(error)) from error
         return cls(claim)
@@ -71,7 +71,7 @@ class JailsFolder:
 
 
 def folder_id(state_dir: Path) -> str:
-    """Return a name for what the daemon with this state folder has on the host: 16 hexadecimal digits."""
+    """Return an identifier for this state folder, used in names on the host: 16 hexadecimal digits."""
     return hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:_ID_DIGITS]
 
 
@@ -86,7 +86,7 @@ def _parent(state_dir: Path) -> Path:
     for folder in _temporary("RUNTIME_DIRECTORY"):  # systemd.exec(5)
         if _is_usable(folder) and all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents)):
             return folder
-    raise RootError("/tmp", "each user must be able to enter it, or what $RUNTIME_DIRECTORY or $TMPDIR names")
+    raise RootError("/tmp", "every user must be able to enter it, or the folder in $RUNTIME_DIRECTORY or $TMPDIR")
 
 
 def _temporary(variable: str) -> Iterator[Path]:
@@ -98,7 +98,7 @@ def _temporary(variable: str) -> Iterator[Path]:
 
 
 def _is_usable(folder: Path) -> bool:
-    """Whether no other user can put something else in this folder's place."""
+    """Whether no other user can replace this folder."""
     try:
         check_trusted(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""The listening Unix socket: bind it safely, accept from it, unlink it. Nothing of what is said on it."""
+"""The listening Unix socket: binds it safely, accepts clients, unlinks it. It does not read from clients."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _PATH_BYTES = 107
 _TURN_S = 0.001
-"""Time for new clients in one turn of the loop: 10 of them, or 60 that have left already."""
+"""Loop time for new clients in one turn: 10 of them, or 60 that have already disconnected."""
 
 
 class ListenError(Exception):
-    """The socket can't be bound."""
+    """The socket cannot be bound."""
 
 
 class Listening:
@@ -39,7 +39,7 @@ class Listening:
             self._file = (status.st_dev, status.st_ino)
 
     def close(self) -> None:
-        """Close the socket, and remove its file if that is still ours."""
+        """Close the socket, and remove its file if it is still this socket's."""
         if self._file is not None:
             self._remove_file()
         self.sock.close()
@@ -54,11 +54,11 @@ class Listening:
 
 
 def bind(path: Path, mode: int, group: str | None = None) -> Listening:
-    """Bind a listening socket with these permissions. A stale one is probed first, then replaced.
+    """Bind a listening socket with these permissions. A stale socket file is probed first, then replaced.
 
-    `group`: the name or id of the group that the socket is to have. Default: the folder's or the daemon's (inode(7)).
-    Raises ListenError: another daemon answers there, something else is there, or the folder can't be used. A folder
-    that another user can redirect is refused, since that user could put another socket in the place of this one.
+    `group`: name or id of the group of the socket. Default: the folder's or the daemon's (inode(7)). Raises ListenError
+    if another daemon answers there, if the path is not a socket, or if the folder cannot be used. A folder that another
+    user can redirect is refused, because that user could replace the socket.
     """
     if len(os.fsencode(path)) > _PATH_BYTES:
         raise ListenError(f"the socket path {path} is longer than {_PATH_BYTES} bytes (unix(7)); give --socket")
@@ -69,7 +69,7 @@ def bind(path: Path, mode: int, group: str | None = None) -> Listening:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            # Without a group the file has its final mode from the start (unix(7)). With one it begins as 0600.
+            # Without a group, the file has its final mode from the start (unix(7)). With a group, it starts as 0600.
             previous = os.umask(0o777 & ~mode if group_id is None else 0o177)
             try:
                 sock.bind(os.fspath(path))
@@ -94,13 +94,13 @@ def _group_id(group: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        raise ListenError(f"there is no group {group!r}; make it, or change server.socket_group") from None
+        raise ListenError(f"there is no group {group!r}; create it, or change server.socket_group") from None
 
 
 def _set_group(path: Path, group_id: int, mode: int, group: str | None) -> None:
-    """Set the group and the mode of the new socket file. `group`: as it was asked for.
+    """Set the group and the mode of the new socket file. `group`: as configured, for messages.
 
-    Safe after bind, since the folder was checked: only root and the daemon's user can replace the file.
+    This is safe after bind(2), because the folder was checked: only root and the daemon's user can replace the file.
     """
     try:
         os.chown(path, -1, group_id, follow_symlinks=False)
@@ -117,7 +117,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise ListenError(f"{path} is there, and is no socket; remove it or give --socket")
+        raise ListenError(f"{path} exists and is not a socket; remove it or give --socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2)
         try:
@@ -131,10 +131,10 @@ def _clear(path: Path) -> None:
 
 
 async def accept(sock: socket.socket) -> AsyncGenerator[socket.socket, None]:
-    """Yield clients' sockets. Running out of descriptors is waited out, not fatal.
+    """Yield clients' sockets. If descriptors run out, wait and try again.
 
-    Accept several in one turn of the loop, since a client waits until all that connected before it are accepted. Drop
-    clients that have left already, whatever they sent.
+    Accept several in one turn of the loop, because a client waits until all earlier ones are accepted. Drop clients
+    that have already disconnected, whatever they sent.
     """
     while True:
         await trio.lowlevel.wait_readable(sock)
@@ -160,7 +160,7 @@ async def accept(sock: socket.socket) -> AsyncGenerator[socket.socket, None]:
 
 
 def _has_left(client: socket.socket) -> bool:
-    """Whether a client has closed its socket, and not only its writing side."""
+    """Whether a client has closed its socket, not only its writing side."""
     poll = select.poll()
-    poll.register(client, 0)  # POLLHUP alone
+    poll.register(client, 0)  # only POLLHUP
     return bool(poll.poll(0))

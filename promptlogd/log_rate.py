@@ -1,4 +1,4 @@
-"""A bound for the log, so that lines that clients or programs cause cannot fill a disk."""
+"""Rate limit of the log, so that log lines caused by clients or programs cannot fill a disk."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import time
 from collections import OrderedDict
 
 _BURST = 50
-"""Lines of one place that are written at once."""
+"""Burst: lines of one log statement that are written at once."""
 _PER_S = 5.0
-"""Lines of one place for each second after that: with 100 bytes a line, 43 MB a day."""
+"""Lines of one log statement per second after that. With 100 bytes a line, 43 MB a day."""
 _PLACES = 256
-"""Places that have a bucket. The least recently used one is dropped first."""
+"""Log statements that have a bucket. The least recently used one is dropped first."""
 
 HASH_SHOWN = 12
 """Digits of a hash in a line."""
 
 _HEAD, _TAIL = 2000, 6000
-"""Characters that are kept of a longer line, at its beginning and its end. A traceback names the error at the end."""
+"""Characters that are kept of a longer line, at its start and its end. A traceback has the error at the end."""
 
 _UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
 class RateLimit(logging.Filter):
-    """A token bucket for each place in the code. The next line from there says how many were dropped."""
+    """A token bucket for each log statement. Its next line says how many lines were dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class RateLimit(logging.Filter):
 def fit(line: str) -> str:
     """Return a line without its middle if it is long, and without control characters for a terminal."""
     if len(line) > _HEAD + _TAIL:
-        line = f"{line[:_HEAD]} ({len(line) - _HEAD - _TAIL} characters are left out) {line[-_TAIL:]}"
+        line = f"{line[:_HEAD]} ({len(line) - _HEAD - _TAIL} characters omitted) {line[-_TAIL:]}"
     return _UNPRINTABLE.sub("?", line)
 
 
@@ -59,7 +59,7 @@ class _Bucket:
         self._at = time.monotonic()
 
     def take(self, now: float) -> bool:
-        """Take a token, or count a dropped line; return whether there was a token."""
+        """Take a token, or count a dropped line. Return whether there was a token."""
         self._left = min(_BURST, self._left + (now - self._at) * _PER_S)
         self._at = now
         if self._left < 1:

@@ -1,4 +1,4 @@
-"""Writes the log in a thread: whoever reads standard error, and how slowly, does not hold up the daemon's loop."""
+"""Writes the log in a thread, so that a slow reader of standard error does not block the event loop."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from queue import Full, Queue
 from typing import TextIO
 
 _MOST_LINES = 1000
-"""Lines that wait to be written. Further ones are dropped and counted."""
+"""Maximum number of waiting lines. Further ones are dropped and counted."""
 
 _CLOSE_S = 2.0
-"""How long the end of the daemon waits for the lines that are still to be written."""
+"""Time limit for writing the remaining lines when the daemon stops."""
 
 
 class LogWriter(logging.Handler):
-    """Hands lines to a thread that writes them."""
+    """Passes lines to a thread that writes them."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -27,10 +27,10 @@ class LogWriter(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand over a line, or drop it."""
+        """Queue a line, or drop it if the queue is full."""
         line = self.format(record)
         if self._dropped:
-            line += f" ({self._dropped} lines before it were dropped: nobody reads them)"
+            line += f" ({self._dropped} lines before it were dropped, because nobody reads the log)"
         try:
             self._lines.put_nowait(line)
             self._dropped = 0
@@ -38,7 +38,7 @@ class LogWriter(logging.Handler):
             self._dropped += 1
 
     def close(self) -> None:
-        """Write what is left, for a bounded time."""
+        """Write the remaining lines, within a time limit."""
         with suppress(Full):
             self._lines.put(None, timeout=_CLOSE_S)
         self._thread.join(_CLOSE_S)
@@ -46,6 +46,6 @@ class LogWriter(logging.Handler):
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
-            with suppress(OSError, ValueError):  # gone, or closed at the interpreter's end
+            with suppress(OSError, ValueError):  # the reader has closed it, or the interpreter has at its exit
                 self._stream.write(f"{line}\n")
                 self._stream.flush()

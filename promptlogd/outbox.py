@@ -1,4 +1,4 @@
-"""Replies of one connection that the socket does not take at once. Bytes only: no messages here."""
+"""Sends the replies of one connection, and keeps what the socket does not accept at once. Bytes only, no messages."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from promptlogd.wire import Part
 _log = logging.getLogger(__name__)
 
 _WRITE_BYTES = 256 * 1024
-"""With this many bytes or more, one send gets no further chunk. The socket's default buffer takes less."""
+"""One send gets no further chunks once it has this many bytes. The default socket buffer is smaller."""
 
 _PARTS = 64
 """Parts given to one send. The kernel takes up to 1,024 (sendmsg(2))."""
 
 _OWN_BYTES = 16 * 1024
-"""A part of at least this size is kept as it is, since copying 4 MiB to new memory takes 2 ms. Shorter ones are joined
-to chunks of up to `_WRITE_BYTES`: a chunk of its own would take more memory than its bytes."""
+"""A part of at least this size is kept without a copy, because copying 4 MiB to new memory takes 2 ms. Shorter parts
+are joined to chunks of up to `_WRITE_BYTES`, because a separate object takes more memory than their bytes."""
 
 
 class Outbox:
-    """Sends replies, and keeps the bytes that the socket does not take. A task sends those; most clients need none."""
+    """Sends replies, and keeps the bytes that the socket does not accept. A task sends those; most clients need
+    none."""
 
     def __init__(
         self,
@@ -40,9 +41,10 @@ class Outbox:
         end: Callable[[], None],
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
-        """`account`: counts the unsent bytes. `end`: called if the client is gone or does not read its replies.
+        """`account`: counts the unsent bytes. `end`: called if the client has disconnected or does not read its
+        replies.
 
-        `spawn`: run a task until the connection ends.
+        `spawn`: runs a task until the connection ends.
         """
         self._sock = sock
         self._number = number
@@ -51,16 +53,16 @@ class Outbox:
         self._stall_s = stall_s
         self._end = end
         self._chunks: list[Part | bytearray] = []
-        """Unsent parts. Each counts in the account until its last byte is sent. A list, since even an empty deque takes
-        760 bytes."""
+        """Unsent parts. Each counts in the account until its last byte is sent. A list, because even an empty deque
+        takes 760 bytes."""
         self._sent = 0
-        """Bytes of the first chunk that were sent."""
+        """Number of sent bytes of the first chunk."""
         self._spawn = spawn
         self._serves = False
-        """Whether a task sends what is kept."""
+        """Whether a task is sending the kept bytes."""
 
     def send(self, parts: Sequence[Part]) -> None:
-        """Send the parts of a reply, and keep what the socket does not take now."""
+        """Send the parts of a reply, and keep what the socket does not accept now."""
         sent = 0
         if not self._chunks:
             try:
@@ -82,7 +84,7 @@ class Outbox:
             sent = max(0, sent - len(part))
 
     def _keep(self, part: Part, sent: int) -> None:
-        """Keep a part of which `sent` bytes were sent. Only the first part that is kept can be sent in part."""
+        """Keep a part of which `sent` bytes were sent. Only the first kept part can be partly sent."""
         if len(part) >= _OWN_BYTES:
             if not self._chunks:
                 self._sent = sent
@@ -98,7 +100,7 @@ class Outbox:
                 self._chunks.append(bytearray(rest))
 
     async def _serve(self) -> None:
-        """Send the kept bytes until none is left. End the connection if the client is gone or does not read."""
+        """Send all kept bytes. End the connection if the client has disconnected or does not read."""
         if not await self._write():
             self._end()
             return
@@ -107,10 +109,10 @@ class Outbox:
         self._clients.wake_if_idle()
 
     async def _write(self) -> bool:
-        """Send all that is kept; return whether the client took it.
+        """Send all kept bytes. Return whether the client read them.
 
-        The socket can be written once three quarters of its buffer are free (unix_writable in Linux). So a client that
-        reads a byte now and then is closed too: in each `stall_s` it must read some 150 KiB, or all there is.
+        The socket becomes writable once three quarters of its buffer are free (unix_writable in Linux). So a client
+        that reads only single bytes is closed too: in each `stall_s` it must read about 150 KiB, or all that is there.
         """
         while self._chunks:
             with trio.move_on_after(self._stall_s) as patience:
@@ -128,7 +130,7 @@ class Outbox:
         return True
 
     def _next(self) -> list[memoryview]:
-        """Return views of the first chunks, without what was sent."""
+        """Return views of the unsent bytes of the first chunks."""
         views, size = [memoryview(self._chunks[0])[self._sent :]], 0
         for chunk in islice(self._chunks, 1, _PARTS):
             size += len(views[-1])
@@ -138,14 +140,14 @@ class Outbox:
         return views
 
     def _drop(self, sent: int) -> None:
-        """Drop the chunks that are sent by now. What is held counts until then: a part of a chunk can't be freed."""
+        """Drop fully sent chunks. A chunk counts until then, because a part of it cannot be freed."""
         sent, dropped, whole = sent + self._sent, 0, 0
         while whole < len(self._chunks) and sent >= len(self._chunks[whole]):
             size = len(self._chunks[whole])
             sent, dropped, whole = sent - size, dropped + size, whole + 1
         del self._chunks[:whole]
         self._sent = sent
-        self._account.release(dropped)  # last: it may call back somebody who sends
+        self._account.release(dropped)  # last, because a callback may call `send`
 
     def clear(self) -> None:
         """Drop the unsent bytes of a closed connection."""

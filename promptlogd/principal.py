@@ -1,4 +1,4 @@
-"""Who sends a request: the peer of its connection, as the kernel reports it, and the tenant that a front names."""
+"""The sender of a request: the peer of its connection, as reported by the kernel, and the tenant that a front names."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from promptlogd.peer import Process
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """Who a request is done for."""
+    """The sender of a request."""
 
     connection: int
     """Number of the connection."""
     uid: int
     process: Process | None
-    """None if it has ended, or is of another pid namespace."""
+    """None if it has ended or is in another pid namespace."""
     tenant: str | None = None
-    """For whom a front asks."""
+    """The tenant that a front names."""

@@ -1,6 +1,6 @@
-"""The tree of principals, and the CPU time that each of them has used: users, tenants, processes, connections.
+"""The tree of principals (users, tenants, processes, connections), and the CPU time that each has used.
 
-`admission` decides which run gets a slot, and explains services and clocks.
+`admission` decides which run gets a slot. Its docstring explains services and clocks.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ _NEWEST_WEIGHT = 1 / 8
 """Weight of the newest charge in a mean (an exponentially weighted moving average)."""
 
 _MOST_CHILDREN = 4096
-"""Children that one parent remembers. The least recently used idle one is forgotten first, and is new if it returns."""
+"""Children that one parent remembers. The least recently used idle child is forgotten first. If it returns, it is
+new."""
 
 _MOST_NAMED = 512
-"""Tenants that connections have at hand, for all connections. The least recently used one is dropped first; its service
-is remembered like that of a client that has left. With so many, the end of a connection takes 1.5 ms."""
+"""Tenants that count as connected, over all connections. The least recently used one is dropped first. Its service is
+then remembered like that of a disconnected client. With this many tenants, closing a connection takes 1.5 ms."""
 
 _LOOKS = 64
-"""Nodes that are looked at to find one that can be forgotten: any number of them may be connected."""
+"""Nodes that are examined to find one that can be forgotten. Any number of nodes may be connected."""
 
 
 class Node:
-    """A user, a tenant, a process or a connection; or the root, which has the users."""
+    """A user, a tenant, a process or a connection; or the root, the parent of the users."""
 
     __slots__ = (
         "below",
@@ -64,48 +65,48 @@ class Node:
         self.number = number
         """Older nodes have smaller numbers."""
         self.children: OrderedDict[Hashable, Node] = OrderedDict()
-        """In the order in which they were used last."""
+        """Least recently used first."""
         self.below = 0
-        """Number of nodes below it."""
+        """Number of descendants."""
         self.clock_ms = 0.0
         self.mean_ms: float | None = None
-        """Mean charge of the runs below it; None before the first has ended."""
+        """Mean charge of the runs below this node. None before the first has ended."""
         self.service_ms = 0.0 if parent is None else parent.clock_ms + (parent.mean_ms or 0.0)
         self.running = 0
         self.long = 0
-        """Of a client or a user: runs that have begun and have given their slot back."""
+        """For a client or a user: number of long runs, which have returned their slot."""
         self.held = False
-        """Whether none of its runs may begin now, so that its parent does not count its offers."""
+        """Whether none of its runs may start now. If so, its parent does not count its offers."""
         self.waiting = 0
-        """Runs below it that wait."""
+        """Number of waiting runs below this node."""
         self.waiting_bytes = 0
-        """Memory that these runs hold."""
+        """Memory that the waiting runs hold."""
         self.connected = 0
-        """Connections below it that are open."""
+        """Number of open connections below this node."""
         self.tickets: deque[Ticket] = deque()
-        """Of a connection: its runs that wait, the oldest first."""
+        """For a connection: its waiting runs, oldest first."""
         self.offers: dict[Engine, int] = {}
-        """For each engine, the number of connections below whose next run needs that engine and can begin."""
+        """For each engine: number of connections below this node whose next run needs that engine and can start."""
         self.by_service: dict[Engine, Ranking[Node]] = {}
-        """For each engine, the children that offer a run, by their service; of equals the oldest first."""
+        """For each engine: the children that offer a run, by service. Ties: oldest first."""
         self.by_runs: Ranking[Node] = Ranking()
-        """The children that wait, by their number of runs; of equals the one that was used last is last."""
+        """The children with waiting runs, by number of runs. Ties: most recently used last."""
         self.by_bytes: Ranking[Node] = Ranking()
-        """The same by the memory that these runs hold."""
+        """The children with waiting runs, by the memory that these hold."""
         self.uses = 0
-        """Number of times that an idle child got a run."""
+        """Number of times that a run arrived at an idle child."""
         self.used = 0
-        """Its parent's `uses` when it last got a run while idle. A larger number means used later."""
+        """The parent's `uses` when a run last arrived here while idle. A larger number means more recent use."""
 
     def least_ticket(self, engines: Sequence[Engine]) -> Ticket | None:
-        """Return the next run below it on one of these engines: least service first, then oldest node."""
+        """Return the next run below this node on one of these engines: least service first, then oldest node."""
         node: Node | None = self
         while node is not None and not node.tickets:
             node = node._least(engines)
         return None if node is None else node.tickets[0]
 
     def _least(self, engines: Sequence[Engine]) -> Node | None:
-        """Return the child with the least service that offers a run on one of these engines; of equals, the oldest."""
+        """Return the child with the least service that offers a run on one of these engines. Ties: the oldest."""
         found: tuple[float, int, Node] | None = None
         for engine in engines:
             if self.offers.get(engine):
@@ -115,14 +116,14 @@ class Node:
         return None if found is None else found[2]
 
     def offer(self, engine: Engine, change: int) -> None:
-        """Add `change` to the number of runs that are offered below this node, here and in all nodes above."""
+        """Add `change` to the number of offered runs of this node and of all its ancestors."""
         before = self.offers.get(engine, 0)
         self.offers[engine] = before + change
         if not self.held:
             self._show(engine, before, change)
 
     def hold(self, *, held: bool) -> None:
-        """Let none of its runs be chosen, or let them be chosen again."""
+        """Exclude its runs from selection, or include them again."""
         if held != self.held:
             self.held = held
             for engine, offers in self.offers.items():
@@ -132,7 +133,7 @@ class Node:
                     self._show(engine, 0, offers)
 
     def _show(self, engine: Engine, before: int, change: int) -> None:
-        """Tell the parent how many runs are offered here, and how many were before."""
+        """Update the parent: the number of runs offered here changes from `before` by `change`."""
         parent = self.parent
         if parent is None:
             return
@@ -143,7 +144,7 @@ class Node:
         parent.offer(engine, change)
 
     def wait(self, runs: int, held_bytes: int) -> None:
-        """Add to the runs below it that wait, and to the memory that they hold."""
+        """Add to the number of waiting runs, and to the memory that they hold."""
         parent = self.parent
         assert parent is not None
         if self.waiting:
@@ -158,7 +159,7 @@ class Node:
             parent.by_bytes.add(self.waiting_bytes, self.used, self)
 
     def catch_up(self) -> None:
-        """Continue at the parent's clock after a time without runs."""
+        """Move the service up to the parent's clock after a time without runs."""
         parent = self.parent
         assert parent is not None
         self.service_ms = max(self.service_ms, parent.clock_ms)
@@ -167,14 +168,14 @@ class Node:
         self.used = parent.uses
 
     def begin(self, estimate_ms: float) -> None:
-        """Note that a run below it begins, and charge it with an estimate."""
+        """Note that a run below this node starts, and charge an estimate."""
         assert self.parent is not None
         self.running += 1
         self.parent.clock_ms = max(self.parent.clock_ms, self.service_ms)
         self.serve(estimate_ms)
 
     def serve(self, ms: float) -> None:
-        """Add CPU time to its service, and move it among its parent's children."""
+        """Add CPU time to the service, and update the order of the parent's children."""
         before_ms = self.service_ms
         self.service_ms += ms
         assert self.parent is not None
@@ -185,24 +186,24 @@ class Node:
                 ranking.add(self.service_ms, self.number, self)
 
     def learn(self, charge_ms: float) -> None:
-        """Update the mean with the charge of a run below it."""
+        """Update the mean with the charge of a run below this node."""
         self.mean_ms = charge_ms if self.mean_ms is None else self.mean_ms + _NEWEST_WEIGHT * (charge_ms - self.mean_ms)
 
     @property
     def estimate_ms(self) -> float:
-        """What its next run is charged with at its start."""
+        """Charge of the next run at its start."""
         if self.mean_ms is not None or self.parent is None:
             return self.mean_ms or 0.0
         return self.parent.mean_ms or 0.0
 
     @property
     def ahead_ms(self) -> float:
-        """How far its service is ahead of its parent's clock."""
+        """Difference between its service and its parent's clock."""
         return self.service_ms - (self.parent.clock_ms if self.parent is not None else 0.0)
 
     @property
     def idle(self) -> bool:
-        """Whether no run below it runs or waits."""
+        """Whether no run below this node runs or waits."""
         return not self.running and not self.waiting
 
 
@@ -210,7 +211,7 @@ class Path(msgspec.Struct, frozen=True, eq=False):
     """The nodes of one principal."""
 
     nodes: tuple[Node, ...]
-    """From the connection up to the user. The root is not among them."""
+    """From the connection up to the user, without the root."""
 
     @property
     def connection(self) -> Node:
@@ -219,7 +220,7 @@ class Path(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def client(self) -> Node:
-        """The tenant, or else the process."""
+        """The tenant, or the process without a tenant."""
         return self.nodes[-2]
 
     @property
@@ -229,11 +230,11 @@ class Path(msgspec.Struct, frozen=True, eq=False):
 
 
 Granted = Callable[["Ticket | RequestError"], None]
-"""Takes the ticket of a run that may begin, or the reason why the run gets no slot."""
+"""Receives the ticket of a run that may start, or the reason why the run gets no slot."""
 
 
 class Ticket:
-    """One run's place in the queue, and then its slot."""
+    """A run's place in the queue, and later its slot."""
 
     __slots__ = ("engine", "estimates", "granted", "held_bytes", "ordinary", "path", "room", "since", "waits")
 
@@ -246,17 +247,17 @@ class Ticket:
         self.held_bytes = held_bytes
         """Memory that the run holds while it waits."""
         self.ordinary = ordinary
-        """Whether the run has the default limits, or less."""
+        """Whether the limits of the run do not exceed the defaults."""
         self.room = room
         self.since = trio.current_time()
-        """When it began to wait, and then when it got its slot."""
+        """Time at which it started to wait; later, time at which it got its slot."""
         self.waits = False
         self.estimates: tuple[float, ...] = ()
-        """What each node of the path was charged with at the start."""
+        """Estimate that each node of the path was charged at the start."""
 
 
 class Tree:
-    """Nodes of all connected principals, and of those that used more than others and may return."""
+    """Nodes of all connected principals, and of disconnected ones whose service is still ahead."""
 
     def __init__(self) -> None:
         self.root = Node(None, None, 0)
@@ -267,7 +268,7 @@ class Tree:
         self._numbers = 0
 
     def path(self, principal: Principal) -> Path:
-        """Return the nodes of a principal. They are made if it is new."""
+        """Return the nodes of a principal. Missing nodes are created."""
         known = self._paths.setdefault(principal.connection, {})
         path = known.get(principal.tenant)
         if path is None:
@@ -288,7 +289,7 @@ class Tree:
         return path
 
     def _forget_tenant(self, newest: tuple[int, str]) -> None:
-        """Forget that a connection has named a tenant: the first for which nothing runs or waits."""
+        """Drop one connection's tenant: the least recently used one without running or waiting runs."""
         for _ in range(_LOOKS):
             named, path = next(iter(self._named.items()))
             if named == newest:
@@ -302,7 +303,7 @@ class Tree:
         self._named.move_to_end(newest)
 
     def forget(self, connection: int) -> None:
-        """Take note that a connection was closed. Its user, tenant and process are remembered while it matters."""
+        """Note that a connection was closed. Its user, tenant and process are remembered as long as necessary."""
         for tenant, path in self._paths.pop(connection, {}).items():
             if tenant is not None:
                 del self._named[connection, tenant]
@@ -314,16 +315,16 @@ class Tree:
         self.tidy(path)
 
     def __len__(self) -> int:
-        """How many users, tenants, processes and connections are remembered."""
+        """Number of users, tenants, processes and connections that are remembered."""
         return self.root.below
 
     def tidy(self, path: Path) -> None:
-        """Forget nodes without connections, once a new node in their place would have the same service."""
+        """Forget nodes without connections, once a new node would start with the same service."""
         for node in path.nodes:
             assert node.parent is not None
             if node.connected or not node.idle:
                 return
-            # A connection never returns. What it used is in the service of its process.
+            # A connection never returns. Its charges are part of the service of its process.
             if node is path.connection or node.ahead_ms <= 0:
                 self._remove(node)
 
@@ -344,7 +345,7 @@ class Tree:
         return node
 
     def _remove(self, node: Node) -> None:
-        """Forget a node and all below it, unless it is forgotten already."""
+        """Forget a node and its descendants, unless it is already forgotten."""
         parent = node.parent
         assert parent is not None
         if parent.children.get(node.key) is node:
@@ -353,7 +354,7 @@ class Tree:
 
 
 def _count(node: Node, nodes: int) -> None:
-    """Add to the number of nodes below a node, and below those above it."""
+    """Add to the number of descendants of a node and of all its ancestors."""
     above: Node | None = node
     while above is not None:
         above.below += nodes

@@ -1,4 +1,4 @@
-"""Things in the order of a number that changes. Pure."""
+"""A sorted collection whose keys change. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _T = TypeVar("_T")
 
 
 class Ranking(Generic[_T]):
-    """Things in the order of their numbers, the least first.
+    """Things in ascending order of their numbers.
 
-    A sorted list: a change takes 2 us among 4,096 things, and to find the first or the last takes no search. A heap
-    would have entries that are out of date, and 6 ms to rebuild.
+    A sorted list: a change takes 2 us with 4,096 things, and the first and the last need no search. A heap would have
+    stale entries, and would take 6 ms to rebuild.
     """
 
     __slots__ = ("_entries",)
@@ -28,7 +28,7 @@ class Ranking(Generic[_T]):
         insort(self._entries, (number, order, thing))
 
     def remove(self, number: float, order: int) -> None:
-        """Take out the thing that was added with these two."""
+        """Remove the thing that was added with these two numbers."""
         del self._entries[bisect_left(self._entries, (number, order))]
 
     @property

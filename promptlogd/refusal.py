@@ -1,4 +1,4 @@
-"""Why a request can't be tried: what handlers and what they work with raise, and the wire's `error` tells."""
+"""The exception for a refused request. Handlers raise it, and the client receives it as an `error` reply."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Detail = dict[str, str | int | float | list[str] | None]
 
 
 class RequestError(Exception):
-    """The request can't be tried. It becomes an `error` reply with this code."""
+    """The request is refused. The client receives an `error` reply with this code."""
 
     def __init__(self, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The sink of one request: its replies go over its connection."""
+"""The sink of one request: sends replies over the request's connection."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from promptlogd.wire.messages import ErrorCode, Id, Log, Reply, Request, Run, Su
 _log = logging.getLogger(__name__)
 
 _REQUEST_BYTES = 1024
-"""Memory of a request and of the objects made for it, without its texts."""
+"""Memory of a request and its objects, without its texts."""
 
 _TASK_BYTES = 7 * 1024
 """Memory of the task of a request. Most runs have none."""
 
 
 class Replies(Protocol):
-    """What a sink needs of its connection."""
+    """The interface of the connection that a sink uses."""
 
     @property
     def encoding(self) -> Encoding:
-        """How replies are encoded."""
+        """Encoding of replies."""
 
     def send(self, reply: Reply) -> None:
         """Send a reply."""
@@ -41,13 +41,13 @@ class Replies(Protocol):
         """Send an error, and count it."""
 
     def done(self, id: Id) -> None:
-        """A request has its last reply."""
+        """Note that the last reply to a request was sent."""
 
     async def work(self, work: Callable[[], Awaitable[Reply | None]], sink: RequestSink) -> None:
-        """Work on a request, and send the reply that `work` returns, if any."""
+        """Run `work`, and send the reply that it returns, if any."""
 
     def cancel(self, target: Id, tasks: trio.Nursery) -> bool:
-        """Cancel the run of another request, begun or not; return whether there is one."""
+        """Cancel the run of another request, started or waiting. Return whether there is one."""
 
     def has_room(self) -> bool:
         """Whether the client has room for replies: see `Room`."""
@@ -57,12 +57,12 @@ class Replies(Protocol):
 
 
 class RequestSink(Sink):
-    """Takes the replies to one request of a connection."""
+    """Receives the replies to one request of a connection."""
 
     def __init__(self, client: Replies, request: Request, tasks: trio.Nursery, *, cancelled: bool = False) -> None:
-        """`cancelled`: the request was cancelled before it began."""
+        """`cancelled`: the request was cancelled before its start."""
         self.held_bytes = bytes_of(request) + (0 if isinstance(request, Run) else _TASK_BYTES)
-        """Memory that is counted for the request until it is answered."""
+        """Memory that counts for the request until it is answered."""
         self.cancelled = cancelled
         self._client: Replies | None = client
         self._encoding = client.encoding
@@ -88,14 +88,14 @@ class RequestSink(Sink):
             client.done(self._id)
 
     def _end(self) -> Replies | None:
-        """Release all references: a request may hold large objects, and is part of a reference cycle."""
+        """Release all references, because a request may hold large objects and is part of a reference cycle."""
         client, self._client, self._on_cancel = self._client, None, None
         return client
 
     def fail(self) -> None:
-        """End the request because of a fault of the daemon's. To be called where the exception is handled."""
+        """End the request after an error of the daemon. Call this in the exception handler."""
         _log.exception("request %r failed", self._name)
-        self.refuse(RequestError("internal", "the daemon failed at this request; its log says how"))
+        self.refuse(RequestError("internal", "the daemon failed to handle this request; its log has the details"))
 
     def log(self, lines: Sequence[Log]) -> None:
         if self._client is not None:
@@ -103,7 +103,8 @@ class RequestSink(Sink):
 
     def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
         if self._client is not None:
-            # Closed: the client has left, or the daemon stops, and its connection is about to end all requests.
+            # The nursery is closed: the client has disconnected or the daemon is stopping. The connection ends all
+            # requests.
             with suppress(RuntimeError):
                 self._tasks.start_soon(self._client.work, work, self)
 
@@ -112,7 +113,7 @@ class RequestSink(Sink):
             self._on_cancel = callback
 
     def cancel(self) -> bool:
-        """Cancel the request; return whether it can be."""
+        """Cancel the request. Return whether it can be cancelled."""
         if self._on_cancel is None:
             return False
         self._on_cancel()
@@ -129,7 +130,7 @@ class RequestSink(Sink):
             self._client.when_room(callback)
 
     def abandon(self) -> None:
-        """End the request of a client that has left: replies are dropped from now on."""
+        """End the request of a disconnected client: replies are dropped from now on."""
         on_cancel, client = self._on_cancel, self._end()
         if on_cancel is not None:
             on_cancel()
@@ -138,7 +139,7 @@ class RequestSink(Sink):
 
 
 def bytes_of(request: Request) -> int:
-    """Return the memory that a request holds. A source is held twice: as text and as bytes."""
+    """Return the memory that a request holds. A source counts twice: as text and as bytes."""
     if isinstance(request, Run):
         texts = sys.getsizeof(request.prompt) + memoryview(request.env).nbytes
         if request.source is not None:

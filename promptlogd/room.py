@@ -1,4 +1,4 @@
-"""Room for the replies to one client: a client that reads slowly gets no more replies meanwhile."""
+"""Flow control of replies: a client that reads slowly gets no more replies until it has read enough."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import trio
 
 
 class Room:
-    """Whether the client reads its replies fast enough that another run may begin for it."""
+    """Whether the client reads its replies fast enough for another run to start."""
 
     def has_room(self) -> bool:
         """Whether there is room now."""

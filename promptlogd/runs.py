@@ -1,7 +1,7 @@
-"""Runs, from the request to the result: each waits for a slot and for a cell, runs in the cell, and ends.
+"""Carries each run from its request to its result: waits for a slot, takes a cell, executes the job.
 
-Nothing here waits: admission, the pool and the cell call back. A run that is cancelled ends at once where it is.
-More than 300 lines, since the whole life of a run is in one place.
+Nothing here blocks: admission, the pool and the cell call back. A cancelled run ends at once, in any state.
+More than 300 lines, because the whole life of a run is in one place.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from sandbox.protocol.frames import Task
 _log = logging.getLogger(__name__)
 
 _LOST_S = 45.0
-"""How long after its request a run is given to another cell if its cell turns out to be dead."""
+"""For this time after its request, a run is moved to another cell if its cell turns out to be dead."""
 
 _CLOSE_S = 5.0
 _BYTES_PER_CHARACTER = 4
-"""The most that a Python str takes: one that has an emoji in it."""
+"""Maximum memory of a character in a Python str, for example of an emoji."""
 
 Ended = Callable[[Result | RequestError], None]
 
@@ -52,7 +52,7 @@ class Runs:
         *,
         default_limits: Mapping[Engine, Limits],
     ) -> None:
-        """`default_limits`: of a run that asks for none."""
+        """`default_limits`: limits of a run that asks for none."""
         self.pools = pools
         self.admission = admission
         self._default_limits = default_limits
@@ -71,9 +71,9 @@ class Runs:
         on_lines: OnLines | None = None,
         room: Room = ALWAYS_ROOM,
     ) -> PendingRun:
-        """Begin a run. `ended` is called once, with its result or with the reason why it could not be tried.
+        """Start a run. `ended` is called once, with its result or with the reason for its refusal.
 
-        `fresh`: in a brand-new jail.
+        `fresh`: use a new jail.
         """
         run = PendingRun(self, job, principal, ended, fresh=fresh, on_lines=on_lines, room=room)
         run.ask()
@@ -102,27 +102,27 @@ class Runs:
         try:
             raise result
         finally:
-            del result  # it refers to this frame: the job would stay until the cyclic garbage collector runs
+            del result  # a reference cycle would keep the job until the next garbage collection
 
     async def _cells_fail(self, engine: Engine, error: StartError) -> None:
         await self.admission.send_away(engine, _refusal(error))
 
     def _waiting_for(self, engine: Engine) -> int:
-        """Return how many runs could begin if cells were ready."""
+        """Return the number of runs that could start if cells were ready."""
         return min(self.admission.pending(engine), self.admission.free)
 
     def other_memory(self, job: Job) -> int | None:
-        """Return the memory of a job; None if it is the default."""
+        """Return the memory limit of a job; None if it is the default."""
         memory_bytes = job.limits.memory_bytes
         return None if memory_bytes == self._default_limits[job.engine].memory_bytes else memory_bytes
 
     def has_default_child(self, job: Job) -> bool:
-        """Whether a blank child that was forked ahead of time has the limits of a job."""
+        """Whether a child that was forked in advance has the limits of a job."""
         default, limits = self._default_limits[job.engine], job.limits
         return (limits.cpu_ms, limits.memory_bytes) == (default.cpu_ms, default.memory_bytes)
 
     def is_ordinary(self, job: Job) -> bool:
-        """Whether a job asks for no more than the default limits."""
+        """Whether the limits of a job do not exceed the defaults."""
         default = self._default_limits[job.engine]
         if job.limits == default:
             return True
@@ -130,7 +130,7 @@ class Runs:
 
 
 class PendingRun:
-    """One run on its way. Owned by Runs."""
+    """One run in progress. Owned by Runs."""
 
     def __init__(
         self,
@@ -158,14 +158,14 @@ class PendingRun:
         special = fresh or (not spec.forks and runs.other_memory(job) is not None)
         self._needs: Engine = SPECIAL if special else job.engine
         self._ticket: Ticket | None = None
-        """The run's place in the queue, and then its slot."""
+        """The run's place in the queue, and later its slot."""
         self._waiter: Waiter | None = None
         self._cell: Cell | None = None
         self._wants_cell = self._asks_pool = False
         self._retry_until = trio.current_time() + _LOST_S
 
     def ask(self) -> None:
-        """Take a slot, or wait for one."""
+        """Request a slot."""
         runs, job = self._runs, self._job
         ticket = runs.admission.ask(
             self._principal,
@@ -180,7 +180,7 @@ class PendingRun:
             runs.pools[job.engine].want()
 
     def cancel(self) -> None:
-        """End the run, wherever it is. `ended` is called with the outcome `cancelled`, now or soon."""
+        """End the run in any state. `ended` is called with the outcome `cancelled`, now or soon."""
         if self._cell is not None:
             self._cell.cancel()
             return
@@ -189,7 +189,7 @@ class PendingRun:
             self._ticket = None
         waiter, self._waiter = self._waiter, None
         if waiter is None or not waiter.cancel(lambda: self._release(self._new_cell_ms)):
-            self._return_slot()  # else the slot goes back, and the start is charged, when that start has ended
+            self._return_slot()  # otherwise the slot is returned, and the start charged, when the start has ended
         self._end(Result(outcome=Cancelled(), usage=Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)))
 
     def _granted(self, ticket: Ticket | RequestError) -> None:
@@ -203,7 +203,7 @@ class PendingRun:
     def _take_cell(self) -> None:
         self._wants_cell = True
         if self._asks_pool:
-            return  # a cell that it lent has turned out to be dead: the loop below takes another
+            return  # the lent cell turned out to be dead: the loop below takes another
         pool = self._runs.pools[self._job.engine]
         memory_bytes = self._runs.other_memory(self._job)
         self._asks_pool = True
@@ -230,11 +230,11 @@ class PendingRun:
             self._cell = None
             cell.retire()
             self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
-            self._fail(RequestError("internal", "the daemon failed at this run; its log says how"))
+            self._fail(RequestError("internal", "the daemon failed to execute this run; its log has the details"))
 
     def _done(self, result: Result | CellLost) -> None:
         if self._cell is None:
-            return  # it had failed at its hand-over, and has now been closed
+            return  # the cell failed at its hand-over, and is now closed
         if isinstance(result, CellLost):
             self._lost()
             return
@@ -244,11 +244,12 @@ class PendingRun:
             charge_ms += self._new_cell_ms
         self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
         self._release(charge_ms)
-        # Last: waking the client may cost the daemon its core, and by now the next run is in its cell.
+        # Last, because waking the client may take the core from the daemon. The next run is already in its cell.
         self._end(result)
 
     def _lost(self) -> None:
-        """Take another cell: this one was dead before the hand-over. An overloaded host may have many dead cells."""
+        """Take another cell, because this one was dead before the hand-over. An overloaded host may have many dead
+        cells."""
         cell, self._cell = self._cell, None
         assert cell is not None
         self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
@@ -257,14 +258,14 @@ class PendingRun:
         elif trio.current_time() < self._retry_until:
             self._take_cell()
         else:
-            self._fail(RequestError("internal", "several cells in a row were lost; see the daemon's log"))
+            self._fail(RequestError("internal", "several cells in a row died; see the daemon's log"))
 
     def _fail(self, error: RequestError) -> None:
         self._return_slot()
         self._end(error)
 
     def _return_slot(self) -> None:
-        """Give back a slot in which nothing ran."""
+        """Return the slot of a run that was not executed."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._runs.admission.return_unused(ticket)
@@ -287,7 +288,7 @@ def _refusal(error: StartError) -> RequestError:
 
 
 def _bytes_of(job: Job) -> int:
-    """Return the most memory that a waiting run holds: its texts, and the request that it came in."""
+    """Return the maximum memory that a waiting run holds: its texts and its request."""
     request = 0 if job.task is Task.RUN else _BYTES_PER_CHARACTER * len(job.source)
     code = len(job.artifact.code or b"") if job.artifact is not None else 0
     return request + len(job.source) + code + sys.getsizeof(job.prompt) + sys.getsizeof(job.env)

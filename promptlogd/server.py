@@ -1,6 +1,6 @@
-"""The daemon's life: take the state folder, start the cells, listen, serve, and stop in the reverse order.
+"""Starts and stops the daemon: opens the state folder, starts the cells, listens, serves, and stops in reverse order.
 
-A few lines more than 300: the order of the start and of the stop is in one place.
+More than 300 lines, because the order of start and stop is in one place.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from sandbox.limits import MIB
 
 _log = logging.getLogger(__name__)
 _SWITCH_S = 0.0005
-"""How long the loop waits for the interpreter's lock while a thread computes. Python's default is ten times as long."""
+"""The loop waits this long for the interpreter's lock while a thread computes. Python's default is ten times longer."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -64,8 +64,8 @@ async def serve(
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, then drain and return.
 
-    `inherited`: a socket that listens already, and is used in place of one at `socket_path`.
-    Raises StoreError, ListenError, RootError, CellStartError, ConfigError if it can't start.
+    `inherited`: a socket that already listens. It is used instead of one at `socket_path`.
+    Raises StoreError, ListenError, RootError, CellStartError or ConfigError if the daemon cannot start.
     """
     _raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_S)
@@ -73,7 +73,7 @@ async def serve(
         # trio restores these handlers when the receiver closes. A second signal must not interrupt the clean-up.
         signal.signal(number, lambda *_: None)
     with ExitStack() as stack:
-        # Opened first: a signal during the start must still run the clean-up.
+        # Opened first, because a signal during the start must still run the clean-up.
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
         store = Store.open(state_dir)
         stack.callback(store.close)
@@ -99,7 +99,7 @@ async def serve(
 
 
 def _make_cgroup(config: Config, name: str) -> Cgroup | None:
-    """Make the cgroup that cells' cgroups are made in, if one is wanted and can be had."""
+    """Create the parent cgroup of the cells' cgroups, if configured and possible."""
     if config.pool.cgroup == "never":
         return None
     beside_bytes = max(spec.beside_run_bytes for spec in ENGINES.values())
@@ -107,7 +107,7 @@ def _make_cgroup(config: Config, name: str) -> Cgroup | None:
 
 
 def _make_hosts(config: Config, folder: Path, parent: Cgroup | None, identities: Identities) -> dict[str, EngineHost]:
-    """Return the daemon's side of each engine. Nothing of an engine is made or started yet."""
+    """Return the daemon's side of each engine. Nothing is created or started yet."""
     return {
         name: host_of(spec)(
             Setting(
@@ -145,7 +145,7 @@ class _Daemon:
         self._watchdog = Watchdog(config.max_jails)
         self._reactor = Reactor(self._watchdog)
         self._starts = trio.CapacityLimiter(len(os.sched_getaffinity(0)))
-        """Cells that start at once, of all pools: a start is all CPU time."""
+        """Limits the cells of all pools that start at the same time, because a start is all CPU time."""
         self._pools = {name: self._make_pool(name, host) for name, host in hosts.items()}
         self._admission = Admission(
             concurrent=config.concurrent,
@@ -183,7 +183,7 @@ class _Daemon:
                 plan = await host.plan(memory_bytes)
                 async with self._starts:
                     return await host.start(plan, self._reactor)
-            # A host in trouble must not end the daemon. RuntimeError is what Python makes of a lack of threads.
+            # An overloaded host must not end the daemon. Python raises RuntimeError if no thread can start.
             except (OSError, RuntimeError) as error:
                 raise CellStartError(name, str(error)) from error
 
@@ -199,7 +199,8 @@ class _Daemon:
         )
 
     async def serve(self, listening: Listening, ready: Callable[[], None], signals: AsyncIterator[int]) -> None:
-        """Serve clients until a signal comes. Opened in this order, left in the reverse: the cells last."""
+        """Serve clients until a signal arrives. Parts are opened in this order and closed in reverse, the cells
+        last."""
         config = self._config
         trio.lowlevel.add_instrument(self._turns)
         async with trio.open_nursery() as reactor:
@@ -250,7 +251,7 @@ class _Daemon:
                     decoder=self._decoder,
                 )
             except NoPlace as error:
-                _log.warning("a client was sent away: %s", error)
+                _log.warning("a connection was refused: %s", error)
                 client.close()
                 continue
             connections.start_soon(_guard, connection)
@@ -260,7 +261,7 @@ class _Daemon:
     ) -> None:
         await _wait_for_signal(signals)
         admission, clients = self._admission, self._clients
-        _log.info("stopping: %d runs go on, %d wait", admission.running, admission.queued)
+        _log.info("stopping: %d runs in progress, %d waiting", admission.running, admission.queued)
         self._notifier.stopping()
         accepting.cancel()
         clients.draining = True
@@ -275,7 +276,7 @@ class _Daemon:
 
 
 def _held_by(hosts: dict[str, EngineHost], disabled: Sequence[str]) -> dict[str, str]:
-    """Return the holder of each limit, in words. For each engine but the first, the key is limit and engine."""
+    """Describe what enforces each limit. For engines other than the first, the key is limit and engine."""
     held: dict[str, str] = {}
     for name in ENGINES:
         suffix = f" ({name})" if held else ""
@@ -297,12 +298,12 @@ async def _wait_for_signal(signals: AsyncIterator[int]) -> None:
     async for received in signals:
         if received != signal.SIGHUP:
             return
-        _log.info("SIGHUP: nothing to do; settings are read at the start")
+        _log.info("SIGHUP is ignored: settings are read only at the start")
 
 
 async def _give_up_on_signal(signals: AsyncIterator[int], cells: trio.Nursery) -> None:
     await _wait_for_signal(signals)
-    _log.info("stopping: nothing was served yet")
+    _log.info("stopping before the start was complete")
     cells.cancel_scope.cancel()
 
 

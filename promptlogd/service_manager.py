@@ -1,6 +1,6 @@
-"""What systemd gives to the daemon, a listening socket, and what the daemon reports to systemd.
+"""Integration with systemd: socket activation, readiness, status and watchdog pings.
 
-sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3). Without systemd all of it does nothing.
+sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3). Without systemd, nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Notifier:
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) if path else None
         self.interval_s: float = _STATUS_S
-        """How often `alive` is to be called."""
+        """Interval at which to call `alive`."""
         if watchdog_us.isdecimal() and int(watchdog_us) > 0 and watched_pid == str(os.getpid()):
             self.interval_s = min(_STATUS_S, int(watchdog_us) / 2e6)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether systemd wants messages."""
+        """Whether systemd expects messages."""
         return self._sock is not None
 
     def ready(self) -> None:
@@ -44,7 +44,7 @@ class Notifier:
         self._send("READY=1")
 
     def alive(self, status: str) -> None:
-        """Send a watchdog ping and a status of one line. To be called by the loop that serves clients."""
+        """Send a watchdog ping and a one-line status. Call this from the event loop that serves clients."""
         self._send(f"WATCHDOG=1\nSTATUS={status}")
 
     def stopping(self) -> None:
@@ -62,7 +62,7 @@ class Notifier:
             try:
                 self._sock.sendto(state.encode(), self._address)
             except OSError as error:
-                _log.debug("systemd is not told %r: %s", state, error)
+                _log.debug("could not send %r to systemd: %s", state, error)
 
 
 def inherited_socket(environment: MutableMapping[str, str]) -> socket.socket | None:
@@ -81,7 +81,7 @@ def inherited_socket(environment: MutableMapping[str, str]) -> socket.socket | N
     except OSError as error:
         raise ListenError(f"systemd passed no socket on descriptor {_FIRST_DESCRIPTOR}: {error.strerror}") from None
     if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM) or not listens:
-        raise ListenError("systemd passed a socket that is no listening Unix stream socket; see ListenStream=")
+        raise ListenError("systemd passed a socket that is not a listening Unix stream socket; see ListenStream=")
     _check_permissions(sock.getsockname())
     sock.setblocking(False)
     return sock
@@ -95,6 +95,6 @@ def _check_permissions(path: str | bytes) -> None:
     try:
         mode = os.lstat(path).st_mode
     except OSError as error:
-        raise ListenError(f"can't look at {os.fsdecode(path)}: {error.strerror}") from None
+        raise ListenError(f"can't read the mode of {os.fsdecode(path)}: {error.strerror}") from None
     if mode & 0o007:
         raise ListenError(f"every user may connect to {os.fsdecode(path)} (mode {stat.S_IMODE(mode):04o}); {mend}")

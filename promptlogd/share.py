@@ -1,7 +1,7 @@
-"""Time of the loop that the connections of one process have, together, in each turn of it.
+"""Limits the loop time that the connections of one process use together in each turn.
 
-trio runs all tasks that are ready in each turn. With a bound for each connection alone, a process with many connections
-would hold the loop as many times longer.
+trio runs all ready tasks in each turn. If only each connection had a limit, a process could multiply it by opening many
+connections.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from itertools import islice
 import trio
 
 TURN_S = 0.001
-"""Time for one process in each turn; up to twice as much, since it can be renewed in the middle of a turn. Without this
-bound 16 KiB of requests, of at least nine bytes each, could hold the loop for 50 ms."""
+"""Time for one process in each turn. It can be up to twice as much, because it may be renewed in the middle of a turn.
+Without this limit, 16 KiB of requests, of at least nine bytes each, could block the loop for 50 ms."""
 
 _WOKEN = 16
-"""Waiters that are woken in each turn. One that finds the time used up by others waits again, which costs 20 us."""
+"""Waiters that are woken in each turn. A waiter waits again if others have used up the time, which costs 20 us."""
 
 
 class Share:
-    """The time of one process. A connection awaits `turn` before it works, and reports the time it used to `spend`."""
+    """The time of one process. A connection awaits `turn` before it works, and reports its used time with `spend`."""
 
     def __init__(self) -> None:
         self._used_s = 0.0
         self._waiting: OrderedDict[trio.Event, None] = OrderedDict()
-        """The oldest first."""
+        """Oldest first."""
         self._renews = False
 
     @property
     def used_up(self) -> bool:
-        """Whether a connection must wait: no time is left, or others wait already."""
+        """Whether a connection must wait, because no time is left or others are waiting."""
         return self._used_s >= TURN_S or bool(self._waiting)
 
     def spend(self, used_s: float) -> None:
-        """Report time of the loop that was used."""
+        """Report used loop time."""
         self._used_s += used_s
 
     async def turn(self) -> None:
-        """Wait for a turn in which time is left. Return at once if time is left now and nobody waits."""
+        """Wait for a turn with time left. Return at once if time is left now and nobody waits."""
         waits, woken = self.used_up, False
         while waits:
             event = trio.Event()
@@ -55,7 +55,7 @@ class Share:
             waits, woken = self._used_s >= TURN_S, True
 
     def _renew(self) -> None:
-        """Begin anew. Called once in a turn while somebody waits."""
+        """Renew the time. Called once in each turn while somebody waits."""
         self._used_s = 0.0
         for event in list(islice(self._waiting, _WOKEN)):
             del self._waiting[event]

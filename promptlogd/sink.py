@@ -1,4 +1,4 @@
-"""Where a handler sends the replies to one request, and its other means with that client. Knows no transport."""
+"""The interface through which a handler replies to one request. Independent of the transport."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from promptlogd.wire.messages import Id, Log, Reply
 
 
 class Sink(Room, ABC):
-    """Takes the replies to one request. The last one is given by `reply` or `refuse`, once; later ones are dropped."""
+    """Receives the replies to one request. `reply` or `refuse` gives the last one; later replies are dropped."""
 
     cancelled = False
-    """Whether the client cancelled the request before it began."""
+    """Whether the client cancelled the request before its start."""
 
     @property
     @abstractmethod
@@ -32,19 +32,19 @@ class Sink(Room, ABC):
 
     @abstractmethod
     def log(self, lines: Sequence[Log]) -> None:
-        """Send console lines. The request goes on."""
+        """Send console lines. The request continues."""
 
     @abstractmethod
     def spawn(self, work: Callable[[], Awaitable[Reply | None]]) -> None:
-        """Work on the request in a task of its own, which ends with the client. A reply that it returns is sent.
+        """Run `work` in a task that ends with the connection, and send the reply that it returns, if any.
 
-        RequestError refuses the request.
+        If it raises RequestError, the request is refused.
         """
 
     @abstractmethod
     def when_cancelled(self, callback: Callable[[], None]) -> None:
-        """Call back when the client cancels the request or leaves. A second callback replaces the first."""
+        """Call back when the client cancels the request or disconnects. A second callback replaces the first."""
 
     @abstractmethod
     def cancel_other(self, target: Id) -> bool:
-        """Cancel the run that another request of the same client began; return whether there is one."""
+        """Cancel the run of another request of the same connection. Return whether there is one."""

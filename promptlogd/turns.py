@@ -1,4 +1,4 @@
-"""Length of each turn of the daemon's loop. All clients wait during a turn. Always measured."""
+"""Measures the duration of each turn of the event loop. All clients wait during a turn."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import trio
 _BUCKETS = 64
 _LEAST_S = 10e-6
 _RATIO = 1.25
-"""From 10 us, with each bound a quarter above the last, 64 buckets reach 13 s."""
+"""Ratio of bucket bounds. From 10 us, 64 buckets reach 13 s."""
 _SCALE = 1 / math.log(_RATIO)
 
 
 class Turns(trio.abc.Instrument):
-    """Counts the turns of trio's loop by their length, in buckets of which each is a quarter wider than the last."""
+    """A histogram of the turns of trio's loop by duration. Each bucket is a quarter wider than the previous one."""
 
     def __init__(self) -> None:
         self.longest_s = 0.0
         self.longest_cpu_s = 0.0
-        """Largest CPU time of one turn. Unlike wall time, it does not count waiting for a core."""
+        """Largest CPU time of one turn. Unlike wall time, it does not include waiting for a core."""
         self._counts = [0] * _BUCKETS
         self._began = time.perf_counter()
         self._cpu_ended = time.thread_time()
         """CPU time at the end of the last turn. The thread uses hardly any between two turns."""
 
     def after_io_wait(self, timeout: float) -> None:
-        """A turn begins."""
+        """Note the start of a turn."""
         self._began = time.perf_counter()
 
     def before_io_wait(self, timeout: float) -> None:
-        """A turn has ended."""
+        """Note the end of a turn."""
         ended = time.thread_time()
         self.longest_cpu_s = max(self.longest_cpu_s, ended - self._cpu_ended)
         self._cpu_ended = ended
@@ -45,7 +45,7 @@ class Turns(trio.abc.Instrument):
         self._counts[min(bucket, _BUCKETS - 1)] += 1
 
     def p99_s(self) -> float:
-        """Return the 99th percentile of the length of a turn, to within a quarter; 0 before the first turn."""
+        """Return the 99th percentile of the duration of a turn, to within a quarter. 0 before the first turn."""
         left = sum(self._counts) // 100
         for bucket in reversed(range(_BUCKETS)):
             left -= self._counts[bucket]

@@ -20,10 +20,10 @@ _FLUSH_S = 1.0
 _TRIM_S = 10.0
 
 _COLLECT_S, _COLLECT_AT_LATEST_S = 60.0, 3600.0
-"""Interval of full garbage collections, and the longest one."""
+"""Interval of full garbage collections, and the maximum interval if they are deferred."""
 
 _FEW_CONNECTIONS = 64
-"""Up to so many connections, a full collection takes 1 ms. With more it is put off."""
+"""Up to this number of connections, a full collection takes 1 ms. With more it is deferred."""
 
 _SPARES_WAIT_S = 0.005
 
@@ -40,14 +40,14 @@ class Upkeep:
         self._admission = admission
         self._notifier = notifier
         self._kept = trio.Event()
-        """Set when a program was kept."""
+        """Set when a program was stored."""
 
     def on_kept(self) -> None:
-        """Note that a program was kept: the store may prepare for the next one."""
+        """Note that a program was stored, so that the store can prepare for the next one."""
         self._kept.set()
 
     async def serve(self) -> None:
-        """Do it until cancelled."""
+        """Do the periodic work until cancelled."""
         async with trio.open_nursery() as nursery:
             for work in (self._flush, self._make_spares, self._trim, self._collect):
                 nursery.start_soon(work)
@@ -74,7 +74,7 @@ class Upkeep:
     async def _collect(self) -> None:
         """Run a full garbage collection once a minute while there are few connections, and once an hour with many.
 
-        It has little to do: connections and runs that have ended are freed without it.
+        It has little to do, because connections and runs are freed without it when they end.
         """
         collected_at = trio.current_time()
         while True:
@@ -89,10 +89,10 @@ class Upkeep:
             await _try_in_thread(self._store.make_spares)
             await self._kept.wait()
             self._kept = trio.Event()
-            await trio.sleep(_SPARES_WAIT_S)  # the program's first run goes first
+            await trio.sleep(_SPARES_WAIT_S)  # let the program's first run go first
 
     async def _tell_systemd(self) -> None:
-        """Report that the loop turns. Without such reports, systemd restarts the daemon (WatchdogSec=)."""
+        """Report that the event loop runs. Without these reports, systemd restarts the daemon (WatchdogSec=)."""
         while True:
             clients, admission = self._clients, self._admission
             self._notifier.alive(f"{clients.connected} clients, {admission.running} runs, {admission.queued} waiting")
@@ -100,8 +100,8 @@ class Upkeep:
 
 
 async def _try_in_thread(work: Callable[[], object]) -> None:
-    """Do periodic work in a thread. A failing host, such as one without threads, must not end the daemon."""
+    """Do periodic work in a thread. An error of the host, such as a lack of threads, must not end the daemon."""
     try:
         await trio.to_thread.run_sync(work)
     except (OSError, RuntimeError) as error:
-        _log.error("%s; it is tried again", error)
+        _log.error("%s; it will be tried again", error)

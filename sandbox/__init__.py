@@ -1,1 +1,1 @@
-"""Run a program in a jailed process of its own. Knows nothing of sockets, messages or the store."""
+"""Runs programs in jailed processes. Independent of client sockets, messages and the store."""

@@ -17,15 +17,15 @@ class CellStartError(SandboxError):
 
 
 class SettingError(SandboxError):
-    """This host can't do what the configuration demands."""
+    """This host does not support the configuration."""
 
 
 class CellLost(SandboxError):
-    """A blank cell died before it was handed its run; the run can be given to another."""
+    """A blank cell died before its run was handed over. Another cell can execute the run."""
 
 
 class WatchdogError(SandboxError):
-    """The watchdog can't be started, or can't watch another cell."""
+    """The watchdog cannot be started, or cannot watch another cell."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the watchdog: {why}")

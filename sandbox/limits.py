@@ -1,4 +1,4 @@
-"""The limits of one run: a plain record. What holds each of them is the jail's and the cell's business."""
+"""The limits of one run: a plain record. The jail and the cell enforce them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MIB = 1024 * 1024
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one run may use at the most.
+    """The maximum resources of one run.
 
     The defaults: 128 MiB of address space, 50 ms of CPU time, 1 s of wall time,
     a result of 1 MiB and logs of 64 KiB (both counted in UTF-8 bytes).

@@ -1,6 +1,6 @@
-"""How a run ended, what it used and what it logged: plain records, one type for each kind of outcome.
+"""Records of how a run ended, what it used and what it logged. Each kind of outcome has its own type.
 
-The kinds and their fields are the contract with every client; the wire embeds these records as they are.
+The kinds and their fields are part of the protocol: messages to clients contain these records unchanged.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class Ok(_Record, frozen=True, kw_only=True, tag="ok"):
-    """The program gave a result."""
+    """The program returned a result."""
 
     value: msgspec.Raw
     """The result as JSON text, byte for byte as the program's JSON.stringify wrote it."""
 
 
 class ProgramException(_Record, frozen=True, kw_only=True, tag="exception"):
-    """The program threw. `line` and `column` are in the program as submitted, where known.
+    """The program threw. `line` and `column` refer to the submitted program, if known.
 
-    Both count from 1; a column counts UTF-16 code units, as JavaScript's strings do.
+    Both start at 1. Columns count UTF-16 code units, like JavaScript strings.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ProgramException(_Record, frozen=True, kw_only=True, tag="exception"):
 
 
 class ProgramSyntaxError(_Record, frozen=True, kw_only=True, tag="syntax_error"):
-    """The program does not parse. `line` and `column` as in `exception`."""
+    """The program has a syntax error. `line` and `column` as in `exception`."""
 
     message: str
     line: int | None = None
@@ -43,45 +43,45 @@ class ProgramSyntaxError(_Record, frozen=True, kw_only=True, tag="syntax_error")
 
 
 class BadResult(_Record, frozen=True, kw_only=True, tag="bad_result"):
-    """The program ended without a result, or with one that is not JSON."""
+    """The program ended without a result, or its result is not JSON."""
 
     message: str
 
 
 class CpuLimit(_Record, frozen=True, kw_only=True, tag="cpu_limit"):
-    """The process reached its CPU limit. In ms."""
+    """The run reached its CPU limit. `limit` and `used` are in ms."""
 
     limit: int
     used: float
 
 
 class WallLimit(_Record, frozen=True, kw_only=True, tag="wall_limit"):
-    """The daemon's deadline passed. In ms."""
+    """The run reached its wall limit. `limit` and `used` are in ms."""
 
     limit: int
     used: float
 
 
 class MemoryLimit(_Record, frozen=True, kw_only=True, tag="memory_limit"):
-    """The kernel refused the process memory. In bytes; `used` is the peak resident set, without what was refused."""
+    """The run reached its memory limit. In bytes. `used` is the peak resident set; it excludes a refused allocation."""
 
     limit: int
     used: int
 
 
 class OutputLimit(_Record, frozen=True, kw_only=True, tag="output_limit"):
-    """The result is larger than the limit. In bytes of UTF-8; `used` in UTF-16 code units if the engine stopped it."""
+    """The result exceeds its limit. In bytes of UTF-8; `used` is in UTF-16 code units if the engine stopped the run."""
 
     limit: int
     used: int
 
 
 class Cancelled(_Record, frozen=True, kw_only=True, tag="cancelled"):
-    """The client asked for it, or went away."""
+    """The client cancelled the run, or disconnected."""
 
 
 class Crashed(_Record, frozen=True, kw_only=True, tag="crashed"):
-    """The engine died of itself, or wrote what is no reply; contained. `signal` by name, such as SIGSYS."""
+    """The engine ended abnormally, or sent invalid data. The jail contained it. `signal` is a name, such as SIGSYS."""
 
     signal: str | None = None
     message: str = ""
@@ -117,10 +117,10 @@ def describe(outcome: Outcome) -> str:
         case WallLimit(limit=limit):
             return f"stopped at the wall limit of {limit} ms"
         case MemoryLimit(limit=limit, used=peak):
-            refused = ", and more was asked for at once" if peak < limit // 2 else ""
+            refused = ", then a single allocation exceeded it" if peak < limit // 2 else ""
             return f"stopped at the memory limit of {limit >> 20} MiB (peak {peak / 2**20:.1f} MiB{refused})"
         case OutputLimit(limit=limit, used=size):
-            return f"the result of {size} bytes is over the limit of {limit} bytes"
+            return f"the result of {size} bytes exceeds the limit of {limit} bytes"
         case Cancelled():
             return "cancelled"
         case Crashed(signal=signal, message=message):
@@ -128,22 +128,22 @@ def describe(outcome: Outcome) -> str:
 
 
 LogLevel = Literal["debug", "log", "info", "warn", "error"]
-"""Which of the console's functions was called; `trace` is debug, `dir` and `table` are log, a failed `assert` error."""
+"""The console function that was called. `trace` is debug, `dir` and `table` are log, a failed `assert` is error."""
 
 
 # gc=False: tens of thousands of tracked objects would start full garbage collections.
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One call of console.log and its like."""
+    """One call of a console function, such as console.log."""
 
     level: LogLevel
     text: str
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run used, from the kernel's account of its process; wall time from the daemon's clock.
+    """What a run used, as accounted by the kernel. Wall time is from the daemon's clock.
 
-    Memory: QuickJS, the peak resident set (wait4(2)); Deno, the peak of its cgroup, or without one of what was resident
-    of its own, which does not have the engine's file in it.
+    Peak memory on QuickJS: the peak resident set (wait4(2)). On Deno: the peak of its cgroup; without a cgroup, the
+    peak of its anonymous memory, which excludes the engine's file.
     """
 
     cpu_ms: float

@@ -1,4 +1,4 @@
-"""What clients submit, and what an engine makes of it once. Plain records: no engine, message or file is known here."""
+"""Programs and artifacts: plain records, independent of engines, messages and files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Engine = str
 """The name of an engine, from the list in `sandbox.engines`."""
 
 Language = Literal["javascript", "typescript"]
-"""What a program is written in."""
+"""The language of a program."""
 
 
 class Form(Enum):
@@ -28,7 +28,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """JavaScript or TypeScript that a client submitted. `entry` is the path of the file that is run."""
 
     hash: str
-    """Lowercase hex SHA-256; of a single text: of its bytes exactly as submitted."""
+    """Lowercase hex SHA-256. For a program with one file: of its bytes exactly as submitted."""
     files: dict[str, bytes]
     entry: str
     language: Language
@@ -36,19 +36,19 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_text(cls, source: bytes, *, language: Language, engine: Engine) -> Program:
-        """Return the program that this one text is."""
+        """Return the program with this one file."""
         entry = "program.ts" if language == "typescript" else "program.js"
         hash = hashlib.sha256(source).hexdigest()
         return cls(hash=hash, files={entry: source}, entry=entry, language=language, engine=engine)
 
     @property
     def source(self) -> bytes:
-        """The text of the file that is run."""
+        """The text of the entry file."""
         return self.files[self.entry]
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine made of a program in a check. It is kept, so that a run need not check again."""
+    """The result of a check. It is stored, so that runs do not repeat the check."""
 
     form: Form
     language: Language

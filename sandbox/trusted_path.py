@@ -1,7 +1,7 @@
-"""Check that only root and this user can redirect a path, and make folders below paths that pass the check.
+"""Checks that only root and this user can redirect a path, and creates folders in such paths.
 
-A process that works below a folder of another user can be led to any file of the host: that user may replace a folder
-by a symbolic link after the process has looked at it. Nothing here looks at what a path holds.
+If a process works in a folder of another user, that user can lead it to any file of the host, by replacing a folder by
+a symbolic link after the process has checked it. The contents of a path are not checked here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from sandbox.user_namespace import NOBODY, is_mapped
 
 _MOST_LINKS = 40
-"""Links on the way to one path; the kernel's own bound (path_resolution(7))."""
+"""Maximum number of symbolic links in one path, the same as the kernel's (path_resolution(7))."""
 
 
 class UntrustedPath(OSError):
-    """Another user can redirect this path. `why` names the part of the path, and says how to mend it."""
+    """Another user can redirect this path. `why` names the component, and how to fix it."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(errno.EPERM, why, str(path))
@@ -29,10 +29,10 @@ class UntrustedPath(OSError):
 
 
 def check_trusted(path: Path) -> None:
-    """Check each part of an existing path, links on the way included. Raises UntrustedPath, or OSError.
+    """Check each component of an existing path, including symbolic links. Raises UntrustedPath, or OSError.
 
-    Each part must belong to root or to this user. A folder that others may write to must be sticky, as /tmp is: there
-    they can't replace what is not theirs.
+    Each component must belong to root or to this user. A folder that others may write to must be sticky, like /tmp, so
+    that they cannot replace other users' entries.
     """
     parts = list(path.absolute().parts[1:])
     at = Path("/")
@@ -56,7 +56,7 @@ def check_trusted(path: Path) -> None:
 
 
 def make_folders(folder: Path, mode: int) -> None:
-    """Make a folder, and those above it that are missing, with this mode. Raises UntrustedPath, or OSError."""
+    """Create a folder and its missing parents with this mode. Raises UntrustedPath, or OSError."""
     missing: list[Path] = []
     at = folder.absolute()
     while not os.path.lexists(at):
@@ -69,24 +69,24 @@ def make_folders(folder: Path, mode: int) -> None:
 
 
 def _check_part(path: Path, status: os.stat_result) -> None:
-    # NOBODY: the owner that the kernel shows where this user namespace does not map the real one.
+    # NOBODY is the owner that the kernel reports if this user namespace does not map the real one.
     if status.st_uid not in (0, os.geteuid()) and not (status.st_uid == NOBODY and _hides_owners()):
         why = f"{path} belongs to uid {status.st_uid}; it must belong to root or to uid {os.geteuid()}, so chown it"
         raise UntrustedPath(path, why)
     if stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX:
         return
     if status.st_mode & stat.S_IWOTH:
-        raise UntrustedPath(path, f"{path} can be written to by every user; close it with: chmod o-w {path}")
+        raise UntrustedPath(path, f"every user can write to {path}; fix this with: chmod o-w {path}")
     if status.st_mode & stat.S_IWGRP and _has_access_list(path):
         raise UntrustedPath(
-            path, f"{path} has an access list that lets others write; remove it with: setfacl -b {path}"
+            path, f"{path} has an access control list that lets others write; remove it with: setfacl -b {path}"
         )
     if status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_uid, status.st_gid):
-        raise UntrustedPath(path, f"{path} can be written to by group {status.st_gid}; close it with: chmod g-w {path}")
+        raise UntrustedPath(path, f"group {status.st_gid} can write to {path}; fix this with: chmod g-w {path}")
 
 
 def _is_private_group(uid: int, gid: int) -> bool:
-    """Whether a group is its user's alone: the user private groups of Debian, Ubuntu and Fedora."""
+    """Whether a group is a user private group, as on Debian, Ubuntu and Fedora."""
     try:
         user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:
@@ -98,7 +98,7 @@ def _is_private_group(uid: int, gid: int) -> bool:
 
 @functools.cache
 def _hides_owners() -> bool:
-    """Whether uid 65534 is unmapped in this user namespace. The kernel then shows the host's root as 65534."""
+    """Whether uid 65534 is unmapped in this user namespace. The kernel then reports the host's root as 65534."""
     return not is_mapped(range(NOBODY, NOBODY + 1), "uid_map")
 
 
@@ -106,5 +106,5 @@ def _has_access_list(path: Path) -> bool:
     """Whether a path has more permissions than its mode shows (acl(5))."""
     try:
         return "system.posix_acl_access" in os.listxattr(path, follow_symlinks=False)
-    except OSError:  # a file system without them
+    except OSError:  # the file system does not support them
         return False

@@ -79,16 +79,16 @@ _MOST = (1 << 20) - len(b"#\n")
             "server.socket_mode: expected an octal mode",
         ),
         ("[server]\nsocket_mode = '600'", "[server]\nsocket_mode = 600", "server.socket_mode: expected an octal mode"),
-        ("[server]\nsocket_mode = '0660'", "[server]\nsocket_mode = '0666'", "others can't have it"),
+        ("[server]\nsocket_mode = '0660'", "[server]\nsocket_mode = '0666'", "other users cannot have it"),
         (
             "[server]\nsocket_mode = '0600'",
             "[server]\nsocket_mode = '0000'",
-            "to connect takes read and write permission",
+            "connecting needs read and write permission",
         ),
         (
             "[server]\nsocket_mode = '660'",
             "[server]\nsocket_mode = '640'",
-            "to connect takes read and write permission",
+            "connecting needs read and write permission",
         ),
         ("[server]\nsocket_group = 'users'", "[server]\nsocket_group = ''", "server.socket_group: Expected"),
         ("[server]\nsocket_group = '100'", "[server]\nsocket_group = 100", "server.socket_group: Expected"),
@@ -102,16 +102,16 @@ _MOST = (1 << 20) - len(b"#\n")
             "[engines]\ndefault = 'v8'",
             "engines.default: there is no engine 'v8'",
         ),
-        ("[engines]\ndefault = 'quickjs'", "[engines]\ndefault = ''", "there is: 'quickjs', 'deno'"),
+        ("[engines]\ndefault = 'quickjs'", "[engines]\ndefault = ''", "the engines are: 'quickjs', 'deno'"),
         ("[pool]", "pool = 3", "pool: Expected `object`"),
-        ("[server]", "= nonsense", "not TOML"),
-        ("[server]", "[server", "not TOML"),
-        ("# ä".encode(), "# ä".encode("latin-1"), "not TOML"),
+        ("[server]", "= nonsense", "not valid TOML"),
+        ("[server]", "[server", "not valid TOML"),
+        ("# ä".encode(), "# ä".encode("latin-1"), "not valid TOML"),
         (b"#" + b"x" * _MOST + b"\n", b"#" + b"x" * (_MOST + 1) + b"\n", "is larger than 1048576 bytes"),
         (
             "[engines]\ndefault = 'deno'\n[limits.max]\nmemory_mb = 64\n[limits.default]\nmemory_mb = 48",
             "[engines]\ndefault = 'deno'\n[limits.max]\nmemory_mb = 48\n[limits.default]\nmemory_mb = 48",
-            "limits.max.memory_mb is 48, and deno, the default engine, needs 64",
+            "limits.max.memory_mb is 48, but deno, the default engine, needs 64",
         ),
     ],
     ids=lambda value: repr(value[:40]),
@@ -134,10 +134,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "says"),
     [
-        ({"cpu_ms": 10_000}, {"cpu_ms": 10_001}, "limits.cpu_ms is 10001, the most it may be is 10000"),
+        ({"cpu_ms": 10_000}, {"cpu_ms": 10_001}, "limits.cpu_ms is 10001, the maximum is 10000"),
         ({"wall_ms": 30_000}, {"wall_ms": 30_001}, "limits.wall_ms is 30001"),
-        ({"memory_bytes": 512 * MIB}, {"memory_bytes": 512 * MIB + 1}, "the most it may be is 536870912 (512 MiB)"),
-        ({"memory_bytes": 8 * MIB}, {"memory_bytes": 8 * MIB - 1}, "the least it may be is 8388608 (8 MiB)"),
+        ({"memory_bytes": 512 * MIB}, {"memory_bytes": 512 * MIB + 1}, "the maximum is 536870912 (512 MiB)"),
+        ({"memory_bytes": 8 * MIB}, {"memory_bytes": 8 * MIB - 1}, "the minimum is 8388608 (8 MiB)"),
         ({"result_bytes": 4096 * 1024}, {"result_bytes": 4096 * 1024 + 1}, "limits.result_bytes is"),
         ({"log_bytes": 1024 * 1024}, {"log_bytes": 1024 * 1024 + 1}, "limits.log_bytes is"),
     ],
@@ -173,11 +173,11 @@ def test_an_engine_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
     for asked in (None, LimitsAsked(), LimitsAsked(cpu_ms=10)):
         assert small.limits_for(asked, "deno").memory_bytes == 64 * MIB
     assert small.limits_for(LimitsAsked(memory_bytes=64 * MIB), "deno").memory_bytes == 64 * MIB
-    with pytest.raises(LimitsError, match="least it may be on deno"):
+    with pytest.raises(LimitsError, match="minimum on deno"):
         small.limits_for(LimitsAsked(memory_bytes=64 * MIB - 1), "deno")
     none = _load(tmp_path, "[limits.default]\nmemory_mb = 32\n[limits.max]\nmemory_mb = 48")
     for nothing in (None, LimitsAsked()):
-        with pytest.raises(LimitsError, match="least it may be on deno"):
+        with pytest.raises(LimitsError, match="minimum on deno"):
             none.limits_for(nothing, "deno")
 
 
@@ -192,7 +192,7 @@ def test_wall_time_follows_cpu_time() -> None:
 @pytest.mark.parametrize(
     ("engines", "says"),
     [
-        ('disabled = ["rhino"]', "engines.disabled: there is no engine 'rhino'; there is: 'quickjs', 'deno'"),
+        ('disabled = ["rhino"]', "engines.disabled: there is no engine 'rhino'; the engines are: 'quickjs', 'deno'"),
         ('disabled = ["quickjs"]', 'which is the default engine; also set engines.default = "deno"'),
         ('default = "deno"\ndisabled = ["deno"]', 'which is the default engine; also set engines.default = "quickjs"'),
         ('disabled = ["quickjs", "deno"]', "engines.disabled names all engines"),

@@ -68,7 +68,7 @@ async def test_a_source_that_no_frame_holds(store: Store) -> None:
     """A source whose JSON is longer than a frame is refused with what to do, and MessagePack has it."""
     hash, _ = submit(store, b"\x01" * 2 * _MIB)
     handler = ShowHandler(store, StoreThreads())
-    with pytest.raises(RequestError, match="ask in MessagePack") as refused:
+    with pytest.raises(RequestError, match="use MessagePack") as refused:
         await _handled(handler, Show(id=1, hash=hash, source=True), "json")
     assert refused.value.code == "too_large"
     received = _received(await _handled(handler, Show(id=1, hash=hash, source=True), "msgpack"), "msgpack")

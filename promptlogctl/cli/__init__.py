@@ -1,4 +1,4 @@
-"""The commands: one file for each, named as the command is."""
+"""The commands. Each has its own file of the same name."""
 
 import click
 
@@ -25,12 +25,12 @@ from promptlogctl.cli.version import VERSION
 @VERSION
 @shared_options
 def cli(**_: object) -> None:
-    """Run JavaScript that somebody else wrote, each run in a jailed process of its own.
+    """Run untrusted JavaScript, each run in its own jailed process.
 
     These options may also stand after the command. ls is short for list, rm for remove.
 
-    Exit codes: 0 ok, 1 the program failed, 2 usage, or a request that is wrong, 3 a limit or cancel, 4 no daemon,
-    or one that is busy, stops or failed, 5 not found or ambiguous, 6 the output could not be written.
+    Exit codes: 0 success, 1 the program failed, 2 invalid command line or request, 3 limit or cancel, 4 no daemon,
+    or the daemon is busy, is stopping or failed, 5 not found or ambiguous, 6 the output could not be written.
     """
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: the options that lead to a daemon, and the one place where errors become exit codes."""
+"""Shared by all commands: the options for connecting to a daemon, and the conversion of errors to exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ALIASES = {"ls": "list", "rm": "remove"}
 
 
 class Location(click.Path):
-    """A path. Whether it can be used is told by those who use it, but for an empty one."""
+    """A path that is not empty. The code that uses the path reports other errors."""
 
     def __init__(self) -> None:
         super().__init__(readable=False, path_type=Path)
@@ -39,7 +39,7 @@ class Location(click.Path):
 
 
 class App:
-    """The options that every command takes."""
+    """The options of every command."""
 
     def __init__(self, *, socket: Path | None, spawn: bool, state_dir: Path | None, json: bool) -> None:
         self.socket = socket
@@ -50,31 +50,32 @@ class App:
         self.json = json
         self.source = Source("program", None)
         self.temporary = False
-        """Whether what the command keeps is gone when it ends."""
+        """Whether programs that the command stores are deleted when it ends."""
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """Give a client of the daemon that answers, or of a private one with `--spawn`."""
+        """Context manager: a client of the daemon, or of a private daemon with `--spawn`."""
         with self.daemon() as private, Client(private or self.socket) as client:
             yield client
 
     @contextmanager
     def daemon(self) -> Iterator[Path | None]:
-        """With `--spawn`, and if no daemon answers, start a private one and give its socket. Stop it at the end."""
+        """Context manager: with `--spawn`, if no daemon answers, the socket of a private daemon, which is stopped at
+        the end."""
         if self.spawn and not _answers(self.socket_path):
             self.temporary = self.state_dir is None
-            # Ended politely, it takes its daemon and its temporary folder along.
+            # So that the private daemon and its temporary folder are removed.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             with private_daemon(self.state_dir) as private:
                 yield private
         else:
             if self.state_dir is not None:
-                output.note(f"a daemon answers on {self.socket_path}: --state-dir is not used")
+                output.note(f"a daemon answers on {self.socket_path}; --state-dir is ignored")
             yield None
 
 
 class Commands(click.Group):
-    """The commands; an error of usage is one line of JSON, too, for who asked for JSON."""
+    """The group of commands. With --json, usage errors are also one line of JSON."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
@@ -92,15 +93,15 @@ class Commands(click.Group):
             ctx.exit(output.problem("usage", error.format_message(), Exit.USAGE, json=True))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        # For what is printed outside of a command: --help, and errors of usage.
+        # For output outside of a command: --help, and usage errors.
         sys.exit(_written(partial(super().main, *args, **kwargs), json=False))
 
 
 def shared_options(function: _F) -> _F:
-    """Give a command the options that lead to a daemon, and --json. They may stand before the command as well."""
+    """Add --json and the options for connecting to a daemon. They may also stand before the command."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
-        click.option("--state-dir", type=Location(), help="With --spawn: keep programs in this folder."),
+        click.option("--state-dir", type=Location(), help="With --spawn: store programs in this folder."),
         click.option("--spawn", is_flag=True, help="Start a private daemon for this command if none answers."),
         click.option(
             "--socket",
@@ -114,7 +115,7 @@ def shared_options(function: _F) -> _F:
 
 
 def socket_of(context: click.Context) -> Path | None:
-    """Return the socket that was given after the command, else before it, else in the environment."""
+    """Return the socket given after the command, before it, or in the environment, in this order."""
     contexts = (context, context.find_root())
     for one in contexts:
         if one.get_parameter_source("socket") is ParameterSource.COMMANDLINE:
@@ -123,7 +124,7 @@ def socket_of(context: click.Context) -> Path | None:
 
 
 def command(function: _F) -> _F:
-    """Give a command the shared options, and turn what it raises into a line on stderr and an exit code."""
+    """Add the shared options to a command, and convert exceptions to a line on stderr and an exit code."""
 
     @shared_options
     @wraps(function)
@@ -136,7 +137,7 @@ def command(function: _F) -> _F:
         spawn, as_json = spawn or before.get("spawn", False), as_json or before.get("as_json", False)
         state_dir = state_dir or before.get("state_dir")
         if state_dir is not None and not spawn:
-            raise click.UsageError("--state-dir goes with --spawn")
+            raise click.UsageError("--state-dir needs --spawn")
         app = App(socket=socket, spawn=spawn, state_dir=state_dir, json=as_json)
         sys.exit(_written(lambda: _guard(app, lambda: function(app, *args, **kwargs)), json=as_json))
 
@@ -163,7 +164,7 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
 
 
 def _written(call: Callable[[], int], *, json: bool) -> int:
-    """Call what writes to standard output and returns an exit code; return another if that can't be written."""
+    """Call a function that writes to standard output, and return its exit code, or another if writing fails."""
     try:
         return call()
     except BrokenPipeError:

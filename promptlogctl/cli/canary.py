@@ -1,4 +1,4 @@
-"""promptlogctl canary: run kept programs on two daemons, and say what differs. Design: docs/engine-updates.md."""
+"""promptlogctl canary: run stored programs on two daemons, and report differences. See docs/engine-updates.md."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from promptlogctl.client import (
 _T = TypeVar("_T")
 
 _MOST_RUNS = 10_000
-"""Most runs on each side."""
+"""Maximum number of runs on each daemon."""
 
 _MOST_TOLD = 500
-"""Differences that are told. Further ones are counted."""
+"""Maximum number of reported differences. Further ones are only counted."""
 
 _MOST_CHARACTERS = 300
-"""Most of a value, a message, a console line or a prompt that is told."""
+"""Maximum length of a value, message, console line or prompt in the report."""
 
 _ABOUT_PROGRAM = ("unsupported", "too_large", "bad_request")
-"""A refusal with such a code says something of the program on that daemon. Any other one ends the comparison."""
+"""Error codes that concern the program and count as its outcome. Any other error ends the comparison."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One line of the file of prompts: a program, by `hash` or by `name`, and what it is run with."""
+    """One line of the `--prompts` file: a program by `hash` or `name`, and the inputs of its run."""
 
     hash: str | None = None
     name: str | None = None
@@ -52,7 +52,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def reference(self) -> str:
-        """The program, as requests name it."""
+        """The reference of the program in requests."""
         return self.hash or f"@{(self.name or '').removeprefix('@')}"
 
 
@@ -65,37 +65,37 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that ended otherwise on B than on A. Texts are cut."""
+    """A run with different results on A and B. Texts are shortened."""
 
     hash: str
     names: list[str]
     prompt: str
     what: str
-    """In what they differ: `outcome`, `value`, `error`, `logs`; `unsteady` if two runs on A differ in as much."""
+    """What differs: `outcome`, `value`, `error` or `logs`; `unsteady` if two runs on A differ in the same respects."""
     a: str
     b: str
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """A comparison. A run is one on each side."""
+    """The result of a comparison. Each run is counted once for both daemons."""
 
     a: Side
     b: Side
     kept: int
-    """Programs that A keeps."""
+    """Number of programs on A."""
     programs: int = 0
-    """Those of them that were chosen."""
+    """Number of selected programs."""
     same: int = 0
     different: int = 0
     unsteady: int = 0
-    """Runs of programs whose end depends on the time or on chance: they say nothing of B."""
+    """Runs whose result depends on time or chance, so that they say nothing about B."""
     not_run: int = 0
-    """Runs that there was no time for."""
+    """Runs that were skipped for lack of time."""
     cpu_ms_a: float = 0.0
-    """CPU time of the runs that were the same."""
+    """CPU time of the runs with equal results."""
     cpu_ms_b: float = 0.0
     cpu_ratio: float | None = None
-    """`cpu_ms_b` by `cpu_ms_a`."""
+    """`cpu_ms_b` / `cpu_ms_a`."""
     differences: list[Difference] = []
 
 
@@ -115,15 +115,17 @@ class _Program(msgspec.Struct, frozen=True, kw_only=True):
     metavar="FILE|-",
     help='Lines of JSON: {"name": "x", "prompt": "..."}, or "hash"; also "env", "limits".',
 )
-@click.option("--limit", type=Count(), default=100, show_default=True, help="So many of the newest programs.")
-@click.option("--seconds", type=Count(), default=300, show_default=True, help="Begin no run after so long.")
+@click.option(
+    "--limit", type=Count(), default=100, show_default=True, help="Without named programs: number of newest programs."
+)
+@click.option("--seconds", type=Count(), default=300, show_default=True, help="Start no run after this time.")
 @command
 def canary(app: App, programs: tuple[str, ...], other: Path, prompts: str | None, limit: int, seconds: int) -> Exit:
-    """Run kept programs on this daemon (A) and on another one (B), and say what differs.
+    """Run stored programs on this daemon (A) and on another one (B), and report differences.
 
-    Takes the programs that are named here and in the file of --prompts, or else the newest ones. One without a prompt
-    is run with an empty prompt. B keeps nothing of them. Exit codes besides the usual ones: 0 all runs ended the same,
-    1 some did not, 3 there was no time for all.
+    Uses the programs named here and in the --prompts file, or else the newest ones. A program without a prompt runs
+    with an empty prompt. Nothing is stored on B. Exit codes in addition to the usual ones: 0 no differences, 1
+    differences, 3 no differences, but not all runs were done.
     """
     cases = _read_cases(prompts)
     ends = time.monotonic() + seconds
@@ -132,7 +134,7 @@ def canary(app: App, programs: tuple[str, ...], other: Path, prompts: str | None
         chosen = _choose(client_a, programs, cases, limit)
         runs = sum(map(len, chosen.values()))
         if runs > _MOST_RUNS:
-            raise click.UsageError(f"these are {runs} runs on each side, and {_MOST_RUNS} are the most")
+            raise click.UsageError(f"this would be {runs} runs on each daemon; the maximum is {_MOST_RUNS}")
         report.programs = len(chosen)
         for hash, of_program in chosen.items():
             if time.monotonic() > ends:
@@ -202,7 +204,7 @@ def _fetch(client: Client, hash: str) -> _Program:
 
 
 def _ask(side: str, request: Callable[[], _T]) -> _T:
-    """Make a request. A refusal says on which side it was."""
+    """Send a request. An error message names the daemon."""
     try:
         return request()
     except RequestRefused as refused:
@@ -211,7 +213,7 @@ def _ask(side: str, request: Callable[[], _T]) -> _T:
 
 
 def _compare(report: Report, client_a: Client, client_b: Client, program: _Program, case: Case) -> Difference | None:
-    """Run a program on both sides, count how that went, and return what differs."""
+    """Run a program on both daemons, count the result, and return the difference."""
     a = _run("A", client_a, program, case)
     b = _run("B", client_b, program, case)
     found = difference_of(a, b)
@@ -222,7 +224,7 @@ def _compare(report: Report, client_a: Client, client_b: Client, program: _Progr
         return None
     what, told_a, told_b = found
     again = difference_of(a, _run("A", client_a, program, case))
-    # The runs on A may differ in something less: a value with the time in it, while the run on B has crashed.
+    # The runs on A may differ in less, for example in a time in the value, while the run on B has crashed.
     if again is not None and RANKS.index(again[0]) <= RANKS.index(what):
         report.unsteady += 1
         what = "unsteady"
@@ -241,7 +243,7 @@ def _compare(report: Report, client_a: Client, client_b: Client, program: _Progr
 
 
 def _run(side: str, client: Client, program: _Program, case: Case) -> End:
-    # On both sides as a source: a kept program is not checked again, so that its CPU time would be another.
+    # As a source on both daemons: a stored program is not checked again, so its CPU time would differ.
     try:
         result = _ask(
             side,
@@ -262,7 +264,7 @@ def _run(side: str, client: Client, program: _Program, case: Case) -> End:
 
 
 def _cut(text: str, start: int = 0) -> str:
-    """Return a part of a text that begins there, short enough to be told."""
+    """Return a part of a text from `start` on, shortened for the report."""
     part = text[start : start + _MOST_CHARACTERS]
     whole = "" if part == text else f" ({len(text)} characters)"
     return f"{'…' if start else ''}{part}{'…' if start + len(part) < len(text) else ''}{whole}"
@@ -285,7 +287,7 @@ def _print_summary(report: Report) -> None:
     )
     click.echo(f"{report.programs} of {report.kept} programs; runs: {counts}")
     if (untold := report.different + report.unsteady - len(report.differences)) > 0:
-        click.echo(f"{untold} differences are not told")
+        click.echo(f"{untold} further differences are not shown")
     if report.cpu_ratio is not None:
         times = f"A {report.cpu_ms_a:.1f} ms, B {report.cpu_ms_b:.1f} ms"
-        click.echo(f"CPU time of the runs that were the same: {times}; B / A = {report.cpu_ratio:.2f}")
+        click.echo(f"CPU time of the equal runs: {times}; B / A = {report.cpu_ratio:.2f}")

@@ -1,4 +1,4 @@
-"""promptlogctl completion: the script that makes a shell complete commands and options."""
+"""promptlogctl completion: print the script for shell completion of commands and options."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ complete -F %(complete_func)s %(prog_name)s
 
 @add_completion_class
 class Bash(ShellComplete):
-    """Bash splits words at `@`, `=` and `:` as well. So it gives the line, and the part of a word that it replaces."""
+    """Bash also splits words at `@`, `=` and `:`. So its script passes the line, and the part of a word to replace."""
 
     name = "bash"
     source_template = _BASH
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Return the words before the cursor, and the beginning of the one at the cursor."""
+        """Return the words before the cursor, and the start of the word at the cursor."""
         line = os.environ.get("_PROMPTLOGCTL_LINE", "")
         words = split_arg_string(line)[1:]
         at_new_word = not words or line[-1:].isspace()
@@ -68,7 +68,7 @@ def completion(app: App, shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     root = click.get_current_context().find_root().command
-    # Not the `source` of click's own classes, which may run the shell from $PATH.
+    # Not `source` of click's own classes, which may execute a shell found in $PATH.
     script = ShellComplete.source(kind(root, {}, "promptlogctl", "_PROMPTLOGCTL_COMPLETE"))
     if app.json:
         output.as_json({"script": script})

@@ -1,4 +1,4 @@
-"""promptlogctl doctor: can this host run jails, and if not, what mends it."""
+"""promptlogctl doctor: check whether this host can run jails, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _CAUSES = {
     os.strerror(errno.ENOMEM): "free some memory, or raise the limit: ulimit -v, or MemoryMax= in the systemd unit",
     os.strerror(errno.ENOSPC): "free some space in the folder that it names, or in {tmp}",
     "clone(": "run promptlogd outside of this container, or allow clone(2) with new namespaces, and mount(2), in it",
-    os.strerror(errno.EPERM): "run promptlogd outside of this container, or allow what was refused in it",
+    os.strerror(errno.EPERM): "run promptlogd outside of this container, or allow the refused operation in it",
 }
-"""What puts right the cause of an error, by a part of its text."""
+"""Fix for an error, by a part of its text."""
 
 _SHARED_UIDS = {
     "may not set uids": "run promptlogd as root, or give it CAP_SETUID and CAP_SETGID (AmbientCapabilities= in the "
@@ -48,13 +48,13 @@ _SHARED_UIDS = {
     "other daemons have": "set pool.uids to ids that no other daemon has",
     "can be claimed": "let promptlogd write to the folder that it names",
 }
-"""What gives each jail a uid of its own, by a part of the reason why they share one."""
+"""How to give each jail its own uid, by a part of the reason why they share one."""
 
 _TRY_USERNS = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000) != 0)"
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at. `mend`: the command that puts it right, or what to do."""
+    """The result of one check. `mend`: a command that fixes the problem, or another fix."""
 
     name: str
     state: Literal["ok", "warning", "missing", "not checked"]
@@ -78,7 +78,7 @@ def _machine() -> Check:
 
 def _user_namespaces() -> Check:
     name = "user namespaces"
-    # The pid this process has is not at stake: a fresh process tries.
+    # Tried in a new process, because unshare(2) cannot be undone.
     command = [sys.executable, "-I", "-S", "-c", _TRY_USERNS]
     try:
         allowed = subprocess.run(command, check=False, capture_output=True, cwd="/", timeout=_PROBE_S).returncode == 0
@@ -86,7 +86,7 @@ def _user_namespaces() -> Check:
         text = f"could not test user namespaces: {error}"
         return Check(name=name, state="missing", text=text, mend=_mend(text))
     if allowed:
-        return Check(name=name, state="ok", text="a process can make one")
+        return Check(name=name, state="ok", text="a process can create one")
     if _number(_DEBIAN_USERNS) == 0:
         mend = "sysctl -w kernel.unprivileged_userns_clone=1"
     elif _number(_USERNS) == 0:
@@ -95,7 +95,7 @@ def _user_namespaces() -> Check:
         mend = "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     else:
         mend = "run promptlogd outside of this container, or allow unshare(CLONE_NEWUSER) in it"
-    return Check(name=name, state="missing", text="a process can't make one", mend=mend)
+    return Check(name=name, state="missing", text="a process can't create one", mend=mend)
 
 
 def _apparmor() -> Check:
@@ -115,9 +115,12 @@ def _apparmor() -> Check:
 def _seccomp() -> Check:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0:
-        return Check(name="seccomp", state="ok", text="the kernel has it")
+        return Check(name="seccomp", state="ok", text="supported by the kernel")
     return Check(
-        name="seccomp", state="missing", text="the kernel lacks it", mend="a kernel with CONFIG_SECCOMP_FILTER=y"
+        name="seccomp",
+        state="missing",
+        text="not supported by the kernel",
+        mend="use a kernel with CONFIG_SECCOMP_FILTER=y",
     )
 
 
@@ -145,11 +148,11 @@ def _engine(client: Client, engine: Engine) -> Check:
             text = f"{result.engine_version} ran a program in {result.usage.wall_ms:.1f} ms"
             text += f"; memory: {held}" if held else ""
             return Check(name=name, state="ok", text=text)
-        return Check(name=name, state="missing", text=f"a program gave {result.json} in place of 6")
+        return Check(name=name, state="missing", text=f"a program returned {result.json} instead of 6")
     except PromptlogError as error:
         if isinstance(error, RequestRefused) and error.code == "unsupported":
             mend = f"{shlex.quote(sys.executable)} -m pip install '{ENGINES[engine].requirement}', if you want it"
-            return Check(name=name, state="warning", text="not installed; QuickJS works without", mend=mend)
+            return Check(name=name, state="warning", text="not installed; QuickJS works without it", mend=mend)
         return Check(name=name, state="missing", text=str(error), mend=_mend(str(error)))
 
 
@@ -166,7 +169,7 @@ def _jail_uids(client: Client) -> Check:
 
 
 def _private(*, missing: bool) -> Iterator[Check]:
-    """Look at what a private daemon of this user can do. `missing`: something that it needs was found missing."""
+    """Check a private daemon of this user. `missing`: whether an earlier check found that something is missing."""
     name = "private daemon"
     try:
         with private_daemon(None) as socket, Client(socket) as client:
@@ -185,8 +188,8 @@ def _private(*, missing: bool) -> Iterator[Check]:
 
 
 def _mend(text: str) -> str:
-    """Return what puts right the cause that an error's text names."""
-    mend = next((mend for cause, mend in _CAUSES.items() if cause in text), "promptlogd --verbose, which says more")
+    """Return the fix for an error, by its text."""
+    mend = next((mend for cause, mend in _CAUSES.items() if cause in text), "run promptlogd --verbose for details")
     return mend.format(tmp=tempfile.gettempdir())
 
 
@@ -197,13 +200,13 @@ def _cgroups() -> Check:
             folder = path if path.is_dir() else path.parent
             if os.access(folder, os.W_OK):
                 return Check(
-                    name=name, state="ok", text=f"{folder} is writable: the second holder of memory, behind RLIMIT_AS"
+                    name=name, state="ok", text=f"{folder} is writable: cgroups limit memory in addition to RLIMIT_AS"
                 )
     return Check(
         name=name,
         state="warning",
-        text="no writable cgroup; memory is held by RLIMIT_AS alone, and Deno runs without its JIT",
-        mend="Delegate=yes in the systemd unit",
+        text="no writable cgroup; only RLIMIT_AS limits memory, and Deno runs without JIT",
+        mend="set Delegate=yes in the systemd unit",
     )
 
 
@@ -222,7 +225,7 @@ def _socket(app: App) -> Check:
 
 
 def checks(app: App) -> Iterator[Check]:
-    """Look at one thing after the other."""
+    """Run all checks, one after the other."""
     missing = False
     for look in (_machine, _user_namespaces, _apparmor, _seccomp, _nsjail):
         check = look()
@@ -236,10 +239,10 @@ def checks(app: App) -> Iterator[Check]:
 @click.command()
 @command
 def doctor(app: App) -> Exit:
-    """Check what this host needs, and say what mends what is missing.
+    """Check whether this host has everything that promptlog needs, and suggest fixes.
 
-    The engines are tried with a private daemon that runs as this user, without the daemon's settings and its systemd
-    unit: run doctor as the user that promptlogd runs as.
+    To try the engines, doctor starts a private daemon as this user, without the configuration and the systemd unit of
+    promptlogd. So run doctor as the user that promptlogd runs as.
     """
     done: list[Check] = []
     for check in checks(app):
@@ -249,7 +252,7 @@ def doctor(app: App) -> Exit:
             state = terminal.styled(check.state, sys.stdout, fg=colour)
             click.echo(f"{check.name}: {state}: {terminal.safe(check.text)}")
             if check.mend:
-                click.echo(f"    mend: {terminal.safe(check.mend)}")
+                click.echo(f"    fix: {terminal.safe(check.mend)}")
     if app.json:
         output.as_json(done)
     return Exit.DAEMON if any(check.state == "missing" for check in done) else Exit.OK

@@ -1,4 +1,4 @@
-"""How a run ended, and in what two ends differ. For comparisons of one engine's builds."""
+"""Compares the results of two runs, for comparing builds of an engine."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import msgspec
 from promptlogctl.client import BadResult, Crashed, Ok, ProgramException, ProgramSyntaxError, RunResult
 
 RANKS = ("outcome", "error", "value", "logs")
-"""In what two ends can differ. Each is compared only if those before it are the same."""
+"""Respects in which two results can differ. Each is compared only if the previous ones are equal."""
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended, in the parts that must be the same on two builds."""
+    """The parts of a result that must be equal on two builds."""
 
     kind: str
     """The outcome's kind, or `refused`."""
     compared: str = ""
-    """What must be the same besides: the value's JSON, or an error with its place."""
+    """The value's JSON, or an error with its position."""
     logs: list[str] = []
     told: str
-    """The same for people."""
+    """The result as text for people."""
     cpu_ms: float = 0.0
 
 
 def end_of(result: RunResult) -> End:
-    """Return how a run ended, without what is never quite the same: times, memory, and the engine's own frames."""
+    """Return the comparable parts of a result, without times, memory, and the engine's own stack frames."""
     kind = str(result.outcome.__struct_config__.tag)
     told, cpu_ms = f"{kind}: {result.describe()}", result.usage.cpu_ms
     match result.outcome:
@@ -43,7 +43,7 @@ def end_of(result: RunResult) -> End:
         case Crashed(signal=signal):
             return End(kind=kind, compared=str(signal), told=told, cpu_ms=cpu_ms)
         case _:
-            # What a run that was ended from outside has logged by then is a matter of chance.
+            # If a run was ended from outside, the console lines so far depend on timing.
             return End(kind=kind, told=told, cpu_ms=cpu_ms)
     logs = [f"[{line.level}] {line.text}" for line in result.logs]
     logs += ["(cut at the limit)"] if result.logs_truncated else []
@@ -51,7 +51,7 @@ def end_of(result: RunResult) -> End:
 
 
 def difference_of(a: End, b: End) -> tuple[str, str, str] | None:
-    """Return in what two ends differ, and what is told of each."""
+    """Return (respect, text of a, text of b) of the first difference; None if the results are equal."""
     if a.kind != b.kind:
         return "outcome", a.told, b.told
     if a.compared != b.compared:
@@ -64,6 +64,6 @@ def difference_of(a: End, b: End) -> tuple[str, str, str] | None:
 
 
 def first_difference(a: Sequence[str], b: Sequence[str]) -> int:
-    """Return the first place at which two texts, or two lists of lines, differ."""
+    """Return the first index at which two texts, or two lists of lines, differ."""
     pairs = enumerate(zip(a, b, strict=False))
     return next((index for index, (one, other) in pairs if one != other), min(len(a), len(b)))

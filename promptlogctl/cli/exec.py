@@ -18,8 +18,8 @@ from promptlogctl.client import Client, Engine, Language, RequestRefused
 
 @click.command(name="exec")
 @click.argument("file", metavar="[FILE|-]", required=False, type=FILE)
-@click.option("-e", "--eval", "code", metavar="CODE", help="The program itself, in place of a file.")
-@click.option("--keep", is_flag=True, help="Keep the program in the store.")
+@click.option("-e", "--eval", "code", metavar="CODE", help="The program itself, instead of a file.")
+@click.option("--keep", is_flag=True, help="Also store the program.")
 @LANGUAGE
 @run_options
 @command
@@ -32,9 +32,9 @@ def exec_(
     show_usage: bool,
     **given: Any,
 ) -> Exit:
-    """Run the program in FILE, or CODE. It is kept only with --keep.
+    """Run the program in FILE, or CODE. It is stored only with --keep.
 
-    Default and maximum of a limit are those of a daemon whose settings say nothing else.
+    The defaults and maxima of limits are those of a daemon without other settings.
     """
     if file is None and code is None:
         raise click.UsageError("give a FILE (- for standard input), or -e CODE")
@@ -60,9 +60,10 @@ def exec_(
 
 
 def _keep(client: Client, text: str, engine: Engine | None, language: Language | None) -> str | None:
-    """Keep a program and return its hash, or None if it is not kept.
+    """Store a program and return its hash, or None if it was not stored.
 
-    That is so if it does not parse, which its run tells, and if it is kept for another engine or language already.
+    It is not stored if it has a syntax error, which its run reports, or if it is already stored for another engine or
+    language.
     """
     try:
         return client.submit(text, engine=engine, language=language).hash
@@ -72,5 +73,5 @@ def _keep(client: Client, text: str, engine: Engine | None, language: Language |
         hash, kept, kind = (refused.detail.get(field) for field in ("hash", "engine", "language"))
         if not isinstance(hash, str):
             raise
-        output.note(f"not kept: this very text is kept as {kind} for {kept} already ({hash[:12]})")
+        output.note(f"not stored: the same text is already stored as {kind} for {kept} ({hash[:12]})")
         return None

@@ -1,4 +1,4 @@
-"""Files that the user names: their texts, and which language a program's file is written in."""
+"""Files that the user names: reading them, and the language of a program's file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _TYPES = re.compile(
 )
 
 FILE = click.Path(allow_dash=True)
-"""A file's path, which shells complete. Whether it can be read is told by `read_text`."""
+"""The path of a file, with shell completion. `read_text` reports errors."""
 
 LANGUAGE = click.option(
     "--language",
     type=click.Choice(["javascript", "typescript"]),
-    help="What the program is written in; default: what the file's ending says, else javascript.",
+    help="The language of the program. Default: from the file's extension, else javascript.",
 )
 
 
 class Source:
-    """A program's text as the user knows it, for error messages. `language`: if the user has said it."""
+    """A program's text as the user knows it, for error messages. `language`: if given by the user."""
 
     def __init__(self, name: str, text: str | None, language: Language | None = None) -> None:
         self.name = name
@@ -38,12 +38,12 @@ class Source:
 
     @property
     def looks_like_typescript(self) -> bool:
-        """Whether this text has types in it, and nobody said which language it is written in."""
+        """Whether this text seems to have types, and no language was given."""
         return self.language is None and self.text is not None and _TYPES.search(self.text) is not None
 
 
 def read_text(path: str, what: str) -> str:
-    """Read a file, or standard input for `-`. Raises click.UsageError: too large, not UTF-8, or not to be read."""
+    """Read a file, or standard input for `-`. Raises click.UsageError if it is too large, not UTF-8, or unreadable."""
     try:
         if path == "-":
             data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
@@ -63,7 +63,7 @@ def read_text(path: str, what: str) -> str:
 
 
 def language_of(path: str) -> Language | None:
-    """Return what a file's name says it is written in."""
+    """Return the language for a file's extension; None if unknown."""
     ending = Path(path).suffix.lower()
     if ending in (".tsx", ".jsx"):
         raise click.UsageError(f"{path}: JSX is not supported; build it first, or give --language")

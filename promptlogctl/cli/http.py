@@ -19,22 +19,22 @@ from promptlogctl.cli.serve import serve
     default=DEFAULT,
     show_default=True,
     metavar="HOST:PORT|unix:PATH",
-    help="Where to listen. Any address but loopback needs --tokens.",
+    help="Address to listen on. Addresses other than loopback need --tokens.",
 )
-@click.option("--tokens", type=Location(), help="File with tokens: who may use the API, and for what.")
+@click.option("--tokens", type=Location(), help="Token file: who may use the API, with which rights.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Server processes.")
 @click.option(
     "--host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="A further host name that requests may have in Host; repeatable. `*`: any.",
+    help="Additional host name that is accepted in the Host header. Repeatable. `*`: any.",
 )
 @click.option("--access-log", is_flag=True, help="Log each request: method, path, status, time. No prompts.")
 @command
 def http(app: App, listen: Listen, tokens: Path | None, workers: int, hosts: tuple[str, ...], access_log: bool) -> Exit:
-    """Serve the HTTP API, and a page to try programs in.
+    """Serve the HTTP API, and a web page for trying programs.
 
-    It is a client of the daemon. While no daemon answers, it answers requests with 503.
+    The server is a client of the daemon. While no daemon answers, the status of responses is 503.
     """
     return serve(app, listen, tokens=tokens, workers=workers, hosts=hosts, access_log=access_log)

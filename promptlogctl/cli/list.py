@@ -12,15 +12,15 @@ from promptlogctl.cli.app import App, command
 from promptlogctl.cli.options import Count
 
 _SHORT = 12
-"""Digits of a hash that a terminal gets. They lead to the program, as 8 do."""
+"""Digits of a hash that are shown on a terminal. As with 8 digits, commands accept them."""
 
 
 @click.command(name="list")
-@click.option("--limit", type=Count(), help="No more than so many.")
-@click.option("--no-trunc", is_flag=True, help="On a terminal: whole hashes, and whole lines.")
+@click.option("--limit", type=Count(), help="Maximum number of programs.")
+@click.option("--no-trunc", is_flag=True, help="On a terminal: do not truncate hashes and lines.")
 @command
 def list_(app: App, limit: int | None, no_trunc: bool) -> None:
-    """List the programs that are kept, newest first."""
+    """List the stored programs, newest first."""
     with app.client() as client:
         programs = list(islice(client.list(), limit))
     if app.json:

@@ -1,4 +1,4 @@
-"""The socket that an HTTP server listens on."""
+"""The listening socket of an HTTP server."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _BACKLOG = 4096
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an HTTP server listens."""
+    """The address of an HTTP server."""
 
     host: str = ""
     port: int = 0
     path: Path | None = None
-    """Of a Unix socket."""
+    """Path of a Unix socket."""
 
     @property
     def name(self) -> str:
-        """The host as it stands in a URL, and in Host."""
+        """The host as in a URL and in the Host header."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
@@ -43,7 +43,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parsed(ctx: click.Context, param: click.Parameter, text: str) -> Listen:
-    """Return what `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH` means."""
+    """Parse `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`."""
     if text.startswith("unix:"):
         if not text[5:]:
             raise click.BadParameter("the path is empty; give unix:PATH")
@@ -55,7 +55,7 @@ def parsed(ctx: click.Context, param: click.Parameter, text: str) -> Listen:
 
 
 def listening(listen: Listen, *, any_port: bool) -> socket.socket:
-    """Return a socket that listens. Raises OSError. `any_port`: take another port if this one is in use."""
+    """Return a listening socket. Raises OSError. `any_port`: use another port if this one is in use."""
     if listen.path is not None:
         return _listening_unix(listen.path)
     family, _, _, _, address = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0]
@@ -76,7 +76,7 @@ def listening(listen: Listen, *, any_port: bool) -> socket.socket:
 
 
 def _listening_unix(path: Path) -> socket.socket:
-    """Return a Unix socket that listens, for this user and group alone. One that nobody listens on is replaced."""
+    """Return a listening Unix socket for this user and group only. A stale socket file is replaced."""
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.lstat().st_mode):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -1,4 +1,4 @@
-"""Prints console lines while the run goes on. A slow reader of them does not hold up the run."""
+"""Prints console lines during a run, without blocking the run if their reader is slow."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from promptlogctl.client import LogLine, OnLog
 
 @contextmanager
 def printed() -> Iterator[OnLog]:
-    """Give what takes the lines. A thread prints them; at the end of the block all are printed.
+    """Context manager: a callback for console lines. A thread prints them; at the end of the block, all are printed.
 
-    Otherwise a full pipe behind standard error would keep the client from reading, and so the program from writing. The
-    run's limit of console lines bounds the queue.
+    Without the thread, a full pipe on standard error would stop the client from reading, and so the program from
+    writing. The run's log limit bounds the queue.
     """
     lines: SimpleQueue[LogLine | None] = SimpleQueue()
 

@@ -15,9 +15,9 @@ from promptlogctl.cli.program import complete_program
 @click.option("--back", is_flag=True, help="Undo the last move of the name.")
 @command
 def name(app: App, name: str, program: str | None, back: bool) -> None:
-    """Move NAME to a program, or back (--back again: one move further back)."""
+    """Give NAME to a program, moving it from another; or undo its last moves (--back, repeatedly)."""
     if back == (program is not None):
-        raise click.UsageError("give a program, or --back, and not both" if back else "give a program, or --back")
+        raise click.UsageError("give a program or --back, not both" if back else "give a program, or --back")
     with app.client() as client:
         named = client.label(name.removeprefix("@"), program)
     if app.json:

@@ -22,9 +22,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Count(click.IntRange):
-    """A whole number over 0; how large a limit may be is the daemon's to say."""
+    """An integer of at least 1. The daemon checks the maximum of a limit."""
 
-    name = "integer"  # and not "integer range", in messages
+    name = "integer"  # not "integer range" in messages
 
     def __init__(self) -> None:
         super().__init__(1, 2**31 - 1)
@@ -41,23 +41,23 @@ _OPTIONS = (
         "--env",
         metavar="NAME=TEXT|JSON|@FILE",
         multiple=True,
-        help="What the program sees as `env`: a text, a JSON object, or a file with one. Repeatable; the last wins.",
+        help="Set `env`: NAME=TEXT, a JSON object, or a file with one. Repeatable; the last value of a name wins.",
     ),
     click.option("--cpu-ms", type=_COUNT, help="CPU limit in ms. Default 50, at most 10000."),
     click.option(
-        "--wall-ms", type=_COUNT, help="Wall limit in ms. Default 1000, for much CPU twice that; at most 30000."
+        "--wall-ms", type=_COUNT, help="Wall limit in ms. Default 1000, or twice a --cpu-ms over that; at most 30000."
     ),
     click.option("--memory-mb", type=_COUNT, help="Memory limit in MiB. Default 128, at most 512."),
     click.option("--result-kb", type=_COUNT, help="Limit of the result's JSON in KiB. Default 1024, at most 4096."),
     click.option("--log-kb", type=_COUNT, help="Limit of the console lines in KiB. Default 64, at most 1024."),
-    click.option("--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: a brand-new nsjail for this run."),
-    click.option("--engine", type=click.Choice(list(ENGINES)), help="The engine; default: the program's own."),
-    click.option("--usage", "show_usage", is_flag=True, help="Print what the run used on stderr."),
+    click.option("--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: use a new nsjail for this run."),
+    click.option("--engine", type=click.Choice(list(ENGINES)), help="The engine. Default: the program's own."),
+    click.option("--usage", "show_usage", is_flag=True, help="Print the resource usage of the run on stderr."),
 )
 
 
 def run_options(function: _F) -> _F:
-    """Give a command the options of a run; `checked` makes a prompt and RunOptions of all but --usage."""
+    """Add the options of a run to a command. `checked` converts all but --usage to a prompt and RunOptions."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -77,7 +77,7 @@ def checked(
     isolation: Isolation | None,
     engine: Engine | None,
 ) -> tuple[str, RunOptions]:
-    """Return the prompt and the options that the client takes. Raises click.UsageError.
+    """Return the prompt and the options for the client. Raises click.UsageError.
 
     `stdin_is_free`: whether nothing else is read from standard input.
     """
@@ -99,7 +99,7 @@ def checked(
 
 
 def _stdin_has_input() -> bool:
-    """Whether standard input is a pipe or a file. A terminal is not read, since that would wait for a person."""
+    """Whether standard input is a pipe or a file. A terminal is not read, because that would wait for the user."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):
@@ -108,9 +108,9 @@ def _stdin_has_input() -> bool:
 
 
 def _tell_if_waiting() -> None:
-    """Print a note if nothing comes from standard input for a while: who did not mean to pipe a prompt would wonder."""
+    """Print a note if standard input has no data for a while, for users who did not intend to pipe a prompt."""
     if not select.select([sys.stdin], [], [], _WAIT_S)[0]:
-        output.note("waiting for the prompt on standard input; with --prompt it is not read")
+        output.note("waiting for the prompt on standard input; to avoid this, give --prompt")
 
 
 def _env(given: Sequence[str]) -> dict[str, Any] | None:
@@ -126,7 +126,7 @@ def _env(given: Sequence[str]) -> dict[str, Any] | None:
 
 
 def whole(text: str, what: str) -> str:
-    """Return a text of the command line. Raises click.UsageError if it is not UTF-8."""
+    """Return a command line argument unchanged. Raises click.UsageError if it is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -137,7 +137,7 @@ def whole(text: str, what: str) -> str:
 def _object(given: str) -> dict[str, Any]:
     text = read_text(given[1:], "env") if given.startswith("@") else given
     if not text.strip():
-        raise click.UsageError("--env is empty; a JSON object without anything in it is {}")
+        raise click.UsageError("--env is empty; an empty JSON object is {}")
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:

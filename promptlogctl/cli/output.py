@@ -1,4 +1,4 @@
-"""What the commands print, and the exit codes. Everything hostile is escaped before a terminal sees it."""
+"""The output of commands, and the exit codes. Hostile text is escaped before it reaches a terminal."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from promptlogctl.client import (
 )
 
 _LINE_CELLS = 160
-"""The most of a source line that is shown. A terminal may have less."""
+"""Maximum width of a source line in an error. A terminal may be narrower."""
 
 _INDENT = "    "
 _OWN_NAME = re.compile(r"\(program\.[jt]s:")
 
 
 class Exit(IntEnum):
-    """What a command's exit code says."""
+    """The exit codes of commands."""
 
     OK = 0
     PROGRAM = 1
@@ -57,7 +57,7 @@ def exit_code(result: RunResult) -> Exit:
 
 
 def names(some: Sequence[str], more: int) -> str:
-    """Return the names in a reply, and the number of further names, as text."""
+    """Format the names in a reply, and the number of further names."""
     text = " ".join(f"@{name}" for name in some)
     return f"{text} and {more} more" if more else text
 
@@ -76,7 +76,7 @@ def refusal_code(error: RequestRefused) -> Exit:
 
 
 def error(message: str) -> None:
-    """Print one line about what went wrong on stderr."""
+    """Print an error on stderr, in one line."""
     say(f"{styled('error', sys.stderr, fg='red', bold=True)}: {safe(message)}")
 
 
@@ -98,12 +98,12 @@ def problem(
 
 
 def note(message: str) -> None:
-    """Print one line on stderr that is no error."""
+    """Print a note on stderr, in one line."""
     say(f"note: {safe(message)}")
 
 
 def as_json(value: Any, *, to_stderr: bool = False) -> None:
-    """Print a record as one line of JSON; of a reply, what is about the program and not about the connection."""
+    """Print a record as one line of JSON. Of a reply, omit fields about the connection."""
     line = msgspec.json.encode(_in_full(value))
     stream = sys.stderr if to_stderr else sys.stdout
     text = safe(line.decode(), code="\\u{:04x}") if stream.isatty() else line  # bytes: JSON is UTF-8 in any locale
@@ -114,7 +114,7 @@ def as_json(value: Any, *, to_stderr: bool = False) -> None:
 
 
 def _in_full(value: Any) -> Any:
-    """Return records as dicts with the fields that a message leaves out for having their defaults."""
+    """Convert records to dicts, including fields that messages omit because of their default values."""
     if isinstance(value, list):
         return [_in_full(item) for item in value]
     if not isinstance(value, msgspec.Struct):
@@ -126,7 +126,7 @@ def _in_full(value: Any) -> Any:
 
 
 def value(result: RunResult) -> None:
-    """Print a result's JSON: laid out for a terminal, byte for byte otherwise."""
+    """Print a result's JSON: indented on a terminal, byte for byte otherwise."""
     text = result.json
     if sys.stdout.isatty():
         text = safe(msgspec.json.format(text, indent=2), lines=True, code="\\u{:04x}")
@@ -136,20 +136,20 @@ def value(result: RunResult) -> None:
 def log_line(line: LogLine) -> None:
     """Print a console line on stderr."""
     colour = {"error": "red", "warn": "yellow", "debug": "bright_black"}.get(line.level)
-    # Further lines stand apart from the next call's first.
+    # Continuation lines are indented, to distinguish them from the next call's first line.
     text = f"[{line.level}] {safe(line.text, lines=True)}".replace("\n", "\n    ")
     say(styled(text, sys.stderr, fg=colour) if colour else text)
 
 
 def usage(result: RunResult) -> None:
-    """Print what a run used on stderr."""
+    """Print the resource usage of a run on stderr."""
     used = result.usage
     peak = used.peak_memory_bytes / 2**20
     say(f"cpu {used.cpu_ms:.1f} ms, wall {used.wall_ms:.1f} ms, peak memory {peak:.1f} MiB")
 
 
 def end_of_run(result: RunResult, source: Source, *, json: bool, show_usage: bool) -> Exit:
-    """Print how a run ended, and return the exit code for it."""
+    """Print the result of a run, and return its exit code."""
     if json:
         as_json(result)
         return exit_code(result)
@@ -167,7 +167,7 @@ def end_of_run(result: RunResult, source: Source, *, json: bool, show_usage: boo
 
 
 def failure(result: RunResult, source: Source) -> None:
-    """Print why there is no result, with the user's own line and a caret where that is known."""
+    """Print why there is no result, with the source line and a caret if the position is known."""
     match result.outcome:
         case ProgramException(line=line, column=column, stack=stack):
             place(result.describe(), source, line, column)
@@ -182,7 +182,7 @@ def failure(result: RunResult, source: Source) -> None:
 
 
 def refusal(refused: RequestRefused, source: Source) -> None:
-    """Print an `error` reply, with the place if it is about a program that does not parse."""
+    """Print an `error` reply. For a syntax error, include its position."""
     detail = refused.detail
     if "syntax_error" in detail:
         line, column = detail.get("line"), detail.get("column")
@@ -222,7 +222,7 @@ def _advise(hint: str | None) -> None:
 
 
 def when(at: float | None, *, short: bool = False) -> str:
-    """Return a time as text, in this host's time zone. `short`: to the minute, and without the time zone."""
+    """Format a time in this host's time zone. `short`: to the minute, without the time zone."""
     if at is None:
         return "never"
     time = datetime.fromtimestamp(at).astimezone()

@@ -11,7 +11,7 @@ from promptlogctl.cli.app import App, command
 @click.command()
 @command
 def ping(app: App) -> None:
-    """Ask the daemon for its version."""
+    """Show the versions of the daemon and its engines."""
     with app.client() as client:
         pong = client.ping()
     if app.json:

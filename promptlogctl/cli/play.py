@@ -11,9 +11,9 @@ from promptlogctl.cli.serve import serve
 
 
 @click.command()
-@click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
+@click.option("--no-browser", is_flag=True, help="Only print the address; do not open a browser.")
 @command
 def play(app: App, no_browser: bool) -> Exit:
-    """Open a page to try programs in. Starts what is needed: a private daemon if none answers, and the HTTP server."""
+    """Open a web page for trying programs. Starts the HTTP server, and a private daemon if none answers."""
     app.spawn = True
     return serve(app, Listen(host="127.0.0.1", port=8787), any_port=True, opens=not no_browser)

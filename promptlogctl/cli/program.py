@@ -1,4 +1,4 @@
-"""The argument that names a kept program, and how the shell completes it."""
+"""The argument that names a stored program, and its shell completion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from promptlogctl.client import Client, PromptlogError
 
 
 def complete_program(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names and hashes of kept programs that begin so; nothing where no daemon answers."""
+    """Return the names and hashes of stored programs with this prefix; nothing if no daemon answers."""
     try:
         with Client(socket_of(context)) as client:
             programs = list(islice(client.list(), 1000))

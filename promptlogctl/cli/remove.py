@@ -16,14 +16,14 @@ from promptlogctl.client import Client, RequestRefused
 @click.option("--force", is_flag=True, help="Also remove programs that have other names.")
 @command
 def remove(app: App, programs: tuple[str, ...], force: bool) -> Exit:
-    """Remove programs and the names on them.
+    """Remove programs and their names.
 
-    A program with names that are not given here is removed only with --force.
+    If a program has other names than those given, --force is required.
     """
     with app.client() as client:
         for program in () if force else programs:
             if names := _further_names(client, program, programs):
-                why = f"{program} also has {names}, which would go with it; --force removes it"
+                why = f"{program} also has {names}, which would be removed too; use --force to remove it"
                 return output.problem("names", why, Exit.USAGE, json=app.json)
         gone: list[str] = []
         for program in programs:
@@ -31,7 +31,7 @@ def remove(app: App, programs: tuple[str, ...], force: bool) -> Exit:
                 removed = client.remove(program)
             except RequestRefused as refused:
                 if refused.code == "not_found" and any(text.startswith(program.lower()) for text in gone):
-                    continue  # it was given in two ways
+                    continue  # it was given twice, in different forms
                 raise
             gone += [removed.hash, *(f"@{name}".lower() for name in removed.names)]
             if app.json:
@@ -39,17 +39,17 @@ def remove(app: App, programs: tuple[str, ...], force: bool) -> Exit:
                 continue
             click.echo(removed.hash)
             if removed.names:
-                output.note("no longer a name: " + output.names(removed.names, removed.more_names))
+                output.note("removed names: " + output.names(removed.names, removed.more_names))
     return Exit.OK
 
 
 def _further_names(client: Client, program: str, given: tuple[str, ...]) -> str:
-    """Return the names of a program that were not given, as text."""
+    """Format the names of a program that were not given."""
     try:
         shown = client.show(program)
     except RequestRefused as refused:
         if refused.code == "not_found":
-            return ""  # what is left of it may be removed nevertheless
+            return ""  # its remains can still be removed
         raise
     further = [name for name in shown.names if f"@{name}" not in given]
     return output.names(further, shown.more_names) if further or shown.more_names else ""

@@ -24,9 +24,9 @@ from promptlogctl.client import Client, RequestRefused
 @run_options
 @command
 def run(app: App, program: str, show_usage: bool, **given: Any) -> Exit:
-    """Run a kept program and print its result's JSON.
+    """Run a stored program and print the JSON of its result.
 
-    Default and maximum of a limit are those of a daemon whose settings say nothing else.
+    The defaults and maxima of limits are those of a daemon without other settings.
     """
     prompt, options = checked(**given)
     live = nullcontext() if app.json else printed()

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import uvicorn
 
 REQUIREMENTS = ("starlette>=0.46", "uvicorn>=0.54,<1", "httptools>=0.7", "uvloop>=0.21")
-"""Of the extra `http`."""
+"""Requirements of the extra `http`."""
 
 _DRAIN_S = 10
-"""How long a stop waits for requests in flight."""
+"""Time limit for requests in flight when the server stops."""
 
 _KEEP_ALIVE_S = 75
 
@@ -49,7 +49,7 @@ def serve(
         raise click.UsageError(f"{', '.join(missing)} is not installed; run: pip install {wanted}")
     if not listen.is_local and tokens is None:
         raise click.UsageError(
-            f"{listen.host} can be reached from other hosts: give --tokens FILE, or listen on 127.0.0.1 or unix:PATH"
+            f"{listen.host} is reachable from other hosts; give --tokens FILE, or listen on 127.0.0.1 or unix:PATH"
         )
     from promptlogctl.http.settings import HOSTS, LOOPBACK_HOSTS, SOCKET, TOKENS
     from promptlogctl.http.tokens import TokenError, read_tokens
@@ -77,7 +77,7 @@ def serve(
             url = url_of(listen, sock)
             output.note(f"listening on {url}; stop with Ctrl-C")
             if opens:
-                webbrowser.open(url)  # the socket listens already
+                webbrowser.open(url)  # the socket is already listening
             _run(_config(workers, access_log), sock)
         finally:
             sock.close()
@@ -124,7 +124,7 @@ def _run(config: uvicorn.Config, sock: socket.socket) -> None:
     from promptlogctl.http.server import raise_descriptor_limit
 
     raise_descriptor_limit()
-    # uvicorn sends this process the signal again after its own end. As KeyboardInterrupt it lets the clean-up run.
+    # uvicorn raises the signal again after it has stopped. As KeyboardInterrupt, it lets the clean-up run.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         if config.workers == 1:

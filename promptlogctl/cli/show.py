@@ -13,10 +13,10 @@ from promptlogctl.cli.program import PROGRAM
 
 @click.command()
 @PROGRAM
-@click.option("--source", is_flag=True, help="Print the source alone, byte for byte.")
+@click.option("--source", is_flag=True, help="Print only the source, byte for byte.")
 @command
 def show(app: App, program: str, source: bool) -> None:
-    """Show what is known of a program, and where its names have been."""
+    """Describe a program, and list the moves of its names."""
     with app.client() as client:
         shown = client.show(program, source=source)
     if app.json:

@@ -1,4 +1,4 @@
-"""A private daemon for the length of one command."""
+"""A private daemon for one command."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sandbox.trusted_path import UntrustedPath, check_trusted
 _START_S = 20.0
 _STOP_S = 10.0
 _LOG_PREFIX = re.compile(r"^[\d:T+-]+ [A-Z]+ [\w.]+: ")
-"""Time, level and logger before a message of the daemon: `_set_up_logging` in promptlogd/__main__.py."""
+"""Time, level and logger before a log message of the daemon: `_set_up_logging` in promptlogd/__main__.py."""
 _PREFIX = "promptlog-spawn-"
 _MARK = ".made-by-promptlogctl"
-"""A file by which a temporary folder of ours is told from one that a user gave this name."""
+"""A marker file that distinguishes temporary folders of promptlogctl from other folders with such a name."""
 
 
 class NotStarted(PromptlogError):
@@ -36,7 +36,7 @@ class NotStarted(PromptlogError):
 
 @contextmanager
 def private_daemon(state_dir: Path | None) -> Iterator[Path]:
-    """Start a daemon and give its socket; stop it, and remove what was temporary, at the end. Raises NotStarted.
+    """Context manager: the socket of a new daemon. At the end, stop it and remove temporary files. Raises NotStarted.
 
     If this process is killed, the daemon stops by itself (`--exit-with-parent`), and the next private daemon of this
     user removes the temporary folder.
@@ -51,9 +51,9 @@ def private_daemon(state_dir: Path | None) -> Iterator[Path]:
 
 
 def _start(stack: ExitStack, state_dir: Path | None) -> Path:
-    """Start a daemon and return its socket; `stack` stops it and removes what was temporary. Raises NotStarted.
+    """Start a daemon and return its socket. `stack` stops it and removes temporary files.
 
-    Raises OSError as well, for what the system refuses.
+    Raises NotStarted, and OSError for errors of the system.
     """
     parent = _temporary_folder()
     sweep(parent, f"{_PREFIX}*", _remove_if_ours)
@@ -73,10 +73,10 @@ def _start(stack: ExitStack, state_dir: Path | None) -> Path:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            # With the claim, so that nobody takes the folder for abandoned while the daemon lives.
+            # Pass on the claim, so that the folder is not removed while the daemon is running.
             pass_fds=(writing, claim.fileno()),
             start_new_session=True,
-            cwd="/",  # an empty part of $LD_LIBRARY_PATH or $PATH means the current folder
+            cwd="/",  # an empty component of $LD_LIBRARY_PATH or $PATH means the current folder
             env=environment,
         )
     finally:
@@ -87,7 +87,7 @@ def _start(stack: ExitStack, state_dir: Path | None) -> Path:
     if not ready.poll(_START_S * 1000) or os.read(reading, 16) != b"ready\n":
         log.seek(0)
         said = log.read().decode("utf-8", "replace").strip().splitlines()
-        raise NotStarted(_LOG_PREFIX.sub("", said[-1]) if said else "it said nothing; try: promptlogctl doctor")
+        raise NotStarted(_LOG_PREFIX.sub("", said[-1]) if said else "it printed nothing; try: promptlogctl doctor")
     return folder / "socket"
 
 
@@ -101,10 +101,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def module_command(module: str) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment that run a module with this Python, without the current folder.
+    """Return the command and the environment that run a module with this Python, without importing from the current
+    folder.
 
-    `python -m` puts the current folder first on the import path; -P does not. Parts of $PYTHONPATH that are not
-    absolute mean the current folder as well, so they go. The folder of a promptlog that is not installed is added.
+    `python -m` puts the current folder first on the import path; -P prevents this. Relative components of $PYTHONPATH
+    also refer to the current folder, so they are removed. If promptlog is not installed, its folder is added.
     """
     folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(folder)]
     ours = str(Path(__file__).resolve().parents[2])
@@ -119,7 +120,7 @@ def _temporary_folder() -> Path:
     try:
         check_trusted(folder)
     except UntrustedPath as error:
-        raise NotStarted(f"{error.why}; or name another folder with $TMPDIR") from None
+        raise NotStarted(f"{error.why}; or set $TMPDIR to another folder") from None
     except OSError as error:
         raise NotStarted(f"can't use {folder}: {error.strerror}") from None
     return folder
@@ -128,13 +129,13 @@ def _temporary_folder() -> Path:
 def _claimed_folder(parent: Path) -> Claim:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        with suppress(FileNotFoundError, BlockingIOError):  # another command swept it before it was claimed
+        with suppress(FileNotFoundError, BlockingIOError):  # another command removed it before it was claimed
             claim = Claim.take(folder)
             (folder / _MARK).touch()
             return claim
 
 
 def _remove_if_ours(folder: Path) -> None:
-    # An empty one was made a moment ago, and its command killed before it made the mark.
+    # An empty folder is left if the command is killed before it creates the marker.
     if (folder / _MARK).exists() or not any(folder.iterdir()):
         shutil.rmtree(folder)

@@ -11,7 +11,7 @@ from promptlogctl.cli.app import App, command
 @click.command()
 @command
 def stats(app: App) -> None:
-    """Show what the daemon has done since its start, and what holds each limit."""
+    """Show the daemon's counters since its start, and what enforces each limit."""
     with app.client() as client:
         counts = client.stats()
     if app.json:
@@ -30,10 +30,10 @@ def stats(app: App) -> None:
         text = f"{pool.blank} blank, {pool.busy} busy of {pool.size}; {pool.started} started, {pool.retired} retired"
         rows.append([f"cells {pool.engine}", text])
     rows += [
-        [f"limit {name}", what if what.startswith("it is not") else f"held by {what}"]
+        [f"limit {name}", what if what.startswith("it is not") else f"enforced by {what}"]
         for name, what in counts.held_by.items()
     ]
     rows.append(["jail uids", counts.jail_uids])
-    longest = f"the longest {counts.turn_max_ms:g} ms, of CPU time {counts.turn_cpu_max_ms:g} ms"
-    rows.append(["loop's turns", f"p99 {counts.turn_p99_ms:g} ms, {longest}"])
-    terminal.table(["WHAT", "HOW MUCH"], rows)
+    longest = f"maximum {counts.turn_max_ms:g} ms, maximum CPU time {counts.turn_cpu_max_ms:g} ms"
+    rows.append(["event loop turns", f"p99 {counts.turn_p99_ms:g} ms, {longest}"])
+    terminal.table(["STATISTIC", "VALUE"], rows)

@@ -13,15 +13,15 @@ from sandbox.engines import ENGINES
 
 @click.command()
 @click.argument("file", metavar="FILE|-", type=FILE)
-@click.option("--name", help="Put this name on the program; it is then also @NAME.")
-@click.option("--engine", type=click.Choice(list(ENGINES)), help="What runs it where a run does not say.")
+@click.option("--name", help="Give this name to the program. Commands accept @NAME.")
+@click.option("--engine", type=click.Choice(list(ENGINES)), help="The engine for runs that do not name one.")
 @LANGUAGE
-@click.option("--replace", is_flag=True, help="Change the engine and the language of a program that is kept.")
+@click.option("--replace", is_flag=True, help="Change the engine and the language of a stored program.")
 @command
 def submit(
     app: App, file: str, name: str | None, engine: Engine | None, language: Language | None, replace: bool
 ) -> None:
-    """Keep the program in FILE (- for standard input) and print its hash. A .ts file is TypeScript, for Deno."""
+    """Store the program in FILE (- for standard input) and print its hash. A .ts file is TypeScript, for Deno."""
     text = read_text(file, "program")
     language = language or language_of(file)
     app.source = Source(file, text, language)
@@ -37,7 +37,7 @@ def submit(
                 )
             raise
     if app.temporary:
-        output.note("kept in a temporary store, which is gone now; --state-dir DIR keeps it")
+        output.note("stored in a temporary store, which is now deleted; to keep it, give --state-dir DIR")
     if app.json:
         output.as_json(kept)
     else:

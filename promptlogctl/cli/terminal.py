@@ -11,9 +11,9 @@ import click
 
 
 def safe(text: str, *, lines: bool = False, code: str | None = None) -> str:
-    """Return text with control characters escaped, so that it can't drive a terminal. Line breaks stay if asked.
+    """Escape control characters, so that text cannot control a terminal. `lines`: keep line breaks.
 
-    `code`: how to write an escape, JSON's for example; default: Python's.
+    `code`: format of an escape, for example JSON's. Default: Python's.
     """
     kept = "\t\n" if lines else "\t"
 
@@ -28,7 +28,7 @@ def safe(text: str, *, lines: bool = False, code: str | None = None) -> str:
 
 
 def styled(text: str, stream: TextIO, **style: Any) -> str:
-    """Return text in a style of click's, if it goes to a terminal that has styles, and $NO_COLOR is not set.
+    """Apply a style of click, if the stream is a terminal with styles and $NO_COLOR is not set.
 
     https://no-color.org
     """
@@ -37,7 +37,7 @@ def styled(text: str, stream: TextIO, **style: Any) -> str:
 
 
 def columns(stream: TextIO) -> int | None:
-    """Return the width of the terminal that a stream goes to, in cells; None if it goes to none."""
+    """Return the width of a stream's terminal, in cells; None if it is not a terminal."""
     if not stream.isatty():
         return None
     wanted = os.environ.get("COLUMNS", "")
@@ -58,13 +58,13 @@ def say(text: str | bytes) -> None:
 
 
 def discard_output(stream: TextIO) -> None:
-    """Redirect a stream to /dev/null. Otherwise Python fails at its end, when it flushes the buffer."""
+    """Redirect a stream to /dev/null. Otherwise Python fails at exit, when it flushes the buffer."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def excerpt(text: str, at: int, width: int) -> tuple[str, int]:
     """Return the part of a line around the index `at`, at most `width` cells wide, and the cells before that index."""
-    # A line may have a million characters, or only such that take no cell.
+    # A line may have a million characters, or only zero-width characters.
     first = max(0, at - 2 * width)
     text, at = text[first : at + 2 * width], at - first
     shown = [safe(character) for character in text]
@@ -82,14 +82,14 @@ def excerpt(text: str, at: int, width: int) -> tuple[str, int]:
 
 
 def _cells(character: str) -> int:
-    """Return how many cells of a terminal a character takes."""
+    """Return the width of a character in terminal cells."""
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def table(header: list[str], rows: list[list[str]], *, cut: bool = True) -> None:
-    """Print rows: aligned under a header for a terminal, tab-separated otherwise.
+    """Print rows: aligned under a header on a terminal, tab-separated otherwise.
 
     `cut`: on a terminal, cut lines at its width.
     """

@@ -1,4 +1,4 @@
-"""promptlogctl --version: promptlog's version, and those of the engines that are installed with it."""
+"""promptlogctl --version: the versions of promptlog and of the installed engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from promptlogctl.cli import terminal
 def _print(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    from sandbox.engines.installed import installed_versions  # takes a short command's time again, and needs trio
+    from sandbox.engines.installed import installed_versions  # takes as long as a short command, and needs trio
 
     click.echo(f"promptlogctl, version {version('promptlog')}")
     for engine, name in installed_versions().items():

@@ -1,4 +1,4 @@
-"""`from promptlogctl.client import Client, AsyncClient`: the clients, what they give and raise, and how runs end."""
+"""`from promptlogctl.client import Client, AsyncClient`: the clients, their results and errors, and the outcomes."""
 
 from promptlogctl.client.asynchronous import AsyncClient
 from promptlogctl.client.blocking import Client, PendingRun

@@ -1,6 +1,6 @@
-"""The asynchronous client's connection: tasks share it, and it opens again after the daemon was restarted.
+"""The connection of the asynchronous client: shared by tasks, reconnects after the daemon has restarted.
 
-It bounds the requests in flight. async_link.py receives and sends.
+It limits the requests in flight. async_link.py receives and sends.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from promptlogd.wire.messages import Cancel, Id, Request
 _R = TypeVar("_R")
 
 MOST_IN_FLIGHT = 100
-"""Requests in flight on one connection; further ones wait here. Below the daemon's default, 128 (`max_pipelined`)."""
+"""Maximum number of requests in flight. Further ones wait here. Below the daemon's default of 128 (`max_pipelined`)."""
 
 _OPEN_S = 5.0
-"""How long to wait for a place in the daemon's queue of new connections."""
+"""Time limit for connecting while the daemon's queue of new connections is full."""
 
 _RETRY_EVERY_S = 0.01
 """Time between attempts to connect while that queue is full."""
 
 
 class AsyncConnection:
-    """Requests go out and replies come in, for any number of tasks of one event loop. The first request opens it."""
+    """A connection for any number of tasks of one event loop. The first request opens it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._link: Link | None = None
         self._next_id = 0
         self.in_flight = 0
-        """Requests that the daemon has. Further ones wait for a place."""
+        """Number of requests in flight. Further ones wait."""
         self._queue: deque[anyio.Event] = deque()
-        """Requests that wait for a place, the oldest first."""
+        """Waiting requests, oldest first."""
 
     @property
     def has_place(self) -> bool:
-        """Whether a request would begin at once."""
+        """Whether a request would be sent at once."""
         return self.in_flight < MOST_IN_FLIGHT
 
     def close(self) -> None:
-        """Close the socket. Whoever waits for a reply gets ConnectionLost. The next request opens it again."""
+        """Close the socket. Tasks that wait for a reply get ConnectionLost. The next request reconnects."""
         if self._link is not None:
             self._link.lose()
             self._link = None
@@ -60,9 +60,9 @@ class AsyncConnection:
     async def ask(
         self, make: Callable[[Id], Request], kind: type[_R], on_log: OnLog | None = None, *, again: bool = True
     ) -> _R:
-        """Send a request and wait for its answer. `again`: it may be done twice, should the connection be lost.
+        """Send a request and wait for its reply. `again`: send it once more if the connection is lost.
 
-        If the task is cancelled, a run is cancelled too.
+        If the task is cancelled, its run is cancelled too.
         """
         try:
             return await self._ask(make, kind, on_log)
@@ -79,7 +79,7 @@ class AsyncConnection:
             pending.close()
 
     async def send(self, make: Callable[[Id], Request], on_log: OnLog | None = None) -> PendingReply:
-        """Begin a request. The caller must close what this returns."""
+        """Send a request. The caller must close the returned object."""
         await self._take_place()
         try:
             link = self._link
@@ -96,7 +96,7 @@ class AsyncConnection:
         return pending
 
     def _closed(self, pending: PendingReply) -> None:
-        """Cancel a request that nobody waits for, and give its place to another."""
+        """Cancel a request that nobody waits for, and let another one be sent."""
         link = self._link
         try:
             if pending.answer is None and link is not None and not link.is_lost:
@@ -123,7 +123,7 @@ class AsyncConnection:
                 sock.close()
                 raise
             else:
-                self._link = Link(sock, f"the daemon at {self.endpoint.path} went away")
+                self._link = Link(sock, f"the connection to the daemon at {self.endpoint.path} was lost")
                 return self._link
             await anyio.sleep(_RETRY_EVERY_S)
             if self._link is not None and not self._link.is_lost:  # another task has opened it
@@ -145,7 +145,7 @@ class AsyncConnection:
             raise
 
     def _leave_place(self) -> None:
-        """Pass a place on to the request that has waited longest."""
+        """Let the request that has waited longest be sent."""
         if self._queue:
             self._queue.popleft().set()
         else:

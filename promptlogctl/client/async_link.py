@@ -1,8 +1,8 @@
 """One connected socket of the asynchronous client, and the requests in flight on it.
 
-Trio: the Leader/Followers pattern. The first task that waits for a reply is the leader: it receives replies for all
-tasks, and sends what the socket did not take at once. When the leader has its own reply, it wakes another waiting task
-as the new leader. Asyncio: the event loop leads, by a callback.
+On trio, this is the Leader/Followers pattern. The first task that waits for a reply is the leader: it receives replies
+for all tasks, and sends data that the socket did not accept at once. When the leader has its own reply, it wakes
+another waiting task as the new leader. On asyncio, the event loop is the leader, with a callback.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Link:
     """One connected socket."""
 
     def __init__(self, sock: socket.socket, loss_message: str) -> None:
-        """`loss_message`: what to say once it is lost."""
+        """`loss_message`: error message after the connection is lost."""
         self.loss_message = loss_message
         self.session = ClientSession()
         self.waiting: dict[Id, PendingReply] = {}
         self.is_lost = False
         self._sock = sock
         self._epoll = select.epoll()
-        """Readable when there is something to receive, or room for what is unsent: one wait for both."""
+        """Readable when there is data to receive, or room for unsent data. So one wait covers both."""
         self._epoll.register(sock, select.EPOLLIN)
         self._unsent = bytearray()
-        """What the socket has not taken yet. It may begin in the middle of a message."""
+        """Unsent data. It may start in the middle of a message."""
         self._has_leader = False
         """Whether a task, or the event loop, receives and sends for all."""
         self._loop = _asyncio_loop()
@@ -58,7 +58,7 @@ class Link:
         return self.is_lost
 
     def lose(self) -> None:
-        """Close the socket. Wake everybody who waits for a reply."""
+        """Close the socket, and wake all waiting tasks."""
         if self.is_lost:
             return
         self.is_lost = True
@@ -76,7 +76,7 @@ class Link:
                 pending.wake()
 
     def send(self, data: bytes) -> None:
-        """Send a message, or the part that the socket takes now; `wait` sends the rest. Raises ConnectionLost."""
+        """Send a message, or the part that the socket accepts now. `wait` sends the rest. Raises ConnectionLost."""
         if not self.is_lost and not self._unsent:
             data = data[self._write(data) :]
         if self.is_lost:
@@ -90,7 +90,7 @@ class Link:
                 self._epoll.modify(self._sock, select.EPOLLIN | select.EPOLLOUT)
 
     async def wait(self, pending: PendingReply) -> None:
-        """Wait until a request is settled. If no task receives and sends for all, do it meanwhile."""
+        """Wait until a request is settled. If there is no leader, become the leader."""
         while not pending.is_settled:
             if self._loop is not None:
                 await _until_woken(pending, self._loop)
@@ -103,7 +103,7 @@ class Link:
                 await woken.wait()
 
     async def wait_within(self, seconds: float, pending: PendingReply) -> bool:
-        """Wait until a request is settled, as `wait` does. Return False if it is not after so many seconds."""
+        """Wait until a request is settled, as `wait` does. Return False after this time."""
         if self._loop is None:
             with anyio.move_on_after(seconds):
                 await self.wait(pending)
@@ -176,7 +176,7 @@ class Link:
             self._send_rest()
 
     def _receive(self) -> bool:
-        """Receive once, and give the replies to those who wait for them. Return whether there was anything."""
+        """Receive once, and pass the replies to the waiting tasks. Return whether there was data."""
         try:
             data = b"" if self.is_lost else self._sock.recv(_READ_BYTES)
             replies = self.session.receive(data)
@@ -188,11 +188,11 @@ class Link:
             self.lose()
             return False
         for reply in replies:
-            if reply.id is None:  # the daemon says why it closes the connection
+            if reply.id is None:  # the daemon reports why it closes the connection
                 self.lose()
                 return False
             pending = self.waiting.get(reply.id)
-            if pending is not None:  # else it was cancelled
+            if pending is not None:  # otherwise it was cancelled
                 pending.take(reply)
         return True
 
@@ -229,7 +229,7 @@ class Link:
 
 
 async def _until_woken(pending: PendingReply, loop: asyncio.AbstractEventLoop, seconds: float | None = None) -> None:
-    """Wait until a request is settled, or for so many seconds. On asyncio, where the event loop leads."""
+    """Wait until a request is settled, or for this time. For asyncio, where the event loop is the leader."""
     woken = loop.create_future()
 
     def wake() -> None:
@@ -247,7 +247,7 @@ async def _until_woken(pending: PendingReply, loop: asyncio.AbstractEventLoop, s
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the event loop of asyncio that runs now; None on trio."""
+    """Return the running event loop of asyncio; None on trio."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The asynchronous client, for trio and asyncio by way of anyio: one connection, any number of tasks."""
+"""The asynchronous client, for trio and asyncio with anyio: one connection, any number of tasks."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _R = TypeVar("_R")
 
 
 class AsyncClient:
-    """A connection to promptlogd, opened at the first request, and again after the daemon was restarted.
+    """A connection to promptlogd. The first request opens it, and it reconnects after the daemon has restarted.
 
-    The tasks of one event loop may use it side by side. At most 100 requests are in flight; further ones wait.
-    `socket`: the daemon's socket; default $PROMPTLOG_SOCKET, else the default path of this user's daemon.
+    The tasks of one event loop may use it concurrently. At most 100 requests are in flight; further ones wait.
+    `socket`: the daemon's socket. Default: $PROMPTLOG_SOCKET, else the default path of this user's daemon.
 
-    Raises NoDaemon where nobody answers, UntrustedDaemon where a stranger answers on the default path, RequestRefused
-    for an `error` reply, ConnectionLost. Cancelling a task that waits for a run cancels the run.
+    Raises NoDaemon if no daemon answers, UntrustedDaemon if another user's process answers on the default path,
+    RequestRefused for an `error` reply, and ConnectionLost. Cancelling a task that waits for a run cancels the run.
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
@@ -46,12 +46,12 @@ class AsyncClient:
 
     @property
     def in_flight(self) -> int:
-        """Number of requests that the daemon has."""
+        """Number of requests in flight."""
         return self._connection.in_flight
 
     @property
     def has_place(self) -> bool:
-        """Whether a request would begin at once, and not wait for others."""
+        """Whether a request would be sent at once."""
         return self._connection.has_place
 
     async def __aenter__(self) -> AsyncClient:
@@ -61,11 +61,11 @@ class AsyncClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the daemon cancels what is still running."""
+        """Close the connection. The daemon cancels runs that are in progress."""
         self._connection.close()
 
     async def submit(self, source: str | bytes, **options: Unpack[SubmitOptions]) -> Submission:
-        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8."""
+        """Store a program, optionally with a name. Raises ValueError for bytes that are not UTF-8."""
         check_options("AsyncClient.submit", SubmitOptions, options)
         reply = await self.ask(lambda id: submit_request(id, source, options), messages.Submitted)
         return Submission(hash=reply.hash, created=reply.created, engine=reply.engine)
@@ -78,7 +78,7 @@ class AsyncClient:
         source: str | bytes | None = None,
         **options: Unpack[SourceOptions],
     ) -> RunResult:
-        """Run a kept program (hash, prefix or @name), or a source, and wait for its end."""
+        """Run a stored program (hash, prefix or @name), or a source, and wait for the result."""
         check_options("AsyncClient.run", SourceOptions, options)
         reply = await self.ask(
             lambda id: run_request(id, reference, source, prompt, options),
@@ -89,12 +89,12 @@ class AsyncClient:
         return RunResult.of(reply)
 
     async def run_source(self, source: str | bytes, prompt: str = "", **options: Unpack[SourceOptions]) -> RunResult:
-        """Run a program that is not kept, and wait for its end."""
+        """Run a program without storing it, and wait for the result."""
         check_options("AsyncClient.run_source", SourceOptions, options)
         return await self.run(None, prompt, source=source, **options)
 
     async def show(self, reference: str, *, source: bool = False, **options: Unpack[RequestOptions]) -> messages.Shown:
-        """Return what is known of a program, with its source if asked for."""
+        """Describe a program, optionally with its source."""
         return await self.ask(lambda id: messages.Show(id=id, hash=reference, source=source, **options), messages.Shown)
 
     async def list(self, **options: Unpack[RequestOptions]) -> AsyncIterator[messages.Listing]:
@@ -111,17 +111,17 @@ class AsyncClient:
     async def page(
         self, after: str | None = None, limit: int = 100, **options: Unpack[RequestOptions]
     ) -> messages.Listed:
-        """Return one page of the list: at most `limit` programs, those behind the `next` of the page before."""
+        """Return one page of the list: at most `limit` programs, from the `next` of the previous page on."""
         return await self.ask(lambda id: messages.List(id=id, after=after, limit=limit, **options), messages.Listed)
 
     async def remove(self, reference: str, **options: Unpack[RequestOptions]) -> messages.Removed:
-        """Remove a program and the names on it."""
+        """Remove a program and its names."""
         return await self.ask(
             lambda id: messages.Remove(id=id, hash=reference, **options), messages.Removed, again=False
         )
 
     async def label(self, name: str, reference: str | None = None, **options: Unpack[RequestOptions]) -> messages.Named:
-        """Move a name to a program; without one, back to where the name was before."""
+        """Move a name to a program. Without a program, undo the name's last move."""
         again = reference is not None
         return await self.ask(
             lambda id: messages.Label(id=id, name=name, hash=reference, **options), messages.Named, again=again
@@ -166,11 +166,11 @@ class AsyncClient:
         return sums.programs
 
     async def stats(self) -> messages.StatsReply:
-        """Return the daemon's counts."""
+        """Return the daemon's counters."""
         return await self.ask(lambda id: messages.Stats(id=id), messages.StatsReply)
 
     async def ping(self, **options: Unpack[RequestOptions]) -> messages.Pong:
-        """Return the daemon's versions."""
+        """Return the versions of the daemon and its engines."""
         return await self.ask(lambda id: messages.Ping(id=id, **options), messages.Pong)
 
     async def ask(
@@ -178,8 +178,8 @@ class AsyncClient:
     ) -> _R:
         """Send a request of the protocol (docs/protocol.md) and return its reply, which is of this kind.
 
-        `make`: returns the request, given its id. `again`: whether the request is sent once more if the connection is
-        lost; False for runs, since the first one may have begun.
+        `make`: returns the request for an id. `again`: whether to send the request once more if the connection is lost.
+        It is False for runs, because the first one may have started.
         """
         return await self._connection.ask(make, kind, on_log, again=again)
 

@@ -29,11 +29,11 @@ _CANCEL_S = 2.0
 
 
 class Client:
-    """A connection to promptlogd, opened at the first request and used again for the next ones.
+    """A connection to promptlogd. The first request opens it, and it reconnects after the daemon has restarted.
 
-    `socket`: the daemon's socket; default $PROMPTLOG_SOCKET, else the default path of this user's daemon.
-    Raises NoDaemon where nobody answers, UntrustedDaemon where a stranger answers on the default path, RequestRefused
-    for an `error` reply, ConnectionLost.
+    `socket`: the daemon's socket. Default: $PROMPTLOG_SOCKET, else the default path of this user's daemon.
+    Raises NoDaemon if no daemon answers, UntrustedDaemon if another user's process answers on the default path,
+    RequestRefused for an `error` reply, and ConnectionLost.
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
@@ -51,22 +51,22 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the daemon cancels what is still running."""
+        """Close the connection. The daemon cancels runs that are in progress."""
         self._connection.close()
 
     def submit(self, source: str | bytes, **options: Unpack[SubmitOptions]) -> Submission:
-        """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8."""
+        """Store a program, optionally with a name. Raises ValueError for bytes that are not UTF-8."""
         check_options("Client.submit", SubmitOptions, options)
         reply = self._connection.ask(lambda id: submit_request(id, source, options), messages.Submitted)
         return Submission(hash=reply.hash, created=reply.created, engine=reply.engine)
 
     def run(self, reference: str, prompt: str = "", **options: Unpack[RunOptions]) -> RunResult:
-        """Run a kept program (hash, prefix or @name) and wait for its end."""
+        """Run a stored program (hash, prefix or @name), and wait for the result."""
         check_options("Client.run", RunOptions, options)
         return self._start(reference, None, prompt, {**options, "language": None}).result()
 
     def run_source(self, source: str | bytes, prompt: str = "", **options: Unpack[SourceOptions]) -> RunResult:
-        """Run a program that is not kept, and wait for its end."""
+        """Run a program without storing it, and wait for the result."""
         check_options("Client.run_source", SourceOptions, options)
         return self._start(None, source, prompt, options).result()
 
@@ -78,9 +78,9 @@ class Client:
         source: str | bytes | None = None,
         **options: Unpack[SourceOptions],
     ) -> PendingRun:
-        """Start a run of a kept program, or of a source, and return at once. Runs in flight end in any order.
+        """Start a run of a stored program, or of a source, and return at once. Runs in flight end in any order.
 
-        From the first `start` on a thread of the client's own reads what comes, whether somebody waits for it or not.
+        From the first `start` on, a thread of the client receives replies, even if nobody waits for them.
         """
         check_options("Client.start", SourceOptions, options)
         return self._start(reference, source, prompt, options, in_background=True)
@@ -100,7 +100,7 @@ class Client:
         return PendingRun(self._connection, id, options.get("on_log"))
 
     def show(self, reference: str, *, source: bool = False) -> messages.Shown:
-        """Return what is known of a program, with its source if asked for."""
+        """Describe a program, optionally with its source."""
         return self._connection.ask(lambda id: messages.Show(id=id, hash=reference, source=source), messages.Shown)
 
     def list(self) -> Iterator[messages.Listing]:
@@ -114,11 +114,11 @@ class Client:
             after = page.next
 
     def remove(self, reference: str) -> messages.Removed:
-        """Remove a program and the names on it."""
+        """Remove a program and its names."""
         return self._connection.ask(lambda id: messages.Remove(id=id, hash=reference), messages.Removed, again=False)
 
     def label(self, name: str, reference: str | None = None) -> messages.Named:
-        """Move a name to a program; without one, back to where the name was before."""
+        """Move a name to a program. Without a program, undo the name's last move."""
         again = reference is not None
         return self._connection.ask(
             lambda id: messages.Label(id=id, name=name, hash=reference), messages.Named, again=again
@@ -161,11 +161,11 @@ class Client:
         ).programs
 
     def stats(self) -> messages.StatsReply:
-        """Return the daemon's counts."""
+        """Return the daemon's counters."""
         return self._connection.ask(lambda id: messages.Stats(id=id), messages.StatsReply)
 
     def ping(self) -> messages.Pong:
-        """Return the daemon's versions."""
+        """Return the versions of the daemon and its engines."""
         return self._connection.ask(lambda id: messages.Ping(id=id), messages.Pong)
 
 
@@ -179,9 +179,9 @@ class PendingRun:
         self._result: RunResult | None = None
 
     def result(self, timeout: float | None = None) -> RunResult:
-        """Wait for the end, `timeout` seconds at the most (then TimeoutError; the run goes on).
+        """Wait for the result, at most `timeout` seconds (then TimeoutError; the run continues).
 
-        Left by another exception, a KeyboardInterrupt say, the run is cancelled.
+        After any other exception, such as KeyboardInterrupt, the run is cancelled.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
@@ -200,7 +200,7 @@ class PendingRun:
         return self._result
 
     def cancel(self) -> bool:
-        """Ask the daemon to cancel; return whether there was something to cancel. `result` tells the end."""
+        """Ask the daemon to cancel the run. Return whether it was in progress. `result` still returns the outcome."""
         return self._connection.ask(lambda id: messages.Cancel(id=id, target=self._id), messages.Cancelling).found
 
     def _abandon(self) -> None:

@@ -1,4 +1,4 @@
-"""The blocking client's connection: threads share it, and it opens again after the daemon was restarted."""
+"""The connection of the blocking client: shared by threads, reconnects after the daemon has restarted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READ_BYTES = 256 * 1024
 
 
 class Connection:
-    """Requests go out and replies come in, for any number of threads. The first request opens it."""
+    """A connection for any number of threads. The first request opens it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -38,12 +38,12 @@ class Connection:
         self._reader: threading.Thread | None = None
 
     def close(self) -> None:
-        """Close the socket. Whoever waits for a reply gets ConnectionLost."""
+        """Close the socket. Threads that wait for a reply get ConnectionLost."""
         with self._changed:
             self._lose()
 
     def ask(self, make: Callable[[Id], Request], kind: type[_R], *, again: bool = True) -> _R:
-        """Send a request and wait for its answer. `again`: it may be done twice, should the connection be lost."""
+        """Send a request and wait for its reply. `again`: send it once more if the connection is lost."""
         try:
             reply = self.receive(self.send(make))
         except ConnectionLost:
@@ -53,11 +53,11 @@ class Connection:
         return expect(reply, kind)
 
     def send(self, make: Callable[[Id], Request], *, in_background: bool = False) -> Id:
-        """Send a request and return its id. `in_background`: a thread reads from now on, also while nobody waits."""
+        """Send a request and return its id. `in_background`: from now on, a thread receives even if nobody waits."""
         with self._sending:
             with self._changed:
                 if self._sock is not None and not self._waiting and _is_gone(self._sock):
-                    self._lose()  # the daemon was restarted since the last request
+                    self._lose()  # the daemon has restarted since the last request
                 if self._sock is None:
                     self._sock = self._connect()
                     self._session = ClientSession()
@@ -71,24 +71,28 @@ class Connection:
                 self._waiting[id] = deque()
                 sock = self._sock
             try:
-                # Whoever waits for a reply, or the reader, goes on reading meanwhile.
+                # A waiting thread, or the reader thread, continues to receive.
                 sock.sendall(data)
             except OSError as error:
                 with self._changed:
                     if self._sock is sock:
                         self._lose()
-                raise ConnectionLost(f"the daemon at {self.endpoint.path} went away: {error.strerror}") from error
+                raise ConnectionLost(
+                    f"the connection to the daemon at {self.endpoint.path} was lost: {error.strerror}"
+                ) from error
             return id
 
     def receive(self, id: Id, deadline: float | None = None) -> Reply:
-        """Return the next reply to this request. Whoever waits first reads for all.
+        """Return the next reply to this request. The first waiting thread receives for all.
 
         Raises ConnectionLost, and TimeoutError at the deadline (time.monotonic).
         """
         with self._changed:
             while True:
                 if id not in self._waiting:
-                    raise ConnectionLost(f"the daemon at {self.endpoint.path} went away before it answered")
+                    raise ConnectionLost(
+                        f"the connection to the daemon at {self.endpoint.path} was lost before it answered"
+                    )
                 if self._waiting[id]:
                     reply = self._waiting[id].popleft()
                     if not isinstance(reply, Log):
@@ -96,7 +100,7 @@ class Connection:
                     return reply
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
-                    raise TimeoutError("the run goes on: no reply yet")
+                    raise TimeoutError("no reply yet; the run continues")
                 if self._reading or self._reader is not None:
                     self._changed.wait(remaining)
                 else:
@@ -117,7 +121,7 @@ class Connection:
         return sock
 
     def _read_on(self, sock: socket.socket) -> None:
-        """Read until this connection is lost: the reader thread."""
+        """The reader thread: receive until this connection is lost."""
         while True:
             try:
                 data = sock.recv(_READ_BYTES)
@@ -156,7 +160,7 @@ class Connection:
             self._take(data)
 
     def _take(self, data: bytes) -> None:
-        """Give what came to those who wait for it. Raises ConnectionLost for what is no reply."""
+        """Pass replies to the threads that wait for them. Raises ConnectionLost for invalid data."""
         if not data:
             self._lose()
             return
@@ -164,7 +168,7 @@ class Connection:
             replies = self._session.receive(data)
         except ProtocolError as error:
             self._lose()
-            raise ConnectionLost(f"the daemon wrote what is no reply: {error}") from error
+            raise ConnectionLost(f"the daemon sent an invalid reply: {error}") from error
         for reply in replies:
             if reply.id is None:
                 self._lose()
@@ -179,7 +183,7 @@ class Connection:
             self._sock.close()
             self._sock = None
         self._reader = None
-        # Replies that have come stay for those who wait for them.
+        # Received replies stay available to the threads that wait for them.
         self._waiting = {id: replies for id, replies in self._waiting.items() if replies}
         self._changed.notify_all()
 

@@ -18,21 +18,21 @@ _CREDENTIALS = struct.Struct("3i")
 """pid, uid, gid (unix(7), SO_PEERCRED)."""
 
 _PATH_BYTES = 107
-"""The longest path that a Unix socket can have (unix(7))."""
+"""Maximum length of a Unix socket's path (unix(7))."""
 
 _NAME_ANOTHER = "name the daemon's socket with --socket or $PROMPTLOG_SOCKET"
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The path of a daemon's socket. `explicit`: somebody chose this path, and means any daemon that answers there."""
+    """The path of a daemon's socket. `explicit`: the user chose this path, and trusts any daemon that answers there."""
 
     path: Path
     explicit: bool
 
     def check_peer(self, sock: socket.socket) -> None:
-        """Check who answers on a connected socket. Raises UntrustedDaemon.
+        """Check the peer of a connected socket. Raises UntrustedDaemon.
 
-        Behind a path that nobody chose, the daemon must belong to root or to this user.
+        On a default path, the daemon must run as root or as this user.
         """
         if self.explicit:
             return
@@ -41,18 +41,18 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             raise UntrustedDaemon(str(self.path), uid)
 
     def no_daemon(self, error: OSError) -> NoDaemon:
-        """Return what a failed connect(2) means: no daemon, or a path that can't be a daemon's socket."""
+        """Return the error for a failed connect(2): no daemon, or a path that cannot be a socket's."""
         path = str(self.path)
         length = len(os.fsencode(path))
         if length > _PATH_BYTES:
-            why = f"the path has {length} bytes, and a socket's can have {_PATH_BYTES}"
-            return NoDaemon(path, why, f"{_NAME_ANOTHER}, by a shorter path")
+            why = f"the path has {length} bytes, the maximum for a socket is {_PATH_BYTES}"
+            return NoDaemon(path, why, f"{_NAME_ANOTHER}, with a shorter path")
         if isinstance(error, PermissionError):
             return NoDaemon(path, *_denied(self.path))
         try:
             mode = self.path.stat().st_mode
         except NotADirectoryError:
-            return NoDaemon(path, "a part of the path is not a folder", _NAME_ANOTHER)
+            return NoDaemon(path, "a component of the path is not a folder", _NAME_ANOTHER)
         except (OSError, ValueError):
             mode = stat.S_IFSOCK
         if stat.S_ISDIR(mode):
@@ -65,13 +65,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _system_socket(own: Path) -> str | None:
-    """Return the socket of the system's daemon, if it is there and is not this user's own."""
+    """Return the socket of the system's daemon, if it exists and is not this user's own."""
     shared = default_paths(0, {}).socket
     return str(shared) if shared != own and os.path.exists(shared) else None
 
 
 def _denied(path: Path) -> tuple[str, str]:
-    """Return why this user may not connect to a path, and what to do: the owner and mode of what is closed to it."""
+    """Return (reason, fix) for a path that this user may not connect to, with owner and mode of the closed
+    component."""
     for part in (*reversed(path.absolute().parents), path):
         try:
             status = part.stat()
@@ -83,13 +84,13 @@ def _denied(path: Path) -> tuple[str, str]:
             what = "the socket" if part == path else f"the folder {part}"
             mend = f"run the command as uid {status.st_uid}, or ask that user for access"
             if part == path and status.st_mode & 0o060 == 0o060:
-                mend += f": to be in group {status.st_gid}"
+                mend += f" (membership of group {status.st_gid})"
             return f"permission denied to uid {os.geteuid()}: {what} belongs to {owner}", mend
     return f"permission denied to uid {os.geteuid()}", _NAME_ANOTHER
 
 
 def find_endpoint(path: str | os.PathLike[str] | None = None) -> Endpoint:
-    """Return the endpoint at this path, else at $PROMPTLOG_SOCKET, else where this user's daemon listens by default.
+    """Return the endpoint at this path, else at $PROMPTLOG_SOCKET, else at the default path of this user's daemon.
 
     Raises ValueError for an empty path.
     """

@@ -10,10 +10,10 @@ class PromptlogError(Exception):
 
 
 class NoDaemon(PromptlogError):
-    """Nobody answers on the socket, or the path can't be used for one. `mend`: what to do about it."""
+    """No daemon answers on the socket, or the path cannot be a socket's. `mend`: what to do."""
 
     def __init__(self, socket: str, why: str, mend: str | None = None, *, also: str | None = None) -> None:
-        """`also`: the socket of another daemon that is there."""
+        """`also`: the existing socket of another daemon."""
         if mend is None:
             mend = f"start one with: promptlogd --socket {socket}"
             mend += "" if also is None else f"; or use the system's daemon: --socket {also}"
@@ -26,7 +26,7 @@ class NoDaemon(PromptlogError):
 
 
 class UntrustedDaemon(PromptlogError):
-    """The process that answers on the default socket belongs to another user, who would see what is sent."""
+    """The process that answers on the default socket belongs to another user, who could read the request."""
 
     def __init__(self, socket: str, uid: int) -> None:
         message = f"the daemon at {socket} runs as uid {uid}, which is neither root nor you; nothing was sent. "
@@ -36,11 +36,11 @@ class UntrustedDaemon(PromptlogError):
 
 
 class ConnectionLost(PromptlogError):
-    """The daemon went away, or wrote what is no reply, before it answered."""
+    """The connection was lost before the reply, or the daemon sent an invalid reply."""
 
 
 class RequestRefused(PromptlogError):
-    """The daemon answered with an `error`. `code` and `detail` as in the protocol."""
+    """The daemon replied with an `error`. `code` and `detail` are as in the protocol."""
 
     def __init__(self, error: Error) -> None:
         self.code = error.code
@@ -50,5 +50,5 @@ class RequestRefused(PromptlogError):
 
 
 def with_place(message: str, line: object, column: object) -> str:
-    """Return a message with the place in the program behind it, if the place is known."""
+    """Append the position in the program to a message, if it is known."""
     return message if line is None or column is None else f"{message} (line {line}, column {column})"

@@ -1,4 +1,4 @@
-"""A request in flight of the asynchronous client: what has come of it, and what it waits for."""
+"""A request in flight of the asynchronous client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _R = TypeVar("_R")
 
 
 class PendingReply:
-    """A request in flight. `AsyncClient.send` makes it."""
+    """A request in flight. `AsyncClient.send` creates it."""
 
     __slots__ = ("_closed", "_link", "_on_log", "answer", "failure", "id", "wake")
 
@@ -29,27 +29,27 @@ class PendingReply:
         self.id = id
         self._on_log = on_log
         self.answer: Reply | None = None
-        """The last reply, once it has come."""
+        """The last reply, once received."""
         self.failure: BaseException | None = None
-        """What `on_log` raised."""
+        """The exception that `on_log` raised."""
         self.wake: Callable[[], None] | None = None
-        """Wakes the task that waits for the reply, while another one receives."""
+        """Wakes the task that waits for the reply, if another task receives."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is nothing to wait for any more."""
+        """Whether the wait is over: a last reply, a failure, or a lost connection."""
         return self.answer is not None or self.failure is not None or self._link.is_lost
 
     async def reply(self, kind: type[_R]) -> _R:
-        """Wait for the last reply, which is of this kind. One task at a time; a cancelled wait can be repeated.
+        """Wait for the last reply, which is of this kind. One task at a time. A cancelled wait can be repeated.
 
-        Raises RequestRefused, ConnectionLost, and what `on_log` raised.
+        Raises RequestRefused, ConnectionLost, and the exception of `on_log`.
         """
         await self._link.wait(self)
         return self._result(kind)
 
     async def reply_within(self, seconds: float, kind: type[_R]) -> _R | None:
-        """Wait for the last reply, as `reply` does, but return None if it has not come after so many seconds."""
+        """Wait for the last reply, as `reply` does, but return None after this time."""
         return self._result(kind) if await self._link.wait_within(seconds, self) else None
 
     async def reply_unless(self, gone: Callable[[], Awaitable[None]], kind: type[_R]) -> _R | None:
@@ -64,7 +64,7 @@ class PendingReply:
         return expect(self.answer, kind)
 
     def take(self, reply: Reply) -> None:
-        """Take a reply to this request."""
+        """Handle a reply to this request."""
         if not isinstance(reply, Log):
             self.answer = reply
         elif self._on_log is not None and self.failure is None:
@@ -76,6 +76,6 @@ class PendingReply:
             self.wake()
 
     def close(self) -> None:
-        """Stop waiting. If no reply has come, ask the daemon to cancel the request. To be called once."""
+        """Stop waiting. If there is no reply yet, ask the daemon to cancel the request. Call this once."""
         self._link.waiting.pop(self.id, None)
         self._closed(self)

@@ -1,4 +1,4 @@
-"""What is asked of the daemon: the options of `submit` and of runs, written once, and the requests made of them."""
+"""The options of `submit` and of runs, and building requests from them."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ OnLog = Callable[[LogLine], None]
 
 
 class RequestOptions(TypedDict, total=False):
-    """Options of every request of the asynchronous client. Each may be left out; None is the same."""
+    """Options of every request of the asynchronous client. All are optional; None means the default."""
 
     tenant: str | None
-    """For whom a front asks. The daemon takes it from a front alone: see `server.fronts` in its configuration."""
+    """The tenant of a front. The daemon accepts it only from fronts: see `server.fronts` in its configuration."""
 
 
 class SubmitOptions(RequestOptions, total=False):
-    """Options of `submit`. Each may be left out; None is the same."""
+    """Options of `submit`. All are optional; None means the default."""
 
     name: str | None
-    """Put this name on the program."""
+    """Give this name to the program."""
     engine: Engine | None
-    """The engine for runs that name none. Default: deno for TypeScript, else the daemon's setting."""
+    """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None
-    """What the source is written in. Default: javascript. TypeScript needs deno."""
+    """The language of the source. Default: javascript. TypeScript needs deno."""
     replace: bool | None
-    """If the program is kept already, change its engine and language to those given here, or to the defaults."""
+    """If the program is already stored, change its engine and language to those given here, or to the defaults."""
 
 
 class RunOptions(RequestOptions, total=False):
-    """Options of every method that runs a program. Each may be left out; None is the same."""
+    """Options of every method that runs a program. All are optional; None means the default."""
 
     env: Mapping[str, Any] | None
-    """A JSON object that the program sees as `env`."""
+    """A JSON object that the program can use as `env`."""
     limits: LimitsAsked | None
     """Limits for this run. Default: the daemon's settings."""
     isolation: Isolation | None
-    """`jail`: a new nsjail for this run alone. Default: the daemon's setting."""
+    """`jail`: use a new nsjail for this run. Default: the daemon's setting."""
     engine: Engine | None
-    """Default: the program's own. For a source: deno for TypeScript, else the daemon's setting."""
+    """Default: the stored program's engine. For a source: deno for TypeScript, otherwise the daemon's setting."""
     on_log: OnLog | None
-    """Called with each console line as it comes. The result has no lines then."""
+    """Called with each console line as it arrives. The result then has no lines."""
 
 
 class SourceOptions(RunOptions, total=False):
-    """Options of the methods that also run a source that is not kept."""
+    """Options of the methods that can also run a source without storing it."""
 
     language: Language | None
-    """What the source is written in. Default: javascript."""
+    """The language of the source. Default: javascript."""
 
 
 def check_options(method: str, allowed: type, given: Mapping[str, object]) -> None:
-    """Raise TypeError for an option that a method does not have, with Python's own words.
+    """Raise TypeError for an unknown option, with the same message as Python.
 
-    `Unpack` declares keyword arguments to type checkers alone. Without this check a misspelt one would be ignored.
+    `Unpack` declares keyword arguments only to type checkers. Without this check, a misspelt one would be ignored.
     """
     for name in given:
         if name not in allowed.__annotations__:
@@ -104,19 +104,19 @@ def run_request(id: Id, reference: str | None, source: str | bytes | None, promp
 
 
 def encoded(session: ClientSession, request: Request) -> bytes:
-    """Return a request's bytes. Raises RequestRefused for one that no message may be as large as.
+    """Return a request's bytes. Raises RequestRefused if it exceeds the maximum size of a message.
 
-    The daemon would refuse it too, and end the connection that others share.
+    The daemon would refuse it too, and close the connection, which others share.
     """
     data = session.send(request)
     if len(data) - HEADER_BYTES > MAX_FRAME_BYTES:
-        message = f"the request has {len(data)} bytes, and a message may have {MAX_FRAME_BYTES}"
+        message = f"the request has {len(data)} bytes, the maximum for a message is {MAX_FRAME_BYTES}"
         raise RequestRefused(Error(id=request.id, code="too_large", message=message))
     return data
 
 
 def _text(source: str | bytes) -> str:
-    """Return a source as text. Raises ValueError, naming the byte, for one that is not UTF-8."""
+    """Return a source as a str. Raises ValueError, which names the byte, if it is not UTF-8."""
     if isinstance(source, str):
         return _whole("the program", source)
     if not isinstance(source, bytes):
@@ -133,14 +133,15 @@ def _whole(what: str, value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what} has half of a surrogate pair at {error.start}, which is no text") from None
+        raise ValueError(f"{what} has a lone surrogate at {error.start}, which is not valid text") from None
     return value
 
 
 def _env(env: Mapping[str, Any]) -> msgspec.Raw:
-    """Return an env as JSON. Raises TypeError or ValueError for what JSON does not have: sets, NaN."""
+    """Return an env as JSON. Raises TypeError or ValueError for values that JSON does not have, such as sets and
+    NaN."""
     if not isinstance(env, Mapping):
-        raise TypeError(f"`env` must be a mapping, which is a JSON object then, not {type(env).__name__}")
+        raise TypeError(f"`env` must be a mapping (a JSON object), not {type(env).__name__}")
     try:
         given = json.dumps(dict(env), allow_nan=False, ensure_ascii=False)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""What requests give back, and the error of a run that gives no value. No sockets."""
+"""The results of requests, and the error of a run without a value. No sockets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sandbox.outcome import LogLine, Ok, Outcome, Usage, describe
 
 _R = TypeVar("_R")
 _SHOWN = 200
-"""Characters of a result, or of what went wrong, in the `repr` of a run."""
+"""Characters of a result or an error in the `repr` of a run."""
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A kept program: its hash, whether it was new, and what runs it."""
+    """A stored program: its hash, whether it is new, and its engine."""
 
     hash: str
     created: bool
@@ -25,7 +25,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended, what it logged and what it used. `logs` is empty where `on_log` got the lines."""
+    """The result of a run: outcome, console lines and usage. `logs` is empty if `on_log` received the lines."""
 
     hash: str
     outcome: Outcome
@@ -33,11 +33,11 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     logs_truncated: bool
     usage: Usage
     engine_version: EngineVersion = ""
-    """Name and version of what the program ran on; empty if the run was cancelled before that was known."""
+    """Name and version of the engine. Empty if the run was cancelled before that was known."""
 
     @classmethod
     def of(cls, reply: Finished) -> RunResult:
-        """Return the result that a `finished` reply tells."""
+        """Return the result in a `finished` reply."""
         return cls(
             hash=reply.hash,
             outcome=reply.outcome,
@@ -60,7 +60,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether the program gave a result."""
+        """Whether the program returned a result."""
         return isinstance(self.outcome, Ok)
 
     @property
@@ -81,7 +81,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgramFailed(PromptlogError):
-    """A run's value was asked for, and its outcome was not `ok`."""
+    """The value of a run was requested, but its outcome is not `ok`."""
 
     def __init__(self, result: RunResult) -> None:
         self.result = result
@@ -91,7 +91,8 @@ class ProgramFailed(PromptlogError):
 
 
 def expect(reply: Reply, kind: type[_R]) -> _R:
-    """Return a reply that is of this kind. Raises RequestRefused for an `error`, ConnectionLost for anything else."""
+    """Return the reply if it is of this kind. Raises RequestRefused for an `error`, ConnectionLost for anything
+    else."""
     if isinstance(reply, Error):
         raise RequestRefused(reply)
     if not isinstance(reply, kind):
@@ -100,7 +101,8 @@ def expect(reply: Reply, kind: type[_R]) -> _R:
 
 
 def _integer(digits: str) -> int | float:
-    """Return a JSON number without a point; as in JavaScript one of thousands of digits is infinite."""
+    """Convert a JSON number without a decimal point. As in JavaScript, a number with thousands of digits is
+    infinite."""
     try:
         return int(digits)
     except ValueError:  # more digits than Python converts

@@ -1,6 +1,6 @@
-"""`promptlogctl.http:app`: the HTTP API as an ASGI application. `Application` is one with other settings, to mount.
+"""`promptlogctl.http:app`: the HTTP API as an ASGI application. To mount it with other settings, use `Application`.
 
-It needs the extra `http` of promptlog.
+This package needs the extra `http` of promptlog.
 """
 
 from promptlogctl.http.application import Application, EnvironmentApplication
@@ -9,4 +9,4 @@ from promptlogctl.http.settings import Settings
 __all__ = ["Application", "Settings", "app"]
 
 app = EnvironmentApplication()
-"""Set up at its first use by PROMPTLOG_SOCKET, PROMPTLOG_HTTP_HOSTS and PROMPTLOG_HTTP_TOKENS."""
+"""At first use, it reads PROMPTLOG_SOCKET, PROMPTLOG_HTTP_HOSTS and PROMPTLOG_HTTP_TOKENS."""

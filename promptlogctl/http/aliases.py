@@ -1,7 +1,7 @@
-"""Aliases: the first 8 digits of a program's hash, as in the URLs of the proof of concept.
+"""Aliases in URLs: the first 8 digits of a program's hash.
 
-An alias belongs to the oldest program whose hash begins with it. So nobody can take over a URL by keeping a program
-whose hash begins in the same way.
+An alias belongs to the oldest program whose hash starts with it. So nobody can take over a URL by storing a program
+whose hash has the same prefix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ALIAS = re.compile(r"[0-9a-f]{8}\Z")
 
 
 async def through_alias(reference: str, ask: Callable[[str], Awaitable[_R]]) -> _R:
-    """Ask about a program; if its alias is ambiguous, about the oldest one that it means. Raises what `ask` raises."""
+    """Call `ask` for a program. If its alias is ambiguous, use the oldest program. Raises the exceptions of `ask`."""
     try:
         return await ask(reference)
     except RequestRefused as refused:
@@ -28,7 +28,7 @@ async def through_alias(reference: str, ask: Callable[[str], Awaitable[_R]]) -> 
 
 
 def _oldest(reference: str, refused: RequestRefused) -> str | None:
-    """Return the first of the matches that a refusal tells, which the daemon lists by age."""
+    """Return the first of the matches in an error, which the daemon sorts by age."""
     if refused.code != "ambiguous" or not ALIAS.match(reference):
         return None
     matches = refused.detail.get("matches")

@@ -1,4 +1,4 @@
-"""The ASGI application: which path leads where."""
+"""The ASGI application: maps paths to endpoints."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from promptlogctl.http.runs import Runs
 from promptlogctl.http.settings import Settings, settings_from_environment
 
 _READY_S = 2.0
-"""How long the daemon may take to answer `/readyz`."""
+"""Time limit for the daemon's reply to `/readyz`."""
 
 _READY_AGAIN_S = 0.5
-"""How long an answer of its counts."""
+"""Time for which the daemon's reply is reused."""
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 class Application:
-    """The HTTP API as an ASGI application. A mounted one sees no lifespan: call `close` yourself."""
+    """The HTTP API as an ASGI application. A mounted application receives no lifespan events: call `close` yourself."""
 
     def __init__(self, settings: Settings) -> None:
-        """It connects to the daemon at its first request, and again when the daemon was restarted."""
+        """The application connects to the daemon at its first request, and reconnects after the daemon has
+        restarted."""
         self._backend = backend = Backend(settings)
         self._health = health = _Health(settings)
         runs, programs, page = Runs(backend), Programs(backend), Page()
@@ -52,7 +53,7 @@ class Application:
             "/": {"GET": page.index},
             "/static/{path}": {"GET": page.static},
         }
-        """By path, and by method. A part in braces is one part of a path, or the rest of it for `{path}`."""
+        """Endpoints by path and method. A component in braces is variable; `{path}` is the rest of the path."""
         self._below = {path.partition("{")[0]: path for path in self.routes if "{" in path}
         self._guarded = Guard(self._dispatch, settings)
 
@@ -60,7 +61,7 @@ class Application:
         """Serve one request, or the lifespan."""
         if scope["type"] == "lifespan":
             await receive()
-            # What is there now stays: garbage collections need not look at it.
+            # Exclude the current objects, which stay, from garbage collection.
             gc.collect()
             gc.freeze()
             await send({"type": "lifespan.startup.complete"})
@@ -87,10 +88,10 @@ class Application:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> ASGIApp:
-        """Return the answer to a request. HEAD is not served, since it would run a program. Raises Problem."""
+        """Return the response to a request. HEAD is not served, because it would run a program. Raises Problem."""
         path, method = own_path(request.scope), request.method
         endpoints = self.routes.get(path)
-        if endpoints is None or "{" in path:  # a client may send `/run/{program}` as it stands
+        if endpoints is None or "{" in path:  # a client may send `/run/{program}` literally
             name, value, endpoints = self._find(path)
             request.scope["path_params"] = {name: value}
         endpoint = endpoints.get(method)
@@ -99,7 +100,7 @@ class Application:
         allow = ", ".join([*endpoints, "OPTIONS"])
         if method == "OPTIONS":
             return Response(None, 204, {"allow": allow})
-        raise Problem(405, "bad_method", f"{method} is not served here; there is: {allow}", headers={"allow": allow})
+        raise Problem(405, "bad_method", f"{method} is not supported here; allowed: {allow}", headers={"allow": allow})
 
     def _find(self, path: str) -> tuple[str, str, Mapping[str, Endpoint]]:
         """Return the name and the value of a path's variable part, and its endpoints. Raises Problem."""
@@ -132,18 +133,18 @@ class _Health:
         self._checking = anyio.Lock()
         self._checked_at = -math.inf
         self._version: str | None = None
-        """Of the daemon, if it answered at the last check."""
+        """Version of the daemon, if it answered at the last check."""
 
     def close(self) -> None:
         """Close the connection to the daemon."""
         self._client.close()
 
     async def alive(self, request: Request) -> Response:
-        """This process answers."""
+        """Handle `/healthz`: this process answers."""
         return _status("alive")
 
     async def ready(self, request: Request) -> Response:
-        """The daemon answers as well. Requests share a check, so that many of them ask it no more than one."""
+        """Handle `/readyz`: the daemon answers as well. Concurrent requests share one check."""
         async with self._checking:
             if anyio.current_time() - self._checked_at > _READY_AGAIN_S:
                 self._version = None
@@ -166,5 +167,5 @@ async def _openapi(request: Request) -> Response:
 
 
 def openapi_text() -> str:
-    """Return the OpenAPI document that is part of the package. `make docs` writes it."""
+    """Return the OpenAPI document of the package. `make docs` generates it."""
     return (resources.files("promptlogctl.http") / "openapi.json").read_text("utf-8")

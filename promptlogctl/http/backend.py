@@ -1,4 +1,4 @@
-"""The daemon behind the HTTP API: a few connections, and the tenant of each request."""
+"""The connections to the daemon, and the tenant of each request."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ _log = logging.getLogger("promptlogctl.http")
 _R = TypeVar("_R")
 
 DAEMON_CONNECTIONS = 16
-"""Connections to the daemon. Each takes 100 requests; a new one opens when the others are full."""
+"""Maximum number of connections to the daemon. Each carries 100 requests; a new one opens when the others are full."""
 
 IN_FLIGHT = 64
-"""Requests of one tenant at once. Further ones are answered with 429, so that one tenant can't take all places."""
+"""Maximum number of concurrent requests of one tenant. Further ones get 429, so that one tenant can't use all
+capacity."""
 
 _WATCH_AFTER_S = 0.010
-"""A run that takes longer than this is cancelled when its HTTP client leaves. Shorter ones are not worth a watch."""
+"""After this time, a run is cancelled when its HTTP client disconnects. For shorter runs, watching costs too much."""
 
 _ANSWER_S = 120.0
-"""A run lasts 30 s at most, and waits in the daemon's queue for a time that it bounds. Only a daemon that hangs takes
-longer."""
+"""Time limit for the daemon's reply. A run takes at most 30 s, and its time in the queue is bounded, so only a hanging
+daemon takes longer."""
 
 Make = Callable[[Id, str | None], Request]
-"""Given a request's id and tenant, returns the request."""
+"""Returns the request for an id and a tenant."""
 
 
 class ClientGone(Exception):
-    """The HTTP client left before its answer was there."""
+    """The HTTP client disconnected before its response."""
 
 
 class Backend:
-    """Sends requests to the daemon, for one tenant each, over a few shared connections."""
+    """Sends requests to the daemon on behalf of tenants, over shared connections."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clients: list[AsyncClient] = []
         self._in_flight: Counter[str] = Counter()
         self._names_tenants = True
-        """Whether the daemon lets this process name tenants."""
+        """Whether the daemon accepts tenant names from this process."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -57,7 +58,7 @@ class Backend:
         self._clients.clear()
 
     async def ask(self, caller: Caller, make: Make, kind: type[_R], *, again: bool = True) -> _R:
-        """Send a request, and return its reply. `again`: it may be done twice. Raises PromptlogError and Problem."""
+        """Send a request and return its reply. `again`: it may be sent twice. Raises PromptlogError and Problem."""
         with self._place(caller.tenant), anyio.move_on_after(_ANSWER_S):
             while True:
                 tenant = self._tenant(caller)
@@ -70,10 +71,10 @@ class Backend:
     async def run(
         self, caller: Caller, make: Make, gone: Callable[[], Awaitable[None]], on_log: OnLog | None = None
     ) -> Finished:
-        """Run a program, and return how the run ended.
+        """Run a program and return the reply.
 
-        `gone`: waits until the HTTP client has left; then the run is cancelled. Raises ClientGone, PromptlogError and
-        Problem.
+        `gone`: waits until the HTTP client disconnects; then the run is cancelled. Raises ClientGone, PromptlogError
+        and Problem.
         """
         with self._place(caller.tenant):
             while True:
@@ -90,7 +91,7 @@ class Backend:
     def _place(self, tenant: str) -> Iterator[None]:
         """Count a request of a tenant. Raises Problem if there are too many."""
         if self._in_flight[tenant] >= IN_FLIGHT:
-            raise Problem(429, "busy", f"{IN_FLIGHT} requests of this client are in flight already", limit=IN_FLIGHT)
+            raise Problem(429, "busy", f"this client already has {IN_FLIGHT} requests in flight", limit=IN_FLIGHT)
         self._in_flight[tenant] += 1
         try:
             yield
@@ -100,7 +101,7 @@ class Backend:
                 del self._in_flight[tenant]
 
     def _client(self) -> AsyncClient:
-        """Return the first connection with a place. Raises Problem if there is none."""
+        """Return the first connection with free capacity. Raises Problem if there is none."""
         for client in self._clients:
             if client.has_place:
                 return client
@@ -114,18 +115,18 @@ class Backend:
         return caller.tenant if self._names_tenants else None
 
     def _raise_unless_tenant(self, refused: RequestRefused, tenant: str | None) -> None:
-        """Raise the refusal again, unless it refuses the tenant alone. Then name no tenants until this process ends."""
+        """Re-raise the error, unless it only refuses the tenant. Then stop naming tenants until this process ends."""
         if tenant is None or refused.code != "forbidden" or refused.detail.get("field") != "tenant":
             raise refused
         self._names_tenants = False
         _log.warning(
-            "the daemon does not let this process name tenants, so all HTTP clients share one turn; "
+            "the daemon does not accept tenant names from this process, so all HTTP clients count as one tenant; "
             "add this user's id to server.fronts in the daemon's configuration"
         )
 
 
 async def _finished(pending: PendingReply, gone: Callable[[], Awaitable[None]]) -> Finished:
-    """Wait for the end of a run. Raises ClientGone if the HTTP client leaves first."""
+    """Wait for the end of a run. Raises ClientGone if the HTTP client disconnects first."""
     at_once = await pending.reply_within(_WATCH_AFTER_S, Finished)
     if at_once is not None:
         return at_once

@@ -1,4 +1,4 @@
-"""Responses that a client may keep: an ETag, and 304 for who has the same content already (RFC 9110, 13.1.2)."""
+"""Conditional requests: an ETag, and 304 if the client already has the content (RFC 9110, 13.1.2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def etag_of(content: bytes) -> str:
 
 
 def unless_known(request: Request, content: bytes, etag: str, media_type: str) -> Response:
-    """Return the content; or 304 if `If-None-Match` says that the client has it. The client must ask each time."""
+    """Return the content, or 304 if `If-None-Match` says that the client has it. The client must revalidate each
+    time."""
     headers = {"etag": etag, "cache-control": "no-cache"}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if etag in known or "*" in known:

@@ -1,7 +1,7 @@
-"""A run as server-sent events: `log` for each console line as it comes, then `finished`, or `problem`.
+"""A run as server-sent events: `log` for each console line as it arrives, then `finished` or `problem`.
 
-The response begins with the first event, or after 15 s with a comment. A run that is refused before that has its own
-status; a later refusal is the event `problem`.
+The response starts with the first event, or after 15 s with a comment. If the run is refused before that, the response
+has the status of the error. A later refusal is the event `problem`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from promptlogctl.http.problems import Problem, of_error
 from promptlogd.wire.messages import Finished
 
 _BEAT_S = 15.0
-"""After so long without an event a comment is sent, so that proxies keep the connection."""
+"""Interval of comments while there are no events, so that proxies keep the connection."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -33,13 +33,13 @@ class EventStream:
     def __init__(self, run: Callable[[OnLog], Awaitable[Finished]]) -> None:
         self._run = run
         self._events: list[bytes] = []
-        """Those that are still to be sent. The run's limit of console output bounds them."""
+        """Unsent events. The run's log limit bounds them."""
         self._changed = anyio.Event()
         self._ended = False
         self._refusal: Problem | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run, and send the events as they come."""
+        """Run the program, and send events as they arrive."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._produce)
             await self._wait()
@@ -79,7 +79,7 @@ class EventStream:
         self._changed.set()
 
     async def _wait(self) -> None:
-        """Wait until there are events, or the end, or it is time for a comment."""
+        """Wait for events, for the end of the run, or for the time of the next comment."""
         if not self._events and not self._ended:
             with anyio.move_on_after(_BEAT_S):
                 await self._changed.wait()
@@ -87,6 +87,6 @@ class EventStream:
 
 
 def _event(name: str, data: bytes) -> bytes:
-    """Return an event. JSON has no line breaks but those that a program's own text may have between its values."""
+    """Return an event. JSON has line breaks only if the program put them between values."""
     lines = data.replace(b"\r", b"\n").split(b"\n")
     return b"event: %s\n" % name.encode() + b"".join(b"data: %s\n" % line for line in lines) + b"\n"

@@ -1,7 +1,7 @@
-"""Refuses what no endpoint should see. ASGI middleware, in front of all endpoints.
+"""ASGI middleware in front of all endpoints, which refuses malformed and cross-site requests.
 
-A page of another site can make its visitor's browser send requests to this server. So a request is refused
-if its Host is not one of this server's (DNS rebinding), or if the browser says that another site made it.
+A page of another site can make its visitor's browser send requests to this server. So a request is refused if its Host
+is not one of this server's (DNS rebinding), or if the browser reports that another site made it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from promptlogctl.http.tokens import Token
 _log = logging.getLogger("promptlogctl.http")
 
 HEAD_BYTES = 64 * 1024
-"""The target and headers of a request. A prompt in the target may be nearly as long."""
+"""Maximum size of the request target and headers. A prompt in the target may be nearly as long."""
 
 _HEADERS = 100
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -33,25 +33,25 @@ _SAFE_HEADERS = [
     (b"x-frame-options", b"DENY"),
 ]
 _OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
-"""Paths that need no token. `/static/...` needs none either."""
+"""Paths without a token, in addition to `/static/...`."""
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who sends a request."""
+    """The sender of a request."""
 
     tenant: str
-    """The name of the token, else the HTTP connection. The daemon shares its time among tenants."""
+    """The name of the token, or the HTTP connection. The daemon divides CPU time among tenants."""
     token: Token | None
     needs_token: bool
 
     def require(self, right: str) -> None:
-        """Raise Problem if the token lacks a right. The guard has refused requests without a token."""
+        """Raise Problem if the token lacks a right. The guard has already refused requests without a token."""
         if self.needs_token and (self.token is None or right not in self.token.rights):
             raise Problem(403, "forbidden", f"this token does not have the right {right!r}")
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Return who sends a request."""
+    """Return the sender of a request."""
     caller = scope[_CALLER]
     assert isinstance(caller, Caller)
     return caller
@@ -85,16 +85,16 @@ class Guard:
             await problem(scope, receive, answer)
         except Exception:
             _log.exception("a request failed")
-            if status:  # the response has begun: the server closes the connection
+            if status:  # the response has started: the server closes the connection
                 raise
-            await Problem(500, "internal", "the server failed; its log says how")(scope, receive, answer)
+            await Problem(500, "internal", "the server failed; its log has the details")(scope, receive, answer)
         finally:
             if _log.isEnabledFor(logging.INFO):
                 path = scope["path"][:200]
                 _log.info("%s %r %d %.1f ms", scope["method"], path, status, (perf_counter() - began) * 1000)
 
     def _check(self, scope: Scope) -> Caller:
-        """Return who sends a request. Raises Problem for one that is refused."""
+        """Return the sender of a request. Raises Problem if the request is refused."""
         raw = scope.get("raw_path") or scope["path"].encode()
         query = scope["query_string"]
         size = len(raw) + len(query)
@@ -119,14 +119,16 @@ class Guard:
                     presented = _only(name, presented, value)
         if size > HEAD_BYTES or len(scope["headers"]) > _HEADERS:
             most = f"{HEAD_BYTES} bytes and {_HEADERS} headers"
-            raise Problem(431, "head_too_large", f"target and headers may have {most}; send a long prompt in the body")
+            raise Problem(
+                431, "head_too_large", f"request target and headers may have {most}; send a long prompt in the body"
+            )
         self._check_host(host, hosts, scope["http_version"])
         self._check_site(scope, host, origin, site, mode)
         return self._caller(scope, presented)
 
     def _check_host(self, host: bytes | None, hosts: int, version: str) -> None:
         if hosts > 1 or (hosts == 0 and version != "1.0"):
-            raise Problem(400, "bad_host", f"a request has one Host header, and this one has {hosts}")
+            raise Problem(400, "bad_host", f"a request must have one Host header, this one has {hosts}")
         allowed = self._settings.hosts
         if allowed is not None and host is not None and _name_of(host) not in allowed:
             raise Problem(
@@ -136,16 +138,16 @@ class Guard:
     def _check_site(
         self, scope: Scope, host: bytes | None, origin: bytes | None, site: bytes | None, mode: bytes | None
     ) -> None:
-        """Raise Problem for a request that another site's page made. A link to the page itself is allowed."""
+        """Raise Problem for a cross-site request. A link to the page itself is allowed."""
         if origin is not None:
             scheme, _, authority = origin.partition(b"://")
             if authority != host or scheme not in (b"http", b"https"):
-                raise Problem(403, "other_site", "another site's page made this request")
+                raise Problem(403, "other_site", "this request was made by a page of another site")
         if site is None or site in (b"same-origin", b"none"):
             return
         if mode == b"navigate" and scope["method"] == "GET" and own_path(scope) == "/":
             return
-        raise Problem(403, "other_site", "another site's page made this request")
+        raise Problem(403, "other_site", "this request was made by a page of another site")
 
     def _caller(self, scope: Scope, presented: bytes | None) -> Caller:
         tokens = self._settings.tokens
@@ -165,9 +167,9 @@ class Guard:
 
 
 def _only(name: bytes, known: bytes | None, value: bytes) -> bytes:
-    """Return the value of a header that may come once. Raises Problem for the second one."""
+    """Return the value of a header that may be sent only once. Raises Problem for the second one."""
     if known is not None:
-        raise Problem(400, "bad_request", f"the header {name.decode()} may be sent once")
+        raise Problem(400, "bad_request", f"the header {name.decode()} may be sent only once")
     return value
 
 
@@ -179,15 +181,13 @@ def _check_escapes(raw: bytes, what: str) -> None:
     try:
         text = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError as error:
-        raise Problem(
-            400, "bad_target", f"the {what} is not UTF-8, at byte {error.start} of what it decodes to"
-        ) from None
+        raise Problem(400, "bad_target", f"the decoded {what} is not UTF-8, at byte {error.start}") from None
     if "\0" in text and what == "path":
         raise Problem(400, "bad_target", "the path has a NUL character")
 
 
 def _name_of(host: bytes) -> str:
-    """Return a Host without its port."""
+    """Return the name in a Host header, without the port."""
     text = host.decode("latin-1").lower()
     name, colon, port = text.rpartition(":")
     if colon and (port.isdecimal() or not port) and not name.endswith(":"):
@@ -196,7 +196,7 @@ def _name_of(host: bytes) -> str:
 
 
 def own_path(scope: Scope) -> str:
-    """Return the path below where the application is mounted."""
+    """Return the path relative to the mount point of the application."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return (path[len(root) :] if root and path.startswith(root) else path) or "/"

@@ -1,4 +1,4 @@
-"""Reads the JSON body of a request, with a bound in size and in time."""
+"""Reads the JSON body of a request, with limits in size and time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from promptlogctl.http.problems import Problem
 _B = TypeVar("_B")
 
 BODY_BYTES = 8 * 1024 * 1024
-"""As a message to the daemon. A prompt of 1 MiB takes up to six times as much in JSON."""
+"""Maximum size of a body, the same as of a message to the daemon. A prompt of 1 MiB takes up to 6 MiB in JSON."""
 
 BODY_S = 30.0
-"""Time for a body, from the end of the head on."""
+"""Time limit for a body, from the end of the head on."""
 
 
 async def json_body(request: Request, decoder: msgspec.json.Decoder[_B]) -> _B:
-    """Return a body. Raises Problem for one that is too large, too slow, not JSON, or of a wrong shape."""
+    """Decode a body. Raises Problem if it is too large, too slow, not JSON, or does not match the schema."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "not_json", "send the body as JSON, with Content-Type: application/json")
@@ -36,12 +36,12 @@ async def json_body(request: Request, decoder: msgspec.json.Decoder[_B]) -> _B:
             if len(body) > BODY_BYTES:
                 raise _too_large()
     if time.cancelled_caught:
-        raise Problem(408, "too_slow", f"the body did not come within {BODY_S:g} s", headers={"connection": "close"})
+        raise Problem(408, "too_slow", f"the body did not arrive within {BODY_S:g} s", headers={"connection": "close"})
     try:
-        str(body, "utf-8")  # the decoder does not look at what it hands on as it is: `env`
+        str(body, "utf-8")  # the decoder does not check raw fields such as `env`
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise Problem(400, "bad_request", f"the body is not as it should be: {error}") from None
+        raise Problem(400, "bad_request", f"the body does not match the schema: {error}") from None
     except msgspec.DecodeError as error:
         raise Problem(400, "bad_request", f"the body is not JSON: {error}") from None
     except (UnicodeDecodeError, RecursionError) as error:

@@ -1,6 +1,6 @@
-"""Makes the OpenAPI document of the HTTP API: `python -m promptlogctl.http.openapi`. `make docs` calls it.
+"""Generates the OpenAPI document of the HTTP API: `python -m promptlogctl.http.openapi`. `make docs` runs it.
 
-The schemas are those of `schemas.py`. The paths are written here, and a test compares them with the routes.
+The schemas are those of `schemas.py`. The paths are listed here, and a test compares them with the routes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RUN_HEADERS = {
     "Promptlog-Engine": ("string", "Name and version of the engine."),
     "Promptlog-Cpu-Ms": ("number", "CPU time of the run, in ms."),
     "Promptlog-Wall-Ms": ("number", "Wall time of the run, in ms."),
-    "Promptlog-Peak-Memory-Bytes": ("integer", "Peak of the run's memory."),
+    "Promptlog-Peak-Memory-Bytes": ("integer", "Peak memory of the run."),
 }
 
 
@@ -44,8 +44,8 @@ def document() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
     schemas["Problem"] = _problem_schema()
     for name in ("RunBody", "ExecBody"):
-        schemas[name]["properties"]["env"] = {"type": "object", "description": "What the program sees as `env`."}
-    description = "Run JavaScript that somebody else wrote, each run in a jailed process of its own."
+        schemas[name]["properties"]["env"] = {"type": "object", "description": "The `env` of the program."}
+    description = "Run untrusted JavaScript, each run in its own jailed process."
     found = {
         "openapi": "3.1.0",
         "info": {"title": "promptlog", "version": "1", "description": description, "license": {"name": "MIT"}},
@@ -58,37 +58,37 @@ def document() -> dict[str, Any]:
             },
         },
     }
-    # Python's end of text is not in JSON Schema's regular expressions.
+    # JSON Schema's regular expressions do not have Python's \Z.
     plain: dict[str, Any] = json.loads(json.dumps(found).replace(r"\\Z", "$"))
     return plain
 
 
 def _paths() -> dict[str, Any]:
-    program = _parameter("path", "program", "A hash, its first 8 digits or more, or @NAME.", required=True)
+    program = _parameter("path", "program", "A hash, the first 8 or more digits of a hash, or @NAME.", required=True)
     program["schema"] |= {"minLength": 1, "maxLength": 128, "pattern": "^(@[A-Za-z0-9._-]+|[0-9a-f]{8,64})$"}
-    after = _parameter("query", "after", "The `next` of the page before.")
+    after = _parameter("query", "after", "The `next` of the previous page.")
     limit = _parameter(
         "query", "limit", "Programs on a page.", schema={"type": "integer", "minimum": 1, "maximum": 1000}
     )
-    code = _parameter("query", "code", "`1`: tell the program's text as well.", schema={"enum": ["0", "1"]})
-    prompt = _parameter("query", "prompt", "What the program sees as `prompt`.")
+    code = _parameter("query", "code", "`1`: include the program's text.", schema={"enum": ["0", "1"]})
+    prompt = _parameter("query", "prompt", "The `prompt` of the program.")
     engine = _parameter("query", "engine", "Default: the program's own.", schema={"enum": ["quickjs", "deno"]})
     run = (404, 409, 413, 422, 507)
     return {
         "/submit": {
             "post": _operation(
-                "submit", "Keep a program.", {200: _json("SubmitAnswer")}, (413, 415, 408, 422), body="SubmitBody"
+                "submit", "Store a program.", {200: _json("SubmitAnswer")}, (413, 415, 408, 422), body="SubmitBody"
             )
         },
         "/run/{program}": {
             "parameters": [program],
-            "get": _operation("run", "Run a kept program.", _run_answers(), run, parameters=[prompt, engine]),
-            "post": _operation("runWith", "Run a kept program.", _run_answers(), (*run, 408, 415), body="RunBody"),
+            "get": _operation("run", "Run a stored program.", _run_answers(), run, parameters=[prompt, engine]),
+            "post": _operation("runWith", "Run a stored program.", _run_answers(), (*run, 408, 415), body="RunBody"),
         },
         "/exec": {
             "post": _operation(
                 "exec",
-                "Run a program once, without keeping it.",
+                "Run a program without storing it.",
                 _run_answers(),
                 (408, 413, 415, 422, 507),
                 body="ExecBody",
@@ -97,7 +97,7 @@ def _paths() -> dict[str, Any]:
         "/programs": {
             "get": _operation(
                 "list",
-                "List the kept programs, newest first.",
+                "List the stored programs, newest first.",
                 {200: _json("ListAnswer")},
                 (),
                 parameters=[after, limit],
@@ -107,13 +107,13 @@ def _paths() -> dict[str, Any]:
             "parameters": [program],
             "get": _operation(
                 "show",
-                "Tell of one program. `ETag` and `If-None-Match` work.",
-                {200: _json("ProgramAnswer"), 304: {"description": "It is as it was."}},
+                "Describe a program. Supports `ETag` and `If-None-Match`.",
+                {200: _json("ProgramAnswer"), 304: {"description": "Not modified."}},
                 (404, 409),
                 parameters=[code],
             ),
             "delete": _operation(
-                "remove", "Remove a program, and the names on it.", {200: _json("RemovedAnswer")}, (404, 409)
+                "remove", "Remove a program and its names.", {200: _json("RemovedAnswer")}, (404, 409)
             ),
         },
         "/healthz": {"get": _operation("alive", "This server answers.", {200: _status()}, ())},
@@ -143,9 +143,9 @@ def _operation(
 
 def _run_answers() -> dict[int, Any]:
     headers = {name: {"description": text, "schema": {"type": kind}} for name, (kind, text) in _RUN_HEADERS.items()}
-    events = "Events: `log` for each console line, then `finished`, or `problem`."
+    events = "Events: `log` for each console line, then `finished` or `problem`."
     ok = {
-        "description": "The result's JSON; or all about the run, or its events, if Accept asks for that.",
+        "description": "The result's JSON. Depending on Accept: an object with all about the run, or its events.",
         "headers": headers,
         "content": {
             "application/json": {"schema": {"description": "The result."}},
@@ -154,7 +154,7 @@ def _run_answers() -> dict[int, Any]:
         },
     }
     own = {
-        "description": "The program's own error: it threw, or gave no result.",
+        "description": "The program threw, or returned no result.",
         "headers": headers,
         "content": {"application/json": {"schema": _reference("ErrorAnswer")}},
     }
@@ -162,12 +162,12 @@ def _run_answers() -> dict[int, Any]:
 
 
 def _json(name: str) -> dict[str, Any]:
-    return {"description": "Done.", "content": {"application/json": {"schema": _reference(name)}}}
+    return {"description": "Success.", "content": {"application/json": {"schema": _reference(name)}}}
 
 
 def _status() -> dict[str, Any]:
     schema = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
-    return {"description": "Yes.", "content": {"application/json": {"schema": schema}}}
+    return {"description": "Success.", "content": {"application/json": {"schema": schema}}}
 
 
 def _reference(name: str) -> dict[str, str]:
@@ -186,7 +186,7 @@ def _problem_schema() -> dict[str, Any]:
     members = {"type": text, "title": text, "status": number, "detail": text, "code": text, "error": text}
     return {
         "type": "object",
-        "description": "Problem details (RFC 9457). `code` is for programs; `error` repeats `detail`.",
+        "description": "Problem details (RFC 9457). `code` is machine-readable; `error` repeats `detail`.",
         "required": list(members),
         "properties": {**members, "line": number, "column": number, "matches": {"type": "array", "items": text}},
     }

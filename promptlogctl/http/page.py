@@ -1,4 +1,4 @@
-"""The page that tries programs, and the files that it loads."""
+"""The web page for trying programs, and its files."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ _POLICY = "; ".join(
         "require-trusted-types-for 'script'",
     )
 )
-"""Nothing but this server's own files. What a program returns can't become a script, or markup."""
+"""The page's Content-Security-Policy: only this server's own files. Output of a program can't become script or
+markup."""
 
 
 class Page:
-    """Serves the files in `static/`, which are read once, at the first request for each."""
+    """Serves the files in `static/`. Each is read once, at its first request."""
 
     def __init__(self) -> None:
         self._files: dict[str, tuple[bytes, str]] = {}
@@ -67,7 +68,7 @@ class Page:
 
 
 def _find(name: str) -> Traversable | None:
-    """Return a file of `static/`. Each part of the path must be the name of an entry there."""
+    """Find a file in `static/`. Each component of the path must be the name of an entry there."""
     at: Traversable = resources.files("promptlogctl.http") / "static"
     for part in name.split("/"):
         entries = {entry.name: entry for entry in at.iterdir()} if at.is_dir() else {}

@@ -1,4 +1,4 @@
-"""What is answered when a request gives no result: problem details (RFC 9457), and the status of each way to fail."""
+"""Error responses: problem details (RFC 9457), and the status code of each error."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from promptlogctl.client import ConnectionLost, NoDaemon, PromptlogError, Reques
 MEDIA_TYPE = "application/problem+json"
 
 RETRY_AFTER_S = 1
-"""What `Retry-After` says. Runs take milliseconds, and a daemon is back in a second."""
+"""Value of `Retry-After`. Runs take milliseconds, and a daemon restarts within a second."""
 
 STATUSES = {
-    400: "The request is malformed: its target, its Host, its body, or a value in it.",
-    401: "The server wants a token.",
-    403: "The token lacks the right, the Host is not this server's, or another site's page made the request.",
+    400: "The request target, the Host, the body or a value in it is malformed.",
+    401: "The token is missing or unknown.",
+    403: "The token lacks the right, the Host is not this server's, or a page of another site made the request.",
     404: "There is no such program.",
-    408: "The request did not come in time.",
-    409: "The beginning of a hash fits several programs. `matches` has some of them.",
+    408: "The request did not arrive in time.",
+    409: "The hash prefix matches several programs. `matches` has some of them.",
     413: "The body, the program, the prompt or `env` is too large.",
-    415: "The body is not JSON, or Content-Type does not say so.",
-    422: "The program does not parse. `line` and `column` say where.",
+    415: "The body is not JSON, or Content-Type is not application/json.",
+    422: "The program has a syntax error, at `line` and `column`.",
     429: "Busy: the queue is full, or this client has too many requests in flight. `Retry-After` says when to retry.",
-    431: "The target and the headers are too large.",
-    502: "The daemon failed or went away during the request, or the engine crashed.",
+    431: "The request target and the headers are too large.",
+    502: "The daemon failed, the connection to it was lost, or the engine crashed.",
     503: "No daemon answers, or it is stopping. `Retry-After` says when to try again.",
     504: "The run reached its limit of CPU or wall time, or the daemon did not answer in time.",
-    507: "The run reached its limit of memory, or its result is too large.",
+    507: "The run reached its memory limit, or its result is too large.",
 }
-"""Descriptions of the statuses of problems, for the OpenAPI document."""
+"""Descriptions of the status codes, for the OpenAPI document."""
 
 _STATUS_OF_CODE = {
     "bad_request": 400,
@@ -59,12 +59,12 @@ _STATUS_OF_OUTCOME = {
 
 
 class Problem(Exception):
-    """A request that is answered with problem details."""
+    """An error that becomes a response with problem details."""
 
     def __init__(
         self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
     ) -> None:
-        """`code`: for programs. `more`: further members of the body."""
+        """`code`: machine-readable. `more`: further members of the body."""
         super().__init__(detail)
         self.status = status
         self.code = code
@@ -75,7 +75,7 @@ class Problem(Exception):
             self.headers.setdefault("retry-after", str(RETRY_AFTER_S))
 
     def body(self) -> bytes:
-        """Return the problem details. `error` repeats the detail, for clients that know no other member."""
+        """Return the problem details. `error` repeats the detail, for clients that read only this member."""
         members = {
             "type": f"urn:promptlog:problem:{self.code}",
             "title": HTTPStatus(self.status).phrase,
@@ -89,11 +89,11 @@ class Problem(Exception):
         )
 
     def response(self) -> Response:
-        """Return the response that it is."""
+        """Return the response for this problem."""
         return Response(self.body(), self.status, {"cache-control": "no-store", **self.headers}, MEDIA_TYPE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with it."""
+        """Send the response for this problem."""
         await self.response()(scope, receive, send)
 
 
@@ -112,12 +112,12 @@ def of_error(error: PromptlogError) -> Problem:
         case NoDaemon() | UntrustedDaemon():
             return Problem(503, "no_daemon", "no promptlogd answers")
         case ConnectionLost():
-            return Problem(502, "connection_lost", "the daemon went away before it answered")
+            return Problem(502, "connection_lost", "the connection to the daemon was lost before its reply")
         case _:
             return Problem(502, "internal", str(error))
 
 
 def _members(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a refusal's detail as members that hide none of the problem's own."""
+    """Return an error's detail as members, without those that would hide the problem's own."""
     own = {"type", "title", "status", "detail", "code", "error", "headers"}
     return {name: value for name, value in detail.items() if name not in own}

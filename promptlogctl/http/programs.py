@@ -1,4 +1,4 @@
-"""Endpoints for programs that are kept: `/submit` and `/programs`."""
+"""Endpoints for stored programs: `/submit` and `/programs`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MOST_LISTED = 1000
 
 
 class Programs:
-    """Keeps programs, tells of them, removes them."""
+    """Stores, lists, describes and removes programs."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
     async def submit(self, request: Request) -> Response:
-        """Keep a program."""
+        """Store a program."""
         caller = caller_of(request.scope)
         caller.require("submit")
         body = await json_body(request, _submit_body)
@@ -45,13 +45,13 @@ class Programs:
         return _json(SubmitAnswer(hash=reply.hash, url=f"{request.scope.get('root_path', '')}/run/{reply.hash}"))
 
     async def list(self, request: Request) -> Response:
-        """List programs, newest first: one page."""
+        """List one page of programs, newest first."""
         caller = caller_of(request.scope)
         caller.require("submit")
         query = request.scope["query_string"]
         after, limit = query_value(query, b"after"), query_value(query, b"limit") or "100"
         if not limit.isascii() or not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= _MOST_LISTED:
-            raise Problem(400, "bad_request", f"`limit` is a number from 1 to {_MOST_LISTED}")
+            raise Problem(400, "bad_request", f"`limit` must be a number from 1 to {_MOST_LISTED}")
 
         def make(id: Id, tenant: str | None) -> List:
             return List(id=id, tenant=tenant, limit=int(limit), after=after)
@@ -60,7 +60,7 @@ class Programs:
         return _json(ListAnswer(programs=reply.programs, next=reply.next))
 
     async def show(self, request: Request) -> Response:
-        """Tell of one program; with `code=1` with its text."""
+        """Describe a program; with `code=1`, include its text."""
         caller = caller_of(request.scope)
         caller.require("submit")
         code = query_value(request.scope["query_string"], b"code") in ("1", "true")
@@ -85,7 +85,7 @@ class Programs:
         return unless_known(request, body, etag_of(body), "application/json")
 
     async def remove(self, request: Request) -> Response:
-        """Remove a program, and the names on it."""
+        """Remove a program and its names."""
         caller_of(request.scope).require("manage")
 
         def remove(reference: str) -> Make:
@@ -102,7 +102,7 @@ class Programs:
         *,
         again: bool = True,
     ) -> _R:
-        """Ask about the program in the path."""
+        """Send a request about the program in the path."""
         caller = caller_of(request.scope)
         return await through_alias(
             request.path_params["program"],

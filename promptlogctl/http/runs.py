@@ -1,4 +1,4 @@
-"""Endpoints that run programs: `/run/{program}` and `/exec`. And what a run's end is in HTTP."""
+"""Endpoints that run programs (`/run/{program}` and `/exec`), and the HTTP response for each outcome."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE_TYPE = "application/vnd.promptlog+json"
 EVENTS_TYPE = "text/event-stream"
 
 _CLIENT_GONE = 499
-"""Nobody reads it; it is for logs."""
+"""Status for logs only, because the client has disconnected."""
 
 _run_body = msgspec.json.Decoder(RunBody)
 _exec_body = msgspec.json.Decoder(ExecBody)
@@ -39,7 +39,7 @@ class Runs:
         self._backend = backend
 
     async def get(self, request: Request) -> ASGIApp:
-        """Run a kept program with the `prompt` of the query."""
+        """Run a stored program with the `prompt` in the query."""
         caller_of(request.scope).require("run")
         prompt = query_value(request.scope["query_string"], b"prompt") or ""
         engine = query_value(request.scope["query_string"], b"engine")
@@ -47,12 +47,12 @@ class Runs:
         return await self._answer(request, body, request.path_params["program"])
 
     async def post(self, request: Request) -> ASGIApp:
-        """Run a kept program as the body says."""
+        """Run a stored program with the options in the body."""
         caller_of(request.scope).require("run")
         return await self._answer(request, await json_body(request, _run_body), request.path_params["program"])
 
     async def exec(self, request: Request) -> ASGIApp:
-        """Run the program in the body. It is not kept."""
+        """Run the program in the body without storing it."""
         caller_of(request.scope).require("run")
         body = await json_body(request, _exec_body)
         return await self._answer(request, body, None, code=body.code, language=body.language)
@@ -101,7 +101,7 @@ class Runs:
 
 
 class _Answer:
-    """A response of JSON. Starlette's own takes longer, and most requests end here."""
+    """A JSON response. Starlette's own is slower, and most requests end here."""
 
     def __init__(self, body: bytes, status: int, headers: dict[str, str], media_type: bytes) -> None:
         self._body = body
@@ -116,13 +116,14 @@ class _Answer:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with it."""
+        """Send the response."""
         await send(self._start)
         await send({"type": "http.response.body", "body": self._body})
 
 
 def answer_of(reply: Finished, *, whole: bool) -> ASGIApp:
-    """Return the response that says how a run ended. Raises Problem for an end that is not the program's own."""
+    """Return the response for the result of a run. Raises Problem for outcomes other than ok and the program's own
+    error."""
     headers = headers_of(reply)
     if whole:
         return _Answer(msgspec.json.encode(RunResult.of(reply)), 200, headers, WHOLE_TYPE.encode())
@@ -137,7 +138,7 @@ def answer_of(reply: Finished, *, whole: bool) -> ASGIApp:
 
 
 def headers_of(reply: Finished) -> dict[str, str]:
-    """Return what is told of every run."""
+    """Return the headers of every run's response."""
     usage = reply.usage
     return {
         "cache-control": "no-store",
@@ -151,7 +152,7 @@ def headers_of(reply: Finished) -> dict[str, str]:
 
 
 def query_value(query: bytes, name: bytes) -> str | None:
-    """Return the first value that a query has for a name. The guard has checked the escapes."""
+    """Return the first value of a name in a query. The guard has checked the escapes."""
     for part in query.split(b"&"):
         key, _, value = part.partition(b"=")
         if key == name:

@@ -13,21 +13,21 @@ class _Given(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class RunBody(_Given, frozen=True, kw_only=True):
-    """How to run a kept program."""
+    """How to run a stored program."""
 
     prompt: str = ""
     env: msgspec.Raw = msgspec.field(default_factory=lambda: NO_ENV)
-    """A JSON object that the program sees as `env`."""
+    """A JSON object that the program can use as `env`."""
     engine: Engine | None = None
     """Default: the program's own."""
     isolation: Isolation | None = None
-    """`jail`: a new jail for this run alone."""
+    """`jail`: use a new jail for this run."""
     limits: LimitsAsked | None = None
     """Default: the daemon's settings."""
 
 
 class ExecBody(RunBody, frozen=True, kw_only=True):
-    """A program to run once, and not to keep."""
+    """A program to run without storing it."""
 
     code: str
     language: Language | None = None
@@ -35,28 +35,28 @@ class ExecBody(RunBody, frozen=True, kw_only=True):
 
 
 class SubmitBody(_Given, frozen=True, kw_only=True):
-    """A program to keep."""
+    """A program to store."""
 
     code: str
     name: Name | None = None
-    """Put this name on it."""
+    """Give this name to the program."""
     engine: Engine | None = None
-    """What runs it where a run does not say. Default: deno for TypeScript, else the daemon's setting."""
+    """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None = None
     """Default: javascript."""
 
 
 class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A program that is kept."""
+    """A stored program."""
 
     hash: str
-    """64 hex digits."""
+    """64 hexadecimal digits."""
     url: str
     """The path that runs it."""
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The program's own error: it threw, or gave no result."""
+    """The program threw, or returned no result."""
 
     error: str
     """The message."""
@@ -84,11 +84,11 @@ class ListAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     programs: list[Listing]
     next: str | None = None
-    """The `after` of the next page. Left out on the last page."""
+    """The `after` of the next page. Omitted on the last page."""
 
 
 class RemovedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A program that was removed, and the names that were on it."""
+    """A removed program and its names."""
 
     hash: str
     names: list[str]

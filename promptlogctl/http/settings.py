@@ -1,4 +1,4 @@
-"""Settings of the HTTP API. `promptlogctl http` passes them on to its processes by environment variables."""
+"""Settings of the HTTP API. `promptlogctl http` passes them to its processes in environment variables."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How the HTTP API works."""
+    """Settings of the HTTP API."""
 
     socket: Path | None = None
     """The daemon's socket. Default: $PROMPTLOG_SOCKET, else the default path of this user's daemon."""
     hosts: frozenset[str] | None = frozenset(LOOPBACK_HOSTS)
-    """Host names, without a port, that requests may be for. None: any, for a server that no browser can reach."""
+    """Accepted host names, without a port. None: any, for a server that browsers cannot reach."""
     tokens: Tokens | None = None
-    """Who may use it. None: everybody who can connect."""
+    """Tokens of users. None: everybody who can connect may use the API."""
 
 
 def settings_from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings that the environment has. Raises TokenError."""
+    """Read the settings from environment variables. Raises TokenError."""
     hosts, tokens, socket = (environment.get(name) for name in (HOSTS, TOKENS, SOCKET))
     return Settings(
         socket=Path(socket) if socket else None,
@@ -37,5 +37,5 @@ def settings_from_environment(environment: Mapping[str, str] = os.environ) -> Se
 
 
 def hosts_of(text: str) -> frozenset[str] | None:
-    """Return the host names in a text, with commas in between; None for `*`."""
+    """Return the comma-separated host names in a text; None for `*`."""
     return None if text == "*" else frozenset(host.strip().lower() for host in text.split(",") if host.strip())

@@ -1,4 +1,4 @@
-"""The decoder: a process beside the daemon that reads large requests and large results, to keep the loop free."""
+"""The decoder: a process beside the daemon that parses large requests and results, to keep the loop responsive."""
 
 from promptlogd.decoder.decoder import Decoder, DecoderFailed
 

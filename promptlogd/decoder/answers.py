@@ -1,4 +1,4 @@
-"""The decoder's answers. Pure. This runs in the decoder's process, where it holds up nobody."""
+"""The decoder's answers. Pure. This runs in the decoder's process, where it does not block the daemon."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The daemon's side of the decoder: the questions that wait, and the process that answers them one at a time.
+"""The daemon's side of the decoder: a queue of questions, and the process that answers them one at a time.
 
-The process is started for the first question, and ended when there was none for a while. If it dies, or does not answer
-in time, its present question fails, and the next question gets a new process.
+The process starts for the first question, and ends after a time without questions. If it dies or does not answer in
+time, its current question fails, and the next question gets a new process.
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ _SCRIPT = Path(__file__).with_name("script.py")
 _FOLDERS = sorted({str(Path(module.__file__ or "").resolve().parents[1]) for module in (promptlogd, msgspec)})
 
 ANSWER_S = 10.0
-"""How long a process may take to start and to answer: 0.2 s on an idle host. `script.py` limits its CPU time."""
+"""Time limit for a process to start and answer. An idle host takes 0.2 s. `script.py` limits its CPU time."""
 
 IDLE_S = 30.0
-"""How long a process without questions is kept. It holds 20 MiB."""
+"""An idle process is kept for this time. It takes 20 MiB."""
 
 _END_S = 5.0
-"""How long a killed process may take to end."""
+"""Time limit for the end of a killed process."""
 
 _READ_BYTES = 256 * 1024
 _ANSWER_SLACK_BYTES = 64 * 1024
-"""What a request may have beyond the cap of a frame when it is encoded anew."""
+"""Bytes by which a re-encoded request may exceed the cap of a frame."""
 
 _VALUE_BYTES = 32 << 20
-"""Results of one uid that may wait to be read. A run takes longer to make a large result than the decoder to read it,
-so only an overloaded host reaches this."""
+"""Size of the results of one uid that may wait for the decoder. Creating a large result takes longer than decoding it,
+so only an overloaded host reaches this limit."""
 
 
 class DecoderFailed(Exception):
-    """The question was not answered: the daemon failed, or too many results wait already."""
+    """The question was not answered: the decoder failed, or too many results are waiting."""
 
 
 class _Question:
@@ -78,19 +78,19 @@ class _Question:
 
 
 class Decoder:
-    """Answers questions, round robin over the uids that ask. `serve` does the work."""
+    """Answers questions while `serve` runs, round robin over uids."""
 
     def __init__(
         self, bounds: TextBounds, *, answer_s: float = ANSWER_S, idle_s: float = IDLE_S, script: Path = _SCRIPT
     ) -> None:
-        """`answer_s`: how long an answer may take. `idle_s`: how long a process without questions is kept."""
+        """`answer_s`: time limit of an answer. `idle_s`: time for which an idle process is kept."""
         self.bounds = bounds
-        """The longest texts of requests."""
+        """Maximum sizes of the texts of requests."""
         self._answer_s = answer_s
         self._idle_s = idle_s
         self._script = script
         self._waiting: dict[int, deque[_Question]] = {}
-        """By uid. The uid that is served next comes first."""
+        """Questions by uid. The uid that is served next is first."""
         self._came = trio.Event()
 
     async def request(self, uid: int, payload: bytes | memoryview, kind: Kind) -> Request | BadMessage | ProtocolError:
@@ -104,22 +104,22 @@ class Decoder:
             case Unreadable() as found:
                 return ProtocolError(found.message, code=found.code)
             case Right() | Wrong():
-                raise DecoderFailed("the answer is to another question")
+                raise DecoderFailed("the answer does not match the question")
             case request:
                 return request
 
     async def value(self, uid: int, json: bytes | memoryview) -> Ok | BadResult | Crashed:
-        """Return the outcome for a result. Raises DecoderFailed."""
+        """Return the outcome for the JSON text of a result. Raises DecoderFailed."""
         waiting_bytes = sum(len(other.payload) for other in self._waiting.get(uid, ()) if other.kind == "value")
         if waiting_bytes + len(json) > _VALUE_BYTES:
-            raise DecoderFailed("too many large results wait to be read")
+            raise DecoderFailed("too many large results are waiting for the decoder")
         match await self._ask(uid, _Question("value", json)):
             case Right():
                 return Ok(value=msgspec.Raw(json))
             case Wrong(outcome=outcome):
                 return outcome
             case _:
-                raise DecoderFailed("the answer is to another question")
+                raise DecoderFailed("the answer does not match the question")
 
     async def _ask(self, uid: int, asked: _Question) -> Request | Record:
         self._waiting.setdefault(uid, deque()).append(asked)
@@ -135,7 +135,7 @@ class Decoder:
         return asked.answer
 
     def _next(self) -> _Question | None:
-        """Return the oldest question of the next uid, which is served last from now on."""
+        """Return the oldest question of the next uid, and move that uid to the end of the round."""
         for uid in list(self._waiting):
             questions = self._waiting.pop(uid)
             if questions:
@@ -168,12 +168,12 @@ class Decoder:
                         asked.answer = await process.ask(asked, self.bounds)
                 except (OSError, RuntimeError, trio.TooSlowError, trio.BrokenResourceError, _Broken) as error:
                     _log.warning("the decoder failed: %s; the next question gets a new process", error or "too slow")
-                    asked.answer = DecoderFailed("the daemon failed at reading this; its log says how")
+                    asked.answer = DecoderFailed("the daemon failed to decode this; its log has the details")
                     if process is not None:
                         await process.end()
                         process = None
                 finally:
-                    if asked.answer is None:  # the daemon stops
+                    if asked.answer is None:  # the daemon is stopping
                         asked.answer = DecoderFailed("the daemon is stopping")
                     asked.answered.set()
         finally:
@@ -207,7 +207,7 @@ class _Process:
                     stderr=subprocess.DEVNULL,
                     cwd="/",
                     env={},
-                    process_group=0,  # Ctrl-C at the daemon's terminal is the daemon's affair
+                    process_group=0,  # Ctrl-C at the daemon's terminal is for the daemon only
                 )
             except BaseException:
                 ours.close()
@@ -216,7 +216,7 @@ class _Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended, as far as the kernel tells by now."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     async def ask(self, asked: _Question, bounds: TextBounds) -> Request | Record:
@@ -231,18 +231,18 @@ class _Process:
         texts = read_texts(await self._read(TEXTS_BYTES))
         if size < TEXTS_BYTES + sum(texts):
             raise _Broken(f"an answer of {size} bytes with texts of {sum(texts)}")
-        session = ServerSession(bounds=TextBounds(env_bytes=0))  # the decoder has checked it
+        session = ServerSession(bounds=TextBounds(env_bytes=0))  # the decoder has checked the env
         (request,) = session.receive(await self._read(size - TEXTS_BYTES - sum(texts))) or (None,)
         source_bytes, prompt_bytes, env_bytes = texts
         if source_bytes and isinstance(request, Run | Submit):
             request = structs.replace(request, source=await self._text(source_bytes))
         if prompt_bytes and isinstance(request, Run):
-            # Undecoded: a job has it in UTF-8 as well.
+            # Not decoded, because a job has it in UTF-8 as well.
             request = structs.replace(request, prompt=cast(str, await self._read(prompt_bytes)))
         if env_bytes and isinstance(request, Run):
             request = structs.replace(request, env=msgspec.Raw(await self._read(env_bytes)))
         if not isinstance(request, Request):
-            raise _Broken("an answer that is no request")
+            raise _Broken("an answer that is not a request")
         return request
 
     async def _text(self, size: int) -> str:
@@ -257,7 +257,7 @@ class _Process:
         return b"".join([part async for part in self._parts(size)])
 
     async def _parts(self, size: int) -> AsyncIterator[bytes]:
-        """Give so many bytes as they come."""
+        """Yield this number of bytes, in parts as they arrive."""
         while size:
             part = await self._stream.receive_some(min(_READ_BYTES, size))
             if not part:

@@ -1,8 +1,9 @@
-"""What passes between the daemon and its decoder, both ways. Pure.
+"""Messages between the daemon and its decoder. Pure.
 
-A question is a header and a payload: that of a frame as a client sent it, or a result as a program's process wrote it.
-An answer is a kind, a size, and one of the records below or a request. A request has three parts: the sizes of its long
-texts, the request in MessagePack without them, and the texts. So the daemon decodes a source in slices, and no prompt.
+A question is a header and a payload. The payload is that of a client's frame, or a result from a jailed process. An
+answer is a kind, a size, and a request or one of the records below. A request has three parts: the sizes of its long
+texts, the request in MessagePack without them, and the texts. So the daemon can decode a source in slices, and does not
+decode a prompt.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ REQUEST, RECORD = b"r", b"a"
 _TEXTS = struct.Struct(">III")
 TEXTS_BYTES = _TEXTS.size
 _APART_BYTES = 64 * 1024
-"""A longer source or prompt (in characters) or env is sent after the request, not in it."""
+"""A longer source or prompt (in characters) or env follows the request instead of being part of it."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A request with something wrong in it."""
+    """An invalid request with a readable id."""
 
     id: Id
     code: ErrorCode

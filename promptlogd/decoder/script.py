@@ -1,8 +1,9 @@
-"""The decoder: one question after the other on standard input, its answer on the same socket.
+"""The decoder process: reads questions from the socket on standard input, and writes answers to the same socket.
 
-Usage: script.py FOLDER... (where this package and msgspec are). It is a process of its own to keep the daemon's loop
-free. It is no security boundary: the daemon reads smaller messages with the same code. It can open no file and, unless
-it is root's, start no process. Its memory and the CPU time of each answer are limited. It ends when the daemon does.
+Usage: script.py FOLDER... (the folders of this package and of msgspec). It is a separate process to keep the daemon's
+loop responsive. It is not a security boundary: the daemon decodes smaller messages with the same code. It can open no
+file and, unless it runs as root, start no process. Its memory and the CPU time of each answer are limited. It ends when
+the daemon ends.
 """
 
 import resource
@@ -10,10 +11,10 @@ import socket
 import sys
 
 MEMORY_BYTES = 512 << 20
-"""Address space. A frame of 8 MiB, decoded and encoded again, takes up to 64 MiB beside Python's own."""
+"""Address space. A frame of 8 MiB, decoded and encoded again, takes up to 64 MiB in addition to Python's own."""
 
 CPU_S = 5
-"""Limit of the CPU time of one answer. An answer takes 0.1 s at the most."""
+"""CPU limit of one answer. An answer takes at most 0.1 s."""
 
 
 def main(connection: socket.socket) -> None:
@@ -35,7 +36,7 @@ def main(connection: socket.socket) -> None:
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
-    """Return this many bytes, or none if the daemon closes the socket before that."""
+    """Return this many bytes, or an empty value if the daemon closes the socket first."""
     data = bytearray(size)
     at = 0
     with memoryview(data) as view:
@@ -62,10 +63,10 @@ def _limit_cpu() -> None:
 
 
 if __name__ == "__main__":
-    # Behind the standard library, and before another promptlog that may be installed.
+    # After the standard library, and before another promptlog that may be installed.
     behind = next((at for at, folder in enumerate(sys.path) if folder.endswith("-packages")), len(sys.path))
     sys.path[behind:behind] = [folder for folder in sys.argv[1:] if folder not in sys.path]
     try:
         main(socket.socket(fileno=0))
     except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        pass  # the daemon is gone
+        pass  # the daemon has ended

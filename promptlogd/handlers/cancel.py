@@ -1,4 +1,4 @@
-"""cancel: end a run of the same client. The run answers for itself, with the outcome `cancelled`."""
+"""cancel: end a run of the same connection. The run itself is answered with the outcome `cancelled`."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ class CancelHandler:
     """Handles `cancel`."""
 
     def start(self, principal: Principal, request: Cancel, sink: Sink) -> None:
-        """Cancel a run, if there is such a one."""
+        """Cancel the run, if it exists."""
         sink.reply(Cancelling(id=request.id, found=sink.cancel_other(request.target)))

@@ -1,4 +1,4 @@
-"""list: programs, newest first, a page at a time."""
+"""list: programs, newest first, in pages."""
 
 from __future__ import annotations
 

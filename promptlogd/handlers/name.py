@@ -1,4 +1,4 @@
-"""name: move a label to a program, or back to where it was."""
+"""name: move a name to a program, or undo its last move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ping: the versions."""
+"""ping: the versions of the daemon and its engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PingHandler:
         self._disabled = list(disabled)
 
     def start(self, principal: Principal, request: Ping, sink: Sink) -> None:
-        """Reply that the daemon is there."""
+        """Reply with the versions."""
         sink.reply(
             Pong(
                 id=request.id,

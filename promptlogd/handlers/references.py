@@ -1,4 +1,4 @@
-"""The store's errors as those of the wire, and the size of a text. No messages here."""
+"""Translates the store's errors into errors of the protocol. No messages here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from promptlogd.store import (
 
 
 class StoreErrors:
-    """Turns the store's errors into a RequestError. A class, since `contextmanager` is slower."""
+    """Turns the store's errors into a RequestError. A class, because `contextmanager` is slower."""
 
     def __enter__(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""remove: forget a program and the names on it. Runs of it that go on are not disturbed."""
+"""remove: delete a program and its names. Running runs of the program continue."""
 
 from __future__ import annotations
 

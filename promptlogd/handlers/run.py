@@ -1,6 +1,6 @@
-"""run: find the program, have it run, reply how it ended.
+"""run: find the program, run it, reply with the outcome.
 
-A few lines more than 300: each way in which a program may come to its run is here.
+More than 300 lines, because all ways to find the program of a run are here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sandbox.protocol.frames import Task
 
 _log = logging.getLogger(__name__)
 _HASH_S = 5.0
-"""Longest time to hash a large source of a run that is cancelled meanwhile."""
+"""Time limit for hashing a large source of a run that is cancelled at the same time."""
 
 _NO_USAGE = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
 
@@ -56,7 +56,7 @@ class RunHandler:
         outcomes: Counter[str],
         decoder: Decoder,
     ) -> None:
-        """`outcomes`: counts finished runs by outcome."""
+        """`outcomes`: counts of finished runs by outcome."""
         self.decoder = decoder
         self._store = store
         self.journal = journal
@@ -73,7 +73,7 @@ class RunHandler:
         self.record_run = store.record_run
 
     def start(self, principal: Principal, request: Run, sink: Sink) -> None:
-        """Run a program once. Raises RequestError if it could not be tried."""
+        """Run a program once. Raises RequestError if the request is invalid."""
         self._refuse(request)
         if request.source is not None and len(request.source) > SMALL_BYTES:
             run = _Run(self, principal, request, sink, "", stored=False)
@@ -104,7 +104,7 @@ class RunHandler:
             run.begin(job)
 
     def _job(self, request: Run, program: Program, artifact: Artifact | None) -> Job:
-        """Return the job of a run. Raises RequestError if it is not possible."""
+        """Return the job of a run. Raises RequestError if the request is invalid."""
         engine = self._engine(request, program)
         return Job(
             task=Task.CHECK_AND_RUN if artifact is None else Task.RUN,
@@ -119,7 +119,7 @@ class RunHandler:
         )
 
     def _engine(self, request: Run, program: Program) -> Engine:
-        """Return the engine of a run. Raises RequestError if it is unknown, or does not take the program."""
+        """Return the engine of a run. Raises RequestError if it is unknown or cannot run the program."""
         if program.engine not in ENGINES:
             why = f"this promptlogd does not have the program's engine, {program.engine!r}"
             raise RequestError("unsupported", why)
@@ -129,15 +129,15 @@ class RunHandler:
         return self._checks.choose(request.engine, program.language)[0]
 
     def _is_checked_apart(self, job: Job) -> bool:
-        """Whether a text is checked by a job of its own, as at submit, and not on the run's CPU time."""
+        """Whether the source is checked by a separate job, as for a submit, and not within the run's CPU limit."""
         return job.task is Task.CHECK_AND_RUN and len(job.source) > SMALL_BYTES
 
     async def _large(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
-        """Hash a large source in a thread, and check it as at submit, not on the run's CPU time.
+        """Hash a large source in a thread, and check it in a separate job, not within the run's CPU limit.
 
-        Hashing takes up to 5 ms for each MiB. hashlib releases the interpreter's lock meanwhile.
+        Hashing takes up to 5 ms for each MiB. hashlib releases the interpreter's lock.
         """
-        # Shielded: the reply to a cancelled run has the hash, too.
+        # Shielded, because the reply to a cancelled run has the hash, too.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _HASH_S):
             program = await trio.to_thread.run_sync(self._of_source, request)
         run.hash = program.hash
@@ -155,13 +155,13 @@ class RunHandler:
         if (request.hash is None) == (request.source is None):
             raise RequestError("bad_request", "give either `hash` or `source`")
         if request.hash is not None and request.language is not None:
-            raise RequestError("bad_request", "`language` is for a `source`; a kept program has its own")
+            raise RequestError("bad_request", "`language` is only for a `source`; a stored program has its own")
         bounds = self._config.limits
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
         check_size("env", len(memoryview(request.env)), bounds.env_kb * 1024)
 
     def _recall(self, request: Run) -> tuple[Program, Artifact | None] | None:
-        """Return a kept program, and its artifact if its own engine runs it; None unless memory has both.
+        """Return a stored program, and its artifact if its own engine runs it. None unless both are cached.
 
         Raises RequestError.
         """
@@ -176,7 +176,7 @@ class RunHandler:
         return None if artifact is None else (program, artifact)
 
     async def _read(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
-        """Read a kept program from the disk, and check it if that is needed. Raises RequestError."""
+        """Read a stored program from the disk, and check it if necessary. Raises RequestError."""
         program, artifact = await self._threads.read(principal, lambda: self._load(request))
         run.found(program)
         job = self._job(request, program, artifact)
@@ -187,7 +187,7 @@ class RunHandler:
         return await self._checked(job, principal) if self._is_checked_apart(job) else job
 
     def _load(self, request: Run) -> tuple[Program, Artifact | None]:
-        """Return what `_recall` does, or None for a missing artifact. Waits for the disk."""
+        """Like `_recall`, but read from the disk. The artifact is None if it is missing."""
         assert request.hash is not None
         program = self._store.load(self._store.resolve(request.hash))
         engine = self._engine(request, program)
@@ -196,7 +196,7 @@ class RunHandler:
         return program, self._store.artifact(program.hash, engine, self.hosts[engine].artifact_build)
 
     def _of_source(self, request: Run) -> Program:
-        """Return the program that a request brings with it. Raises RequestError. Thread-safe."""
+        """Return the program for the source in a request. Raises RequestError. Thread-safe."""
         assert request.source is not None
         return self._checks.program(request.source, request.engine, request.language)
 
@@ -213,22 +213,22 @@ class RunHandler:
         return limits
 
     async def _check_again(self, program: Program, job: Job, principal: Principal) -> Job | Unparsed:
-        """Check a kept program whose artifact is missing or of another build, and keep the new artifact."""
+        """Check a stored program whose artifact is missing or of another build, and store the new artifact."""
         artifact = await self._checks.artifact(program.source, program.engine, program.language, principal)
         await self.keep(principal, program.hash, program.engine, artifact)
         return msgspec.structs.replace(job, task=Task.RUN, artifact=artifact)
 
     async def keep(self, principal: Principal, hash: str, engine: Engine, artifact: Artifact) -> None:
-        """Store an artifact in place of the present one. A failure is only logged: runs do not need the artifact."""
+        """Replace the stored artifact. A failure is only logged, because runs do not need the artifact."""
         build = self.hosts[engine].artifact_build
         try:
             await self._threads.write(principal, lambda: self._store.put_artifact(hash, engine, build, artifact))
         except RequestError as error:
-            _log.error("the artifact of program %s is not kept: %s", hash, error.message)
+            _log.error("the artifact of program %s could not be stored: %s", hash, error.message)
 
 
 class _Run:
-    """One `run` request on its way."""
+    """One `run` request in progress."""
 
     def __init__(
         self, handler: RunHandler, principal: Principal, request: Run, sink: Sink, hash: str, *, stored: bool
@@ -238,21 +238,21 @@ class _Run:
         self._request = request
         self._sink = sink
         self.hash = hash
-        """Hash of the program; of a large source it is known later."""
+        """Hash of the program. For a large source it is set later."""
         self._stored = stored
         self._engine: Engine | None = None
-        """What the program runs on, once that is known."""
+        """The engine that runs the program, once known."""
         self.kept_for: Engine | None = None
-        """The engine of a kept program, whose artifact is in the store."""
+        """The engine of a stored program, for which the store has an artifact."""
         self._artifact: Artifact | None = None
-        """Artifact of the job, once it is known."""
+        """Artifact of the job, once known."""
 
     def found(self, program: Program) -> None:
-        """Note the kept program. Until then `hash` is the reference that the client sent."""
+        """Note the stored program. Until then, `hash` is the reference that the client sent."""
         self.hash, self.kept_for, self._stored = program.hash, program.engine, True
 
     def begin(self, job: Job) -> None:
-        """Have the job run."""
+        """Start the job."""
         request, sink = self._request, self._sink
         self._engine, self._artifact = job.engine, job.artifact
         pending = self._handler.runs.start(
@@ -266,11 +266,11 @@ class _Run:
         sink.when_cancelled(pending.cancel)
 
     def end_unbegun(self) -> None:
-        """Reply that it was cancelled before it began."""
+        """Reply that the run was cancelled before it started."""
         self._reply(Result(outcome=Cancelled(), usage=_NO_USAGE))
 
     def begin_later(self, make_job: Callable[[], Awaitable[Job | Unparsed]]) -> None:
-        """Make the job in a task, and then have it run, unless the program does not parse."""
+        """Create the job in a task, then start it, unless the program has a syntax error."""
         scope = trio.CancelScope()
         self._sink.when_cancelled(scope.cancel)
 
@@ -285,7 +285,7 @@ class _Run:
                         self.begin(job)
                         return
                     case _:
-                        pass  # it was cancelled as `make_job` ended
+                        pass  # cancelled just as `make_job` ended
             if scope.cancel_called:
                 self.end_unbegun()
 
@@ -315,7 +315,7 @@ class _Run:
         self._reply(result)
 
     async def _read(self, result: Result, json: bytes | memoryview) -> None:
-        """Have the decoder read a large result. Its cell and its slot are free again by now."""
+        """Have the decoder check a large result. The run has already returned its cell and its slot."""
         try:
             outcome = await self._handler.decoder.value(self._principal.uid, json)
         except DecoderFailed as error:
@@ -323,19 +323,19 @@ class _Run:
         self._reply(msgspec.structs.replace(result, outcome=outcome))
 
     def _note(self, kind: str, usage: Usage) -> None:
-        """Log how a run ended that gave no result."""
-        # Of what the program said nothing is logged: it may be about the prompt.
+        """Log the outcome of a run without a result."""
+        # Nothing from the program is logged, because it may contain parts of the prompt.
         # Before the program is found, the hash is what the client has sent.
         program = f"program {self.hash[:HASH_SHOWN]}" if is_hash(self.hash) else "an unknown program"
         said = self._principal.uid, program, usage.cpu_ms
-        if kind == "crashed":  # apart, so that its lines have a rate of their own
+        if kind == "crashed":  # a separate statement, which has its own rate limit
             _log.warning("uid %d: a run of %s crashed, after %.1f ms of CPU", *said)
         else:
             _log.info("uid %d: a run of %s, after %.1f ms of CPU, ended as %s", *said, kind)
 
     def _reply(self, result: Result) -> None:
         outcome = result.outcome
-        assert not isinstance(outcome, Checked | Value)  # a run is no check; its result was read
+        assert not isinstance(outcome, Checked | Value)  # a run is not a check, and its result was decoded
         if self._stored:
             self._handler.record_run(self.hash)
         kind = str(outcome.__struct_config__.tag)

@@ -1,4 +1,4 @@
-"""show: one program, with its names, their moves, and its source if it is asked for."""
+"""show: one program, with its names, their moves, and optionally its source."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ShowHandler:
                 name: [NameChange(hash=move.hash, at=move.at) for move in moves if move.hash is not None]
                 for name, moves in shown.history.items()
             },
-            # Already encoded: the session puts it into the message.
+            # Already encoded: the session inserts it into the message.
             source=cast(str, self._source(hash, encoding)) if request.source else None,
         )
 
@@ -58,8 +58,8 @@ class ShowHandler:
         if size > _MOST_SOURCE_BYTES:
             raise RequestError(
                 "too_large",
-                f"the source of {len(source)} bytes is {size} bytes in JSON, the most is {_MOST_SOURCE_BYTES}: ask in "
-                "MessagePack, or read the file below programs/ in the state folder",
+                f"the source of {len(source)} bytes is {size} bytes in JSON, the maximum is {_MOST_SOURCE_BYTES}; use "
+                "MessagePack, or read the file in programs/ in the state folder",
                 {"size": size, "limit": _MOST_SOURCE_BYTES},
             )
         return encoded

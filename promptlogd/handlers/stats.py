@@ -1,4 +1,4 @@
-"""stats: counts since the daemon's start, and its present state."""
+"""stats: counters since the daemon's start, and its current state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StatsHandler:
         jail_uids: str,
         turns: Turns,
     ) -> None:
-        """`outcomes`: finished runs by outcome."""
+        """`outcomes`: counts of finished runs by outcome."""
         self._store = store
         self._threads = threads
         self._runs = runs
@@ -42,7 +42,7 @@ class StatsHandler:
         self._started_at = trio.current_time()
 
     def start(self, principal: Principal, request: Stats, sink: Sink) -> None:
-        """Reply with the counts."""
+        """Reply with the counters."""
         sink.spawn(lambda: self._stats(principal, request))
 
     async def _stats(self, principal: Principal, request: Stats) -> StatsReply:

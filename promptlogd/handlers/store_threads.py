@@ -1,6 +1,6 @@
-"""The store's methods that wait for the disk, in worker threads. No messages here.
+"""Calls the store's methods that wait for the disk in worker threads. No messages here.
 
-Readers and writers have separate threads. So a disk that does not take a write stops no reader, and neither stops the
+Readers and writers have separate threads. So a disk that blocks writes does not block readers. Neither blocks the
 threads that start cells.
 """
 
@@ -19,12 +19,12 @@ from promptlogd.room import ALWAYS_ROOM, Room
 _R = TypeVar("_R")
 
 _READERS = 4
-"""Threads that read. More of them would contend with the loop for the interpreter's lock."""
+"""Reader threads. More would contend with the loop for the interpreter's lock."""
 _WRITERS = 16
-"""Threads that write. Submits that sync at the same time share a commit of the file system's journal."""
+"""Writer threads. Submits that sync at the same time share a commit of the file system's journal."""
 _READS_OF_CONNECTION, _READS_OF_UID = 1, 3
 _WRITES_OF_CONNECTION, _WRITES_OF_UID = 4, 12
-"""Calls that have a thread or wait for one, so that other connections and other uids find a thread."""
+"""Maximum number of write calls, so that other connections and other uids find a free thread."""
 
 
 class StoreThreads:
@@ -35,19 +35,19 @@ class StoreThreads:
         self._writes = _Threads(_WRITERS, of_connection=_WRITES_OF_CONNECTION, of_uid=_WRITES_OF_UID)
 
     async def read(self, principal: Principal, work: Callable[[], _R], room: Room = ALWAYS_ROOM) -> _R:
-        """Return the result of `work`, which reads. If this is cancelled, the thread ends by itself.
+        """Return the result of `work`, which only reads. If this is cancelled, the thread ends by itself.
 
-        `room`: for the reply of `work`, which may be long. The thread starts when there is room.
+        `room`: room for the reply, which may be long. The thread starts when there is room.
         """
         return await self._reads.run(principal, work, room, abandon_on_cancel=True)
 
     async def write(self, principal: Principal, work: Callable[[], _R]) -> _R:
-        """Return the result of `work`, which writes. Can't be cancelled once it has a thread."""
+        """Return the result of `work`, which writes. It cannot be cancelled once it has a thread."""
         return await self._writes.run(principal, work, ALWAYS_ROOM, abandon_on_cancel=False)
 
 
 class _Threads:
-    """A bounded number of threads, with bounds for each connection and each uid."""
+    """A bounded number of threads, with limits for each connection and each uid."""
 
     def __init__(self, most: int, *, of_connection: int, of_uid: int) -> None:
         self._threads = trio.CapacityLimiter(most)
@@ -59,7 +59,7 @@ class _Threads:
         while True:
             await room.wait()
             async with self._connections.use(principal.connection), self._uids.use(principal.uid):
-                if room.has_room():  # other replies may have filled it meanwhile
+                if room.has_room():  # other replies may have filled it
                     with StoreErrors():
                         return await trio.to_thread.run_sync(
                             work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel
@@ -67,7 +67,7 @@ class _Threads:
 
 
 class _Parts:
-    """One limiter for each connection, or each uid. Unused limiters are forgotten."""
+    """One limiter for each connection or uid. Unused limiters are dropped."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -85,5 +85,5 @@ class _Parts:
             yield
         finally:
             limiter.release()
-            if not limiter.borrowed_tokens:  # then nobody waits either
+            if not limiter.borrowed_tokens:  # then nobody waits
                 self._limiters.pop(number, None)

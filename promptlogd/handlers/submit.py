@@ -1,4 +1,4 @@
-"""submit: have a source checked in a cell, then keep it."""
+"""submit: check a source in a cell, then store it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sandbox.program import Artifact, Program
 
 _log = logging.getLogger(__name__)
 _DISCARD_S = 5.0
-"""Longest wait for the disk to discard a program that was not kept."""
+"""Time limit for discarding a program that was not stored."""
 
 
 class SubmitHandler:
@@ -46,7 +46,7 @@ class SubmitHandler:
         self._on_kept = on_kept
 
     def start(self, principal: Principal, request: Submit, sink: Sink) -> None:
-        """Keep a program. Raises RequestError; with the place in `detail` if it does not parse."""
+        """Store a program. Raises RequestError; for a syntax error, with the position in `detail`."""
         if len(request.source) > SMALL_BYTES:
             sink.spawn(lambda: self._keep_large(principal, request))
             return
@@ -54,12 +54,12 @@ class SubmitHandler:
         sink.spawn(lambda: self._keep(principal, request, program))
 
     async def _keep_large(self, principal: Principal, request: Submit) -> Submitted:
-        """Hash a program in a thread, and keep it."""
+        """Hash a large program in a thread, and store it."""
         program = await trio.to_thread.run_sync(self._checks.program, request.source, request.engine, request.language)
         return await self._keep(principal, request, program)
 
     async def _keep(self, principal: Principal, request: Submit, program: Program) -> Submitted:
-        """Check the program while a thread writes it, since both take about as long; then keep it."""
+        """Check the program while a thread writes it, because both take about the same time. Then publish it."""
         asked = (request.engine, request.language)
         if any(asked) and not request.replace:
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
@@ -92,7 +92,7 @@ class SubmitHandler:
             with trio.move_on_after(_DISCARD_S, shield=True):
                 await staging.end()
         engine = fact.engine if fact else program.engine
-        was = "kept" if created else "changed" if request.replace else "kept already"
+        was = "stored" if created else "changed" if request.replace else "already stored"
         _log.info("uid %d submitted program %s for %s, %s", principal.uid, hash[:HASH_SHOWN], engine, was)
         self._journal.note(
             Entry(
@@ -104,7 +104,7 @@ class SubmitHandler:
 
 
 class _Staging:
-    """A program on its way to the disk."""
+    """A program that is being written to disk."""
 
     def __init__(self, store: Store, threads: StoreThreads, program: Program, principal: Principal) -> None:
         self._store = store
@@ -117,7 +117,7 @@ class _Staging:
         self.kept = False
 
     async def run(self) -> None:
-        """Write it."""
+        """Write the program."""
         principal = self._principal
         try:
             self._staged = await self._threads.write(
@@ -134,14 +134,14 @@ class _Staging:
             try:
                 raise error
             finally:
-                del error  # it refers to this frame: the program would stay until the cyclic garbage collector runs
+                del error  # a reference cycle would keep the program until the next garbage collection
         assert self._staged is not None
         return self._staged
 
     async def end(self) -> None:
-        """Discard the staged program, unless it was kept."""
+        """Discard the staged program, unless it was stored."""
         staged = self._staged
         if staged is not None and not self.kept:
-            # If the disk hangs, or the host has no threads, the next start of the daemon removes it.
+            # If the disk hangs or no thread can start, the next start of the daemon removes it.
             with suppress(RuntimeError):
                 await trio.to_thread.run_sync(lambda: self._store.discard(staged), abandon_on_cancel=True)

@@ -1,4 +1,4 @@
-"""Which request is handled where. A table of contents."""
+"""The table of handlers: message type to handler."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Handler(Protocol):
     """Handles one type of request."""
 
     def start(self, principal: Principal, request: Any, sink: Sink) -> None:
-        """Begin, and return at once. Raises RequestError if the request can't be tried."""
+        """Start, and return at once. Raises RequestError if the request is invalid."""
 
 
 Handlers = Mapping[type, Handler]
@@ -57,7 +57,7 @@ def make_handlers(
     decoder: Decoder,
     on_kept: Callable[[], None],
 ) -> Handlers:
-    """Return the handler of each request. `on_kept`: called when a program was kept."""
+    """Return the handler of each request. `on_kept`: called when a program was stored."""
     outcomes: Counter[str] = Counter()
     threads = StoreThreads()
     return {

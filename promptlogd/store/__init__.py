@@ -1,4 +1,4 @@
-"""The hash-addressed store of programs, and what is known of each."""
+"""The content-addressed store of programs and their metadata."""
 
 from promptlogd.store.errors import (
     Ambiguous,

@@ -1,6 +1,6 @@
-"""Keeps the journal of names short: forgets old moves once it holds many more moves than names.
+"""Compacts the journal of names: deletes old moves once there are many more moves than names.
 
-SQLite forgets the moves first, durably, and the journal is replaced afterwards. After a kill in between the journal has
+The moves are first deleted from SQLite, durably. Then the journal is replaced. After a kill in between, the journal has
 more moves than SQLite. The next start treats these as moves that SQLite has lost, and adds them again.
 """
 
@@ -14,11 +14,11 @@ from promptlogd.store.state_folder import StateFolder
 _log = logging.getLogger(__name__)
 
 _LEAST_BYTES = 4 << 20
-"""Some 22,000 moves. A shorter journal is not compacted."""
+"""About 22,000 moves. A shorter journal is not compacted."""
 _MOVES_BESIDE_NAMES = 10_000
-"""Moves that stay in addition to one for each name. So 100,000 names leave 22 MB at most, a third of the bound."""
+"""Moves that stay in addition to one for each name. So 100,000 names leave at most 22 MB, a third of the limit."""
 _RETRY_BYTES = 1 << 20
-"""Growth of the journal after which a compaction that failed is tried again."""
+"""Growth of the journal after which a failed compaction is retried."""
 
 
 class Compaction:
@@ -31,7 +31,7 @@ class Compaction:
     def compact_if_long(self) -> None:
         """Compact the journal if it is long. A failure is logged.
 
-        Other writers wait meanwhile: 0.1 s for 22,000 moves, 0.4 s with 100,000 names. Readers don't.
+        Other writers wait for it: 0.1 s for 22,000 moves, 0.4 s with 100,000 names. Readers do not wait.
         """
         before = self._state.journal.size
         if before <= self._next_bytes:
@@ -44,7 +44,7 @@ class Compaction:
             return
         after = self._state.journal.size
         self._next_bytes = max(_LEAST_BYTES, 2 * after)
-        _log.info("names.jsonl is compacted from %d to %d bytes", before, after)
+        _log.info("compacted names.jsonl from %d to %d bytes", before, after)
 
     def _compact(self) -> None:
         with self._state.read_facts() as facts:

@@ -1,6 +1,6 @@
-"""Counts of finished runs that SQLite does not have yet. Pure, and safe to use from any thread.
+"""Counts of finished runs that are not in SQLite yet. Pure and thread-safe.
 
-The loop's thread takes the lock at each run. So nothing holds it for long: no disk, and no loop over all programs.
+The event loop takes the lock at each run. So no disk access and no iteration over all programs may hold it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import threading
 
 
 class RunCounts:
-    """For each program, the number of runs that ended since the last `take`, and the time of the last end."""
+    """For each program: the number of runs that ended since the last `take`, and the time of the last end."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._runs: dict[str, tuple[int, float]] = {}
 
     def add(self, hash: str, count: int, at: float) -> None:
-        """Count runs, the last of which ended at this time."""
+        """Add runs. The last one ended at this time."""
         with self._mutex:
             before, _ = self._runs.get(hash, (0, 0.0))
             self._runs[hash] = (before + count, at)
@@ -33,12 +33,12 @@ class RunCounts:
             return runs
 
     def put_back(self, runs: dict[str, tuple[int, float]]) -> None:
-        """Add back counts that could not be written. An end time that was counted meanwhile stays.
+        """Add back counts that could not be written. A later end time that was counted in between stays.
 
         `runs` is this object's from now on.
         """
         with self._mutex:
-            for hash, (count, at) in self._runs.items():  # few: the runs that ended during the write
+            for hash, (count, at) in self._runs.items():  # only the runs that ended during the write
                 runs[hash] = (runs.get(hash, (0, at))[0] + count, at)
             self._runs = runs
 

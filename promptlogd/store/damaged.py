@@ -1,4 +1,4 @@
-"""Damaged files, kept for a person to examine, up to a bound. The oldest are removed first."""
+"""Damaged files, kept for examination by the operator up to a size limit. The oldest are removed first."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _log = logging.getLogger(__name__)
 
 _MOST_ENTRIES = 64
 _MOST_BYTES = 64 << 20
-"""Of all entries together. The newest stays even if it is larger by itself."""
+"""Maximum size of all entries. The newest entry stays even if it is larger."""
 
 
 class DamagedFolder:
-    """Owner of `damaged/` below the state folder."""
+    """Owns `damaged/` in the state folder."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "damaged"
 
     def prepare(self) -> None:
-        """Make the folder, and hold it to its bound. Raises StoreUnsafe, OSError."""
+        """Create the folder, and enforce its size limit. Raises StoreUnsafe, OSError."""
         make_folder(self._folder)
         self._evict_oldest()
 
@@ -44,7 +44,7 @@ class DamagedFolder:
         self._evict_oldest()
 
     def _place(self, label: str) -> Path:
-        # The random part keeps names apart when the clock stands still or goes back.
+        # The random part keeps names unique if the clock stands still or goes back.
         return self._folder / f"{label}-{time.time_ns()}-{os.urandom(4).hex()}"
 
     def _evict_oldest(self) -> None:
@@ -54,18 +54,18 @@ class DamagedFolder:
             entries = [(entry.lstat().st_ctime_ns, entry) for entry in self._folder.iterdir()]
         total = 0
         for number, (_, entry) in enumerate(sorted(entries, reverse=True)):
-            with self._log_errors():  # an entry that can't be read or removed must not keep the others
+            with self._log_errors():  # an entry that can't be removed must not prevent removing the others
                 total += _size(entry)
                 if number and (number >= _MOST_ENTRIES or total > _MOST_BYTES):
                     erase(entry)
-                    _log.warning("%s was over its bound: the oldest entry is removed: %s", self._folder, entry.name)
+                    _log.warning("%s exceeded its size limit; removed its oldest entry: %s", self._folder, entry.name)
 
     @contextmanager
     def _log_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            _log.error("can't hold %s to its bound: %s", self._folder, error)
+            _log.error("can't enforce the size limit of %s: %s", self._folder, error)
 
 
 def _size(path: Path) -> int:

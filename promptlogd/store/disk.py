@@ -1,4 +1,4 @@
-"""Bytes and names onto the disk, durably and without following links. Nothing of what they mean."""
+"""Reads, writes and syncs files durably, without following symbolic links. Independent of their contents."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class open_folder:  # noqa: N801  # used as a function; a class, since each submit opens a dozen folders
-    """Give the descriptor of a folder, which is opened without following a link, until the end of a `with` block.
+class open_folder:  # noqa: N801  # used as a function; a class is faster, and each submit opens a dozen folders
+    """Context manager: the descriptor of a folder that is opened without following symbolic links.
 
-    `parent`: the descriptor of the folder that a relative path starts from. Raises OSError.
+    `parent`: descriptor of the folder in which a relative path starts. Raises OSError.
     """
 
     def __init__(self, path: Path | str, parent: int | None = None) -> None:
@@ -33,10 +33,10 @@ class open_folder:  # noqa: N801  # used as a function; a class, since each subm
 
 
 def write_files(folder: int, files: dict[str, bytes], *, wait: bool = True) -> None:
-    """Write files that are new or empty, and return once all are on the disk.
+    """Write new or empty files, and return once all are on disk.
 
-    All are on their way there before the first is waited for: a journaling file system then commits them together.
-    `folder`: its descriptor. `wait`: without it the kernel writes them when it likes.
+    The writes of all files start before the first is waited for, so that a journaling file system commits them
+    together. `folder`: its descriptor. `wait`: if false, the kernel writes them at any later time.
     """
     with ExitStack() as opened:
         descriptors = []
@@ -49,16 +49,16 @@ def write_files(folder: int, files: dict[str, bytes], *, wait: bool = True) -> N
         if not wait:
             return
         for descriptor in descriptors:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # starts the write-back of dirty pages
         for descriptor in descriptors:
             os.fsync(descriptor)
 
 
 @contextmanager
 def open_parent(folder: int, path: str) -> Iterator[tuple[int, str]]:
-    """Give (the descriptor of the folder that this path below an open folder is in, the path's last part).
+    """Context manager: (descriptor of the folder that contains this path, last component of the path).
 
-    Raises OSError; no link on the way is followed.
+    The path starts in the open folder. Symbolic links are not followed. Raises OSError.
     """
     *folders, name = path.split("/")
     with ExitStack() as opened:
@@ -68,9 +68,9 @@ def open_parent(folder: int, path: str) -> Iterator[tuple[int, str]]:
 
 
 def write_tree(folder: int, files: dict[str, bytes]) -> None:
-    """Write files by their paths below an empty folder, and return once all are on the disk. Raises OSError.
+    """Write files by path into an empty folder, and return once all are on disk. Raises OSError.
 
-    `folder`: its descriptor. One file is open at a time, however many there are.
+    `folder`: its descriptor. Only one file is open at a time.
     """
     parts = [path.split("/") for path in files]
     folders = sorted({"/".join(some[:count]) for some in parts for count in range(1, len(some))})
@@ -83,7 +83,7 @@ def write_tree(folder: int, files: dict[str, bytes]) -> None:
             descriptor = os.open(name, flags, 0o600, dir_fd=parent)
             try:
                 write_all(descriptor, data)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # starts the write-back of dirty pages
             finally:
                 os.close(descriptor)
     for path in (*files, *folders):
@@ -97,22 +97,23 @@ def write_tree(folder: int, files: dict[str, bytes]) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it. A disk that fills up writes a part first, and refuses the rest. Raises OSError."""
+    """Write all bytes. A disk that becomes full accepts a part first and refuses the rest. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def read_file(path: Path | str, most_bytes: int, *, parent: int | None = None) -> bytes:
-    """Return the bytes of a file, without following a link. Raises OSError; ValueError for no file, or too large a one.
+    """Return the bytes of a file, without following symbolic links.
 
-    `parent`: the descriptor of the folder that a relative path starts from.
+    `parent`: descriptor of the folder in which a relative path starts. Raises OSError; ValueError if it is not a
+    regular file or is too large.
     """
     descriptor = os.open(path, _READ, dir_fd=parent)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most_bytes:
-            raise ValueError(f"{path} is no file, or of more than {most_bytes} bytes")
+            raise ValueError(f"{path} is not a file, or has more than {most_bytes} bytes")
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
             return file.readall()
     finally:
@@ -120,7 +121,7 @@ def read_file(path: Path | str, most_bytes: int, *, parent: int | None = None) -
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in place of the one that is there, if any, durably and all or nothing. Raises OSError."""
+    """Create or replace a file, durably and atomically. Raises OSError."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     try:
@@ -134,13 +135,13 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Return once the names in this folder are on the disk."""
+    """Return once the entries of this folder are on disk."""
     with open_folder(folder) as descriptor:
         os.fsync(descriptor)
 
 
 def erase(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it. Raises OSError."""
+    """Remove a file, a link, or a folder with its contents. Raises OSError."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
     else:

@@ -1,4 +1,4 @@
-"""What can go wrong with the store. Every error of this package is a StoreError."""
+"""Errors of the store. Every error of this package is a StoreError."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ class StoreError(Exception):
 
 
 class StoreLocked(StoreError):
-    """Another daemon has this state folder. `holder` describes that process."""
+    """Another daemon uses this state folder. `holder` describes that process."""
 
     def __init__(self, folder: str, holder: str) -> None:
-        super().__init__(f"{folder} is in use by another promptlogd ({holder}); stop that, or give --state-dir")
+        super().__init__(f"{folder} is in use by another promptlogd ({holder}); stop it, or give --state-dir")
         self.folder = folder
         self.holder = holder
 
 
 class StoreUnsafe(StoreError):
-    """A file or folder of the store is not what the daemon made: a link, of another kind, or open to another user."""
+    """A file or folder of the store is a symbolic link, has the wrong type, or is accessible to another user."""
 
 
 class StoreTooNew(StoreError):
-    """A newer promptlog wrote this state folder. Nothing in it was touched."""
+    """A newer promptlog wrote this state folder. Nothing in it was changed."""
 
     def __init__(self, folder: str, found: int, known: int) -> None:
         super().__init__(
-            f"{folder} has format version {found}, and this promptlogd knows versions up to {known}: start the newer "
-            "promptlogd that wrote it, or give another --state-dir"
+            f"{folder} has format version {found}, but this promptlogd supports versions up to {known}: start the "
+            "newer promptlogd that wrote it, or give another --state-dir"
         )
         self.folder = folder
         self.found = found
@@ -39,35 +39,35 @@ class StoreTooNew(StoreError):
 
 
 class Unstorable(StoreError, ValueError):
-    """The store does not take this program or artifact: a bad path, too many files, too many bytes, or a bad name."""
+    """The store refuses this program or artifact: an invalid path or name, too many files, or too many bytes."""
 
 
 class StoreFailed(StoreError):
-    """The disk or the system refused: broken, read-only, out of descriptors. No partly kept program or name remains."""
+    """An error of the disk or the system. No partly stored program or name remains."""
 
 
 class StoreFull(StoreFailed):
-    """There is no room on the disk, or in the quota."""
+    """The disk or the quota is full."""
 
 
 class ProgramUnreadable(StoreFailed):
-    """A program's files can't be read. Nothing was moved; submitting the same bytes again replaces them."""
+    """The files of a program cannot be read. Nothing was moved. Submitting the same bytes replaces them."""
 
 
 class BadReference(StoreError):
-    """A text that can name no program."""
+    """An invalid reference: neither a hash, nor a prefix, nor a name."""
 
 
 class NotFound(StoreError):
     """No program has this name or hash."""
 
     def __init__(self, reference: str, message: str | None = None) -> None:
-        super().__init__(message or f"no program {reference!r} here; `promptlogctl list` shows what there is")
+        super().__init__(message or f"no program {reference!r} here; `promptlogctl list` lists all programs")
         self.reference = reference
 
 
 class Ambiguous(StoreError):
-    """A prefix that more than one hash begins with. `matches`: at most ten of them, the oldest program first."""
+    """A prefix matches several hashes. `matches`: at most ten of them, oldest program first."""
 
     def __init__(self, reference: str, matches: list[str]) -> None:
         super().__init__(f"{reference!r} names {len(matches)} programs or more; give more digits")
@@ -76,7 +76,7 @@ class Ambiguous(StoreError):
 
 
 class TooManyNames(StoreError):
-    """A name was refused, because as many as there may be are in use. `most`: that number."""
+    """A name was refused, because the maximum number of names is in use. `most`: that number."""
 
     def __init__(self, message: str, most: int) -> None:
         super().__init__(message)
@@ -84,21 +84,21 @@ class TooManyNames(StoreError):
 
 
 class Damaged(StoreError):
-    """An object did not verify; it was set aside and is not served."""
+    """A program did not verify. It was moved to `damaged/` and is not served."""
 
     def __init__(self, hash: str, why: str) -> None:
-        super().__init__(f"program {hash} was damaged on disk ({why}) and is set aside; submit it again")
+        super().__init__(f"program {hash} was damaged on disk ({why}) and was moved to damaged/; submit it again")
         self.hash = hash
         self.why = why
 
 
 class KeptForAnother(StoreError):
-    """The very same bytes are kept for another engine, or as another language."""
+    """The same bytes are already stored for another engine or language."""
 
     def __init__(self, hash: str, engine: str, language: str) -> None:
         super().__init__(
-            f"this program is already kept as {language} for {engine}: remove it first, or run its text without "
-            "keeping it"
+            f"this program is already stored as {language} for {engine}; remove it first, or run its text without "
+            "storing it"
         )
         self.hash = hash
         self.engine = engine
@@ -109,14 +109,14 @@ _HINTS = {
     errno.ENOSPC: "the disk is full: remove programs, or free some space",
     errno.EDQUOT: "the quota is used up: remove programs, or free some space",
     errno.EROFS: "the file system is read-only: mount it for writing",
-    errno.EIO: "the disk reports an error: look into the kernel's log, and replace the disk",
+    errno.EIO: "the disk reports an error: see the kernel's log, and replace the disk",
     errno.EACCES: "permission denied: chown the files to the daemon's user",
     errno.EPERM: "not permitted: chown the files to the daemon's user",
     errno.ENOTDIR: "it is a file or a link, not a folder of the store: remove it",
-    errno.ELOOP: "it is a link, and links are not followed: remove it",
+    errno.ELOOP: "it is a symbolic link, which is not followed: remove it",
     errno.EMFILE: f"{os.strerror(errno.EMFILE)}: raise the daemon's limit of open files, and try again",
     errno.ENFILE: f"{os.strerror(errno.ENFILE)}: raise the host's limit of open files, and try again",
-    errno.ENOMEM: "there is no memory left: free some, and try again",
+    errno.ENOMEM: "out of memory: free some memory, and try again",
 }
 _SQLITE_HINTS = {
     sqlite3.SQLITE_FULL: _HINTS[errno.ENOSPC],
@@ -128,14 +128,14 @@ _SQLITE_HINTS = {
     sqlite3.SQLITE_NOTADB: "the database is damaged: restart promptlogd, which rebuilds it",
 }
 _SQLITE_FILES = 4
-"""Descriptors that a connection takes: the database, its log, its folder, and a temporary one."""
+"""Descriptors of a connection: the database, its log, its folder, and a temporary file."""
 
 TRANSIENT_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 """Errors about the daemon or the host, not about the file."""
 
 
 def store_error(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
-    """Return the error for a step that the system refused, with the reason and what to do about it."""
+    """Return the error for a failed step, with the reason and a remedy."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code == sqlite3.SQLITE_CANTOPEN and (refused := _descriptor_error()) is not None:
@@ -148,7 +148,7 @@ def store_error(what: str, error: OSError | sqlite3.Error) -> StoreFailed:
 
 
 def _descriptor_error() -> OSError | None:
-    """Return the system's error if no more files can be opened. SQLite does not report why it could not open one."""
+    """Return the system's error if no more files can be opened. SQLite does not report the reason."""
     with ExitStack() as opened:
         try:
             for _ in range(_SQLITE_FILES):
@@ -160,7 +160,7 @@ def _descriptor_error() -> OSError | None:
 
 
 def read_error(hash: str, error: OSError) -> StoreFailed:
-    """Return the error for a program that can't be read: ProgramUnreadable, unless the cause is transient."""
+    """Return the error for an unreadable program: ProgramUnreadable, unless the cause is transient."""
     refused = store_error(f"can't read program {hash}", error)
     if error.errno in TRANSIENT_ERRORS:
         return refused

@@ -1,6 +1,6 @@
-"""Small facts about programs in SQLite. No program bytes.
+"""Facts about programs in SQLite, without their contents.
 
-Everything here can be rebuilt, programs from their folders and names from the journal, except run counts.
+All facts except run counts can be rebuilt: programs from their folders, names from the journal.
 
 A power cut or a damaged log can silently drop SQLite's most recent transactions. So each start compares SQLite with the
 folders and the journal and repairs it.
@@ -53,16 +53,16 @@ FACTS_FILES = ("facts.sqlite3", "facts.sqlite3-wal", "facts.sqlite3-shm")
 """Names of the database's files in the state folder: the database, its write-ahead log, its shared memory."""
 
 _LONG_LOG_BYTES = 4 << 20
-"""Length of the write-ahead log from which it is copied into the database: some 1,000 pages, as SQLite does it."""
+"""Length of the write-ahead log at which it is checkpointed: about 1,000 pages, which is SQLite's default."""
 _MOST_LOG_BYTES = 16 << 20
-"""Length from which writers wait until it is copied. Otherwise it could grow without bound while they never pause.
+"""Length at which writers wait for the checkpoint. Otherwise the log could grow without bound under continuous writes.
 
-It can be longer by the writes of one second between two flushes, or by one transaction that rewrites a table.
+It can be exceeded by the writes of one second between two flushes, or by one transaction that rewrites a table.
 """
 
 
 class Facts:
-    """Owner of `facts.sqlite3`. For one thread at a time, except `readers` and `copy_log`."""
+    """Owns `facts.sqlite3`. One thread at a time, except `readers` and `copy_log`."""
 
     def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
         self._path = state_dir / FACTS_FILES[0]
@@ -76,26 +76,26 @@ class Facts:
     def open(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
         """Open the database, or a new one if it is damaged, and repair it from these folders and the journal.
 
-        Raises OSError, sqlite3.Error and StoreFailed for the disk.
+        Raises OSError, sqlite3.Error and StoreFailed for errors of the disk.
         """
         if not self._path.exists() or not self._open_old(folders, meta, journal):
             self._open_new(folders, meta, journal)
         self.readers.open()
 
     def _open_new(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
-        # Created here, since SQLite gives its other files the mode of this one.
+        # Created here, because SQLite gives its other files the mode of this one.
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             self._connect()
             self._db.executescript(_SCHEMA)
         except BaseException:
             self.close()
-            self._path.unlink()  # else the next start treats it as damaged
+            self._path.unlink()  # otherwise the next start treats it as damaged
             raise
         self._reconcile(folders, meta, journal)
 
     def _open_old(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> bool:
-        """Open the existing database; return whether it was good. Sets a damaged one aside."""
+        """Open the existing database. Return whether it was good. A damaged one is moved to `damaged/`."""
         try:
             self._open_good()
             self._names.add_missing_index()
@@ -104,7 +104,7 @@ class Facts:
             self.close()
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGE:
                 raise
-            _log.error("%s is damaged and is rebuilt, without the counts of runs: %s", self._path, error)
+            _log.error("%s is damaged and is rebuilt, without run counts: %s", self._path, error)
             self._set_aside()
             return False
         return True
@@ -116,14 +116,15 @@ class Facts:
                     self._damaged.move_in(name, folder=folder, label=name)
 
     def _open_good(self) -> None:
-        """Open the existing database. Raises ValueError and sqlite3.DatabaseError for damage, OSError for the disk."""
+        """Open the existing database. Raises ValueError or sqlite3.DatabaseError for damage, OSError for disk
+        errors."""
         with self._path.open("rb") as file:
             while file.read(1 << 20):
-                pass  # a read error must show here: the check below would treat it as damage
+                pass  # a read error must be raised here, because the check below would treat it as damage
         self._connect()
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version != _SCHEMA_VERSION:
-            raise ValueError(f"it is of version {version}, not {_SCHEMA_VERSION}")
+            raise ValueError(f"it has version {version}, not {_SCHEMA_VERSION}")
         found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise ValueError(found)
@@ -137,7 +138,7 @@ class Facts:
     def close(self) -> None:
         """Close the database, if it is open."""
         self.readers.close()
-        for name in ("_copier", "_db"):  # the last one copies the log
+        for name in ("_copier", "_db"):  # closing the last one checkpoints the log
             if hasattr(self, name):
                 getattr(self, name).close()
 
@@ -150,23 +151,23 @@ class Facts:
 
     @property
     def log_is_long(self) -> bool:
-        """Whether it is time for `copy_log`."""
+        """Whether to call `copy_log`."""
         return self.log_bytes > _LONG_LOG_BYTES
 
     @property
     def log_is_too_long(self) -> bool:
-        """Whether `copy_log` could not keep up with the writers, and it is time for `empty_log`."""
+        """Whether `copy_log` could not keep up with the writers, so that `empty_log` must be called."""
         return self.log_bytes > _MOST_LOG_BYTES
 
     def copy_log(self) -> None:
-        """Copy the write-ahead log into the database, as far as no reader needs it. Only the caller waits for the disk.
+        """Checkpoint the write-ahead log, as far as no reader needs it. Only the caller waits for the disk.
 
-        If all of it is copied, the next transaction begins a new log. One thread at a time.
+        If all of it is copied, the next transaction starts a new log. One thread at a time.
         """
         self._copier.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def empty_log(self) -> None:
-        """Copy the write-ahead log, and truncate it. Waits for the disk and, up to 5 s, for readers."""
+        """Checkpoint and truncate the write-ahead log. Waits for the disk and, up to 5 s, for readers."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     @contextmanager
@@ -201,12 +202,12 @@ class Facts:
                 try:
                     self.add(hash, meta(hash))
                 except StoreError as error:
-                    _log.error("a program is not listed, since its metadata can't be read: %s", error)
+                    _log.error("a program is not listed, because its metadata can't be read: %s", error)
             if (rows, names) != (moves, with_names):
                 self._names.replace(moves)
 
     def add(self, hash: str, meta: Meta) -> None:
-        """Add a program. If it has a row already, update only its engine and language."""
+        """Add a program. If it already has a row, update only its engine and language."""
         self._db.execute(
             "INSERT INTO programs (hash, size, created_at, created_by, engine, language) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (hash) DO UPDATE SET engine = excluded.engine, language = excluded.language",
@@ -214,7 +215,7 @@ class Facts:
         )
 
     def add_new(self, hash: str, meta: Meta) -> None:
-        """Add a program that was not there. It replaces the row that an earlier one with this hash may have left."""
+        """Add a new program. This replaces a row that an earlier program with this hash may have left."""
         self._db.execute(
             "INSERT OR REPLACE INTO programs (hash, size, created_at, created_by, engine, language) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -222,7 +223,7 @@ class Facts:
         )
 
     def count_runs(self, runs: dict[str, tuple[int, float]]) -> None:
-        """Add finished runs: hash -> (how many, when the last one ended)."""
+        """Add finished runs: hash -> (number, time of the last end)."""
         with self._transaction():
             self._db.executemany(
                 "UPDATE programs SET runs = runs + ?, last_run_at = ? WHERE hash = ?",
@@ -230,17 +231,17 @@ class Facts:
             )
 
     def forget_moves(self, most: int) -> None:
-        """Forget moves until about `most` are left. `sync_log` makes that durable."""
+        """Delete moves until about `most` are left. `sync_log` makes this durable."""
         with self._transaction():
             self._names.keep_newest(most)
 
     def sync_log(self) -> None:
-        """Wait until the finished transactions are on the disk. Needs no lock. Raises OSError."""
+        """Wait until the finished transactions are on disk. Needs no lock. Raises OSError."""
         with self._log_path.open("rb") as log:
             os.fsync(log.fileno())
 
     def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
-        """Apply moves that are in the journal, all or none, and delete the row of a removed program (`gone`)."""
+        """Atomically apply moves that are in the journal, and delete the row of a removed program (`gone`)."""
         with self._transaction():
             self._names.apply(moves)
             if gone is not None:

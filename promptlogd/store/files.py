@@ -1,11 +1,11 @@
 """The files of one program, in an open folder.
 
-    source                      the text as submitted, of a program that is one text
-    files/                      the files as submitted, below their paths, of any other program
-    meta.json                   who and when, and the files' sizes and hashes (meta.py)
-    artifact.ENGINE.BUILD       what an engine made of the program (artifacts.py)
+    source                      the text as submitted, for a program with one file
+    files/                      the files as submitted, by path, for any other program
+    meta.json                   owner, time, and the files' sizes and hashes (meta.py)
+    artifact.ENGINE.BUILD       an artifact of the program (artifacts.py)
 
-Raises ValueError if a file does not verify, FileNotFoundError if it is missing, OSError if the disk fails.
+Functions raise ValueError if a file does not verify, FileNotFoundError if it is missing, OSError for disk errors.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ SOURCE = "source"
 META = "meta.json"
 FILES = "files"
 ARTIFACT = ".artifact"
-"""Where an artifact is written, before it gets its name."""
+"""Temporary name under which an artifact is written."""
 
 _NEW_META = ".meta"
 
 TEXT_NAMES = (SOURCE, META, ARTIFACT)
-"""Files of a new program of one text."""
+"""Files of a new program with one file."""
 
 MOST_META_BYTES = 256 << 10
 
 
 def write_text(folder: int, program: Program, meta: Meta) -> None:
-    """Write a program of one text, and return once it is on the disk. Raises OSError.
+    """Write a program with one file, and return once it is on disk. Raises OSError.
 
-    The folder is on the disk, with the empty files TEXT_NAMES in it.
+    The folder must be on disk, with the empty files TEXT_NAMES in it.
     """
     write_files(folder, {SOURCE: program.source, META: encode_meta(meta)})
 
 
 def write_several(folder: int, program: Program, meta: Meta) -> None:
-    """Write any other program to an empty folder, and return once it is on the disk. Raises OSError."""
+    """Write any other program to an empty folder, and return once it is on disk. Raises OSError."""
     os.mkdir(FILES, 0o700, dir_fd=folder)
     with open_folder(FILES, folder) as files:
         write_tree(files, program.files)
@@ -53,14 +53,14 @@ def write_several(folder: int, program: Program, meta: Meta) -> None:
 
 
 def read_program(folder: int, hash: str, *, language: Language, engine: Engine) -> Program:
-    """Return a program that verifies."""
+    """Read and verify a program."""
     try:
         text = read_file(SOURCE, MOST_BYTES, parent=folder)
     except FileNotFoundError:
         return _read_tree(folder, hash, language=language, engine=engine)
     program = Program.of_text(text, language=language, engine=engine)
     if program.hash != hash:
-        raise ValueError("its bytes do not have its hash")
+        raise ValueError("its bytes do not match its hash")
     return program
 
 
@@ -72,18 +72,18 @@ def _read_tree(folder: int, hash: str, *, language: Language, engine: Engine) ->
             with open_parent(tree, path) as (parent, name):
                 data = read_file(name, known.size, parent=parent)
             if hashlib.sha256(data).hexdigest() != known.sha256:
-                raise ValueError(f"the bytes of {path} do not have their hash")
+                raise ValueError(f"the bytes of {path} do not match their hash")
             files[path] = data
     return Program(hash=hash, files=files, entry=meta.entry, language=language, engine=engine)
 
 
 def read_meta(folder: int, hash: str) -> Meta:
-    """Return the metadata."""
+    """Read and verify the metadata."""
     return decode_meta(read_file(META, MOST_META_BYTES, parent=folder), hash)[0]
 
 
 def replace_meta(folder: int, meta: Meta) -> None:
-    """Write metadata in place of the present one, and return once it is on the disk. Raises OSError."""
+    """Replace the metadata, and return once it is on disk. Raises OSError."""
     with suppress(FileNotFoundError):
         os.unlink(_NEW_META, dir_fd=folder)
     write_files(folder, {_NEW_META: encode_meta(meta)})
@@ -92,7 +92,7 @@ def replace_meta(folder: int, meta: Meta) -> None:
 
 
 def renew_stamp(folder: int) -> None:
-    """Change the stamp of a text, so that copies in memory are not used any more."""
+    """Change the stamp of a program with one file, so that cached copies become invalid."""
     with suppress(FileNotFoundError):
         status = os.stat(SOURCE, dir_fd=folder, follow_symlinks=False)
         times = (status.st_atime_ns, status.st_mtime_ns)
@@ -100,7 +100,7 @@ def renew_stamp(folder: int) -> None:
 
 
 def guess_meta(folder: int, hash: str, key: bytes) -> Meta:
-    """Return metadata of a program of one text, guessed from its other files. Raises OSError if one can't be read."""
+    """Reconstruct the metadata of a program with one file from its other files. Raises OSError if one can't be read."""
     engine: Engine = "quickjs"
     language: Language = "javascript"
     for name in sorted(os.listdir(folder)):
@@ -122,14 +122,14 @@ def guess_meta(folder: int, hash: str, key: bytes) -> Meta:
 
 
 def read_artifact(folder: int, place: Place, key: bytes) -> tuple[Artifact, Language]:
-    """Return (an artifact that verifies, the language of its program)."""
+    """Read and verify an artifact. Return (artifact, language of its program)."""
     return unseal_artifact(key, place, read_file(place.file_name, MOST_ARTIFACT_BYTES, parent=folder))
 
 
 def write_artifact(folder: int, place: Place, data: bytes, *, wait: bool = True) -> None:
     """Write an artifact under its name. Raises OSError.
 
-    `wait`: until it is on the disk. Without that it may not verify after a power cut.
+    `wait`: whether to wait until it is on disk. Without waiting, it may not verify after a power cut.
     """
     write_files(folder, {ARTIFACT: data}, wait=wait)
     os.rename(ARTIFACT, place.file_name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -138,7 +138,7 @@ def write_artifact(folder: int, place: Place, data: bytes, *, wait: bool = True)
 
 
 def remove_other_builds(folder: int, place: Place) -> None:
-    """Remove the artifacts of other builds of an engine, as far as that goes."""
+    """Remove the artifacts of other builds of an engine. Errors are ignored."""
     for name in os.listdir(folder):
         if name.startswith(engine_prefix(place.engine)) and name != place.file_name:
             with suppress(OSError):
@@ -146,7 +146,7 @@ def remove_other_builds(folder: int, place: Place) -> None:
 
 
 def stamp_of_tree(folder: str) -> tuple[int, ...]:
-    """Return what changes when a file below this path does. Raises OSError."""
+    """Return a value that changes when a file below this path changes. Raises OSError."""
     stamp: list[int] = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -158,5 +158,5 @@ def stamp_of_tree(folder: str) -> tuple[int, ...]:
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when this file does."""
+    """Return a value that changes when this file changes."""
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

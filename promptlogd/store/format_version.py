@@ -17,7 +17,7 @@ from promptlogd.store.seal import seal, unseal
 _log = logging.getLogger(__name__)
 
 FORMAT = 2
-"""The version that this promptlog writes."""
+"""The format version that this promptlog writes."""
 
 FORMAT_FILE = "format"
 """Name of the file in the state folder."""
@@ -26,10 +26,10 @@ _MOST_BYTES = 4 << 10
 _LOCK_FILE = "lock"
 
 _VERSION_1 = {_LOCK_FILE, "programs", "damaged", "facts.sqlite3", "names.jsonl", "reserve"}
-"""What is in a folder of promptlog 0.1.0, which has no file of its format."""
+"""Contents of a folder of promptlog 0.1.0, which has no file `format`."""
 
 _ENOUGH = 4
-"""Number of these names that identifies a folder as a store."""
+"""Number of these names that identify a folder as a store."""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +37,9 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refuse_strange(state_dir: Path) -> None:
-    """Raise StoreUnsafe for a folder that has something in it and is not a store. Touches nothing. Raises OSError.
+    """Raise StoreUnsafe for a folder that is not empty and is not a store. Changes nothing. Raises OSError.
 
-    A start removes and overwrites what earlier daemons left, by its names. So it must be sure that it was them.
+    A start removes and overwrites leftovers of earlier daemons by name. So it must be sure that a daemon wrote them.
     """
     try:
         names = set(os.listdir(state_dir))
@@ -53,13 +53,13 @@ def refuse_strange(state_dir: Path) -> None:
         unseal(read_file(state_dir / FORMAT_FILE, _MOST_BYTES), _Record)
         return
     raise StoreUnsafe(
-        f"{state_dir} is not empty and is not a promptlog store; nothing in it was touched. "
+        f"{state_dir} is not empty and is not a promptlog store; nothing in it was changed. "
         "Choose another folder with --state-dir"
     )
 
 
 def _has_shelves(programs: Path) -> bool:
-    """Whether there is a folder of programs in which all that is not hidden is a shelf, and at least one."""
+    """Whether this folder has at least one shelf, and nothing else that is not hidden."""
     try:
         shelves = [name for name in os.listdir(programs) if not name.startswith(".")]
     except OSError:
@@ -68,14 +68,14 @@ def _has_shelves(programs: Path) -> bool:
 
 
 def is_fresh(state_dir: Path) -> bool:
-    """Whether nothing was kept in this folder yet. Raises OSError."""
+    """Whether nothing was stored in this folder yet. Raises OSError."""
     return set(os.listdir(state_dir)) == {_LOCK_FILE}
 
 
 def read_format(state_dir: Path) -> int:
     """Return the version of this folder, at most FORMAT. Raises StoreTooNew, OSError.
 
-    Without the file, or if it is damaged, this is 1: the migration looks at each program, and leaves newer ones alone.
+    Without the file, or if it is damaged, this is 1: the migration examines each program, and skips newer ones.
     """
     path = state_dir / FORMAT_FILE
     try:
@@ -85,7 +85,7 @@ def read_format(state_dir: Path) -> int:
     except FileNotFoundError:
         return 1
     except ValueError as error:
-        _log.error("%s is damaged (%s): each program is looked at, and the file is written again", path, error)
+        _log.error("%s is damaged (%s): each program is examined, and the file is written again", path, error)
         return 1
     if version > FORMAT:
         raise StoreTooNew(str(state_dir), version, FORMAT)
@@ -93,5 +93,5 @@ def read_format(state_dir: Path) -> int:
 
 
 def write_format(state_dir: Path) -> None:
-    """Write that the folder has version FORMAT, durably. Raises OSError."""
+    """Record durably that the folder has version FORMAT. Raises OSError."""
     replace_file(state_dir / FORMAT_FILE, seal(_Record(version=FORMAT)))

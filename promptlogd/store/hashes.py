@@ -1,4 +1,4 @@
-"""The form of a hash, and of the name of the shelf that its program is on. Pure."""
+"""Syntax of hashes, and of the names of shelves (folders by the first two digits of the hash). Pure."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def is_hash(text: str) -> bool:
 
 
 def is_shelf(text: str) -> bool:
-    """Whether this is the name of a shelf: the folder of all programs whose hashes begin with these two digits."""
+    """Whether this is the name of a shelf: the folder of all programs whose hashes start with these two digits."""
     return len(text) == SHELF_DIGITS and is_hex(text)

@@ -1,8 +1,8 @@
-"""The journal of names. Each move of a name is a sealed line of JSON, and is on the disk before SQLite has it.
+"""The journal of names. Each move of a name is a sealed line of JSON, which is on disk before SQLite has the move.
 
-An append that fails is cut off again. A kill or a power cut can tear the last line, which was not acknowledged then.
-The next start cuts it off. So a bad line anywhere else is damage: the line's number is logged, `damaged/` keeps the
-damaged file, and the journal is rebuilt from its good lines and from SQLite's rows.
+A failed append is truncated. A kill or a power cut can tear the last line, which was then not acknowledged. The next
+start truncates it. So a bad line anywhere else is damage: its line number is logged, the damaged file is moved to
+`damaged/`, and the journal is rebuilt from its good lines and from SQLite's rows.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ JOURNAL_FILE = "names.jsonl"
 """Name of the file in the state folder."""
 
 _MOST_BYTES = 64 << 20
-"""Some 380,000 moves, which a start reads in about a second."""
+"""About 380,000 moves, which a start reads in about a second."""
 _FOR_REMOVALS_BYTES = 1 << 20
-"""Part of it that only removals may use, so that programs with names can still be removed."""
+"""Part of it that is reserved for removals, so that programs with names can still be removed."""
 _MOVES_AT_ONCE = 100
-"""Moves that become lines at once: 0.5 ms, after which the loop's thread gets the interpreter's lock if it waits."""
+"""Moves that are encoded at once: 0.5 ms. Then the event loop can get the interpreter's lock."""
 _LOGGED_LINES = 10
-"""Numbers of bad lines in one log message."""
+"""Maximum number of bad lines that one log message names."""
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
-    """A name was put on this hash at this time. None: the name was removed with its program.
+    """A name was moved to this hash at this time. None: the name was removed with its program.
 
-    `back`: how many earlier moves this one undoes; 0 for a move to somewhere new.
+    `back`: number of earlier moves that this one undoes; 0 for an ordinary move.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """Owner of `names.jsonl`. One thread at a time."""
+    """Owns `names.jsonl`. One thread at a time."""
 
     def __init__(self, state_dir: Path, damaged: DamagedFolder) -> None:
         self._path = state_dir / JOURNAL_FILE
         self._damaged = damaged
         self._end = 0
-        """Length of the acknowledged part, in bytes. The next append cuts off anything behind it."""
+        """Length of the acknowledged part, in bytes. The next append truncates anything after it."""
 
     def load(self, rows: Sequence[Move]) -> list[Move]:
         """Return all moves, oldest first, and repair the journal from SQLite's rows.
@@ -109,9 +109,9 @@ class Journal:
         return self._end
 
     def replace(self, moves: Iterable[Move], *, keep_old: bool = False) -> None:
-        """Write a journal of these moves in place of the old one, durably and all or nothing. Raises OSError.
+        """Replace the journal by these moves, durably and atomically. Raises OSError.
 
-        `keep_old`: `damaged/` keeps the old one.
+        `keep_old`: move the old one to `damaged/`.
         """
         new = self._path.with_suffix(".new")
         new.unlink(missing_ok=True)
@@ -137,9 +137,9 @@ class Journal:
         sync(self._path.parent)
 
     def append(self, moves: Sequence[Move], *, removal: bool = False) -> int:
-        """Add moves, all or none, and wait until they are on the disk. Return the argument of `cut` that undoes this.
+        """Append moves atomically, and wait until they are on disk. Return the argument of `cut` that undoes this.
 
-        Raises StoreFailed. Does not touch SQLite.
+        Raises StoreFailed. Does not change SQLite.
         """
         before = self._end
         if not moves:
@@ -170,12 +170,12 @@ class Journal:
 
     def _too_large(self, size: int) -> StoreFailed:
         return StoreFailed(
-            f"{self._path} has {size} bytes, and {_MOST_BYTES} are the most: stop promptlogd, move this file and "
-            "facts.sqlite3 away, and put the last line of each name into a new one. Counts of runs are lost"
+            f"{self._path} has {size} bytes, the maximum is {_MOST_BYTES}: stop promptlogd, move this file and "
+            "facts.sqlite3 away, and write the last line of each name to a new file. Run counts will be lost"
         )
 
     def cut(self, end: int) -> None:
-        """Undo an append. If the disk refuses that, the next append does it."""
+        """Undo an append. If that fails, the next append does it."""
         self._end = end
         try:
             self._cut_file()
@@ -192,14 +192,14 @@ class Journal:
 
 
 def _lines(moves: Sequence[Move]) -> bytes:
-    # The line break at the front ends a last line that lacks its own.
+    # The leading line feed terminates a torn last line.
     return b"".join(b"\n" + seal(move) + b"\n" for move in moves)
 
 
 def merge(rows: Sequence[Move], lines: Sequence[Move | None]) -> list[Move]:
-    """Return the journal's moves, with SQLite's rows in place of lines that are bad (None) or missing.
+    """Return the journal's moves, with SQLite's rows instead of bad (None) or missing lines.
 
-    Lines have checksums, and rows have none: where a good line and a row differ, the line is right.
+    Lines have checksums, rows have none. So if a good line and a row differ, the line is right.
     Takes O(n log n) time for n moves.
     """
     if list(rows) == list(lines):
@@ -216,7 +216,8 @@ def merge(rows: Sequence[Move], lines: Sequence[Move | None]) -> list[Move]:
 def _anchors(rows: Sequence[Move], lines: Sequence[Move | None]) -> list[tuple[int, int]]:
     """Return indexes (row, line) of equal moves, increasing in both.
 
-    Only moves that occur equally often in rows and lines count: then the first row is the first line, and so on.
+    Only moves that occur equally often in rows and lines count, so that the first row matches the first line, and so
+    on.
     """
     places: dict[Move, tuple[list[int], list[int]]] = {}
     for side, moves in enumerate((rows, lines)):
@@ -260,7 +261,7 @@ def _merge_gap(rows: Sequence[Move], lines: Sequence[Move | None]) -> list[Move]
 
 
 def _aligned(rows: Sequence[Move], lines: Sequence[Move | None]) -> int:
-    """Return the number of leading lines that stand for the rows at the same indexes. The last one is a good line."""
+    """Return the number of leading lines that match the rows at the same indexes. The last of them is a good line."""
     aligned = 0
     for index, (row, line) in enumerate(zip(rows, lines, strict=False)):
         if line == row:

@@ -1,4 +1,4 @@
-"""The key of the state folder, with which artifacts are sealed. It never leaves the folder."""
+"""The key of the state folder, which seals artifacts. It never leaves the folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Key:
-    """Owner of `key` in the state folder."""
+    """Owns `key` in the state folder."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir
@@ -34,13 +34,13 @@ class Key:
 
     @property
     def value(self) -> bytes:
-        """The key, once `prepare` has read or made it."""
+        """The key. Call `prepare` first."""
         return self._key
 
     def prepare(self) -> None:
-        """Read the key, or make a new one if it is missing or damaged. Raises OSError.
+        """Read the key, or create a new one if it is missing or damaged. Raises OSError.
 
-        With a new key no artifact verifies. Each is made again at the next run of its program.
+        With a new key, no artifact verifies. Each is made again at the next run of its program.
         """
         path = self._folder / KEY_FILE
         try:
@@ -50,7 +50,7 @@ class Key:
         except FileNotFoundError:
             key = self._make()
         except ValueError as error:
-            _log.error("%s is damaged (%s): a new key is made, and artifacts are made again", path, error)
+            _log.error("%s is damaged (%s): a new key is created, and artifacts are made again", path, error)
             key = self._make()
         self._key = key
 

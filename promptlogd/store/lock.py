@@ -1,4 +1,4 @@
-"""Makes the state folder if it is missing, checks that only the daemon's user can enter it, and locks it."""
+"""Creates the state folder if it is missing, checks that only the daemon's user can enter it, and locks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from promptlogd.store.ownership import check_file, check_folder
 
 
 def take_lock(state_dir: Path) -> int:
-    """Return the lock on this folder. Nobody else can take it while this descriptor is open.
+    """Lock this folder, and return the descriptor. Nobody else can lock it while the descriptor is open.
 
     Raises StoreLocked, StoreUnsafe, OSError.
     """
@@ -31,14 +31,14 @@ def take_lock(state_dir: Path) -> int:
         if isinstance(error, BlockingIOError):
             raise StoreLocked(str(state_dir), holder) from None
         raise
-    with suppress(OSError):  # it is for a message only, and a full disk must not keep the daemon from its start
+    with suppress(OSError):  # only for a message; a full disk must not prevent the start
         me = find_process(os.getpid())
         os.ftruncate(lock, os.pwrite(lock, f"{os.getpid()} {me.start_ticks if me else ''}\n".encode(), 0))
     return lock
 
 
 def _holder(text: bytes) -> str:
-    """Describe the lock's holder from its lock file text."""
+    """Describe the holder of the lock, from the text of the lock file."""
     pid, _, started = text.decode("ascii", "replace").strip().partition(" ")
     if not pid.isdecimal():
         return "of unknown pid"

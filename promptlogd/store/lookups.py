@@ -1,6 +1,6 @@
 """Queries of `facts.sqlite3` while the daemon serves. Each uses an index, and returns a bounded number of rows.
 
-`count`, `count_names` and `moves` are the exceptions: they walk through an index or a table.
+The exceptions are `count`, `count_names` and `moves`, which scan an index or a table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sandbox.program import Engine, Language
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts of one program. Times in seconds since the epoch."""
+    """The facts about one program. Times are seconds since the epoch."""
 
     hash: str
     size: int
@@ -28,22 +28,22 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lookups:
-    """Queries on a connection that the caller has for itself."""
+    """Queries on a connection that only the caller uses."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
     def get(self, hash: str) -> Fact | None:
-        """Return the facts of one program; None if there is no row."""
+        """Return the facts about one program; None if there is no row."""
         row = self._db.execute(f"{_SELECT} WHERE hash = ?", (hash,)).fetchone()
         return None if row is None else _fact(row)
 
     def newest(self, limit: int, after: tuple[float, str] | None) -> list[Fact]:
-        """Return programs, newest first, that come after this (created_at, hash)."""
+        """Return programs, newest first, that follow this (created_at, hash)."""
         if after is None:
             rows = self._db.execute(f"{_SELECT} ORDER BY created_at DESC, hash LIMIT ?", (limit,)).fetchall()
         else:
-            # Two queries: SQLite does not use the index to begin where either of two conditions holds.
+            # Two queries, because SQLite does not use the index for a disjunction of conditions.
             at, hash = after
             same = f"{_SELECT} WHERE created_at = ? AND hash > ? ORDER BY hash LIMIT ?"
             older = f"{_SELECT} WHERE created_at < ? ORDER BY created_at DESC, hash LIMIT ?"
@@ -52,11 +52,11 @@ class Lookups:
         return [_fact(row) for row in rows]
 
     def count(self) -> int:
-        """Return how many programs are known. Takes 2 ms for 100,000."""
+        """Return the number of programs. Takes 2 ms for 100,000."""
         return int(self._db.execute("SELECT count(*) FROM programs").fetchone()[0])
 
     def with_prefix(self, prefix: str, limit: int) -> list[str]:
-        """Return hashes that begin so."""
+        """Return hashes with this prefix."""
         rows = self._db.execute(
             "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY hash LIMIT ?",
             (prefix, prefix + "g", limit),
@@ -64,32 +64,32 @@ class Lookups:
         return [row[0] for row in rows]
 
     def oldest_with_prefix(self, prefix: str) -> str:
-        """Return the hash of the program that was kept first, of those whose hash begins so. There must be one."""
+        """Return the hash of the oldest program with this prefix. There must be one."""
         row = self._db.execute(
             "SELECT hash, min(created_at) FROM programs WHERE hash >= ? AND hash < ?", (prefix, prefix + "g")
         ).fetchone()
         return str(row[0])
 
     def named(self, name: str) -> str | None:
-        """Return the hash that a name is on."""
+        """Return the hash that a name refers to."""
         row = self._db.execute("SELECT hash FROM names WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
     def names_on(self, hash: str, limit: int = -1) -> list[str]:
-        """Return the names that are on a hash: the first ones by the alphabet, or all."""
+        """Return the names of a hash in alphabetical order: the first `limit`, or all."""
         rows = self._db.execute("SELECT name FROM names WHERE hash = ? ORDER BY name LIMIT ?", (hash, limit))
         return [row[0] for row in rows]
 
     def count_names_on(self, hash: str) -> int:
-        """Return the number of names that are on a hash."""
+        """Return the number of names of a hash."""
         return int(self._db.execute("SELECT count(*) FROM names WHERE hash = ?", (hash,)).fetchone()[0])
 
     def count_names(self) -> int:
-        """Return the number of names that are on any hash. Takes 3 ms for 100,000."""
+        """Return the number of all names. Takes 3 ms for 100,000."""
         return int(self._db.execute("SELECT count(*) FROM names").fetchone()[0])
 
     def history(self, name: str, limit: int = -1) -> list[Move]:
-        """Return where a name has been, oldest first: its newest moves, or all."""
+        """Return the moves of a name, oldest first: its newest `limit` moves, or all."""
         rows = self._db.execute(
             "SELECT name, hash, at, back FROM moves WHERE name = ? ORDER BY number DESC LIMIT ?", (name, limit)
         ).fetchall()

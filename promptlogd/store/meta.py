@@ -1,6 +1,6 @@
-"""The metadata of a program, kept in its `meta.json`: its files, who submitted it, when, and for what. Pure.
+"""The metadata of a program in its `meta.json`: files, owner, time, engine and language. Pure.
 
-The facts can be rebuilt from it. The line is sealed (seal.py).
+The facts in SQLite can be rebuilt from it. The line is sealed (seal.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sandbox.program import Engine, Language, Program
 
 _TENANT_CHARACTERS = 255
 _TEXT_ENTRIES = {language: Program.of_text(b"", language=language, engine="").entry for language in get_args(Language)}
-"""The path that a program of one text has."""
+"""By language: the path of the file of a program with one file."""
 
 
 class FileMeta(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a program. `files`: by path. `created_at`: seconds since the epoch."""
+    """The metadata of a program. `files`: by path. `created_at`: seconds since the epoch."""
 
     files: dict[str, FileMeta]
     entry: str
@@ -47,16 +47,16 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total size of all files, in bytes."""
         return sum(file.size for file in self.files.values())
 
     def is_text(self, hash: str) -> bool:
-        """Whether the program with this hash is one text, which is verified by its hash alone."""
+        """Whether the program with this hash has one file, which its hash alone verifies."""
         return self.files.keys() == {_TEXT_ENTRIES[self.language]} and self.files[self.entry].sha256 == hash
 
 
 class _Version1(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of format version 1, whose programs have one text each."""
+    """The record of format version 1, in which each program has one file."""
 
     size: int
     created_at: float
@@ -66,17 +66,19 @@ class _Version1(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def text_meta(hash: str, *, size: int, language: Language, engine: Engine, owner: Owner, created_at: float) -> Meta:
-    """Return the metadata of a program of one text. Its hash is the SHA-256 of that text."""
+    """Return the metadata of a program with one file. Its hash is the SHA-256 of the file."""
     entry = _TEXT_ENTRIES[language]
     files = {entry: FileMeta(size=size, sha256=hash)}
     return Meta(files=files, entry=entry, language=language, engine=engine, owner=owner, created_at=created_at)
 
 
 def meta_of(program: Program, *, owner: Owner, created_at: float) -> Meta:
-    """Return the metadata of a program. Raises Unstorable if the store does not take its files, engine or tenant."""
+    """Return the metadata of a program. Raises Unstorable if its files, engine or tenant are invalid."""
     check_engine(program.engine)
     if owner.tenant is not None and not (0 < len(owner.tenant) <= _TENANT_CHARACTERS and owner.tenant.isprintable()):
-        raise Unstorable(f"{owner.tenant!a:.80} is no tenant: 1 to {_TENANT_CHARACTERS} printable characters are")
+        raise Unstorable(
+            f"{owner.tenant!a:.80} is not a tenant: it must have 1 to {_TENANT_CHARACTERS} printable characters"
+        )
     check_files({path: len(data) for path, data in program.files.items()}, program.entry)
     files = {
         path: FileMeta(size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in program.files.items()
@@ -97,9 +99,9 @@ def encode_meta(meta: Meta) -> bytes:
 
 
 def decode_meta(data: bytes, hash: str) -> tuple[Meta, bool]:
-    """Return (the metadata that `meta.json` has, whether the record is of this version). Raises ValueError for damage.
+    """Return (metadata, whether the record has the current version). Raises ValueError for damage.
 
-    A record of version 1 can lie in a newer folder: a program that could not be read during the migration has one.
+    A newer folder can have a record of version 1, from a program that could not be read during the migration.
     """
     try:
         meta = unseal(data, Meta)

@@ -1,13 +1,13 @@
-"""From format version 1 (promptlog 0.1.0) to 2, in place: new metadata, and no wrapped code.
+"""In-place migration from format version 1 (promptlog 0.1.0) to 2: new metadata, and no wrapped code.
 
     version 1                       version 2
-    source                          source, not touched
+    source                          source, unchanged
     wrapped                         removed: the artifact is made at the next run
     meta.json, of the old form      meta.json, of the new form (meta.py)
 
-Each step leaves a program that this version reads, so a process that is killed has lost nothing. The next start looks
-at each program again, because `format` is written last. `wrapped` is removed once the new metadata is on the disk: the
-engine and the language of a program whose old metadata is damaged are known from it alone.
+After each step, this version can read the program, so nothing is lost if the process is killed. The next start examines
+each program again, because `format` is written last. `wrapped` is removed after the new metadata is on disk, because if
+the old metadata is damaged, only `wrapped` has the engine and the language of the program.
 """
 
 from __future__ import annotations
@@ -40,38 +40,38 @@ _NEW_WRAPPED = ".tmp-wrapped"
 _NEW_META = ".tmp-meta.json"
 _MOST_WRAPPED_BYTES = 128 << 20
 _DENO_WRAPPERS = 1000
-"""Lowest number of a wrapper of Deno's. Lower ones are QuickJS's."""
+"""Lowest version of a Deno wrapper. Lower versions are QuickJS's."""
 _TYPESCRIPT_FORMS = (b"T", b"N", b"b", b"m")
 """First bytes of wrapped code whose source is TypeScript."""
 
 _BATCH = 64
-"""Programs whose new metadata is on its way to the disk at once. A quarter of the reserve has room for it."""
+"""Programs whose new metadata is written at the same time. It fits into a quarter of the reserve."""
 
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, *TRANSIENT_ERRORS}
-"""Errors of the disk or the host as a whole. Others concern one program: it is left as it is."""
+"""Errors of the disk or the host. Other errors concern one program, which is left unchanged."""
 
 
 class _Result(Enum):
     CONVERTED = auto()
     GUESSED = auto()
-    """Converted, with metadata that was guessed, since the old one is damaged."""
+    """Converted with reconstructed metadata, because the old metadata is damaged."""
     ALREADY = auto()
     LEFT = auto()
-    """The metadata is damaged, and there is nothing to guess from that the migration removes."""
+    """Not converted: the metadata is damaged, and there is no `wrapped` to reconstruct it from."""
     FAILED = auto()
 
 
 class _Wrapped(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line of `wrapped`: the version of the wrapper, and the hash of what follows."""
+    """The first line of `wrapped`: version of the wrapper, and hash of the rest."""
 
     wrapper: int
     sha256: str
 
 
 def migrate(state_dir: Path) -> None:
-    """Migrate all programs, durably. Raises StoreFailed; what is migrated by then stays so.
+    """Migrate all programs, durably. Raises StoreFailed; programs that are already migrated stay migrated.
 
-    A program that can't be converted is logged and left alone. Its old metadata is read later, too (meta.py).
+    A program that cannot be converted is logged and left unchanged. Its old metadata can still be read (meta.py).
     """
     counts = dict.fromkeys(_Result, 0)
     try:
@@ -81,12 +81,12 @@ def migrate(state_dir: Path) -> None:
                 for result in _migrate_batch(programs, batch):
                     counts[result] += 1
     except OSError as error:
-        what = f"can't migrate {state_dir} to format version {FORMAT}; nothing is lost, and the next start goes on"
+        what = f"can't migrate {state_dir} to format version {FORMAT}; nothing is lost, and the next start continues"
         raise store_error(what, error) from error
     if total := sum(counts.values()):
         _log.info(
-            "%s has format version %d now: %d programs, of which %d were converted, %d were converted with guessed "
-            "metadata, %d had this version already, %d are damaged, and %d could not be converted",
+            "%s has format version %d now: %d programs, of which %d were converted, %d were converted with "
+            "reconstructed metadata, %d had this version already, %d are damaged, and %d could not be converted",
             state_dir,
             FORMAT,
             total,
@@ -102,12 +102,12 @@ def _hashes(programs: int) -> Iterator[str]:
         except OSError as error:
             if error.errno in _FATAL:
                 raise
-            continue  # the listing of programs comes next, and logs it
+            continue  # the following listing of programs logs it
         yield from sorted(filter(is_hash, (shelf + name for name in names)))
 
 
 def _migrate_batch(programs: int, hashes: Sequence[str]) -> list[_Result]:
-    """Write all new metadata before the first is waited for: a journaling file system then commits it together."""
+    """Start all writes before waiting for the first, so that a journaling file system commits them together."""
     results = [_attempt(programs, hash, _write) for hash in hashes]
     for index, hash in enumerate(hashes):
         if (
@@ -136,7 +136,7 @@ def _folder(programs: int, hash: str) -> Iterator[int]:
 
 
 def _write(folder: int, hash: str) -> _Result:
-    """Write the new metadata beside the old, and begin to bring it to the disk. Raises OSError."""
+    """Write the new metadata next to the old, and start its write-back. Raises OSError."""
     result = _Result.CONVERTED
     try:
         meta, current = decode_meta(read_file(META, MOST_META_BYTES, parent=folder), hash)
@@ -152,7 +152,7 @@ def _write(folder: int, hash: str) -> _Result:
     descriptor = os.open(_NEW_META, flags, 0o600, dir_fd=folder)
     try:
         write_all(descriptor, encode_meta(meta))
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write what is dirty
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # starts the write-back of dirty pages
     except BaseException:
         _remove(folder, _NEW_META)
         raise
@@ -162,7 +162,7 @@ def _write(folder: int, hash: str) -> _Result:
 
 
 def _finish(folder: int, hash: str) -> _Result:
-    """Replace the old metadata, durably, and then remove the wrapped code. Raises OSError."""
+    """Replace the old metadata durably, then remove the wrapped code. Raises OSError."""
     descriptor = os.open(_NEW_META, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         os.fsync(descriptor)
@@ -181,7 +181,7 @@ def _remove(folder: int, *names: str) -> None:
 
 
 def _guess(folder: int, hash: str) -> Meta | None:
-    """Return metadata guessed from the wrapped code and the source; None if one is damaged. Raises OSError."""
+    """Reconstruct the metadata from the wrapped code and the source; None if one is damaged. Raises OSError."""
     try:
         line, _, code = read_file(_WRAPPED, _MOST_WRAPPED_BYTES, parent=folder).partition(b"\n")
         header = unseal(line, _Wrapped)

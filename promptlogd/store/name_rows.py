@@ -1,4 +1,4 @@
-"""The tables of `facts.sqlite3` with the places of names: where each is now, and where it has been."""
+"""The tables of `facts.sqlite3` for names: the current hash of each name, and its moves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, hash TEXT NOT NULL) WIT
 CREATE INDEX IF NOT EXISTS labels ON names (hash);
 """
 _MOVES_KEPT = (64, 16, 4, 1)
-"""Newest moves of each name that a compaction keeps: the first number with which the moves are few enough."""
+"""Numbers of newest moves of each name that a compaction may keep. It uses the first that makes the total small
+enough."""
 
 
 class NameRows:
@@ -31,16 +32,16 @@ class NameRows:
         self._db = db
 
     def add_missing_index(self) -> None:
-        """Add the index that older databases lack. A full disk delays that to a later start."""
+        """Add the index that older databases lack. If the disk is full, a later start adds it."""
         try:
             self._db.execute(_INDEX)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
                 raise
-            _log.warning("moves of names are found slowly until a start finds room on the disk for an index")
+            _log.warning("lookups of names' moves are slow until a start finds disk space for an index")
 
     def places(self) -> dict[str, str]:
-        """Return the hash that each name is on."""
+        """Return the current hash of each name."""
         return dict(self._db.execute("SELECT name, hash FROM names"))
 
     def moves(self) -> list[Move]:
@@ -51,7 +52,7 @@ class NameRows:
         ]
 
     def apply(self, moves: Sequence[Move]) -> None:
-        """Add moves, and put the names where they lead."""
+        """Add moves, and update the current hashes of the names."""
         self._db.executemany(
             "INSERT INTO moves (name, hash, at, back) VALUES (?, ?, ?, ?)",
             ((move.name, move.hash, move.at, move.back) for move in moves),
@@ -66,10 +67,10 @@ class NameRows:
         )
 
     def keep_newest(self, most: int) -> None:
-        """Forget all but the newest moves of the names that are on a program: at most `most`, or one of each name.
+        """Delete all but the newest moves, so that at most `most` are left, or one for each name.
 
-        Each name keeps its place. The names that were removed with their programs are forgotten. SQLite does all of
-        it, without the interpreter's lock: 0.2 s for 100,000 moves.
+        Each name keeps its current hash. Names that were removed with their programs are deleted. SQLite does all of
+        this without the interpreter's lock: 0.2 s for 100,000 moves.
         """
         counts = "SELECT count(*) AS count FROM moves WHERE name IN (SELECT name FROM names) GROUP BY name"
         for most_of_name in _MOVES_KEPT:
@@ -84,7 +85,7 @@ class NameRows:
         )
 
     def replace(self, moves: Sequence[Move]) -> None:
-        """Replace all rows by those of these moves."""
+        """Replace all rows by these moves."""
         self._db.execute("DELETE FROM moves")
         self._db.execute("DELETE FROM names")
         self.apply(moves)

@@ -1,4 +1,4 @@
-"""Moves names: in the journal first, then in the facts; in both or in neither."""
+"""Moves names: first in the journal, then in SQLite; in both or in neither."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from promptlogd.store.references import before
 from promptlogd.store.state_folder import StateFolder
 
 MOST_NAMES_OF_PROGRAM = 64
-"""Names on one program. `show` and `list` send all of them, and a removal removes all of them."""
+"""Maximum number of names of one program. `show` and `list` send all of them, and a removal removes all of them."""
 MOST_NAMES = 100_000
-"""Names in all. The last move of each stays in the journal: 19 MB."""
+"""Maximum number of names. The last move of each stays in the journal: 19 MB."""
 _MOVES_BACK = 1000
-"""Moves of a name that it can go back through. A compaction may leave fewer. To read and follow them takes 2 ms."""
+"""Maximum number of moves of a name that can be undone. A compaction may leave fewer. Reading them takes 2 ms."""
 
 
 class Names:
@@ -26,9 +26,9 @@ class Names:
         self._compaction = Compaction(state)
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
-        """Move a name to a program, or back to where it was last; return (where it is, where it was).
+        """Move a name to a program, or undo its last move. Return (new hash, previous hash).
 
-        Raises NotFound if the program, or a place to go back to, is not there; TooManyNames, StoreFailed.
+        Raises NotFound if the program does not exist or there is no move to undo; TooManyNames, StoreFailed.
         """
         with self._state.read_facts() as facts:
             previous = facts.named(name)
@@ -45,26 +45,26 @@ class Names:
         return hash, previous
 
     def check_room(self, name: str, hash: str) -> None:
-        """Raise TooManyNames if this program, or the store, takes no more names. StoreFailed."""
+        """Raise TooManyNames if this program or the store has the maximum number of names. Raises StoreFailed."""
         with self._state.read_facts() as facts:
             previous = facts.named(name)
             if previous == hash:
                 return
             if facts.count_names_on(hash) >= MOST_NAMES_OF_PROGRAM:
                 raise TooManyNames(
-                    f"program {hash} has {MOST_NAMES_OF_PROGRAM} names, which are the most: use one of these, or move "
-                    "one to another program first",
+                    f"program {hash} has {MOST_NAMES_OF_PROGRAM} names, the maximum; use one of them, or first move "
+                    "one to another program",
                     MOST_NAMES_OF_PROGRAM,
                 )
             if previous is None and facts.count_names() >= MOST_NAMES:
                 raise TooManyNames(
-                    f"there are {MOST_NAMES} names, which are the most: move one of these, or remove programs that "
+                    f"there are {MOST_NAMES} names, the maximum; move an existing name, or remove programs that "
                     "have names",
                     MOST_NAMES,
                 )
 
     def move(self, name: str, hash: str, *, back: int = 0) -> None:
-        """Put a name on a program, or do nothing. Raises StoreFailed."""
+        """Move a name to a program, atomically. Raises StoreFailed."""
         self._compaction.compact_if_long()
         move = Move(name=name, hash=hash, at=time.time(), back=back)
         end = self._state.journal.append([move])

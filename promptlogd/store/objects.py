@@ -1,10 +1,10 @@
-"""The folders of programs: written atomically and durably, verified at every read. No SQLite here.
+"""The folders of programs: written atomically and durably, and verified at every read. No SQLite here.
 
-    programs/ab/cdef.../    the program with the hash abcdef..., on the shelf ab (files.py)
-    programs/.tmp-*         a program that is being removed; the next start finishes that
+    programs/ab/cdef.../    the program with the hash abcdef..., on the shelf (folder) ab (files.py)
+    programs/.tmp-*         a program that is being removed; the next start completes the removal
     programs/.spare-*       a folder for the next program (spares.py)
 
-Folders are opened one below the other without following links, so that nothing planted can lead out.
+Paths are opened component by component without following symbolic links, so that no planted link can lead outside.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from sandbox.program import Artifact, Engine, Language, Program
 _log = logging.getLogger(__name__)
 
 _TEMPORARY = ".tmp-"
-_NOT_KEPT = "the program was not kept"
+_NOT_KEPT = "the program was not stored"
 
 
 class ProgramFolders(msgspec.Struct, frozen=True, kw_only=True):
-    """The hashes that have a folder, unverified, and the shelves (first two digits) that could not be listed."""
+    """The hashes that have a folder, unverified; and the shelves (first two digits) that could not be listed."""
 
     hashes: set[str]
     unread_shelves: set[str]
 
 
 class Objects:
-    """The one reader and writer of `programs/` below the state folder."""
+    """The only reader and writer of `programs/` in the state folder."""
 
     def __init__(self, state_dir: Path, damaged: DamagedFolder, key: Key) -> None:
         self._programs = state_dir / "programs"
@@ -54,7 +54,7 @@ class Objects:
         self.spares = Spares(self._programs, files.TEXT_NAMES)
 
     def prepare(self) -> None:
-        """Make or check the folders, and remove what an interrupted process left. Raises StoreUnsafe, OSError."""
+        """Create or check the folders, and remove leftovers of an interrupted process. Raises StoreUnsafe, OSError."""
         make_folder(self._programs)
         for entry in self._programs.iterdir():
             if is_shelf(entry.name):
@@ -74,7 +74,7 @@ class Objects:
         return found
 
     def has(self, hash: str) -> bool:
-        """Whether there is an entry under this hash, verified or not. Raises StoreFailed if it can't be looked up."""
+        """Whether there is a folder for this hash, verified or not. Raises StoreFailed if the lookup fails."""
         try:
             with self._programs_and_shelf(hash) as (_, shelf):
                 os.stat(hash[2:], dir_fd=shelf, follow_symlinks=False)
@@ -86,14 +86,14 @@ class Objects:
         return True
 
     def _check_programs_folder(self, hash: str) -> None:
-        """Raise StoreFailed if `programs/` itself is gone: then no program counts as missing."""
+        """Raise StoreFailed if `programs/` itself is missing, so that no program counts as missing."""
         try:
             os.lstat(self._programs)
         except OSError as error:
             raise store_error(f"can't read program {hash}", error) from error
 
     def stage(self, program: Program, meta: Meta) -> Path:
-        """Put a program on the disk, under no name that a reader knows; return its folder. Raises StoreFailed."""
+        """Write a program to disk under a temporary name, and return its folder. Raises StoreFailed."""
         with self._errors(_NOT_KEPT):
             is_text = meta.is_text(program.hash)
             staged = self.spares.take() if is_text else self.spares.make_empty()
@@ -106,10 +106,10 @@ class Objects:
             return staged
 
     def publish(self, place: Place, staged: Path, artifact: bytes, *, replaces: bool = False) -> None:
-        """Give what was staged its name, durably. Raises StoreFailed, with the staged folder removed.
+        """Rename a staged program to its final name, durably. Raises StoreFailed; the staged folder is then removed.
 
-        `artifact`: content of the artifact's file. It is not waited for: after a power cut it may not verify, and is
-        made again. `replaces`: a damaged or unreadable program has this name, and is moved to `damaged/`.
+        `artifact`: content of the artifact's file. This does not wait until it is on disk: after a power cut it may not
+        verify, and is made again. `replaces`: move the damaged or unreadable program of this name to `damaged/`.
         """
         hash = place.hash
         with self._errors(_NOT_KEPT):
@@ -118,7 +118,7 @@ class Objects:
                     files.write_artifact(folder, place, artifact, wait=False)
                 shelf_path = f"{self._programs}/{hash[:2]}"
                 if not os.path.lexists(shelf_path):
-                    with suppress(FileExistsError):  # the spares' shelves came first
+                    with suppress(FileExistsError):  # `Spares` has created the shelf
                         os.mkdir(shelf_path, 0o700)
                     sync(self._programs)
                 if replaces:
@@ -130,12 +130,12 @@ class Objects:
                 raise
 
     def discard(self, staged: Path) -> None:
-        """Remove what was staged, if it is still there."""
+        """Remove a staged program, if it still exists."""
         shutil.rmtree(staged, ignore_errors=True)
 
     def put_artifact(self, place: Place, artifact: bytes) -> None:
-        """Replace an artifact, and remove those of the engine's other builds. Raises StoreFailed."""
-        what = f"can't keep what {place.engine} made of program {place.hash}"
+        """Replace an artifact, and remove the artifacts of other builds of the engine. Raises StoreFailed."""
+        what = f"can't store the artifact of {place.engine} for program {place.hash}"
         with self._errors(what), self._folder(place.hash) as folder:
             try:
                 with suppress(FileNotFoundError):
@@ -148,9 +148,9 @@ class Objects:
             files.remove_other_builds(folder, place)
 
     def artifact(self, place: Place) -> Artifact | None:
-        """Return an artifact; None if it is missing or no good, since it can be made again.
+        """Return an artifact; None if it is missing or invalid, because it can be made again.
 
-        Links on the way are followed, which saves time: what is read must have the seal of this program's artifact.
+        This follows symbolic links, which saves time. The seal proves that the content is this program's artifact.
         """
         try:
             data = read_file(f"{self._path(place.hash)}/{place.file_name}", MOST_BYTES)
@@ -162,14 +162,14 @@ class Objects:
             return None
 
     def artifact_stamp(self, place: Place) -> tuple[int, ...] | None:
-        """Return what changes when an artifact's file does; None if it is not there."""
+        """Return a value that changes when an artifact's file changes; None if there is no file."""
         try:
             return files.stamp_of(os.lstat(f"{self._path(place.hash)}/{place.file_name}"))
         except OSError:
             return None
 
     def stamp(self, hash: str) -> tuple[int, ...] | None:
-        """Return what changes when a program's files do; None if they are not there."""
+        """Return a value that changes when a program's files change; None if there are none."""
         folder = self._path(hash)
         try:
             return files.stamp_of(os.lstat(f"{folder}/{files.SOURCE}"))
@@ -182,19 +182,19 @@ class Objects:
         return f"{self._programs}/{hash[:2]}/{hash[2:]}"
 
     def read(self, hash: str, *, language: Language, engine: Engine) -> Program:
-        """Return a program that verifies. What it is written in, and for, is the caller's.
+        """Read and verify a program. The caller knows its language and engine.
 
-        Raises NotFound, StoreFailed, or Damaged; the last may be a removal that is under way as well: who holds the
-        writers' lock can tell, by reading again, and calls `set_aside`.
+        Raises NotFound, StoreFailed or Damaged. A removal in progress can also raise Damaged. So take the writers' lock
+        and read again before calling `set_aside`.
         """
         with self._program(hash) as folder:
             return files.read_program(folder, hash, language=language, engine=engine)
 
     def meta(self, hash: str) -> Meta:
-        """Return the metadata, or a guess from the program's other files if meta.json does not verify.
+        """Return the metadata. If meta.json does not verify, reconstruct it from the program's other files.
 
-        Raises NotFound, Damaged if there is nothing to guess from, and StoreFailed if a file can't be read: SQLite
-        would keep a guess for ever.
+        Raises NotFound; Damaged if it cannot be reconstructed; StoreFailed if a file cannot be read, because SQLite
+        would keep wrong metadata for ever.
         """
         with self._program(hash) as folder:
             with suppress(FileNotFoundError, ValueError):
@@ -203,16 +203,16 @@ class Objects:
 
     def replace_meta(self, hash: str, meta: Meta) -> None:
         """Replace the metadata, durably. Raises NotFound, StoreFailed."""
-        with self._errors(f"can't change what program {hash} is kept for"), self._folder(hash) as folder:
+        with self._errors(f"can't change the metadata of program {hash}"), self._folder(hash) as folder:
             files.replace_meta(folder, meta)
 
     def renew_stamp(self, hash: str) -> None:
-        """Change a text's stamp. Raises NotFound, StoreFailed."""
-        with self._errors(f"can't change what program {hash} is kept for"), self._folder(hash) as folder:
+        """Change the stamp of a program with one file. Raises NotFound, StoreFailed."""
+        with self._errors(f"can't change the metadata of program {hash}"), self._folder(hash) as folder:
             files.renew_stamp(folder)
 
     def owner(self, hash: str) -> Owner | None:
-        """Return who submitted a program; None if its metadata does not say it."""
+        """Return who submitted a program; None if its metadata does not have it."""
         with suppress(OSError, ValueError, StoreError), self._folder(hash) as folder:
             return files.read_meta(folder, hash).owner
         return None
@@ -224,14 +224,14 @@ class Objects:
             with self._folder(hash) as folder:
                 yield folder
         except FileNotFoundError:
-            raise Damaged(hash, "a file of it is missing") from None
+            raise Damaged(hash, "one of its files is missing") from None
         except ValueError as error:
             raise Damaged(hash, str(error)) from error
         except OSError as error:
             raise read_error(hash, error) from error
 
     def take_out(self, hash: str) -> str:
-        """Move a program out of its place, durably; return its temporary name. Raises StoreFailed."""
+        """Rename a program to a temporary name, durably, and return that name. Raises StoreFailed."""
         removed_folder = f"{_TEMPORARY}removed-{hash[:16]}-{time.monotonic_ns()}"
         with self._errors(f"can't remove program {hash}"), self._programs_and_shelf(hash) as (programs, shelf):
             _rename_durably((shelf, hash[2:]), (programs, removed_folder), shelf=shelf)
@@ -239,17 +239,17 @@ class Objects:
 
     def put_back(self, hash: str, removed_folder: str) -> None:
         """Undo `take_out`. Raises StoreFailed."""
-        with self._errors(f"can't put program {hash} back"), self._programs_and_shelf(hash) as (programs, shelf):
-            # Not undone if the sync fails: the next start would delete the program from where it was.
+        with self._errors(f"can't restore program {hash}"), self._programs_and_shelf(hash) as (programs, shelf):
+            # Not undone if the sync fails, because the next start would delete the program under its temporary name.
             os.rename(removed_folder, hash[2:], src_dir_fd=programs, dst_dir_fd=shelf)
             os.fsync(shelf)
 
     def erase(self, removed_folder: str) -> None:
-        """Delete a program that was taken out. The next start deletes what can't be deleted now."""
+        """Delete a program that was taken out. The next start deletes what cannot be deleted now."""
         _erase(self._programs / removed_folder)
 
     def set_aside(self, hash: str) -> None:
-        """Move a program that is damaged or unreadable to `damaged/`. Raises StoreFailed."""
+        """Move a damaged or unreadable program to `damaged/`. Raises StoreFailed."""
         with self._errors(f"can't move program {hash} to damaged/"), self._programs_and_shelf(hash) as (_, shelf):
             self._damaged.move_in(hash[2:], folder=shelf, label=hash)
 
@@ -263,7 +263,7 @@ class Objects:
             except FileNotFoundError:
                 raise
             except OSError as error:
-                # No ProgramUnreadable: a submit can't replace a shelf.
+                # Not ProgramUnreadable, because a submit cannot replace a shelf.
                 raise store_error(f"can't open the shelf of program {hash}", error) from error
             yield programs, shelf
 
@@ -302,4 +302,4 @@ def _erase(path: Path) -> None:
     try:
         erase(path)
     except OSError as error:
-        _log.error("%s", store_error(f"{path} is left over and can't be removed", error))
+        _log.error("%s", store_error(f"{path} is a leftover and can't be removed", error))

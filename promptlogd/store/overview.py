@@ -1,4 +1,4 @@
-"""The contents of `list` and `show`, all of them bounded, and run counts on their way to SQLite."""
+"""The contents of replies to `list` and `show`, with their bounds; and writing run counts to SQLite."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from promptlogd.store.state_folder import StateFolder
 _log = logging.getLogger(__name__)
 
 MOST_NAMES_SHOWN = 1000
-"""Names in a reply to `show` or `remove`: 70 KB. Only programs of older folders have so many."""
+"""Maximum number of names in a reply to `show` or `remove`: 70 KB. Only programs of older folders have that many."""
 MOST_MOVES_SHOWN = 64
-"""Newest moves of each name in a reply to `show`: as many as a compaction keeps.
+"""Newest moves of each name in a reply to `show`: the number that a compaction keeps.
 
-For all names that a program may have, these are 0.4 MB of JSON, which takes 0.2 ms to encode.
+For the maximum number of names of a program, this is 0.4 MB of JSON, which takes 0.2 ms to encode.
 """
 _PAGE_BYTES = 256 << 10
-"""Length in JSON at which a page of `list` ends: some 0.2 ms to encode."""
+"""JSON size at which a page of `list` ends: about 0.2 ms to encode."""
 _ROW_BYTES = 200
-"""Approximate length of a program in a page, without its names."""
+"""Approximate JSON size of a program in a page, without its names."""
 _FLUSH_WAIT_S = 0.1
-"""Longest wait for a flush. After that, a reply may lack the run counts that the flush is writing."""
+"""Time limit for waiting for a flush. After that, a reply may lack the run counts that the flush is writing."""
 
 
 class Overview:
-    """Answers `list` and `show`, for any thread, and moves run counts to SQLite."""
+    """Answers `list` and `show`, and writes run counts to SQLite. Thread-safe."""
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
         self._flushing = threading.Lock()
-        """Held while counts of runs move to SQLite."""
+        """Held while run counts are written to SQLite."""
         self._last_flush_succeeded = True
 
     def show(self, hash: str) -> Shown:
@@ -58,7 +58,7 @@ class Overview:
             )
 
     def list(self, limit: int, after: str | None) -> Page:
-        """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave.
+        """Return a page of programs, newest first. Raises BadReference for an invalid cursor.
 
         A page has `limit` programs, or fewer if they have many names.
         """
@@ -77,7 +77,7 @@ class Overview:
 
     @contextmanager
     def _counts_at_rest(self) -> Iterator[None]:
-        """Keep `flush` from moving counts to SQLite in this block, unless the disk hangs in a flush."""
+        """Prevent `flush` from writing counts during this block, unless the disk hangs in a flush."""
         locked = self._flushing.acquire(timeout=_FLUSH_WAIT_S)
         try:
             yield
@@ -90,7 +90,7 @@ class Overview:
         return replace(fact, runs=fact.runs + count, last_run_at=last_run_at)
 
     def flush(self) -> None:
-        """Write the counted runs, and shorten SQLite's log. If the disk refuses, the next call retries."""
+        """Write run counts, and checkpoint SQLite's log if it is long. If the disk fails, the next call retries."""
         try:
             with self._state.reserve.guard_writes():
                 self._write_counts()
@@ -114,7 +114,7 @@ class Overview:
 
 
 def _names_on(hash: str, facts: Lookups, most: int) -> tuple[list[str], int]:
-    """Return (some names on a program, how many more there are)."""
+    """Return (the first names of a program, number of further names)."""
     names = facts.names_on(hash, most + 1)
     if len(names) <= most:
         return names, 0

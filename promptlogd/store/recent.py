@@ -1,6 +1,6 @@
-"""Caches of what was read and verified recently, with bounds. Pure, and safe to use from any thread.
+"""Bounded caches of recently read and verified data. Pure and thread-safe.
 
-The loop's thread takes the locks at each run. They are held for a few dictionary operations only.
+The event loop takes the locks at each run. They are held for a few dictionary operations only.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 _HOT_S = 10.0
-"""How long after its last use an entry's stamp can be looked up without waiting for the disk.
+"""For this time after its last use, reading an entry's stamp does not wait for the disk.
 
 The kernel still caches the inodes of files that were used this recently.
 """
 _FRESH_S = 0.02
-"""How long an entry is returned without a comparison with its file: at most 50 comparisons a second. The store calls
-`forget` after a change of its own."""
+"""For this time, an entry is returned without a comparison with its file: at most 50 comparisons a second. The store
+calls `forget` after its own changes."""
 _MOST_NAMES = 1000
-"""Names in the cache, of 64 characters at most, with their hashes: 0.3 MB."""
+"""Maximum number of names in the cache. With at most 64 characters each and their hashes: 0.3 MB."""
 
 
 class Recent(Generic[_T]):
@@ -37,7 +37,7 @@ class Recent(Generic[_T]):
         self._verified_at: dict[str, float] = {}
 
     def recall(self, key: str, stamp: Callable[[], object]) -> _T | None:
-        """Return a value without waiting for the disk; None if it must be read.
+        """Return a value without waiting for the disk; None if the caller must read it.
 
         The stamp is read at most once in 20 ms, and only if the entry was used in the last 10 s.
         """
@@ -56,7 +56,7 @@ class Recent(Generic[_T]):
             self._drop(key)
 
     def get(self, key: str, stamp: object) -> _T | None:
-        """Return the value that was kept with this stamp. A value with another stamp is dropped."""
+        """Return the value that was stored with this stamp. A value with another stamp is dropped."""
         with self._mutex:
             entry = self._entries.get(key)
             if entry is None:
@@ -69,7 +69,7 @@ class Recent(Generic[_T]):
             return entry[2]
 
     def put(self, key: str, stamp: object, size: int, value: _T) -> None:
-        """Keep a value of `size` bytes, unless it would take more than an eighth of all."""
+        """Store a value of `size` bytes, unless it is larger than an eighth of the cache."""
         with self._mutex:
             self._drop(key)
             if size > self._most_bytes // 8:
@@ -88,7 +88,7 @@ class Recent(Generic[_T]):
 
 
 class RecentNames:
-    """An LRU cache of the hashes that names are on."""
+    """An LRU cache from names to hashes."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -97,11 +97,11 @@ class RecentNames:
 
     @property
     def moves(self) -> int:
-        """Number of times that names have moved."""
+        """Number of moves of names so far."""
         return self._moves
 
     def get(self, name: str) -> str | None:
-        """Return the hash that a name is on; None if it was not looked up lately."""
+        """Return the hash of a name; None if it is not in the cache."""
         with self._mutex:
             hash = self._hashes.get(name)
             if hash is not None:
@@ -109,7 +109,7 @@ class RecentNames:
             return hash
 
     def put(self, name: str, hash: str, moves: int) -> None:
-        """Keep a hash that was looked up when `moves` was this number, unless names have moved since then."""
+        """Store a hash that was looked up when `moves` had this value, unless names have moved since then."""
         with self._mutex:
             if moves == self._moves:
                 self._hashes[name] = hash
@@ -117,7 +117,7 @@ class RecentNames:
                     self._hashes.popitem(last=False)
 
     def moved(self, names: Iterable[str]) -> None:
-        """Forget names that have moved. To be called before anybody is told of the move."""
+        """Drop names that have moved. Call this before anybody is told of the move."""
         with self._mutex:
             self._moves += 1
             for name in names:

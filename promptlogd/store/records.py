@@ -1,4 +1,4 @@
-"""What the store takes and gives, beside programs and artifacts (sandbox/program.py)."""
+"""Records of the store's interface, in addition to programs and artifacts (sandbox/program.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.program import Artifact, Engine, Language, Program
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
-    """A program that has no name yet. `folder` is None if there was something under its hash already."""
+    """A program that was written but not published. `folder` is None if there was already a folder for its hash."""
 
     program: Program
     meta: Meta
@@ -21,9 +21,9 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A staged program that was checked. `name`: to be put on it. `build`: of the engine that made the artifact.
+    """A staged program that was checked. `name`: name to give it. `build`: build of the artifact.
 
-    `engine` and `language`: those that the client asked for; None stands for those that the program is kept for.
+    `engine` and `language`: as requested by the client. None means those of an already stored program.
     """
 
     staged: Staged
@@ -33,11 +33,11 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine | None = None
     language: Language | None = None
     replace: bool = False
-    """Whether to change the engine and the language of a program that is kept already."""
+    """Whether to change the engine and the language of an already stored program."""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """A program, the first of its names, how many more names it has, and where names have been, oldest first."""
+    """A program, its first names, the number of further names, and the moves of its names, oldest first."""
 
     fact: Fact
     names: list[str]
@@ -46,7 +46,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A program in a list, the first of its names, and how many more names it has."""
+    """A program in a list, its first names, and the number of further names."""
 
     fact: Fact
     names: list[str]
@@ -54,7 +54,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some programs, and the cursor to the next page if there is one."""
+    """Programs, and the cursor of the next page if there is one."""
 
     rows: list[Row]
     next: str | None

@@ -1,4 +1,4 @@
-"""What a hash, the first digits of one, @NAME or a page's cursor means, and where a name was before."""
+"""Resolves a hash, a hash prefix, @NAME or a cursor of a page, and finds the previous hash of a name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MATCHES = 10
 
 
 def meant(reference: str, facts: Lookups) -> str:
-    """Return the hash that is meant. Raises BadReference, NotFound, Ambiguous."""
+    """Return the hash that a reference means. Raises BadReference, NotFound, Ambiguous."""
     if reference.startswith("@"):
         hash = facts.named(reference[1:])
         if hash is None:
@@ -24,11 +24,11 @@ def meant(reference: str, facts: Lookups) -> str:
     digits = reference.lower()
     if not is_hex(digits) or len(digits) > HASH_DIGITS:
         hint = f"; did you mean @{reference}?" if facts.named(reference) else ""
-        raise BadReference(f"{reference!r} is neither a hash, nor the first digits of one, nor @NAME{hint}")
+        raise BadReference(f"{reference!r} is neither a hash, nor a hash prefix, nor @NAME{hint}")
     if len(digits) == HASH_DIGITS:
         return digits
     if len(digits) < MIN_PREFIX_DIGITS:
-        raise BadReference(f"{reference!r} is too short: give {MIN_PREFIX_DIGITS} digits or more")
+        raise BadReference(f"{reference!r} is too short; give {MIN_PREFIX_DIGITS} digits or more")
     matches = facts.with_prefix(digits, _MATCHES)
     if not matches:
         raise NotFound(reference)
@@ -39,12 +39,12 @@ def meant(reference: str, facts: Lookups) -> str:
 
 
 def before(name: str, history: Sequence[Move], has: Callable[[str], bool]) -> tuple[str, int]:
-    """Return where a name was before, and how many of its moves going back there undoes. Raises NotFound."""
+    """Return the previous hash of a name, and the number of moves that going back there undoes. Raises NotFound."""
     been: list[str | None] = []
     for move in history:
         if move.back:
             del been[-move.back :]
-            been = been or [move.hash]  # empty if a compaction forgot the moves before
+            been = been or [move.hash]  # empty if a compaction deleted the earlier moves
         else:
             been.append(move.hash)
     for back in range(1, len(been)):
@@ -53,21 +53,21 @@ def before(name: str, history: Sequence[Move], has: Callable[[str], bool]) -> tu
             return place, back
     if not history:
         raise NotFound(f"@{name}")
-    raise NotFound(f"@{name}", f"@{name} was on no other program before, or that is removed")
+    raise NotFound(f"@{name}", f"@{name} has no earlier program, or that program was removed")
 
 
 def cursor(fact: Fact) -> str:
-    """Return what names the place in the list behind this program."""
+    """Return the cursor of the position after this program in the list."""
     return f"{fact.created_at.hex()}:{fact.hash}"
 
 
 def place(after: str) -> tuple[float, str]:
-    """Return the place that a cursor names: when it was submitted, and its hash. Raises BadReference."""
+    """Return the position that a cursor means: (time of the submit, hash). Raises BadReference."""
     text, _, hash = after.partition(":")
     try:
         at = float.fromhex(text)
     except (ValueError, OverflowError):
         at = math.nan
     if not math.isfinite(at) or not hash or not is_hex(hash):
-        raise BadReference(f"{after!r} is no cursor: give the `next` of the page before")
+        raise BadReference(f"{after!r} is not a cursor; give the `next` of the previous page")
     return at, hash

@@ -1,4 +1,4 @@
-"""Removes a program and the names on it: all of it or nothing, on a full disk as well."""
+"""Removes a program and its names, atomically, also on a full disk."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Removals:
         self._state = state
 
     def remove(self, hash: str) -> Sequence[str]:
-        """Remove a program; return the names that were on it. Raises NotFound, StoreFailed.
+        """Remove a program and return its names. Raises NotFound, StoreFailed.
 
-        The program is removed once its folder is moved out of its place and the journal has the removal of its names.
-        If this call can't do the rest, the next start does.
+        The program counts as removed once its folder is renamed and the journal has the removal of its names. If this
+        call cannot complete the rest, the next start does.
         """
         objects = self._state.objects
         try:
@@ -38,23 +38,23 @@ class Removals:
             try:
                 self._retry_with_reserve(lambda: self._remove_facts(hash, moves))
             except StoreFailed as error:
-                _log.error("program %s is removed, and is listed until the next start: %s", hash, error)
+                _log.error("program %s is removed, but is still listed until the next start: %s", hash, error)
             return [move.name for move in moves]
         finally:
             self._restore_reserve()
 
     def remove_names_and_facts(self, hash: str) -> None:
-        """Remove the names and the facts of a program whose folder is gone. Raises StoreFailed."""
+        """Remove the names and the facts of a program whose folder no longer exists. Raises StoreFailed."""
         moves = self._moves_off(hash)
         self._state.journal.append(moves, removal=True)
         self._remove_facts(hash, moves)
 
     def _remove_facts(self, hash: str, moves: Sequence[Move]) -> None:
-        """Remove a program from SQLite, and apply moves that the journal has. Raises StoreFailed."""
+        """Remove a program from SQLite, and apply moves that are in the journal. Raises StoreFailed."""
         self._state.apply(moves, gone=hash)
 
     def _take_out(self, hash: str) -> tuple[Sequence[Move], str]:
-        """Move a program out of its place and remove all its names, or do nothing. Raises StoreFailed."""
+        """Rename a program to a temporary name and remove all its names, atomically. Raises StoreFailed."""
         moves = self._moves_off(hash)
         removed_folder = self._state.objects.take_out(hash)
         try:
@@ -71,7 +71,7 @@ class Removals:
         return [Move(name=name, hash=None, at=at) for name in names]
 
     def _retry_with_reserve(self, step: Callable[[], _R]) -> _R:
-        """Do a step of a removal. If the disk is full, release the reserve and do the step again."""
+        """Execute a step of a removal. If the disk is full, release the reserve and repeat the step."""
         try:
             return step()
         except StoreFull:

@@ -4,12 +4,12 @@
 creates the file again at its end. A removal writes, with blocks of 4 KiB:
 
 - one line of the journal for each name: 200 bytes;
-- pages of SQLite's write-ahead log, 4,120 bytes each: some 20 for the program, and two for each name;
+- pages of SQLite's write-ahead log, 4,120 bytes each: about 20 for the program, and two for each name;
 - one block of the folder `programs/`, for the program's temporary name.
 
-So 1 MiB is enough for a program with as many names as one may have (`names.py`). An older folder may have programs with
-more names, and SQLite may find no room for these. The program is removed nevertheless, and the next start removes it
-from SQLite, because the folders and the journal no longer have it.
+So 1 MiB is enough for a program with the maximum number of names (`names.py`). An older folder may have programs with
+more names, for which SQLite may find no room. The program is still removed, and the next start removes it from SQLite,
+because it is no longer in the folders and the journal.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ RESERVE_FILE = "reserve"
 
 _BYTES = 1 << 20
 _STEP_BYTES = 4 << 10
-"""A disk that is nearly full gives a part, in steps of this size."""
+"""If the disk is nearly full, the file is allocated in steps of this size, as far as possible."""
 _WAIT_S = 10.0
-"""Longest wait for guarded writes. A disk that hangs must not keep a removal waiting for ever."""
+"""Time limit for waiting for guarded writes, so that a hanging disk cannot block a removal for ever."""
 
 
 class Reserve:
-    """Owner of `reserve` in the state folder. Any thread may call `guard_writes`; one at a time calls the others."""
+    """Owns `reserve` in the state folder. Any thread may call `guard_writes`; one thread at a time calls the others."""
 
     def __init__(self, state_dir: Path, *, wait_s: float = _WAIT_S) -> None:
-        """`wait_s`: the longest that `release` waits."""
+        """`wait_s`: time limit for waiting in `release`."""
         self._path = state_dir / RESERVE_FILE
         self._wait_s = wait_s
         self._changed = threading.Condition()
@@ -56,10 +56,10 @@ class Reserve:
 
     @contextmanager
     def guard_writes(self) -> Iterator[None]:
-        """Guard writes that may not use the reserve. Raises StoreFull while it is released."""
+        """Context manager for writes that may not use the reserve. Raises StoreFull while it is released."""
         with self._changed:
             if self._released:
-                raise StoreFull("the disk is full, and a program is being removed: try again")
+                raise StoreFull("the disk is full and a program is being removed; try again")
             self._guarded_writes += 1
         try:
             yield
@@ -74,17 +74,17 @@ class Reserve:
             self._released = True
             if not self._changed.wait_for(lambda: not self._guarded_writes, self._wait_s):
                 _log.warning(
-                    "%s is deleted after %g s, before %d other writes have ended: they may use its space",
+                    "%s is deleted after %g s, before %d other writes have ended; they may use its space",
                     self._path,
                     self._wait_s,
                     self._guarded_writes,
                 )
         with suppress(OSError):  # if there is no file, the removal fails again with the reason
             self._path.unlink()
-            sync(self._path.parent)  # ext4 gives freed blocks out only after it has committed this
+            sync(self._path.parent)  # ext4 reuses freed blocks only after this commit
 
     def restore(self) -> None:
-        """Create the file, or extend it to its size, or as far as there is room. Never raises."""
+        """Create the file, or extend it to its size as far as there is room. Never raises."""
         size = 0
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

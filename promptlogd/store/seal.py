@@ -1,4 +1,4 @@
-"""A checksum behind a line of JSON, so that a byte that flipped on the disk is found. Pure."""
+"""A checksum after a line of JSON, which detects corruption on disk. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def seal(record: Any) -> bytes:
 
 
 def unseal(line: bytes, kind: type[_T]) -> _T:
-    """Return the record of a sealed line, or of one that was written before there were seals.
+    """Return the record of a sealed line, or of an unsealed line of an older version.
 
-    Raises ValueError (msgspec's errors are such) if it is damaged.
+    Raises ValueError if it is damaged (msgspec's errors are ValueErrors).
     """
     if not line.endswith(b"}"):
         line, _, checksum = line.rpartition(b" ")
         if checksum != b"%08x" % zlib.crc32(line):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum does not match")
     return msgspec.json.decode(line, type=kind)

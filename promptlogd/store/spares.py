@@ -1,4 +1,4 @@
-"""Folders for the next programs, made beforehand with empty files: to find room takes longer than to fill it."""
+"""Folders for the next programs, created in advance with empty files, because allocating them is the slow part."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ SPARE = ".spare-"
 
 
 class Spares:
-    """A few of them below `programs/`, and all of its shelves. One thread makes them, another may take them."""
+    """Spare folders in `programs/`, and all of its shelves. One thread creates them, another may take them."""
 
     def __init__(self, programs: Path, names: tuple[str, ...]) -> None:
-        """`names`: of the files in each."""
+        """`names`: names of the files in each spare folder."""
         self._programs = programs
         self._names = names
         self._ready: deque[Path] = deque()
         self._shelved = False
 
     def make(self) -> None:
-        """Make what is missing, as far as that goes."""
-        with suppress(OSError):  # the disk is full, say: who stages next will say so
+        """Create missing folders. Errors are ignored."""
+        with suppress(OSError):  # for example a full disk: the next `stage` reports it
             self._make_shelves()
             while len(self._ready) < _SPARES:
                 self._ready.append(self._make_one())
 
     def take(self) -> Path:
-        """Return a folder with the empty files in it, which is the caller's now. Raises OSError."""
+        """Return a folder with the empty files, which the caller then owns. Raises OSError."""
         with suppress(IndexError):
             spare = self._ready.popleft()
             try:
@@ -41,17 +41,17 @@ class Spares:
                     return spare
             except OSError:
                 pass
-            shutil.rmtree(spare, ignore_errors=True)  # somebody was here
+            shutil.rmtree(spare, ignore_errors=True)  # somebody has changed it
         return self._make_one()
 
     def make_empty(self) -> Path:
-        """Make a folder without a file in it, for a program that no spare is made for. Raises OSError."""
+        """Create an empty folder, for a program with several files. Raises OSError."""
         folder = self._programs / f"{SPARE}{os.urandom(8).hex()}"
         folder.mkdir(mode=0o700)
         return folder
 
     def remove(self) -> None:
-        """Remove those that nobody took."""
+        """Remove unused spare folders."""
         with suppress(IndexError):
             while True:
                 shutil.rmtree(self._ready.popleft(), ignore_errors=True)

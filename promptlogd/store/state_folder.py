@@ -1,4 +1,4 @@
-"""The state folder and its parts: opened in order, closed in order."""
+"""The state folder and its parts, opened and closed in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class StateFolder:
-    """The open state folder and its parts. Made by `StateFolder.open`."""
+    """The open state folder and its parts. Created by `StateFolder.open`."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
@@ -44,7 +44,7 @@ class StateFolder:
         self.counts = RunCounts()
         self.recent_names = RecentNames()
         self.writing = threading.Lock()
-        """Lock of the writers, held while the disk syncs. Nothing in the parts takes it, and no reader does."""
+        """The writers' lock, held during fsync. Neither the parts nor readers take it."""
         self._mutex = threading.Lock()
 
     @classmethod
@@ -73,7 +73,7 @@ class StateFolder:
         try:
             self._load()
         except StoreFailed:
-            # The disk may be full. SQLite does not always report that.
+            # The disk may be full, which SQLite does not always report.
             self.facts.close()
             self.reserve.release()
             self._load()
@@ -84,8 +84,8 @@ class StateFolder:
             for name in (FORMAT_FILE, KEY_FILE, JOURNAL_FILE, *FACTS_FILES, RESERVE_FILE):
                 check_file(self.path / name)
             if is_fresh(self.path):
-                write_format(self.path)  # first, so that the folder is known from now on
-            version = read_format(self.path)  # before anything in a newer folder is touched
+                write_format(self.path)  # first, so that the folder is recognised from now on
+            version = read_format(self.path)  # before anything in a newer folder is changed
             self._damaged.prepare()
             self.key.prepare()
             self.objects.prepare()
@@ -98,18 +98,19 @@ class StateFolder:
 
     @contextmanager
     def use_facts(self) -> Iterator[None]:
-        """Lock the facts to write them. Translates SQLite's errors."""
+        """Context manager: locks the facts for writing. Translates SQLite's errors."""
         with self._mutex, self._translated():
             yield
 
     @contextmanager
     def read_facts(self) -> Iterator[Lookups]:
-        """Look up facts as of the last commit. Waits for no writer, but may wait for the disk. Translates errors."""
+        """Context manager: lookups as of the last commit. May wait for the disk, not for writers. Translates errors."""
         with self._translated(), self.facts.readers.use() as facts:
             yield facts
 
     def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
-        """Write moves that are in the journal, all or none, and remove a program (`gone`). Raises StoreFailed."""
+        """Atomically write moves that are in the journal to SQLite, and remove a program (`gone`). Raises
+        StoreFailed."""
         try:
             with self.use_facts():
                 self.facts.apply(moves, gone=gone)
@@ -117,7 +118,7 @@ class StateFolder:
             self.recent_names.moved(move.name for move in moves)
 
     def shorten_log(self) -> None:
-        """Copy SQLite's log into the database if it is long. Writers wait only if it has grown beyond its bound."""
+        """Checkpoint SQLite's log if it is long. Writers wait only if it exceeds its maximum length."""
         with self._translated():
             if not self.facts.log_is_long:
                 return

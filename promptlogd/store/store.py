@@ -1,8 +1,8 @@
-"""The store as a whole: programs by hash, prefix or name. The only writer of the state folder.
+"""The store: programs by hash, prefix or name. The only writer of the state folder.
 
-The daemon's loop calls `recall`, `recall_artifact` and `record_run`: these answer from memory. All other methods wait
-for the disk, and the daemon calls them from worker threads. No reader waits for a writer: writers have a lock among
-themselves, and SQLite's readers have connections of their own.
+The event loop calls only `recall`, `recall_artifact` and `record_run`, which use memory. All other methods wait for the
+disk, so the daemon calls them from worker threads. Readers never wait for writers: the writers' lock is not taken by
+readers, and SQLite's readers have their own connections.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from sandbox.program import Artifact, Engine, Language, Program
 _log = logging.getLogger(__name__)
 
 _RECENT_BYTES = 8 << 20
-"""Bound of the programs in memory, and of the artifacts in memory."""
+"""Maximum size of cached programs, and of cached artifacts."""
 _ENTRY_BYTES = 512
-"""Approximate memory of an entry without its text."""
+"""Approximate memory of a cache entry without its text."""
 
 
 class Store:
-    """All that the daemon keeps. Made by `Store.open`."""
+    """The programs that the daemon stores. Created by `Store.open`."""
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
@@ -53,15 +53,15 @@ class Store:
 
     @classmethod
     def open(cls, state_dir: Path) -> Store:
-        """Open the store in this folder, which is made if it is missing (mode 0700), and remove leftovers.
+        """Open the store in this folder, and remove leftovers. A missing folder is created with mode 0700.
 
-        A folder of an older format version is migrated. Raises StoreLocked if another process has it, StoreUnsafe if
-        another user can change it, StoreTooNew if a newer promptlog wrote it, StoreFailed for the disk.
+        A folder of an older format version is migrated. Raises StoreLocked if another process uses it, StoreUnsafe if
+        another user can change it, StoreTooNew if a newer promptlog wrote it, StoreFailed for disk errors.
         """
         return cls(StateFolder.open(state_dir))
 
     def close(self) -> None:
-        """Write the counted runs, and unlock the folder."""
+        """Write run counts, and unlock the folder."""
         self.flush()
         if lost := sum(count for count, _ in self._state.counts.take().values()):
             _log.error("%d finished runs were not counted: the counts could not be written", lost)
@@ -82,47 +82,46 @@ class Store:
             self._objects.spares.make()
 
     def stage(self, program: Program, *, uid: int, tenant: str | None = None) -> Staged:
-        """Put a program on the disk before it is known to parse; `keep` or `discard` comes next.
+        """Write a program to disk before its check has ended. Then call `keep` or `discard`.
 
-        Raises Unstorable for files that the store does not take, StoreFailed.
+        Raises Unstorable for files that the store does not accept; StoreFailed.
         """
         if not is_hash(program.hash):
-            raise Unstorable(f"{program.hash!r} is no hash: it must be 64 lowercase hexadecimal digits")
+            raise Unstorable(f"{program.hash!r} is not a hash: it must be 64 lowercase hexadecimal digits")
         meta = meta_of(program, owner=Owner(uid=uid, tenant=tenant), created_at=time.time())
         folder = None
-        with self._state.reserve.guard_writes(), suppress(ProgramUnreadable):  # unreadable: `keep` replaces it
+        with self._state.reserve.guard_writes(), suppress(ProgramUnreadable):  # `keep` replaces an unreadable program
             if not self._objects.has(program.hash):
                 folder = self._objects.stage(program, meta)
         return Staged(program=program, meta=meta, folder=folder)
 
     def refuse_another(self, hash: str, engine: Engine | None, language: Language | None) -> None:
-        """Raise KeptForAnother if this program is kept for another engine, or as another language, than is asked for.
+        """Raise KeptForAnother if this program is already stored for another engine or language than requested.
 
-        Who else runs it would not know of a change.
+        Other users of the program would not notice a change.
         """
         self._submissions.refuse_another(hash, engine, language)
 
     def keep(self, submission: Submission) -> tuple[str, bool]:
-        """Keep a staged program; return (hash, whether it is new), once it is on the disk.
+        """Publish a staged program. Return (hash, whether it is new) once it is on disk.
 
-        Raises StoreFailed; KeptForAnother if the program is kept for another engine or language than was asked for, and
-        `replace` is false;
-        Unstorable for an artifact that the store does not take; TooManyNames.
+        Raises StoreFailed; KeptForAnother if it is already stored for another engine or language than requested and
+        `replace` is false; Unstorable for an invalid artifact; TooManyNames.
         """
         with self._state.writing:
             hash, created = self._submissions.keep(submission)
-        if submission.replace:  # `recall` trusts an entry for 20 ms without a look at the files
+        if submission.replace:  # `recall` returns an entry for 20 ms without checking the files
             self._recent.forget(hash)
             place = Place(hash=hash, engine=submission.staged.meta.engine, build=submission.build)
             self._recent_artifacts.forget(f"{hash} {place.file_name}")
         return hash, created
 
     def discard(self, staged: Staged) -> None:
-        """Remove a staged program that was not kept."""
+        """Remove a staged program that was not published."""
         self._submissions.discard(staged)
 
     def resolve(self, reference: str) -> str:
-        """Return the hash that a hash, a prefix or @NAME means. Raises BadReference, NotFound, Ambiguous."""
+        """Return the hash for a hash, a prefix or @NAME. Raises BadReference, NotFound, Ambiguous."""
         if is_hash(reference):
             return reference  # needs no lookup
         moves = self._state.recent_names.moves
@@ -141,15 +140,15 @@ class Store:
         return None if hash is None else self._recent.recall(hash, lambda: self._objects.stamp(hash))
 
     def recall_artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
-        """Return an artifact, as `recall` returns a program. After None call `artifact`."""
+        """Return an artifact from memory. If it is None, call `artifact`."""
         place = Place(hash=hash, engine=engine, build=build)
         key = f"{hash} {place.file_name}"
         return self._recent_artifacts.recall(key, lambda: self._objects.artifact_stamp(place))
 
     def load(self, hash: str) -> Program:
-        """Return a program, read and verified, now or since its files last changed.
+        """Return a program, verified now or since its files last changed.
 
-        Raises NotFound, Damaged (set aside now), StoreFailed.
+        Raises NotFound, Damaged (after moving it to `damaged/`), StoreFailed.
         """
         stamp = self._objects.stamp(hash)
         program = self._recent.get(hash, stamp)
@@ -172,7 +171,8 @@ class Store:
     def artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
         """Return the artifact of a program for this build of an engine, verified now or since its file last changed.
 
-        None if it must be made, or made again: then comes `put_artifact`. Raises Unstorable for a bad engine or build.
+        None if it must be made or made again; then call `put_artifact`. Raises Unstorable for an invalid engine or
+        build.
         """
         place = Place(hash=hash, engine=engine, build=build)
         check_place(place)
@@ -188,12 +188,12 @@ class Store:
         return artifact
 
     def put_artifact(self, hash: str, engine: Engine, build: str, artifact: Artifact) -> None:
-        """Keep an artifact in place of the engine's earlier ones. Raises Unstorable, StoreFailed."""
+        """Replace the engine's artifacts by this one. Raises Unstorable, StoreFailed."""
         place = Place(hash=hash, engine=engine, build=build)
         check_place(place)
         fact = self.fact(hash)
         with self._state.writing:
-            if self._objects.has(hash):  # it may have been removed meanwhile
+            if self._objects.has(hash):  # it may have been removed in between
                 language = fact.language if fact is not None else self._objects.meta(hash).language
                 data = seal_artifact(self._state.key.value, place, artifact, language)
                 self._objects.put_artifact(place, data)
@@ -217,10 +217,10 @@ class Store:
         try:
             self._removals.remove_names_and_facts(damage.hash)
         except StoreFailed as error:
-            _log.error("names stay on program %s, which is set aside: %s", damage.hash, error)
+            _log.error("names still refer to program %s, which was moved to damaged/: %s", damage.hash, error)
 
     def _list_again(self, hash: str) -> Meta:
-        """Return the metadata of a program that no row lists, and add the row.
+        """Return the metadata of a program without a row in SQLite, and add the row.
 
         If a writer is busy, a later read adds it.
         """
@@ -236,7 +236,7 @@ class Store:
         return meta
 
     def fact(self, hash: str) -> Fact | None:
-        """Return the facts of a program; None if there is no row. `runs` is SQLite's count, without runs in memory."""
+        """Return the facts about a program; None if there is no row. `runs` excludes runs that are not flushed yet."""
         with self._read_facts() as facts:
             return facts.get(hash)
 
@@ -245,14 +245,14 @@ class Store:
         return self._overview.show(hash)
 
     def list(self, limit: int, after: str | None) -> Page:
-        """Return a page of programs, newest first. Raises BadReference for a cursor that no page gave.
+        """Return a page of programs, newest first. Raises BadReference for an invalid cursor.
 
         A page has `limit` programs, or fewer if they have many names.
         """
         return self._overview.list(limit, after)
 
     def remove(self, hash: str) -> Sequence[str]:
-        """Remove a program; return the names that were on it. On a full disk this uses the reserve.
+        """Remove a program and return its names. On a full disk this uses the reserve.
 
         Raises NotFound, StoreFailed.
         """
@@ -264,19 +264,19 @@ class Store:
                     self._recent.forget(hash)
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
-        """Move a name to a program, or back to where it was last; return (where it is, where it was).
+        """Move a name to a program, or undo its last move. Return (new hash, previous hash).
 
-        Raises NotFound if the program, or a place to go back to, is not there; TooManyNames, StoreFailed.
+        Raises NotFound if the program does not exist or there is no move to undo; TooManyNames, StoreFailed.
         """
         with self._state.writing:
             return self._names.label(name, hash)
 
     def record_run(self, hash: str) -> None:
-        """Count a finished run. In memory until `flush`."""
+        """Count a finished run, in memory until `flush`."""
         self._state.counts.add(hash, 1, time.time())
 
     def flush(self) -> None:
-        """Write the counted runs, and shorten SQLite's log. If the disk refuses, the next call retries."""
+        """Write run counts, and checkpoint SQLite's log if it is long. If the disk fails, the next call retries."""
         self._overview.flush()
 
     def count(self) -> int:

@@ -1,4 +1,4 @@
-"""Keeps programs, completely or not at all. Replaces a program that is damaged or can't be read."""
+"""Publishes programs atomically. Replaces damaged and unreadable programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Submissions:
-    """Keeps programs. The caller of `keep` holds the writers' lock."""
+    """Publishes programs. The caller of `keep` holds the writers' lock."""
 
     def __init__(self, state: StateFolder, names: Names) -> None:
         self._state = state
@@ -26,14 +26,14 @@ class Submissions:
         self._names = names
 
     def refuse_another(self, hash: str, engine: Engine | None, language: Language | None) -> None:
-        """Raise KeptForAnother if this program is kept for another engine, or as another language."""
+        """Raise KeptForAnother if this program is already stored for another engine or language."""
         with self._state.read_facts() as facts:
             fact = facts.get(hash)
         if fact is not None and (fact.engine, fact.language) != (engine or fact.engine, language or fact.language):
             raise KeptForAnother(hash, fact.engine, fact.language)
 
     def keep(self, submission: Submission) -> tuple[str, bool]:
-        """Keep a staged program; return (hash, whether it is new).
+        """Publish a staged program. Return (hash, whether it is new).
 
         Raises StoreFailed, KeptForAnother, TooManyNames, Unstorable.
         """
@@ -65,7 +65,7 @@ class Submissions:
         return hash, True
 
     def discard(self, staged: Staged) -> None:
-        """Remove what was staged and has not been kept."""
+        """Remove a staged program that was not published."""
         if staged.folder is not None:
             self._objects.discard(staged.folder)
 
@@ -83,7 +83,8 @@ class Submissions:
             raise
 
     def _replace(self, submission: Submission, place: Place, artifact: bytes) -> None:
-        """Replace a damaged or unreadable program. If SQLite has its time and its user, these and its tenant stay."""
+        """Replace a damaged or unreadable program. Its time and user stay if SQLite has them, and so does its
+        tenant."""
         staged = submission.staged
         meta = staged.meta
         if not submission.replace:
@@ -101,24 +102,24 @@ class Submissions:
         self._add_facts_and_name(place.hash, meta, submission.name)
 
     def _change(self, wanted: Meta, present: Meta, place: Place, artifact: bytes) -> None:
-        """Change the engine and the language of a kept program. Its owner and its time stay."""
+        """Change the engine and the language of a stored program. Its owner and its time stay."""
         meta = replace(wanted, created_at=present.created_at, owner=present.owner)
         self._objects.put_artifact(place, artifact)
         self._objects.replace_meta(place.hash, meta)
         with self._state.use_facts():
             self._state.facts.add(place.hash, meta)
-        # After the row: who has read the old one keeps it in memory under the old stamp.
+        # After the row, because a reader of the old row caches it under the old stamp.
         self._objects.renew_stamp(place.hash)
         try:
-            # Else a power cut could leave a row that contradicts meta.json, and no start would notice.
+            # Otherwise a power cut could leave a row that contradicts meta.json, and no start would notice.
             self._state.facts.sync_log()
         except OSError as error:
-            raise store_error(f"can't change what program {place.hash} is kept for", error) from error
+            raise store_error(f"can't change the engine and language of program {place.hash}", error) from error
 
     def _as_listed(self, hash: str, meta: Meta) -> Meta:
         """Return the metadata with the engine and language of the row, if there is one.
 
-        They differ if the daemon was killed during a change, which was not acknowledged then.
+        They differ if the daemon was killed during a change. That change was not acknowledged.
         """
         with self._state.read_facts() as facts:
             fact = facts.get(hash)

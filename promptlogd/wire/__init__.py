@@ -1,4 +1,4 @@
-"""The protocol: messages, framing, errors. No trio, no sockets, no clock: bytes in, messages out."""
+"""The protocol, sans-IO: messages, framing, errors. Bytes in, messages out; no trio, no sockets, no clock."""
 
 from promptlogd.wire.errors import BadMessage, ProtocolError, WireError
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding, FrameDecoder, encode_frame

@@ -1,4 +1,4 @@
-"""What can be wrong with bytes from the other side. Every error of this package is a WireError."""
+"""Errors in received bytes. Every error of this package is a WireError."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class WireError(Exception):
 
 
 class ProtocolError(WireError):
-    """The stream can't be followed any further: say why, then close the connection."""
+    """The stream cannot be decoded any further. Send the reason, then close the connection."""
 
     def __init__(self, message: str, *, code: ErrorCode = "bad_request") -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class ProtocolError(WireError):
 
 
 class BadMessage(WireError):
-    """One message is wrong, but its id could be read and the stream goes on: answer it with an error."""
+    """One message is invalid, but its id is readable and the stream continues. Reply with an error."""
 
     def __init__(
         self, id: Id, message: str, *, code: ErrorCode = "bad_request", detail: dict[str, int] | None = None
@@ -32,5 +32,5 @@ class BadMessage(WireError):
 
 
 def too_large(what: str, size: int, most: int) -> tuple[str, dict[str, int]]:
-    """Return what to say of an input that is too large, and its detail. Sizes in bytes."""
-    return f"the {what} is {size} bytes, the most is {most}", {"size": size, "limit": most}
+    """Return the message and the detail of an error for an input that is too large. Sizes are in bytes."""
+    return f"the {what} is {size} bytes, the maximum is {most}", {"size": size, "limit": most}

@@ -1,7 +1,7 @@
-"""Cut a byte stream into frames and back: length-prefixed MessagePack, or JSON lines. Pure.
+"""Frames in a byte stream: length-prefixed MessagePack, or JSON lines. Pure.
 
-A connection is JSON lines if its first byte is `{` (or white space before it). As the first byte of a length each of
-these would announce a frame far over the cap, so no MessagePack connection can begin with it.
+A connection uses JSON lines if its first byte is `{` (or white space before it). As the first byte of a length, each of
+these would announce a frame far over the cap, so no MessagePack connection can start with it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from promptlogd.wire.errors import ProtocolError
 Encoding = Literal["msgpack", "json"]
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
-"""Cap of one frame: a prompt of 1 MiB that JSON escapes sixfold, beside a source, fits; a flood does not."""
+"""Maximum size of a frame. A prompt of 1 MiB that JSON escapes sixfold fits, together with a source."""
 
 _LARGE_BYTES = 256 * 1024
-"""A longer frame is returned as a view of its buffer: copying 8 MiB to new pages takes 4 ms."""
+"""A longer frame is returned as a view of its buffer, because copying 8 MiB to new pages takes 4 ms."""
 
 HEADER_BYTES = 4
 _BLANK = re.compile(rb"\s*")
 _JSON_START = b"{ \t\r\n"
 _TEXT = frozenset(map(chr, range(0x21, 0x7F))) - {"{"}
-"""Somebody is typing, or speaks HTTP: as a length these would announce half a gigabyte and more."""
+"""First bytes of a connection with typed text or HTTP. As a length they would announce at least half a gigabyte."""
 
 
 class FrameDecoder:
-    """Collect bytes, give whole frames. Owns the only buffer that a silent sender can make us keep."""
+    """Collects bytes and returns complete frames. It owns the only buffer that incomplete input can occupy."""
 
     def __init__(self, *, encoding: Encoding | None = None, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self.encoding: Encoding | None = encoding
@@ -38,17 +38,17 @@ class FrameDecoder:
 
     @property
     def buffered_bytes(self) -> int:
-        """How many bytes of an unfinished frame are held. 0: the stream is between two frames."""
+        """Number of buffered bytes of an incomplete frame. 0: the stream is between two frames."""
         return len(self._buffer)
 
     def clear(self) -> None:
-        """Drop what is held."""
+        """Drop the buffered bytes."""
         self._buffer.clear()
 
     def feed(self, data: bytes) -> Iterator[bytes | memoryview]:
-        """Take the next bytes of the stream and yield the frames that are complete. A large frame is a view.
+        """Take the next bytes of the stream and yield complete frames. A large frame is a view.
 
-        Raises ProtocolError, after those before it, for a frame over the cap, as soon as that is known.
+        Raises ProtocolError for a frame over the cap, after the frames before it, as soon as its size is known.
         """
         self._buffer += data
         if self.encoding is None and self._buffer:
@@ -60,17 +60,17 @@ class FrameDecoder:
         if chr(first) in _TEXT:
             self.encoding = "json"
             raise ProtocolError(
-                f"a connection begins with {{ (JSON, one message a line) or with the length of a MessagePack frame, "
+                f"a connection starts with {{ (JSON, one message a line) or with the length of a MessagePack frame, "
                 f"not with {chr(first)!r}"
             )
 
     def _past_blank(self, start: int) -> int:
-        """Return where the next line that is not blank begins. A connection of nothing else costs no loop of ours."""
+        """Return the start of the next non-blank line. Skips blank lines without a Python loop."""
         found = _BLANK.match(self._buffer, start)
         return found.end() if found is not None else start
 
     def _large(self, start: int, end: int, rest: int) -> memoryview:
-        """Return a large frame without a copy. What follows it begins at `rest`, and is the buffer from now on."""
+        """Return a large frame without a copy. The bytes from `rest` on become the new buffer."""
         whole, self._buffer = self._buffer, self._buffer[rest:]
         return memoryview(whole)[start:end]
 
@@ -112,14 +112,14 @@ class FrameDecoder:
             raise self._too_large(len(buffer))
 
     def _too_large(self, size: int) -> ProtocolError:
-        self._buffer.clear()  # nothing follows; the error's traceback would keep it
+        self._buffer.clear()  # nothing follows, and the error's traceback would keep the buffer alive
         return ProtocolError(
-            f"a frame of {size} bytes or more is over the cap of {self._max_frame_bytes}", code="too_large"
+            f"a frame of {size} bytes or more exceeds the maximum of {self._max_frame_bytes}", code="too_large"
         )
 
 
 def encode_frame(payload: bytes, encoding: Encoding) -> bytes:
-    """Return one payload as it goes over the stream."""
+    """Return the frame of one payload."""
     if encoding == "json":
         return payload + b"\n"
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload

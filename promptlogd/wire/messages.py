@@ -1,8 +1,7 @@
-"""Every message of the protocol, as msgspec tagged structs. Data only: no framing, no sockets, no clock.
+"""All messages of the protocol, as msgspec tagged structs. Data only: no framing, no sockets, no clock.
 
-Requests forbid unknown fields, so that a misspelt one is an error and not silence; replies allow them, so
-that an older client can talk to a newer daemon. `docs/protocol.md` is generated from this
-file, which is why it has more than 300 lines.
+Requests forbid unknown fields, so that a misspelt field is an error. Replies allow unknown fields, so that an older
+client can talk to a newer daemon. More than 300 lines, because `docs/protocol.md` is generated from this one file.
 """
 
 from __future__ import annotations
@@ -16,34 +15,34 @@ from sandbox.outcome import LogLevel, LogLine, Outcome, Usage
 from sandbox.program import Language
 
 PROTOCOL_VERSION = 1
-"""Goes up when an existing client would misunderstand the daemon; a new message or field does not count."""
+"""Changes when an existing client would misunderstand the daemon. New messages and fields do not change it."""
 
 Id = Annotated[int, Meta(ge=0, le=2**53 - 1)] | Annotated[str, Meta(min_length=1, max_length=64)]
-"""Chosen by the client; every reply to the request carries it."""
+"""Chosen by the client. Every reply to the request has the same id."""
 
 Reference = Annotated[str, Meta(min_length=1, max_length=128)]
 """A program: its 64-digit hash, an unambiguous prefix of 8 or more digits, or @NAME."""
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-"""A movable label on a hash: letters, digits, '.', '_', '-'; 64 characters at the most."""
+"""A movable name for a program: letters, digits, '.', '_', '-'; at most 64 characters."""
 
 Hash = str
 """Lowercase hex SHA-256 of the program's bytes, 64 digits."""
 
 Engine = Annotated[str, Meta(min_length=1, max_length=64)]
-"""What runs a program: the name of an engine, `quickjs` or `deno`."""
+"""The name of an engine: `quickjs` or `deno`."""
 
 EngineVersion = str
-"""Name and version of what runs programs, with its build if promptlog made it: `quickjs-ng 0.17.0+fbb030e5add6`."""
+"""Name and version of an engine, with the build if promptlog built it: `quickjs-ng 0.17.0+fbb030e5add6`."""
 
 Isolation = Literal["cell", "jail"]
-"""`jail`: a brand-new nsjail for this run alone."""
+"""`jail`: a new nsjail for this run."""
 
 Tenant = Annotated[str, Meta(min_length=1, max_length=128)]
-"""One of those for whom a front works: chosen by the front."""
+"""A user of a front (a client that sends requests on behalf of others). The front chooses the name."""
 
 HostFunctions = Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=64)]
-"""Names of the client's functions that the program may call."""
+"""Names of functions of the client that the program may call."""
 
 ErrorCode = Literal[
     "bad_request",
@@ -56,21 +55,21 @@ ErrorCode = Literal[
     "unsupported",
     "internal",
 ]
-"""Why a request could not be tried; see the table at the end."""
+"""Why the daemon refused a request. See the table at the end."""
 
 NO_ENV = msgspec.Raw(b"")
-"""A run without `env`; the program sees an empty object."""
+"""The `env` of a run without one. The program receives an empty object."""
 
 Count = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-"""A number of something, one or more."""
+"""An integer of at least 1."""
 
 
 class LimitsAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Limits for one run; what is left out is the daemon's default. More than its maximum is refused."""
+    """Limits for one run. Omitted limits have the daemon's default. A limit above the daemon's maximum is refused."""
 
     cpu_ms: Count | None = None
     wall_ms: Count | None = None
-    """Left out by a run that asks for more CPU time than the default wall time: twice its `cpu_ms`."""
+    """Default: the daemon's; but twice `cpu_ms` if `cpu_ms` is at least the daemon's default wall time."""
     memory_bytes: Count | None = None
     result_bytes: Count | None = None
     log_bytes: Count | None = None
@@ -87,37 +86,37 @@ class _Request(
 ):
     id: Id
     tenant: Tenant | None = None
-    """For whom a front asks. Refused with `forbidden` from a client that is not a front: see `server.fronts`."""
+    """The tenant of a front. Only fronts may set it (`server.fronts`); other clients get the error `forbidden`."""
 
 
 class Submit(_Request, frozen=True, kw_only=True):
-    """Keep a program. Answered by `submitted`, or by `error` bad_request with a `syntax_error` in its detail."""
+    """Store a program. For a syntax error, the reply is `error` bad_request with `syntax_error` in its detail."""
 
     source: str
     name: Name | None = None
-    """Put this label on the program, moving it if it is on another."""
+    """Give this name to the program. A name of another program is moved."""
     engine: Engine | None = None
-    """What runs it where a run does not say. Default: deno for TypeScript, else the daemon's setting."""
+    """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None = None
-    """What it is written in. Default: javascript."""
+    """The language of the source. Default: javascript."""
     replace: bool = False
-    """If the program is kept already, change its engine and language to those given here, or to the defaults. Its
-    names, owner, time and count of runs stay."""
+    """If the program is already stored, change its engine and language to those given here, or to the defaults. Its
+    names, owner, time and number of runs stay."""
 
 
 class Run(_Request, frozen=True, kw_only=True):
-    """Run a program once. Answered by `finished`, after one `log` a line if `stream_logs` is set."""
+    """Run a program once. With `stream_logs`, each console line is a `log` reply before `finished`."""
 
     hash: Reference | None = None
     source: str | None = None
-    """The program itself, in place of `hash`; it is run and not kept."""
+    """The program itself, instead of `hash`. It is not stored."""
     prompt: str = ""
     env: msgspec.Raw = NO_ENV
-    """A JSON object that the program sees as `env`. In MessagePack: a str that holds the JSON text."""
+    """A JSON object that the program can use as `env`. In MessagePack: a str that contains the JSON text."""
     engine: Engine | None = None
-    """Default: the program's own; for a `source`, deno for TypeScript, else the daemon's setting."""
+    """Default: the stored program's engine. For a `source`: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None = None
-    """Of a `source`: what it is written in. Default: javascript."""
+    """The language of `source`. Default: javascript."""
     limits: LimitsAsked | None = None
     isolation: Isolation | None = None
     """Default: the daemon's setting."""
@@ -127,47 +126,47 @@ class Run(_Request, frozen=True, kw_only=True):
 
 
 class Cancel(_Request, frozen=True, kw_only=True):
-    """Cancel the run whose request has the id `target`, of the same connection."""
+    """Cancel the run whose request on this connection has the id `target`."""
 
     target: Id
 
 
 class Show(_Request, frozen=True, kw_only=True):
-    """Tell all about one program."""
+    """Describe one program."""
 
     hash: Reference
     source: bool = False
-    """Send the source as well."""
+    """Whether the reply has the source."""
 
 
 class List(_Request, frozen=True, kw_only=True):
-    """List programs, newest first, one page."""
+    """List one page of programs, newest first."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     after: Annotated[str, Meta(max_length=128)] | None = None
-    """The `next` of the page before."""
+    """The `next` of the previous page."""
 
 
 class Remove(_Request, frozen=True, kw_only=True):
-    """Remove a program and the names that are on it."""
+    """Remove a program and its names."""
 
     hash: Reference
 
 
 class Label(_Request, frozen=True, kw_only=True, tag="name"):
-    """Move a name to a program, or back to the one it was on before."""
+    """Move a name to a program, or back to its previous program."""
 
     name: Name
     hash: Reference | None = None
-    """Where to; left out: back to where the name was before its last move."""
+    """The program. If omitted, the last move of the name is undone."""
 
 
 class Stats(_Request, frozen=True, kw_only=True):
-    """Tell what the daemon has done and what it holds."""
+    """Return the daemon's counters."""
 
 
 class Ping(_Request, frozen=True, kw_only=True):
-    """Tell the versions."""
+    """Return the versions of the daemon and its engines."""
 
 
 EntryKind = Literal["run", "submit", "remove", "name", "refused"]
@@ -208,51 +207,52 @@ class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=st
 
 
 class Submitted(_Reply, frozen=True, kw_only=True):
-    """The program is kept, on disk."""
+    """The program is stored on disk."""
 
     hash: Hash
     created: bool
-    """False: the very same program was kept already."""
+    """False if the same program was already stored."""
     engine: Engine = "quickjs"
-    """What runs it where a run does not say."""
+    """The engine for runs that do not name one."""
 
 
 class Log(_Reply, frozen=True, kw_only=True):
-    """One console line of a run that asked for `stream_logs`, as it happens."""
+    """One console line of a run with `stream_logs`, sent while the program runs."""
 
     level: LogLevel
     text: str
 
 
 class Finished(_Reply, frozen=True, kw_only=True):
-    """The run ended; `outcome` says how."""
+    """The run has ended."""
 
     hash: Hash
-    """The request's own `hash` if the run was cancelled before the program was found."""
+    """The hash of the program. If the run was cancelled before the program was found: `hash` of the request."""
     outcome: Outcome
     logs: list[LogLine]
-    """Everything logged, up to the limit; empty if it was streamed."""
+    """The console lines, up to the limit. Empty with `stream_logs`."""
     logs_truncated: bool = False
     usage: Usage
     engine_version: EngineVersion = ""
-    """What the program ran on. Left out if the run was cancelled before that was known."""
+    """The engine that ran the program. Omitted if the run was cancelled before that was known."""
 
 
 class Cancelling(_Reply, frozen=True, kw_only=True):
-    """Whether there was such a run. The run itself answers with `finished`, as ever."""
+    """The reply to `cancel`. The run itself is answered by `finished`."""
 
     found: bool
+    """Whether there was such a run."""
 
 
 class NameChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A name was put on this program at this time (seconds since the epoch)."""
+    """A name was moved to this program at this time (seconds since the epoch)."""
 
     hash: Hash
     at: float
 
 
 class Shown(_Reply, frozen=True, kw_only=True):
-    """One program. Times are seconds since the epoch; `created_by` is the client's uid."""
+    """One program. Times are seconds since the epoch. `created_by` is the client's uid."""
 
     hash: Hash
     size: int
@@ -265,7 +265,7 @@ class Shown(_Reply, frozen=True, kw_only=True):
     names: list[str]
     """At most 1,000, in alphabetical order."""
     more_names: int = 0
-    """Number of its other names. Only programs of older state folders have more than 64 names."""
+    """Number of names that are omitted. Only programs of older state folders have more than 64 names."""
     history: dict[str, list[NameChange]] = {}
     """The newest 64 moves of each of the first 64 names, oldest first."""
     source: str | None = None
@@ -281,33 +281,31 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     last_run_at: float | None = None
     names: list[str]
-    """At most 64, in alphabetical order. `show` has more."""
+    """At most 64, in alphabetical order. `show` returns more."""
     more_names: int = 0
-    """Number of its other names: see `shown`."""
+    """Number of names that are omitted: see `shown`."""
 
 
 class Listed(_Reply, frozen=True, kw_only=True):
-    """One page of programs; `next` is there if more follow.
-
-    A page of programs with many names has fewer programs than the request's `limit`.
-    """
+    """One page of programs. It may have fewer programs than the request's `limit` if they have many names."""
 
     programs: list[Listing]
     next: str | None = None
+    """The cursor of the next page. Omitted on the last page."""
 
 
 class Removed(_Reply, frozen=True, kw_only=True):
-    """The program is gone, and the names that were on it."""
+    """The program and its names were removed."""
 
     hash: Hash
     names: list[str]
     """At most 1,000, in alphabetical order."""
     more_names: int = 0
-    """Number of the other names that were on it: see `shown`."""
+    """Number of removed names that are omitted: see `shown`."""
 
 
 class Named(_Reply, frozen=True, kw_only=True):
-    """The name is on `hash` now; `previous` is where it was."""
+    """The name was moved to `hash`. `previous` is the program that it had before."""
 
     name: str
     hash: Hash
@@ -315,7 +313,7 @@ class Named(_Reply, frozen=True, kw_only=True):
 
 
 class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Cells of one engine: how many there are, are busy, were started, and were retired."""
+    """Numbers of cells of one engine: now (`size`, `blank`, `busy`), and since the start (`started`, `retired`)."""
 
     engine: Engine
     size: int
@@ -326,7 +324,7 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
-    """Counts since the daemon's start; `held_by` says what holds each limit on this host."""
+    """Counters since the daemon's start. `held_by` says what enforces each limit on this host."""
 
     uptime_s: float
     clients: int
@@ -340,13 +338,13 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     pools: list[PoolStats]
     held_by: dict[str, str]
     jail_uids: str = ""
-    """`own: ...` where each jail has a uid of its own on the host, `shared: ...` with the reason where all have one."""
+    """`own: ...` if each jail has its own uid on the host. `shared: ...`, with the reason, if all jails share one."""
     turn_p99_ms: float = 0.0
-    """99th percentile of the length of a turn of the daemon's loop. All clients wait during a turn."""
+    """99th percentile of the duration of one turn of the daemon's event loop. All clients wait during a turn."""
     turn_max_ms: float = 0.0
-    """Length of the longest turn."""
+    """Duration of the longest turn."""
     turn_cpu_max_ms: float = 0.0
-    """Largest CPU time of one turn. Unlike the length, it does not count waiting for a core."""
+    """Largest CPU time of one turn. Unlike the duration, it does not include waiting for a core."""
 
 
 class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -412,19 +410,19 @@ class JournalSums(_Reply, frozen=True, kw_only=True, tag="journal_sums"):
 
 
 class Pong(_Reply, frozen=True, kw_only=True):
-    """The daemon is there."""
+    """The versions of the daemon and its engines."""
 
     version: str
     protocol: int
     pid: int
     engines: dict[Engine, EngineVersion] = {}
-    """The engines that run programs here."""
+    """The available engines."""
     disabled: list[Engine] = []
     """The engines that the configuration disables."""
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error", omit_defaults=True):
-    """The request could not be tried. Without `id` where the request's could not be read."""
+    """The daemon refused the request or could not read it. Without `id` if the id of the request could not be read."""
 
     id: Id | None = None
     code: ErrorCode

@@ -1,4 +1,4 @@
-"""Where the socket and the state are unless somebody says otherwise. Pure: the environment comes as an argument."""
+"""Default paths of the socket and the state folder. Pure: the environment is an argument."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import msgspec
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
-    """The daemon's socket, and the folder that holds its store."""
+    """The daemon's socket and state folder."""
 
     socket: Path
     state_dir: Path
 
 
 def default_paths(euid: int, environ: Mapping[str, str]) -> Paths:
-    """Return root's paths for root, else those of the XDG base directory specification.
+    """Return the system's paths for root, and those of the XDG base directory specification for other users.
 
-    A relative path in the environment is passed over, as that specification says: it would mean the current folder.
+    A relative path in the environment is ignored, as that specification requires.
     """
     if euid == 0:
         return Paths(socket=Path("/run/promptlog/promptlog.sock"), state_dir=Path("/var/lib/promptlog"))

@@ -1,4 +1,4 @@
-"""Write docs/protocol.md from the messages themselves: `python -m promptlogd.wire.reference`."""
+"""Generate docs/protocol.md from the messages: `python -m promptlogd.wire.reference`."""
 
 from __future__ import annotations
 
@@ -16,33 +16,36 @@ from promptlogd.wire.session import ClientSession
 from sandbox import outcome
 
 _CODES = {
-    "bad_request": "malformed, unknown fields or types, limits out of range, a program that does not parse",
-    "not_found": "no such program or name; also one found damaged on disk, which is set aside then",
-    "ambiguous": "a prefix of several hashes; `detail.matches` has up to ten",
-    "too_large": "a frame, source, prompt or env over its cap",
+    "bad_request": "malformed request, unknown field or type, limit out of range, or syntax error in a program",
+    "not_found": "no such program or name; or the program is damaged on disk, and was moved to `damaged/`",
+    "ambiguous": "the prefix matches several hashes; `detail.matches` has up to ten of them",
+    "too_large": "a frame, source, prompt or env exceeds its maximum size",
     "busy": "the queue is full, or no slot became free in time; try again",
-    "forbidden": "this client may not",
+    "forbidden": "this client may not send this request",
     "shutting_down": "the daemon is stopping",
-    "unsupported": "known to the protocol, not to this daemon",
-    "internal": "the daemon or its host failed; its log says how",
+    "unsupported": "part of the protocol, but not supported by this daemon",
+    "internal": "the daemon or its host failed; the daemon's log has the details",
 }
 
 _INTRODUCTION = """# The protocol, version {version}
 
-Generated from `promptlogd/wire/messages.py` by `make docs`; do not edit.
+`make docs` generates this page from `promptlogd/wire/messages.py`; do not edit it.
 
-promptlogd listens on a stream Unix socket: `/run/promptlog/promptlog.sock` for root, else
-`$XDG_RUNTIME_DIR/promptlog/promptlog.sock` (`~/.local/state/promptlog/promptlog.sock` where that is not set), or what
-`--socket` says. A client sends requests, each with an `id` that it chooses; every reply carries that id. Requests may
-be pipelined. They are handled side by side, and replies come when they are ready, in any order: what needs another's
-effect (a run by a name that a submit gives) waits for its reply. An id may be used again once its request was
-answered. A client that closes only its writing side still gets its replies.
+promptlogd listens on a Unix stream socket. [daemon.md](daemon.md) has its default path.
+
+A client sends requests. It chooses an `id` for each, and every reply has the id of its request. The client may reuse an
+id after the request was answered. A client that shuts down only its writing side still receives its replies.
+
+Requests may be pipelined. The daemon processes them concurrently, and sends each reply when it is ready, in any order.
+If a request depends on another (for example a run by a name that a submit creates), wait for the reply to the first.
 
 ## Two encodings
 
-If the first byte of a connection is `{{` (white space may stand before it), it is **JSON lines**: one message a line,
-ended by `\\n`. Otherwise it is **MessagePack**: each message is one map behind a 4-byte big-endian length. The daemon
-answers in kind. A frame is {cap} bytes at the most.
+The first byte of a connection selects the encoding. The daemon replies in the same encoding. A frame has at most {cap}
+bytes.
+
+- **JSON lines**, if the first byte other than white space is `{{`. Each message is one line, terminated by `\\n`.
+- **MessagePack** otherwise. Each message is one map, preceded by its length as a 4-byte big-endian integer.
 
 `ping` with id 1 in MessagePack, then in JSON:
 
@@ -51,21 +54,23 @@ answers in kind. A frame is {cap} bytes at the most.
 {json}
 ```
 
-**JSON values** (a run's `env`, the `value` of an `ok` outcome) stand in a JSON message as they are; in MessagePack they
-are a str that holds the JSON text, byte for byte as the program serialised it.
+**JSON values** are the `env` of a run and the `value` of an `ok` outcome. In JSON lines, they are part of the JSON
+message. In MessagePack, they are a str that contains the JSON text, byte for byte as the program serialised it.
 
-A frame that is wrong is answered with an `error` if its id can be read. Otherwise there is an `error` without id, and
-the connection is closed, as it is when the rest of a frame does not come within 10 s, or replies are not read for 10 s.
+**Errors.** If the daemon cannot decode a frame but can read its id, it replies with an `error` that has this id. If it
+cannot read the id, it sends an `error` without id and closes the connection. The daemon also closes the connection if
+the rest of a frame does not arrive within 10 s, or if the client does not read replies for 10 s.
 
-A shell can be a client, if socat is installed (without `-t 35` it waits half a second for the answer, and a run may
-take 30 s):
+## Examples
+
+From a shell, with socat (without `-t 35`, socat waits only half a second for the reply, but a run may take 30 s):
 
 ```
 printf '%s\\n' '{{"type":"run","id":1,"source":"const result = prompt.length","prompt":"abc"}}' \\
     | socat -t 35 - UNIX-CONNECT:/run/promptlog/promptlog.sock
 ```
 
-and so can Python, with nothing but its standard library:
+From Python, with the standard library:
 
 ```python
 import json, socket
@@ -79,10 +84,12 @@ with socket.socket(socket.AF_UNIX) as sock:
     print(json.loads(stream.readline())["outcome"])  # {{'kind': 'ok', 'value': 3}}
 ```
 
-`ping` answers the daemon's version and the protocol's. The protocol's goes up when an existing client would
-misunderstand the daemon. New messages, new optional fields, new fields in replies, new error codes and new outcome
-kinds do not count: a client passes over fields that it does not know. In replies, as in requests, a field that has its
-default is left out.
+## Compatibility
+
+`ping` returns the version of the daemon and the version of the protocol. The protocol version changes when an existing
+client would misunderstand the daemon. New messages, optional fields, reply fields, error codes and outcome kinds do not
+change it, so a client must ignore fields that it does not know. Fields with their default value are omitted, in
+requests and in replies.
 """
 
 _ANSWERS = {
@@ -140,7 +147,7 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str, str]]:
 
 
 def protocol_reference() -> str:
-    """Return docs/protocol.md."""
+    """Return the text of docs/protocol.md."""
     ping = messages.Ping(id=1)
     parts = [
         _INTRODUCTION.format(
@@ -166,7 +173,7 @@ def protocol_reference() -> str:
         parts += _section(name, here[name], getattr(messages, name), "####")
     for name in ("LogLine", "Usage"):
         parts += _section(name, there[name], getattr(outcome, name), "####")
-    parts.append("## Outcomes\n\nThe `outcome` of a `finished` reply is a map with its `kind`, one of these.\n")
+    parts.append("## Outcomes\n\nThe `outcome` of a `finished` reply is a map. Its `kind` is one of these:\n")
     for name, node in there.items():
         if issubclass(getattr(outcome, name), outcome._Record) and not name.startswith("_"):
             parts += _section(name, node, getattr(outcome, name))

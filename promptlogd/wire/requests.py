@@ -1,7 +1,7 @@
-"""From the payload of one frame to a request, or to an error. Pure.
+"""Decodes the payload of one frame to a request or an error. Pure.
 
-Decoding a large payload would hold the daemon's loop for too long. So `ServerSession` returns it undecoded, and the
-decoder calls `read_request` (promptlogd/decoder).
+Decoding a large payload would block the event loop for too long. So `ServerSession` returns it undecoded, and the
+decoder process calls `read_request` (promptlogd/decoder).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from promptlogd.wire.messages import Id, Isolation, Request, Run, Submit
 from sandbox.program import Language
 
 INLINE_BYTES = 256 * 1024
-"""A longer payload is decoded by the decoder. The slowest payloads repeat one MessagePack field and take 7 ms for each
-MiB: 1.8 ms for this size. A JSON `env` is read twice, 4 ms for each MiB."""
+"""The decoder process decodes a longer payload. The slowest payloads repeat one MessagePack field and take 7 ms for
+each MiB: 1.8 ms for this size. A JSON `env` is parsed twice, 4 ms for each MiB."""
 
 
 class TextBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """The longest texts of a request, in bytes of UTF-8."""
+    """Maximum sizes of the texts of a request, in bytes of UTF-8."""
 
     source_bytes: int = MAX_FRAME_BYTES
     prompt_bytes: int = MAX_FRAME_BYTES
@@ -56,23 +56,23 @@ _PLAIN = rb'"[^"\\]{0,128}"'
 _ID_FIRST = re.compile(
     rb"\s*\{(?:\s*%s\s*:\s*%s\s*,){0,8}\s*\"id\"\s*:\s*(\d{1,16}|%s)\s*[,}]" % (_PLAIN, _PLAIN, _PLAIN)
 )
-"""A message's id, where nothing but plain texts stands before it, so that it is the message's own."""
+"""Matches a message's id if only plain strings precede it, so that the id belongs to the message itself."""
 
-# msgspec also raises RecursionError and UnicodeDecodeError, which are no MsgspecErrors.
+# msgspec also raises RecursionError and UnicodeDecodeError, which are not MsgspecErrors.
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Errors that the decoders of messages raise."""
 
 _QUOTED, _PLACE = 250, 50
-"""Characters of an explanation, at its begin and, with the place in the message, at its end."""
+"""Characters of an explanation that are kept at its start, and at its end, which has the position in the message."""
 
 _NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
 _CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
 
 
 def read_request(payload: bytes | memoryview, encoding: Encoding, bounds: TextBounds) -> Request | BadMessage:
-    """Return the request, or the error to answer with. Raises ProtocolError if there is no id to answer to.
+    """Return the request, or the error to reply with. Raises ProtocolError if there is no readable id.
 
-    An `env` over its bound is not checked to be a JSON object, because it will be refused.
+    An `env` that is too large is not checked to be a JSON object, because it will be refused.
     """
     try:
         request: Request = _request_decoders[encoding].decode(payload)
@@ -85,14 +85,14 @@ def read_request(payload: bytes | memoryview, encoding: Encoding, bounds: TextBo
         except DECODE_ERRORS:
             id = _id_in_json(payload) if encoding == "json" else None
             if id is None:
-                raise ProtocolError(f"not a request, and no id to answer to: {message}") from None
+                raise ProtocolError(f"not a request, and its id is not readable: {message}") from None
             return BadMessage(id, message)
         return BadMessage(envelope.id, message)
     return request
 
 
 def oversize(request: Request, bounds: TextBounds) -> BadMessage | None:
-    """Return the error for a text of a request that is too long, if there is one. The daemon would only refuse it."""
+    """Return the error for a text of a request that is too long, if there is one."""
     match request:
         case Submit(id=id, source=source):
             texts = {"source": (len(source.encode()), bounds.source_bytes)}
@@ -112,7 +112,7 @@ def oversize(request: Request, bounds: TextBounds) -> BadMessage | None:
 
 
 def json_text(raw: Raw, encoding: Encoding) -> Raw:
-    """Return the JSON text of a JSON value that came in a message. Raises one of DECODE_ERRORS."""
+    """Return the JSON text of a JSON value in a message. Raises one of DECODE_ERRORS."""
     if encoding == "json":
         return Raw(bytes(raw))
     return Raw(_text_decoder.decode(raw).encode())
@@ -131,24 +131,24 @@ def _object(raw: Raw, encoding: Encoding, most: int) -> Raw:
 
 
 def explain(error: Exception) -> str:
-    """Return what one of DECODE_ERRORS says, in terms of the message."""
+    """Return a message for the client for one of DECODE_ERRORS."""
     match error:
         case RecursionError():
             return "nested too deeply"
         case UnicodeDecodeError():
             return "a string is not UTF-8"
-    text = str(error)  # it quotes what came, which may be megabytes
+    text = str(error)  # it may quote megabytes of input
     if len(text) > _QUOTED:
         text = f"{text[:_QUOTED]}... {text[-_PLACE:]}"
     if "`$.name`" in text and "regex" in text:
-        return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
+        return "`name` must start with a letter or a digit, and have at most 64 letters, digits, '.', '_' or '-'"
     if (found := _NOT_ONE_OF.search(text)) is not None:
-        return f"{text}; there is: {', '.join(map(repr, _CHOICES[found[1]]))}"
+        return f"{text}; valid values: {', '.join(map(repr, _CHOICES[found[1]]))}"
     return text
 
 
 def _id_in_json(payload: bytes | memoryview) -> Id | None:
-    """Return the id of a JSON message that can't be decoded as a whole, say for half of a surrogate pair in a text."""
+    """Return the id of a JSON message that cannot be decoded, for example because of a lone surrogate in a string."""
     found = _ID_FIRST.match(payload)
     try:
         return None if found is None else _id_decoder.decode(found[1])

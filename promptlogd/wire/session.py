@@ -1,7 +1,7 @@
-"""One end of a connection, sans-IO: bytes in, messages out, messages in, bytes out.
+"""One side of a connection, sans-IO: bytes in, messages out; messages in, bytes out.
 
-Inside the process every JSON value in a message (a run's `env`, an `ok` outcome's `value`) is a Raw that holds
-JSON text. On a JSON connection it stands in the message as it is; on a MessagePack connection it is a str.
+Inside the process, every JSON value in a message (a run's `env`, an `ok` outcome's `value`) is a Raw with JSON text. On
+a JSON connection, it is part of the JSON message. On a MessagePack connection, it is a str.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _reply_decoders: dict[Encoding, json.Decoder[Any] | msgpack.Decoder[Any]] = {
 }
 
 _SHORT_BYTES = 4096
-"""A longer JSON text is put into a MessagePack message without decoding it, which takes 3 ms for each MiB."""
+"""A longer JSON text is inserted into a MessagePack message without decoding it, which would take 3 ms for each MiB."""
 
 _LARGE_BYTES = 64 * 1024
-"""A longer result is not copied into its reply: a copy takes 0.5 ms for each MiB, and encoding makes two or three."""
+"""A longer result is not copied into its reply. A copy takes 0.5 ms for each MiB, and encoding makes two or three."""
 
 _PLACE_BYTES = os.urandom(16)
 _PLACE = Raw(_PLACE_BYTES)
-"""Stands in a message for a value that is not copied into it. Random, so that no text of a client contains it."""
+"""Placeholder in a message for a value that is not copied into it. Random, so that no client's text contains it."""
 
 
 class Unread(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,21 +50,21 @@ class _Session:
 
     @property
     def encoding(self) -> Encoding:
-        """What this connection speaks; MessagePack until the first byte says otherwise."""
+        """Encoding of this connection. MessagePack until the first byte is known."""
         return self._frames.encoding or "msgpack"
 
     @property
     def mid_frame(self) -> bool:
-        """Whether the other side owes us the rest of a frame."""
+        """Whether a frame is incomplete."""
         return self._frames.buffered_bytes > 0
 
     @property
     def buffered_bytes(self) -> int:
-        """Number of bytes of that frame that have come."""
+        """Number of received bytes of the incomplete frame."""
         return self._frames.buffered_bytes
 
     def clear(self) -> None:
-        """Drop what is buffered."""
+        """Drop the buffered bytes."""
         self._frames.clear()
 
     def _encode(self, message: object) -> bytes:
@@ -83,7 +83,7 @@ class _Session:
 
 
 class ServerSession(_Session):
-    """The daemon's end: requests come in, replies go out."""
+    """The daemon's side: receives requests, sends replies."""
 
     def __init__(self, *, bounds: TextBounds = TextBounds(), inline_bytes: int = MAX_FRAME_BYTES) -> None:  # noqa: B008  # frozen
         """`inline_bytes`: `receive` returns a longer payload as Unread."""
@@ -92,19 +92,19 @@ class ServerSession(_Session):
         self._inline_bytes = inline_bytes
 
     def receive(self, data: bytes) -> list[Request | BadMessage | ProtocolError | Unread]:
-        """Take bytes from the client; return what they complete, in order.
+        """Take bytes from the client, and return the requests and errors that they complete, in order.
 
-        A ProtocolError is the last: the stream can't be followed, for a frame over the cap or without a readable id.
+        A ProtocolError is the last item, for a frame over the cap or without a readable id.
         """
         return list(self.events(data))
 
     def events(self, data: bytes) -> Iterator[Request | BadMessage | ProtocolError | Unread]:
-        """The same, one at a time: nothing of a frame is decoded before it is asked for."""
+        """Like `receive`, but decode each frame only when the iterator reaches it."""
         try:
             for payload in self._frames.feed(data):
                 yield self._request(payload)
         except ProtocolError as error:
-            error.__context__ = None  # its frames refer to what was received, and are part of a reference cycle
+            error.__context__ = None  # its traceback refers to the received bytes and is part of a reference cycle
             yield error.with_traceback(None)
 
     def _request(self, payload: bytes | memoryview) -> Request | BadMessage | Unread:
@@ -113,7 +113,7 @@ class ServerSession(_Session):
         return read_request(payload, self.encoding, self._bounds)
 
     def send(self, reply: Reply) -> Sequence[Part]:
-        """Return the bytes of one reply, in parts, or of an error if the reply is over the cap of a frame."""
+        """Return the bytes of one reply, in parts. If the reply exceeds the cap of a frame, return an error's bytes."""
         large: Encoded | None = None
         if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):
             value = reply.outcome.value
@@ -137,31 +137,31 @@ class ServerSession(_Session):
             parts = (encode_frame(payload, self.encoding),)
         size = sum(map(len, parts))
         if size > MAX_FRAME_BYTES:
-            message = f"the reply of {size} bytes is over the cap of a frame, {MAX_FRAME_BYTES}"
+            message = f"the reply of {size} bytes exceeds the maximum size of a frame, {MAX_FRAME_BYTES}"
             return (self._encode(Error(id=reply.id, code="too_large", message=message)),)
         return parts
 
     def _framed(self, *parts: Part) -> Sequence[Part]:
-        """Return a payload as it goes over the stream, without a copy."""
+        """Return the frame of a payload, without a copy."""
         if self.encoding == "json":
             return *parts, b"\n"
         return sum(map(len, parts)).to_bytes(HEADER_BYTES, "big"), *parts
 
 
 class ClientSession(_Session):
-    """The client's end: requests go out, replies come in."""
+    """The client's side: sends requests, receives replies."""
 
     def __init__(self, *, encoding: Encoding = "msgpack") -> None:
         super().__init__(encoding=encoding)
 
     def send(self, request: Request) -> bytes:
-        """Return the bytes of one request; a Run's `env` is a Raw of JSON text."""
+        """Return the bytes of one request. The `env` of a Run is a Raw with JSON text."""
         if isinstance(request, Run) and bytes(request.env):
             request = structs.replace(request, env=self._json_out(request.env))
         return self._encode(request)
 
     def receive(self, data: bytes) -> list[Reply]:
-        """Take bytes from the daemon; return the replies they complete. Raises ProtocolError."""
+        """Take bytes from the daemon, and return the replies that they complete. Raises ProtocolError."""
         return [self._reply(payload) for payload in self._frames.feed(data)]
 
     def _reply(self, payload: bytes | memoryview) -> Reply:

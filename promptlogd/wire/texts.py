@@ -10,31 +10,31 @@ from msgspec import Struct
 from promptlogd.wire.framing import Encoding
 
 Part = bytes | memoryview
-"""Some bytes of a reply."""
+"""A part of the bytes of a reply."""
 
 _SLICE_BYTES = 32 * 1024
-"""Bytes of a source that are encoded at once: 0.5 ms at most. Then the loop's thread can get the interpreter's lock.
+"""Bytes of a source that are encoded at once: at most 0.5 ms. Then the event loop can get the interpreter's lock.
 
 Encoding 1 MiB of control characters as JSON in one call takes 14 ms.
 """
 
 _STR_32 = b"\xdb"
-"""A MessagePack str whose size follows in 4 bytes."""
+"""Type byte of a MessagePack str whose size follows in 4 bytes."""
 
 
 class Encoded(Struct, frozen=True):
-    """A value that is encoded already. `ServerSession.send` puts its parts into a reply as they are."""
+    """An encoded value. `ServerSession.send` inserts its parts into a reply unchanged."""
 
     parts: tuple[Part, ...]
 
     @property
     def size(self) -> int:
-        """Number of its bytes."""
+        """Size in bytes."""
         return sum(map(len, self.parts))
 
 
 def encode_text(text: bytes, encoding: Encoding) -> Encoded:
-    """Return a text, given in UTF-8, as it stands in a message. Takes 14 ms for each MiB: for a worker thread."""
+    """Encode a UTF-8 text for a message. Takes up to 14 ms for each MiB, so call it in a worker thread."""
     if encoding == "msgpack":
         return in_msgpack(text)
     decode = codecs.getincrementaldecoder("utf-8")().decode
@@ -46,5 +46,5 @@ def encode_text(text: bytes, encoding: Encoding) -> Encoded:
 
 
 def in_msgpack(text: Part) -> Encoded:
-    """Return a text, given in UTF-8, as a MessagePack str. It is not copied."""
+    """Encode a UTF-8 text as a MessagePack str, without a copy."""
     return Encoded((_STR_32 + len(text).to_bytes(4, "big"), text))

@@ -1,6 +1,6 @@
-"""Write docs/vectors.json, examples of messages and their bytes: `python -m promptlogd.wire.vectors`.
+"""Generate docs/vectors.json, example messages with their bytes: `python -m promptlogd.wire.vectors`.
 
-They are for who writes a client in another language: what it must send, and what it must be able to read.
+They are test data for clients in other languages: messages that a client sends, and messages that it must read.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _TEXT = 'quotes " \\ / and \u00e4 \u6f22 \U0001f600, line\nfeed, \u0001'
 
 REQUESTS: list[tuple[str, m.Request]] = [
     ("the smallest request", m.Ping(id=0)),
-    ("an id that is a text", m.Ping(id="first")),
+    ("an id that is a string", m.Ping(id="first")),
     ("the largest id", m.Ping(id=2**53 - 1)),
     ("a program", m.Submit(id=1, source="const result = prompt.length")),
     ("a program with a name, in TypeScript", m.Submit(id=1, source=_TEXT, name="a.b-c_1", language="typescript")),
-    ("a run of a kept program", m.Run(id=2, hash=_HASH, prompt=_TEXT)),
-    ("a run by a name, with an env that is sent as it is", m.Run(id=2, hash="@a", env=_JSON)),
+    ("a run of a stored program", m.Run(id=2, hash=_HASH, prompt=_TEXT)),
+    ("a run by name, with an env", m.Run(id=2, hash="@a", env=_JSON)),
     (
-        "a run of a source, with all that can be asked",
+        "a run of a source, with all options",
         m.Run(
             id=3,
             source="return 1",
@@ -42,18 +42,18 @@ REQUESTS: list[tuple[str, m.Request]] = [
             stream_logs=True,
         ),
     ),
-    ("the cancel of a run", m.Cancel(id=4, target=3)),
-    ("all about a program", m.Show(id=5, hash="@a", source=True)),
-    ("the first page", m.List(id=6, limit=2)),
-    ("a further page", m.List(id=6, limit=2, after="20261130")),
-    ("a removal", m.Remove(id=7, hash=_HASH[:8])),
-    ("a name that moves", m.Label(id=8, name="a", hash=_HASH)),
-    ("a name that moves back", m.Label(id=8, name="a")),
-    ("counts", m.Stats(id=9)),
-    ("the newest entries of the journal", m.ReadJournal(id=10)),
-    ("failed runs of a program, a further page", m.ReadJournal(id=10, hash="@a", failed=True, since=1.5, before=7)),
-    ("one entry in full", m.ReadJournal(id=10, entry=7)),
-    ("sums of the journal", m.JournalStats(id=11, since=1.5)),
+    ("cancelling a run", m.Cancel(id=4, target=3)),
+    ("describing a program", m.Show(id=5, hash="@a", source=True)),
+    ("the first page of a list", m.List(id=6, limit=2)),
+    ("another page of a list", m.List(id=6, limit=2, after="20261130")),
+    ("removing a program", m.Remove(id=7, hash=_HASH[:8])),
+    ("moving a name", m.Label(id=8, name="a", hash=_HASH)),
+    ("undoing a move of a name", m.Label(id=8, name="a")),
+    ("counters", m.Stats(id=9)),
+    ("the newest journal entries", m.ReadJournal(id=10)),
+    ("failed runs of a program, another page", m.ReadJournal(id=10, hash="@a", failed=True, since=1.5, before=7)),
+    ("one journal entry in full", m.ReadJournal(id=10, entry=7)),
+    ("totals of the journal", m.JournalStats(id=11, since=1.5)),
 ]  # fmt: skip
 
 _OUTCOMES: list[o.Outcome] = [
@@ -71,7 +71,7 @@ _OUTCOMES: list[o.Outcome] = [
 
 REPLIES: list[tuple[str, m.Reply]] = [
     ("versions", m.Pong(id=0, version="1.0", protocol=m.PROTOCOL_VERSION, pid=42, engines={"quickjs": _ENGINE})),
-    ("kept", m.Submitted(id=1, hash=_HASH, created=True)),
+    ("stored", m.Submitted(id=1, hash=_HASH, created=True)),
     ("a console line", m.Log(id=3, level="warn", text=_TEXT)),
     (
         "a run with console lines",
@@ -83,15 +83,15 @@ REPLIES: list[tuple[str, m.Reply]] = [
     *((f"the outcome {one.__struct_config__.tag}", m.Finished(id=2, hash=_HASH, outcome=one, logs=[], usage=_USAGE))
       for one in _OUTCOMES),
     ("cancelled", m.Cancelling(id=4, found=True)),
-    ("a removal", m.Removed(id=7, hash=_HASH, names=["a", "b"])),
-    ("a name that moved", m.Named(id=8, name="a", hash=_HASH)),
+    ("a program was removed", m.Removed(id=7, hash=_HASH, names=["a", "b"])),
+    ("a name was moved", m.Named(id=8, name="a", hash=_HASH)),
     (
-        "entries of the journal",
+        "journal entries",
         m.Entries(id=10, entries=[m.JournalEntry(id=7, at=1.5, kind="run", uid=1, outcome="ok", hash=_HASH)], next=7),
     ),
     *((f"the error {code}", m.Error(id=1, code=code, message="why", detail={"line": 1}))
       for code in get_args(m.ErrorCode)),
-    ("an error for what no id could be read from", m.Error(code="bad_request", message="why")),
+    ("an error for a frame without a readable id", m.Error(code="bad_request", message="why")),
 ]  # fmt: skip
 
 REFUSED: list[tuple[str, Encoding, bytes, bool]] = [
@@ -100,8 +100,8 @@ REFUSED: list[tuple[str, Encoding, bytes, bool]] = [
     ("an id below 0", "json", b'{"type":"ping","id":-1}\n', True),
     ("no id", "json", b'{"type":"ping"}\n', True),
     ("not JSON", "json", b'{"type":"ping","id":\n', True),
-    ("a lone byte in place of a map", "msgpack", bytes.fromhex("0000000101"), True),
-    ("a frame over the cap", "msgpack", bytes.fromhex("7fffffff"), True),
+    ("an integer instead of a map", "msgpack", bytes.fromhex("0000000101"), True),
+    ("a frame that exceeds the maximum size", "msgpack", bytes.fromhex("7fffffff"), True),
 ]
 """Description, encoding, bytes, and whether the daemon closes the connection."""
 
@@ -120,7 +120,7 @@ def _of_reply(reply: m.Reply) -> dict[Encoding, bytes]:
 
 
 def _server(encoding: Encoding) -> ServerSession:
-    """Return the daemon's end of a connection whose first request had this encoding."""
+    """Return the daemon's side of a connection whose first request had this encoding."""
     session = ServerSession()
     list(session.events(ClientSession(encoding=encoding).send(m.Ping(id=0))))
     return session
@@ -140,7 +140,7 @@ def vectors() -> dict[str, Any]:
 
 
 def parts() -> Iterator[str]:
-    """Yield the parts of the file, which has a vector on each line."""
+    """Yield the parts of the file, which has one vector on each line."""
     found = vectors()
     yield f'{{"protocol": {found["protocol"]}'
     for kind in ("requests", "replies", "refused"):

@@ -1,1 +1,1 @@
-"""Cells: jailed engines that run one job each, and the pools that keep them. The same for every engine."""
+"""Cells (jailed engines that execute one job at a time) and pools of them. The same for every engine."""

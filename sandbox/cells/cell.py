@@ -1,7 +1,7 @@
-"""A cell: one jailed engine that takes one job at a time. What every engine's cell is to the pool and to the daemon.
+"""A cell: one jailed engine that executes one job at a time. The interface of every engine's cells.
 
-A cell is blank while its engine waits for a job. `begin` hands it one and returns at once; the reactor tells the cell
-what happens, and the cell reports the result once. The pool's keeper closes the cell after it is retired.
+A cell is blank while its engine waits for a job. `begin` starts a job and returns at once. The reactor notifies the
+cell of events, and the cell reports the result once. The pool closes the cell after it is retired.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from sandbox.jail.identities import Identity
 from sandbox.outcome import LogLine
 
 START_S = 10.0
-"""How long an engine may take to be ready."""
+"""Time limit for an engine to become ready."""
 
 LOW_PRIORITY_AFTER_S = 0.005
 """Wall time after which the processes of a run get a low CPU priority."""
 
 Done = Callable[[Result | CellLost], None]
-"""Takes the result of a job. `CellLost`: the job was never handed over, and can be given to another cell."""
+"""Receives the result of a job. `CellLost`: the job was never handed over, and another cell can execute it."""
 
 OnLines = Callable[[Sequence[LogLine]], None]
-"""Takes console lines as soon as they are there: those of one part of the output together."""
+"""Receives console lines as soon as they are available, the lines of one part of the output together."""
 
 
 class Room(Protocol):
@@ -47,17 +47,17 @@ class JailProcess(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its pid."""
+        """The pid of nsjail."""
 
     async def wait(self) -> object:
-        """Wait until it has ended, and reap it."""
+        """Wait until nsjail has ended, and reap it."""
 
     def kill(self) -> None:
-        """Kill it, and with it the jail."""
+        """Kill nsjail, and with it the jail."""
 
 
 class Cell(ABC):
-    """One jailed engine. Made by its engine's `start`."""
+    """One jailed engine. Created by its engine's `start`."""
 
     def __init__(self, plan: Plan, identity: Identity, process: JailProcess, reactor: Reactor) -> None:
         self.plan = plan
@@ -68,35 +68,36 @@ class Cell(ABC):
         self.usable = True
         self.retired = trio.Event()
         self.on_blank: Callable[[], None] = lambda: None
-        """Called when the cell is blank again after a run, if not at once."""
+        """Called when the cell becomes blank again after a run, if it is not blank at once."""
         self._reactor = reactor
 
     @property
     @abstractmethod
     def blank(self) -> bool:
-        """Whether its engine waits for a job."""
+        """Whether the engine waits for a job."""
 
     @abstractmethod
     def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: Room | None = None) -> None:
-        """Hand over a job. `done` is called once, later. Raises CellLost, with the cell retired, if it is dead.
+        """Hand over a job. `done` is called once, later. If the cell is dead, it is retired, and CellLost is raised.
 
-        `room`: for lines that go to `on_lines`. Without it the process's output is not read, and blocks its writes. Its
-        limits hold all the same: at the wall limit the run ends, with what was read.
+        `room`: room for the lines passed to `on_lines`. Without room, the process's output is not read, so its writes
+        block. Its limits still hold: at the wall limit the run ends, with the output that was read.
         """
 
     @abstractmethod
     def cancel(self) -> None:
-        """End the job in progress. `done` is called with its usage."""
+        """End the current job. `done` is called with its usage."""
 
     @abstractmethod
     def on_due(self) -> None:
-        """The reactor reports that the time has come that the cell asked for."""
+        """Called by the reactor at the time that the cell has set."""
 
     def retire(self) -> None:
-        """Take the cell out of service. Its keeper then closes it."""
+        """Take the cell out of service. The pool then closes it."""
         self.usable = False
         self.retired.set()
 
     @abstractmethod
     async def close(self) -> None:
-        """End the jail and everything in it, and reap it. Bounded in time. A process that is gone is no error."""
+        """End the jail with all its processes, and reap it. Bounded in time. A process that has already ended is no
+        error."""

@@ -12,23 +12,23 @@ from sandbox.protocol.frames import Task
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One run or one check of a source. `artifact` is None unless the task is to run what was checked before."""
+    """One run or one check of a source. `artifact` is None unless the task is to run a checked program."""
 
     task: Task
     source: bytes
-    """The program's text as its author wrote it. Places are in terms of it."""
+    """The text of the program as submitted. Positions refer to it."""
     artifact: Artifact | None = None
     artifact_bytes: int = 0
-    """Bound on the code that a check may return. 0: no code is wanted."""
+    """Maximum size of the code that a check may return. 0: no code is wanted."""
     engine: Engine = "quickjs"
     language: Language = "javascript"
     prompt: str | bytes = ""
-    """Bytes of UTF-8 if it is long: encoding it takes 0.5 ms for each MiB."""
+    """If it is long: bytes of UTF-8, because encoding takes 0.5 ms for each MiB."""
     env: str = "{}"
-    """The text of a JSON object."""
+    """JSON text of an object."""
     limits: Limits
     source_name: str = "program.js"
-    """What stacks call the program."""
+    """Name of the program in stacks."""
 
     def prompt_bytes(self) -> bytes:
         """Return the prompt in UTF-8."""
@@ -36,7 +36,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one job. `Checked`: the source of a check is a program. `Value`: a large result, not read yet."""
+    """The result of one job. `Checked`: the checked source is a program. `Value`: a large result, not decoded yet."""
 
     outcome: Outcome | Checked | Value
     logs: list[LogLine] = []

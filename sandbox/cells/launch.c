@@ -1,11 +1,11 @@
 /*
- * Become nsjail, tied to the daemon's life and in a cgroup.
+ * Execute nsjail in a cgroup, with a parent-death signal.
  *
  *     launch PARENT CGROUP_FILE... -- COMMAND ARGUMENT...
  *
- * Both must happen between the fork and nsjail's start. The daemon has threads, and Python code between fork and exec
- * can deadlock in such a process (fork(2)). So this program does it, after an exec. It is a static executable: a
- * Python script for the same took 13 ms of CPU, twice as much as nsjail around `true`.
+ * Both must be set up between the fork and nsjail's start. The daemon has threads, and Python code between fork and
+ * exec can deadlock in such a process (fork(2)). So this program does it, after an exec. It is a static executable,
+ * because a Python script for the same took 13 ms of CPU time, twice as much as nsjail with `true`.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -43,8 +43,8 @@ int main(int count, char **arguments)
         fprintf(stderr, "usage: launch PARENT CGROUP_FILE... -- COMMAND ARGUMENT...\n");
         return 2;
     }
-    /* Without this, an nsjail whose daemon died would keep starting processes. The signal comes when the thread that
-     * forked ends (prctl(2)). */
+    /* Without this, nsjail would keep starting processes after the daemon has died. The kernel sends the signal when
+     * the thread that forked ends (prctl(2)). */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
         return fail("prctl");
     if (getppid() != strtol(arguments[1], NULL, 10))

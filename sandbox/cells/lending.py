@@ -1,4 +1,4 @@
-"""Who waits for a cell, and how a pool stands."""
+"""Waiters for cells, and the state of a pool."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sandbox.jail.root import RootError
 StartError = CellStartError | RootError
 
 Taken = Callable[[Cell | StartError], None]
-"""Takes a cell, or the reason why none can be had."""
+"""Receives a cell, or the reason why there is none."""
 
 
 class PoolCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Cells wanted, ready, handed out; started and retired since the start."""
+    """Numbers of cells: wanted, ready, in use; started and retired since the daemon's start."""
 
     size: int
     blank: int
@@ -27,7 +27,7 @@ class PoolCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Waiter:
-    """Somebody who waits for a cell. `cancel` if it is not wanted any more."""
+    """A request for a cell. Call `cancel` if the cell is no longer needed."""
 
     def __init__(self, taken: Taken, until: float) -> None:
         self.taken: Taken | None = taken
@@ -36,18 +36,19 @@ class Waiter:
         self._over: Callable[[], None] | None = None
 
     def cancel(self, over: Callable[[], None]) -> bool:
-        """Stop to wait. If a cell is being started for it alone, return True and call `over` once that has ended."""
+        """Stop waiting. If a cell is being started for this waiter, return True and call `over` when the start has
+        ended."""
         self.taken = None
         if self._starting:
             self._over = over
         return self._starting
 
     def start_begins(self) -> None:
-        """A cell is being started for it alone."""
+        """Note that a cell is being started for this waiter."""
         self._starting = True
 
     def start_ended(self) -> None:
-        """That cell has started, or has not."""
+        """Note that the start of that cell has ended, successfully or not."""
         self._starting = False
         over, self._over = self._over, None
         if over is not None:

@@ -1,4 +1,4 @@
-"""How a cell is started: what to spawn, with which arguments and limits, and as whom."""
+"""How to start a cell: executable, arguments, limits and identity."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sandbox.program import Engine
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start a cell. `default`: the limits that its blank processes have."""
+    """How to start a cell. `default`: limits of its blank processes."""
 
     engine: Engine
     executable: Path
     arguments: list[str]
-    """All but those that say who the jail is outside: see `arguments_for`."""
+    """Arguments, without those for the identity: see `arguments_for`."""
     identities: Identities
     folder: Path
     """Working folder of nsjail."""
     default: Limits
     cgroup: Cgroup | None = None
     data_bytes: int | None = None
-    """RLIMIT_DATA of the engine's process, if that is what limits its memory."""
+    """RLIMIT_DATA of the engine's process, if it limits the memory."""
 
     def take_identity(self) -> Identity:
-        """Return who the next jail is to be. Raises CellStartError if no identity is free."""
+        """Return the identity of the next jail. Raises CellStartError if none is free."""
         identity = self.identities.take()
         if identity is None:
             raise CellStartError(self.engine, "no uid is free for its jail; raise the number of ids in pool.uids")
@@ -40,9 +40,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def process_options(self) -> dict[str, Any]:
-        """Options of subprocess.Popen that depend on who the daemon is.
+        """Options of subprocess.Popen that depend on the daemon's rights.
 
-        nsjail drops supplementary groups for root alone. A jail with a uid of its own must not keep the daemon's.
+        nsjail drops supplementary groups only if it is root. A jail with its own uid must not keep the daemon's groups.
         """
         return {} if self.identities.shared or os.geteuid() == 0 else {"extra_groups": []}
 

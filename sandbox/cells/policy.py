@@ -1,4 +1,4 @@
-"""How many cells a pool keeps: always as many, or by recent demand. Pure; the time is the caller's."""
+"""How many cells a pool keeps: a fixed number, or by recent demand. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections import deque
 from typing import Protocol
 
 _WINDOW_S = 10.0
-"""How long the most cells that were wanted at once are remembered."""
+"""Length of the window over which the maximum demand is taken."""
 
 
 class Policy(Protocol):
-    """Tells a pool how many blank cells there should be."""
+    """Determines the number of blank cells of a pool."""
 
     fixed: bool
-    """Whether the number of cells is constant. If so, the pool replaces spent cells first."""
+    """Whether the number of cells is constant. If so, the pool starts a replacement before it retires a worn cell."""
 
     def note(self, now: float, wanted: int) -> None:
-        """A cell was asked for; with it, so many are wanted now."""
+        """Note a request for a cell. `wanted`: number of cells that are wanted now, including it."""
 
     def target(self, now: float) -> int:
-        """Return how many cells there should be."""
+        """Return the number of cells that the pool should have."""
 
 
 class Steady:
-    """Always the same number, from the start. For an engine whose cells take many runs."""
+    """A fixed number, from the start. For an engine whose cells execute many runs."""
 
     fixed = True
 
@@ -32,7 +32,7 @@ class Steady:
         self._size = size
 
     def note(self, now: float, wanted: int) -> None:
-        """Change nothing."""
+        """Do nothing."""
 
     def target(self, now: float) -> int:
         """Return the number."""
@@ -40,20 +40,21 @@ class Steady:
 
 
 class ByDemand:
-    """As many blank cells as were wanted at once in the last seconds, up to a bound; none if nobody asks for long."""
+    """The maximum of cells that were wanted at the same time in the last seconds, up to a limit; none after a long
+    pause."""
 
     fixed = False
 
     def __init__(self, most: int, idle_s: float) -> None:
-        """`idle_s`: after so long without a request there are to be none."""
+        """`idle_s`: after this time without a request, the number is 0."""
         self._most = most
         self._idle_s = idle_s
         self._asked_at = -math.inf
         self._wanted: deque[tuple[float, int]] = deque()
-        """The maximum over the window: (time, number), numbers falling."""
+        """Monotonic queue for the maximum over the window: (time, number), in descending order of numbers."""
 
     def note(self, now: float, wanted: int) -> None:
-        """Remember how many are wanted."""
+        """Add a demand to the window."""
         self._asked_at = now
         while self._wanted and self._wanted[-1][1] <= wanted:
             self._wanted.pop()
@@ -61,7 +62,7 @@ class ByDemand:
         self._forget(now)
 
     def target(self, now: float) -> int:
-        """Return the most that were wanted at once lately."""
+        """Return the maximum demand in the window."""
         if now - self._asked_at > self._idle_s:
             return 0
         self._forget(now)

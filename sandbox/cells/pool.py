@@ -1,6 +1,6 @@
-"""Keep blank cells of one engine ready, lend them, replace them. Knows no clients.
+"""Keeps blank cells of one engine ready, lends them, and replaces them. Independent of clients.
 
-A few lines more than 300: keeping and lending work on the same sets of cells.
+More than 300 lines, because keeping and lending work on the same sets of cells.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from sandbox.program import Engine
 _log = logging.getLogger(__name__)
 
 _STARTS = len(os.sched_getaffinity(0))
-"""Cells that start at once for the pool, and as many for single runs: a start is all CPU time. The server's
-`StartCell` bounds the starts of all pools together."""
+"""Cells that start at the same time for the pool, and the same number for single runs, because a start is all CPU time.
+The server's `StartCell` limits the starts of all pools together."""
 
 _WORN_TIMES = 2
-"""A worn cell goes on until its replacement is ready, or until it has had this many times `runs_per_cell`."""
+"""A worn cell continues until its replacement is ready, or until it has executed this many times `runs_per_cell`."""
 
 _WAIT_S = 15.0
-"""How long a run with a slot may wait for a cell. It waits longer only if cells do not start."""
+"""Time limit for a run with a slot to wait for a cell. It waits longer only if cells do not start."""
 
 _BACKOFF_S = (0.05, 0.2, 1.0, 5.0)
-"""How long to wait after so many failed starts in a row."""
+"""Back-off: delay after one, two, three or more failed starts in a row."""
 
 _CLOSE_S = 4.0
 _LOOK_S = 1.0
-"""How often to look for waiters that are overdue, and for cells that are too old or too many."""
+"""Interval of checks for overdue waiters, and for cells that are too old or too many."""
 
 StartCell = Callable[[int | None], Awaitable[Cell]]
-"""Start a cell with so much memory in bytes, or with the default. Raises CellStartError or RootError."""
+"""Starts a cell with this memory in bytes, or with the default. Raises CellStartError or RootError."""
 
 
 async def _ignore(error: StartError) -> None:
-    """Nobody waits."""
+    """Placeholder for `on_failure`."""
 
 
 class Pool:
-    """Cells of one engine. `serve` keeps them; `take` lends one."""
+    """Cells of one engine. `serve` maintains them; `take` lends one."""
 
     def __init__(
         self, engine: Engine, start: StartCell, policy: Policy, *, runs_per_cell: int, max_age_s: float, forks: bool
     ) -> None:
-        """`forks`: see `EngineSpec`. If not, a cell is started with the memory that its runs have."""
+        """`forks`: see `EngineSpec`. If false, each cell is started with the memory limit of its runs."""
         self._engine = engine
         self._start = start
         self._policy = policy
@@ -61,38 +61,39 @@ class Pool:
         self._max_age_s = max_age_s
         self._forks = forks
         self._blank: deque[Cell] = deque()
-        """In the order in which they became blank."""
+        """Blank cells, in the order in which they became blank."""
         self._lent: set[Cell] = set()
         self._resting: set[Cell] = set()
-        """Given back, and not blank yet."""
+        """Returned cells that are not blank yet."""
         self._kept: set[Cell] = set()
-        """Those that are replaced when they are retired."""
+        """Cells that are replaced when they are retired."""
         self._worn: set[Cell] = set()
-        """Those of `_kept` that are retired once they are replaced, so that a flood of bad ends leaves enough cells."""
+        """Cells of `_kept` that are retired after they are replaced, so that enough cells are left after many failed
+        runs."""
         self._special: set[Cell] = set()
-        """Started for one run each: as fresh, or with other memory."""
+        """Cells that were started for one run each: fresh, or with another memory limit."""
         self._waiters: deque[Waiter] = deque()
         self._orders: deque[tuple[Waiter, int | None]] = deque()
-        """Waiters for a cell that is started for one run, with its memory in bytes if not the default."""
+        """Waiters for a cell that is started for one run, with its memory limit in bytes (None: the default)."""
         self._starting = 0
         self._starting_special = 0
         self._broken: RootError | None = None
-        """The reason why no cell can start, if there is one. The pool goes on trying."""
+        """The reason why no cell can start, if known. The pool keeps trying."""
         self.waiting: Callable[[], int] = lambda: 0
-        """Returns how many runs could begin if cells were ready; without runs that called `take`."""
+        """Returns the number of runs that could start if cells were ready, without runs that called `take`."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called when `can_lend` or `is_last` may have changed."""
         self.on_failure: Callable[[StartError], Awaitable[None]] = _ignore
-        """Called with the reason when cells do not start, so that waiting runs can be refused with it."""
+        """Called with the reason when cells do not start, so that waiting runs can be refused."""
         self._filled = False
-        """Whether all cells of a fixed number were started once."""
+        """Whether a pool of fixed size was filled once."""
         self._started = 0
         self._retired = 0
         self._failures = 0
         self._changed = trio.Event()
 
     def counts(self) -> PoolCounts:
-        """Return how the pool stands."""
+        """Return the numbers of cells."""
         return PoolCounts(
             size=self._policy.target(trio.current_time()),
             blank=len(self._blank),
@@ -102,28 +103,28 @@ class Pool:
         )
 
     def can_lend(self) -> bool:
-        """Whether `take` would call back at once, with a cell or with the reason why there is none."""
+        """Whether `take` would call back at once, with a cell or the reason why there is none."""
         return bool(self._blank) or self._broken is not None
 
     def is_last(self) -> bool:
-        """Whether only one cell is ready, and others are in use.
+        """Whether only one cell is ready while others are in use.
 
-        False while a pool is filled for the first time. False for a pool that is kept by demand: its cells restart
-        slowly, so that none of its clients is light.
+        False until a pool is filled for the first time. False for a pool whose size follows demand: its cells restart
+        slowly, so none of its clients is light.
         """
         return self._filled and len(self._blank) == 1 and bool(self._lent)
 
     def want(self) -> None:
-        """Take note that a run waits for a cell: see `waiting`."""
+        """Note that a run waits for a cell: see `waiting`."""
         if self._policy.fixed:
             return
         self._policy.note(trio.current_time(), len(self._lent) + len(self._waiters) + self.waiting())
         self._changed.set()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the cells until cancelled. Started once the first cell is ready, if any are wanted.
+        """Maintain the cells until cancelled. Reports started when the first cell is ready, if any are wanted.
 
-        Raises CellStartError or RootError if that one does not start.
+        Raises CellStartError or RootError if the first cell does not start.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -147,7 +148,7 @@ class Pool:
     def take(self, taken: Taken, *, fresh: bool = False, memory_bytes: int | None = None) -> Waiter | None:
         """Lend a cell. If one is ready, call `taken` and return None; otherwise return a Waiter and call `taken` later.
 
-        `fresh`: one that never ran anything and never will again. `memory_bytes`: other than the default.
+        `fresh`: a cell that executes only this run. `memory_bytes`: memory limit if not the default.
         """
         now = trio.current_time()
         self._policy.note(now, len(self._lent) + len(self._waiters) + 1)
@@ -159,7 +160,7 @@ class Pool:
                 taken(cell)
                 return None
         if self._broken is not None:
-            self._changed.set()  # the pool tries again, also if it wanted no cell before
+            self._changed.set()  # the pool tries again, even if it wanted no cell before
             taken(self._broken)
             return None
         waiter = Waiter(taken, now + _WAIT_S)
@@ -171,7 +172,7 @@ class Pool:
         return waiter
 
     def give(self, cell: Cell, *, fresh: bool = False) -> None:
-        """Take back a cell that was lent. It is retired if it is worn and replaced, broken, or was lent as fresh."""
+        """Take back a lent cell. It is retired if it is worn and replaced, is broken, or was lent as fresh."""
         self._lent.discard(cell)
         if fresh or not cell.usable or cell in self._special or self._is_spent(cell):
             cell.retire()
@@ -185,7 +186,7 @@ class Pool:
                 self._changed.set()
 
     def _is_spent(self, cell: Cell) -> bool:
-        """Whether a cell that can take runs is to be retired. If it is worn, have it replaced."""
+        """Whether to retire a cell that could execute more runs. If it is worn, have it replaced."""
         worn = cell.runs >= self._runs_per_cell or trio.current_time() - cell.started_at > self._max_age_s
         if worn and self._policy.fixed and cell not in self._worn:
             self._worn.add(cell)
@@ -194,11 +195,11 @@ class Pool:
         return worn and (not self._policy.fixed or cell.runs >= most or self._surplus() > 0)
 
     def _surplus(self) -> int:
-        """Return how many cells there are beyond those wanted."""
+        """Return the number of surplus cells."""
         return sum(cell.usable for cell in self._kept) - self._policy.target(trio.current_time())
 
     def _choose(self, *, fresh: bool) -> Cell | None:
-        """Return the cell that ran last: few are used, and their memory stays in the caches."""
+        """Return the most recently used cell, so that few are used and their memory stays in the CPU caches."""
         usable = [cell for cell in self._blank if cell.usable]
         unused = next((cell for cell in usable if not cell.runs), None)
         chosen = unused if fresh else next((cell for cell in reversed(usable) if cell.runs), unused)
@@ -240,7 +241,7 @@ class Pool:
     # --- keeping ------------------------------------------------------------------------------------------------------
 
     def _keep(self, nursery: trio.Nursery) -> None:
-        """Start the cells that are missing, and end those that are too many or too old."""
+        """Start missing cells, and retire surplus and old ones."""
         now = trio.current_time()
         for waiter in [*self._waiters, *(waiter for waiter, _ in self._orders)]:
             if waiter.until <= now:
@@ -252,7 +253,7 @@ class Pool:
             self._starting_special += 1
             waiter.start_begins()
             nursery.start_soon(self._start_for, waiter, memory_bytes, nursery)
-        if not self._policy.fixed:  # else a cell is retired when it is given back
+        if not self._policy.fixed:  # otherwise a cell is retired when it is returned
             for cell in [cell for cell in self._blank if now - cell.started_at > self._max_age_s]:
                 cell.retire()
         target = self._policy.target(now)
@@ -265,7 +266,7 @@ class Pool:
         lent = sum(cell.usable for cell in self._lent - self._special)
         worn = sum(cell.usable for cell in self._worn)
         there = len(usable) + len(self._resting) + self._starting + lent - worn
-        # Waiters have slots, so there is a bounded number of them.
+        # Waiters have slots, so their number is bounded.
         wanted = target if self._policy.fixed else max(target, lent + len(self._waiters) + self.waiting())
         while self._starting < _STARTS and there < wanted:
             self._starting += 1
@@ -286,7 +287,8 @@ class Pool:
             self._changed.set()
 
     async def _failed(self, error: StartError) -> None:
-        """Back off. Waiters get the error from the second failure in a row on: one may concern that cell alone."""
+        """Back off. Waiters get the error after two failures in a row, because one failure may concern only one
+        cell."""
         delay = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
         self._failures += 1
         if not isinstance(error, EngineMissing):
@@ -300,7 +302,7 @@ class Pool:
         await trio.sleep(delay)
 
     def _add(self, cell: Cell, nursery: trio.Nursery) -> None:
-        """Take charge of a cell that was started."""
+        """Add a started cell to the pool."""
         self._started += 1
         self._filled = self._policy.fixed and self._started >= self._policy.target(cell.started_at)
         self._kept.add(cell)
@@ -309,16 +311,16 @@ class Pool:
         self._offer(cell)
 
     def _blank_again(self, cell: Cell) -> None:
-        if cell in self._resting:  # else it is still lent, and `give` takes it back
+        if cell in self._resting:  # otherwise it is still lent, and `give` takes it back
             self._offer(cell)
 
     async def _start_for(self, waiter: Waiter, memory_bytes: int | None, nursery: trio.Nursery) -> None:
-        """Start a cell for one run alone."""
+        """Start a cell for one run."""
         try:
             try:
                 cell = await self._start(memory_bytes)
             except CellStartError as error:
-                _log.warning("%s; once more", error)
+                _log.warning("%s; trying once more", error)
                 cell = await self._start(memory_bytes)
         except (CellStartError, RootError) as error:
             self._serve_waiter(waiter, error)
@@ -359,7 +361,7 @@ class Pool:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
                     await cell.close()
             except Exception:
-                _log.exception("a cell could not be closed")  # it must not end the others
+                _log.exception("closing a cell failed")  # it must not affect the other cells
             self._special.discard(cell)
 
 

@@ -1,4 +1,4 @@
-"""CPU priorities of jailed processes, as niceness (sched(7)). A run gives way to others after 5 ms, a start at once."""
+"""CPU priorities of jailed processes, as niceness (sched(7)). A run gets a low one after 5 ms, a start at once."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from contextlib import suppress
 from pathlib import Path
 
 NICE = 10
-"""Niceness of a run after LOW_PRIORITY_AFTER_S, and of a cell that starts: a tenth of the CPU time if others want it.
-"""
+"""Niceness of a run after LOW_PRIORITY_AFTER_S, and of a cell that starts. Under contention it gets a tenth of the
+CPU time."""
 
 _CAP_SYS_NICE = 23
 """capabilities(7), linux/capability.h."""
 
 
 def lower(pid: int) -> None:
-    """Let a process give way to others. A process that has ended is no error."""
+    """Give a process a low priority. A process that has ended is no error."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, NICE)
 
 
 def restore(pid: int) -> None:
-    """Give a process the daemon's own priority again. See `can_restore`."""
+    """Reset a process to the daemon's own priority. See `can_restore`."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 @functools.cache
 def can_restore() -> bool:
-    """Whether this process may raise priorities that it has lowered (CAP_SYS_NICE; proc_pid_status(5))."""
+    """Whether this process may raise lowered priorities again (CAP_SYS_NICE; proc_pid_status(5))."""
     with suppress(OSError, ValueError, IndexError):
         status = Path("/proc/self/status").read_text("utf-8", "replace")
         effective = next(line for line in status.split("\n") if line.startswith("CapEff:\t"))

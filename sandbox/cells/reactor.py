@@ -1,9 +1,9 @@
-"""The reactor: one task, one epoll and one deadline for all cells. A run needs no task, scope or timer of its own.
+"""The reactor: one task, one epoll and one timer for all cells. A run needs no own task, cancel scope or timer.
 
-Each cell registers its descriptors and, while it has something to wait for, the time at which it is due. Callbacks run
-on the reactor's task and must return at once. A callback that did a part of its work asks to be called again; parts go
-round robin over the cells. After TURN_S the rest waits for the next turn of the loop, so that clients are served in
-between, however many cells have something to say."""
+Each cell registers its descriptors and, if it waits for a deadline, the time at which it is due. Callbacks run on the
+reactor's task and must return at once. A callback that did only a part of its work asks to be called again. Parts are
+executed round robin over the cells. After TURN_S, the rest waits for the next turn of the loop, so that clients are
+served in between, regardless of the number of active cells."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ _log = logging.getLogger(__name__)
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
 TURN_S = 0.001
-"""Callbacks take no longer in one turn of the loop, except for the last of them."""
+"""Time limit of callbacks in one turn of the loop. The last callback may exceed it."""
 
 
 class Timed(Protocol):
-    """What can be due: a cell."""
+    """An object with a deadline: a cell."""
 
     def on_due(self) -> None:
-        """Its time has come."""
+        """Called at the deadline."""
 
     def retire(self) -> None:
-        """One of its callbacks has failed: take it out of service."""
+        """Called when one of its callbacks has failed: take it out of service."""
 
 
 class Reactor:
-    """Waits for the descriptors and the deadlines of all cells. `serve` runs the callbacks."""
+    """Waits for the descriptors and deadlines of all cells. `serve` calls the callbacks."""
 
     def __init__(self, watchdog: Watchdog) -> None:
-        """`watchdog`: holds the limits of the cells while this task does not run."""
+        """`watchdog`: enforces the limits of the cells while this task does not run."""
         self.watchdog = watchdog
         self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[Timed, Callable[[], None]]] = {}
         self._ready: deque[int] = deque()
-        """Descriptors with events whose callbacks are still to be called."""
+        """Descriptors with events whose callbacks were not called yet."""
         self._again: dict[Timed, Callable[[], None]] = {}
         self._due: dict[Timed, float] = {}
         self._scope: trio.CancelScope | None = None
@@ -56,7 +56,7 @@ class Reactor:
     def watch(self, owner: Timed, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
         """Call back whenever the descriptor has one of these events, until `forget`.
 
-        A callback may find nothing: another one, called just before it for the same cell, may have used the event up.
+        A callback may find nothing to do, if an earlier callback of the same cell has handled the event.
         """
         if self._epoll.closed:
             return  # the daemon is stopping
@@ -64,31 +64,31 @@ class Reactor:
         self._callbacks[descriptor] = owner, callback
 
     def change(self, descriptor: int, events: int) -> None:
-        """Wait for these events of a watched descriptor from now on."""
+        """Change the events of a watched descriptor."""
         if descriptor in self._callbacks and not self._epoll.closed:
             self._epoll.modify(descriptor, events)
 
     def forget(self, descriptor: int) -> None:
-        """Stop to watch. To be called before the descriptor is closed."""
+        """Stop watching. Call this before the descriptor is closed."""
         if self._callbacks.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
     def again(self, owner: Timed, callback: Callable[[], None]) -> None:
-        """Call back in the next turn of the loop, so that others run in between. For a callback that did a part of its
-        work. An owner has one such callback; the last one counts."""
+        """Call back in the next turn of the loop, so that others run in between. For a callback that did only a part of
+        its work. An owner has one such callback; a later call replaces it."""
         self._again[owner] = callback
         if self._scope is not None and not self._calling:
             self._scope.deadline = trio.current_time()
 
     def set_due(self, timed: Timed, due: float) -> None:
-        """Call `on_due` at this time (trio's clock), once, in place of an earlier setting."""
+        """Call `on_due` once at this time (trio's clock). This replaces an earlier setting."""
         self._due[timed] = due
         scope = self._scope
         if scope is not None and due < scope.deadline:
             scope.deadline = due
 
     def clear_due(self, timed: Timed) -> None:
-        """Forget when it is due."""
+        """Remove the deadline."""
         self._due.pop(timed, None)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -114,14 +114,15 @@ class Reactor:
             self._epoll.close()
 
     def _dispatch(self) -> None:
-        """Call back for new events first: a run that begins or ends is short work. Then go on with parts of others."""
+        """Handle new events first, because starting and ending a run is short work. Then continue with remaining
+        parts."""
         ends = time.perf_counter() + TURN_S
         again = deque(self._again)
         if not self._ready:
             self._ready.extend([descriptor for descriptor, _ in self._epoll.poll(0)])
         while self._ready:
             watched = self._callbacks.get(self._ready.popleft())
-            if watched is not None:  # else a callback before it has let go of it
+            if watched is not None:  # otherwise an earlier callback has called `forget`
                 self._guard(*watched)
             if time.perf_counter() > ends:
                 break
@@ -140,7 +141,7 @@ class Reactor:
                 self._guard(timed, timed.on_due)
 
     def _guard(self, owner: Timed, callback: Callable[[], None]) -> None:
-        """A fault with one cell must not end the others. That cell is closed, which ends its run."""
+        """Call back. After an exception, retire the cell, which ends its run; other cells continue."""
         try:
             callback()
         except Exception:

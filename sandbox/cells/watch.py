@@ -1,6 +1,6 @@
-"""The daemon's side of the watchdog: keep its process running, and write the limits of runs into the shared table.
+"""The daemon's side of the watchdog: keeps its process running, and writes the limits of runs into the shared table.
 
-The docstring of watchdog.py has the table, and the order of events. No run waits for the watchdog."""
+The docstring of watchdog.py describes the table and the order of events. No run waits for the watchdog."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ from sandbox.protocol.events import Trusted
 _log = logging.getLogger(__name__)
 
 GRACE_MS = 20
-"""How long after a wall limit the watchdog acts. The daemon itself ends runs at the limit, unless its loop is busy."""
+"""The watchdog acts this long after a wall limit. The daemon itself ends runs at the limit, unless its loop is busy."""
 
 _SCRIPT = Path(__file__).with_name("watchdog.py")
 _WORD_BYTES = 8
 _START_S = 10.0
 _END_S = 1.0
-"""How long the process may take to end, once its socket is closed, and again once it is killed."""
+"""Time limit for the end of the process after its socket is closed, and again after it is killed."""
 
 _BACKOFF_S = (0.0, 0.05, 0.2, 1.0, 5.0)
-"""Delays before a restart: after the first end in a row, the second, and so on."""
+"""Back-off: delays before the first, second, ... restart in a row."""
 
 _STEADY_S = 10.0
 """A process that ran this long resets the delay."""
 
 
 class Watchdog:
-    """The process, and the table of slots. `serve` keeps it; `watch` gives out slots."""
+    """The process and the table of slots. `serve` keeps the process running; `watch` allocates slots."""
 
     def __init__(self, slots: int) -> None:
-        """`slots`: how many cells there may be at once."""
+        """`slots`: maximum number of cells."""
         self._free = deque(range(slots))
         self._bytes = (slots + 1) * SLOT_WORDS * _WORD_BYTES
         self._watches: set[Watch] = set()
@@ -67,17 +67,17 @@ class Watchdog:
         self._process: subprocess.Popen[bytes] | None = None
 
     def watch(self) -> Watch:
-        """Return a slot for a cell, to be closed. Raises WatchdogError."""
+        """Allocate a slot for a cell. The caller must close it. Raises WatchdogError."""
         if self._words is None or not self._free:
-            raise WatchdogError("it has no slot for another cell")
+            raise WatchdogError("no slot is free for another cell")
         watch = Watch(self, self._words, self._free.popleft())
         self._watches.add(watch)
         return watch
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the process until cancelled. Started once it watches.
+        """Keep the process running until cancelled. Reports started when the process is ready.
 
-        Raises WatchdogError if it does not start at first. Later it is started again, with back-off.
+        Raises WatchdogError if it does not start the first time. Later it is restarted, with back-off.
         """
         ends = 0
         try:
@@ -100,7 +100,7 @@ class Watchdog:
                 self._table = -1
 
     def tell(self, what: bytes, slot: int = 0, pid: int = 0, *, pidfd: int | None = None, forks: bool = False) -> None:
-        """Send a message. A watchdog that takes no messages any more is killed: the next one gets the whole state."""
+        """Send a message. A watchdog that stops receiving messages is killed; the next one gets the whole state."""
         if self._socket is None:
             return
         message = MESSAGE.pack(what, forks, slot, pid)
@@ -110,14 +110,14 @@ class Watchdog:
             else:
                 socket.send_fds(self._socket, [message], [pidfd])
         except BlockingIOError:
-            if what != WAKE:  # else the messages that it has not read wake it
+            if what != WAKE:  # otherwise the unread messages wake it
                 assert self._process is not None
                 self._process.kill()
         except OSError:  # it has ended
             pass
 
     def give_back(self, watch: Watch) -> None:
-        """Take back a slot."""
+        """Free a slot."""
         self._watches.discard(watch)
         self._free.append(watch.slot)
         self.tell(FORGET, watch.slot)
@@ -128,7 +128,7 @@ class Watchdog:
             os.ftruncate(self._table, self._bytes)
             self._words = memoryview(mmap.mmap(self._table, self._bytes)).cast("Q")
         except OSError as error:
-            raise WatchdogError(f"no memory to share with it: {error.strerror}") from error
+            raise WatchdogError(f"no shared memory: {error.strerror}") from error
 
     def _mute(self) -> None:
         """Set the time of the next wake-up to 0, so that `arm` sends no messages while there is no process."""
@@ -136,7 +136,7 @@ class Watchdog:
         self._words[WAKES_AT] = 0
 
     async def _live(self, ready: Callable[[], None]) -> None:
-        """Start the process, call `ready` once it watches, and wait for its end. Raises WatchdogError."""
+        """Start the process, call `ready` when it is ready, and wait until it ends. Raises WatchdogError."""
         ours, pidfd = self._spawn()
         try:
             watches = False
@@ -144,9 +144,9 @@ class Watchdog:
                 await trio.lowlevel.wait_readable(ours)
                 watches = ours.recv(len(READY)) == READY
             if not watches:
-                raise WatchdogError("it ended at once, or did nothing")
+                raise WatchdogError("it ended at once, or did not become ready")
             ready()
-            await trio.lowlevel.wait_readable(ours)  # its end: it has no more to say
+            await trio.lowlevel.wait_readable(ours)  # end of file: it has ended
         except OSError as error:
             raise WatchdogError(str(error)) from error
         finally:
@@ -158,7 +158,7 @@ class Watchdog:
                 os.close(pidfd)
 
     async def _reap(self, pidfd: int) -> None:
-        """Wait for the end of the process, whose socket is closed; kill it if it takes too long."""
+        """Wait until the process, whose socket is closed, has ended. Kill it if that takes too long."""
         assert self._process is not None
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _END_S):
             with trio.move_on_after(_END_S):
@@ -168,9 +168,9 @@ class Watchdog:
             self._process.wait()  # it has ended: this does not wait
 
     def _spawn(self) -> tuple[socket.socket, int]:
-        """Start the process with all that is watched now. Return the socket to it, and its pidfd.
+        """Start the process with all currently watched processes. Return the socket to it, and its pidfd.
 
-        Takes 1 ms, without code of ours between fork and exec: see `sandbox.cells.process.spawn`.
+        Takes 1 ms, without Python code between fork and exec: see `sandbox.cells.process.spawn`.
         """
         watches = [watch for watch in self._watches if watch.pidfd is not None]
         command = [sys.executable, "-I", "-S", "-B", str(_SCRIPT), str(self._table)]
@@ -215,7 +215,7 @@ class Watch:
         self.slot = slot
         self.pid = 0
         self.pidfd: int | None = None
-        """The process that is watched, if there is one."""
+        """The watched process, if there is one."""
         self.forks = False
         self._watchdog = watchdog
         self._words = words
@@ -225,7 +225,7 @@ class Watch:
         self._closed = False
 
     def follow(self, pid: int, pidfd: int, *, forks: bool) -> None:
-        """Have this process watched from now on, in place of the one before. This object closes the pidfd.
+        """Watch this process from now on, instead of the previous one. This object closes the pidfd.
 
         `forks`: runs are in the only child of this process.
         """
@@ -234,7 +234,7 @@ class Watch:
         self._watchdog.tell(WATCH, self.slot, pid, pidfd=pidfd, forks=forks)
 
     def arm(self, wall_ms: int) -> None:
-        """Begin a run: to be called before any of its job is sent. Usually takes no system call."""
+        """Start a run. Call this before any part of its job is sent. Usually takes no system call."""
         run = self._run = monotonic_ns() + (wall_ms + GRACE_MS) * 1_000_000
         words = self._words
         words[self._at + WALL_AT] = run
@@ -242,9 +242,9 @@ class Watch:
             self._watchdog.tell(WAKE)
 
     def arm_with_cpu(self, wall_ms: int, cpu_at_ns: int, *, cpu_ms: int, cores: int) -> None:
-        """Begin a run with a CPU limit, which only the watchdog enforces.
+        """Start a run with a CPU limit, which only the watchdog enforces.
 
-        `cpu_at_ns`: the process's CPU clock when the run has used `cpu_ms`. `cores`: how many cores it can use at once.
+        `cpu_at_ns`: value of the process's CPU clock at the limit `cpu_ms`. `cores`: number of cores that it can use.
         """
         words, at = self._words, self._at
         words[at + CORES] = cores
@@ -256,9 +256,9 @@ class Watch:
             self._watchdog.tell(WAKE)
 
     def disarm(self) -> Trusted | None:
-        """End the run. Return the cause, CPU or WALL, if the watchdog has killed it or was about to; else None.
+        """End the run. Return the cause, CPU or WALL, if the watchdog has killed it or was about to; otherwise None.
 
-        After such an end the process must not be used again.
+        If a cause is returned, the process must not be used again.
         """
         run, self._run = self._run, 0
         if not run:
@@ -272,11 +272,11 @@ class Watch:
         return Trusted.WALL if words[at + WALL_KILLED] == run else None
 
     def cpu_used_ns(self) -> int:
-        """Return the CPU clock of a process for which `arm_with_cpu` was called, when the watchdog killed it."""
+        """Return the value of the process's CPU clock when the watchdog killed it. Only after `arm_with_cpu`."""
         return self._words[self._at + CPU_USED]
 
     def close(self) -> None:
-        """Give the slot back. More than once is no error."""
+        """Free the slot. Calling this again is no error."""
         if not self._closed:
             self._closed = True
             self.disarm()

@@ -1,22 +1,22 @@
-"""The watchdog: kill processes over their limits, whatever the daemon's loop does. The daemon runs it as a script.
+"""The watchdog: kills processes that exceed their limits, even while the daemon's loop is busy. Run as a script.
 
 Usage: watchdog.py TABLE SLOT:PID:PIDFD:FORKS...
 
-The daemon and this process share a table in memory. Each cell has a slot in it. The daemon writes a run's limits into
-its cell's slot when the run begins, and clears the slot when the run has ended: no system call for either. This process
-sleeps until the earliest limit can be reached. Descriptor 0 is a stream socket to the daemon, which sends pidfds over
-it and wakes this process. When the daemon's end is closed, this process ends.
+The daemon and this process share a table in memory, in which each cell has a slot. The daemon writes a run's limits
+into its cell's slot when the run starts, and clears the slot when the run has ended. Neither takes a system call. This
+process sleeps until the earliest limit can be reached. Descriptor 0 is a stream socket to the daemon, over which the
+daemon sends pidfds and wakes this process. When the daemon closes its end, this process ends.
 
 The first word of the table is the time of this process's next wake-up. The daemon sends a message only if a limit that
-it has just written is earlier. So a steady load of runs costs two wake-ups in the time of one wall limit, not one for
-each run.
+it has just written is earlier. So a steady load of runs costs two wake-ups in the time of one wall limit, instead of
+one for each run.
 
-A slot's words, each written by one side alone. A word is 8 bytes, aligned, and read and written whole:
+The words of a slot. Each has only one writer. A word is 8 aligned bytes, and is read and written atomically:
 
     WALL_AT      daemon    CLOCK_MONOTONIC, ns, at which the run must be over; 0: no run. It also identifies the run:
                            no two runs in one slot have the same.
     CPU_AT       daemon    the process's CPU clock, ns, at which the run's CPU limit is reached; 0: not watched here
-    CORES        daemon    how many cores the process can use at once
+    CORES        daemon    number of cores that the process can use
     WALL_KILLED  watchdog  WALL_AT of the run that is killed for its wall time
     CPU_KILLED   watchdog  WALL_AT of the run that is killed for its CPU time
     CPU_USED     watchdog  the process's CPU clock, ns, when it was killed; written before the two above
@@ -26,21 +26,21 @@ process waits (`SETTLE_S`) between a store and the load that depends on it. Each
 side that sees the other's store:
 
     a run ends while it is about to be killed
-        daemon:   WALL_AT = 0;  look at *_KILLED         watchdog: *_KILLED = run;  wait;  look at WALL_AT
+        daemon:   WALL_AT = 0;  read *_KILLED            watchdog: *_KILLED = run;  wait;  read WALL_AT
         The daemon sees the claim, and counts the run as killed; or the watchdog sees that the run is over, and kills
         nothing. Both may be true: then the daemon discards a process that nobody kills. The next run of the slot has
         another identifier. So the daemon never takes an old claim for the new run's, and this process drops a kill that
         it decided on for the old run.
-    a run begins while this process goes to sleep
-        daemon:   WALL_AT = run;  look at WAKES_AT       watchdog: WAKES_AT = t;  wait;  look at all WALL_AT
+    a run starts while this process goes to sleep
+        daemon:   WALL_AT = run;  read WAKES_AT          watchdog: WAKES_AT = t;  wait;  read all WALL_AT
         The daemon sends a message, or the watchdog sees the run before it sleeps.
     a slot gets another process
-        daemon:   send the pidfd;  WALL_AT = run         watchdog: read all messages;  look at WALL_AT;  kill
-        The pidfd that is killed is the one of the run that was seen, or of one before it: that process is dead, and a
-        pidfd never means another process. Then the next turn kills the right one.
+        daemon:   send the pidfd;  WALL_AT = run         watchdog: read all messages;  read WALL_AT;  kill
+        The killed pidfd belongs to this run, or to an earlier one. In the latter case that process is already dead,
+        because a pidfd never refers to another process, and the next turn kills the right one.
 
-It runs outside of the jails with the daemon's rights, and reads no byte of a program. The standard library only, and
-little of that: it is in memory as long as the daemon is.
+The watchdog runs outside the jails with the daemon's rights, and reads no byte of a program. It imports only small
+parts of the standard library, because it stays in memory as long as the daemon.
 """
 
 import gc
@@ -55,49 +55,49 @@ from _struct import Struct
 
 NEVER_NS = (1 << 64) - 1
 WAKES_AT = 0
-"""Index of the word with the time of this process's next wake-up. The slots begin at `SLOT_WORDS`."""
+"""Index of the word with the time of this process's next wake-up. The slots start at `SLOT_WORDS`."""
 
 SLOT_WORDS = 8
 WALL_AT, CPU_AT, CORES, WALL_KILLED, CPU_KILLED, CPU_USED = range(6)
 
 READY = b"R"
-"""What this process sends once it watches."""
+"""Sent by this process when it is ready."""
 
 MESSAGE = Struct("=cBxxIi")
-"""From the daemon: what, whether it forks, slot, pid."""
+"""A message from the daemon: type, whether the process forks, slot, pid."""
 
 WATCH = b"W"
-"""Watch this process in the slot from now on. Its pidfd comes with the message. If it forks, its child is killed."""
+"""Message type: watch this process in this slot. Its pidfd comes with the message. If it forks, its child is killed."""
 
 FORGET = b"F"
 WAKE = b"N"
-"""Look at the table now."""
+"""Message type: read the table now."""
 
 SETTLE_S = 0.0002
-"""A processor makes its stores visible to the others in less than a microsecond."""
+"""Wait time for stores to become visible. A processor makes its stores visible to others in less than a microsecond."""
 
 LOOK_NS = 1_000_000
-"""Least time between two reads of a process's CPU clock."""
+"""Minimum time between two reads of a process's CPU clock."""
 
 _NICENESS = -10
-"""This process needs little CPU time, but needs it at once. Raising priority takes CAP_SYS_NICE."""
+"""This process needs little CPU time, but needs it at once. Raising the priority requires CAP_SYS_NICE."""
 
 _DESCRIPTOR = Struct("=i")
 _MESSAGES_BYTES = 256 * MESSAGE.size
 
 
 class Watched:
-    """The process that has a slot."""
+    """The watched process of a slot."""
 
     def __init__(self, pid: int, pidfd: int, *, forks: bool) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.forks = forks
         self.killed = 0
-        """The run for which it was killed."""
+        """Identifier of the run for which it was killed."""
 
     def kill(self) -> None:
-        """Kill it, or, if it forks, its child: then it can report the child's end."""
+        """Kill the process. If it forks, kill only its child, so that it can report the child's end."""
         if not (self.forks and self._kill_child()):
             try:
                 pidfd_send_signal(self.pidfd, SIGKILL)
@@ -111,7 +111,7 @@ class Watched:
         except (OSError, ValueError):
             return False
         try:
-            # Read once more: the pid may have been another's when its pidfd was opened.
+            # Read again, because the pid may have been reused before its pidfd was opened.
             if self._child() != child or self.has_ended():
                 return False
             pidfd_send_signal(pidfd, SIGKILL)
@@ -124,7 +124,7 @@ class Watched:
     def _child(self) -> int:
         file = posix.open(f"/proc/{self.pid}/task/{self.pid}/children", posix.O_RDONLY | posix.O_CLOEXEC)
         try:
-            return int(posix.read(file, 64))  # one number, or it is not the one child
+            return int(posix.read(file, 64))  # fails unless there is exactly one child
         finally:
             posix.close(file)
 
@@ -134,12 +134,12 @@ class Watched:
         return bool(poll.poll(0))
 
     def cpu_ns(self) -> int:
-        """Return its CPU clock, all of its threads (clock_getcpuclockid(3)); 0 if it has ended."""
+        """Return its CPU clock, including all threads (clock_getcpuclockid(3)). 0 if it has ended."""
         try:
             used = time.clock_gettime_ns((~self.pid << 3) | 2)
         except OSError:
             return 0
-        return 0 if self.has_ended() else used  # the pid may be another's by now
+        return 0 if self.has_ended() else used  # the pid may have been reused
 
 
 class Watchdog:
@@ -158,10 +158,10 @@ class Watchdog:
             posix.close(watched.pidfd)
 
     def hear(self) -> bool:
-        """Read all messages. Return whether the daemon is there."""
+        """Read all messages. Return whether the daemon is still connected."""
         while True:
             try:
-                # The kernel ends a read behind a message with a descriptor: there is one at most (unix(7)).
+                # The kernel ends a read after a message with a descriptor, so there is at most one (unix(7)).
                 data, control, _, _ = self._daemon.recvmsg(_MESSAGES_BYTES, CMSG_SPACE(_DESCRIPTOR.size), MSG_DONTWAIT)
             except BlockingIOError:
                 return True
@@ -177,7 +177,7 @@ class Watchdog:
                     self._forget(slot)
 
     def turn(self) -> int:
-        """Kill processes that exceed their limits. Return when to look again (CLOCK_MONOTONIC, ns)."""
+        """Kill processes that exceed their limits. Return the time of the next check (CLOCK_MONOTONIC, ns)."""
         words = self._words
         over = []
         wakes_at = NEVER_NS
@@ -215,17 +215,17 @@ class Watchdog:
         if used >= cpu_at or run <= now:
             words[at + CPU_USED] = used
             return run, now, now
-        # If all cores that it may use are busy with it from now on.
+        # Earliest time at which the CPU limit can be reached, with all its cores busy.
         return run, min(run, now + max((cpu_at - used) // max(words[at + CORES], 1), LOOK_NS)), now
 
 
 def main(table: int, watched: "list[str]") -> None:
-    # It ends with the daemon, and not with a signal to all of the daemon's processes: runs may go on after that.
+    # It ends with the daemon, not by a signal to the process group, because runs may continue after such a signal.
     for number in (SIGHUP, SIGINT, SIGTERM):
         signal(number, SIG_IGN)
     try:
         posix.setpriority(posix.PRIO_PROCESS, 0, _NICENESS)
-    except OSError:  # it takes CAP_SYS_NICE
+    except OSError:  # requires CAP_SYS_NICE
         pass
     daemon = socket(fileno=0)
     words = memoryview(mmap.mmap(table, 0)).cast("Q")
@@ -234,7 +234,7 @@ def main(table: int, watched: "list[str]") -> None:
     for text in watched:
         slot, pid, pidfd, forks = map(int, text.split(":"))
         watchdog.watch(slot, Watched(pid, pidfd, forks=bool(forks)))
-    gc.disable()  # nothing here makes cycles
+    gc.disable()  # no reference cycles are created here
     daemon.send(READY)
     while watchdog.hear():
         wakes_at = watchdog.turn()

@@ -1,4 +1,4 @@
-"""Which engines are installed, and in which versions."""
+"""Versions of the installed engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to know of an engine before it is used. The list is `sandbox.engines.ENGINES`."""
+"""Static properties of an engine. The list of engines is `sandbox.engines.ENGINES`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One engine."""
 
     name: Engine
-    """What messages, commands and the configuration call it."""
+    """Name in messages, commands and the configuration."""
     languages: tuple[Language, ...]
-    """What it can run; its own first."""
+    """Supported languages, its own first."""
     min_memory_bytes: int
-    """A run needs so much: with less the engine has no room to start a program in."""
+    """Minimum memory limit of a run. With less, the engine cannot start a program."""
     forks: bool
-    """Whether a cell is ready for its next run at once. If so, a steady number of cells is kept, and the memory of a
-    run is set when it begins. If not, cells are kept by recent demand, and each is started with its memory."""
+    """Whether a cell is ready for its next run at once. If so, the pool has a fixed size, and the memory limit of a run
+    is set at its start. If not, the size of the pool follows demand, and each cell is started with its memory limit."""
     restart_cpu_ms: float
-    """CPU time of making a cell ready again after a run. It is charged to the client of the run."""
+    """CPU time for preparing a cell again after a run. It is charged to the client of the run."""
     limits_cpu_ms: float = 0.0
-    """CPU time of forking a child with other limits for one run, and then one with the default limits. It is charged
+    """CPU time for forking a child with other limits for one run, and then one with the default limits. It is charged
     to the client of the run."""
     new_cell_cpu_ms: float
-    """CPU time of starting a cell. It is charged to a run that leaves its cell unusable."""
+    """CPU time for starting a cell. It is charged to a run after which its cell must be replaced."""
     blank_bytes: int
-    """Memory that a blank cell has to itself, at most."""
+    """Maximum private memory of a blank cell."""
     beside_run_bytes: int = 0
-    """Memory that a jail needs beside that of a run: a process from which others fork."""
+    """Memory that a jail needs in addition to a run's: a process from which others fork."""
     requirement: str = ""
-    """What pip is told to install it, if it is optional."""
+    """pip's requirement specifier, if the engine is optional."""
     host: str
-    """The module that has the daemon's side of it, a class `Host`: see `sandbox.engines.host.engine_host`."""
+    """Module with the daemon's side of the engine, a class `Host`: see `sandbox.engines.host.engine_host`."""

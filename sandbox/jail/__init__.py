@@ -1,1 +1,1 @@
-"""What holds a jailed process: nsjail's arguments, cgroups, uids, and the root folder it sees."""
+"""The jail around a process: nsjail's arguments, cgroups, uids, and the root folder."""

@@ -1,4 +1,4 @@
-"""What nsjail is told in the same way for each engine. Pure. Each engine's `plan` has the rest."""
+"""nsjail arguments that are the same for each engine. Pure. Each engine's `plan` adds the rest."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ONLY_X86 = "/* x86-64 only */"
 
 
 def identity_arguments(identity: Identity) -> list[str]:
-    """Return the arguments that give one jail this identity outside. Inside, each jail is nobody."""
+    """Return the arguments that give a jail this identity on the host. Inside the jail, it is nobody."""
     return ["--user", f"{NOBODY}:{identity.uid}:1", "--group", f"{NOBODY}:{identity.gid}:1"]
 
 
 def policy_text(policy: str, machine: str, *, without: tuple[str, ...] = ()) -> str:
-    """Return the kafel policy for this machine, less the lines with one of these marks.
+    """Return the kafel policy for this machine, without the lines with one of these marks.
 
-    arm64 lacks the calls on lines that are marked as x86-64's.
+    arm64 lacks the system calls on lines that are marked as x86-64's.
     """
     out = [*without, *(() if machine == "x86_64" else (_ONLY_X86,))]
     return "\n".join(line for line in policy.splitlines() if not any(mark in line for mark in out))

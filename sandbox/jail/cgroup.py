@@ -1,9 +1,9 @@
-"""A parent cgroup of promptlog's own, below which nsjail puts each jail: the second holder of memory and processes.
+"""A parent cgroup for all jails: a second limit on memory and processes, in addition to RLIMIT_AS and seccomp.
 
-RLIMIT_AS and seccomp hold both already; a cgroup counts what a whole jail has, the kernel's memory for it included.
-Version 1 wants writable `memory` and `pids` hierarchies (root, mostly); version 2 wants a delegated cgroup (systemd's
-Delegate=yes), whose processes this module moves to a leaf first, as the kernel demands (cgroups(7), "no internal
-processes"). Where neither is to be had there is no cgroup, and that is said in `stats`.
+A cgroup counts the memory of a whole jail, including the kernel's memory for it. Version 1 needs writable `memory` and
+`pids` hierarchies (usually as root). Version 2 needs a delegated cgroup (systemd's Delegate=yes). This module first
+moves its processes to a leaf, as the kernel requires (cgroups(7), "no internal processes"). If neither is available,
+there is no cgroup, and `stats` says so.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _LIMIT_FILES = {
     1: {"memory.limit_in_bytes": "{memory_bytes}", "memory.swappiness": "0", "pids.max": "64"},
     2: {"memory.max": "{memory_bytes}", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "64"},
 }
-"""Of one cell. nsjail, and an engine with its threads."""
+"""Maximum number of tasks of one cell: nsjail, and an engine with its threads."""
 
 PREFIX = "promptlog-"
-"""Prefix of the parents' names."""
+"""Prefix of the names of parent cgroups."""
 
 _PARENT = re.compile(rf"{PREFIX}[0-9a-f]{{16}}")
-"""Names of daemons' parents. Tests make others."""
+"""Names of daemons' parent cgroups. Tests create others."""
 
 _MOST_LOOKED_AT = 5000
 _NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
-"""Why a cgroup can't be had where it was not delegated."""
+"""Errors that mean that no cgroup was delegated."""
 
 _LEAF = "daemon.promptlog"
 _REMOVE_S = 1.0
@@ -49,28 +49,28 @@ _REMOVE_TRIES = 40
 
 
 class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
-    """A parent that exists, claimed by this process. `folders`: one for each hierarchy."""
+    """An existing parent cgroup, claimed by this process. `folders`: one for each hierarchy."""
 
     version: int
     folders: list[Path]
     memory_bytes: int
     arguments: list[str]
-    """What nsjail is told."""
+    """Arguments for nsjail."""
     claims: list[Claim]
     leftovers: set[Path] = set()
-    """Cgroups of jails that were killed: the kernel may take some ms to let go of each."""
+    """Cgroups of killed jails, which the kernel may take some ms to release."""
 
     def forget_jail(self, zygote: int | None) -> None:
         """Remove the cgroups of a jail whose nsjail has ended, now or at the next call. `zygote`: its first process.
 
-        nsjail names them by that process, and removes them itself, unless it was killed.
+        nsjail names the cgroups after that process, and removes them itself unless it was killed.
         """
         if zygote is not None:
             self.leftovers.update(folder / f"NSJAIL.{zygote}" for folder in self.folders)
         self._tidy()
 
     def group(self, memory_bytes: int) -> Group:
-        """Make a cgroup for one cell that nsjail is not told of, with so much memory for all in it. Raises OSError."""
+        """Create a cgroup for one cell, without nsjail, with this memory limit. Raises OSError."""
         self._tidy()
         name = f"cell-{next(_numbers)}"
         group = Group(version=self.version, folders=[folder / name for folder in self.folders], parent=self)
@@ -89,7 +89,7 @@ class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
                 self.leftovers.discard(folder)
 
     def remove(self) -> None:
-        """Remove the parent; its jails must be gone. Waits up to a second for the kernel to let go of them."""
+        """Remove the parent. Its jails must have ended. Waits up to a second for the kernel to release them."""
         deadline = time.monotonic() + _REMOVE_S
         for folder, claim in zip(self.folders, self.claims, strict=True):
             while folder.exists():
@@ -104,7 +104,7 @@ class Cgroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a cgroup and those below it. Raises OSError if there is a process in one of them."""
+    """Remove a cgroup and its descendants. Raises OSError if one of them has a process."""
     for parent, names, _ in os.walk(folder, topdown=False):
         for name in names:
             _remove(Path(parent, name))
@@ -117,14 +117,14 @@ def _remove(folder: Path) -> None:
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """One cell's cgroup: holds its memory and its threads, and tells what it had and whether it was ended for it."""
+    """One cell's cgroup: limits its memory and threads, and reports its peak memory and its out-of-memory kills."""
 
     version: int
     folders: list[Path]
     parent: Cgroup
 
     def make(self, memory_bytes: int) -> None:
-        """Make the folders and set the limits. Raises OSError."""
+        """Create the folders and set the limits. Raises OSError."""
         for folder in self.folders:
             folder.mkdir()
             for name, value in _LIMIT_FILES[self.version].items():
@@ -133,33 +133,34 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
                     file.write_text(value.format(memory_bytes=memory_bytes))
 
     def process_files(self) -> list[Path]:
-        """Return the files to which a process writes 0 to move there, with all that it starts."""
+        """Return the files to which a process writes 0 to move itself into the cgroup."""
         return [folder / "cgroup.procs" for folder in self.folders]
 
     def holds(self, pid: int) -> bool:
-        """Whether a process is in all of it."""
+        """Whether a process is in the cgroup, in all hierarchies."""
         try:
             return all(str(pid) in (folder / "cgroup.procs").read_text().split() for folder in self.folders)
         except OSError:
             return False
 
     def peak_bytes(self) -> int:
-        """Return the most memory that it had at once since `forget_peak`; 0 if the kernel does not tell."""
+        """Return the peak memory since `forget_peak`; 0 if the kernel does not report it."""
         return self._number(("memory.max_usage_in_bytes", "memory.peak"), "") if self.version == 1 else 0
 
     def forget_peak(self) -> None:
-        """Count the peak from now on. Version 2 can do this from Linux 6.12 on, for one descriptor: left to VmHWM."""
+        """Reset the peak. Version 2 supports this only from Linux 6.12 on, for one descriptor, so VmHWM is used
+        there."""
         for folder in self.folders:
             with suppress(OSError):
                 if self.version == 1:
                     (folder / "memory.max_usage_in_bytes").write_text("0")
 
     def oom_kills(self) -> int:
-        """Return how many processes the kernel has ended for lack of memory in it."""
+        """Return the number of out-of-memory kills in the cgroup."""
         return self._number(("memory.oom_control", "memory.events"), "oom_kill")
 
     async def remove(self) -> None:
-        """Remove the folders. A killed process may take some ms to leave them; what stays is removed later."""
+        """Remove the folders. A killed process may take some ms to leave them. The rest is removed later."""
         for _ in range(_REMOVE_TRIES):
             try:
                 for folder in self.folders:
@@ -182,19 +183,19 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make(name: str, memory_bytes: int, *, mounts: Path = Path("/sys/fs/cgroup")) -> Cgroup | None:
-    """Make the parent `name` below this process's own cgroup; None where that is not allowed.
+    """Create the parent `name` in this process's own cgroup. None if that is not allowed.
 
-    `memory_bytes`: the most that all of one jail may use. `name` begins with PREFIX. Parents beside it whose daemon was
-    killed are removed.
+    `memory_bytes`: memory limit of each jail as a whole. `name` starts with PREFIX. Parents of killed daemons are
+    removed.
     """
     own = _own_cgroups()
     return _version_2(own, name, memory_bytes, mounts) or _version_1(own, name, memory_bytes, mounts)
 
 
 def _claimed(parent: Path, mount: Path) -> Claim:
-    """Make a parent, or take over the one of a daemon that was killed, and remove such others. Raises OSError."""
+    """Create a parent, or take over a killed daemon's, and remove those of other killed daemons. Raises OSError."""
     claim = claim_new(parent, 0o700)
-    # A killed daemon may have been in another cgroup than this one.
+    # A killed daemon may have been in a different cgroup.
     for other in _parents_below(mount):
         if other != parent:
             sweep_one(other, remove_tree)
@@ -206,7 +207,7 @@ def _claimed(parent: Path, mount: Path) -> Claim:
 
 
 def _parents_below(mount: Path) -> list[Path]:
-    """Return the parents of all daemons in a hierarchy, killed ones' too. Looks at a bounded number of cgroups."""
+    """Return the parents of all daemons in a hierarchy, including killed ones. Examines a bounded number of cgroups."""
     found: list[Path] = []
     for seen, (folder, names, _) in enumerate(os.walk(mount)):
         if seen >= _MOST_LOOKED_AT:
@@ -217,7 +218,7 @@ def _parents_below(mount: Path) -> list[Path]:
 
 
 def _own_cgroups() -> dict[str, str]:
-    """Controller -> this process's path in its hierarchy; version 2 has the controller ''."""
+    """Return controller -> this process's path in its hierarchy. For version 2, the controller is ''."""
     found: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -236,14 +237,14 @@ def _version_1(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) 
         mount = mounts / controller
         if controller not in own or not (mount / "cgroup.procs").exists():
             continue
-        # A process in a cgroup namespace sees a path that is not below the mount: then its mount's root is its own.
+        # In a cgroup namespace, the path may not exist in the mount. Then the root of the mount is its own cgroup.
         inside = own[controller].strip("/")
         parent = Path(inside if (mount / inside).is_dir() else "") / name
         try:
             claim = _claimed(mount / parent, mount)
         except OSError as error:
             if error.errno not in _NOT_OURS:
-                _log.warning("can't use the cgroup %s: %s; it holds nothing", mount / parent, error.strerror)
+                _log.warning("can't use the cgroup %s: %s; it enforces no limits", mount / parent, error.strerror)
             continue
         if not os.access(mount / parent / "cgroup.procs", os.W_OK):
             claim.release()
@@ -260,7 +261,7 @@ def _version_1(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) 
 
 def _version_2(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) -> Cgroup | None:
     base = mounts / own.get("", "/").strip("/")
-    if base.name == _LEAF:  # an earlier start of this process moved it there
+    if base.name == _LEAF:  # an earlier call in this process moved it there
         base = base.parent
     try:
         controllers = (base / "cgroup.controllers").read_text().split()

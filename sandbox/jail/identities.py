@@ -1,7 +1,7 @@
-"""Who jailed processes are to the host: a uid and a gid of its own for each jail, where the daemon may set uids.
+"""Identities of jails on the host: each jail has its own uid and gid, if the daemon may set uids.
 
-Processes of one uid can signal each other, and share the kernel's bounds for that uid. So two jails should not share
-one, and no other process of the host should have it either.
+Processes with one uid can signal each other, and share the kernel's limits for that uid. So two jails should not share
+a uid, and no other process of the host should have it either.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from sandbox.claim import Claim, claim_new, sweep
 from sandbox.user_namespace import NOBODY, is_mapped
 
 RANGE_IDS = 4096
-"""Ids that one daemon claims for its jails: many times as many as there are jails on most hosts."""
+"""Ids that one daemon claims for its jails: many more than there are jails on most hosts."""
 
 _FIRST = 2_013_265_920
 _RANGES = 32768
-"""From there to 2,147,483,647 nobody allocates ids: see systemd's UIDS-GIDS; SSSD's ranges end at 2,000,200,000."""
+"""Number of candidate ranges. Ids up to 2,147,483,647 are unallocated: see systemd's UIDS-GIDS; SSSD ends at
+2,000,200,000."""
 
 _TRIES = 1024
-"""A search that finds no free range ends after so many."""
+"""Maximum number of ranges that a search tries."""
 
 _CLAIMS = (Path("/run/lock"), Path("/dev/shm"))
-"""Sticky folders, one of which each host has."""
+"""Sticky folders. Each host has at least one of them."""
 
 _CAP_SETGID, _CAP_SETUID = 6, 7
 RANGE_CLAIM = "promptlog-uids-"
-"""Prefix of the folders that say which ranges daemons have."""
+"""Prefix of the names of folders that record the ranges of daemons."""
 
 
 class IdentityError(Exception):
-    """The ids that the configuration names can't be used. `why` says how to mend it."""
+    """The configured ids cannot be used. `why` has the reason and the fix."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -46,17 +47,18 @@ class IdentityError(Exception):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A jailed process's uid and gid, seen from outside of its user namespace."""
+    """A jailed process's uid and gid on the host, outside of its user namespace."""
 
     uid: int
     gid: int
 
 
 class Identities:
-    """Hands each jail an identity: its own, from a range, or the same to all. Made by `choose`."""
+    """Assigns identities to jails: each its own from a range, or the same to all. Created by `choose`."""
 
     def __init__(self, uids: range, gids: range, *, why_shared: str = "", claim: Claim | None = None) -> None:
-        """`uids`, `gids`: of equal length. `why_shared`: why all jails share the first; empty: none do."""
+        """`uids`, `gids`: ranges of equal length. `why_shared`: the reason why all jails share the first id; empty if
+        not."""
         self._uids = uids
         self._gids = gids
         self._why_shared = why_shared
@@ -72,13 +74,13 @@ class Identities:
     def describe(self) -> str:
         """Return `own: ...` or `shared: ...`, with the reason, in one line."""
         if self.shared:
-            return f"shared: all jails have uid {self._uids[0]}, since {self._why_shared}"
+            return f"shared: all jails have uid {self._uids[0]}, because {self._why_shared}"
         return f"own: each jail has one of {len(self._uids)} uids from {self._uids[0]} on"
 
     def take(self) -> Identity | None:
-        """Return an identity that no jail has; None if all are in use.
+        """Return a free identity; None if all are in use.
 
-        Identities that were never used come first, then returned ones, the oldest return first.
+        Unused identities come first, then returned ones in the order of their return.
         """
         if self.shared:
             return Identity(uid=self._uids[0], gid=self._gids[0])
@@ -88,12 +90,12 @@ class Identities:
         return self._returned.popleft() if self._returned else None
 
     def give_back(self, identity: Identity) -> None:
-        """Take back an identity whose jail has no process left."""
+        """Return an identity. Its jail must have no process left."""
         if not self.shared:
             self._returned.append(identity)
 
     def close(self) -> None:
-        """Let other daemons have the range."""
+        """Release the range for other daemons."""
         if self._claim is not None:
             with suppress(OSError):
                 self._claim.folder.rmdir()
@@ -103,15 +105,15 @@ class Identities:
 def choose(
     configured: tuple[int, int] | None, *, needed: int, seed: int, claims: Path | None = None, etc: Path = Path("/etc")
 ) -> Identities:
-    """Choose a range for this daemon: the configured (first id, number of ids), /etc/subuid's, or one that is unused.
+    """Choose a range for this daemon: the configured (first id, number of ids), /etc/subuid's, or an unused one.
 
-    `needed`: ids that the daemon needs at most. `seed`: where the search starts, so that a state folder usually gets
-    the same range again. `claims`: where daemons claim ranges; default: a folder that all daemons of the host share.
-    Raises IdentityError if a range that is configured, or that there is for this user, can't be used.
+    `needed`: maximum number of ids that the daemon needs. `seed`: start of the search, so that a state folder usually
+    gets the same range again. `claims`: folder in which daemons claim ranges; default: one that all daemons of the host
+    share. Raises IdentityError if the configured range, or the range for this user, cannot be used.
     """
     claims = claims or _claims_folder()
     if not may_set_ids():
-        why = "the daemon may not set uids (that takes root, or CAP_SETUID and CAP_SETGID)"
+        why = "the daemon may not set uids (this needs root, or CAP_SETUID and CAP_SETGID)"
         if configured is not None:
             raise IdentityError(f"pool.uids is set, but {why}")
         return shared(why)
@@ -120,7 +122,7 @@ def choose(
         return _configured(range(configured[0], configured[0] + configured[1]), claims)
     if needed > RANGE_IDS:
         raise IdentityError(
-            f"there can be {needed} jails at once, more than {RANGE_IDS}: name as many ids in pool.uids"
+            f"there can be {needed} jails at the same time, more than {RANGE_IDS}; set pool.uids to that many ids"
         )
     why = "this user namespace maps no uids for jails; name some that it maps in pool.uids"
     for uids, gids in _candidate_ranges(seed, etc):
@@ -128,7 +130,7 @@ def choose(
             continue
         try:
             claim = _claim_range(uids, claims)
-        except (BlockingIOError, PermissionError):  # another daemon has it, or another user took its name
+        except (BlockingIOError, PermissionError):  # another daemon has it, or another user's folder has its name
             why = f"other daemons have all ranges of uids (claims are in {claims}); name one in pool.uids"
             continue
         except OSError as error:
@@ -153,7 +155,7 @@ def _claim_range(uids: range, claims: Path) -> Claim:
 
 
 def _claims_folder() -> Path:
-    """Return a folder that all users can write to, and in which nobody can take another's claim away."""
+    """Return a folder that all users can write to, and in which nobody can remove another user's claim."""
     for folder in _CLAIMS:
         with suppress(OSError):
             status = folder.lstat()
@@ -163,9 +165,9 @@ def _claims_folder() -> Path:
 
 
 def shared(why: str) -> Identities:
-    """Return one identity for all jails: nobody's if the daemon may map that, else this user's own.
+    """Return one identity for all jails: nobody's if the daemon may map it, otherwise this user's own.
 
-    Without capabilities a user can map no uid but its own (user_namespaces(7)).
+    Without capabilities, a user can map only its own uid (user_namespaces(7)).
     """
     nobody = range(NOBODY, NOBODY + 1)
     if may_set_ids() and is_mapped(nobody, "uid_map") and is_mapped(nobody, "gid_map"):
@@ -175,9 +177,9 @@ def shared(why: str) -> Identities:
 
 
 def _candidate_ranges(seed: int, etc: Path) -> Iterator[tuple[range, range]]:
-    """Yield ranges of uids and gids to try: those that /etc/subuid and /etc/subgid give this user go first.
+    """Yield ranges of uids and gids to try, first those that /etc/subuid and /etc/subgid give this user.
 
-    A container of the same user has the first ids of those as well, for the users in it: so the last ones are taken.
+    Containers of the same user also use these ranges, starting with the first ids. So the last ids are taken.
     """
     uids, gids = _subordinate(etc / "subuid"), _subordinate(etc / "subgid")
     count = min(len(uids), len(gids))
@@ -192,7 +194,7 @@ def _candidate_ranges(seed: int, etc: Path) -> Iterator[tuple[range, range]]:
 
 
 def _subordinate(file: Path) -> range:
-    """Return the first range that a file like /etc/subuid gives this user (subuid(5)); an empty one for none."""
+    """Return the first range that a file like /etc/subuid gives this user (subuid(5)); an empty range if none."""
     try:
         names = {str(os.geteuid()), pwd.getpwuid(os.geteuid()).pw_name}
     except KeyError:
@@ -209,7 +211,7 @@ def _subordinate(file: Path) -> range:
 
 
 def may_set_ids() -> bool:
-    """Whether this process may give others any uid and gid (capabilities(7))."""
+    """Whether this process may set any uid and gid (capabilities(7))."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             held = int(line.split()[1], 16)

@@ -1,8 +1,8 @@
-"""The root folder of a jail: what the parts of every engine's root have in common.
+"""Builds root folders of jails: functions that all engines use.
 
-A root is made afresh at each start of the daemon, so it can't be stale, and mounted read-only as `/` of every jail.
-Nothing here starts a jail or knows nsjail. The one program that is run here is the dynamic loader, to list libraries
-(ld.so(8), `--list`)."""
+A root is created again at each start of the daemon, so it is never stale. It is mounted read-only as `/` of every jail.
+Nothing here starts a jail. The only program that is executed here is the dynamic loader, to list libraries (ld.so(8),
+`--list`)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 import msgspec
 
 LIBRARIES = "/lib"
-"""Where a jail's shared libraries are."""
+"""Folder of a jail's shared libraries."""
 
 
 class RootError(Exception):
-    """The root of a jail can't be built from what this host has."""
+    """The root of a jail cannot be built on this host."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"can't build the jail's root: {what}: {why}")
@@ -37,7 +37,7 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build(folder: Path, fill: Callable[[Path], Root]) -> Root:
-    """Fill `folder`, which must not exist, and return what was made; nothing is left of one that can't be filled.
+    """Create and fill `folder`, which must not exist, and return the root. After an error, the folder is removed.
 
     Raises RootError.
     """
@@ -65,7 +65,7 @@ def find_loader(executable: Path) -> str:
 
 
 def copy_libraries(loader: str, binary: Path, folder: Path) -> None:
-    """Copy the libraries that a binary needs, by the loader's own account, into a root. Raises RootError, OSError."""
+    """Copy the libraries that the loader lists for a binary into a root. Raises RootError, OSError."""
     for soname, path in _libraries(loader, binary).items():
         copy(path, folder / LIBRARIES[1:] / soname, 0o755)
 
@@ -92,7 +92,7 @@ def _list(command: list[str], environment: dict[str, str]) -> list[str]:
 
 
 def copy(source: Path, target: Path, mode: int) -> None:
-    """Copy a file into a root, unless it is there."""
+    """Copy a file into a root, unless it exists."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
@@ -100,6 +100,6 @@ def copy(source: Path, target: Path, mode: int) -> None:
 
 
 def write(target: Path, data: bytes) -> None:
-    """Write a file that everybody can read."""
+    """Write a file that all users can read."""
     target.write_bytes(data)
     target.chmod(0o644)

@@ -1,1 +1,1 @@
-"""One run between the daemon and a jailed process, without input and output: bytes and events in, messages out."""
+"""The protocol of one run between the daemon and a jailed process, sans-IO: bytes and events in, messages out."""

@@ -1,7 +1,7 @@
-"""What happens in a run: the messages of the process, and trusted events.
+"""Events of a run: messages of the jailed process, and trusted events.
 
-A message of the process is hostile. It counts only as what the program could say about itself. Trusted events come from
-the kernel and from the daemon.
+Messages of the process are hostile. They count only as claims of the program about itself. Trusted events come from the
+kernel and from the daemon.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Log(_Message, frozen=True, kw_only=True, gc=False):
     level: int
     """0 debug, 1 log, 2 info, 3 warn, 4 error."""
     mapping: int
-    """How stacks in the line count lines: the engine's own number, 0 where it has one way only."""
+    """Line mapping of the stacks in the line: a number defined by the engine; 0 if it has only one mapping."""
     text: bytes
     """Cut to LINE_TEXT_BYTES + 1 (`frames`): the extra byte shows that the line was longer."""
 
@@ -52,10 +52,10 @@ class Value(_Message, frozen=True, kw_only=True, gc=False):
 
 
 class TooLarge(_Message, frozen=True, kw_only=True, gc=False):
-    """The result is larger than its limit."""
+    """The result exceeds its limit."""
 
     size: int
-    """In bytes, or in UTF-16 code units if the process says so: it counts these."""
+    """In bytes. In UTF-16 code units if the process reports it, because it counts these."""
 
 
 class NoJson(_Message, frozen=True, kw_only=True, gc=False):
@@ -73,7 +73,7 @@ class Thrown(_Message, frozen=True, kw_only=True, gc=False):
 
 
 class OutOfMemory(_Message, frozen=True, kw_only=True, gc=False):
-    """The kernel refused memory to the process, and the program could not go on."""
+    """The kernel refused memory to the process, and the program could not continue."""
 
 
 class Refused(_Message, frozen=True, kw_only=True, gc=False):
@@ -83,7 +83,7 @@ class Refused(_Message, frozen=True, kw_only=True, gc=False):
     """Whether the error is about the source as a module."""
     message: bytes
     stack: bytes
-    """Has the error's place, in the engine's own notation."""
+    """Contains the error's position, in the engine's notation."""
 
 
 class Checked(_Message, frozen=True, kw_only=True, gc=False):
@@ -92,27 +92,27 @@ class Checked(_Message, frozen=True, kw_only=True, gc=False):
     module: bool
     """Whether it is a module. Otherwise it is a body."""
     code: bytes | memoryview | None
-    """What the engine made of the program, for its runs: the text of a TypeScript program without its types, or
-    bytecode; None if the text is to be run as it is. A view if it is large."""
+    """Code for runs of the program: bytecode, or the text of a TypeScript program with its types removed. None: run the
+    source itself. A view if it is large."""
 
 
 class Maybe(_Message, frozen=True, kw_only=True, gc=False):
-    """The provisional outcome, used if the process ends before a last message. None takes an earlier one back."""
+    """The provisional outcome, used if the process ends without a last message. None withdraws an earlier one."""
 
     last: Refused | None
 
 
 Last = Value | TooLarge | NoJson | Thrown | OutOfMemory | Refused | Checked
-"""How the program ended. Nothing that the process sends after such a message counts."""
+"""The last message: how the program ended. Later messages of the process are ignored."""
 
 LAST: tuple[type, ...] = get_args(Last)
 
 Message = Log | Call | Wait | Maybe | Last
-"""Everything that a process can send."""
+"""Any message of a process."""
 
 
 class Trusted(Enum):
-    """What the kernel or the daemon says."""
+    """Events from the kernel or the daemon."""
 
     READY = auto()
     """The process waits for a job."""
@@ -131,12 +131,12 @@ class Trusted(Enum):
     WALL = auto()
     """The wall limit is reached."""
     CANCEL = auto()
-    """Nobody wants the run any more."""
+    """The run was cancelled."""
     MALFORMED = auto()
-    """The process sent bytes that are not a message, or more than it may."""
+    """The process sent invalid bytes, or more than its cap."""
     CALLS = auto()
-    """The process made more calls than it may."""
+    """The process made more calls than granted."""
     ENDED = auto()
-    """The process has ended, and the kernel's account of it is there."""
+    """The process has ended, and the kernel's report of it is available."""
     LOST = auto()
-    """The jail is gone, and with it any account of the process."""
+    """The jail has ended, and the kernel's report of the process is lost."""

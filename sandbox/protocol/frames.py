@@ -1,9 +1,8 @@
-"""The bytes between the daemon and a jailed process. The only place, on this side, where the messages of a run are
-letters.
+"""Frames between the daemon and a jailed process. Only this module, on the daemon's side, uses letters as codes.
 
-A frame is a kind (one byte), the size of its payload (4 bytes, big-endian), and the payload. An engine whose programs
-can write to the descriptor puts the run's token before each frame. Where a payload has several fields, each field has
-its size before it, in 4 bytes.
+A frame is a kind (one byte), the size of its payload (4 bytes, big-endian), and the payload. If programs of an engine
+can write to the descriptor, the run's token precedes each frame. If a payload has several fields, each is preceded by
+its size in 4 bytes.
 
     to the process      j job       the engine's own form
                         a answer    call:4 ok:1 json
@@ -11,13 +10,13 @@ its size before it, in 4 bytes.
     from the process    l log       level and mapping in one character ("0" + level + 5 * mapping), then the text
                         c call      number:4, then the fields name and arguments
                         w wait      answers_seen:4 wake_ms:4 (ffffffff: no timer)
-                        q maybe     as s; or nothing, which takes an earlier one back
+                        q maybe     as s; or empty, which withdraws an earlier one
                         v value     JSON                    o too large     decimal digits
                         b no JSON   message                 x thrown        the fields name, message, stack
                         m no memory nothing                 s refused       form:1, then the fields message and stack
-                        f checked   form:1, then what the engine made of the program, if anything
+                        f checked   form:1, then the code, if any
 
-More than 300 lines, since each kind of frame is encoded and decoded here.
+More than 300 lines, because all kinds of frames are encoded and decoded here.
 
 A form is B (body) or M (module). tests/protocol/golden.jsonl has byte sequences that every implementation must pass.
 """
@@ -51,45 +50,45 @@ HEADER_BYTES = 5
 LEVELS = 5
 
 _TEXT_BYTES = 256 * 1024
-"""Cap of a frame with an error or a message. The engines' scripts cut each text in it far below."""
+"""Maximum size of a frame with an error or a message. The engines' scripts cut each text far below it."""
 
 _LARGE_BYTES = _TEXT_BYTES
-"""A longer payload is read as a view of the bytes that came: copying 4 MiB to new memory takes 2 ms."""
+"""A longer payload is a view of the received bytes, because copying 4 MiB to new memory takes 2 ms."""
 
 _UNIT_BYTES = 3
-"""Scripts count UTF-16 code units. In UTF-8 a unit takes three bytes at most."""
+"""Scripts count UTF-16 code units. In UTF-8 a unit takes at most three bytes."""
 
 LINE_BYTES = 16
-"""What a console line counts beside its text, so that a flood of empty lines ends too."""
+"""Bytes that each console line counts in addition to its text, which bounds the number of empty lines."""
 
 _NO_TIMER = 0xFFFFFFFF
 
 LINE_TEXT_BYTES = 96 * 1024
-"""The most of one console line that is kept: more than the default limit of all lines of a run. A line of control
-characters takes 0.2 ms to collect, and 1.4 ms to encode as JSON if it is streamed."""
+"""Maximum size of one console line: more than the default limit of all lines of a run. A line of control characters
+takes 0.2 ms to collect, and 1.4 ms to encode as JSON if it is streamed."""
 
 MESSAGES_AT_ONCE = 64
-"""Messages that are decoded in one go: they take 0.3 ms, and 0.7 ms if each becomes a reply. Frames without a
-text are five bytes each."""
+"""Messages that are decoded at once. They take 0.3 ms, and 0.7 ms if each becomes a reply. A frame without a text has
+only five bytes."""
 
 TEXT_AT_ONCE_BYTES = 32 * 1024
-"""After this much text in console lines the rest waits for another turn. With the line that crosses it that is 128 KiB,
-which takes 0.7 ms to collect at the most, and 1.9 ms to encode as JSON if it is streamed."""
+"""After this much text in console lines, the rest waits for the next turn. With the line that crosses it, this is at
+most 128 KiB, which takes up to 0.7 ms to collect, and 1.9 ms to encode as JSON if it is streamed."""
 
 _SURPLUS_BYTES = 64 * 1024
-"""A process that writes more than this after its last message is flooding: it is to be killed."""
+"""A process that writes more than this after its last message is killed."""
 
 _PROVISIONAL = 16
-"""Provisional outcomes of one check. The engines' scripts send three at most."""
+"""Maximum number of provisional outcomes of one check. The engines' scripts send at most three."""
 
 
 class Task(Enum):
-    """What a job asks of a process."""
+    """The task of a job."""
 
     RUN = "run"
-    """Run a program that was checked before."""
+    """Run a checked program."""
     CHECK = "check"
-    """Tell whether a source is a program. Nothing of it is executed."""
+    """Check whether a source is a program, without executing it."""
     CHECK_AND_RUN = "check and run"
 
 
@@ -101,54 +100,54 @@ _KINDS = {
 
 
 class Malformed(Exception):
-    """The process sent bytes that are not a message, or more than it may: it was taken over, or it broke."""
+    """The process sent invalid bytes, or more than its cap. A program controls it, or it has failed."""
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True):
-    """The most that a process may send in one run, in bytes."""
+    """Maximum sizes of what a process may send in one run, in bytes."""
 
     task: Task
     result_bytes: int
     log_bytes: int
     artifact_bytes: int = 0
-    """Of what the engine made of a checked program."""
+    """Of the code of a checked program."""
     call_bytes: int = 0
     """Of one call of a host function."""
     mappings: int = 1
-    """In how many ways stacks in console lines count lines."""
+    """Number of line mappings of stacks in console lines."""
     tells_memory: bool = True
-    """Whether the engine itself reports that the kernel refused it memory."""
+    """Whether the engine itself reports that the kernel refused memory."""
 
 
 class Decoder:
     """Collects the bytes of one process, and returns the messages that they complete."""
 
     def __init__(self, caps: Caps, *, token: bytes = b"") -> None:
-        """`token`: stands before each frame. The program does not know it."""
+        """`token`: precedes each frame. The program does not know it."""
         self._caps = caps
         self._token = token
         self._buffer = bytearray()
         self._held: deque[bytes] = deque()
-        """Bytes that come after those in the buffer."""
-        self._lines_left = caps.log_bytes // LINE_BYTES + 2  # the last two report that lines were cut
+        """Bytes that follow those in the buffer."""
+        self._lines_left = caps.log_bytes // LINE_BYTES + 2  # two more report that lines were cut
         self._log_bytes_left = _UNIT_BYTES * caps.log_bytes + LINE_BYTES * self._lines_left
         self._provisional_left = _PROVISIONAL
         self._rest_bytes = 0
-        """Of a value over its cap, what has not come yet."""
+        """Remaining bytes of a value that exceeds its cap."""
         self.ended = False
-        """Whether the last message was there."""
+        """Whether the last message was decoded."""
         self.surplus = False
         """Whether the process sent anything after its last message."""
         self.backlog = False
-        """Whether there may be more messages in what was fed: feed no bytes to get them."""
+        """Whether the fed bytes may contain more messages. Call `feed` with no bytes to get them."""
 
     @property
     def flood(self) -> bool:
-        """Whether it went on and on after its last message."""
+        """Whether the process has sent too much after its last message."""
         return self._rest_bytes < -_SURPLUS_BYTES
 
     def hold(self, parts: Sequence[bytes]) -> None:
-        """Take the next bytes, to be looked at later, one part at each `feed`: see `backlog`."""
+        """Take the next bytes. Later calls of `feed` decode one part each: see `backlog`."""
         if self.ended:
             for part in parts:
                 self.feed(part)
@@ -157,7 +156,8 @@ class Decoder:
             self.backlog = True
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take the next bytes; return messages up to MESSAGES_AT_ONCE, or until TEXT_AT_ONCE_BYTES of lines are there.
+        """Take the next bytes, and return at most MESSAGES_AT_ONCE messages and about TEXT_AT_ONCE_BYTES of console
+        text.
 
         Bytes after the last message are dropped. Raises Malformed.
         """
@@ -179,7 +179,7 @@ class Decoder:
             size = int.from_bytes(buffer[start + before + 1 : start + header], "big")
             end = start + header + size
             if kind == "v" and size > self._caps.result_bytes and self._caps.task is not Task.CHECK:
-                # Scripts count UTF-16 code units, the limit is in bytes. The rest need not come.
+                # Scripts count UTF-16 code units, but the limit is in bytes. The rest is not needed.
                 message: Message = TooLarge(size=size)
             elif size > self._cap(kind):
                 raise Malformed(f"a frame of kind {kind!r} that announces {size} bytes")
@@ -191,7 +191,7 @@ class Decoder:
                 end = 0
             else:
                 read = min(size, 1 + LINE_TEXT_BYTES + 1) if kind == "l" else size
-                with memoryview(buffer) as view:  # a slice of the buffer itself would be copied twice
+                with memoryview(buffer) as view:  # slicing the buffer itself would copy twice
                     payload = bytes(view[start + header : start + header + read])
                 message = _DECODERS[kind](payload)
             messages.append(message)
@@ -202,10 +202,10 @@ class Decoder:
             elif isinstance(message, Maybe):
                 self._provisional_left -= 1
                 if self._provisional_left < 0:
-                    raise Malformed("more provisional outcomes than it may")
+                    raise Malformed("more provisional outcomes than allowed")
             elif isinstance(message, LAST):
                 self.ended = True
-                # No more than the engine's script would send, whatever the frame announces.
+                # At most what the engine's script would send, regardless of the size in the frame.
                 whole = min(size, _UNIT_BYTES * self._caps.result_bytes) if isinstance(message, TooLarge) else size
                 self._rest_bytes = start - size + whole - len(buffer) - sum(map(len, self._held))
                 self.surplus = self._rest_bytes < 0
@@ -218,17 +218,17 @@ class Decoder:
 
     @property
     def partial(self) -> bool:
-        """Whether the last bytes were not the end of a message."""
+        """Whether the last bytes ended within a message."""
         return bool(self._buffer or self._held) and not self.ended
 
     def _charge(self, log: Log, text_bytes: int) -> None:
-        """Raise Malformed for a line that the engine's script would not send, or for more than it would."""
+        """Raise Malformed for an invalid line, or for more lines than the engine's script would send."""
         if log.mapping >= self._caps.mappings:
             raise Malformed("a log line without a level")
         self._lines_left -= 1
         self._log_bytes_left -= text_bytes
         if self._lines_left < 0 or self._log_bytes_left < 0:
-            raise Malformed("more console lines than it may")
+            raise Malformed("more console lines than allowed")
 
     def _cap(self, kind: str) -> int:
         caps = self._caps
@@ -280,7 +280,7 @@ def _call(payload: bytes) -> Call:
 
 def _wait(payload: bytes) -> Wait:
     if len(payload) != 8:
-        raise Malformed("a wait of another size")
+        raise Malformed("a wait with a wrong size")
     wake_ms = int.from_bytes(payload[4:], "big")
     return Wait(answers_seen=int.from_bytes(payload[:4], "big"), wake_ms=None if wake_ms == _NO_TIMER else wake_ms)
 
@@ -301,7 +301,7 @@ def _too_large(payload: bytes) -> TooLarge:
 
 def _out_of_memory(payload: bytes) -> OutOfMemory:
     if payload:
-        raise Malformed("a frame with more than nothing")
+        raise Malformed("a frame that should be empty")
     return OutOfMemory()
 
 
@@ -325,7 +325,7 @@ _DECODERS: dict[str, Callable[[Any], Message]] = {
 
 
 def job_frame(*parts: bytes) -> tuple[bytes, ...]:
-    """Return the frame of a job, in parts. The given ones are its payload, in the engine's own form."""
+    """Return the frame of a job, in parts. `parts` are its payload, in the engine's own format."""
     return b"j" + sum(map(len, parts)).to_bytes(4, "big"), *parts
 
 

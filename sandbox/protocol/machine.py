@@ -1,16 +1,16 @@
-"""One process and its run, from its start to its end, as a state machine. An event in, a new state out.
+"""The state machine of one process and its run: takes an event, returns the new state.
 
     starting --READY--> blank --JOB--> sending --SENT--> running --last message--> said --ENDED--> gone
                                           |       Wait |   ^ ANSWER, WAKE           |
                                           |            v   |                        |
                                           |          waiting                        |
-                                          +--- CPU, WALL, CANCEL, MALFORMED, CALLS, or a message that has no place
+                                          +--- CPU, WALL, CANCEL, MALFORMED, CALLS, or a message that is not legal
                                                in this state --> ending --ENDED or LOST--> gone
 
-Calls, answers and waits are for host functions, which no engine sends yet.
+Calls, answers and waits are for host functions, which no engine supports yet.
 
-A trusted event that has no place in a state is a fault of the daemon: it raises IllegalEvent and changes nothing. A
-message of the process is hostile and always has a place: at worst it ends the run.
+A trusted event that is not legal in a state is an error of the daemon: it raises IllegalEvent and changes nothing. A
+message of the process is hostile and never raises: at worst it ends the run.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from sandbox.protocol.events import LAST, Call, Last, Log, Maybe, Message, Refus
 
 
 class State(Enum):
-    """Where a process and its run are."""
+    """The state of a process and its run."""
 
     STARTING = auto()
     """The process does not wait for a job yet."""
     BLANK = auto()
     """The process waits for a job."""
     SENDING = auto()
-    """A part of the job is still to be sent."""
+    """A part of the job is not sent yet."""
     RUNNING = auto()
     """The program runs."""
     WAITING = auto()
     """The process reports that the program waits for an answer or a timer."""
     SAID = auto()
-    """The process has sent its last message. The kernel's account is still to come."""
+    """The process has sent its last message. The kernel's report is pending."""
     ENDING = auto()
-    """The process is to end, for the first cause that came."""
+    """The process must end, for the first cause."""
     GONE = auto()
-    """The process has ended. No event is legal any more."""
+    """The process has ended. No event is legal."""
 
 
 class IllegalEvent(Exception):
-    """The daemon fed an event that is not possible in this state. The machine has not changed."""
+    """The event is not legal in this state. The state has not changed."""
 
     def __init__(self, state: State, event: Trusted) -> None:
         super().__init__(f"a run that is {state.name.lower()} can't take {event.name}")
@@ -88,8 +88,8 @@ OUT_OF_PLACE: dict[State, State] = {
     _ENDING: _ENDING,
     _GONE: _GONE,
 }
-"""State -> next state, for a message that TRANSITIONS does not have. A blank cell is lost; a run ends as crashed;
-messages after the last one, and messages of a process that is to end, are dropped."""
+"""State -> next state, for messages that TRANSITIONS does not list. A blank cell is lost; a run ends as crashed;
+messages after the last one, and messages of a process that must end, are ignored."""
 
 
 class Machine:
@@ -98,7 +98,7 @@ class Machine:
     __slots__ = ("_answers_sent", "_calls", "_calls_granted", "cause", "last", "maybe", "state")
 
     def __init__(self, state: State = State.BLANK, *, calls_granted: int = 0) -> None:
-        """`calls_granted`: how many calls of host functions the run may make."""
+        """`calls_granted`: maximum number of calls of host functions."""
         self.state = state
         self.cause: Trusted | None = None
         """The first event that stopped the run, if one did."""
@@ -111,7 +111,7 @@ class Machine:
         self._answers_sent = 0
 
     def happen(self, event: Trusted) -> State:
-        """Take a trusted event; return the new state. Raises IllegalEvent."""
+        """Apply a trusted event, and return the new state. Raises IllegalEvent."""
         state = TRANSITIONS[self.state].get(event)
         if state is None:
             raise IllegalEvent(self.state, event)
@@ -123,7 +123,7 @@ class Machine:
         return state
 
     def receive(self, message: Message) -> State:
-        """Take a message of the process; return the new state. At worst the message ends the run."""
+        """Apply a message of the process, and return the new state. At worst the message ends the run."""
         state = TRANSITIONS[self.state].get(type(message))
         if state is None:
             state = OUT_OF_PLACE[self.state]
@@ -141,13 +141,13 @@ class Machine:
         return state
 
     def _end(self, cause: Trusted) -> State:
-        """The first cause stays."""
+        """End the run. Only the first cause is kept."""
         self.cause = self.cause or cause
         self.state = _ENDING
         return _ENDING
 
     def _called(self, call: Call) -> State:
-        """Calls come in order, and no more than were granted."""
+        """Apply a call. Calls must be in order, and no more than granted."""
         if call.number != self._calls:
             return self._end(Trusted.MALFORMED)
         if self._calls >= self._calls_granted:
@@ -156,7 +156,7 @@ class Machine:
         return self.state
 
     def _waits(self, wait: Wait) -> State:
-        """The program may wait if something can wake it. If an answer is on its way, it is about to go on."""
+        """Apply a wait. The program may wait if something can wake it. If an answer is in transit, it will continue."""
         if wait.answers_seen > self._answers_sent:
             return self._end(Trusted.MALFORMED)
         if wait.answers_seen == self._answers_sent:

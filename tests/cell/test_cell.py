@@ -487,7 +487,7 @@ async def test_a_cell_that_is_closed_in_a_run_reports_it(plan: Plan) -> None:
         await cell.close()
         (result,) = results
         assert isinstance(result, Result)
-        assert result.outcome == Crashed(signal="SIGKILL", message="its jail was ended from outside")
+        assert result.outcome == Crashed(signal="SIGKILL", message="its jail was killed from outside")
 
 
 async def test_a_large_job_leaves_the_cell_usable(plan: Plan) -> None:

@@ -136,7 +136,7 @@ def test_time_is_bounded(a: Path, b: Path) -> None:
         (("@none",), b"", 5, "A: no program '@none' here"),
         (("--prompts", "-"), b'{"name": "steady"}\n{"prompt": "x"}', 2, 'line 2 of -: give either "hash" or "name"'),
         (("--prompts", "-"), b'{"name": "steady", "promt": "x"}', 2, "line 1 of -: Object contains unknown field"),
-        (("--prompts", "-"), b'{"name": "steady"}\n' * 10_001, 2, "these are 10001 runs on each side"),
+        (("--prompts", "-"), b'{"name": "steady"}\n' * 10_001, 2, "this would be 10001 runs on each daemon"),
         (("--prompts", "/none"), b"", 2, "can't read the file of prompts"),
     ],
 )

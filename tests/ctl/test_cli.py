@@ -42,7 +42,7 @@ def test_submit_prints_the_hash_alone(socket_path: Path) -> None:
         ("let x = ;", 1, "-:1:9: SyntaxError: unexpected token in expression: ';'\n    let x = ;\n            ^\n"),
         ("1", 1, "no result"),
         ("for(;;){}", 3, "CPU limit of 50 ms"),
-        ("return 'x'.repeat(2e6)", 3, "over the limit"),
+        ("return 'x'.repeat(2e6)", 3, "exceeds the limit"),
     ],
 )
 def test_exec_exit_codes(socket_path: Path, source: str, code: int, says: str) -> None:
@@ -238,7 +238,7 @@ def test_what_is_not_kept_is_said(socket_path: Path, tmp_path: Path) -> None:
     assert _ctl(socket_path, "exec", "--keep", str(path)).stderr == b""
     done = _ctl(socket_path, "exec", "--keep", "--engine", "deno", str(path))
     assert done.stdout == b'"kept once"\n'
-    assert b"not kept: this very text is kept as javascript for quickjs already" in done.stderr
+    assert b"not stored: the same text is already stored as javascript for quickjs" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_names_move_back_and_further_back(socket_path: Path) -> None:
     assert _ctl(socket_path, "name", "@walk", "--back").stdout == hashes[0]
     done = _ctl(socket_path, "name", "walk", "--back")
     assert done.returncode == 5
-    assert b"on no other program before" in done.stderr
+    assert b"has no earlier program" in done.stderr
     assert _ctl(socket_path, "name", "walk", hashes[2].decode().strip()).stdout == hashes[2]
     assert _ctl(socket_path, "name", "walk", "--back").stdout == hashes[0]
     assert b"did you mean @walk?" in _ctl(socket_path, "run", "walk").stderr
@@ -380,7 +380,7 @@ def test_spawn_says_what_it_does_not_keep(tmp_path: Path, socket_path: Path) -> 
     done = _ctl(tmp_path / "none", "submit", str(EXAMPLE), "--spawn")
     assert b"temporary store" in done.stderr
     done = _ctl(socket_path, "ping", "--spawn", "--state-dir", str(tmp_path / "s"))
-    assert b"--state-dir is not used" in done.stderr
+    assert b"--state-dir is ignored" in done.stderr
 
 
 def test_a_spawn_that_fails_says_why(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_doctor_shows_a_cause_once(socket_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 4
     assert done.stdout.count("Too many open files") == 1, done.stdout
-    assert "    mend: ulimit -n " in done.stdout
+    assert "    fix: ulimit -n " in done.stdout
     for name in ("engine quickjs", "engine deno", "jail uids"):
         assert f"{name}: not checked: see above\n" in done.stdout
     assert "mend what is missing" not in done.stdout

@@ -199,7 +199,7 @@ def test_remove_several(socket_path: Path) -> None:
     hashes = [done.stdout.decode().strip() for done in (first, second)]
     refused = ctl(socket_path, "rm", *hashes)
     assert refused.returncode == 2
-    assert b"also has @gone-0, which would go with it; --force removes it" in refused.stderr
+    assert b"also has @gone-0, which would be removed too; use --force to remove it" in refused.stderr
     in_four_ways = ctl(socket_path, "rm", "@gone-0", hashes[0], hashes[0][:10], hashes[0][:8])
     assert (in_four_ways.returncode, in_four_ways.stdout.decode().split()) == (0, hashes[:1])
     assert ctl(socket_path, "rm", hashes[1], "--force").stdout.decode().split() == hashes[1:]

@@ -28,9 +28,12 @@ _START = "start one with: promptlogd --socket"
         ("stale", f"no promptlogd answers on .*/stale .Connection refused.; {_START}"),
         ("folder", "can't connect to .*/folder: it is a folder, not a socket; name .* for example .*/folder/promptlog"),
         ("file", "can't connect to .*/file: it is a file, not a socket; name the daemon's socket with --socket"),
-        ("file/s", "a part of the path is not a folder; name the daemon's socket with --socket"),
+        ("file/s", "a component of the path is not a folder; name the daemon's socket with --socket"),
         ("datagrams", "it is a socket of another type; name the daemon's socket"),
-        (_LONG, r"the path has \d+ bytes, and a socket's can have 107; name the daemon's socket .* by a shorter path"),
+        (
+            _LONG,
+            r"the path has \d+ bytes, the maximum for a socket is 107; name the daemon's socket .* with a shorter path",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_path(tmp_path: Path, name: str, says: str) -> None:

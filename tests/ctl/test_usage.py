@@ -32,7 +32,7 @@ _FILE = "FILE"
         (["show", _KEPT], ["show", "0" * 64], 5, "no program"),
         (["remove", "--force", _KEPT], ["remove", "--force", "0" * 64], 5, "no program"),
         (["name", "x", _KEPT], ["name", "x"], 2, "--back"),
-        (["submit", "-", "--name", "a-b"], ["submit", "-", "--name", "a b"], 2, "begin with a letter"),
+        (["submit", "-", "--name", "a-b"], ["submit", "-", "--name", "a b"], 2, "start with a letter"),
         (["exec", "-", "--memory-mb", "512"], ["exec", "-", "--memory-mb", "513"], 2, "512 MiB"),
         (["exec", "-", "--memory-mb", "64"], ["exec", "-", "--memory-mb", "99999999999999"], 2, "memory-mb"),
         (["exec", "-", "--cpu-ms", "1000"], ["exec", "-", "--cpu-ms", "x"], 2, "'x' is not a valid integer."),

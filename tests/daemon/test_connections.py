@@ -93,9 +93,9 @@ def _until_closed(sock: socket.socket) -> bytes:
 @pytest.mark.parametrize(
     ("encoding", "junk", "code", "says"),
     [
-        ("msgpack", b"\xff" * 8, b"too_large", b"over the cap"),
-        ("msgpack", b"\0\0\0\x01\xc1", b"bad_request", b"no id to answer to"),
-        ("json", b"{nonsense\n", b"bad_request", b"no id to answer to"),
+        ("msgpack", b"\xff" * 8, b"too_large", b"exceeds the maximum"),
+        ("msgpack", b"\0\0\0\x01\xc1", b"bad_request", b"its id is not readable"),
+        ("json", b"{nonsense\n", b"bad_request", b"its id is not readable"),
         ("json", b'{"type":"ping"}\n', b"bad_request", b"`id`"),
     ],
 )
@@ -119,7 +119,7 @@ def test_another_protocol_is_answered_in_text(socket_path: Path, client: Client)
     """What begins as no connection of ours does is told so in a line of JSON."""
     with talk(socket_path) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        assert "begins with {" in json.loads(_until_closed(sock))["message"]
+        assert "starts with {" in json.loads(_until_closed(sock))["message"]
     assert client.ping().protocol == 1
 
 
@@ -183,7 +183,7 @@ def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
 
 
 def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
-    """What a client sent of a frame over the cap is given back with its connection, not some time later."""
+    """What a client sent of a frame exceeds the maximum is given back with its connection, not some time later."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         first = 0
         for number in range(12):

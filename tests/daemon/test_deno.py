@@ -60,7 +60,7 @@ def test_one_program_is_kept_for_one_engine(client: Client) -> None:
     """The same bytes for another engine are refused, with what to do; without an engine they are simply there."""
     source = f"{WHICH} // one engine"
     hash = client.submit(source, engine="deno", name="one-engine").hash
-    with pytest.raises(RequestRefused, match="already kept as javascript for deno") as refused:
+    with pytest.raises(RequestRefused, match="already stored as javascript for deno") as refused:
         client.submit(source, engine="quickjs", name="moved")
     assert refused.value.detail["hash"] == hash
     with pytest.raises(RequestRefused, match="no program"):
@@ -121,7 +121,7 @@ def test_submits_at_once_for_several_engines(client: Client) -> None:
         thread.join()
     assert kept in (["deno"] * 2, ["quickjs"] * 2)
     assert len(refused) == 2
-    assert all(f"kept as javascript for {kept[0]}:" in message for message in refused), refused
+    assert all(f"stored as javascript for {kept[0]};" in message for message in refused), refused
 
 
 def _root_of(nsjail: int) -> Path:

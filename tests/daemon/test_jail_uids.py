@@ -134,8 +134,8 @@ def test_a_root_that_may_not_set_uids_shares_one(tmp_path: Path, how: list[str])
 
 def test_an_ordinary_users_jails_share_a_uid_and_it_says_so(as_nobody: Any) -> None:
     """Without the right to set uids `stats` and `doctor` say `shared`, and why."""
-    why = "the daemon may not set uids (that takes root, or CAP_SETUID and CAP_SETGID)"
-    assert f"jail uids\tshared: all jails have uid 65534, since {why}" in as_nobody("stats", "--spawn")
+    why = "the daemon may not set uids (this needs root, or CAP_SETUID and CAP_SETGID)"
+    assert f"jail uids\tshared: all jails have uid 65534, because {why}" in as_nobody("stats", "--spawn")
     assert "jail uids: warning: shared: " in as_nobody("doctor")
 
 

@@ -46,7 +46,7 @@ def test_sigterm_drains(tmp_path: Path) -> None:
             pids = daemon.jailed()
             assert pids
             daemon.process.terminate()
-            until(lambda: "stopping: 1 runs go on" in daemon.log.read_text())
+            until(lambda: "stopping: 1 runs in progress" in daemon.log.read_text())
             with pytest.raises(RequestRefused) as refused:
                 other.run_source("return 1")
             assert refused.value.code == "shutting_down"
@@ -62,7 +62,7 @@ def test_sighup_changes_nothing(tmp_path: Path) -> None:
     """SIGHUP is survived, and the log says that it does nothing."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "SIGHUP: nothing to do" in daemon.log.read_text())
+        until(lambda: "SIGHUP is ignored" in daemon.log.read_text())
         assert client.run_source("return 1").value == 1
 
 
@@ -151,7 +151,7 @@ def test_what_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
         assert daemon.process.wait(10) == 1
     finally:
         daemon.stop()
-    assert "is no socket" in daemon.log.read_text()
+    assert "is not a socket" in daemon.log.read_text()
     assert (tmp_path / "s").read_text() == "precious"
     (tmp_path / "s").unlink()
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
@@ -299,7 +299,7 @@ def test_a_program_runs_where_its_artifact_can_not_be_written(tmp_path: Path) ->
         artifact.write_bytes(b"damaged")
         (folder / ".artifact/in the way").mkdir(parents=True)
         assert [client.run(hash).value for _ in range(2)] == [7, 7]
-        assert f"the artifact of program {hash} is not kept" in daemon.log.read_text()
+        assert f"the artifact of program {hash} could not be stored" in daemon.log.read_text()
 
 
 def test_the_log_tells_what_clients_did(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_the_log_tells_what_clients_did(tmp_path: Path) -> None:
     lines = [line for line in log.splitlines() if ": uid " in line]
     start = rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{{4}} INFO promptlogd\.[\w.]+: uid {os.getuid()}"
     expected = (
-        f" submitted program {hash[:12]} for quickjs, kept",
+        f" submitted program {hash[:12]} for quickjs, stored",
         rf": a run of program {hash[:12]}, after [\d.]+ ms of CPU, ended as exception",
         r", client \d+: a request is refused: not_found",
         f" removed program {hash[:12]}, with 0 names",

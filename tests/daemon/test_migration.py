@@ -54,4 +54,4 @@ def test_a_newer_state_folder_is_refused(tmp_path: Path) -> None:
     assert not daemon.ready
     assert daemon.process.wait(20) != 0
     (line,) = daemon.log.read_text().splitlines()
-    assert f"{state} has format version 3, and this promptlogd knows versions up to 2" in line
+    assert f"{state} has format version 3, but this promptlogd supports versions up to 2" in line

@@ -60,19 +60,19 @@ def _made(request: dict[str, Any]) -> dict[str, Any]:
         (_RUN_KEPT, {"hash": "00000"}, "bad_request", "8 digits"),
         (_RUN_KEPT, {"hash": "../../../etc"}, "bad_request", "neither a hash"),
         (_RUN_KEPT, {"hash": "@nobody"}, "not_found", "@nobody"),
-        (_RUN_KEPT, {"language": "javascript"}, "bad_request", "`language` is for a `source`"),
+        (_RUN_KEPT, {"language": "javascript"}, "bad_request", "`language` is only for a `source`"),
         (_RUN | {"source": _x(_MIB - 2, "//")}, {"source": _x(_MIB - 1, "//")}, "too_large", "source"),
         (_RUN | {"prompt": _x(_MIB)}, {"prompt": _x(_MIB + 1)}, "too_large", "prompt"),
         (_RUN | {"prompt": _x(_MIB // 2, unit="é")}, {"prompt": _x(_MIB // 2 + 1, unit="é")}, "too_large", "prompt"),
         (_RUN | {"env": {"a": "x" * 260_000}}, {"env": {"a": "x" * 264_000}}, "too_large", "env"),
         (_RUN | {"limits": {"cpu_ms": 10_000}}, {"limits": {"cpu_ms": 10_001}}, "bad_request", "10000"),
         (_RUN | {"limits": {"memory_bytes": 8 * _MIB}}, {"limits": {"memory_bytes": 1}}, "bad_request", "least"),
-        (_RUN | {"engine": "deno"}, {"engine": "v8"}, "bad_request", "there is: 'quickjs', 'deno'"),
+        (_RUN | {"engine": "deno"}, {"engine": "v8"}, "bad_request", "the engines are: 'quickjs', 'deno'"),
         (
             _RUN | {"language": "typescript"},
             {"language": "ts"},
             "bad_request",
-            "there is: 'javascript', 'typescript'",
+            "valid values: 'javascript', 'typescript'",
         ),
         (
             _RUN | {"engine": "deno", "language": "typescript"},
@@ -84,7 +84,7 @@ def _made(request: dict[str, Any]) -> dict[str, Any]:
             _RUN | {"engine": "deno", "limits": {"memory_bytes": 64 * _MIB}},
             {"limits": {"memory_bytes": 40 * _MIB}},
             "bad_request",
-            "least it may be on deno",
+            "minimum on deno",
         ),
         (_RUN | {"host_functions": []}, {"host_functions": ["f"]}, "unsupported", "host functions"),
         (_SUBMIT, {"source": _x(_MIB - 1, "//")}, "too_large", "source"),
@@ -143,7 +143,7 @@ def test_a_full_queue_is_busy_at_once(tmp_path: Path) -> None:
                 assert run.result().value == 1
             except RequestRefused as error:
                 refused.append((error.code, error.message))
-        assert refused == [("busy", "2 runs are waiting already; try again in a moment")] * 5
+        assert refused == [("busy", "the queue is full: 2 runs are waiting; try again in a moment")] * 5
 
 
 def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
             except RequestRefused as error:
                 refused.append(error.message)
         assert len(refused) == 28
-        assert all(re.search(r"hold \d MiB already", message) for message in refused), refused
+        assert all(re.search(r"the waiting runs hold \d MiB;", message) for message in refused), refused
         assert small.result().value == 1
 
 

@@ -67,9 +67,9 @@ def test_a_socket_that_systemd_passes_is_served(tmp_path: Path) -> None:
     ("kind", "count", "says"),
     [
         ("stream", "2", "systemd passed 2 sockets; the socket unit must have exactly one ListenStream="),
-        ("datagram", "1", "a socket that is no listening Unix stream socket; see ListenStream="),
-        ("not listening", "1", "a socket that is no listening Unix stream socket"),
-        ("tcp", "1", "a socket that is no listening Unix stream socket"),
+        ("datagram", "1", "a socket that is not a listening Unix stream socket; see ListenStream="),
+        ("not listening", "1", "a socket that is not a listening Unix stream socket"),
+        ("tcp", "1", "a socket that is not a listening Unix stream socket"),
         ("file", "1", "no socket on descriptor 3"),
         ("open to all", "1", "s (mode 0666); set SocketMode=0600 in the socket unit, or 0660 with SocketGroup="),
         ("abstract", "1", "a socket without a file, to which every user may connect; name a path"),

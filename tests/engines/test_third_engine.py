@@ -33,7 +33,7 @@ async def test_a_third_engine_is_a_folder_and_a_line(tmp_path: Path, monkeypatch
             assert [pool.engine for pool in stats.pools] == ["quickjs", "deno", "echo"]
             assert stats.pools[2].started >= 3
             assert stats.held_by["memory (echo)"] == "nothing: it is for tests"
-            with pytest.raises(RequestRefused, match="there is: 'quickjs', 'deno', 'echo'"):
+            with pytest.raises(RequestRefused, match="the engines are: 'quickjs', 'deno', 'echo'"):
                 client.run_source("1", engine="ech")
 
     ready = trio.Event()

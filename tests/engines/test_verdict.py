@@ -240,7 +240,7 @@ def test_a_crash_has_its_signal_or_its_reason() -> None:
     ):
         assert verdict == Crashed(message="the engine wrote junk")
     for verdict in (_of_quickjs(report=None), _of_deno(jail_gone=True)):
-        assert verdict == Crashed(signal="SIGKILL", message="its jail was ended from outside")
+        assert verdict == Crashed(signal="SIGKILL", message="its jail was killed from outside")
 
 
 _STATUSES = (
@@ -273,7 +273,7 @@ def test_quickjs_every_combination() -> None:
         elif evidence.cause is Trusted.MALFORMED:
             assert verdict == Crashed(message=f"the engine wrote {evidence.malformed}"), evidence
         elif report is None:
-            assert verdict == Crashed(signal="SIGKILL", message="its jail was ended from outside"), evidence
+            assert verdict == Crashed(signal="SIGKILL", message="its jail was killed from outside"), evidence
         elif report.status != 0:
             assert isinstance(verdict, CpuLimit | MemoryLimit | Crashed), evidence
             if report.signal != signal.SIGSYS:  # a child that can't go on says so first

@@ -39,7 +39,7 @@ def _write(client: Client, data: bytes, how: str = "W", code: int | str = "", **
 
 
 _GOOD = _frame(b"v", b"1")
-_NO_WORD = "the engine ended without a word"
+_NO_WORD = "the engine ended without a message"
 _UNKNOWN = "no known kind, "
 
 
@@ -66,8 +66,8 @@ _UNKNOWN = "no known kind, "
         (_frame(b"x", _fields(b"a", b"b")) + _GOOD, "fields do not fill it"),
         (_frame(b"x", (2**32 - 1).to_bytes(4, "big") * 3) + _GOOD, "fields do not fill it"),
         (_frame(b"f", b"B") + _GOOD, _UNKNOWN + "'f'"),
-        (_frame(b"w", b"Breturn 1") + _GOOD, "a wait of another size"),
-        (_frame(b"w", bytes(8)) + _GOOD, "a message that has no place there"),
+        (_frame(b"w", b"Breturn 1") + _GOOD, "a wait with a wrong size"),
+        (_frame(b"w", bytes(8)) + _GOOD, "a message that is not allowed in this state"),
         (_frame(b"c", b"") + _GOOD, "fields do not fill it"),
         (
             b"[I][2026-01-01T00:00:00] Mode: STANDALONE_ONCE\n[I] pid=1 exited with status: 0\n" + _GOOD,

@@ -41,7 +41,7 @@ def test_a_shared_identity_is_the_same_for_all() -> None:
     chosen = shared("of a reason")
     uid = os.geteuid() or NOBODY
     assert {(identity.uid) for identity in (chosen.take(), chosen.take()) if identity} == {uid}
-    assert chosen.describe() == f"shared: all jails have uid {uid}, since of a reason"
+    assert chosen.describe() == f"shared: all jails have uid {uid}, because of a reason"
 
 
 def _choose(tmp_path: Path, configured: tuple[int, int] | None = None, *, seed: int = 7) -> Identities:
@@ -133,7 +133,7 @@ def test_a_configured_range_is_this_daemons_alone(tmp_path: Path) -> None:
 
 def test_a_configuration_of_too_many_jails_must_name_a_range(tmp_path: Path) -> None:
     """More jails than a range has ids are no reason to share: the daemon asks for a range of that many."""
-    with pytest.raises(IdentityError, match=f"more than {RANGE_IDS}: name as many ids in pool.uids"):
+    with pytest.raises(IdentityError, match=f"more than {RANGE_IDS}; set pool.uids to that many ids"):
         choose(None, needed=RANGE_IDS + 1, seed=0, claims=tmp_path, etc=tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_a_range_that_is_not_mapped_is_refused(tmp_path: Path) -> None:
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", _IN_A_NAMESPACE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[2])
     shared_line, error = done.stdout.splitlines()
-    assert shared_line.startswith("shared: all jails have uid 0, since this user namespace maps no uids for jails"), (
+    assert shared_line.startswith("shared: all jails have uid 0, because this user namespace maps no uids for jails"), (
         done
     )
     assert error == "pool.uids: ids 100000 to 100999 are not mapped in this user namespace"

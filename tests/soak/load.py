@@ -139,7 +139,7 @@ def _by_a_kill(reply: Reply) -> bool:
         case Error(code="internal", message=message):
             checked = message.startswith("the program could not be checked: ") and message.endswith("(SIGKILL)")
             # Cells that were killed while they started: after the second in a row those who wait are told.
-            return checked or (" cell did not start: " in message and "without a word" in message)
+            return checked or (" cell did not start: " in message and "printed nothing" in message)
         case Finished(outcome=Crashed(signal="SIGKILL")):
             return True
         case _:

@@ -59,10 +59,10 @@ def _foreign(path: Path, away: Path) -> None:
 
 _Change = Callable[[Path, Path], None]
 _FOLDER_CHANGES = [
-    (_link, "is a link"),
-    (_dangling_link, "is a link"),
+    (_link, "is a symbolic link"),
+    (_dangling_link, "is a symbolic link"),
     (_file, "is not a folder"),
-    (_open_to_others, "is open to others; close it with: chmod 700"),
+    (_open_to_others, "is accessible to other users; fix this with: chmod 700"),
     *[(_foreign, "belongs to uid 65534")] * (os.geteuid() == 0),
 ]
 
@@ -182,7 +182,7 @@ def test_damaged_things_are_kept_up_to_a_number(state: Path, caplog: pytest.LogC
         _wait_for_the_clock(state / "damaged")
     store.close()
     assert {path.name.split("-")[0] for path in (state / "damaged").iterdir()} == set(aside[-64:])
-    logged = [record.getMessage() for record in caplog.records if "the oldest entry is removed" in record.getMessage()]
+    logged = [record.getMessage() for record in caplog.records if "removed its oldest entry" in record.getMessage()]
     assert [message.split(": ")[-1].split("-")[0] for message in logged] == aside[:6]
 
 
@@ -208,7 +208,7 @@ def test_an_entry_that_cannot_be_removed_keeps_no_other(tmp_path: Path) -> None:
     command = ["unshare", "--mount", "--map-root-user", sys.executable, "-m", "tests.store.broken_disk", "damaged"]
     done = subprocess.run([*command, tmp_path], capture_output=True, text=True, timeout=60, cwd=_ROOT)
     assert done.returncode == 0, done.stderr
-    assert "can't hold" in done.stderr
+    assert "can't enforce the size limit" in done.stderr
 
 
 def _wait_for_the_clock(folder: Path) -> None:

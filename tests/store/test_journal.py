@@ -199,7 +199,7 @@ def test_a_journal_over_its_bound(filled: _Filled) -> None:
     """A journal that is larger than a start would read is refused with its size and what to do, and left alone."""
     with filled.journal.open("ab") as file:
         file.truncate(_MOST_BYTES + 1)
-    with pytest.raises(StoreFailed, match=rf"{_MOST_BYTES + 1} bytes, and {_MOST_BYTES} are the most: stop promptlogd"):
+    with pytest.raises(StoreFailed, match=rf"{_MOST_BYTES + 1} bytes, the maximum is {_MOST_BYTES}: stop promptlogd"):
         Store.open(filled.state)
     assert filled.journal.stat().st_size == _MOST_BYTES + 1
 
@@ -215,9 +215,9 @@ def test_no_move_takes_the_journal_over_its_bound(filled: _Filled) -> None:
             line = line if size + len(line) < _MOST_BYTES - 10_000 else b"\n" * (_MOST_BYTES - (1 << 20) - size)
             size += file.write(line)
     with reopened(filled.state) as store:
-        with pytest.raises(StoreFailed, match="are the most"):
+        with pytest.raises(StoreFailed, match="the maximum is"):
             store.label("z", filled.hashes[0])
-        with pytest.raises(StoreFailed, match="are the most"):
+        with pytest.raises(StoreFailed, match="the maximum is"):
             _submit(store, b"new", name="new")
         assert store.remove(filled.hashes[2]) == ["z"]
     with reopened(filled.state) as store:

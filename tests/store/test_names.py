@@ -71,11 +71,11 @@ def test_a_program_has_so_many_names(state: Path) -> None:
             store.label(f"name-{number}", second)
         names = store.show(second).names
         assert len(names) == MOST_NAMES_OF_PROGRAM
-        with pytest.raises(TooManyNames, match="64 names, which are the most: use one of these, or move one"):
+        with pytest.raises(TooManyNames, match="64 names, the maximum; use one of them, or first move one"):
             store.label("more", second)
-        with pytest.raises(TooManyNames, match="are the most"):
+        with pytest.raises(TooManyNames, match="the maximum"):
             store.label("moves", None)
-        with pytest.raises(TooManyNames, match="are the most"):
+        with pytest.raises(TooManyNames, match="the maximum"):
             submit(store, b"second", name="more")
         with pytest.raises(RequestError) as refused, StoreErrors():
             store.label("more", second)
@@ -93,9 +93,9 @@ def test_a_store_has_so_many_names(state: Path) -> None:
     _extend(state, [Move(name=f"{number}", hash=_NOWHERE, at=1.0) for number in range(MOST_NAMES - 1)])
     with reopened(state) as store:
         first, second = _hashes(store)
-        with pytest.raises(TooManyNames, match="100000 names, which are the most: move one of these, or remove"):
+        with pytest.raises(TooManyNames, match="100000 names, the maximum; move an existing name, or remove"):
             store.label("more", second)
-        with pytest.raises(TooManyNames, match="are the most"):
+        with pytest.raises(TooManyNames, match="the maximum"):
             submit(store, b"third", name="more")
         assert store.count() == 2
         assert store.label("x", second) == (second, first)

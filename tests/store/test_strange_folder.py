@@ -44,7 +44,7 @@ def test_a_folder_with_anything_else_in_it_is_refused(tmp_path: Path, fill: Call
     strange.mkdir(0o700)
     fill(strange)
     before = _files(strange)
-    with pytest.raises(StoreError, match="is not empty and is not a promptlog store; nothing in it was touched"):
+    with pytest.raises(StoreError, match="is not empty and is not a promptlog store; nothing in it was changed"):
         Store.open(strange)
     assert _files(strange) == before
 

@@ -276,7 +276,7 @@ def test_what_cannot_be_read_is_not_replaced_for_another_engine(state: Path, sto
     """The bytes of a program that can't be read, submitted for another engine, are refused as if it could."""
     _a_file(_object(state), tmp_path / "away")
     staged = store.stage(text(_SOURCE, engine="deno"), uid=8)
-    with pytest.raises(KeptForAnother, match="already kept as javascript for quickjs"):
+    with pytest.raises(KeptForAnother, match="already stored as javascript for quickjs"):
         store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD))
     assert _damaged(state) == []
 

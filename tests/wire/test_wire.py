@@ -140,10 +140,10 @@ _DEEP_LIST = b"[" * 50_000 + b"]" * 50_000
 
 _NO_ID: list[tuple[str, bytes, bytes, str]] = [
     # what is wrong; the same without that; with it; what is said
-    ("a length over the cap", _frame(_PING + b"\1"), b"\xff\xff\xff\xff", "over the cap"),
+    ("a length exceeds the maximum", _frame(_PING + b"\1"), b"\xff\xff\xff\xff", "exceeds the maximum"),
     ("an empty frame", _frame(_PING + b"\1"), _frame(b""), "truncated"),
     ("no map", _frame(_PING + b"\1"), _frame(b"\x91" + _PING + b"\1"), "Expected `object`"),
-    ("lists in lists", _frame(_PING + b"\1"), _frame(b"\x91" * 100_000), "no id"),
+    ("lists in lists", _frame(_PING + b"\1"), _frame(b"\x91" * 100_000), "its id is not readable"),
     ("no id", _frame(_PING + b"\1"), _frame(b"\x81\xa4type\xa4ping"), "`id`"),
     ("an id that is no number", _frame(_PING + b"\1"), _frame(_PING + b"\xcb\x7f\xf8\0\0\0\0\0\0"), "`$.id`"),
     ("an id that is no UTF-8", _frame(_PING + b"\xa2ab"), _frame(_PING + b"\xa2\xff\xfe"), "UTF-8"),
@@ -151,7 +151,12 @@ _NO_ID: list[tuple[str, bytes, bytes, str]] = [
     ("no id", b'{"type":"ping","id":1}', b'{"type":"ping"}', "`id`"),
     ("an id below zero", b'{"type":"ping","id":0}', b'{"type":"ping","id":-1}', "`$.id`"),
     ("an id of 2**53", b'{"type":"ping","id":%d}' % (2**53 - 1), b'{"type":"ping","id":%d}' % 2**53, "`$.id`"),
-    ("an id of 5,000 digits", b'{"type":"ping","id":9}', b'{"type":"ping","id":' + _HUGE_ID + b"}", "no id"),
+    (
+        "an id of 5,000 digits",
+        b'{"type":"ping","id":9}',
+        b'{"type":"ping","id":' + _HUGE_ID + b"}",
+        "its id is not readable",
+    ),
     ("a list as the id", b'{"type":"ping","id":1}', b'{"type":"ping","id":[]}', "`$.id`"),
     ("an empty id", b'{"type":"ping","id":"a"}', b'{"type":"ping","id":""}', "`$.id`"),
     (
@@ -163,7 +168,7 @@ _NO_ID: list[tuple[str, bytes, bytes, str]] = [
     ("NaN as the id", b'{"type":"ping","id":1}', b'{"type":"ping","id":NaN}', "invalid character"),
     ("an id that is no UTF-8", b'{"type":"ping","id":"ab"}', b'{"type":"ping","id":"\xff\xfe"}', "UTF-8"),
     ("an object that does not end", b'{"type":"ping","id":1}', b'{"type":"ping","id":1', "truncated"),
-    ("lists in lists", b'{"type":"ping","id":1}', b"{" + b"[" * 100_000, "no id"),
+    ("lists in lists", b'{"type":"ping","id":1}', b"{" + b"[" * 100_000, "its id is not readable"),
     (
         "a deep env before the id",
         b'{"type":"run","env":{"id":1,"a":[]},"id":1}',
@@ -179,7 +184,7 @@ _NO_ID: list[tuple[str, bytes, bytes, str]] = [
     ids=[f"{what} ({'JSON' if right.startswith(b'{') else 'MessagePack'})" for what, right, _, _ in _NO_ID],
 )
 def test_frames_without_a_readable_id_end_the_connection(right: bytes, wrong: bytes, says: str) -> None:
-    """What has no id to answer to is a ProtocolError that says why, after the requests that stand before it."""
+    """A frame without a readable id is a ProtocolError with the reason, after the requests before it."""
     if right.startswith(b"{"):
         right, wrong, before = right + b"\n", wrong + b"\n", b'{"type":"ping","id":7}\n'
     else:
@@ -209,10 +214,10 @@ _SUBMIT = {"type": "submit", "id": 1, "source": "x", "name": "a-b"}
         (_RUN, {"env": "{}"}, "`env` must be a JSON object"),
         (_RUN, {"limits": {"cpu_ms": 0}}, "`$.limits.cpu_ms`"),
         (_RUN, {"limits": {"cpu": 5}}, "unknown field `cpu`"),
-        (_RUN, {"language": "coffee"}, "there is: 'javascript', 'typescript'"),
+        (_RUN, {"language": "coffee"}, "valid values: 'javascript', 'typescript'"),
         (_RUN, {"tenant": ""}, "`$.tenant`"),
-        (_RUN, {"language": "ts"}, "there is: 'javascript', 'typescript'"),
-        (_RUN, {"isolation": "process"}, "there is: 'cell', 'jail'"),
+        (_RUN, {"language": "ts"}, "valid values: 'javascript', 'typescript'"),
+        (_RUN, {"isolation": "process"}, "valid values: 'cell', 'jail'"),
         (_SUBMIT, {"source": None}, "`$.source`"),
         (_SUBMIT, {"name": "a b"}, "`name`"),
         (_SUBMIT, {"name": "a\n"}, "`name`"),
@@ -242,7 +247,7 @@ def test_an_endless_line_is_refused_at_the_cap() -> None:
     for _ in range(MAX_FRAME_BYTES // len(chunk)):
         assert list(decoder.feed(chunk)) == []
         assert decoder.buffered_bytes <= MAX_FRAME_BYTES
-    with pytest.raises(ProtocolError, match="over the cap"):
+    with pytest.raises(ProtocolError, match="exceeds the maximum"):
         list(decoder.feed(chunk))
 
 
@@ -266,7 +271,7 @@ def test_what_a_person_types_is_answered_in_text(sent: bytes) -> None:
     session = ServerSession()
     (error,) = session.receive(sent)
     assert isinstance(error, ProtocolError)
-    assert "begins with {" in error.message
+    assert "starts with {" in error.message
     assert session.encoding == "json"
 
 

@@ -1,4 +1,4 @@
-"""Deno: a process with V8 and the web platform, started ahead of time for each run."""
+"""Deno: a process with V8 and the web platform, started in advance for each run."""
 
 from sandbox.engines.spec import EngineSpec
 

@@ -1,1 +1,1 @@
-"""What the daemon's side of every engine shares. Nothing here runs in a jail."""
+"""Code for the daemon's side that all engines share. Nothing here runs in a jail."""

@@ -1,7 +1,7 @@
-"""A program's text, its lines, and its columns in UTF-16 code units, as JavaScript counts. Both count from 1. Pure.
+"""Converts lines and columns of a program's text to those of JavaScript: UTF-16 code units, starting at 1. Pure.
 
-A program can print made-up stacks, so the work for them is bounded. A place takes no pass over the text. Once a budget
-is used up, columns stay as the engine counts them.
+A program can print invented stacks, so the work for them is bounded. Looking up a position does not scan the whole
+text. Once a budget is used up, columns stay as the engine counts them.
 """
 
 from __future__ import annotations
@@ -11,58 +11,58 @@ from functools import cached_property
 from itertools import accumulate
 
 _CHUNK_BYTES = 1024
-"""The index has the number of line feeds before each chunk of the text."""
+"""Size of the chunks of the text. The index has the number of line feeds before each chunk."""
 
 _STEP_BYTES = 16 * 1024
 """Text that is added to the index at once."""
 
 _HALVES = (512, 256, 128)
-"""A chunk is bisected to find a line in it. The last part is split into its lines."""
+"""Sizes of the steps that bisect a chunk to find a line. The last part is split into lines."""
 
 _COUNT_GAIN = 2
-"""How many times faster line feeds are counted than text is decoded."""
+"""Counting line feeds is this many times faster than decoding text."""
 
 _SEARCH_GAIN = 64
-"""How many times faster text is searched for the end of its line than it is decoded."""
+"""Searching for the end of a line is this many times faster than decoding text."""
 
 _ASCII_GAIN = 8
-"""How many times faster ASCII is decoded than other text."""
+"""Decoding ASCII is this many times faster than decoding other text."""
 
 _UTF8_BYTES = 4
-"""Most bytes of one character."""
+"""Maximum number of bytes of one character."""
 
 _PASSES = 4
-"""Cost of a column in characters, which decodes, doubles tabs, cuts and encodes, in terms of a column in bytes."""
+"""Cost of a column in characters (decode, double tabs, cut, encode), relative to a column in bytes."""
 
 _TAB_COST = 20
-"""Cost of a tab that is doubled, in the same terms: a line of 1 MiB of tabs takes 20 ms."""
+"""Cost of a doubled tab in the same unit: a line of 1 MiB of tabs takes 20 ms."""
 
 _SEPARATORS = (b"\xe2\x80\xa8", b"\xe2\x80\xa9")
 _RETURNS = bytes.maketrans(b"\r", b"\n")
 _BUDGET_BYTES = 768 * 1024
-"""Bytes of text that are decoded for the places of one run: 1 ms of the loop. ASCII counts an eighth. Text whose line
-feeds are counted counts a half: 1.3 ms for 1.5 MiB, and so 0.9 ms for all of a text of 1 MiB."""
+"""Bytes of text that are decoded for the positions of one run: 1 ms of the loop. ASCII counts an eighth. Counting line
+feeds counts a half: 1.3 ms for 1.5 MiB, so 0.9 ms for a whole text of 1 MiB."""
 
 _OTHER_ENDS_BYTES = 64 * 1024
-"""A longer text is not searched for characters that end a line for Deno only: a lone carriage return, U+2028, U+2029.
-Replacing them takes up to 0.6 ms, and a text has up to two indexes. Lines of such a text stay as Deno counts them."""
+"""A longer text is not searched for characters that end a line only for Deno: a lone carriage return, U+2028, U+2029.
+Replacing them takes up to 0.6 ms, and a text has up to two indexes. Lines of a longer text stay as Deno counts them."""
 
 STACK_LINES = 100
-"""Lines of one stack that are mapped to the program: 0.6 ms of the loop, without the work on the text that has a budget
-of its own. Other lines stay as they came. Engines keep ten frames for an error unless the program asks for more."""
+"""Lines of one stack that are mapped to the program: 0.6 ms of the loop, without the work on the text, which has its
+own budget. Other lines stay unchanged. Engines keep ten frames for an error unless the program asks for more."""
 
 FRAME_CHARACTERS = 2048
-"""A longer line of a stack stays as it came."""
+"""A longer line of a stack stays unchanged."""
 
 _PLACE_CHARACTERS = 64
-"""More than the place of a frame of a program takes."""
+"""Upper bound of the length of a frame's position."""
 
 
 def split_frame(line: str) -> tuple[str | None, str] | None:
-    """Return the function of a frame, None if it has none, and its place; None if the line is no frame.
+    """Return (function or None, position) of a frame; None if the line is not a frame.
 
-    No regular expression reads the line: the function's name, which the program chose, would be read again for each
-    parenthesis in it.
+    This uses no regular expression, because matching would take quadratic time: the program can choose a function name
+    with many parentheses.
     """
     if len(line) > FRAME_CHARACTERS:
         return None
@@ -76,40 +76,40 @@ def split_frame(line: str) -> tuple[str | None, str] | None:
 
 
 class _Budget:
-    """Work on a text that a run may still cause."""
+    """The remaining budget for work on a text."""
 
     def __init__(self) -> None:
         self.left = _BUDGET_BYTES
-        """Bytes of text that may be decoded. Below zero: none."""
+        """Bytes of text that may still be decoded. Below zero: none."""
 
 
 class Text:
-    """A program's text as its author wrote it."""
+    """A program's text as submitted."""
 
     def __init__(self, source: bytes) -> None:
         self._source = source
         self._budget = _Budget()
 
     def has_line(self, line: int) -> bool:
-        """Whether there is a line of this number. Over the budget every line from 1 counts as there."""
+        """Whether this line exists. Over the budget, every line from 1 counts as existing."""
         return line >= 1 and self._index.has(line) is not False
 
     def end(self) -> tuple[int, int] | None:
-        """Return the line and the column after the last character; None over the budget."""
+        """Return (line, column) after the last character; None over the budget."""
         line, start = self._index.last(), self._source.rfind(b"\n") + 1
         if line is None:
             return None
         return line, self._units(start, len(self._source), len(self._source) - start) + 1
 
     def of_bytes(self, line: int, column: int) -> int:
-        """Return the column for one that counts bytes. One past the end of the line counts as its end."""
+        """Convert a column in bytes. A column past the end of the line becomes its end."""
         start = self._index.start(line)
         if start is None:
             return column
         return self._units(start, min(start + column - 1, len(self._source)), column - 1) + 1
 
     def of_characters(self, line: int, column: int) -> int:
-        """Return the column for one that counts characters, a tab as two. One past the line's end counts as its end."""
+        """Convert a column in characters (a tab counts as two). A column past the end of the line becomes its end."""
         start = self._index.start(line)
         if start is None:
             return column
@@ -124,9 +124,9 @@ class Text:
         return _units(before.encode()) - tabs + (tabs + 1) // 2 + 1
 
     def of_deno(self, line: int, column: int, *, v8: bool) -> tuple[int, int]:
-        """Return the line and the column of a place as Deno counts lines.
+        """Convert (line, column) of Deno.
 
-        For its parser and source maps, a lone carriage return ends a line as well. For V8, so do U+2028 and U+2029.
+        For its parser and source maps, a lone carriage return also ends a line. For V8, so do U+2028 and U+2029.
         """
         index = self._v8_index if v8 else self._swc_index
         if index is None or line < 1:
@@ -144,7 +144,7 @@ class Text:
         return otherwise if text is None else _units(text)
 
     def _look(self, start: int, end: int, passes: int) -> bytes | None:
-        """Return the text of a range, up to the end of the line; None over the budget. `passes`: its cost."""
+        """Return the bytes of a range, up to the end of the line; None over the budget. `passes`: cost factor."""
         most = _ASCII_GAIN * max(self._budget.left, 0)
         found = self._source.find(b"\n", start, min(end, start + most))
         end = end if found < 0 else found
@@ -168,7 +168,8 @@ class Text:
         return self._with_ends(_SEPARATORS)
 
     def _with_ends(self, separators: tuple[bytes, ...]) -> _Index | None:
-        """Return an index in which these separators and lone carriage returns end lines; None if the text has none."""
+        """Return an index in which these separators and lone carriage returns also end lines; None if the text has
+        none."""
         source = self._source
         if len(source) > _OTHER_ENDS_BYTES:
             return None
@@ -181,13 +182,13 @@ class Text:
 
 
 class _Index:
-    """Where each line of a text begins, if line feeds end lines. Only the text up to the lines asked for is read."""
+    """An index of the starts of lines, which end with line feeds. It reads the text only up to the requested line."""
 
     def __init__(self, text: bytes, budget: _Budget) -> None:
         self._text = text
         self._budget = budget
         self._before = [0]
-        """Number of line feeds before each chunk that was read, and before the rest of the text."""
+        """Number of line feeds before each chunk read so far, and before the rest of the text."""
 
     def line_at(self, offset: int) -> int | None:
         """Return the line of this byte; None over the budget."""
@@ -198,7 +199,7 @@ class _Index:
         return self._before[chunk] + self._text.count(b"\n", chunk * _CHUNK_BYTES, offset) + 1
 
     def has(self, line: int) -> bool | None:
-        """Whether there is such a line; None over the budget."""
+        """Whether this line exists; None over the budget."""
         while self._before[-1] < line - 1:
             if not self._rest:
                 return False
@@ -214,7 +215,7 @@ class _Index:
         return self._before[-1] + 1
 
     def start(self, line: int) -> int | None:
-        """Return where a line begins; past the last line, the end of the text. None over the budget."""
+        """Return the offset of a line; past the last line, the end of the text. None over the budget."""
         if line <= 1:
             return 0
         if not (has := self.has(line)):
@@ -232,11 +233,11 @@ class _Index:
 
     @property
     def _rest(self) -> bool:
-        """Whether a part of the text was not read."""
+        """Whether a part of the text was not read yet."""
         return (len(self._before) - 1) * _CHUNK_BYTES < len(self._text)
 
     def _read_on(self) -> bool:
-        """Read more of the text; return whether the budget allows it."""
+        """Read more of the text. Return whether the budget allowed it."""
         if self._budget.left < _STEP_BYTES // _COUNT_GAIN:
             return False
         self._budget.left -= _STEP_BYTES // _COUNT_GAIN

@@ -1,4 +1,4 @@
-"""The daemon's side of an engine: what every engine has to offer, and what it gets to work with."""
+"""The interface of the daemon's side of every engine, and the settings that it receives."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sandbox.protocol.events import Checked
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """What the daemon gives each engine to work with."""
+    """The settings for each engine."""
 
     folder: Path
-    """Where the engine's root is to be made. It does not exist yet."""
+    """Folder in which to create the engine's root. It does not exist yet."""
     default: Limits
     """Limits of a run that asks for none."""
     most_memory_bytes: int
-    """The most that a run may ask for."""
+    """Maximum memory limit of a run."""
     cgroup: Cgroup | None
-    """The parent of the jails' cgroups, if one can be had."""
+    """The parent of the jails' cgroups, if there is one."""
     identities: Identities
     options: Any = None
     """The engine's own section of the configuration, if it has one."""
@@ -39,27 +39,28 @@ class EngineHost(Protocol):
     """The daemon's side of an engine: a class `Host` in `engines/<name>/host/host.py`."""
 
     version: str
-    """Name and version of what runs programs, with its build if promptlog made it: `quickjs-ng 0.17.0+fbb030e5add6`.
-    Empty while the engine is not installed. It is read again when the root is made."""
+    """Name and version of the engine, with the build if promptlog built it: `quickjs-ng 0.17.0+fbb030e5add6`. Empty
+    while the engine is not installed. It is read again when the root is created."""
 
     artifact_build: str
     """Build of the artifacts that this host makes. Artifacts of another build are made again."""
 
     def __init__(self, setting: Setting) -> None:
-        """Check the settings; start nothing. Raises SandboxError for settings that this host can't hold, RootError."""
+        """Check the settings, without starting anything. Raises SandboxError for settings that this host does not
+        support, and RootError."""
 
     @staticmethod
     def installed() -> str:
-        """Return the `version` that is installed now. Raises RootError if it can't be used on this host."""
+        """Return the `version` that is installed now. Raises RootError if it cannot be used on this host."""
 
     def missing(self) -> str | None:
-        """Return why the engine can't be used on this host, and what mends that; None if it can be."""
+        """Return why the engine cannot be used on this host, and the fix. None if it can be used."""
 
     def is_demanded(self) -> bool:
-        """Whether the engine's settings say that it must be there."""
+        """Whether the settings require the engine to be installed."""
 
     async def plan(self, memory_bytes: int | None) -> Plan:
-        """Return how to start a cell with so much memory, or with the default. The first call makes the root.
+        """Return how to start a cell with this memory limit, or with the default. The first call creates the root.
 
         Raises RootError.
         """
@@ -68,16 +69,16 @@ class EngineHost(Protocol):
         """Start a cell and wait until it is blank. Raises CellStartError."""
 
     def artifact_bytes(self, source: bytes) -> int:
-        """Return the most code that a check of this source may return for its artifact."""
+        """Return the maximum size of the code that a check of this source may return."""
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
-        """Return what is kept of a checked program; None if the process that checked it can't be believed."""
+        """Return the artifact of a checked program; None if the answer of the process is invalid."""
 
     def held_by(self) -> dict[str, str]:
-        """Return what holds each limit, in words."""
+        """Describe what enforces each limit."""
 
 
 def host_of(spec: EngineSpec) -> type[EngineHost]:
-    """Return the daemon's side of an engine. It is imported when it is first asked for."""
+    """Return the daemon's side of an engine. It is imported at first use."""
     host: type[EngineHost] = import_module(spec.host).Host
     return host

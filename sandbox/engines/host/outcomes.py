@@ -1,5 +1,5 @@
-"""From the last message of a process to an outcome. The message is hostile: it counts as what a program says of
-itself."""
+"""Converts the last message of a process to an outcome. The message is hostile: it counts only as a claim of the
+program about itself."""
 
 from __future__ import annotations
 
@@ -25,36 +25,37 @@ from sandbox.outcome import (
 from sandbox.protocol.events import Checked, Last, NoJson, OutOfMemory, Refused, Thrown, TooLarge, Value
 
 Verdict = Outcome | Checked | Value
-"""How a job ended. `Checked`: the source of a check is a program. `Value`: a result of more than INLINE_BYTES.
+"""How a job ended. `Checked`: the checked source is a program. `Value`: a result of more than INLINE_BYTES.
 
 The decoder turns such a result into an outcome with `read_value`.
 """
 
 INLINE_BYTES = 512 * 1024
-"""A result up to this size is read at once: 1 ms of the loop for lists of lists, or for a result that ends with a lone
+"""A result up to this size is checked at once: 1 ms of the loop for nested lists, or for a result that ends with a lone
 surrogate."""
 
 _TEXT_CHARACTERS = 32 * 1024
-"""Of each text of an error, the most that the engines' scripts write. Three take 1.4 ms to encode."""
+"""Maximum length of each text of an error that the engines' scripts write. Three take 1.4 ms to encode."""
 
 _raw_decoder = json.Decoder(Raw)
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _PAIR = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..", re.DOTALL)
 _HALVES = 2000
-"""Escaped surrogates that are examined: 2 ms. Engines escape lone surrogates only, so the first one is lone unless the
-engine was taken over."""
+"""Maximum number of escaped surrogates that are examined: 2 ms. Engines escape only lone surrogates, so the first one
+is lone, unless a program controls the engine."""
 
 _BACKSLASHES = 4096
-"""Bytes before an escape that are searched for backslashes, an odd number of which escape its own backslash."""
+"""Bytes before an escape that are searched for backslashes. An odd number of them escapes the escape's own
+backslash."""
 
 _DAMAGED_BYTES = 32 * 1024
-"""What is kept of a text that is not UTF-8: an error has up to three, and replacing what is wrong in them takes 0.5 ms.
-Engines write UTF-8, unless one was taken over."""
+"""Bytes that are kept of a text that is not UTF-8. An error has up to three texts, and replacing invalid bytes in them
+takes 0.5 ms. Engines write UTF-8, unless a program controls them."""
 
 
 class Reader:
-    """Reads the last message of one run."""
+    """Decodes the last message of one run."""
 
     def __init__(self, limits: Limits, stacks: Stacks, source_name: str, text: Text) -> None:
         self._limits = limits
@@ -63,7 +64,7 @@ class Reader:
         self._text = text
 
     def outcome(self, last: Last, peak_bytes: int) -> Verdict:
-        """Return what the message says of the program. `peak_bytes`: the process's peak, for a memory limit."""
+        """Return the outcome for the message. `peak_bytes`: the process's peak, for a memory limit."""
         match last:
             case Value(json=value):
                 return last if len(value) > INLINE_BYTES else read_value(bytes(value))
@@ -84,13 +85,13 @@ class Reader:
 
 
 def signalled(number: int) -> Crashed:
-    """Return the outcome for a process that a signal ended. Real-time signals have no names."""
+    """Return the outcome for a process that was ended by a signal. Real-time signals have no names."""
     name = signal.Signals(number).name if number in {known.value for known in signal.Signals} else f"signal {number}"
     return Crashed(signal=name, message="the engine was ended by a signal")
 
 
 def read_value(payload: bytes) -> Ok | BadResult | Crashed:
-    """Return the outcome for a result: exactly one JSON value on one line, since it may go out as a part of a line."""
+    """Return the outcome for a result: exactly one JSON value on one line, because it may become part of a line."""
     if b"\n" in payload or b"\r" in payload:
         return Crashed(message="the engine wrote a value with a line break")
     try:
@@ -100,13 +101,13 @@ def read_value(payload: bytes) -> Ok | BadResult | Crashed:
         return BadResult(message="the result is nested too deeply")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if _has_lone_surrogate(payload):
-            return BadResult(message="the result holds half of a surrogate pair, which is no text")
+            return BadResult(message="the result has a lone surrogate, which is not valid text")
         return Crashed(message=f"the engine wrote a value that is not JSON: {error}")
     return Ok(value=Raw(payload))
 
 
 def _has_lone_surrogate(payload: bytes) -> bool:
-    """Whether a JSON text has an escaped lone surrogate, which JSON.stringify writes for half of a pair."""
+    """Whether a JSON text has an escaped lone surrogate, as written by JSON.stringify."""
     at = 0
     for _ in range(_HALVES):
         found = _HALF.search(payload, at)
@@ -115,7 +116,7 @@ def _has_lone_surrogate(payload: bytes) -> bool:
         at = found.start()
         before = payload[max(0, at - _BACKSLASHES) : at]
         if (len(before) - len(before.rstrip(b"\\"))) % 2:
-            at += 1  # its backslash is escaped itself
+            at += 1  # its backslash is itself escaped
             continue
         pair = _PAIR.match(payload, at)
         if pair is None:

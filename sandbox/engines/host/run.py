@@ -1,6 +1,6 @@
-"""One job in a cell, from the first byte of its frame to its result: the same for every engine.
+"""One job in a cell, from the first byte of its frame to its result. The same for every engine.
 
-The cell feeds it bytes and events. How the job ended is the engine's own table (`verdict` of each engine).
+The cell feeds it bytes and events. The `verdict` module of each engine determines how the job ended.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from sandbox.protocol.machine import Machine, State
 
 _READ_BYTES = 256 * 1024
 _READS = 4
-"""Reads per wake-up, so that an endless writer cannot starve other cells. They and the decoder take 1 ms."""
+"""Reads per wake-up, so that an endless writer cannot starve other cells. With decoding, they take 1 ms."""
 
 _STREAM_BYTES = 8 * 1024
-"""Read at once for a run whose lines are streamed: up to 1,400 lines, each of which becomes a message."""
+"""Bytes read at once for a run whose lines are streamed: up to 1,400 lines, each of which becomes a message."""
 
 _ROOM_BYTES = 1280 * 1024
-"""Room for a result, a prompt or a source of the default limits at once."""
+"""Socket buffer size: room for a result, a prompt or a source of the default limit."""
 
 _JOINED_BYTES = 64 * 1024
-"""A job of up to this size is sent as one piece of memory, which is faster. Larger texts are not copied."""
+"""A job of up to this size is joined to one buffer, which is faster to send. Larger texts are not copied."""
 
 _SO_SNDBUFFORCE = 32  # socket(7), asm-generic/socket.h; not in Python's socket module
 
 
 class Reading(Enum):
-    """Result of reading the output of a process."""
+    """The result of reading the output of a process."""
 
     PART = auto()
-    """There may be more now."""
+    """More may be available now."""
     ALL = auto()
-    """There is no more now."""
+    """Nothing more is available now."""
     END = auto()
-    """There will be no more."""
+    """End of file."""
     NO_ROOM = auto()
-    """Nothing was read, since there is no room for its console lines."""
+    """Nothing was read, because there is no room for console lines."""
 
 
 class Run:
-    """One job on its way. `machine` has its state."""
+    """One job in progress. `machine` has its state."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class Run:
         token: bytes = b"",
         tells_memory: bool = True,
     ) -> None:
-        """`frame`: the job as the process reads it, in parts. `token`, `tells_memory`: see `Decoder` and `Caps`."""
+        """`frame`: the frame of the job, in parts. `token`, `tells_memory`: see `Decoder` and `Caps`."""
         self.job = job
         self.machine = machine
         self.done = done
         self.malformed = ""
-        """What was wrong with the process's bytes, if anything was."""
+        """The reason why the process's bytes were invalid; empty if they were valid."""
         self.began = trio.current_time()
         self.wall_at = self.began + job.limits.wall_ms / 1000
         self._text = Text(job.source)
@@ -99,9 +99,9 @@ class Run:
         self._logs: list[LogLine] = []
         self._take_lines = on_lines or self._logs.extend
         self.streams = on_lines is not None
-        """Whether console lines are passed on as they come."""
+        """Whether console lines are passed on as soon as they are decoded."""
         self._room = room if on_lines is not None else None
-        """For lines that are streamed. Others are held by the run, within its limits."""
+        """Room for streamed lines. Other lines are kept here, within the run's limits."""
         if sum(map(len, frame)) <= _JOINED_BYTES:
             frame = (b"".join(frame),)
         self._unsent = deque(memoryview(part) for part in frame if part)
@@ -110,7 +110,7 @@ class Run:
 
     @cached_property
     def _console(self) -> Console:
-        """Made with the first line: most runs have none."""
+        """Created with the first line, because most runs have none."""
         return Console(self.job.limits, self._stacks, self.job.source_name, self._text)
 
     @property
@@ -120,21 +120,21 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether the process was sent any of the job."""
+        """Whether any part of the job was sent."""
         return self.machine.state is not State.BLANK and self.machine.state is not State.STARTING
 
     @property
     def backlog(self) -> bool:
-        """Whether a part of the bytes that were read is not processed yet: `receive` continues with it."""
+        """Whether some of the bytes that were read are not processed yet. `receive` continues with them."""
         return self._decoder.backlog and self.machine.state is not State.ENDING
 
     @property
     def flood(self) -> bool:
-        """Whether the process floods the socket after its last message."""
+        """Whether the process has sent too much after its last message."""
         return self._decoder.flood
 
     def send(self, data: socket.socket) -> None:
-        """Send as much of the job as the socket takes. Raises CellLost if none of it could be sent."""
+        """Send as much of the job as the socket accepts. Raises CellLost if nothing could be sent."""
         sent_any = False
         try:
             while self._unsent:
@@ -144,7 +144,7 @@ class Run:
             self.in_parts = True
         except OSError as error:
             if self.machine.state is State.SENDING and not sent_any:
-                raise CellLost(f"its data socket broke: {error}") from error
+                raise CellLost(f"its data socket failed: {error}") from error
             self._unsent.clear()  # the kernel reports the end of the process soon
             return
         if not self._unsent and self.machine.state is State.SENDING:
@@ -160,7 +160,7 @@ class Run:
     def receive(self, data: socket.socket) -> Reading:
         """Read the output of the process, in bounded parts, and process a part of it.
 
-        While there is a `backlog`, nothing more is read: a process can write any number of frames.
+        While there is a `backlog`, nothing is read, because a process can write any number of frames.
         """
         if self.backlog:
             return self.look()
@@ -190,7 +190,7 @@ class Run:
         return Reading.PART if self.backlog else Reading.ALL
 
     def receive_all(self, data: socket.socket) -> Reading:
-        """Read all that a dead process left in the socket, which holds 2.5 MiB at most, and process a part of it."""
+        """Read all that a dead process left in the socket (at most 2.5 MiB), and process a part of it."""
         parts = []
         with suppress(OSError):  # BlockingIOError: that was all
             while received := data.recv(_READ_BYTES):
@@ -200,7 +200,7 @@ class Run:
         return self.look()
 
     def drop_rest(self) -> None:
-        """Note that console lines were cut: the `backlog` is not processed, since there is no room for its lines."""
+        """Drop the `backlog`, because there is no room for its lines, and note that console lines were cut."""
         self._truncated = True
 
     @property
@@ -213,7 +213,7 @@ class Run:
         self._room.when_room(callback)
 
     def _feed(self, received: bytes) -> bool:
-        """Process the next bytes; return whether console lines came of them, which is enough work for one turn."""
+        """Process the next bytes. Return whether they had console lines, which is enough work for one turn."""
         lines: list[LogLine] = []
         came = self._process(received, lines)
         if lines:
@@ -221,7 +221,8 @@ class Run:
         return came
 
     def _process(self, received: bytes, lines: list[LogLine]) -> bool:
-        """Process the next bytes, and add their console lines to `lines`; return whether any came, shown or dropped."""
+        """Process the next bytes, and add their console lines to `lines`. Return whether there were any, even if
+        dropped."""
         machine, came = self.machine, False
         if machine.state is State.ENDING:
             return False
@@ -233,7 +234,7 @@ class Run:
             return False
         for message in messages:
             if machine.receive(message) is State.ENDING:
-                self.malformed = "a message that has no place there"
+                self.malformed = "a message that is not allowed in this state"
                 return came
             if isinstance(message, Log):
                 came = True
@@ -244,7 +245,8 @@ class Run:
         return came
 
     def was_read(self, data: socket.socket) -> bool:
-        """Whether the process read all that it was sent: the next process would read the rest (SIOCOUTQ, unix(7))."""
+        """Whether the process has read its whole job (SIOCOUTQ, unix(7)). Otherwise the next process would read the
+        rest."""
         try:
             answer = fcntl.ioctl(data, termios.TIOCOUTQ, bytes(4))
         except OSError:
@@ -258,7 +260,7 @@ class Run:
 
     @property
     def partial(self) -> bool:
-        """Whether the last bytes that were read were not the end of a message. They may be of another process."""
+        """Whether the last bytes ended within a message. They may be from another process."""
         return self._decoder.partial
 
     def wall_ms(self) -> float:
@@ -266,13 +268,13 @@ class Run:
         return round((trio.current_time() - self.began) * 1000, 3)
 
     def result(self, outcome: Verdict, *, cpu_ms: float, wall_ms: float, peak_bytes: int) -> Result:
-        """Return what came of the job."""
+        """Return the result of the job."""
         usage = Usage(cpu_ms=round(cpu_ms, 3), wall_ms=wall_ms, peak_memory_bytes=peak_bytes)
         return Result(outcome=outcome, logs=self._logs, logs_truncated=self._truncated, usage=usage)
 
 
 def is_quiet(data: socket.socket) -> bool:
-    """Whether nothing came and the other end is there. The event of a run that has just ended may come after it."""
+    """Whether there is no data and the other end is open. A late event of the previous run can arrive without data."""
     try:
         data.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -283,12 +285,13 @@ def is_quiet(data: socket.socket) -> bool:
 
 
 def make_room(end: socket.socket) -> int:
-    """Let the other end take a whole message before it is read: fewer waits. Return for how many bytes there is room.
+    """Enlarge the socket buffer so that a whole message fits, which saves waits. Return the size of the buffer in
+    bytes.
 
     The host may allow less.
     """
     try:
         end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM_BYTES)
-    except OSError:  # more than net.core.wmem_max takes CAP_NET_ADMIN
+    except OSError:  # more than net.core.wmem_max requires CAP_NET_ADMIN
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM_BYTES)
-    return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2  # the kernel doubles what it was told (socket(7))
+    return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2  # the kernel doubles the given size (socket(7))

@@ -184,7 +184,7 @@ async def test_a_killed_nsjail_is_told_before_the_kernel_tells_its_end(
 
         source = "console.log(1); await new Promise((done) => setTimeout(done, 60000))"
         result = await run_on(cell, source, on_lines=kill, wall_ms=9000)
-        assert result.outcome == Crashed(signal="SIGKILL", message="its jail was ended from outside")
+        assert result.outcome == Crashed(signal="SIGKILL", message="its jail was killed from outside")
 
 
 async def test_a_cancelled_run_leaves_no_process(plan: Plan) -> None:

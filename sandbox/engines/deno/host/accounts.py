@@ -1,4 +1,4 @@
-"""The kernel's accounts of one run on Deno: its CPU clock, its memory, and the counters before and after it."""
+"""The kernel's accounting of one run on Deno: CPU clock, memory, and counters before and after the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.protocol.events import Trusted
 
 
 class Accounts:
-    """The kernel's accounts of one run. Made before the run begins. Raises CellLost if the process is gone."""
+    """The kernel's accounting of one run. Created before the run starts. Raises CellLost if the process has ended."""
 
     def __init__(self, jail: Supervisor, engine: DenoProcess, group: Group | None) -> None:
         self._jail = jail
@@ -23,23 +23,23 @@ class Accounts:
         self._oom_before = group.oom_kills() if group is not None else 0
         self._reaped_before_s = jail.reaped_cpu_s()
         self.cpu_before_ns = self._cpu_ns = engine.cpu_ns()
-        """The process's CPU clock when the run begins."""
+        """The process's CPU clock at the start of the run."""
         self._looked_s = 0.0
         self._peak_bytes = engine.peak_bytes() if group is None else 0
         self._oom = False
         self._accounted_s = 0.0
 
     def look(self) -> None:
-        """Read what can't be read once the process has ended by itself: without a cgroup, its peak of memory."""
+        """Read data that is lost once the process has ended by itself: without a cgroup, its peak memory."""
         with suppress(CellLost):
             self._cpu_ns = self._engine.cpu_ns()
         if self._group is None:
             self._peak_bytes = max(self._peak_bytes, self._engine.peak_bytes())
 
     def close(self, *, ended: bool, cpu_ns: int | None = None) -> None:
-        """Read what can be read before the process is killed.
+        """Read data that must be read before the process is killed.
 
-        `ended`: it has ended. `cpu_ns`: its CPU clock when the watchdog killed it.
+        `ended`: whether it has ended. `cpu_ns`: its CPU clock when the watchdog killed it.
         """
         with suppress(CellLost):
             self._cpu_ns = self._engine.cpu_ns()
@@ -49,16 +49,16 @@ class Accounts:
         self._peak_bytes = max(own, self._peak_bytes if ended and self._group is None else 0)
 
     def account_for_end(self, *, ended: bool) -> None:
-        """Read the counters of a process that has ended, or that is to end with its jail."""
+        """Read the counters of a process that has ended, or that will end with its jail."""
         self._oom = self._group is not None and self._group.oom_kills() > self._oom_before
         if ended:
-            # In steps of 10 ms: reported, and too coarse to hold against the program.
+            # In steps of 10 ms, which is too coarse for a comparison with the limit. It is only reported.
             reaped_s = self._jail.reaped_cpu_s() - self._reaped_before_s
             self._accounted_s = max(self._looked_s, reaped_s - self.cpu_before_ns / 1e9)
 
     def account_for_jail(self) -> None:
-        """Read the peak of the largest process of a jail that was reaped. Without a cgroup nothing else has it."""
-        # An earlier run that used a quarter of the limit would have ended this jail: so the peak is this run's.
+        """Read the peak of the largest process of a reaped jail. Without a cgroup, there is no other source."""
+        # A jail is ended after a run that used a quarter of the limit, so the peak is from this run.
         self._peak_bytes = max(self._peak_bytes, self._jail.peak_bytes - self._engine.file_bytes)
 
     @property
@@ -76,7 +76,7 @@ class Accounts:
     ) -> Evidence:
         """Return the evidence. `cause`: why the process was killed, if that was before its last message.
 
-        `alive`: the process had not ended by itself; the daemon or the watchdog ended it.
+        `alive`: whether the daemon or the watchdog ended the process, so that it did not end by itself.
         """
         machine = run.machine
         return Evidence(

@@ -1,10 +1,10 @@
-"""A Deno cell: hand it a run, end it, take charge of its next process. `start.py` starts it.
+"""A Deno cell: executes runs and replaces its process after each. `start.py` starts it.
 
-One nsjail with one `deno` in it that has run promptlog's runner and nothing else. That process takes one run and is
-killed; nsjail starts the next, in namespaces of its own. If a process ended by itself, or left input unread, nsjail is
-ended as well. Descriptors 0 and 1 in the jail are one socket, *data*. What comes over it is hostile, and counts only
-with the token of the run before it. nsjail's log comes over a pipe that the jail does not have. More than
-300 lines, since the way from one process to the next is in one place."""
+A cell is one nsjail with one `deno` process that has executed only promptlog's runner. The process executes one run and
+is killed. nsjail then starts the next process, in new namespaces. If a process ended by itself, or left input unread,
+nsjail is ended as well. Descriptors 0 and 1 in the jail are one socket, *data*. Its data is hostile, and counts only if
+the token of the run precedes it. nsjail's log comes over a pipe outside the jail. More than 300 lines, because the
+transition from one process to the next is in one place."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class DenoCell(Cell):
-    """One nsjail with a `deno` that waits for its run. Made by `start`."""
+    """One nsjail with a `deno` process that waits for its run. Created by `start`."""
 
     process: Supervisor
 
@@ -57,7 +57,7 @@ class DenoCell(Cell):
     ) -> None:
         super().__init__(plan, identity, jail, reactor)
         self.failure: CellStartError | None = None
-        """Why the last process did not become ready."""
+        """The reason why the last process did not become ready."""
         self.answered = trio.Event()
         """Set when the first process is ready, or has failed."""
         self._data = data
@@ -66,7 +66,7 @@ class DenoCell(Cell):
         self._watch = watch
         self._machine = Machine(State.STARTING)
         self._before = 0
-        """Pid of the process before this one."""
+        """Pid of the previous process."""
         self._engine: DenoProcess | None = None
         self._run: DenoRun | None = None
         reactor.watch(self, data.fileno(), self._on_data)
@@ -75,7 +75,7 @@ class DenoCell(Cell):
 
     @property
     def blank(self) -> bool:
-        """Whether its engine waits for a job."""
+        """Whether the engine waits for a job."""
         return self._machine.state is State.BLANK
 
     def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: Room | None = None) -> None:
@@ -96,7 +96,7 @@ class DenoCell(Cell):
                 on_lines=on_lines,
                 room=room,
                 token=token,
-                tells_memory=False,  # the kernel does
+                tells_memory=False,  # the kernel reports it
             )
             self._run = DenoRun(
                 run,
@@ -119,12 +119,12 @@ class DenoCell(Cell):
             self._wait_for(READ | WRITE)
 
     def cancel(self) -> None:
-        """End the job in progress."""
+        """End the current job."""
         if self._run is not None:
             self._run.cancel()
 
     def on_due(self) -> None:
-        """A process that starts took too long; or a run is due."""
+        """Handle a deadline: of a process that starts, or of the run."""
         run = self._run
         if run is not None:
             run.on_due()
@@ -148,7 +148,7 @@ class DenoCell(Cell):
             self.process.kill()
             if self._engine is not None:
                 self._reactor.forget(self._engine.fileno())
-                # Killed, too; but low in priority, on a core that others want, it may take its time to end.
+                # It was killed, too, but with its low priority on a busy core, it may take long to end.
                 self._engine.kill()
                 await trio.lowlevel.wait_readable(self._engine)
             await self.process.wait()
@@ -182,10 +182,10 @@ class DenoCell(Cell):
         self._on_log()
 
     def _hear(self) -> None:
-        """Read what a process that starts has to say."""
+        """Read messages of a starting process."""
         while True:
             try:
-                # What an earlier process left here comes first, and with its own pid (unix(7), SO_PASSCRED).
+                # Data of an earlier process comes first, with its own pid (unix(7), SO_PASSCRED).
                 said, control, _, _ = self._data.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
             except BlockingIOError:
                 return
@@ -204,15 +204,15 @@ class DenoCell(Cell):
             return
 
     def _meet(self, pid: int) -> None:
-        """Take charge of a new process, which has seen no user byte yet."""
-        self._forget_engine()  # the last one: it has ended, since nsjail starts one after the other
+        """Take over a new process, which has read no user byte yet."""
+        self._forget_engine()  # the previous one has ended, because nsjail starts one process after the other
         self._engine = DenoProcess(pid, data_bytes=self.plan.data_bytes)
         if self._group is not None:
             if not self._group.holds(pid):
                 raise CellStartError(self.plan.engine, "it did not start in its cgroup")
             self._group.forget_peak()
         else:
-            self._engine.peak_bytes()  # notes what is resident of files, which does not count as its own
+            self._engine.peak_bytes()  # records the resident size of files, which does not count as its own memory
         self.process.forget()
         self._watch.follow(pid, os.dup(self._engine.fileno()), forks=False)
         self._reactor.watch(self, self._engine.fileno(), self._on_end)
@@ -223,7 +223,7 @@ class DenoCell(Cell):
         self.answered.set()
 
     def _fail(self, why: str = "") -> None:
-        """No process became ready."""
+        """Record that no process became ready, and retire."""
         self.failure = CellStartError(self.plan.engine, why or self.process.last_words())
         if self.answered.is_set():
             _log.warning("%s", self.failure)
@@ -231,7 +231,7 @@ class DenoCell(Cell):
         self.answered.set()
 
     def _lose(self) -> None:
-        """The cell can't take a job any more, and has none."""
+        """Retire a cell that has no job and can take none."""
         self._reactor.clear_due(self)
         self._reactor.forget(self._data.fileno())
         self._reactor.forget(self.process.log_fileno())
@@ -266,9 +266,9 @@ class DenoCell(Cell):
             self._hear()
         elif run is None:
             if not is_quiet(self._data):
-                self._lose()  # a blank process has nothing to say
+                self._lose()  # a blank process sends nothing
         elif run.awaits_log:
-            self._reactor.forget(self._data.fileno())  # epoll reports a hang-up again and again
+            self._reactor.forget(self._data.fileno())  # epoll would report a hang-up repeatedly
         else:
             run.on_data()
             if self._run is run:
@@ -277,7 +277,7 @@ class DenoCell(Cell):
                     self._reactor.again(self, self._on_data)
 
     def _on_end(self) -> None:
-        """The process has ended by itself."""
+        """Handle the end of the process by itself."""
         if self._engine is None or self._engine.is_alive():
             return
         self._reactor.forget(self._engine.fileno())
@@ -305,7 +305,7 @@ class DenoCell(Cell):
             self._reactor.change(self._data.fileno(), events)
 
     def _over(self, goes_on: bool) -> None:
-        """A run is over, or its jail is to end."""
+        """Handle the end of a run. `goes_on`: whether nsjail continues."""
         self._reactor.clear_due(self)
         if goes_on:
             self._run = None

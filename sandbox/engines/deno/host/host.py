@@ -1,4 +1,4 @@
-"""The daemon's side of Deno: how its cells are started, what holds each limit, what is kept of a checked program."""
+"""The daemon's side of Deno: starting cells, enforcing limits, and building artifacts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from sandbox.protocol.events import Checked
 _WITH_JIT, _WITHOUT_JIT = "/* with JIT */", "/* without JIT */"
 
 _BASE_MIB = 48
-"""Of a cell's memory, what is not V8's heap: Deno itself, stacks, V8's young generation, code."""
+"""Memory of a cell in addition to V8's heap: Deno itself, stacks, V8's young generation, code."""
 
 _ARTIFACT_BUILD = "4"
 """Raise it when the content or the format of Deno's artifacts changes."""
 
 _THREADS = 48
-"""Its own are six on a host of many cores, and up to 32 for jobs such as cryptography; it ends if it gets none."""
+"""Maximum number of threads. Deno has six on a host with many cores, and up to 32 for jobs such as cryptography. Deno
+ends if it cannot create a thread."""
 
 _FLAGS = (
     "--no-prompt", "--no-remote", "--no-npm", "--no-config", "--no-lock", "--no-code-cache", "--quiet", "--ext=js",
@@ -41,7 +42,7 @@ _FLAGS = (
 )  # fmt: skip
 
 FILES_BYTES = 8 << 20
-"""RLIMIT_DATA does not count the pages of files, of which Deno has some 20 MiB resident."""
+"""Correction of RLIMIT_DATA, which does not count pages of files. About 20 MiB of Deno's files are resident."""
 
 
 class Host:
@@ -52,7 +53,7 @@ class Host:
         jit = setting.options.jit if setting.options is not None else "auto"
         if jit == "always" and not held:
             raise SettingError(
-                "deno.jit is always, and there is no memory cgroup to hold a program's memory: delegate one "
+                "deno.jit is always, but there is no memory cgroup to limit a program's memory: delegate one "
                 "(Delegate=yes in the systemd unit), or set deno.jit to auto"
             )
         self._demanded = jit == "always"
@@ -72,7 +73,7 @@ class Host:
         return version.installed()
 
     def missing(self) -> str | None:
-        """Return why there is no Deno, and the command that installs it; None if it is there."""
+        """Return why Deno is not installed, and the command that installs it. None if it is installed."""
         try:
             deno_executable()
         except RootError as error:
@@ -80,11 +81,11 @@ class Host:
         return None
 
     def is_demanded(self) -> bool:
-        """Whether its settings say that it must be there."""
+        """Whether the settings require it to be installed."""
         return self._demanded
 
     async def plan(self, memory_bytes: int | None) -> Plan:
-        """Return how to start a cell with so much memory, or with the default. Raises RootError."""
+        """Return how to start a cell with this memory limit, or with the default. Raises RootError."""
         async with self._building:
             if self._root is None:
                 self._root = await trio.to_thread.run_sync(lambda: build_root(self._setting.folder, deno_executable()))
@@ -108,13 +109,13 @@ class Host:
         return await starting.start(plan, reactor)
 
     def artifact_bytes(self, source: bytes) -> int:
-        """Return the size of the source: each type becomes blanks."""
+        """Return the size of the source, because types are replaced by blanks."""
         return len(source)
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
-        """Return the form that the process reported, and the text without types if it is only that.
+        """Return the reported form, and the text without types if it differs from the source only by blanks.
 
-        A false form makes a program that does not run, and affects only that program's own runs.
+        A false form makes a program that does not run. This affects only the program's own runs.
         """
         form = Form.MODULE if checked.module else Form.BODY
         if checked.code is None:
@@ -125,7 +126,7 @@ class Host:
         return None
 
     def held_by(self) -> dict[str, str]:
-        """Return what holds each limit that is not held as on the default engine."""
+        """Describe what enforces each limit that is enforced differently from the default engine."""
         why = self.missing()
         if why is not None:
             return {"memory": why}
@@ -134,7 +135,10 @@ class Host:
         else:
             behind = "; a memory cgroup for each cell" if self._behind else ""
             memory = f"RLIMIT_DATA on the process{behind}; without JIT"
-        return {"memory": memory, "cpu": "the watchdog's look at the process's CPU clock, RLIMIT_CPU behind it"}
+        return {
+            "memory": memory,
+            "cpu": "the watchdog, which reads the process's CPU clock; RLIMIT_CPU as a second limit",
+        }
 
 
 def policy_text(*, jit: bool) -> str:
@@ -144,10 +148,10 @@ def policy_text(*, jit: bool) -> str:
 
 
 def nsjail_arguments(root: Root, policy: str, *, jit: bool, memory_bytes: int) -> list[str]:
-    """Return nsjail's arguments, but for the identity, for a cell with so much memory.
+    """Return nsjail's arguments, without the identity, for a cell with this memory limit.
 
-    Descriptors 0 and 1 are the data socket. Deno reserves tens of GiB of address space: memory is held by a cgroup, or
-    without JIT by RLIMIT_DATA. V8 is told of a part of it, so that it collects its garbage in time.
+    Descriptors 0 and 1 are the data socket. Deno reserves tens of GiB of address space, so a cgroup limits memory, or
+    RLIMIT_DATA without JIT. V8's heap limit is lower, so that V8 collects garbage in time.
     """
     options = NsjailOptions(
         mode=NsjailMode.STANDALONE_RERUN,
@@ -159,7 +163,7 @@ def nsjail_arguments(root: Root, policy: str, *, jit: bool, memory_bytes: int) -
             "DENO_DIR": "/none",
             "DENO_NO_UPDATE_CHECK": "1",
             "DENO_NO_PACKAGE_JSON": "1",
-            # It would try five times to write what TypeScript became, for 150 ms.
+            # Otherwise Deno tries five times to write the transpiled TypeScript to a cache, which takes 150 ms.
             "DENO_EMIT_CACHE_MODE": "disable",
             "DENO_CACHE_DB_MODE": "disable",
             "NO_COLOR": "1",
@@ -179,10 +183,10 @@ def nsjail_arguments(root: Root, policy: str, *, jit: bool, memory_bytes: int) -
         iface_no_lo=True,
         seccomp_string=policy,
     )
-    # Half at the least: an end at the heap's limit is told by what was resident (verdict.py).
+    # At least half, because the verdict for an end at the heap limit depends on the resident size (verdict.py).
     heap_mib = max(memory_bytes // MIB - _BASE_MIB, memory_bytes // MIB // 2)
-    # A young generation of its full size at once, and a collector without threads, since a run has one core: a program
-    # that makes 300,000 objects takes a third less CPU time.
+    # Allocate the whole young generation at once, and collect garbage without threads, because a run has one core. A
+    # program that makes 300,000 objects then takes a third less CPU time.
     young = ["--min-semi-space-size=4", "--max-semi-space-size=4", "--single-threaded-gc"]
     v8 = [f"--max-old-space-size={heap_mib}", *young]
     if not jit:

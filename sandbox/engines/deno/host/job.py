@@ -1,4 +1,4 @@
-"""The frame that hands a job to Deno's runner. The other end is at the end of the jail's runner.js."""
+"""The frame of a job for Deno's runner. The end of the jail's runner.js decodes it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sandbox.program import Form
 from sandbox.protocol.frames import Task, job_frame
 
 READY = b"R"
-"""What the runner says once it waits for its job."""
+"""Sent by the runner when it is ready for its job."""
 
 TOKEN_BYTES = 16
-"""Size of the secret that the runner puts before each of its frames."""
+"""Size of the secret that precedes each of the runner's frames."""
 
 _HEADER = struct.Struct(">16scccIIIII")
 _TASKS = {Task.RUN: b"R", Task.CHECK_AND_RUN: b"S", Task.CHECK: b"C"}

@@ -1,6 +1,6 @@
-"""Build the root folder of a Deno jail: Deno, its libraries, the runner, and nothing else.
+"""Builds the root folder of a Deno jail: Deno, its libraries and the runner, and nothing else.
 
-A program can read each file in there: an import needs no permission.
+A program can read every file in it, because an import needs no permission.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IMPORT_MAP = "/app/imports.json"
 
 
 def build_root(folder: Path, deno: Path) -> Root:
-    """Fill `folder`, which must not exist, and return what was made. About 100 ms, or a copy of 100 MB.
+    """Create and fill `folder`, which must not exist, and return the root. Takes 100 ms, or copies 100 MB.
 
     Raises RootError.
     """
@@ -40,9 +40,9 @@ def build_root(folder: Path, deno: Path) -> Root:
 
 
 def deno_executable() -> Path:
-    """Return the Deno that was installed beside promptlog. Raises EngineMissing, or RootError if others may replace it.
+    """Return the Deno executable installed with promptlog. Raises EngineMissing, or RootError if others may replace it.
 
-    The package that finds it looks below $HOME as well, which may be another user's, with sudo for example.
+    The package that finds it also searches $HOME, which may be another user's, for example with sudo.
     """
     try:
         from deno import find_deno_bin
@@ -50,14 +50,14 @@ def deno_executable() -> Path:
         found = Path(find_deno_bin())
         check_trusted(found)
     except (ImportError, FileNotFoundError):
-        raise EngineMissing("the engine deno", f"it is not installed; pip install '{SPEC.requirement}'") from None
+        raise EngineMissing("the engine deno", f"it is not installed; run: pip install '{SPEC.requirement}'") from None
     except UntrustedPath as error:
         raise RootError("the engine deno", error.why) from error
     return found
 
 
-# The C library looks here for the main thread's stack (pthread_getattr_np), without which Deno's parser of TypeScript
-# ends the process at an `if`. The real one would tell a program, that can import it, where everything is.
+# glibc reads this file to find the main thread's stack (pthread_getattr_np). Without it, Deno's TypeScript parser
+# crashes at an `if`. The real file would reveal the address layout to a program, which can import it.
 _MAPS = b"00001000-00010000 ---p 00000000 00:00 0\n00010000-ffffffffffffffff rw-p 00000000 00:00 0 [stack]\n"
 
 
@@ -66,7 +66,7 @@ def _fill(folder: Path, deno: Path) -> Root:
         path.mkdir(parents=True, mode=0o755)
     target = folder / DENO[1:]
     try:
-        os.link(deno, target)  # 100 MB, shared with the installation and its pages in memory
+        os.link(deno, target)  # 100 MB, shared with the installation on disk and in memory
         if target.stat().st_mode & 0o005 != 0o005:
             raise PermissionError("others may not run it")
     except OSError:
@@ -75,7 +75,7 @@ def _fill(folder: Path, deno: Path) -> Root:
     loader = find_loader(deno)
     copy_libraries(loader, deno, folder)
     copy(Path(loader), folder / loader[1:], 0o755)
-    # Deno asks where its executable is; there is no /proc in the jail.
+    # Deno needs the path of its executable, but there is no /proc in the jail.
     (folder / "proc/self/exe").symlink_to(DENO)
     write(folder / "proc/self/maps", _MAPS)
     engines = resources.files("sandbox.engines")
@@ -84,7 +84,7 @@ def _fill(folder: Path, deno: Path) -> Root:
         (engines / name).read_text("utf-8")
         for name in ("jail/contract.js", "deno/jail/check.js", "deno/jail/runner.js")
     )
-    # To look for these in the jail would take a thirtieth of a start; to parse what checks a source, a twentieth.
+    # Finding these in the jail would take a thirtieth of a start. Parsing check.js would take a twentieth.
     made = f"const ofThisDeno = {json.dumps(surplus)};\nconst checkText = {json.dumps(check)};"
     write(folder / RUNNER[1:], "\n".join((contract, made, runner)).encode())
     write(folder / IMPORT_MAP[1:], json.dumps({"imports": dict.fromkeys(modules)}).encode())
@@ -92,13 +92,13 @@ def _fill(folder: Path, deno: Path) -> Root:
 
 
 _ALONE = ("--no-config", "--no-lock", "--no-npm", "--no-remote")
-"""So that Deno reads no file that it finds in the current folder or above it."""
+"""Options that prevent Deno from reading files in the current folder and its parents."""
 
 
 def _of_this_deno(deno: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of Node's modules in this Deno, and of its globals for graphics.
+    """Return the names of Node's modules in this Deno, and of its WebGPU globals.
 
-    A null in an import map refuses each of the former (process, fs, ...).
+    A null in an import map refuses each of the modules (process, fs, ...).
     """
     script = (
         "import {builtinModules} from 'node:module'; const names = Object.getOwnPropertyNames(globalThis);"

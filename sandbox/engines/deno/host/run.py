@@ -1,6 +1,6 @@
-"""One job in a Deno process: supervise it, end it, and derive its outcome from the kernel's accounts.
+"""One job in a Deno process: supervises it, ends it, and derives its outcome from the kernel's accounting.
 
-The cell passes on the reactor's events. The start of processes is not here.
+The cell passes on the reactor's events. `cell.py` and `start.py` start processes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sandbox.protocol.events import Trusted
 from sandbox.protocol.machine import State
 
 _LOG_S = 1.5
-"""How long to wait for nsjail's report of an end. It also polls once a second, in case SIGCHLD was lost."""
+"""Time limit for nsjail's report of an end. nsjail also polls once a second, in case SIGCHLD was lost."""
 
 
 class DenoRun:
-    """The job in a cell. The cell calls it until `over` is called, and then `jail_ended` if nsjail ends."""
+    """The job in a cell. The cell passes events until `over` is called, and then calls `jail_ended` if nsjail ends."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class DenoRun:
         set_due: Callable[[float], None],
         over: Callable[[bool], None],
     ) -> None:
-        """`grouped`: whether a cgroup limits memory. `set_due`: call `on_due` at this time.
+        """`grouped`: whether a cgroup limits memory. `set_due`: arranges a call of `on_due` at this time.
 
-        `over`: called once, with whether nsjail goes on. If not, the cell must be retired.
+        `over`: called once, with whether nsjail continues. If not, the cell must be retired.
         """
         self._run = run
         self._accounts = accounts
@@ -60,37 +60,37 @@ class DenoRun:
         self._settled = False
         self._read_to_the_end = False
         self.awaits_log = False
-        """Whether nsjail's report of the process's end is awaited."""
+        """Whether the run waits for nsjail's report of the process's end."""
         self._paused = False
-        """Whether its output is not read, since there is no room for it."""
+        """Whether reading its output is paused, because there is no room for it."""
         self._taken = False
-        """Whether the process, when the daemon last looked, had read all that it was sent.
+        """Whether the process had read its whole job when the daemon last checked.
 
         If the watchdog kills it before that, the next process may read the rest while the daemon is busy.
         """
         self._killed: Trusted | None = None
-        """Why the watchdog has killed the process, if it has."""
+        """The reason why the watchdog has killed the process, if it has."""
         self._report: Callable[[], None] | None = None
-        """Reports the result; to be called once nsjail was reaped. None if there is nothing to report."""
+        """Reports the result. Called once nsjail was reaped. None if there is nothing to report."""
         self._reported = False
 
     @property
     def unsent(self) -> bool:
-        """Whether a part of the job has still to be sent."""
+        """Whether a part of the job is not sent yet."""
         return self._run.unsent
 
     @property
     def backlog(self) -> bool:
-        """Whether a part of the bytes that were read can be processed now."""
+        """Whether some of the bytes that were read can be processed now."""
         return not self._settled and not self._paused and self._run.backlog
 
     @property
     def events(self) -> int:
-        """Events of the data socket to wait for: it is not read while there is a backlog of what was read."""
+        """Events of the data socket to wait for. The socket is not read while there is a backlog."""
         return (0 if self._paused or self._run.backlog else READ) | (WRITE if self._run.unsent else 0)
 
     def begin(self) -> None:
-        """Send the job, whose limits hold from now on. Raises CellLost."""
+        """Send the job and start its limits. Raises CellLost."""
         run, limits, accounts = self._run, self._run.job.limits, self._accounts
         cpu_at_ns = accounts.cpu_before_ns + limits.cpu_ms * 1_000_000
         self._watch.arm_with_cpu(limits.wall_ms, cpu_at_ns, cpu_ms=limits.cpu_ms, cores=self._engine.cores)
@@ -98,12 +98,13 @@ class DenoRun:
         self._set_due(min(run.began + LOW_PRIORITY_AFTER_S, run.wall_at))
 
     def cancel(self) -> None:
-        """End the run: its client has cancelled it or left."""
+        """End the run, because its client has cancelled it or disconnected."""
         if self._run.machine.state not in (State.ENDING, State.GONE) and not self.awaits_log:
             self._stop(Trusted.CANCEL)
 
     def on_due(self) -> None:
-        """Give way to others after a while; end the run at its wall limit; or give up waiting for nsjail's report."""
+        """Handle a deadline: lower the priority, end the run at its wall limit, or give up waiting for nsjail's
+        report."""
         if self.awaits_log:
             self._conclude(None)
         elif trio.current_time() >= self._run.wall_at:
@@ -117,10 +118,10 @@ class DenoRun:
             self._set_due(self._run.wall_at)
 
     def on_data(self) -> None:
-        """The data socket can be read or written."""
+        """Handle a readable or writable data socket."""
         run = self._run
         if self._read_to_the_end:
-            self.on_end()  # from now on, bytes come from the next process
+            self.on_end()  # from now on, bytes are from the next process
             return
         if run.unsent:
             run.send(self._data)
@@ -131,13 +132,13 @@ class DenoRun:
             self._pause()
 
     def on_end(self) -> None:
-        """The process has ended by itself: all that it wrote is there to be read."""
+        """Handle the end of the process by itself. All its output is available."""
         if self._settled:
             return
         if self._read_to_the_end:
             reading = self._run.look()
         else:
-            self._read_to_the_end = True  # now: nsjail starts the next process, which writes there too
+            self._read_to_the_end = True  # at once: the next process writes to the same socket
             reading = self._run.receive_all(self._data)
         if reading is Reading.NO_ROOM:
             self._run.drop_rest()
@@ -145,7 +146,7 @@ class DenoRun:
             self._settle(ended=True)
 
     def _pause(self) -> None:
-        """Read no more until there is room."""
+        """Stop reading until there is room."""
         if not self._paused:
             self._paused = True
             self._run.when_room(self._read_on)
@@ -156,14 +157,14 @@ class DenoRun:
             self._set_due(trio.current_time())
 
     def on_log(self, *, more: bool) -> None:
-        """nsjail has written to its log, or, without `more`, has ended."""
+        """Handle new data in nsjail's log. `more` is false if nsjail has ended."""
         if self.awaits_log:
             how = self._jail.ending_of(self._engine.pid)
             if how is not None or not more:
                 self._conclude(how, jail_ended=not more)
 
     def jail_ended(self) -> None:
-        """nsjail has ended and was reaped: report what is left to report."""
+        """Handle the end of nsjail after it was reaped: report the result, if it is pending."""
         if self._report is None and not self._reported:
             self._jail.read_log()
             if not self.awaits_log:
@@ -178,13 +179,13 @@ class DenoRun:
         self._settle(ended=False)
 
     def _settle(self, *, ended: bool) -> None:
-        """Read the kernel's accounts and end the process. `ended`: it has ended, by itself or by the watchdog."""
+        """Read the kernel's accounting and end the process. `ended`: it has ended by itself or by the watchdog."""
         run, accounts = self._run, self._accounts
         self._settled = True
         self._close_accounts(ended=ended)
         killed = self._killed is not None
         there = self._taken and not run.partial if killed else self._engine.is_alive()
-        if killed and not self._grouped:  # the peak is known once nsjail was reaped
+        if killed and not self._grouped:  # the peak is known after nsjail was reaped
             self._conclude(None)
         elif ended and not killed:
             self.awaits_log = True
@@ -193,13 +194,13 @@ class DenoRun:
         elif run.malformed or not there or not run.was_read(self._data):
             self._conclude(None, ended=False)
         else:
-            # The process was there and took all that it was sent: it is ended, and nsjail goes on.
+            # The process was alive and had read its whole job: kill it, and let nsjail continue.
             run.machine.happen(Trusted.ENDED)
             self._engine.kill()
             outcome = verdict(
                 accounts.evidence(run, cause=self._cause, alive=True, how=None, jail_gone=False), run.reader
             )
-            # Without a cgroup, a large peak of this run could make a later run's end look like a lack of memory.
+            # Without a cgroup, a large peak of this run could make a later run's crash look like a memory limit.
             small = self._grouped or accounts.peak_bytes < run.job.limits.memory_bytes // 4
             self._reported = True
             self._over(small and not isinstance(outcome, Crashed))
@@ -213,9 +214,9 @@ class DenoRun:
 
     @property
     def _cause(self) -> Trusted | None:
-        """Why the process was killed, if it was before its last message.
+        """Return why the process was killed, if that was before its last message.
 
-        While the daemon was busy, the next process may have written something by now, and this run seems malformed.
+        While the daemon was busy, the next process may have written data, so that this run seems malformed.
         """
         machine = self._run.machine
         if self._killed is None or machine.cause not in (None, Trusted.MALFORMED):
@@ -230,9 +231,9 @@ class DenoRun:
         )
 
     def _conclude(self, how: Ending | None, *, ended: bool = True, jail_ended: bool = False) -> None:
-        """End a jail whose process ended by itself, or can't be trusted to. Report how the run ended.
+        """End a jail that cannot be reused, and report how the run ended.
 
-        `jail_ended`: nsjail has closed its log, which it does by ending. The kernel reports its end a moment later.
+        `jail_ended`: nsjail has closed its log, because it has ended. The kernel reports its end a moment later.
         """
         run, accounts = self._run, self._accounts
         self.awaits_log = False
@@ -253,5 +254,5 @@ class DenoRun:
 
         self._report = report
         self._over(False)
-        if self._grouped or not ended:  # else the peak is known once nsjail was reaped
+        if self._grouped or not ended:  # otherwise the peak is known after nsjail was reaped
             report()

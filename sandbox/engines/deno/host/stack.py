@@ -1,8 +1,8 @@
-"""Where a program failed, from V8's stacks as Deno writes them, in terms of the program as submitted. Pure.
+"""Maps positions in V8's stacks, as Deno writes them, to the submitted program. Pure.
 
-A body that is JavaScript is `program.js`, below three lines of wrapper; what is loaded as a module is `program:module`.
-A stack's first line says whether Deno has mapped it from what TypeScript became to what it was, and where (`logged`).
-V8 counts columns in UTF-16 code units, Deno's parser (swc) in characters, of which a tab is two.
+A JavaScript body is `program.js`, after three lines of wrapper. Code that is loaded as a module is `program:module`.
+Deno maps stacks of transpiled TypeScript back to the source; see `logged` for the mappings. V8 counts columns in UTF-16
+code units. Deno's parser (swc) counts characters, and a tab as two.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ _OURS = (
     *("(ext:", "(node:", "(checkin:", "at ext:", "at node:", "at checkin:"),
 )
 _OURS_CHARACTERS = 128
-"""From the end of a frame: its place is there. A function's name, which is before it, can be the program's."""
+"""Characters at the end of a frame that contain its position. The function's name before it is chosen by the
+program."""
 
 _UNNAMED = re.compile(r"(?:async )?(?:\w++\.)?(?:eval|default)(?: \[as \w++\])?")
 _UNNAMED_CHARACTERS = 512
-"""A longer name is the program's own."""
+"""A longer name was chosen by the program."""
 
 
 def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
-    """Return (line, column) of what does not parse. What was noticed past the source's end is there."""
+    """Return (line, column) of a syntax error. A position past the end of the source becomes its end."""
     found = _PLACE.match(stack)
     if found is None:
         return None, None
@@ -42,18 +43,18 @@ def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int
 
 
 def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, int | None]:
-    """Return the stack in terms of the program as submitted, and the place of its first frame there.
+    """Return the stack mapped to the submitted program, and the position of its first frame in the program.
 
-    What Deno puts behind TypeScript's own text (decorators' helpers) is none of the author's.
+    Frames in code that Deno appends to TypeScript (helpers of decorators) are not the author's.
     """
     mapped, _, rest = stack.partition("\n")
     return _mapped(rest, source_name, source, mapped=int(mapped) if mapped in ("1", "2") else 0)
 
 
 def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
-    """Return a console line with the stacks in it in terms of the program.
+    """Return a console line with its stacks mapped to the program.
 
-    `mapped`: 0, as V8 counts lines; Deno maps them back, 1, to what stands a line lower than in the program, or 2.
+    `mapped`: 0 for V8's lines; 1 if Deno maps to lines that are one too large; 2 if Deno maps to the program's lines.
     """
     return _mapped(text, source_name, source, mapped=mapped)[0]
 
@@ -82,7 +83,7 @@ def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[
 
 
 def _is_ours(place: str) -> bool:
-    """Whether a place is in our own code, or in Deno's."""
+    """Whether a position is in promptlog's or Deno's code."""
     if "ext:" in place or "node:" in place or "checkin:" in place or "file:///app/" in place:
         return any(ours in place for ours in _OURS)
     return False

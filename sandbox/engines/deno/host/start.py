@@ -1,4 +1,4 @@
-"""Start a Deno cell."""
+"""Starts a Deno cell."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sandbox.jail.identities import Identity
 
 
 async def start(plan: Plan, reactor: Reactor) -> DenoCell:
-    """Start a cell and wait until its runner waits for a run. About 25 ms.
+    """Start a cell and wait until its runner is ready. Takes about 25 ms.
 
     Raises CellStartError with what nsjail reported.
     """
     try:
         data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
-        raise CellStartError(plan.engine, f"no sockets for it: {error.strerror}") from error
+        raise CellStartError(plan.engine, f"can't create its sockets: {error.strerror}") from error
     data.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     data.setblocking(False)
     group: Group | None = None

@@ -1,7 +1,7 @@
-"""Check a TypeScript program without its types: the program's own text, with white space in the place of types.
+"""Checks TypeScript with its types removed: it must equal the program's text, with white space in place of types.
 
 The text comes from a jailed process that parsed a hostile program. Such a process can blank out any part of the
-program, the marks of a comment or a text among them. It can add no character but white space and semicolons.
+program, for example comment markers or quotes. It can add only white space and semicolons.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import trio
 
 _SLICE_BYTES = 64 * 1024
-"""Compared in 0.8 ms. Between two slices other tasks have their turn."""
+"""Size of a slice, which takes 0.8 ms to compare. Other tasks run between two slices."""
 
 _SPACES = (b"\xc2\xa0", b"\xe2\x80\x82", b"\xef\xbb\xbf")
-"""White space of two and of three bytes, with which Deno's parser replaces characters of that size."""
+"""White space of two and three bytes. Deno's parser replaces characters of these sizes with it."""
 
 _MUST_MATCH = bytes(0 if byte in b" ;" else 0xFF for byte in range(256))
 _LINE_END = bytes(0xFF if byte in b"\n\r" else 0 for byte in range(256))
@@ -21,7 +21,7 @@ _LINE_END = bytes(0xFF if byte in b"\n\r" else 0 for byte in range(256))
 async def is_stripped(source: bytes, text: bytes) -> bool:
     """Whether `text` is UTF-8, and `source` with some bytes replaced by white space or semicolons.
 
-    Line feeds and carriage returns stay where they are, and no others come.
+    Line feeds and carriage returns must be at the same positions in both.
     """
     if len(text) != len(source):
         return False
@@ -43,7 +43,7 @@ def _boundary(text: bytes, at: int) -> int:
 
 
 def _matches(source: bytes, text: bytes) -> bool:
-    """Compare two texts of one size, all bytes at once, as integers."""
+    """Compare two texts of the same size, all bytes at once, as integers."""
     try:
         text.decode()
     except UnicodeDecodeError:  # a part of a character was blanked out

@@ -1,4 +1,4 @@
-"""How a run on Deno ended: a table from evidence to outcome. The first row that holds counts. Pure."""
+"""How a run on Deno ended: a table from evidence to outcome. The first matching row counts. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sandbox.outcome import Cancelled, CpuLimit, Crashed, MemoryLimit, WallLimit
 from sandbox.protocol.events import Last, Refused, Trusted
 
 _ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT, signal.SIGSEGV)
-"""How Deno ends when memory is refused to it."""
+"""Signals by which Deno ends when the kernel refuses memory."""
 
 _HEAP_ABORTS = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT)
-"""How V8 ends at its own heap's limit."""
+"""Signals by which V8 ends at its own heap limit."""
 
 _OUT_OF_MEMORY = re.compile(
     rb"^# Fatal (?:JavaScript|process) out of memory: |^memory allocation of \d+ bytes failed", re.MULTILINE
@@ -30,9 +30,9 @@ Words = Literal["memory", "fault"]
 
 
 def of_last_words(errors: bytes) -> Words | None:
-    """Return what a Deno wrote to its standard error at its end: that it had no memory left, or a fault.
+    """Classify the fatal error that Deno wrote to standard error: out of memory, or a crash.
 
-    A program that gets there can write this, too. Then it must still end by one of the signals of an abort.
+    A program that can write there can forge this. Then the process must still end by one of the signals above.
     """
     if _OUT_OF_MEMORY.search(errors):
         return "memory"
@@ -40,37 +40,37 @@ def of_last_words(errors: bytes) -> Words | None:
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a Deno process's end."""
+    """The evidence of how a Deno process ended."""
 
     limits: Limits
     oom: bool
-    """Whether its cgroup counts a kill for lack of memory."""
+    """Whether its cgroup has counted an out-of-memory kill."""
     cpu_looked_ms: float
-    """CPU time at the last look at its clock."""
+    """CPU time when its clock was last read."""
     cpu_accounted_ms: float
-    """The same, or what the kernel accounted to it in the end: more, and in steps of 10 ms."""
+    """The same, or the kernel's final accounting, which is larger and in steps of 10 ms."""
     peak_bytes: int
     wall_ms: float
     cause: Trusted | None
-    """Why the daemon ended it, if it did so before its last message."""
+    """The reason why the daemon ended it, if that was before its last message."""
     malformed: str
-    """What was wrong with its bytes."""
+    """The reason why its bytes were invalid; empty if they were valid."""
     last: Last | None
-    """Its last message, if the process was alive for the daemon to end it afterwards."""
+    """Its last message, if the process was still alive after sending it."""
     maybe: Refused | None
     """Its provisional outcome."""
     jail_gone: bool
-    """Whether nsjail has ended, and the daemon did not end it."""
+    """Whether nsjail has ended by itself."""
     how: Ending | None
-    """What nsjail reports of its end."""
+    """How it ended according to nsjail."""
     words: Words | None
-    """What its last words were about. A large array is refused while little is resident."""
+    """The kind of its fatal error message. A large array can be refused while little memory is resident."""
     data_limited: bool
     """Whether RLIMIT_DATA limits its memory."""
 
     @property
     def ended_as_said(self) -> bool:
-        """Whether it sent its last message, and nothing but that was the end of it."""
+        """Whether it ended normally, after its last message."""
         return self.last is not None and self.cause is None and self.how is None and not self.jail_gone
 
     @property
@@ -80,9 +80,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def silent_abort_near_limit(self) -> bool:
-        """Whether it aborted without last words, with much of its memory in use.
+        """Whether it aborted without a message while it used much of its memory.
 
-        Under RLIMIT_DATA memory is refused while less is resident, and an allocation that fails can end as a fault.
+        Under RLIMIT_DATA, an allocation can fail while less memory is resident, and then V8 can crash.
         """
         much_bytes = self.limits.memory_bytes // (4 if self.data_limited else 2)
         aborts = _ABORTS if self.data_limited else _HEAP_ABORTS
@@ -99,8 +99,8 @@ TABLE: tuple[Row, ...] = (
     (lambda e: e.cause is Trusted.WALL, lambda e, _: WallLimit(limit=e.limits.wall_ms, used=e.wall_ms)),
     (lambda e: e.cause is Trusted.MALFORMED, lambda e, _: Crashed(message=f"the engine wrote {e.malformed}")),
     (lambda e: e.ended_as_said, lambda e, reader: _said(e.last, e, reader)),
-    (lambda e: e.jail_gone, lambda e, _: Crashed(signal="SIGKILL", message="its jail was ended from outside")),
-    (lambda e: e.how is None, lambda e, _: Crashed(message="the run was given up")),
+    (lambda e: e.jail_gone, lambda e, _: Crashed(signal="SIGKILL", message="its jail was killed from outside")),
+    (lambda e: e.how is None, lambda e, _: Crashed(message="the run was abandoned")),
     (lambda e: e.silent_abort_near_limit, lambda e, _: _memory_limit(e)),
     (lambda e: e.words == "memory" and e.by_signal in _ABORTS, lambda e, _: _memory_limit(e)),
     (

@@ -1,8 +1,8 @@
-"""A QuickJS cell: hand it a run, supervise it, end it. `start.py` starts it.
+"""A QuickJS cell: starts runs, supervises them, ends them. `start.py` starts the cell.
 
-One nsjail with a zygote in it, and two sockets to that. The other end of *data* belongs to the child of the moment;
-what comes over it is hostile. The other end of *control* belongs to the zygote, which reports each child's wait status
-and rusage there. control.py has its messages. More than 300 lines, since a child's whole life is in one place."""
+A cell is one nsjail with a zygote, connected by two sockets. The other end of *data* belongs to the current child; its
+data is hostile. The other end of *control* belongs to the zygote, which reports each child's wait status and rusage
+(control.py). More than 300 lines, because a child's whole life is in one place."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from sandbox.protocol.machine import Machine, State
 
 _log = logging.getLogger(__name__)
 KILL_S = 0.5
-"""How long a zygote may take to report the end of a child that it was told to kill."""
+"""Time limit for the zygote's report after it was told to kill its child."""
 
 _READ_GRACE_S = 0.005
-"""How long a cancelled child may take to read its job."""
+"""Time that a cancelled child gets to read its job."""
 
 _READS_S = 0.0005
-"""How often to look whether a child has read its job."""
+"""Interval of checks whether a child has read its job."""
 
 _EXIT_S = 0.3
-"""How long a zygote may take to exit by itself."""
+"""Time limit for a zygote to exit by itself."""
 
 
 class QuickJSCell(Cell):
-    """One jailed zygote. Made by `start`."""
+    """One jailed zygote. Created by `start`."""
 
     process: trio.Process
 
@@ -64,28 +64,30 @@ class QuickJSCell(Cell):
         zygote: int | None,
         room_bytes: int,
     ) -> None:
-        """`zygote`: its pid; None if this kernel does not tell it.
+        """`zygote`: its pid; None if this kernel does not report it.
 
-        `room_bytes`: output that the data socket's buffer holds. A child that writes more blocks until it is read.
+        `room_bytes`: capacity of the data socket's buffer. A child that writes more blocks until the data is read.
         """
         super().__init__(plan, identity, process, reactor)
         self._data = data
         self._control = control
         self._room_bytes = room_bytes
         self._events = 0
-        """What the reactor waits for on the data socket."""
+        """Events for which the reactor waits on the data socket."""
         self._reads_early = False
-        """Whether output is read while the child runs. Usually not in the first LOW_PRIORITY_AFTER_S, so that most runs
-        take one read. A run that streams, or that may write more than the socket holds, is read from the start."""
+        """Whether output is read while the child runs. Normally not in the first LOW_PRIORITY_AFTER_S, so that most
+        runs need one read. The output of a run that streams, or may exceed the socket buffer, is read from the
+        start."""
         self._run: Run | None = None
         self._report: Report | None = None
         """The report of the child's end, while its output is still being processed."""
         self._killed = False
-        """Whether the watchdog may have killed that child, or the next one."""
+        """Whether the watchdog may have killed this child or the next one."""
         self._ends_awaited = 0
-        """Ends of children to wait for until the blank child has the default limits again, after a cancelled job."""
+        """After a cancelled job: number of children that must end until the blank child has the default limits
+        again."""
         self._kill_at = 0.0
-        """When a child that was cancelled before it had read its job is killed at the latest; 0: now."""
+        """Latest time to kill a child that was cancelled before it had read its job; 0: now."""
         self._children_ended = 0
         self._watch = watch
         self._zygote = zygote
@@ -94,7 +96,7 @@ class QuickJSCell(Cell):
 
     @property
     def blank(self) -> bool:
-        """Whether a child waits for a job. The next child is forked while the last run's result is on its way."""
+        """Whether a child waits for a job. The next child is forked while the last run's result is being delivered."""
         return self._run is None and not self._ends_awaited
 
     def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: Room | None = None) -> None:
@@ -115,13 +117,13 @@ class QuickJSCell(Cell):
             raise
 
     def cancel(self) -> None:
-        """End the job in progress."""
+        """End the current job."""
         run = self._run
         if run is None:
             return
         if run.machine.state is State.STARTING:
             self._let_go()
-            # The blank child is being replaced by one with other limits, and that one has to be replaced in turn.
+            # The blank child is being replaced by one with other limits, which must then be replaced as well.
             self._ends_awaited = 2
             self._reactor.set_due(self, trio.current_time() + KILL_S)
             run.done(run.result(Cancelled(), cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
@@ -129,7 +131,7 @@ class QuickJSCell(Cell):
             self._stop(run, Trusted.CANCEL)
 
     def on_due(self) -> None:
-        """Give way to others after a while; end the run at its wall limit; end the jail if the zygote hangs."""
+        """Handle a deadline: lower the priority, end the run at its wall limit, or end the jail if the zygote hangs."""
         run = self._run
         if run is None:
             if self._ends_awaited:
@@ -138,7 +140,7 @@ class QuickJSCell(Cell):
         state = run.machine.state
         if state is State.STARTING:
             self.retire()
-            self._lose(run, "it did not take new limits in time")
+            self._lose(run, "its limits were not changed in time")
         elif state is State.ENDING and self._kill_at:
             self._kill(run)
         elif state is State.ENDING:
@@ -155,7 +157,7 @@ class QuickJSCell(Cell):
             self._reactor.set_due(self, run.wall_at)
 
     def restore_priority(self) -> None:
-        """Give the zygote and its first child the daemon's priority: the start of the cell had a lower one."""
+        """Give the zygote and its first child the daemon's priority. The start of the cell had a lower one."""
         if self._zygote is not None:
             priority.restore(self._zygote)
             with suppress(OSError, ValueError):
@@ -176,14 +178,15 @@ class QuickJSCell(Cell):
             self._data.close()
             if self.process.stderr is not None:
                 await self.process.stderr.aclose()
-            # With control gone the zygote exits, which is its namespace's init, and with it all in there. nsjail reaps
-            # it and cleans up. If that takes too long, nsjail is killed, and the rest by its parent's death.
+            # When control is closed, the zygote exits. It is the init of its pid namespace, so all its processes end.
+            # nsjail reaps it and cleans up. If that takes too long, nsjail is killed, and the rest by the parent-death
+            # signal.
             with trio.move_on_after(_EXIT_S):
                 await self.process.wait()
             self.process.kill()
             await self.process.wait()
             reaped = True
-        if not reaped:  # its uid is not given to another while it may be there
+        if not reaped:  # its uid is not reused while the process may be alive
             _log.error("nsjail %d was killed and did not end within %g s", self.process.pid, 2 * KILL_S)
             return
         self.plan.identities.give_back(self.identity)
@@ -191,15 +194,15 @@ class QuickJSCell(Cell):
             self.plan.cgroup.forget_jail(self._zygote)
 
     def _forget_jail(self) -> None:
-        """End the job in progress, if there is one: its jail is gone."""
+        """End the current job, if there is one, because its jail has ended."""
         run = self._run
         if run is None:
             return
-        if run.machine.state is State.GONE:  # the daemon has failed at its end, and closes the cell
+        if run.machine.state is State.GONE:  # an error of the daemon while it ended the run; the cell is being closed
             self._let_go()
-            crashed = Crashed(message="the daemon failed at the end of this run; its log says how")
+            crashed = Crashed(message="the daemon failed at the end of this run; its log has the details")
             run.done(run.result(crashed, cpu_ms=0.0, wall_ms=run.wall_ms(), peak_bytes=0))
-        elif self._report is not None:  # the child had ended before
+        elif self._report is not None:  # the child had already ended
             run.machine.happen(Trusted.ENDED)
             self._finish(run, self._report)
         elif run.begun:
@@ -222,11 +225,11 @@ class QuickJSCell(Cell):
         self._reactor.set_due(self, min(run.wall_at, now + LOW_PRIORITY_AFTER_S))
 
     def _set_limits(self, run: Run, limits: Limits) -> None:
-        """Have the blank child replaced by one with these limits. Raises CellLost."""
+        """Replace the blank child by one with these limits. Raises CellLost."""
         try:
             self._control.send(limits_message(self._children_ended, limits))
         except OSError as error:
-            raise CellLost(f"it did not take new limits: {error}") from error
+            raise CellLost(f"its limits could not be changed: {error}") from error
         run.machine.happen(Trusted.LIMITS)
         self._reactor.set_due(self, trio.current_time() + KILL_S)
 
@@ -243,14 +246,14 @@ class QuickJSCell(Cell):
         if self._ends_awaited and report is not None:
             self._await_default()
             return
-        if report is None or run is None:  # the zygote has ended, or a blank child has
+        if report is None or run is None:  # the zygote or a blank child has ended
             self._reactor.forget(self._control.fileno())
             self.retire()
             if self._report is None:
                 self._forget_jail()
             return
         self._children_ended += 1
-        if self._report is not None:  # the next child has ended while it was blank
+        if self._report is not None:  # the next child ended while it was blank
             self.retire()
             return
         if run.machine.state is State.STARTING:
@@ -268,7 +271,7 @@ class QuickJSCell(Cell):
         self._go_on(run.receive_all(self._data))
 
     def _await_default(self) -> None:
-        """Count the end of a child on the way back to one with the default limits: see `_ends_awaited`."""
+        """Count the end of a child while returning to the default limits: see `_ends_awaited`."""
         self._children_ended += 1
         self._ends_awaited -= 1
         if self._ends_awaited:
@@ -283,7 +286,8 @@ class QuickJSCell(Cell):
             self.on_blank()
 
     def _go_on(self, reading: Reading) -> None:
-        """Process the output of a dead child, a part in each turn of the loop. All of it was read from the socket."""
+        """Process the output of a dead child, a part in each turn of the loop. All of it was already read from the
+        socket."""
         run = self._run
         assert run is not None
         match reading:
@@ -312,14 +316,14 @@ class QuickJSCell(Cell):
     def _on_data(self) -> None:
         run = self._run
         if self._report is not None or (run is not None and run.machine.state is State.STARTING):
-            return  # an event of the run before this one: the job is not for the child that is there now
+            return  # a late event of the previous run: this job is not for the current child
         if run is None:
-            if not is_quiet(self._data):  # epoll reports a hang-up even if nothing is waited for
+            if not is_quiet(self._data):  # epoll reports a hang-up even with an empty event mask
                 self._reactor.forget(self._data.fileno())
                 self.retire()
             return
         if not run.begun:
-            return  # a hang-up; the blank child is about to be replaced, and must not be sent the job
+            return  # a hang-up; the blank child will be replaced, and must not receive the job
         if run.unsent:
             run.send(self._data)
         elif not self._events & READ:
@@ -331,14 +335,14 @@ class QuickJSCell(Cell):
             self._wait_for_child(run)
 
     def _receive(self, run: Run) -> None:
-        """Read and process a part of the child's output. While there is a backlog of it, the socket is not read."""
+        """Read and process a part of the child's output. While there is a backlog, the socket is not read."""
         reading = run.receive(self._data)
         if reading is Reading.NO_ROOM:
             run.when_room(lambda: self._read_on(run))
         elif run.backlog:
             self._read_on(run)
         if reading is Reading.END or run.machine.state is State.ENDING:
-            self._wait_for(0)  # the end is reported by control
+            self._wait_for(0)  # control reports the end
         else:
             read = 0 if run.backlog or reading is Reading.NO_ROOM else READ
             self._wait_for(read | (WRITE if run.unsent else 0))
@@ -349,7 +353,7 @@ class QuickJSCell(Cell):
             self._kill(run)
 
     def _wait_for_child(self, run: Run) -> None:
-        """Wait until the child takes more of its job, or has written something that is to be read."""
+        """Wait until the child has read more of its job, or has written output."""
         self._wait_for((READ if self._reads_early else 0) | (WRITE if run.unsent else 0))
 
     def _wait_for(self, events: int) -> None:
@@ -361,7 +365,7 @@ class QuickJSCell(Cell):
         if self._report is None and not self._reads_early and not run.unsent:
             run.receive(self._data)  # console lines that were written before the kill
         run.machine.happen(cause)
-        if self._report is not None:  # the child has ended, and its output was not read in time
+        if self._report is not None:  # the child has ended, but its output was not processed in time
             run.machine.happen(Trusted.ENDED)
             self._finish(run, self._report)
         else:
@@ -372,7 +376,7 @@ class QuickJSCell(Cell):
     def _kill(self, run: Run) -> None:
         """Have the zygote kill its child. The zygote's report of the end follows.
 
-        If nobody waits for its end, it is given a moment to read its job: else its cell would be spent.
+        After a cancel, the child first gets a moment to read its job. Otherwise the cell would have to be replaced.
         """
         self._wait_for(0)
         now = trio.current_time()
@@ -392,9 +396,10 @@ class QuickJSCell(Cell):
     def _finish(self, run: Run, report: Report | None) -> None:
         """Report how the run ended.
 
-        A child that was killed at a limit leaves nothing behind, if it had read its whole job: else the next child has
-        read the rest as its own by now. The zygote looks before it forks that. A part of the job that was sent after
-        its look shows in nothing but the child's silence: it says nothing before it has read its job.
+        A child that was killed at a limit leaves nothing behind, if it had read its whole job. Otherwise the next child
+        reads the rest as its own job. The zygote checks for unread data before it forks the next child. It cannot
+        detect data that was sent after its check. In that case the child has sent nothing, because a child sends
+        nothing before it has read its job.
         """
         machine = run.machine
         killed = self._killed or self._watch.disarm() is not None
@@ -408,7 +413,7 @@ class QuickJSCell(Cell):
         )
         outcome = verdict(evidence, run.reader)
         read = report is not None and not report.unread and not (run.in_parts and machine.last is None)
-        # A child writes its last message after it has read the whole job, so this saves a system call.
+        # A child sends its last message only after it has read the whole job, so this saves a system call.
         said_last = evidence.ended_as_said and not run.surplus and not run.unsent
         if killed or not read or isinstance(outcome, Crashed) or not (said_last or run.was_read(self._data)):
             self.retire()
@@ -439,7 +444,8 @@ class QuickJSCell(Cell):
                 priority.lower(only_child(self._zygote))
 
     def _refuse_if_disturbed(self) -> None:
-        """Raise CellLost, and retire, if anything came by control since the last run: the blank child has died."""
+        """Raise CellLost and retire if control has any message since the last run, because then the blank child has
+        died."""
         if self.usable:
             try:
                 self._control.recv(REPORT_BYTES)

@@ -1,4 +1,4 @@
-"""The messages between the daemon and a zygote on the control socket: see the head of the jail's zygote.c. Pure."""
+"""Messages between the daemon and a zygote on the control socket: see the start of the jail's zygote.c. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sandbox.engines.quickjs.host.verdict import Report
 from sandbox.limits import Limits
 
 READY = b"R"
-"""The first blank child is there."""
+"""Sent by the zygote when the first blank child is ready."""
 
 REPORT_BYTES = 64
-"""Room for any message of a zygote."""
+"""Buffer size for any message of a zygote."""
 
 _REPORT = struct.Struct("<4sIqqqqq")
 """E or U, the wait status, user time (s, us), system time (s, us), the largest resident size (KiB)."""
@@ -23,7 +23,7 @@ _LIMITS = struct.Struct(">cIIQ")
 
 
 def read_report(message: bytes) -> Report | None:
-    """Return the account of a child that ended; None if the message is not one, or empty: the zygote has ended."""
+    """Return the report of a child's end. None if the message is not a report; it is empty if the zygote has ended."""
     if len(message) != _REPORT.size or message[:4] not in (_READ, _UNREAD):
         return None
     kind, status, user_s, user_us, system_s, system_us, maxrss_kib = _REPORT.unpack(message)
@@ -32,10 +32,11 @@ def read_report(message: bytes) -> Report | None:
 
 
 def kill_message(child: int) -> bytes:
-    """Ask for the end of the child with this number. Children count from 0, so a late message hits no other."""
+    """Return the message that kills the child with this number. Children are numbered, so a late message hits no
+    other."""
     return _KILL.pack(b"K", child)
 
 
 def limits_message(child: int, limits: Limits) -> bytes:
-    """Ask for the end of a blank child, and for these limits for the next one."""
+    """Return the message that kills a blank child, and sets these limits for the next one."""
     return _LIMITS.pack(b"L", child, limits.cpu_ms, limits.memory_bytes)

@@ -1,9 +1,9 @@
-"""The second seccomp filter, the one that a child puts on itself before it reads a user byte. Pure: no syscalls. The
-build puts it into the cell (cell_build/embedded.py).
+"""The second seccomp filter, which a child installs before it reads a user byte. Pure: no system calls. The build
+embeds it in the cell (cell_build/embedded.py).
 
-Classic BPF, written as blocks that each end in a verdict of their own, so that no jump leaves its block and a
-wrong one cannot reach another's ALLOW. What is not named dies with SIGSYS (SECCOMP_RET_KILL_PROCESS).
-Sources: seccomp(2), linux/filter.h, linux/audit.h, the kernel's syscall tables.
+The filter is classic BPF. Each block ends with its own verdict, so that no jump leaves its block, and a wrong jump
+cannot reach another block's ALLOW. A system call that is not listed ends the process with SIGSYS
+(SECCOMP_RET_KILL_PROCESS). Sources: seccomp(2), linux/filter.h, linux/audit.h, the kernel's syscall tables.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 Machine = Literal["x86_64", "aarch64"]
 
 DATA_FD = 0
-"""The one descriptor that a child keeps: its end of the data socket."""
+"""The only descriptor that a child keeps: its end of the data socket."""
 
 _ALLOW = 0x7FFF0000
 _KILL_PROCESS = 0x80000000
@@ -35,10 +35,10 @@ SYSCALLS: dict[Machine, dict[str, int]] = {
         "exit_group": 94, "clock_gettime": 113, "gettimeofday": 169,
     },
 }  # fmt: skip
-"""Everything that a child may call. read and write on DATA_FD only, mmap without PROT_EXEC only.
+"""System calls that a child may use: read and write only on DATA_FD, mmap only without PROT_EXEC.
 
-Where the kernel's vDSO can, it reads the clocks without a call. No futex: a child has one thread. A futex on a page of
-the binary that two jails share would be a covert channel.
+The vDSO usually reads clocks without a system call. futex is not needed, because a child has one thread. A futex on a
+page of the executable, which jails share, would be a covert channel.
 """
 
 _ON_DATA_FD = ("read", "write")
@@ -77,7 +77,7 @@ def instructions(machine: Machine) -> list[Instruction]:
                 ]  # fmt: skip
             case _:
                 block = [(_RET, 0, 0, _ALLOW)]
-        # The accumulator still holds the number here: a block is left only by a verdict.
+        # The accumulator still has the number here, because a block is left only by a verdict.
         program += [(_JEQ, 0, len(block), number), *block]
     program.append((_RET, 0, 0, _KILL_PROCESS))
     return program

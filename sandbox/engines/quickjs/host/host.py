@@ -1,4 +1,4 @@
-"""The daemon's side of QuickJS: how its cells are started, what holds each limit, what is kept of a checked program."""
+"""The daemon's side of QuickJS: starting cells, enforcing limits, and building artifacts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked
 
 _ARTIFACT_BASE_BYTES, _ARTIFACT_BYTES_PER_SOURCE_BYTE = 4096, 8
-"""Bound of packed bytecode: a constant, and so many bytes for each byte of the source."""
+"""Maximum size of packed bytecode: a constant, plus this many bytes for each byte of the source."""
 
 _MOST_ARTIFACT_BYTES = 2 << 20
-"""Bound of all packed bytecode: copying 2 MiB to new memory holds the loop for 1 ms."""
+"""Maximum size of packed bytecode in any case, because copying 2 MiB to new memory blocks the loop for 1 ms."""
 
 _ADDRESS_SPACE_MIB = 64
-"""RLIMIT_AS of the zygote, at least. It runs no user's code. A child lowers it to the run's limit."""
+"""Minimum RLIMIT_AS of the zygote, which runs no user code. A child lowers it to the run's limit."""
 
 
 class Host:
@@ -47,15 +47,15 @@ class Host:
         return version.installed()
 
     def missing(self) -> str | None:
-        """Return None: it is a dependency."""
+        """Return None, because it is a dependency of the package."""
         return None
 
     def is_demanded(self) -> bool:
-        """Whether its settings say that it must be there."""
+        """Whether the settings require it to be installed."""
         return False
 
     async def plan(self, memory_bytes: int | None) -> Plan:
-        """Return how to start a cell. The memory of a run is set in its child."""
+        """Return how to start a cell. The memory limit of a run is set in its child."""
         async with self._making:
             if self._plan is None:
                 root = await trio.to_thread.run_sync(build_root, self._setting.folder)
@@ -86,23 +86,23 @@ class Host:
         return await starting.start(plan, reactor)
 
     def artifact_bytes(self, source: bytes) -> int:
-        """Return the most packed bytecode that a check may return. Real bundles need up to twice their source."""
+        """Return the maximum size of packed bytecode. Real bundles need up to twice their source."""
         return min(_ARTIFACT_BASE_BYTES + _ARTIFACT_BYTES_PER_SOURCE_BYTE * len(source), _MOST_ARTIFACT_BYTES)
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
         """Return the reported form and the bytecode, unverified.
 
-        False values affect only this program's own runs, which could do the same from their source.
+        False answers affect only this program's own runs, which could do the same from source.
         """
         code = None if checked.code is None else bytes(checked.code)
         return Artifact(form=Form.MODULE if checked.module else Form.BODY, language="javascript", code=code)
 
     def held_by(self) -> dict[str, str]:
-        """Return what holds each limit, in words."""
+        """Describe what enforces each limit."""
         cgroup = self._setting.cgroup
         held = {
             "memory": "RLIMIT_AS on the process",
-            "cpu": "a kernel timer on the process's CPU clock, RLIMIT_CPU behind it",
+            "cpu": "a kernel timer on the process's CPU clock; RLIMIT_CPU as a second limit",
             "wall": "the daemon's deadline",
             "result": "the daemon's byte cap",
             "logs": "the daemon's byte cap",
@@ -118,12 +118,12 @@ class Host:
 
 
 def nsjail_arguments(root: Root, most_memory_bytes: int) -> list[str]:
-    """Return nsjail's arguments, but for the identity, the cgroup and the command.
+    """Return nsjail's arguments, without identity, cgroup and command.
 
-    Descriptor 0 is the data socket, 1 the control socket, 2 carries what goes wrong before the zygote is ready.
+    Descriptor 0 is the data socket, 1 the control socket, and 2 a pipe for errors before the zygote is ready.
     The namespaces (user, mount, pid, network, ipc, uts, cgroup), the dropped capabilities, no_new_privs and the
-    read-only root are nsjail's defaults; tests attack each. Sizes of rlimits are in MiB here, whatever the
-    binding's comments say: nsjail's --help.
+    read-only root are nsjail's defaults; tests attack each. Rlimits are in MiB (see nsjail's --help; the comments of
+    the Python binding are wrong).
     """
     policy = (resources.files("sandbox.engines.quickjs.host") / "policy.kafel").read_text("utf-8")
     options = NsjailOptions(
@@ -141,7 +141,7 @@ def nsjail_arguments(root: Root, most_memory_bytes: int) -> list[str]:
         rlimit_msgqueue=0,
         rlimit_rtprio=0,
         nice_level=0,
-        skip_setsid=True,  # as in start.py, where it is started; there is no terminal in the jail
+        skip_setsid=True,  # see start.py; there is no terminal in the jail
         disable_proc=True,
         iface_no_lo=True,
         quiet=True,

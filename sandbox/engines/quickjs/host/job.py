@@ -1,4 +1,4 @@
-"""The frame that hands a job to a QuickJS child. The other end is the jail's frames.c, which says what is in it."""
+"""The frame of a job for a QuickJS child. The jail's frames.c decodes it, and documents its format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BRACKETS = BRACKETS.encode()
 
 
 def frame(job: Job) -> tuple[bytes, ...]:
-    """Return the frame of a job, in parts: its texts are not copied."""
+    """Return the frame of a job, in parts, without copying its texts."""
     before, bytecode, after, brackets = b"", b"", b"", b""
     match job.task:
         case Task.RUN:

@@ -1,4 +1,4 @@
-"""Build the root folder of a QuickJS jail: the cell, one static binary, and nothing else."""
+"""Builds the root folder of a QuickJS jail: the cell, one static executable, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from sandbox.jail.root import Root, RootError, build, copy
 
 CELL = "/quickjs-cell"
-"""The cell, inside the jail."""
+"""Path of the cell inside the jail."""
 
 
 def build_root(folder: Path) -> Root:
-    """Fill `folder`, which must not exist, and return what was made.
+    """Create and fill `folder`, which must not exist, and return the root.
 
-    Raises RootError if the cell is not where it should be, or the disk is full.
+    Raises RootError if the cell is missing, or the disk is full.
     """
     return build(folder, _fill)
 
 
 def cell() -> Path:
-    """Return the cell's binary. Raises RootError."""
+    """Return the path of the cell's executable. Raises RootError."""
     path = Path(str(resources.files("sandbox.engines.quickjs") / "jail/quickjs-cell"))
     if not path.is_file():
-        raise RootError(f"the QuickJS cell {path}", "install promptlog again: docs/building.md has the ways")
+        raise RootError(f"the QuickJS cell {path}", "reinstall promptlog: see docs/building.md")
     return path
 
 

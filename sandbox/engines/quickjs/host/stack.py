@@ -1,7 +1,7 @@
-"""Where a program failed, from the engine's account of it: QuickJS's stacks in terms of the program as submitted. Pure.
+"""Maps positions in QuickJS's stacks to the submitted program. Pure.
 
-A body is `eval_script`, below one line of wrapper; a module is `program`. Lines of code that the program made with
-eval have `<input>`. The engine counts columns in bytes.
+A body is `eval_script`, after one line of wrapper. A module is `program`. Code that the program created with eval is
+`<input>`. The engine counts columns in bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAPPINGS = 1
 
 
 def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int | None]:
-    """Return (line, column) of a syntax error. One past the end of the source is moved to its end."""
+    """Return (line, column) of a syntax error. A position past the end of the source becomes its end."""
     for text in stack.split("\n", STACK_LINES):
         if frame := _frame(text):
             _, _, line, column = frame
@@ -30,13 +30,13 @@ def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int
 
 
 def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, int | None]:
-    """Return the stack in terms of the program as submitted, and the place of its first frame there."""
+    """Return the stack mapped to the submitted program, and the position of its first frame in the program."""
     lines: list[str] = []
     first: tuple[int, int] | None = None
     for text in stack.removesuffix("\n").split("\n", STACK_LINES):
         if text.startswith("    at ") and _OURS in text:
             if lines and lines[-1].strip() == "at apply (native)":
-                lines.pop()  # how the prelude calls
+                lines.pop()  # the prelude's call
             continue
         frame = _frame(text)
         if frame is None or frame[1] == "<input>":
@@ -52,12 +52,12 @@ def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, 
 
 
 def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
-    """Return a console line with the stacks in it in terms of the program. `mapped` is 0."""
+    """Return a console line with its stacks mapped to the program. `mapped` is 0."""
     return shown(text, source_name, source)[0]
 
 
 def _frame(text: str) -> tuple[str | None, str, int, int] | None:
-    """Return function, file, line and column of a frame; None if the text is no frame of a program."""
+    """Return function, file, line and column of a frame; None if the text is not a frame of a program."""
     parts = split_frame(text)
     place = None if parts is None else _PLACE.fullmatch(parts[1])
     if parts is None or place is None:

@@ -1,4 +1,4 @@
-"""Start a QuickJS cell."""
+"""Starts a QuickJS cell."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from sandbox.jail.identities import Identity
 
 
 async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
-    """Start a cell and wait until its first blank child is there. About 10 ms.
+    """Start a cell and wait until its first blank child is ready. Takes about 10 ms.
 
     Raises CellStartError with what nsjail or the zygote reported.
     """
-    with ExitStack() as opened:  # everything here is undone if the host refuses a part of it, descriptors above all
+    with ExitStack() as opened:  # undoes everything if a step fails, for example for lack of descriptors
         try:
             data, their_data = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
             control, their_control = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -42,15 +42,16 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
                 stderr=subprocess.PIPE,
                 cwd=plan.folder,
                 env={},
-                # Ctrl-C at the daemon's terminal is the daemon's affair. No session of its own: to the kernel's
-                # scheduler (autogroup, sched(7)) each session is a party, and niceness counts only within one.
+                # A separate process group, so that Ctrl-C at the daemon's terminal reaches only the daemon. Not a
+                # separate session: with autogrouping (sched(7)), niceness has an effect only among processes of one
+                # session.
                 process_group=0,
                 **plan.process_options,
             )
         except OSError as error:
             raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
         opened.pop_all()
-    if priority.can_restore():  # else the cell would stay slow
+    if priority.can_restore():  # otherwise the cell would keep its low priority
         priority.lower(process.pid)
     their_data.close()
     their_control.close()
@@ -83,9 +84,9 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
 
 
 def _follow(process: trio.Process, watch: Watch) -> int | None:
-    """Have the jail watched, and return the zygote's pid; None if this kernel has no `children` file.
+    """Have the watchdog watch the jail, and return the zygote's pid; None if this kernel has no `children` file.
 
-    Then the watchdog kills the whole jail in place of a child. Raises OSError.
+    In that case, the watchdog kills the whole jail instead of a child. Raises OSError.
     """
     try:
         return watch_only_child(process.pid, watch)
@@ -97,7 +98,7 @@ def _follow(process: trio.Process, watch: Watch) -> int | None:
 async def _abandon(
     plan: Plan, identity: Identity, process: trio.Process, data: socket.socket, control: socket.socket
 ) -> None:
-    """End a jail that did not become a cell."""
+    """End the jail of a failed start."""
     zygote: int | None = None
     with suppress(OSError, ValueError):
         zygote = only_child(process.pid)
@@ -123,4 +124,4 @@ async def _last_words(process: trio.Process) -> str:
             if len(text) > 4096:
                 break
     last = text.decode("utf-8", "replace").strip().splitlines()[-3:]
-    return " / ".join(last) or "it ended, or did nothing, without a word; try: promptlogctl doctor"
+    return " / ".join(last) or "it did not become ready and printed nothing; try: promptlogctl doctor"

@@ -1,6 +1,6 @@
-"""How a QuickJS run ended: a table from evidence to outcome. The first row that holds counts. Pure.
+"""How a QuickJS run ended: a table from evidence to outcome. The first matching row counts. Pure.
 
-The daemon's own reason goes first, then the kernel's evidence, and last what the process said.
+The daemon's own reason comes first, then the kernel's evidence, and last the message of the process.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from sandbox.outcome import Cancelled, CpuLimit, Crashed, MemoryLimit, WallLimit
 from sandbox.protocol.events import Last, Trusted
 
 _MEMORY_EXIT = 72
-"""Exit code of a child that could not go on because the kernel refused it memory (cell.h)."""
+"""Exit code of a child that could not continue because the kernel refused memory (cell.h)."""
 
 NOT_LOADED_EXIT = 75
 """Exit code of a child that could not load the job's bytecode (cell.h)."""
 
 _ABORTS = (signal.SIGABRT, signal.SIGSEGV)
-"""How a child ends that can't go on."""
+"""Signals by which a child ends if it cannot continue."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The kernel's account of one ended child, as its zygote got it from wait4(2)."""
+    """The kernel's report of a child's end, which the zygote received from wait4(2)."""
 
     status: int
     cpu_ms: float
     peak_memory_bytes: int
     unread: bool = False
-    """Whether it left unread what it was sent. Then its zygote has ended as well."""
+    """Whether it left input unread. If so, its zygote has ended as well."""
 
     @property
     def signal(self) -> int:
@@ -46,21 +46,21 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a child's end."""
+    """The evidence of how a child ended."""
 
     limits: Limits
     cause: Trusted | None
-    """Why the daemon ended it, if it did."""
+    """The reason why the daemon ended it, if it did."""
     malformed: str
-    """What was wrong with its bytes."""
+    """The reason why its bytes were invalid; empty if they were valid."""
     wall_ms: float
     report: Report | None
-    """None if the jail is gone, and the account with it."""
+    """None if the jail has ended, so that the report is lost."""
     last: Last | None
 
     @property
     def ended_as_said(self) -> bool:
-        """Whether it sent its last message, and nothing but that was the end of it: then only the last row holds."""
+        """Whether it ended normally, after its last message. If so, only the last row matches."""
         report = self.report
         return self.cause is None and report is not None and report.status == 0 and self.last is not None
 
@@ -76,19 +76,19 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cpu_ms(self) -> float:
-        """CPU time that it used."""
+        """Its CPU time in ms."""
         return 0.0 if self.report is None else self.report.cpu_ms
 
     @property
     def peak_bytes(self) -> int:
-        """The largest size that was resident."""
+        """Its peak resident set size in bytes."""
         return 0 if self.report is None else self.report.peak_memory_bytes
 
     @property
     def aborted_near_limit(self) -> bool:
-        """Whether it gave up with half of its memory in use.
+        """Whether it aborted with half of its memory in use.
 
-        A SIGSYS counts if nothing was said: a child that can't go on says so first, on a descriptor that it has lost.
+        SIGSYS counts if it sent no message: before it aborts, it writes an error to a descriptor that it may not use.
         """
         aborted = self.by_signal in _ABORTS or (self.by_signal == signal.SIGSYS and self.last is None)
         return aborted and self.peak_bytes >= self.limits.memory_bytes // 2
@@ -100,7 +100,7 @@ TABLE: tuple[Row, ...] = (
     (lambda e: e.cause is Trusted.WALL, lambda e, _: WallLimit(limit=e.limits.wall_ms, used=e.wall_ms)),
     (lambda e: e.cause is Trusted.CANCEL, lambda e, _: Cancelled()),
     (lambda e: e.cause is Trusted.MALFORMED, lambda e, _: Crashed(message=f"the engine wrote {e.malformed}")),
-    (lambda e: e.report is None, lambda e, _: Crashed(signal="SIGKILL", message="its jail was ended from outside")),
+    (lambda e: e.report is None, lambda e, _: Crashed(signal="SIGKILL", message="its jail was killed from outside")),
     (lambda e: e.by_signal == signal.SIGXCPU, lambda e, _: _cpu_limit(e)),
     (lambda e: e.by_signal == signal.SIGKILL and e.cpu_ms >= e.limits.cpu_ms, lambda e, _: _cpu_limit(e)),
     (lambda e: e.exit_code == _MEMORY_EXIT, lambda e, _: _memory_limit(e)),
@@ -109,19 +109,19 @@ TABLE: tuple[Row, ...] = (
     (
         lambda e: e.exit_code == NOT_LOADED_EXIT,
         lambda e, _: Crashed(
-            message="the program's bytecode can't be loaded; a kept program's next run uses its source"
+            message="the program's bytecode can't be loaded; the next run of the stored program uses its source"
         ),
     ),
     (lambda e: e.exit_code != 0, lambda e, _: Crashed(message=f"the engine ended with exit code {e.exit_code}")),
-    (lambda e: e.cause is not None, lambda e, _: Crashed(message="the run was given up")),
-    (lambda e: e.last is None, lambda e, _: Crashed(message="the engine ended without a word")),
+    (lambda e: e.cause is not None, lambda e, _: Crashed(message="the run was abandoned")),
+    (lambda e: e.last is None, lambda e, _: Crashed(message="the engine ended without a message")),
     (lambda e: True, lambda e, reader: _said(e, reader)),
 )
 
 
 def verdict(evidence: Evidence, reader: Reader) -> Verdict:
     """Return how the run ended."""
-    if evidence.ended_as_said:  # the last row, without a look at the others: most runs end like this
+    if evidence.ended_as_said:  # fast path to the last row, because most runs end like this
         return _said(evidence, reader)
     return next(outcome(evidence, reader) for holds, outcome in TABLE if holds(evidence))
 

@@ -1,4 +1,4 @@
-"""The version of QuickJS that is installed, from the file that the build puts beside the cell."""
+"""The installed version of QuickJS, from the file that the build puts next to the cell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BUILD_DIGITS = 12
 
 
 class _Facts(msgspec.Struct):
-    """What `cell_build/description.py` says of the cell."""
+    """The description of the cell, written by `cell_build/description.py`."""
 
     engine: str
     engine_version: str
@@ -28,8 +28,8 @@ def installed() -> str:
 def artifact_build() -> str:
     """Return the build of artifacts: the cell's build, and the wrapper. Raises RootError.
 
-    Bytecode depends on the engine and the wrapper only. The build covers all of the cell's C files: after a security
-    fix, bytecode that a program forged through the flaw must not be loaded.
+    Bytecode depends only on the engine and the wrapper. But the build covers all of the cell's C files, because after
+    a security fix, bytecode that was forged through the vulnerability must not be loaded.
     """
     return f"{_facts().build}-{DIGEST}"
 
@@ -39,4 +39,4 @@ def _facts() -> _Facts:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Facts)
     except (OSError, ValueError) as error:
-        raise RootError(f"{path}, which names the engine's version", f"{error}; install promptlog again") from error
+        raise RootError(f"{path}, which names the engine's version", f"{error}; reinstall promptlog") from error

@@ -1,9 +1,8 @@
-/* Packing of bytecode for the store. The engine stores the source text of each function in it, for toString(), so
- * nested functions repeat text. Packing replaces text that stands in the program's source by a reference, which it
- * finds with a rolling hash as rsync does (Tridgell and Mackerras, "The rsync algorithm", 1996). The time is linear
- * for any input.
+/* Packs bytecode for the store. Bytecode contains the source text of each function, for toString(), so nested functions
+ * repeat text. Packing replaces text that is also in the program's source by a reference. It finds such text with a
+ * rolling hash, as rsync does (Tridgell and Mackerras, "The rsync algorithm", 1996). The time is linear for any input.
  *
- * Format: the unpacked size, and then parts: size of a literal, the literal, offset in the source, size of the copy.
+ * Format: the unpacked size, then parts. A part is: size of a literal, literal, offset in the source, size of the copy.
  * Numbers are 32-bit, big-endian. */
 #include <string.h>
 
@@ -11,7 +10,7 @@
 
 enum { BLOCK_BYTES = 64, NUMBER_BYTES = 4 };
 
-static const uint32_t factor = 0x01000193; /* of FNV-1, an odd number without a pattern */
+static const uint32_t factor = 0x01000193; /* the FNV-1 prime, an odd number without a pattern */
 
 static uint32_t hash_of(const char *block)
 {
@@ -30,13 +29,13 @@ static uint32_t weight_of_first(void)
     return power;
 }
 
-/* Return the hash of the block that begins one byte later. `first`: see weight_of_first. */
+/* Return the hash of the block that starts one byte later. `first`: see weight_of_first. */
 static uint32_t rolled(uint32_t hash, char out, char in, uint32_t first)
 {
     return (hash - (unsigned char)out * first) * factor + (unsigned char)in;
 }
 
-/* Maps a block's hash to its offset in the source, plus 1; 0: none. On a collision the later block stays. */
+/* Maps a block's hash to its offset in the source, plus 1; 0: none. On a collision, the later block is kept. */
 struct blocks {
     uint32_t *slots;
     unsigned shift;
@@ -74,7 +73,7 @@ static char *put_part(char *to, const char *literal, size_t literal_bytes, size_
     return put_number(put_number(to + literal_bytes, place), bytes);
 }
 
-/* Return how many bytes from here are the same. */
+/* Return the length of the common prefix. */
 static size_t common(struct text source, size_t place, struct text bytecode, size_t at)
 {
     size_t bytes = 0;
@@ -84,19 +83,19 @@ static size_t common(struct text source, size_t place, struct text bytecode, siz
     return bytes;
 }
 
-/* Return packed bytecode; an empty text if memory is refused. */
+/* Return packed bytecode; an empty text if an allocation fails. */
 struct text bytecode_pack(struct text bytecode, struct text source)
 {
     struct blocks blocks;
-    /* A part adds 12 bytes, and each part but the last replaces at least 64. */
+    /* A part adds 12 bytes, and each part except the last replaces at least 64. */
     char *packed = memory_functions.js_malloc(NULL, bytecode.size + 4 * NUMBER_BYTES);
     if (packed == NULL || !index_blocks(source, &blocks))
         return TEXT("");
     char *end = put_number(packed, bytecode.size);
     const uint32_t first = weight_of_first();
     uint32_t hash = 0;
-    size_t done = 0, at = 0; /* bytes that are packed; start of the block that `hash` is of */
-    bool is_current = false; /* whether `hash` is that of the block before this one */
+    size_t done = 0, at = 0; /* number of packed bytes; start of the block of `hash` */
+    bool is_current = false; /* whether `hash` is the hash of the previous block */
     while (at + BLOCK_BYTES <= bytecode.size) {
         const char *block = bytecode.start + at;
         hash = is_current ? rolled(hash, block[-1], block[BLOCK_BYTES - 1], first) : hash_of(block);
@@ -134,7 +133,7 @@ static bool take_number(struct text *rest, size_t *number)
     return true;
 }
 
-/* Take the next part away from `rest`; false if there is none, or if it is not within the texts. */
+/* Remove the next part from `rest`. False if there is none, or if it is out of bounds. */
 static bool take_part(struct text *rest, struct text source, struct part *part)
 {
     size_t literal, place, bytes;
@@ -148,7 +147,7 @@ static bool take_part(struct text *rest, struct text source, struct part *part)
     return true;
 }
 
-/* Unpack what bytecode_pack returned. False if the bytes are not such, or if there is no memory. */
+/* Unpack the result of bytecode_pack. False if the bytes are invalid, or if an allocation fails. */
 bool bytecode_unpack(struct text packed, struct text source, struct text *bytecode)
 {
     struct part part;

@@ -1,4 +1,4 @@
-/* What the files of the QuickJS cell share. zygote.c has the theory of operation. */
+/* Declarations that the files of the QuickJS cell share. zygote.c has the theory of operation. */
 #ifndef CELL_H
 #define CELL_H
 
@@ -10,18 +10,18 @@
 
 enum { DATA = 0, CONTROL = 1, ERRORS = 2 }; /* descriptors */
 
-/* Exit codes, of a child and of the zygote. The daemon reads EXIT_NO_MEMORY as "the kernel refused it memory". */
+/* Exit codes of a child and of the zygote. For the daemon, EXIT_NO_MEMORY means that the kernel refused memory. */
 enum {
     EXIT_DONE = 0,
-    EXIT_BROKEN = 70,      /* the data socket broke, or the job is not one */
-    EXIT_UNCONFINED = 71,  /* the kernel refused a limit or the filter: nothing was read */
-    EXIT_NO_MEMORY = 72,   /* the kernel refused memory to what holds the job */
-    EXIT_NO_CHILD = 73,    /* the kernel refused the zygote a child */
-    EXIT_NOT_STARTED = 74, /* the zygote could not start: descriptor 2 says why */
-    EXIT_NOT_LOADED = 75,  /* the job's bytecode is damaged, or of another engine */
+    EXIT_BROKEN = 70,      /* the data socket failed, or the job is invalid */
+    EXIT_UNCONFINED = 71,  /* the kernel refused a limit or the filter; nothing was read */
+    EXIT_NO_MEMORY = 72,   /* the kernel refused memory for the job */
+    EXIT_NO_CHILD = 73,    /* the zygote could not fork */
+    EXIT_NOT_STARTED = 74, /* the zygote could not start; the reason is on descriptor 2 */
+    EXIT_NOT_LOADED = 75,  /* the job's bytecode is damaged, or for another engine */
 };
 
-/* Bytes of somebody else: not terminated, and a NUL may be among them. */
+/* Bytes that somebody else owns. They are not terminated, and may contain NUL. */
 struct text {
     const char *start;
     size_t size;
@@ -40,7 +40,7 @@ void memory_end_start(void);
 void memory_touch(void);
 bool memory_is_placed(void);
 
-/* --- frames.c: bytes on the data socket --------------------------------------------------------------------------- */
+/* --- frames.c: frames on the data socket -------------------------------------------------------------------------- */
 
 enum job_kind {
     JOB_BODY = 'L',          /* run a wrapped body */
@@ -52,11 +52,11 @@ enum job_kind {
 
 enum { BRACKETS = 9 };
 
-/* What a program is given in a run. */
+/* The inputs of a run. */
 struct given {
     struct text prompt, env;
     uint32_t result_bytes, log_bytes; /* limits */
-    uint32_t seeds[3];                /* of its random numbers */
+    uint32_t seeds[3];                /* seeds of its random numbers */
 };
 
 struct job {
@@ -64,7 +64,7 @@ struct job {
     struct text code, bytecode;
     struct given given;
     struct text brackets[BRACKETS]; /* with JOB_CHECK and JOB_CHECK_AND_RUN */
-    uint32_t bytecode_bytes;        /* the most packed bytecode to return, with JOB_CHECK */
+    uint32_t bytecode_bytes;        /* maximum size of packed bytecode, with JOB_CHECK */
 };
 
 bool frames_parse_job(const char *payload, size_t size, struct job *job);
@@ -74,7 +74,7 @@ void frames_send_marked(char kind, char mark, struct text payload);
 void frames_send_fields(char kind, const struct text *fields, size_t count);
 void frames_send_refused(char form, struct text message, struct text stack);
 
-/* --- confinement.c: what a child gives up before it reads --------------------------------------------------------- */
+/* --- confinement.c: rights that a child drops before it reads --------------------------------------------------- */
 
 struct limits {
     uint32_t cpu_ms;
@@ -85,9 +85,9 @@ void confinement_set_limits(const struct limits *limits);
 void confinement_put_on(void);
 bool confinement_used_at_most(unsigned percent);
 
-/* --- context.c: the one JavaScript context ------------------------------------------------------------------------ */
+/* --- context.c: the JavaScript context ---------------------------------------------------------------------------- */
 
-/* What the engine says of an error. */
+/* The engine's description of an error. */
 struct fault {
     struct text name, message, stack;
 };
@@ -112,12 +112,12 @@ bool scripts_are_bytecode(void);
 _Noreturn void scripts_compile(void);
 #endif
 
-/* --- bytecode.c: bytecode as it is kept --------------------------------------------------------------------------- */
+/* --- bytecode.c: packed bytecode ---------------------------------------------------------------------------------- */
 
 struct text bytecode_pack(struct text bytecode, struct text source);
 bool bytecode_unpack(struct text packed, struct text source, struct text *bytecode);
 
-/* --- hooks.c: what the scripts call ------------------------------------------------------------------------------- */
+/* --- hooks.c: C functions for the scripts ------------------------------------------------------------------------- */
 
 bool hooks_add(JSContext *context);
 
@@ -125,14 +125,14 @@ bool hooks_add(JSContext *context);
 
 enum form { FORM_NONE = 0, FORM_BODY = 'B', FORM_MODULE = 'M' };
 
-/* After FORM_MODULE the module is the compiled program: context_run and context_bytecode may follow. */
+/* After FORM_MODULE, the module is the compiled program, so context_run and context_bytecode may be called. */
 enum form check_source(const struct job *job);
 
 /* --- child.c ------------------------------------------------------------------------------------------------------ */
 
 _Noreturn void child_live(void);
 
-/* --- takeover.c: tests alone, with -DTAKEOVER --------------------------------------------------------------------- */
+/* --- takeover.c: only for tests, with -DTAKEOVER ------------------------------------------------------------------ */
 
 #ifdef TAKEOVER
 bool takeover_leaves_filter_off(void);
@@ -140,7 +140,7 @@ void takeover_start(int *argc, char **argv);
 void takeover_job(const char *payload, size_t size);
 #endif
 
-/* --- trace.c: `make placement` alone, with -DTRACE ---------------------------------------------------------------- */
+/* --- trace.c: only for `make placement`, with -DTRACE ------------------------------------------------------------- */
 
 #ifdef TRACE
 struct text memory_cold(void);

@@ -1,5 +1,5 @@
-/* Whether a source is a program, and if it is none, where and why. The daemon brings the brackets to parse it in
- * (host/wrapper.py). Nothing of a source is executed here. Columns count bytes, from 1. */
+/* Checks whether a source is a program, and if not, reports position and reason. The job contains the wrappers to parse
+ * the source in (host/wrapper.py). No part of a source is executed here. Columns count bytes, from 1. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@
     "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
 #define NO_IMPORT "a program has its own text alone, and can not import"
 
-/* A place in a source; line 0: none. */
+/* A position in a source. Line 0: none. */
 struct place {
     unsigned line, column;
 };
@@ -37,7 +37,7 @@ static struct text without_blanks(struct text text)
     return text;
 }
 
-/* Take the next line away from `rest`. Call it while `rest->start` is not NULL. */
+/* Remove the next line from `rest`. Call this while `rest->start` is not NULL. */
 static struct text next_line(struct text *rest)
 {
     const char *end = memchr(rest->start, '\n', rest->size);
@@ -51,7 +51,7 @@ static const char *find(struct text text, const char *word)
     return memmem(text.start, text.size, word, strlen(word));
 }
 
-/* Return the place of a parser's error, from the first line of its stack: `    at FILE:LINE:COLUMN`. */
+/* Return the position of a parser's error, from the first line of its stack: `    at FILE:LINE:COLUMN`. */
 static struct place place_of(const struct fault *fault)
 {
     struct place place;
@@ -67,7 +67,7 @@ static struct place place_of(const struct fault *fault)
     return place;
 }
 
-/* Return an error of our own, in the form of the engine's. */
+/* Return an error of promptlog's, in the format of the engine's. */
 static struct fault found(struct text message, struct place place)
 {
     static char stack[64];
@@ -77,14 +77,14 @@ static struct fault found(struct text message, struct place place)
     return (struct fault){TEXT("SyntaxError"), message, {stack, (size_t)size}};
 }
 
-/* Whether a line begins with an import statement. */
+/* Whether a line starts with an import statement. */
 static bool imports(struct text line)
 {
     line = without_blanks(line);
     return starts_with(line, "import") && line.size > 6 && memchr(" {*\"'", line.start[6], 5) != NULL;
 }
 
-/* Return an error that says what it means. `lines_above`: those of the bracket. */
+/* Return an error with a clearer message. `lines_above`: number of lines of the wrapper before the source. */
 static struct fault clear(struct fault fault, struct text source, unsigned lines_above)
 {
     struct place place = place_of(&fault);
@@ -101,7 +101,7 @@ static struct fault clear(struct fault fault, struct text source, unsigned lines
     return fault;
 }
 
-/* What makes a text look like a module. */
+/* Exports in a text that looks like a module. */
 struct export {
     struct place place;
     bool opens_line;
@@ -117,7 +117,7 @@ static bool exports_something(struct text rest)
     return rest.size == 0;
 }
 
-/* Return the first export that opens its line, else the first at all, which a text or a comment may hold as well. */
+/* Return the first export at the start of a line, else the first one, which may be in a string or a comment. */
 static struct export find_export(struct text source)
 {
     struct export first = {{0, 0}, false};
@@ -139,7 +139,7 @@ static struct export find_export(struct text source)
     return first;
 }
 
-/* Return the place of the first line that begins with an import statement. */
+/* Return the position of the first line that starts with an import statement. */
 static struct place find_import(struct text source)
 {
     for (unsigned number = 1; source.start != NULL; number++) {
@@ -160,7 +160,7 @@ static unsigned lines_in(struct text text)
     return lines;
 }
 
-/* Whether a source parses between two texts. */
+/* Whether a source parses in a wrapper. */
 static bool parses_in(struct text before, struct text source, struct text after, struct fault *fault)
 {
     const struct text parts[] = {before, source, after};
@@ -170,7 +170,7 @@ static bool parses_in(struct text before, struct text source, struct text after,
     return good;
 }
 
-/* Return what is wrong with a body in which the engine noticed nothing before the bracket's end. */
+/* Return the error in a body for which the engine reports an error only at the end of the wrapper. */
 static struct fault fault_at_end(struct text loose, struct text source, struct fault fault)
 {
     struct fault own;
@@ -179,7 +179,7 @@ static struct fault fault_at_end(struct text loose, struct text source, struct f
     struct text whole = memory_join(parts, 2);
     if (!context_parses(whole, &own))
         return own;
-    /* It closes the bracket itself: the last character of the function's text is where. */
+    /* The body closes the wrapper itself, at the last character of the function's text. */
     if (!context_function_text(whole, TEXT("__promptlog_loose.toString()"), &text) || text.size <= loose.size)
         return fault;
     rest = behind(text, loose.size);
@@ -192,7 +192,7 @@ static struct fault fault_at_end(struct text loose, struct text source, struct f
     return found(TEXT("Unexpected token '}'"), (struct place){number, (unsigned)line.size + 1});
 }
 
-/* Send that the source is none. */
+/* Report that the source is not a program. */
 static enum form refuse(enum form form, struct fault fault)
 {
     if (memory_was_refused())
@@ -202,7 +202,7 @@ static enum form refuse(enum form form, struct fault fault)
     return FORM_NONE;
 }
 
-/* Return the form of a program; FORM_NONE for what is none, and then that was sent. A module is compiled. */
+/* Return the form of a program. For FORM_NONE, the error was sent. A module is compiled. */
 enum form check_source(const struct job *job)
 {
     const struct text *brackets = job->brackets, source = job->code;
@@ -212,7 +212,7 @@ enum form check_source(const struct job *job)
         error = first;
     else if (parses_in(brackets[2], source, brackets[3], &error) && parses_in(brackets[4], source, brackets[5], &error))
         return FORM_BODY;
-    /* What parses in one and not in the next closes the wrapper. */
+    /* A body that parses in one wrapper and not in the next closes the wrapper. */
     struct export export = find_export(source);
     if (!in_first && export.place.line > 0) {
         struct text whole = memory_join(&source, 1);
@@ -223,7 +223,7 @@ enum form check_source(const struct job *job)
         }
         if (starts_with(in_module.message, "could not load module"))
             return refuse(FORM_MODULE, found(TEXT(NO_IMPORT), find_import(source)));
-        /* A body in which nothing is wrong before the export is none. */
+        /* If the export starts a line, or is the error of the body, the text is a module. */
         if (export.opens_line || is(first.message, "unsupported keyword: export"))
             return refuse(FORM_MODULE, clear(in_module, source, 0));
     }

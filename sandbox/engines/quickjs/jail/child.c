@@ -1,4 +1,4 @@
-/* The life of a child: it confines itself, waits for its one job, does it, and exits. */
+/* The life of a child: it confines itself, waits for its only job, executes the job, and exits. */
 #include <unistd.h>
 
 #include "cell.h"
@@ -8,7 +8,7 @@ static bool compile(enum form form, struct text code, struct fault *fault)
     return form == FORM_BODY ? context_compile_body(code, fault) : context_compile_module(code, fault);
 }
 
-/* Run a program that was checked before. */
+/* Run a checked program. */
 static void run(enum form form, const struct job *job)
 {
     struct fault fault;
@@ -30,14 +30,16 @@ static bool load(struct text packed, struct text code)
 }
 
 enum {
-    CHECK_PERCENT = 33, /* of the CPU time: to compile, pack and load takes about as long as the check did */
-    /* Bound of unpacked bytecode, beside so many times the size of the program: a run holds it while it loads it. */
+    CHECK_PERCENT = 33, /* of the CPU limit; compiling, packing and loading take about as long as the check */
+    /* Maximum size of unpacked bytecode: a constant plus a multiple of the program's size. A run needs this memory
+     * while it loads the bytecode. */
     BASE_BYTES = 64 * 1024,
     BYTES_PER_BYTE = 8,
 };
 
 /* Return packed bytecode of the checked program; an empty text if time or memory is short, or if it is too large. A
- * trial load finds here, and not in the first run, what can't be loaded. `code`: the text that each run will get. */
+ * trial load finds bytecode that cannot be loaded here instead of in the first run. `code`: the text that each run
+ * gets. */
 static struct text bytecode_of(enum form form, const struct job *job, struct text code)
 {
     struct fault fault;
@@ -77,7 +79,7 @@ static void run_bytecode(const struct job *job)
     context_run(&job->given);
 }
 
-/* Never returns. Until the confinement is on, nothing of a user's is read and nothing is allocated. */
+/* Never returns. Until the confinement is complete, no user byte is read and no memory is allocated. */
 _Noreturn void child_live(void)
 {
     struct job job;

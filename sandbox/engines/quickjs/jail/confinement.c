@@ -1,7 +1,7 @@
-/* What a child gives up before it reads a user byte: the control socket, more than its limits, and every system call
- * but those in host/filter.py, of which cell_build/embedded.py makes filter.h. What the kernel is handed was made
- * ready in the zygote, so nothing is allocated here. The system calls themselves, not the C library's functions:
- * they are what the policy of the jail names. */
+/* Confines a child before it reads a user byte: closes the control socket, sets the limits, and installs the second
+ * filter, which allows only the system calls in host/filter.py (cell_build/embedded.py generates filter.h from it). The
+ * zygote prepares all data for the kernel, so nothing is allocated here. This file uses system calls instead of the C
+ * library's functions, because the policy of the jail lists system calls. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -16,7 +16,7 @@
 #include "cell.h"
 #include "filter.h"
 
-/* struct itimerspec and struct rlimit64 of the kernel, on 64-bit machines. */
+/* The kernel's struct itimerspec and struct rlimit64 on 64-bit machines. */
 struct timer_value {
     int64_t interval_s, interval_ns, value_s, value_ns;
 };
@@ -24,7 +24,7 @@ struct limit {
     uint64_t soft, hard;
 };
 
-/* The kernel copies the filter and does not write to it. */
+/* The kernel copies the filter, and does not write to it. */
 static const struct sock_fprog program = {
     .len = sizeof second_filter / sizeof *second_filter,
     .filter = (struct sock_filter *)second_filter,
@@ -32,8 +32,8 @@ static const struct sock_fprog program = {
 static struct timer_value cpu_timer;
 static struct limit cpu_limit, memory_limit, no_processes;
 
-/* The address sanitizer reserves terabytes, and needs more system calls than the filter allows. So a child of a debug
- * build has its memory limit on top of what is mapped at the start, and no filter. */
+/* The address sanitizer reserves terabytes, and needs more system calls than the filter allows. So a child of such a
+ * build has no filter, and its memory limit is added to the address space that is mapped at the start. */
 #ifdef __SANITIZE_ADDRESS__
 static uint64_t reserved(void)
 {
@@ -55,7 +55,7 @@ static uint64_t reserved(void)
 enum { HAS_FILTER = true };
 #endif
 
-/* Say what the next child gets. RLIMIT_CPU, in whole seconds, stands behind the timer. */
+/* Set the limits of the next child. RLIMIT_CPU, in whole seconds, is a second limit behind the timer. */
 void confinement_set_limits(const struct limits *limits)
 {
     cpu_timer = (struct timer_value){0, 0, limits->cpu_ms / 1000, limits->cpu_ms % 1000 * 1000000};
@@ -86,13 +86,13 @@ void confinement_put_on(void)
         return;
 #endif
 #ifdef TRACE
-    return; /* the tracer's calls are others */
+    return; /* the tracer needs other system calls */
 #endif
     if (HAS_FILTER)
         require(syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0));
 }
 
-/* Whether this process has used at most this part of its CPU limit. */
+/* Whether this process has used at most this percentage of its CPU limit. */
 bool confinement_used_at_most(unsigned percent)
 {
     struct timespec used;

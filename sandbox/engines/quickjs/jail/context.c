@@ -1,16 +1,17 @@
-/* The one JavaScript context: made in the zygote with promptlog's own scripts in it, used up by a child. Nothing that a
- * program throws, returns or replaces is trusted: what is sent is what a program may say of itself. */
+/* The JavaScript context. The zygote creates it and evaluates promptlog's scripts in it. A child uses it for one job.
+ * Values that a program throws, returns or replaces are not trusted: all that is sent counts only as a claim of the
+ * program about itself. */
 #include <string.h>
 
 #include "cell.h"
 
 enum {
     STACK_BYTES = 1024 * 1024,
-    BELOW_STACK_BYTES = 256 * 1024, /* what the engine's own functions may need when a program has used its stack */
-    BEFORE_COLLECTION_BYTES = 3 * 1024 * 1024, /* what a run may take before the engine looks for cycles: see below */
+    BELOW_STACK_BYTES = 256 * 1024, /* stack for the engine's own functions when a program has used up its stack */
+    BEFORE_COLLECTION_BYTES = 3 * 1024 * 1024, /* memory that a run may allocate before garbage collection: see below */
 };
 
-/* File names in stacks: host/stack.py reads them. */
+/* File names in stacks. host/stack.py parses them. */
 #define SCRIPT "eval_script"
 #define PROGRAM "program"
 
@@ -24,7 +25,7 @@ static JSValue evaluate(struct text script, const char *file, int flags)
     return JS_Eval(context, script.start, script.size, file, JS_EVAL_TYPE_GLOBAL | flags);
 }
 
-/* Return a value as text, or an empty one for what has none. It lives as long as this process. */
+/* Return a value as text; an empty text if it cannot be converted. It is never freed. */
 static struct text text_of(JSValueConst value)
 {
     struct text text;
@@ -46,7 +47,7 @@ static struct text member(JSValueConst object, const char *name)
     return text;
 }
 
-/* Return what an error says, and free it. What is no object is told as it is. */
+/* Return the description of an error, and free it. A thrown value that is not an object becomes the message. */
 static struct fault fault_of(JSValue error)
 {
     struct fault fault = {TEXT(""), TEXT(""), TEXT("")};
@@ -61,7 +62,7 @@ static struct fault fault_of(JSValue error)
     return fault;
 }
 
-/* Make the context. False if that went wrong: context_start_fault says why. */
+/* Create the context. If this returns false, context_start_fault has the reason. */
 bool context_start(void)
 {
     runtime = JS_NewRuntime2(&memory_functions, NULL);
@@ -75,7 +76,7 @@ bool context_start(void)
     return !JS_IsException(run_hook);
 }
 
-/* Return what went wrong in context_start. */
+/* Return the reason why context_start failed. */
 struct text context_start_fault(void)
 {
     if (context == NULL)
@@ -85,16 +86,16 @@ struct text context_start_fault(void)
     return memory_join(parts, 5);
 }
 
-/* Have the kernel make the stack as large as it may become, by a write to its far end: a child that has used up its
- * memory would not get that, and would be ended by a signal. Only the page that is written to is really there. */
+/* Make the kernel extend the stack to its maximum size, by a write to its far end. Otherwise a child that has used up
+ * its memory could not extend the stack, and would be ended by a signal. Only the written page takes memory. */
 static void extend_stack(void)
 {
     uintptr_t here = (uintptr_t)__builtin_frame_address(0);
     *(volatile char *)(here - STACK_BYTES - BELOW_STACK_BYTES) = 0;
 }
 
-/* Collect garbage in the zygote. When the engine does so in a child, it writes to every object, and each page of the
- * heap is copied; so it waits until a run has taken much. */
+/* Collect garbage in the zygote. A collection in a child writes to every object, so that the kernel copies each page of
+ * the heap. So it is deferred until a run has allocated much memory. */
 void context_settle(void)
 {
     JSMemoryUsage usage;
@@ -105,7 +106,7 @@ void context_settle(void)
     extend_stack();
 }
 
-/* Whether a script parses. Nothing of it is executed. */
+/* Whether a script parses. No part of it is executed. */
 bool context_parses(struct text script, struct fault *fault)
 {
     JSValue function = evaluate(script, SCRIPT, JS_EVAL_FLAG_COMPILE_ONLY);
@@ -117,8 +118,8 @@ bool context_parses(struct text script, struct fault *fault)
     return true;
 }
 
-/* Return the text of a function that a script declares; false if there is none. Of the script nothing is executed: its
- * first statement throws. */
+/* Return the text of a function that a script declares; false if there is none. No part of the script is executed,
+ * because its first statement throws. */
 bool context_function_text(struct text script, struct text function, struct text *found)
 {
     const struct text declaring[] = {TEXT("throw 0;"), script};
@@ -141,29 +142,29 @@ static bool compile(struct text source, const char *file, int type, struct fault
     return false;
 }
 
-/* Make a wrapped body the program. False if it does not parse. */
+/* Compile a wrapped body as the program. False if it does not parse. */
 bool context_compile_body(struct text wrapped, struct fault *fault)
 {
     return compile(wrapped, SCRIPT, JS_EVAL_TYPE_GLOBAL, fault);
 }
 
-/* Make a module the program. False if it does not parse, or imports something. The engine has it under its name from
- * then on, for import(). */
+/* Compile a module as the program. False if it does not parse, or imports something. From then on, the engine has it
+ * under its name, for import(). */
 bool context_compile_module(struct text source, struct fault *fault)
 {
     return compile(source, PROGRAM, JS_EVAL_TYPE_MODULE, fault);
 }
 
-/* Make the program what context_bytecode returned. False if it can't be loaded. The engine does not verify bytecode:
- * it is as hostile as native code, so call this only when the second filter is on. */
+/* Load the result of context_bytecode as the program. False if it cannot be loaded. The engine does not verify
+ * bytecode, so it is as hostile as native code. Call this only with the second filter installed. */
 bool context_load(struct text bytecode)
 {
     compiled = JS_ReadObject(context, (const uint8_t *)bytecode.start, bytecode.size, JS_READ_OBJ_BYTECODE);
     return JS_IsModule(compiled) || JS_VALUE_GET_TAG(compiled) == JS_TAG_FUNCTION_BYTECODE;
 }
 
-/* Return the bytecode of the program that was compiled last; an empty text if there is no memory for it. The source
- * texts of its functions are in it, for toString(). */
+/* Return the bytecode of the program that was compiled last; an empty text if an allocation fails. It contains the
+ * source texts of functions, for toString(). */
 struct text context_bytecode(void)
 {
     struct text bytecode;
@@ -176,8 +177,8 @@ static bool is(struct text text, const char *word)
     return text.size == strlen(word) && memcmp(text.start, word, text.size) == 0;
 }
 
-/* Send how a run ended by an error. The text alone says nothing of memory, since a program can throw any: the kernel
- * must have refused some as well. */
+/* Send the error that ended a run. A program can throw any text, so an out-of-memory error counts only if the kernel
+ * has refused memory. */
 static void tell_thrown(const struct fault *fault)
 {
     bool engines_own = (is(fault->name, "InternalError") && is(fault->message, "out of memory")) ||
@@ -190,7 +191,7 @@ static void tell_thrown(const struct fault *fault)
     frames_send_fields('x', fields, 3);
 }
 
-/* Send that the engine gave up outside of the program's own code. */
+/* Report that the engine failed outside of the program's code. */
 void context_tell_broken(struct fault fault)
 {
     if (memory_was_refused()) {
@@ -202,7 +203,7 @@ void context_tell_broken(struct fault fault)
     tell_thrown(&fault);
 }
 
-/* Return a text up to the next NUL, and take it and the NUL away from `rest`; all of it if there is none. */
+/* Return the text up to the next NUL, or all of `rest` if there is none. Remove it and the NUL from `rest`. */
 static struct text next_part(struct text *rest)
 {
     const char *end = memchr(rest->start, 0, rest->size);
@@ -212,8 +213,8 @@ static struct text next_part(struct text *rest)
     return part;
 }
 
-/* Send what contract.js reports: a value's JSON; or `!`, how else the run ended, and a NUL before each of three
- * texts. */
+/* Send the report of contract.js: the JSON of a value; or `!`, the kind of another end, and three texts, each
+ * preceded by NUL. */
 static void tell_report(struct text report)
 {
     if (report.size == 0 || report.start[0] != '!') {
@@ -230,7 +231,7 @@ static void tell_report(struct text report)
         tell_thrown(&(struct fault){first, message, rest});
 }
 
-/* Do the jobs of promises until this one is settled. What a job throws concerns nobody, as in the Web's microtasks. */
+/* Execute promise jobs until this promise is settled. Exceptions of jobs are ignored, as with microtasks on the Web. */
 static void settle(JSValueConst promise)
 {
     JSContext *of_job;
@@ -247,11 +248,11 @@ static JSValue text_value(struct text text)
     return JS_NewStringLen(context, text.start, text.size);
 }
 
-/* Start the program; return the promise of its result, or an exception. */
+/* Start the program. Return the promise of its result, or an exception. */
 static JSValue begin(const struct given *given)
 {
     JSValue arguments[] = {
-        /* The value of the script is the body: evaluating it executes nothing of the program. */
+        /* The value of the script is the function of the body, so evaluating it executes no part of the program. */
         JS_IsModule(compiled) ? JS_UNDEFINED : JS_EvalFunction(context, compiled),
         text_value(given->prompt),
         text_value(given->env),
@@ -267,7 +268,7 @@ static JSValue begin(const struct given *given)
     return JS_Call(context, run_hook, JS_UNDEFINED, sizeof arguments / sizeof *arguments, arguments);
 }
 
-/* Run the program, and send what came of it. */
+/* Run the program, and send its result. */
 void context_run(const struct given *given)
 {
     JSValue value = begin(given);

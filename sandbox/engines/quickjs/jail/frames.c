@@ -1,12 +1,11 @@
-/* The bytes on the data socket. A frame is a kind (one byte), the size of its payload (four bytes, big-endian), and
- * the payload; each field of a payload that has several has its size before it. sandbox/protocol/frames.py has all
- * kinds.
+/* Frames on the data socket. A frame is a kind (one byte), the size of its payload (four bytes, big-endian), and the
+ * payload. If a payload has several fields, each is preceded by its size. sandbox/protocol/frames.py lists all kinds.
  *
- * The only incoming frame is the job. Its payload is: a kind (one byte); six numbers, which are the limits of the
- * result and of the console lines, three random seeds, and the most bytecode that a check may return; the sizes of
- * code, bytecode, prompt, env and brackets; and then these texts. Numbers and sizes have four bytes, big-endian. The
- * brackets are texts with a NUL between each two: three pairs that a source is parsed in, one that opens a body and
- * does not close it, and the pair that a body is run in. */
+ * The only incoming frame is the job. Its payload is: a kind (one byte); six numbers (the limits of the result and of
+ * the console lines, three random seeds, and the maximum size of bytecode that a check may return); the sizes of
+ * code, bytecode, prompt, env and wrappers; and then these texts. Numbers and sizes have four bytes, big-endian. The
+ * wrappers are texts separated by NUL: three pairs to parse a source in, one text that opens a body without closing
+ * it, and the pair to run a body in. */
 #include <string.h>
 #include <unistd.h>
 
@@ -16,8 +15,8 @@ enum {
     HEADER_BYTES = 5,
     NUMBERS = 6,
     FIELDS = 5,
-    ROOM_BYTES = 16384,       /* what most jobs fit into */
-    MOST_JOB_BYTES = 1 << 30, /* no job of the daemon's is nearly as large; the memory limit is far below */
+    ROOM_BYTES = 16384,       /* enough for most jobs */
+    MOST_JOB_BYTES = 1 << 30, /* far above the daemon's jobs and the memory limit */
 };
 
 static char room[ROOM_BYTES + 1];
@@ -30,7 +29,7 @@ static size_t big_endian(const char *at)
     return (size_t)byte[0] << 24 | (size_t)byte[1] << 16 | (size_t)byte[2] << 8 | byte[3];
 }
 
-/* Split the brackets. There must be as many as there are places. */
+/* Split the wrappers. Their number must match. */
 static bool parse_brackets(struct text all, struct text *brackets)
 {
     for (size_t i = 0; i < BRACKETS; i++) {
@@ -45,7 +44,7 @@ static bool parse_brackets(struct text all, struct text *brackets)
     return true;
 }
 
-/* Read a job's payload; false if it is none. The job's texts point into it. */
+/* Decode a job's payload. False if it is invalid. The job's texts point into the payload. */
 bool frames_parse_job(const char *payload, size_t size, struct job *job)
 {
     *job = (struct job){0};
@@ -76,7 +75,7 @@ bool frames_parse_job(const char *payload, size_t size, struct job *job)
     return brackets.size == 0;
 }
 
-/* Read up to `size` bytes. The daemon closes the socket when it needs no child any more. */
+/* Read up to `size` bytes. The daemon closes the socket when it no longer needs a child. */
 static size_t read_some(char *to, size_t size)
 {
     ssize_t got = read(DATA, to, size);
@@ -87,7 +86,7 @@ static size_t read_some(char *to, size_t size)
     return (size_t)got;
 }
 
-/* Read the job: the first user bytes of this process. The daemon sends nothing behind it. */
+/* Read the job, the first user bytes in this process. The daemon sends nothing after it. */
 void frames_read_job(struct job *job)
 {
     size_t have = 0;
@@ -103,7 +102,7 @@ void frames_read_job(struct job *job)
     }
     while (have < HEADER_BYTES + size)
         have += read_some(frame + have, HEADER_BYTES + size - have);
-    frame[have] = 0; /* the engine wants it behind a text */
+    frame[have] = 0; /* the engine needs a NUL after a text */
 #ifdef TAKEOVER
     takeover_job(frame + HEADER_BYTES, size);
 #endif
@@ -168,7 +167,7 @@ static size_t fields_size(const struct text *fields, size_t count)
     return size;
 }
 
-/* Send a frame whose payload is one text. */
+/* Send a frame with one text. */
 void frames_send(char kind, struct text payload)
 {
     put_header(kind, payload.size);
@@ -176,7 +175,7 @@ void frames_send(char kind, struct text payload)
     flush();
 }
 
-/* Send a frame whose payload is one character and a text. */
+/* Send a frame with one character and a text. */
 void frames_send_marked(char kind, char mark, struct text payload)
 {
     put_header(kind, 1 + payload.size);
@@ -185,7 +184,7 @@ void frames_send_marked(char kind, char mark, struct text payload)
     flush();
 }
 
-/* Send a frame whose payload is fields. */
+/* Send a frame with several fields. */
 void frames_send_fields(char kind, const struct text *fields, size_t count)
 {
     put_header(kind, fields_size(fields, count));
@@ -193,7 +192,7 @@ void frames_send_fields(char kind, const struct text *fields, size_t count)
     flush();
 }
 
-/* Send that a source is no program. */
+/* Report that a source is not a program. */
 void frames_send_refused(char form, struct text message, struct text stack)
 {
     const struct text fields[] = {message, stack};

@@ -1,6 +1,6 @@
-/* What the cell's own scripts call: `__promptlog_log` of prelude.js, `__promptlog_utf8` of encoding.js. The scripts
- * take the names away. A program can get hold of the functions all the same (CallSite.getFunction), so any argument
- * may come; what they do is what a program may do anyway. */
+/* C functions for the cell's scripts: `__promptlog_log` for prelude.js, `__promptlog_utf8` for encoding.js. The scripts
+ * remove the names. A program can still get the functions (CallSite.getFunction), so they accept any argument. They do
+ * nothing that a program may not do anyway. */
 #include <string.h>
 
 #include "cell.h"
@@ -34,8 +34,8 @@ static JSValue encode(JSContext *context, JSValueConst this, int count, JSValueC
     return array;
 }
 
-/* Return the size of the character at `at`; if there is none, minus the number of bytes that one U+FFFD stands for:
- * the longest part that could have begun a character (The Unicode Standard, 3.9, table 3-7; so does the Encoding
+/* Return the size of the character at `at`. If it is invalid, return minus the number of bytes that one U+FFFD
+ * replaces: the maximal prefix of a valid character (The Unicode Standard, 3.9, table 3-7, and the Encoding
  * Standard). */
 static int character_size(const uint8_t *at, const uint8_t *end)
 {
@@ -54,8 +54,8 @@ static int character_size(const uint8_t *at, const uint8_t *end)
     return size;
 }
 
-/* Return the bytes of a Uint8Array; NULL with an exception, or for no bytes. The engine's own answer is the length
- * that an array was made with, also if it follows a buffer that has become shorter since. */
+/* Return the bytes of a Uint8Array. NULL with an exception, or if it is empty. The engine itself reports the length at
+ * the creation of the array, even if its resizable buffer has become shorter. */
 static const uint8_t *bytes_of(JSContext *context, size_t *size, JSValueConst array)
 {
     const uint8_t *bytes = JS_GetUint8Array(context, size, array);
@@ -64,13 +64,13 @@ static const uint8_t *bytes_of(JSContext *context, size_t *size, JSValueConst ar
     size_t offset = 0, whole = 0;
     JSValue buffer = JS_GetTypedArrayBuffer(context, array, &offset, NULL, NULL);
     JS_GetArrayBuffer(context, &whole, buffer);
-    JS_FreeValue(context, buffer); /* the array has it */
+    JS_FreeValue(context, buffer); /* the array keeps a reference */
     if (*size > whole - offset)
         *size = whole - offset;
     return bytes;
 }
 
-/* utf8.decode(Uint8Array) -> text, with U+FFFD for what is not UTF-8, without a byte order mark at its start. */
+/* utf8.decode(Uint8Array) -> text, with U+FFFD for invalid bytes, without a leading byte order mark. */
 static JSValue decode(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
 {
     (void)this, (void)count;
@@ -116,7 +116,7 @@ static const JSCFunctionListEntry globals[] = {
     JS_OBJECT_DEF("__promptlog_utf8", utf8_functions, 2, JS_PROP_CONFIGURABLE),
 };
 
-/* Give a context the hooks. */
+/* Add the hooks to a context. */
 bool hooks_add(JSContext *context)
 {
     JSValue global = JS_GetGlobalObject(context);

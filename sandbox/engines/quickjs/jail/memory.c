@@ -1,16 +1,16 @@
-/* The engine's memory. Blocks of up to 32 KiB are cut from chunks; larger ones are mappings of their own. A freed
- * block goes to the list of its size, and from there to the next who asks for that size; above 1 MiB, to the kernel.
- * So a child needs three system calls for memory. RLIMIT_AS is the limit: a refusal is the kernel's, and is noted,
- * so that no text that a program throws can pretend one (context.c). One thread, no locks.
+/* The engine's allocator. Blocks of up to 32 KiB are cut from chunks. Larger blocks are separate mappings. A freed
+ * block goes to the free list of its size; above 1 MiB, it is unmapped. So a child needs three system calls for
+ * memory. RLIMIT_AS is the limit. The allocator records when the kernel refuses memory, so that no text that a
+ * program throws can forge it (context.c). There is only one thread, so there are no locks.
  *
- * Placement: a child shares the zygote's pages until it writes to them, and each first write to a page costs a copy.
- * So the blocks of the start that many runs write to lie side by side in the hot region, with all that a child takes
- * itself. Blocks that only some runs write to are in the warm region, all others of the start in the cold one. A
- * child does not reuse a warm or cold block. The start takes the same blocks in the same order each time, so a block
- * is known by its number: placement.h lists the hot and warm ones (`make placement`). If the table is of another
- * engine, or turns out to be of another start, runs do the same and cost more.
+ * Placement: a child shares the zygote's pages until it writes to them (copy-on-write), and each first write to a
+ * page costs a copy. So blocks of the start to which many runs write are contiguous in the hot region, together with
+ * all allocations of a child. Blocks to which only some runs write are in the warm region, all other blocks of the
+ * start in the cold region. A child does not reuse a warm or cold block. The start allocates the same blocks in the
+ * same order each time, so blocks are identified by number: placement.h lists the hot and warm ones (`make
+ * placement`). If the table is for another engine or another start, runs work but cost more.
  *
- * A block's capacity stands in the 8 bytes before it. Capacities are 8 above a multiple of 16, so that blocks are
+ * A block's capacity is in the 8 bytes before it. Capacities are 8 more than a multiple of 16, so that blocks are
  * aligned to 16 bytes. */
 #include <string.h>
 #include <sys/mman.h>
@@ -20,10 +20,10 @@
 #include "placement.h"
 
 #ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* not every C library has it */
+#define MADV_POPULATE_WRITE 23 /* not every C library defines it */
 #endif
 
-/* With the address sanitizer: what nobody may touch. */
+/* With the address sanitizer: mark memory that must not be accessed. */
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #define HIDE(at, size) ASAN_POISON_MEMORY_REGION(at, size)
@@ -35,13 +35,13 @@
 
 enum {
     HEADER_BYTES = 8,
-    FINE_BYTES = 1024,         /* up to here sizes go by 16 bytes, above there are 8 in each doubling */
-    CUT_BYTES = 32 * 1024,     /* up to here blocks are cut from chunks */
-    LISTED_BYTES = 1 << 20,    /* up to here freed blocks are kept */
+    FINE_BYTES = 1024,         /* size classes are multiples of 16 up to here; above, there are 8 for each doubling */
+    CUT_BYTES = 32 * 1024,     /* largest block that is cut from a chunk */
+    LISTED_BYTES = 1 << 20,    /* largest block that goes to a free list */
     CHUNK_BYTES = 256 * 1024,
-    COLD_BYTES = 7 * CHUNK_BYTES, /* room for the start; what does not fit in is hot */
-    AHEAD_BYTES = 12 * 1024,   /* what a small run takes */
-    MAPPING_BYTES = 16,        /* what stands before a block that is a mapping of its own: 8 bytes, and the header */
+    COLD_BYTES = 7 * CHUNK_BYTES, /* size of the cold region; further blocks of the start are hot */
+    AHEAD_BYTES = 12 * 1024,   /* memory that a small run allocates */
+    MAPPING_BYTES = 16,        /* bytes before a block that is a separate mapping: 8 bytes, and the header */
     FINE_LISTS = FINE_BYTES / 16 + 1,
     LISTS = FINE_LISTS + 10 * 8,
 };
@@ -52,12 +52,12 @@ struct freed {
 
 struct region {
     struct freed *lists[LISTS];
-    char *start, *chunk, *chunk_end; /* the chunk that is being cut: its start, its rest */
+    char *start, *chunk, *chunk_end; /* the current chunk: its start, and its unused rest */
 };
 
 static struct region hot, warm, cold;
 static bool starting = true;
-static unsigned taken; /* blocks, during the start */
+static unsigned taken; /* number of blocks allocated during the start */
 static bool refused;
 
 static size_t *capacity_of(const void *block)
@@ -65,7 +65,7 @@ static size_t *capacity_of(const void *block)
     return (size_t *)((const char *)block - HEADER_BYTES);
 }
 
-/* Return the capacity of a block for this size, and which list it belongs to. Not for more than LISTED_BYTES. */
+/* Return the capacity of a block for this size, and its free list. For sizes up to LISTED_BYTES. */
 static size_t round_up(size_t size, unsigned *list)
 {
     if (size <= FINE_BYTES) {
@@ -84,7 +84,7 @@ static void *map(size_t size)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-/* Return a block that is a mapping of its own. All of it is zero. */
+/* Return a zeroed block that is a separate mapping. */
 static void *map_block(size_t capacity)
 {
     char *mapping = map(capacity + MAPPING_BYTES);
@@ -121,7 +121,7 @@ static void *cut_block(struct region *region, size_t capacity)
     if (region->start == NULL && !add_chunk(region, region == &cold ? COLD_BYTES : CHUNK_BYTES))
         return NULL;
     if (!has_room(region, capacity))
-        region = &hot; /* the others have one chunk */
+        region = &hot; /* the other regions have one chunk */
     if (!has_room(region, capacity) && !add_chunk(region, CHUNK_BYTES))
         return NULL;
     char *block = region->chunk + HEADER_BYTES;
@@ -130,18 +130,18 @@ static void *cut_block(struct region *region, size_t capacity)
     return block;
 }
 
-/* Whether the table is of this engine. Whether it is of this start as well shows only at its end. */
+/* Whether the table is for this engine. Whether it is also for this start is known only at the end of the start. */
 static bool has_table(void)
 {
     return strcmp(PLACEMENT_ENGINE_BUILD, CELL_ENGINE_BUILD) == 0;
 }
 
-/* Return the region of the block with this number. To be asked in ascending order. */
+/* Return the region of the block with this number. Call this with ascending numbers. */
 static struct region *placed(unsigned number)
 {
 #ifdef TRACE
     (void)number;
-    return &cold; /* all are watched */
+    return &cold; /* all blocks are traced */
 #else
     static size_t range;
     const size_t ranges = sizeof placement / sizeof *placement;
@@ -155,7 +155,7 @@ static struct region *placed(unsigned number)
 #endif
 }
 
-/* Return the region of the next block. Blocks that are mappings of their own are on the lists of the hot one. */
+/* Return the region of the next block. Separate mappings use the free lists of the hot region. */
 static struct region *next_region(size_t size)
 {
     if (!starting)
@@ -164,7 +164,7 @@ static struct region *next_region(size_t size)
     return size > CUT_BYTES ? &hot : region;
 }
 
-/* Return the region where a block lies. */
+/* Return the region that contains a block. */
 static struct region *region_of(const void *block)
 {
     struct region *const one_chunk[] = {&warm, &cold};
@@ -176,7 +176,7 @@ static struct region *region_of(const void *block)
     return &hot;
 }
 
-/* Give the kernel back the mappings on the lists. Whether there were any. */
+/* Unmap the mappings on the free lists. Return whether there were any. */
 static bool unmap_lists(void)
 {
     bool any = false;
@@ -251,7 +251,7 @@ static void give_back(void *opaque, void *block)
     }
     struct region *region = region_of(block);
     if (region != &hot && !starting)
-        return; /* to put it on a list would be a write */
+        return; /* adding it to a free list would write to the page */
     unsigned list;
     round_up(capacity - HEADER_BYTES, &list);
     struct freed *freed = block;
@@ -261,7 +261,7 @@ static void give_back(void *opaque, void *block)
     HIDE(block, capacity);
 }
 
-/* Grow or shrink a mapping of its own, without a copy. */
+/* Grow or shrink a separate mapping, without a copy. */
 static void *remap_block(void *block, size_t size)
 {
     char *mapping;
@@ -301,28 +301,28 @@ static size_t usable_size(const void *block)
 
 const JSMallocFunctions memory_functions = {take_zeroed, take, give_back, resize, usable_size};
 
-/* Whether the kernel has refused this process memory. */
+/* Whether the kernel has refused memory to this process. */
 bool memory_was_refused(void)
 {
     return refused;
 }
 
-/* Give back what the start used and nobody uses any more: a fork copies the tables of each page. From now on all
- * that is taken is hot. */
+/* Unmap memory that the start no longer uses, because a fork copies page tables. New blocks are hot from now on. */
 void memory_end_start(void)
 {
     unmap_lists();
     starting = false;
 }
 
-/* Whether the table is of this engine and of this start. */
+/* Whether the table is for this engine and this start. */
 bool memory_is_placed(void)
 {
     return has_table() && taken == PLACEMENT_BLOCKS;
 }
 
-/* Copy the hot pages, and take those that a run uses next, all at once: to the kernel less work than a fault for each.
- * Kernels before 5.14 refuse, and each page has its fault. Without a table too much is hot. */
+/* Copy the hot pages, and populate the pages that a run uses next, with one call. This costs the kernel less than a
+ * fault for each page. Kernels before 5.14 refuse the call; then each page has its fault. Not without a table,
+ * because too many pages are hot then. */
 void memory_touch(void)
 {
     char *end = hot.chunk + AHEAD_BYTES;
@@ -334,14 +334,14 @@ void memory_touch(void)
 }
 
 #ifdef TRACE
-/* Return the cold region as far as it is used. */
+/* Return the used part of the cold region. */
 struct text memory_cold(void)
 {
     return (struct text){cold.start, (size_t)(cold.chunk - cold.start)};
 }
 #endif
 
-/* Return a block. A process without the room ends. */
+/* Return a block. If the allocation fails, the process exits. */
 char *memory_take(size_t size)
 {
     char *block = take(NULL, size);
@@ -351,7 +351,7 @@ char *memory_take(size_t size)
     return block;
 }
 
-/* Return the parts as one text with a NUL behind it, as the engine wants it. */
+/* Return the parts as one text, terminated by NUL, as the engine requires. */
 struct text memory_join(const struct text *parts, size_t count)
 {
     size_t size = 0;
@@ -366,7 +366,7 @@ struct text memory_join(const struct text *parts, size_t count)
     return (struct text){joined, size};
 }
 
-/* Free a text that memory_join or memory_take made. */
+/* Free a text returned by memory_join or memory_take. */
 void memory_free(struct text text)
 {
     give_back(NULL, (char *)text.start);

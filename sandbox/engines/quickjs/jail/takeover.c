@@ -1,6 +1,6 @@
-/* Tests alone (-DTAKEOVER): a child that can be taken over, in its exact position behind the second filter. A program
- * that holds `//TAKEOVER ` and a command does not reach the engine; native code runs instead. tests/hostile/takeover.py
- * has the commands. In a binary without TAKEOVER nothing of this is there. */
+/* Only for tests (-DTAKEOVER): a child that executes native code for the attacker, confined by the second filter like a
+ * real one. If a program contains `//TAKEOVER ` and a command, native code runs instead of the engine.
+ * tests/hostile/takeover.py has the commands. An executable without TAKEOVER contains none of this. */
 #ifdef TAKEOVER
 #include <errno.h>
 #include <netinet/in.h>
@@ -58,7 +58,7 @@ static long call(char **words)
     return result == -1 ? -errno : result;
 }
 
-/* The 32-bit entry of x86-64, where the same numbers mean other calls. */
+/* The 32-bit system call interface of x86-64, where the same numbers mean other calls. */
 static long call_32_bit(long number)
 {
 #ifdef __x86_64__
@@ -96,7 +96,7 @@ static void send_bytes(const char *from, size_t size)
     }
 }
 
-/* Send the bytes many times in one go, and then a value. */
+/* Send the bytes many times at once, and then a value. */
 static void send_many(size_t count, size_t times)
 {
     static const char last[] = {'v', 0, 0, 0, 1, '1'};
@@ -107,7 +107,7 @@ static void send_many(size_t count, size_t times)
     send_bytes(all, count * times + sizeof last);
 }
 
-/* Do what a job commands, if it does. */
+/* Execute the command in a job, if it has one. */
 void takeover_job(const char *payload, size_t size)
 {
     static char line[2 * MOST_BYTES];
@@ -145,8 +145,7 @@ void takeover_job(const char *payload, size_t size)
     _exit(command == 'X' ? (int)value_of(words[2]) : EXIT_DONE);
 }
 
-/* `quickjs-cell call NR ARGUMENT...` makes one system call and writes what came of it to descriptor 2: any jail can be
- * tried so. */
+/* `quickjs-cell call NR ARGUMENT...` makes one system call and writes its result to descriptor 2, to test any jail. */
 void takeover_start(int *argc, char **argv)
 {
     if (*argc > 2 && strcmp(argv[1], "call") == 0) {

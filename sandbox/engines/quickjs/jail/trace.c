@@ -1,8 +1,8 @@
-/* Finds out which blocks of the start a run writes to. For `make placement` alone, with -DTRACE; x86-64.
+/* Finds out to which blocks of the start a run writes. Only for `make placement`, with -DTRACE, on x86-64.
  *
- * A child makes the cold region read-only. Each write there is a fault: the handler notes the block's number, makes the
- * region writable and sets the trap flag, so that the processor stops again behind this one instruction, and the region
- * is made read-only again. What is noted is in a file that all children share, a byte for each number. */
+ * A child makes the cold region read-only, so each write there faults. The handler records the block's number, makes
+ * the region writable and sets the trap flag. So the processor stops again after this instruction, and the region is
+ * made read-only again. The record is a file that all children share, with a byte for each number. */
 #ifdef TRACE
 #include <fcntl.h>
 #include <signal.h>
@@ -18,7 +18,7 @@ enum { MOST_BLOCKS = 1 << 20, MOST_UNITS = 1 << 17, UNIT_BYTES = 16, TRAP_FLAG =
 enum { NOT_TAKEN, TAKEN, WRITTEN };
 
 static char *noted;
-static unsigned owners[MOST_UNITS]; /* of each 16 bytes where a block starts: its number, plus 1 */
+static unsigned owners[MOST_UNITS]; /* for each unit of 16 bytes at which a block starts: the block's number, plus 1 */
 static struct text region;
 
 static void open_file(void)
@@ -32,7 +32,7 @@ static void open_file(void)
     close(file);
 }
 
-/* Note who a block belongs to from now on. */
+/* Record the number of a block. */
 void trace_taken(const void *block, unsigned number)
 {
     if (noted == NULL)
@@ -63,7 +63,7 @@ static void on_write(int signal, siginfo_t *info, void *context)
     const char *at = info->si_addr;
     if (at < region.start || at >= region.start + region.size)
         _exit(EXIT_BROKEN);
-    /* The 8 bytes before a block, its capacity, belong to it. */
+    /* The 8 bytes before a block (its capacity) belong to the block. */
     size_t unit = (size_t)(at + 8 - region.start) / UNIT_BYTES;
     while (unit > 0 && owners[unit] == 0)
         unit--;
@@ -80,7 +80,7 @@ static void on_trap(int signal, siginfo_t *info, void *context)
     *flags_of(context) &= ~TRAP_FLAG;
 }
 
-/* Note all that this child writes to from now on. */
+/* Record all writes of this child from now on. */
 void trace_writes(void)
 {
     static char stack[64 * 1024];

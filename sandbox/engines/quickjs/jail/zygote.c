@@ -6,36 +6,34 @@
  *     |                                                              | fork
  *     +------- control (SOCK_SEQPACKET, descriptor 1) ----------- zygote
  *
- * nsjail starts the zygote in a jail whose root holds this static binary and nothing else. The zygote makes a
- * JavaScript context, evaluates promptlog's own scripts in it, which are in the binary, forks a child and reports
- * that it is ready. The child has the context already: a run pays for the pages that it writes to, and for nothing
- * else.
+ * nsjail starts the zygote in a jail whose root contains only this static executable. The zygote creates a JavaScript
+ * context, evaluates promptlog's embedded scripts in it, forks a child and reports that it is ready. The child
+ * inherits the context, so a run costs only the copies of the pages that it writes to.
  *
- * A child (child.c) gives up what a run does not need (confinement.c): the control socket, CPU time and memory above
- * its limits, and all system calls but a few. Only then it reads one frame from the data socket (frames.c), checks
- * the source in it (check.c) or runs the source or its bytecode (context.c), writes console lines (hooks.c) and one
- * last message, and exits. The zygote reaps it, reports how it ended, and forks the next.
+ * A child (child.c) drops all rights that a run does not need (confinement.c): the control socket, CPU time and
+ * memory above its limits, and most system calls. Only then does it read one frame from the data socket (frames.c).
+ * It checks the source in it (check.c), or runs the source or its bytecode (context.c). It writes console lines
+ * (hooks.c) and one last message, and exits. The zygote reaps it, reports how it ended, and forks the next child.
  *
- * Who trusts whom: the zygote never reads a user byte, since it never reads from data. What it reads from control is
- * the daemon's. A program that takes its child over has that child's descriptor 0 and its own memory. Nothing of a
- * child comes back to the zygote but its wait status and usage, which are the kernel's.
+ * Trust: the zygote never reads a user byte, because it never reads from data. Only the daemon writes to control. A
+ * program that controls its child has that child's descriptor 0 and memory. The only information about a child that
+ * reaches the zygote is its wait status and usage, which come from the kernel.
  *
- * Control, one packet a message, numbers big-endian but for those of E, which are the kernel's own:
+ * Messages on control, one packet each. Numbers are big-endian, except in E, where they are in the kernel's format:
  *
- *   to the daemon    R                                           ready: the first blank child is there
+ *   to the daemon    R                                           ready: the first blank child waits for a job
  *                    E:4 status:4 user_s:8 user_us:8 system_s:8 system_us:8 maxrss_kib:8      a child has ended
- *                    U:4 and the same        the same, and it left unread what it was sent: the zygote ends, too,
- *                                            since the next child would take the rest for its own job
+ *                    U:4 and the same        the same, and it left input unread: the zygote exits, too, because the
+ *                                            next child would read the rest as its own job
  *   to the zygote    K number:4                                  kill the child with this number
- *                    L number:4 cpu_ms:4 memory_bytes:8          the same, and give these limits to the next one, and
- *                                                                only to it
+ *                    L number:4 cpu_ms:4 memory_bytes:8          the same, and use these limits for only the next child
  *
- * Children are numbered from 0, so that a message about one that has just ended does not hit the next. control.py is
- * the other end. The daemon ends the zygote by closing control, and with it all in the jail.
+ * Children are numbered from 0, so that a message about a child that has just ended does not affect the next one.
+ * control.py is the other end. To end the zygote, and with it all processes in the jail, the daemon closes control.
  *
- * Most of what a run costs is the kernel's copying of pages that it writes to. So the zygote's memory is small, a
- * child does little, and the fork is the system call itself: there are no threads and no locks that the C library
- * would mend. */
+ * Most of the cost of a run is the kernel's work for copying pages to which it writes. So the zygote's memory is
+ * small, a child does little, and the fork is the plain system call: there are no threads or locks that the C library
+ * would have to handle. */
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -49,7 +47,7 @@
 
 enum { MESSAGE_BYTES = 64 };
 
-/* E or U: the head of this is what goes out. */
+/* The message E or U. Only the start of this struct is sent. */
 struct report {
     char kind[4];
     int32_t status;
@@ -69,14 +67,14 @@ static _Noreturn void give_up(struct text what, struct text why)
     _exit(EXIT_NOT_STARTED);
 }
 
-/* Make everything that a child needs. */
+/* Prepare everything that a child needs. */
 static void start(void)
 {
     if (!context_start())
         give_up(TEXT("the scripts"), context_start_fault());
     time_t now = 0;
     struct tm there;
-    localtime_r(&now, &there); /* the C library looks for a time zone once, which a child may not */
+    localtime_r(&now, &there); /* make the C library load the time zone, which a child may not do */
     context_settle();
     memory_end_start();
 }
@@ -89,13 +87,13 @@ static uint64_t big_endian(const unsigned char *bytes, size_t count)
     return number;
 }
 
-/* Read one message of the daemon's, and do what it asks of the child with this number. Whether `other` was set. */
+/* Read one message of the daemon, and apply it to the child with this number. Return whether `other` was set. */
 static bool serve(pid_t child, uint32_t number, struct limits *other)
 {
     unsigned char message[MESSAGE_BYTES] = {0};
     ssize_t size = read(CONTROL, message, sizeof message);
     if (size <= 0)
-        _exit(EXIT_DONE); /* the daemon has closed it, or is gone */
+        _exit(EXIT_DONE); /* the daemon has closed control, or has ended */
     if (size < 5 || big_endian(message + 1, 4) != number)
         return false;
     bool limits = message[0] == 'L' && size == 17;
@@ -105,7 +103,7 @@ static bool serve(pid_t child, uint32_t number, struct limits *other)
     return limits;
 }
 
-/* Serve the daemon until the child has ended. Whether it asked for other limits for the next one. */
+/* Handle messages until the child has ended. Return whether the daemon set other limits for the next one. */
 static bool wait_for(pid_t child, uint32_t number, struct limits *other)
 {
     bool limits = false;
@@ -123,7 +121,7 @@ static bool wait_for(pid_t child, uint32_t number, struct limits *other)
     return limits;
 }
 
-/* Whether there is something on data that the child did not read. It is not read here, either. */
+/* Whether the child left data unread. The data is not read here, either. */
 static bool is_unread(void)
 {
     struct pollfd data = {DATA, POLLIN, 0};
@@ -156,7 +154,7 @@ static _Noreturn void serve_for_ever(const struct limits *usual)
     }
 }
 
-/* Say whether placement.h and scripts.bytecode are of this engine and of these scripts. */
+/* Report whether placement.h and scripts.bytecode are valid for this engine and these scripts. */
 static _Noreturn void tell_placement(void)
 {
     start();
@@ -165,7 +163,7 @@ static _Noreturn void tell_placement(void)
     _exit(write(ERRORS, text.start, text.size) < 0 ? EXIT_BROKEN : EXIT_DONE);
 }
 
-/* quickjs-cell CPU_MS MEMORY_BYTES: what a child gets unless the daemon asks for something else.
+/* quickjs-cell CPU_MS MEMORY_BYTES: the default limits of a child.
  * quickjs-cell placement: see tell_placement. */
 int main(int argc, char **argv)
 {
