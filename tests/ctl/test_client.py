@@ -73,7 +73,7 @@ def test_pipelining_from_threads(client: Client) -> None:
         ({"env": {"a": "\U0001f600"}}, {"env": {"a": "\udfff"}}, ValueError, "a lone surrogate at"),
         ({"env": {"a": 1.5}}, {"env": {"a": float("nan")}}, ValueError, "`env` must be a JSON object"),
         ({"env": {"a": [1, 2]}}, {"env": {"a": {1, 2}}}, TypeError, "`env` must be a JSON object"),
-        ({"env": {"a": 1}}, {"env": [1]}, TypeError, "`env` must be a mapping, .* not list"),
+        ({"env": {"a": 1}}, {"env": [1]}, TypeError, "`env` must be a mapping .*, not list"),
         ({"limits": LimitsAsked(cpu_ms=50)}, {"limits": {"cpu_ms": 50}}, TypeError, "must be LimitsAsked, not dict"),
         ({"prompt": "a"}, {"prompt": b"a"}, TypeError, "the prompt is str, not bytes"),
         ({"source": b"return 1"}, {"source": 5}, TypeError, "str or bytes"),

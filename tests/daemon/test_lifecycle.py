@@ -318,7 +318,7 @@ def test_the_log_tells_what_clients_did(tmp_path: Path) -> None:
     expected = (
         f" submitted program {hash[:12]} for quickjs, stored",
         rf": a run of program {hash[:12]}, after [\d.]+ ms of CPU, ended as exception",
-        r", client \d+: a request is refused: not_found",
+        r", client \d+: a request was refused: not_found",
         f" removed program {hash[:12]}, with 0 names",
     )
     assert len(lines) == len(expected), log

@@ -66,7 +66,7 @@ def _made(request: dict[str, Any]) -> dict[str, Any]:
         (_RUN | {"prompt": _x(_MIB // 2, unit="é")}, {"prompt": _x(_MIB // 2 + 1, unit="é")}, "too_large", "prompt"),
         (_RUN | {"env": {"a": "x" * 260_000}}, {"env": {"a": "x" * 264_000}}, "too_large", "env"),
         (_RUN | {"limits": {"cpu_ms": 10_000}}, {"limits": {"cpu_ms": 10_001}}, "bad_request", "10000"),
-        (_RUN | {"limits": {"memory_bytes": 8 * _MIB}}, {"limits": {"memory_bytes": 1}}, "bad_request", "least"),
+        (_RUN | {"limits": {"memory_bytes": 8 * _MIB}}, {"limits": {"memory_bytes": 1}}, "bad_request", "minimum"),
         (_RUN | {"engine": "deno"}, {"engine": "v8"}, "bad_request", "the engines are: 'quickjs', 'deno'"),
         (
             _RUN | {"language": "typescript"},

@@ -113,7 +113,7 @@ def test_a_file_that_is_none(state: Path, tmp_path: Path, name: str, change: _Ch
     path.touch()
     change(path, away)
     was = away.read_bytes()
-    _check_refused(state, path, "is (a link|not a file)")
+    _check_refused(state, path, "is (a symbolic link|not a file)")
     assert away.read_bytes() == was
     path.rmdir() if change is _folder else path.unlink()
     away.rename(path)
