@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
+from promptlogctl.client import NoDaemon
+
+_AGAIN_S = 0.05
 
 
 @click.command()
+@click.option(
+    "--wait", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS", help="Wait so long for a daemon."
+)
 @command
-def ping(app: App) -> None:
+def ping(app: App, wait: float) -> None:
     """Show the versions of the daemon and its engines."""
+    deadline = time.monotonic() + wait
     with app.client() as client:
-        pong = client.ping()
+        while True:
+            try:
+                pong = client.ping()
+                break
+            except NoDaemon:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_AGAIN_S)
     if app.json:
         output.as_json(pong)
     else:

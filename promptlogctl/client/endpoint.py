@@ -85,6 +85,8 @@ def _denied(path: Path) -> tuple[str, str]:
             mend = f"run the command as uid {status.st_uid}, or ask that user for access"
             if part == path and status.st_mode & 0o060 == 0o060:
                 mend += f" (membership of group {status.st_gid})"
+            elif part == path:
+                mend += " (server.socket_group in the daemon's configuration)"
             return f"permission denied to uid {os.geteuid()}: {what} belongs to {owner}", mend
     return f"permission denied to uid {os.geteuid()}", _NAME_ANOTHER
 

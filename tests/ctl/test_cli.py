@@ -19,7 +19,7 @@ from promptlogctl.cli.terminal import safe
 from promptlogctl.client import Client
 from promptlogd.config import Config
 from tests.ctl.command import ctl as _ctl
-from tests.daemon.processes import until
+from tests.daemon.processes import a_daemon, until
 
 EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
 
@@ -138,6 +138,18 @@ def test_no_color(tmp_path: Path) -> None:
         finally:
             os.close(ours)
             os.close(theirs)
+
+
+def test_ping_waits_for_a_daemon(tmp_path: Path) -> None:
+    """With --wait, ping answers once a daemon that starts later is there; without a daemon it fails at the end."""
+    assert _ctl(tmp_path / "none", "ping", "--wait", "0.3").returncode == 4
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(tmp_path / "s")}
+    command = [sys.executable, "-m", "promptlogctl", "ping", "--wait", "60"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as waiting:
+        with a_daemon(tmp_path):
+            assert waiting.stdout is not None
+            assert waiting.stdout.readline().startswith("promptlogd ")
+        assert waiting.wait(20) == 0
 
 
 def test_no_daemon_is_one_line(tmp_path: Path) -> None:
