@@ -96,7 +96,7 @@ def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: i
         until(lambda: len(at_work(daemon)) == 3)
         os.kill(at_work(daemon)[0][depth - 1], signal.SIGKILL)
         outcomes = [run.result().outcome for run in runs]
-        assert sorted(outcome.__struct_config__.tag for outcome in outcomes) == ["crashed", "ok", "ok"], outcomes
+        assert sorted(str(outcome.__struct_config__.tag) for outcome in outcomes) == ["crashed", "ok", "ok"], outcomes
         assert [outcome.signal for outcome in outcomes if isinstance(outcome, Crashed)] == ["SIGKILL"]
         assert client.run_source("return 1").value == 1
 
@@ -217,7 +217,15 @@ def test_a_ready_descriptor_that_can_not_be_written(tmp_path: Path, kind: str) -
     """--ready-fd is checked before anything is begun."""
     reading, writing = os.pipe()
     try:
-        command = [sys.executable, "-m", "promptlogd", "--socket", tmp_path / "s", "--state-dir", tmp_path / "state"]
+        command = [
+            sys.executable,
+            "-m",
+            "promptlogd",
+            "--socket",
+            str(tmp_path / "s"),
+            "--state-dir",
+            str(tmp_path / "state"),
+        ]
         passed = (reading,) if kind == "read-only" else ()
         done = subprocess.run(
             [*command, "--ready-fd", str(reading)], pass_fds=passed, capture_output=True, text=True, timeout=20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptlogctl.client import Client, RequestRefused
+from promptlogctl.client import Client, RequestRefused, RunResult
 
 # What is taken out as a whole, behind a line that has no semicolon and before one that could go on with it.
 _REMOVED = [
@@ -37,9 +37,8 @@ _OTHERS: list[tuple[str, str]] = json.loads((Path(__file__).parent / "typescript
 
 
 def _outcomes(client: Client, source: str) -> tuple[str, str]:
-    def told(run: object) -> str:
-        result = getattr(run, "outcome", run)
-        return str(getattr(run, "json", "")) if result.__struct_config__.tag == "ok" else result.__struct_config__.tag
+    def told(run: RunResult) -> str:
+        return run.json if run.ok else str(run.outcome.__struct_config__.tag)
 
     try:
         hash = client.submit(source, language="typescript").hash

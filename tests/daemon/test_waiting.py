@@ -108,9 +108,23 @@ def test_replies_that_wait_are_waited_for(daemon: Daemon) -> None:
     assert daemon.process.wait(10) == 0
 
 
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a daemon, and do not wait until it is ready."""
+    paths = ["--socket", str(folder / "s"), "--state-dir", str(folder / "state")]
+    return subprocess.Popen([sys.executable, "-m", "promptlogd", *paths], stderr=subprocess.PIPE)
+
+
 def test_a_signal_during_the_start_leaves_nothing(tmp_path: Path) -> None:
     """SIGTERM that comes when the socket is bound and no cell is ready yet ends the daemon cleanly."""
-    command = [sys.executable, "-m", "promptlogd", "--socket", tmp_path / "s", "--state-dir", tmp_path / "state"]
+    command = [
+        sys.executable,
+        "-m",
+        "promptlogd",
+        "--socket",
+        str(tmp_path / "s"),
+        "--state-dir",
+        str(tmp_path / "state"),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     until((tmp_path / "s").exists, 20)
     process.send_signal(signal.SIGHUP)  # no reason to stop
@@ -123,7 +137,15 @@ def test_a_signal_during_the_start_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_signal_ends_a_start_that_hangs(tmp_path: Path) -> None:
     """While the first cell does not become ready SIGTERM is heard: the daemon does not wait for the cell."""
-    command = [sys.executable, "-m", "promptlogd", "--socket", tmp_path / "s", "--state-dir", tmp_path / "state"]
+    command = [
+        sys.executable,
+        "-m",
+        "promptlogd",
+        "--socket",
+        str(tmp_path / "s"),
+        "--state-dir",
+        str(tmp_path / "state"),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
 
     def jails() -> list[int]:

@@ -23,7 +23,7 @@ _ALL: list[dict[str, Any]] = [
 _CASES = [
     pytest.param(engine, case, id=f"{case['name']}-{engine}") for case in _ALL for engine in sorted(case["engines"])
 ]
-_MEMORY = [param for param in _CASES if param.values[1]["group"] == "memory"]  # type: ignore[index, call-overload]
+_MEMORY = [param for param in _CASES if param.values[1]["group"] == "memory"]  # type: ignore[index]
 
 _CPU_OVER_MS = {"quickjs": 30, "deno": 30}
 """QuickJS: the timer goes off within 3 ms; giving back the memory of a process of 120 MiB is accounted to it as well.
