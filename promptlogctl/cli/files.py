@@ -18,7 +18,7 @@ _TYPES = re.compile(
     re.MULTILINE,
 )
 
-FILE = click.Path(allow_dash=True)
+FILE = click.Path(allow_dash=True, readable=False)
 """A file's path, which shells complete. Whether it can be read is told by `read_text`."""
 
 LANGUAGE = click.option(
