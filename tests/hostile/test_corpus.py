@@ -13,6 +13,7 @@ import pytest
 from promptlogctl.client import Client, RequestRefused, RunResult
 from promptlogd.wire.messages import LimitsAsked
 from tests.daemons import configured_daemon
+from tests.few import a_few
 
 _FOLDER = Path(__file__).parent
 _ALL: list[dict[str, Any]] = [
@@ -147,7 +148,10 @@ def jitless() -> Iterator[Client]:
         yield client
 
 
-@pytest.mark.parametrize(("engine", "case"), [param for param in _CASES if param.values[0] == "deno"])
+_DENO = [param for param in _CASES if param.values[0] == "deno"]
+
+
+@pytest.mark.parametrize(("engine", "case"), a_few(_DENO))
 def test_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) -> None:
     """Without V8's compilers a program ends as it does with them; without WebAssembly, maybe with an error."""
     limits = _limits(case, "deno")
