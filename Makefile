@@ -3,6 +3,7 @@
 # make play           Open the web page in a browser.
 # make check          Lint, check types, run the tests that need no daemon.
 # make test           Run all tests.
+# make test-long      Run more cases of tables of which make test runs some. Takes minutes.
 # make test-page      Test the page in Chromium (Debian: chromium), and clients on Node.
 # make test-build     Build complete wheels, also with zig and for arm64. Takes minutes, and needs a package index.
 # make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
@@ -25,6 +26,8 @@ ROUNDS ?= 1
 BAD_SECONDS ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests that may run side by side; the others have the machine to themselves.
+BESIDE := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # ASYNC102, 104: the awaited functions shield themselves, with a deadline (Cell.close, Cell._kill, _abandon).
 # ASYNC110: these loops wait for another process, which sets no Event.  ASYNC122: promptlog needs trio 0.27 or newer.
@@ -36,8 +39,9 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-build test-page test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided fuzz-cell soak faults \
-	docs clean
+.PHONY: help check demo demo-http play test test-long test-build test-page test-sanitized placement \
+	lint lint-style lint-async lint-types lint-layers test-quick bench bench-peers bench-where \
+	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml $(CELL_SOURCES) $(PAGE_SOURCES)
 	$(PYTHON) -m venv $(VENV)
@@ -61,15 +65,20 @@ play: $(VENV)/.installed
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
 
-# Takes a minute or two: style, types, layers, and the tests that start no daemon.
-check: lint
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/protocol tests/engines tests/wire/test_wire.py tests/test_*.py
+# Style, types, layers, and the tests that start no daemon.
+check: lint test-quick
+
+test-quick: $(VENV)/.dev
+	$(BESIDE) -q -m "not long" tests/protocol tests/engines tests/wire/test_wire.py tests/test_*.py
 
 test: $(VENV)/.dev
 	failed=0; \
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not alone" || failed=1; \
-	$(BIN)/python -m pytest -m alone || failed=1; \
+	$(BESIDE) -m "not alone and not long" || failed=1; \
+	$(BIN)/python -m pytest -m "alone and not long" || failed=1; \
 	exit $$failed
+
+test-long: $(VENV)/.dev
+	$(BESIDE) -m long
 
 test-build: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/build/real_builds.py
@@ -86,12 +95,27 @@ test-sanitized: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/cell/sanitized.py
 
 lint: $(VENV)/.dev
+	$(MAKE) --no-print-directory --jobs 4 --output-sync lint-style lint-async lint-types lint-layers
+
+lint-style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m flake8_async --enable=ASYNC1,ASYNC2 --disable=$(ASYNC_OFF) \
-		--startable-in-context-manager=_stop_on_signal \
-		$$(find promptlogd promptlogctl sandbox tests -name '*.py')
+
+# flake8-async takes half a second for a file, and has no cache: so it reads only files with asynchronous code, those
+# that have changed since all were right, on all cores.
+ASYNC_FILES := $(shell grep -rlE '\basync (def|with|for)\b|\b(trio|anyio)\b' --include='*.py' \
+	promptlogd promptlogctl sandbox tests)
+lint-async: $(VENV)/.async
+$(VENV)/.async: Makefile $(VENV)/.dev $(ASYNC_FILES)
+	@echo $(if $(filter Makefile $(VENV)/.dev,$?),$(ASYNC_FILES),$?) | xargs --max-procs $$(nproc) --max-args 15 --verbose \
+		$(BIN)/python -m flake8_async --enable=ASYNC1,ASYNC2 --disable=$(ASYNC_OFF) \
+		--startable-in-context-manager=_stop_on_signal
+	touch $@
+
+lint-types: $(VENV)/.dev
 	$(BIN)/mypy
+
+lint-layers: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 
@@ -28,6 +29,11 @@ _SLOTS = 4
 def clock() -> MockClock:
     """A clock that jumps to the next deadline."""
     return MockClock(autojump_threshold=0)
+
+
+def _noting(into: list[int], number: int) -> Callable[[object], None]:
+    """What is called with the grant, and notes whose it is."""
+    return lambda _: into.append(number)
 
 
 def _p99(sorted_ms: list[float]) -> float:
@@ -102,7 +108,7 @@ async def test_runs_are_refused_a_part_in_each_turn_of_the_loop() -> None:
     refused: list[int] = []
     for number in range(300):
         for engine in ("quickjs", "deno"):
-            admission.ask(client(number % 7, uid=number % 3), engine, lambda _, n=number: refused.append(n))
+            admission.ask(client(number % 7, uid=number % 3), engine, _noting(refused, number))
     seen: list[int] = []
 
     async def watch() -> None:
@@ -137,7 +143,7 @@ def test_the_most_is_what_a_search_finds(steps: list[tuple[int, int, int, bool]]
             asked = admission.ask(
                 client(connection, uid=uid, pid=pid),
                 "quickjs",
-                lambda _, n=number: refused.append(n),
+                _noting(refused, number),
                 held_bytes=7 * held_bytes,
             )
             before = [*waiting, (uid, pid, 7 * held_bytes, asked)]
@@ -146,13 +152,14 @@ def test_the_most_is_what_a_search_finds(steps: list[tuple[int, int, int, bool]]
             assert admission.queued == len(waiting) <= 8
             assert sum(entry[2] for entry in waiting) <= 20
             if len(gone) == 1:
-                weight = (lambda entry: 1) if len(before) > 8 else (lambda entry: entry[2])
-                for part in (slice(0, 1), slice(0, 2)):
+                by_number = len(before) > 8
+                for depth in (1, 2):
                     totals: dict[tuple[int, ...], int] = {}
-                    for entry in before:
-                        totals[entry[:2][part]] = totals.get(entry[:2][part], 0) + weight(entry)
-                    among = [key for key in totals if key[:-1] == gone[0][:2][part][:-1]]
-                    assert totals[gone[0][:2][part]] == max(totals[key] for key in among)
+                    for *place, held, _ in before:
+                        key = tuple(place[:depth])
+                        totals[key] = totals.get(key, 0) + (1 if by_number else held)
+                    lost = gone[0][:2][:depth]
+                    assert totals[lost] == max(total for key, total in totals.items() if key[:-1] == lost[:-1])
 
     trio.run(drive)
 
@@ -173,9 +180,7 @@ async def test_each_light_client_is_looked_at(clock: MockClock) -> None:
     assert len(held) == 2
     granted: list[int] = []
     for number in range(600):  # of all of these only the last has an ordinary run
-        admission.ask(
-            client(number, pid=number), "quickjs", lambda _, n=number: granted.append(n), ordinary=number == 599
-        )
+        admission.ask(client(number, pid=number), "quickjs", _noting(granted, number), ordinary=number == 599)
     for _ in range(3):
         admission.select()
     assert granted == [599]
@@ -269,7 +274,7 @@ class _Reader(Room):
         """Whether it reads."""
         return self.reads
 
-    def when_room(self, callback: object) -> None:  # type: ignore[override]  # the test calls it
+    def when_room(self, callback: object) -> None:
         """Note who waits."""
         self._waiting.append(callback)
 
@@ -660,7 +665,10 @@ async def test_within_one_user_new_processes_can_hurt_that_user_alone(clock: Moc
                 simulation.admission.forget(mine.connection)
                 from_a_new_process()
 
-            simulation.run(mine, _SHORT_MS, lambda: simulation.run(mine, _BOMB_MS, left) and None)
+            def loop() -> None:
+                simulation.run(mine, _BOMB_MS, left)
+
+            simulation.run(mine, _SHORT_MS, loop)
 
         for _ in range(64):
             from_a_new_process()

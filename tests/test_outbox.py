@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,7 +82,7 @@ _REPLIES: list[list[Part]] = [
     [b"head", memoryview(_part(900 * _KIB, 1)), b"\n"],
     [b"short"],
     [_part(20 * _KIB, 2), _part(300 * _KIB, 3)],
-    *([_part(5000, number)] for number in range(100)),
+    *(list[Part]([_part(5000, number)]) for number in range(100)),
     [_part(16 * _KIB, 4), b"", b"tail"],
 ]
 
@@ -158,10 +159,15 @@ def test_any_number_of_waiters_pass_room_on() -> None:
     """Each waiter that is woken passes on; all levels are released, and no recursion ends it."""
     process = Account(1000)
     held = [Account(10_000, process) for _ in range(3000)]
-    first, woken = held[0], []
+    first, woken = held[0], list[Account]()
     first.charge(2000)
+
+    def wake(account: Account) -> None:
+        woken.append(account)
+        account.pass_on()
+
     for account in held[1:]:
-        account.when_room(lambda account=account: (woken.append(account), account.pass_on()))  # type: ignore[misc]
+        account.when_room(partial(wake, account))
     first.release(2000)
     assert woken == held[1:]
     assert process.held_bytes == 0

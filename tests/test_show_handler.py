@@ -8,11 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from promptlogd.config import JournalSettings
 from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.remove import RemoveHandler
 from promptlogd.handlers.show import ShowHandler
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.table import Handler
+from promptlogd.journal import Journal
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.store import Store
@@ -93,10 +95,13 @@ async def test_replies_about_very_many_names(tmp_path: Path) -> None:
         journal.write(b"".join(b"\n" + seal(move) + b"\n" for move in moves))
     with reopened(tmp_path / "state") as store:
         threads = StoreThreads()
+        no_journal = Journal(store.folder, JournalSettings(enabled=False), b"")
         shown = msgspec.to_builtins(await _handled(ShowHandler(store, threads), Show(id=1, hash=hash)))
         assert (shown["names"], shown["more_names"], len(shown["history"])) == (names[:1000], 11_000, 64)
         listed = msgspec.to_builtins(await _handled(ListHandler(store, threads), List(id=1)))
         (row,) = listed["programs"]
         assert (row["names"], row["more_names"]) == (names[:64], 11_936)
-        removed = msgspec.to_builtins(await _handled(RemoveHandler(store, threads), Remove(id=1, hash=hash)))
+        removed = msgspec.to_builtins(
+            await _handled(RemoveHandler(store, no_journal, threads), Remove(id=1, hash=hash))
+        )
         assert (removed["names"], removed["more_names"]) == (names[:1000], 11_000)

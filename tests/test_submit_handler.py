@@ -24,7 +24,7 @@ def test_a_refused_program_does_not_wait_for_the_collector_of_cycles() -> None:
         nobody: Any = None
         principal = Principal(connection=1, uid=0, process=None)
         staging = _Staging(cast(Store, nobody), cast(StoreThreads, nobody), program, principal)
-        staging.refused = RequestError("parse_error", "no")
+        staging.refused = RequestError("bad_request", "no")
         with pytest.raises(RequestError) as raised:
             staging.result()
         left = weakref.ref(staging)

@@ -14,7 +14,7 @@ import msgspec
 from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, Location, command
 from promptlogctl.cli.ends import RANKS, End, difference_of, end_of, first_difference
-from promptlogctl.cli.files import read_text
+from promptlogctl.cli.files import FILE, read_text
 from promptlogctl.cli.options import Count
 from promptlogctl.cli.output import Exit
 from promptlogctl.cli.program import complete_program
@@ -113,6 +113,7 @@ class _Program(msgspec.Struct, frozen=True, kw_only=True):
 @click.option(
     "--prompts",
     metavar="FILE|-",
+    type=FILE,
     help='Lines of JSON: {"name": "x", "prompt": "..."}, or "hash"; also "env", "limits".',
 )
 @click.option(

@@ -1,4 +1,8 @@
-"""promptlogctl completion: print the script for shell completion of commands and options."""
+"""promptlogctl completion: the script that makes a shell complete commands, options, files and kept programs.
+
+In each shell the script calls promptlogctl with the line up to the cursor, and gets one line for each candidate.
+Paths are left to the shell itself, which knows quoting, `~` and variables.
+"""
 
 from __future__ import annotations
 
@@ -32,29 +36,113 @@ _BASH = """\
 complete -F %(complete_func)s %(prog_name)s
 """
 
+# `eval`, or a file `_promptlogctl` in $fpath.  `${(Q)~...}`: the command as typed, without quotes, `~` expanded.
+_ZSH = """\
+#compdef %(prog_name)s
+
+%(complete_func)s() {
+    local line="${(j: :)words[1,CURRENT-1]} $PREFIX" kind text help
+    local -a plain described
+    [[ $PREFIX == --*=* ]] && compset -P 1 '*='
+    _PROMPTLOGCTL_LINE=$line %(complete_var)s=zsh_complete ${(Q)~words[1]} 2>/dev/null |
+        while IFS=$'\\t' read -r kind text help; do
+            case $kind in
+                plain) [[ -n $help ]] && described+=("${text//:/\\\\:}:$help") || plain+=("$text") ;;
+                file) _files ;;
+                dir) _files -/ ;;
+            esac
+        done
+    (( $#described )) && _describe %(prog_name)s described
+    (( $#plain )) && compadd -a plain
+}
+
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+    %(complete_func)s "$@"
+else
+    compdef %(complete_func)s %(prog_name)s
+fi
+"""
+
+_FISH = """\
+function %(complete_func)s
+    set -lx _PROMPTLOGCTL_LINE (commandline -cp | string collect)
+    set -lx %(complete_var)s fish_complete
+    set -l program (string replace -r -- '^~(?=/)' $HOME (commandline -opc)[1])
+    for line in ($program 2>/dev/null)
+        set -l parts (string split -m 1 \\t -- $line)
+        switch $parts[1]
+            case plain
+                printf '%%s\\n' $parts[2]
+            case file dir
+                set -l option (string match -r -- '^--[a-z-]+=' (commandline -ct))
+                set -l path (string replace -- "$option" '' (commandline -ct))
+                printf '%%s\\n' "$option"(complete -C "'' $path")
+        end
+    end
+end
+complete --no-files --command %(prog_name)s --arguments '(%(complete_func)s)'
+"""
+
+
+class _Line(ShellComplete):
+    """A shell whose script gives the line up to the cursor."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the cursor, and the beginning of the one at the cursor."""
+        # With a letter at the cursor there is a word there, also if it ends with a quoted blank, or is empty.
+        words = split_arg_string(os.environ.get("_PROMPTLOGCTL_LINE", "") + "x")
+        return words[1:-1], words[-1][:-1]
+
+    @property
+    def _option(self) -> str:
+        """`--option=` at the cursor; click completes only what stands behind it."""
+        _, incomplete = self.get_completion_args()
+        name, equals, _ = incomplete.partition("=")
+        return name + equals if equals and name.startswith("-") else ""
+
+    def _described(self, item: CompletionItem, prefix: str = "") -> str:
+        """Return the kind, the text and its description, with tabs between."""
+        return "\t".join((item.type, prefix + item.value, " ".join((item.help or "").split())))
+
 
 @add_completion_class
-class Bash(ShellComplete):
-    """Bash also splits words at `@`, `=` and `:`. So its script passes the line, and the part of a word to replace."""
+class Bash(_Line):
+    """Bash splits words at `@`, `=` and `:` as well. So it also gives the part of a word that it replaces."""
 
     name = "bash"
     source_template = _BASH
 
-    def get_completion_args(self) -> tuple[list[str], str]:
-        """Return the words before the cursor, and the start of the word at the cursor."""
-        line = os.environ.get("_PROMPTLOGCTL_LINE", "")
-        words = split_arg_string(line)[1:]
-        at_new_word = not words or line[-1:].isspace()
-        return (words, "") if at_new_word else (words[:-1], words[-1])
-
     def format_completion(self, item: CompletionItem) -> str:
         """Return a line of the reply."""
         _, incomplete = self.get_completion_args()
-        if incomplete.startswith("-"):
-            incomplete = incomplete.rpartition("=")[2]  # click completes what stands after `--option=`
+        incomplete = incomplete.removeprefix(self._option)
         replaced = os.environ.get("_PROMPTLOGCTL_WORD", "")
         kept = len(incomplete) - len(replaced) if incomplete.endswith(replaced) else 0
         return f"{item.type},{item.value[kept:]}"
+
+
+@add_completion_class
+class Zsh(_Line):
+    """Zsh shows descriptions. Its script tells it that `--option=` stays."""
+
+    name = "zsh"
+    source_template = _ZSH
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """Return a line of the reply."""
+        return self._described(item)
+
+
+@add_completion_class
+class Fish(_Line):
+    """Fish shows descriptions, and replaces the whole word, `--option=` too."""
+
+    name = "fish"
+    source_template = _FISH
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """Return a line of the reply."""
+        return self._described(item, self._option)
 
 
 @click.command()
@@ -63,7 +151,10 @@ class Bash(ShellComplete):
 def completion(app: App, shell: str) -> None:
     """Print the completion script for SHELL.
 
-    For bash: eval "$(promptlogctl completion bash)".
+    \b
+    ~/.bashrc:  eval "$(promptlogctl completion bash)"
+    ~/.zshrc, after compinit:  eval "$(promptlogctl completion zsh)"
+    ~/.config/fish/config.fish:  promptlogctl completion fish | source
     """
     kind = get_completion_class(shell)
     assert kind is not None

@@ -18,7 +18,7 @@ _TYPES = re.compile(
     re.MULTILINE,
 )
 
-FILE = click.Path(allow_dash=True)
+FILE = click.Path(allow_dash=True, readable=False)
 """The path of a file, with shell completion. `read_text` reports errors."""
 
 LANGUAGE = click.option(

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from promptlogctl.cli import output
-from promptlogctl.cli.files import read_text
+from promptlogctl.cli.files import FILE, read_text
 from promptlogctl.client import Engine, Isolation, LimitsAsked, RunOptions
 from sandbox.engines import ENGINES
 
@@ -36,7 +36,7 @@ class Count(click.IntRange):
 _COUNT = Count()
 _OPTIONS = (
     click.option("--prompt", help="The prompt. Default: standard input, if that is a pipe or a file."),
-    click.option("--prompt-file", metavar="FILE|-", help="Read the prompt from a file or standard input."),
+    click.option("--prompt-file", metavar="FILE|-", type=FILE, help="Read the prompt from a file or standard input."),
     click.option(
         "--env",
         metavar="NAME=TEXT|JSON|@FILE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_without_deno(
 ) -> None:
     """Without Deno the build goes on with a warning; a release, which requires the editor, fails."""
     monkeypatch.setenv(page_build.VARIABLE, wish)
-    monkeypatch.setattr(page_build.editor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     if wish:
         with pytest.raises(page_build.EditorError, match="deno is not installed"):
             page_build.find_or_fetch(tmp_path)

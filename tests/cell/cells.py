@@ -155,7 +155,7 @@ async def take(pool: Pool, *, fresh: bool = False, memory_bytes: int | None = No
         await came.wait()
     except trio.Cancelled:
         if waiter is not None:
-            waiter.cancel()
+            waiter.cancel(lambda: None)
         raise
     if isinstance(answer[0], Exception):
         raise answer[0]

@@ -53,9 +53,9 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[socket.s
     options = f"log_path={log}:exitcode={_FAULT}:detect_leaks=0:allocator_may_return_null=1"
     with their_data, their_control:
         process = subprocess.Popen(
-            [executable, "250", _NO_LIMIT, "no-filter"],
-            stdin=their_data,
-            stdout=their_control,
+            [str(executable), "250", _NO_LIMIT, "no-filter"],
+            stdin=their_data.fileno(),
+            stdout=their_control.fileno(),
             env={"ASAN_OPTIONS": options, "UBSAN_OPTIONS": options},
         )
     control.settimeout(60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -31,7 +32,7 @@ def group() -> Iterator[Cgroup]:
     assert not any(folder.exists() for folder in made.folders)
 
 
-async def _run(plan: Plan, source: str, **limits: int) -> Result:
+async def _run(plan: Plan, source: str, **limits: Any) -> Result:
     async with a_cell(plan) as cell:
         return await run_on(cell, source, **limits)
 

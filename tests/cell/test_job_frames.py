@@ -29,8 +29,10 @@ class _Zygote:
         self.data, data = socket.socketpair()
         self.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with data, control:
-            command = [cell(), "1000", str(128 << 20)]
-            self.process = subprocess.Popen(command, stdin=data, stdout=control, preexec_fn=_no_new_privileges)
+            command = [str(cell()), "1000", str(128 << 20)]
+            self.process = subprocess.Popen(
+                command, stdin=data.fileno(), stdout=control.fileno(), preexec_fn=_no_new_privileges
+            )
         for end in (self.data, self.control):
             end.settimeout(20)
         assert self.control.recv(64) == b"R"

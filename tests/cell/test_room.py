@@ -39,8 +39,16 @@ async def test_output_that_is_never_read_ends_at_the_wall_limit(plan: Plan) -> N
     for source in (_LINES, "console.log('on'); return 'x'.repeat(4_000_000)"):
         lines: list[LogLine] = []
         async with a_cell(plan) as cell:
-            limits = {"wall_ms": 1500, "cpu_ms": 1400, "log_bytes": MIB, "result_bytes": 4 * MIB}
-            result = await run_on(cell, source, on_lines=lines.extend, room=Narrow(), **limits)
+            result = await run_on(
+                cell,
+                source,
+                on_lines=lines.extend,
+                room=Narrow(),
+                wall_ms=1500,
+                cpu_ms=1400,
+                log_bytes=MIB,
+                result_bytes=4 * MIB,
+            )
             assert isinstance(result.outcome, WallLimit), source
             assert lines == []
             assert isinstance((await run_on(cell, "return 1")).outcome, Ok)

@@ -95,8 +95,8 @@ def target(folder: Path, *, descriptors: int | None = None) -> Iterator[Target]:
         if descriptors is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
-    command = [sys.executable, "-m", "promptlogd", "--socket", folder / "s", "--state-dir", folder / "state"]
-    command += ["--config", folder / "promptlog.toml"]
+    command = [sys.executable, "-m", "promptlogd", "--socket", str(folder / "s"), "--state-dir", str(folder / "state")]
+    command += ["--config", str(folder / "promptlog.toml")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--ready-fd", str(writing)], pass_fds=(writing,), stderr=log, preexec_fn=limit

@@ -136,7 +136,7 @@ def test_failures(client: Client) -> None:
 
 def test_logs_are_streamed(client: Client) -> None:
     """on_log gets each line as it comes."""
-    lines = []
+    lines: list[LogLine] = []
     result = client.run_source("console.log('a'); console.error('b'); return 1", on_log=lines.append)
     assert [(line.level, line.text) for line in lines] == [("log", "a"), ("error", "b")]
     assert (result.value, result.logs) == (1, [])

@@ -59,9 +59,9 @@ def test_type_checkers_know_each_option(tmp_path: Path) -> None:
         "from promptlogctl.client import AsyncClient, Client\n"
         f"async def calls(c: Client, a: AsyncClient) -> None:\n{calls.replace('    a.', '    await a.')}"
     )
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache")]
     done = subprocess.run(
-        [*command, "--follow-imports=silent", "--no-pretty", tmp_path / "right.py", tmp_path / "wrong.py"],
+        [*command, "--follow-imports=silent", "--no-pretty", str(tmp_path / "right.py"), str(tmp_path / "wrong.py")],
         capture_output=True, text=True, cwd=ROOT, timeout=300,
     )  # fmt: skip
     errors = [line for line in done.stdout.splitlines() if ": error: " in line]

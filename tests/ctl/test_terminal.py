@@ -1,21 +1,11 @@
-"""The command line on a terminal: widths, colours, completion in a real shell; and streams that can't be written."""
+"""The command line on a terminal: widths, colours; and streams that can't be written."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import select
 import shlex
-import shutil
-import struct
 import subprocess
 import sys
-import termios
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,81 +13,18 @@ import pytest
 from promptlogctl.cli.terminal import excerpt
 from promptlogctl.client import Client
 from tests.ctl.command import ctl
-from tests.daemon.processes import until
+from tests.ctl.terminal import terminal
 
 _CTL = [sys.executable, "-m", "promptlogctl"]
 
 
-class _Terminal:
-    """A pseudo-terminal with a process on it."""
-
-    def __init__(self, command: list[str], environment: dict[str, str], columns: int) -> None:
-        self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
-        self.process = subprocess.Popen(
-            command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
-        )
-        os.close(theirs)
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        """Type."""
-        os.write(self._ours, text.encode())
-
-    def read(self, until: str, seconds: float = 30) -> str:
-        """Return all that was shown up to this text, which must come."""
-        ends = time.monotonic() + seconds
-        while until not in self.seen:
-            assert select.select([self._ours], [], [], max(0, ends - time.monotonic()))[0], self.seen
-            self.seen += os.read(self._ours, 65536).decode()
-        return self.seen
-
-    def rest(self) -> str:
-        """Return what is shown until the process ends."""
-        while True:
-            try:
-                data = os.read(self._ours, 65536)
-            except OSError:  # EIO: the process has closed the terminal
-                break
-            if not data:
-                break
-            self.seen += data.decode()
-        self.process.wait(30)
-        return self.seen
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self._ours)
-
-
-@contextmanager
-def _terminal(
-    socket: Path, *command: str, columns: int = 80, variables: dict[str, str] | None = None
-) -> Iterator[_Terminal]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
-    environment |= {"TERM": "xterm", "PROMPTLOG_SOCKET": str(socket), **(variables or {})}
-    terminal = _Terminal(list(command), environment, columns)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
-
-
 def _shown(socket: Path, *arguments: str, columns: int = 80, variables: dict[str, str] | None = None) -> str:
-    with _terminal(socket, *_CTL, *arguments, columns=columns, variables=variables) as terminal:
-        return terminal.rest()
+    with terminal(socket, *_CTL, *arguments, columns=columns, variables=variables) as opened:
+        return opened.rest()
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_no_line_is_wider_than_the_terminal(socket_path: Path, columns: int) -> None:
+def test_no_line_is_wider_than_theterminal(socket_path: Path, columns: int) -> None:
     """A list, and the excerpt of a line with an error, fit; the caret stands below its character."""
     name = "n" * 60
     assert ctl(socket_path, "submit", "-", "--name", name, input=b"return 'wide'").returncode == 0
@@ -125,7 +52,7 @@ def test_colours(socket_path: Path, variables: dict[str, str], coloured: bool) -
     assert ("\x1b[" in _shown(socket_path, "run", "@nobody", variables=variables)) is coloured
 
 
-def test_a_prompt_is_not_waited_for_on_a_terminal(socket_path: Path) -> None:
+def test_a_prompt_is_not_waited_for_on_aterminal(socket_path: Path) -> None:
     """Without a prompt, a terminal is not read."""
     assert "0" in _shown(socket_path, "exec", "-e", "return prompt.length")
 
@@ -161,11 +88,11 @@ def test_console_lines_come_while_the_run_goes_on(socket_path: Path) -> None:
     """A line is shown before the run ends, and stays when Ctrl-C ends the run."""
     code = "console.log('first'); for (;;);"
     command = [*_CTL, "exec", "-e", code, "--cpu-ms", "9000", "--wall-ms", "9000"]
-    with _terminal(socket_path, *command) as terminal:
-        terminal.read("first")
-        terminal.type("\x03")
-        assert "cancelled" in terminal.rest()
-        assert terminal.process.returncode == 3
+    with terminal(socket_path, *command) as opened:
+        opened.read("first")
+        opened.type("\x03")
+        assert "cancelled" in opened.rest()
+        assert opened.process.returncode == 3
 
 
 def test_options_may_stand_before_the_command(socket_path: Path, tmp_path: Path) -> None:
@@ -259,43 +186,3 @@ def test_a_full_stderr(socket_path: Path) -> None:
 def test_excerpts(text: str, at: int, width: int, shown: tuple[str, int]) -> None:
     """An excerpt has its character, is no wider than asked for, and counts cells, not characters."""
     assert excerpt(text, at, width) == shown
-
-
-@pytest.mark.parametrize(
-    ("typed", "completed"),
-    [
-        ("run @shell-comp", "run @shell-completed "),
-        ("show @shell-comp", "show @shell-completed "),
-        ("exec fi", "exec file-to-complete.js "),
-        ("submit ./fi", "submit ./file-to-complete.js "),
-        ("comple", "completion "),
-        ("run --resul", "run --result-kb "),
-        ("--socket SOCKET run @shell-comp", "run @shell-completed "),
-    ],
-)
-def test_bash_completes(socket_path: Path, tmp_path: Path, typed: str, completed: str) -> None:
-    """In a real bash, Tab completes names behind `@`, files, commands and options."""
-    assert ctl(socket_path, "submit", "-", "--name", "shell-completed", input=b"return 'sc'").returncode == 0
-    (tmp_path / "file-to-complete.js").write_text("return 1")
-    bash = shutil.which("bash")
-    assert bash, "bash is not installed"
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "promptlogctl").write_text(f'#!/bin/sh\nexec {shlex.join(_CTL)} "$@"\n')
-    (folder / "promptlogctl").chmod(0o755)
-    variables = {"PATH": f"{folder}:{os.environ['PATH']}", "PS1": "READY>", "HOME": str(tmp_path)}
-    variables["PYTHONPATH"] = str(Path(__file__).parents[2])
-    typed = typed.replace("SOCKET", str(socket_path))
-    with _terminal(socket_path, bash, "--norc", "--noprofile", "-i", columns=250, variables=variables) as terminal:
-        terminal.read("READY>")
-        terminal.type(
-            f'cd {tmp_path}; bind "set bell-style none"; eval "$(promptlogctl completion bash)"; echo SET""-UP\n'
-        )
-        terminal.read("SET-UP\r\n")
-        terminal.seen = terminal.seen.rpartition("SET-UP")[2]
-        terminal.read("READY>")  # else what is typed is shown twice
-        terminal.seen = ""
-        terminal.type(f"promptlogctl {typed}\t")
-        terminal.read(completed)
-        terminal.type("\x15exit\n")
-        until(lambda: terminal.process.poll() is not None)

@@ -101,7 +101,7 @@ def test_who_has_no_daemon_hears_of_the_systems(monkeypatch: pytest.MonkeyPatch,
     shared = tmp_path / "shared"
     paths = {0: shared, 1000: tmp_path / "own"}
     monkeypatch.setattr(endpoint, "default_paths", lambda euid, _: Paths(socket=paths[euid], state_dir=tmp_path))
-    monkeypatch.setattr(endpoint.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.delenv("PROMPTLOG_SOCKET", raising=False)
     hint = f"; or use the system's daemon: --socket {shared}"
     for there in (False, True):

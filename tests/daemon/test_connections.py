@@ -23,8 +23,6 @@ from tests.daemon.processes import (
     until,
 )
 
-pytestmark = pytest.mark.alone
-
 FOUR_CELLS = "[pool]\ncells = 4\nspare = 4\n"
 """Four runs at once, whatever the number of cores."""
 
@@ -43,6 +41,7 @@ def test_json_lines_with_a_half_closed_client(socket_path: Path) -> None:
     assert json.loads(line)["outcome"] == {"kind": "ok", "value": 3}
 
 
+@pytest.mark.alone
 def test_replies_come_when_ready(socket_path: Path) -> None:
     """Of two pipelined runs the short one answers first."""
     with Client(socket_path) as client:
@@ -68,6 +67,7 @@ def test_cancel(socket_path: Path) -> None:
         assert json.loads(lines.readline())["found"] is False
 
 
+@pytest.mark.alone
 def test_a_client_that_leaves_has_its_runs_cancelled(tmp_path: Path) -> None:
     """When a client vanishes its runs end, long before their limits, and the daemon goes on."""
     with a_daemon(tmp_path, config=FOUR_CELLS) as daemon, Client(daemon.socket) as client:
@@ -152,6 +152,7 @@ def test_a_frame_over_the_cap_ends_that_connection_alone(socket_path: Path, clie
     assert client.ping().protocol == 1
 
 
+@pytest.mark.alone
 def test_half_a_frame_is_waited_for_so_long(tmp_path: Path) -> None:
     """A frame in two parts is answered; a client that owes the rest of one is closed after stall_s, and no sooner."""
     stall_s = 0.5
@@ -167,6 +168,7 @@ def test_half_a_frame_is_waited_for_so_long(tmp_path: Path) -> None:
         assert "rest of a frame" in json.loads(received)["message"]
 
 
+@pytest.mark.alone
 def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
     """A client that reads gets all of 60 MB of replies; one that reads nothing is closed, and others are served."""
     runs = [{"type": "run", "id": id, "source": "return 'x'.repeat(1000000)"} for id in range(60)]
@@ -182,6 +184,7 @@ def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
         assert client.run_source("return 1").value == 1
 
 
+@pytest.mark.alone
 def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
     """What a client sent of a frame exceeds the maximum is given back with its connection, not some time later."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
@@ -196,6 +199,7 @@ def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
         assert resident_bytes(daemon.process.pid) < first + (20 << 20)
 
 
+@pytest.mark.alone
 def test_many_connections(tmp_path: Path) -> None:
     """With 5,000 idle connections open a client is served as ever."""
     with many_descriptors(5_500), a_daemon(tmp_path) as daemon, ExitStack() as idle:
@@ -243,6 +247,7 @@ def test_an_id_in_a_text_is_nobodys(socket_path: Path) -> None:
             assert (error.get("id"), error["code"]) == (told, "bad_request")
 
 
+@pytest.mark.alone
 def test_a_client_that_does_not_read_costs_little(tmp_path: Path) -> None:
     """Asked for half a gigabyte that nobody reads, the daemon makes a few replies, and gives their memory back."""
     source = "return 'x'.repeat(4194000)"
@@ -269,6 +274,7 @@ def test_a_client_that_does_not_read_costs_little(tmp_path: Path) -> None:
         until(lambda: resident_bytes(daemon.process.pid) - before < 48 << 20)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("message", [b'{"type":"cancel","id":1,"target":2}\n', b'{"id":1,"type":"what"}\n'])
 def test_replies_that_nobody_reads_end_the_reading(tmp_path: Path, message: bytes) -> None:
     """Cancels and messages that are no requests are answered at once, but not without a reader: it costs no memory."""
@@ -283,6 +289,7 @@ def test_replies_that_nobody_reads_end_the_reading(tmp_path: Path, message: byte
             assert other.run_source("return 1").value == 1
 
 
+@pytest.mark.alone
 def test_a_client_that_leaves_more_than_it_may_is_noticed(tmp_path: Path) -> None:
     """With more requests pipelined than are taken, a client's leaving still ends its runs at once."""
     config = FOUR_CELLS + "[server]\nmax_pipelined = 16\n"

@@ -47,7 +47,7 @@ const result = null;
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_console_formats_groups_and_counts(client: Client, engine: str) -> None:
     """Places in the first text, groups (32 deep at the most), counts, timers, the members of a Map and a Set."""
-    result = client.run_source(_SOURCE, engine=engine)  # type: ignore[arg-type]
+    result = client.run_source(_SOURCE, engine=engine)
     assert result.ok, result.outcome
     lines = [(line.level, line.text) for line in result.logs]
     assert lines[:-1] == [
@@ -74,7 +74,7 @@ def test_console_formats_groups_and_counts(client: Client, engine: str) -> None:
 def test_a_format_can_not_flood_the_log(client: Client, engine: str) -> None:
     """A text of a thousand places, each filled with a long one, ends at the log's limit."""
     source = "console.log('%s'.repeat(1000), ...Array(1000).fill('x'.repeat(10000))); const result = 1"
-    result = client.run_source(source, engine=engine)  # type: ignore[arg-type]
+    result = client.run_source(source, engine=engine)
     assert result.ok, result.outcome
     assert result.logs_truncated
     assert sum(len(line.text) for line in result.logs) <= 64 * 1024
@@ -150,7 +150,7 @@ def test_frames_in_a_large_source_keep_nobody_waiting(
         run = client.start(None, source=source, engine=engine, limits=LimitsAsked(cpu_ms=2000, log_bytes=1 << 20))
         waiting = threading.Thread(target=lambda: done.append(run.result()))
         waiting.start()
-        took = []
+        took: list[float] = []
         while not took or waiting.is_alive():
             began = time.monotonic()
             assert other.run_source("return 1").value == 1

@@ -161,9 +161,9 @@ def test_jit_always_is_refused_without_a_cgroup(tmp_path: Path) -> None:
     """The daemon does not start, and says why and what to do."""
     config = tmp_path / "promptlog.toml"
     config.write_text('[deno]\njit = "always"\n[pool]\ncgroup = "never"\n')
-    command = [sys.executable, "-m", "promptlogd", "--config", config, "--socket", tmp_path / "s"]
+    command = [sys.executable, "-m", "promptlogd", "--config", str(config), "--socket", str(tmp_path / "s")]
     done = subprocess.run(
-        [*command, "--state-dir", tmp_path / "state"], capture_output=True, text=True, timeout=20, check=False
+        [*command, "--state-dir", str(tmp_path / "state")], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.returncode == 1
     assert "deno.jit is always" in done.stderr

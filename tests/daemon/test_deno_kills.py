@@ -55,7 +55,7 @@ def test_a_kill_harms_its_run_alone(tmp_path: Path, which: int) -> None:
         until(lambda: len(busy()) == 2, 20)
         os.kill(busy()[0][which], signal.SIGKILL)
         outcomes = [run.result().outcome for run in runs]
-        assert sorted(outcome.__struct_config__.tag for outcome in outcomes) == ["crashed", "ok"], outcomes
+        assert sorted(str(outcome.__struct_config__.tag) for outcome in outcomes) == ["crashed", "ok"], outcomes
         assert [outcome.signal for outcome in outcomes if isinstance(outcome, Crashed)] == ["SIGKILL"], outcomes
         assert client.run_source(WHICH, engine="deno").value == "deno"
 

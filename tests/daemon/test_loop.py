@@ -42,7 +42,7 @@ def _ask(daemon: Daemon, *frames: bytes, encoding: Any, replies: int) -> list[Re
     """Send frames on a connection of their own; return so many replies, in the order in which they came."""
     session, found = ClientSession(encoding=encoding), list[Reply]()
     with talk(daemon.socket) as sock:
-        sender = threading.Thread(target=lambda: [sock.sendall(frame) for frame in frames], daemon=True)
+        sender = threading.Thread(target=lambda: list(map(sock.sendall, frames)), daemon=True)
         sender.start()
         while len(found) < replies:
             data = sock.recv(MIB)

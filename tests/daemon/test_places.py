@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from promptlogctl.client import Client
+from promptlogctl.client import Client, Language
 from sandbox.outcome import CpuLimit, ProgramException, ProgramSyntaxError
 
 _PLACES = [
@@ -55,12 +55,13 @@ def test_syntax_errors_are_placed_in_the_programs_own_text(
     typescript: tuple[int, int],
 ) -> None:
     """Text left open is told at its end or where it was opened; a bracket too many, at the bracket."""
-    for engine, language, place in (
+    cases: tuple[tuple[str, Language, tuple[int, int]], ...] = (
         ("quickjs", "javascript", quickjs),
         ("deno", "javascript", deno),
         ("deno", "typescript", typescript),
-    ):
-        outcome = client.run_source(source, engine=engine, language=language).outcome  # type: ignore[call-overload]
+    )
+    for engine, language, place in cases:
+        outcome = client.run_source(source, engine=engine, language=language).outcome
         assert isinstance(outcome, ProgramSyntaxError), (engine, language, outcome)
         assert (outcome.line, outcome.column) == place, (engine, language, outcome)
         assert "''" not in outcome.message
@@ -93,13 +94,15 @@ def test_early_errors_of_typescript_have_v8s_words_and_their_place(
     ("engine", "language"), [("quickjs", "javascript"), ("deno", "javascript"), ("deno", "typescript")]
 )
 @pytest.mark.parametrize("head", ["", "export default () => {\n"], ids=["body", "module"])
-def test_columns_of_exceptions_count_as_javascript_does(client: Client, engine: str, language: str, head: str) -> None:
+def test_columns_of_exceptions_count_as_javascript_does(
+    client: Client, engine: str, language: Language, head: str
+) -> None:
     """Text beyond ASCII moves a place by as many columns as JavaScript's strings have, in kept programs as well."""
     column = {"quickjs": 34, "deno": 24}[engine]  # of the constructor's argument, and of `new`
     for text in ("漢\U0001f600", "abc"):
         source = f"{head}const s = '{text}'; throw new Error(s)" + ("\n}" if head else "") + f"//{engine}{language}"
-        hash = client.submit(source, engine=engine, language=language).hash  # type: ignore[arg-type]
-        for result in (client.run(hash), client.run_source(source, engine=engine, language=language)):  # type: ignore[call-overload]
+        hash = client.submit(source, engine=engine, language=language).hash
+        for result in (client.run(hash), client.run_source(source, engine=engine, language=language)):
             assert isinstance(result.outcome, ProgramException), result.outcome
             assert (result.outcome.line, result.outcome.column) == (2 if head else 1, column)
 
@@ -107,10 +110,11 @@ def test_columns_of_exceptions_count_as_javascript_does(client: Client, engine: 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_to_look_for_the_place_runs_nothing(client: Client, engine: str) -> None:
     """What stands behind a bracket too many is never run: a loop before it is cpu_limit, and one there is not."""
-    assert isinstance(client.run_source("for (;;) {}", engine=engine).outcome, CpuLimit)  # type: ignore[arg-type]
+    assert isinstance(client.run_source("for (;;) {}", engine=engine).outcome, CpuLimit)
     source = "return 1\n}\n(() => { for (;;) {} })(); for (;;) {}"
-    for language in ("javascript", "typescript") if engine == "deno" else ("javascript",):
-        outcome = client.run_source(source, engine=engine, language=language).outcome  # type: ignore[call-overload]
+    languages: list[Language] = ["javascript", "typescript"]
+    for language in languages if engine == "deno" else languages[:1]:
+        outcome = client.run_source(source, engine=engine, language=language).outcome
         assert isinstance(outcome, ProgramSyntaxError), outcome
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from promptlogctl.client import Client, RequestRefused
+from promptlogctl.client import Client, RequestRefused, RunResult
 
 # What is taken out as a whole, behind a line that has no semicolon and before one that could go on with it.
 _REMOVED = [
@@ -37,9 +39,8 @@ _OTHERS: list[tuple[str, str]] = json.loads((Path(__file__).parent / "typescript
 
 
 def _outcomes(client: Client, source: str) -> tuple[str, str]:
-    def told(run: object) -> str:
-        result = getattr(run, "outcome", run)
-        return str(getattr(run, "json", "")) if result.__struct_config__.tag == "ok" else result.__struct_config__.tag
+    def told(run: RunResult) -> str:
+        return run.json if run.ok else str(run.outcome.__struct_config__.tag)
 
     try:
         hash = client.submit(source, language="typescript").hash
@@ -51,9 +52,19 @@ def _outcomes(client: Client, source: str) -> tuple[str, str]:
     return kept, told(client.run_source(source, language="typescript"))
 
 
-@pytest.mark.parametrize(("next_line", "value"), _NEXT.items())
-@pytest.mark.parametrize("removed", _REMOVED)
-@pytest.mark.parametrize("between", ["\n", "\n;", ";\n"])
+_BETWEEN = ["\n", "\n;", ";\n"]
+
+
+def _lines() -> Iterator[Any]:
+    """Every statement before every line; `make test` has one of the three ways of what is between, in turns."""
+    for first, removed in enumerate(_REMOVED):
+        for second, (next_line, value) in enumerate(_NEXT.items()):
+            for number, between in enumerate(_BETWEEN):
+                marks = () if (first + second) % 3 == number else (pytest.mark.long,)
+                yield pytest.param(removed, between, next_line, value, marks=marks)
+
+
+@pytest.mark.parametrize(("removed", "between", "next_line", "value"), list(_lines()))
 def test_a_line_ends_where_it_ended(client: Client, removed: str, between: str, next_line: str, value: str) -> None:
     """No statement that is taken out lets the line before it go on with the one behind."""
     source = (

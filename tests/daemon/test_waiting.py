@@ -18,8 +18,6 @@ from promptlogctl.client import Client, LimitsAsked
 from sandbox.cells.cell import START_S
 from tests.daemon.processes import Daemon, a_daemon, at_work, children, talk, until
 
-pytestmark = pytest.mark.alone
-
 _ENDLESS = {"type": "run", "id": 1, "source": "for(;;){}", "limits": {"cpu_ms": 9000, "wall_ms": 9000}}
 _WATCHED_S = 1.0
 
@@ -43,6 +41,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
+@pytest.mark.alone
 def test_a_half_closed_client_costs_no_wake_ups(daemon: Daemon) -> None:
     """While a run goes on for a half-closed client the daemon sleeps; when the client leaves, the run is cancelled."""
     with talk(daemon.socket, _ENDLESS) as sock:
@@ -55,6 +54,7 @@ def test_a_half_closed_client_costs_no_wake_ups(daemon: Daemon) -> None:
         until(lambda: other.stats().running == 0)
 
 
+@pytest.mark.alone
 def test_a_client_that_pipelined_too_much_and_leaves_is_noticed(daemon: Daemon) -> None:
     """A client whose next requests are not read, since too many are in hand, is noticed when it leaves."""
     requests = [{**_ENDLESS, "id": number} for number in range(140)]
@@ -65,6 +65,7 @@ def test_a_client_that_pipelined_too_much_and_leaves_is_noticed(daemon: Daemon) 
         until(lambda: other.stats().running + other.stats().queued == 0)
 
 
+@pytest.mark.alone
 def test_the_drain_costs_no_wake_ups_and_ends_with_the_last_reply(daemon: Daemon) -> None:
     """After SIGTERM the daemon sleeps until the last run has ended, sends its reply, and exits at once."""
     source = "const t = Date.now(); while (Date.now() - t < 3000); return 'done'"
@@ -108,10 +109,15 @@ def test_replies_that_wait_are_waited_for(daemon: Daemon) -> None:
     assert daemon.process.wait(10) == 0
 
 
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a daemon, and do not wait until it is ready."""
+    paths = ["--socket", str(folder / "s"), "--state-dir", str(folder / "state")]
+    return subprocess.Popen([sys.executable, "-m", "promptlogd", *paths], stderr=subprocess.PIPE)
+
+
 def test_a_signal_during_the_start_leaves_nothing(tmp_path: Path) -> None:
     """SIGTERM that comes when the socket is bound and no cell is ready yet ends the daemon cleanly."""
-    command = [sys.executable, "-m", "promptlogd", "--socket", tmp_path / "s", "--state-dir", tmp_path / "state"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    process = _start(tmp_path)
     until((tmp_path / "s").exists, 20)
     process.send_signal(signal.SIGHUP)  # no reason to stop
     process.terminate()
@@ -121,10 +127,10 @@ def test_a_signal_during_the_start_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.alone
 def test_a_signal_ends_a_start_that_hangs(tmp_path: Path) -> None:
     """While the first cell does not become ready SIGTERM is heard: the daemon does not wait for the cell."""
-    command = [sys.executable, "-m", "promptlogd", "--socket", tmp_path / "s", "--state-dir", tmp_path / "state"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    process = _start(tmp_path)
 
     def jails() -> list[int]:
         found = children(process.pid)

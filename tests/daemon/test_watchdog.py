@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,13 +96,17 @@ def test_a_watchdog_that_is_killed_is_replaced(tmp_path: Path) -> None:
         assert "the watchdog ended" in daemon.log.read_text()
 
 
+def _is_gone(pid: int) -> bool:
+    return not is_alive(pid)
+
+
 def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
     """The watchdog ends after the daemon's SIGKILL, and after its ordinary end."""
     for number in (signal.SIGKILL, signal.SIGTERM):
         with a_daemon(tmp_path) as daemon:
             (watchdog,) = watchdogs(daemon)
             daemon.stop(number)
-            until(lambda watchdog=watchdog: not is_alive(watchdog), 5)
+            until(partial(_is_gone, watchdog), 5)
 
 
 def _wake_ups(pid: int) -> int:

@@ -35,6 +35,6 @@ def _faulty(kind: object, payload: bytes, bounds: object) -> bytes:
 if __name__ == "__main__":
     import socket
 
-    answers.answer_to = _faulty  # type: ignore[assignment]
+    answers.answer_to = _faulty
     script.CPU_S = 1
     script.main(socket.socket(fileno=0))

@@ -209,7 +209,7 @@ async def test_a_process_without_questions_ends() -> None:
 def test_questions_and_answers_have_one_form() -> None:
     """Each header is read as it was written."""
     for kind in ("json", "msgpack", "value"):
-        header = question(kind, 5, _BOUNDS)  # type: ignore[arg-type]
+        header = question(kind, 5, _BOUNDS)
         assert len(header) == QUESTION_BYTES
         assert read_question(header) == (kind, 5, _BOUNDS)
     answer = answer_to("value", b"1", _BOUNDS)

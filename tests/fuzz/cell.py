@@ -153,12 +153,12 @@ def seeds() -> Iterator[bytes]:
     for text in ("\ufeffé€😀", "a" * 100):
         yield b"\4" + text.encode() + b"\xf0\x9f\xed\xa0\x80\xc0\xff"
     yield b"\5" + bytes(range(256))
-    text = bytes(range(200))
-    yield b"\6" + _text(text) + _text(b"<" + text[3:] + b">" + text[:100] + b"!")
+    source = bytes(range(200))
+    yield b"\6" + _text(source) + _text(b"<" + source[3:] + b">" + source[:100] + b"!")
     packed = (
         (100).to_bytes(4, "big") + (2).to_bytes(4, "big") + b"<>" + (7).to_bytes(4, "big") + (98).to_bytes(4, "big")
     )
-    yield b"\6" + _text(text) + _text(packed)
+    yield b"\6" + _text(source) + _text(packed)
 
 
 def main() -> int:

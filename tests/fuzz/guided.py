@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import atheris  # type: ignore[import-not-found,unused-ignore]
+import atheris
 import msgspec
 
 with atheris.instrument_imports(include=["promptlogd.wire", "sandbox.protocol", "sandbox.engines.host"]):
@@ -112,7 +112,7 @@ def seeds() -> list[bytes]:
     """Return valid inputs for each reader."""
     found: list[bytes] = []
     for encoding in ("json", "msgpack"):
-        client = ClientSession(encoding=encoding)  # type: ignore[arg-type]
+        client = ClientSession(encoding=encoding)
         requests = [client.send(request) for request in VALID]
         found += [b"\0\x80" + request for request in (*requests, b"".join(requests))]
         server = ServerSession()

@@ -77,7 +77,9 @@ def _tried(made: Root, name: str, *, jit: bool) -> str | int:
     assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
     words = "1 1 zero 29" if name == "write to the control channel" else ESCAPES[name][0]
     arguments = deno.nsjail_arguments(made, deno.policy_text(jit=jit), jit=jit, memory_bytes=128 * MIB)
-    arguments = [*jail.identity_arguments(shared("").take()), *arguments[: arguments.index("--")]]
+    identity = shared("").take()
+    assert identity is not None
+    arguments = [*jail.identity_arguments(identity), *arguments[: arguments.index("--")]]
     arguments[arguments.index("--mode") + 1] = "o"  # once
     reading, writing = os.pipe()
     command = [str(jail.nsjail_path()), "--log_fd", str(writing), *arguments]

@@ -141,7 +141,7 @@ def taken_over(folder: Path, *options: str) -> Iterator[Client]:
     script = Path(__file__).parent / "takeover.py"
     socket = folder / "s"
     reading, writing = os.pipe()
-    command = [sys.executable, script, *options, "--socket", socket, "--state-dir", folder / "state"]
+    command = [sys.executable, str(script), *options, "--socket", str(socket), "--state-dir", str(folder / "state")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--ready-fd", str(writing)], pass_fds=(writing,), stderr=log)
     os.close(writing)

@@ -210,7 +210,7 @@ def test_a_token_is_asked_for(browser: Browser, socket_path: Path, tmp_path: Pat
 def test_looks_and_accessibility(browser: Browser, url: str, size: str, scheme: str) -> None:
     """axe finds nothing serious, nothing is wider than the screen; `SCREENSHOTS=1` writes the pictures of docs/."""
     viewport = DESKTOP if size == "desktop" else PHONE
-    page = browser.new_page(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
+    page = browser.new_page(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type, unused-ignore]
     page.goto(url)
     page.wait_for_selector("html[data-ready]")
     for index, kind in (("1", "ok"), ("4", "failed"), ("1", "ok")):

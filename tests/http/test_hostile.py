@@ -27,8 +27,6 @@ from tests.daemon.processes import a_daemon, until
 from tests.daemons import configured_daemon
 from tests.http.servers import connected, exchanged, http_server, status_of
 
-pytestmark = pytest.mark.alone
-
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -90,6 +88,7 @@ def test_upgrade_with_a_body_is_refused(url: str) -> None:
     assert received.count(b"HTTP/1.1 ") == 1
 
 
+@pytest.mark.alone
 def test_trailers_have_a_bound_and_are_no_headers(url: str) -> None:
     """Trailers without end close the connection; those of a request do not change its answer."""
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Transfer-Encoding: chunked\r\n"
@@ -108,6 +107,7 @@ def test_trailers_have_a_bound_and_are_no_headers(url: str) -> None:
         assert sent < 40 << 20
 
 
+@pytest.mark.alone
 def test_pipelined_requests_without_end_take_no_memory(socket_path: Path) -> None:
     """A client that sends requests and reads no answer is not read from any more, and others are served meanwhile."""
     with http_server(daemon=socket_path) as url, connected(url) as sock, httpx.Client(base_url=url, timeout=20) as web:
@@ -138,6 +138,7 @@ def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     assert statuses == [404 if path == b"/nothing" else 200 for path in paths] + [200]
 
 
+@pytest.mark.alone
 def test_a_head_without_end_is_not_kept(url: str) -> None:
     """A client that sends headers without end is disconnected before it has sent 16 MiB."""
     with connected(url) as sock:
@@ -168,6 +169,7 @@ def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
             thread.join()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", GET, GET + b"X: y\r\n"])
 def test_half_a_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent: bytes) -> None:
     """A connection whose request does not come in time is answered with 408, and closed."""
@@ -176,6 +178,7 @@ def test_half_a_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent
         assert status_of(exchanged(url, sent)) == 408
 
 
+@pytest.mark.alone
 def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A body that does not come in time is 408, however much of it came."""
     monkeypatch.setattr(body_module, "BODY_S", 0.3)
@@ -184,6 +187,7 @@ def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None
         assert status_of(exchanged(url, head)) == 408
 
 
+@pytest.mark.alone
 def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A connection whose response is not read in time is closed."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
@@ -200,6 +204,7 @@ def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch, socket_pat
             assert received < 19_000_000
 
 
+@pytest.mark.alone
 def test_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A client that reads a part of its responses in each of these times gets all of them, however long it takes."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
@@ -218,6 +223,7 @@ def test_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch, socket_path
         assert received >= 16_000_000
 
 
+@pytest.mark.alone
 def test_a_last_response_that_nobody_reads(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A connection that is to be closed once its response is read is closed without that, after some time."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
@@ -231,6 +237,7 @@ def test_a_last_response_that_nobody_reads(monkeypatch: pytest.MonkeyPatch, sock
         until(lambda: not server.server_state.connections)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("method", "path"), [("POST", "exec"), ("GET", "programs"), ("POST", "submit")])
 def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, path: str) -> None:
     """While the daemon does not answer, a request is 504 after some time; once it goes on, the next one is served."""
@@ -247,6 +254,7 @@ def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, me
         assert httpx.request(method, f"{url}{path}", json=body, timeout=20).status_code == 200
 
 
+@pytest.mark.alone
 def test_a_client_that_leaves_cancels_its_run(url: str, client: Client) -> None:
     """When the HTTP client is gone, its run is cancelled."""
     before = client.stats().runs.get("cancelled", 0)
@@ -258,6 +266,7 @@ def test_a_client_that_leaves_cancels_its_run(url: str, client: Client) -> None:
     until(lambda: client.stats().runs.get("cancelled", 0) > before)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_pipelined_runs_are_cancelled(url: str, client: Client, at_once: int) -> None:
     """A client that leaves while it has several requests on one connection cancels the run that goes on."""
@@ -271,6 +280,7 @@ def test_pipelined_runs_are_cancelled(url: str, client: Client, at_once: int) ->
     until(lambda: client.stats().runs.get("cancelled", 0) > before)
 
 
+@pytest.mark.alone
 def test_a_body_that_nobody_wants(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A connection whose request was answered without its body is closed if the body does not come in time."""
     monkeypatch.setattr(server_module, "REST_S", 0.3)
@@ -279,6 +289,7 @@ def test_a_body_that_nobody_wants(monkeypatch: pytest.MonkeyPatch, socket_path: 
         assert status_of(received) == 200
 
 
+@pytest.mark.alone
 def test_all_connections_to_the_daemon_are_full(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A request for which no connection to the daemon has a place is refused with 429, and does not wait."""
     monkeypatch.setattr(backend_module, "DAEMON_CONNECTIONS", 0)
@@ -287,6 +298,7 @@ def test_all_connections_to_the_daemon_are_full(monkeypatch: pytest.MonkeyPatch,
         assert (response.status_code, response.headers["retry-after"]) == (429, "1")
 
 
+@pytest.mark.alone
 def test_many_checks_of_readiness_are_one(url: str, client: Client) -> None:
     """However many ask whether the daemon is ready, the server asks it a few times, on one connection."""
     before = client.stats().clients
@@ -302,6 +314,7 @@ def test_many_checks_of_readiness_are_one(url: str, client: Client) -> None:
             sock.close()
 
 
+@pytest.mark.alone
 def test_loops_of_others_do_not_hold_up_short_runs(url: str, web: httpx.Client) -> None:
     """Beside thirty connections with loops, a client that is known for short runs is served."""
     assert web.post("/exec", json={"code": "return 1"}).json() == 1
@@ -318,6 +331,7 @@ def test_loops_of_others_do_not_hold_up_short_runs(url: str, web: httpx.Client) 
             sock.close()
 
 
+@pytest.mark.alone
 def test_5000_connections(socket_path: Path) -> None:
     """While 5,000 connections are open, another client is served."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -333,6 +347,7 @@ def test_5000_connections(socket_path: Path) -> None:
                 sock.close()
 
 
+@pytest.mark.alone
 def test_a_daemon_that_is_away(tmp_path: Path) -> None:
     """Without a daemon requests are 503 with Retry-After. Once it is there, the same connections are served."""
     path = tmp_path / "socket"

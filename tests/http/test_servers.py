@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from promptlogctl.http import Application, Settings
@@ -69,12 +71,13 @@ def test_requests_made_from_the_openapi_document(url: str) -> None:
     """Requests that schemathesis makes of the document get answers that the document has, and no server error."""
     schema = schemathesis.openapi.from_url(f"{url}openapi.json")
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok), found
         check = given(case=found.ok().as_strategy())(_valid(url))
         settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)(check)()
 
 
-def _valid(url: str) -> Callable[[schemathesis.Case], None]:
-    def call(case: schemathesis.Case) -> None:
+def _valid(url: str) -> Callable[[schemathesis.Case[Any]], None]:
+    def call(case: schemathesis.Case[Any]) -> None:
         # What fits the document need not be a program that parses. A program's own error is 500; a failure of the
         # server would have another content type than the document has.
         case.call_and_validate(base_url=url.rstrip("/"), excluded_checks=[positive_data_acceptance, not_a_server_error])

@@ -40,7 +40,7 @@ _TEXT_BYTES = 256 * 1024
 _TOKEN = b"0123456789abcdef"
 
 
-def _frame(kind: str, payload: bytes = b"") -> bytes:
+def _frame(kind: str, payload: bytes | memoryview = b"") -> bytes:
     return kind.encode("latin-1") + len(payload).to_bytes(4, "big") + payload
 
 

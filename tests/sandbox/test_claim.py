@@ -21,7 +21,7 @@ _HOLD += "claim = Claim.take(Path(sys.argv[1])); print('held', flush=True); sys.
 
 def _holder(folder: Path) -> subprocess.Popen[bytes]:
     """A process that has claimed the folder, and waits."""
-    command = [sys.executable, "-c", _HOLD, folder]
+    command = [sys.executable, "-c", _HOLD, str(folder)]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=Path(__file__).parents[2])
     assert process.stdout is not None

@@ -11,7 +11,6 @@ import pytest
 
 from sandbox.claim import claim_new
 from sandbox.jail.identities import (
-    NOBODY,
     RANGE_CLAIM,
     RANGE_IDS,
     Identities,
@@ -20,6 +19,7 @@ from sandbox.jail.identities import (
     may_set_ids,
     shared,
 )
+from sandbox.user_namespace import NOBODY
 from tests.daemon.processes import many_descriptors
 
 

@@ -75,7 +75,7 @@ def test_more_programs_than_one_batch(tmp_path: Path) -> None:
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """SIGKILL before any system call of a migration loses nothing: the next start goes on, and leaves nothing over."""
-    command = [sys.executable, "-m", "tests.store.killed_migration", tmp_path]
+    command = [sys.executable, "-m", "tests.store.killed_migration", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=_ROOT)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 80

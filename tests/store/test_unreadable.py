@@ -177,7 +177,11 @@ def test_programs_that_are_gone_as_a_whole(state: Path, store: Store, tmp_path: 
 @pytest.mark.parametrize("left", range(8))
 def test_without_descriptors(state: Path, store: Store, left: int) -> None:
     """With any number of descriptors left a load, a submit and a removal succeed or are refused, and lose nothing."""
-    for call in (lambda: store.load(_HASH).source == _SOURCE, lambda: not _submit(store)):
+    calls: tuple[Callable[[], bool], ...] = (
+        lambda: store.load(_HASH).source == _SOURCE,
+        lambda: not _submit(store),
+    )
+    for call in calls:
         with descriptors_left(left):
             try:
                 assert call()

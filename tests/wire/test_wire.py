@@ -43,7 +43,7 @@ from promptlogd.wire.messages import (
 from promptlogd.wire.reference import protocol_reference
 from sandbox.outcome import LogLine, Ok, Usage
 
-REQUESTS = [
+REQUESTS: list[Request] = [
     Ping(id=1),
     Submit(id="a", source="const result = 'ü\u2028'", name="reverse", engine="deno", language="typescript"),
     Run(id=2, source="x", prompt="p\0", env=Raw(b'{"a":[1,{"b":null}]}'), stream_logs=True, isolation="jail"),

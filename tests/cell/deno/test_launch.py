@@ -100,7 +100,7 @@ def high_descriptors() -> Iterator[None]:
     """All descriptors up to 1,100 are taken, so that each new one is above what select(2) knows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-    taken = []
+    taken: list[int] = []
     while not taken or taken[-1] < 1100:
         taken.append(os.open("/dev/null", os.O_RDONLY))
     yield

@@ -16,7 +16,7 @@ from sandbox.cells.process import only_child
 from sandbox.jail.root import Root
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, ProgramException, ProgramSyntaxError
-from sandbox.program import Artifact, Form
+from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked
 from sandbox.protocol.frames import Task
 from tests.cell.cells import finish, run_on
@@ -27,12 +27,13 @@ from tests.cell.deno.plans import deno_plan
 async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
     """What is submitted is parsed and linked, as a body or a module, JavaScript or TypeScript, and not run."""
     never = "for (;;) {}"
-    for source, language in (
+    texts: tuple[tuple[str, Language], ...] = (
         (never, "javascript"),
         (f"{never}\nexport default () => 1", "javascript"),
         (f"const a: number = 1; {never}", "typescript"),
         (f"enum A {{B}} {never}\nexport default (a: A) => a", "typescript"),
-    ):
+    )
+    for source, language in texts:
         async with a_cell(plan) as cell:
             result = await run_on(cell, source, task=Task.CHECK, language=language, cpu_ms=1000)
             assert isinstance(result.outcome, Checked), (source, result.outcome)
@@ -61,10 +62,11 @@ async def test_types_are_taken_off_once(plan: Plan, source: str, module: bool, c
         assert result.outcome.module == module
         stripped = result.outcome.code
         if code is None or stripped is None:
-            assert stripped is code is None
+            assert stripped is None
+            assert code is None
             return
         assert len(stripped) == len(source.encode())
-        found = stripped.decode()
+        found = bytes(stripped).decode()
         assert "".join(" " if blank.isspace() and blank != "\n" else blank for blank in found) == code
 
 
@@ -87,7 +89,7 @@ async def test_types_are_taken_off_once(plan: Plan, source: str, module: bool, c
         ("return 1 /*", "javascript", 1, 10),
     ],
 )
-async def test_syntax_errors_have_places(plan: Plan, source: str, language: str, line: int, column: int) -> None:
+async def test_syntax_errors_have_places(plan: Plan, source: str, language: Language, line: int, column: int) -> None:
     """What does not parse, or closes its wrapper, is refused with its place in the user's own text."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, task=Task.CHECK, language=language, cpu_ms=1000)
@@ -116,7 +118,7 @@ async def test_syntax_errors_have_places(plan: Plan, source: str, language: str,
     ],
 )
 async def test_what_is_out_of_reach_is_told_in_words_of_ours(
-    plan: Plan, source: str, language: str, message: str
+    plan: Plan, source: str, language: Language, message: str
 ) -> None:
     """Who wrote a program reads what no program has, and not which of Deno's options its daemon left out."""
     async with a_cell(plan) as cell:
@@ -234,7 +236,7 @@ async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
         ("typescript", _CRASH % (20_000, 20_000)),
     ],
 )
-async def test_what_parses_and_then_crashes_is_no_syntax_error(plan: Plan, language: str, source: str) -> None:
+async def test_what_parses_and_then_crashes_is_no_syntax_error(plan: Plan, language: Language, source: str) -> None:
     """What was to be told if the parser did not survive the program is taken back before that runs."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, language=language, cpu_ms=1000)

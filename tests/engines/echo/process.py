@@ -1,7 +1,6 @@
 """The engine's process: reads one job, answers, and ends. Its form of a job: the task's letter, then the prompt."""
 
 import os
-import sys
 
 
 def main() -> None:
@@ -17,4 +16,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,25 @@
+"""A few cases of a long table for `make test`, where another test has all of it; `make test-long` has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+_EACH = 8
+
+
+def a_few(cases: Iterable[Any], also: Callable[[Any], bool] = lambda case: False) -> list[Any]:
+    """Mark all cases as `long`, but for each eighth and for those that are wanted `also`."""
+    return [
+        case if number % _EACH == 0 or also(case) else _marked(case, pytest.mark.long)
+        for number, case in enumerate(cases)
+    ]
+
+
+def _marked(case: Any, mark: pytest.MarkDecorator) -> Any:
+    # What pytest.param returns; its type has no public name.
+    if hasattr(case, "values") and hasattr(case, "marks"):
+        return pytest.param(*case.values, marks=[*case.marks, mark], id=case.id)
+    return pytest.param(case, marks=mark)
