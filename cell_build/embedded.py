@@ -12,7 +12,7 @@ SCRIPTS = {
             f"quickjs/jail/{name}.js"
             for name in ("webidl", "encoding", "headers", "search_params", "url", "web", "locale", "normalize")
         ),
-        "jail/contract.js",
+        *(f"jail/{name}.js" for name in ("inspect", "format", "console", "contract")),
         "quickjs/jail/prelude.js",
     ),
     "builtins_script": ("quickjs/jail/builtins.js",),

@@ -95,7 +95,7 @@ class RunLimits(_Section, frozen=True, kw_only=True):
     result_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
     """The result's JSON, in KiB."""
     log_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
-    """Console lines, in KiB; what is over is cut and told."""
+    """Console lines, in KiB: their texts in UTF-8, and 16 bytes for each line. What is over is cut and told."""
 
     def limits(self) -> Limits:
         """Return the same in the sandbox's units."""

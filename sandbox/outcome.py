@@ -70,7 +70,7 @@ class MemoryLimit(_Record, frozen=True, kw_only=True, tag="memory_limit"):
 
 
 class OutputLimit(_Record, frozen=True, kw_only=True, tag="output_limit"):
-    """The result is larger than the limit. In bytes of UTF-8; `used` in UTF-16 code units if the engine stopped it."""
+    """The result is larger than the limit. Both are in bytes of UTF-8."""
 
     limit: int
     used: int

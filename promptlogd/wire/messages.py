@@ -73,7 +73,9 @@ class LimitsAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Left out by a run that asks for more CPU time than the default wall time: twice its `cpu_ms`."""
     memory_bytes: Count | None = None
     result_bytes: Count | None = None
+    """Of the result's JSON in UTF-8."""
     log_bytes: Count | None = None
+    """Of console lines: their texts in UTF-8, and 16 bytes for each line."""
 
 
 class _Request(

@@ -58,6 +58,22 @@ _PLACE_CHARACTERS = 64
 """More than the place of a frame of a program takes."""
 
 
+_ENDS = (" {", ",")
+
+
+def split_end(line: str) -> tuple[str, str]:
+    """Return a line of a stack without what the console puts behind an error's last frame, and that, if anything."""
+    for end in _ENDS:
+        if line.endswith(end):
+            return line[: -len(end)], end
+    return line, ""
+
+
+def indent_of(line: str) -> str:
+    """Return the spaces before a line."""
+    return line[: len(line) - len(line.lstrip(" "))]
+
+
 def split_frame(line: str) -> tuple[str | None, str] | None:
     """Return the function of a frame, None if it has none, and its place; None if the line is no frame.
 
