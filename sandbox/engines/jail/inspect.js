@@ -1,16 +1,16 @@
 // What the console shows of a value: text as Node's util.inspect gives it by default (two levels below the first, 100
 // members of a list, up to 76 columns to a line). Getters and proxies' traps are not called.
 //
-// In brackets, by which V8 knows that it is called at once. Made of built-ins that console.js keeps before any program is known. On Deno it is evaluated when a run first needs it,
-// since its text would take a part of each start. What a program may still run here: accessors for a tag, of errors and of
-// the web's classes.
+// Made of built-ins that console.js keeps before any program is known. On Deno it is evaluated when a run first needs it,
+// since its text would take a part of each start; it is in brackets, by which V8 knows that it is called at once. What a
+// program may still run here: accessors for a tag, of errors and of the web's classes.
 //
 // The text bounds the time: nothing more is looked at once it is longer than was asked for. More than 300 lines: one
 // closure over these built-ins.
 //
-// inspecting(kept) -> { inspect(value, state), newState(left, changes), widthOf }. A state has the characters
-// that are `left` (below zero: the text is longer than that, and may not be whole), the `depth`, the `most` members of a
-// list, and the `width` of lines.
+// inspecting(kept) -> { inspect(value, state), newState(left, changes), widthOf }. A state has the characters that are
+// `left` (below zero: the text is longer than that, and may not be whole), the `depth`, the `most` members of a list, and
+// the `width` of lines.
 const inspecting = ((kept) => {
   'use strict';
   const {
@@ -18,8 +18,8 @@ const inspecting = ((kept) => {
     repeat, padStart, charCodeAt, codePointAt, upper, exec, text, objectKeys, ownSymbols, hasOwn, isEnumerable,
     isPrototypeOf, tagOf, toStringTag, ObjectPrototype, ArrayPrototype, ErrorPrototype, textOfError, textOfFunction,
     textOfRegExp, textOfNumber, valueOf, mapEntries, mapNext, mapSize, setValues, setNext, setSize, typedTag, typedLength,
-    bufferLength, sharedLength, viewBuffer, viewLength, viewOffset, dateTime, dateText, Bytes, framesOf, ofNumber, engine, floor,
-    max, min, round, sqrt,
+    bufferLength, sharedLength, viewBuffer, viewLength, viewOffset, dateTime, dateText, Bytes, framesOf, ofNumber, engine,
+    floor, max, min, round, sqrt,
   } = kept;
 
   // Without a prototype, so that no setter of the program's is called.

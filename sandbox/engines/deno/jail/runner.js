@@ -162,8 +162,8 @@
       return type !== null && apply(test, /[/+]json\b/, [type]) ? parse(text) : text;
     },
   };
-  // What V8 tells of promises and proxies.
-  const { isPromise, getPromiseDetails, getProxyDetails } = Deno[Deno.internal].core;
+  // What V8 tells of promises and proxies, by a part of Deno that another version may not have.
+  const { isPromise = () => false, getPromiseDetails, getProxyDetails = () => null } = Deno[Deno.internal]?.core ?? {};
   const STATES = ['pending', 'fulfilled', 'rejected'];
   const engine = {
     target(value) {
