@@ -37,7 +37,7 @@ ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 # An editable installation builds the QuickJS cell. Its cache makes it compile only changed files (docs/building.md).
 PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
-	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
+	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
 .PHONY: help check demo demo-http play test test-long test-build test-page test-sanitized placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-peers bench-where \

@@ -13,7 +13,7 @@ SCRIPTS = {
             f"quickjs/jail/{name}.js"
             for name in ("webidl", "encoding", "headers", "search_params", "url", "web", "locale", "normalize")
         ),
-        "jail/contract.js",
+        *(f"jail/{name}.js" for name in ("inspect", "format", "console", "contract")),
         "quickjs/jail/prelude.js",
     ),
     "builtins": ("quickjs/jail/builtins.js",),

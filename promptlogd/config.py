@@ -95,7 +95,8 @@ class RunLimits(_Section, frozen=True, kw_only=True):
     result_kb: Annotated[int, Meta(ge=1, le=4096)] = 1024
     """Size of the result's JSON, in KiB."""
     log_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
-    """Size of all console lines, in KiB. Further output is dropped, and the result has `logs_truncated`."""
+    """Size of all console lines, in KiB: their texts in UTF-8, and 16 bytes for each line. Further output is dropped,
+    and the result has `logs_truncated`."""
 
     def limits(self) -> Limits:
         """Return these limits in the units of the sandbox."""

@@ -11,7 +11,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The maximum resources of one run.
 
     The defaults: 128 MiB of address space, 50 ms of CPU time, 1 s of wall time,
-    a result of 1 MiB and logs of 64 KiB (both counted in UTF-8 bytes).
+    a result of 1 MiB and logs of 64 KiB (both counted in UTF-8 bytes; each line counts 16 bytes more).
     """
 
     cpu_ms: int = 50

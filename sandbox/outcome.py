@@ -70,7 +70,7 @@ class MemoryLimit(_Record, frozen=True, kw_only=True, tag="memory_limit"):
 
 
 class OutputLimit(_Record, frozen=True, kw_only=True, tag="output_limit"):
-    """The result exceeds its limit. In bytes of UTF-8; `used` is in UTF-16 code units if the engine stopped the run."""
+    """The result exceeds its limit. Both are in bytes of UTF-8."""
 
     limit: int
     used: int

@@ -54,13 +54,10 @@ _NOT_DEFINED = re.compile(r"'?([\w$]+)'? is not defined\Z")
 _NAME_CHARACTERS = 80
 _IMPORT = re.compile(r"^[ \t]*(?:import\b(?!\s*\(|\s*\.)|export\b.*\bfrom\b)|\bimport\s*\(", re.MULTILINE)
 _BUNDLE = "npx esbuild main.js --bundle --format=esm --platform=neutral --outfile=bundle.js"
-_FENCED = "the program is in a Markdown fence; leave out the lines that begin with ```"
 
 
 def hint_of(outcome: Outcome, source: Source, engine_version: str) -> str | None:
     """Return what to do, or None. `engine_version`: name and version."""
-    if isinstance(outcome, ProgramException | ProgramSyntaxError) and _is_fenced(source):
-        return _FENCED
     match outcome:
         case CpuLimit():
             return "--cpu-ms raises the limit of CPU time"
@@ -77,11 +74,6 @@ def hint_of(outcome: Outcome, source: Source, engine_version: str) -> str | None
     return None
 
 
-def _is_fenced(source: Source) -> bool:
-    """Whether it begins with three backticks: to JavaScript, an empty template and the beginning of another."""
-    return source.text is not None and source.text.lstrip().startswith("```")
-
-
 def _undefined(message: str, engine_version: str) -> str | None:
     found = _NOT_DEFINED.search(message[-_NAME_CHARACTERS:])  # its search takes the square of the length
     name = found[1] if found else ""
@@ -94,8 +86,6 @@ def _undefined(message: str, engine_version: str) -> str | None:
 
 def syntax_hint(source: Source, line: int | None) -> str | None:
     """Return what to do about a program that does not parse. `line`: where, from 1."""
-    if _is_fenced(source):
-        return _FENCED
     lines = (source.text or "").split("\n")
     here = lines[line - 1] if line is not None and 1 <= line <= len(lines) else ""
     if _IMPORT.search(here):

@@ -72,7 +72,9 @@ class LimitsAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Default: the daemon's; but twice `cpu_ms` if `cpu_ms` is at least the daemon's default wall time."""
     memory_bytes: Count | None = None
     result_bytes: Count | None = None
+    """Of the result's JSON in UTF-8."""
     log_bytes: Count | None = None
+    """Of console lines: their texts in UTF-8, and 16 bytes for each line."""
 
 
 class _Request(

@@ -10,6 +10,9 @@ from sandbox.program import Artifact, Engine, Language
 from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
 
+HASHBANG, COMMENT = b"#!", b"//"
+"""How a text may begin (ECMA-262, 12.5), and what takes its place: a body begins in the middle of another text."""
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One run or one check of a source. `artifact` is None unless the task is to run a checked program."""
@@ -29,6 +32,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     source_name: str = "program.js"
     """Name of the program in stacks."""
+
+    def source_parts(self) -> tuple[bytes | memoryview, ...]:
+        """Return the source as engines read it, in parts: a first line that names an interpreter is a comment."""
+        if self.source.startswith(HASHBANG):
+            return COMMENT, memoryview(self.source)[len(HASHBANG) :]
+        return (self.source,)
 
     def prompt_bytes(self) -> bytes:
         """Return the prompt in UTF-8."""

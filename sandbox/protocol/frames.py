@@ -63,6 +63,10 @@ LINE_BYTES = 16
 
 _NO_TIMER = 0xFFFFFFFF
 
+SENT_PER_BYTE = 2
+"""The engines' scripts send up to this many times the limit of console lines: frames of stacks get shorter when they
+are put in terms of the program. With the last line it is three times the limit at the most."""
+
 LINE_TEXT_BYTES = 96 * 1024
 """Maximum size of one console line: more than the default limit of all lines of a run. A line of control characters
 takes 0.2 ms to collect, and 1.4 ms to encode as JSON if it is streamed."""
@@ -324,7 +328,7 @@ _DECODERS: dict[str, Callable[[Any], Message]] = {
 }
 
 
-def job_frame(*parts: bytes) -> tuple[bytes, ...]:
+def job_frame(*parts: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
     """Return the frame of a job, in parts. `parts` are its payload, in the engine's own format."""
     return b"j" + sum(map(len, parts)).to_bytes(4, "big"), *parts
 

@@ -30,7 +30,11 @@ REFUSED = (
     ("const a=1;export { a }", NO_DEFAULT, 1, 11),
     ("'é';export {}", NO_DEFAULT, 1, 5),  # a column counts code units
     ("const s = ' export const b = 1';\n\texport const a = s", NO_DEFAULT, 2, 2),
-    ("export default 1;\n  import x from 'y'", NO_IMPORT, 2, 3),
+    ("export default 1;\n  import x from 'y'", NO_IMPORT, 2, 17),
+    ('import {\n  a\n} from "it\'s"; export { a as default }', NO_IMPORT, 3, 8),
+    ("export default 'y'.length;\nexport * from 'y'", NO_IMPORT, 1, 16),  # the same text in quotes
+    ("import a from './y.js'; export { a as default }", NO_IMPORT, 1, 15),
+    ("const b = 'x' + 'y.js';\nexport { a as default } from '../y.js'", NO_IMPORT, 2, 30),
     ("import x from 'y'\nreturn x", NO_IMPORT, 1, 8),
     ("export default (", "Unexpected end of input", 1, 17),
     ("return (", "Unexpected end of input", 1, 9),

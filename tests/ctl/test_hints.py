@@ -15,7 +15,7 @@ _HINTS = [
     ("const fs = require('fs'); return 1", (), "not CommonJS; bundle it first: npx esbuild"),
     ("module.exports = 1", (), "not CommonJS"),
     ("import fs from 'fs'\nreturn 1", (), "import nothing but its own text"),
-    ("```js\nreturn 1\n```", (), "Markdown fence"),
+    ("```js\nreturn 1\n```", (), "Markdown fence: leave out the lines"),
     ("return [1].map(x => await x)", (), "is the function around it `async`?"),
     ("for (;;);", (), "--cpu-ms raises the limit of CPU time"),
     ("return 'x'.repeat(2e6)", (), "--result-kb raises the limit of the result"),

@@ -142,7 +142,7 @@ def test_a_damaged_text_is_cut() -> None:
     [
         ("    at f ({})", "    at f (p.js:2:7)"),
         ("    at {}", "    at <anonymous> (p.js:2:7)"),
-        ("  at a b (c) (d ({})", "    at a b (c) (d (p.js:2:7)"),
+        ("  at a b (c) (d ({})", "  at a b (c) (d (p.js:2:7)"),
         ("    at  ({})", None),
         ("    at ({})", "    at ({})"),
         ("x   at f ({})", "x   at f ({})"),

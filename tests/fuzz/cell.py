@@ -35,7 +35,7 @@ _ROOT = Path(__file__).parents[2]
 _CELL = _ROOT / checkout.SOURCE_FOLDER
 _TARGET = Path(__file__).with_name("cell_target")
 _GOLDEN = _ROOT / "tests/protocol/golden.jsonl"
-_ALONE = ("memory.c",)
+_ALONE = ("memory.c", "errors.c")
 """Files of the cell that are compiled as they are: nothing that is static in them is called."""
 
 _FLAGS = ("-O2", "-g", "-std=gnu11", "-D_GNU_SOURCE", '-DCELL_ENGINE_BUILD="fuzzed"')

@@ -58,6 +58,22 @@ _PLACE_CHARACTERS = 64
 """Upper bound of the length of a frame's position."""
 
 
+_ENDS = (" {", ",")
+
+
+def split_end(line: str) -> tuple[str, str]:
+    """Return a line of a stack without what the console puts behind an error's last frame, and that, if anything."""
+    for end in _ENDS:
+        if line.endswith(end):
+            return line[: -len(end)], end
+    return line, ""
+
+
+def indent_of(line: str) -> str:
+    """Return the spaces before a line."""
+    return line[: len(line) - len(line.lstrip(" "))]
+
+
 def split_frame(line: str) -> tuple[str | None, str] | None:
     """Return (function or None, position) of a frame; None if the line is not a frame.
 

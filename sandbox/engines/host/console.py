@@ -9,7 +9,7 @@ from sandbox.engines.host.columns import Text
 from sandbox.limits import Limits
 from sandbox.outcome import LogLevel, LogLine
 from sandbox.protocol.events import Log
-from sandbox.protocol.frames import LINE_BYTES, LINE_TEXT_BYTES
+from sandbox.protocol.frames import LINE_BYTES, LINE_TEXT_BYTES, SENT_PER_BYTE
 
 _MAPPED_LINES = 160
 """Lines of stacks in one run's console that are mapped to the program: 1 ms of the loop. Further lines stay as the
@@ -63,6 +63,7 @@ class Console:
 
     def __init__(self, limits: Limits, stacks: Stacks, source_name: str, text: Text) -> None:
         self._left_bytes = limits.log_bytes
+        self._left_sent = SENT_PER_BYTE * limits.log_bytes
         self._left_lines = MOST_LINES
         lines = min(MOST_LINES, limits.log_bytes // LINE_BYTES + 1)
         fits = _CONTROL_BYTES * limits.log_bytes + _LINE_ENCODED_BYTES * lines <= ENCODED_BYTES
@@ -75,14 +76,15 @@ class Console:
         """Whether a line was cut or dropped."""
 
     def line(self, log: Log) -> LogLine | None:
-        """Return the line, cut at the limit; None if the limit was already reached."""
-        if self._left_bytes <= 0 or self._left_lines <= 0:
+        """Return the line, cut if it crosses the limit; None if the limit was crossed before."""
+        if self._left_bytes <= 0 or self._left_lines <= 0 or self._left_sent <= 0:
             self.truncated = True
             return None
         self._left_lines -= 1
+        self._left_sent -= len(log.text)
         body = log.text[:LINE_TEXT_BYTES]
         self.truncated = self.truncated or len(body) < len(log.text)
-        if b"\n    at " in body and (lines := _lines_of(body)) <= self._mapped_left:
+        if b"    at " in body and b"\n" in body and (lines := _lines_of(body)) <= self._mapped_left:
             self._mapped_left -= lines
             shown = self._stacks.logged(
                 body.decode("utf-8", "ignore"), self._source_name, self._text, mapped=log.mapping

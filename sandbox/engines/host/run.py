@@ -64,7 +64,7 @@ class Run:
         job: Job,
         *,
         machine: Machine,
-        frame: Sequence[bytes],
+        frame: Sequence[bytes | memoryview],
         stacks: Stacks,
         done: Done,
         on_lines: OnLines | None,

@@ -1,33 +1,27 @@
-// What a program finds and how its run ends, the same in each engine: `console`, and what the program comes to as one
-// string. Evaluated before any program is known, with the intrinsics as they were made. More than 300 lines, since it is
-// one closure over these.
+// How a run ends, the same in each engine: what the program comes to as one string. Evaluated before any program is known,
+// with the intrinsics as they were made.
 //
 // A program can get hold of every function here (CallSite.getFunction), so nothing here decides anything but what the
 // program could say by itself: its own result, exception and log lines.
 //
 // In brackets of its own, by which V8 knows that it is called at once.
-// contract(log, web, now) -> { follow, fail, report, start, call }. log(level, text) takes one console line. web is how a
-// Worker-style module is asked: request(url), is(response), value(response). now() gives milliseconds.
-const contract = ((globalThis) => ((log, web, now) => {
+// contract(console, web, sizeOf) -> { follow, fail, report, start, call }. console: what makeConsole gives. web is how a
+// Worker-style module is asked: request(url), is(response), value(response). sizeOf(text) is its size in UTF-8.
+const contract = (() => ((console, web, sizeOf) => {
   'use strict';
+  const { write, show, framesOf, begin } = console;
   const { apply, defineProperty } = Reflect;
   const { stringify } = JSON;
   const then = Promise.prototype.then;
-  const { indexOf, isWellFormed, slice, split, startsWith, trimEnd } = String.prototype;
+  const { charCodeAt, indexOf, isWellFormed, slice, split, toWellFormed, trimEnd } = String.prototype;
   const { join } = Array.prototype;
-  const tagOf = Object.prototype.toString;
-  const toWellFormed = String.prototype.toWellFormed;
   const text = String;
   const encode = encodeURIComponent;
   const isArray = Array.isArray;
-  const { trunc } = Math;
-  const { parseFloat } = globalThis;
-  const { get: mapSize } = Reflect.getOwnPropertyDescriptor(Map.prototype, 'size');
-  const { get: setSize } = Reflect.getOwnPropertyDescriptor(Set.prototype, 'size');
-  const forEachOf = { Map: Map.prototype.forEach, Set: Set.prototype.forEach };
+  const { setPrototypeOf } = Object;
   const bigIntValueOf = BigInt.prototype.valueOf;
+  const { isError } = Error;
   const ErrorPrototypeString = Error.prototype.toString;
-  const isError = Error.isError ?? ((value) => value instanceof Error);
 
   const MESSAGE_CHARACTERS = 16384;
   const MISSING =
@@ -35,44 +29,20 @@ const contract = ((globalThis) => ((log, web, now) => {
   const MISSING_IN_MODULE = 'the module gave no result: let its default export return a value';
 
   let resultLimit = 0;
-  let logLeft = 0;
-  let cutTold = false;
 
   const cut = (string, length) => apply(toWellFormed, apply(slice, string, [0, length]), []);
 
-  // --- console -------------------------------------------------------------------------------------------
-
-  const isBigIntObject = (value) => {
-    try {
-      return typeof value === 'object' && typeof apply(bigIntValueOf, value, []) === 'bigint';
-    } catch {
-      return false;
-    }
-  };
-
-  // An error's own account: name and message, frames, what caused it. The daemon puts frames in the program's terms.
+  // An error's own account: name and message, frames, the errors in it and what caused it. The daemon puts frames in the
+  // program's terms.
   const CAUSES_DEEP = 4;
-  const framesOf = (error) => {
-    const { stack } = error;
-    if (typeof stack !== 'string') return '';
-    if (apply(startsWith, stack, ['    at '])) return '\n' + stack;
-    // V8 has the name and the message above the frames: a message may hold a stack as well.
-    const header = isError(error) ? apply(ErrorPrototypeString, error, []) : '';
-    const from = apply(indexOf, stack, ['\n    at ', apply(startsWith, stack, [header]) ? header.length : 0]);
-    return from < 0 ? '' : apply(slice, stack, [from]);
-  };
+  const DATA_CHARACTERS = 4096;  // what is thrown along with an error may be large
+  const otherThan = (error, deep) => (isError(error) ? account(error, deep + 1) : show(error, DATA_CHARACTERS));
   const causesOf = (error, deep) => {
     if (deep === CAUSES_DEEP) return '';
     const { cause } = error;
-    if (cause === undefined || cause === null) return '';
-    if (isError(cause)) return '\nCaused by: ' + account(cause, deep + 1);
-    return '\nCaused by: ' + brief(cause);
+    return cause === undefined || cause === null ? '' : '\nCaused by: ' + otherThan(cause, deep);
   };
-  // What is thrown along with an error may be large.
-  const brief = (value) =>
-    typeof value === 'object' && value !== null ? readable(value, CAUSE_MEMBERS) ?? '[object]' : show(value);
-  // The errors in an AggregateError.
-  const ERRORS_TOLD = 8;
+  const ERRORS_TOLD = 8;  // of those in an AggregateError
   const errorsOf = (error, deep) => {
     if (deep === CAUSES_DEEP) return '';
     const { errors } = error;
@@ -80,195 +50,12 @@ const contract = ((globalThis) => ((log, web, now) => {
     let told = '';
     const { length } = errors;
     for (let i = 0; i < length && i < ERRORS_TOLD && told.length <= MESSAGE_CHARACTERS; i++) {
-      const one = errors[i];
-      told += '\nOne of its errors: ' + (isError(one) ? account(one, deep + 1) : brief(one));
+      told += '\nOne of its errors: ' + otherThan(errors[i], deep);
     }
     return length > ERRORS_TOLD ? told + '\nand ' + text(length - ERRORS_TOLD) + ' more' : told;
   };
-  const account = (error, deep = 0) =>
-    apply(trimEnd, apply(ErrorPrototypeString, error, []) + framesOf(error), []) + errorsOf(error, deep) + causesOf(error, deep);
-
-  // As JSON, with something in the place of what JSON has no word for; undefined if there is too much of it for a line that
-  // someone reads. `seen` and `path` go down side by side.
-  const MEMBERS = 1000, CAUSE_MEMBERS = 100;
-  const TOO_MUCH = {};
-  const PLAIN = { __proto__: null, '[object Object]': true, '[object Array]': true };
-  const readable = (value, most) => {
-    const seen = [], path = [];
-    let members = 0;
-    const put = (list, member) => {
-      defineProperty(list, list.length, { __proto__: null, value: member, writable: true, configurable: true });
-    };
-    const instead = (member) => {
-      const tag = apply(tagOf, member, []);
-      if (PLAIN[tag]) return member;
-      if (isError(member)) return apply(ErrorPrototypeString, member, []);
-      if (tag === '[object RegExp]') return text(member);
-      if (tag === '[object BigInt]' && isBigIntObject(member)) return text(member) + 'n';
-      return membersOf(member, most - members) ?? member;
-    };
-    try {
-      return stringify(value, function (key, member) {
-        while (path.length && path[path.length - 1] !== this) path.length = seen.length = path.length - 1;
-        if ((members += 1) > most) throw TOO_MUCH;
-        if (typeof member === 'bigint') return text(member) + 'n';
-        if (typeof member === 'function') return '[function]';
-        if (typeof member === 'symbol') return text(member);
-        if (typeof member !== 'object' || member === null) return member;
-        for (let i = 0; i < seen.length; i++) if (seen[i] === member) return '[circular]';
-        const shown = instead(member);
-        if (typeof shown === 'object') {
-          put(seen, member);
-          put(path, shown);
-        }
-        return shown;
-      });
-    } catch {}
-    return undefined;
-  };
-  // The members of a Map or a Set, and undefined for what is none.
-  const membersOf = (value, most) => {
-    const tag = apply(tagOf, value, []);
-    const kind = tag === '[object Map]' ? 'Map' : tag === '[object Set]' ? 'Set' : '';
-    if (kind === '') return undefined;
-    const found = [];
-    try {
-      apply(forEachOf[kind], value, [(member, key) => {
-        if (found.length > most) throw TOO_MUCH;
-        defineProperty(found, found.length, {
-          __proto__: null, value: kind === 'Map' ? [key, member] : member, writable: true, configurable: true, enumerable: true,
-        });
-      }]);
-    } catch (error) {
-      if (error === TOO_MUCH) throw error;
-      return undefined;
-    }
-    return found;
-  };
-  const sizeOf = (value, tag) => tag + '(' + text(apply(tag === 'Map' ? mapSize : setSize, value, [])) + ')';
-  const show = (value) => {
-    if (typeof value === 'string') return value;
-    try {
-      if (typeof value === 'bigint') return text(value) + 'n';
-      if (typeof value === 'function') return '[function]';
-      if (typeof value !== 'object' || value === null) return text(value);
-      if (isError(value)) return account(value);
-      let json;
-      try {
-        json = stringify(value);
-      } catch {}
-      // What is empty, or can't be told, may be something that JSON has no word for.
-      if (json !== undefined && apply(indexOf, json, ['{}']) < 0) return json;
-      const tag = apply(tagOf, value, []);
-      if (tag === '[object RegExp]') return text(value);
-      if (tag === '[object Map]' || tag === '[object Set]') {
-        const name = sizeOf(value, tag === '[object Map]' ? 'Map' : 'Set');
-        return name + ' ' + (readable(value, MEMBERS) ?? stringify(membersOf(value, Infinity)));
-      }
-      return readable(value, MEMBERS) ?? json ?? (isArray(value) ? '[array]' : '[object]');
-    } catch {
-      try {
-        return isArray(value) ? '[array]' : '[object]';
-      } catch {
-        return '[object]';
-      }
-    }
-  };
-
-  // The first text may have places for those behind it (Console Standard, 2.2.1): %s %d %i %f %o %O %c, and %% for a %.
-  const placed = (values) => {
-    const pattern = values[0];
-    if (values.length < 2 || typeof pattern !== 'string') return { text: '', used: 0 };
-    let done = '', from = 0, used = 1;
-    for (let at; (at = apply(indexOf, pattern, ['%', from])) >= 0; from = at + 2) {
-      const how = pattern[at + 1] ?? '';
-      const takes = how !== '' && apply(indexOf, 'sdifoOc', [how]) >= 0;
-      if (takes && used === values.length) break;
-      done += apply(slice, pattern, [from, at]);
-      const value = values[used];
-      const number = (convert) => (typeof value === 'symbol' ? 'NaN' : text(convert(typeof value === 'bigint' ? value : text(value))));
-      if (how === 's' || how === 'o' || how === 'O') done += show(value);
-      else if (how === 'd' || how === 'i') done += number((it) => (typeof it === 'bigint' ? it : trunc(parseFloat(it))));
-      else if (how === 'f') done += number((it) => parseFloat(text(it)));
-      else if (how !== 'c') done += '%' + (how === '%' ? '' : how);
-      if (takes) used += 1;
-      if (done.length > logLeft) break;
-    }
-    return { text: done + apply(slice, pattern, [from]), used };
-  };
-
-  const GROUPS_DEEP = 32;
-  let indent = '';
-  // Each line of a text, but for frames, which the daemon knows by how they begin.
-  const indented = (string) => {
-    let done = indent;
-    for (let at; (at = apply(indexOf, string, ['\n'])) >= 0 && done.length <= logLeft; string = apply(slice, string, [at + 1])) {
-      done += apply(slice, string, [0, at + 1]);
-      if (!apply(startsWith, string, ['    at ', at + 1])) done += indent;
-    }
-    return done + string;
-  };
-  const write = (level, values) => {
-    if (logLeft < 0) {
-      if (!cutTold) log(level, '');  // past the limit: told as cut, and not kept
-      cutTold = true;
-      return;
-    }
-    const before = placed(values);
-    let line = before.text;
-    let apart = before.used ? ' ' : '';
-    for (let i = before.used; i < values.length; i++) {
-      const shown = show(values[i]);
-      line += apart + shown;
-      apart = apply(indexOf, shown, ['\n    at ']) < 0 ? ' ' : '\n';
-      if (line.length > logLeft) break;
-    }
-    line = cut(indent === '' ? line : indented(line), logLeft + 1);
-    logLeft -= line.length + 16;
-    log(level, line);
-  };
-
-  const console = {};
-  const levels = { debug: 0, log: 1, info: 2, warn: 3, error: 4, trace: 0, dir: 1, table: 1 };
-  for (const name of Object.keys(levels)) {
-    const level = levels[name];
-    console[name] = { [name](...values) { write(level, values); } }[name];
-  }
-  console.assert = function assert(condition, ...values) {
-    if (condition) return;
-    const [first, ...others] = values;
-    write(4, typeof first === 'string' ? ['Assertion failed: ' + first, ...others] : ['Assertion failed', ...values]);
-  };
-  console.group = function group(...values) {
-    if (values.length) write(1, values);
-    if (indent.length < 2 * GROUPS_DEEP) indent += '  ';
-  };
-  console.groupCollapsed = { groupCollapsed(...values) { apply(console.group, undefined, values); } }.groupCollapsed;
-  console.groupEnd = function groupEnd() {
-    indent = apply(slice, indent, [2]);
-  };
-  const label = (value) => (value === undefined ? 'default' : text(value));
-  const counts = { __proto__: null }, began = { __proto__: null };
-  console.count = function count(name) {
-    const key = label(name);
-    counts[key] = (counts[key] ?? 0) + 1;
-    write(2, [key + ': ' + counts[key]]);
-  };
-  console.countReset = function countReset(name) {
-    counts[label(name)] = 0;
-  };
-  console.time = function time(name) {
-    began[label(name)] = now();
-  };
-  console.timeLog = function timeLog(name, ...values) {
-    const key = label(name);
-    if (key in began) write(2, [key + ': ' + text(trunc((now() - began[key]) * 1000) / 1000) + 'ms', ...values]);
-  };
-  console.timeEnd = function timeEnd(name) {
-    console.timeLog(name);
-    delete began[label(name)];
-  };
-  defineProperty(globalThis, 'console', { value: console, writable: true, configurable: true, enumerable: false });
+  const account = (error, deep) =>
+    apply(ErrorPrototypeString, error, []) + framesOf(error) + errorsOf(error, deep) + causesOf(error, deep);
 
   // --- how a run ends -----------------------------------------------------------------------------------
 
@@ -298,8 +85,7 @@ const contract = ((globalThis) => ((log, web, now) => {
   const traceOf = (error) => {
     try {
       const frames = cut(apply(slice, framesOf(error), [1]), MESSAGE_CHARACTERS);
-      const others = isError(error) ? errorsOf(error, 0) + causesOf(error, 0) : '';
-      return apply(trimEnd, frames, []) + cut(others, MESSAGE_CHARACTERS);
+      return isError(error) ? frames + cut(errorsOf(error, 0) + causesOf(error, 0), MESSAGE_CHARACTERS) : frames;
     } catch {
       return '';
     }
@@ -317,14 +103,21 @@ const contract = ((globalThis) => ((log, web, now) => {
       const name = field(error, 'name');
       let message = field(error, 'message');
       if (!name && !message) {
-        if (!isError(error)) return report('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
+        if (!isError(error)) return report('x', '', 'thrown: ' + show(error, MESSAGE_CHARACTERS), '');
         message = 'thrown: an error without a name and a message';
       }
       return report('x', name || 'Error', message, traceOf(error));
     }
-    return report('x', '', 'thrown: ' + cut(show(error), MESSAGE_CHARACTERS), '');
+    return report('x', '', 'thrown: ' + show(error, MESSAGE_CHARACTERS), '');
   };
 
+  const isBigIntObject = (value) => {
+    try {
+      return typeof value === 'object' && typeof apply(bigIntValueOf, value, []) === 'bigint';
+    } catch {
+      return false;
+    }
+  };
   // Why JSON.stringify failed, if for what the value is (a BigInt, a cycle) and not for what its code threw.
   const whyNoJson = (value) => {
     let found = '';
@@ -351,6 +144,18 @@ const contract = ((globalThis) => ((log, web, now) => {
     return found;
   };
 
+  // A result over the limit is told by its size, without all of it in another encoding.
+  const PART_UNITS = 65536;
+  const tooLarge = (json) => {
+    let bytes = 0;
+    for (let from = 0, to; from < json.length; from = to) {
+      to = from + PART_UNITS;
+      const last = apply(charCodeAt, json, [to - 1]);
+      if (last >= 0xd800 && last < 0xdc00) to += 1;  // the other half of a pair
+      bytes += sizeOf(apply(slice, json, [from, to]));
+    }
+    return report('o', text(bytes), '', '');
+  };
   const succeed = (value) => {
     let json;
     try {
@@ -364,9 +169,9 @@ const contract = ((globalThis) => ((log, web, now) => {
       return report('b', type === 'undefined' ? (inModule ? MISSING_IN_MODULE : MISSING) : 'the result is not JSON: it is a ' + type, '', '');
     }
     // What is replaced below gets shorter, at most from six characters to one.
-    if (json.length > ESCAPE_CHARACTERS * resultLimit) return report('o', text(json.length), '', '');
+    if (json.length > ESCAPE_CHARACTERS * resultLimit) return tooLarge(json);
     const sent = typeof value === 'string' && apply(isWellFormed, value, []) ? json : withoutLoneSurrogates(json);
-    if (sent.length > resultLimit) return report('o', text(sent.length), '', '');
+    if (sent.length > resultLimit) return tooLarge(sent);
     if (sent !== json) write(3, ['the result has a lone surrogate; U+FFFD takes its place']);
     return sent;
   };
@@ -379,6 +184,7 @@ const contract = ((globalThis) => ((log, web, now) => {
     string[at] === '\\' && string[at + 1] === 'u' && (string[at + 2] === 'd' || string[at + 2] === 'D') &&
     apply(indexOf, digits, [string[at + 3] ?? '?']) >= 0;
   const isLone = (string, at) =>
+    (string[at + ESCAPE_CHARACTERS] !== '\\' && string[at - ESCAPE_CHARACTERS] !== '\\') ||
     (isSurrogate(string, at, HIGH) && !isSurrogate(string, at + ESCAPE_CHARACTERS, LOW)) ||
     (isSurrogate(string, at, LOW) && !isSurrogate(string, at - ESCAPE_CHARACTERS, HIGH));
   const withoutLoneSurrogates = (json) => {
@@ -386,13 +192,16 @@ const contract = ((globalThis) => ((log, web, now) => {
       if (apply(indexOf, json, [escape]) < 0) continue;
       // Of the same length, without the backslashes that stand for themselves.
       const escapes = apply(join, apply(split, json, ['\\\\']), ['--']);
-      let done = '', from = 0;
+      const parts = setPrototypeOf([], null);
+      let from = 0;
       for (let at = 0; (at = apply(indexOf, escapes, [escape, at])) >= 0; at += ESCAPE_CHARACTERS) {
         if (!isLone(escapes, at)) continue;
-        done += apply(slice, json, [from, at]) + '\ufffd';
+        parts[parts.length] = apply(slice, json, [from, at]);
         from = at + ESCAPE_CHARACTERS;
       }
-      if (from > 0) json = done + apply(slice, json, [from]);
+      if (from === 0) continue;
+      parts[parts.length] = apply(slice, json, [from]);
+      json = apply(join, parts, ['\ufffd']);
     }
     return json;
   };
@@ -425,14 +234,13 @@ const contract = ((globalThis) => ((log, web, now) => {
     return answer(handler, main, prompt, env);
   };
 
-  // Bytes are counted by who reads; these are UTF-16 units.
   let started = false;
-  const start = (resultUnits, logUnits) => {
+  const start = (resultBytes, logBytes) => {
     if (started) return;  // who gets hold of what calls this can lift no limit
     started = true;
-    resultLimit = resultUnits;
-    logLeft = logUnits;
+    resultLimit = resultBytes;
+    begin(logBytes);
   };
 
   return { follow, fail, report, start, call };
-}))(globalThis);
+}))();

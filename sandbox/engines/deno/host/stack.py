@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.host.columns import STACK_LINES, Text, split_frame
+from sandbox.engines.host.columns import STACK_LINES, Text, indent_of, split_end, split_frame
 
 _WRAPPER_LINES = 3
 MAPPINGS = 3
 _FRAME_PLACE = re.compile(r"(?P<file>program\.js, <anonymous>|program:module):(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?")
 _PLACE = re.compile(r"^    at (?P<parser>swc|v8):(?P<line>\d{1,9}):(?P<column>\d{1,9})$")
 _OURS = (
-    *("file:///app/runner.js", "file:///app/check.js"),
+    *("file:///app/runner.js", "file:///app/inspect.js", "file:///app/check.js"),
     *("(ext:", "(node:", "(checkin:", "at ext:", "at node:", "at checkin:"),
 )
 _OURS_CHARACTERS = 128
@@ -62,23 +62,29 @@ def logged(text: str, source_name: str, source: Text, *, mapped: int) -> str:
 def _mapped(text: str, source_name: str, source: Text, *, mapped: int) -> tuple[str, int | None, int | None]:
     lines: list[str] = []
     place: tuple[int, int] | None = None
-    for own in text.split("\n", STACK_LINES):
-        if own.startswith("    at ") and _is_ours(own[-_OURS_CHARACTERS:]):
+    for whole in text.split("\n", STACK_LINES):
+        own, end = split_end(whole)
+        indent = indent_of(own)
+        if own.startswith("at ", len(indent)) and _is_ours(own[-_OURS_CHARACTERS:]):
+            if lines:
+                lines[-1] += end
             continue
         parts = split_frame(own)
         found = _FRAME_PLACE.fullmatch(parts[1]) if parts is not None else None
         if parts is None or found is None:
-            lines.append(own)
+            lines.append(whole)
             continue
         above = _WRAPPER_LINES if found["file"].startswith("program.js") else int(mapped == 1)
         line, column = source.of_deno(int(found["line"]) - above, int(found["column"]), v8=mapped == 0)
         if not source.has_line(line):
+            if lines:
+                lines[-1] += end
             continue
         place = place or (line, column)
         function = parts[0]
         if function is None or (len(function) <= _UNNAMED_CHARACTERS and _UNNAMED.fullmatch(function)):
             function = "<anonymous>"
-        lines.append(f"    at {function} ({source_name}:{line}:{column})")
+        lines.append(f"{indent}at {function} ({source_name}:{line}:{column}){end}")
     return "\n".join(lines), *(place or (None, None))
 
 

@@ -9,7 +9,7 @@
 ((runners) => {
   'use strict';
   const {
-    apply, defineProperty, exec, test, slice, split, startsWith, endsWith, lastIndexOf, textOf, say, AsyncFunction, Deno,
+    apply, defineProperty, exec, test, slice, split, trimStart, endsWith, lastIndexOf, textOf, say, AsyncFunction, Deno,
     makeProcess, load, urls, reworded, atLeast,
   } = runners;
 
@@ -162,7 +162,24 @@
       delete globalThis.Deno;
     }
   };
+  // As in check.c. Three backticks are an empty template and the start of another.
+  const FENCED = 'the program is in a Markdown fence: leave out the lines that begin with ``` or ~~~';
+  const FENCE_FIRST = /^[ \t\r\v\f\n]*```/, FENCE = /^[ \t\v\f]*(?:```|~~~[a-zA-Z]*[ \t]*$)/m;
+  const fenced = (source) => {
+    const fence = apply(exec, FENCE, [source]);
+    if (fence === null) return null;
+    const end = fence.index + fence[0].length - apply(trimStart, fence[0], []).length;
+    return new Unparsed(new Placed(FENCED, source, end, 1), 'B');
+  };
   const check = async (source, language, keep) => {
+    if (apply(test, FENCE_FIRST, [source])) throw fenced(source);
+    try {
+      return await checkUnfenced(source, language, keep);
+    } catch (error) {
+      throw error instanceof Unparsed ? fenced(source) ?? error : error;
+    }
+  };
+  const checkUnfenced = async (source, language, keep) => {
     const script = language === 'j';
     let error = null, first = true;
     if (!script) {
@@ -188,9 +205,7 @@
     const says = say(error.message), ofModule = opening !== null || apply(test, /'export'|import statement/, [says]);
     if (script) atLeast(module !== null && ofModule ? TOO_DEEP : reworded('SyntaxError', says));
     if (module !== null) {
-      // A line for a shell is a comment where nothing stands before it.
-      const shell = apply(startsWith, source, ['#!']);
-      const other = await refusal(shell ? '//' + apply(slice, source, [2]) : source, language);
+      const other = await refusal(source, language);
       if (other !== null) {
         // A body in which nothing is wrong before the export is none.
         if (ofModule) throw new Unparsed(other, 'M');

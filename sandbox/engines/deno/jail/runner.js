@@ -1,7 +1,7 @@
-// The part of promptlog that runs inside a Deno jail, behind contract.js, `ofThisDeno`, the names of globals that are to go
-// and not every Deno has, and `checkText`, which is check.js (one module at the root's making: root.py). It keeps what
-// it needs, takes away what a program should not see, waits for its one frame, runs that, writes what came of it, and
-// waits for its end. It has seen no user byte when it says that it is ready. More than 300 lines: all that must happen
+// The part of promptlog that runs inside a Deno jail, behind console.js, contract.js, `ofThisDeno`, the names of globals that
+// are to go and not every Deno has, `checkText`, which is check.js, and `inspectText`, which is inspect.js and format.js
+// (one module at the root's making: root.py). It keeps what it needs, takes away what a program should not see, waits for
+// its one frame, runs that, writes what came of it, and waits for its end. It has seen no user byte when it says that it is ready. More than 300 lines: all that must happen
 // before the first user byte is in one place.
 //
 // To the daemon: R, ready; then frames as in sandbox/protocol/frames.py, each behind the token of the run. What else a
@@ -29,7 +29,7 @@
   const getLength = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'length').get;
   const getBuffer = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'buffer').get;
   const lengthOf = (bytes) => apply(getLength, bytes, []);
-  const { split, slice, startsWith, endsWith, indexOf, lastIndexOf } = String.prototype;
+  const { split, slice, trimStart, endsWith, indexOf, lastIndexOf } = String.prototype;
   const textOf = Function.prototype.toString;
   const test = RegExp.prototype.test;
   const exec = RegExp.prototype.exec;
@@ -129,7 +129,11 @@
     }
     return done + stack;
   };
-  const log = (level, line) => send(L, encode(CODES[level + 5 * mapped] + named(line)));
+  const log = (level, line) => {
+    const bytes = encode(CODES[level + 5 * mapped] + named(line));
+    send(L, bytes);
+    return lengthOf(bytes) - 1;
+  };
 
   // Nothing of the program runs any more: the daemon has read the kernel's accounts by the time it ends this process.
   const end = () => {
@@ -158,7 +162,28 @@
       return type !== null && apply(test, /[/+]json\b/, [type]) ? parse(text) : text;
     },
   };
-  const { follow, fail, report, start, call } = contract(log, web, performance.now.bind(performance));
+  // What V8 tells of promises and proxies, by a part of Deno that another version may not have.
+  const { isPromise = () => false, getPromiseDetails, getProxyDetails = () => null } = Deno[Deno.internal]?.core ?? {};
+  const STATES = ['pending', 'fulfilled', 'rejected'];
+  const engine = {
+    target(value) {
+      for (let details; value !== null && (details = getProxyDetails(value)) !== null;) value = details[0];
+      return value;
+    },
+    promise(value) {
+      if (!isPromise(value)) return undefined;
+      const details = getPromiseDetails(value);
+      return { __proto__: null, state: STATES[details[0]], value: details[1] };
+    },
+  };
+  let lazily;  // evaluated when they are first needed
+  const inspecting = (kept) => {
+    lazily = evaluate(inspectText + '({ inspecting, formatting })\n//# sourceURL=file:///app/inspect.js');
+    return lazily.inspecting(kept);
+  };
+  const formatting = (kept, inspector) => lazily.formatting(kept, inspector);
+  const console = makeConsole(log, performance.now.bind(performance), engine, inspecting, formatting);
+  const { follow, fail, report, start, call } = contract(console, web, (text) => lengthOf(encode(text)));
 
   // Deno tells whoever runs it which of its options would help; whoever wrote a program has no use for that.
   const OWN_TEXT = 'a program has its own text alone, and can not import';
@@ -372,7 +397,7 @@
     run({ module: form === 'M', typed: language === 't', code }, prompt, given);
   } else {
     const { check, told } = evaluate(checkText)({
-      apply, defineProperty, exec, test, slice, split, startsWith, endsWith, lastIndexOf, textOf, say, AsyncFunction, Deno,
+      apply, defineProperty, exec, test, slice, split, trimStart, endsWith, lastIndexOf, textOf, say, AsyncFunction, Deno,
       makeProcess, load, urls, reworded, atLeast: (message) => sendRefused(Q, false, message, ''),
     });
     check(code, language, task === 'C').then((checked) => {

@@ -17,7 +17,7 @@ _BEFORE, _AFTER = BODY[0].encode(), BODY[1].encode()
 _BRACKETS = BRACKETS.encode()
 
 
-def frame(job: Job) -> tuple[bytes, ...]:
+def frame(job: Job) -> tuple[bytes | memoryview, ...]:
     """Return the frame of a job, in parts, without copying its texts."""
     before, bytecode, after, brackets = b"", b"", b"", b""
     match job.task:
@@ -48,4 +48,4 @@ def frame(job: Job) -> tuple[bytes, ...]:
         len(env),
         len(brackets),
     )
-    return job_frame(header, before, job.source, after, bytecode, prompt, env, brackets)
+    return job_frame(header, before, *job.source_parts(), after, bytecode, prompt, env, brackets)

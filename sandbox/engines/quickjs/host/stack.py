@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.engines.host.columns import STACK_LINES, Text, split_frame
+from sandbox.engines.host.columns import STACK_LINES, Text, indent_of, split_end, split_frame
 
 _PLACE = re.compile(r"(eval_script|program|check|<input>):(\d{1,9}):(\d{1,9})\)?")
 _OURS = "promptlog:"
@@ -33,21 +33,27 @@ def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, 
     """Return the stack mapped to the submitted program, and the position of its first frame in the program."""
     lines: list[str] = []
     first: tuple[int, int] | None = None
-    for text in stack.removesuffix("\n").split("\n", STACK_LINES):
-        if text.startswith("    at ") and _OURS in text:
+    for whole in stack.removesuffix("\n").split("\n", STACK_LINES):
+        text, end = split_end(whole)
+        indent = indent_of(text)
+        if _OURS in text and text.startswith("at ", len(indent)):
             if lines and lines[-1].strip() == "at apply (native)":
-                lines.pop()  # the prelude's call
+                lines.pop()  # how the prelude calls
+            if lines:
+                lines[-1] += end
             continue
         frame = _frame(text)
         if frame is None or frame[1] == "<input>":
-            lines.append(text)
+            lines.append(whole)
             continue
         function, file, line, column = frame
         line -= 1 if file == "eval_script" else 0
         if line >= 1 and function != "<eval>":
             column = source.of_bytes(line, column)
             first = first or (line, column)
-            lines.append(f"    at {function or '<anonymous>'} ({source_name}:{line}:{column})")
+            lines.append(f"{indent}at {function or '<anonymous>'} ({source_name}:{line}:{column}){end}")
+        elif lines:
+            lines[-1] += end
     return "\n".join(lines), *(first or (None, None))
 
 

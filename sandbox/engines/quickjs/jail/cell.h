@@ -121,6 +121,11 @@ bool bytecode_unpack(struct text packed, struct text source, struct text *byteco
 
 bool hooks_add(JSContext *context);
 
+/* --- errors.c: error.stack ---------------------------------------------------------------------------------------- */
+
+bool errors_add(JSContext *context);
+JSValue errors_frames(JSContext *context, JSValueConst error);
+
 /* --- check.c: whether a source is a program ----------------------------------------------------------------------- */
 
 enum form { FORM_NONE = 0, FORM_BODY = 'B', FORM_MODULE = 'M' };

@@ -9,6 +9,8 @@
 #define NO_DEFAULT \
     "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
 #define NO_IMPORT "a program has its own text alone, and can not import"
+#define NO_MODULE "could not load module '"
+#define FENCED "the program is in a Markdown fence: leave out the lines that begin with ``` or ~~~" /* as check.js */
 
 /* A position in a source. Line 0: none. */
 struct place {
@@ -139,15 +141,67 @@ static struct export find_export(struct text source)
     return first;
 }
 
-/* Return the position of the first line that starts with an import statement. */
-static struct place find_import(struct text source)
+/* Return the quote before a module's name in a line, if there is one behind it as well; else NULL. The engine leaves out
+ * a dot and a slash before the name. */
+static const char *quote_of(struct text line, const char *name, size_t size)
+{
+    const char *before = name, *behind_it = name + size;
+    if (behind_it == line.start + line.size || (*behind_it != '\'' && *behind_it != '"'))
+        return NULL;
+    if (before - line.start > 2 && memcmp(before - 2, "./", 2) == 0)
+        before -= 2;
+    return before > line.start && before[-1] == *behind_it ? before - 1 : NULL;
+}
+
+/* Return the place of the name of a module that the engine's message is about. */
+static struct place find_import(struct text source, struct text message)
+{
+    struct text name = behind(message, strlen(NO_MODULE));
+    const char *end = memrchr(name.start, '\'', name.size);
+    name.size = end == NULL ? 0 : (size_t)(end - name.start);
+    for (unsigned number = 1; name.size > 0 && source.start != NULL; number++) {
+        struct text line = next_line(&source), rest = line;
+        for (const char *at; (at = memmem(rest.start, rest.size, name.start, name.size)) != NULL;) {
+            const char *quote = quote_of(line, at, name.size);
+            if (quote != NULL)
+                return (struct place){number, (unsigned)(quote - line.start) + 1};
+            rest = behind(line, (size_t)(at - line.start) + 1);
+        }
+    }
+    return (struct place){0, 0};
+}
+
+/* Whether a line is the first or the last one of a Markdown fence. */
+static bool is_fence(struct text line)
+{
+    line = without_blanks(line);
+    if (starts_with(line, "```"))
+        return true;
+    if (!starts_with(line, "~~~"))
+        return false;
+    line = behind(line, 3);
+    while (line.size > 0 && ((line.start[0] | 0x20) >= 'a' && (line.start[0] | 0x20) <= 'z'))
+        line = behind(line, 1);
+    return without_blanks(line).size == 0;
+}
+
+/* Return the place of the first line of a fence. */
+static struct place find_fence(struct text source)
 {
     for (unsigned number = 1; source.start != NULL; number++) {
         struct text line = next_line(&source);
-        if (imports(line))
+        if (is_fence(line))
             return (struct place){number, (unsigned)(line.size - without_blanks(line).size) + 1};
     }
     return (struct place){0, 0};
+}
+
+/* Whether a source begins with three backticks: to JavaScript, an empty template and the start of another. */
+static bool begins_fenced(struct text source)
+{
+    while (source.size > 0 && memchr(" \t\r\v\f\n", source.start[0], 6) != NULL)
+        source = behind(source, 1);
+    return starts_with(source, "```");
 }
 
 static unsigned lines_in(struct text text)
@@ -192,8 +246,8 @@ static struct fault fault_at_end(struct text loose, struct text source, struct f
     return found(TEXT("Unexpected token '}'"), (struct place){number, (unsigned)line.size + 1});
 }
 
-/* Report that the source is not a program. */
-static enum form refuse(enum form form, struct fault fault)
+/* Send that the source is none. */
+static enum form refuse_as(enum form form, struct fault fault)
 {
     if (memory_was_refused())
         frames_send('m', TEXT(""));
@@ -202,11 +256,26 @@ static enum form refuse(enum form form, struct fault fault)
     return FORM_NONE;
 }
 
-/* Return the form of a program. For FORM_NONE, the error was sent. A module is compiled. */
+static enum form refuse_fence(struct place place)
+{
+    place.line += 1; /* that of the bracket */
+    return refuse_as(FORM_BODY, found(TEXT(FENCED), place));
+}
+
+/* The same; where a line opens a fence, that is what is wrong. */
+static enum form refuse(enum form form, struct fault fault, struct text source)
+{
+    struct place fence = find_fence(source);
+    return fence.line > 0 ? refuse_fence(fence) : refuse_as(form, fault);
+}
+
+/* Return the form of a program; FORM_NONE for what is none, and then that was sent. A module is compiled. */
 enum form check_source(const struct job *job)
 {
     const struct text *brackets = job->brackets, source = job->code;
     struct fault first, error, in_module;
+    if (begins_fenced(source))
+        return refuse_fence(find_fence(source));
     bool in_first = parses_in(brackets[0], source, brackets[1], &first);
     if (!in_first)
         error = first;
@@ -219,15 +288,15 @@ enum form check_source(const struct job *job)
         if (context_compile_module(whole, &in_module)) {
             if (find(source, "default") != NULL)
                 return FORM_MODULE;
-            return refuse(FORM_MODULE, found(TEXT(NO_DEFAULT), export.place));
+            return refuse(FORM_MODULE, found(TEXT(NO_DEFAULT), export.place), source);
         }
-        if (starts_with(in_module.message, "could not load module"))
-            return refuse(FORM_MODULE, found(TEXT(NO_IMPORT), find_import(source)));
-        /* If the export starts a line, or is the error of the body, the text is a module. */
+        if (starts_with(in_module.message, NO_MODULE))
+            return refuse(FORM_MODULE, found(TEXT(NO_IMPORT), find_import(source, in_module.message)), source);
+        /* A body in which nothing is wrong before the export is none. */
         if (export.opens_line || is(first.message, "unsupported keyword: export"))
-            return refuse(FORM_MODULE, clear(in_module, source, 0));
+            return refuse(FORM_MODULE, clear(in_module, source, 0), source);
     }
     if (place_of(&error).line > lines_in(source) + 1)
         error = fault_at_end(brackets[6], source, error);
-    return refuse(FORM_BODY, clear(error, source, 1));
+    return refuse(FORM_BODY, clear(error, source, 1), source);
 }

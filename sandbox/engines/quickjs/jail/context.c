@@ -47,14 +47,27 @@ static struct text member(JSValueConst object, const char *name)
     return text;
 }
 
-/* Return the description of an error, and free it. A thrown value that is not an object becomes the message. */
+/* Return the frames of an error, without its name and message. */
+static struct text frames_of(JSValueConst error)
+{
+    JSValue frames = errors_frames(context, error);
+    if (!JS_IsString(frames)) {
+        JS_FreeValue(context, JS_IsException(frames) ? JS_GetException(context) : frames);
+        return TEXT("");
+    }
+    struct text text = text_of(frames);
+    JS_FreeValue(context, frames);
+    return text;
+}
+
+/* Return what an error says, and free it. What is no object is told as it is. */
 static struct fault fault_of(JSValue error)
 {
     struct fault fault = {TEXT(""), TEXT(""), TEXT("")};
     if (JS_IsObject(error)) {
         fault.name = member(error, "name");
         fault.message = member(error, "message");
-        fault.stack = member(error, "stack");
+        fault.stack = frames_of(error);
     } else {
         fault.message = JS_IsNull(error) ? TEXT("null") : text_of(error);
     }
@@ -70,7 +83,7 @@ bool context_start(void)
         return false;
     JS_SetMaxStackSize(runtime, STACK_BYTES);
     context = JS_NewContext(runtime);
-    if (context == NULL || !hooks_add(context))
+    if (context == NULL || !hooks_add(context) || !errors_add(context))
         return false;
     run_hook = scripts_evaluate(context);
     return !JS_IsException(run_hook);

@@ -102,7 +102,11 @@ delete globalThis.__promptlog_utf8;
   }
 
   const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/';
-  const refuse = (message) => { throw new DOMException(message, 'InvalidCharacterError'); };
+  const refuse = (message) => {
+    const error = new DOMException(message, 'InvalidCharacterError');
+    Reflect.defineProperty(error, 'stack', { value: `${error}\n${error.stack.trimEnd()}`, writable: true, configurable: true });
+    throw error;
+  };
   const functions = {
     atob(data) {
       requireArguments(arguments, 1, 'atob');

@@ -1,11 +1,11 @@
-/* C functions for the cell's scripts: `__promptlog_log` for prelude.js, `__promptlog_utf8` for encoding.js. The scripts
- * remove the names. A program can still get the functions (CallSite.getFunction), so they accept any argument. They do
- * nothing that a program may not do anyway. */
+/* C functions for the cell's scripts: `__promptlog_log` and `__promptlog_engine` for prelude.js, `__promptlog_utf8` for
+ * encoding.js. The scripts remove the names. A program can still get the functions (CallSite.getFunction), so they accept
+ * any argument. They do nothing that a program may not do anyway. */
 #include <string.h>
 
 #include "cell.h"
 
-/* log(level, text): a console line. */
+/* log(level, text) -> bytes: a console line. */
 static JSValue log_line(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
 {
     (void)this;
@@ -18,7 +18,55 @@ static JSValue log_line(JSContext *context, JSValueConst this, int count, JSValu
         return JS_EXCEPTION;
     frames_send_marked('l', level >= 0 && level <= 4 ? (char)('0' + level) : '1', text);
     JS_FreeCString(context, text.start);
-    return JS_UNDEFINED;
+    return JS_NewInt64(context, (int64_t)text.size);
+}
+
+/* engine.size(text) -> bytes in UTF-8 */
+static JSValue size_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    (void)this, (void)count;
+    size_t size;
+    const char *bytes = JS_ToCStringLen(context, &size, arguments[0]);
+    if (bytes == NULL)
+        return JS_EXCEPTION;
+    JS_FreeCString(context, bytes);
+    return JS_NewInt64(context, (int64_t)size);
+}
+
+/* engine.target(value) -> the object behind a proxy, or the value itself; null if the proxy was revoked. */
+static JSValue target_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    (void)this, (void)count;
+    JSValue value = JS_DupValue(context, arguments[0]);
+    while (JS_IsProxy(value)) {
+        JSValue target = JS_GetProxyTarget(context, value);
+        JS_FreeValue(context, value);
+        if (JS_IsException(target)) {
+            JS_FreeValue(context, JS_GetException(context));
+            return JS_NULL;
+        }
+        value = target;
+    }
+    return value;
+}
+
+/* engine.promise(value) -> { state, value }; undefined for what is no promise. */
+static JSValue promise_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    static const char *const states[] = {"pending", "fulfilled", "rejected"};
+    (void)this, (void)count;
+    int state = JS_PromiseState(context, arguments[0]);
+    if (state == JS_PROMISE_NOT_A_PROMISE)
+        return JS_UNDEFINED;
+    JSValue details = JS_NewObjectProto(context, JS_NULL);
+    if (JS_IsException(details) ||
+        JS_DefinePropertyValueStr(context, details, "state", JS_NewString(context, states[state]), JS_PROP_C_W_E) < 0 ||
+        JS_DefinePropertyValueStr(
+            context, details, "value", JS_PromiseResult(context, arguments[0]), JS_PROP_C_W_E) < 0) {
+        JS_FreeValue(context, details);
+        return JS_EXCEPTION;
+    }
+    return details;
 }
 
 /* utf8.encode(text) -> Uint8Array */
@@ -111,8 +159,15 @@ static const JSCFunctionListEntry utf8_functions[] = {
     JS_CFUNC_DEF("decode", 1, decode),
 };
 
+static const JSCFunctionListEntry engine_functions[] = {
+    JS_CFUNC_DEF("size", 1, size_of),
+    JS_CFUNC_DEF("target", 1, target_of),
+    JS_CFUNC_DEF("promise", 1, promise_of),
+};
+
 static const JSCFunctionListEntry globals[] = {
     JS_CFUNC_DEF("__promptlog_log", 2, log_line),
+    JS_OBJECT_DEF("__promptlog_engine", engine_functions, 3, JS_PROP_CONFIGURABLE),
     JS_OBJECT_DEF("__promptlog_utf8", utf8_functions, 2, JS_PROP_CONFIGURABLE),
 };
 

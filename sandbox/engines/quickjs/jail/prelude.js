@@ -8,9 +8,11 @@
   const then = Promise.prototype.then;
   const clock = globalThis.performance.now.bind(globalThis.performance);
   const wallClock = Date.now;
-  const { __promptlog_log: log, __promptlog_web: web } = globalThis;
-  for (const name of ['__promptlog_log', '__promptlog_web']) delete globalThis[name];
-  const { follow, start, call } = contract(log, web, clock);
+  const { __promptlog_log: log, __promptlog_web: web, __promptlog_engine: engine } = globalThis;
+  for (const name of ['__promptlog_log', '__promptlog_web', '__promptlog_engine']) delete globalThis[name];
+  const console = makeConsole(log, clock, engine, inspecting, formatting);
+  console.prepare();
+  const { follow, start, call } = contract(console, web, engine.size);
 
   // --- randomness and clocks: a forked context would give every run the same ones --------------------------
 

@@ -1,0 +1,202 @@
+// The `console` of a program, the same in each engine: lines of text, formatted as Node's console does (inspect.js), within
+// a budget. Evaluated before any program is known, with the intrinsics as they were made.
+//
+// A program can get hold of every function here (CallSite.getFunction), so nothing here decides anything but the lines
+// that the program could write by itself. The daemon counts them again.
+//
+// makeConsole(log, now, engine, inspecting, formatting) -> { write(level, values), show(value, most), framesOf(error),
+// begin(bytes), prepare() }, and makes the global `console`.
+// log(level, text) sends a line and returns its size in bytes. now() gives milliseconds. engine: target(value), the object
+// behind a proxy, null if it was revoked, or the value itself; promise(value), { state, value } or undefined.
+// inspecting, formatting: the functions that inspect.js and format.js come to.
+const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting) => {
+  'use strict';
+  const { apply, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, ownKeys } = Reflect;
+  const text = String;
+  const {
+    indexOf, lastIndexOf, slice, startsWith, split, trimEnd, repeat, padStart, charCodeAt, codePointAt, toUpperCase, toWellFormed,
+  } = String.prototype;
+  const { max, min, floor, round, sqrt, trunc } = Math;
+  const { exec } = RegExp.prototype;
+  const { isError, prototype: ErrorPrototype } = Error;
+  const textOfError = ErrorPrototype.toString;
+  const getter = (object, name) => getOwnPropertyDescriptor(object, name).get;
+  const TypedArrayPrototype = getPrototypeOf(Uint8Array.prototype);
+  const mapSteps = new Map().entries(), setSteps = new Set().values();
+
+  // An error's frames below its name and message: a message may hold some as well.
+  const framesOf = (error) => {
+    const { stack } = error;
+    if (typeof stack !== 'string') return '';
+    if (apply(startsWith, stack, ['    at '])) return '\n' + apply(trimEnd, stack, []);
+    const header = isError(error) ? apply(textOfError, error, []) : '';
+    const from = apply(indexOf, stack, ['\n    at ', apply(startsWith, stack, [header]) ? header.length : 0]);
+    return from < 0 ? '' : apply(trimEnd, apply(slice, stack, [from]), []);
+  };
+
+  // Whether a text ends with a frame, which the daemon reads up to the end of its line.
+  const FRAME = /^ +at /;
+  const endsWithFrame = (string) => {
+    const at = apply(lastIndexOf, string, ['\n']);
+    return at >= 0 && apply(exec, FRAME, [apply(slice, string, [at + 1])]) !== null;
+  };
+
+  const ofNumber = (number) => (number === 0 && 1 / number < 0 ? '-0' : text(number));
+  const kept = {
+    apply, ownKeys, getOwnPropertyDescriptor, getPrototypeOf, isError, text, engine, framesOf, ofNumber, endsWithFrame,
+    isArray: Array.isArray, number: Number, parseFloat: globalThis.parseFloat, parseInt: globalThis.parseInt,
+    stringify: JSON.stringify, join: Array.prototype.join, textOfArray: Array.prototype.toString,
+    slice, indexOf, split, repeat, padStart, charCodeAt, codePointAt, upper: toUpperCase,
+    exec, setPrototypeOf: Object.setPrototypeOf, objectKeys: Object.keys, ownSymbols: Object.getOwnPropertySymbols,
+    hasOwn: Object.prototype.hasOwnProperty, isEnumerable: Object.prototype.propertyIsEnumerable,
+    isPrototypeOf: Object.prototype.isPrototypeOf, tagOf: Object.prototype.toString, toStringTag: Symbol.toStringTag,
+    ObjectPrototype: Object.prototype, ArrayPrototype: Array.prototype, ErrorPrototype, textOfError,
+    textOfFunction: Function.prototype.toString, textOfRegExp: RegExp.prototype.toString, textOfNumber: Number.prototype.toString,
+    valueOf: {
+      __proto__: null, Number: Number.prototype.valueOf, String: String.prototype.valueOf, Boolean: Boolean.prototype.valueOf,
+      Symbol: Symbol.prototype.valueOf, BigInt: BigInt.prototype.valueOf,
+    },
+    mapEntries: Map.prototype.entries, mapNext: mapSteps.next, mapSize: getter(Map.prototype, 'size'),
+    setValues: Set.prototype.values, setNext: setSteps.next, setSize: getter(Set.prototype, 'size'),
+    typedTag: getter(TypedArrayPrototype, Symbol.toStringTag), typedLength: getter(TypedArrayPrototype, 'length'),
+    bufferLength: getter(ArrayBuffer.prototype, 'byteLength'), sharedLength: getter(SharedArrayBuffer.prototype, 'byteLength'),
+    viewBuffer: getter(DataView.prototype, 'buffer'), viewLength: getter(DataView.prototype, 'byteLength'),
+    viewOffset: getter(DataView.prototype, 'byteOffset'), dateTime: Date.prototype.getTime, dateText: Date.prototype.toISOString,
+    textOfDate: Date.prototype.toString, Bytes: Uint8Array, floor, max, min, round, sqrt,
+  };
+  let made;
+  const prepare = () => {
+    if (made === undefined) {
+      const inspector = inspecting(kept);
+      const { format, dir, table } = formatting(kept, inspector);
+      made = { __proto__: null, inspect: inspector.inspect, newState: inspector.newState, format, dir, table };
+    }
+    return made;
+  };
+
+  // --- how many lines there may be ---------------------------------------------------------------------------
+
+  // The daemon counts the bytes of a line as it shows it and LINE_BYTES more. Here a line may be longer, since its frames
+  // are not in the program's terms yet: so it counts half, and up to three times the limit is sent (frames.py, console.py).
+  const LINE_BYTES = 16;
+  let limit = 0, sent = 0, linesLeft = 0, isCut = false;
+  const begin = (bytes) => {
+    limit = bytes;
+    linesLeft = floor(bytes / LINE_BYTES) + 1;
+  };
+  const room = () => floor(max(3 * limit - sent, 0) / 3) + 1;
+  const isFull = () => sent >= 2 * limit || linesLeft <= 0;
+
+  // --- what a call says ----------------------------------------------------------------------------------------
+
+  const cut = (string, length) => apply(toWellFormed, apply(slice, string, [0, length]), []);
+  const show = (value, most) => {
+    if (typeof value === 'string') return cut(value, most);
+    const { inspect, newState } = prepare();
+    return cut(inspect(value, newState(most)), most);
+  };
+  const ofPrimitive = (value) =>
+    typeof value === 'number' ? ofNumber(value) : typeof value === 'bigint' ? text(value) + 'n' : text(value);
+  // Of primitives alone, as most are, a line is made without what takes a while to prepare.
+  const isSimple = (values) => {
+    for (let i = 0; i < values.length; i++) {
+      const type = typeof values[i];
+      if (type === 'function' || (type === 'object' && values[i] !== null)) return false;
+    }
+    return values.length < 2 || typeof values[0] !== 'string' || apply(indexOf, values[0], ['%']) < 0;
+  };
+  const lineOf = (values, most) => {
+    if (!isSimple(values)) return prepare().format(values, most);
+    let line = '', shown = '';
+    for (let i = 0; i < values.length && line.length <= most; i++) {
+      if (i > 0) line += endsWithFrame(shown) ? '\n' : ' ';
+      shown = ofPrimitive(values[i]);
+      line += shown;
+    }
+    return line;
+  };
+  const MOST_INDENT = 64;
+  let indent = '';
+  const indented = (string, most) => {
+    let done = indent;
+    for (let at; (at = apply(indexOf, string, ['\n'])) >= 0 && done.length <= most; string = apply(slice, string, [at + 1])) {
+      done += apply(slice, string, [0, at + 1]) + indent;
+    }
+    return done + string;
+  };
+  const writeLine = (level, make) => {
+    const line = isFull() ? '' : make(room());  // which may call what writes lines itself
+    if (isFull()) {
+      if (!isCut) log(level, '');  // past the limit: told as cut, and not kept
+      isCut = true;
+      return;
+    }
+    const most = room();
+    sent += log(level, cut(indent === '' ? line : indented(line, most), most));
+    linesLeft -= 1;
+  };
+  const write = (level, values) => writeLine(level, (most) => lineOf(values, most));
+
+  // --- the object ------------------------------------------------------------------------------------------------
+
+  const console = {};
+  const levels = { debug: 0, log: 1, info: 2, warn: 3, error: 4, trace: 0, dirxml: 1 };
+  for (const name of Object.keys(levels)) {
+    const level = levels[name];
+    console[name] = { [name](...values) { write(level, values); } }[name];
+  }
+  console.dir = function dir(value, options) {
+    const { depth } = typeof options === 'object' && options !== null ? options : {};
+    writeLine(1, (most) => prepare().dir(value, depth, most));
+  };
+  console.table = function table(data, columns) {
+    writeLine(1, (most) => prepare().table(data, columns, most) ?? lineOf([data], most));
+  };
+  // One more value before the others, without an iterator or a setter of the program's.
+  const behind = (first, values) => {
+    const all = [first];
+    for (let i = 0; i < values.length; i++) defineProperty(all, i + 1, { __proto__: null, value: values[i], writable: true });
+    return all;
+  };
+  console.assert = function assert(condition, ...values) {
+    if (condition) return;
+    if (typeof values[0] === 'string') values[0] = 'Assertion failed: ' + values[0];
+    write(4, typeof values[0] === 'string' ? values : behind('Assertion failed', values));
+  };
+  console.group = function group(...values) {
+    if (values.length) write(1, values);
+    if (indent.length < MOST_INDENT) indent += '  ';
+  };
+  console.groupCollapsed = { groupCollapsed(...values) { apply(console.group, undefined, values); } }.groupCollapsed;
+  console.groupEnd = function groupEnd() {
+    indent = apply(slice, indent, [2]);
+  };
+  console.clear = function clear() {
+    indent = '';
+  };
+  const label = (value) => (value === undefined ? 'default' : text(value));
+  const counts = { __proto__: null }, began = { __proto__: null };
+  console.count = function count(name) {
+    const key = label(name);
+    counts[key] = (counts[key] ?? 0) + 1;
+    write(2, [key + ': ' + counts[key]]);
+  };
+  console.countReset = function countReset(name) {
+    counts[label(name)] = 0;
+  };
+  console.time = function time(name) {
+    began[label(name)] = now();
+  };
+  console.timeLog = function timeLog(name, ...values) {
+    const key = label(name);
+    const ms = trunc((now() - began[key]) * 1000) / 1000;
+    if (key in began) write(2, behind(key + ': ' + text(ms) + 'ms', values));
+  };
+  console.timeEnd = function timeEnd(name) {
+    console.timeLog(name);
+    delete began[label(name)];
+  };
+  defineProperty(globalThis, 'console', { value: console, writable: true, configurable: true, enumerable: false });
+
+  return { write, show, framesOf, begin, prepare };
+}))(globalThis);

@@ -1,0 +1,506 @@
+// What the console shows of a value: text as Node's util.inspect gives it by default (two levels below the first, 100
+// members of a list, up to 76 columns to a line). Getters and proxies' traps are not called.
+//
+// Made of built-ins that console.js keeps before any program is known. On Deno it is evaluated when a run first needs it,
+// since its text would take a part of each start; it is in brackets, by which V8 knows that it is called at once. What a
+// program may still run here: accessors for a tag, of errors and of the web's classes.
+//
+// The text bounds the time: nothing more is looked at once it is longer than was asked for. More than 300 lines: one
+// closure over these built-ins.
+//
+// inspecting(kept) -> { inspect(value, state), newState(left, changes), widthOf }. A state has the characters that are
+// `left` (below zero: the text is longer than that, and may not be whole), the `depth`, the `most` members of a list, and
+// the `width` of lines.
+const inspecting = ((kept) => {
+  'use strict';
+  const {
+    apply, ownKeys, getOwnPropertyDescriptor, getPrototypeOf, setPrototypeOf, isArray, isError, join, slice, indexOf, split,
+    repeat, padStart, charCodeAt, codePointAt, upper, exec, text, objectKeys, ownSymbols, hasOwn, isEnumerable,
+    isPrototypeOf, tagOf, toStringTag, ObjectPrototype, ArrayPrototype, ErrorPrototype, textOfError, textOfFunction,
+    textOfRegExp, textOfNumber, valueOf, mapEntries, mapNext, mapSize, setValues, setNext, setSize, typedTag, typedLength,
+    bufferLength, sharedLength, viewBuffer, viewLength, viewOffset, dateTime, dateText, Bytes, framesOf, ofNumber, engine,
+    floor, max, min, round, sqrt,
+  } = kept;
+
+  // Without a prototype, so that no setter of the program's is called.
+  const list = () => setPrototypeOf([], null);
+  const add = (items, item) => {
+    items[items.length] = item;
+    return items;
+  };
+  const joined = (items, between) => apply(join, items, [between]);
+  const has = (object, key) => apply(hasOwn, object, [key]);
+  const holds = (string, part) => apply(indexOf, string, [part]) >= 0;
+  const matches = (pattern, string) => apply(exec, pattern, [string]) !== null;
+  const blanks = (count) => apply(repeat, ' ', [count]);
+  const dataOf = (object, key) => {
+    const descriptor = getOwnPropertyDescriptor(object, key);
+    return descriptor !== undefined && has(descriptor, 'value') ? descriptor.value : undefined;
+  };
+  // What a built-in function gives for a value of its class; undefined for any other.
+  const attempt = (method, value) => {
+    try {
+      return apply(method, value, []);
+    } catch {
+      return undefined;
+    }
+  };
+
+  // `open`: the objects that are being shown; `reached`: the level of the last one; `marked`: those that hold themselves.
+  const newState = (left, changes) => ({
+    __proto__: null, left, depth: 2, most: 100, width: 80, indent: 0, reached: 0, open: list(), marked: list(), ...changes,
+  });
+
+  // --- texts and numbers -----------------------------------------------------------------------------------------
+
+  const MOST_CHARACTERS = 10000, SHORT_CHARACTERS = 16;
+  const ESCAPED = /[\x00-\x1f'\\\x7f-\x9f]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
+  const LETTERS = { __proto__: null, 8: 'b', 9: 't', 10: 'n', 12: 'f', 13: 'r', 92: '\\' };
+  const hex = (code, digits) => apply(padStart, apply(textOfNumber, code, [16]), [digits, '0']);
+  const isHigh = (code) => code >= 0xd800 && code < 0xdc00;
+  const isLow = (code) => code >= 0xdc00 && code < 0xe000;
+  const escape = (code, quote) => {
+    if (LETTERS[code] !== undefined) return '\\' + LETTERS[code];
+    if (code < 32 || (code > 126 && code < 160)) return '\\x' + apply(upper, hex(code, 2), []);
+    if (isHigh(code) || isLow(code)) return '\\u' + hex(code, 4);
+    return code === 39 && quote === "'" ? "\\'" : '';
+  };
+  const quoted = (string) => {
+    if (!matches(ESCAPED, string)) return "'" + string + "'";
+    let quote = "'";
+    if (holds(string, "'")) quote = !holds(string, '"') ? '"' : !holds(string, '`') && !holds(string, '${') ? '`' : quote;
+    let done = quote, from = 0;
+    for (let at = 0; at < string.length; at++) {
+      const code = apply(charCodeAt, string, [at]);
+      if (isHigh(code) && isLow(apply(charCodeAt, string, [at + 1]))) {
+        at += 1;
+        continue;
+      }
+      const instead = escape(code, quote);
+      if (instead === '') continue;
+      done += apply(slice, string, [from, at]) + instead;
+      from = at + 1;
+    }
+    return done + apply(slice, string, [from]) + quote;
+  };
+  const more = (count, what) => '... ' + text(count) + ' more ' + what + (count > 1 ? 's' : '');
+  const ofString = (string, state) => {
+    const behind = string.length > MOST_CHARACTERS ? more(string.length - MOST_CHARACTERS, 'character') : '';
+    string = apply(slice, string, [0, min(MOST_CHARACTERS, max(state.left, SHORT_CHARACTERS))]);
+    if (string.length <= SHORT_CHARACTERS || string.length <= state.width - state.indent - 4) return quoted(string) + behind;
+    const lines = list();  // of the text
+    for (let at; (at = apply(indexOf, string, ['\n']) + 1) > 0 && at < string.length; string = apply(slice, string, [at])) {
+      add(lines, quoted(apply(slice, string, [0, at])));
+    }
+    add(lines, quoted(string));
+    return joined(lines, ' +\n' + blanks(state.indent + 2)) + behind;
+  };
+  const ofPrimitive = (value, state) => {
+    switch (typeof value) {
+      case 'string': return ofString(value, state);
+      case 'number': return ofNumber(value);
+      case 'bigint': return text(value) + 'n';
+      default: return text(value);
+    }
+  };
+
+  // Columns of a text on a terminal (Unicode Standard Annex 11): wide characters take two, marks and controls none.
+  const PLAIN = /^[ -~]*$/;
+  const WIDE = /^[\u1100-\u115f\u2329\u232a\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97c\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff01-\uff60\uffe0-\uffe6\u{1f300}-\u{1f64f}\u{1f900}-\u{1f9ff}\u{20000}-\u{3fffd}]/u;
+  const NONE = /^[\u0000-\u001f\u007f-\u009f\u0300-\u036f\u200b-\u200f\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f]/;
+  const widthOf = (string) => {
+    if (matches(PLAIN, string)) return string.length;
+    let width = 0;
+    for (let at = 0; at < string.length;) {
+      const end = apply(codePointAt, string, [at]) > 0xffff ? at + 2 : at + 1;
+      const character = apply(slice, string, [at, end]);
+      width += matches(NONE, character) ? 0 : matches(WIDE, character) ? 2 : 1;
+      at = end;
+    }
+    return width;
+  };
+
+  // --- what an object is -----------------------------------------------------------------------------------------
+
+  const MOST_PARENTS = 100;
+  // The name of the class that made an object; null if there is none.
+  const makerOf = (value) => {
+    let holder = value;
+    for (let i = 0; holder !== null && i < MOST_PARENTS; holder = getPrototypeOf(holder), i++) {
+      if (holder === ObjectPrototype && holder !== value) return 'Object';
+      if (holder === ArrayPrototype && holder !== value) return 'Array';
+      const made = dataOf(holder, 'constructor');
+      if (typeof made !== 'function') continue;
+      const name = dataOf(made, 'name'), prototype = dataOf(made, 'prototype');
+      const isClass = typeof prototype === 'function' || (typeof prototype === 'object' && prototype !== null);
+      if (isClass && typeof name === 'string' && name !== '' && apply(isPrototypeOf, prototype, [value])) return name;
+    }
+    return null;
+  };
+  const tagFor = (value) => {
+    const tag = value[toStringTag];
+    return typeof tag === 'string' && !apply(isEnumerable, value, [toStringTag]) ? tag : '';
+  };
+  const prefix = (maker, tag, fallback, size = '') => {
+    const name = maker === null ? '[' + fallback + size + ': null prototype] ' : maker + size + ' ';
+    return tag !== '' && tag !== (maker ?? fallback) ? name + '[' + tag + '] ' : name;
+  };
+  // The keys of the properties that are shown.
+  const keysOf = (value, without) => {
+    const keys = list(), names = objectKeys(value), symbols = ownSymbols(value);
+    for (let i = 0; i < names.length; i++) if (without === undefined || !without(names[i])) add(keys, names[i]);
+    for (let i = 0; i < symbols.length; i++) if (apply(isEnumerable, value, [symbols[i]])) add(keys, symbols[i]);
+    return keys;
+  };
+  const INDEX = /^(?:0|[1-9]\d{0,9})$/;
+  const isIndex = (key) => typeof key === 'string' && matches(INDEX, key);
+  // Of a long list the elements alone are shown: its keys would be a list that is as long.
+  const LONG = 1000;
+  const keysBesideIndexes = (value, length) => (length > LONG ? list() : keysOf(value, isIndex));
+
+  // --- members ---------------------------------------------------------------------------------------------------
+
+  const NAME = /^[a-zA-Z_][a-zA-Z_0-9]*$/;
+  const inner = (value, state, level) => {
+    state.indent += 2;
+    const shown = shownOf(value, state, level);
+    state.indent -= 2;
+    return shown;
+  };
+  const shownNames = { __proto__: null };  // of objects in a list, which have the same names
+  const nameOf = (key, hidden) => {
+    if (typeof key === 'symbol') return '[' + text(key) + ']';
+    if (key === '__proto__') return "['__proto__']";
+    if (hidden) return '[' + key + ']';
+    return shownNames[key] ??= matches(NAME, key) ? key : quoted(key);
+  };
+  const memberOf = (descriptor, state, level) => {
+    if (has(descriptor, 'value')) return inner(descriptor.value, state, level);
+    if (descriptor.get === undefined) return descriptor.set === undefined ? 'undefined' : '[Setter]';
+    return descriptor.set === undefined ? '[Getter]' : '[Getter/Setter]';
+  };
+  const property = (value, key, state, level) => {
+    const descriptor = getOwnPropertyDescriptor(value, key) ?? { __proto__: null, value: undefined, enumerable: true };
+    const name = nameOf(key, !descriptor.enumerable);
+    state.left -= name.length + 4;
+    return name + ': ' + memberOf(descriptor, state, level);
+  };
+  const items = (count) => more(count, 'item');
+
+  const HOLES_TRIED = 100;
+  // The first index from `at` on that is there.
+  const nextOf = (array, at, length) => {
+    for (let i = 0; i < HOLES_TRIED; i++, at++) if (at >= length || has(array, at)) return at;
+    const keys = ownKeys(array);  // the indexes come first, in their order
+    for (let i = 0; i < keys.length && isIndex(keys[i]); i++) if (+keys[i] >= at) return +keys[i];
+    return length;
+  };
+  const ofArray = (array, length, state, level) => {
+    const entries = list();
+    let at = 0;
+    while (at < length && entries.length < state.most && state.left >= 0) {
+      const descriptor = getOwnPropertyDescriptor(array, at);
+      if (descriptor !== undefined) {
+        add(entries, memberOf(descriptor, state, level));
+        at += 1;
+      } else {
+        const next = nextOf(array, at, length);
+        add(entries, '<' + text(next - at) + ' empty item' + (next - at > 1 ? 's' : '') + '>');
+        at = next;
+      }
+    }
+    return at < length ? add(entries, items(length - at)) : entries;
+  };
+  const ofTyped = (array, length, state) => {
+    const entries = list(), count = min(length, state.most);
+    for (let at = 0; at < count; at++) add(entries, ofPrimitive(array[at], state));
+    return count < length ? add(entries, items(length - count)) : entries;
+  };
+  const ofCollection = (steps, next, size, entry, state) => {
+    const entries = list();
+    let at = 0;
+    for (let step; at < size && at < state.most && state.left >= 0 && !(step = apply(next, steps, [])).done; at++) {
+      add(entries, entry(step.value));
+    }
+    return at < size ? add(entries, items(size - at)) : entries;
+  };
+  const ofMap = (map, size, state, level) =>
+    ofCollection(apply(mapEntries, map, []), mapNext, size, (pair) => inner(pair[0], state, level) + ' => ' + inner(pair[1], state, level), state);
+  const ofSet = (set, size, state, level) =>
+    ofCollection(apply(setValues, set, []), setNext, size, (member) => inner(member, state, level), state);
+  const ofBuffer = (buffer, size, state) => {
+    const bytes = new Bytes(buffer), count = min(size, state.most), parts = list();
+    for (let i = 0; i < count; i++) add(parts, hex(bytes[i], 2));
+    if (count < size) add(parts, more(size - count, 'byte'));
+    return add(add(list(), '[Uint8Contents]: <' + joined(parts, ' ') + '>'), 'byteLength: ' + text(size));
+  };
+  const ofView = (view, size, state, level) =>
+    add(add(add(list(), 'byteLength: ' + text(size)), 'byteOffset: ' + text(apply(viewOffset, view, []))),
+      'buffer: ' + inner(apply(viewBuffer, view, []), state, level));
+  const ofPromise = ({ state: how, value }, state, level) => {
+    if (how === 'pending') return add(list(), '<pending>');
+    return add(list(), (how === 'rejected' ? '<rejected> ' : '') + inner(value, state, level));
+  };
+  // The web's classes have accessors alone. These are the ones that both engines have.
+  const ACCESSORS = {
+    __proto__: null,
+    URL: ['href', 'origin', 'protocol', 'username', 'password', 'host', 'hostname', 'port', 'pathname', 'search', 'searchParams', 'hash'],
+    Request: ['method', 'url', 'headers'],
+    Response: ['status', 'statusText', 'headers', 'ok'],
+  };
+  const LISTS = { __proto__: null, Headers: true, URLSearchParams: true };
+  const ofWeb = (value, kind, state, level) => {
+    const entries = list(), names = ACCESSORS[kind];
+    for (let i = 0; names !== undefined && i < names.length; i++) {
+      let member;
+      try {
+        member = value[names[i]];  // QuickJS does not have all
+      } catch {}
+      add(entries, names[i] + ': ' + inner(member, state, level));
+    }
+    if (LISTS[kind]) {
+      value.forEach((member, name) => {
+        if (entries.length < state.most) add(entries, ofPrimitive(name, state) + ' => ' + ofPrimitive(member, state));
+      });
+    }
+    return entries;
+  };
+
+  // --- functions and errors --------------------------------------------------------------------------------------
+
+  const CLASS = /^class(?:\s*[{/]|\s+[^\s(])/;
+  const FUNCTIONS = { __proto__: null, AsyncFunction: true, GeneratorFunction: true, AsyncGeneratorFunction: true };
+  const ofFunction = (value, maker, tag) => {
+    const own = dataOf(value, 'name'), name = typeof own === 'string' ? own : '';
+    if (matches(CLASS, apply(slice, apply(textOfFunction, value, []), [0, LONG]))) {
+      const parent = getPrototypeOf(value), above = parent === null ? '[null prototype]' : dataOf(parent, 'name');
+      return '[class ' + (name || '(anonymous)') + (typeof above === 'string' && above !== '' ? ' extends ' + above : '') + ']';
+    }
+    const type = FUNCTIONS[tag] ? tag : 'Function';
+    const shown = '[' + type + (maker === null ? ' (null prototype)' : '') + (name === '' ? ' (anonymous)' : ': ' + name) + ']';
+    return shown + (maker !== null && maker !== type ? ' ' + maker : '') + (tag !== '' && tag !== maker ? ' [' + tag + ']' : '');
+  };
+
+  const ENDS_AS_ERROR = /Error$/;
+  // Name and message, with the name of the class where that says more, and the frames below them.
+  const ofError = (error, maker, state) => {
+    const frames = framesOf(error), { name, stack } = error;
+    let head = typeof stack === 'string' && stack !== '' && frames === '' ? stack : attempt(textOfError, error) ?? '[error]';
+    head = apply(slice, head, [0, max(state.left, 0) + 1]);
+    if (typeof name === 'string' && maker !== null && maker !== name && matches(ENDS_AS_ERROR, name)) {
+      const rest = apply(slice, head, [name.length]);
+      if (apply(indexOf, head, [name]) === 0 && (rest === '' || rest[0] === ':')) {
+        head = (holds(maker, name) ? maker : maker + ' [' + name + ']') + rest;
+      }
+    }
+    return frames === '' ? '[' + head + ']' : head + frames;
+  };
+  const TOLD = { __proto__: null, name: true, message: true, stack: true };
+  const keysOfError = (error, base) => {
+    const keys = keysOf(error, (key) => TOLD[key] && holds(base, text(dataOf(error, key))));
+    if (has(error, 'cause') && !apply(isEnumerable, error, ['cause'])) add(keys, 'cause');
+    if (isArray(dataOf(error, 'errors')) && !apply(isEnumerable, error, ['errors'])) add(keys, 'errors');
+    return keys;
+  };
+  const indented = (string, { indent }) =>
+    (indent === 0 ? string : joined(setPrototypeOf(apply(split, string, ['\n']), null), '\n' + blanks(indent)));
+
+  // --- objects ---------------------------------------------------------------------------------------------------
+
+  // A `part`: `base` stands for the object or before its members; or `open` and `close` are around them. `entries` makes
+  // those that are no properties.
+  const part = (open, keys, entries) => ({ __proto__: null, base: '', open: open + '{', close: '}', keys, entries, isList: false });
+  const listPart = (open, keys, entries) => ({ __proto__: null, base: '', open: open + '[', close: ']', keys, entries, isList: true });
+  const basePart = (base, keys) => ({ __proto__: null, base, open: '{', close: '}', keys, entries: undefined, isList: false });
+  const BOXES = { __proto__: null, Number: true, String: true, Boolean: true, Symbol: true, BigInt: true };
+  // The part for an object that is of a built-in class by its tag; undefined if it is none.
+  const builtIn = (value, kind, maker, tag, state) => {
+    const open = (size) => prefix(maker, tag, kind, size === undefined ? '' : '(' + text(size) + ')');
+    const named = (shown) => (maker === kind ? '' : open()) + shown;
+    let size;
+    switch (kind) {
+      case 'Map':
+        if ((size = attempt(mapSize, value)) === undefined) return undefined;
+        return part(open(size), keysOf(value), size > 0 ? (level) => ofMap(value, size, state, level) : undefined);
+      case 'Set':
+        if ((size = attempt(setSize, value)) === undefined) return undefined;
+        return part(open(size), keysOf(value), size > 0 ? (level) => ofSet(value, size, state, level) : undefined);
+      case 'Promise': {
+        const details = engine.promise(value);
+        return details && part(open(), keysOf(value), (level) => ofPromise(details, state, level));
+      }
+      case 'WeakMap':
+      case 'WeakSet':
+        return part(open(), keysOf(value), () => add(list(), '<items unknown>'));
+      case 'ArrayBuffer':
+      case 'SharedArrayBuffer':
+        size = attempt(kind === 'ArrayBuffer' ? bufferLength : sharedLength, value);
+        return size === undefined ? undefined : part(open(), keysOf(value), () => ofBuffer(value, size, state));
+      case 'DataView':
+        if ((size = attempt(viewLength, value)) === undefined) return undefined;
+        return part(open(), keysOf(value), (level) => ofView(value, size, state, level));
+      case 'Date':
+        if ((size = attempt(dateTime, value)) === undefined) return undefined;
+        return basePart(named(size === size ? apply(dateText, value, []) : 'Invalid Date'), keysOf(value));
+      case 'RegExp':
+        return basePart(named(apply(textOfRegExp, value, [])), keysOf(value));
+      case 'Arguments':
+        return part('[Arguments] ', keysOf(value), undefined);
+    }
+    if (BOXES[kind] === undefined) return undefined;
+    const plain = attempt(valueOf[kind], value);
+    if (plain === undefined) return undefined;
+    const by = maker === kind ? '' : ' (' + (maker ?? 'null prototype') + ')';
+    return basePart('[' + kind + by + ': ' + ofPrimitive(plain, state) + ']', keysOf(value, kind === 'String' ? isIndex : undefined));
+  };
+  const partOf = (value, maker, tag, state) => {
+    if (isArray(value)) {
+      const length = dataOf(value, 'length');
+      const open = maker === 'Array' && tag === '' ? '' : prefix(maker, tag, 'Array', '(' + text(length) + ')');
+      return listPart(open, keysBesideIndexes(value, length), length > 0 ? (level) => ofArray(value, length, state, level) : undefined);
+    }
+    if (typeof value === 'function') return basePart(ofFunction(value, maker, tag), keysOf(value));
+    const kindText = apply(tagOf, value, []);
+    const isPlain = maker === 'Object' && tag === '';
+    if (isPlain && kindText === '[object Object]') return part('', keysOf(value), undefined);
+    const typed = apply(typedTag, value, []);
+    if (typed !== undefined) {
+      const length = apply(typedLength, value, []), open = prefix(maker, tag, typed, '(' + text(length) + ')');
+      return listPart(open, keysBesideIndexes(value, length), length > 0 ? () => ofTyped(value, length, state) : undefined);
+    }
+    if (isError(value) || (maker !== 'Object' && apply(isPrototypeOf, ErrorPrototype, [value]))) {
+      const base = ofError(value, maker, state);
+      return basePart(indented(base, state), keysOfError(value, base));
+    }
+    const kind = apply(slice, kindText, [8, -1]);
+    if (kind !== 'Object') {
+      const known = builtIn(value, kind, maker, tag, state);
+      if (known !== undefined) return known;
+      if (kind === maker && (ACCESSORS[kind] || LISTS[kind])) {
+        return part(kind + ' ', list(), (level) => ofWeb(value, kind, state, level));
+      }
+    }
+    if (isPlain) return part('', keysOf(value), undefined);
+    return part(prefix(maker, tag, maker === null && tag === 'Module' ? tag : 'Object'), keysOf(value), undefined);
+  };
+
+  // --- from entries to a text ------------------------------------------------------------------------------------
+
+  const LEVELS_ON_A_LINE = 3, GROUPED_FROM = 7, MOST_COLUMNS = 12;
+  // The entries of a list in columns, so many that the text looks square: a character is 2.5 times as high as it is wide.
+  const inColumns = (entries, state, right) => {
+    const rest = entries.length > state.most ? 1 : 0, count = entries.length - rest, widths = list();
+    let total = 0, widest = 0;
+    for (let i = 0; i < count; i++) {
+      add(widths, widthOf(entries[i]));
+      total += widths[i] + 2;
+      widest = max(widest, widths[i]);
+    }
+    const cell = widest + 2;
+    if (cell * 3 + state.indent >= state.width || (total / cell <= 5 && widest > 6)) return entries;
+    const usual = max(cell - 3 - sqrt(cell - total / entries.length), 1);
+    const columns = min(round(sqrt(2.5 * count / usual)), floor((state.width - state.indent) / cell), MOST_COLUMNS);
+    if (columns <= 1) return entries;
+    const columnWidths = list();
+    for (let column = 0; column < columns; column++) {
+      let width = 0;
+      for (let i = column; i < count; i += columns) width = max(width, widths[i]);
+      add(columnWidths, width);
+    }
+    const lines = list();
+    for (let first = 0; first < count; first += columns) {
+      const last = min(first + columns, count) - 1;
+      let line = '';
+      for (let i = first; i <= last; i++) {
+        const padding = blanks(columnWidths[i - first] - widths[i]), between = i < last ? ', ' : '';
+        line += right ? padding + entries[i] + between : entries[i] + between + (i < last ? padding : '');
+      }
+      add(lines, line);
+    }
+    return rest ? add(lines, entries[count]) : lines;
+  };
+  const fits = (entries, { base, open }, state) => {
+    let length = 2 * entries.length + open.length + state.indent + base.length + 10;
+    for (let i = 0; i < entries.length && length <= state.width; i++) length += entries[i].length;
+    return length <= state.width && !holds(base, '\n');
+  };
+  const together = (entries, shape, state, level, right) => {
+    const { base, open, close } = shape, before = base === '' ? open : base + ' ' + open;
+    const lines = shape.isList && entries.length >= GROUPED_FROM ? inColumns(entries, state, right) : entries;
+    if (state.reached - level < LEVELS_ON_A_LINE && lines === entries && fits(entries, shape, state)) {
+      const line = joined(entries, ', ');
+      if (!holds(line, '\n')) return before + ' ' + line + ' ' + close;
+    }
+    const end = '\n' + blanks(state.indent);
+    return before + end + '  ' + joined(lines, ',' + end + '  ') + end + close;
+  };
+  const areNumbers = (value, count) => {
+    for (let i = 0; i < count; i++) {
+      const type = typeof (isArray(value) ? dataOf(value, i) : value[i]);
+      if (type !== 'number' && type !== 'bigint') return false;
+    }
+    return true;
+  };
+
+  const ofObject = (value, state, level) => {
+    const maker = makerOf(value), tag = tagFor(value), shape = partOf(value, maker, tag, state);
+    const { base, open, close, keys, entries: make } = shape;
+    if (make === undefined && keys.length === 0) return base === '' ? open + close : base;
+    if (level > state.depth) {
+      const name = apply(slice, prefix(maker, tag, isArray(value) ? 'Array' : 'Object'), [0, -1]);
+      return maker === null ? name : '[' + name + ']';
+    }
+    add(state.open, value);
+    state.reached = level;
+    state.left -= base.length + open.length;
+    const entries = make === undefined ? list() : make(level + 1), listed = entries.length;
+    for (let i = 0; i < keys.length && state.left >= 0; i++) add(entries, property(value, keys[i], state, level + 1));
+    const isGrouped = shape.isList && entries.length >= GROUPED_FROM;
+    const right = isGrouped && entries.length === listed && areNumbers(value, entries.length);
+    state.open.length -= 1;
+    const mark = markOf(value, state);
+    if (mark > 0) shape.base = '<ref *' + text(mark) + '>' + (base === '' ? '' : ' ' + base);
+    return together(entries, shape, state, level, right);
+  };
+  // The number of an object that holds itself; 0 for another.
+  const markOf = (value, { marked }) => {
+    for (let i = 0; i < marked.length; i++) if (marked[i] === value) return i + 1;
+    return 0;
+  };
+  const isOpen = (value, { open }) => {
+    for (let i = 0; i < open.length; i++) if (open[i] === value) return true;
+    return false;
+  };
+  const shownOf = (value, state, level) => {
+    let shown;
+    if (typeof value !== 'function' && (typeof value !== 'object' || value === null)) {
+      shown = ofPrimitive(value, state);
+      state.left -= shown.length;
+      return shown;
+    }
+    const { left, indent } = state, open = state.open.length;
+    if (left < 0) {
+      shown = '...';
+    } else {
+      try {
+        const target = engine.target(value);  // of a proxy
+        if (target === null) {
+          shown = '<Revoked Proxy>';
+        } else if (isOpen(target, state)) {
+          if (markOf(target, state) === 0) add(state.marked, target);
+          shown = '[Circular *' + text(markOf(target, state)) + ']';
+        } else {
+          shown = ofObject(target, state, level);
+        }
+      } catch {
+        state.indent = indent;
+        state.open.length = open;
+        shown = typeof value === 'function' ? '[function]' : '[object]';
+      }
+    }
+    state.left = left - shown.length;
+    return shown;
+  };
+
+  return { inspect: (value, state) => shownOf(value, state, 0), newState, widthOf };
+});

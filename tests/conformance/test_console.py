@@ -1,0 +1,173 @@
+"""What the console shows of values: the same text as Node's console, on both engines, whatever a program does to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client, RunResult
+from promptlogd.wire.messages import LimitsAsked
+
+_ROWS = [json.loads(line) for line in (Path(__file__).parent / "console.jsonl").read_text("utf-8").splitlines()]
+"""Arguments of console.log, and what Node 20 prints for them."""
+
+_LIMITS = LimitsAsked(cpu_ms=3000, log_bytes=1 << 20)
+
+
+def _texts(result: RunResult) -> list[str]:
+    assert result.ok, result.outcome
+    return [line.text for line in result.logs]
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_values_are_shown_as_in_node(client: Client, engine: Any) -> None:
+    """Each row of the table gives its text: numbers, functions, classes, collections, cycles, depth, width, formats."""
+    source = "\n".join(f"console.log({row['values']});" for row in _ROWS) + "\nreturn 1"
+    texts = _texts(client.run_source(source, engine=engine, limits=_LIMITS))
+    assert len(texts) == len(_ROWS) > 80
+    for row, text in zip(_ROWS, texts, strict=True):
+        assert text == row["text"], row["values"]
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_other_functions_of_the_console(client: Client, engine: Any) -> None:
+    """`dir` takes a depth, `table` draws rows, columns, Maps and Sets, `clear` ends groups, formats are everywhere."""
+    source = """const deep = {a: {b: {c: {d: 1}}}};
+    console.dir(deep, {depth: 0}); console.dir('text'); console.dir(deep, {depth: null});
+    console.table([{a: 1, b: 'x'}, {a: 2, c: {d: 1}}]); console.table([[1, 2]], [1]);
+    console.table(new Map([['k', 1]])); console.table(new Set(['\\u65e5']));
+    console.table({x: {a: 1}, y: 5}); console.table(7); console.table([]);
+    console.group('%s %d', 'G', 1); console.info('%i', '12.7px'); console.clear(); console.debug('%s', 'out');
+    console.trace('%j', {a: 1}); console.dirxml([1], 'x'); console.count('n%s'); console.warn('%O', {a: 1}, 'y');
+    return 1"""
+    assert _texts(client.run_source(source, engine=engine)) == [
+        "{ a: [Object] }",
+        "'text'",
+        "{\n  a: { b: { c: { d: 1 } } }\n}",
+        "┌─────────┬───┬─────┬──────────┐\n│ (index) │ a │ b   │ c        │\n├─────────┼───┼─────┼──────────┤\n"
+        "│ 0       │ 1 │ 'x' │          │\n│ 1       │ 2 │     │ { d: 1 } │\n└─────────┴───┴─────┴──────────┘",
+        "┌─────────┬───┐\n│ (index) │ 1 │\n├─────────┼───┤\n│ 0       │ 2 │\n└─────────┴───┘",
+        "┌───────────────────┬─────┬────────┐\n│ (iteration index) │ Key │ Values │\n"
+        "├───────────────────┼─────┼────────┤\n"
+        "│ 0                 │ 'k' │ 1      │\n└───────────────────┴─────┴────────┘",
+        "┌───────────────────┬────────┐\n│ (iteration index) │ Values │\n├───────────────────┼────────┤\n"
+        "│ 0                 │ '日'   │\n└───────────────────┴────────┘",
+        "┌─────────┬───┬────────┐\n│ (index) │ a │ Values │\n├─────────┼───┼────────┤\n"
+        "│ x       │ 1 │        │\n│ y       │   │ 5      │\n└─────────┴───┴────────┘",
+        "7",
+        "┌─────────┐\n│ (index) │\n├─────────┤\n└─────────┘",
+        "G 1",
+        "  12",
+        "out",
+        '{"a":1}',
+        "[ 1 ] x",
+        "n%s: 1",
+        "{ a: 1 } y",
+    ]
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_classes_of_the_web(client: Client, engine: Any) -> None:
+    """An object that has accessors alone is shown by what they give."""
+    source = """console.log(new URLSearchParams('a=1&b=2'), new Headers({k: 'v'}), [new URL('https://h.example/p?q=1')]);
+    return 1"""
+    (text,) = _texts(client.run_source(source, engine=engine))
+    assert text.startswith("URLSearchParams { 'a' => '1', 'b' => '2' } Headers { 'k' => 'v' } [\n  URL {\n    href: ")
+    assert "    searchParams: URLSearchParams { 'q' => '1' }," in text
+
+
+_HOSTILE = [
+    ("new Proxy({a: 1}, new Proxy({}, {get() { called = true; throw 1 }}))", "{ a: 1 }"),
+    ("(() => { const {proxy, revoke} = Proxy.revocable({}, {}); revoke(); return proxy })()", "<Revoked Proxy>"),
+    ("{get a() { called = true; throw 1 }}", "{ a: [Getter] }"),
+    ("{toJSON() { called = true }, toString() { called = true }}", "{ toJSON: [Function: toJSON], toString: "),
+    ("{b: {get [Symbol.toStringTag]() { throw 1 }}, c: 1}", "{ b: [object], c: 1 }"),
+    ("Object.defineProperty(new Error('x'), 'stack', {get() { throw 1 }})", "[object]"),
+    ("Object.assign(new Error('x'), {name: Symbol(), message: 1n})", "["),
+    ("{constructor: {prototype: 1, name: {}}}", "{ constructor: { prototype: 1, name: {} } }"),
+    ("Object.create(new Proxy({}, {getPrototypeOf() { throw 1 }}))", "[object]"),
+    ("new Array(4294967295)", "[ <4294967295 empty items> ]"),
+    ("Object.assign([], {4294967290: 1, 5: 2})", "[ <5 empty items>, 2, <4294967284 empty items>, 1 ]"),
+    ("Array.from({length: 200000}, (_, i) => ({i}))", "[\n  { i: 0 },"),
+    ("new Map(Array.from({length: 100000}, (_, i) => [i, i]))", "Map(100000) {\n  0 => 0,"),
+    ("'x'.repeat(500000).split('')", "[\n  'x', "),
+    ("['x'.repeat(500000)]", "[\n  'xxx"),
+    ("(() => { let o = {}; for (let i = 0; i < 100000; i++) o = {o}; return o })()", "{ o: { o: { o: [Object] } } }"),
+    ("(() => { let e = new Error('0'); for (let i = 0; i < 9; i++) e = new Error(i, {cause: e}); return [e] })()", "["),
+    ("Object.fromEntries(Array.from({length: 50000}, (_, i) => ['k' + i, i]))", "{\n  k0: 0,"),
+    ("[Object.setPrototypeOf([1], null), Object.setPrototypeOf(new Map, {})]", "[ [Array(1): null prototype] [ 1 ], "),
+    ("Object.create(Date.prototype), Object.create(Map.prototype)", "Date {} Map {}"),
+    ("{[Symbol.toStringTag]: 'Map'}", "{ [Symbol(Symbol.toStringTag)]: 'Map' }"),
+    ("{valueOf() { throw 1 }, [Symbol.toPrimitive]() { throw 1 }}", "{\n  valueOf: [Function: valueOf],"),
+    ("'%s %d %i %f', {toString() { throw 1 }}, {valueOf() { throw 1 }}, Symbol(), {}", "[object] NaN NaN NaN"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+@pytest.mark.parametrize(("values", "text"), _HOSTILE, ids=[values[:40] for values, _ in _HOSTILE])
+def test_hostile_values(client: Client, engine: Any, values: str, text: str) -> None:
+    """No value makes the console throw or take long, and no code of the value's is called that Node would not call."""
+    source = f"let called = false; console.log({values}); return called"
+    result = client.run_source(source, engine=engine, limits=LimitsAsked(cpu_ms=1500))
+    assert result.value is False, result.outcome
+    assert result.logs[0].text.startswith(text)
+
+
+_REPLACED = """
+const broken = () => { throw new Error('taken over') };
+const kept = Object.getOwnPropertyNames, define = Object.defineProperty;
+for (const owner of [Array.prototype, String.prototype, Object, Reflect, RegExp.prototype, Map.prototype, Math,
+  Number.prototype, Set.prototype, Error.prototype, Function.prototype, Symbol.prototype,
+  Object.getPrototypeOf(Uint8Array.prototype)]) {
+  const names = kept(owner);
+  for (let i = 0; i < names.length; i++) {
+    if (names[i] === 'constructor') continue;
+    try { define(owner, names[i], {__proto__: null, value: broken, writable: true, configurable: true}); } catch {}
+  }
+}
+for (let i = 0; i < 20; i++) {
+  define(Array.prototype, i, {__proto__: null, set: broken, get: broken, configurable: true});
+}
+for (const at of ['value', 'get', 'set', 'writable', 'enumerable', 'length', 'done', 'state', 'left', 'then']) {
+  define(Object.prototype, at, {__proto__: null, set: broken, get: broken, configurable: true});
+}
+"""
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_built_ins_that_a_program_replaces(client: Client, engine: Any) -> None:
+    """The console goes on with the built-ins as they were made, though a program breaks all that it can."""
+    values = "[1, {a: 'it\\'s'}], new Map([[1, new Set([2])]]), new Uint8Array(2), () => 1, [, 1]"
+    values += ", {n: -0, s: Symbol('q')}, Array.from({length: 9}, (_, i) => i)"
+    plain = _texts(client.run_source(f"console.log({values}); return null", engine=engine))
+    assert plain[0].startswith('[ 1, { a: "it\'s" } ] Map(1) { 1 => Set(1) { 2 } } Uint8Array(2) [ 0, 0 ]')
+    source = f"const made = [{values}]; const [a, b, c, d, e, f, g] = made; {_REPLACED}"
+    broken = client.run_source(source + "console.log(a, b, c, d, e, f, g); return null", engine=engine)
+    assert [line.text for line in broken.logs] == plain
+
+
+_LONG = [
+    "console.log(Array.from({length: 100}, () => Array.from({length: 100}, () => Array(100).fill(7))))",
+    "console.log(Object.fromEntries(Array.from({length: 50000}, (_, i) => ['k' + i, 'v' + i])))",
+    "console.log(Array(99).fill('x'.repeat(9000)))",
+    "console.table(Array.from({length: 20000}, (_, i) => ({['c' + i % 300]: i})))",
+    "console.table(Array.from({length: 20000}, (_, i) => [i, 'x']))",
+    "console.log('%O '.repeat(5000), ...Array(5000).fill({a: [1, 2, {b: 3}]}))",
+    "let o = 1; for (let i = 0; i < 999; i++) o = {o}; console.dir(o, {depth: 1/0}); console.log('z'.repeat(9e4))",
+    "console.error(new AggregateError(Array.from({length: 500}, (_, i) => new Error('x'.repeat(2000) + i))))",
+]
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+@pytest.mark.parametrize("source", _LONG, ids=[source[:40] for source in _LONG])
+def test_a_long_text_ends_at_the_limit(client: Client, engine: Any, source: str) -> None:
+    """A value whose text is longer than the limit of console lines is cut there, and that is told."""
+    result = client.run_source(source + "; return 1", engine=engine, limits=LimitsAsked(cpu_ms=2000))
+    assert result.value == 1, result.outcome
+    assert result.logs_truncated
+    size = sum(len(line.text.encode()) for line in result.logs)
+    assert 60 * 1024 < size <= 64 * 1024
+    assert result.usage.cpu_ms < 500
