@@ -1,5 +1,6 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.  make check: lint, types, tests without a daemon.
-# make test-long: more cases of what make test tries on some; takes minutes.
+# make test-long: more cases of what make test tries on some; takes minutes.  make coverage: what the tests reach, and its floor.
+# make test-versions: make test on each Python that is here (PYTHONS="python3.12 ..." names them).
 # make demo-http: the same over HTTP.  make play: a page to try programs in, in the browser.
 # make test-page: the page in Chromium, which has to be there (Debian: chromium), and clients on Node.
 # make test-build: build whole wheels, also with zig and for arm64; takes minutes, and needs a package index.
@@ -16,6 +17,11 @@ KILLS ?= 300
 BYTES ?= 20000000
 RUNS ?= 5000000
 ROUNDS ?= 1
+COVERAGE := $(CURDIR)/.coverage-data
+# In $PATH, or of pyenv.
+PYTHONS ?= $(shell for minor in 11 12 13 14; do \
+	for python in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python3; do \
+	$$python -c '' 2>/dev/null && echo $$python && break; done; done; true)
 BAD_SECONDS ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +38,7 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-long test-build test-page test-sanitized placement \
+.PHONY: help check demo demo-http play test test-long test-versions test-build test-page test-sanitized coverage placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
@@ -72,6 +78,25 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(BESIDE) -m long
+
+# Coverage slows Python down, so that tests of time and memory say nothing: those marked `alone` are left out.
+# Daemons of other users write their figures too: hence the folder's mode.
+coverage: $(VENV)/.dev
+	rm -rf $(COVERAGE)
+	mkdir -p $(COVERAGE)
+	chmod 1777 $(COVERAGE)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage run $(BESIDE:$(BIN)/python%=%) -m "not alone and not long" $(TESTS)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage combine --quiet
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report
+
+test-versions:
+	@test -n "$(PYTHONS)" || { echo "no Python 3.11 or newer is here"; exit 1; }
+	failed=; \
+	for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		$(MAKE) test PYTHON=$$python VENV=.venv-$$version || failed="$$failed $$version"; \
+	done; \
+	echo "tried: $(PYTHONS); failed:$${failed:- none}"; test -z "$$failed"
 
 test-build: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/build/real_builds.py
@@ -143,4 +168,4 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m promptlogctl.http.openapi > promptlogctl/http/openapi.json
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* .coverage-data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
