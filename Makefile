@@ -4,6 +4,8 @@
 # make check          Lint, check types, run the tests that need no daemon.
 # make test           Run all tests.
 # make test-long      Run more cases of tables of which make test runs some. Takes minutes.
+# make test-versions  Run make test on each Python from 3.11 to 3.14 that is installed (PYTHONS="python3.12 ..." names them).
+# make coverage       Measure what the tests reach of promptlogd and sandbox. Fails below the floor in pyproject.toml.
 # make test-page      Test the page in Chromium (Debian: chromium), and clients on Node.
 # make test-build     Build complete wheels, also with zig and for arm64. Takes minutes, and needs a package index.
 # make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
@@ -23,6 +25,11 @@ KILLS ?= 300
 BYTES ?= 20000000
 RUNS ?= 5000000
 ROUNDS ?= 1
+COVERAGE := $(CURDIR)/.coverage-data
+# In $PATH, or of pyenv.
+PYTHONS ?= $(shell for minor in 11 12 13 14; do \
+	for python in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python3; do \
+	$$python -c '' 2>/dev/null && echo $$python && break; done; done; true)
 BAD_SECONDS ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,7 +46,7 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-long test-build test-page test-sanitized placement \
+.PHONY: help check demo demo-http play test test-long test-versions test-build test-page test-sanitized coverage placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
@@ -79,6 +86,25 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(BESIDE) -m long
+
+# Coverage slows Python down, so that tests of time and memory say nothing: those marked `alone` are left out.
+# Daemons of other users write their figures too: hence the folder's mode.
+coverage: $(VENV)/.dev
+	rm -rf $(COVERAGE)
+	mkdir -p $(COVERAGE)
+	chmod 1777 $(COVERAGE)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage run $(BESIDE:$(BIN)/python%=%) -m "not alone and not long" $(TESTS)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage combine --quiet
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report
+
+test-versions:
+	@test -n "$(PYTHONS)" || { echo "no Python 3.11 or newer is here"; exit 1; }
+	failed=; \
+	for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		$(MAKE) test PYTHON=$$python VENV=.venv-$$version || failed="$$failed $$version"; \
+	done; \
+	echo "tried: $(PYTHONS); failed:$${failed:- none}"; test -z "$$failed"
 
 test-build: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/build/real_builds.py
@@ -150,4 +176,4 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m promptlogctl.http.openapi > promptlogctl/http/openapi.json
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* .coverage-data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
