@@ -44,7 +44,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/promptlogctl exec --spawn examples/reverse.js --prompt "hello world"
 
-# The two calls of the proof of concept.
+# Keep a program and run it, over HTTP.
 demo-http: $(VENV)/.installed
 	$(BIN)/python examples/http_demo.py
 

@@ -68,7 +68,7 @@ class AsyncClient:
         """Keep a program, and put a name on it if one is given. Raises ValueError for bytes that are not UTF-8."""
         check_options("AsyncClient.submit", SubmitOptions, options)
         reply = await self.ask(lambda id: submit_request(id, source, options), messages.Submitted)
-        return Submission(hash=reply.hash, created=reply.created, engine=reply.engine)
+        return Submission.of(reply)
 
     async def run(
         self,

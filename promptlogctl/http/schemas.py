@@ -39,20 +39,22 @@ class SubmitBody(_Given, frozen=True, kw_only=True):
 
     code: str
     name: Name | None = None
-    """Put this name on it."""
+    """Put this name on it. To take the name from another program needs the right `manage`."""
     engine: Engine | None = None
     """What runs it where a run does not say. Default: deno for TypeScript, else the daemon's setting."""
     language: Language | None = None
     """Default: javascript."""
 
 
-class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A program that is kept."""
 
     hash: str
     """64 hex digits."""
     url: str
     """The path that runs it."""
+    moved_from: str | None = None
+    """The program that the name was on before, if it was on another."""
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):

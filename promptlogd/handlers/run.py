@@ -242,6 +242,8 @@ class _Run:
         """The engine of a kept program, whose artifact is in the store."""
         self._artifact: Artifact | None = None
         """Artifact of the job, once it is known."""
+        self._limits: Limits | None = None
+        """Those of the job, once it has begun."""
 
     def found(self, program: Program) -> None:
         """Note the kept program. Until then `hash` is the reference that the client sent."""
@@ -250,7 +252,7 @@ class _Run:
     def begin(self, job: Job) -> None:
         """Have the job run."""
         request, sink = self._request, self._sink
-        self._engine, self._artifact = job.engine, job.artifact
+        self._engine, self._artifact, self._limits = job.engine, job.artifact, job.limits
         pending = self._handler.runs.start(
             job,
             self._principal,
@@ -347,5 +349,6 @@ class _Run:
                 logs_truncated=result.logs_truncated,
                 usage=result.usage,
                 engine_version=self._handler.hosts[self._engine].version if self._engine else "",
+                limits=self._limits,
             )
         )

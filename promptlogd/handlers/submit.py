@@ -72,10 +72,11 @@ class SubmitHandler:
                 name=request.name,
                 engine=request.engine,
                 language=request.language,
+                moves=request.move,
                 replace=request.replace,
             )
-            hash, created, fact = await self._threads.write(
-                principal, lambda: (*self._store.keep(submission), self._store.fact(program.hash))
+            kept, fact = await self._threads.write(
+                principal, lambda: (self._store.keep(submission), self._store.fact(program.hash))
             )
             staging.kept = True
             self._on_kept()
@@ -83,9 +84,9 @@ class SubmitHandler:
             with trio.move_on_after(_DISCARD_S, shield=True):
                 await staging.end()
         engine = fact.engine if fact else program.engine
-        was = "kept" if created else "changed" if request.replace else "kept already"
-        _log.info("uid %d submitted program %s for %s, %s", principal.uid, hash[:HASH_SHOWN], engine, was)
-        return Submitted(id=request.id, hash=hash, created=created, engine=engine)
+        was = "kept" if kept.created else "changed" if request.replace else "kept already"
+        _log.info("uid %d submitted program %s for %s, %s", principal.uid, kept.hash[:HASH_SHOWN], engine, was)
+        return Submitted(id=request.id, hash=kept.hash, created=kept.created, engine=engine, moved_from=kept.moved_from)
 
 
 class _Staging:

@@ -21,7 +21,7 @@ from promptlogd.store.meta import Meta, Owner, meta_of
 from promptlogd.store.names import Names
 from promptlogd.store.overview import Overview
 from promptlogd.store.recent import Recent
-from promptlogd.store.records import Page, Shown, Staged, Submission
+from promptlogd.store.records import Kept, Page, Shown, Staged, Submission
 from promptlogd.store.references import meant
 from promptlogd.store.removals import Removals
 from promptlogd.store.state_folder import StateFolder
@@ -97,20 +97,21 @@ class Store:
         """
         self._submissions.refuse_another(hash, engine, language)
 
-    def keep(self, submission: Submission) -> tuple[str, bool]:
-        """Keep a staged program; return (hash, whether it is new), once it is on the disk.
+    def keep(self, submission: Submission) -> Kept:
+        """Keep a staged program, and return once it is on the disk.
 
         Raises StoreFailed; KeptForAnother if the program is kept for another engine or language than was asked for, and
         `replace` is false;
+        NameTaken if the name is on another program, and `moves` is false;
         Unstorable for an artifact that the store does not take; TooManyNames.
         """
         with self._state.writing:
-            hash, created = self._submissions.keep(submission)
+            kept = self._submissions.keep(submission)
         if submission.replace:  # `recall` trusts an entry for 20 ms without a look at the files
-            self._recent.forget(hash)
-            place = Place(hash=hash, engine=submission.staged.meta.engine, build=submission.build)
-            self._recent_artifacts.forget(f"{hash} {place.file_name}")
-        return hash, created
+            self._recent.forget(kept.hash)
+            place = Place(hash=kept.hash, engine=submission.staged.meta.engine, build=submission.build)
+            self._recent_artifacts.forget(f"{kept.hash} {place.file_name}")
+        return kept
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not kept."""

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sandbox.limits import Limits
 from sandbox.outcome import LogLevel, LogLine, Outcome, Usage
 from sandbox.program import Language
 
@@ -96,6 +97,8 @@ class Submit(_Request, frozen=True, kw_only=True):
     source: str
     name: Name | None = None
     """Put this label on the program, moving it if it is on another."""
+    move: bool = True
+    """False: refuse the request with `bad_request` if `name` is on another program, whose hash is `detail.on`."""
     engine: Engine | None = None
     """What runs it where a run does not say. Default: deno for TypeScript, else the daemon's setting."""
     language: Language | None = None
@@ -185,6 +188,8 @@ class Submitted(_Reply, frozen=True, kw_only=True):
     """False: the very same program was kept already."""
     engine: Engine = "quickjs"
     """What runs it where a run does not say."""
+    moved_from: Hash | None = None
+    """The program that `name` was on before, if it was on another."""
 
 
 class Log(_Reply, frozen=True, kw_only=True):
@@ -206,6 +211,8 @@ class Finished(_Reply, frozen=True, kw_only=True):
     usage: Usage
     engine_version: EngineVersion = ""
     """What the program ran on. Left out if the run was cancelled before that was known."""
+    limits: Limits | None = None
+    """The limits that were in force. Left out if the run did not begin."""
 
 
 class Cancelling(_Reply, frozen=True, kw_only=True):
