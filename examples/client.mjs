@@ -5,7 +5,7 @@
 // docs/protocol.md has all requests; docs/vectors.json has examples of each message.
 
 import { connect } from "node:net";
-import { argv } from "node:process";
+import { argv, exit } from "node:process";
 import { pathToFileURL } from "node:url";
 
 export class Refused extends Error {
@@ -32,26 +32,38 @@ export class Client {
 
   /**
    * Send a request; resolve with its final reply, or reject with Refused or the connection's error.
-   * `onLog` gets each console line of a run with stream_logs.
+   * The client chooses the id. `onLog` gets each console line of a run with stream_logs. `signal`, an AbortSignal,
+   * cancels a run: the promise then resolves with the outcome `cancelled`, or another one if the run was faster.
    */
-  ask(request, onLog) {
-    if (this.#error !== undefined) return Promise.reject(this.#error);
+  async ask(request, { onLog, signal } = {}) {
+    signal?.throwIfAborted();
+    if (this.#error !== undefined) throw this.#error;
     const id = this.#next++;
-    return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject, onLog });
-      this.#socket.write(`${JSON.stringify({ id, ...request })}\n`);
-    });
+    const cancel = () => this.#send({ type: "cancel", id: this.#next++, target: id });
+    signal?.addEventListener("abort", cancel, { once: true });
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#waiting.set(id, { resolve, reject, onLog });
+        this.#send({ ...request, id });
+      });
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
   }
 
-  /** Run a kept program (a hash or @NAME) and resolve with its value. */
-  async run(program, prompt = "", more = {}) {
-    const { outcome } = await this.ask({ type: "run", hash: program, prompt, ...more });
+  /** Run a kept program (a hash or @NAME) and resolve with its value. `more`: members of the request. */
+  async run(program, prompt = "", more = {}, { onLog, signal } = {}) {
+    const { outcome } = await this.ask({ type: "run", hash: program, prompt, ...more }, { onLog, signal });
     if (outcome.kind !== "ok") throw Object.assign(new Error(outcome.message ?? outcome.kind), { outcome });
     return outcome.value;
   }
 
   close() {
     this.#socket.end();
+  }
+
+  #send(request) {
+    this.#socket.write(`${JSON.stringify(request)}\n`);
   }
 
   #read(data) {
@@ -92,12 +104,26 @@ async function main(path) {
   console.log(hash, await client.run(hash, "hello world"));
   const lines = [];
   const source = "console.log('one'); console.log('two'); return 3";
-  await client.ask({ type: "run", source, stream_logs: true }, (line) => lines.push(line.text));
+  await client.ask({ type: "run", source, stream_logs: true }, { onLog: (line) => lines.push(line.text) });
   const values = await Promise.all(["a", "bc", "d\u{1f600}"].map((prompt) => client.run(hash, prompt)));
   console.log(JSON.stringify([lines, values]));
   await client.run("@nobody").catch((error) => console.log(error.code));
   await client.ask({ type: "run", source: "null.x" }).then(({ outcome }) => console.log(outcome.name, outcome.line));
+  const endless = { type: "run", id: "ignored", source: "for (;;);", limits: { cpu_ms: 9000 } };
+  const stopped = await client.ask(endless, { signal: AbortSignal.timeout(100) });
+  console.log(stopped.outcome.kind);
   client.close();
 }
 
-if (argv[2] !== undefined && import.meta.url === pathToFileURL(argv[1]).href) await main(argv[2]);
+if (argv[1] !== undefined && import.meta.url === pathToFileURL(argv[1]).href) {
+  if (argv.length !== 3) {
+    console.error("usage: client.mjs SOCKET, such as /run/promptlog/promptlog.sock");
+    exit(2);
+  }
+  try {
+    await main(argv[2]);
+  } catch (error) {
+    console.error(`error: ${error.message}`); // ENOENT and ECONNREFUSED: no daemon listens at this path
+    exit(1);
+  }
+}

@@ -1,4 +1,4 @@
-"""The two calls of the proof of concept, over HTTP: keep a program, run it. `make demo-http`.
+"""The two main calls of the HTTP API: keep a program, run it. `make demo-http`.
 
 It starts `promptlogctl http --spawn` on a free port, and prints what it sends and what comes back.
 """

@@ -89,7 +89,7 @@ class Checks:
         error = checked.error
         raise RequestError(
             "bad_request",
-            f"syntax error: {error.message}",
+            describe(error),
             {"syntax_error": error.message, "line": error.line, "column": error.column},
         )
 

@@ -117,8 +117,8 @@ def describe(outcome: Outcome) -> str:
         case WallLimit(limit=limit):
             return f"stopped at the wall limit of {limit} ms"
         case MemoryLimit(limit=limit, used=peak):
-            refused = ", then a single allocation exceeded it" if peak < limit // 2 else ""
-            return f"stopped at the memory limit of {limit >> 20} MiB (peak {peak / 2**20:.1f} MiB{refused})"
+            told = f"the peak was {peak / 2**20:.1f} MiB resident, and a request for more was refused"
+            return f"stopped at the memory limit of {limit >> 20} MiB ({told})"
         case OutputLimit(limit=limit, used=size):
             return f"the result of {size} bytes exceeds the limit of {limit} bytes"
         case Cancelled():

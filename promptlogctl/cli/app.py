@@ -94,7 +94,8 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         # For output outside of a command: --help, and usage errors.
-        sys.exit(_written(partial(super().main, *args, **kwargs), json=False))
+        call = partial(super().main, *args, **{**kwargs, "standalone_mode": False})
+        sys.exit(_written(lambda: _told(call), json=False))
 
 
 def shared_options(function: _F) -> _F:
@@ -161,6 +162,21 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
         return output.problem("cancelled", "cancelled", Exit.LIMIT, json=app.json)
     except UnicodeEncodeError as error:
         return output.problem("usage", f"not UTF-8: {error.object!r}", Exit.USAGE, json=app.json)
+
+
+def _told(call: Callable[[], int | None]) -> int:
+    """Call click, print an error of usage as a line like that of any other error, and return the exit code."""
+    try:
+        return call() or Exit.OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the help
+        return Exit.USAGE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = "" if context is None else f"; see {context.command_path} --help"
+        return output.problem("usage", f"{error.format_message().rstrip('.')}{where}", Exit.USAGE, json=False)
+    except click.Abort:
+        return output.problem("cancelled", "cancelled", Exit.LIMIT, json=False)
 
 
 def _written(call: Callable[[], int], *, json: bool) -> int:

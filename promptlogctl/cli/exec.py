@@ -51,7 +51,7 @@ def exec_(
     app.source = Source(file, text, language)
     live = nullcontext() if app.json else printed()
     with app.client() as client, live as options["on_log"]:
-        hash = _keep(client, text, options["engine"], language) if keep else None
+        hash = _keep(client, text, options["engine"], language, json=app.json) if keep else None
         if hash is None:
             result = client.run_source(text, prompt, language=language, **options)
         else:
@@ -59,19 +59,22 @@ def exec_(
     return output.end_of_run(result, app.source, json=app.json, show_usage=show_usage)
 
 
-def _keep(client: Client, text: str, engine: Engine | None, language: Language | None) -> str | None:
+def _keep(client: Client, text: str, engine: Engine | None, language: Language | None, *, json: bool) -> str | None:
     """Store a program and return its hash, or None if it was not stored.
 
     It is not stored if it has a syntax error, which its run reports, or if it is already stored for another engine or
     language.
     """
     try:
-        return client.submit(text, engine=engine, language=language).hash
+        hash = client.submit(text, engine=engine, language=language).hash
     except RequestRefused as refused:
         if "syntax_error" in refused.detail:
             return None
-        hash, kept, kind = (refused.detail.get(field) for field in ("hash", "engine", "language"))
-        if not isinstance(hash, str):
+        present, kept, kind = (refused.detail.get(field) for field in ("hash", "engine", "language"))
+        if not isinstance(present, str):
             raise
-        output.note(f"not stored: the same text is already stored as {kind} for {kept} ({hash[:12]})")
+        output.note(f"not stored: the same text is already stored as {kind} for {kept} ({present[:12]})")
         return None
+    if not json:
+        output.note(f"kept as {hash}")
+    return hash

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import grp
 import ipaddress
 import os
+import re
 import socket
 import stat
 from contextlib import suppress
@@ -25,6 +27,10 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     path: Path | None = None
     """Path of a Unix socket."""
+    group: int | None = None
+    """Group of a Unix socket. Default: that of its folder, or of this process (inode(7))."""
+    mode: int = 0o660
+    """Permissions of a Unix socket."""
 
     @property
     def name(self) -> str:
@@ -57,7 +63,7 @@ def parsed(ctx: click.Context, param: click.Parameter, text: str) -> Listen:
 def listening(listen: Listen, *, any_port: bool) -> socket.socket:
     """Return a listening socket. Raises OSError. `any_port`: use another port if this one is in use."""
     if listen.path is not None:
-        return _listening_unix(listen.path)
+        return _listening_unix(listen.path, listen.group, listen.mode)
     family, _, _, _, address = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -75,8 +81,8 @@ def listening(listen: Listen, *, any_port: bool) -> socket.socket:
     return sock
 
 
-def _listening_unix(path: Path) -> socket.socket:
-    """Return a listening Unix socket for this user and group only. A stale socket file is replaced."""
+def _listening_unix(path: Path, group: int | None, mode: int) -> socket.socket:
+    """Return a listening Unix socket. A stale socket file is replaced."""
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.lstat().st_mode):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -86,16 +92,58 @@ def _listening_unix(path: Path) -> socket.socket:
                     raise OSError(f"another server answers on {path}")
             path.unlink()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    previous = os.umask(0o117)
     try:
-        sock.bind(os.fspath(path))
+        previous = os.umask(0o177)
+        try:
+            sock.bind(os.fspath(path))
+        finally:
+            os.umask(previous)
+        _open_to(path, group, mode)
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
         raise
-    finally:
-        os.umask(previous)
     return sock
+
+
+def _open_to(path: Path, group: int | None, mode: int) -> None:
+    """Set the group and the mode of this process's new socket. Raises OSError, and removes it then."""
+    # By a descriptor: another user, who may write to the folder, can't have another file changed.
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError(f"another user has replaced {path}")
+        try:
+            if group is not None:
+                os.chown(f"/proc/self/fd/{descriptor}", -1, group)
+            os.chmod(f"/proc/self/fd/{descriptor}", mode)
+        except PermissionError:
+            path.unlink()
+            raise OSError("this user is neither root nor a member of the group of --listen-group") from None
+    finally:
+        os.close(descriptor)
+
+
+def group_id(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """Return the id of a group that is given by its name or its id."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**32 - 1:
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except (KeyError, ValueError):
+        raise click.BadParameter(f"there is no group {text[:64]!r} on this host") from None
+
+
+def mode_of(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """Return permissions that are given in octal digits. The owner can use the socket in any case."""
+    if text is None:
+        return None
+    if not re.fullmatch("0?[67][0-7][0-7]", text):
+        raise click.BadParameter(f"{text[:16]!r} is no mode such as 0660, with access for the owner")
+    return int(text, 8)
 
 
 def url_of(listen: Listen, sock: socket.socket) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from enum import IntEnum
+from itertools import groupby
 from typing import Any
 
 import click
@@ -30,6 +31,8 @@ _LINE_CELLS = 160
 """Maximum width of a source line in an error. A terminal may be narrower."""
 
 _INDENT = "    "
+_FRAMES = 10
+"""The most lines of a stack that are shown."""
 _OWN_NAME = re.compile(r"\(program\.[jt]s:")
 
 
@@ -171,14 +174,23 @@ def failure(result: RunResult, source: Source) -> None:
     match result.outcome:
         case ProgramException(line=line, column=column, stack=stack):
             place(result.describe(), source, line, column)
-            frames = [frame for frame in stack.splitlines() if frame.strip()]
-            for frame in frames[:10]:
+            for frame in _frames(stack)[:_FRAMES]:
                 say(safe(_OWN_NAME.sub(lambda _: f"({source.name}:", frame, count=1)))
         case ProgramSyntaxError(line=line, column=column):
             place(result.describe(), source, line, column)
         case _:
             error(result.describe())
     _advise(hint_of(result.outcome, source, result.engine_version))
+
+
+def _frames(stack: str) -> list[str]:
+    """Return the lines of a stack. Of a frame that is repeated, as in a recursion, there are one and a count."""
+    found: list[str] = []
+    for frame, same in groupby(line for line in stack.splitlines() if line.strip()):
+        found.append(frame)
+        if more := len(list(same)) - 1:
+            found.append(frame if more == 1 else f"    ... {more} more of this frame")
+    return found
 
 
 def refusal(refused: RequestRefused, source: Source) -> None:

@@ -75,6 +75,8 @@ def serve(
             )
         try:
             url = url_of(listen, sock)
+            if not listen.is_local and not hosts:
+                output.note(f"requests for other hosts than {', '.join(own)} are refused; give --host NAME for each")
             output.note(f"listening on {url}; stop with Ctrl-C")
             if opens:
                 webbrowser.open(url)  # the socket is already listening

@@ -7,6 +7,7 @@ from promptlogctl.client.pending_reply import PendingReply
 from promptlogctl.client.request import OnLog, RunOptions, SourceOptions, SubmitOptions
 from promptlogctl.client.result import ProgramFailed, RunResult, Submission
 from promptlogd.wire.messages import Engine, Isolation, JournalEntry, JournalSum, LimitsAsked
+from sandbox.limits import Limits
 from sandbox.outcome import (
     BadResult,
     Cancelled,
@@ -37,6 +38,7 @@ __all__ = [
     "JournalEntry",
     "JournalSum",
     "Language",
+    "Limits",
     "LimitsAsked",
     "LogLine",
     "MemoryLimit",

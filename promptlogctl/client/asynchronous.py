@@ -68,7 +68,7 @@ class AsyncClient:
         """Store a program, optionally with a name. Raises ValueError for bytes that are not UTF-8."""
         check_options("AsyncClient.submit", SubmitOptions, options)
         reply = await self.ask(lambda id: submit_request(id, source, options), messages.Submitted)
-        return Submission(hash=reply.hash, created=reply.created, engine=reply.engine)
+        return Submission.of(reply)
 
     async def run(
         self,

@@ -58,7 +58,7 @@ class Client:
         """Store a program, optionally with a name. Raises ValueError for bytes that are not UTF-8."""
         check_options("Client.submit", SubmitOptions, options)
         reply = self._connection.ask(lambda id: submit_request(id, source, options), messages.Submitted)
-        return Submission(hash=reply.hash, created=reply.created, engine=reply.engine)
+        return Submission.of(reply)
 
     def run(self, reference: str, prompt: str = "", **options: Unpack[RunOptions]) -> RunResult:
         """Run a stored program (hash, prefix or @name), and wait for the result."""

@@ -30,6 +30,8 @@ class SubmitOptions(RequestOptions, total=False):
 
     name: str | None
     """Give this name to the program."""
+    move: bool | None
+    """False: raise RequestRefused if the name is on another program. Default: move it."""
     engine: Engine | None
     """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None
@@ -76,6 +78,7 @@ def submit_request(id: Id, source: str | bytes, options: SubmitOptions) -> Submi
         id=id,
         source=_text(source),
         name=options.get("name"),
+        move=options.get("move") is not False,
         engine=options.get("engine"),
         language=options.get("language"),
         replace=options.get("replace") or False,

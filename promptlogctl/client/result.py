@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from promptlogctl.client.errors import ConnectionLost, PromptlogError, RequestRefused, with_place
-from promptlogd.wire.messages import Engine, EngineVersion, Error, Finished, Reply
+from promptlogd.wire.messages import Engine, EngineVersion, Error, Finished, Reply, Submitted
+from sandbox.limits import Limits
 from sandbox.outcome import LogLine, Ok, Outcome, Usage, describe
 
 _R = TypeVar("_R")
@@ -22,6 +23,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
     created: bool
     engine: Engine
+    moved_from: str | None = None
+    """Hash of the program that the name was on before, if it was on another."""
+
+    @classmethod
+    def of(cls, reply: Submitted) -> Submission:
+        """Return what a `submitted` reply tells."""
+        return cls(hash=reply.hash, created=reply.created, engine=reply.engine, moved_from=reply.moved_from)
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +42,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     engine_version: EngineVersion = ""
     """Name and version of the engine. Empty if the run was cancelled before that was known."""
+    limits: Limits | None = None
+    """The limits that were in force. None if the run did not begin."""
 
     @classmethod
     def of(cls, reply: Finished) -> RunResult:
@@ -45,6 +55,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
             logs_truncated=reply.logs_truncated,
             usage=reply.usage,
             engine_version=reply.engine_version,
+            limits=reply.limits,
         )
 
     def __repr__(self) -> str:

@@ -42,16 +42,16 @@ class Application:
         self._health = health = _Health(settings)
         runs, programs, page = Runs(backend), Programs(backend), Page()
         self.routes: Mapping[str, Mapping[str, Endpoint]] = {
-            "/run/{program}": {"GET": runs.get, "POST": runs.post},
+            "/run/{program}": {"GET": runs.get, "POST": runs.post},  # no HEAD: it would run the program
             "/exec": {"POST": runs.exec},
             "/submit": {"POST": programs.submit},
-            "/programs": {"GET": programs.list},
-            "/programs/{program}": {"GET": programs.show, "DELETE": programs.remove},
-            "/healthz": {"GET": health.alive},
-            "/readyz": {"GET": health.ready},
-            "/openapi.json": {"GET": _openapi},
-            "/": {"GET": page.index},
-            "/static/{path}": {"GET": page.static},
+            "/programs": _readable(programs.list),
+            "/programs/{program}": {**_readable(programs.show), "DELETE": programs.remove},
+            "/healthz": _readable(health.alive),
+            "/readyz": _readable(health.ready),
+            "/openapi.json": _readable(_openapi),
+            "/": _readable(page.index),
+            "/static/{path}": _readable(page.static),
         }
         """Endpoints by path and method. A component in braces is variable; `{path}` is the rest of the path."""
         self._below = {path.partition("{")[0]: path for path in self.routes if "{" in path}
@@ -88,7 +88,7 @@ class Application:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> ASGIApp:
-        """Return the response to a request. HEAD is not served, because it would run a program. Raises Problem."""
+        """Return the response to a request. Raises Problem."""
         path, method = own_path(request.scope), request.method
         endpoints = self.routes.get(path)
         if endpoints is None or "{" in path:  # a client may send `/run/{program}` literally
@@ -155,6 +155,11 @@ class _Health:
         if version is None:
             raise Problem(503, "no_daemon", "no promptlogd answers")
         return _status("ready", version=version)
+
+
+def _readable(endpoint: Endpoint) -> dict[str, Endpoint]:
+    """Return the methods of an endpoint that changes nothing and runs nothing."""
+    return {"GET": endpoint, "HEAD": endpoint}
 
 
 def _status(status: str, **more: str) -> Response:

@@ -44,9 +44,13 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     token: Token | None
     needs_token: bool
 
+    def has(self, right: str) -> bool:
+        """Whether the sender may do this: without tokens everybody, else by the rights of the token."""
+        return not self.needs_token or (self.token is not None and right in self.token.rights)
+
     def require(self, right: str) -> None:
         """Raise Problem if the token lacks a right. The guard has already refused requests without a token."""
-        if self.needs_token and (self.token is None or right not in self.token.rights):
+        if not self.has(right):
             raise Problem(403, "forbidden", f"this token does not have the right {right!r}")
 
 
@@ -69,13 +73,15 @@ class Guard:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})
             return
-        began, status = perf_counter(), 0
+        began, status, is_head = perf_counter(), 0, scope["method"] == "HEAD"
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *_SAFE_HEADERS]
+            elif is_head:  # its answer has the head that GET's has, Content-Length included, and no body
+                message["body"] = b""
             await send(message)
 
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
 from starlette.requests import Request
 
+from promptlogctl.client import LimitsAsked
 from promptlogctl.http.problems import Problem
 
 _B = TypeVar("_B")
@@ -17,6 +18,9 @@ BODY_BYTES = 8 * 1024 * 1024
 
 BODY_S = 30.0
 """Time limit for a body, from the end of the head on."""
+
+_QUOTED, _PLACE = 250, 50
+"""Characters of an explanation, at its begin and, with the place in the body, at its end."""
 
 
 async def json_body(request: Request, decoder: msgspec.json.Decoder[_B]) -> _B:
@@ -41,11 +45,24 @@ async def json_body(request: Request, decoder: msgspec.json.Decoder[_B]) -> _B:
         str(body, "utf-8")  # the decoder does not check raw fields such as `env`
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise Problem(400, "bad_request", f"the body does not match the schema: {error}") from None
+        raise Problem(400, "bad_request", f"the body does not match the schema: {_explained(error, decoder)}") from None
     except msgspec.DecodeError as error:
         raise Problem(400, "bad_request", f"the body is not JSON: {error}") from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, "bad_request", f"the body is not JSON: {error}") from None
+
+
+def _explained(error: msgspec.ValidationError, decoder: msgspec.json.Decoder[Any]) -> str:
+    """Return what is wrong with a body in terms of the API: a rule for a name, and the known members for an unknown."""
+    text = str(error)
+    if len(text) > _QUOTED:  # it repeats what came
+        text = f"{text[:_QUOTED]}... {text[-_PLACE:]}"
+    if text.endswith("`$.name`") and "regex" in text:
+        return "`name` must begin with a letter or a digit, and have up to 64 of these, '.', '_' or '-'"
+    if "unknown field" in text:
+        known = LimitsAsked if text.endswith("`$.limits`") else decoder.type
+        return f"{text}; there is: {', '.join(known.__struct_fields__)}"
+    return text
 
 
 def _too_large() -> Problem:

@@ -184,11 +184,12 @@ def _parameter(
 def _problem_schema() -> dict[str, Any]:
     text, number = {"type": "string"}, {"type": "integer"}
     members = {"type": text, "title": text, "status": number, "detail": text, "code": text, "error": text}
+    more = {"line": number, "column": number, "on": text, "matches": {"type": "array", "items": text}}
     return {
         "type": "object",
         "description": "Problem details (RFC 9457). `code` is machine-readable; `error` repeats `detail`.",
         "required": list(members),
-        "properties": {**members, "line": number, "column": number, "matches": {"type": "array", "items": text}},
+        "properties": {**members, **more},
     }
 
 

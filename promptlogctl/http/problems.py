@@ -10,7 +10,15 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from promptlogctl.client import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon
+from promptlogctl.client import (
+    ConnectionLost,
+    NoDaemon,
+    ProgramSyntaxError,
+    PromptlogError,
+    RequestRefused,
+    UntrustedDaemon,
+)
+from sandbox.outcome import describe
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -20,7 +28,7 @@ RETRY_AFTER_S = 1
 STATUSES = {
     400: "The request target, the Host, the body or a value in it is malformed.",
     401: "The token is missing or unknown.",
-    403: "The token lacks the right, the Host is not this server's, or a page of another site made the request.",
+    403: "The token lacks the right (`on`: the program with the name), the Host is not ours, or another site asks.",
     404: "There is no such program.",
     408: "The request did not arrive in time.",
     409: "The hash prefix matches several programs. `matches` has some of them.",
@@ -106,7 +114,8 @@ def of_error(error: PromptlogError) -> Problem:
     """Return the problem for an error of the client library."""
     match error:
         case RequestRefused(code="bad_request", detail={"syntax_error": message, **place}):
-            return Problem(422, "syntax_error", str(message), line=place.get("line"), column=place.get("column"))
+            text = describe(ProgramSyntaxError(message=str(message)))
+            return Problem(422, "syntax_error", text, line=place.get("line"), column=place.get("column"))
         case RequestRefused():
             return Problem(_STATUS_OF_CODE.get(error.code, 502), error.code, error.message, **_members(error.detail))
         case NoDaemon() | UntrustedDaemon():

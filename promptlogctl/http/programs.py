@@ -9,13 +9,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from promptlogctl.client import RequestRefused
 from promptlogctl.http.aliases import through_alias
 from promptlogctl.http.backend import Backend, Make
 from promptlogctl.http.conditional import etag_of, unless_known
 from promptlogctl.http.guard import caller_of
 from promptlogctl.http.json_body import json_body
 from promptlogctl.http.problems import Problem
-from promptlogctl.http.runs import query_value
+from promptlogctl.http.query import query_of
 from promptlogctl.http.schemas import ListAnswer, ProgramAnswer, RemovedAnswer, SubmitAnswer, SubmitBody
 from promptlogd.wire.messages import Id, List, Listed, Remove, Removed, Show, Shown, Submit, Submitted
 
@@ -31,25 +32,39 @@ class Programs:
         self._backend = backend
 
     async def submit(self, request: Request) -> Response:
-        """Store a program."""
+        """Store a program. Moving a name that is on another program requires the right `manage`."""
         caller = caller_of(request.scope)
         caller.require("submit")
+        query_of(request)
         body = await json_body(request, _submit_body)
 
         def make(id: Id, tenant: str | None) -> Submit:
             return Submit(
-                id=id, tenant=tenant, source=body.code, name=body.name, engine=body.engine, language=body.language
+                id=id,
+                tenant=tenant,
+                source=body.code,
+                name=body.name,
+                move=caller.has("manage"),
+                engine=body.engine,
+                language=body.language,
             )
 
-        reply = await self._backend.ask(caller, make, Submitted)
-        return _json(SubmitAnswer(hash=reply.hash, url=f"{request.scope.get('root_path', '')}/run/{reply.hash}"))
+        try:
+            reply = await self._backend.ask(caller, make, Submitted)
+        except RequestRefused as refused:
+            if caller.has("manage") or "on" not in refused.detail:
+                raise
+            detail = f"{refused.message}; to move a name takes the right 'manage'"
+            raise Problem(403, "forbidden", detail, on=refused.detail["on"]) from None
+        url = f"{request.scope.get('root_path', '')}/run/{reply.hash}"
+        return _json(SubmitAnswer(hash=reply.hash, url=url, moved_from=reply.moved_from))
 
     async def list(self, request: Request) -> Response:
         """List one page of programs, newest first."""
         caller = caller_of(request.scope)
         caller.require("submit")
-        query = request.scope["query_string"]
-        after, limit = query_value(query, b"after"), query_value(query, b"limit") or "100"
+        query = query_of(request, "after", "limit")
+        after, limit = query.get("after"), query.get("limit") or "100"
         if not limit.isascii() or not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= _MOST_LISTED:
             raise Problem(400, "bad_request", f"`limit` must be a number from 1 to {_MOST_LISTED}")
 
@@ -63,7 +78,7 @@ class Programs:
         """Describe a program; with `code=1`, include its text."""
         caller = caller_of(request.scope)
         caller.require("submit")
-        code = query_value(request.scope["query_string"], b"code") in ("1", "true")
+        code = query_of(request, "code").get("code") in ("1", "true")
 
         def show(reference: str) -> Make:
             return lambda id, tenant: Show(id=id, tenant=tenant, hash=reference, source=code)
@@ -87,6 +102,7 @@ class Programs:
     async def remove(self, request: Request) -> Response:
         """Remove a program and its names."""
         caller_of(request.scope).require("manage")
+        query_of(request)
 
         def remove(reference: str) -> Make:
             return lambda id, tenant: Remove(id=id, tenant=tenant, hash=reference)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_plus
 
 import msgspec
 from starlette.requests import Request
@@ -17,6 +16,7 @@ from promptlogctl.http.events import EventStream
 from promptlogctl.http.guard import caller_of
 from promptlogctl.http.json_body import json_body
 from promptlogctl.http.problems import of_outcome
+from promptlogctl.http.query import query_of
 from promptlogctl.http.schemas import ErrorAnswer, ExecBody, RunBody
 from promptlogd.wire.messages import Finished, Id, Run
 from sandbox.outcome import describe
@@ -41,19 +41,21 @@ class Runs:
     async def get(self, request: Request) -> ASGIApp:
         """Run a stored program with the `prompt` in the query."""
         caller_of(request.scope).require("run")
-        prompt = query_value(request.scope["query_string"], b"prompt") or ""
-        engine = query_value(request.scope["query_string"], b"engine")
+        query = query_of(request, "prompt", "engine")
+        prompt, engine = query.get("prompt", ""), query.get("engine")
         body = _NOTHING if not prompt and engine is None else RunBody(prompt=prompt, engine=engine)
         return await self._answer(request, body, request.path_params["program"])
 
     async def post(self, request: Request) -> ASGIApp:
         """Run a stored program with the options in the body."""
         caller_of(request.scope).require("run")
+        query_of(request)
         return await self._answer(request, await json_body(request, _run_body), request.path_params["program"])
 
     async def exec(self, request: Request) -> ASGIApp:
         """Run the program in the body without storing it."""
-        caller_of(request.scope).require("run")
+        caller_of(request.scope).require("exec")
+        query_of(request)
         body = await json_body(request, _exec_body)
         return await self._answer(request, body, None, code=body.code, language=body.language)
 
@@ -149,15 +151,6 @@ def headers_of(reply: Finished) -> dict[str, str]:
         "promptlog-wall-ms": f"{usage.wall_ms:.3f}",
         "promptlog-peak-memory-bytes": str(usage.peak_memory_bytes),
     }
-
-
-def query_value(query: bytes, name: bytes) -> str | None:
-    """Return the first value of a name in a query. The guard has checked the escapes."""
-    for part in query.split(b"&"):
-        key, _, value = part.partition(b"=")
-        if key == name:
-            return unquote_plus(value.decode())
-    return None
 
 
 def _accepted(accept: str) -> set[str]:

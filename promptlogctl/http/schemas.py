@@ -39,20 +39,22 @@ class SubmitBody(_Given, frozen=True, kw_only=True):
 
     code: str
     name: Name | None = None
-    """Give this name to the program."""
+    """Give this name to the program. Taking the name from another program requires the right `manage`."""
     engine: Engine | None = None
     """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None = None
     """Default: javascript."""
 
 
-class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A stored program."""
 
     hash: str
     """64 hexadecimal digits."""
     url: str
     """The path that runs it."""
+    moved_from: str | None = None
+    """The program that the name was on before, if it was on another."""
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):

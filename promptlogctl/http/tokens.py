@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-RIGHTS = ("run", "submit", "manage")
-"""run: run programs. submit: store and list programs. manage: remove programs."""
+RIGHTS = ("run", "exec", "submit", "manage")
+"""run: run stored programs. exec: run any text. submit: store and list programs. manage: remove them, move names."""
 
 _MOST_BYTES = 1024 * 1024
 _LEAST_CHARACTERS = 16
@@ -83,7 +83,7 @@ def read_tokens(path: Path) -> Tokens:
             raise TokenError(f"{path}, line {number}: another name has the same token")
         tokens[token.name] = token
     if not tokens:
-        raise TokenError(f"{path} has no token; add a line like: NAME run,submit,manage TOKEN")
+        raise TokenError(f"{path} has no token; add a line like: NAME run,exec,submit,manage TOKEN")
     return Tokens(list(tokens.values()))
 
 

@@ -8,6 +8,7 @@ from promptlogd.store import (
     BadReference,
     Damaged,
     KeptForAnother,
+    NameTaken,
     NotFound,
     StoreFailed,
     TooManyNames,
@@ -39,6 +40,8 @@ class StoreErrors:
                     "language": error.language,
                 }
                 raise RequestError("bad_request", str(error), detail) from None
+            case NameTaken():
+                raise RequestError("bad_request", str(error), {"on": error.on}) from None
             case TooManyNames():
                 raise RequestError("bad_request", str(error), {"limit": error.most}) from None
             case Unstorable():

@@ -246,6 +246,8 @@ class _Run:
         """The engine of a stored program, for which the store has an artifact."""
         self._artifact: Artifact | None = None
         """Artifact of the job, once known."""
+        self._limits: Limits | None = None
+        """Limits of the job, once it has begun."""
 
     def found(self, program: Program) -> None:
         """Note the stored program. Until then, `hash` is the reference that the client sent."""
@@ -254,7 +256,7 @@ class _Run:
     def begin(self, job: Job) -> None:
         """Start the job."""
         request, sink = self._request, self._sink
-        self._engine, self._artifact = job.engine, job.artifact
+        self._engine, self._artifact, self._limits = job.engine, job.artifact, job.limits
         pending = self._handler.runs.start(
             job,
             self._principal,
@@ -363,5 +365,6 @@ class _Run:
                 logs_truncated=result.logs_truncated,
                 usage=result.usage,
                 engine_version=self._handler.hosts[self._engine].version if self._engine else "",
+                limits=self._limits,
             )
         )

@@ -81,10 +81,11 @@ class SubmitHandler:
                 name=request.name,
                 engine=request.engine,
                 language=request.language,
+                moves=request.move,
                 replace=request.replace,
             )
-            hash, created, fact = await self._threads.write(
-                principal, lambda: (*self._store.keep(submission), self._store.fact(program.hash))
+            kept, fact = await self._threads.write(
+                principal, lambda: (self._store.keep(submission), self._store.fact(program.hash))
             )
             staging.kept = True
             self._on_kept()
@@ -92,15 +93,15 @@ class SubmitHandler:
             with trio.move_on_after(_DISCARD_S, shield=True):
                 await staging.end()
         engine = fact.engine if fact else program.engine
-        was = "stored" if created else "changed" if request.replace else "already stored"
-        _log.info("uid %d submitted program %s for %s, %s", principal.uid, hash[:HASH_SHOWN], engine, was)
+        was = "stored" if kept.created else "changed" if request.replace else "already stored"
+        _log.info("uid %d submitted program %s for %s, %s", principal.uid, kept.hash[:HASH_SHOWN], engine, was)
         self._journal.note(
             Entry(
-                at=time.time(), kind="submit", uid=principal.uid, tenant=principal.tenant, hash=hash, name=request.name,
-                engine=engine, outcome=was,
+                at=time.time(), kind="submit", uid=principal.uid, tenant=principal.tenant, hash=kept.hash,
+                name=request.name, engine=engine, outcome=was,
             )
         )  # fmt: skip
-        return Submitted(id=request.id, hash=hash, created=created, engine=engine)
+        return Submitted(id=request.id, hash=kept.hash, created=kept.created, engine=engine, moved_from=kept.moved_from)
 
 
 class _Staging:

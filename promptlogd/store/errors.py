@@ -75,6 +75,14 @@ class Ambiguous(StoreError):
         self.matches = matches
 
 
+class NameTaken(StoreError):
+    """A name is on another program, and was not to be moved. `on`: that program's hash."""
+
+    def __init__(self, name: str, on: str) -> None:
+        super().__init__(f"the name {name} is on another program already: {on}")
+        self.on = on
+
+
 class TooManyNames(StoreError):
     """A name was refused, because the maximum number of names is in use. `most`: that number."""
 

@@ -44,6 +44,12 @@ class Names:
             self.move(name, hash)
         return hash, previous
 
+    def moved_from(self, name: str, hash: str) -> str | None:
+        """Return the other program that a name is on, if it is on one. Raises StoreFailed."""
+        with self._state.read_facts() as facts:
+            previous = facts.named(name)
+        return None if previous == hash else previous
+
     def check_room(self, name: str, hash: str) -> None:
         """Raise TooManyNames if this program or the store has the maximum number of names. Raises StoreFailed."""
         with self._state.read_facts() as facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,8 +33,18 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     engine: Engine | None = None
     language: Language | None = None
+    moves: bool = True
+    """Whether the name may be on another program already."""
     replace: bool = False
     """Whether to change the engine and the language of an already stored program."""
+
+
+class Kept(NamedTuple):
+    """A program that was kept, whether it is new, and where its name was if that was on another program."""
+
+    hash: str
+    created: bool
+    moved_from: str | None
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from promptlogd.store.meta import Meta, Owner, meta_of
 from promptlogd.store.names import Names
 from promptlogd.store.overview import Overview
 from promptlogd.store.recent import Recent
-from promptlogd.store.records import Page, Shown, Staged, Submission
+from promptlogd.store.records import Kept, Page, Shown, Staged, Submission
 from promptlogd.store.references import meant
 from promptlogd.store.removals import Removals
 from promptlogd.store.state_folder import StateFolder
@@ -102,19 +102,20 @@ class Store:
         """
         self._submissions.refuse_another(hash, engine, language)
 
-    def keep(self, submission: Submission) -> tuple[str, bool]:
-        """Publish a staged program. Return (hash, whether it is new) once it is on disk.
+    def keep(self, submission: Submission) -> Kept:
+        """Publish a staged program, and return once it is on disk.
 
         Raises StoreFailed; KeptForAnother if it is already stored for another engine or language than requested and
-        `replace` is false; Unstorable for an invalid artifact; TooManyNames.
+        `replace` is false; NameTaken if the name is on another program and `moves` is false; Unstorable for an invalid
+        artifact; TooManyNames.
         """
         with self._state.writing:
-            hash, created = self._submissions.keep(submission)
+            kept = self._submissions.keep(submission)
         if submission.replace:  # `recall` returns an entry for 20 ms without checking the files
-            self._recent.forget(hash)
-            place = Place(hash=hash, engine=submission.staged.meta.engine, build=submission.build)
-            self._recent_artifacts.forget(f"{hash} {place.file_name}")
-        return hash, created
+            self._recent.forget(kept.hash)
+            place = Place(hash=kept.hash, engine=submission.staged.meta.engine, build=submission.build)
+            self._recent_artifacts.forget(f"{kept.hash} {place.file_name}")
+        return kept
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not published."""

@@ -7,10 +7,18 @@ import logging
 from msgspec.structs import replace
 
 from promptlogd.store.artifacts import Place, check_place, seal_artifact
-from promptlogd.store.errors import Damaged, KeptForAnother, NotFound, ProgramUnreadable, StoreFailed, store_error
+from promptlogd.store.errors import (
+    Damaged,
+    KeptForAnother,
+    NameTaken,
+    NotFound,
+    ProgramUnreadable,
+    StoreFailed,
+    store_error,
+)
 from promptlogd.store.meta import Meta, Owner
 from promptlogd.store.names import Names
-from promptlogd.store.records import Staged, Submission
+from promptlogd.store.records import Kept, Staged, Submission
 from promptlogd.store.state_folder import StateFolder
 from sandbox.program import Engine, Language
 
@@ -32,16 +40,17 @@ class Submissions:
         if fact is not None and (fact.engine, fact.language) != (engine or fact.engine, language or fact.language):
             raise KeptForAnother(hash, fact.engine, fact.language)
 
-    def keep(self, submission: Submission) -> tuple[str, bool]:
-        """Publish a staged program. Return (hash, whether it is new).
-
-        Raises StoreFailed, KeptForAnother, TooManyNames, Unstorable.
-        """
+    def keep(self, submission: Submission) -> Kept:
+        """Publish a staged program. Raises StoreFailed, KeptForAnother, NameTaken, TooManyNames, Unstorable."""
         staged, name = submission.staged, submission.name
         hash = staged.program.hash
         place = Place(hash=hash, engine=staged.meta.engine, build=submission.build)
         check_place(place)
+        moved_from = None
         if name is not None:
+            moved_from = self._names.moved_from(name, hash)
+            if moved_from is not None and not submission.moves:
+                raise NameTaken(name, moved_from)
             self._names.check_room(name, hash)
         artifact = seal_artifact(self._state.key.value, place, submission.artifact, staged.meta.language)
         try:
@@ -61,8 +70,8 @@ class Submissions:
                 self.refuse_another(hash, submission.engine, submission.language)
                 meta = self._as_listed(hash, meta)
             self._add_facts_and_name(hash, meta, name)
-            return hash, False
-        return hash, True
+            return Kept(hash, False, moved_from)
+        return Kept(hash, True, moved_from)
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not published."""

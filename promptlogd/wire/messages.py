@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sandbox.limits import Limits
 from sandbox.outcome import LogLevel, LogLine, Outcome, Usage
 from sandbox.program import Language
 
@@ -97,6 +98,8 @@ class Submit(_Request, frozen=True, kw_only=True):
     source: str
     name: Name | None = None
     """Give this name to the program. A name of another program is moved."""
+    move: bool = True
+    """False: refuse the request with `bad_request` if `name` is on another program, whose hash is `detail.on`."""
     engine: Engine | None = None
     """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None = None
@@ -216,6 +219,8 @@ class Submitted(_Reply, frozen=True, kw_only=True):
     """False if the same program was already stored."""
     engine: Engine = "quickjs"
     """The engine for runs that do not name one."""
+    moved_from: Hash | None = None
+    """The program that `name` was on before, if it was on another."""
 
 
 class Log(_Reply, frozen=True, kw_only=True):
@@ -237,6 +242,8 @@ class Finished(_Reply, frozen=True, kw_only=True):
     usage: Usage
     engine_version: EngineVersion = ""
     """The engine that ran the program. Omitted if the run was cancelled before that was known."""
+    limits: Limits | None = None
+    """The limits that were in force. Omitted if the run did not begin."""
 
 
 class Cancelling(_Reply, frozen=True, kw_only=True):

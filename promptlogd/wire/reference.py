@@ -13,7 +13,7 @@ from promptlogd.wire import messages
 from promptlogd.wire.framing import MAX_FRAME_BYTES
 from promptlogd.wire.messages import PROTOCOL_VERSION
 from promptlogd.wire.session import ClientSession
-from sandbox import outcome
+from sandbox import limits, outcome
 
 _CODES = {
     "bad_request": "malformed request, unknown field or type, limit out of range, or syntax error in a program",
@@ -173,6 +173,7 @@ def protocol_reference() -> str:
         parts += _section(name, here[name], getattr(messages, name), "####")
     for name in ("LogLine", "Usage"):
         parts += _section(name, there[name], getattr(outcome, name), "####")
+    parts += _section("Limits", _classes(limits)["Limits"], limits.Limits, "####")
     parts.append("## Outcomes\n\nThe `outcome` of a `finished` reply is a map. Its `kind` is one of these:\n")
     for name, node in there.items():
         if issubclass(getattr(outcome, name), outcome._Record) and not name.startswith("_"):

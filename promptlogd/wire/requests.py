@@ -14,7 +14,7 @@ from msgspec import Raw, json, msgpack, structs
 
 from promptlogd.wire.errors import BadMessage, ProtocolError, too_large
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding
-from promptlogd.wire.messages import Id, Isolation, Request, Run, Submit
+from promptlogd.wire.messages import Id, Isolation, LimitsAsked, Request, Run, Submit
 from sandbox.program import Language
 
 INLINE_BYTES = 256 * 1024
@@ -142,6 +142,8 @@ def explain(error: Exception) -> str:
         text = f"{text[:_QUOTED]}... {text[-_PLACE:]}"
     if "`$.name`" in text and "regex" in text:
         return "`name` must start with a letter or a digit, and have at most 64 letters, digits, '.', '_' or '-'"
+    if text.startswith("Object contains unknown field") and text.endswith("`$.limits`"):
+        return f"{text}; there is: {', '.join(LimitsAsked.__struct_fields__)}"
     if (found := _NOT_ONE_OF.search(text)) is not None:
         return f"{text}; valid values: {', '.join(map(repr, _CHOICES[found[1]]))}"
     return text

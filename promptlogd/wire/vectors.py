@@ -15,8 +15,10 @@ from promptlogd.wire import messages as m
 from promptlogd.wire.framing import Encoding
 from promptlogd.wire.session import ClientSession, ServerSession
 from sandbox import outcome as o
+from sandbox.limits import Limits
 
 _HASH = "4d7225405c12ced6de6e92fec92f4c7bee893ee6125850d16bbe3832411928f1"
+_OTHER = "a207" * 16
 _ENGINE = "quickjs-ng 0.17"
 _USAGE = o.Usage(cpu_ms=1.5, wall_ms=2.25, peak_memory_bytes=4194304)
 _JSON = msgspec.Raw(b'{"n":1.50,"s":"\xc3\xa4","a":[null,true]}')
@@ -28,6 +30,7 @@ REQUESTS: list[tuple[str, m.Request]] = [
     ("the largest id", m.Ping(id=2**53 - 1)),
     ("a program", m.Submit(id=1, source="const result = prompt.length")),
     ("a program with a name, in TypeScript", m.Submit(id=1, source=_TEXT, name="a.b-c_1", language="typescript")),
+    ("a program whose name must not be on another one", m.Submit(id=1, source="return 1", name="a", move=False)),
     ("a run of a stored program", m.Run(id=2, hash=_HASH, prompt=_TEXT)),
     ("a run by name, with an env", m.Run(id=2, hash="@a", env=_JSON)),
     (
@@ -72,12 +75,13 @@ _OUTCOMES: list[o.Outcome] = [
 REPLIES: list[tuple[str, m.Reply]] = [
     ("versions", m.Pong(id=0, version="1.0", protocol=m.PROTOCOL_VERSION, pid=42, engines={"quickjs": _ENGINE})),
     ("stored", m.Submitted(id=1, hash=_HASH, created=True)),
+    ("stored, with a name that was on another program", m.Submitted(id=1, hash=_HASH, created=True, moved_from=_OTHER)),
     ("a console line", m.Log(id=3, level="warn", text=_TEXT)),
     (
         "a run with console lines",
         m.Finished(
             id=2, hash=_HASH, outcome=_OUTCOMES[0], logs=[o.LogLine(level="log", text="a")], usage=_USAGE,
-            engine_version=_ENGINE,
+            engine_version=_ENGINE, limits=Limits(),
         ),
     ),
     *((f"the outcome {one.__struct_config__.tag}", m.Finished(id=2, hash=_HASH, outcome=one, logs=[], usage=_USAGE))

@@ -14,10 +14,15 @@ from tests.http.servers import http_server
 from tests.wire.test_vectors import CLIENT_PRINTS, ROOT
 
 
+def _ended(*arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Node, and return how it ended."""
+    node, _ = compute_driver_executable()
+    return subprocess.run([node, *arguments], input=input, capture_output=True, text=True, timeout=60)
+
+
 def _node(*arguments: str, input: str = "") -> str:
     """Run Node, and return what it printed."""
-    node, _ = compute_driver_executable()
-    done = subprocess.run([node, *arguments], input=input, capture_output=True, text=True, timeout=60)
+    done = _ended(*arguments, input=input)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -32,3 +37,15 @@ def test_the_client_in_javascript(client: Client, socket_path: Path) -> None:
     """The example of a client in JavaScript does on Node what it does on Deno."""
     hash = client.submit("return [...prompt].reverse().join('')").hash
     assert _node(str(ROOT / "examples/client.mjs"), str(socket_path)) == CLIENT_PRINTS.replace("HASH", hash)
+
+
+def test_the_client_without_a_daemon(tmp_path: Path) -> None:
+    """Without a path the example says what it wants, and with a wrong one what is wrong, in a line."""
+    example = str(ROOT / "examples/client.mjs")
+    told = _ended(example)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("usage: client.mjs SOCKET")
+    told = _ended(example, str(tmp_path / "none"))
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr.startswith("error: ")
+    assert len(told.stderr.splitlines()) == 1

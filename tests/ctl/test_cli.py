@@ -90,6 +90,26 @@ def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
     assert safe("a\x1bb\nc\x9b\u202e") == "a\\x1bb\\nc\\x9b\\u202e"
 
 
+def test_a_recursion_is_told_once(socket_path: Path) -> None:
+    """Of the frames of an endless recursion one is printed, with the number of others; of different frames all are."""
+    done = _ctl(socket_path, "exec", "-e", "const f = (n) => f(n + 1);\nreturn f(0)", "--cpu-ms", "2000")
+    frames = done.stderr.decode().splitlines()[3:]
+    assert frames[0].startswith("    at f (-e:1:")
+    assert re.fullmatch(r"    \.\.\. \d+ more of this frame", frames[1])
+    assert len(frames) < 5
+    done = _ctl(socket_path, "exec", "-e", "const f = () => null.x;\nreturn [1].map(() => f())")
+    assert sum(line.startswith("    at ") for line in done.stderr.decode().splitlines()) >= 3
+
+
+def test_the_memory_limit_is_explained(socket_path: Path) -> None:
+    """A run that is stopped far below its limit says that a request was refused; the peak is what was resident."""
+    done = _ctl(socket_path, "exec", "-e", "return new Uint8Array(60 << 20).length", "--memory-mb", "32")
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert re.search(
+        rb"limit of 32 MiB \(the peak was \d\.\d MiB resident, and a request for more was refused\)", done.stderr
+    )
+
+
 def test_a_file_that_is_not_utf8(socket_path: Path, tmp_path: Path) -> None:
     """A program in UTF-8 runs, and one that is not UTF-8 is refused with the byte that is not."""
     (tmp_path / "x.js").write_bytes(b"return '\xc3\xbf'")
@@ -247,7 +267,8 @@ def test_what_is_not_kept_is_said(socket_path: Path, tmp_path: Path) -> None:
     """A text that is kept for one engine is run for another, and not kept for it; who does so hears of it."""
     path = tmp_path / "same.js"
     path.write_text("return 'kept once'")
-    assert _ctl(socket_path, "exec", "--keep", str(path)).stderr == b""
+    hash = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert _ctl(socket_path, "exec", "--keep", str(path)).stderr == f"note: kept as {hash}\n".encode()
     done = _ctl(socket_path, "exec", "--keep", "--engine", "deno", str(path))
     assert done.stdout == b'"kept once"\n'
     assert b"not stored: the same text is already stored as javascript for quickjs" in done.stderr

@@ -487,7 +487,7 @@ def test_a_task_cancelled_while_it_sends_harms_no_other(socket_path: Path, backe
 
 def test_errors_say_where(client: Client) -> None:
     """What an exception of the client's says has the place in it, of a run as of a submit."""
-    with pytest.raises(RequestRefused, match=r"syntax error: .* \(line 2, column \d+\)"):
+    with pytest.raises(RequestRefused, match=r"SyntaxError: .* \(line 2, column \d+\)"):
         client.submit("\nconst x = ;")
     with pytest.raises(ProgramFailed, match=r"TypeError: .* \(line 2, column \d+\)"):
         _ = client.run_source("\nnull.x").value

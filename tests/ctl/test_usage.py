@@ -35,8 +35,8 @@ _FILE = "FILE"
         (["submit", "-", "--name", "a-b"], ["submit", "-", "--name", "a b"], 2, "start with a letter"),
         (["exec", "-", "--memory-mb", "512"], ["exec", "-", "--memory-mb", "513"], 2, "512 MiB"),
         (["exec", "-", "--memory-mb", "64"], ["exec", "-", "--memory-mb", "99999999999999"], 2, "memory-mb"),
-        (["exec", "-", "--cpu-ms", "1000"], ["exec", "-", "--cpu-ms", "x"], 2, "'x' is not a valid integer."),
-        (["list", "--limit", "1"], ["list", "--limit", "x"], 2, "'x' is not a valid integer."),
+        (["exec", "-", "--cpu-ms", "1000"], ["exec", "-", "--cpu-ms", "x"], 2, "'x' is not a valid integer"),
+        (["list", "--limit", "1"], ["list", "--limit", "x"], 2, "'x' is not a valid integer"),
         (["list"], ["list", "--socket", ""], 2, "Invalid value for '--socket': the path is empty"),
         (["list", "--spawn", "--state-dir", "STATE"], ["list", "--spawn", "--state-dir", ""], 2, "the path is empty"),
         (["list", "--spawn", "--state-dir", "STATE"], ["list", "--state-dir", "STATE"], 2, "--spawn"),
@@ -73,4 +73,7 @@ def test_errors_of_usage_are_json_too(socket_path: Path) -> None:
         done = _ctl(socket_path, *wrong, "--json")
         assert (done.returncode, done.stderr) == (2, b""), wrong
         assert json.loads(done.stdout)["error"]["code"] == "usage"
-        assert b"Error: " in _ctl(socket_path, *wrong).stderr
+        told = _ctl(socket_path, *wrong)
+        assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (2, b"", 1)
+        assert told.stderr.startswith(b"error: ")
+        assert told.stderr.endswith(f"promptlogctl {wrong[0]} --help\n".encode()) is (wrong[0] != "nothing")

@@ -88,14 +88,14 @@ def _made(request: dict[str, Any]) -> dict[str, Any]:
         ),
         (_RUN | {"host_functions": []}, {"host_functions": ["f"]}, "unsupported", "host functions"),
         (_SUBMIT, {"source": _x(_MIB - 1, "//")}, "too_large", "source"),
-        (_SUBMIT, {"source": "let x = ;"}, "bad_request", "syntax error"),
-        (_SUBMIT, {"source": "}); x(); (function () {"}, "bad_request", "syntax error"),
-        (_SUBMIT, {"source": "}[globalThis.x=1]=function(){"}, "bad_request", "syntax error"),
+        (_SUBMIT, {"source": "let x = ;"}, "bad_request", "SyntaxError"),
+        (_SUBMIT, {"source": "}); x(); (function () {"}, "bad_request", "SyntaxError"),
+        (_SUBMIT, {"source": "}[globalThis.x=1]=function(){"}, "bad_request", "SyntaxError"),
         (
             _SUBMIT | {"source": "return " + "(" * 100 + "1" + ")" * 100},
             {"source": _x(500_000, unit="(")},
             "bad_request",
-            "syntax error",
+            "SyntaxError",
         ),
         ({"type": "show", "id": 1, "hash": _KEPT}, {"hash": _NONE}, "not_found", "no program"),
         ({"type": "remove", "id": 1, "hash": _KEPT}, {"hash": _NONE}, "not_found", "no program"),
@@ -205,7 +205,7 @@ def test_a_check_has_more_time_than_a_run(tmp_path: Path) -> None:
         assert isinstance(client.run_source(source).outcome, CpuLimit)  # which is checked with the limits of the run
         hash = client.submit(source).hash
         assert client.run(hash, limits=LimitsAsked(cpu_ms=500)).value == 4000
-        with pytest.raises(RequestRefused, match="syntax error"):
+        with pytest.raises(RequestRefused, match="SyntaxError"):
             client.submit(source + "}")
 
 

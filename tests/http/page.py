@@ -11,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.daemon.processes import until
 from tests.http.servers import http_server
 
 SHOTS = Path(__file__).parents[2] / "docs/images"
@@ -48,8 +49,6 @@ def write(page: Page, code: str) -> None:
     """Replace the program by typing."""
     page.locator(".cm-content").click()
     page.keyboard.press("Control+a")
-    # Typed over a selection, Chromium's editing would copy its style into the text; the page's policy forbids that.
-    page.keyboard.press("Delete")
     page.keyboard.type(code)
 
 
@@ -57,6 +56,21 @@ def run(page: Page, kind: str) -> None:
     """Run the program by the keyboard, and wait until its outcome is there."""
     page.keyboard.press("Control+Enter")
     expect(page.locator(f"#outcome.{kind}")).to_be_visible(timeout=15_000)
+
+
+def new_page(page: Page, url: str) -> Page:
+    """Open a URL as another visitor."""
+    assert page.context.browser
+    other = page.context.browser.new_context(viewport=DESKTOP).new_page()  # type: ignore[arg-type, unused-ignore]
+    other.goto(url)
+    other.wait_for_selector("html[data-ready]")
+    return other
+
+
+def reload(page: Page) -> None:
+    """Reload the page."""
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
 
 
 def test_type_run_see(page: Page) -> None:
@@ -125,16 +139,101 @@ def test_console_lines_come_during_the_run_and_stop_ends_it(page: Page) -> None:
 
 
 def test_share_and_open(page: Page, url: str) -> None:
-    """A kept program has a link, by hash or by name, which opens it."""
+    """A kept program has a link, by name, which opens it, and a second one that brings the prompt and env along."""
+    page.locator("#prompt").fill("a&b=c #é")
+    page.locator("#env").fill('{"k": "&"}')
     write(page, "return 'shared by name'")
     page.locator("#name").fill("from-the-page")
     page.locator("#share").click()
-    link = page.locator("#shared a")
-    expect(link).to_have_attribute("href", f"{url}#@from-the-page")
-    other = page.context.new_page()
-    other.goto(f"{url}#@from-the-page")
+    links = page.locator("#shared a")
+    expect(links.first).to_have_attribute("href", f"{url}#@from-the-page")
+    whole = links.nth(1).get_attribute("href")
+    assert whole
+    other = new_page(page, whole)
     expect(other.locator(".cm-content")).to_contain_text("shared by name")
-    other.close()
+    expect(other.locator("#prompt")).to_have_value("a&b=c #é")
+    expect(other.locator("#env")).to_have_value('{"k": "&"}')
+    other.context.close()
+    page.locator("#prompt").fill("x" * 9000)
+    page.locator("#share").click()
+    expect(page.locator("#shared")).to_contain_text("too long")
+    expect(links).to_have_count(1)
+
+
+def test_a_name_that_moves_is_told(page: Page, url: str) -> None:
+    """Saved under a name that was on another program, the page tells which, with a link to it."""
+    for number in (1, 2):
+        write(page, f"return 'moves {number}'")
+        page.locator("#name").fill("moves-on-the-page")
+        page.locator("#share").click()
+        expect(page.locator("#shared")).to_contain_text("Kept as")
+    page.locator("#shared a").last.click()
+    expect(page.locator(".cm-content")).to_contain_text("moves 1")
+
+
+@pytest.mark.parametrize("reference", ["@nobody", "deadbeefdeadbeef"])
+def test_a_link_to_what_is_gone(page: Page, url: str, reference: str) -> None:
+    """A link to a program that is not there says so."""
+    other = new_page(page, f"{url}#{reference}")
+    expect(other.locator("#outcome.failed")).to_contain_text(f"No program {reference[:12]} here")
+    other.context.close()
+
+
+def test_what_was_written_is_there_after_a_reload(page: Page, url: str) -> None:
+    """A reload brings back the program, the prompt, env and limits; of a kept program it says that they are changes."""
+    write(page, "return 'a draft'")
+    page.locator("#prompt").fill("of mine")
+    page.locator("#limits summary").click()
+    page.locator("#limit-cpu").fill("77")
+    reload(page)
+    expect(page.locator(".cm-content")).to_contain_text("a draft")
+    expect(page.locator("#prompt")).to_have_value("of mine")
+    expect(page.locator("#limit-cpu")).to_have_value("77")
+    page.locator("#share").click()
+    expect(page.locator("#shared")).to_contain_text("Kept as")
+    reload(page)
+    expect(page.locator("#prompt")).to_have_value("of mine")
+    expect(page.locator("#shared")).to_be_hidden()
+    write(page, "return 'changed since'")
+    reload(page)
+    expect(page.locator(".cm-content")).to_contain_text("changed since")
+    page.get_by_role("button", name="Open what is saved").click()
+    expect(page.locator(".cm-content")).to_contain_text("a draft")
+
+
+def test_a_draft_has_a_bound(page: Page) -> None:
+    """A text that is too long for the browser's storage is not kept there, nor is the one before it."""
+    write(page, "return 'short'")
+    kept = "localStorage.getItem('promptlog.draft')"
+    until(lambda: "short" in (page.evaluate(kept) or ""))
+    page.locator("#prompt").fill("x" * 600_000)
+    until(lambda: page.evaluate(kept) is None)
+
+
+def test_limits_of_a_run(page: Page) -> None:
+    """A run has the limits in the fields, and the bars show those that were in force; a wrong one is told."""
+    page.locator("#limits summary").click()
+    page.locator("#limit-memory").fill("64")
+    page.locator("#limit-cpu").fill("1500")
+    write(page, "return 1")
+    run(page, "ok")
+    expect(page.locator("#cpu-text")).to_contain_text("of 1500 ms")
+    expect(page.locator("#memory-text")).to_contain_text("of 64 MiB")
+    expect(page.locator("#wall-text")).to_contain_text("of 3000 ms")
+    for wrong in ("0", "1.5", "-3"):
+        page.locator("#limit-cpu").fill(wrong)
+        page.locator("#run").click()
+        expect(page.locator("#limits-error")).to_be_visible()
+        expect(page.locator("#outcome.idle")).to_contain_text("Not run")
+        page.locator("#limit-cpu").fill("")
+        expect(page.locator("#limits-error")).to_be_hidden()
+    page.locator("#limit-cpu").fill("99999999")
+    page.locator("#run").click()
+    expect(page.locator("#outcome.failed")).to_contain_text("limits.cpu_ms")
+    page.locator("#limit-cpu").fill("")
+    page.locator("#limit-memory").fill("")
+    run(page, "ok")
+    expect(page.locator("#cpu-text")).to_contain_text("of 50 ms")
 
 
 def test_history_is_in_this_browser(page: Page, url: str) -> None:
@@ -182,22 +281,53 @@ def test_the_keyboard_is_enough(page: Page) -> None:
 
 
 def test_an_env_that_is_no_object(page: Page) -> None:
-    """A wrong env is told beside its field, and nothing runs."""
+    """A wrong env is told beside its field, nothing runs, an earlier result goes; mended, the error goes as well."""
+    page.locator("#env").fill("{}")
+    write(page, "return 'earlier'")
+    run(page, "ok")
     page.locator("#env").fill("[1]")
     page.locator("#run").click()
     expect(page.locator("#env-error")).to_contain_text("JSON object")
-    expect(page.locator("#outcome.idle")).to_be_visible()
+    expect(page.locator("#outcome.idle")).to_contain_text("Not run")
+    expect(page.locator("#tree")).not_to_contain_text("earlier")
+    page.locator("#env").fill("")
+    expect(page.locator("#env-error")).to_be_hidden()
+    expect(page.locator("#env")).to_have_attribute("aria-invalid", "false")
+
+
+def test_on_a_phone_the_error_is_in_sight(browser: Browser, url: str) -> None:
+    """After a run that fails, a phone's screen shows the message; the fields above the program take two rows."""
+    context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)  # type: ignore[arg-type, unused-ignore]
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("html[data-ready]")
+    page.locator("#examples").select_option("4")
+    page.locator("#run").tap()
+    expect(page.locator("#outcome.failed")).to_be_visible(timeout=15_000)
+    expect(page.locator("#outcome .outcome-title")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#outcome .outcome-text")).to_be_in_viewport(ratio=1)
+    tops = page.locator(".controls > *").evaluate_all(
+        "fields => fields.map((field) => field.getBoundingClientRect().bottom)"
+    )
+    assert tops[1] == tops[2] > tops[0]
+    expect(page.locator("#editor-help")).to_be_hidden()  # it names keys
+    context.close()
 
 
 def test_a_token_is_asked_for(browser: Browser, socket_path: Path, tmp_path: Path) -> None:
     """With tokens the page asks for one at the first run, and goes on with it."""
     tokens = tmp_path / "tokens"
-    tokens.write_text("me run,submit aaaaaaaaaaaaaaaaaaaaaaaa\n")
+    tokens.write_text("me run,exec,submit aaaaaaaaaaaaaaaaaaaaaaaa\n")
     tokens.chmod(0o600)
     with http_server("--tokens", str(tokens), daemon=socket_path) as url:
         page = browser.new_page()
         page.goto(url)
         page.wait_for_selector("html[data-ready]")
+        page.locator("#run").click()
+        colour = "field => getComputedStyle(field).borderColor"
+        assert page.locator("#token").evaluate(colour) == page.locator("#name").evaluate(colour)  # not red yet
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator("#outcome.failed")).to_contain_text("send a token")
         page.locator("#run").click()
         page.locator("#token").fill("a" * 24)
         page.get_by_text("Use it").click()
@@ -210,7 +340,8 @@ def test_a_token_is_asked_for(browser: Browser, socket_path: Path, tmp_path: Pat
 def test_looks_and_accessibility(browser: Browser, url: str, size: str, scheme: str) -> None:
     """axe finds nothing serious, nothing is wider than the screen; `SCREENSHOTS=1` writes the pictures of docs/."""
     viewport = DESKTOP if size == "desktop" else PHONE
-    page = browser.new_page(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type, unused-ignore]
+    touch = size == "phone"
+    page = browser.new_page(viewport=viewport, color_scheme=scheme, has_touch=touch, is_mobile=touch)  # type: ignore[arg-type, unused-ignore]
     page.goto(url)
     page.wait_for_selector("html[data-ready]")
     for index, kind in (("1", "ok"), ("4", "failed"), ("1", "ok")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from promptlogctl.http.tokens import TokenError, read_tokens
 TOKENS = """
 # name rights token
 reader run aaaaaaaaaaaaaaaaaaaaaaaa
-author run,submit bbbbbbbbbbbbbbbbbbbbbbbb
-owner run,submit,manage cccccccccccccccccccccccc
+author run,exec,submit bbbbbbbbbbbbbbbbbbbbbbbb
+owner run,exec,submit,manage cccccccccccccccccccccccc
+writer submit dddddddddddddddddddddddd
 """
 
 
@@ -114,11 +116,52 @@ def test_rights(settings: Settings, socket_path: Path, tmp_path: Path) -> None:
             httpx.Request("GET", f"{base}/healthz", headers=headers),
         ]
 
+    def run(token: str) -> list[httpx.Request]:
+        url = f"http://localhost/run/{hashlib.sha256(code['code'].encode()).hexdigest()}"
+        headers = {"authorization": f"Bearer {token}"}
+        return [httpx.Request("GET", url, headers=headers), httpx.Request("POST", url, json={}, headers=headers)]
+
     assert answered(guarded, *requests(None)) == [401, 401, 401, 200]
     assert answered(guarded, *requests("a" * 23)) == [401, 401, 401, 200]
-    assert answered(guarded, *requests("a" * 24)) == [200, 403, 403, 200]
+    assert answered(guarded, *requests("a" * 24)) == [403, 403, 403, 200]
     assert answered(guarded, *requests("b" * 24)) == [200, 200, 403, 200]
     assert answered(guarded, *requests("c" * 24)) == [200, 200, 404, 200]
+    assert answered(guarded, *run("a" * 24)) == [200, 200]
+    assert answered(guarded, *run("d" * 24)) == [403, 403]
+
+
+def test_a_name_is_moved_by_who_may_manage(settings: Settings, socket_path: Path, tmp_path: Path) -> None:
+    """A token without `manage` puts a name on a program; to move it is 403 then, and the name stays where it is."""
+    path = tmp_path / "tokens"
+    path.write_text(TOKENS)
+    path.chmod(0o600)
+    guarded = Settings(socket=socket_path, tokens=read_tokens(path))
+
+    async def main() -> None:
+        app = Application(guarded)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as web:
+
+            async def submit(token: str, code: str, name: str) -> httpx.Response:
+                headers = {"authorization": f"Bearer {token * 24}"}
+                return await web.post("/submit", json={"code": code, "name": name}, headers=headers)
+
+            async def run() -> object:
+                return (await web.get("/run/@seven", headers={"authorization": f"Bearer {'a' * 24}"})).json()
+
+            first = (await submit("b", "return 7", "seven")).json()
+            assert list(first) == ["hash", "url"]
+            assert (await submit("b", "return 7", "seven")).json() == first
+            refused = await submit("b", "return 8", "seven")
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+            assert refused.json()["on"] == first["hash"]
+            assert "'manage'" in refused.json()["detail"]
+            assert await run() == 7
+            moved = (await submit("c", "return 8", "seven")).json()
+            assert moved["moved_from"] == first["hash"]
+            assert await run() == 8
+        app.close()
+
+    anyio.run(main)
 
 
 @pytest.mark.parametrize(

@@ -377,11 +377,38 @@ def test_a_unix_socket(socket_path: Path, tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_unix_socket_for_a_group(socket_path: Path, tmp_path: Path) -> None:
+    """--listen-group and --listen-mode decide who may connect, such as a reverse proxy of another user."""
+    path, group = tmp_path / "http.sock", 4242 if os.geteuid() == 0 else os.getegid()
+    arguments = ("--listen-group", str(group), "--listen-mode", "0620")
+    with http_server(*arguments, daemon=socket_path, listen=f"unix:{path}"):
+        status = path.stat()
+        assert (status.st_gid, status.st_mode & 0o777) == (group, 0o620)
+
+
+def test_who_listens_for_others_is_told_of_hosts(tmp_path: Path) -> None:
+    """A server for other machines, without --host, says at its start which hosts requests may name."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a exec aaaaaaaaaaaaaaaaaaaaaaaa\n")
+    tokens.chmod(0o600)
+    for more, tells in (((), True), (("--host", "code.example"), False)):
+        listen = ["--listen", "0.0.0.0:0", "--tokens", str(tokens)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "promptlogctl", "http", *listen, *more], stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr
+        told = process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert ("127.0.0.1, [::1], 0.0.0.0 are refused; give --host NAME" in told) is tells
+        assert ("listening on" in told) is not tells
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_tokens_are_in_force(socket_path: Path, tmp_path: Path, workers: str) -> None:
     """The server refuses who has no token of its file, also with several processes."""
     tokens = tmp_path / "tokens"
-    tokens.write_text("a run aaaaaaaaaaaaaaaaaaaaaaaa\n")
+    tokens.write_text("a exec aaaaaaaaaaaaaaaaaaaaaaaa\n")
     tokens.chmod(0o600)
     with (
         http_server("--tokens", str(tokens), "--workers", workers, daemon=socket_path) as url,
@@ -415,6 +442,11 @@ def test_workers(socket_path: Path) -> None:
         (["--listen", "192.0.2.1:80", "--tokens", "TOKENS"], "can't listen on 192.0.2.1:80"),
         (["--tokens", "/nonexistent/tokens"], "can't read"),
         (["--workers", "0"], "--workers"),
+        (["--listen-group", "0"], "go with --listen unix:PATH"),
+        (["--listen", "unix:/proc/none/s", "--listen-group", "no such group"], "there is no group"),
+        (["--listen", "unix:/proc/none/s", "--listen-mode", "0060"], "is no mode"),
+        (["--listen", "unix:/proc/none/s", "--listen-mode", "666"], "--tokens"),
+        (["--listen", "unix:/proc/none/s", "--listen-mode", "0660"], "can't listen on"),
     ],
 )
 def test_usage_errors(tmp_path: Path, arguments: list[str], why: str) -> None:

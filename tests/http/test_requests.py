@@ -76,6 +76,9 @@ def test_the_whole_run(web: httpx.Client) -> None:
     assert (whole["outcome"]["name"], whole["outcome"]["line"]) == ("TypeError", 1)
     assert whole["logs"] == [{"level": "warn", "text": "w"}]
     assert set(whole["usage"]) == {"cpu_ms", "wall_ms", "peak_memory_bytes"}
+    assert (whole["limits"]["cpu_ms"], whole["limits"]["memory_bytes"]) == (50, 128 << 20)
+    response = web.post("/exec", json={"code": code, "limits": {"cpu_ms": 1700}}, headers={"accept": WHOLE})
+    assert (response.json()["limits"]["cpu_ms"], response.json()["limits"]["wall_ms"]) == (1700, 3400)
 
 
 def events_of(response: httpx.Response) -> list[tuple[str, Any]]:
@@ -157,6 +160,7 @@ def test_syntax_errors_have_their_place(web: httpx.Client) -> None:
     for path in ("/submit", "/exec"):
         body = problem(web.post(path, json={"code": "const a = 1;\nconst b = ;"}))
         assert (body["status"], body["code"], body["line"]) == (422, "syntax_error", 2)
+        assert body["detail"] == "SyntaxError: unexpected token in expression: ';'"
         assert body["column"] == 11
 
 
@@ -182,6 +186,16 @@ def test_syntax_errors_have_their_place(web: httpx.Client) -> None:
         ("GET", "/run/" + "0" * 64 + "?prompt=%", 400, "bad_target"),
         ("GET", "/run/" + "0" * 64 + "?prompt=%c3%28", 400, "bad_target"),
         ("GET", "/run/%00", 400, "bad_target"),
+        ("GET", "/run/@nobody?promt=a", 400, "bad_request"),
+        ("GET", "/run/@nobody?prompt=a&Engine=deno", 400, "bad_request"),
+        ("GET", "/run/@nobody?%70rompt=a&=", 400, "bad_request"),
+        ("GET", "/run/@nobody?%70rompt=a&", 404, "not_found"),
+        ("POST", "/run/@nobody?prompt=a", 400, "bad_request"),
+        ("POST", "/exec?cpu_ms=9", 400, "bad_request"),
+        ("POST", "/submit?name=x", 400, "bad_request"),
+        ("GET", "/programs?limits=5", 400, "bad_request"),
+        ("GET", "/programs/@nobody?source=1", 400, "bad_request"),
+        ("DELETE", "/programs/@nobody?force=1", 400, "bad_request"),
     ],
 )
 def test_refusals(web: httpx.Client, method: str, path: str, status: int, code: str) -> None:
@@ -223,6 +237,27 @@ def test_bodies_that_are_wrong(web: httpx.Client, body: bytes, content_type: str
     assert web.post("/exec", json={"code": "return 1"}).json() == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "tells"),
+    [
+        ("GET", "/run/@nobody?promt=a", None, "'promt' is unknown; there is: prompt, engine"),
+        ("POST", "/run/@nobody?prompt=a", None, "takes its values in the body"),
+        ("GET", f"/programs?{'x' * 9000}", None, f"'{'x' * 40}' is unknown; there is: after, limit"),
+        ("POST", "/exec", {"kode": ""}, "there is: prompt, env, engine, isolation, limits, code, language"),
+        ("POST", "/exec", {"code": "", "limits": {"cpu": 1}}, "there is: cpu_ms, wall_ms, memory_bytes,"),
+        ("POST", "/submit", {"code": "", "name": "a b"}, "`name` must begin with a letter or a digit"),
+        ("POST", "/submit", {"code": "", "x" * 9000: 1}, "... "),
+    ],
+)
+def test_what_is_refused_names_what_there_is(
+    web: httpx.Client, method: str, path: str, body: dict[str, Any] | None, tells: str
+) -> None:
+    """An unknown parameter or member is told with those that there are; a bad name with the rule; all of it short."""
+    detail = problem(web.request(method, path, json=body))["detail"]
+    assert tells in detail
+    assert len(detail) < 500
+
+
 def test_a_chunked_body_has_the_same_bound(web: httpx.Client) -> None:
     """A body without a length is counted as it comes."""
     parts = (b"x" * 100_000 for _ in range(100))
@@ -235,17 +270,31 @@ def test_a_chunked_body_has_the_same_bound(web: httpx.Client) -> None:
 
 
 def test_head_runs_nothing(web: httpx.Client) -> None:
-    """HEAD is refused, and the program has not run."""
+    """HEAD is refused where GET runs a program, and the program has not run."""
     hash = submitted(web, "return 'head'")
     response = web.head(f"/run/{hash}")
     assert (response.status_code, response.headers["allow"]) == (405, "GET, POST, OPTIONS")
     assert web.get(f"/programs/{hash}").json()["runs"] == 0
 
 
+@pytest.mark.parametrize(
+    "path", ["/", "/static/page.css", "/healthz", "/readyz", "/openapi.json", "/programs?limit=1", "/programs/HASH"]
+)
+def test_head_is_get_without_the_body(web: httpx.Client, path: str) -> None:
+    """Where GET runs nothing, HEAD gives GET's status and headers, and no body; the connection goes on."""
+    path = path.replace("HASH", submitted(web, "return 'head of a program'"))
+    got, head = web.get(path), web.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-length", "etag"):
+        assert head.headers.get(name) == got.headers.get(name)
+    assert web.head("/programs/@nobody").status_code == 404
+    assert web.get("/healthz").json() == {"status": "alive"}
+
+
 def test_options_tells_the_methods(web: httpx.Client) -> None:
     """OPTIONS tells the methods, and lets no other site in."""
     response = web.options("/programs/x", headers={"access-control-request-method": "DELETE"})
-    assert (response.status_code, response.headers["allow"]) == (204, "GET, DELETE, OPTIONS")
+    assert (response.status_code, response.headers["allow"]) == (204, "GET, HEAD, DELETE, OPTIONS")
     assert not any(name.startswith("access-control") for name in response.headers)
 
 

@@ -45,7 +45,7 @@ def test_what_is_noted() -> None:
             client.run("@nobody")
         entries = _entries(client, 9)
     assert [(entry.kind, entry.outcome) for entry in entries] == [
-        ("submit", "kept"), ("run", "ok"), ("run", "exception"), ("run", "cpu_limit"), ("submit", "kept"),
+        ("submit", "stored"), ("run", "ok"), ("run", "exception"), ("run", "cpu_limit"), ("submit", "stored"),
         ("name", "moved"), ("name", "moved back"), ("remove", "removed"), ("refused", "not_found"),
     ]  # fmt: skip
     ran = next(entry for entry in entries if entry.kind == "run" and entry.outcome == "ok")
@@ -159,7 +159,7 @@ def test_log_command(tmp_path: Path) -> None:
         client.run_source("throw 1")
         _entries(client, 3)
         lines = ctl(socket, "log").stdout.decode().splitlines()
-        assert [line.split("\t")[3:5] for line in lines] == [["run", "exception"], ["run", "ok"], ["submit", "kept"]]
+        assert [line.split("\t")[3:5] for line in lines] == [["run", "exception"], ["run", "ok"], ["submit", "stored"]]
         assert lines[1].split("\t")[5:8] == [hash, "@one", "quickjs"]
         assert len(ctl(socket, "log", "--failed").stdout.splitlines()) == 1
         assert len(ctl(socket, "log", "--program", "@one", "--since", "1h", "--limit", "1").stdout.splitlines()) == 1

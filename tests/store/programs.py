@@ -27,4 +27,4 @@ def submit(
 ) -> tuple[str, bool]:
     """Keep a text for QuickJS; return (hash, whether it is new)."""
     staged = store.stage(text(source), uid=uid)
-    return store.keep(Submission(staged=staged, artifact=artifact, build=build, name=name))
+    return store.keep(Submission(staged=staged, artifact=artifact, build=build, name=name))[:2]

@@ -13,14 +13,15 @@ import pytest
 
 from promptlogd.handlers.references import StoreErrors
 from promptlogd.refusal import RequestError
-from promptlogd.store import NotFound, Store, TooManyNames
+from promptlogd.store import NameTaken, NotFound, Store, Submission, TooManyNames
 from promptlogd.store.journal import Move
 from promptlogd.store.name_rows import NAME_SCHEMA, NameRows
 from promptlogd.store.names import MOST_NAMES, MOST_NAMES_OF_PROGRAM
 from promptlogd.store.overview import MOST_NAMES_SHOWN
+from promptlogd.store.records import Kept
 from promptlogd.store.references import before
 from promptlogd.store.seal import seal, unseal
-from tests.store.programs import submit
+from tests.store.programs import ARTIFACT, BUILD, submit, text
 from tests.store.reopened import reopened
 
 _MANY = 12_000
@@ -59,6 +60,29 @@ def _give_many_names(state: Path) -> str:
         hash = _hashes(store)[1]
     _extend(state, [Move(name=f"name-{number:05}", hash=hash, at=float(number)) for number in range(_MANY)])
     return hash
+
+
+def test_a_name_that_must_not_move(state: Path) -> None:
+    """A submit that must not move its name keeps nothing if the name is on another program; else it says whence."""
+    with reopened(state) as store:
+        first, _ = _hashes(store)
+
+        def keep(source: bytes, *, moves: bool) -> Kept:
+            staged = store.stage(text(source), uid=7)
+            try:
+                submission = Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="x", moves=moves)
+                return store.keep(submission)
+            except NameTaken:
+                store.discard(staged)
+                raise
+
+        with pytest.raises(NameTaken, match=first):
+            keep(b"return 'taken'", moves=False)
+        assert store.count() == 2
+        moved = keep(b"return 'taken'", moves=True)
+        assert (moved.created, moved.moved_from) == (True, first)
+        again = keep(b"return 'taken'", moves=False)
+        assert (again.created, again.moved_from) == (False, None)
 
 
 def test_a_program_has_so_many_names(state: Path) -> None:

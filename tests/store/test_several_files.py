@@ -31,7 +31,7 @@ def _program(files: dict[str, bytes] | None = None, entry: str = "main.ts", hash
 
 def _keep(store: Store, program: Program, uid: int = 7, tenant: str | None = None) -> tuple[str, bool]:
     staged = store.stage(program, uid=uid, tenant=tenant)
-    return store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="x"))
+    return store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="x"))[:2]
 
 
 @pytest.fixture

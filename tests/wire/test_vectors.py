@@ -22,6 +22,7 @@ HASH dlrow olleh
 [["one","two"],["a","cb","\U0001f600d"]]
 not_found
 TypeError 1
+cancelled
 """
 
 

@@ -25,7 +25,7 @@ function plain(field, onChange, onRun) {
     mark(line, column) {
       const lines = field.value.split("\n");
       const at = lines.slice(0, line - 1).reduce((sum, text) => sum + text.length + 1, 0) + Math.max(0, column - 1);
-      field.setSelectionRange(at, at);
+      field.setSelectionRange(at, at); // does not scroll
     },
     clearMarks() {},
     focus() { field.focus(); },
@@ -95,6 +95,7 @@ async function rich(host, field, onChange, onRun) {
           { key: "Mod-Enter", preventDefault: true, run: () => { onRun(); return true; } },
           ...commands.defaultKeymap, ...commands.historyKeymap, commands.indentWithTab,
         ]),
+        EditorView.domEventHandlers({ beforeinput: typeOverSelection }),
         EditorView.updateListener.of((update) => { if (update.docChanged) onChange(); }),
       ],
     }),
@@ -110,7 +111,7 @@ async function rich(host, field, onChange, onRun) {
       const from = Math.min(at.to, at.from + Math.max(0, column - 1));
       const to = Math.min(at.to, from + 1);
       editor.dispatch(lint.setDiagnostics(editor.state, [{ from, to, severity: "error", message }]));
-      editor.dispatch({ effects: [failedLine.of(at.from), EditorView.scrollIntoView(from, { y: "center" })] });
+      editor.dispatch({ effects: failedLine.of(at.from) });
     },
     clearMarks() {
       editor.dispatch(lint.setDiagnostics(editor.state, []));
@@ -118,4 +119,15 @@ async function rich(host, field, onChange, onRun) {
     },
     focus() { editor.focus(); },
   };
+}
+
+// Chromium's own editing gives a text that replaces a selection the selection's look, by a style attribute. The page's
+// policy forbids that, and reports it. So the editor replaces the selection itself.
+function typeOverSelection(event, view) {
+  const { state } = view;
+  if (event.inputType !== "insertText" || event.data === null || event.isComposing) return false;
+  if (state.selection.ranges.every((range) => range.empty)) return false;
+  event.preventDefault();
+  view.dispatch(state.replaceSelection(event.data), { userEvent: "input.type", scrollIntoView: true });
+  return true;
 }

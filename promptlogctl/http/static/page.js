@@ -1,13 +1,17 @@
 // The page: runs the program in the editor, and shows what came of it.
 
 import { $, choose, chosen } from "./dom.js";
+import { draftOf, forgetDraft, keepDraftSoon } from "./draft.js";
 import { makeEditor } from "./editor.js";
+import { beginEnv, checkEnv } from "./env.js";
 import { events } from "./events.js";
 import { examples } from "./examples.js";
 import { remember } from "./history.js";
 import { beginHistory } from "./history_dialog.js";
-import { LIMITS, MIB, addLine, clear, copyResult, showExcerpt, showNoResult, showOutcome, showResult, showUsage } from "./result.js";
+import { beginLimits, limitsAsked, limitsWritten, tellWrong, writeLimits } from "./limits.js";
+import { addLine, clear, copyResult, learnDefaults, revealOutcome, showExcerpt, showNoResult, showOutcome, showResult, showUsage } from "./result.js";
 import { ask, problemText } from "./server.js";
+import { linkTo, linkWith, named } from "./share.js";
 import { beginTheme } from "./theme.js";
 
 const TITLES = {
@@ -16,7 +20,11 @@ const TITLES = {
   memory_limit: "Stopped: memory", output_limit: "The result is too large", cancelled: "Stopped", crashed: "The engine crashed",
 };
 
+const MIB = 1024 * 1024;
+
 let running = null;
+let opened = ""; // the reference of the kept program in the editor, if there is one
+let loading = false; // whether the fields are being filled by the page, and not by the user
 
 const editor = await makeEditor($("editor"), $("code"), { onChange: changed, onRun: run });
 
@@ -24,11 +32,13 @@ const editor = await makeEditor($("editor"), $("code"), { onChange: changed, onR
 
 async function run() {
   if (running) return;
-  const env = envOf();
-  if (env === undefined) return;
-  const body = { code: editor.text, prompt: $("prompt").value, engine: chosen("engine"), language: chosen("language"), env };
+  const { value: env, why } = checkEnv();
+  if (why) { $("env").focus(); notRun(why); return; }
+  const limits = limitsAsked();
+  if (limits === null) { notRun("A limit is a whole number above 0."); return; }
+  const body = { code: editor.text, prompt: $("prompt").value, engine: chosen("engine"), language: chosen("language"), env, limits };
   running = new AbortController();
-  begin();
+  begin(limits);
   try {
     const response = await ask("exec", {
       method: "POST", body: JSON.stringify(body), signal: running.signal,
@@ -41,7 +51,7 @@ async function run() {
     let ended = false;
     for await (const event of events(response)) {
       if (event.name === "log") addLine(JSON.parse(event.data));
-      else if (event.name === "finished") { ended = true; finished(event.data); }
+      else if (event.name === "finished") { ended = true; finished(event.data, limits); }
       else if (event.name === "problem") { ended = true; refused(JSON.parse(event.data)); }
     }
     if (!ended) showOutcome("failed", "No answer", "The server closed the connection before the run had ended.");
@@ -52,44 +62,30 @@ async function run() {
     running = null;
     $("run").disabled = false;
     $("stop").hidden = true;
+    revealOutcome();
   }
 }
 
-function envOf() {
-  const text = $("env").value.trim();
-  let why = "";
-  let value = {};
-  if (text) {
-    try {
-      value = JSON.parse(text);
-      if (value === null || typeof value !== "object" || Array.isArray(value)) why = "env is a JSON object, such as {\"a\": 1}";
-    } catch (error) {
-      why = `env is not JSON: ${error.message}`;
-    }
-  }
-  $("env").setAttribute("aria-invalid", String(Boolean(why)));
-  $("env-error").textContent = why;
-  $("env-error").hidden = !why;
-  if (why) $("env").focus();
-  return why ? undefined : value;
+// What an earlier run gave is not shown beside inputs that it did not have.
+function notRun(why) {
+  editor.clearMarks();
+  clear();
+  showOutcome("idle", "Not run", why);
 }
 
-function begin() {
+function begin(limits) {
   $("run").disabled = true;
   $("stop").hidden = false;
   editor.clearMarks();
-  clear();
+  clear(limits);
   showOutcome("running", "Running", "");
 }
 
-function finished(data) {
+function finished(data, asked) {
   const answer = JSON.parse(data);
   const { outcome: end, usage } = answer;
-  const limits = { ...LIMITS };
-  if (end.kind === "cpu_limit") limits.cpu_ms = end.limit;
-  if (end.kind === "wall_limit") limits.wall_ms = end.limit;
-  if (end.kind === "memory_limit") limits.memory_bytes = end.limit;
-  showUsage(usage, limits);
+  if (answer.limits && !Object.keys(asked).length) learnDefaults(answer.limits);
+  showUsage(usage, answer.limits ?? undefined);
   const kind = end.kind === "ok" ? "ok" : end.kind.endsWith("_limit") || end.kind === "cancelled" ? "limit" : "failed";
   showOutcome(kind, TITLES[end.kind] ?? end.kind, outcomeSentence(end, answer));
   if (end.kind === "ok") showResult(valueText(data), end.value);
@@ -99,7 +95,7 @@ function finished(data) {
     showExcerpt(editor.text, end.line, end.column ?? 1);
   }
   if (answer.logs_truncated) $("console-count").textContent += " (cut at the limit)";
-  remember({ code: editor.text, prompt: $("prompt").value, env: $("env").value, engine: chosen("engine"), language: chosen("language"), kind: end.kind, at: Date.now() });
+  remember({ code: editor.text, prompt: $("prompt").value, env: $("env").value, engine: chosen("engine"), language: chosen("language"), limits: limitsWritten() ?? {}, kind: end.kind, at: Date.now() });
 }
 
 function outcomeSentence(end, answer) {
@@ -136,7 +132,7 @@ function refused(problem) {
 async function share() {
   const name = $("name").value.trim();
   if (!$("name").checkValidity()) {
-    showShareStatus("A name has letters, digits, '.', '_' and '-'.", true);
+    showShareStatus("A name has letters, digits, '.', '_' and '-', and begins with a letter or a digit.", true);
     return;
   }
   const body = { code: editor.text, engine: chosen("engine"), language: chosen("language"), ...(name ? { name } : {}) };
@@ -144,61 +140,98 @@ async function share() {
     const response = await ask("submit", { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
     const answer = await response.json();
     if (!response.ok) {
-      showShareStatus(problemText(answer), true);
+      showShareStatus(`${problemText(answer)}${answer.line ? ` (line ${answer.line}, column ${answer.column})` : ""}`, true);
       if (answer.line) editor.mark(answer.line, answer.column ?? 1, problemText(answer));
       return;
     }
-    const reference = name ? `@${name}` : answer.hash;
-    history.replaceState(null, "", `#${reference}`);
-    const link = document.createElement("a");
-    link.href = location.href;
-    link.textContent = location.href;
-    const hash = document.createElement("code");
-    hash.textContent = answer.hash;
-    $("shared").replaceChildren("Kept as ", hash, ". Open it here: ", link);
-    $("shared").classList.remove("failed");
-    $("shared").hidden = false;
+    opened = name ? `@${name}` : answer.hash;
+    history.replaceState(null, "", `#${opened}`);
+    keepDraftSoon(written);
+    showKept(answer);
   } catch {
     showShareStatus("The server can't be reached.", true);
   }
 }
 
-function showShareStatus(text, failed = false) {
-  $("shared").textContent = text;
+function showKept({ hash, moved_from: before }) {
+  const code = document.createElement("code");
+  code.textContent = hash;
+  const told = ["Kept as ", code, ". Open it here: ", linkTo(location.href)];
+  const whole = linkWith(opened, $("prompt").value, $("env").value);
+  if (whole) told.push(". The link has the program alone; ", linkTo(whole, "this one has the prompt and env too"));
+  else if (whole === "") told.push(". The link has the program alone: the prompt and env are too long for one");
+  if (before) told.push(". The name was on another program before: ", linkTo(`#${before}`, before.slice(0, 12)));
+  showShareStatus(told);
+}
+
+function showShareStatus(told, failed = false) {
+  $("shared").replaceChildren(...[told].flat());
   $("shared").classList.toggle("failed", failed);
   $("shared").hidden = false;
 }
 
-// The program that the page's address names: #HASH or #@NAME.
-async function openShared() {
-  let reference = "";
-  try { reference = decodeURIComponent(location.hash.slice(1)); } catch { /* not an address of ours */ }
-  if (!/^(@[A-Za-z0-9][A-Za-z0-9._-]{0,63}|[0-9a-f]{8,64})$/.test(reference)) return;
+// Open the program that the page's address names. What was written of it since, and not saved, comes first.
+async function open() {
+  const { reference, prompt, env } = named();
+  if (!reference) return;
+  opened = reference;
   try {
     const response = await ask(`programs/${encodeURIComponent(reference)}?code=1`);
     const answer = await response.json();
-    if (!response.ok) { showShareStatus(problemText(answer), true); return; }
-    load({ code: answer.code, engine: answer.engine, language: answer.language });
+    if (!response.ok) { notThere(reference, answer); return; }
     $("name").value = reference.startsWith("@") ? reference.slice(1) : "";
+    const saved = { code: answer.code, engine: answer.engine, language: answer.language, prompt, env };
+    const draft = prompt === undefined && env === undefined ? draftOf(reference) : null;
+    load(draft ?? saved);
+    if (draft && draft.code !== answer.code) tellDraft(saved);
   } catch {
-    showShareStatus("The server can't be reached.", true);
+    notThere(reference, { detail: "The server can't be reached." });
   }
+}
+
+function notThere(reference, problem) {
+  const short = reference.startsWith("@") ? reference : reference.slice(0, 12);
+  if (problem.code === "not_found") showOutcome("failed", `No program ${short} here`, "It was removed, or the link is for another server.");
+  else showOutcome("failed", `Program ${short} can't be opened`, problemText(problem));
+  revealOutcome();
+}
+
+function tellDraft(saved) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Open what is saved";
+  button.addEventListener("click", () => { forgetDraft(); load(saved); $("shared").hidden = true; });
+  showShareStatus(["These are your changes, which are not saved. ", button]);
 }
 
 // what is in the fields
 
 function changed() {
+  if (loading) return;
   $("shared").hidden = true;
+  keepDraftSoon(written);
 }
 
-function load({ code, prompt, env, engine = "quickjs", language = "javascript" }) {
+function written() {
+  return {
+    of: opened, code: editor.text, prompt: $("prompt").value, env: $("env").value,
+    engine: chosen("engine"), language: chosen("language"), limits: limitsWritten() ?? {},
+  };
+}
+
+function load({ code, prompt, env, limits, engine = "quickjs", language = "javascript" }) {
+  loading = true;
   editor.text = code;
   if (prompt !== undefined) $("prompt").value = prompt;
   if (env !== undefined) $("env").value = env;
+  if (!$("env-error").hidden) checkEnv();
+  writeLimits(limits);
+  tellWrong();
   choose("language", language);
   choose("engine", engine);
   languageChanged();
   editor.clearMarks();
+  loading = false;
 }
 
 function languageChanged() {
@@ -211,13 +244,18 @@ function languageChanged() {
 // begin
 
 beginTheme();
-beginHistory(TITLES, (past) => { load(past); editor.focus(); });
+beginEnv();
+beginLimits(changed);
+beginHistory(TITLES, (past) => { load(past); changed(); editor.focus(); });
 examples.forEach((example, index) => $("examples").append(new Option(example.title, String(index))));
 $("examples").addEventListener("change", () => {
   const example = examples[Number($("examples").value)];
-  if ($("examples").value !== "") load({ prompt: "", env: "", ...example });
+  if ($("examples").value === "") return;
+  load({ prompt: "", env: "", ...example });
+  changed();
 });
 document.querySelectorAll('input[name="language"]').forEach((input) => input.addEventListener("change", languageChanged));
+document.querySelectorAll('#prompt, #env, input[name="engine"], input[name="language"]').forEach((input) => input.addEventListener("input", changed));
 document.querySelectorAll('input[name="view"]').forEach((input) => input.addEventListener("change", () => {
   $("tree").hidden = chosen("view") !== "tree";
   $("text").hidden = chosen("view") !== "text";
@@ -232,8 +270,8 @@ $("copy").addEventListener("click", () => copyResult().then(() => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.defaultPrevented) { event.preventDefault(); run(); }
 });
-addEventListener("hashchange", openShared);
+addEventListener("hashchange", open);
 
-await openShared();
-if (!editor.text) load(examples[0]);
+await open();
+if (!editor.text) load(draftOf("") ?? examples[0]);
 document.documentElement.dataset.ready = "true";

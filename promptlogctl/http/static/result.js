@@ -3,22 +3,30 @@
 import { $ } from "./dom.js";
 import { show } from "./tree.js";
 
-export const MIB = 1024 * 1024;
+const MIB = 1024 * 1024;
 
-// The daemon's defaults. A daemon with other settings tells its own limit only when a run reaches it.
-export const LIMITS = { cpu_ms: 50, memory_bytes: 128 * MIB, wall_ms: 1000 };
+// promptlog's own defaults, until a run without limits of its own tells the daemon's.
+let defaults = { cpu_ms: 50, memory_bytes: 128 * MIB, wall_ms: 1000 };
 const MOST_LINES = 2000;
 
 let resultText = "";
 
-export function clear() {
+export function learnDefaults(limits) {
+  defaults = limits;
+  $("limit-cpu").placeholder = limits.cpu_ms;
+  $("limit-memory").placeholder = limits.memory_bytes / MIB;
+  $("limit-wall").placeholder = limits.wall_ms;
+}
+
+// `limits`: those that the next run asks for.
+export function clear(limits = {}) {
   $("console").replaceChildren();
   $("console-count").textContent = "";
   $("excerpt").hidden = true;
   $("tree").replaceChildren();
   $("text").textContent = "";
   $("copy").disabled = true;
-  showUsage(null);
+  showUsage(null, { ...defaults, ...limits });
 }
 
 export function copyResult() {
@@ -29,6 +37,12 @@ export function showOutcome(kind, title, text) {
   $("outcome").className = `outcome ${kind}`;
   $("outcome").querySelector(".outcome-title").textContent = title;
   $("outcome").querySelector(".outcome-text").textContent = text;
+}
+
+// Scrolls to how the run ended if that is out of sight, as on a phone, where it is below the program.
+export function revealOutcome() {
+  const { top, bottom } = $("outcome").getBoundingClientRect();
+  if (top < 0 || bottom > innerHeight) $("outcome").scrollIntoView({ block: "start" });
 }
 
 export function showExcerpt(source, line, column) {
@@ -43,7 +57,7 @@ export function showExcerpt(source, line, column) {
   $("excerpt").hidden = false;
 }
 
-export function showUsage(usage, limits = LIMITS) {
+export function showUsage(usage, limits = defaults) {
   const set = (id, used, most, unit, digits) => {
     const meter = $(id);
     meter.max = most;

@@ -2,14 +2,12 @@
 
 import { $ } from "./dom.js";
 
-const THEMES = { "": ["Auto", "as the system"], light: ["Light", "light"], dark: ["Dark", "dark"] };
+const THEMES = { "": "Colours: auto", light: "Colours: light", dark: "Colours: dark" };
 
 function setTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  const [text, told] = THEMES[theme];
-  $("theme").textContent = text;
-  $("theme").setAttribute("aria-label", `Colours: ${told}`);
+  $("theme").textContent = THEMES[theme];
   try { localStorage.setItem("promptlog.theme", theme); } catch { /* not allowed */ }
 }
 

@@ -1,0 +1,34 @@
+"""Reads the query of a request. A parameter that the path does not have is refused, as an unknown JSON member is."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_plus
+
+from starlette.requests import Request
+
+from promptlogctl.http.problems import Problem
+
+_SHOWN = 40
+"""Characters of an unknown parameter's name that the error repeats."""
+
+
+def query_of(request: Request, *known: str) -> dict[str, str]:
+    """Return the parameters of a query, of each the first value. Raises Problem for one that is not `known`.
+
+    The guard has checked the escapes, and bounds the length.
+    """
+    query: bytes = request.scope["query_string"]
+    found: dict[str, str] = {}
+    for part in query.split(b"&") if query else ():
+        name, _, value = part.partition(b"=")
+        if not part:
+            continue
+        key = unquote_plus(name.decode())
+        if key not in known:
+            raise Problem(400, "bad_request", f"the query parameter {key[:_SHOWN]!r} is unknown; {_there_is(known)}")
+        found.setdefault(key, unquote_plus(value.decode()))
+    return found
+
+
+def _there_is(known: tuple[str, ...]) -> str:
+    return f"there is: {', '.join(known)}" if known else "there is none here; a POST takes its values in the body"
