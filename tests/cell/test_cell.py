@@ -161,7 +161,7 @@ async def test_logs_before_a_limit_are_kept(plan: Plan) -> None:
     """What was logged before the CPU limit killed the run is returned."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, "console.warn('here', {a: 1}); for(;;){}")
-    assert [(line.level, line.text) for line in result.logs] == [("warn", 'here {"a":1}')]
+    assert [(line.level, line.text) for line in result.logs] == [("warn", "here { a: 1 }")]
 
 
 async def test_a_large_input_and_output_pass(plan: Plan) -> None:
