@@ -32,6 +32,9 @@ from sandbox.errors import SandboxError
 from sandbox.jail.root import RootError
 
 _PR_SET_PDEATHSIG = 1
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""Of lines in the journal: sd-daemon(3)."""
+
 _DESCRIPTOR = click.IntRange(min=3)
 _DESCRIPTOR.name = "integer"  # and not "integer range", in messages
 
@@ -155,7 +158,7 @@ def _set_up_logging(*, verbose: bool) -> None:
     if sys.stderr.isatty():
         line_format, date_format = "%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"
     elif _is_journal(sys.stderr.fileno()):
-        line_format = "%(levelname)s %(name)s: %(message)s"
+        line_format = "<%(priority)d>%(levelname)s %(name)s: %(message)s"
     handler = LogWriter(sys.stderr)
     handler.addFilter(RateLimit())
     handler.setFormatter(_OneLine(line_format, datefmt=date_format))
@@ -172,6 +175,7 @@ class _OneLine(logging.Formatter):
     """One line for each message unless a person is reading."""
 
     def format(self, record: logging.LogRecord) -> str:
+        record.priority = _PRIORITIES.get(record.levelno, _PRIORITIES[logging.INFO])
         text = fit(super().format(record))
         return text if sys.stderr.isatty() else text.replace("\n", " | ")
 

@@ -8,6 +8,7 @@ from promptlogctl.cli.completion import completion
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
 from promptlogctl.cli.http import http
+from promptlogctl.cli.install_service import install_service
 from promptlogctl.cli.list import list_
 from promptlogctl.cli.name import name
 from promptlogctl.cli.ping import ping
@@ -17,6 +18,7 @@ from promptlogctl.cli.run import run
 from promptlogctl.cli.show import show
 from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
+from promptlogctl.cli.uninstall_service import uninstall_service
 from promptlogctl.cli.version import VERSION
 
 
@@ -33,7 +35,11 @@ def cli(**_: object) -> None:
     """
 
 
-for _command in (submit, run, exec_, show, list_, remove, name, ping, stats, doctor, canary, http, play, completion):
+_COMMANDS = (
+    *(submit, run, exec_, show, list_, remove, name, ping, stats, doctor, canary, http, play),
+    *(install_service, uninstall_service, completion),
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 __all__ = ["cli"]

@@ -35,6 +35,7 @@ from promptlogctl.cli.serve import serve
 def http(app: App, listen: Listen, tokens: Path | None, workers: int, hosts: tuple[str, ...], access_log: bool) -> Exit:
     """Serve the HTTP API, and a page to try programs in.
 
-    It is a client of the daemon. While no daemon answers, it answers requests with 503.
+    It is a client of the daemon. While no daemon answers, it answers requests with 503. Under a systemd socket unit it
+    uses the socket that systemd passes, in place of --listen.
     """
     return serve(app, listen, tokens=tokens, workers=workers, hosts=hosts, access_log=access_log)
