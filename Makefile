@@ -2,6 +2,8 @@
 # make demo-http: the same over HTTP.  make play: a page to try programs in, in the browser.
 # make test-page: the page in Chromium, which has to be there (Debian: chromium), and clients on Node.
 # make test-build: build whole wheels, also with zig and for arm64; takes minutes, and needs a package index.
+# make test-deploy RELEASES=bookworm: install promptlog as a service in a Debian root that systemd boots (systemd-nspawn),
+# and check it from inside; needs root, mmdebstrap, systemd-container and Debian's archive, and takes minutes.
 # make placement: make placement.h again, after a change to the engine or to a script that the cell evaluates (x86-64).
 # make test-sanitized: the hostile corpus on a cell with ASan and UBSan; takes minutes.
 # make soak SECONDS=600: mixed load and kills.  make faults KILLS=300: kills at random moments, the daemon's too.
@@ -16,6 +18,7 @@ BYTES ?= 20000000
 RUNS ?= 5000000
 ROUNDS ?= 1
 BAD_SECONDS ?= 30
+RELEASES ?= bookworm trixie
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -29,7 +32,7 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	sandbox/engines/jail/contract.js sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-build test-page test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided fuzz-cell soak faults \
+.PHONY: help check demo demo-http play test test-build test-deploy test-page test-sanitized placement lint bench bench-peers bench-where fuzz fuzz-guided fuzz-cell soak faults \
 	docs clean
 
 $(VENV)/.installed: pyproject.toml $(CELL_SOURCES) $(PAGE_SOURCES)
@@ -66,6 +69,9 @@ test: $(VENV)/.dev
 
 test-build: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/build/real_builds.py
+
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m tests.deploy $(RELEASES)
 
 test-page: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[page]'

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, json
 
 from promptlogd import config
+from promptlogd.settings import is_reloaded
 from sandbox.engines import ENGINES
 
 _NAMED = {"AbsolutePath": config.AbsolutePath, "Positive": config.Positive, "Seconds": config.Seconds}
@@ -34,6 +35,8 @@ def _plain(annotation: str) -> str:
         return " or ".join(f"`{json.encode(value).decode()}`" for value in ast.literal_eval(annotation[7:]))
     if annotation == "Engine":
         return " or ".join(f'`"{name}"`' for name in ENGINES)
+    if annotation.startswith("Annotated[list[User]"):
+        return "list of uids and names of users"
     if annotation.startswith("list["):
         return f"list of: {_plain(annotation[5:-1])}"
     kind = _NAMED.get(annotation) or eval(annotation, {"Annotated": Annotated, "Meta": Meta})
@@ -56,6 +59,15 @@ def config_reference() -> str:
         "# Settings",
         "",
         "A TOML file, given with `promptlogd --config FILE`. All of it is optional; what is unknown is refused.",
+        "Files that end in .toml in the folder `FILE.d` go over it, in the order of their names.",
+        "`promptlogd --config FILE --check-config` checks all of them. `promptlogctl config` tells what is in force,",
+        "and where each value came from.",
+        "",
+        "SIGHUP makes the daemon read them again. Settings with `yes` under reload change then; connections and runs",
+        "go on. Open connections keep `max_pipelined`, `stall_s`, `fronts` and the sizes of texts. The other settings",
+        "take a restart.",
+        "If anything is wrong, the daemon logs it, and nothing changes.",
+        "",
         "Generated from `promptlogd/config.py` by `make docs`; do not edit.",
         "",
     ]
@@ -63,7 +75,7 @@ def config_reference() -> str:
     def section(path: str, node: ast.ClassDef, values: msgspec.Struct) -> None:
         nested: list[tuple[str, ast.ClassDef, msgspec.Struct]] = []
         lines.extend([f"## `[{path}]`", "", ast.get_docstring(node) or "", ""])
-        lines.extend(["| setting | type and bounds | default | |", "|---|---|---|---|"])
+        lines.extend(["| setting | type and bounds | default | reload | |", "|---|---|---|---|---|"])
         inherited = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
         body = [statement for each in (node, *inherited) for statement in each.body]
         for index, statement in enumerate(body):
@@ -79,7 +91,8 @@ def config_reference() -> str:
                 text = inspect.cleandoc(str(following.value.value))
             default = getattr(values, field)
             shown = "" if default is None else f"`{json.encode(default).decode()}`"
-            cells = (f"`{field}`", _plain(kind), shown, text)
+            reload = "yes" if is_reloaded(f"{path}.{field}") else ""
+            cells = (f"`{field}`", _plain(kind), shown, reload, text)
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         lines.append("")
         for place, inner, default in nested:

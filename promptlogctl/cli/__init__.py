@@ -5,6 +5,7 @@ import click
 from promptlogctl.cli.app import Commands, shared_options
 from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
+from promptlogctl.cli.config import config
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
 from promptlogctl.cli.http import http
@@ -36,7 +37,7 @@ def cli(**_: object) -> None:
 
 
 _COMMANDS = (
-    *(submit, run, exec_, show, list_, remove, name, ping, stats, doctor, canary, http, play),
+    *(submit, run, exec_, show, list_, remove, name, ping, stats, config, doctor, canary, http, play),
     *(install_service, uninstall_service, completion),
 )
 for _command in _COMMANDS:

@@ -69,8 +69,8 @@ def check_commands(*, of_user: bool) -> None:
             for place in (path, Path(os.path.realpath(path)), Path(os.path.realpath(commands_folder() / "python"))):
                 if place.is_relative_to(folder):
                     raise UnitsError(
-                        f"{place} is in {folder}, which the service can't see; install promptlog elsewhere: "
-                        "python3 -m venv /opt/promptlog && /opt/promptlog/bin/pip install promptlog"
+                        f"{place} is in {folder}, which the service can't see; install promptlog elsewhere, for "
+                        "example in an environment in /opt/promptlog: python3 -m venv /opt/promptlog"
                     )
         try:
             check_trusted(path)

@@ -128,6 +128,10 @@ class Client:
         """Return the daemon's counts."""
         return self._connection.ask(lambda id: messages.Stats(id=id), messages.StatsReply)
 
+    def config(self) -> messages.ConfigReply:
+        """Return the daemon's settings in force, and where each value came from."""
+        return self._connection.ask(lambda id: messages.Config(id=id), messages.ConfigReply)
+
     def ping(self) -> messages.Pong:
         """Return the daemon's versions."""
         return self._connection.ask(lambda id: messages.Ping(id=id), messages.Pong)

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks, Unparsed, check_size
-from promptlogd.config import Config, LimitsError
+from promptlogd.config import LimitsError
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.references import utf8_bytes
 from promptlogd.handlers.store_threads import StoreThreads
@@ -21,6 +21,7 @@ from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.runs import Runs
+from promptlogd.settings import Settings
 from promptlogd.sink import Sink
 from promptlogd.store import Store, is_hash
 from promptlogd.wire.messages import Finished, Log, Run
@@ -50,7 +51,7 @@ class RunHandler:
         runs: Runs,
         checks: Checks,
         hosts: Mapping[Engine, EngineHost],
-        config: Config,
+        settings: Settings,
         outcomes: Counter[str],
         decoder: Decoder,
     ) -> None:
@@ -60,12 +61,13 @@ class RunHandler:
         self._threads = threads
         self._checks = checks
         self.hosts = hosts
-        self._config = config
+        self._settings = settings
         self._defaults: dict[Engine, Limits] = {}
         """Limits of runs that ask for none."""
+        settings.on_change(lambda _: self._defaults.clear())
         self.runs = runs
         self.outcomes = outcomes
-        self.isolation = config.pool.isolation
+        self.isolation = settings.config.pool.isolation
         self.record_run = store.record_run
 
     def start(self, principal: Principal, request: Run, sink: Sink) -> None:
@@ -152,7 +154,7 @@ class RunHandler:
             raise RequestError("bad_request", "give either `hash` or `source`")
         if request.hash is not None and request.language is not None:
             raise RequestError("bad_request", "`language` is for a `source`; a kept program has its own")
-        bounds = self._config.limits
+        bounds = self._settings.config.limits
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
         check_size("env", len(memoryview(request.env)), bounds.env_kb * 1024)
 
@@ -201,7 +203,7 @@ class RunHandler:
         if request.limits is None and default is not None:
             return default
         try:
-            limits = self._config.limits_for(request.limits, engine)
+            limits = self._settings.config.limits_for(request.limits, engine)
         except LimitsError as error:
             raise RequestError("bad_request", str(error), {"field": error.field, "limit": error.bound}) from None
         if request.limits is None:

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
-from promptlogd.config import Config
 from promptlogd.decoder import Decoder
 from promptlogd.handlers.cancel import CancelHandler
+from promptlogd.handlers.config import ConfigHandler
 from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.name import NameHandler
 from promptlogd.handlers.ping import PingHandler
@@ -22,6 +22,7 @@ from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import SubmitHandler
 from promptlogd.principal import Principal
 from promptlogd.runs import Runs
+from promptlogd.settings import Settings
 from promptlogd.sink import Sink
 from promptlogd.store import Store
 from promptlogd.turns import Turns
@@ -42,7 +43,7 @@ Handlers = Mapping[type, Handler]
 
 def make_handlers(
     *,
-    config: Config,
+    settings: Settings,
     store: Store,
     runs: Runs,
     checks: Checks,
@@ -58,13 +59,14 @@ def make_handlers(
     outcomes: Counter[str] = Counter()
     threads = StoreThreads()
     return {
-        messages.Submit: SubmitHandler(store, threads, checks, config, on_kept),
-        messages.Run: RunHandler(store, threads, runs, checks, hosts, config, outcomes, decoder),
+        messages.Submit: SubmitHandler(store, threads, checks, settings, on_kept),
+        messages.Run: RunHandler(store, threads, runs, checks, hosts, settings, outcomes, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store, threads),
         messages.List: ListHandler(store, threads),
         messages.Remove: RemoveHandler(store, threads),
         messages.Label: NameHandler(store, threads),
         messages.Stats: StatsHandler(store, threads, runs, clients, outcomes, held_by, jail_uids, turns),
-        messages.Ping: PingHandler(hosts, config.engines.disabled),
+        messages.Config: ConfigHandler(settings),
+        messages.Ping: PingHandler(hosts, settings.config.engines.disabled),
     }

@@ -166,11 +166,15 @@ class Stats(_Request, frozen=True, kw_only=True):
     """Tell what the daemon has done and what it holds."""
 
 
+class Config(_Request, frozen=True, kw_only=True):
+    """Tell the settings in force, and where each value came from."""
+
+
 class Ping(_Request, frozen=True, kw_only=True):
     """Tell the versions."""
 
 
-Request = Submit | Run | Cancel | Show | List | Remove | Label | Stats | Ping
+Request = Submit | Run | Cancel | Show | List | Remove | Label | Stats | Config | Ping
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=True):
@@ -319,6 +323,27 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     """Largest CPU time of one turn. Unlike the length, it does not count waiting for a core."""
 
 
+class SettingInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One setting of docs/config.md, such as `limits.default.cpu_ms`."""
+
+    name: str
+    value: str
+    """In force now, as JSON."""
+    source: str
+    """Path of the file that has it, `default`, or the option or variable that set it."""
+    after_restart: str | None = None
+    """The value that it has after a restart, as JSON, if that is another."""
+    reload: bool = False
+    """Whether a reload (SIGHUP) changes it."""
+
+
+class ConfigReply(_Reply, frozen=True, kw_only=True, tag="config"):
+    """The settings in force. `files`: those that were read last, in order; a later one goes over those before it."""
+
+    files: list[str] = []
+    settings: list[SettingInfo]
+
+
 class Pong(_Reply, frozen=True, kw_only=True):
     """The daemon is there."""
 
@@ -340,4 +365,6 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="er
     detail: dict[str, str | int | float | list[str] | None] | None = None
 
 
-Reply = Submitted | Log | Finished | Cancelling | Shown | Listed | Removed | Named | StatsReply | Pong | Error
+Reply = (
+    Submitted | Log | Finished | Cancelling | Shown | Listed | Removed | Named | StatsReply | ConfigReply | Pong | Error
+)

@@ -50,6 +50,7 @@ REQUESTS: list[tuple[str, m.Request]] = [
     ("a name that moves", m.Label(id=8, name="a", hash=_HASH)),
     ("a name that moves back", m.Label(id=8, name="a")),
     ("counts", m.Stats(id=9)),
+    ("settings", m.Config(id=10)),
 ]  # fmt: skip
 
 _OUTCOMES: list[o.Outcome] = [
@@ -81,6 +82,18 @@ REPLIES: list[tuple[str, m.Reply]] = [
     ("cancelled", m.Cancelling(id=4, found=True)),
     ("a removal", m.Removed(id=7, hash=_HASH, names=["a", "b"])),
     ("a name that moved", m.Named(id=8, name="a", hash=_HASH)),
+    (
+        "settings",
+        m.ConfigReply(
+            id=10, files=["/etc/promptlog/promptlog.toml"],
+            settings=[
+                m.SettingInfo(name="limits.default.cpu_ms", value="50", source="default", reload=True),
+                m.SettingInfo(
+                    name="pool.cells", value="null", source="default", after_restart="8",
+                ),
+            ],
+        ),
+    ),
     *((f"the error {code}", m.Error(id=1, code=code, message="why", detail={"line": 1}))
       for code in get_args(m.ErrorCode)),
     ("an error for what no id could be read from", m.Error(code="bad_request", message="why")),

@@ -124,7 +124,7 @@ def test_commands_that_the_service_can_not_start(tmp_path: Path, monkeypatch: py
         (tmp_path / name).write_text("")
         (tmp_path / name).chmod(0o755)
     units.check_commands(of_user=True)
-    with pytest.raises(UnitsError, match="which the service can't see; install promptlog elsewhere: python3 -m venv"):
+    with pytest.raises(UnitsError, match="which the service can't see; install promptlog elsewhere"):
         units.check_commands(of_user=False)
     monkeypatch.setattr(units, "_HIDDEN", ())
     units.check_commands(of_user=False)

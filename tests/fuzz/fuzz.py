@@ -26,6 +26,7 @@ from promptlogctl.client import Client
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
+    Config,
     Error,
     Label,
     LimitsAsked,
@@ -43,6 +44,7 @@ from promptlogd.wire.messages import (
 VALID: list[Request] = [
     Ping(id=1),
     Stats(id="s"),
+    Config(id="c"),
     Submit(id=2, source="const result = 1", name="fuzz"),
     Run(id=3, source="return [prompt, env]", prompt="ü\0\u2028", env=Raw(b'{"a":[1,{"b":null}]}'), stream_logs=True),
     Run(id=4, hash="@fuzz", limits=LimitsAsked(cpu_ms=20, wall_ms=100, memory_bytes=64 << 20)),

@@ -24,6 +24,7 @@ from promptlogd.wire import (
 )
 from promptlogd.wire.messages import (
     Cancel,
+    Config,
     Error,
     Finished,
     Label,
@@ -52,6 +53,7 @@ REQUESTS = [
     Remove(id=6, hash="abcdef0123"),
     Label(id=7, name="x"),
     Stats(id="x" * 64),
+    Config(id=8),
 ]
 ENCODINGS: list[Any] = ["json", "msgpack"]
 
