@@ -19,7 +19,9 @@ def run(*command: str, allowed: Sequence[int] = (0,)) -> None:
     """Run a command of the host. Raises UnitsError with what it said, for an exit code that is not allowed."""
     line = " ".join(command)
     try:
-        done = subprocess.run(command, check=False, capture_output=True, timeout=_COMMAND_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, check=False, capture_output=True, timeout=_COMMAND_S, stdin=subprocess.DEVNULL, cwd="/"
+        )
     except subprocess.TimeoutExpired:
         raise UnitsError(f"{line} did not end within {_COMMAND_S:g} s") from None
     except OSError as error:

@@ -34,6 +34,13 @@ DROP_INS = Path("/etc/promptlog/promptlog.toml.d")
 DAEMON, LISTENER, HTTP = "promptlogd.service", "promptlogd.socket", "promptlog-http.socket"
 REVERSE = "const result = [...prompt].reverse().join('')"
 
+JAIL_UIDS = """\
+[Service]
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID
+AmbientCapabilities=CAP_SETUID CAP_SETGID
+ReadWritePaths=/run/lock
+"""
+
 _BEFORE: set[str] = set()
 """What was there before the installation."""
 
@@ -161,7 +168,7 @@ def test_it_is_installed() -> None:
 def test_systemd_has_nothing_to_say() -> None:
     """This systemd knows every directive of the units, and rates them as promised."""
     for unit, most in ((DAEMON, 2.0), ("promptlog-http.service", 1.0)):
-        assert run("systemd-analyze", "verify", f"/etc/systemd/system/{unit}") == ""
+        assert run("systemd-analyze", "verify", "--man=no", f"/etc/systemd/system/{unit}") == ""
         level = re.search(r"exposure level for \S+: ([0-9.]+)", run("systemd-analyze", "security", unit))
         assert level is not None
         print(unit, level[1])
@@ -189,7 +196,7 @@ def test_the_main_job(engine: str) -> None:
     program.write_text(f"{REVERSE} // {engine}")
     hash = hashlib.sha256(program.read_bytes()).hexdigest()
     assert hash in ctl("submit", program, "--engine", engine)
-    assert ctl("run", hash, "--prompt", "hello").strip() == "olleh"
+    assert json.loads(ctl("run", hash, "--prompt", "hello")) == "olleh"
     with Client(SOCKET) as client:
         for source in ("for (;;);", "while (true) new Array(1e5).fill(1).join()"):
             outcome = client.run_source(source, engine=engine).outcome
@@ -226,7 +233,7 @@ def test_who_may_connect() -> None:
         run("useradd", "--create-home", "--shell", "/bin/sh", user)
     run("usermod", "--append", "--groups", "promptlog-clients", "alice")
     assert "promptlogd" in ctl("ping", user="alice")
-    assert ctl("exec", "-e", "return prompt", "--prompt", "mine", user="alice").strip() == "mine"
+    assert json.loads(ctl("exec", "-e", "return prompt", "--prompt", "mine", user="alice")) == "mine"
     text = ctl("ping", user="mallory", code=4)
     assert "permission denied" in text
     assert "to be in group" in text
@@ -246,6 +253,31 @@ def test_uids_are_told_apart() -> None:
     hash = hashlib.sha256(source.read_bytes()).hexdigest()
     with Client(SOCKET) as client:
         assert client.show(hash).created_by == pwd.getpwnam("alice").pw_uid
+
+
+def test_jails_can_have_uids_of_their_own() -> None:
+    """With the drop-in of docs/operations.md each jail has a uid that nobody else has; without it they share one."""
+    with Client(SOCKET) as client:
+        assert client.stats().jail_uids.startswith("shared: ")
+    folder = Path("/etc/systemd/system/promptlogd.service.d")
+    folder.mkdir()
+    (folder / "jail-uids.conf").write_text(JAIL_UIDS)
+    systemctl("daemon-reload")
+    systemctl("restart", DAEMON)
+    with Client(SOCKET) as client:
+        assert client.stats().jail_uids.startswith("own: ")
+        for engine in ("quickjs", "deno"):
+            assert client.run_source("return 1", engine=engine).value == 1
+    cells = [
+        folder
+        for folder in Path("/proc").glob("[0-9]*")
+        if (folder / "cmdline").read_bytes().startswith(b"/quickjs-cell")
+    ]
+    assert len({cell.stat().st_uid for cell in cells} - {pwd.getpwnam("promptlog").pw_uid}) >= 4
+    (folder / "jail-uids.conf").unlink()
+    folder.rmdir()
+    systemctl("daemon-reload")
+    systemctl("restart", DAEMON)
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
@@ -413,10 +445,12 @@ def test_the_journal_is_right() -> None:
         with pytest.raises(RequestRefused):
             client.run("0" * 64)
     until(lambda: "program" in said(since=since))
-    own = [line for line in journal() if line["_TRANSPORT"] == "stdout" and "INFO" in line["MESSAGE"]]
-    assert own
+    own = [
+        line for line in journal() if line["_TRANSPORT"] == "stdout" and "the settings are right" not in line["MESSAGE"]
+    ]
+    assert {"3", "6"} <= {line["PRIORITY"] for line in own}
     for line in journal():
-        if line["_TRANSPORT"] == "stdout":
+        if line in own:
             assert line["SYSLOG_IDENTIFIER"] == "promptlogd"
             word = re.match(r"(DEBUG|INFO|WARNING|ERROR) promptlogd?[\w.]*: ", line["MESSAGE"])
             assert word is not None, line["MESSAGE"]
@@ -444,7 +478,7 @@ def test_a_users_own_service() -> None:
     assert "promptlogd" in own(str(BIN / "promptlogctl"), "ping")
     for engine in ("quickjs", "deno"):
         text = own(str(BIN / "promptlogctl"), "exec", "-e", REVERSE, "--prompt", "abc", "--engine", engine)
-        assert text.strip() == "cba"
+        assert json.loads(text) == "cba"
     own("systemctl", "--user", "reload", "promptlogd")
     own(str(BIN / "promptlogctl"), "uninstall-service", "--user", "--purge")
     left = {str(path) for path in Path("/home/mallory").rglob("*")} - before
