@@ -40,10 +40,10 @@ def uninstall_service(app: App, of_user: bool, purge: bool) -> Exit:
         names = units.USER_UNITS if of_user else units.UNITS
         for name in names:
             system.systemctl("disable", "--now", name, of_user=of_user, allowed=(0, 1, _ABSENT))
-        removed = [file.path for file in files if _remove(file, purge=purge)]
+        removed = [file.path for file in files if remove(file, purge=purge)]
         system.systemctl("daemon-reload", of_user=of_user)
         system.systemctl("reset-failed", *names, of_user=of_user, allowed=(0, 1, _ABSENT))
-        kept = [file.path for file in files if file.path.exists()]
+        kept = [path for file in files for path in (file.path, drop_ins(file)) if path.exists()]
         if not of_user:
             with suppress(OSError):
                 Path("/run/promptlog").rmdir()
@@ -61,14 +61,24 @@ def uninstall_service(app: App, of_user: bool, purge: bool) -> Exit:
     return Exit.OK
 
 
-def _remove(file: UnitFile, *, purge: bool) -> bool:
-    """Remove a file, and its folder if that is promptlog's own and empty. Return whether it was removed."""
+def drop_ins(file: UnitFile) -> Path:
+    """Return the folder of files that go over a configuration."""
+    return Path(f"{file.path}.d")
+
+
+def remove(file: UnitFile, *, purge: bool) -> bool:
+    """Remove a file, and its folder if that is promptlog's own and empty. Return whether it was removed.
+
+    A configuration that was changed is removed with `purge` alone, and then with its drop-ins. Raises UnitsError.
+    """
     try:
         if not os.path.lexists(file.path):
             return False
         if file.editable and not purge and file.path.read_text("utf-8", "replace") != file.text:
             return False
         file.path.unlink()
+        if file.editable and purge and drop_ins(file).exists():
+            shutil.rmtree(drop_ins(file))
         if file.path.parent.name == "promptlog":
             with suppress(OSError):
                 file.path.parent.rmdir()

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from promptlogctl.cli import cli, units
 from promptlogctl.cli.install_service import write
+from promptlogctl.cli.uninstall_service import drop_ins, remove
 from promptlogctl.cli.units import UnitFile, UnitsError
 
 _LINE = re.compile(r"Overall exposure level for \S+: ([0-9.]+)")
@@ -106,6 +107,34 @@ def test_a_file_is_written_once(tmp_path: Path) -> None:
     assert not write(settings)
     assert settings.path.read_text() == "mine"
     assert not list(tmp_path.rglob("*.new"))
+
+
+def test_what_is_removed(tmp_path: Path) -> None:
+    """Units are; a configuration is unless it was changed, and with purge in any case, its drop-ins included."""
+    unit = UnitFile(path=tmp_path / "unit", text="right\n")
+    write(unit)
+    unit.path.write_text("changed")
+    assert remove(unit, purge=False)
+    assert not remove(unit, purge=False)
+    settings = UnitFile(path=tmp_path / "promptlog/promptlog.toml", text="default\n", editable=True)
+    write(settings)
+    assert remove(settings, purge=False)
+    assert not settings.path.parent.exists()
+    write(settings)
+    settings.path.write_text("mine")
+    drop_ins(settings).mkdir()
+    (drop_ins(settings) / "50.toml").write_text("")
+    assert not remove(settings, purge=False)
+    assert drop_ins(settings).exists()
+    assert remove(settings, purge=True)
+    assert not settings.path.parent.exists()
+
+
+def test_what_can_not_be_removed_is_named(tmp_path: Path) -> None:
+    """A path that is a folder is an error with its name."""
+    (tmp_path / "unit").mkdir()
+    with pytest.raises(UnitsError, match=re.escape(f"can't remove {tmp_path}/unit: ")):
+        remove(UnitFile(path=tmp_path / "unit", text="x"), purge=True)
 
 
 def test_what_can_not_be_written_is_named(tmp_path: Path) -> None:
