@@ -8,6 +8,8 @@
 # make coverage       Measure what the tests reach of promptlogd and sandbox. Fails below the floor in pyproject.toml.
 # make test-page      Test the page in Chromium (Debian: chromium), and clients on Node.
 # make test-build     Build complete wheels, also with zig and for arm64. Takes minutes, and needs a package index.
+# make test-deploy RELEASES=bookworm   Install promptlog as a service in a Debian root that systemd boots (systemd-nspawn),
+#                                      and test it from inside. Needs root, mmdebstrap, systemd-container.
 # make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
 # make placement      Generate placement.h after a change to the engine or to a script that the cell evaluates (x86-64).
 # make docs           Generate documents from code.
@@ -31,6 +33,7 @@ PYTHONS ?= $(shell for minor in 11 12 13 14; do \
 	for python in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python3; do \
 	$$python -c '' 2>/dev/null && echo $$python && break; done; done; true)
 BAD_SECONDS ?= 30
+RELEASES ?= bookworm trixie
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests that may run side by side; the others have the machine to themselves.
@@ -46,7 +49,7 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-long test-versions test-build test-page test-sanitized coverage placement \
+.PHONY: help check demo demo-http play test test-long test-versions test-build test-deploy test-page test-sanitized coverage placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
@@ -108,6 +111,9 @@ test-versions:
 
 test-build: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/build/real_builds.py
+
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m tests.deploy $(RELEASES)
 
 test-page: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[page]'

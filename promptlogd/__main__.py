@@ -16,15 +16,16 @@ from typing import Any
 
 import click
 import trio
+from click.core import ParameterSource
 
 from promptlogd import allocator
-from promptlogd import config as configuration
-from promptlogd.config import Config, ConfigError
+from promptlogd.config import ConfigError
 from promptlogd.listener import ListenError
 from promptlogd.log_rate import RateLimit, fit
 from promptlogd.log_writer import LogWriter
 from promptlogd.server import serve
 from promptlogd.service_manager import Notifier, inherited_socket
+from promptlogd.settings import Settings
 from promptlogd.store import StoreError
 from promptlogd.wire.paths import default_paths
 from sandbox.engines.installed import installed_versions
@@ -32,6 +33,9 @@ from sandbox.errors import SandboxError
 from sandbox.jail.root import RootError
 
 _PR_SET_PDEATHSIG = 1
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""Of lines in the journal: sd-daemon(3)."""
+
 _DESCRIPTOR = click.IntRange(min=3)
 _DESCRIPTOR.name = "integer"  # and not "integer range", in messages
 
@@ -67,6 +71,7 @@ class _AbsolutePath(click.Path):
 )
 @click.option("--state-dir", type=_AbsolutePath(), help="State folder, which contains the programs (mode 0700).")
 @click.option("--config", "config_path", type=_AbsolutePath(), help="Configuration file (TOML).")
+@click.option("--check-config", is_flag=True, help="Check the settings, and exit.")
 @click.option("--verbose", is_flag=True, help="Log more.")
 @click.option("--ready-fd", type=_DESCRIPTOR, help="Write 'ready' to this descriptor when the daemon serves clients.")
 @click.option("--exit-with-parent", is_flag=True, help="Stop when the process that started this one ends.")
@@ -74,6 +79,7 @@ def main(
     socket_path: Path | None,
     state_dir: Path | None,
     config_path: Path | None,
+    check_config: bool,
     verbose: bool,
     ready_fd: int | None,
     exit_with_parent: bool,
@@ -85,11 +91,13 @@ def main(
         raise click.BadParameter(f"descriptor {ready_fd} is not open for writing", param_hint="--ready-fd")
     if exit_with_parent:
         _exit_with_parent()
+    failures: list[BaseException] = []
     try:
-        config = configuration.load(config_path) if config_path else Config()
-        paths = default_paths(os.geteuid(), os.environ)
-        socket_path = socket_path or (Path(config.server.socket) if config.server.socket else paths.socket)
-        state_dir = state_dir or (Path(config.server.state_dir) if config.server.state_dir else paths.state_dir)
+        settings = Settings.read(config_path)
+        if check_config:
+            click.echo(f"the settings are right: {', '.join(settings.files) or 'the defaults'}")
+            return
+        socket_path, state_dir = _choose_paths(settings, socket_path, state_dir)
 
         def ready() -> None:
             if ready_fd is not None:
@@ -98,10 +106,12 @@ def main(
                     os.close(ready_fd)
 
         notifier, inherited = Notifier(os.environ), inherited_socket(os.environ)
+        if inherited is not None:
+            settings.override("server.socket", os.fsdecode(inherited.getsockname()), "systemd's socket unit")
 
         async def run() -> None:
             await serve(
-                config=config,
+                settings=settings,
                 socket_path=socket_path,
                 state_dir=state_dir,
                 ready=ready,
@@ -116,9 +126,27 @@ def main(
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
     except* (ConfigError, StoreError, ListenError, SandboxError, RootError) as group:
-        for error in _leaves(group):
+        failures += _leaves(group)
+    if failures:  # not above: what is raised there is shown with a traceback
+        for error in failures:
             logging.getLogger("promptlogd").error("%s", error)
         sys.exit(1)
+
+
+def _choose_paths(settings: Settings, socket: Path | None, state_dir: Path | None) -> tuple[Path, Path]:
+    """Return where the socket and the state are: an argument or variable goes first, then a file, then the default."""
+    paths, server = default_paths(os.geteuid(), os.environ), settings.config.server
+    context = click.get_current_context()
+    from_environment = context.get_parameter_source("socket_path") is ParameterSource.ENVIRONMENT
+    if socket is not None:
+        settings.override("server.socket", str(socket), "$PROMPTLOG_SOCKET" if from_environment else "--socket")
+    elif server.socket is None:
+        settings.override("server.socket", str(paths.socket), "default")
+    if state_dir is not None:
+        settings.override("server.state_dir", str(state_dir), "--state-dir")
+    elif server.state_dir is None:
+        settings.override("server.state_dir", str(paths.state_dir), "default")
+    return Path(socket or server.socket or paths.socket), Path(state_dir or server.state_dir or paths.state_dir)
 
 
 def _print_version(context: click.Context) -> None:
@@ -155,7 +183,7 @@ def _set_up_logging(*, verbose: bool) -> None:
     if sys.stderr.isatty():
         line_format, date_format = "%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"
     elif _is_journal(sys.stderr.fileno()):
-        line_format = "%(levelname)s %(name)s: %(message)s"
+        line_format = "<%(priority)d>%(levelname)s %(name)s: %(message)s"
     handler = LogWriter(sys.stderr)
     handler.addFilter(RateLimit())
     handler.setFormatter(_OneLine(line_format, datefmt=date_format))
@@ -172,6 +200,7 @@ class _OneLine(logging.Formatter):
     """Writes one line for each message, unless the output is a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
+        record.priority = _PRIORITIES.get(record.levelno, _PRIORITIES[logging.INFO])
         text = fit(super().format(record))
         return text if sys.stderr.isatty() else text.replace("\n", " | ")
 

@@ -28,6 +28,7 @@ More than 300 lines, because the queue, the selection and the slots change the s
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import islice
@@ -78,6 +79,7 @@ class Admission:
         self._reserved = 1 if concurrent >= 3 else 0
         self._queue = queue
         self._queue_bytes = queue_bytes
+        self._wait_s = math.inf
         self._cells = cells
         self._tree = Tree()
         self._light: dict[Node, None] = {}
@@ -107,6 +109,10 @@ class Admission:
     def remembered(self) -> int:
         """Number of users, tenants, processes and connections that are remembered."""
         return len(self._tree)
+
+    def set_bounds(self, *, queue: int, queue_bytes: int, wait_s: float) -> None:
+        """Change the bounds of the queue. Runs that wait already keep their places."""
+        self._queue, self._queue_bytes, self._wait_s = queue, queue_bytes, wait_s
 
     def pending(self, engine: Engine) -> int:
         """Return the number of runs that wait for an engine."""
@@ -179,23 +185,24 @@ class Admission:
         A run is refused up to a twentieth of `wait_s` late. One task serves all runs, because a timer for each would
         cost as much as all other work on a waiting run.
         """
+        self._wait_s = wait_s
         while True:
             await self._any_waiting.wait()
             self._any_waiting = trio.Event()
-            refuse_at = trio.current_time() + wait_s / 20
+            refuse_at = trio.current_time() + self._wait_s / 20
             while self._waiting:
                 await trio.sleep(LONG_S / 2)
                 self.select()
                 if trio.current_time() >= refuse_at:
-                    await self._refuse_overdue(wait_s)
-                    refuse_at = trio.current_time() + wait_s / 20
+                    await self._refuse_overdue()
+                    refuse_at = trio.current_time() + self._wait_s / 20
 
-    async def _refuse_overdue(self, wait_s: float) -> None:
-        since = trio.current_time() - wait_s
+    async def _refuse_overdue(self) -> None:
+        since = trio.current_time() - self._wait_s
         refused = 0
         while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
             self.leave(ticket)
-            ticket.granted(RequestError("busy", f"no slot became free within {wait_s:g} s; try again"))
+            ticket.granted(RequestError("busy", f"no slot became free within {self._wait_s:g} s; try again"))
             refused += 1
             if refused % _REFUSED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()

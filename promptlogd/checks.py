@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from promptlogd.config import Config
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.runs import Runs
+from promptlogd.settings import Settings
 from promptlogd.wire.errors import too_large
 from sandbox.cells.job import Job, Result
 from sandbox.engines import ENGINES
@@ -41,10 +41,10 @@ class Unparsed(msgspec.Struct, frozen=True, kw_only=True):
 class Checks:
     """Checks sources, within the CPU limit for checks (`limits.check_cpu_ms`)."""
 
-    def __init__(self, runs: Runs, hosts: Mapping[Engine, EngineHost], config: Config) -> None:
+    def __init__(self, runs: Runs, hosts: Mapping[Engine, EngineHost], settings: Settings) -> None:
         self._runs = runs
         self._hosts = hosts
-        self._config = config
+        self._settings = settings
 
     def program(self, text: str, engine: Engine | None, language: Language | None) -> Program:
         """Return the program for the source in a request. Raises RequestError. Thread-safe.
@@ -52,7 +52,7 @@ class Checks:
         Hashing takes up to 5 ms for each MiB: call this in a thread for more than SMALL_BYTES.
         """
         source = text.encode()
-        check_size("source", len(source), self._config.limits.source_kb * 1024)
+        check_size("source", len(source), self._settings.config.limits.source_kb * 1024)
         engine, language = self.choose(engine, language)
         return Program.of_text(source, language=language, engine=engine)
 
@@ -66,14 +66,14 @@ class Checks:
         if engine is not None and engine not in able:
             name = {"typescript": "TypeScript", "javascript": "JavaScript"}[language]
             raise RequestError("bad_request", f"{name} needs the engine {able[0]}; leave `engine` out")
-        default = self._config.engines.default
+        default = self._settings.config.engines.default
         chosen = engine or (default if default in able else able[0])
         self.refuse_disabled(chosen)
         return chosen, language
 
     def refuse_disabled(self, engine: Engine) -> None:
         """Raise RequestError for an engine that the configuration disables."""
-        if engine in self._config.engines.disabled:
+        if engine in self._settings.config.engines.disabled:
             raise RequestError(
                 "unsupported",
                 f"the engine {engine} is disabled on this daemon; to enable it, remove it from engines.disabled in the "
@@ -101,8 +101,8 @@ class Checks:
         self, source: bytes, engine: Engine, language: Language, principal: Principal
     ) -> Artifact | Unparsed:
         """Check a source in a cell. Raises RequestError if it could not be checked."""
-        cpu_ms = self._config.limits.check_cpu_ms
-        default = self._config.default_limits(engine)
+        cpu_ms = self._settings.config.limits.check_cpu_ms
+        default = self._settings.config.default_limits(engine)
         limits = msgspec.structs.replace(default, cpu_ms=cpu_ms, wall_ms=max(2000, 4 * cpu_ms))
         job = Job(
             task=Task.CHECK,
@@ -136,7 +136,7 @@ class Checks:
         """Return the error for a source whose check gave no answer."""
         match outcome:
             case CpuLimit() | WallLimit():
-                cpu_ms = self._config.limits.check_cpu_ms
+                cpu_ms = self._settings.config.limits.check_cpu_ms
                 return RequestError("too_large", f"checking the program took more than {cpu_ms} ms of CPU time")
             case MemoryLimit():
                 return RequestError("too_large", "checking the program took more memory than a run has")

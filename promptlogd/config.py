@@ -1,4 +1,4 @@
-"""The daemon's settings, read from a TOML file into one frozen record. Every value has a default and a bound.
+"""The daemon's settings: a table of a TOML file becomes one frozen record. Every value has a default and a bound.
 
 More than 300 lines, because the reference (docs/config.md) is generated from this one file.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
-from pathlib import Path
+import pwd
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
@@ -20,7 +19,6 @@ from sandbox.engines import ENGINES
 from sandbox.limits import MIB, Limits
 from sandbox.program import Engine
 
-MAX_FILE_BYTES = 1 << 20
 _FIRST_ID, _END_ID = 65536, 2**32 - 2
 """Range of ids for jails. Lower ids belong to users, services and nobody. The last two mean "no id" to the kernel."""
 
@@ -44,6 +42,7 @@ class LimitsError(Exception):
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+User = Annotated[int, Meta(ge=0, lt=2**32)] | Annotated[str, Meta(min_length=1, max_length=256)]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*$")]
 
 
@@ -73,8 +72,8 @@ class Server(_Section, frozen=True, kw_only=True):
     that is in it."""
     drain_s: Seconds = 5.0
     """Time that running requests may take to finish after SIGTERM."""
-    fronts: list[Annotated[int, Meta(ge=0, lt=2**32)]] = []
-    """Uids whose processes may name a `tenant` in a request. The daemon's own uid always may."""
+    fronts: Annotated[list[User], Meta(max_length=1000)] = []
+    """Users, by uid or by name, whose processes may name a `tenant` in a request. The daemon's own user always may."""
 
     @property
     def effective_socket_mode(self) -> int:
@@ -315,62 +314,82 @@ _DEMAND = DemandSettings()
 _NOTHING = LimitsAsked()
 
 
-def load(path: Path) -> Config:
-    """Read a configuration file. Raises ConfigError, whose message has the file, the key and the valid values."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes, the maximum for a configuration")
-    try:
-        table = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    _refuse_unknown(table, Config, "", path)
-    try:
-        config = msgspec.convert(table, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error))}") from error
+def checked(table: dict[str, Any], where: str) -> Config:
+    """Return the configuration that a file's table says. Raises ConfigError, which begins with `where`."""
+    config = converted(table, where)
     for field in RunLimits.__struct_fields__:
         default, most = getattr(config.limits.default, field), getattr(config.limits.max, field)
         if default > most:
-            raise ConfigError(f"{path}: limits.default.{field} is {default}, above limits.max.{field} of {most}")
+            raise ConfigError(f"{where}: limits.default.{field} is {default}, above limits.max.{field} of {most}")
     if (ids := config.pool.id_range) is not None:
         if ids[0] < _FIRST_ID or sum(ids) > _END_ID:
             raise ConfigError(
-                f"{path}: pool.uids is {config.pool.uids}: ids must be from {_FIRST_ID} to {_END_ID - 1}, "
+                f"{where}: pool.uids is {config.pool.uids}: ids must be from {_FIRST_ID} to {_END_ID - 1}, "
                 "because the others belong to users and services"
             )
         if ids[1] < config.max_jails:
             raise ConfigError(
-                f"{path}: pool.uids has {ids[1]} ids, but this configuration can have {config.max_jails} jails at "
+                f"{where}: pool.uids has {ids[1]} ids, but this configuration can have {config.max_jails} jails at "
                 f"the same time; give at least {config.max_jails} ids"
             )
-    _check_engines(config.engines, path)
+    _check_engines(config.engines, where)
     least = ENGINES[config.engines.default].min_memory_bytes // MIB
     if config.limits.max.memory_mb < least:
         most = config.limits.max.memory_mb
         raise ConfigError(
-            f"{path}: limits.max.memory_mb is {most}, but {config.engines.default}, the default engine, needs {least}"
+            f"{where}: limits.max.memory_mb is {most}, but {config.engines.default}, the default engine, needs {least}"
         )
+    try:
+        front_uids(config.server)
+    except KeyError as error:
+        raise ConfigError(
+            f"{where}: server.fronts: there is no user {error.args[0]!r}; make it, or give a uid"
+        ) from None
     return config
 
 
-def _check_engines(engines: Engines, path: Path) -> None:
+def converted(table: dict[str, Any], where: str) -> Config:
+    """Return what a table says, each setting checked by itself. Raises ConfigError."""
+    _refuse_unknown(table, Config, "", where)
+    try:
+        return msgspec.convert(_with_maxima(table), Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(str(error))}") from error
+
+
+def _with_maxima(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table with the defaults of `limits.max` that it leaves out. Those of `limits.default` are others."""
+    limits = table.get("limits")
+    most = limits.get("max") if isinstance(limits, dict) else None
+    if not isinstance(limits, dict) or not isinstance(most, dict):
+        return table
+    return {**table, "limits": {**limits, "max": {**msgspec.to_builtins(Bounds().max), **most}}}
+
+
+def front_uids(server: Server) -> frozenset[int]:
+    """Return the uids of `server.fronts`. Raises KeyError with the name of a user that does not exist."""
+    uids = set()
+    for user in server.fronts:
+        try:
+            uids.add(user if isinstance(user, int) else pwd.getpwnam(user).pw_uid)
+        except (KeyError, ValueError):
+            raise KeyError(user) from None
+    return frozenset(uids)
+
+
+def _check_engines(engines: Engines, where: str) -> None:
     known = ", ".join(map(repr, ENGINES))
     for setting, names in (("default", [engines.default]), ("disabled", engines.disabled)):
         for name in names:
             if name not in ENGINES:
-                raise ConfigError(f"{path}: engines.{setting}: there is no engine {name!r}; the engines are: {known}")
+                raise ConfigError(f"{where}: engines.{setting}: there is no engine {name!r}; the engines are: {known}")
     if engines.default not in engines.disabled:
         return
     others = [name for name in ENGINES if name not in engines.disabled]
     if not others:
-        raise ConfigError(f"{path}: engines.disabled names all engines; leave at least one enabled")
+        raise ConfigError(f"{where}: engines.disabled names all engines; leave at least one enabled")
     raise ConfigError(
-        f"{path}: engines.disabled names {engines.default!r}, which is the default engine; also set "
+        f"{where}: engines.disabled names {engines.default!r}, which is the default engine; also set "
         f'engines.default = "{others[0]}"'
     )
 
@@ -386,6 +405,8 @@ def _explain(message: str) -> str:
         )
     elif setting in ("server.socket", "server.state_dir"):
         text = "expected an absolute path; a relative path would depend on the folder where the daemon is started"
+    elif setting.startswith("server.fronts"):
+        text = "expected uids, or names of users as strings"
     elif setting.endswith("uids"):
         text = 'expected the first id and the number of ids as a string, like "100000:65536"'
     elif text.startswith("Invalid enum value"):
@@ -396,13 +417,13 @@ def _explain(message: str) -> str:
     return f"{setting}: {text}" if setting else message
 
 
-def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], place: str, path: Path) -> None:
+def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], place: str, where: str) -> None:
     hints = get_type_hints(section)
     for key, value in table.items():
         if key not in section.__struct_fields__:
             near = difflib.get_close_matches(key, section.__struct_fields__, n=1, cutoff=0.5)
             hint = f"did you mean {place}{near[0]}?" if near else f"known: {', '.join(section.__struct_fields__)}"
-            raise ConfigError(f"{path}: there is no setting {place}{key}; {hint}")
+            raise ConfigError(f"{where}: there is no setting {place}{key}; {hint}")
         kind = hints[key]
         if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            _refuse_unknown(value, kind, f"{place}{key}.", path)
+            _refuse_unknown(value, kind, f"{place}{key}.", where)

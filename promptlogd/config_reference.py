@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, json
 
 from promptlogd import config
+from promptlogd.settings import is_reloaded
 from sandbox.engines import ENGINES
 
 _NAMED = {"AbsolutePath": config.AbsolutePath, "Positive": config.Positive, "Seconds": config.Seconds}
@@ -38,6 +39,8 @@ def _plain(annotation: str) -> str:
         return ", ".join(f"`{json.encode(value).decode()}`" for value in get_args(config.JournalText))
     if annotation == "bool":
         return "`true` or `false`"
+    if annotation.startswith("Annotated[list[User]"):
+        return "list of uids and names of users"
     if annotation.startswith("list["):
         return f"list of: {_plain(annotation[5:-1])}"
     kind = _NAMED.get(annotation) or eval(annotation, {"Annotated": Annotated, "Meta": Meta})
@@ -60,14 +63,22 @@ def config_reference() -> str:
         "# Settings",
         "",
         "`promptlogd --config FILE` reads settings from a TOML file. All settings are optional. Unknown settings are",
-        "refused. `make docs` generates this page from `promptlogd/config.py`; do not edit it.",
+        "refused. Files that end in .toml in the folder `FILE.d` override it, in the order of their names.",
+        "`promptlogd --config FILE --check-config` checks all of them. `promptlogctl config` shows which values are in",
+        "force, and where each came from.",
+        "",
+        "On SIGHUP the daemon reads the files again. Settings with `yes` under reload change then. Connections and",
+        "runs continue. Open connections keep `max_pipelined`, `stall_s`, `fronts` and the sizes of texts. The other",
+        "settings require a restart. If anything is wrong, the daemon logs it and changes nothing.",
+        "",
+        "`make docs` generates this page from `promptlogd/config.py`; do not edit it.",
         "",
     ]
 
     def section(path: str, node: ast.ClassDef, values: msgspec.Struct) -> None:
         nested: list[tuple[str, ast.ClassDef, msgspec.Struct]] = []
         lines.extend([f"## `[{path}]`", "", ast.get_docstring(node) or "", ""])
-        lines.extend(["| setting | type and bounds | default | |", "|---|---|---|---|"])
+        lines.extend(["| setting | type and bounds | default | reload | |", "|---|---|---|---|---|"])
         inherited = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
         body = [statement for each in (node, *inherited) for statement in each.body]
         for index, statement in enumerate(body):
@@ -83,7 +94,8 @@ def config_reference() -> str:
                 text = inspect.cleandoc(str(following.value.value))
             default = getattr(values, field)
             shown = "" if default is None else f"`{json.encode(default).decode()}`"
-            cells = (f"`{field}`", _plain(kind), shown, text)
+            reload = "yes" if is_reloaded(f"{path}.{field}") else ""
+            cells = (f"`{field}`", _plain(kind), shown, reload, text)
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         lines.append("")
         for place, inner, default in nested:

@@ -69,6 +69,7 @@ class Connection:
         handlers: Handlers,
         runs: Runs,
         settings: Server,
+        fronts: frozenset[int],
         decoder: Decoder,
     ) -> None:
         self._sock = sock
@@ -80,7 +81,7 @@ class Connection:
         self._session = ServerSession(bounds=decoder.bounds, inline_bytes=INLINE_BYTES)
         peer = peer_of(sock)
         self._principal = Principal(connection=number, uid=peer.uid, process=peer.process)
-        self._may_name_tenants = peer.uid == os.geteuid() or peer.uid in settings.fronts
+        self._may_name_tenants = peer.uid == os.geteuid() or peer.uid in fronts
         self._budget = clients.budgets.open(self._principal)
         self._inbox = Inbox(
             sock,

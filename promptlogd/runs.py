@@ -55,7 +55,7 @@ class Runs:
         """`default_limits`: limits of a run that asks for none."""
         self.pools = pools
         self.admission = admission
-        self._default_limits = default_limits
+        self.default_limits = default_limits
         for engine, pool in pools.items():
             pool.waiting = partial(self._waiting_for, engine)
             pool.on_ready = admission.select
@@ -114,16 +114,16 @@ class Runs:
     def other_memory(self, job: Job) -> int | None:
         """Return the memory limit of a job; None if it is the default."""
         memory_bytes = job.limits.memory_bytes
-        return None if memory_bytes == self._default_limits[job.engine].memory_bytes else memory_bytes
+        return None if memory_bytes == self.default_limits[job.engine].memory_bytes else memory_bytes
 
     def has_default_child(self, job: Job) -> bool:
         """Whether a child that was forked in advance has the limits of a job."""
-        default, limits = self._default_limits[job.engine], job.limits
+        default, limits = self.default_limits[job.engine], job.limits
         return (limits.cpu_ms, limits.memory_bytes) == (default.cpu_ms, default.memory_bytes)
 
     def is_ordinary(self, job: Job) -> bool:
         """Whether the limits of a job do not exceed the defaults."""
-        default = self._default_limits[job.engine]
+        default = self.default_limits[job.engine]
         if job.limits == default:
             return True
         return all(getattr(job.limits, field) <= getattr(default, field) for field in Limits.__struct_fields__)

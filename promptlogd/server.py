@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from promptlogd.journal import Journal
 from promptlogd.listener import Listening
 from promptlogd.runs import Runs
 from promptlogd.service_manager import Notifier
+from promptlogd.settings import Settings
 from promptlogd.store import Store
 from promptlogd.turns import Turns
 from promptlogd.upkeep import Upkeep
@@ -55,7 +56,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 async def serve(
     *,
-    config: Config,
+    settings: Settings,
     socket_path: Path,
     state_dir: Path,
     ready: Callable[[], None] = lambda: None,
@@ -67,6 +68,7 @@ async def serve(
     `inherited`: a socket that already listens. It is used instead of one at `socket_path`.
     Raises StoreError, ListenError, RootError, CellStartError or ConfigError if the daemon cannot start.
     """
+    config = settings.config
     _raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_S)
     for number in _SIGNALS:
@@ -94,7 +96,7 @@ async def serve(
             listening = Listening(inherited, Path(os.fsdecode(inherited.getsockname())), owns_file=False)
         stack.callback(listening.close)
         allocator.settle()
-        daemon = _Daemon(config, store, journal, hosts, identities, notifier or Notifier({}))
+        daemon = _Daemon(settings, store, journal, hosts, identities, notifier or Notifier({}))
         await daemon.serve(listening, ready, signals)
 
 
@@ -129,15 +131,18 @@ class _Daemon:
 
     def __init__(
         self,
-        config: Config,
+        settings: Settings,
         store: Store,
         journal: Journal,
         hosts: dict[str, EngineHost],
         identities: Identities,
         notifier: Notifier,
     ) -> None:
+        config = settings.config
         self._notifier = notifier
+        self._settings = settings
         self._config = config
+        """As it was at the start."""
         self._store = store
         self._hosts = hosts
         self._clients = Clients(most=config.server.max_clients, on_refusal=journal.note_refusal)
@@ -161,11 +166,11 @@ class _Daemon:
         self._decoder = Decoder(config.text_bounds)
         self._upkeep = Upkeep(store, journal, self._clients, self._admission, notifier)
         self._handlers = make_handlers(
-            config=config,
+            settings=settings,
             store=store,
             journal=journal,
             runs=self._runs,
-            checks=Checks(self._runs, hosts, config),
+            checks=Checks(self._runs, hosts, settings),
             hosts=hosts,
             clients=self._clients,
             held_by=_held_by(hosts, config.engines.disabled),
@@ -174,6 +179,36 @@ class _Daemon:
             decoder=self._decoder,
             on_kept=self._upkeep.on_kept,
         )
+        settings.on_change(self._on_change)
+
+    def _on_change(self, config: Config) -> None:
+        """Put new settings in force, but for those that handlers and connections read by themselves."""
+        scheduler = config.scheduler
+        self._admission.set_bounds(queue=scheduler.queue, queue_bytes=scheduler.queue_mb * MIB, wait_s=scheduler.wait_s)
+        self._decoder.bounds = config.text_bounds
+        self._runs.default_limits = {name: config.default_limits(name) for name in self._hosts}
+        for name, host in self._hosts.items():
+            if host.set_default(config.default_limits(name)):
+                self._pools[name].renew()
+
+    async def _reload(self) -> None:
+        """Read the configuration again. If anything is wrong with it, log that, and keep what is in force."""
+        self._notifier.reloading()
+        try:
+            loaded = await trio.to_thread.run_sync(self._settings.read_again)
+        except ConfigError as error:
+            _log.error("SIGHUP: %s; the settings stay as they are", error)
+        except RuntimeError as error:  # no thread can be started
+            _log.error("SIGHUP: can't read the settings: %s", error)
+        else:
+            if loaded is None:
+                _log.info("SIGHUP: nothing to do; the daemon was started without --config")
+            else:
+                done = self._settings.adopt(loaded)
+                _log.info("SIGHUP: settings changed: %s", ", ".join(done.changed) or "none")
+                if done.pending:
+                    _log.warning("settings that take a restart: %s", ", ".join(done.pending))
+        self._notifier.ready()
 
     def _make_pool(self, name: str, host: EngineHost) -> Pool:
         spec, config = ENGINES[name], self._config
@@ -247,7 +282,8 @@ class _Daemon:
                     clients=self._clients,
                     handlers=self._handlers,
                     runs=self._runs,
-                    settings=self._config.server,
+                    settings=self._settings.config.server,
+                    fronts=self._settings.fronts,
                     decoder=self._decoder,
                 )
             except NoPlace as error:
@@ -259,13 +295,13 @@ class _Daemon:
     async def _stop_on_signal(
         self, signals: AsyncIterator[int], accepting: trio.CancelScope, connections: trio.Nursery
     ) -> None:
-        await _wait_for_signal(signals)
+        await _wait_for_signal(signals, self._reload)
         admission, clients = self._admission, self._clients
         _log.info("stopping: %d runs in progress, %d waiting", admission.running, admission.queued)
         self._notifier.stopping()
         accepting.cancel()
         clients.draining = True
-        drain_s = self._config.server.drain_s
+        drain_s = self._settings.config.server.drain_s
         with trio.move_on_after(drain_s) as drain:
             await clients.wait_idle()
         if drain.cancelled_caught:
@@ -293,16 +329,20 @@ async def _guard(connection: Connection) -> None:
         _log.exception("a connection failed")
 
 
-async def _wait_for_signal(signals: AsyncIterator[int]) -> None:
-    """Wait for a signal to stop."""
+async def _wait_for_signal(signals: AsyncIterator[int], reload: Callable[[], Awaitable[None]]) -> None:
+    """Wait for a signal to stop. On SIGHUP call `reload`."""
     async for received in signals:
         if received != signal.SIGHUP:
             return
-        _log.info("SIGHUP is ignored: settings are read only at the start")
+        await reload()
+
+
+async def _ignore_reload() -> None:
+    _log.info("SIGHUP is ignored during the start")
 
 
 async def _give_up_on_signal(signals: AsyncIterator[int], cells: trio.Nursery) -> None:
-    await _wait_for_signal(signals)
+    await _wait_for_signal(signals, _ignore_reload)
     _log.info("stopping before the start was complete")
     cells.cancel_scope.cancel()
 

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import MutableMapping
 
 from promptlogd.listener import ListenError
@@ -42,6 +43,10 @@ class Notifier:
     def ready(self) -> None:
         """Tell systemd that the daemon serves clients."""
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """Tell systemd that the settings are read again. `ready` ends that."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def alive(self, status: str) -> None:
         """Send a watchdog ping and a one-line status. Call this from the event loop that serves clients."""

@@ -9,6 +9,7 @@ from promptlogd.checks import Checks
 from promptlogd.config import Config
 from promptlogd.principal import Principal
 from promptlogd.runs import Runs
+from promptlogd.settings import Settings
 from sandbox.cells.job import Job, Result
 from sandbox.engines.host.engine_host import EngineHost
 from sandbox.outcome import Usage
@@ -31,7 +32,7 @@ async def test_a_check_that_had_no_time_for_bytecode_is_repeated_with_more() -> 
 
     host = SimpleNamespace(artifact_bytes=lambda source: 100, artifact=artifact)
     config = Config()
-    checks = Checks(cast(Runs, SimpleNamespace(finish=finish)), {"quickjs": cast(EngineHost, host)}, config)
+    checks = Checks(cast(Runs, SimpleNamespace(finish=finish)), {"quickjs": cast(EngineHost, host)}, Settings(config))
     principal = Principal(connection=1, uid=0, process=None)
     made = await checks.artifact(b"return 1", "quickjs", "javascript", principal)
     assert made.code == b"code"

@@ -6,9 +6,11 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from promptlogd.config import Config, ConfigError, LimitsError, load
+from promptlogd.config import Config, ConfigError, LimitsError, front_uids
+from promptlogd.config_files import load, load_files
 from promptlogd.config_reference import config_reference
 from promptlogd.wire.messages import LimitsAsked
 from promptlogd.wire.paths import default_paths
@@ -59,6 +61,12 @@ def test_a_range_of_uids_that_can_not_be_used_is_refused(tmp_path: Path, uids: s
     assert _load(tmp_path, '[pool]\nuids = "700000:1000"').pool.id_range == (700_000, 1000)
     with pytest.raises(ConfigError, match=re.escape(says)):
         _load(tmp_path, f'[pool]\nuids = "{uids}"')
+
+
+def test_a_maximum_alone_leaves_the_others(tmp_path: Path) -> None:
+    """A file that sets one maximum has the defaults of the others, as the reference says."""
+    most = _load(tmp_path, "[limits.max]\ncpu_ms = 700\n").limits.max
+    assert most == msgspec.structs.replace(Config().limits.max, cpu_ms=700)
 
 
 _MOST = (1 << 20) - len(b"#\n")
@@ -203,3 +211,79 @@ def test_the_default_engine_can_not_be_disabled(tmp_path: Path, engines: str, sa
     assert _load(tmp_path, '[engines]\ndefault = "deno"\ndisabled = ["quickjs"]').engines.disabled == ["quickjs"]
     with pytest.raises(ConfigError, match=re.escape(says)):
         _load(tmp_path, f"[engines]\n{engines}")
+
+
+def _folder_of(path: Path, **files: str) -> None:
+    folder = Path(f"{path}.d")
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / f"{name}.toml").write_text(text)
+
+
+def test_files_of_the_drop_in_folder_go_over_the_file(tmp_path: Path) -> None:
+    """The last file by name decides, setting by setting, and each setting's source is known."""
+    path = tmp_path / "promptlog.toml"
+    path.write_text("[limits.default]\ncpu_ms = 20\nwall_ms = 200\nlog_kb = 2\n")
+    _folder_of(
+        path, b10="[limits.default]\ncpu_ms = 30\nwall_ms = 300", a20="[limits.default]\nwall_ms = 250", c="[pool]"
+    )
+    for ignored in (".hidden.toml", "note.txt", "x.toml~"):
+        Path(f"{path}.d", ignored).write_text("= nonsense")
+    loaded = load_files(path)
+    default = loaded.config.limits.default
+    assert (default.cpu_ms, default.wall_ms, default.log_kb) == (30, 300, 2)
+    assert [Path(file).name for file in loaded.files] == ["promptlog.toml", "a20.toml", "b10.toml", "c.toml"]
+    assert {name: Path(file).name for name, file in loaded.sources.items()} == {
+        "limits.default.cpu_ms": "b10.toml",
+        "limits.default.wall_ms": "b10.toml",
+        "limits.default.log_kb": "promptlog.toml",
+    }
+
+
+def test_what_is_wrong_in_a_drop_in_is_named(tmp_path: Path) -> None:
+    """An error names the file that has it, or the file and the folder if only both together are wrong."""
+    path = tmp_path / "promptlog.toml"
+    path.write_text("[limits.max]\ncpu_ms = 100\n")
+    _folder_of(path, one="[limits.default]\ncpu_ms = 10")
+    load(path)
+    drop_in = Path(f"{path}.d/one.toml")
+    for text, says in (
+        ("[limits.default]\ncpu = 1", f"{drop_in}: there is no setting limits.default.cpu"),
+        ("[limits.default]\ncpu_ms = 0", f"{drop_in}: limits.default.cpu_ms: Expected `int` >= 1"),
+        ("limits = 3", f"{drop_in}: limits: Expected `object`"),
+        ("= x", f"{drop_in} is not TOML"),
+        ("[limits.default]\ncpu_ms = 101", f"{path} with {path}.d: limits.default.cpu_ms is 101, above limits.max"),
+    ):
+        drop_in.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            load(path)
+    drop_in.unlink()
+    drop_in.mkdir()
+    with pytest.raises(ConfigError, match=re.escape(f"can't read the configuration {drop_in}: Is a directory")):
+        load(path)
+
+
+def test_the_drop_in_folder_has_a_bound(tmp_path: Path) -> None:
+    """A hundred files are read, and one more is refused."""
+    path = tmp_path / "promptlog.toml"
+    path.write_text("")
+    _folder_of(path, **{f"f{number}": "" for number in range(100)})
+    assert len(load_files(path).files) == 101
+    Path(f"{path}.d/more.toml").write_text("")
+    with pytest.raises(ConfigError, match="has 101 files; the most is 100"):
+        load(path)
+
+
+def test_fronts_are_users_by_uid_or_by_name(tmp_path: Path) -> None:
+    """A name is looked up when the file is read; one that is nobody's, and what is no user at all, are refused."""
+    assert front_uids(_load(tmp_path, "[server]\nfronts = [12, 'root']").server) == {0, 12}
+    for wrong, says in (
+        ("['no-such-user-here']", "server.fronts: there is no user 'no-such-user-here'; make it, or give a uid"),
+        ("['']", "server.fronts[0]: expected uids, or names of users as strings"),
+        ("[-1]", "server.fronts[0]: expected uids, or names of users as strings"),
+        ("[1.5]", "server.fronts[0]: expected uids, or names of users as strings"),
+        (r"['''a\u0000''']".replace("'''", '"'), "server.fronts: there is no user"),
+        (str(list(range(1001))), "server.fronts: expected uids"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            _load(tmp_path, f"[server]\nfronts = {wrong}")

@@ -20,6 +20,7 @@ from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
 from promptlogd.principal import Principal
 from promptlogd.runs import Runs
+from promptlogd.settings import Settings
 from promptlogd.store import Store
 from promptlogd.wire.messages import Finished, Run
 from sandbox.cells.job import Job
@@ -70,15 +71,15 @@ class _Handled:
         self.started: list[Job] = []
         self.hash, _ = submit(store, b"return 1", name="x", artifact=ARTIFACT, build=BUILD)
         nobody: Any = None
-        config = Config()
+        settings = Settings(Config())
         self._handler = RunHandler(
             store,
             Journal(store.folder, JournalSettings(enabled=False), b""),
             StoreThreads(),
             cast(Runs, SimpleNamespace(start=self._start, pools={})),
-            Checks(nobody, {}, config),
+            Checks(nobody, {}, settings),
             {"quickjs": cast(EngineHost, SimpleNamespace(artifact_build=BUILD))},
-            config,
+            settings,
             Counter(),
             cast(Decoder, None),
         )

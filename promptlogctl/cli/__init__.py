@@ -5,9 +5,11 @@ import click
 from promptlogctl.cli.app import Commands, shared_options
 from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
+from promptlogctl.cli.config import config
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
 from promptlogctl.cli.http import http
+from promptlogctl.cli.install_service import install_service
 from promptlogctl.cli.list import list_
 from promptlogctl.cli.log import log
 from promptlogctl.cli.name import name
@@ -18,6 +20,7 @@ from promptlogctl.cli.run import run
 from promptlogctl.cli.show import show
 from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
+from promptlogctl.cli.uninstall_service import uninstall_service
 from promptlogctl.cli.version import VERSION
 
 
@@ -34,9 +37,11 @@ def cli(**_: object) -> None:
     """
 
 
-for _command in (
-    submit, run, exec_, show, list_, remove, name, log, ping, stats, doctor, canary, http, play, completion,
-):  # fmt: skip
+_COMMANDS = (
+    *(submit, run, exec_, show, list_, remove, name, log, ping, stats, config, doctor, canary, http, play),
+    *(install_service, uninstall_service, completion),
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 __all__ = ["cli"]

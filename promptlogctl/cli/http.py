@@ -53,7 +53,8 @@ def http(
 ) -> Exit:
     """Serve the HTTP API, and a web page for trying programs.
 
-    The server is a client of the daemon. While no daemon answers, the status of responses is 503.
+    The server is a client of the daemon. While no daemon answers, the status of responses is 503. Under a systemd
+    socket unit it uses the socket that systemd passes instead of --listen.
     """
     if listen.path is None and (group is not None or mode is not None):
         raise click.UsageError("--listen-group and --listen-mode go with --listen unix:PATH")

@@ -18,6 +18,8 @@ import msgspec
 DEFAULT = "127.0.0.1:8787"
 
 _BACKLOG = 4096
+_FIRST_DESCRIPTOR = 3
+"""Of the sockets that systemd passes (sd_listen_fds(3))."""
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,29 @@ def parsed(ctx: click.Context, param: click.Parameter, text: str) -> Listen:
     if not colon or not host or not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise click.BadParameter(f"{text!r} is neither HOST:PORT, such as {DEFAULT}, nor unix:PATH")
     return Listen(host=host.removeprefix("[").removesuffix("]"), port=int(port))
+
+
+def inherited() -> tuple[Listen, socket.socket] | None:
+    """Return the listening socket of a socket unit, if this process was started for one. Raises OSError."""
+    meant_for, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if meant_for != str(os.getpid()) or count in ("", "0"):
+        return None
+    if count != "1":
+        raise OSError(errno.EINVAL, f"systemd passed {count} sockets; the socket unit must have one ListenStream=")
+    os.set_inheritable(_FIRST_DESCRIPTOR, False)
+    sock = socket.socket(fileno=_FIRST_DESCRIPTOR)
+    families = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+    if (
+        sock.family not in families
+        or sock.type != socket.SOCK_STREAM
+        or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        raise OSError(errno.EINVAL, "systemd passed a socket that is no listening stream socket; see ListenStream=")
+    address = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return Listen(path=Path(os.fsdecode(address))), sock
+    return Listen(host=address[0], port=address[1]), sock
 
 
 def listening(listen: Listen, *, any_port: bool) -> socket.socket:

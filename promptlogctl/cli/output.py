@@ -107,7 +107,7 @@ def note(message: str) -> None:
 
 def as_json(value: Any, *, to_stderr: bool = False) -> None:
     """Print a record as one line of JSON. Of a reply, omit fields about the connection."""
-    line = msgspec.json.encode(_in_full(value))
+    line = msgspec.json.encode(in_full(value))
     stream = sys.stderr if to_stderr else sys.stdout
     text = safe(line.decode(), code="\\u{:04x}") if stream.isatty() else line  # bytes: JSON is UTF-8 in any locale
     if to_stderr:
@@ -116,14 +116,14 @@ def as_json(value: Any, *, to_stderr: bool = False) -> None:
         click.echo(text)
 
 
-def _in_full(value: Any) -> Any:
+def in_full(value: Any) -> Any:
     """Convert records to dicts, including fields that messages omit because of their default values."""
     if isinstance(value, list):
-        return [_in_full(item) for item in value]
+        return [in_full(item) for item in value]
     if not isinstance(value, msgspec.Struct):
         return value
     fields = {name: getattr(value, name) for name in value.__struct_fields__}
-    about_program = {name: _in_full(field) for name, field in fields.items() if name != "id" and field is not None}
+    about_program = {name: in_full(field) for name, field in fields.items() if name != "id" and field is not None}
     kind = value.__struct_config__
     return {"kind": kind.tag, **about_program} if kind.tag_field == "kind" else about_program
 

@@ -16,7 +16,7 @@ import click
 
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App
-from promptlogctl.cli.listen import Listen, listening, url_of
+from promptlogctl.cli.listen import Listen, inherited, listening, url_of
 from promptlogctl.cli.output import Exit
 
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ def serve(
     if missing:
         wanted = " ".join(f"'{requirement}'" for requirement in REQUIREMENTS)
         raise click.UsageError(f"{', '.join(missing)} is not installed; run: pip install {wanted}")
+    try:
+        passed = inherited()
+    except OSError as error:
+        why = f"can't use the socket that systemd passed: {error.strerror or error}"
+        return Exit(output.problem("usage", why, Exit.USAGE, json=app.json))
+    if passed is not None:
+        listen = passed[0]
     if not listen.is_local and tokens is None:
         raise click.UsageError(
             f"{listen.host} is reachable from other hosts; give --tokens FILE, or listen on 127.0.0.1 or unix:PATH"
@@ -66,7 +73,7 @@ def serve(
         if private is not None or app.socket is not None:
             os.environ[SOCKET] = str(private or app.socket)
         try:
-            sock = listening(listen, any_port=any_port)
+            sock = passed[1] if passed is not None else listening(listen, any_port=any_port)
         except OSError as error:
             where = listen.path or f"{listen.host}:{listen.port}"
             code = Exit.USAGE
@@ -83,7 +90,7 @@ def serve(
             _run(_config(workers, access_log), sock)
         finally:
             sock.close()
-            if listen.path is not None:
+            if listen.path is not None and passed is None:
                 with suppress(OSError):
                     listen.path.unlink()
     return Exit.OK

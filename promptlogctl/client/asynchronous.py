@@ -169,6 +169,10 @@ class AsyncClient:
         """Return the daemon's counters."""
         return await self.ask(lambda id: messages.Stats(id=id), messages.StatsReply)
 
+    async def config(self) -> messages.ConfigReply:
+        """Return the daemon's settings in force, and where each value came from."""
+        return await self.ask(lambda id: messages.Config(id=id), messages.ConfigReply)
+
     async def ping(self, **options: Unpack[RequestOptions]) -> messages.Pong:
         """Return the versions of the daemon and its engines."""
         return await self.ask(lambda id: messages.Ping(id=id, **options), messages.Pong)

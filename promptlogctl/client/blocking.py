@@ -164,6 +164,10 @@ class Client:
         """Return the daemon's counters."""
         return self._connection.ask(lambda id: messages.Stats(id=id), messages.StatsReply)
 
+    def config(self) -> messages.ConfigReply:
+        """Return the daemon's settings in force, and where each value came from."""
+        return self._connection.ask(lambda id: messages.Config(id=id), messages.ConfigReply)
+
     def ping(self) -> messages.Pong:
         """Return the versions of the daemon and its engines."""
         return self._connection.ask(lambda id: messages.Ping(id=id), messages.Pong)

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks, Unparsed, check_size
-from promptlogd.config import Config, LimitsError
+from promptlogd.config import LimitsError
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.references import utf8_bytes
 from promptlogd.handlers.store_threads import StoreThreads
@@ -22,6 +22,7 @@ from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.runs import Runs
+from promptlogd.settings import Settings
 from promptlogd.sink import Sink
 from promptlogd.store import Store, is_hash
 from promptlogd.wire.messages import Finished, Log, Run
@@ -52,7 +53,7 @@ class RunHandler:
         runs: Runs,
         checks: Checks,
         hosts: Mapping[Engine, EngineHost],
-        config: Config,
+        settings: Settings,
         outcomes: Counter[str],
         decoder: Decoder,
     ) -> None:
@@ -60,16 +61,17 @@ class RunHandler:
         self.decoder = decoder
         self._store = store
         self.journal = journal
-        self.kept_texts = frozenset(config.journal.keep)
+        self.kept_texts = frozenset(settings.config.journal.keep)
         self._threads = threads
         self._checks = checks
         self.hosts = hosts
-        self._config = config
+        self._settings = settings
         self._defaults: dict[Engine, Limits] = {}
         """Limits of runs that ask for none."""
+        settings.on_change(lambda _: self._defaults.clear())
         self.runs = runs
         self.outcomes = outcomes
-        self.isolation = config.pool.isolation
+        self.isolation = settings.config.pool.isolation
         self.record_run = store.record_run
 
     def start(self, principal: Principal, request: Run, sink: Sink) -> None:
@@ -156,7 +158,7 @@ class RunHandler:
             raise RequestError("bad_request", "give either `hash` or `source`")
         if request.hash is not None and request.language is not None:
             raise RequestError("bad_request", "`language` is only for a `source`; a stored program has its own")
-        bounds = self._config.limits
+        bounds = self._settings.config.limits
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
         check_size("env", len(memoryview(request.env)), bounds.env_kb * 1024)
 
@@ -205,7 +207,7 @@ class RunHandler:
         if request.limits is None and default is not None:
             return default
         try:
-            limits = self._config.limits_for(request.limits, engine)
+            limits = self._settings.config.limits_for(request.limits, engine)
         except LimitsError as error:
             raise RequestError("bad_request", str(error), {"field": error.field, "limit": error.bound}) from None
         if request.limits is None:

@@ -10,12 +10,12 @@ from contextlib import suppress
 import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks
-from promptlogd.config import Config
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
+from promptlogd.settings import Settings
 from promptlogd.sink import Sink
 from promptlogd.store import Staged, Store, Submission
 from promptlogd.wire.messages import Submit, Submitted
@@ -35,14 +35,14 @@ class SubmitHandler:
         journal: Journal,
         threads: StoreThreads,
         checks: Checks,
-        config: Config,
+        settings: Settings,
         on_kept: Callable[[], None],
     ) -> None:
         self._store = store
         self._journal = journal
         self._threads = threads
         self._checks = checks
-        self._config = config
+        self._settings = settings
         self._on_kept = on_kept
 
     def start(self, principal: Principal, request: Submit, sink: Sink) -> None:

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
-from promptlogd.config import Config
 from promptlogd.decoder import Decoder
 from promptlogd.handlers.cancel import CancelHandler
+from promptlogd.handlers.config import ConfigHandler
 from promptlogd.handlers.journal import JournalHandler, JournalStatsHandler
 from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.name import NameHandler
@@ -24,6 +24,7 @@ from promptlogd.handlers.submit import SubmitHandler
 from promptlogd.journal import Journal
 from promptlogd.principal import Principal
 from promptlogd.runs import Runs
+from promptlogd.settings import Settings
 from promptlogd.sink import Sink
 from promptlogd.store import Store
 from promptlogd.turns import Turns
@@ -44,7 +45,7 @@ Handlers = Mapping[type, Handler]
 
 def make_handlers(
     *,
-    config: Config,
+    settings: Settings,
     store: Store,
     journal: Journal,
     runs: Runs,
@@ -61,8 +62,8 @@ def make_handlers(
     outcomes: Counter[str] = Counter()
     threads = StoreThreads()
     return {
-        messages.Submit: SubmitHandler(store, journal, threads, checks, config, on_kept),
-        messages.Run: RunHandler(store, journal, threads, runs, checks, hosts, config, outcomes, decoder),
+        messages.Submit: SubmitHandler(store, journal, threads, checks, settings, on_kept),
+        messages.Run: RunHandler(store, journal, threads, runs, checks, hosts, settings, outcomes, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store, threads),
         messages.List: ListHandler(store, threads),
@@ -71,5 +72,6 @@ def make_handlers(
         messages.Stats: StatsHandler(store, threads, runs, clients, outcomes, held_by, jail_uids, turns),
         messages.ReadJournal: JournalHandler(journal, store, threads),
         messages.JournalStats: JournalStatsHandler(journal, store, threads),
-        messages.Ping: PingHandler(hosts, config.engines.disabled),
+        messages.Config: ConfigHandler(settings),
+        messages.Ping: PingHandler(hosts, settings.config.engines.disabled),
     }

@@ -170,6 +170,10 @@ class Stats(_Request, frozen=True, kw_only=True):
     """Return the daemon's counters."""
 
 
+class Config(_Request, frozen=True, kw_only=True):
+    """Tell the settings in force, and where each value came from."""
+
+
 class Ping(_Request, frozen=True, kw_only=True):
     """Return the versions of the daemon and its engines."""
 
@@ -204,7 +208,7 @@ class JournalStats(_Request, frozen=True, kw_only=True, tag="journal_stats"):
     since: Annotated[float, Meta(ge=0)] | None = None
 
 
-Request = Submit | Run | Cancel | Show | List | Remove | Label | Stats | Ping | ReadJournal | JournalStats
+Request = Submit | Run | Cancel | Show | List | Remove | Label | Stats | Config | Ping | ReadJournal | JournalStats
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=True):
@@ -418,6 +422,27 @@ class JournalSums(_Reply, frozen=True, kw_only=True, tag="journal_sums"):
     programs: list[JournalSum]
 
 
+class SettingInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One setting of docs/config.md, such as `limits.default.cpu_ms`."""
+
+    name: str
+    value: str
+    """In force now, as JSON."""
+    source: str
+    """Path of the file that has it, `default`, or the option or variable that set it."""
+    after_restart: str | None = None
+    """The value that it has after a restart, as JSON, if that is another."""
+    reload: bool = False
+    """Whether a reload (SIGHUP) changes it."""
+
+
+class ConfigReply(_Reply, frozen=True, kw_only=True, tag="config"):
+    """The settings in force. `files`: those that were read last, in order; a later one goes over those before it."""
+
+    files: list[str] = []
+    settings: list[SettingInfo]
+
+
 class Pong(_Reply, frozen=True, kw_only=True):
     """The versions of the daemon and its engines."""
 
@@ -451,6 +476,7 @@ Reply = (
     | StatsReply
     | Entries
     | JournalSums
+    | ConfigReply
     | Pong
     | Error
 )

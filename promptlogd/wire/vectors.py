@@ -57,6 +57,7 @@ REQUESTS: list[tuple[str, m.Request]] = [
     ("failed runs of a program, another page", m.ReadJournal(id=10, hash="@a", failed=True, since=1.5, before=7)),
     ("one journal entry in full", m.ReadJournal(id=10, entry=7)),
     ("totals of the journal", m.JournalStats(id=11, since=1.5)),
+    ("settings", m.Config(id=10)),
 ]  # fmt: skip
 
 _OUTCOMES: list[o.Outcome] = [
@@ -92,6 +93,18 @@ REPLIES: list[tuple[str, m.Reply]] = [
     (
         "journal entries",
         m.Entries(id=10, entries=[m.JournalEntry(id=7, at=1.5, kind="run", uid=1, outcome="ok", hash=_HASH)], next=7),
+    ),
+    (
+        "settings",
+        m.ConfigReply(
+            id=10, files=["/etc/promptlog/promptlog.toml"],
+            settings=[
+                m.SettingInfo(name="limits.default.cpu_ms", value="50", source="default", reload=True),
+                m.SettingInfo(
+                    name="pool.cells", value="null", source="default", after_restart="8",
+                ),
+            ],
+        ),
     ),
     *((f"the error {code}", m.Error(id=1, code=code, message="why", detail={"line": 1}))
       for code in get_args(m.ErrorCode)),

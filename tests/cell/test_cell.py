@@ -432,7 +432,7 @@ async def test_a_cell_that_can_not_start_says_why(plan: Plan) -> None:
     async with a_reactor() as reactor:
         with pytest.raises(CellStartError, match="nowhere"):
             await cells.start(msgspec.structs.replace(plan, executable=Path("/nowhere")), reactor)
-        arguments = [argument if argument != "--chroot" else "--no-such-option" for argument in plan.arguments]
+        arguments = [argument if argument != "--bindmount_ro" else "--no-such-option" for argument in plan.arguments]
         with pytest.raises(CellStartError, match=r"nsjail|option|parse"):
             await cells.start(msgspec.structs.replace(plan, arguments=arguments), reactor)
 

@@ -99,9 +99,9 @@ def test_a_delegated_version_2_cgroup_is_used(tmp_path: Path) -> None:
     _tree(own, {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": ""})
     made = cgroup.make("promptlog-x", 600 * MIB, mounts=tmp_path)
     assert made is not None
-    assert (own / "daemon.promptlog/cgroup.procs").read_text() == str(os.getpid())
-    for folder in (own, own / "promptlog-x"):
-        assert (folder / "cgroup.subtree_control").read_text() == "+memory +pids"
+    assert (own / "supervisor/cgroup.procs").read_text() == str(os.getpid())
+    assert (own / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
+    assert (own / "promptlog-x/cgroup.subtree_control").read_text() == "+memory +pids"
     assert made.arguments[:3] == ["--use_cgroupv2", "--cgroupv2_mount", str(own / "promptlog-x")]
 
 

@@ -127,7 +127,7 @@ def test_submits_at_once_for_several_engines(client: Client) -> None:
 def _root_of(nsjail: int) -> Path:
     """Return the root of an nsjail's jail, as it was told."""
     arguments = Path(f"/proc/{nsjail}/cmdline").read_bytes().split(b"\0")
-    return Path(os.fsdecode(arguments[arguments.index(b"--chroot") + 1]))
+    return Path(os.fsdecode(arguments[arguments.index(b"--bindmount_ro") + 1]).removesuffix(":/"))
 
 
 def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:

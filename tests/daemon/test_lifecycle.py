@@ -333,12 +333,12 @@ def test_the_log_tells_what_clients_did(tmp_path: Path) -> None:
 
 
 def test_the_journal_adds_the_time(tmp_path: Path) -> None:
-    """Where $JOURNAL_STREAM says that standard error leads to the journal, lines have no time of their own."""
+    """Where $JOURNAL_STREAM says that standard error leads to the journal, lines have a priority in place of a time."""
     script = 'export JOURNAL_STREAM=$(stat -Lc "%d:%i" /dev/stderr); exec "$0" -m promptlogd --config /nowhere'
     for prefix, times in (("", 0), ("unset JOURNAL_STREAM; ", 1)):
         command = ["bash", "-c", script.replace("exec", f"{prefix}exec"), sys.executable]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert re.match(r"\d{4}-" if times else "ERROR promptlogd: ", done.stderr), done.stderr
+        assert re.match(r"\d{4}-" if times else "<3>ERROR promptlogd: ", done.stderr), done.stderr
 
 
 def test_nobody_has_to_read_the_log(tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ def _as_nobody(path: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["ping", "run"])
-@pytest.mark.parametrize("fronts", [[], [_NOBODY]])
-def test_a_tenant_is_named_by_fronts_alone(folder: Path, kind: str, fronts: list[int]) -> None:
-    """Another user's request with a tenant is `forbidden`, unless its uid is listed; without one it is served."""
+@pytest.mark.parametrize("fronts", [[], [_NOBODY], ["nobody"]])
+def test_a_tenant_is_named_by_fronts_alone(folder: Path, kind: str, fronts: list[int | str]) -> None:
+    """Another user's request with a tenant is `forbidden`, unless the user is listed; without one it is served."""
     request: dict[str, Any] = {"type": kind, "id": 1, **({"source": "return 1"} if kind == "run" else {})}
     with a_daemon(folder, config=f"[server]\nfronts = {fronts}\n") as daemon:
         os.chown(daemon.socket, _NOBODY, -1)

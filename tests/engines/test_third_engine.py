@@ -10,8 +10,10 @@ import pytest
 import trio
 
 from promptlogctl.client import Client, RequestRefused
-from promptlogd.config import Config, PoolSettings, load
+from promptlogd.config import Config, PoolSettings
+from promptlogd.config_files import load
 from promptlogd.server import serve
+from promptlogd.settings import Settings
 from sandbox.engines import ENGINES
 from tests.engines.echo import SPEC
 
@@ -40,7 +42,11 @@ async def test_a_third_engine_is_a_folder_and_a_line(tmp_path: Path, monkeypatch
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             start = partial(
-                serve, config=config, socket_path=tmp_path / "s", state_dir=tmp_path / "state", ready=ready.set
+                serve,
+                settings=Settings(config),
+                socket_path=tmp_path / "s",
+                state_dir=tmp_path / "state",
+                ready=ready.set,
             )
             nursery.start_soon(start)
             await ready.wait()

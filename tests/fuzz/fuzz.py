@@ -26,6 +26,7 @@ from promptlogctl.client import Client
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
     Cancel,
+    Config,
     Error,
     JournalStats,
     Label,
@@ -47,6 +48,7 @@ VALID: list[Request] = [
     Stats(id="s"),
     ReadJournal(id=9, limit=7, before=9, hash="@a", failed=True, since=1.5),
     JournalStats(id=9, hash="ab" * 32, since=0.5),
+    Config(id="c"),
     Submit(id=2, source="const result = 1", name="fuzz"),
     Run(id=3, source="return [prompt, env]", prompt="ü\0\u2028", env=Raw(b'{"a":[1,{"b":null}]}'), stream_logs=True),
     Run(id=4, hash="@fuzz", limits=LimitsAsked(cpu_ms=20, wall_ms=100, memory_bytes=64 << 20)),

@@ -24,6 +24,7 @@ from promptlogd.wire import (
 )
 from promptlogd.wire.messages import (
     Cancel,
+    Config,
     Error,
     Finished,
     JournalStats,
@@ -56,6 +57,7 @@ REQUESTS: list[Request] = [
     Stats(id="x" * 64),
     ReadJournal(id=8, limit=7, before=9, hash="@a", failed=True, since=1.5),
     JournalStats(id=9, hash="ab" * 32, since=0.5),
+    Config(id=8),
 ]
 ENCODINGS: list[Any] = ["json", "msgpack"]
 

@@ -59,6 +59,12 @@ class EngineHost(Protocol):
     def is_demanded(self) -> bool:
         """Whether the settings require the engine to be installed."""
 
+    def set_default(self, default: Limits) -> bool:
+        """Change the limits of a run that asks for none, but for their memory. Return whether cells have the old ones.
+
+        Such a cell has the new limits set for each run, which costs time: it is better replaced.
+        """
+
     async def plan(self, memory_bytes: int | None) -> Plan:
         """Return how to start a cell with this memory limit, or with the default. The first call creates the root.
 

@@ -6,6 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
+import msgspec
 import trio
 
 from sandbox.cells.cell import Cell, Done, OnLines, Room
@@ -15,6 +16,7 @@ from sandbox.cells.reactor import Reactor
 from sandbox.engines.host.columns import Text
 from sandbox.engines.host.engine_host import Setting
 from sandbox.engines.host.run import Run
+from sandbox.limits import Limits
 from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked, Trusted
 from sandbox.protocol.frames import Task, job_frame
@@ -102,6 +104,11 @@ class Host:
     def missing(self) -> str | None:
         """Return None: it is there."""
         return None
+
+    def set_default(self, default: Limits) -> bool:
+        """Nothing is made ahead of time."""
+        self._setting = msgspec.structs.replace(self._setting, default=default)
+        return False
 
     def is_demanded(self) -> bool:
         """Whether its settings say that it must be there."""

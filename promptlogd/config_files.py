@@ -1,0 +1,85 @@
+"""Reads the configuration: one file, and those in a drop-in folder beside it that go over it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from promptlogd.config import Config, ConfigError, checked, converted
+
+MAX_FILE_BYTES = 1 << 20
+_MOST_FILES = 100
+"""In a drop-in folder."""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration, and where it came from."""
+
+    config: Config
+    files: list[str] = []
+    """All that were read, in this order."""
+    sources: dict[str, str] = {}
+    """Setting -> the last file that has it. The others have their defaults."""
+
+
+def load(path: Path) -> Config:
+    """Read a configuration. Raises ConfigError that names file, setting, and what would be right."""
+    return load_files(path).config
+
+
+def load_files(path: Path) -> Loaded:
+    """Read a file, then each file `*.toml` in the folder `path`.d by name: the last one that has a setting decides.
+
+    Raises ConfigError that names file, setting, and what would be right.
+    """
+    folder = Path(f"{path}.d")
+    files = [path, *_drop_ins(folder)]
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for file in files:
+        table = _read(file)
+        converted(table, str(file))  # so that an error names the file that has it
+        _merge(merged, table, "", str(file), sources)
+    where = str(path) if len(files) == 1 else f"{path} with {folder}"
+    return Loaded(config=checked(merged, where), files=list(map(str, files)), sources=sources)
+
+
+def _drop_ins(folder: Path) -> list[Path]:
+    try:
+        found = sorted(
+            file for file in folder.iterdir() if file.name.endswith(".toml") and not file.name.startswith(".")
+        )
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"can't read the folder {folder}: {error.strerror}") from error
+    if len(found) > _MOST_FILES:
+        raise ConfigError(f"{folder} has {len(found)} files; the most is {_MOST_FILES}")
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes: that is no configuration")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def _merge(merged: dict[str, Any], table: dict[str, Any], place: str, file: str, sources: dict[str, str]) -> None:
+    """Put a file's settings over those before it. The file was checked, so its tables are sections."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _merge(merged.setdefault(key, {}), value, f"{place}{key}.", file, sources)
+        else:
+            merged[key] = value
+            sources[f"{place}{key}"] = file

@@ -1,0 +1,181 @@
+"""The systemd service: what install-service writes, and what systemd itself says of it. Nothing is installed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from promptlogctl.cli import cli, units
+from promptlogctl.cli.install_service import write
+from promptlogctl.cli.uninstall_service import drop_ins, remove
+from promptlogctl.cli.units import UnitFile, UnitsError
+
+_LINE = re.compile(r"Overall exposure level for \S+: ([0-9.]+)")
+_HEADER = re.compile(r"^# --- (/\S+)$", re.MULTILINE)
+
+
+def _print(*arguments: str) -> dict[Path, str]:
+    command = [sys.executable, "-m", "promptlogctl", "install-service", "--print", "--json", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return {Path(file["path"]): file["text"] for file in json.loads(done.stdout)}
+
+
+def _units_in(folder: Path, *arguments: str) -> list[Path]:
+    """Write what --print shows to a folder, and return the units."""
+    paths = []
+    for path, text in _print(*arguments).items():
+        if path.suffix in (".service", ".socket"):
+            paths.append(folder / path.name)
+            paths[-1].write_text(text)
+    return paths
+
+
+@pytest.mark.parametrize("whose", ["--system", "--user"])
+def test_the_units_are_right(tmp_path: Path, whose: str) -> None:
+    """systemd finds nothing to say about the units that are printed, and does about a wrong one."""
+    paths = _units_in(tmp_path, *(["--user"] if whose == "--user" else []))
+    assert len(paths) == (2 if whose == "--user" else 4)
+    command = ["systemd-analyze", whose, "verify", *map(str, paths)]
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    service = tmp_path / "promptlogd.service"
+    service.write_text(service.read_text().replace("WatchdogSec=", "WatchDogSec="))
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=environment)
+    assert "WatchDogSec" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("name", "most"), [("promptlogd", 2.0), ("promptlog-http", 1.0)])
+def test_the_exposure_is_low(tmp_path: Path, name: str, most: float) -> None:
+    """`systemd-analyze security` gives the daemon at most 2.0, and the HTTP API at most 1.0."""
+    _units_in(tmp_path)
+    command = ["systemd-analyze", "security", "--offline=yes", str(tmp_path / f"{name}.service")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    level = _LINE.search(done.stdout)
+    assert level is not None, done.stdout
+    assert float(level[1]) <= most, done.stdout
+
+
+def test_what_is_printed() -> None:
+    """--print shows each file below its path, and the units start the commands of this installation."""
+    command = [sys.executable, "-m", "promptlogctl", "install-service", "--print"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    files = _print()
+    assert _HEADER.findall(text) == list(map(str, files))
+    for of_user in (False, True):
+        for path, content in _print(*(["--user"] if of_user else [])).items():
+            assert "/opt/promptlog" not in content
+            if path.suffix == ".service":
+                assert f"ExecStart={units.commands_folder()}/promptlog" in content
+
+
+@pytest.mark.parametrize("command", ["install-service", "uninstall-service"])
+def test_what_it_takes_is_told(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """A host without systemd, a user without a systemd, and a user who is not root are told so, in one line."""
+    for runs, uid, of_user, says in (
+        (False, 0, False, "systemd does not run on this host; --print shows the units"),
+        (True, 1000, False, "this takes root: sudo promptlogctl"),
+        (True, 1000, True, "there is no systemd of this user: XDG_RUNTIME_DIR is not set"),
+    ):
+        monkeypatch.setattr(Path, "is_dir", lambda self, runs=runs: runs)
+        monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        result = CliRunner().invoke(cli, [command, *(["--user"] if of_user else []), "--json"])
+        assert (result.exit_code, json.loads(result.stdout)["error"]["code"]) == (2, "usage")
+        assert says in json.loads(result.stdout)["error"]["message"]
+
+
+def test_a_file_is_written_once(tmp_path: Path) -> None:
+    """What is as it should be is not written again, and the operator's configuration never."""
+    unit = UnitFile(path=tmp_path / "new/unit", text="right\n")
+    assert write(unit)
+    assert not write(unit)
+    unit.path.write_text("changed")
+    assert write(unit)
+    assert unit.path.read_text() == "right\n"
+    assert unit.path.stat().st_mode & 0o777 == 0o644
+    settings = UnitFile(path=tmp_path / "settings", text="default\n", editable=True)
+    assert write(settings)
+    settings.path.write_text("mine")
+    assert not write(settings)
+    assert settings.path.read_text() == "mine"
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_what_is_removed(tmp_path: Path) -> None:
+    """Units are; a configuration is unless it was changed, and with purge in any case, its drop-ins included."""
+    unit = UnitFile(path=tmp_path / "unit", text="right\n")
+    write(unit)
+    unit.path.write_text("changed")
+    assert remove(unit, purge=False)
+    assert not remove(unit, purge=False)
+    settings = UnitFile(path=tmp_path / "promptlog/promptlog.toml", text="default\n", editable=True)
+    write(settings)
+    assert remove(settings, purge=False)
+    assert not settings.path.parent.exists()
+    write(settings)
+    settings.path.write_text("mine")
+    drop_ins(settings).mkdir()
+    (drop_ins(settings) / "50.toml").write_text("")
+    assert not remove(settings, purge=False)
+    assert drop_ins(settings).exists()
+    assert remove(settings, purge=True)
+    assert not settings.path.parent.exists()
+
+
+def test_what_can_not_be_removed_is_named(tmp_path: Path) -> None:
+    """A path that is a folder is an error with its name."""
+    (tmp_path / "unit").mkdir()
+    with pytest.raises(UnitsError, match=re.escape(f"can't remove {tmp_path}/unit: ")):
+        remove(UnitFile(path=tmp_path / "unit", text="x"), purge=True)
+
+
+def test_what_can_not_be_written_is_named(tmp_path: Path) -> None:
+    """A file that can't be written is an error with its path."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnitsError, match=re.escape(f"can't write {tmp_path}/file/unit: ")):
+        write(UnitFile(path=tmp_path / "file/unit", text="x"))
+
+
+def test_commands_that_the_service_can_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are not there, that the service does not see, or that other users may replace, are refused."""
+    monkeypatch.setattr(units, "commands_folder", lambda: tmp_path)
+    with pytest.raises(UnitsError, match="promptlogd is not there"):
+        units.check_commands(of_user=True)
+    for name in ("promptlogd", "promptlogctl", "python"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    units.check_commands(of_user=True)
+    with pytest.raises(UnitsError, match="which the service can't see; install promptlog elsewhere"):
+        units.check_commands(of_user=False)
+    monkeypatch.setattr(units, "_HIDDEN", ())
+    units.check_commands(of_user=False)
+    tmp_path.chmod(0o777)
+    with pytest.raises(UnitsError, match=r"the service would start what another user can replace: .*chmod o-w"):
+        units.check_commands(of_user=False)
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [("/opt/x/bin", "ExecStart=/opt/x/bin/promptlogd "), ("/opt/100%/bin", "ExecStart=/opt/100%%/bin/promptlogd ")],
+)
+def test_the_folder_of_the_commands(monkeypatch: pytest.MonkeyPatch, folder: str, line: str) -> None:
+    """The units have this installation's folder, with systemd's escape for `%`."""
+    monkeypatch.setattr(units, "commands_folder", lambda: Path(folder))
+    service = next(file for file in units.system_files() if file.path.name == "promptlogd.service")
+    assert line in service.text
+
+
+@pytest.mark.parametrize("folder", ["/opt/a b", "/opt/a;b", '/opt/a"b', "/opt/a\nb", "/opt/a\\b"])
+def test_a_folder_that_systemd_would_misread(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """A folder whose name would break the line of a unit is refused."""
+    monkeypatch.setattr(units, "commands_folder", lambda: Path(folder))
+    with pytest.raises(UnitsError, match="install promptlog in a folder with a plain name"):
+        units.system_files()

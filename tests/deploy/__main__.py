@@ -1,0 +1,59 @@
+"""`python -m tests.deploy bookworm trixie`: install promptlog in these releases of Debian, and check it from inside."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.deploy import machine, root, wheels
+
+_TOOLS = ("mmdebstrap", "systemd-nspawn", "tar")
+_MACHINE_S = 540.0
+
+_SCRIPT = """\
+mkdir -p /opt /checks
+python3 -m venv /opt/promptlog
+/opt/promptlog/bin/pip install --quiet --no-index --find-links=/shared/wheels 'promptlog[deno,http]'
+/opt/promptlog/bin/pip install --quiet --no-index --find-links=/shared/wheels --target=/checks pytest
+cp /shared/inside.py /checks
+cd /checks
+PYTHONPATH=/checks exec /opt/promptlog/bin/python -m pytest -p no:cacheprovider --durations=5 {options} inside.py
+"""
+
+
+def check(release: str, options: str) -> int:
+    """Build, boot and check one release. Return the exit code of pytest in it."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="run-", dir=root.cache_folder()) as name:
+        folder = Path(name)
+        root.unpack(release, folder / "root")
+        shared = folder / "shared"
+        shared.mkdir(mode=0o755)
+        wheels.collect(root.python_of(folder / "root"), shared / "wheels")
+        shutil.copy(Path(__file__).with_name("inside.py"), shared)
+        print(f"--- {release}: ready to boot after {time.monotonic() - began:.0f} s", flush=True)
+        code = machine.boot(folder / "root", shared, _SCRIPT.format(options=options), seconds=_MACHINE_S)
+    print(f"--- {release}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
+    return code
+
+
+def main() -> int:
+    """Check each release that is named. Return 0 if all are right."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("releases", nargs="+", metavar="RELEASE")
+    parser.add_argument("--options", default="", help="further options of pytest in the machine")
+    arguments = parser.parse_args()
+    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if missing or os.geteuid() != 0:
+        print(f"this takes root, and {', '.join(_TOOLS)}: apt-get install mmdebstrap systemd-container")
+        return 2
+    return max(check(release, arguments.options) for release in arguments.releases)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,534 @@
+"""What is checked in a machine that systemd has booted, as root: the service from its installation to its removal.
+
+The tests are in the order of an operator's day, and each goes on where the one before ended. promptlog is in
+/opt/promptlog; pytest is beside it, not in it.
+"""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import json
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import Client, ConnectionLost, NoDaemon, RequestRefused
+from promptlogd.wire.messages import LimitsAsked
+from sandbox.outcome import CpuLimit
+
+BIN = Path("/opt/promptlog/bin")
+SOCKET = Path("/run/promptlog/promptlog.sock")
+DROP_INS = Path("/etc/promptlog/promptlog.toml.d")
+DAEMON, LISTENER, HTTP = "promptlogd.service", "promptlogd.socket", "promptlog-http.socket"
+REVERSE = "const result = [...prompt].reverse().join('')"
+
+JAIL_UIDS = """\
+[Service]
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID
+AmbientCapabilities=CAP_SETUID CAP_SETGID
+ReadWritePaths=/run/lock
+"""
+
+_BEFORE: set[str] = set()
+"""What was there before the installation."""
+
+
+def run(*command: str | Path, code: int | None = 0, user: str | None = None, seconds: float = 90) -> str:
+    """Run a command, as a user; check its exit code, and return what it printed."""
+    line = ["runuser", "-u", user, "--", *map(str, command)] if user else list(map(str, command))
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(SOCKET), "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
+    done = subprocess.run(
+        line,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env=environment,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+    )
+    assert code is None or done.returncode == code, (line, done.returncode, done.stdout, done.stderr)
+    return done.stdout + done.stderr
+
+
+def ctl(*arguments: str | Path, code: int | None = 0, user: str | None = None) -> str:
+    """Run promptlogctl."""
+    return run(BIN / "promptlogctl", *arguments, code=code, user=user)
+
+
+def systemctl(*arguments: str, code: int | None = 0) -> str:
+    """Run systemctl."""
+    return run("systemctl", *arguments, code=code)
+
+
+def shown(unit: str, name: str) -> str:
+    """Return a property of a unit."""
+    return systemctl("show", unit, f"--property={name}", "--value").strip()
+
+
+def main_pid() -> int:
+    """Return the daemon's pid; 0 if it does not run."""
+    return int(shown(DAEMON, "MainPID"))
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something is so."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come to that in time"
+        time.sleep(0.1)
+
+
+def journal(unit: str = DAEMON, *, since: str = "") -> list[dict[str, str]]:
+    """Return the lines of a unit in the journal, of this boot. `since`: a cursor."""
+    run("journalctl", "--sync")
+    after = [f"--after-cursor={since}"] if since else []
+    text = run("journalctl", "--boot", f"--unit={unit}", "--output=json", "--no-pager", *after)
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def said(unit: str = DAEMON, *, since: str = "") -> str:
+    """Return the messages of a unit."""
+    return "\n".join(str(line["MESSAGE"]) for line in journal(unit, since=since))
+
+
+def cursor() -> str:
+    """Return where the journal is now."""
+    run("journalctl", "--sync")
+    return str(re.findall(r"cursor: (\S+)", run("journalctl", "--lines=0", "--show-cursor"))[-1])
+
+
+def processes() -> list[str]:
+    """Return the command lines of all processes that are promptlog's, other than those of this test."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) not in (os.getpid(), os.getppid()):
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            except OSError:
+                continue
+            if re.search(r"promptlogd|nsjail|quickjs-cell|/bin/deno|watchdog\.py", line):
+                found.append(line[:80])
+    return found
+
+
+def files() -> set[str]:
+    """Return all paths that the installation could leave something at."""
+    skipped = ("/proc", "/sys", "/dev", "/opt", "/checks", "/shared", "/tmp", "/var/log/journal", "/run/systemd")
+    found = set()
+    for parent, names, others in os.walk("/"):
+        names[:] = [name for name in names if os.path.join(parent, name) not in skipped and name != "__pycache__"]
+        found |= {os.path.join(parent, name) for name in (*names, *others)}
+    return found
+
+
+@contextmanager
+def drop_in(name: str, text: str) -> Iterator[None]:
+    """Have a file in the configuration's drop-in folder."""
+    DROP_INS.mkdir(exist_ok=True)
+    (DROP_INS / name).write_text(text)
+    try:
+        yield
+    finally:
+        (DROP_INS / name).unlink()
+
+
+# --- installation ----------------------------------------------------------------------------------------------------
+
+
+def test_it_is_installed() -> None:
+    """install-service starts the socket and not the daemon; run again, it writes nothing."""
+    _BEFORE.update(files())
+    text = ctl("install-service")
+    assert "wrote /etc/systemd/system/promptlogd.service" in text
+    assert systemctl("is-active", LISTENER).strip() == "active"
+    assert systemctl("is-enabled", LISTENER).strip() == "enabled"
+    assert systemctl("is-active", DAEMON, code=3).strip() == "inactive"
+    assert not processes()
+    status = SOCKET.stat()
+    assert (status.st_mode & 0o777, status.st_uid) == (0o660, 0)
+    assert status.st_gid == grp.getgrnam("promptlog-clients").gr_gid
+    folder = SOCKET.parent.stat()
+    assert (folder.st_mode & 0o777, folder.st_uid) == (0o755, 0)
+    assert "wrote" not in ctl("install-service")
+
+
+def test_systemd_has_nothing_to_say() -> None:
+    """This systemd knows every directive of the units, and rates them as promised."""
+    for unit, most in ((DAEMON, 2.0), ("promptlog-http.service", 1.0)):
+        assert run("systemd-analyze", "verify", "--man=no", f"/etc/systemd/system/{unit}") == ""
+        level = re.search(r"exposure level for \S+: ([0-9.]+)", run("systemd-analyze", "security", unit))
+        assert level is not None
+        print(unit, level[1])
+        assert float(level[1]) <= most
+
+
+def test_the_first_message_starts_the_daemon() -> None:
+    """A client that connects is answered, without a start by hand."""
+    assert main_pid() == 0
+    assert f"pid {main_pid() or ''}".strip() in (text := ctl("ping"))
+    assert main_pid() > 0
+    assert f"pid {main_pid()}" in text
+    assert shown(DAEMON, "StatusText").endswith("runs, 0 waiting")
+    assert (shown(DAEMON, "User"), shown(DAEMON, "ActiveState")) == ("promptlog", "active")
+    status = Path(f"/proc/{main_pid()}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "CapEff:\t0000000000000000" in status
+    assert "CapBnd:\t0000000000000000" in status
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_the_main_job(engine: str) -> None:
+    """A program is kept by its SHA-256, and run on a prompt."""
+    program = Path("/tmp/reverse.js")
+    program.write_text(f"{REVERSE} // {engine}")
+    hash = hashlib.sha256(program.read_bytes()).hexdigest()
+    assert hash in ctl("submit", program, "--engine", engine)
+    assert json.loads(ctl("run", hash, "--prompt", "hello")) == "olleh"
+    with Client(SOCKET) as client:
+        for source in ("for (;;);", "while (true) new Array(1e5).fill(1).join()"):
+            outcome = client.run_source(source, engine=engine).outcome
+            assert isinstance(outcome, CpuLimit)
+            assert (outcome.limit, outcome.used < 120) == (50, True)
+        bomb = "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))"
+        kind = type(client.run_source(bomb, engine=engine, limits=LimitsAsked(cpu_ms=5000)).outcome).__name__
+        assert kind == "MemoryLimit"
+        assert client.run_source("return prompt", "still there", engine=engine).value == "still there"
+
+
+def test_the_main_job_over_http() -> None:
+    """The first request starts the HTTP API, which has no network of its own, and names a tenant for each caller."""
+    systemctl("enable", "--now", HTTP)
+    assert systemctl("is-active", "promptlog-http.service", code=3).strip() == "inactive"
+    request = urllib.request.Request(
+        "http://127.0.0.1:8787/exec",
+        data=json.dumps({"code": REVERSE, "prompt": "hello"}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        assert json.loads(response.read()) == "olleh"
+    pid = shown("promptlog-http.service", "MainPID")
+    assert Path(f"/proc/{pid}/status").stat().st_uid == pwd.getpwnam("promptlog-http").pw_uid
+    assert len(Path(f"/proc/{pid}/net/dev").read_text().splitlines()) == 3  # two of heads, and loopback
+    assert "name tenants" not in said("promptlog-http.service")
+
+
+# --- access ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_may_connect() -> None:
+    """Members of the group may; other users may not, are told why, and reach neither programs nor configuration."""
+    for user in ("alice", "mallory"):
+        run("useradd", "--create-home", "--shell", "/bin/sh", user)
+    run("usermod", "--append", "--groups", "promptlog-clients", "alice")
+    assert "promptlogd" in ctl("ping", user="alice")
+    assert json.loads(ctl("exec", "-e", "return prompt", "--prompt", "mine", user="alice")) == "mine"
+    text = ctl("ping", user="mallory", code=4)
+    assert "permission denied" in text
+    assert "to be in group" in text
+    for user in ("alice", "mallory", "promptlog-http"):
+        run("ls", "/var/lib/promptlog", user=user, code=2)
+        run("touch", "/etc/promptlog/promptlog.toml", user=user, code=1)
+        run("mv", SOCKET, f"{SOCKET}.mine", user=user, code=1)
+    run("mv", SOCKET, f"{SOCKET}.mine", user="promptlog", code=1)
+
+
+def test_uids_are_told_apart() -> None:
+    """The daemon sees its clients' own uids: a program is listed with the one who submitted it."""
+    source = Path("/tmp/alice.js")
+    source.write_text("return 'of alice'")
+    source.chmod(0o644)
+    ctl("submit", source, user="alice")
+    hash = hashlib.sha256(source.read_bytes()).hexdigest()
+    with Client(SOCKET) as client:
+        assert client.show(hash).created_by == pwd.getpwnam("alice").pw_uid
+
+
+def test_jails_can_have_uids_of_their_own() -> None:
+    """With the drop-in of docs/operations.md each jail has a uid that nobody else has; without it they share one."""
+    with Client(SOCKET) as client:
+        assert client.stats().jail_uids.startswith("shared: ")
+    folder = Path("/etc/systemd/system/promptlogd.service.d")
+    folder.mkdir()
+    (folder / "jail-uids.conf").write_text(JAIL_UIDS)
+    systemctl("daemon-reload")
+    systemctl("restart", DAEMON)
+    with Client(SOCKET) as client:
+        assert client.stats().jail_uids.startswith("own: ")
+        for engine in ("quickjs", "deno"):
+            assert client.run_source("return 1", engine=engine).value == 1
+    cells = [
+        folder
+        for folder in Path("/proc").glob("[0-9]*")
+        if (folder / "cmdline").read_bytes().startswith(b"/quickjs-cell")
+    ]
+    assert len({cell.stat().st_uid for cell in cells} - {pwd.getpwnam("promptlog").pw_uid}) >= 4
+    (folder / "jail-uids.conf").unlink()
+    folder.rmdir()
+    systemctl("daemon-reload")
+    systemctl("restart", DAEMON)
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_changes_limits_and_drops_nobody() -> None:
+    """`systemctl reload` takes a drop-in; a client that is connected, and a run that runs, go on."""
+    pid = main_pid()
+    with Client(SOCKET) as client:
+        slow = "const t = Date.now(); while (Date.now() - t < 2000); return 'done'"
+        pending = client.start(None, source=slow, limits=LimitsAsked(cpu_ms=9000, wall_ms=20_000))
+        with drop_in("50-limits.toml", "[limits.default]\ncpu_ms = 90\n"):
+            systemctl("reload", DAEMON)
+            until(lambda: client.run_source("for (;;);").outcome.limit == 90)  # type: ignore[union-attr]
+            assert pending.result().value == "done"
+            text = ctl("config")
+            assert re.search(r"limits\.default\.cpu_ms\s+90\s+\S*promptlog\.toml\.d/50-limits\.toml\s+reload", text)
+            assert main_pid() == pid
+        systemctl("reload", DAEMON)
+        until(lambda: client.run_source("for (;;);").outcome.limit == 50)  # type: ignore[union-attr]
+    assert shown(DAEMON, "NRestarts") == "0"
+
+
+def test_a_wrong_configuration_is_not_taken() -> None:
+    """`systemctl reload` fails and names what is wrong, and the daemon goes on as before."""
+    pid, since = main_pid(), cursor()
+    with drop_in("50-wrong.toml", "[limits.default]\ncpu = 90\n"):
+        systemctl("reload", DAEMON, code=1)
+        text = run(BIN / "promptlogd", "--config", "/etc/promptlog/promptlog.toml", "--check-config", code=1)
+        assert "50-wrong.toml: there is no setting limits.default.cpu" in text
+        os.kill(pid, signal.SIGHUP)  # without the check of ExecReload=
+        until(lambda: "the settings stay as they are" in said(since=since))
+    assert (main_pid(), shown(DAEMON, "ActiveState")) == (pid, "active")
+    with Client(SOCKET) as client:
+        assert client.run_source("for (;;);").outcome.limit == 50  # type: ignore[union-attr]
+    systemctl("reload", DAEMON)
+
+
+def test_a_daemon_that_can_not_start_is_tried_again() -> None:
+    """A client that waits is served as soon as the configuration is right, without another command."""
+    systemctl("stop", DAEMON)
+    with drop_in("50-wrong.toml", "[limits.default]\ncpu = 90\n"):
+        waiting = subprocess.Popen([BIN / "promptlogctl", "--socket", SOCKET, "ping"], stdout=subprocess.PIPE)
+        until(lambda: int(shown(DAEMON, "NRestarts")) >= 7, 60)  # more than systemd's own limit of 5
+        assert waiting.poll() is None
+    output, _ = waiting.communicate(timeout=60)
+    assert b"promptlogd" in output
+    systemctl("reset-failed", DAEMON)
+
+
+# --- restarts --------------------------------------------------------------------------------------------------------
+
+
+class _Load(threading.Thread):
+    """Submits programs, and runs them, until it is stopped. Notes what was acknowledged."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+        self.ends = threading.Event()
+        self.kept: list[str] = []
+        self.answers = 0
+        self.wrong: list[str] = []
+
+    def run(self) -> None:
+        with Client(SOCKET) as client:
+            while not self.ends.is_set():
+                try:
+                    hash = client.submit(
+                        f"return [prompt, {self._number}, {len(self.kept)}, {time.monotonic_ns()}]"
+                    ).hash
+                    self.kept.append(hash)
+                    result = client.run(hash, "x")
+                    self.answers += 1
+                    if not result.ok and type(result.outcome).__name__ not in ("Cancelled", "CpuLimit", "WallLimit"):
+                        self.wrong.append(str(result.outcome))
+                except (ConnectionLost, NoDaemon):
+                    continue
+                except RequestRefused as refused:
+                    if refused.code not in ("busy", "shutting_down"):
+                        self.wrong.append(str(refused))
+
+
+def test_restarts_under_load_lose_nothing() -> None:
+    """Programs that were acknowledged are there after restarts and kills; no process of an earlier daemon is."""
+    loads = [_Load(number) for number in range(4)]
+    for load in loads:
+        load.start()
+    pids = [main_pid()]
+    try:
+        for kill in (False, True, False, True):
+            time.sleep(2)
+            if kill:
+                before = int(shown(DAEMON, "NRestarts"))
+                os.kill(main_pid(), signal.SIGKILL)
+                until(lambda before=before: int(shown(DAEMON, "NRestarts")) > before)  # type: ignore[misc]
+            else:
+                systemctl("restart", DAEMON)
+            until(lambda: main_pid() not in (0, *pids) and shown(DAEMON, "ActiveState") == "active")
+            pids.append(main_pid())
+        time.sleep(2)
+    finally:
+        for load in loads:
+            load.ends.set()
+        for load in loads:
+            load.join(60)
+    kept = [hash for load in loads for hash in load.kept]
+    print(f"{len(kept)} programs, {sum(load.answers for load in loads)} runs, daemons {pids}")
+    assert len(kept) > 50
+    assert [load.wrong for load in loads] == [[], [], [], []]
+    with Client(SOCKET) as client:
+        there = {listing.hash for listing in client.list()}
+        assert set(kept) <= there
+        for hash in kept[:: max(1, len(kept) // 20)]:
+            assert client.run(hash, "x").value[0] == "x"
+    cgroup = Path(f"/proc/{main_pid()}/cgroup").read_text().splitlines()[-1]
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                line = (folder / "cmdline").read_bytes()
+                if b"nsjail" in line or b"quickjs-cell" in line or b"/bin/deno" in line:
+                    # All belong to the daemon that runs now, which started after the earlier ones had ended.
+                    assert Path(folder, "stat").stat().st_ctime >= Path(f"/proc/{main_pid()}").stat().st_ctime - 1
+                    assert (folder / "cgroup").read_text().splitlines()[-1].startswith(cgroup)
+            except FileNotFoundError:
+                continue
+
+
+def test_a_hung_daemon_is_restarted() -> None:
+    """A daemon whose loop stands still is killed by systemd's watchdog, and clients are served by the next one."""
+    pid, since = main_pid(), cursor()
+    began = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    with Client(SOCKET) as client:  # its connection waits in the socket's queue
+        assert client.ping().pid != pid
+    print(f"served again after {time.monotonic() - began:.1f} s")
+    assert main_pid() not in (0, pid)
+    assert "Watchdog timeout" in said(since=since)
+    assert ctl("exec", "-e", "return 1").strip() == "1"
+
+
+def test_a_stop_drains() -> None:
+    """`systemctl stop` lets a run that runs finish; then no process is left, and the socket still listens."""
+    with Client(SOCKET) as client:
+        slow = "const t = Date.now(); while (Date.now() - t < 2000); return 'done'"
+        pending = client.start(None, source=slow, limits=LimitsAsked(cpu_ms=9000, wall_ms=20_000))
+        with Client(SOCKET) as other:
+            until(lambda: other.stats().running == 1)
+        systemctl("stop", DAEMON)
+        assert pending.result().value == "done"
+    assert shown(DAEMON, "Result") == "success"
+    until(lambda: not processes(), 5)
+    assert not list(Path("/run/promptlogd").glob("*") if Path("/run/promptlogd").exists() else [])
+    assert SOCKET.exists()
+    assert "promptlogd" in ctl("ping")
+
+
+def test_the_journal_is_right() -> None:
+    """Each line has its priority and one line of text; nothing of a program or a prompt is in it."""
+    since = cursor()
+    secret = "only-in-the-prompt-7391"
+    with Client(SOCKET) as client:
+        hash = client.submit(f"throw new Error(prompt + '{secret}-code')").hash
+        client.run(hash, secret)
+        with pytest.raises(RequestRefused):
+            client.run("0" * 64)
+    until(lambda: "program" in said(since=since))
+    own = [
+        line for line in journal() if line["_TRANSPORT"] == "stdout" and "the settings are right" not in line["MESSAGE"]
+    ]
+    assert {"3", "6"} <= {line["PRIORITY"] for line in own}
+    for line in journal():
+        if line in own:
+            assert line["SYSLOG_IDENTIFIER"] == "promptlogd"
+            word = re.match(r"(DEBUG|INFO|WARNING|ERROR) promptlogd?[\w.]*: ", line["MESSAGE"])
+            assert word is not None, line["MESSAGE"]
+            assert line["PRIORITY"] == {"DEBUG": "7", "INFO": "6", "WARNING": "4", "ERROR": "3"}[word[1]]
+        assert secret not in line["MESSAGE"]
+    assert f"uid 0 submitted program {hash[:12]}" in said(since=since)
+
+
+# --- a user's own ----------------------------------------------------------------------------------------------------
+
+
+def test_a_users_own_service() -> None:
+    """--user needs no root: the socket is where this user's commands look, and uninstall-service takes all away."""
+    uid = pwd.getpwnam("mallory").pw_uid
+    run("loginctl", "enable-linger", "mallory")
+    until(lambda: Path(f"/run/user/{uid}/systemd/private").exists())
+
+    def own(*arguments: str) -> str:
+        variables = [f"XDG_RUNTIME_DIR=/run/user/{uid}", "HOME=/home/mallory"]
+        command = ["env", "--unset=PROMPTLOG_SOCKET", *variables, *arguments]
+        return run(*command, user="mallory")
+
+    before = {str(path) for path in Path("/home/mallory").rglob("*")}
+    own(str(BIN / "promptlogctl"), "install-service", "--user")
+    assert "promptlogd" in own(str(BIN / "promptlogctl"), "ping")
+    for engine in ("quickjs", "deno"):
+        text = own(str(BIN / "promptlogctl"), "exec", "-e", REVERSE, "--prompt", "abc", "--engine", engine)
+        assert json.loads(text) == "cba"
+    own("systemctl", "--user", "reload", "promptlogd")
+    own(str(BIN / "promptlogctl"), "uninstall-service", "--user", "--purge")
+    left = {str(path) for path in Path("/home/mallory").rglob("*")} - before
+    assert not [path for path in left if "promptlog" in path and "/.local/state/promptlog" not in path], left
+    run("loginctl", "disable-linger", "mallory")
+    until(lambda: not Path(f"/run/user/{uid}/systemd").exists())
+
+
+# --- removal ---------------------------------------------------------------------------------------------------------
+
+
+def test_uninstall_keeps_what_is_the_operators() -> None:
+    """Programs, and a configuration that was changed, stay until --purge; installed again, the programs are there."""
+    configuration = Path("/etc/promptlog/promptlog.toml")
+    configuration.write_text(configuration.read_text() + "\n[scheduler]\nqueue = 77\n")
+    with Client(SOCKET) as client:
+        programs = {listing.hash for listing in client.list()}
+    text = ctl("uninstall-service")
+    assert "kept /var/lib/promptlog" in text
+    assert "kept /etc/promptlog/promptlog.toml" in text
+    assert not processes()
+    assert not SOCKET.parent.exists()
+    ctl("ping", code=4)
+    ctl("install-service")
+    with Client(SOCKET) as client:
+        assert {listing.hash for listing in client.list()} == programs
+        values = {one.name: one.value for one in client.config().settings}
+        assert values["scheduler.queue"] == "77"
+
+
+def test_uninstall_leaves_nothing() -> None:
+    """After --purge there is no file, user, group, process or cgroup of promptlog beside its own environment."""
+    with socket.socket(socket.AF_UNIX) as idle:
+        idle.connect(str(SOCKET))
+        ctl("uninstall-service", "--purge")
+    assert not processes()
+    for user in ("alice", "mallory"):
+        run("userdel", "--remove", user, code=None)
+    left = {path for path in files() - _BEFORE if not path.startswith(("/etc/passwd", "/etc/group", "/etc/shadow"))}
+    ours = {path for path in left if "promptlog" in path}
+    assert not ours
+    print("further paths that are new:", sorted(left))
+    for user in ("promptlog", "promptlog-http"):
+        with pytest.raises(KeyError):
+            pwd.getpwnam(user)
+    assert not [group.gr_name for group in grp.getgrall() if "promptlog" in group.gr_name]
+    assert not list(Path("/sys/fs/cgroup").rglob("*promptlog*.s*")) or shown(DAEMON, "LoadState") == "not-found"
+    assert systemctl("list-unit-files", "promptlog*", "--no-legend", code=None).split("\n")[0].split()[:1] in (
+        [],
+        ["promptlog-test.service"],
+    )
+    assert systemctl("--failed", "--no-legend").strip() == ""

@@ -1,0 +1,48 @@
+"""Debian roots: built once, kept as a tar file in the cache, and unpacked for each boot."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+PACKAGES = ("systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-venv")
+"""What a root has beside Debian's required packages."""
+
+_BUILD_S, _UNPACK_S = 900, 120
+
+
+def cache_folder() -> Path:
+    """Return the folder that is kept between runs: a Debian root takes minutes to build."""
+    wanted = os.environ.get("XDG_CACHE_HOME", "")
+    folder = (Path(wanted) if wanted.startswith("/") else Path.home() / ".cache") / "promptlog" / "deploy"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def archive(release: str) -> Path:
+    """Return the tar file of a root of this release of Debian; build it if it is not there."""
+    recipe = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:12]
+    path = cache_folder() / f"{release}-{recipe}.tar"
+    if not path.exists():
+        beside = cache_folder() / f".new-{os.getpid()}.tar"
+        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", release, str(beside)]
+        try:
+            subprocess.run(command, check=True, timeout=_BUILD_S, stdin=subprocess.DEVNULL)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    return path
+
+
+def unpack(release: str, folder: Path) -> None:
+    """Unpack a root into a folder that does not exist yet."""
+    folder.mkdir(mode=0o755)
+    command = ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={archive(release)}", f"--directory={folder}"]
+    subprocess.run(command, check=True, timeout=_UNPACK_S)
+
+
+def python_of(folder: Path) -> str:
+    """Return the version of Python that a root has, like 3.11."""
+    return os.readlink(folder / "usr/bin/python3").removeprefix("python")

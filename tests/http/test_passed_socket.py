@@ -1,0 +1,72 @@
+"""The HTTP server on a socket that systemd passes. To the server, systemd is an environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+
+@contextmanager
+def _service(log: Path, sock: socket.socket, *arguments: str, count: str = "1") -> Iterator[subprocess.Popen[bytes]]:
+    """Start a server as systemd does: with a socket on descriptor 3."""
+    script = f"exec 3<&{sock.fileno()} {sock.fileno()}<&-; "
+    script += f'export LISTEN_FDS={count} LISTEN_PID=$$ LISTEN_FDNAMES=x; exec "$@"'
+    command = ["bash", "-c", script, "bash", sys.executable, "-m", "promptlogctl", "http", *arguments]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, pass_fds=(sock.fileno(),), stderr=file)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_it_is_used(tmp_path: Path, socket_path: Path, family: str) -> None:
+    """Requests that came before the start are answered on that socket; its file stays when the server ends."""
+    with socket.socket(socket.AF_INET if family == "tcp" else socket.AF_UNIX) as sock:
+        sock.bind(("127.0.0.1", 0) if family == "tcp" else str(tmp_path / "s"))
+        sock.listen()
+        transport = None if family == "tcp" else httpx.HTTPTransport(uds=str(tmp_path / "s"))
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}" if family == "tcp" else "http://localhost"
+        with (
+            _service(tmp_path / "log", sock, "--socket", str(socket_path)) as process,
+            httpx.Client(base_url=url, transport=transport, timeout=30) as web,
+        ):
+            assert web.post("/exec", json={"code": "return [1]"}).json() == [1]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+    assert family == "tcp" or (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "says"),
+    [
+        ("stream", "2", "systemd passed 2 sockets; the socket unit must have one ListenStream="),
+        ("datagram", "1", "a socket that is no listening stream socket; see ListenStream="),
+        ("not listening", "1", "a socket that is no listening stream socket"),
+        ("other hosts", "1", "0.0.0.0 can be reached from other hosts: give --tokens FILE"),
+        ("file", "1", "can't use the socket that systemd passed"),
+    ],
+)
+def test_what_can_not_be_used_is_told(tmp_path: Path, kind: str, count: str, says: str) -> None:
+    """A descriptor that is no listening socket, or is open to other hosts without tokens, ends the start."""
+    type = socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, type) as sock, open("/dev/null") as file:
+        sock.bind(("0.0.0.0" if kind == "other hosts" else "127.0.0.1", 0))
+        if kind not in ("datagram", "not listening"):
+            sock.listen()
+        if kind == "file":
+            os.dup2(file.fileno(), sock.fileno())
+        with _service(tmp_path / "log", sock, count=count) as process:
+            assert process.wait(30) == 2
+    assert says in (tmp_path / "log").read_text()
