@@ -37,8 +37,8 @@ def test_a_folder_of_version_1(state: Path, caplog: pytest.LogCaptureFixture) ->
     version_1.check(state)
     migrated = [record.getMessage() for record in caplog.records if "has format version 2 now" in record.getMessage()]
     assert [message.split("now: ")[1] for message in migrated] == [
-        "9 programs, of which 8 were converted, 1 were converted with reconstructed metadata, 0 had this version already, "
-        "0 are damaged, and 0 could not be converted"
+        "9 programs, of which 8 were converted, 1 were converted with reconstructed metadata, 0 had this version "
+        "already, 0 are damaged, and 0 could not be converted"
     ]
     assert not list(state.glob("programs/*/*/wrapped"))
     assert (state / "format").read_bytes().startswith(b'{"version":2}')
