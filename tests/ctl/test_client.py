@@ -19,6 +19,7 @@ from promptlogctl.client import (
     Client,
     ConnectionLost,
     CpuLimit,
+    Limits,
     LimitsAsked,
     LogLine,
     NoDaemon,
@@ -505,3 +506,20 @@ def test_a_result_can_be_read_as_it_is_printed(client: Client) -> None:
     )
     assert repr(client.run_source("null.x")).startswith("<RunResult exception: TypeError: cannot read property 'x' of")
     assert len(repr(client.run_source("return 'x'.repeat(1e5)"))) < 400
+
+
+def test_a_name_that_must_not_move(client: Client) -> None:
+    """`moved_from` tells where a name was; with `move=False` a name that is on another program is refused."""
+    first = client.submit("return 'moves: first'", name="client-moves", move=False)
+    assert first.moved_from is None
+    with pytest.raises(RequestRefused, match="client-moves is on another program") as refused:
+        client.submit("return 'moves: second'", name="client-moves", move=False)
+    assert refused.value.detail["on"] == first.hash
+    assert client.submit("return 'moves: second'", name="client-moves").moved_from == first.hash
+
+
+def test_the_limits_that_were_in_force(client: Client) -> None:
+    """A result tells the limits of its run: the daemon's, with those that were asked for."""
+    assert client.run_source("return 1").limits == Limits()
+    limits = client.run_source("return 1", limits=LimitsAsked(cpu_ms=30)).limits
+    assert limits == Limits(cpu_ms=30)
