@@ -339,12 +339,6 @@ def checked(table: dict[str, Any], where: str) -> Config:
         raise ConfigError(
             f"{where}: limits.max.memory_mb is {most}, but {config.engines.default}, the default engine, needs {least}"
         )
-    try:
-        front_uids(config.server)
-    except KeyError as error:
-        raise ConfigError(
-            f"{where}: server.fronts: there is no user {error.args[0]!r}; make it, or give a uid"
-        ) from None
     return config
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from promptlogd.config import Config, ConfigError, checked, converted
+from promptlogd.config import Config, ConfigError, checked, converted, front_uids
 
 MAX_FILE_BYTES = 1 << 20
 _MOST_FILES = 100
@@ -23,6 +23,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """All that were read, in this order."""
     sources: dict[str, str] = {}
     """Setting -> the last file that has it. The others have their defaults."""
+    fronts: frozenset[int] = frozenset()
+    """The uids of `server.fronts`: looked up here, since that may wait for another host."""
 
 
 def load(path: Path) -> Config:
@@ -44,7 +46,14 @@ def load_files(path: Path) -> Loaded:
         converted(table, str(file))  # so that an error names the file that has it
         _merge(merged, table, "", str(file), sources)
     where = str(path) if len(files) == 1 else f"{path} with {folder}"
-    return Loaded(config=checked(merged, where), files=list(map(str, files)), sources=sources)
+    config = checked(merged, where)
+    try:
+        fronts = front_uids(config.server)
+    except KeyError as error:
+        raise ConfigError(
+            f"{where}: server.fronts: there is no user {error.args[0]!r}; make it, or give a uid"
+        ) from None
+    return Loaded(config=config, files=list(map(str, files)), sources=sources, fronts=fronts)
 
 
 def _drop_ins(folder: Path) -> list[Path]:

@@ -42,10 +42,8 @@ class Settings:
     def __init__(self, config: Config, *, path: Path | None = None, loaded: Loaded | None = None) -> None:
         """`path`: of the file that a reload reads. `loaded`: what was read of it at the start."""
         self.config = config
-        self.fronts = front_uids(config.server)
-        """Uids that may name tenants."""
         self._path = path
-        self._loaded = loaded or Loaded(config=config)
+        self._loaded = loaded or Loaded(config=config, fronts=front_uids(config.server))
         self._sources = self._loaded.sources
         """Of the values that the daemon was started with."""
         self._overridden: dict[str, tuple[str, str]] = {}
@@ -59,6 +57,11 @@ class Settings:
             return cls(Config())
         loaded = load_files(path)
         return cls(loaded.config, path=path, loaded=loaded)
+
+    @property
+    def fronts(self) -> frozenset[int]:
+        """Uids that may name tenants."""
+        return self._loaded.fronts
 
     @property
     def files(self) -> list[str]:
@@ -92,7 +95,6 @@ class Settings:
         self._loaded = loaded
         if changed:
             self.config = config
-            self.fronts = front_uids(config.server)
             for call in self._on_change:
                 call(config)
         for told in self._on_adopted:

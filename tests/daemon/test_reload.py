@@ -40,7 +40,9 @@ def _values(client: Client) -> dict[str, tuple[str, str, str | None]]:
 def test_limits_change_and_connections_stay(tmp_path: Path) -> None:
     """A run that runs goes on, its connection serves further requests, and each has the new limits from then on."""
     with (
-        a_daemon(tmp_path, config="[limits.default]\ncpu_ms = 40\n[pool]\ncells = 3\nspare = 0\n") as daemon,
+        a_daemon(
+            tmp_path, config="[limits.default]\ncpu_ms = 40\nwall_ms = 20000\n[pool]\ncells = 3\nspare = 0\n"
+        ) as daemon,
         Client(daemon.socket) as client,
     ):
         hash = client.submit(_BUSY).hash
@@ -51,7 +53,7 @@ def test_limits_change_and_connections_stay(tmp_path: Path) -> None:
         run = client.start(None, source=_SLOW, limits=LimitsAsked(cpu_ms=3000, wall_ms=9000))
         with Client(daemon.socket) as other:
             until(lambda: other.stats().running == 1)
-        new = "[limits.default]\ncpu_ms = 90\n[limits.max]\ncpu_ms = 120\n[limits]\nprompt_kb = 1\n"
+        new = "[limits.default]\ncpu_ms = 90\nwall_ms = 20000\n[limits.max]\ncpu_ms = 120\n[limits]\nprompt_kb = 1\n"
         with _reloaded(daemon, new, "settings changed: limits.default.cpu_ms, limits.max.cpu_ms, limits.prompt_kb"):
             assert run.result().value == "done"
             for _ in range(3):

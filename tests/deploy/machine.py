@@ -7,6 +7,7 @@ of version 2 without controllers.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ StandardOutput=append:/shared/output
 StandardError=inherit
 TimeoutStartSec=infinity
 """
+_PROPAGATED = Path("/run/systemd/nspawn/propagate")
 _HALT_S = 20.0
 _REMOVE_S = 5.0
 
@@ -36,6 +38,7 @@ def boot(root: Path, shared: Path, script: str, *, seconds: float) -> int:
 
     The script finds the folder `shared` at /shared. Raises TimeoutError after `seconds`.
     """
+    name = f"promptlog-{os.getpid()}"
     (shared / "script").write_text(script)
     output = shared / "output"
     output.touch()
@@ -45,7 +48,7 @@ def boot(root: Path, shared: Path, script: str, *, seconds: float) -> int:
     wants.mkdir(exist_ok=True)
     (wants / unit.name).symlink_to(f"../{unit.name}")
     command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--private-network"]
-    command += [f"--directory={root}", "--machine=promptlog-test", f"--bind={shared}:/shared", "--console=pipe"]
+    command += [f"--directory={root}", f"--machine={name}", f"--bind={shared}:/shared", "--console=pipe"]
     cgroups = _make_cgroups()
     with (shared / "console").open("wb") as console:
         process = subprocess.Popen(
@@ -62,6 +65,8 @@ def boot(root: Path, shared: Path, script: str, *, seconds: float) -> int:
             _stop(process)
             for folder in cgroups:
                 _remove(folder)
+            # systemd-nspawn leaves this where /run is on a disk.
+            shutil.rmtree(_PROPAGATED / name, ignore_errors=True)
 
 
 def _follow(process: subprocess.Popen[bytes], output: Path, deadline: float) -> int:
