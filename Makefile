@@ -41,7 +41,7 @@ CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/q
 
 $(VENV)/.installed: pyproject.toml $(CELL_SOURCES) $(PAGE_SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno,http]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno,http,metrics]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
