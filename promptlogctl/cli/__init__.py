@@ -10,6 +10,7 @@ from promptlogctl.cli.exec import exec_
 from promptlogctl.cli.http import http
 from promptlogctl.cli.list import list_
 from promptlogctl.cli.log import log
+from promptlogctl.cli.metrics import metrics
 from promptlogctl.cli.name import name
 from promptlogctl.cli.ping import ping
 from promptlogctl.cli.play import play
@@ -18,6 +19,7 @@ from promptlogctl.cli.run import run
 from promptlogctl.cli.show import show
 from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
+from promptlogctl.cli.top import top
 from promptlogctl.cli.version import VERSION
 
 
@@ -35,7 +37,8 @@ def cli(**_: object) -> None:
 
 
 for _command in (
-    submit, run, exec_, show, list_, remove, name, log, ping, stats, doctor, canary, http, play, completion,
+    submit, run, exec_, show, list_, remove, name, log, ping, stats, top, metrics, doctor, canary, http, play,
+    completion,
 ):  # fmt: skip
     cli.add_command(_command)
 
