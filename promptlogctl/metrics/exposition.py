@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from promptlogctl.client import EngineStats, ErrorCode, Histogram, Outcome, StatsReply
+from promptlogctl.client import ErrorCode, Histogram, Outcome, StatsReply
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -83,44 +83,34 @@ def _runs(stats: StatsReply) -> Iterator[Metric]:
     wall = HistogramMetricFamily(
         "promptlog_run_wall_seconds", "Wall time of runs, without the queue.", labels=["engine"]
     )
-    engines = _by_engine(stats)
-    for name in (*ENGINES, UNKNOWN, OTHER):
-        engine = engines.get(name)
-        if engine is None and name == OTHER:
-            continue
-        # Known series start at 0, because Prometheus does not see the increase of a series that begins at 1.
-        for outcome, count in _closed(engine.runs if engine else {}, OUTCOMES).items():
-            runs.add_metric([name, outcome], count)
-        if engine is not None:
+    # Known series start at 0, because Prometheus does not see the increase of a series that begins at 1.
+    counts = {name: Counter(dict.fromkeys(OUTCOMES, 0)) for name in (*ENGINES, UNKNOWN)}
+    for engine in stats.engines:
+        name = engine.engine if engine.engine in counts else OTHER
+        counts.setdefault(name, Counter()).update(_closed(engine.runs, OUTCOMES))
+        if name in ENGINES:
             cpu.add_metric([name], *_buckets(engine.cpu))
             wall.add_metric([name], *_buckets(engine.wall))
+    for name, outcomes in counts.items():
+        for outcome, count in outcomes.items():
+            runs.add_metric([name, outcome], count)
     yield from (runs, cpu, wall)
-
-
-def _by_engine(stats: StatsReply) -> dict[str, EngineStats]:
-    """Return the statistics of each engine. Of several unknown engines, the first is kept."""
-    found: dict[str, EngineStats] = {}
-    for engine in stats.engines:
-        found.setdefault(_engine(engine.engine), engine)
-    return found
 
 
 def _cells(stats: StatsReply) -> Iterator[Metric]:
     cells = GaugeMetricFamily("promptlog_cells", "Cells by state.", labels=["engine", "state"])
     started = CounterMetricFamily("promptlog_cells_started", "Cells that were started.", labels=["engine"])
     retired = CounterMetricFamily("promptlog_cells_retired", "Cells that were ended.", labels=["engine"])
-    for pool in {_engine(pool.engine): pool for pool in stats.pools}.values():
-        name = _engine(pool.engine)
+    for pool in stats.pools:
+        name = pool.engine
+        if name not in ENGINES:
+            continue
         not_ready = max(0, pool.size - pool.blank - pool.busy)
         for state, count in (("blank", pool.blank), ("busy", pool.busy), ("not_ready", not_ready)):
             cells.add_metric([name, state], count)
         started.add_metric([name], pool.started)
         retired.add_metric([name], pool.retired)
     yield from (cells, started, retired)
-
-
-def _engine(name: str) -> str:
-    return name if name in (*ENGINES, UNKNOWN) else OTHER
 
 
 def _closed(counts: Mapping[str, int], known: tuple[str, ...]) -> Counter[str]:
