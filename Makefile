@@ -3,6 +3,7 @@
 # make play           Open the web page in a browser.
 # make check          Lint, check types, run the tests that need no daemon.
 # make test           Run all tests.
+# make test-tools     Test what needs zsh, fish and systemd-analyze (Debian: zsh, fish, systemd).
 # make test-long      Run more cases of tables of which make test runs some. Takes minutes.
 # make test-versions  Run make test on each Python from 3.11 to 3.14 that is installed (PYTHONS="python3.12 ..." names them).
 # make coverage       Measure what the tests reach of promptlogd and sandbox. Fails below the floor in pyproject.toml.
@@ -49,13 +50,13 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-long test-versions test-build test-deploy test-page test-sanitized coverage placement \
+.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build test-deploy test-page test-sanitized coverage placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml $(CELL_SOURCES) $(PAGE_SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno,http]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno,http,metrics]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
@@ -83,9 +84,12 @@ test-quick: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	failed=0; \
-	$(BESIDE) -m "not alone and not long" || failed=1; \
-	$(BIN)/python -m pytest -m "alone and not long" || failed=1; \
+	$(BESIDE) -m "not alone and not long and not tools" || failed=1; \
+	$(BIN)/python -m pytest -m "alone and not long and not tools" || failed=1; \
 	exit $$failed
+
+test-tools: $(VENV)/.dev
+	$(BIN)/python -m pytest -m tools
 
 test-long: $(VENV)/.dev
 	$(BESIDE) -m long
@@ -96,7 +100,7 @@ coverage: $(VENV)/.dev
 	rm -rf $(COVERAGE)
 	mkdir -p $(COVERAGE)
 	chmod 1777 $(COVERAGE)
-	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage run $(BESIDE:$(BIN)/python%=%) -m "not alone and not long" $(TESTS)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage run $(BESIDE:$(BIN)/python%=%) -m "not alone and not long and not tools" $(TESTS)
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage combine --quiet
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report
 

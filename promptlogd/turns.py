@@ -11,6 +11,8 @@ _BUCKETS = 64
 _LEAST_S = 10e-6
 _RATIO = 1.25
 """Ratio of bucket bounds. From 10 us, 64 buckets reach 13 s."""
+_MERGED = 4
+"""Buckets that `histogram` merges into one."""
 _SCALE = 1 / math.log(_RATIO)
 
 
@@ -21,6 +23,8 @@ class Turns(trio.abc.Instrument):
         self.longest_s = 0.0
         self.longest_cpu_s = 0.0
         """Largest CPU time of one turn. Unlike wall time, it does not include waiting for a core."""
+        self.sum_s = 0.0
+        """Duration of all turns together."""
         self._counts = [0] * _BUCKETS
         self._began = time.perf_counter()
         self._cpu_ended = time.thread_time()
@@ -41,6 +45,7 @@ class Turns(trio.abc.Instrument):
         """Count a turn."""
         if turn_s > self.longest_s:
             self.longest_s = turn_s
+        self.sum_s += turn_s
         bucket = int(math.log(turn_s / _LEAST_S) * _SCALE) + 1 if turn_s > _LEAST_S else 0
         self._counts[min(bucket, _BUCKETS - 1)] += 1
 
@@ -52,3 +57,10 @@ class Turns(trio.abc.Instrument):
             if left < 0:
                 return min(self.longest_s, _LEAST_S * _RATIO**bucket)
         return 0.0
+
+    def histogram(self) -> tuple[list[float], list[int]]:
+        """Return upper bounds in seconds, and the number of turns in each bucket. The last bucket has no bound."""
+        bounds_s = [_LEAST_S * _RATIO**bucket for bucket in range(0, _BUCKETS - 1, _MERGED)]
+        ends = [bucket + 1 for bucket in range(0, _BUCKETS - 1, _MERGED)]
+        starts = [0, *ends]
+        return bounds_s, [sum(self._counts[start:end]) for start, end in zip(starts, [*ends, _BUCKETS], strict=True)]

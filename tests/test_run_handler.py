@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from promptlogd.handlers.run import RunHandler, _Run
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
 from promptlogd.principal import Principal
+from promptlogd.run_totals import RunTotals
 from promptlogd.runs import Runs
 from promptlogd.settings import Settings
 from promptlogd.store import Store
@@ -40,7 +40,7 @@ async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
     runs = SimpleNamespace(start=lambda job, *rest, **options: started.append(job))
     noted: list[Entry] = []
     handler = SimpleNamespace(
-        runs=runs, isolation="cell", outcomes=Counter(), record_run=None,
+        runs=runs, isolation="cell", totals=RunTotals(), record_run=None,
         journal=SimpleNamespace(note=noted.append), kept_texts=frozenset(),
     )  # fmt: skip
     sink = NotingSink()
@@ -80,7 +80,7 @@ class _Handled:
             Checks(nobody, {}, settings),
             {"quickjs": cast(EngineHost, SimpleNamespace(artifact_build=BUILD))},
             settings,
-            Counter(),
+            RunTotals(),
             cast(Decoder, None),
         )
 

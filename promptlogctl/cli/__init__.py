@@ -12,6 +12,7 @@ from promptlogctl.cli.http import http
 from promptlogctl.cli.install_service import install_service
 from promptlogctl.cli.list import list_
 from promptlogctl.cli.log import log
+from promptlogctl.cli.metrics import metrics
 from promptlogctl.cli.name import name
 from promptlogctl.cli.ping import ping
 from promptlogctl.cli.play import play
@@ -20,6 +21,7 @@ from promptlogctl.cli.run import run
 from promptlogctl.cli.show import show
 from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
+from promptlogctl.cli.top import top
 from promptlogctl.cli.uninstall_service import uninstall_service
 from promptlogctl.cli.version import VERSION
 
@@ -38,8 +40,8 @@ def cli(**_: object) -> None:
 
 
 _COMMANDS = (
-    *(submit, run, exec_, show, list_, remove, name, log, ping, stats, config, doctor, canary, http, play),
-    *(install_service, uninstall_service, completion),
+    *(submit, run, exec_, show, list_, remove, name, log, ping, stats, top, metrics, config, doctor, canary),
+    *(http, play, install_service, uninstall_service, completion),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

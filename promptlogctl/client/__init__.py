@@ -6,7 +6,17 @@ from promptlogctl.client.errors import ConnectionLost, NoDaemon, PromptlogError,
 from promptlogctl.client.pending_reply import PendingReply
 from promptlogctl.client.request import OnLog, RunOptions, SourceOptions, SubmitOptions
 from promptlogctl.client.result import ProgramFailed, RunResult, Submission
-from promptlogd.wire.messages import Engine, Isolation, JournalEntry, JournalSum, LimitsAsked
+from promptlogd.wire.messages import (
+    Engine,
+    EngineStats,
+    ErrorCode,
+    Histogram,
+    Isolation,
+    JournalEntry,
+    JournalSum,
+    LimitsAsked,
+    StatsReply,
+)
 from sandbox.limits import Limits
 from sandbox.outcome import (
     BadResult,
@@ -34,6 +44,9 @@ __all__ = [
     "CpuLimit",
     "Crashed",
     "Engine",
+    "EngineStats",
+    "ErrorCode",
+    "Histogram",
     "Isolation",
     "JournalEntry",
     "JournalSum",
@@ -57,6 +70,7 @@ __all__ = [
     "RunOptions",
     "RunResult",
     "SourceOptions",
+    "StatsReply",
     "Submission",
     "SubmitOptions",
     "UntrustedDaemon",

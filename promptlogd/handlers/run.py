@@ -6,7 +6,6 @@ More than 300 lines, because all ways to find the program of a run are here.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
@@ -21,6 +20,7 @@ from promptlogd.journal import Journal, run_entry
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
+from promptlogd.run_totals import RunTotals
 from promptlogd.runs import Runs
 from promptlogd.settings import Settings
 from promptlogd.sink import Sink
@@ -54,10 +54,9 @@ class RunHandler:
         checks: Checks,
         hosts: Mapping[Engine, EngineHost],
         settings: Settings,
-        outcomes: Counter[str],
+        totals: RunTotals,
         decoder: Decoder,
     ) -> None:
-        """`outcomes`: counts of finished runs by outcome."""
         self.decoder = decoder
         self._store = store
         self.journal = journal
@@ -70,7 +69,7 @@ class RunHandler:
         """Limits of runs that ask for none."""
         settings.on_change(lambda _: self._defaults.clear())
         self.runs = runs
-        self.outcomes = outcomes
+        self.totals = totals
         self.isolation = settings.config.pool.isolation
         self.record_run = store.record_run
 
@@ -343,7 +342,7 @@ class _Run:
         if self._stored:
             self._handler.record_run(self.hash)
         kind = str(outcome.__struct_config__.tag)
-        self._handler.outcomes[kind] += 1
+        self._handler.totals.note(self._engine, kind, result.usage)
         self._handler.journal.note(
             run_entry(
                 self._principal,

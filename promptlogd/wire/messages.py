@@ -336,6 +336,39 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     retired: int
 
 
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations in buckets, since the start."""
+
+    bounds_ms: list[float]
+    """Upper bounds of the buckets, ascending."""
+    counts: list[int]
+    """Number of durations in each bucket. There is one more than bounds: the last bucket has no upper bound."""
+    sum_ms: float
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The finished runs of one engine. `engine` is `unknown` for runs that were cancelled before their program was
+    found."""
+
+    engine: Engine
+    runs: dict[str, int]
+    """Finished runs by outcome kind."""
+    cpu: Histogram
+    """CPU time of the runs that were started."""
+    wall: Histogram
+    """Wall time of the same runs, without the time in the queue."""
+
+
+class JournalCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Size of the journal. `lost`: entries since the start that could not be written."""
+
+    rows: int
+    bytes: int
+    waiting: int
+    """Entries that wait to be written."""
+    lost: int
+
+
 class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     """Counters since the daemon's start. `held_by` says what enforces each limit on this host."""
 
@@ -358,6 +391,20 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     """Duration of the longest turn."""
     turn_cpu_max_ms: float = 0.0
     """Largest CPU time of one turn. Unlike the duration, it does not include waiting for a core."""
+    turns: Histogram | None = None
+    """Duration of all turns."""
+    engines: list[EngineStats] = []
+    """Finished runs by engine. An engine without runs is omitted."""
+    program_bytes: int = 0
+    """Size of the sources of all stored programs."""
+    journal: JournalCounts | None = None
+    """Omitted if there is no journal."""
+    max_clients: int = 0
+    """`server.max_clients` of the configuration."""
+    max_running: int = 0
+    """Number of slots: see `scheduler.concurrent`."""
+    max_queued: int = 0
+    """`scheduler.queue` of the configuration."""
 
 
 class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

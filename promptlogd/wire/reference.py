@@ -169,7 +169,7 @@ def protocol_reference() -> str:
             if not name.startswith("_") and (issubclass(kind, base) or (title == "Replies" and name == "Error")):
                 parts += _section(name, node, kind)
     parts.append("### Parts of replies\n")
-    for name in ("NameChange", "Listing", "PoolStats", "SettingInfo"):
+    for name in ("NameChange", "Listing", "PoolStats", "EngineStats", "Histogram", "JournalCounts", "SettingInfo"):
         parts += _section(name, here[name], getattr(messages, name), "####")
     for name in ("LogLine", "Usage"):
         parts += _section(name, there[name], getattr(outcome, name), "####")

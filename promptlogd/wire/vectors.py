@@ -24,6 +24,16 @@ _USAGE = o.Usage(cpu_ms=1.5, wall_ms=2.25, peak_memory_bytes=4194304)
 _JSON = msgspec.Raw(b'{"n":1.50,"s":"\xc3\xa4","a":[null,true]}')
 _TEXT = 'quotes " \\ / and \u00e4 \u6f22 \U0001f600, line\nfeed, \u0001'
 
+_DURATIONS = m.Histogram(bounds_ms=[1.0, 10.0], counts=[1, 0, 2], sum_ms=60.5)
+_STATS = m.StatsReply(
+    id=9, uptime_s=60.5, clients=1, running=0, queued=0, runs={"ok": 3}, errors={"busy": 1}, programs=1,
+    pools=[m.PoolStats(engine="quickjs", size=2, blank=2, busy=0, started=2, retired=0)],
+    held_by={"memory": "a cgroup"}, turns=_DURATIONS,
+    engines=[m.EngineStats(engine="quickjs", runs={"ok": 3}, cpu=_DURATIONS, wall=_DURATIONS)],
+    program_bytes=8, journal=m.JournalCounts(rows=4, bytes=4096, waiting=0, lost=0),
+    max_clients=12_000, max_running=2, max_queued=512,
+)  # fmt: skip
+
 REQUESTS: list[tuple[str, m.Request]] = [
     ("the smallest request", m.Ping(id=0)),
     ("an id that is a string", m.Ping(id="first")),
@@ -87,6 +97,7 @@ REPLIES: list[tuple[str, m.Reply]] = [
     ),
     *((f"the outcome {one.__struct_config__.tag}", m.Finished(id=2, hash=_HASH, outcome=one, logs=[], usage=_USAGE))
       for one in _OUTCOMES),
+    ("counters", _STATS),
     ("cancelled", m.Cancelling(id=4, found=True)),
     ("a program was removed", m.Removed(id=7, hash=_HASH, names=["a", "b"])),
     ("a name was moved", m.Named(id=8, name="a", hash=_HASH)),

@@ -73,7 +73,9 @@ def _start(shell: str, home: Path) -> tuple[list[str], dict[str, str]]:
     return [program, *(option.replace("HOME", str(home)) for option in options)], variables
 
 
-@pytest.fixture(params=_SHELLS, scope="module")
+@pytest.fixture(
+    params=[pytest.param(s, marks=[] if s == "bash" else [pytest.mark.tools]) for s in _SHELLS], scope="module"
+)
 def shell(
     request: pytest.FixtureRequest, socket_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Terminal, Path]]:

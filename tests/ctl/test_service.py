@@ -37,6 +37,7 @@ def _units_in(folder: Path, *arguments: str) -> list[Path]:
     return paths
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("whose", ["--system", "--user"])
 def test_the_units_are_right(tmp_path: Path, whose: str) -> None:
     """systemd finds nothing to say about the units that are printed, and does about a wrong one."""
@@ -52,6 +53,7 @@ def test_the_units_are_right(tmp_path: Path, whose: str) -> None:
     assert "WatchDogSec" in done.stdout + done.stderr
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(("name", "most"), [("promptlogd", 2.0), ("promptlog-http", 1.0)])
 def test_the_exposure_is_low(tmp_path: Path, name: str, most: float) -> None:
     """`systemd-analyze security` gives the daemon at most 2.0, and the HTTP API at most 1.0."""

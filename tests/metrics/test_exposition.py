@@ -1,0 +1,146 @@
+"""The metrics of a running daemon: counts after known runs, and labels from closed sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from promptlogctl.client import Client, EngineStats, ErrorCode, Histogram, LimitsAsked, Outcome, RequestRefused
+from promptlogctl.metrics.exposition import exposition
+from promptlogd.wire import messages
+from promptlogd.wire.vectors import REPLIES
+from tests.ctl.command import ctl
+from tests.daemon.processes import ask, talk, until
+from tests.daemons import configured_daemon
+from tests.metrics.servers import Samples, samples, value
+
+_LABELS = {
+    "engine": {"quickjs", "deno", "unknown"},
+    "outcome": {str(outcome.__struct_config__.tag) for outcome in get_args(Outcome)},
+    "state": {"blank", "busy", "not_ready"},
+    "code": set(get_args(ErrorCode)),
+}
+
+
+def _printed(socket: Path) -> tuple[str, Samples]:
+    done = ctl(socket, "metrics")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    return text, samples(text)
+
+
+def test_counts_after_known_runs() -> None:
+    """Runs by engine and outcome, durations, programs, errors and the journal are exactly those that were caused."""
+    with configured_daemon("") as socket, Client(socket) as client:
+        source = "return prompt"
+        client.run(client.submit(source).hash)
+        client.run_source("return 1")
+        client.run_source("throw 1")
+        client.run_source("for(;;){}", limits=LimitsAsked(cpu_ms=20))
+        client.run_source("return 1", engine="deno")
+        with pytest.raises(RequestRefused):
+            client.run("@none")
+        until(lambda: client.stats().journal == messages.JournalCounts(rows=7, bytes=12288, waiting=0, lost=0))
+        _, found = _printed(socket)
+    assert value(found, "up") == 1
+    assert value(found, "runs_total", engine="quickjs", outcome="ok") == 2
+    assert value(found, "runs_total", engine="quickjs", outcome="exception") == 1
+    assert value(found, "runs_total", engine="quickjs", outcome="cpu_limit") == 1
+    assert value(found, "runs_total", engine="deno", outcome="ok") == 1
+    assert sum(count for (name, _), count in found.items() if name == "promptlog_runs_total") == 5
+    for name in ("run_cpu_seconds", "run_wall_seconds"):
+        assert value(found, f"{name}_count", engine="quickjs") == 4
+        assert value(found, f"{name}_bucket", engine="quickjs", le="+Inf") == 4
+        assert value(found, f"{name}_count", engine="deno") == 1
+    assert value(found, "run_cpu_seconds_bucket", engine="quickjs", le="0.01") == 3, "all but the endless loop"
+    assert 0.02 <= value(found, "run_cpu_seconds_sum", engine="quickjs") < 0.2
+    assert value(found, "errors_total", code="not_found") == 1
+    assert (value(found, "programs"), value(found, "program_bytes")) == (1, len(source))
+    assert (value(found, "journal_entries"), value(found, "journal_lost_total")) == (7, 0)
+    assert value(found, "cells_started_total", engine="quickjs") >= 1
+    assert value(found, "turn_seconds_count") > 10
+    assert (value(found, "queued"), value(found, "running"), value(found, "clients")) == (0, 0, 2)
+    assert value(found, "running_limit") >= 1
+
+
+def test_labels_are_from_closed_sets() -> None:
+    """Hostile names, tenants, engines and texts appear nowhere, and no label has a value beyond the known ones."""
+    evil = "evil"
+    hostile = f"""
+        console.log("{evil}", prompt); const error = new Error('{evil}"}} 1\\n{evil}_total 5');
+        error.name = '{evil}'; throw error"""
+    with configured_daemon(f"[server]\nfronts = [{os.geteuid()}]\n") as socket, Client(socket) as client:
+        hash = client.submit(hostile, name=evil).hash
+        client.run(f"@{evil}", evil, tenant=f'{evil}"}}\n', env={evil: evil})
+        with talk(socket) as sock:
+            ask(sock, {"type": "run", "id": evil, "source": "return 1", "engine": evil, "tenant": evil})
+            ask(sock, {"type": "run", "id": evil, "source": f"syntax error {evil}", "prompt": evil})
+            ask(sock, {"type": evil, "id": evil, evil: evil})
+        text, found = _printed(socket)
+    assert sum(count for (name, _), count in found.items() if name == "promptlog_runs_total") == 2
+    assert evil not in text
+    assert hash[:8] not in text
+    seen: dict[str, set[str]] = {}
+    for _, labels in found:
+        for name, label in labels:
+            seen.setdefault(name, set()).add(label)
+    bounds = seen.pop("le")
+    assert all(re.fullmatch(r"\+Inf|[0-9.e-]+", bound) for bound in bounds)
+    assert seen == _LABELS
+
+
+def test_a_newer_daemons_values_become_other() -> None:
+    """Outcomes, engines and codes that this version does not know are one label, however many there are."""
+    stats = next(reply for _, reply in REPLIES if isinstance(reply, messages.StatsReply))
+    none = Histogram(bounds_ms=[1.0], counts=[0, 0], sum_ms=0.0)
+    engines = [
+        EngineStats(engine=f"new {i}", runs={f"end {j}": 1 for j in range(9)}, cpu=none, wall=none) for i in (1, 2)
+    ]
+    text = exposition(
+        messages.StatsReply(
+            **{name: getattr(stats, name) for name in stats.__struct_fields__ if name not in ("errors", "engines")},
+            errors={"new": 1, "newer": 2, "busy": 3},
+            engines=[*stats.engines, *engines],
+        )
+    ).decode()
+    found = samples(text)
+    assert "new" not in text
+    assert value(found, "errors_total", code="other") == 3
+    assert value(found, "errors_total", code="busy") == 3
+    assert value(found, "runs_total", engine="other", outcome="other") == 18
+    assert value(found, "runs_total", engine="quickjs", outcome="ok") == 3
+
+
+def test_an_older_daemons_reply_has_metrics_too() -> None:
+    """A reply without the new fields gives the metrics that it has the counts for."""
+    old = messages.StatsReply(
+        id=1, uptime_s=1.0, clients=1, running=0, queued=0, runs={}, errors={}, programs=3, pools=[], held_by={}
+    )
+    found = samples(exposition(old).decode())
+    assert value(found, "programs") == 3
+
+
+def test_no_daemon(tmp_path: Path) -> None:
+    """Without a daemon the command fails with 4; --json and addresses of other hosts are refused with the reason."""
+    for options, code, says in (
+        ((), 4, b"no promptlogd answers"),
+        (("--json",), 2, b"stats --json"),
+        (("--listen", "0.0.0.0:0"), 2, b"reachable from other hosts"),
+        (("--listen", "[::]:0"), 2, b"reachable from other hosts"),
+        (("--listen", "nowhere"), 2, b"neither HOST:PORT"),
+        (("--listen", "unix:"), 2, b"the path is empty"),
+        (("--listen", f"unix:{tmp_path}/none/s"), 2, b"can't listen on"),
+    ):
+        done = ctl(tmp_path / "none", "metrics", *options)
+        assert (done.returncode, says in done.stderr + done.stdout) == (code, True), done
+
+
+def test_a_stats_reply_lists_all_new_fields(socket_path: Path) -> None:
+    """`stats --json` has what the metrics have."""
+    said = json.loads(ctl(socket_path, "stats", "--json").stdout)
+    assert {"engines", "turns", "journal", "program_bytes", "max_running", "max_queued", "max_clients"} <= set(said)

@@ -1,0 +1,138 @@
+"""The listener of `promptlogctl metrics`: a daemon that goes away, and HTTP clients that are slow, wrong or many."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import Client
+from promptlogctl.metrics import server
+from tests.daemon.processes import a_daemon, until
+from tests.http.servers import connected, exchanged, status_of
+from tests.metrics.servers import metrics_server, scraped, value
+
+_GET = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_runs_are_served(socket_path: Path, tmp_path: Path, kind: str) -> None:
+    """Each scrape has the counts of this moment. A Unix socket is for its owner and group, and is removed."""
+    path = tmp_path / "m.sock"
+    with metrics_server(socket_path, "127.0.0.1:0" if kind == "tcp" else f"unix:{path}") as url:
+        if kind == "unix":
+            assert path.stat().st_mode & 0o777 == 0o660
+        before = value(scraped(url), "runs_total", engine="quickjs", outcome="ok")
+        with Client(socket_path) as client:
+            for _ in range(3):
+                client.run_source("return 1")
+        until(lambda: value(scraped(url), "runs_total", engine="quickjs", outcome="ok") == before + 3)
+    assert not path.exists()
+
+
+def test_the_daemon_goes_and_comes(tmp_path: Path) -> None:
+    """Without a daemon, and while it hangs, promptlog_up is 0 and nothing else is served; then it is 1 again."""
+    with metrics_server(tmp_path / "s") as url:
+        assert {name: value for (name, _), value in scraped(url).items()} == {"promptlog_up": 0}
+        with a_daemon(tmp_path) as daemon:
+            until(lambda: value(scraped(url), "up") == 1)
+            daemon.process.send_signal(signal.SIGSTOP)
+            try:
+                time.sleep(server.FRESH_S)
+                began = time.monotonic()
+                assert {name: value for (name, _), value in scraped(url).items()} == {"promptlog_up": 0}
+                assert time.monotonic() - began < server.DAEMON_S + 3
+            finally:
+                daemon.process.send_signal(signal.SIGCONT)
+            until(lambda: value(scraped(url), "up") == 1)
+        until(lambda: value(scraped(url), "up") == 0)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "status"),
+    [
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", 404),
+        (b"GET /metrics?a=b HTTP/1.0\r\n\r\n", b"POST /metrics HTTP/1.1\r\n\r\n", 405),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"GET /metrics\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\xff\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"GET /metrics SPDY/3\r\n\r\n", 400),
+        (
+            b"GET /metrics HTTP/1.1\r\nhost: [::1]:9464\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+            421,
+        ),
+        (
+            b"GET /metrics HTTP/1.1\r\nA: " + b"a" * 7000 + b"\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\nA: " + b"a" * 9000,
+            431,
+        ),
+    ],
+)
+def test_wrong_requests(url: str, right: bytes, wrong: bytes, status: int) -> None:
+    """A wrong request gets a status and one line that says why; the right one beside it is served."""
+    assert status_of(exchanged(url, right)) == 200
+    response = exchanged(url, wrong)
+    assert status_of(response) == status
+    assert response.partition(b"\r\n\r\n")[2].count(b"\n") == 1
+    assert "promptlog_up" not in response.decode()
+
+
+@pytest.fixture(scope="module")
+def url(socket_path: Path) -> object:
+    """The URL of a server in front of the shared daemon."""
+    with metrics_server(socket_path) as url:
+        yield url
+
+
+def test_clients_that_leave(url: str) -> None:
+    """Clients that send nothing, a part of a request, or do not read, and leave, do not disturb the next one."""
+    for sent in (b"", b"GET /met", _GET, _GET * 50):
+        with connected(url) as sock:
+            sock.sendall(sent)
+    assert value(scraped(url), "up") == 1
+
+
+def test_a_slow_request_is_ended(url: str) -> None:
+    """A client that sends a byte now and then is disconnected after the time limit, and others are served meanwhile."""
+    with connected(url) as sock:
+        sock.settimeout(0.2)
+        began = time.monotonic()
+        while True:
+            try:
+                sock.sendall(b"a")
+                if sock.recv(1) == b"":
+                    break
+            except TimeoutError:
+                assert time.monotonic() - began < server.HEAD_S + 5
+            except ConnectionError:
+                break
+            if 1 < time.monotonic() - began < 1.5:
+                assert value(scraped(url), "up") == 1
+    assert time.monotonic() - began > server.HEAD_S - 1
+
+
+def test_idle_clients_do_not_keep_others_out(url: str) -> None:
+    """With twice as many idle connections as the server keeps, the oldest are closed and a scrape is served at once."""
+    with ExitStack() as stack:
+        idle = [stack.enter_context(connected(url)) for _ in range(2 * server.CONNECTIONS)]
+        began = time.monotonic()
+        assert value(scraped(url), "up") == 1
+        assert time.monotonic() - began < server.HEAD_S
+        assert idle[0].recv(1) == b""
+
+
+def test_many_scrapes_are_few_requests(tmp_path: Path) -> None:
+    """A flood of scrapes asks the daemon at most once in FRESH_S."""
+    with a_daemon(tmp_path) as daemon, metrics_server(daemon.socket) as url:
+        turns = value(scraped(url), "turn_seconds_count")
+        began = time.monotonic()
+        for _ in range(300):
+            scraped(url)
+        asked = (time.monotonic() - began) / server.FRESH_S + 2
+        time.sleep(server.FRESH_S)
+        # The daemon also works without requests: upkeep and the watchdog wake its loop a few times a second.
+        idle = (time.monotonic() - began) * 30
+        assert value(scraped(url), "turn_seconds_count") - turns < asked * 10 + idle
