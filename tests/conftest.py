@@ -49,7 +49,7 @@ def _split(processes: dict[int, tuple[int, bytes]]) -> tuple[list[bytes], list[b
     ours: list[bytes] = []
     others: list[bytes] = []
     for pid, (_, command) in processes.items():
-        names = (b"promptlogd", b"promptlogctl\0http", b"zygote.pyc", b"/cells/watchdog.py")
+        names = (b"promptlogd", b"promptlogctl\0http", b"promptlogctl\0metrics", b"zygote.pyc", b"/cells/watchdog.py")
         if b"nsjail" in command.split(b"\0")[0] or any(name in command for name in names):
             at = pid
             while at not in (os.getpid(), 0):

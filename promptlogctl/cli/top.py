@@ -30,8 +30,8 @@ _BUSIEST_OF_S = 60.0
 
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """Switch to the alternate screen and hide the cursor, and back (xterm's control sequences)."""
-_HOME, _END_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
-"""Move to the first character; erase the rest of the line; erase the rest of the screen."""
+_HOME, _ERASE_LINE, _ERASE_REST = "\x1b[H", "\x1b[2K", "\x1b[J"
+"""Move to the first character; erase this line; erase the rest of the screen."""
 
 
 @click.command()
@@ -108,7 +108,8 @@ def _draw(shown: list[str]) -> None:
     title = "promptlogctl top"
     head = f"{title}{'q: quit'.rjust(max(columns - len(title), 0))}"[:columns]
     fitting = [styled(head, sys.stdout, bold=True), *(line[:columns] for line in shown[: max(rows - 2, 0)])]
-    _write(_HOME + "".join(f"{line}{_END_OF_LINE}\r\n" for line in fitting) + _REST)
+    # A line is erased before it is written: after a line of full width, the cursor stands on its last character.
+    _write(_HOME + "".join(f"{_ERASE_LINE}{line}\n" for line in fitting) + _ERASE_REST)
 
 
 def _quits(seconds: float) -> bool:
