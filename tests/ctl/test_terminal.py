@@ -24,7 +24,7 @@ def _shown(socket: Path, *arguments: str, columns: int = 80, variables: dict[str
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_no_line_is_wider_than_theterminal(socket_path: Path, columns: int) -> None:
+def test_no_line_is_wider_than_the_terminal(socket_path: Path, columns: int) -> None:
     """A list, and the excerpt of a line with an error, fit; the caret stands below its character."""
     name = "n" * 60
     assert ctl(socket_path, "submit", "-", "--name", name, input=b"return 'wide'").returncode == 0
@@ -52,7 +52,7 @@ def test_colours(socket_path: Path, variables: dict[str, str], coloured: bool) -
     assert ("\x1b[" in _shown(socket_path, "run", "@nobody", variables=variables)) is coloured
 
 
-def test_a_prompt_is_not_waited_for_on_aterminal(socket_path: Path) -> None:
+def test_a_prompt_is_not_waited_for_on_a_terminal(socket_path: Path) -> None:
     """Without a prompt, a terminal is not read."""
     assert "0" in _shown(socket_path, "exec", "-e", "return prompt.length")
 

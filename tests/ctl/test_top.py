@@ -18,7 +18,8 @@ from promptlogctl.cli.top_view import lines, quantile, view
 from promptlogctl.client import Client, Histogram, JournalSum, StatsReply
 from promptlogd.wire.vectors import REPLIES
 from tests.ctl.command import ctl
-from tests.ctl.test_terminal import _CTL, _shown, _Terminal, _terminal
+from tests.ctl.terminal import Terminal, terminal
+from tests.ctl.test_terminal import _CTL, _shown
 from tests.daemon.processes import a_daemon, until
 
 _OLD = next(reply for _, reply in REPLIES if isinstance(reply, StatsReply))
@@ -123,26 +124,26 @@ def _load(socket: Path) -> Iterator[None]:
         thread.join()
 
 
-def _is_restored(terminal: _Terminal) -> bool:
+def _is_restored(opened: Terminal) -> bool:
     """Whether the terminal shows what is typed, as before."""
-    return bool(termios.tcgetattr(terminal._ours)[3] & termios.ECHO)
+    return bool(termios.tcgetattr(opened._ours)[3] & termios.ECHO)
 
 
 @pytest.mark.parametrize("columns", [40, 80])
 @pytest.mark.parametrize("end", ["q", "\x03", "SIGTERM"])
 def test_live(socket_path: Path, columns: int, end: str) -> None:
-    """Rates of the last second are shown again and again; q, Ctrl-C and SIGTERM end it and restore the terminal."""
-    with _load(socket_path), _terminal(socket_path, *_CTL, "top", columns=columns) as terminal:
-        seen = terminal.read("(last ")
-        terminal.read("q: quit")
+    """Rates of the last second are shown again and again; q, Ctrl-C and SIGTERM end it and restore the opened."""
+    with _load(socket_path), terminal(socket_path, *_CTL, "top", columns=columns) as opened:
+        seen = opened.read("(last ")
+        opened.read("q: quit")
         assert seen.startswith(f"{_ENTER}\x1b[?25l{_NEXT}")
-        assert not _is_restored(terminal)
+        assert not _is_restored(opened)
         if end == "SIGTERM":
-            terminal.process.send_signal(signal.SIGTERM)
+            opened.process.send_signal(signal.SIGTERM)
         else:
-            terminal.type(end)
-        seen = terminal.rest()
-        assert terminal.process.returncode == 0
+            opened.type(end)
+        seen = opened.rest()
+        assert opened.process.returncode == 0
         assert seen.endswith(f"\x1b[?25h{_LEAVE}")
     shown = seen.replace(_ENTER, "").split(_NEXT)
     assert len(shown) >= 3
@@ -156,13 +157,13 @@ def test_live(socket_path: Path, columns: int, end: str) -> None:
 
 def test_live_without_a_daemon(tmp_path: Path) -> None:
     """When the daemon goes away the reason is shown, and when it is back the display goes on."""
-    with a_daemon(tmp_path) as daemon, _terminal(daemon.socket, *_CTL, "top") as terminal:
-        terminal.read("(last ")
+    with a_daemon(tmp_path) as daemon, terminal(daemon.socket, *_CTL, "top") as opened:
+        opened.read("(last ")
         daemon.stop()
-        terminal.read("trying again")
-        terminal.seen = ""
+        opened.read("trying again")
+        opened.seen = ""
         with a_daemon(tmp_path):
-            terminal.read("(last ")
-            terminal.type("q")
-            terminal.rest()
-        assert terminal.process.returncode == 0
+            opened.read("(last ")
+            opened.type("q")
+            opened.rest()
+        assert opened.process.returncode == 0
