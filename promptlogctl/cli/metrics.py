@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,8 @@ def _serve(app: App, listen: Listen) -> Exit:
             return output.problem("usage", why, Exit.USAGE, json=False)
         with sock:
             try:
+                # SIGTERM before the server handles it itself must remove the socket, too.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
                 output.note(f"listening on {url_of(listen, sock).rstrip('/')}; stop with Ctrl-C")
                 asyncio.run(_run(private or app.socket, listen, sock))
             finally:

@@ -22,7 +22,7 @@ def stats(app: App) -> None:
         ["clients", str(counts.clients)],
         ["running", str(counts.running)],
         ["queued", str(counts.queued)],
-        ["programs", str(counts.programs)],
+        ["programs", f"{counts.programs}, {counts.program_bytes} bytes of source"],
     ]
     rows += [[f"runs {kind}", str(count)] for kind, count in sorted(counts.runs.items())]
     rows += [[f"errors {code}", str(count)] for code, count in sorted(counts.errors.items())]
@@ -33,6 +33,9 @@ def stats(app: App) -> None:
         [f"limit {name}", what if what.startswith("it is not") else f"enforced by {what}"]
         for name, what in counts.held_by.items()
     ]
+    if (journal := counts.journal) is not None:
+        text = f"{journal.rows} entries, {journal.bytes} bytes; {journal.waiting} waiting, {journal.lost} lost"
+        rows.append(["journal", text])
     rows.append(["jail uids", counts.jail_uids])
     longest = f"maximum {counts.turn_max_ms:g} ms, maximum CPU time {counts.turn_cpu_max_ms:g} ms"
     rows.append(["event loop turns", f"p99 {counts.turn_p99_ms:g} ms, {longest}"])

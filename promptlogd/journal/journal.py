@@ -123,6 +123,7 @@ class Journal:
             try:
                 if rows:
                     database.append(rows)
+                    rows = []  # what fails from here on loses nothing
                 if time.monotonic() - self._retained_at > _RETAIN_S:
                     self._retained_at = time.monotonic()
                     self._retain(database)

@@ -132,6 +132,21 @@ def test_what_does_not_fit_is_dropped_and_told(
     entries = journal.page(ALL, 10, before=None, after=None)
     assert [entry.prompt_bytes for entry in entries] == [None, None, 8]
     assert "2 entries are lost" in caplog.text
+    counts = journal.counts()
+    assert counts is not None
+    assert (counts.rows, counts.waiting, counts.lost) == (3, 0, 2)
+
+
+def test_refusals_of_too_many_kinds_are_counted_as_lost(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals beyond the bound of kinds are lost, and `counts` tells how many before and after the flush."""
+    monkeypatch.setattr(journal_module, "_QUEUE_ENTRIES", 3)
+    for uid in range(5):
+        journal.note_refusal(uid, None, "busy")
+    for _ in range(2):
+        counts = journal.counts()
+        assert counts is not None
+        assert counts.lost == 2
+        journal.flush()
 
 
 def test_sums(journal: Journal) -> None:
