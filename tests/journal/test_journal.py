@@ -230,7 +230,7 @@ def test_a_link_in_its_place_is_refused(folder: Path) -> None:
     """A link is not followed: the daemon would write into a file of somebody else's choice."""
     (folder / "elsewhere").touch()
     (folder / FILE).symlink_to(folder / "elsewhere")
-    with pytest.raises(StoreUnsafe, match="is a link"):
+    with pytest.raises(StoreUnsafe, match="is a symbolic link"):
         _opened(folder)
 
 
