@@ -60,7 +60,7 @@ def test_limits_change_and_connections_stay(tmp_path: Path) -> None:
                 outcome = client.run(hash).outcome
                 assert isinstance(outcome, CpuLimit)
                 assert outcome.limit == 90
-            with pytest.raises(RequestRefused, match="the most it may be is 120"):
+            with pytest.raises(RequestRefused, match="the maximum is 120"):
                 client.run(hash, limits=LimitsAsked(cpu_ms=121))
             with pytest.raises(RequestRefused, match="prompt"):
                 client.run(hash, "x" * 2000)
