@@ -22,6 +22,7 @@ from promptlogd.admission import Admission
 from promptlogd.budget import NoPlace
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
+from promptlogd.collector import Collector
 from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
 from promptlogd.decoder import Decoder
@@ -75,7 +76,7 @@ async def serve(
     with ExitStack() as stack:
         # Opened first, because a signal during the start must still run the clean-up.
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
-        store = Store.open(state_dir)
+        store = Store.open(state_dir, max_bytes=config.store.max_bytes)
         stack.callback(store.close)
         journal = Journal(state_dir, config.journal, store.derive_key("prompts in the journal"))
         stack.callback(journal.close)
@@ -159,7 +160,8 @@ class _Daemon:
             default_limits={name: config.default_limits(name) for name in hosts},
         )
         self._decoder = Decoder(config.text_bounds)
-        self._upkeep = Upkeep(store, journal, self._clients, self._admission, notifier)
+        collector = Collector(store, journal, config.store, own_uid=os.geteuid())
+        self._upkeep = Upkeep(store, journal, self._clients, self._admission, notifier, collector)
         self._handlers = make_handlers(
             config=config,
             store=store,
@@ -173,6 +175,7 @@ class _Daemon:
             turns=self._turns,
             decoder=self._decoder,
             on_kept=self._upkeep.on_kept,
+            collector=collector,
         )
 
     def _make_pool(self, name: str, host: EngineHost) -> Pool:

@@ -3,11 +3,15 @@
 import click
 
 from promptlogctl.cli.app import Commands, shared_options
+from promptlogctl.cli.backup import backup
 from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
+from promptlogctl.cli.export import export
+from promptlogctl.cli.gc import gc
 from promptlogctl.cli.http import http
+from promptlogctl.cli.import_ import import_
 from promptlogctl.cli.list import list_
 from promptlogctl.cli.log import log
 from promptlogctl.cli.name import name
@@ -18,6 +22,7 @@ from promptlogctl.cli.run import run
 from promptlogctl.cli.show import show
 from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
+from promptlogctl.cli.verify import verify
 from promptlogctl.cli.version import VERSION
 
 
@@ -35,7 +40,8 @@ def cli(**_: object) -> None:
 
 
 for _command in (
-    submit, run, exec_, show, list_, remove, name, log, ping, stats, doctor, canary, http, play, completion,
+    submit, run, exec_, show, list_, remove, name, log, ping, stats, gc, verify, backup, export, import_, doctor,
+    canary, http, play, completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -6,7 +6,7 @@ from promptlogctl.client.errors import ConnectionLost, NoDaemon, PromptlogError,
 from promptlogctl.client.pending_reply import PendingReply
 from promptlogctl.client.request import OnLog, RunOptions, SourceOptions, SubmitOptions
 from promptlogctl.client.result import ProgramFailed, RunResult, Submission
-from promptlogd.wire.messages import Engine, Isolation, JournalEntry, JournalSum, LimitsAsked
+from promptlogd.wire.messages import DamagedPart, Engine, Isolation, JournalEntry, JournalSum, LimitsAsked
 from sandbox.outcome import (
     BadResult,
     Cancelled,
@@ -32,6 +32,7 @@ __all__ = [
     "ConnectionLost",
     "CpuLimit",
     "Crashed",
+    "DamagedPart",
     "Engine",
     "Isolation",
     "JournalEntry",

@@ -8,9 +8,12 @@ from typing import Any, Protocol
 
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
+from promptlogd.collector import Collector
 from promptlogd.config import Config
 from promptlogd.decoder import Decoder
+from promptlogd.handlers.backup import BackupHandler
 from promptlogd.handlers.cancel import CancelHandler
+from promptlogd.handlers.collect import CollectHandler
 from promptlogd.handlers.journal import JournalHandler, JournalStatsHandler
 from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.name import NameHandler
@@ -21,6 +24,7 @@ from promptlogd.handlers.show import ShowHandler
 from promptlogd.handlers.stats import StatsHandler
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import SubmitHandler
+from promptlogd.handlers.verify import VerifyHandler
 from promptlogd.journal import Journal
 from promptlogd.principal import Principal
 from promptlogd.runs import Runs
@@ -56,12 +60,13 @@ def make_handlers(
     turns: Turns,
     decoder: Decoder,
     on_kept: Callable[[], None],
+    collector: Collector,
 ) -> Handlers:
     """Return the handler of each request. `on_kept`: called when a program was stored."""
     outcomes: Counter[str] = Counter()
     threads = StoreThreads()
     return {
-        messages.Submit: SubmitHandler(store, journal, threads, checks, config, on_kept),
+        messages.Submit: SubmitHandler(store, journal, threads, checks, config, on_kept, collector),
         messages.Run: RunHandler(store, journal, threads, runs, checks, hosts, config, outcomes, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store, threads),
@@ -71,5 +76,8 @@ def make_handlers(
         messages.Stats: StatsHandler(store, threads, runs, clients, outcomes, held_by, jail_uids, turns),
         messages.ReadJournal: JournalHandler(journal, store, threads),
         messages.JournalStats: JournalStatsHandler(journal, store, threads),
+        messages.Collect: CollectHandler(collector, threads),
+        messages.Verify: VerifyHandler(store, threads),
+        messages.Backup: BackupHandler(store, journal, threads),
         messages.Ping: PingHandler(hosts, config.engines.disabled),
     }

@@ -18,6 +18,8 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     program: Program
     meta: Meta
     folder: Path | None
+    claim: int | None = None
+    """Number of its claim of disk space (usage.py)."""
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +36,14 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     language: Language | None = None
     replace: bool = False
     """Whether to change the engine and the language of an already stored program."""
+
+
+class BackedUp(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that is complete: the number of programs, and of files that are hard links and copies."""
+
+    programs: int
+    linked: int
+    copied: int
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):

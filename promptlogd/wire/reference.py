@@ -95,7 +95,7 @@ requests and in replies.
 _ANSWERS = {
     "Submit": "submitted", "Run": "log*, finished", "Cancel": "cancelling", "Show": "shown", "List": "listed",
     "Remove": "removed", "Label": "named", "Stats": "stats", "ReadJournal": "entries",
-    "JournalStats": "journal_sums", "Ping": "pong",
+    "JournalStats": "journal_sums", "Collect": "collected", "Verify": "verified", "Backup": "backed_up", "Ping": "pong",
 }  # fmt: skip
 
 

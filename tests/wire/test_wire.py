@@ -23,7 +23,9 @@ from promptlogd.wire import (
     TextBounds,
 )
 from promptlogd.wire.messages import (
+    Backup,
     Cancel,
+    Collect,
     Error,
     Finished,
     JournalStats,
@@ -39,6 +41,7 @@ from promptlogd.wire.messages import (
     Show,
     Stats,
     Submit,
+    Verify,
 )
 from promptlogd.wire.reference import protocol_reference
 from sandbox.outcome import LogLine, Ok, Usage
@@ -56,6 +59,9 @@ REQUESTS = [
     Stats(id="x" * 64),
     ReadJournal(id=8, limit=7, before=9, hash="@a", failed=True, since=1.5),
     JournalStats(id=9, hash="ab" * 32, since=0.5),
+    Collect(id=9, unused_s=1.5, over_bytes=7, dry_run=True, limit=3, after="a"),
+    Verify(id=9, limit=3, after="ab" * 32),
+    Backup(id=9, folder="/a"),
 ]
 ENCODINGS: list[Any] = ["json", "msgpack"]
 
