@@ -14,6 +14,7 @@ from promptlogd.journal import Journal
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
+from promptlogd.store import BackedUp as Done
 from promptlogd.store import Store
 from promptlogd.wire.messages import BackedUp, Backup
 
@@ -39,15 +40,22 @@ class BackupHandler:
 
     async def _back_up(self, principal: Principal, request: Backup) -> BackedUp:
         stopped = threading.Event()
+        done: Done | RequestError
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_set_when_cancelled, stopped)
-                done = await self._threads.write(
-                    principal, lambda: self._store.back_up(Path(request.folder), self._journal.copy_to, stopped.is_set)
-                )
+                try:
+                    done = await self._threads.write(
+                        principal,
+                        lambda: self._store.back_up(Path(request.folder), self._journal.copy_to, stopped.is_set),
+                    )
+                except RequestError as error:  # a nursery would wrap it in a group
+                    done = error
                 nursery.cancel_scope.cancel()
         finally:
             self._is_running = False
+        if isinstance(done, RequestError):
+            raise done
         _log.info("uid %d wrote a backup of %d programs to %s", principal.uid, done.programs, request.folder)
         return BackedUp(id=request.id, programs=done.programs, linked=done.linked, copied=done.copied)
 

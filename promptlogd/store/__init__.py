@@ -20,12 +20,13 @@ from promptlogd.store.errors import (
 from promptlogd.store.hashes import is_hash
 from promptlogd.store.lookups import Fact
 from promptlogd.store.overview import MOST_NAMES_SHOWN
-from promptlogd.store.records import Staged, Submission
+from promptlogd.store.records import BackedUp, Staged, Submission
 from promptlogd.store.store import Store
 
 __all__ = [
     "MOST_NAMES_SHOWN",
     "Ambiguous",
+    "BackedUp",
     "BackupStopped",
     "BadReference",
     "Damaged",

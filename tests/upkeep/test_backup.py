@@ -167,8 +167,8 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout.decode()) == (0, f"{empty}\n")
 
 
-def test_a_backup_stops_with_the_daemon_and_with_its_client(tmp_path: Path) -> None:
-    """If the client goes away or the daemon stops, the backup ends and leaves an empty folder."""
+def test_a_backup_stops_with_its_client(tmp_path: Path) -> None:
+    """If the client goes away, the backup ends and leaves an empty folder; the daemon serves on."""
     backup = _folder(tmp_path / "backup")
     with a_daemon(tmp_path, config="[server]\ndrain_s = 0.1\n") as daemon, Client(daemon.socket) as client:
         for number in range(200):
@@ -187,6 +187,22 @@ def test_a_backup_stops_with_the_daemon_and_with_its_client(tmp_path: Path) -> N
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         assert os.listdir(backup) == []
         assert client.run_source("return 1").value == 1
+
+
+def test_a_backup_stops_with_the_daemon(tmp_path: Path) -> None:
+    """SIGTERM ends a backup after the time for draining; the folder is empty, or the backup is complete."""
+    backup = _folder(tmp_path / "backup")
+    with a_daemon(tmp_path, config="[server]\ndrain_s = 0.01\n") as daemon, Client(daemon.socket) as client:
+        for number in range(200):
+            client.submit(f"return {number}")
+        command = [sys.executable, "-m", "promptlogctl", "--socket", str(daemon.socket), "backup", str(backup)]
+        asking = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(lambda: bool(os.listdir(backup)))
+        assert daemon.stop() == 0
+        complete = asking.wait(20) == 0
+        assert not complete or (backup / "format").exists()
+        assert os.listdir(backup) == [] or (backup / "format").exists()
+        assert "Traceback" not in daemon.log.read_text()
 
 
 def test_another_backup_waits_for_nothing(tmp_path: Path) -> None:
