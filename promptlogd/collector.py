@@ -151,10 +151,15 @@ class Collector:
 
     def next_page(self, after: str | None) -> str | None:
         """Do a part of the timer's work. Return the argument of the next call; None if it is done."""
-        if self._settings.unused_days is None:
+        days = self._settings.unused_days
+        if days is not None:
+            page = self.page(self._own, unused_s=days * _DAY_S, over_bytes=None, after=after)
+            if page.next is not None:
+                return page.next
+        else:
             self._store.usage.count()
-            return None
-        return self.page(self._own, unused_s=self._settings.unused_days * _DAY_S, over_bytes=None, after=after).next
+        self._make_room(0, self._own)  # the quota may be smaller than before
+        return None
 
 
 def _position(after: str) -> tuple[tuple[float, str], int]:

@@ -138,6 +138,13 @@ def test_the_timer_removes_what_nobody_uses(tmp_path: Path) -> None:
         assert {entry.uid for entry in entries} == {os.geteuid()}
 
 
+def test_the_timer_enforces_a_smaller_quota(tmp_path: Path) -> None:
+    """A store that is larger than a new quota shrinks by itself, as far as there is something that nobody uses."""
+    old = put_old(tmp_path / "state", [_source(number, 300 * _KB).encode() for number in range(5)], days=3)
+    with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon, Client(daemon.socket) as client:
+        until(lambda: _hashes(client) == set(old[-3:]))
+
+
 def test_nothing_goes_by_itself_by_default(tmp_path: Path) -> None:
     """Without the settings the daemon removes nothing."""
     old = put_old(tmp_path / "state", [b"return 1"], days=4000)
