@@ -192,6 +192,22 @@ class JournalSettings(_Section, frozen=True, kw_only=True):
     """The same for the size of the file, in MiB."""
 
 
+class StoreSettings(_Section, frozen=True, kw_only=True):
+    """What the store keeps, and how much of it (docs/operations-store.md). Programs with a name are always kept."""
+
+    unused_days: Annotated[float, Meta(gt=0, le=36500)] | None = None
+    """Programs without a name that were neither submitted nor run for so many days are removed. Default: never."""
+    max_mb: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
+    """Disk space of all programs and of `damaged/`, in MiB. A submit that exceeds it first removes programs without a
+    name that were not used for an hour, the longest unused first, and is refused if that is not enough. Default: no
+    maximum."""
+
+    @property
+    def max_bytes(self) -> int | None:
+        """`max_mb` in bytes."""
+        return None if self.max_mb is None else self.max_mb * MIB
+
+
 class Engines(_Section, frozen=True, kw_only=True):
     """The default engine, and disabled engines."""
 
@@ -236,6 +252,7 @@ class Config(_Section, frozen=True, kw_only=True):
     pool: PoolSettings = PoolSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     journal: JournalSettings = JournalSettings()
+    store: StoreSettings = StoreSettings()
     engines: Engines = Engines()
     deno: DenoSettings = DenoSettings()
 

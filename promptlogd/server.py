@@ -22,6 +22,7 @@ from promptlogd.admission import Admission
 from promptlogd.budget import NoPlace
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
+from promptlogd.collector import Collector
 from promptlogd.config import Config, ConfigError
 from promptlogd.connection import Connection
 from promptlogd.decoder import Decoder
@@ -77,7 +78,7 @@ async def serve(
     with ExitStack() as stack:
         # Opened first, because a signal during the start must still run the clean-up.
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
-        store = Store.open(state_dir)
+        store = Store.open(state_dir, max_bytes=config.store.max_bytes)
         stack.callback(store.close)
         journal = Journal(state_dir, config.journal, store.derive_key("prompts in the journal"))
         stack.callback(journal.close)
@@ -164,7 +165,8 @@ class _Daemon:
             default_limits={name: config.default_limits(name) for name in hosts},
         )
         self._decoder = Decoder(config.text_bounds)
-        self._upkeep = Upkeep(store, journal, self._clients, self._admission, notifier)
+        collector = Collector(store, journal, config.store, own_uid=os.geteuid())
+        self._upkeep = Upkeep(store, journal, self._clients, self._admission, notifier, collector)
         self._handlers = make_handlers(
             settings=settings,
             store=store,
@@ -178,6 +180,7 @@ class _Daemon:
             turns=self._turns,
             decoder=self._decoder,
             on_kept=self._upkeep.on_kept,
+            collector=collector,
         )
         settings.on_change(self._on_change)
 

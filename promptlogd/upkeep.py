@@ -1,21 +1,29 @@
-"""Periodic work: flush counts and the journal, make spare folders, trim memory, collect garbage, report to systemd."""
+"""Periodic work.
+
+Flushes counts and the journal, removes unused programs, makes spare folders, trims memory, collects garbage, and
+reports to systemd.
+"""
 
 from __future__ import annotations
 
 import gc
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import trio
 
 from promptlogd import allocator
 from promptlogd.admission import Admission
 from promptlogd.clients import Clients
+from promptlogd.collector import Collector
 from promptlogd.journal import Journal
 from promptlogd.service_manager import Notifier
-from promptlogd.store import Store
+from promptlogd.store import Store, StoreError
 
 _log = logging.getLogger(__name__)
+_R = TypeVar("_R")
 _FLUSH_S = 1.0
 _TRIM_S = 10.0
 
@@ -25,6 +33,9 @@ _COLLECT_S, _COLLECT_AT_LATEST_S = 60.0, 3600.0
 _FEW_CONNECTIONS = 64
 """Up to this number of connections, a full collection takes 1 ms. With more it is deferred."""
 
+_COLLECT_PROGRAMS_S, _PAGE_PAUSE_S = 600.0, 0.1
+"""Interval of removing programs that nobody uses, and the pause after each hundred of them."""
+
 _SPARES_WAIT_S = 0.005
 
 
@@ -32,8 +43,15 @@ class Upkeep:
     """Does the periodic work."""
 
     def __init__(
-        self, store: Store, journal: Journal, clients: Clients, admission: Admission, notifier: Notifier
+        self,
+        store: Store,
+        journal: Journal,
+        clients: Clients,
+        admission: Admission,
+        notifier: Notifier,
+        collector: Collector,
     ) -> None:
+        self._collector = collector
         self._store = store
         self._journal = journal
         self._clients = clients
@@ -51,6 +69,8 @@ class Upkeep:
         async with trio.open_nursery() as nursery:
             for work in (self._flush, self._make_spares, self._trim, self._collect):
                 nursery.start_soon(work)
+            if self._collector.has_timer:
+                nursery.start_soon(self._collect_programs)
             if self._notifier.is_wanted:
                 nursery.start_soon(self._tell_systemd)
 
@@ -84,6 +104,24 @@ class Upkeep:
                 collected_at = trio.current_time()
                 gc.collect()
 
+    async def _collect_programs(self) -> None:
+        """Remove programs that nobody uses, at the start and then every ten minutes, a page at a time."""
+        while True:
+            after: str | None = None
+            while True:
+                after = await _try_in_thread(partial(self._next_page, after))
+                if after is None:
+                    break
+                await trio.sleep(_PAGE_PAUSE_S)
+            await trio.sleep(_COLLECT_PROGRAMS_S)
+
+    def _next_page(self, after: str | None) -> str | None:
+        try:
+            return self._collector.next_page(after)
+        except StoreError as error:
+            _log.error("programs that nobody uses can't be removed now: %s", error)
+            return None
+
     async def _make_spares(self) -> None:
         while True:
             await _try_in_thread(self._store.make_spares)
@@ -99,9 +137,10 @@ class Upkeep:
             await trio.sleep(self._notifier.interval_s)
 
 
-async def _try_in_thread(work: Callable[[], object]) -> None:
+async def _try_in_thread(work: Callable[[], _R]) -> _R | None:
     """Do periodic work in a thread. An error of the host, such as a lack of threads, must not end the daemon."""
     try:
-        await trio.to_thread.run_sync(work)
+        return await trio.to_thread.run_sync(work)
     except (OSError, RuntimeError) as error:
         _log.error("%s; it will be tried again", error)
+        return None

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from promptlogd.collector import Collector
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import _Staging
 from promptlogd.principal import Principal
@@ -23,7 +24,7 @@ def test_a_refused_program_does_not_wait_for_the_collector_of_cycles() -> None:
     try:
         nobody: Any = None
         principal = Principal(connection=1, uid=0, process=None)
-        staging = _Staging(cast(Store, nobody), cast(StoreThreads, nobody), program, principal)
+        staging = _Staging(cast(Store, nobody), cast(StoreThreads, nobody), program, principal, cast(Collector, nobody))
         staging.refused = RequestError("bad_request", "no")
         with pytest.raises(RequestError) as raised:
             staging.result()

@@ -3,12 +3,16 @@
 import click
 
 from promptlogctl.cli.app import Commands, shared_options
+from promptlogctl.cli.backup import backup
 from promptlogctl.cli.canary import canary
 from promptlogctl.cli.completion import completion
 from promptlogctl.cli.config import config
 from promptlogctl.cli.doctor import doctor
 from promptlogctl.cli.exec import exec_
+from promptlogctl.cli.export import export
+from promptlogctl.cli.gc import gc
 from promptlogctl.cli.http import http
+from promptlogctl.cli.import_ import import_
 from promptlogctl.cli.install_service import install_service
 from promptlogctl.cli.list import list_
 from promptlogctl.cli.log import log
@@ -23,6 +27,7 @@ from promptlogctl.cli.stats import stats
 from promptlogctl.cli.submit import submit
 from promptlogctl.cli.top import top
 from promptlogctl.cli.uninstall_service import uninstall_service
+from promptlogctl.cli.verify import verify
 from promptlogctl.cli.version import VERSION
 
 
@@ -41,7 +46,7 @@ def cli(**_: object) -> None:
 
 _COMMANDS = (
     *(submit, run, exec_, show, list_, remove, name, log, ping, stats, top, metrics, config, doctor, canary),
-    *(http, play, install_service, uninstall_service, completion),
+    *(gc, verify, backup, export, import_, http, play, install_service, uninstall_service, completion),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -16,13 +15,12 @@ from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command, shared_options
 from promptlogctl.cli.options import Count
 from promptlogctl.cli.program import complete_program
+from promptlogctl.cli.quantities import age_s
 from promptlogctl.client import Client, JournalEntry
 
 _FOLLOW_S = 0.5
 _SHORT = 12
 """Digits of a hash that a terminal gets."""
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_AGE = re.compile(rf"(\d{{1,9}})({'|'.join(_UNITS_S)})")
 _HEADER = ["ENTRY", "TIME", "UID", "WHAT", "OUTCOME", "PROGRAM", "NAME", "ENGINE", "CPU MS", "WALL MS", "MIB"]
 
 
@@ -35,9 +33,9 @@ class Since(click.ParamType[float]):
         """Return the time. Fails with what would be right."""
         if isinstance(value, float):
             return value
-        age = _AGE.fullmatch(value)
+        age = age_s(value)
         if age is not None:
-            return max(time.time() - int(age[1]) * _UNITS_S[age[2]], 0.0)
+            return max(time.time() - age, 0.0)
         try:
             return max(datetime.fromisoformat(value).astimezone().timestamp(), 0.0)
         except (ValueError, OverflowError, OSError):

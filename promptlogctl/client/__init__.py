@@ -7,6 +7,7 @@ from promptlogctl.client.pending_reply import PendingReply
 from promptlogctl.client.request import OnLog, RunOptions, SourceOptions, SubmitOptions
 from promptlogctl.client.result import ProgramFailed, RunResult, Submission
 from promptlogd.wire.messages import (
+    DamagedPart,
     Engine,
     EngineStats,
     ErrorCode,
@@ -43,6 +44,7 @@ __all__ = [
     "ConnectionLost",
     "CpuLimit",
     "Crashed",
+    "DamagedPart",
     "Engine",
     "EngineStats",
     "ErrorCode",

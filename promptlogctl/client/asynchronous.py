@@ -165,6 +165,46 @@ class AsyncClient:
         sums = await self.ask(lambda id: messages.JournalStats(id=id, hash=hash, since=since), messages.JournalSums)
         return sums.programs
 
+    async def collect(
+        self, *, unused_s: float | None = None, over_bytes: int | None = None, dry_run: bool = False
+    ) -> AsyncIterator[messages.Collected]:
+        """Remove programs without a name, page by page: those unused for so long, or until the store takes so little.
+
+        Yields what was removed (docs/operations-store.md). With `dry_run` nothing is. For root and the daemon's user.
+        """
+        after: str | None = None
+        while True:
+            page = await self.ask(
+                lambda id, after=after: messages.Collect(  # type: ignore[misc]
+                    id=id, unused_s=unused_s, over_bytes=over_bytes, dry_run=dry_run, after=after
+                ),
+                messages.Collected,
+                again=dry_run,
+            )
+            yield page
+            if page.next is None:
+                return
+            after = page.next
+
+    async def verify(self) -> AsyncIterator[messages.Verified]:
+        """Have the daemon read and verify all programs and their artifacts, page by page. Yields what it found."""
+        after: str | None = None
+        while True:
+            page = await self.ask(
+                lambda id, after=after: messages.Verify(id=id, after=after),  # type: ignore[misc]
+                messages.Verified,
+            )
+            yield page
+            if page.next is None:
+                return
+            after = page.next
+
+    async def back_up(self, folder: str | os.PathLike[str]) -> messages.BackedUp:
+        """Have the daemon write a copy of its state folder to an empty folder. For root and the daemon's user."""
+        return await self.ask(
+            lambda id: messages.Backup(id=id, folder=os.fspath(folder)), messages.BackedUp, again=False
+        )
+
     async def stats(self) -> messages.StatsReply:
         """Return the daemon's counters."""
         return await self.ask(lambda id: messages.Stats(id=id), messages.StatsReply)

@@ -160,6 +160,46 @@ class Client:
             lambda id: messages.JournalStats(id=id, hash=hash, since=since), messages.JournalSums
         ).programs
 
+    def collect(
+        self, *, unused_s: float | None = None, over_bytes: int | None = None, dry_run: bool = False
+    ) -> Iterator[messages.Collected]:
+        """Remove programs without a name, page by page: those unused for so long, or until the store takes so little.
+
+        Yields what was removed (docs/operations-store.md). With `dry_run` nothing is. For root and the daemon's user.
+        """
+        after: str | None = None
+        while True:
+            page = self._connection.ask(
+                lambda id, after=after: messages.Collect(  # type: ignore[misc]
+                    id=id, unused_s=unused_s, over_bytes=over_bytes, dry_run=dry_run, after=after
+                ),
+                messages.Collected,
+                again=dry_run,
+            )
+            yield page
+            if page.next is None:
+                return
+            after = page.next
+
+    def verify(self) -> Iterator[messages.Verified]:
+        """Have the daemon read and verify all programs and their artifacts, page by page. Yields what it found."""
+        after: str | None = None
+        while True:
+            page = self._connection.ask(
+                lambda id, after=after: messages.Verify(id=id, after=after),  # type: ignore[misc]
+                messages.Verified,
+            )
+            yield page
+            if page.next is None:
+                return
+            after = page.next
+
+    def back_up(self, folder: str | os.PathLike[str]) -> messages.BackedUp:
+        """Have the daemon write a copy of its state folder to an empty folder. For root and the daemon's user."""
+        return self._connection.ask(
+            lambda id: messages.Backup(id=id, folder=os.fspath(folder)), messages.BackedUp, again=False
+        )
+
     def stats(self) -> messages.StatsReply:
         """Return the daemon's counters."""
         return self._connection.ask(lambda id: messages.Stats(id=id), messages.StatsReply)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from promptlogd.refusal import Detail, RequestError
 from promptlogd.store import (
     Ambiguous,
+    BackupStopped,
     BadReference,
     Damaged,
     KeptForAnother,
     NameTaken,
     NotFound,
     StoreFailed,
+    StoreOverQuota,
     TooManyNames,
     Unstorable,
+    UnusableFolder,
 )
 
 
@@ -44,6 +47,13 @@ class StoreErrors:
                 raise RequestError("bad_request", str(error), {"on": error.on}) from None
             case TooManyNames():
                 raise RequestError("bad_request", str(error), {"limit": error.most}) from None
+            case StoreOverQuota():
+                detail = {"used": error.used, "size": error.needed, "limit": error.most}
+                raise RequestError("bad_request", str(error), detail) from None
+            case UnusableFolder():
+                raise RequestError("bad_request", str(error)) from None
+            case BackupStopped():
+                raise RequestError("shutting_down", str(error)) from None
             case Unstorable():
                 raise RequestError("bad_request", str(error)) from None
             case StoreFailed():

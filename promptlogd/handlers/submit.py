@@ -10,6 +10,7 @@ from contextlib import suppress
 import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks
+from promptlogd.collector import Collector, Who
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_rate import HASH_SHOWN
@@ -37,7 +38,9 @@ class SubmitHandler:
         checks: Checks,
         settings: Settings,
         on_kept: Callable[[], None],
+        collector: Collector,
     ) -> None:
+        self._collector = collector
         self._store = store
         self._journal = journal
         self._threads = threads
@@ -63,7 +66,8 @@ class SubmitHandler:
         asked = (request.engine, request.language)
         if any(asked) and not request.replace:
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
-        staging = _Staging(self._store, self._threads, program, principal)
+        who = Who(uid=principal.uid, tenant=principal.tenant)
+        staging = _Staging(self._store, self._threads, program, principal, self._collector)
         artifact: Artifact | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -85,7 +89,11 @@ class SubmitHandler:
                 replace=request.replace,
             )
             kept, fact = await self._threads.write(
-                principal, lambda: (self._store.keep(submission), self._store.fact(program.hash))
+                principal,
+                lambda: (
+                    self._collector.store(who, lambda: self._store.keep(submission)),
+                    self._store.fact(program.hash),
+                ),
             )
             staging.kept = True
             self._on_kept()
@@ -107,7 +115,10 @@ class SubmitHandler:
 class _Staging:
     """A program that is being written to disk."""
 
-    def __init__(self, store: Store, threads: StoreThreads, program: Program, principal: Principal) -> None:
+    def __init__(
+        self, store: Store, threads: StoreThreads, program: Program, principal: Principal, collector: Collector
+    ) -> None:
+        self._collector = collector
         self._store = store
         self._threads = threads
         self._program = program
@@ -121,11 +132,15 @@ class _Staging:
         """Write the program."""
         principal = self._principal
         try:
-            self._staged = await self._threads.write(
-                principal, lambda: self._store.stage(self._program, uid=principal.uid, tenant=principal.tenant)
-            )
+            self._staged = await self._threads.write(principal, self._stage)
         except RequestError as error:
             self._failed = error
+
+    def _stage(self) -> Staged:
+        uid, tenant = self._principal.uid, self._principal.tenant
+        return self._collector.store(
+            Who(uid=uid, tenant=tenant), lambda: self._store.stage(self._program, uid=uid, tenant=tenant)
+        )
 
     def result(self) -> Staged:
         """Return the staged program. Raises the check's error first, then the disk's."""

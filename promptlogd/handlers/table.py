@@ -7,8 +7,11 @@ from typing import Any, Protocol
 
 from promptlogd.checks import Checks
 from promptlogd.clients import Clients
+from promptlogd.collector import Collector
 from promptlogd.decoder import Decoder
+from promptlogd.handlers.backup import BackupHandler
 from promptlogd.handlers.cancel import CancelHandler
+from promptlogd.handlers.collect import CollectHandler
 from promptlogd.handlers.config import ConfigHandler
 from promptlogd.handlers.journal import JournalHandler, JournalStatsHandler
 from promptlogd.handlers.list import ListHandler
@@ -20,6 +23,7 @@ from promptlogd.handlers.show import ShowHandler
 from promptlogd.handlers.stats import StatsHandler
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import SubmitHandler
+from promptlogd.handlers.verify import VerifyHandler
 from promptlogd.journal import Journal
 from promptlogd.principal import Principal
 from promptlogd.run_totals import RunTotals
@@ -57,12 +61,13 @@ def make_handlers(
     turns: Turns,
     decoder: Decoder,
     on_kept: Callable[[], None],
+    collector: Collector,
 ) -> Handlers:
     """Return the handler of each request. `on_kept`: called when a program was stored."""
     totals = RunTotals()
     threads = StoreThreads()
     return {
-        messages.Submit: SubmitHandler(store, journal, threads, checks, settings, on_kept),
+        messages.Submit: SubmitHandler(store, journal, threads, checks, settings, on_kept, collector),
         messages.Run: RunHandler(store, journal, threads, runs, checks, hosts, settings, totals, decoder),
         messages.Cancel: CancelHandler(),
         messages.Show: ShowHandler(store, threads),
@@ -74,6 +79,9 @@ def make_handlers(
         ),
         messages.ReadJournal: JournalHandler(journal, store, threads),
         messages.JournalStats: JournalStatsHandler(journal, store, threads),
+        messages.Collect: CollectHandler(collector, threads),
+        messages.Verify: VerifyHandler(store, threads),
+        messages.Backup: BackupHandler(store, journal, threads),
         messages.Config: ConfigHandler(settings),
         messages.Ping: PingHandler(hosts, settings.config.engines.disabled),
     }

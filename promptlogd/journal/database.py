@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from promptlogd.store.connections import copy_database
 from promptlogd.wire.messages import JournalEntry, JournalSum
 
 FILE = "journal.sqlite3"
@@ -104,6 +105,10 @@ class Database:
             query = "SELECT uid, COUNT(*) FROM entries GROUP BY uid"
             self._rows = Counter(dict(self._db.execute(query).fetchall()))
         return self._rows
+
+    def copy_to(self, folder: Path) -> None:
+        """Write a copy into this folder. Raises OSError, sqlite3.Error."""
+        copy_database(self._path, folder / FILE)
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows: all or none. Raises sqlite3.Error."""

@@ -223,6 +223,13 @@ class Journal:
         """See Database.sums."""
         return [] if self._database is None else self._database.sums(wanted)
 
+    def copy_to(self, folder: Path) -> None:
+        """Write a copy into this folder, with all entries so far. Raises OSError, sqlite3.Error."""
+        self.flush()
+        with self._writing:
+            if self._database is not None:
+                self._database.copy_to(folder)
+
     def close(self) -> None:
         """Write what waits, and close the file."""
         self.flush()

@@ -2,6 +2,7 @@
 
 from promptlogd.store.errors import (
     Ambiguous,
+    BackupStopped,
     BadReference,
     Damaged,
     KeptForAnother,
@@ -10,21 +11,27 @@ from promptlogd.store.errors import (
     StoreError,
     StoreFailed,
     StoreLocked,
+    StoreOverQuota,
     StoreTooNew,
     StoreUnsafe,
     TooManyNames,
     Unstorable,
+    UnusableFolder,
 )
 from promptlogd.store.hashes import is_hash
+from promptlogd.store.lookups import Fact
 from promptlogd.store.overview import MOST_NAMES_SHOWN
-from promptlogd.store.records import Staged, Submission
+from promptlogd.store.records import BackedUp, Staged, Submission
 from promptlogd.store.store import Store
 
 __all__ = [
     "MOST_NAMES_SHOWN",
     "Ambiguous",
+    "BackedUp",
+    "BackupStopped",
     "BadReference",
     "Damaged",
+    "Fact",
     "KeptForAnother",
     "NameTaken",
     "NotFound",
@@ -33,10 +40,12 @@ __all__ = [
     "StoreError",
     "StoreFailed",
     "StoreLocked",
+    "StoreOverQuota",
     "StoreTooNew",
     "StoreUnsafe",
     "Submission",
     "TooManyNames",
     "Unstorable",
+    "UnusableFolder",
     "is_hash",
 ]

@@ -91,6 +91,27 @@ class TooManyNames(StoreError):
         self.most = most
 
 
+class StoreOverQuota(StoreError):
+    """A program does not fit into the quota of the store. Nothing was stored. Sizes in bytes."""
+
+    def __init__(self, used: int, needed: int, most: int) -> None:
+        super().__init__(
+            f"the store is full: it takes {used} bytes of the {most} that store.max_mb allows, and this program needs "
+            f"{needed} more; remove programs, or raise store.max_mb in the daemon's configuration"
+        )
+        self.used = used
+        self.needed = needed
+        self.most = most
+
+
+class UnusableFolder(StoreError):
+    """A backup can't be written to this folder. Nothing was written."""
+
+
+class BackupStopped(StoreError):
+    """A backup was stopped before it was complete. The folder is empty again."""
+
+
 class Damaged(StoreError):
     """A program did not verify. It was moved to `damaged/` and is not served."""
 

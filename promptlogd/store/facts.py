@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from promptlogd.store.connections import Readers, connect
+from promptlogd.store.connections import Readers, connect, copy_database
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import open_folder
 from promptlogd.store.errors import StoreError
@@ -239,6 +239,10 @@ class Facts:
         """Wait until the finished transactions are on disk. Needs no lock. Raises OSError."""
         with self._log_path.open("rb") as log:
             os.fsync(log.fileno())
+
+    def copy_to(self, folder: Path) -> None:
+        """Write a copy of the last commit into this folder. Raises OSError, sqlite3.Error."""
+        copy_database(self._path, folder / self._path.name)
 
     def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
         """Atomically apply moves that are in the journal, and delete the row of a removed program (`gone`)."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
+from typing import Literal
 
 from promptlogd.store.artifacts import MOST_BYTES as MOST_ARTIFACT_BYTES
 from promptlogd.store.artifacts import Place, engine_prefix, place_of, unseal_artifact
@@ -33,6 +34,9 @@ TEXT_NAMES = (SOURCE, META, ARTIFACT)
 """Files of a new program with one file."""
 
 MOST_META_BYTES = 256 << 10
+
+Part = Literal["metadata", "artifact"]
+"""A part of a program beside its files."""
 
 
 def write_text(folder: int, program: Program, meta: Meta) -> None:
@@ -124,6 +128,28 @@ def guess_meta(folder: int, hash: str, key: bytes) -> Meta:
 def read_artifact(folder: int, place: Place, key: bytes) -> tuple[Artifact, Language]:
     """Read and verify an artifact. Return (artifact, language of its program)."""
     return unseal_artifact(key, place, read_file(place.file_name, MOST_ARTIFACT_BYTES, parent=folder))
+
+
+def verify_parts(folder: int, hash: str, key: bytes) -> tuple[int, int, list[tuple[Part, str]]]:
+    """Return (number of artifacts, their bytes, parts that do not verify and why)."""
+    faults: list[tuple[Part, str]] = []
+    try:
+        read_meta(folder, hash)
+    except FileNotFoundError:
+        faults.append(("metadata", f"{META} is missing"))
+    except (OSError, ValueError) as error:
+        faults.append(("metadata", f"{META}: {error}"))
+    places = [place for name in sorted(os.listdir(folder)) if (place := place_of(hash, name)) is not None]
+    size = 0
+    for place in places:
+        try:
+            size += os.stat(place.file_name, dir_fd=folder, follow_symlinks=False).st_size
+            read_artifact(folder, place, key)
+        except FileNotFoundError:
+            pass  # replaced by the artifact of another build
+        except (OSError, ValueError) as error:
+            faults.append(("artifact", f"{place.file_name}: {error}"))
+    return len(places), size, faults
 
 
 def write_artifact(folder: int, place: Place, data: bytes, *, wait: bool = True) -> None:

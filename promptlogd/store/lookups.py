@@ -1,6 +1,6 @@
 """Queries of `facts.sqlite3` while the daemon serves. Each uses an index, and returns a bounded number of rows.
 
-The exceptions are `count`, `source_bytes`, `count_names` and `moves`, which scan an index or a table.
+The exceptions are `unused`, `count`, `source_bytes`, `count_names` and `moves`, which scan an index or a table.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     last_run_at: float | None
 
+    @property
+    def used_at(self) -> float:
+        """When it was last run, or submitted if that was later."""
+        return max(self.created_at, self.last_run_at or 0.0)
+
 
 class Lookups:
     """Queries on a connection that only the caller uses."""
@@ -49,6 +54,16 @@ class Lookups:
             older = f"{_SELECT} WHERE created_at < ? ORDER BY created_at DESC, hash LIMIT ?"
             rows = self._db.execute(same, (at, hash, limit)).fetchall()
             rows += self._db.execute(older, (at, limit - len(rows))).fetchall()
+        return [_fact(row) for row in rows]
+
+    def unused(self, before: float, limit: int, after: tuple[float, str] | None) -> list[Fact]:
+        """Return programs without names that were not used since `before`, the longest unused first. Scans all."""
+        used = "max(created_at, ifnull(last_run_at, 0.0))"
+        rows = self._db.execute(
+            f"{_SELECT} WHERE {used} <= ? AND ({used}, hash) > (?, ?) "
+            f"AND NOT EXISTS (SELECT 1 FROM names WHERE names.hash = programs.hash) ORDER BY {used}, hash LIMIT ?",
+            (before, *(after or (float("-inf"), "")), limit),
+        )
         return [_fact(row) for row in rows]
 
     def count(self) -> int:

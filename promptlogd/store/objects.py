@@ -29,6 +29,7 @@ from promptlogd.store.key import Key
 from promptlogd.store.meta import Meta, Owner
 from promptlogd.store.ownership import check_folder, make_folder
 from promptlogd.store.spares import SPARE, Spares
+from promptlogd.store.usage import tree_bytes
 from sandbox.program import Artifact, Engine, Language, Program
 
 _log = logging.getLogger(__name__)
@@ -72,6 +73,15 @@ class Objects:
                 found.unread_shelves.add(shelf)
                 _log.error("%s", store_error("some programs are not served", error))
         return found
+
+    def list_shelf(self, shelf: str) -> set[str]:
+        """Return the hashes that have a folder on a shelf. Raises StoreFailed."""
+        try:
+            return set(filter(is_hash, (shelf + name for name in os.listdir(self._programs / shelf))))
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise store_error(f"can't read programs/{shelf}", error) from error
 
     def has(self, hash: str) -> bool:
         """Whether there is a folder for this hash, verified or not. Raises StoreFailed if the lookup fails."""
@@ -190,6 +200,11 @@ class Objects:
         with self._program(hash) as folder:
             return files.read_program(folder, hash, language=language, engine=engine)
 
+    def verify_parts(self, hash: str) -> tuple[int, int, list[tuple[files.Part, str]]]:
+        """Verify metadata and artifacts: see `files.verify_parts`. Raises NotFound, Damaged, StoreFailed."""
+        with self._program(hash) as folder:
+            return files.verify_parts(folder, hash, self._key.value)
+
     def meta(self, hash: str) -> Meta:
         """Return the metadata. If meta.json does not verify, reconstruct it from the program's other files.
 
@@ -244,9 +259,15 @@ class Objects:
             os.rename(removed_folder, hash[2:], src_dir_fd=programs, dst_dir_fd=shelf)
             os.fsync(shelf)
 
-    def erase(self, removed_folder: str) -> None:
-        """Delete a program that was taken out. The next start deletes what cannot be deleted now."""
+    def erase(self, removed_folder: str) -> int:
+        """Delete a program that was taken out, and return its disk space. The next start deletes what is left."""
+        size = tree_bytes(self._programs / removed_folder)
         _erase(self._programs / removed_folder)
+        return size
+
+    def bytes_of(self, hash: str) -> int:
+        """Return the disk space of a program; 0 if there is none."""
+        return tree_bytes(self._path(hash))
 
     def set_aside(self, hash: str) -> None:
         """Move a damaged or unreadable program to `damaged/`. Raises StoreFailed."""

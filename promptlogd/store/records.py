@@ -19,6 +19,8 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     program: Program
     meta: Meta
     folder: Path | None
+    claim: int | None = None
+    """Number of its claim of disk space (usage.py)."""
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +47,14 @@ class Kept(NamedTuple):
     hash: str
     created: bool
     moved_from: str | None
+
+
+class BackedUp(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that is complete: the number of programs, and of files that are hard links and copies."""
+
+    programs: int
+    linked: int
+    copied: int
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):

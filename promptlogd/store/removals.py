@@ -34,7 +34,7 @@ class Removals:
                 self._retry_with_reserve(lambda: self.remove_names_and_facts(hash))
                 raise NotFound(hash)
             moves, removed_folder = self._retry_with_reserve(lambda: self._take_out(hash))
-            objects.erase(removed_folder)
+            self._state.usage.add(-objects.erase(removed_folder))
             try:
                 self._retry_with_reserve(lambda: self._remove_facts(hash, moves))
             except StoreFailed as error:

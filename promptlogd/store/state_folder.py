@@ -24,6 +24,7 @@ from promptlogd.store.objects import Objects
 from promptlogd.store.ownership import check_file
 from promptlogd.store.recent import RecentNames
 from promptlogd.store.reserve import RESERVE_FILE, Reserve
+from promptlogd.store.usage import Usage
 from sandbox.trusted_path import UntrustedPath, make_folders
 
 _log = logging.getLogger(__name__)
@@ -32,8 +33,9 @@ _log = logging.getLogger(__name__)
 class StateFolder:
     """The open state folder and its parts. Created by `StateFolder.open`."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, max_bytes: int | None) -> None:
         self.path = path
+        self.usage = Usage(path, max_bytes)
         self._lock = lock
         self._damaged = DamagedFolder(path)
         self.key = Key(path)
@@ -48,8 +50,8 @@ class StateFolder:
         self._mutex = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path) -> StateFolder:
-        """Lock the folder, check it, migrate it, and repair its parts.
+    def open(cls, path: Path, max_bytes: int | None) -> StateFolder:
+        """Lock the folder, check it, migrate it, and repair its parts. `max_bytes`: quota of the store.
 
         Raises StoreLocked, StoreUnsafe, StoreTooNew, StoreFailed.
         """
@@ -61,7 +63,7 @@ class StateFolder:
             raise StoreUnsafe(f"can't use the state folder {path}: {error.why}; or give --state-dir") from error
         except OSError as error:
             raise store_error(f"can't use the state folder {path}", error) from error
-        opened = cls(path, lock)
+        opened = cls(path, lock, max_bytes)
         try:
             opened._prepare()
         except BaseException:
@@ -78,6 +80,8 @@ class StateFolder:
             self.reserve.release()
             self._load()
         self.reserve.restore()
+        if self.usage.max_bytes is not None:
+            self.usage.count()
 
     def _load(self) -> None:
         try:

@@ -10,23 +10,26 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from promptlogd.store.artifacts import Place, check_place, seal_artifact
-from promptlogd.store.errors import Damaged, ProgramUnreadable, StoreFailed, StoreFull, Unstorable
+from promptlogd.store.backup import Backup
+from promptlogd.store.errors import Damaged, NotFound, ProgramUnreadable, StoreFailed, StoreFull, Unstorable
 from promptlogd.store.hashes import is_hash
 from promptlogd.store.lookups import Fact
 from promptlogd.store.meta import Meta, Owner, meta_of
 from promptlogd.store.names import Names
 from promptlogd.store.overview import Overview
 from promptlogd.store.recent import Recent
-from promptlogd.store.records import Kept, Page, Shown, Staged, Submission
+from promptlogd.store.records import BackedUp, Kept, Page, Shown, Staged, Submission
 from promptlogd.store.references import meant
 from promptlogd.store.removals import Removals
 from promptlogd.store.state_folder import StateFolder
 from promptlogd.store.submissions import Submissions
+from promptlogd.store.usage import Usage, program_bytes
+from promptlogd.store.verification import Verification, Verifier
 from sandbox.program import Artifact, Engine, Language, Program
 
 _log = logging.getLogger(__name__)
@@ -52,13 +55,15 @@ class Store:
         self._overview = Overview(state)
 
     @classmethod
-    def open(cls, state_dir: Path) -> Store:
+    def open(cls, state_dir: Path, *, max_bytes: int | None = None) -> Store:
         """Open the store in this folder, and remove leftovers. A missing folder is created with mode 0700.
+
+        `max_bytes`: quota of the programs and of `damaged/` together. None: there is none.
 
         A folder of an older format version is migrated. Raises StoreLocked if another process uses it, StoreUnsafe if
         another user can change it, StoreTooNew if a newer promptlog wrote it, StoreFailed for disk errors.
         """
-        return cls(StateFolder.open(state_dir))
+        return cls(StateFolder.open(state_dir, max_bytes))
 
     def close(self) -> None:
         """Write run counts, and unlock the folder."""
@@ -84,16 +89,21 @@ class Store:
     def stage(self, program: Program, *, uid: int, tenant: str | None = None) -> Staged:
         """Write a program to disk before its check has ended. Then call `keep` or `discard`.
 
-        Raises Unstorable for files that the store does not accept; StoreFailed.
+        Raises Unstorable for files that the store does not accept; StoreFailed, StoreOverQuota.
         """
         if not is_hash(program.hash):
             raise Unstorable(f"{program.hash!r} is not a hash: it must be 64 lowercase hexadecimal digits")
         meta = meta_of(program, owner=Owner(uid=uid, tenant=tenant), created_at=time.time())
-        folder = None
+        folder = claim = None
         with self._state.reserve.guard_writes(), suppress(ProgramUnreadable):  # `keep` replaces an unreadable program
             if not self._objects.has(program.hash):
-                folder = self._objects.stage(program, meta)
-        return Staged(program=program, meta=meta, folder=folder)
+                claim = self._state.usage.claim(program_bytes(meta))
+                try:
+                    folder = self._objects.stage(program, meta)
+                except BaseException:
+                    self._state.usage.release(claim)
+                    raise
+        return Staged(program=program, meta=meta, folder=folder, claim=claim)
 
     def refuse_another(self, hash: str, engine: Engine | None, language: Language | None) -> None:
         """Raise KeptForAnother if this program is already stored for another engine or language than requested.
@@ -107,7 +117,7 @@ class Store:
 
         Raises StoreFailed; KeptForAnother if it is already stored for another engine or language than requested and
         `replace` is false; NameTaken if the name is on another program and `moves` is false; Unstorable for an invalid
-        artifact; TooManyNames.
+        artifact; TooManyNames; StoreOverQuota.
         """
         with self._state.writing:
             kept = self._submissions.keep(submission)
@@ -155,15 +165,7 @@ class Store:
         program = self._recent.get(hash, stamp)
         if program is not None:
             return program
-        try:
-            program = self._read(hash)
-        except Damaged:
-            with self._state.writing:
-                try:
-                    program = self._read(hash)
-                except Damaged as error:
-                    self._set_aside(error)
-                    raise
+        program = self._verified(hash)
         if stamp is not None and stamp == self._objects.stamp(hash):
             size = sum(len(data) + _ENTRY_BYTES for data in program.files.values())
             self._recent.put(hash, stamp, size, program)
@@ -197,8 +199,31 @@ class Store:
             if self._objects.has(hash):  # it may have been removed in between
                 language = fact.language if fact is not None else self._objects.meta(hash).language
                 data = seal_artifact(self._state.key.value, place, artifact, language)
+                before = self._objects.bytes_of(hash)
                 self._objects.put_artifact(place, data)
+                self._state.usage.add(self._objects.bytes_of(hash) - before)
         self._recent_artifacts.forget(f"{hash} {place.file_name}")
+
+    def _verified(self, hash: str) -> Program:
+        """Read and verify a program. Raises NotFound, Damaged (after moving it to `damaged/`), StoreFailed."""
+        try:
+            return self._read(hash)
+        except Damaged:
+            with self._state.writing:
+                try:
+                    return self._read(hash)
+                except Damaged as error:
+                    self._set_aside(error)
+                    raise
+
+    def verify(self, limit: int, after: str | None) -> Verification:
+        """Verify the programs after this hash, from disk. Moves damaged ones to `damaged/`. Raises BadReference."""
+        return Verifier(self._state, self._verified).page(limit, after)
+
+    def back_up(self, folder: Path, copy_journal: Callable[[Path], None], stopped: Callable[[], bool]) -> BackedUp:
+        """Write a copy of the state folder. Raises UnusableFolder, BackupStopped, StoreFailed: see backup.py."""
+        self.flush()
+        return Backup(self._state, folder, stopped).write(copy_journal)
 
     def _read(self, hash: str) -> Program:
         with self._read_facts() as facts:
@@ -263,6 +288,42 @@ class Store:
             finally:
                 if self._objects.stamp(hash) is None:
                     self._recent.forget(hash)
+
+    @property
+    def usage(self) -> Usage:
+        """The disk space of the store, and its quota."""
+        return self._state.usage
+
+    def bytes_of(self, hash: str) -> int:
+        """Return the disk space of a program; 0 if there is none."""
+        return self._objects.bytes_of(hash)
+
+    def unused(self, before: float, limit: int, after: tuple[float, str] | None) -> Sequence[Fact]:
+        """Return programs without names that were neither submitted nor run since `before`, the longest unused first.
+
+        `after`: the time of the last use, and the hash, of the last program of the page before.
+        """
+        self.flush()
+        with self._read_facts() as facts:
+            return facts.unused(before, limit, after)
+
+    def remove_unused(self, unused: Fact) -> int | None:
+        """Remove a program that `unused` returned. Return the disk space that this frees.
+
+        None if it was named, run, removed or submitted again since then. Raises StoreFailed.
+        """
+        with self._state.writing:
+            with self._read_facts() as facts:
+                now, named = facts.get(unused.hash), facts.count_names_on(unused.hash)
+            if now is None or named or now.used_at != unused.used_at or self._state.counts.get(unused.hash) is not None:
+                return None
+            size = self._objects.bytes_of(unused.hash)
+            try:
+                self._removals.remove(unused.hash)
+            except NotFound:
+                return None
+            self._recent.forget(unused.hash)
+            return size
 
     def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
         """Move a name to a program, or undo its last move. Return (new hash, previous hash).

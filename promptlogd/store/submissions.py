@@ -20,6 +20,7 @@ from promptlogd.store.meta import Meta, Owner
 from promptlogd.store.names import Names
 from promptlogd.store.records import Kept, Staged, Submission
 from promptlogd.store.state_folder import StateFolder
+from promptlogd.store.usage import blocks, program_bytes
 from sandbox.program import Engine, Language
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,10 @@ class Submissions:
             raise KeptForAnother(hash, fact.engine, fact.language)
 
     def keep(self, submission: Submission) -> Kept:
-        """Publish a staged program. Raises StoreFailed, KeptForAnother, NameTaken, TooManyNames, Unstorable."""
+        """Publish a staged program.
+
+        Raises StoreFailed, StoreOverQuota, KeptForAnother, NameTaken, TooManyNames, Unstorable.
+        """
         staged, name = submission.staged, submission.name
         hash = staged.program.hash
         place = Place(hash=hash, engine=staged.meta.engine, build=submission.build)
@@ -75,12 +79,22 @@ class Submissions:
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not published."""
+        if staged.claim is not None:
+            self._state.usage.release(staged.claim)
         if staged.folder is not None:
             self._objects.discard(staged.folder)
 
     def _keep_new(self, staged: Staged, place: Place, artifact: bytes, name: str | None) -> None:
-        folder = staged.folder or self._objects.stage(staged.program, staged.meta)
-        self._objects.publish(place, folder, artifact)
+        usage = self._state.usage
+        size = blocks(len(artifact)) + (0 if staged.claim is not None else program_bytes(staged.meta))
+        claim = usage.claim(size, staged.claim)
+        try:
+            folder = staged.folder or self._objects.stage(staged.program, staged.meta)
+            self._objects.publish(place, folder, artifact)
+        except BaseException:
+            usage.release(claim)
+            raise
+        usage.settle(claim)
         try:
             with self._state.use_facts():
                 # An earlier program with this hash, which was removed, may have left a row and counts.
@@ -108,6 +122,7 @@ class Submissions:
         self.discard(staged)
         folder = self._objects.stage(staged.program, meta)
         self._objects.publish(place, folder, artifact, replaces=True)
+        self._state.usage.add(program_bytes(meta) + blocks(len(artifact)))
         self._add_facts_and_name(place.hash, meta, submission.name)
 
     def _change(self, wanted: Meta, present: Meta, place: Place, artifact: bytes) -> None:
@@ -149,7 +164,7 @@ class Submissions:
 
     def _undo(self, hash: str) -> None:
         try:
-            self._objects.erase(self._objects.take_out(hash))
+            self._state.usage.add(-self._objects.erase(self._objects.take_out(hash)))
             self._state.counts.discard(hash)
             self._state.apply([], gone=hash)
         except StoreFailed as error:

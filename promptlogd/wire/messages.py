@@ -208,7 +208,54 @@ class JournalStats(_Request, frozen=True, kw_only=True, tag="journal_stats"):
     since: Annotated[float, Meta(ge=0)] | None = None
 
 
-Request = Submit | Run | Cancel | Show | List | Remove | Label | Stats | Config | Ping | ReadJournal | JournalStats
+class Collect(_Request, frozen=True, kw_only=True, tag="gc"):
+    """Remove programs without a name that nobody uses, one page, the longest unused first. Only root and the daemon's
+    user may. `unused_s` or `over_bytes` is required; with both, a program must meet both."""
+
+    unused_s: Annotated[float, Meta(ge=0)] | None = None
+    """Only programs that were neither submitted nor run for so many seconds."""
+    over_bytes: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
+    """Only until all programs and `damaged/` take at most so much disk space."""
+    dry_run: bool = False
+    """Remove nothing, and reply as if."""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    after: Annotated[str, Meta(max_length=160)] | None = None
+    """The `next` of the previous page."""
+
+
+class Verify(_Request, frozen=True, kw_only=True):
+    """Read and verify programs and their artifacts, one page in the order of hashes."""
+
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    after: Annotated[str, Meta(max_length=64)] | None = None
+    """The `next` of the previous page."""
+
+
+class Backup(_Request, frozen=True, kw_only=True):
+    """Write a copy of the state folder, while the daemon runs. Only root and the daemon's user may. A daemon that is
+    started with the copy as its state folder has all programs and names that were stored when the request was sent."""
+
+    folder: Annotated[str, Meta(min_length=1, max_length=4000)]
+    """Absolute path of an empty folder, which the daemon's user owns and only that user may write to."""
+
+
+Request = (
+    Submit
+    | Run
+    | Cancel
+    | Show
+    | List
+    | Remove
+    | Label
+    | Stats
+    | Config
+    | Ping
+    | ReadJournal
+    | JournalStats
+    | Collect
+    | Verify
+    | Backup
+)
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=True):
@@ -490,6 +537,55 @@ class ConfigReply(_Reply, frozen=True, kw_only=True, tag="config"):
     settings: list[SettingInfo]
 
 
+class CollectedProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """A program that was removed: its disk space in bytes, and when it was last run or submitted."""
+
+    hash: Hash
+    size: int
+    used_at: float
+
+
+class Collected(_Reply, frozen=True, kw_only=True):
+    """One page of removed programs."""
+
+    programs: list[CollectedProgram]
+    store_bytes: int
+    """Disk space of all programs and of `damaged/` after that."""
+    next: str | None = None
+    """The cursor of the next page. Omitted on the last page."""
+
+
+class DamagedPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not verify."""
+
+    hash: Hash
+    part: Literal["program", "metadata", "artifact"]
+    """A damaged program was moved to `damaged/`. Metadata and artifacts are made again when they are needed."""
+    why: str
+
+
+class Verified(_Reply, frozen=True, kw_only=True):
+    """One page of verified programs."""
+
+    programs: int
+    """Number of programs that were read, damaged ones included."""
+    artifacts: int
+    bytes: int
+    """Size of all that was read."""
+    damaged: list[DamagedPart]
+    next: str | None = None
+    """The cursor of the next page. Omitted on the last page."""
+
+
+class BackedUp(_Reply, frozen=True, kw_only=True, tag="backed_up"):
+    """The copy is complete, and on disk."""
+
+    programs: int
+    linked: int
+    """Number of files that are hard links, because the folder is on the same file system. The others are copies."""
+    copied: int
+
+
 class Pong(_Reply, frozen=True, kw_only=True):
     """The versions of the daemon and its engines."""
 
@@ -524,6 +620,9 @@ Reply = (
     | Entries
     | JournalSums
     | ConfigReply
+    | Collected
+    | Verified
+    | BackedUp
     | Pong
     | Error
 )

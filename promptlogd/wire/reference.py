@@ -95,7 +95,8 @@ requests and in replies.
 _ANSWERS = {
     "Submit": "submitted", "Run": "log*, finished", "Cancel": "cancelling", "Show": "shown", "List": "listed",
     "Remove": "removed", "Label": "named", "Stats": "stats", "ReadJournal": "entries",
-    "JournalStats": "journal_sums", "Config": "config", "Ping": "pong",
+    "JournalStats": "journal_sums", "Config": "config", "Collect": "collected", "Verify": "verified",
+    "Backup": "backed_up", "Ping": "pong",
 }  # fmt: skip
 
 

@@ -68,6 +68,9 @@ REQUESTS: list[tuple[str, m.Request]] = [
     ("one journal entry in full", m.ReadJournal(id=10, entry=7)),
     ("totals of the journal", m.JournalStats(id=11, since=1.5)),
     ("settings", m.Config(id=10)),
+    ("what unused programs would be removed", m.Collect(id=12, unused_s=86400.0, over_bytes=1, dry_run=True)),
+    ("verify the first programs", m.Verify(id=13, limit=10)),
+    ("a backup", m.Backup(id=14, folder="/srv/backup")),
 ]  # fmt: skip
 
 _OUTCOMES: list[o.Outcome] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import keyword
 import os
 import re
 import signal
@@ -366,10 +367,11 @@ def test_every_command_and_option_has_help() -> None:
 
 
 def test_every_command_is_in_the_file_of_its_name() -> None:
-    """Who looks for the command `x` finds it in cli/x.py."""
+    """Who looks for the command `x` finds it in cli/x.py, or in cli/x_.py if `x` is a keyword of Python."""
     for name, command in cli.commands.items():
         assert command.callback is not None
-        assert command.callback.__module__ == f"promptlogctl.cli.{name}"
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        assert command.callback.__module__ == f"promptlogctl.cli.{module}"
 
 
 def test_names_move_back_and_further_back(socket_path: Path) -> None:

@@ -25,7 +25,9 @@ from promptlogctl.cli.spawn import private_daemon
 from promptlogctl.client import Client
 from promptlogd.wire import ClientSession, ProtocolError
 from promptlogd.wire.messages import (
+    Backup,
     Cancel,
+    Collect,
     Config,
     Error,
     JournalStats,
@@ -41,6 +43,7 @@ from promptlogd.wire.messages import (
     Show,
     Stats,
     Submit,
+    Verify,
 )
 
 VALID: list[Request] = [
@@ -49,6 +52,9 @@ VALID: list[Request] = [
     ReadJournal(id=9, limit=7, before=9, hash="@a", failed=True, since=1.5),
     JournalStats(id=9, hash="ab" * 32, since=0.5),
     Config(id="c"),
+    Collect(id=9, unused_s=1.5, over_bytes=7, dry_run=True, limit=3, after="a"),
+    Verify(id=9, limit=3, after="ab" * 32),
+    Backup(id=9, folder="/a"),
     Submit(id=2, source="const result = 1", name="fuzz"),
     Run(id=3, source="return [prompt, env]", prompt="ü\0\u2028", env=Raw(b'{"a":[1,{"b":null}]}'), stream_logs=True),
     Run(id=4, hash="@fuzz", limits=LimitsAsked(cpu_ms=20, wall_ms=100, memory_bytes=64 << 20)),

@@ -36,7 +36,7 @@ def state(tmp_path: Path) -> Iterator[StateFolder]:
     """An open state folder, with a program that has the name x."""
     with reopened(tmp_path / "state") as store:
         submit(store, b"first", name="x")
-    state = StateFolder.open(tmp_path / "state")
+    state = StateFolder.open(tmp_path / "state", max_bytes=None)
     yield state
     state.close()
 

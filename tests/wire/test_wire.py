@@ -23,7 +23,9 @@ from promptlogd.wire import (
     TextBounds,
 )
 from promptlogd.wire.messages import (
+    Backup,
     Cancel,
+    Collect,
     Config,
     Error,
     Finished,
@@ -40,6 +42,7 @@ from promptlogd.wire.messages import (
     Show,
     Stats,
     Submit,
+    Verify,
 )
 from promptlogd.wire.reference import protocol_reference
 from sandbox.outcome import LogLine, Ok, Usage
@@ -58,6 +61,9 @@ REQUESTS: list[Request] = [
     ReadJournal(id=8, limit=7, before=9, hash="@a", failed=True, since=1.5),
     JournalStats(id=9, hash="ab" * 32, since=0.5),
     Config(id=8),
+    Collect(id=9, unused_s=1.5, over_bytes=7, dry_run=True, limit=3, after="a"),
+    Verify(id=9, limit=3, after="ab" * 32),
+    Backup(id=9, folder="/a"),
 ]
 ENCODINGS: list[Any] = ["json", "msgpack"]
 

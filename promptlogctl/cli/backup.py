@@ -1,0 +1,30 @@
+"""promptlogctl backup: have the daemon copy its state folder. Design: docs/operations-store.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from promptlogctl.cli import output, terminal
+from promptlogctl.cli.app import App, command
+
+
+@click.command()
+@click.argument("folder", type=click.Path())
+@command
+def backup(app: App, folder: str) -> None:
+    """Copy the state folder to FOLDER while the daemon runs. To restore: promptlogd --state-dir COPY.
+
+    The daemon writes the copy, so FOLDER is a path on its host: absolute, empty, with mode 0700, and of the daemon's
+    user. For root and the daemon's user.
+    """
+    if not Path(folder).is_absolute():
+        raise click.UsageError(f"{folder} is not an absolute path; the daemon, which writes it, runs in another folder")
+    with app.client() as client:
+        done = client.back_up(folder)
+    if app.json:
+        output.as_json(done)
+        return
+    click.echo(terminal.safe(folder))
+    output.note(f"{done.programs} programs; {done.linked} files are hard links, {done.copied} are copies")

@@ -1,0 +1,97 @@
+"""promptlogctl export: write all programs to a tar. Its format: archive.py."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+import click
+
+from promptlogctl.cli import output
+from promptlogctl.cli.app import App, command
+from promptlogctl.cli.archive import Exported, Writer
+from promptlogctl.cli.files import FILE
+from promptlogctl.cli.output import Exit
+from promptlogctl.client import Client, RequestRefused
+
+
+@click.command()
+@click.argument("file", metavar="FILE|-", type=FILE)
+@command
+def export(app: App, file: str) -> Exit:
+    """Write all programs with their engines, languages and names to a tar (- for standard output).
+
+    Equal programs and names give equal bytes. Exit code 1: a program could not be read and is left out.
+    """
+    if file == "-" and sys.stdout.isatty():
+        raise click.UsageError("standard output is a terminal; give a FILE, or redirect it")
+    count = 0
+    failed: list[str] = []
+    with app.client() as client:
+        hashes = sorted(row.hash for row in client.list())
+        with _opened(file) as target:
+            writer = Writer(target)
+            for hash in hashes:
+                try:
+                    count += _add(client, writer, hash)
+                except RequestRefused as refused:
+                    if "damaged" not in refused.detail and refused.code == "not_found":
+                        continue  # it was removed in between
+                    if refused.code not in ("not_found", "too_large", "internal"):
+                        raise
+                    failed.append(hash)
+                    output.error(f"program {hash} is left out: {refused.message}")
+            writer.end()
+    if app.json and file != "-":
+        output.as_json({"programs": count, "failed": failed})
+    else:
+        output.note(f"exported {count} programs" + (f", and left out {len(failed)}" if failed else ""))
+    return Exit.PROGRAM if failed else Exit.OK
+
+
+def _add(client: Client, writer: Writer, hash: str) -> int:
+    shown = client.show(hash, source=True)
+    source = (shown.source or "").encode()
+    if hashlib.sha256(source).hexdigest() != hash:
+        output.note(f"program {hash} has several files, and is left out")
+        return 0
+    if shown.more_names:
+        output.note(f"program {hash} has {shown.more_names} more names than an export has")
+    record = Exported(
+        hash=hash,
+        engine=shown.engine,
+        language=shown.language,
+        created_at=shown.created_at,
+        created_by=shown.created_by,
+        names=shown.names,
+    )
+    writer.add(record, source)
+    return 1
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """Open a file that has its name, and replaces another, once it is complete. Raises click.UsageError."""
+    if path == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    try:
+        number, temporary = tempfile.mkstemp(prefix=".promptlog-export-", dir=os.path.dirname(path) or ".")
+    except OSError as error:
+        raise click.UsageError(f"can't write {path}: {error.strerror}") from None
+    try:
+        with open(number, "wb") as target:
+            yield target
+            target.flush()
+            os.fsync(number)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,41 @@
+"""promptlogctl gc: remove programs that nobody uses. Design: docs/operations-store.md."""
+
+from __future__ import annotations
+
+import click
+
+from promptlogctl.cli import output, terminal
+from promptlogctl.cli.app import App, command
+from promptlogctl.cli.quantities import Age, Size, shown
+
+
+@click.command()
+@click.option("--unused", type=Age(), help="Programs that were neither submitted nor run for so long, as 30d or 12h.")
+@click.option("--over", type=Size(), help="Only until the store takes at most so much disk space, as 500M or 1G.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing, and print what would go.")
+@command
+def gc(app: App, unused: int | None, over: int | None, dry_run: bool) -> None:
+    """Remove programs that nobody uses, and print them. Programs with a name stay.
+
+    The longest unused programs go first. With both options, a program must meet both. For root and the daemon's user.
+    """
+    if unused is None and over is None:
+        raise click.UsageError("give --unused AGE, --over SIZE, or both")
+    with app.client() as client:
+        programs = []
+        store_bytes = 0
+        for page in client.collect(unused_s=unused, over_bytes=over, dry_run=dry_run):
+            store_bytes = page.store_bytes
+            programs += page.programs
+            if not app.json:
+                for one in page.programs:
+                    row = [one.hash, str(one.size), output.when(one.used_at, short=True)]
+                    click.echo("\t".join(terminal.safe(cell) for cell in row))
+    if app.json:
+        output.as_json({"dry_run": dry_run, "programs": programs, "store_bytes": store_bytes})
+        return
+    freed = sum(one.size for one in programs)
+    done, takes = ("would remove", "would take") if dry_run else ("removed", "takes")
+    output.note(f"{done} {len(programs)} programs, {shown(freed)}; the store {takes} {shown(store_bytes)}")
+    if over is not None and store_bytes > over:
+        output.note("no other program may go: the rest has names, is in use, or is in damaged/")

@@ -1,0 +1,28 @@
+"""State folders with programs that were submitted long ago."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+from promptlogd.store import Store
+from tests.store.programs import submit
+
+DAY_S = 86400.0
+
+
+def put_old(state: Path, sources: Sequence[bytes], *, days: float, name: str | None = None) -> list[str]:
+    """Store programs so many days ago, each a second after the other; return their hashes. `name`: of the last one."""
+    store = Store.open(state)
+    try:
+        hashes = []
+        for number, source in enumerate(sources):
+            at = time.time() - days * DAY_S + number
+            with mock.patch("time.time", return_value=at):
+                last = number == len(sources) - 1
+                hashes.append(submit(store, source, name=name if last else None)[0])
+        return hashes
+    finally:
+        store.close()

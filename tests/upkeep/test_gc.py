@@ -1,0 +1,223 @@
+"""gc: which programs go, on request, for a submit that needs room, and on the timer; and the quota of the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from promptlogctl.client import Client, RequestRefused
+from promptlogd.wire.messages import JournalEntry
+from tests.ctl.command import ctl
+from tests.daemon.ordinary_user import NOBODY, ordinary_user
+from tests.daemon.processes import Daemon, a_daemon, ask, talk, until
+from tests.daemons import configured_daemon
+from tests.upkeep.old_programs import put_old
+
+_KB = 1024
+
+
+def _hashes(client: Client) -> set[str]:
+    return {row.hash for row in client.list()}
+
+
+def _collected(client: Client, count: int) -> list[JournalEntry]:
+    """Return the removals in the journal, once there are so many. They are written once a second."""
+    found: list[JournalEntry] = []
+
+    def enough() -> bool:
+        found[:] = [entry for entry in client.journal() if entry.outcome == "collected"]
+        return len(found) >= count
+
+    until(enough)
+    return found
+
+
+def test_gc_removes_what_nobody_uses(tmp_path: Path) -> None:
+    """Old programs go, and new ones, ones with names, and ones that ran stay; the journal and the log have each."""
+    state = tmp_path / "state"
+    old = put_old(state, [b"return 1", b"return 2", b"return 3"], days=40)
+    (named,) = put_old(state, [b"return 4"], days=50, name="kept")
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        new = client.submit("return 5").hash
+        client.run(old[2])
+        for dry_run in (True, False):
+            done = ctl(daemon.socket, "gc", "--unused", "30d", *(["--dry-run"] if dry_run else []))
+            assert done.returncode == 0, done.stderr
+            assert [line.split("\t")[0] for line in done.stdout.decode().splitlines()] == old[:2]
+            assert b"remove" in done.stderr
+            assert _hashes(client) == {*old, named, new} - ({*old[:2]} if not dry_run else set())
+        assert {entry.hash for entry in _collected(client, 2)} == set(old[:2])
+        assert b"removed 0 programs" in ctl(daemon.socket, "gc", "--unused", "30d").stderr
+        assert client.run("@kept").value == 4
+    assert daemon.log.read_text().count("collected program") == 2
+
+
+def test_gc_shrinks_the_store_to_a_size(tmp_path: Path) -> None:
+    """The longest unused programs go first, until the store takes little enough; all pages of it."""
+    sources = [b"return '%d'" % number for number in range(250)]
+    old = put_old(tmp_path / "state", sources, days=2)
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        before = json.loads(ctl(daemon.socket, "gc", "--over", "1T", "--json").stdout)
+        assert before["programs"] == []
+        most = before["store_bytes"] // 4
+        planned = json.loads(ctl(daemon.socket, "gc", "--over", str(most), "--dry-run", "--json").stdout)
+        done = json.loads(ctl(daemon.socket, "gc", "--over", str(most), "--json").stdout)
+        assert planned["programs"] == done["programs"]
+        assert len(done["programs"]) > 100
+        gone = [one["hash"] for one in done["programs"]]
+        assert gone == old[: len(gone)]
+        assert done["store_bytes"] <= most < done["store_bytes"] + done["programs"][-1]["size"]
+        assert _hashes(client) == set(old) - set(gone)
+        both = json.loads(ctl(daemon.socket, "gc", "--over", "0", "--unused", "3d", "--json").stdout)
+        assert both["programs"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ([], "give --unused AGE"),
+        (["--unused", "30"], "is no age"),
+        (["--unused", "-1d"], "is no age"),
+        (["--over", "much"], "is no size"),
+        (["--over", "9999999999T"], "is no size"),
+    ],
+)
+def test_wrong_arguments_are_refused(socket_path: Path, arguments: list[str], why: str) -> None:
+    """A command line that is not clear removes nothing, and says what is right."""
+    done = ctl(socket_path, "gc", *arguments)
+    assert (done.returncode, why in done.stderr.decode()) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"unused_s": -1},
+        {"unused_s": 0, "limit": 1001},
+        {"over_bytes": -1},
+        {"unused_s": 0, "after": "x"},
+        {"unused_s": 0, "after": "nan:" + "a" * 64 + ":0"},
+        {"unused_s": 0, "after": "0x1p0:" + "a" * 64 + ":" + "9" * 60},
+    ],
+)
+def test_wrong_requests_are_refused(socket_path: Path, fields: dict[str, object]) -> None:
+    """A request without a condition, or out of bounds, is `bad_request`."""
+    with talk(socket_path) as sock:
+        (reply,) = ask(sock, {"type": "gc", "id": 1, "dry_run": True, **fields})
+    assert (reply["type"], reply["code"]) == ("error", "bad_request"), reply
+
+
+def test_other_users_may_not(tmp_path: Path) -> None:
+    """gc and backup are for root and for the daemon's user; another user who may connect is refused."""
+    assert os.geteuid() == 0, "only root can connect as somebody else: run this test as root"
+    config = f'[server]\nsocket_group = "{NOBODY}"\n'
+    with configured_daemon(config) as socket:
+        socket.parent.chmod(0o755)
+        for arguments in (["gc", "--unused", "0s"], ["backup", "/tmp"]):
+            command = [*ordinary_user(tmp_path), sys.executable, "-m", "promptlogctl", "--socket", str(socket)]
+            done = subprocess.run([*command, *arguments], capture_output=True, timeout=60)
+            assert b"is for root and for the daemon's user" in done.stderr, done.stderr
+            assert done.returncode == 4
+
+
+def test_the_timer_removes_what_nobody_uses(tmp_path: Path) -> None:
+    """With store.unused_days the daemon removes old programs by itself, at its start, and notes that as its own uid."""
+    state = tmp_path / "state"
+    old = put_old(state, [b"return %d" % number for number in range(150)], days=3)
+    (young,) = put_old(state, [b"return 'young'"], days=1)
+    with a_daemon(tmp_path, config="[store]\nunused_days = 2\n") as daemon, Client(daemon.socket) as client:
+        until(lambda: _hashes(client) == {young})
+        entries = _collected(client, len(old))
+        assert {entry.hash for entry in entries} == set(old)
+        assert {entry.uid for entry in entries} == {os.geteuid()}
+
+
+def test_the_timer_enforces_a_smaller_quota(tmp_path: Path) -> None:
+    """A store that is larger than a new quota shrinks by itself, as far as there is something that nobody uses."""
+    old = put_old(tmp_path / "state", [_source(number, 300 * _KB).encode() for number in range(5)], days=3)
+    with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon, Client(daemon.socket) as client:
+        until(lambda: _hashes(client) == set(old[-3:]))
+
+
+def test_nothing_goes_by_itself_by_default(tmp_path: Path) -> None:
+    """Without the settings the daemon removes nothing."""
+    old = put_old(tmp_path / "state", [b"return 1"], days=4000)
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        time.sleep(1.5)
+        assert _hashes(client) == set(old)
+
+
+def _source(number: int, size: int) -> str:
+    return f"return {number} // {'x' * size}"
+
+
+def _fill(client: Client, stored: list[str]) -> None:
+    """Submit programs, and add their hashes, until one is refused."""
+    for number in range(2, 9):
+        stored += [client.submit(_source(number, 200 * _KB)).hash]
+
+
+def test_a_full_store_refuses_submits(tmp_path: Path) -> None:
+    """Named and new programs stay, and a submit is refused with the figures; what is stored still runs."""
+    with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon, Client(daemon.socket) as client:
+        stored = [client.submit(_source(number, 200 * _KB), name=f"n{number}").hash for number in range(2)]
+        with pytest.raises(RequestRefused) as refused:
+            _fill(client, stored)
+        assert refused.value.code == "bad_request"
+        assert "the store is full" in refused.value.message
+        assert refused.value.detail["limit"] == 1 << 20
+        assert _hashes(client) == set(stored)
+        assert client.run("@n0").value == 0
+        assert client.submit(_source(0, 200 * _KB)).created is False
+        client.remove(stored[-1])
+        assert client.submit(_source(9, 100 * _KB)).created
+        assert not list(daemon.state.glob("programs/.tmp*"))
+
+
+def test_a_submit_makes_room(tmp_path: Path) -> None:
+    """A submit into a full store removes unused programs without names, the longest unused first, and no others."""
+    state = tmp_path / "state"
+    (named,) = put_old(state, [_source(100, 200 * _KB).encode()], days=9, name="kept")
+    old = put_old(state, [_source(number, 200 * _KB).encode() for number in range(3)], days=3)
+    with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon, Client(daemon.socket) as client:
+        new = client.submit(_source(7, 300 * _KB)).hash
+        left = _hashes(client)
+        assert {named, new} <= left
+        assert old[0] not in left
+        assert old[2] in left
+        assert {entry.hash for entry in _collected(client, 1)} == set(old) - left
+
+
+def test_damaged_programs_count(tmp_path: Path) -> None:
+    """damaged/ is a part of the quota; once the operator has removed it, submits are accepted again."""
+    damaged = tmp_path / "state" / "damaged"
+    put_old(tmp_path / "state", [b"return 1"], days=0)
+    (damaged / "x").write_bytes(b"x" * 900 * _KB)
+    with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon, Client(daemon.socket) as client:
+        with pytest.raises(RequestRefused, match="the store is full"):
+            client.submit(_source(1, 300 * _KB))
+        (damaged / "x").unlink()
+        until(lambda: _submits(client, _source(1, 300 * _KB)), 10)
+
+
+def _submits(client: Client, source: str) -> bool:
+    try:
+        client.submit(source)
+    except RequestRefused:
+        return False
+    return True
+
+
+def test_wrong_settings_are_refused(tmp_path: Path) -> None:
+    """The daemon does not start with a quota or an age that is none."""
+    for setting in ("max_mb = 0", "unused_days = 0", "unused_days = -1", "max_gb = 1"):
+        daemon = Daemon(tmp_path, config=f"[store]\n{setting}\n")
+        assert not daemon.ready
+        assert daemon.process.wait(20) != 0
+    assert "store.max_mb" in (tmp_path / "log").read_text()
