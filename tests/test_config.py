@@ -251,7 +251,7 @@ def test_what_is_wrong_in_a_drop_in_is_named(tmp_path: Path) -> None:
         ("[limits.default]\ncpu = 1", f"{drop_in}: there is no setting limits.default.cpu"),
         ("[limits.default]\ncpu_ms = 0", f"{drop_in}: limits.default.cpu_ms: Expected `int` >= 1"),
         ("limits = 3", f"{drop_in}: limits: Expected `object`"),
-        ("= x", f"{drop_in} is not TOML"),
+        ("= x", f"{drop_in} is not valid TOML"),
         ("[limits.default]\ncpu_ms = 101", f"{path} with {path}.d: limits.default.cpu_ms is 101, above limits.max"),
     ):
         drop_in.write_text(text)

@@ -370,7 +370,7 @@ def test_every_command_is_in_the_file_of_its_name() -> None:
     """Who looks for the command `x` finds it in cli/x.py, or in cli/x_.py if `x` is a keyword of Python."""
     for name, command in cli.commands.items():
         assert command.callback is not None
-        module = f"{name}_" if keyword.iskeyword(name) else name
+        module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
         assert command.callback.__module__ == f"promptlogctl.cli.{module}"
 
 

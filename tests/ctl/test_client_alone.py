@@ -96,5 +96,12 @@ def test_the_client_needs_msgspec_and_anyio_alone(python: Path, socket_path: Pat
     assert told["asynchronous"] == expected
     assert told["lines"] == ["a", "b"] * 2
     loaded = {name for name in told["loaded"] if not name.startswith("promptlogd.wire.")}
-    assert loaded <= {"promptlogd", "promptlogd.wire", "sandbox", "sandbox.outcome", "sandbox.program"}
+    assert loaded <= {
+        "promptlogd",
+        "promptlogd.wire",
+        "sandbox",
+        "sandbox.limits",
+        "sandbox.outcome",
+        "sandbox.program",
+    }
     assert "promptlogd.wire.messages" in told["loaded"]

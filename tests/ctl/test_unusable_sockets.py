@@ -87,7 +87,8 @@ def test_permission_denied_names_owner_and_mode(closed: str) -> None:
     what = "the socket" if closed == "socket" else f"the folder {folder}"
     owner = f"{what} belongs to uid {os.geteuid()}, group {os.getegid()}, mode 0000"
     assert owner in done.stderr
-    assert f"; run the command as uid {os.geteuid()}, or ask that user for access\n" in done.stderr
+    setting = " (server.socket_group in the daemon's configuration)" if closed == "socket" else ""
+    assert f"; run the command as uid {os.geteuid()}, or ask that user for access{setting}\n" in done.stderr
 
 
 def test_an_empty_path_is_a_value_error() -> None:

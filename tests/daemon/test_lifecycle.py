@@ -58,10 +58,10 @@ def test_sigterm_drains(tmp_path: Path) -> None:
 
 
 def test_sighup_changes_nothing(tmp_path: Path) -> None:
-    """SIGHUP is survived, and the log says that it does nothing."""
+    """Without a configuration file SIGHUP is survived, and the log says that it does nothing."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: "SIGHUP is ignored" in daemon.log.read_text())
+        until(lambda: "SIGHUP: nothing to do" in daemon.log.read_text())
         assert client.run_source("return 1").value == 1
 
 

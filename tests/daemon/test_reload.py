@@ -78,7 +78,7 @@ def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:
         before = client.config().settings
         for text, says in (
             ("[limits.max]\ncpu = 1\n", "did you mean limits.max.cpu_ms?; the settings stay as they are"),
-            ("= nonsense", "is not TOML"),
+            ("= nonsense", "is not valid TOML"),
             ("[limits.max]\ncpu_ms = 10\n", "limits.default.cpu_ms is 50, above limits.max.cpu_ms of 10"),
         ):
             with _reloaded(daemon, text, says):

@@ -104,6 +104,6 @@ _IMPORTS = [
 @pytest.mark.parametrize(("source", "place"), _IMPORTS)
 def test_an_import_that_nothing_resolves(client: Client, source: str, place: tuple[int, int], engine: Any) -> None:
     """It is a syntax error at submit, at the name of what is imported."""
-    with pytest.raises(RequestRefused, match=r"syntax error: .*(import|module not found)") as refused:
+    with pytest.raises(RequestRefused, match=r"SyntaxError: .*(import|module not found)") as refused:
         client.submit(source, engine=engine)
     assert (refused.value.detail["line"], refused.value.detail["column"]) == place

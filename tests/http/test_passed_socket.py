@@ -54,7 +54,7 @@ def test_it_is_used(tmp_path: Path, socket_path: Path, family: str) -> None:
         ("stream", "2", "systemd passed 2 sockets; the socket unit must have one ListenStream="),
         ("datagram", "1", "a socket that is no listening stream socket; see ListenStream="),
         ("not listening", "1", "a socket that is no listening stream socket"),
-        ("other hosts", "1", "0.0.0.0 can be reached from other hosts: give --tokens FILE"),
+        ("other hosts", "1", "0.0.0.0 is reachable from other hosts; give --tokens FILE"),
         ("file", "1", "can't use the socket that systemd passed"),
     ],
 )
