@@ -78,6 +78,7 @@ async def test_what_one_process_left_in_the_socket_is_not_the_next_ones(plan: Pl
         assert (value_of(result), result.logs) == (2, [])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "source",
     [

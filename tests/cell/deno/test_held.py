@@ -87,6 +87,7 @@ async def test_a_job_that_was_not_read_is_left_to_nobody(plan: Plan, *, next_sta
     assert not goes_on
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
 async def test_the_cell_goes_on_after_a_kill(plan: Plan, *, next_starts: bool) -> None:
     """With a cgroup nsjail continues, unless the first message of the next process was read as the last one's."""
