@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,9 @@ def _drop_ins(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a FIFO must not block
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"the configuration {path} is not a regular file")
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
@@ -80,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes: that is no configuration")
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number with too many digits
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 

@@ -332,10 +332,12 @@ class Connection:
             self._progress = trio.Event()
         await self._progress.wait()
 
-    def send_error(self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
+    def send_error(
+        self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None, *, tenant: str | None = None
+    ) -> None:
         """Send an error, count it, and log it."""
         self._clients.errors[code] += 1
-        self._clients.on_refusal(self._principal.uid, self._principal.tenant, code)
+        self._clients.on_refusal(self._principal.uid, tenant, code)
         _log.info("uid %d, client %d: a request was refused: %s", self._principal.uid, self._principal.connection, code)
         self.send(Error(id=id, code=code, message=message, detail=detail))
 

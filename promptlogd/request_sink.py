@@ -37,8 +37,10 @@ class Replies(Protocol):
     def send_together(self, replies: Sequence[Reply]) -> None:
         """Send several replies at once."""
 
-    def send_error(self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None) -> None:
-        """Send an error, and count it."""
+    def send_error(
+        self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None, *, tenant: str | None = None
+    ) -> None:
+        """Send an error, and count it. `tenant`: for whom the request was."""
 
     def done(self, id: Id) -> None:
         """Note that the last reply to a request was sent."""
@@ -68,6 +70,7 @@ class RequestSink(Sink):
         self._encoding = client.encoding
         self._tasks = tasks
         self._id = request.id
+        self._tenant = request.tenant
         self._name = type(request).__name__
         self._on_cancel: Callable[[], None] | None = None
 
@@ -84,7 +87,7 @@ class RequestSink(Sink):
     def refuse(self, error: RequestError) -> None:
         client = self._end()
         if client is not None:
-            client.send_error(self._id, error.code, error.message, error.detail)
+            client.send_error(self._id, error.code, error.message, error.detail, tenant=self._tenant)
             client.done(self._id)
 
     def _end(self) -> Replies | None:

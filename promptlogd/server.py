@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from promptlogd.checks import Checks
 from promptlogd.clients import Clients
 from promptlogd.collector import Collector
 from promptlogd.config import Config, ConfigError
+from promptlogd.config_files import Loaded
 from promptlogd.connection import Connection
 from promptlogd.decoder import Decoder
 from promptlogd.handlers.table import make_handlers
@@ -141,6 +142,7 @@ class _Daemon:
     ) -> None:
         config = settings.config
         self._notifier = notifier
+        self._reloading = trio.Lock()
         self._settings = settings
         self._config = config
         """As it was at the start."""
@@ -196,22 +198,29 @@ class _Daemon:
 
     async def _reload(self) -> None:
         """Read the configuration again. If anything is wrong with it, log that, and keep what is in force."""
-        self._notifier.reloading()
-        try:
-            loaded = await trio.to_thread.run_sync(self._settings.read_again)
-        except ConfigError as error:
-            _log.error("SIGHUP: %s; the settings stay as they are", error)
-        except RuntimeError as error:  # no thread can be started
-            _log.error("SIGHUP: can't read the settings: %s", error)
-        else:
-            if loaded is None:
-                _log.info("SIGHUP: nothing to do; the daemon was started without --config")
+        if self._reloading.statistics().tasks_waiting or self._clients.draining:
+            return  # the one that waits reads what is there then
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                # A disk or a name service that hangs must not keep the daemon from stopping.
+                loaded = await trio.to_thread.run_sync(self._settings.read_again, abandon_on_cancel=True)
+            except ConfigError as error:
+                _log.error("SIGHUP: %s; the settings stay as they are", error)
+            except Exception:  # such as no thread that can be started
+                _log.exception("SIGHUP: can't read the settings; they stay as they are")
             else:
-                done = self._settings.adopt(loaded)
-                _log.info("SIGHUP: settings changed: %s", ", ".join(done.changed) or "none")
-                if done.pending:
-                    _log.warning("settings that take a restart: %s", ", ".join(done.pending))
-        self._notifier.ready()
+                self._adopt(loaded)
+            self._notifier.ready()
+
+    def _adopt(self, loaded: Loaded | None) -> None:
+        if loaded is None:
+            _log.info("SIGHUP: nothing to do; the daemon was started without --config")
+        else:
+            done = self._settings.adopt(loaded)
+            _log.info("SIGHUP: settings changed: %s", ", ".join(done.changed) or "none")
+            if done.pending:
+                _log.warning("settings that take a restart: %s", ", ".join(done.pending))
 
     def _make_pool(self, name: str, host: EngineHost) -> Pool:
         spec, config = ENGINES[name], self._config
@@ -298,7 +307,7 @@ class _Daemon:
     async def _stop_on_signal(
         self, signals: AsyncIterator[int], accepting: trio.CancelScope, connections: trio.Nursery
     ) -> None:
-        await _wait_for_signal(signals, self._reload)
+        await _wait_for_signal(signals, lambda: connections.start_soon(self._reload))
         admission, clients = self._admission, self._clients
         _log.info("stopping: %d runs in progress, %d waiting", admission.running, admission.queued)
         self._notifier.stopping()
@@ -332,15 +341,15 @@ async def _guard(connection: Connection) -> None:
         _log.exception("a connection failed")
 
 
-async def _wait_for_signal(signals: AsyncIterator[int], reload: Callable[[], Awaitable[None]]) -> None:
+async def _wait_for_signal(signals: AsyncIterator[int], reload: Callable[[], None]) -> None:
     """Wait for a signal to stop. On SIGHUP call `reload`."""
     async for received in signals:
         if received != signal.SIGHUP:
             return
-        await reload()
+        reload()
 
 
-async def _ignore_reload() -> None:
+def _ignore_reload() -> None:
     _log.info("SIGHUP is ignored during the start")
 
 

@@ -41,7 +41,7 @@ async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
     noted: list[Entry] = []
     handler = SimpleNamespace(
         runs=runs, isolation="cell", totals=RunTotals(), record_run=None,
-        journal=SimpleNamespace(note=noted.append), kept_texts=frozenset(),
+        journal=SimpleNamespace(note=noted.append), kept_texts=frozenset(), kept_text_bytes=0,
     )  # fmt: skip
     sink = NotingSink()
     request = Run(id=1, source="return 1")

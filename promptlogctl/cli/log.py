@@ -126,11 +126,11 @@ def _rows(entries: Iterable[JournalEntry], *, short: bool) -> list[list[str]]:
         [
             str(entry.id),
             output.when(entry.at, short=short),
-            str(entry.uid) if entry.tenant is None else f"{entry.uid} {terminal.safe(entry.tenant)}",
+            str(entry.uid) if entry.tenant is None else f"{entry.uid} {_cell(entry.tenant)}",
             entry.kind,
             entry.outcome if entry.count == 1 else f"{entry.outcome} x{entry.count}",
             (entry.hash or "")[: _SHORT if short else None],
-            f"@{entry.name}" if entry.name else "",
+            f"@{_cell(entry.name)}" if entry.name else "",
             entry.engine or "",
             "" if entry.cpu_ms is None else f"{entry.cpu_ms:.1f}",
             "" if entry.wall_ms is None else f"{entry.wall_ms:.1f}",
@@ -138,6 +138,11 @@ def _rows(entries: Iterable[JournalEntry], *, short: bool) -> list[list[str]]:
         ]
         for entry in entries
     ]
+
+
+def _cell(text: str) -> str:
+    """Return a client's text for a table, whose cells are separated by tabs in a pipe."""
+    return terminal.safe(text).replace("\t", "\\t")
 
 
 def _show_sums(app: App, client: Client, program: str | None, since: float | None, *, short: bool) -> None:

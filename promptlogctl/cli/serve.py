@@ -54,6 +54,10 @@ def serve(
         return Exit(output.problem("usage", why, Exit.USAGE, json=app.json))
     if passed is not None:
         listen = passed[0]
+        if tokens is None and _is_open_to_all(listen.path):
+            raise click.UsageError(
+                f"every user may connect to {listen.path}; set SocketMode=0660 in the unit, or give --tokens FILE"
+            )
     if not listen.is_local and tokens is None:
         raise click.UsageError(
             f"{listen.host} is reachable from other hosts; give --tokens FILE, or listen on 127.0.0.1 or unix:PATH"
@@ -140,3 +144,13 @@ def _run(config: uvicorn.Config, sock: socket.socket) -> None:
             uvicorn.Server(config).run(sockets=[sock])
         else:
             Multiprocess(config, sockets=[sock]).run()
+
+
+def _is_open_to_all(path: Path | None) -> bool:
+    """Whether every user may connect to a Unix socket that systemd passed. Its default mode is 0666."""
+    if path is None:
+        return False
+    try:
+        return os.stat(path).st_mode & 0o002 != 0  # to connect takes write permission (unix(7))
+    except (OSError, ValueError):  # a socket without a file has no permissions
+        return True

@@ -37,7 +37,7 @@ class JournalHandler:
         def read() -> Entries:
             return _translated(lambda: self._read(principal, request))
 
-        sink.spawn(lambda: self._threads.read(principal, read, sink))
+        sink.spawn(lambda: self._threads.read_journal(principal, read, sink))
 
     def _read(self, principal: Principal, request: ReadJournal) -> Entries:
         wanted = Filter(
@@ -72,7 +72,7 @@ class JournalStatsHandler:
         def read() -> JournalSums:
             return _translated(lambda: self._sum(principal, request))
 
-        sink.spawn(lambda: self._threads.read(principal, read, sink))
+        sink.spawn(lambda: self._threads.read_journal(principal, read, sink))
 
     def _sum(self, principal: Principal, request: JournalStats) -> JournalSums:
         wanted = Filter(uid=seen_by(principal), hash=_hash(self._store, request.hash), since=request.since)

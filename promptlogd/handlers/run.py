@@ -61,6 +61,7 @@ class RunHandler:
         self._store = store
         self.journal = journal
         self.kept_texts = frozenset(settings.config.journal.keep)
+        self.kept_text_bytes = settings.config.journal.keep_kb * 1024
         self._threads = threads
         self._checks = checks
         self.hosts = hosts
@@ -353,6 +354,7 @@ class _Run:
                 usage=result.usage,
                 lines=result.logs,
                 keep=self._handler.kept_texts,
+                keep_bytes=self._handler.kept_text_bytes,
             )
         )
         if kind != "ok":

@@ -22,6 +22,8 @@ _READERS = 4
 """Reader threads. More would contend with the loop for the interpreter's lock."""
 _WRITERS = 16
 """Writer threads. Submits that sync at the same time share a commit of the file system's journal."""
+_JOURNAL_READERS = 2
+"""Threads that read the journal. A query there can take seconds: it must not take the threads of the store."""
 _READS_OF_CONNECTION, _READS_OF_UID = 1, 3
 _WRITES_OF_CONNECTION, _WRITES_OF_UID = 4, 12
 """Maximum number of write calls, so that other connections and other uids find a free thread."""
@@ -32,6 +34,7 @@ class StoreThreads:
 
     def __init__(self) -> None:
         self._reads = _Threads(_READERS, of_connection=_READS_OF_CONNECTION, of_uid=_READS_OF_UID)
+        self._journal = _Threads(_JOURNAL_READERS, of_connection=1, of_uid=1)
         self._writes = _Threads(_WRITERS, of_connection=_WRITES_OF_CONNECTION, of_uid=_WRITES_OF_UID)
 
     async def read(self, principal: Principal, work: Callable[[], _R], room: Room = ALWAYS_ROOM) -> _R:
@@ -40,6 +43,10 @@ class StoreThreads:
         `room`: room for the reply, which may be long. The thread starts when there is room.
         """
         return await self._reads.run(principal, work, room, abandon_on_cancel=True)
+
+    async def read_journal(self, principal: Principal, work: Callable[[], _R], room: Room) -> _R:
+        """The same as `read`, for `work` that reads the journal."""
+        return await self._journal.run(principal, work, room, abandon_on_cancel=True)
 
     async def write(self, principal: Principal, work: Callable[[], _R]) -> _R:
         """Return the result of `work`, which writes. It cannot be cancelled once it has a thread."""

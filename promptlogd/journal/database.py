@@ -30,6 +30,8 @@ _COLUMNS = (
 _QUOTED = [f'"{name}"' for name in _COLUMNS]
 _INSERT = f"INSERT INTO entries ({', '.join(_QUOTED)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _WITHOUT_CONTENT = ", ".join(_QUOTED[:-1])
+_INDEXES = {"of_uid": "uid, id", "of_program": "hash, id", "of_time": "at"}
+"""One for each way in which entries are looked up or removed. Each ends with the id, which SQLite adds."""
 _FAILED = "((kind = 'run' AND outcome <> 'ok') OR kind = 'refused')"
 _BATCH = 200
 """Rows that are written, or removed, at once. Between batches other threads get the interpreter's lock."""
@@ -95,7 +97,10 @@ class Database:
         self._db.execute("PRAGMA journal_mode = WAL")
         columns = f"id INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_QUOTED)}"
         self._db.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns})")
-        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        for name, of in _INDEXES.items():
+            self._db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON entries ({of})")
+        if version == 0:  # else nothing is written, so that a full disk does not matter
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._rows: Counter[int] | None = None
 
     @property
@@ -126,9 +131,8 @@ class Database:
         return (pages - free) * page_bytes
 
     def remove_before(self, at: float) -> bool:
-        """Remove a batch of the oldest entries, if they are older than this. Return whether there were any."""
-        oldest = self._db.execute("SELECT id, at, uid FROM entries ORDER BY id LIMIT ?", (_BATCH,)).fetchall()
-        gone = [(id, uid) for id, noted_at, uid in oldest if noted_at < at]
+        """Remove a batch of entries that are older than this. Return whether there were any."""
+        gone = self._db.execute("SELECT id, uid FROM entries WHERE at < ? ORDER BY at LIMIT ?", (at, _BATCH)).fetchall()
         self._remove(gone)
         return bool(gone)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -26,6 +27,8 @@ _QUEUE_ENTRIES, _QUEUE_BYTES = 20_000, 16 << 20
 """What waits to be written. Above it entries are dropped, or lose their texts."""
 _RETAIN_S = 60.0
 """Interval of removals."""
+_RETAIN_BATCHES = 100
+"""Batches that are removed at once, so that the queue does not fill meanwhile."""
 _DAY_S = 86400.0
 _DIGEST_BYTES = 16
 _LOG_AGAIN_S = 60.0
@@ -51,6 +54,7 @@ class Journal:
         self._writing = threading.Lock()
         self._database: Database | None = None
         self._retained_at = 0.0
+        self._closed = False
         self._complained_at = -_LOG_AGAIN_S
 
     @property
@@ -67,7 +71,7 @@ class Journal:
                 check_file(self._folder / name)
             self._database = self._opened()
         except (OSError, sqlite3.Error) as error:
-            _log.error("the journal %s can't be used (%s): nothing is noted", self._folder / FILE, error)
+            self._complain("the journal %s can't be used (%s): entries are lost", self._folder / FILE, error)
 
     def _opened(self) -> Database:
         """Open the file. One that SQLite can't read, or of another version, is moved to `damaged/` first."""
@@ -92,7 +96,7 @@ class Journal:
 
     def note(self, entry: Entry) -> None:
         """Take an entry. It is on the disk after the next `flush`."""
-        if self._database is None:
+        if not self._settings.enabled:
             return
         if len(self._queue) >= _QUEUE_ENTRIES:
             self._dropped += 1
@@ -106,7 +110,7 @@ class Journal:
 
     def note_refusal(self, uid: int, tenant: str | None, code: str) -> None:
         """Count a refused request. A second's refusals of one kind become one entry."""
-        if self._database is None:
+        if not self._settings.enabled:
             return
         if len(self._refused) < _QUEUE_ENTRIES or (uid, tenant, code) in self._refused:
             self._refused[uid, tenant, code] += 1
@@ -116,11 +120,15 @@ class Journal:
     def flush(self) -> None:
         """Write what waits, and remove what is too old or too much. Blocks; logs what the disk refuses."""
         with self._writing:
+            if self._database is None and self._settings.enabled and not self._closed:
+                self.open()  # the disk may be better now
+            entries, rows = self._taken(), list[Row]()
             database = self._database
             if database is None:
+                self._lost += len(entries)
                 return
-            rows = [self._row(entry) for entry in self._taken()]
             try:
+                rows = [self._row(entry) for entry in entries]
                 if rows:
                     database.append(rows)
                     rows = []  # what fails from here on loses nothing
@@ -133,6 +141,9 @@ class Journal:
                 self._lost += len(rows)
                 if not isinstance(error, sqlite3.OperationalError):
                     self._begin_anew(error)
+            except Exception:
+                self._lost += len(entries)
+                raise
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 self._lost += dropped
@@ -191,12 +202,16 @@ class Journal:
         So a client that fills the journal pushes out its own entries, and not those that tell of others.
         """
         settings = self._settings
-        while database.remove_before(time.time() - settings.max_age_days * _DAY_S):
-            pass
-        while (excess := database.rows.total() - settings.max_rows) > 0:
+        for _ in range(_RETAIN_BATCHES):
+            excess = database.rows.total() - settings.max_rows
+            if database.remove_before(time.time() - settings.max_age_days * _DAY_S):
+                continue
+            if excess <= 0 and database.bytes > settings.max_mb << 20:
+                excess = database.rows.total()
+            if excess <= 0:
+                return
             database.remove_oldest(database.rows.most_common(1)[0][0], excess)
-        while database.bytes > settings.max_mb << 20 and database.rows:
-            database.remove_oldest(database.rows.most_common(1)[0][0], database.rows.total())
+        self._retained_at = -math.inf  # the next flush goes on
 
     def _complain(self, message: str, *arguments: object) -> None:
         if time.monotonic() - self._complained_at > _LOG_AGAIN_S:
@@ -234,6 +249,7 @@ class Journal:
         """Write what waits, and close the file."""
         self.flush()
         with self._writing:
+            self._closed = True
             database, self._database = self._database, None
             if database is not None:
                 database.close()

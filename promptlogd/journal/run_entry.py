@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Container
 
@@ -11,6 +12,9 @@ from promptlogd.store import is_hash
 from promptlogd.wire.messages import Run
 from sandbox.outcome import LogLine, Ok, Outcome, ProgramException, Usage
 from sandbox.program import Engine
+
+_NAME = re.compile(r"@([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
+"""A reference by name. What a client sends is only checked when the program is looked up."""
 
 
 def run_entry(
@@ -23,9 +27,11 @@ def run_entry(
     usage: Usage,
     lines: list[LogLine],
     keep: Container[str],
+    keep_bytes: int,
 ) -> Entry:
-    """Return the entry of a run that has ended. `keep`: which texts are wanted, beside the prompt for its digest."""
-    reference = request.hash or ""
+    """Return the entry of a run that has ended. `keep`: which texts are wanted, beside the prompt for its digest, and
+    `keep_bytes` of each."""
+    named = _NAME.fullmatch(request.hash or "")
     entry = Entry(
         at=time.time(),
         kind="run",
@@ -33,7 +39,7 @@ def run_entry(
         tenant=principal.tenant,
         outcome=str(outcome.__struct_config__.tag),
         hash=hash if is_hash(hash) else None,  # else it is what the client has sent
-        name=reference[1:] if reference.startswith("@") else None,
+        name=named[1] if named else None,
         engine=engine,
         line=getattr(outcome, "line", None),
         column=getattr(outcome, "column", None),
@@ -47,9 +53,20 @@ def run_entry(
         value = memoryview(outcome.value)
         entry.result_bytes = value.nbytes
         if "result" in keep:
-            entry.result = value.tobytes()
+            entry.result = value[: keep_bytes + 1].tobytes()  # one more, so that a cut shows
     elif isinstance(outcome, ProgramException) and "error" in keep:
-        entry.error = f"{outcome.name}: {outcome.message}\n{outcome.stack}"
+        entry.error = f"{outcome.name}: {outcome.message}\n{outcome.stack}"[: keep_bytes + 1]
     if lines and "console" in keep:
-        entry.console = [(line.level, line.text) for line in lines]
+        entry.console = _beginning(lines, keep_bytes)
     return entry
+
+
+def _beginning(lines: list[LogLine], most_bytes: int) -> list[tuple[str, str]]:
+    """Return the first lines, with a little more than so many characters."""
+    taken, left = list[tuple[str, str]](), most_bytes
+    for line in lines:
+        taken.append((line.level, line.text[: left + 1]))
+        left -= len(line.text) + 1
+        if left < 0:
+            break
+    return taken

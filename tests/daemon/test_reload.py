@@ -79,6 +79,7 @@ def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:
         for text, says in (
             ("[limits.max]\ncpu = 1\n", "did you mean limits.max.cpu_ms?; the settings stay as they are"),
             ("= nonsense", "is not valid TOML"),
+            (f"[scheduler]\nqueue = {'9' * 5000}\n", "is not valid TOML"),
             ("[limits.max]\ncpu_ms = 10\n", "limits.default.cpu_ms is 50, above limits.max.cpu_ms of 10"),
         ):
             with _reloaded(daemon, text, says):
@@ -88,6 +89,16 @@ def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:
         until(lambda: "can't read the configuration" in daemon.log.read_text())
         with _reloaded(daemon, "[limits.max]\ncpu_ms = 200\n", "settings changed: limits.max.cpu_ms"):
             assert _values(client)["limits.max.cpu_ms"] == ("200", file, None)
+
+
+def test_a_pipe_among_the_drop_ins_is_refused(tmp_path: Path) -> None:
+    """A drop-in that nobody writes to holds up neither the daemon nor its stop."""
+    with a_daemon(tmp_path, config="[limits.default]\ncpu_ms = 40\n") as daemon, Client(daemon.socket) as client:
+        (tmp_path / "promptlog.toml.d").mkdir()
+        os.mkfifo(tmp_path / "promptlog.toml.d/a.toml")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "a.toml is not a regular file" in daemon.log.read_text())
+        assert client.run_source("return 1").value == 1
 
 
 def test_what_is_in_force_is_told(tmp_path: Path) -> None:

@@ -70,3 +70,21 @@ def test_what_can_not_be_used_is_told(tmp_path: Path, kind: str, count: str, say
         with _service(tmp_path / "log", sock, count=count) as process:
             assert process.wait(30) == 2
     assert says in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o660])
+def test_a_unix_socket_that_is_open_to_all_takes_tokens(tmp_path: Path, socket_path: Path, mode: int) -> None:
+    """systemd's default mode lets every user in, which the daemon's own socket does not."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        (tmp_path / "s").chmod(mode)
+        with _service(tmp_path / "log", sock, "--socket", str(socket_path)) as process:
+            if mode == 0o666:
+                assert process.wait(30) == 2
+                assert "every user may connect to" in (tmp_path / "log").read_text()
+            else:
+                with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "s")), timeout=30) as web:
+                    assert web.get("http://localhost/healthz").status_code == 200
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == 0

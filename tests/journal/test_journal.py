@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from promptlogd.config import JournalSettings
-from promptlogd.journal import Entry, Journal
+from promptlogd.journal import Entry, Journal, run_entry
 from promptlogd.journal import database as database_module
 from promptlogd.journal import journal as journal_module
 from promptlogd.journal.database import FILE, Database, Filter, TooSlow
+from promptlogd.principal import Principal
 from promptlogd.store.errors import StoreUnsafe
+from promptlogd.wire.messages import Run
+from sandbox.outcome import Cancelled, LogLine, Ok, Usage
 
 KEY = b"k" * 64
 ALL = Filter(uid=None)
@@ -251,6 +255,51 @@ def test_a_disk_that_refuses_costs_entries_alone(
     journal.flush()
     assert _outcomes(journal) == ["later"]
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_a_disk_that_was_full_at_the_start_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The daemon serves without a journal; once the disk has room, entries are kept again, and losses are counted."""
+
+    def refuse(path: Path) -> Database:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "Database", refuse)
+        journal = _opened(folder)
+        journal.note(_run())
+        journal.flush()
+    with closing(journal):
+        journal.note(_run(outcome="later"))
+        journal.flush()
+        assert _outcomes(journal) == ["later"]
+        counts = journal.counts()
+        assert counts is not None
+        assert counts.lost == 1
+    assert "entries are lost" in caplog.text
+
+
+def test_only_the_beginning_of_a_text_is_held() -> None:
+    """Of a large result and of many console lines the loop copies no more than is kept."""
+    lines = [LogLine(level="log", text="x" * 100) for _ in range(32_000)]
+    entry = run_entry(
+        Principal(connection=1, uid=1, process=None), Run(id=1, source="return 1"), hash="ab" * 32, engine="quickjs",
+        outcome=Ok(value=msgspec.Raw(b"1" * 4_000_000)), usage=Usage(cpu_ms=1, wall_ms=1, peak_memory_bytes=1),
+        lines=lines, keep=("result", "console"), keep_bytes=1024,
+    )  # fmt: skip
+    assert entry.held_bytes < 4096
+    assert entry.result_bytes == 4_000_000
+
+
+@pytest.mark.parametrize("reference", ["@\x1b]0;x\x07", "@a\nb", "@a\tb", "@", "@" + "a" * 65, "ab" * 32])
+def test_a_name_is_noted_only_if_it_is_one(reference: str) -> None:
+    """A run that is cancelled before its program is looked up notes nothing of what the client sent as a name."""
+    entry = run_entry(
+        Principal(connection=1, uid=1, process=None), Run(id=1, hash=reference), hash=reference, engine=None,
+        outcome=Cancelled(), usage=Usage(cpu_ms=0, wall_ms=0, peak_memory_bytes=0), lines=[], keep=(), keep_bytes=0,
+    )  # fmt: skip
+    assert entry.name is None
 
 
 def test_a_query_has_a_bound_in_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

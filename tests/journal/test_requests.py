@@ -67,6 +67,16 @@ def test_a_large_request_is_noted(socket_path: Path) -> None:
             newest = next(client.journal(), None)
 
 
+def test_a_tenants_refusals_are_the_tenants() -> None:
+    """A request that a front sends for a tenant is refused under the tenant's name."""
+    with configured_daemon("") as socket, Client(socket) as client:
+        ask = client._connection.ask
+        with pytest.raises(RequestRefused):
+            ask(lambda id: messages.Run(id=id, tenant="one", hash="@nobody"), messages.Finished)
+        (refused,) = _entries(client, 1)
+        assert (refused.outcome, refused.tenant) == ("not_found", "one")
+
+
 def test_texts_are_kept_if_the_operator_wants_them() -> None:
     """With journal.keep an entry that is asked for by itself has prompt, result, console and error."""
     config = '[journal]\nkeep = ["prompt", "result", "console", "error"]\n'
