@@ -183,7 +183,7 @@ class Journal:
             entry.console_lines, digest, entry.count, self._content(entry, prompt),
         )  # fmt: skip
 
-    def _content(self, entry: Entry, prompt: bytes | None) -> bytes | None:
+    def _content(self, entry: Entry, prompt: bytes | None) -> str | None:
         """Return the texts that the configuration wants kept, as JSON."""
         most = self._settings.keep_kb * 1024
         console = None if entry.console is None else "\n".join(f"{level}: {text}" for level, text in entry.console)
@@ -194,7 +194,7 @@ class Journal:
             if text is not None:
                 data = text.encode("utf-8", "replace") if isinstance(text, str) else text
                 content[name] = data[:most].decode("utf-8", "replace") + ("…" if len(data) > most else "")
-        return msgspec.json.encode(content) if content else None
+        return msgspec.json.encode(content).decode() if content else None
 
     def _retain(self, database: Database) -> None:
         """Remove entries that are too old. Of too many, remove the oldest of the uid that has the most.
