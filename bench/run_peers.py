@@ -119,6 +119,11 @@ def promptlog_figures(table: Table, tools: Path, seconds: float) -> None:
         table.add_load(f"{name}|8 clients, 200 programs", loaded(many, connections=8, seconds=seconds))
         table.add(f"{name}|memory", kib=(load.resident_kib(pid) - before) / PROGRAMS)
         table.add_samples(f"{name}|new program", new_programs(path, 100))
+    with (
+        tempfile.TemporaryDirectory(prefix="promptlog-peers-", dir="/dev/shm") as memory,  # fsync costs nothing there
+        private_daemon(Path(memory) / "state") as socket_path,
+    ):
+        table.add_samples(f"{name}, state on a tmpfs|new program", new_programs(str(socket_path), 100))
 
 
 def promptlog_on_deno_figures(table: Table, tools: Path, seconds: float) -> None:
