@@ -17,6 +17,7 @@ from promptlogd.wire import messages
 from promptlogd.wire.messages import JournalEntry
 from tests.ctl.command import ctl
 from tests.daemon.ordinary_user import NOBODY, ordinary_user
+from tests.daemon.processes import until
 from tests.daemons import configured_daemon
 
 _UID = os.geteuid()
@@ -61,10 +62,7 @@ def test_a_large_request_is_noted(socket_path: Path) -> None:
     """The decoder gives texts of large requests as bytes."""
     with Client(socket_path) as client:
         client.run_source("return 1", "é" * 200_000)
-        newest = next(client.journal(), None)
-        while newest is None or newest.prompt_bytes != 400_000:
-            time.sleep(0.05)
-            newest = next(client.journal(), None)
+        until(lambda: any(entry.prompt_bytes == 400_000 for entry in client.journal()))
 
 
 def test_a_tenants_refusals_are_the_tenants() -> None:
