@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-_EACH = 8
+_EACH = 32
 
 
 def a_few(cases: Iterable[Any], also: Callable[[Any], bool] = lambda case: False) -> list[Any]:
-    """Mark all cases as `long`, but for each eighth and for those that are wanted `also`."""
+    """Mark all cases as `long`, but for each 32nd and for those that are wanted `also`."""
     return [
         case if number % _EACH == 0 or also(case) else _marked(case, pytest.mark.long)
         for number, case in enumerate(cases)

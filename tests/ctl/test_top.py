@@ -22,6 +22,8 @@ from tests.ctl.terminal import Terminal, terminal
 from tests.ctl.test_terminal import _CTL, _shown
 from tests.daemon.processes import a_daemon, until
 
+pytestmark = pytest.mark.long
+
 _OLD = next(reply for _, reply in REPLIES if isinstance(reply, StatsReply))
 _ENTER, _LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 _NEXT = "\x1b[H"

@@ -17,6 +17,8 @@ from promptlogctl.client import Client, RequestRefused
 from tests.ctl.command import ctl
 from tests.daemon.processes import a_daemon, until
 
+pytestmark = pytest.mark.long
+
 
 def _folder(path: Path) -> Path:
     path.mkdir(mode=0o700)

@@ -18,6 +18,8 @@ from tests.ctl.command import ctl
 from tests.daemon.processes import a_daemon
 from tests.daemons import configured_daemon
 
+pytestmark = pytest.mark.long
+
 _END = b"\0" * 1024
 _SOURCE = b"return 1"
 _HASH = hashlib.sha256(_SOURCE).hexdigest()
