@@ -168,7 +168,7 @@ def test_a_damaged_program_is_told_and_the_rest_served(tmp_path: Path) -> None:
         time.sleep(0.05)  # a program in memory is compared with its file 50 times a second
         with pytest.raises(RequestRefused, match="damaged"):
             client.run(hash)
-        assert f"ERROR promptlogd.store.store: program {hash} was damaged" in daemon.log.read_text()
+        until(lambda: f"ERROR promptlogd.store.store: program {hash} was damaged" in daemon.log.read_text())
         assert client.submit("return 1").created
         assert client.run(hash).value == 1
 
