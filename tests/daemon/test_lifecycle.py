@@ -305,7 +305,7 @@ def test_a_program_runs_where_its_artifact_can_not_be_written(tmp_path: Path) ->
         artifact.write_bytes(b"damaged")
         (folder / ".artifact/in the way").mkdir(parents=True)
         assert [client.run(hash).value for _ in range(2)] == [7, 7]
-        assert f"the artifact of program {hash} could not be stored" in daemon.log.read_text()
+        until(lambda: f"the artifact of program {hash} could not be stored" in daemon.log.read_text())
 
 
 def test_the_log_tells_what_clients_did(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_limits_change_and_connections_stay(tmp_path: Path) -> None:
             until(lambda: client.stats().pools[0].started >= started + 3)
             until(lambda: client.stats().pools[0].blank == 3)
             assert client.run_source("return 1").value == 1
-        assert "settings that take a restart: pool.cells, pool.spare" in daemon.log.read_text()
+        until(lambda: "settings that take a restart: pool.cells, pool.spare" in daemon.log.read_text())
 
 
 def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_watchdog_that_is_killed_is_replaced(tmp_path: Path) -> None:
         with _held(daemon):
             until(lambda: not is_alive(child), 20)
         assert isinstance(run.result().outcome, WallLimit)
-        assert "the watchdog ended" in daemon.log.read_text()
+        until(lambda: "the watchdog ended" in daemon.log.read_text())
 
 
 def _is_gone(pid: int) -> bool:
