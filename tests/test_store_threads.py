@@ -12,6 +12,7 @@ import trio.testing
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
+from promptlogd.room import ALWAYS_ROOM
 from promptlogd.store import NotFound
 
 _WAIT_S = 20.0
@@ -103,3 +104,16 @@ async def test_what_the_store_raises_is_an_error_of_the_request(how: str) -> Non
     with pytest.raises(RequestError) as refused:
         await calls[how]()  # type: ignore[misc]  # both are coroutines
     assert refused.value.code == "not_found"
+
+
+async def test_queries_of_the_journal_take_no_thread_of_the_store(disk: threading.Event) -> None:
+    """However many queries of the journal hang, for however many uids, a read of the store begins at once."""
+    threads = StoreThreads()
+    with trio.fail_after(_WAIT_S):
+        async with trio.open_nursery() as nursery:
+            for number in range(_MANY):
+                principal = _principal(number, uid=number)
+                nursery.start_soon(threads.read_journal, principal, lambda: disk.wait(_WAIT_S), ALWAYS_ROOM)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await threads.read(_principal(99, uid=99), lambda: 7) == 7
+            disk.set()

@@ -75,6 +75,17 @@ def test_a_tenants_refusals_are_the_tenants() -> None:
         assert (refused.outcome, refused.tenant) == ("not_found", "one")
 
 
+def test_a_tenants_name_forges_no_row() -> None:
+    """What a front calls its tenant drives no terminal, and makes neither a row nor a cell in the list."""
+    with configured_daemon("") as socket, Client(socket) as client:
+        ask = client._connection.ask
+        ask(lambda id: messages.Run(id=id, tenant="\x1b]0;x\x07\n9\t1", source="return 1"), messages.Finished)
+        _entries(client, 1)
+        (line,) = ctl(socket, "log").stdout.splitlines()
+    assert b"\x1b" not in line
+    assert line.split(b"\t")[3:5] == [b"run", b"ok"]
+
+
 def test_texts_are_kept_if_the_operator_wants_them() -> None:
     """With journal.keep an entry that is asked for by itself has prompt, result, console and error."""
     config = '[journal]\nkeep = ["prompt", "result", "console", "error"]\n'
