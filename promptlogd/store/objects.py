@@ -5,6 +5,8 @@
     programs/.spare-*       a folder for the next program (spares.py)
 
 Paths are opened component by component without following symbolic links, so that no planted link can lead outside.
+
+More than 300 lines, because every write and read of a folder is verified in one place.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The event loop calls only `recall`, `recall_artifact` and `record_run`, which use memory. All other methods wait for the
 disk, so the daemon calls them from worker threads. Readers never wait for writers: the writers' lock is not taken by
 readers, and SQLite's readers have their own connections.
+
+More than 300 lines, because it lists every operation of the store; the work is in the other modules.
 """
 
 from __future__ import annotations
