@@ -10,26 +10,28 @@ import pytest
 
 from promptlogd.collector import Collector
 from promptlogd.handlers.store_threads import StoreThreads
-from promptlogd.handlers.submit import _Staging
+from promptlogd.handlers.submit import _Storing
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.store import Store
 from sandbox.program import Program
 
 
-def test_a_refused_program_does_not_wait_for_the_collector_of_cycles() -> None:
+async def test_a_refused_program_does_not_wait_for_the_collector_of_cycles() -> None:
     """Its text is gone as soon as the client has been told."""
     program = Program.of_text(b"return }", language="javascript", engine="quickjs")
     gc.disable()
     try:
         nobody: Any = None
         principal = Principal(connection=1, uid=0, process=None)
-        staging = _Staging(cast(Store, nobody), cast(StoreThreads, nobody), program, principal, cast(Collector, nobody))
-        staging.refused = RequestError("bad_request", "no")
+        storing = _Storing(
+            cast(Store, nobody), cast(StoreThreads, nobody), cast(Collector, nobody), program, principal, nobody
+        )
+        storing.refused = RequestError("bad_request", "no")
         with pytest.raises(RequestError) as raised:
-            staging.result()
-        left = weakref.ref(staging)
-        del staging, raised
+            await storing.publish()
+        left = weakref.ref(storing)
+        del storing, raised
         assert left() is None
     finally:
         gc.enable()

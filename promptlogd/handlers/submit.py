@@ -18,7 +18,7 @@ from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.settings import Settings
 from promptlogd.sink import Sink
-from promptlogd.store import Staged, Store, Submission
+from promptlogd.store import Kept, Staged, Store, Submission
 from promptlogd.wire.messages import Submit, Submitted
 from sandbox.program import Artifact, Program
 
@@ -66,18 +66,8 @@ class SubmitHandler:
         asked = (request.engine, request.language)
         if any(asked) and not request.replace:
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
-        who = Who(uid=principal.uid, tenant=principal.tenant)
-        staging = _Staging(self._store, self._threads, program, principal, self._collector)
-        artifact: Artifact | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(staging.run)
-                try:
-                    artifact = await self._checks.artifact(program.source, program.engine, program.language, principal)
-                except RequestError as error:
-                    staging.refused = error
-            staged = staging.result()
-            assert artifact is not None
+
+        def publish(staged: Staged, artifact: Artifact) -> Kept:
             submission = Submission(
                 staged=staged,
                 artifact=artifact,
@@ -88,62 +78,86 @@ class SubmitHandler:
                 moves=request.move,
                 replace=request.replace,
             )
-            kept, fact = await self._threads.write(
-                principal,
-                lambda: (
-                    self._collector.store(who, lambda: self._store.keep(submission)),
-                    self._store.fact(program.hash),
-                ),
-            )
-            staging.kept = True
+            return self._store.keep(submission)
+
+        storing = _Storing(self._store, self._threads, self._collector, program, principal, publish)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(storing.write)
+                try:
+                    storing.artifact = await self._checks.artifact(
+                        program.source, program.engine, program.language, principal
+                    )
+                except RequestError as error:
+                    storing.refused = error
+            kept = await storing.publish()
             self._on_kept()
         finally:
             with trio.move_on_after(_DISCARD_S, shield=True):
-                await staging.end()
-        engine = fact.engine if fact else program.engine
+                await storing.end()
         was = "stored" if kept.created else "changed" if request.replace else "already stored"
-        _log.info("uid %d submitted program %s for %s, %s", principal.uid, kept.hash[:HASH_SHOWN], engine, was)
+        _log.info("uid %d submitted program %s for %s, %s", principal.uid, kept.hash[:HASH_SHOWN], kept.engine, was)
         self._journal.note(
             Entry(
                 at=time.time(), kind="submit", uid=principal.uid, tenant=principal.tenant, hash=kept.hash,
-                name=request.name, engine=engine, outcome=was,
+                name=request.name, engine=kept.engine, outcome=was,
             )
         )  # fmt: skip
-        return Submitted(id=request.id, hash=kept.hash, created=kept.created, engine=engine, moved_from=kept.moved_from)
+        return Submitted(
+            id=request.id, hash=kept.hash, created=kept.created, engine=kept.engine, moved_from=kept.moved_from
+        )
 
 
-class _Staging:
-    """A program that is being written to disk."""
+class _Storing:
+    """A program that is being written to disk, and then published if its check finds no error."""
 
     def __init__(
-        self, store: Store, threads: StoreThreads, program: Program, principal: Principal, collector: Collector
+        self,
+        store: Store,
+        threads: StoreThreads,
+        collector: Collector,
+        program: Program,
+        principal: Principal,
+        publish: Callable[[Staged, Artifact], Kept],
     ) -> None:
-        self._collector = collector
         self._store = store
         self._threads = threads
+        self._collector = collector
         self._program = program
         self._principal = principal
+        self._who = Who(uid=principal.uid, tenant=principal.tenant)
+        self._publish_with = publish
         self._staged: Staged | None = None
+        self._kept: Kept | None = None
         self._failed: RequestError | None = None
+        self.artifact: Artifact | None = None
+        """Set when the check has ended."""
         self.refused: RequestError | None = None
-        self.kept = False
+        """Set when the check has ended with an error."""
 
-    async def run(self) -> None:
-        """Write the program."""
-        principal = self._principal
+    async def write(self) -> None:
+        """Write the program. Publish it in the same thread if the check has ended by then."""
         try:
-            self._staged = await self._threads.write(principal, self._stage)
+            await self._threads.write(self._principal, self._write)
         except RequestError as error:
             self._failed = error
 
-    def _stage(self) -> Staged:
+    def _write(self) -> None:
         uid, tenant = self._principal.uid, self._principal.tenant
-        return self._collector.store(
-            Who(uid=uid, tenant=tenant), lambda: self._store.stage(self._program, uid=uid, tenant=tenant)
+        self._staged = self._collector.store(
+            self._who, lambda: self._store.stage(self._program, uid=uid, tenant=tenant)
         )
+        if self.artifact is not None:
+            self._publish()
 
-    def result(self) -> Staged:
-        """Return the staged program. Raises the check's error first, then the disk's."""
+    def _publish(self) -> None:
+        staged, artifact = self._staged, self.artifact
+        assert staged is not None
+        assert artifact is not None
+        self._kept = self._collector.store(self._who, lambda: self._publish_with(staged, artifact))
+
+    async def publish(self) -> Kept:
+        """Publish the program, unless `write` did. Raises the check's error first, then the disk's."""
         error = self.refused or self._failed
         self.refused = self._failed = None
         if error is not None:
@@ -151,13 +165,15 @@ class _Staging:
                 raise error
             finally:
                 del error  # a reference cycle would keep the program until the next garbage collection
-        assert self._staged is not None
-        return self._staged
+        if self._kept is None:
+            await self._threads.write(self._principal, self._publish)
+        assert self._kept is not None
+        return self._kept
 
     async def end(self) -> None:
-        """Discard the staged program, unless it was stored."""
+        """Discard the staged program, unless it was published."""
         staged = self._staged
-        if staged is not None and not self.kept:
+        if staged is not None and self._kept is None:
             # If the disk hangs or no thread can start, the next start of the daemon removes it.
             with suppress(RuntimeError):
                 await trio.to_thread.run_sync(lambda: self._store.discard(staged), abandon_on_cancel=True)

@@ -21,7 +21,7 @@ from promptlogd.store.errors import (
 from promptlogd.store.hashes import is_hash
 from promptlogd.store.lookups import Fact
 from promptlogd.store.overview import MOST_NAMES_SHOWN
-from promptlogd.store.records import BackedUp, Staged, Submission
+from promptlogd.store.records import BackedUp, Kept, Staged, Submission
 from promptlogd.store.store import Store
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "BadReference",
     "Damaged",
     "Fact",
+    "Kept",
     "KeptForAnother",
     "NameTaken",
     "NotFound",

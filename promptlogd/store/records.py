@@ -42,10 +42,11 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kept(NamedTuple):
-    """A program that was kept, whether it is new, and where its name was if that was on another program."""
+    """A program that was kept, whether it is new, its engine, and where its name was if that was on another program."""
 
     hash: str
     created: bool
+    engine: Engine
     moved_from: str | None
 
 

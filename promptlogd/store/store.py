@@ -127,7 +127,16 @@ class Store:
             self._recent.forget(kept.hash)
             place = Place(hash=kept.hash, engine=submission.staged.meta.engine, build=submission.build)
             self._recent_artifacts.forget(f"{kept.hash} {place.file_name}")
+        if kept.created:
+            self._remember(submission)
         return kept
+
+    def _remember(self, submission: Submission) -> None:
+        """Cache a program that was just published, and its artifact, because most clients run it next."""
+        staged = submission.staged
+        place = Place(hash=staged.program.hash, engine=staged.meta.engine, build=submission.build)
+        self._put_program(staged.program, self._objects.stamp(place.hash))
+        self._put_artifact(place, submission.artifact, self._objects.artifact_stamp(place))
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not published."""
@@ -168,10 +177,14 @@ class Store:
         if program is not None:
             return program
         program = self._verified(hash)
-        if stamp is not None and stamp == self._objects.stamp(hash):
-            size = sum(len(data) + _ENTRY_BYTES for data in program.files.values())
-            self._recent.put(hash, stamp, size, program)
+        if stamp == self._objects.stamp(hash):
+            self._put_program(program, stamp)
         return program
+
+    def _put_program(self, program: Program, stamp: tuple[int, ...] | None) -> None:
+        if stamp is not None:
+            size = sum(len(data) + _ENTRY_BYTES for data in program.files.values())
+            self._recent.put(program.hash, stamp, size, program)
 
     def artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
         """Return the artifact of a program for this build of an engine, verified now or since its file last changed.
@@ -184,13 +197,17 @@ class Store:
         stamp = self._objects.artifact_stamp(place)
         if stamp is None:
             return None
-        key = f"{hash} {place.file_name}"
-        artifact = self._recent_artifacts.get(key, stamp)
+        artifact = self._recent_artifacts.get(f"{hash} {place.file_name}", stamp)
         if artifact is None:
             artifact = self._objects.artifact(place)
             if artifact is not None and stamp == self._objects.artifact_stamp(place):
-                self._recent_artifacts.put(key, stamp, len(artifact.code or b"") + _ENTRY_BYTES, artifact)
+                self._put_artifact(place, artifact, stamp)
         return artifact
+
+    def _put_artifact(self, place: Place, artifact: Artifact, stamp: tuple[int, ...] | None) -> None:
+        if stamp is not None:
+            size = len(artifact.code or b"") + _ENTRY_BYTES
+            self._recent_artifacts.put(f"{place.hash} {place.file_name}", stamp, size, artifact)
 
     def put_artifact(self, hash: str, engine: Engine, build: str, artifact: Artifact) -> None:
         """Replace the engine's artifacts by this one. Raises Unstorable, StoreFailed."""

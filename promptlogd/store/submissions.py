@@ -74,8 +74,8 @@ class Submissions:
                 self.refuse_another(hash, submission.engine, submission.language)
                 meta = self._as_listed(hash, meta)
             self._add_facts_and_name(hash, meta, name)
-            return Kept(hash, False, moved_from)
-        return Kept(hash, True, moved_from)
+            return Kept(hash, False, meta.engine, moved_from)
+        return Kept(hash, True, staged.meta.engine, moved_from)
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not published."""

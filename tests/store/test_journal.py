@@ -204,6 +204,7 @@ def test_a_journal_over_its_bound(filled: _Filled) -> None:
     assert filled.journal.stat().st_size == _MOST_BYTES + 1
 
 
+@pytest.mark.long
 def test_no_move_takes_the_journal_over_its_bound(filled: _Filled) -> None:
     """A journal near its bound takes no more moves, but the last MiB lets programs be removed; it opens again."""
     filled.drop_sqlite()

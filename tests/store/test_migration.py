@@ -73,6 +73,7 @@ def test_more_programs_than_one_batch(tmp_path: Path) -> None:
     assert not list(state.glob("programs/*/*/wrapped"))
 
 
+@pytest.mark.long
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """SIGKILL before any system call of a migration loses nothing: the next start goes on, and leaves nothing over."""
     command = [sys.executable, "-m", "tests.store.killed_migration", str(tmp_path)]

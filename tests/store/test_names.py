@@ -112,6 +112,7 @@ def test_a_program_has_so_many_names(state: Path) -> None:
         assert store.label("more", second) == (second, None)
 
 
+@pytest.mark.long
 def test_a_store_has_so_many_names(state: Path) -> None:
     """A new name above the store's bound is refused, its new program is not kept, and names can still be moved."""
     _extend(state, [Move(name=f"{number}", hash=_NOWHERE, at=1.0) for number in range(MOST_NAMES - 1)])

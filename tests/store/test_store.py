@@ -48,6 +48,17 @@ def _object(folder: Path, hash: str) -> Path:
     return folder / "programs" / hash[:2] / hash[2:]
 
 
+def test_a_new_program_is_recalled(folder: Path, store: Store) -> None:
+    """The first run of a new program reads neither it nor its artifact, unless its files were changed since then."""
+    hash = _submit(store, b"return 'new'")
+    assert store.recall(hash) == text(b"return 'new'")
+    assert store.recall_artifact(hash, "quickjs", BUILD) == ARTIFACT
+    changed = _submit(store, b"return 'changed'")
+    (_object(folder, changed) / "source").write_bytes(b"return 'another'")
+    with pytest.raises(Damaged):
+        store.load(changed)
+
+
 def test_submit_is_idempotent_and_hash_addressed(folder: Path) -> None:
     """The hash is SHA-256 of the bytes as submitted, and the same program is kept once."""
     store = Store.open(folder)

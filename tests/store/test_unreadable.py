@@ -249,7 +249,7 @@ def test_a_guess_is_not_made_of_what_cannot_be_read(
     """Without SQLite, a program whose meta.json can't be read is not listed, and logged; repaired, it is as before."""
     with reopened(state) as store:
         staged = store.stage(text(b"let n: number", engine="deno", language="typescript"), uid=9)
-        hash, _, _ = store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="typed"))
+        hash, _, _, _ = store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="typed"))
     folder = state / "programs" / hash[:2] / hash[2:]
     if what != "meta.json":  # so that the guess is made from it
         (folder / "meta.json").unlink()
