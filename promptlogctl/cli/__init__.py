@@ -1,37 +1,43 @@
-"""The commands. Each has its own file of the same name."""
+"""The commands. Each has its own file of the same name, which is imported when the command is used."""
+
+import os
 
 import click
 
 from promptlogctl.cli.app import Commands, shared_options
-from promptlogctl.cli.backup import backup
-from promptlogctl.cli.canary import canary
-from promptlogctl.cli.completion import completion
-from promptlogctl.cli.config import config
-from promptlogctl.cli.doctor import doctor
-from promptlogctl.cli.exec import exec_
-from promptlogctl.cli.export import export
-from promptlogctl.cli.gc import gc
-from promptlogctl.cli.http import http
-from promptlogctl.cli.import_ import import_
-from promptlogctl.cli.install_service import install_service
-from promptlogctl.cli.list import list_
-from promptlogctl.cli.log import log
-from promptlogctl.cli.metrics import metrics
-from promptlogctl.cli.name import name
-from promptlogctl.cli.ping import ping
-from promptlogctl.cli.play import play
-from promptlogctl.cli.remove import remove
-from promptlogctl.cli.run import run
-from promptlogctl.cli.show import show
-from promptlogctl.cli.stats import stats
-from promptlogctl.cli.submit import submit
-from promptlogctl.cli.top import top
-from promptlogctl.cli.uninstall_service import uninstall_service
-from promptlogctl.cli.verify import verify
 from promptlogctl.cli.version import VERSION
 
+_COMMANDS = {
+    "submit": "submit",
+    "run": "run",
+    "exec": "exec:exec_",
+    "show": "show",
+    "list": "list:list_",
+    "remove": "remove",
+    "name": "name",
+    "log": "log",
+    "ping": "ping",
+    "stats": "stats",
+    "top": "top",
+    "metrics": "metrics",
+    "config": "config",
+    "doctor": "doctor",
+    "canary": "canary",
+    "gc": "gc",
+    "verify": "verify",
+    "backup": "backup",
+    "export": "export",
+    "import": "import_",
+    "http": "http",
+    "play": "play",
+    "install-service": "install_service",
+    "uninstall-service": "uninstall_service",
+    "completion": "completion",
+}
+"""Each command's module, and the name of its function if that differs."""
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Commands, modules=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @VERSION
 @shared_options
 def cli(**_: object) -> None:
@@ -44,11 +50,7 @@ def cli(**_: object) -> None:
     """
 
 
-_COMMANDS = (
-    *(submit, run, exec_, show, list_, remove, name, log, ping, stats, top, metrics, config, doctor, canary),
-    *(gc, verify, backup, export, import_, http, play, install_service, uninstall_service, completion),
-)
-for _command in _COMMANDS:
-    cli.add_command(_command)
+if "_PROMPTLOGCTL_COMPLETE" in os.environ:
+    import promptlogctl.cli.completion  # noqa: F401  # tells click how the shells' scripts ask
 
 __all__ = ["cli"]

@@ -6,9 +6,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -77,8 +78,22 @@ class App:
 class Commands(click.Group):
     """The group of commands. With --json, usage errors are also one line of JSON."""
 
+    def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
+        """`modules`: the module of each command, as MODULE or MODULE:FUNCTION. It is imported when it is needed."""
+        super().__init__(*args, **kwargs)
+        self._modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self._modules)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+        place = self._modules.get(_ALIASES.get(cmd_name, cmd_name))
+        if place is None:
+            return None
+        module, _, function = place.partition(":")
+        found = getattr(import_module(f"promptlogctl.cli.{module}"), function or module)
+        assert isinstance(found, click.Command)
+        return found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.obj = "--json" in args

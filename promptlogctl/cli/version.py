@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import click
 
 from promptlogctl.cli import terminal
@@ -12,7 +10,10 @@ from promptlogctl.cli import terminal
 def _print(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    from sandbox.engines.installed import installed_versions  # takes as long as a short command, and needs trio
+    # Importing these takes as long as a short command.
+    from importlib.metadata import version
+
+    from sandbox.engines.installed import installed_versions
 
     click.echo(f"promptlogctl, version {version('promptlog')}")
     for engine, name in installed_versions().items():

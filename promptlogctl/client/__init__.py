@@ -1,6 +1,9 @@
 """`from promptlogctl.client import Client, AsyncClient`: the clients, their results and errors, and the outcomes."""
 
-from promptlogctl.client.asynchronous import AsyncClient
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from promptlogctl.client.blocking import Client, PendingRun
 from promptlogctl.client.errors import ConnectionLost, NoDaemon, PromptlogError, RequestRefused, UntrustedDaemon
 from promptlogctl.client.pending_reply import PendingReply
@@ -35,6 +38,9 @@ from sandbox.outcome import (
     WallLimit,
 )
 from sandbox.program import Language
+
+if TYPE_CHECKING:
+    from promptlogctl.client.asynchronous import AsyncClient
 
 __all__ = [
     "AsyncClient",
@@ -79,3 +85,13 @@ __all__ = [
     "Usage",
     "WallLimit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import AsyncClient when it is first used, because asyncio and anyio take longer to import than all else."""
+    if name == "AsyncClient":
+        from promptlogctl.client.asynchronous import AsyncClient
+
+        globals()[name] = AsyncClient
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

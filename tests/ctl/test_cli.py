@@ -23,6 +23,10 @@ from tests.ctl.command import ctl as _ctl
 from tests.daemon.processes import a_daemon, until
 
 EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
+_CONTEXT = click.Context(cli)
+_COMMANDS = {
+    name: command for name in cli.list_commands(_CONTEXT) if (command := cli.get_command(_CONTEXT, name)) is not None
+}
 
 
 def test_submit_prints_the_hash_alone(socket_path: Path) -> None:
@@ -330,7 +334,7 @@ def test_the_caret_stands_below_its_character(socket_path: Path) -> None:
 def test_help_has_the_default_limits() -> None:
     """What --help says of a limit's default and maximum is what the daemon's settings begin with."""
     settings = Config().limits
-    for command in (cli.commands["run"], cli.commands["exec"]):
+    for command in (_COMMANDS["run"], _COMMANDS["exec"]):
         helps = {parameter.name: str(getattr(parameter, "help", "")) for parameter in command.params}
         for name in ("cpu_ms", "wall_ms", "memory_mb", "result_kb", "log_kb"):
             numbers = re.findall(r"\d+", helps[name])
@@ -358,8 +362,8 @@ def test_names_move_back(socket_path: Path) -> None:
 
 def test_every_command_and_option_has_help() -> None:
     """No command, and no option of one, is without a word of help."""
-    assert len(cli.commands) >= 11
-    for command in cli.commands.values():
+    assert len(_COMMANDS) >= 11
+    for command in _COMMANDS.values():
         assert command.help
         for parameter in command.params:
             if isinstance(parameter, click.Option):
@@ -368,7 +372,7 @@ def test_every_command_and_option_has_help() -> None:
 
 def test_every_command_is_in_the_file_of_its_name() -> None:
     """Who looks for the command `x` finds it in cli/x.py, or in cli/x_.py if `x` is a keyword of Python."""
-    for name, command in cli.commands.items():
+    for name, command in _COMMANDS.items():
         assert command.callback is not None
         module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
         assert command.callback.__module__ == f"promptlogctl.cli.{module}"
