@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-_EACH = 32
 
-
-def a_few(cases: Iterable[Any], also: Callable[[Any], bool] = lambda case: False) -> list[Any]:
-    """Mark all cases as `long`, but for each 32nd and for those that are wanted `also`."""
+def a_few(cases: Iterable[Any], also: Callable[[Any], bool] = lambda case: False, *, each: int = 32) -> list[Any]:
+    """Mark all cases as `long`, but for the first of `each` so many and for those that are wanted `also`."""
     return [
-        case if number % _EACH == 0 or also(case) else _marked(case, pytest.mark.long)
+        case if number % each == 0 or also(case) else _marked(case, pytest.mark.long)
         for number, case in enumerate(cases)
     ]
 

@@ -85,6 +85,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.mark.long
 def test_the_client_needs_msgspec_and_anyio_alone(python: Path, socket_path: Path, tmp_path: Path) -> None:
     """Both clients submit, run, fail and log without trio, click and the engines, and load the wire's modules only."""
     (tmp_path / "script.py").write_text(_SCRIPT)

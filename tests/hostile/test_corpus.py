@@ -132,7 +132,7 @@ def test_case(client: Client, engine: Any, case: dict[str, Any]) -> None:
     assert client.run_source("const result = prompt.length", "canary").value == 6
 
 
-@pytest.mark.parametrize(("engine", "case"), _MEMORY)
+@pytest.mark.parametrize(("engine", "case"), a_few(_MEMORY, each=9))
 def test_memory_case_with_cpu_to_spare(client: Client, engine: Any, case: dict[str, Any]) -> None:
     """With 5 s of CPU it is the memory limit that stops a memory bomb, or an error that the program saw."""
     limits = LimitsAsked(cpu_ms=5000, wall_ms=25_000)
@@ -159,7 +159,7 @@ def test_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) ->
     _check(case, "deno", result, memory_bytes=148 << 20)
 
 
-@pytest.mark.parametrize(("engine", "case"), [param for param in _MEMORY if param.values[0] == "deno"])
+@pytest.mark.parametrize(("engine", "case"), a_few([param for param in _MEMORY if param.values[0] == "deno"], each=9))
 def test_memory_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) -> None:
     """RLIMIT_DATA stops each memory bomb at most 20 MiB above the limit; some see an error of their own first."""
     limits = LimitsAsked(cpu_ms=5000, wall_ms=25_000)

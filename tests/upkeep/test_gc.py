@@ -58,6 +58,7 @@ def test_gc_removes_what_nobody_uses(tmp_path: Path) -> None:
     assert daemon.log.read_text().count("collected program") == 2
 
 
+@pytest.mark.long
 def test_gc_shrinks_the_store_to_a_size(tmp_path: Path) -> None:
     """The longest unused programs go first, until the store takes little enough; all pages of it."""
     sources = [b"return '%d'" % number for number in range(250)]

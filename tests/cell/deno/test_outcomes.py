@@ -22,6 +22,7 @@ from sandbox.protocol.frames import Task
 from tests.cell.cells import finish, run_on
 from tests.cell.deno.cells import a_cell
 from tests.cell.deno.plans import deno_plan
+from tests.few import a_few
 
 
 async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
@@ -267,7 +268,7 @@ async def test_typescript_too_deep_for_its_parser_is_a_syntax_error(plan: Plan, 
         "let s = 'x'; for (let i = 0; i < 28; i++) s += s; return s.replaceAll('x', 'yy').length",
     ],
 )
-@pytest.mark.parametrize("memory_mb", [64, 72, 128])
+@pytest.mark.parametrize("memory_mb", a_few([64, 72, 128]))
 async def test_lack_of_memory_is_no_crash(plan: Plan, made: Root, source: str, memory_mb: int) -> None:
     """V8 ends by itself when its heap is full, or one large piece is refused to it while little is resident."""
     memory_bytes = memory_mb * MIB
