@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from promptlogd.store.connections import copy_database
+from promptlogd.store.connections import copy_database, transaction
 from promptlogd.wire.messages import JournalEntry, JournalSum
 
 FILE = "journal.sqlite3"
@@ -123,7 +123,7 @@ class Database:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows: all or none. Raises sqlite3.Error."""
-        with self._transaction():
+        with transaction(self._db):
             for at in range(0, len(rows), _BATCH):
                 batch = msgspec.json.encode(rows[at : at + _BATCH]).decode()
                 self._db.execute(_INSERT, (batch, *_PATHS))
@@ -149,7 +149,7 @@ class Database:
         self._remove(self._db.execute(query, (uid, min(most, _BATCH))).fetchall())
 
     def _remove(self, gone: Sequence[tuple[int, int]]) -> None:
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany("DELETE FROM entries WHERE id = ?", [(id,) for id, _ in gone])
         if self._rows is not None:
             self._rows.subtract(uid for _, uid in gone)
@@ -205,17 +205,6 @@ class Database:
                 if "interrupted" in str(error):
                     raise TooSlow(f"this takes more than {_QUERY_S:g} s: ask for less, with `since`") from None
                 raise
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     def close(self) -> None:
         """Close the file."""

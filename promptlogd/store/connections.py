@@ -40,6 +40,19 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Context manager: commit the statements of the block, or roll them back if it raises. Raises sqlite3.Error."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
 def copy_database(path: Path, copy: Path) -> None:
     """Write a copy of the last commit of a database that this process has open. Raises OSError, sqlite3.Error.
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from promptlogd.store.connections import Readers, connect, copy_database
+from promptlogd.store.connections import Readers, connect, copy_database, transaction
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import open_folder
 from promptlogd.store.errors import StoreError
@@ -170,17 +170,6 @@ class Facts:
         """Checkpoint and truncate the write-ahead log. Waits for the disk and, up to 5 s, for readers."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-
     def _reconcile(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
         """Repair the database from the folders and the journal.
 
@@ -194,7 +183,7 @@ class Facts:
         with_names = {name: hash for name, hash in last.items() if hash is not None}
         if (known, rows, names) == (folders.hashes, moves, with_names):
             return
-        with self._transaction():
+        with transaction(self._db):
             for hash in known - folders.hashes:
                 if hash[:2] not in folders.unread_shelves:
                     self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
@@ -224,7 +213,7 @@ class Facts:
 
     def count_runs(self, runs: dict[str, tuple[int, float]]) -> None:
         """Add finished runs: hash -> (number, time of the last end)."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany(
                 "UPDATE programs SET runs = runs + ?, last_run_at = ? WHERE hash = ?",
                 [(count, at, hash) for hash, (count, at) in runs.items()],
@@ -232,7 +221,7 @@ class Facts:
 
     def forget_moves(self, most: int) -> None:
         """Delete moves until about `most` are left. `sync_log` makes this durable."""
-        with self._transaction():
+        with transaction(self._db):
             self._names.keep_newest(most)
 
     def sync_log(self) -> None:
@@ -246,7 +235,7 @@ class Facts:
 
     def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
         """Atomically apply moves that are in the journal, and delete the row of a removed program (`gone`)."""
-        with self._transaction():
+        with transaction(self._db):
             self._names.apply(moves)
             if gone is not None:
                 self._db.execute("DELETE FROM programs WHERE hash = ?", (gone,))
