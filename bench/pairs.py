@@ -1,10 +1,13 @@
 """Two versions of promptlog in turn, in pairs: what a change did to the cost of a run.
 
     python bench/pairs.py CHECKOUT [--pairs 20] [--seconds 2] [--clients 8] [--isolation jail]
+    python bench/pairs.py . --other-config FILE [--scrape]
 
-CHECKOUT is a folder with another version and its virtual environment (`git worktree add`, `make demo` there). Both
-daemons are up for the whole time, each with a state folder of its own. In each pair both get the same load, a closed
-loop of the kept sample program, one after the other; which one is first alternates. A figure is their median;
+CHECKOUT is a folder with another version and its virtual environment (`git worktree add`, `make demo` there), or this
+one, for two configurations of one version. `--scrape`: this version's metrics are read each second.
+
+Both daemons are up for the whole time, each with a state folder of its own. In each pair both get the same load, a
+closed loop of the kept sample program, one after the other; which one is first alternates. A figure is their median;
 a ratio is the median of the ratios of the pairs, this version by the other one.
 
 CPU counts every process of a daemon: the daemon, its cells, and their ended children.
@@ -13,10 +16,12 @@ CPU counts every process of a daemon: the daemon, its cells, and their ended chi
 from __future__ import annotations
 
 import argparse
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -63,7 +68,7 @@ class _Side:
 
     def __init__(self, process: subprocess.Popen[bytes], path: str, isolation: str | None) -> None:
         self._process = process
-        self._path = path
+        self.path = path
         run = Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT, isolation=isolation)  # type: ignore[arg-type]
         self._frames = frames([run])
         self.figures: list[dict[str, float]] = []
@@ -71,7 +76,7 @@ class _Side:
     def measure(self, tools: Path, clients: int, seconds: float) -> None:
         """Run one load."""
         before, daemon_before = _cpu_s(self._process.pid), load.cpu_s(self._process.pid)
-        done = load.run(tools, self._path, "prefix", self._frames, expect=EXPECT, connections=clients, seconds=seconds)
+        done = load.run(tools, self.path, "prefix", self._frames, expect=EXPECT, connections=clients, seconds=seconds)
         runs = len(done.latencies) / 1e6
         self.figures.append({
             "runs/s": done.rate,
@@ -92,15 +97,17 @@ def _command(pid: int) -> bytes:
 
 
 @contextmanager
-def _daemon(checkout: Path, isolation: str | None) -> Iterator[_Side]:
-    command = checkout / ".venv/bin/promptlogd"
-    if not command.exists():
-        sys.exit(f"{command} is missing: `make demo` in {checkout} makes it")
+def _daemon(checkout: Path, isolation: str | None = None, config: str = "") -> Iterator[_Side]:
+    executable = checkout / ".venv/bin/promptlogd"
+    if not executable.exists():
+        sys.exit(f"{executable} is missing: `make demo` in {checkout} makes it")
     with tempfile.TemporaryDirectory(prefix="promptlog-bench-") as folder:
         path = f"{folder}/socket"
-        process = subprocess.Popen(
-            [command, "--socket", path, "--state-dir", f"{folder}/state"], cwd=checkout, stderr=subprocess.DEVNULL
-        )
+        command = [executable, "--socket", path, "--state-dir", f"{folder}/state"]
+        if config:
+            Path(f"{folder}/promptlog.toml").write_text(config)
+            command += ["--config", f"{folder}/promptlog.toml"]
+        process = subprocess.Popen(command, cwd=checkout, stderr=subprocess.DEVNULL)
         try:
             ends = time.monotonic() + _START_S
             while not Path(path).exists():
@@ -114,12 +121,74 @@ def _daemon(checkout: Path, isolation: str | None) -> Iterator[_Side]:
             process.wait()
 
 
+@contextmanager
+def _scraped(path: str) -> Iterator[None]:
+    """Serve a daemon's metrics for the block, and read them once a second."""
+    with tempfile.TemporaryDirectory(prefix="promptlog-bench-") as folder:
+        listener = f"{folder}/metrics"
+        command = [sys.executable, "-m", "promptlogctl", "metrics", "--socket", path, "--listen", f"unix:{listener}"]
+        server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        over = threading.Event()
+
+        def read() -> None:
+            while not over.wait(1):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(listener)
+                    client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    while client.recv(1 << 16):
+                        pass
+
+        reader = threading.Thread(target=read)
+        try:
+            ends = time.monotonic() + _START_S
+            while not Path(listener).exists():
+                if server.poll() is not None or time.monotonic() > ends:
+                    sys.exit("the server of the metrics did not start")
+                time.sleep(0.05)
+            reader.start()
+            yield
+        finally:
+            over.set()
+            if reader.is_alive():
+                reader.join()
+            server.terminate()
+            server.wait()
+
+
+def in_turn(tools: Path, sides: Sequence[_Side], clients: int, seconds: float, pairs: int) -> None:
+    """Give both sides the same loads in turn."""
+    for side in sides:
+        side.measure(tools, clients, 1.0)
+        side.figures.clear()
+    for number in range(pairs):
+        say(f"pair {number + 1} of {pairs}")
+        for side in sides if number % 2 else reversed(sides):
+            side.measure(tools, clients, seconds)
+
+
+def ratio(this: _Side, other: _Side, figure: str) -> float:
+    """Return the median of the ratios of the pairs."""
+    pairs = zip(this.figures, other.figures, strict=True)
+    return statistics.median(ours[figure] / theirs[figure] for ours, theirs in pairs)
+
+
+def cost_of_operation(tools: Path, clients: int, seconds: float, pairs: int = 5) -> dict[str, float]:
+    """Return the ratios of a daemon with a journal and metrics that are read each second to one with neither."""
+    here = Path(__file__).parents[1]
+    with ExitStack() as stack:
+        this = stack.enter_context(_daemon(here))
+        other = stack.enter_context(_daemon(here, config="[journal]\nenabled = false\n"))
+        stack.enter_context(_scraped(this.path))
+        in_turn(tools, (this, other), clients, seconds, pairs)
+        return {"runs/s": ratio(this, other, "runs/s"), "CPU of the daemon": ratio(this, other, "CPU us, daemon")}
+
+
 def _show(this: _Side, other: _Side) -> None:
     print(f"{'':<20} {'other':>10} {'this':>10} {'ratio':>8}")
     for name in this.figures[0]:
         ours, theirs = ([figures[name] for figures in side.figures] for side in (this, other))
-        ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
-        print(f"{name:<20} {statistics.median(theirs):>10.3f} {statistics.median(ours):>10.3f} {ratio:>8.3f}")
+        by = ratio(this, other, name)
+        print(f"{name:<20} {statistics.median(theirs):>10.3f} {statistics.median(ours):>10.3f} {by:>8.3f}")
     ours_kib, theirs_kib = this.zygote_kib(), other.zygote_kib()
     print(f"{'zygote, dirty KiB':<20} {theirs_kib:>10.0f} {ours_kib:>10.0f} {ours_kib / theirs_kib:>8.3f}")
 
@@ -132,18 +201,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each load")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--isolation", choices=["jail"], help="a new jail for each run")
+    parser.add_argument("--other-config", type=Path, help="configuration file of the other daemon")
+    parser.add_argument("--scrape", action="store_true", help="read this version's metrics once a second")
     options = parser.parse_args(arguments)
+    config = "" if options.other_config is None else options.other_config.read_text()
     with load.built("load.c") as tools, ExitStack() as stack:
-        here = Path(__file__).parents[1]
-        sides = [stack.enter_context(_daemon(path.resolve(), options.isolation)) for path in (here, options.checkout)]
-        for side in sides:
-            side.measure(tools, options.clients, 1.0)
-            side.figures.clear()
-        for number in range(options.pairs):
-            say(f"pair {number + 1} of {options.pairs}")
-            for side in sides if number % 2 else reversed(sides):
-                side.measure(tools, options.clients, options.seconds)
-        _show(*sides)
+        this = stack.enter_context(_daemon(Path(__file__).parents[1], options.isolation))
+        other = stack.enter_context(_daemon(options.checkout.resolve(), options.isolation, config))
+        if options.scrape:
+            stack.enter_context(_scraped(this.path))
+        in_turn(tools, (this, other), options.clients, options.seconds, options.pairs)
+        _show(this, other)
 
 
 if __name__ == "__main__":

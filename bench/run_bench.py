@@ -28,6 +28,7 @@ from beside_deno import on_deno
 from caller import EXPECT, PROMPT, SAMPLE, Caller, bombs, frames, new_programs, submitted
 from floors import floors, one_cell
 from load import Load
+from pairs import cost_of_operation
 from table import Table, say, show
 
 from promptlogctl.cli.spawn import private_daemon
@@ -84,6 +85,9 @@ def measure(table: Table, tools: Path, seconds: float) -> None:
     for pause_s, how in ((0.0, "back to back"), (0.002, "2 ms apart")):
         say(f"one cell, {how}")
         table.add_samples(f"one cell without the daemon, {how}", trio.run(one_cell, pause_s, 1000))
+    for clients in (1, 8):
+        for name, ratio in cost_of_operation(tools, clients, seconds).items():
+            table.add(f"{name} with journal and metrics / without, {clients} client{'s' * (clients > 1)}", ratio=ratio)
     began = time.perf_counter()
     with private_daemon(None) as socket_path:
         table.add("from start to ready", ms=(time.perf_counter() - began) * 1000)
