@@ -28,17 +28,17 @@ class Terminal:
             stderr=theirs,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches the process
         )
         os.close(theirs)
         self.seen = ""
 
     def type(self, text: str) -> None:
-        """Type."""
+        """Type this text on the keyboard of the terminal."""
         os.write(self._ours, text.encode())
 
     def read(self, until: str, seconds: float = 30) -> str:
-        """Return all that was shown up to this text, which must come."""
+        """Return everything that was shown until this text appeared. Fail if it does not appear in time."""
         ends = time.monotonic() + seconds
         while until not in self.seen:
             assert select.select([self._ours], [], [], max(0, ends - time.monotonic()))[0], self.seen
@@ -46,7 +46,7 @@ class Terminal:
         return self.seen
 
     def rest(self) -> str:
-        """Return what is shown until the process ends."""
+        """Wait until the process ends, and return everything that it showed."""
         while True:
             try:
                 data = os.read(self._ours, 65536)
@@ -59,7 +59,7 @@ class Terminal:
         return self.seen
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process and close the terminal."""
         self.process.kill()
         self.process.wait()
         os.close(self._ours)
@@ -69,7 +69,7 @@ class Terminal:
 def terminal(
     socket: Path, *command: str, columns: int = 80, variables: dict[str, str] | None = None
 ) -> Iterator[Terminal]:
-    """A command on a terminal of its own, with this socket; it is ended with the block."""
+    """Run a command on a terminal of its own with this socket. Kill the command when the block ends."""
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
     environment |= {"TERM": "xterm", "PROMPTLOG_SOCKET": str(socket), **(variables or {})}
     opened = Terminal(list(command), environment, columns)

@@ -1,4 +1,4 @@
-"""promptlogctl canary: kept programs on two daemons, and what is told of them."""
+"""promptlogctl canary runs the kept programs on two daemons and reports the differences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ disabled = ["deno"]
 
 @pytest.fixture(scope="module")
 def a() -> Iterator[Path]:
-    """The daemon that keeps the programs."""
+    """The daemon that keeps the programs (A)."""
     with configured_daemon("[limits.default]\ncpu_ms = 5000\nwall_ms = 10000\n") as socket:
         with Client(socket) as client:
             for name, source in (("steady", STEADY), ("throws", THROWS), ("busy", BUSY), ("roomy", ROOMY)):
@@ -48,7 +48,7 @@ def a() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def b() -> Iterator[Path]:
-    """A daemon on which some of them end otherwise: it has lower limits, and one engine alone."""
+    """A daemon with lower limits and without Deno (B), on which some of the programs end differently."""
     with configured_daemon(LOWER) as socket:
         yield socket
 
@@ -59,8 +59,8 @@ def _canary(a: Path, b: Path, *arguments: str, input: bytes = b"") -> tuple[int,
     return done.returncode, json.loads(done.stdout)
 
 
-def test_programs_that_end_the_same(a: Path, b: Path) -> None:
-    """Values, errors and logs are the same: exit code 0, no difference, and B keeps nothing."""
+def test_equal_results(a: Path, b: Path) -> None:
+    """If values, errors and logs are equal, the exit code is 0 and no difference is reported; B keeps no program."""
     code, report = _canary(a, b, "@steady", "@throws")
     assert (code, report["programs"], report["same"], report["differences"]) == (0, 2, 2, [])
     assert (report["kept"], report["different"], report["unsteady"], report["not_run"]) == (7, 0, 0, 0)
@@ -73,8 +73,8 @@ def test_programs_that_end_the_same(a: Path, b: Path) -> None:
         assert client.show("@steady").runs == 0
 
 
-def test_what_differs_is_told(a: Path, b: Path) -> None:
-    """An outcome, a value, logs and a refusal that differ are each told with both sides; exit code 1."""
+def test_differences_are_reported(a: Path, b: Path) -> None:
+    """Each different outcome, value, log or refusal is reported with both sides, and the exit code is 1."""
     prompts = b'{"name": "busy", "prompt": "2000000"}\n\n{"name": "@steady", "prompt": "hi", "env": {"k": [1]}}\n'
     code, report = _canary(a, b, "@roomy", "@talks", "@deno", "--prompts", "-", input=prompts)
     assert (code, report["programs"], report["same"], report["different"]) == (1, 5, 1, 4)
@@ -94,8 +94,8 @@ def test_what_differs_is_told(a: Path, b: Path) -> None:
     assert told["deno"]["b"].startswith("refused: the engine deno is disabled")
 
 
-def test_a_program_with_another_value_each_time_says_nothing_of_values(a: Path, b: Path) -> None:
-    """It is told as unsteady, and is no difference; unless it ends in another way on B."""
+def test_a_random_value_is_no_difference(a: Path, b: Path) -> None:
+    """A program whose value changes with each run is reported as unsteady, unless its outcome differs on B."""
     code, report = _canary(a, b, "@random")
     assert (code, report["unsteady"], report["different"]) == (0, 1, 0)
     assert report["differences"][0]["what"] == "unsteady"
@@ -104,15 +104,15 @@ def test_a_program_with_another_value_each_time_says_nothing_of_values(a: Path, 
     assert report["differences"][0]["what"] == "outcome"
 
 
-def test_limits_of_a_prompt_are_those_of_both_runs(a: Path, b: Path) -> None:
-    """With the same limits on both sides the same program ends the same."""
+def test_limits_of_a_prompt_apply_to_both_runs(a: Path, b: Path) -> None:
+    """The limits of a prompt apply on both daemons, so that the same program ends in the same way."""
     limits = b'{"name": "busy", "prompt": "1e9", "limits": {"cpu_ms": 10, "wall_ms": 10000}}'
     code, report = _canary(a, b, "--prompts", "-", input=limits)
     assert (code, report["same"]) == (0, 1)
 
 
-def test_without_programs_the_newest_are_compared(a: Path, b: Path) -> None:
-    """--limit says how many, and the summary says of how many; differences and both versions are told to people."""
+def test_the_newest_programs_are_compared_by_default(a: Path, b: Path) -> None:
+    """Without program names, the newest `--limit` programs are compared, and the summary gives the total."""
     done = ctl(a, "canary", "--other", str(b), "--limit", "3")
     assert done.returncode == 1, done.stderr
     text = done.stdout.decode()
@@ -123,7 +123,7 @@ def test_without_programs_the_newest_are_compared(a: Path, b: Path) -> None:
 
 
 def test_time_is_bounded(a: Path, b: Path) -> None:
-    """After --seconds no run begins, and what did not run is counted: exit code 3."""
+    """No run starts after `--seconds`; the runs that were left out are counted, and the exit code is 3."""
     slow = b'{"name": "busy", "prompt": "1e12", "limits": {"cpu_ms": 100, "wall_ms": 10000}}\n' * 200
     code, report = _canary(a, b, "--seconds", "1", "--prompts", "-", input=slow)
     assert (code, report["same"] + report["not_run"]) == (3, 200)
@@ -140,17 +140,15 @@ def test_time_is_bounded(a: Path, b: Path) -> None:
         (("--prompts", "/none"), b"", 2, "can't read the file of prompts"),
     ],
 )
-def test_what_is_wrong_is_said(
-    a: Path, b: Path, arguments: tuple[str, ...], input: bytes, code: int, says: str
-) -> None:
-    """A program that is not there, and a file that is wrong, end with the usual codes; and so does a missing B."""
+def test_wrong_arguments(a: Path, b: Path, arguments: tuple[str, ...], input: bytes, code: int, says: str) -> None:
+    """A missing program, an invalid file of prompts and a missing daemon B end with their usual exit codes."""
     done = ctl(a, "canary", "--other", str(b), *arguments, input=input)
     assert (done.returncode, says in done.stderr.decode()) == (code, True), done.stderr
     assert ctl(a, "canary", "--other", str(b) + "x", "@steady").returncode == 4
 
 
-def test_a_long_value_is_told_where_it_differs(a: Path, b: Path) -> None:
-    """Of a value of thousands of characters the part is told in which the difference is."""
+def test_a_long_value_is_cut_around_the_difference(a: Path, b: Path) -> None:
+    """For a value of thousands of characters, the report shows the part that differs."""
     source = f"const all = 'x'.repeat(5000) + '!'; {ROOMY.replace('return ', 'return all + ')}"
     with Client(a) as client:
         hash = client.submit(source).hash
@@ -164,8 +162,8 @@ def test_a_long_value_is_told_where_it_differs(a: Path, b: Path) -> None:
         assert difference[side].startswith("…x")
 
 
-def test_what_must_be_the_same() -> None:
-    """Ends are compared in full; of an error the place counts, and of the console each line."""
+def test_comparison_of_two_runs() -> None:
+    """Two runs are equal if values, places of errors and all log lines are equal; the text of a stack may differ."""
 
     def end(outcome: Ok | ProgramException, *lines: str, cut: bool = False) -> Any:
         logs = [LogLine(level="log", text=text) for text in lines]

@@ -1,4 +1,4 @@
-"""The command line as a process of its own: output, exit codes, errors, and the private daemon."""
+"""promptlogctl in a process of its own: output, exit codes, errors, and the private daemon."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COMMANDS = {
 
 
 def test_submit_prints_the_hash_alone(socket_path: Path) -> None:
-    """submit prints 64 digits, sha256sum's, and nothing besides; the name leads to the program."""
+    """submit prints only the SHA-256 hash of the file, and the program can be run by hash, prefix or name."""
     done = _ctl(socket_path, "submit", str(EXAMPLE), "--name", "reverse")
     hash = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
     assert (done.stdout, done.stderr, done.returncode) == (f"{hash}\n".encode(), b"", 0)
@@ -51,15 +51,15 @@ def test_submit_prints_the_hash_alone(socket_path: Path) -> None:
     ],
 )
 def test_exec_exit_codes(socket_path: Path, source: str, code: int, says: str) -> None:
-    """exec's exit code and error line tell how the program ended, with the user's own line and a caret."""
+    """exec reports the outcome by its exit code, and shows the source line of an error with a caret."""
     done = _ctl(socket_path, "exec", "-", input=source.encode())
     assert done.returncode == code, done.stderr
     assert says in done.stderr.decode()
     assert done.stdout == (b"1\n" if code == 0 else b"")
 
 
-def test_a_file_runs_as_its_name_says_whatever_is_kept(socket_path: Path, tmp_path: Path) -> None:
-    """The same bytes in a .ts and in a .js file: the first is kept, the second runs as what it is."""
+def test_the_file_name_decides_the_language(socket_path: Path, tmp_path: Path) -> None:
+    """The same text in a .ts and a .js file runs in the language of each file, although only the first is kept."""
     text = f"return [typeof Intl, {str(tmp_path)!r}]"
     for first, second in (("a.ts", "a.js"), ("b.js", "b.ts")):
         for name in (first, second):
@@ -74,18 +74,18 @@ def test_a_file_runs_as_its_name_says_whatever_is_kept(socket_path: Path, tmp_pa
     assert _ctl(socket_path, "submit", str(tmp_path / "c.js"), "--engine", "deno").returncode == 0
     assert (
         b'["object"' in _ctl(socket_path, "exec", "--keep", str(tmp_path / "c.js")).stdout
-    )  # the engine is kept with it
+    )  # exec uses the engine that the program was kept with.
 
 
 def test_console_and_usage_go_to_stderr(socket_path: Path) -> None:
-    """stdout has the result alone."""
+    """stdout contains nothing but the result."""
     done = _ctl(socket_path, "exec", "-", "--usage", input=b"console.warn('careful'); return [1]")
     assert done.stdout == b"[1]\n"
     assert b"[warn] careful\ncpu " in done.stderr
 
 
-def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
-    """Control characters of messages and log lines are escaped."""
+def test_control_characters_are_escaped(socket_path: Path) -> None:
+    """Control characters in messages and log lines are escaped before they reach the terminal."""
     source = b"console.log('\\u001b[2J\\u0007'); throw new Error('\\u001b]0;x\\u0007\\nfake: line')"
     done = _ctl(socket_path, "exec", "-", input=source)
     assert b"\x1b" not in done.stderr
@@ -95,8 +95,8 @@ def test_nothing_hostile_reaches_the_terminal_raw(socket_path: Path) -> None:
     assert safe("a\x1bb\nc\x9b\u202e") == "a\\x1bb\\nc\\x9b\\u202e"
 
 
-def test_a_recursion_is_told_once(socket_path: Path) -> None:
-    """Of the frames of an endless recursion one is printed, with the number of others; of different frames all are."""
+def test_frames_of_a_recursion_are_collapsed(socket_path: Path) -> None:
+    """Repeated stack frames are printed once with their number; different frames are all printed."""
     done = _ctl(socket_path, "exec", "-e", "const f = (n) => f(n + 1);\nreturn f(0)", "--cpu-ms", "2000")
     frames = done.stderr.decode().splitlines()[3:]
     assert frames[0].startswith("    at f (-e:1:")
@@ -107,7 +107,7 @@ def test_a_recursion_is_told_once(socket_path: Path) -> None:
 
 
 def test_the_memory_limit_is_explained(socket_path: Path) -> None:
-    """A run that is stopped far below its limit says that a request was refused; the peak is what was resident."""
+    """An allocation that fails far below the memory limit is explained, with the peak of resident memory."""
     done = _ctl(socket_path, "exec", "-e", "return new Uint8Array(60 << 20).length", "--memory-mb", "32")
     assert (done.returncode, done.stdout) == (3, b"")
     assert re.search(
@@ -115,8 +115,8 @@ def test_the_memory_limit_is_explained(socket_path: Path) -> None:
     )
 
 
-def test_a_file_that_is_not_utf8(socket_path: Path, tmp_path: Path) -> None:
-    """A program in UTF-8 runs, and one that is not UTF-8 is refused with the byte that is not."""
+def test_a_file_that_is_not_utf_8(socket_path: Path, tmp_path: Path) -> None:
+    """A file in UTF-8 runs; for any other file the error names the first invalid byte."""
     (tmp_path / "x.js").write_bytes(b"return '\xc3\xbf'")
     assert _ctl(socket_path, "exec", str(tmp_path / "x.js")).stdout == b'"\xc3\xbf"\n'
     (tmp_path / "x.js").write_bytes(b"return '\xff'")
@@ -125,8 +125,8 @@ def test_a_file_that_is_not_utf8(socket_path: Path, tmp_path: Path) -> None:
     assert b"byte 8 is 0xff" in done.stderr
 
 
-def test_a_file_in_place_of_a_program(socket_path: Path, tmp_path: Path) -> None:
-    """Who gives `run` a file is told of `exec`; who gives it what is neither program nor file is not."""
+def test_run_suggests_exec_for_a_file(socket_path: Path, tmp_path: Path) -> None:
+    """`run FILE` suggests `exec FILE` if the file exists, and suggests nothing otherwise."""
     path = tmp_path / "a file.js"
     path.write_text("return 1")
     for program in (str(path), str(tmp_path / "missing.js")):
@@ -136,8 +136,8 @@ def test_a_file_in_place_of_a_program(socket_path: Path, tmp_path: Path) -> None
         assert done.stderr.endswith(hint) is (program == str(path)), done.stderr
 
 
-def test_a_submit_of_what_is_kept_as_something_else(socket_path: Path) -> None:
-    """The error names the command that removes what is kept, and that command does so."""
+def test_submit_with_another_engine(socket_path: Path) -> None:
+    """The error about a program that is kept for another engine names the command that removes the program."""
     text = b"return 'kept already'"
     hash = _ctl(socket_path, "submit", "-", input=text).stdout.decode().strip()
     refused = _ctl(socket_path, "submit", "-", "--engine", "deno", input=text)
@@ -166,7 +166,7 @@ def test_no_color(tmp_path: Path) -> None:
 
 
 def test_ping_waits_for_a_daemon(tmp_path: Path) -> None:
-    """With --wait, ping answers once a daemon that starts later is there; without a daemon it fails at the end."""
+    """`ping --wait` succeeds as soon as a daemon starts, and fails if none starts in time."""
     assert _ctl(tmp_path / "none", "ping", "--wait", "0.3").returncode == 4
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(tmp_path / "s")}
     command = [sys.executable, "-m", "promptlogctl", "ping", "--wait", "60"]
@@ -177,8 +177,8 @@ def test_ping_waits_for_a_daemon(tmp_path: Path) -> None:
         assert waiting.wait(20) == 0
 
 
-def test_no_daemon_is_one_line(tmp_path: Path) -> None:
-    """Without a daemon the line says how to start one."""
+def test_the_error_without_a_daemon(tmp_path: Path) -> None:
+    """Without a daemon, the error is one line that says how to start a daemon."""
     done = _ctl(tmp_path / "none", "ping")
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 1
@@ -186,15 +186,15 @@ def test_no_daemon_is_one_line(tmp_path: Path) -> None:
 
 
 def test_spawn(tmp_path: Path) -> None:
-    """--spawn runs the main job without a daemon, and keeps programs where --state-dir says."""
+    """`--spawn` runs programs without a running daemon, and `--state-dir` keeps them for the next command."""
     state = ["--spawn", "--state-dir", str(tmp_path / "state")]
     hash = _ctl(tmp_path / "none", "submit", str(EXAMPLE), *state).stdout.decode().strip()
     done = _ctl(tmp_path / "none", "run", hash, "--prompt", "ab", *state)
     assert json.loads(done.stdout)["reversed"] == "ba"
 
 
-def test_interrupted_it_takes_its_daemon_along(tmp_path: Path) -> None:
-    """Ctrl-C during a run cancels it: exit code 3, and nothing is left."""
+def test_ctrl_c_ends_the_private_daemon(tmp_path: Path) -> None:
+    """Ctrl-C cancels the run with exit code 3, and the private daemon and its folder are gone."""
     command = [
         sys.executable,
         "-m",
@@ -219,7 +219,7 @@ def test_interrupted_it_takes_its_daemon_along(tmp_path: Path) -> None:
     until(lambda: any(path.is_socket() for path in tmp_path.glob("promptlog-*/socket")), 20)
     (socket,) = tmp_path.glob("promptlog-*/socket")
     with Client(socket) as client:
-        until(lambda: client.stats().running == 1 and client.stats().programs == 1)  # it is checked, and runs
+        until(lambda: client.stats().running == 1 and client.stats().programs == 1)  # The program is kept and runs.
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 3, stderr
@@ -227,8 +227,8 @@ def test_interrupted_it_takes_its_daemon_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_interrupted_it_says_so(socket_path: Path, form: str) -> None:
-    """Ctrl-C during a run is an error like others: a line on stderr, or with --json a line of JSON on stdout."""
+def test_ctrl_c_is_reported(socket_path: Path, form: str) -> None:
+    """Ctrl-C during a run is reported as one line on stderr, or with --json as one line of JSON on stdout."""
     command = [sys.executable, "-m", "promptlogctl", "exec", "-", "--cpu-ms", "9000", "--wall-ms", "9000"]
     command += ["--json"] if form == "json" else []
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
@@ -239,7 +239,7 @@ def test_interrupted_it_says_so(socket_path: Path, form: str) -> None:
         ) as process,
     ):
         assert process.stdin is not None
-        until(lambda: client.stats().running == 0)  # runs of other tests
+        until(lambda: client.stats().running == 0)  # Wait for runs that other tests left.
         process.stdin.write(b"for(;;){}")
         process.stdin.close()
         process.stdin = None
@@ -259,7 +259,7 @@ def test_interrupted_it_says_so(socket_path: Path, form: str) -> None:
      ["exec", "-"], ["completion", "bash"], ["remove", "--force", "@j"]],
     ids=lambda arguments: arguments[0],
 )  # fmt: skip
-def test_json_everywhere(socket_path: Path, arguments: list[str]) -> None:
+def test_json_output(socket_path: Path, arguments: list[str]) -> None:
     """Every command prints one line of JSON with --json."""
     assert _ctl(socket_path, "submit", "-", "--name", "j", input=b"return 1").returncode == 0
     done = _ctl(socket_path, *arguments, "--json", input=b"return 1")
@@ -268,8 +268,8 @@ def test_json_everywhere(socket_path: Path, arguments: list[str]) -> None:
     json.loads(done.stdout)
 
 
-def test_what_is_not_kept_is_said(socket_path: Path, tmp_path: Path) -> None:
-    """A text that is kept for one engine is run for another, and not kept for it; who does so hears of it."""
+def test_a_note_says_that_a_program_is_not_kept(socket_path: Path, tmp_path: Path) -> None:
+    """A program that is kept for one engine runs on another, and a note says that it is not kept for that engine."""
     path = tmp_path / "same.js"
     path.write_text("return 'kept once'")
     hash = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -287,10 +287,8 @@ def test_what_is_not_kept_is_said(socket_path: Path, tmp_path: Path) -> None:
         ("a.txt", "const a = ;", False),
     ],
 )
-def test_typescript_that_is_not_said_to_be(
-    socket_path: Path, tmp_path: Path, name: str, source: str, hint: bool
-) -> None:
-    """What does not parse and looks like TypeScript comes with a word on how to say so."""
+def test_undeclared_typescript(socket_path: Path, tmp_path: Path, name: str, source: str, hint: bool) -> None:
+    """A syntax error in a text that looks like TypeScript comes with a hint on `--language typescript`."""
     path = tmp_path / name
     path.write_text(source)
     for command in (["exec"], ["exec", "--keep"], ["submit"]):
@@ -300,7 +298,7 @@ def test_typescript_that_is_not_said_to_be(
 
 
 def test_jsx_is_refused(socket_path: Path, tmp_path: Path) -> None:
-    """A .tsx file is no TypeScript that Deno is asked for here; the message says what to do."""
+    """A .tsx file is refused with a message that says what to do."""
     (tmp_path / "a.ts").write_text("const a: number = 1; return a")
     assert _ctl(socket_path, "exec", str(tmp_path / "a.ts")).returncode == 0
     path = tmp_path / "a.tsx"
@@ -311,8 +309,8 @@ def test_jsx_is_refused(socket_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["fails.js", "fails.ts"])
-def test_frames_have_the_files_name(socket_path: Path, tmp_path: Path, name: str) -> None:
-    """Each line of a stack names the file that the program was read from, whatever its language."""
+def test_stack_frames_name_the_file(socket_path: Path, tmp_path: Path, name: str) -> None:
+    """Each stack frame names the file that the program was read from, in both languages."""
     path = tmp_path / name
     path.write_text(f"function f() {{\n  throw new RangeError('no');\n}}\nf()\n// {name}\n")
     error = _ctl(socket_path, "exec", str(path)).stderr.decode()
@@ -321,18 +319,18 @@ def test_frames_have_the_files_name(socket_path: Path, tmp_path: Path, name: str
     assert f"at <anonymous> ({path}:4:" in error
 
 
-def test_the_caret_stands_below_its_character(socket_path: Path) -> None:
-    """A column counts UTF-16 code units, a terminal cells: the caret is below what the column says."""
+def test_the_caret_is_below_its_character(socket_path: Path) -> None:
+    """The caret is in the right place although a column counts UTF-16 code units and a terminal counts cells."""
     error = _ctl(socket_path, "exec", "-", input="const s = '漢\U0001f600é'; let x = ;".encode()).stderr.decode()
     place, line, caret = error.splitlines()
     assert place.startswith("-:1:27: SyntaxError")
-    cells_wider = 2  # of the two wide characters, one each
+    cells_wider = 2  # two wide characters take one extra cell each
     assert len(caret) == line.index(";", 24) + 1 + cells_wider
     assert caret.strip() == "^"
 
 
-def test_help_has_the_default_limits() -> None:
-    """What --help says of a limit's default and maximum is what the daemon's settings begin with."""
+def test_help_names_the_default_limits() -> None:
+    """The default and the maximum of each limit in --help are those of the daemon's default configuration."""
     settings = Config().limits
     for command in (_COMMANDS["run"], _COMMANDS["exec"]):
         helps = {parameter.name: str(getattr(parameter, "help", "")) for parameter in command.params}
@@ -341,8 +339,8 @@ def test_help_has_the_default_limits() -> None:
             assert numbers == [str(getattr(settings.default, name)), str(getattr(settings.max, name))], helps[name]
 
 
-def test_json_has_what_a_message_leaves_out(socket_path: Path) -> None:
-    """Engine and language of a program are in the JSON of show and list also where they are the defaults."""
+def test_json_includes_default_values(socket_path: Path) -> None:
+    """The JSON of show and list contains engine and language also if the protocol message leaves them out."""
     hash = _ctl(socket_path, "submit", "-", input=b"return 'in full'").stdout.decode().strip()
     shown = json.loads(_ctl(socket_path, "show", hash, "--json").stdout)
     assert (shown["engine"], shown["language"], shown["names"], shown["runs"]) == ("quickjs", "javascript", [], 0)
@@ -352,7 +350,7 @@ def test_json_has_what_a_message_leaves_out(socket_path: Path) -> None:
 
 
 def test_names_move_back(socket_path: Path) -> None:
-    """name --back undoes the last move."""
+    """`name --back` moves a name back to its previous program."""
     first = _ctl(socket_path, "submit", "-", "--name", "moving", input=b"return 'first'").stdout
     _ctl(socket_path, "submit", "-", "--name", "moving", input=b"return 'second'")
     assert _ctl(socket_path, "run", "@moving").stdout == b'"second"\n'
@@ -361,7 +359,7 @@ def test_names_move_back(socket_path: Path) -> None:
 
 
 def test_every_command_and_option_has_help() -> None:
-    """No command, and no option of one, is without a word of help."""
+    """Every command and every option has a help text."""
     assert len(_COMMANDS) >= 11
     for command in _COMMANDS.values():
         assert command.help
@@ -371,7 +369,7 @@ def test_every_command_and_option_has_help() -> None:
 
 
 def test_every_command_is_in_the_file_of_its_name() -> None:
-    """Who looks for the command `x` finds it in cli/x.py, or in cli/x_.py if `x` is a keyword of Python."""
+    """The command `x` is defined in cli/x.py, or in cli/x_.py if `x` is a Python keyword."""
     for name, command in _COMMANDS.items():
         assert command.callback is not None
         module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
@@ -379,7 +377,7 @@ def test_every_command_is_in_the_file_of_its_name() -> None:
 
 
 def test_names_move_back_and_further_back(socket_path: Path) -> None:
-    """name --back walks back through all places, and says when there is none left."""
+    """`name --back` goes back through all earlier programs, and fails with an error when none is left."""
     hashes = [_ctl(socket_path, "submit", "-", "--name", "walk", input=f"return {i}".encode()).stdout for i in range(3)]
     assert _ctl(socket_path, "name", "walk", "--back").stdout == hashes[1]
     assert _ctl(socket_path, "name", "@walk", "--back").stdout == hashes[0]
@@ -392,7 +390,7 @@ def test_names_move_back_and_further_back(socket_path: Path) -> None:
 
 
 def test_errors_are_json_too(socket_path: Path, tmp_path: Path) -> None:
-    """With --json an error is one line of JSON on stdout, and the exit code stays what it was."""
+    """With --json, an error is one line of JSON on stdout, and the exit code is unchanged."""
     for socket, arguments, code, name in (
         (socket_path, ["run", "@nobody"], 5, "not_found"),
         (socket_path, ["submit", "-"], 1, "bad_request"),
@@ -404,8 +402,8 @@ def test_errors_are_json_too(socket_path: Path, tmp_path: Path) -> None:
         assert json.loads(done.stdout)["error"]["code"] == name
 
 
-def test_a_full_disk_behind_stdout(socket_path: Path) -> None:
-    """Output that can't be written is one line on stderr and an exit code of its own."""
+def test_stdout_on_a_full_disk(socket_path: Path) -> None:
+    """If stdout can't be written, stderr says so in one line and the exit code is 6."""
     with open("/dev/full", "wb") as full:
         environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
         command = [sys.executable, "-m", "promptlogctl", "ping"]
@@ -414,16 +412,16 @@ def test_a_full_disk_behind_stdout(socket_path: Path) -> None:
     assert done.stderr == b"error: can't write the output: No space left on device\n"
 
 
-def test_spawn_says_what_it_does_not_keep(tmp_path: Path, socket_path: Path) -> None:
-    """A hash that leads nowhere, and a state folder that is not used, are told on stderr."""
+def test_spawn_warns_of_what_is_lost(tmp_path: Path, socket_path: Path) -> None:
+    """stderr says that a temporary store is used, or that --state-dir is ignored because a daemon runs."""
     done = _ctl(tmp_path / "none", "submit", str(EXAMPLE), "--spawn")
     assert b"temporary store" in done.stderr
     done = _ctl(socket_path, "ping", "--spawn", "--state-dir", str(tmp_path / "s"))
     assert b"--state-dir is ignored" in done.stderr
 
 
-def test_a_spawn_that_fails_says_why(tmp_path: Path) -> None:
-    """The reason of the daemon that did not start is the message."""
+def test_spawn_reports_why_the_daemon_did_not_start(tmp_path: Path) -> None:
+    """If the private daemon does not start, the error message contains the daemon's reason."""
     (tmp_path / "s").write_text("")
     done = _ctl(tmp_path / "none", "ping", "--spawn", "--state-dir", str(tmp_path / "s"))
     assert done.returncode == 4
@@ -431,8 +429,8 @@ def test_a_spawn_that_fails_says_why(tmp_path: Path) -> None:
     assert b"not a folder" in done.stderr
 
 
-def test_a_spawn_that_the_system_refuses_says_why(tmp_path: Path) -> None:
-    """Too few descriptors to start a daemon are told as that, and not as output that can't be written."""
+def test_spawn_without_enough_descriptors(tmp_path: Path) -> None:
+    """If there are too few descriptors to start a daemon, the error says so, and no temporary file is left."""
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(tmp_path / "none"), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "promptlogctl", "ping", "--spawn"]
     assert subprocess.run(command, capture_output=True, env=environment, timeout=60).returncode == 0
@@ -444,7 +442,7 @@ def test_a_spawn_that_the_system_refuses_says_why(tmp_path: Path) -> None:
 
 
 def test_programs_are_completed(socket_path: Path) -> None:
-    """The shell completes names, and hashes once a digit is there, and offers no others."""
+    """The shell completes names after `@`, and hashes after their first digits."""
     hash = _ctl(socket_path, "submit", "-", "--name", "completed", input=b"return 'c'").stdout.decode().strip()
     assert _ctl(socket_path, "submit", "-", "--name", "another", input=b"return 'd'").returncode == 0
     for typed, found in (("@compl", "@completed"), (hash[:6], hash)):
@@ -461,8 +459,8 @@ def test_programs_are_completed(socket_path: Path) -> None:
         assert "another" not in done.stdout.decode()
 
 
-def test_what_a_file_is_written_in(socket_path: Path, tmp_path: Path) -> None:
-    """A .ts file is TypeScript whatever is kept already, and --language says it of what has no name."""
+def test_language_by_file_name_or_option(socket_path: Path, tmp_path: Path) -> None:
+    """The file name selects the language whatever is kept already, and --language selects it for standard input."""
     script, typed = tmp_path / "same.js", tmp_path / "same.ts"
     for file in (script, typed):
         file.write_text("if (prompt) { return typeof setInterval } return 0 // what a file is written in")

@@ -34,14 +34,14 @@ LONG = LimitsAsked(cpu_ms=9000, wall_ms=9000)
 
 
 def test_the_one_liner(socket_path: Path) -> None:
-    """What the README promises a service works."""
+    """The example in the README works."""
     with Client(socket_path) as c:
         hash = c.submit("const result = [prompt, env]").hash
         assert c.run(hash, "hello", env={"a": [1]}).value == ["hello", {"a": [1]}]
 
 
-def test_a_failure_says_which_outcome(client: Client) -> None:
-    """What `.value` raises holds the outcome, whose classes are where the clients are."""
+def test_a_failure_holds_its_outcome(client: Client) -> None:
+    """The exception that `.value` raises holds the outcome, whose class promptlogctl.client exports."""
     with pytest.raises(ProgramFailed, match="stopped at the CPU limit of 50 ms") as failed:
         _ = client.run_source("for (;;) {}").value
     assert isinstance(failed.value.outcome, CpuLimit)
@@ -49,7 +49,7 @@ def test_a_failure_says_which_outcome(client: Client) -> None:
 
 
 def test_pipelining_from_threads(client: Client) -> None:
-    """Many runs in flight, waited for in any order by several threads, each get their own result."""
+    """Several threads can wait for many concurrent runs in any order, and each gets the result of its own run."""
     hash = client.submit("const result = prompt").hash
     runs = [client.start(hash, str(i)) for i in range(40)]
     got: dict[int, str] = {}
@@ -82,18 +82,18 @@ def test_pipelining_from_threads(client: Client) -> None:
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_what_can_not_be_sent_is_refused_before_it_is_sent(
+def test_invalid_arguments_are_not_sent(
     client: Client, right: dict[str, Any], wrong: dict[str, Any], kind: type[Exception], says: str
 ) -> None:
-    """What is no text, no JSON or no program is a ValueError or a TypeError that says where; the connection goes on."""
+    """An invalid argument raises ValueError or TypeError with the reason, and the connection stays usable."""
     assert client.run_source(**{"source": "return 1", **right}).ok
     with pytest.raises(kind, match=says):
         client.run_source(**{"source": "return 1", **wrong})
     assert client.run_source("return 1").value == 1
 
 
-def test_a_request_that_is_too_large_harms_no_other(client: Client) -> None:
-    """It is refused before it is sent: the connection is shared with runs that are on."""
+def test_a_request_that_is_too_large(client: Client) -> None:
+    """A request that is too large is refused before it is sent, and other runs on the connection end normally."""
     hash = client.submit("return prompt.length").hash
     runs = [client.start(hash, "x" * number) for number in range(10)]
     with pytest.raises(RequestRefused, match="the maximum for a message is") as refused:
@@ -103,8 +103,8 @@ def test_a_request_that_is_too_large_harms_no_other(client: Client) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_request_that_is_too_large_harms_no_other_async(socket_path: Path, backend: str) -> None:
-    """The same of the asynchronous client."""
+def test_a_request_that_is_too_large_async(socket_path: Path, backend: str) -> None:
+    """AsyncClient refuses a request that is too large, and its connection stays usable."""
 
     async def main() -> None:
         async with AsyncClient(socket_path) as client:
@@ -115,15 +115,15 @@ def test_a_request_that_is_too_large_harms_no_other_async(socket_path: Path, bac
     anyio.run(main, backend=backend)
 
 
-def test_numbers_that_python_does_not_convert(client: Client) -> None:
-    """What JavaScript reads as infinite is so here; the text is there byte for byte."""
+def test_numbers_beyond_the_range_of_python(client: Client) -> None:
+    """A number that JavaScript reads as infinite has the value infinity, and its JSON text is unchanged."""
     result = client.run_source("return JSON.rawJSON('1' + '0'.repeat(5000))", engine="deno")
     assert result.value == float("inf")
     assert result.json == "1" + "0" * 5000
 
 
 def test_failures(client: Client) -> None:
-    """A failed program raises only when its value is asked for; a refused request at once."""
+    """A failed program raises only when its value is read; a refused request raises at once."""
     result = client.run_source("throw new RangeError('x')")
     assert not result.ok
     with pytest.raises(ProgramFailed, match="RangeError: x"):
@@ -136,23 +136,23 @@ def test_failures(client: Client) -> None:
 
 
 def test_logs_are_streamed(client: Client) -> None:
-    """on_log gets each line as it comes."""
+    """`on_log` receives each log line."""
     lines: list[LogLine] = []
     result = client.run_source("console.log('a'); console.error('b'); return 1", on_log=lines.append)
     assert [(line.level, line.text) for line in lines] == [("log", "a"), ("error", "b")]
     assert (result.value, result.logs) == (1, [])
 
 
-def test_a_timeout_leaves_the_run_going(client: Client) -> None:
-    """result(timeout) gives up waiting, and can be called again."""
+def test_a_timeout_does_not_cancel_the_run(client: Client) -> None:
+    """After `result(timeout)` raises TimeoutError, `result` can be called again and returns the result."""
     run = client.start(None, source="const t = Date.now(); while (Date.now() - t < 300); return 1", limits=LONG)
     with pytest.raises(TimeoutError):
         run.result(0.05)
     assert run.result().value == 1
 
 
-def test_no_daemon_and_a_lost_one(tmp_path: Path) -> None:
-    """Nobody there is NoDaemon; one that goes away or talks nonsense is ConnectionLost."""
+def test_no_daemon_and_lost_connections(tmp_path: Path) -> None:
+    """A missing daemon raises NoDaemon; a daemon that disconnects or sends invalid data raises ConnectionLost."""
     with pytest.raises(NoDaemon), Client(tmp_path / "none") as client:
         client.ping()
     for says in (b"", b"\xff\xff\xff\xff", b"\0\0\0\x01\xc1"):
@@ -178,7 +178,7 @@ def test_no_daemon_and_a_lost_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_async(socket_path: Path, backend: str) -> None:
-    """Tasks share one connection, under trio and under asyncio; cancelling one cancels its run at the daemon."""
+    """Tasks share one connection under trio and asyncio, and cancelling a task cancels its run at the daemon."""
 
     async def main() -> None:
         async with AsyncClient(socket_path) as client:
@@ -211,7 +211,7 @@ def test_async(socket_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_async_without_daemon(tmp_path: Path, backend: str) -> None:
-    """Nobody there is NoDaemon on entering."""
+    """Without a daemon, the first request raises NoDaemon."""
 
     async def main() -> None:
         with pytest.raises(NoDaemon):
@@ -222,8 +222,8 @@ def test_async_without_daemon(tmp_path: Path, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_async_client_goes_on_after_a_restart(backend: str, tmp_path: Path) -> None:
-    """It opens at the first request, and again when the daemon was restarted; a run that the restart ended is lost."""
+def test_an_async_client_reconnects_after_a_restart(backend: str, tmp_path: Path) -> None:
+    """AsyncClient reconnects after the daemon restarts; a run that the restart interrupted raises ConnectionLost."""
 
     async def main() -> None:
         async with AsyncClient(tmp_path / "s") as client:
@@ -250,7 +250,7 @@ def test_an_async_client_goes_on_after_a_restart(backend: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_many_large_async_requests_in_flight(backend: str, socket_path: Path) -> None:
-    """Two hundred prompts of half a megabyte go out while results as large come back: neither side waits for ever."""
+    """Neither side deadlocks when 200 prompts of 500 kB are sent while results of the same size come back."""
 
     async def main() -> None:
         async with AsyncClient(socket_path) as client, anyio.create_task_group() as tasks:
@@ -267,8 +267,8 @@ def test_many_large_async_requests_in_flight(backend: str, socket_path: Path) ->
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_daemon_that_dies_with_requests_unsent(backend: str, tmp_path: Path) -> None:
-    """Requests that the socket did not take are lost with the daemon, and give their places back."""
+def test_a_lost_connection_with_unsent_requests(backend: str, tmp_path: Path) -> None:
+    """Requests that were not sent yet raise ConnectionLost, and no request stays in flight."""
 
     async def main() -> None:
         with socket.socket(socket.AF_UNIX) as listening:
@@ -286,8 +286,8 @@ def test_a_daemon_that_dies_with_requests_unsent(backend: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_woken_task_that_leaves_wakes_another(backend: str, socket_path: Path) -> None:
-    """A task that is woken to receive for all, and leaves at the same moment, wakes another one."""
+def test_a_receiving_task_passes_its_duty_on(backend: str, socket_path: Path) -> None:
+    """If the task that was woken to receive for all tasks leaves at the same moment, it wakes another task."""
 
     async def main() -> None:
         async with AsyncClient(socket_path) as client, anyio.create_task_group() as tasks:
@@ -320,8 +320,8 @@ def test_a_woken_task_that_leaves_wakes_another(backend: str, socket_path: Path)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_on_log_raises_is_its_own_tasks(backend: str, socket_path: Path) -> None:
-    """An exception of one task's `on_log` reaches that task alone, and its run is cancelled."""
+def test_an_exception_in_on_log_reaches_one_task(backend: str, socket_path: Path) -> None:
+    """An exception in `on_log` reaches only the task that passed it, and cancels that task's run."""
 
     def fail(line: LogLine) -> None:
         raise LookupError(line.text)
@@ -345,8 +345,8 @@ def test_what_on_log_raises_is_its_own_tasks(backend: str, socket_path: Path) ->
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_task_that_receives_for_others_may_be_cancelled(backend: str, socket_path: Path) -> None:
-    """The first task that waits receives for all. If it is cancelled, another one goes on."""
+def test_the_receiving_task_can_be_cancelled(backend: str, socket_path: Path) -> None:
+    """The first task that waits receives for all tasks. If it is cancelled, another task receives."""
 
     async def main() -> None:
         async with AsyncClient(socket_path) as client, anyio.create_task_group() as tasks:
@@ -368,14 +368,14 @@ def test_a_task_that_receives_for_others_may_be_cancelled(backend: str, socket_p
 
 
 def test_many_large_requests_in_flight(client: Client) -> None:
-    """Two hundred prompts of half a megabyte go out while their results come back: nobody waits for the other side."""
+    """Neither side deadlocks when 200 prompts of 500 kB are sent while their results come back."""
     prompt = "x" * 500_000
     runs = [client.start(None, prompt, source="return prompt.length") for _ in range(200)]
     assert {run.result().value for run in runs} == {500_000}
 
 
-def test_a_timeout_leaves_the_connection_as_it_was(client: Client) -> None:
-    """After a wait that ran out, large requests pass and the run still gives its result."""
+def test_a_timeout_leaves_the_connection_usable(client: Client) -> None:
+    """After a timeout, large requests still pass and the run still returns its result."""
     slow = client.start(None, source="const t = Date.now(); while (Date.now() - t < 300); return 1", limits=LONG)
     with pytest.raises(TimeoutError):
         slow.result(timeout=0.001)
@@ -384,8 +384,8 @@ def test_a_timeout_leaves_the_connection_as_it_was(client: Client) -> None:
     assert slow.result().value == 1
 
 
-def test_closing_wakes_who_waits(socket_path: Path) -> None:
-    """A close from another thread ends a wait at once, and the daemon hears of it."""
+def test_close_wakes_a_waiting_thread(socket_path: Path) -> None:
+    """`close` from another thread ends a wait at once, and the daemon cancels the run."""
     client = Client(socket_path)
     ended: list[float] = []
 
@@ -408,7 +408,7 @@ def test_closing_wakes_who_waits(socket_path: Path) -> None:
 
 
 class _Flaky:
-    """Stands between a client and the daemon, and drops the connection where it is told to."""
+    """A proxy between a client and the daemon that drops the connection on request."""
 
     def __init__(self, daemon: Path, path: Path) -> None:
         self.path = path
@@ -417,7 +417,7 @@ class _Flaky:
         self._listening.bind(str(path))
         self._listening.listen()
         self.swallow = 0
-        """How many replies to lose, with their connection."""
+        """Number of replies to drop together with their connection."""
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -441,8 +441,8 @@ class _Flaky:
         self._listening.close()
 
 
-def test_what_must_not_be_done_twice_is_not_sent_twice(socket_path: Path, tmp_path: Path) -> None:
-    """A lost reply to a move back or a removal is told; what may be repeated is repeated in silence."""
+def test_only_repeatable_requests_are_sent_again(socket_path: Path, tmp_path: Path) -> None:
+    """A lost reply to a name change or a removal raises ConnectionLost; a submit is sent again silently."""
     flaky = _Flaky(socket_path, tmp_path / "flaky")
     try:
         with Client(flaky.path) as client:
@@ -463,8 +463,8 @@ def test_what_must_not_be_done_twice_is_not_sent_twice(socket_path: Path, tmp_pa
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_task_cancelled_while_it_sends_harms_no_other(socket_path: Path, backend: str) -> None:
-    """Cancelled in the middle of a large request, a task leaves the connection whole."""
+def test_a_task_cancelled_while_sending(socket_path: Path, backend: str) -> None:
+    """A task that is cancelled in the middle of a large request leaves the connection usable for other tasks."""
 
     async def main() -> None:
         async with AsyncClient(socket_path) as client, anyio.create_task_group() as group:
@@ -476,7 +476,7 @@ def test_a_task_cancelled_while_it_sends_harms_no_other(socket_path: Path, backe
             for _ in range(130):
                 group.start_soon(run)
             for _ in range(10):
-                with anyio.move_on_after(0.001):  # the load: to send a megabyte takes longer
+                with anyio.move_on_after(0.001):  # shorter than the time to send a megabyte
                     await client.run_source("return 2", "x" * 1_000_000)
             with anyio.fail_after(20):
                 await client.ping()
@@ -487,7 +487,7 @@ def test_a_task_cancelled_while_it_sends_harms_no_other(socket_path: Path, backe
 
 
 def test_errors_say_where(client: Client) -> None:
-    """What an exception of the client's says has the place in it, of a run as of a submit."""
+    """The message of a client exception names line and column, for a run as for a submit."""
     with pytest.raises(RequestRefused, match=r"SyntaxError: .* \(line 2, column \d+\)"):
         client.submit("\nconst x = ;")
     with pytest.raises(ProgramFailed, match=r"TypeError: .* \(line 2, column \d+\)"):
@@ -497,8 +497,8 @@ def test_errors_say_where(client: Client) -> None:
     assert "line" not in refused.value.message
 
 
-def test_a_result_can_be_read_as_it_is_printed(client: Client) -> None:
-    """The `repr` of a result tells how the run ended, what it gave, and what it used, in one short line."""
+def test_repr_of_a_result(client: Client) -> None:
+    """The `repr` of a result gives outcome, value and usage in one short line."""
     result = client.run_source("console.log(1); return {a: [prompt]}", "b")
     assert re.fullmatch(
         r'<RunResult ok: {"a":\["b"\]} \(cpu [\d.]+ ms, wall [\d.]+ ms, peak memory [\d.]+ MiB, console lines: 1\)>',
@@ -508,8 +508,8 @@ def test_a_result_can_be_read_as_it_is_printed(client: Client) -> None:
     assert len(repr(client.run_source("return 'x'.repeat(1e5)"))) < 400
 
 
-def test_a_name_that_must_not_move(client: Client) -> None:
-    """`moved_from` tells where a name was; with `move=False` a name that is on another program is refused."""
+def test_moved_from_and_move_false(client: Client) -> None:
+    """`moved_from` names the previous program of a name; `move=False` refuses to move a name."""
     first = client.submit("return 'moves: first'", name="client-moves", move=False)
     assert first.moved_from is None
     with pytest.raises(RequestRefused, match="client-moves is on another program") as refused:
@@ -518,8 +518,8 @@ def test_a_name_that_must_not_move(client: Client) -> None:
     assert client.submit("return 'moves: second'", name="client-moves").moved_from == first.hash
 
 
-def test_the_limits_that_were_in_force(client: Client) -> None:
-    """A result tells the limits of its run: the daemon's, with those that were asked for."""
+def test_limits_in_force(client: Client) -> None:
+    """A result contains the limits of its run: the requested limits, and the daemon's defaults for the rest."""
     assert client.run_source("return 1").limits == Limits()
     limits = client.run_source("return 1", limits=LimitsAsked(cpu_ms=30)).limits
     assert limits == Limits(cpu_ms=30)

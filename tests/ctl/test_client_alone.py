@@ -1,4 +1,4 @@
-"""The client, installed where nothing is but msgspec and anyio, against a real daemon."""
+"""The client works in an installation that has only msgspec and anyio."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _done(*command: str | Path, timeout_s: int) -> str:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python of its own, with promptlog's wheel, msgspec and anyio, and no other dependency of promptlog's."""
+    """A virtual environment with promptlog's wheel, msgspec and anyio, without promptlog's other dependencies."""
     folder = tmp_path_factory.mktemp("alone")
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     needed = [text for text in dependencies if text.startswith(("msgspec", "anyio"))]
@@ -86,8 +86,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_the_client_needs_msgspec_and_anyio_alone(python: Path, socket_path: Path, tmp_path: Path) -> None:
-    """Both clients submit, run, fail and log without trio, click and the engines, and load the wire's modules only."""
+def test_the_client_needs_only_msgspec_and_anyio(python: Path, socket_path: Path, tmp_path: Path) -> None:
+    """Both clients submit, run, fail and log without trio, click and the engines, and import only wire modules."""
     (tmp_path / "script.py").write_text(_SCRIPT)
     told = json.loads(_done(python, "-I", tmp_path / "script.py", socket_path, timeout_s=_RUN_S))
     assert told["others"] == []

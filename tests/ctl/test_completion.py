@@ -1,4 +1,4 @@
-"""Completion in real shells: each starts with the line that docs/cli.md names in its start-up file."""
+"""Completion in real shells, with the start-up lines that docs/cli.md gives."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.daemon.processes import until
 _ROOT = Path(__file__).parents[2]
 _ROW = re.compile(r"^\| (bash|zsh|fish) \| `[^`]*` \| `([^`]*)` \|$", re.MULTILINE)
 _INSTALL = {shell: line.replace("\\|", "|") for shell, line in _ROW.findall((_ROOT / "docs/cli.md").read_text())}
-"""What docs/cli.md says to write into each shell's start-up file."""
+"""The line of docs/cli.md for each shell's start-up file."""
 
-# Ctrl-G writes the line that is being edited to a file: what a shell shows of it depends on how it redraws.
+# Ctrl-G writes the edited line to a file, because each shell redraws its line in its own way.
 _SHELLS = {
     "bash": (
         ["--rcfile", "HOME/.bashrc", "-i"],
@@ -56,7 +56,7 @@ _CASES = {
 
 
 def _start(shell: str, home: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment of a shell that has this home, and promptlogctl on its path."""
+    """Return command and environment of a shell with this home folder and promptlogctl in its PATH."""
     program = shutil.which(shell)
     assert program, f"{shell} is not installed (Debian: apt-get install {shell})"
     options, file, more = _SHELLS[shell]
@@ -65,7 +65,7 @@ def _start(shell: str, home: Path) -> tuple[list[str], dict[str, str]]:
         f'#!/bin/sh\nexec {shlex.join([sys.executable, "-m", "promptlogctl"])} "$@"\n'
     )
     (home / "bin/promptlogctl").chmod(0o755)
-    (home / ".local/share/fish/generated_completions").mkdir(parents=True)  # else fish makes them of all man pages
+    (home / ".local/share/fish/generated_completions").mkdir(parents=True)  # or fish reads all man pages to complete
     (home / file).parent.mkdir(parents=True, exist_ok=True)
     (home / file).write_text(f"{_INSTALL[shell]}\n{more}\n")
     variables = {"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "HOME": str(home), "ZDOTDIR": str(home)}
@@ -79,7 +79,7 @@ def _start(shell: str, home: Path) -> tuple[list[str], dict[str, str]]:
 def shell(
     request: pytest.FixtureRequest, socket_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Terminal, Path]]:
-    """A shell that waits at its prompt in its home, where two files are; and the home."""
+    """A shell at its prompt, in a home folder with two files; and the path of that folder."""
     assert ctl(socket_path, "submit", "-", "--name", "shell-completed", input=b"return 'sc'").returncode == 0
     home = tmp_path_factory.mktemp("home")
     command, variables = _start(request.param, home)
@@ -97,7 +97,7 @@ def shell(
 
 @pytest.mark.parametrize("typed", _CASES)
 def test_shells_complete(socket_path: Path, shell: tuple[Terminal, Path], typed: str) -> None:
-    """In a real shell of each kind, Tab completes names behind `@`, files, commands, options and their values."""
+    """Tab completes names after `@`, files, commands, options and option values in each real shell."""
     opened, home = shell
     opened.type("\x15promptlogctl " + typed.replace("SOCKET", str(socket_path)) + "\t\x07")
     until((home / "line").exists, 30)

@@ -1,4 +1,4 @@
-"""promptlogctl doctor: what it looks at, and what it says of causes."""
+"""promptlogctl doctor: its checks, and the remedies that it names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from tests.ctl.command import ctl as _ctl
 
 
-def test_doctor_shows_a_cause_once(socket_path: Path) -> None:
-    """Without descriptors for a daemon, doctor says so once, with what mends it, and what it could not check."""
+def test_doctor_reports_a_cause_once(socket_path: Path) -> None:
+    """If descriptors are too few for a daemon, doctor reports it once with a remedy, and names the skipped checks."""
     assert b"private daemon: ok" in _ctl(socket_path, "doctor").stdout
     command = ["prlimit", "--nofile=14", sys.executable, "-m", "promptlogctl", "doctor"]
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
@@ -25,8 +25,8 @@ def test_doctor_shows_a_cause_once(socket_path: Path) -> None:
     assert "mend what is missing" not in done.stdout
 
 
-def test_doctor_mends_shared_uids_by_their_reason(socket_path: Path) -> None:
-    """In a user namespace that maps one uid, it is not root that doctor asks for."""
+def test_doctor_explains_shared_uids(socket_path: Path) -> None:
+    """In a user namespace that maps one uid, doctor asks for uids that are mapped, not for root."""
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-m", "promptlogctl", "doctor", "--json"]
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
     done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
@@ -36,8 +36,8 @@ def test_doctor_mends_shared_uids_by_their_reason(socket_path: Path) -> None:
     assert check["mend"].startswith("set pool.uids to ids that /proc/self/uid_map"), check
 
 
-def test_doctor_says_that_the_main_job_runs(socket_path: Path) -> None:
-    """Where jails can be had, doctor ends with 0 and names each check."""
+def test_doctor_succeeds(socket_path: Path) -> None:
+    """Where jails work, doctor exits with 0 and names each check."""
     done = _ctl(socket_path, "doctor")
     assert done.returncode == 0, done.stdout
     for name in (

@@ -1,4 +1,4 @@
-"""Clients check who answers on a socket that they were not told by name."""
+"""Clients check which user runs the daemon, unless the caller named the socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ while True:
 
 @pytest.fixture
 def default_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The default socket of an ordinary user, in a folder of this test's own."""
+    """The default socket of an ordinary user, in a temporary folder."""
     monkeypatch.setattr(os, "geteuid", lambda: 1)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("PROMPTLOG_SOCKET", raising=False)
@@ -44,7 +44,7 @@ def default_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def _answering(path: Path, uid: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of this uid that listens there, and says nothing."""
+    """Run a process of this uid that listens on the socket and sends nothing."""
     process = subprocess.Popen([sys.executable, "-c", _LISTEN, path, str(uid)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
@@ -55,8 +55,8 @@ def _answering(path: Path, uid: int) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-def test_a_stranger_on_the_default_path_is_refused(default_path: Path) -> None:
-    """A process of another user that answers there gets no byte; both clients say who it is and what to do."""
+def test_another_users_daemon_is_refused(default_path: Path) -> None:
+    """Clients send nothing to a process of another user on the default path, and the error names its uid."""
 
     async def ask() -> None:
         async with AsyncClient() as client:
@@ -73,8 +73,8 @@ def test_a_stranger_on_the_default_path_is_refused(default_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uid", [0, 1])
-def test_root_and_the_user_itself_are_trusted(default_path: Path, uid: int) -> None:
-    """A daemon of root, or of the user, gets the request."""
+def test_daemons_of_root_and_of_the_user_are_trusted(default_path: Path, uid: int) -> None:
+    """A daemon that runs as root or as the user receives the request."""
     with _answering(default_path, uid) as daemon, Client() as client:
         client.start(None, source="return 1")
         assert daemon.stdout is not None
@@ -82,8 +82,8 @@ def test_root_and_the_user_itself_are_trusted(default_path: Path, uid: int) -> N
 
 
 @pytest.mark.parametrize("how", ["argument", "environment"])
-def test_a_path_that_was_named_is_used(default_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    """Who names the socket, by argument or $PROMPTLOG_SOCKET, means whoever answers there."""
+def test_a_named_path_is_trusted(default_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """If the caller names the socket by argument or $PROMPTLOG_SOCKET, the owner of the daemon is not checked."""
     if how == "environment":
         monkeypatch.setenv("PROMPTLOG_SOCKET", str(default_path))
     path = default_path if how == "argument" else None
@@ -93,7 +93,7 @@ def test_a_path_that_was_named_is_used(default_path: Path, monkeypatch: pytest.M
         assert daemon.stdout.readline() != b"b''\n"
 
 
-def test_relative_folders_in_the_environment_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_folders_in_the_environment_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative $XDG_RUNTIME_DIR does not make the client look for a socket in the current folder."""
     monkeypatch.setattr(os, "geteuid", lambda: 1)
     monkeypatch.chdir(tmp_path)

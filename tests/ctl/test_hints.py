@@ -1,4 +1,4 @@
-"""Errors that have a known cure name it."""
+"""Notes that name the remedy for known errors."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _HINTS = [
 
 
 @pytest.mark.parametrize(("code", "more", "hint"), _HINTS, ids=[code[:20] for code, _, _ in _HINTS])
-def test_errors_name_the_cure(socket_path: Path, code: str, more: tuple[str, ...], hint: str) -> None:
-    """An error that has a known cure comes with a note that names it."""
+def test_errors_name_the_remedy(socket_path: Path, code: str, more: tuple[str, ...], hint: str) -> None:
+    """An error with a known remedy comes with a note that names the remedy."""
     done = ctl(socket_path, "exec", "-e", code, *more)
     assert done.returncode in (1, 3)
     assert hint in done.stderr.decode()
 
 
-def test_only_the_known_errors_have_a_note(socket_path: Path) -> None:
-    """An error that is the program's own comes alone."""
+def test_other_errors_have_no_note(socket_path: Path) -> None:
+    """An error without a known remedy comes without a note."""
     for code in ("return missing", "throw new Error('require is not defined')", "let x = ;"):
         assert b"note:" not in ctl(socket_path, "exec", "-e", code).stderr
 
 
-def test_what_deno_alone_has(client: Client) -> None:
-    """Each global of which the hint says that Deno alone has it is there on Deno, and not on QuickJS."""
+def test_globals_that_only_deno_has(client: Client) -> None:
+    """Each global that the hint attributes to Deno exists on Deno and not on QuickJS."""
     code = "return env.names.filter((name) => name in globalThis)"
     names = sorted(DENO_ALONE)
     assert client.run_source(code, env={"names": names}, engine="quickjs").value == []

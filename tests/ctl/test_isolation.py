@@ -1,4 +1,4 @@
-"""No process that promptlog starts takes code from the folder that it is started in, or from the environment."""
+"""No process of promptlog loads code from the current folder or by way of environment variables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _run(hostile: Path, *arguments: str) -> bytes:
         "TMPDIR": str(hostile.parent),
         "PROMPTLOG_SOCKET": str(hostile.parent / "none"),
     }
-    # The command's own Python would take modules from $PYTHONPATH before any of promptlog's code runs: -I for that one.
+    # Without -I, the command's own Python loads modules from $PYTHONPATH before any of promptlog's code runs.
     command = [sys.executable, "-I", str(COMMAND), *arguments]
     done = subprocess.run(command, input=b"return 1", capture_output=True, cwd=hostile, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
@@ -71,21 +71,21 @@ def _run(hostile: Path, *arguments: str) -> bytes:
     ],
     ids=" ".join,
 )
-def test_nothing_in_the_current_folder_is_run(hostile: Path, arguments: tuple[str, ...]) -> None:
-    """Modules, programs and configurations that lie in the current folder are not used by any process."""
+def test_the_current_folder_is_not_searched_for_code(hostile: Path, arguments: tuple[str, ...]) -> None:
+    """No process uses modules, programs or configuration files of the current folder."""
     assert _run(hostile, *arguments)
     assert _marks(hostile) == ""
-    assert (hostile / "state").exists() == ("--state-dir" in arguments)  # a relative path is the caller's
+    assert (hostile / "state").exists() == ("--state-dir" in arguments)  # relative to the caller's folder
 
 
-def test_the_hostile_folder_is_hostile(hostile: Path) -> None:
-    """A Python that is started there without care does run what lies there: the test above can fail."""
+def test_the_hostile_folder_works(hostile: Path) -> None:
+    """A Python without protection runs the modules in the hostile folder, so that the test above can fail."""
     subprocess.run([sys.executable, "-m", "promptlogd", "--version"], cwd=hostile, check=False, capture_output=True)
     assert _marks(hostile) != ""
 
 
 def _starts() -> Iterator[tuple[str, ast.Call]]:
-    """Every call in promptlog's own code that starts a process."""
+    """Yield every call in promptlog's own code that starts a process."""
     for package in ("promptlogd", "promptlogctl", "sandbox"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -96,8 +96,8 @@ def _starts() -> Iterator[tuple[str, ast.Call]]:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
 
-def test_every_process_is_started_in_a_folder_that_is_named() -> None:
-    """Each call that starts a process says in which folder, so that none is started in whatever the current one is."""
+def test_every_process_has_an_explicit_folder() -> None:
+    """Each call that starts a process passes `cwd`, so that no process inherits the current folder."""
     starts = dict(_starts())
     assert len(starts) >= 8
     careless = [place for place, call in starts.items() if "cwd" not in {word.arg for word in call.keywords}]
@@ -106,7 +106,7 @@ def test_every_process_is_started_in_a_folder_that_is_named() -> None:
 
 
 def test_every_python_is_started_without_the_current_folder() -> None:
-    """Each command that begins with this Python has -I or -P behind it."""
+    """Each command that starts this Python passes -I or -P."""
     commands = [
         ast.unparse(node)
         for package in ("promptlogd", "promptlogctl", "sandbox")
@@ -118,8 +118,8 @@ def test_every_python_is_started_without_the_current_folder() -> None:
     assert not [command for command in commands if "'-I'" not in command and "'-P'" not in command]
 
 
-def test_nsjail_gets_nothing_of_the_environment(tmp_path: Path) -> None:
-    """The environment of a daemon, that libraries could be named in, does not reach nsjail on either engine."""
+def test_nsjail_gets_an_empty_environment(tmp_path: Path) -> None:
+    """No variable of the daemon's environment, such as a library path, reaches nsjail on either engine."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         assert client.run_source("return 1", engine="deno").value == 1
         until(lambda: client.stats().pools[0].blank == client.stats().pools[0].size, 20)
@@ -129,8 +129,8 @@ def test_nsjail_gets_nothing_of_the_environment(tmp_path: Path) -> None:
         assert set(found.values()) == {b""}
 
 
-def test_deno_reads_no_configuration_above_the_jails_root(tmp_path: Path) -> None:
-    """Deno runs once outside of a jail, to name its modules: a deno.json or package.json above is not read."""
+def test_deno_ignores_configuration_outside_its_root(tmp_path: Path) -> None:
+    """Deno runs once outside of a jail, to list its modules, and ignores configuration files of parent folders."""
     for name in ("deno.json", "package.json", ".npmrc"):
         (tmp_path / name).write_text("{ this is no configuration")
     deno = deno_executable()
@@ -139,8 +139,8 @@ def test_deno_reads_no_configuration_above_the_jails_root(tmp_path: Path) -> Non
     build_root(tmp_path / "root", deno)
 
 
-def test_a_temporary_folder_that_another_user_could_replace_is_refused(tmp_path: Path) -> None:
-    """With $TMPDIR below another user's folder no private daemon is started, and nothing is written there."""
+def test_a_temporary_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """If $TMPDIR is below another user's folder, no private daemon starts and nothing is written there."""
     assert os.geteuid() == 0, "this test makes a folder of another user: run it as root"
     strange = tmp_path / "strange"
     strange.mkdir()
@@ -154,8 +154,8 @@ def test_a_temporary_folder_that_another_user_could_replace_is_refused(tmp_path:
     assert not list(strange.iterdir())
 
 
-def test_a_deno_that_others_may_replace_is_not_run(tmp_path: Path) -> None:
-    """A Deno below another user's home, which sudo may leave in $HOME, is refused before it runs outside of a jail."""
+def test_a_deno_of_another_user_is_not_run(tmp_path: Path) -> None:
+    """A Deno executable below another user's home is refused before it runs outside of a jail."""
     assert os.geteuid() == 0, "this test makes files of another user: run it as root"
     deno = tmp_path / "home/deno"
     deno.parent.mkdir()

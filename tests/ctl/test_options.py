@@ -1,4 +1,4 @@
-"""The options of requests: Python refuses a wrong one, a type checker knows each, and the daemon gets it."""
+"""Options of requests: Python and type checkers reject a wrong option, and the daemon receives a right one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _WRONG = {
 
 
 def test_type_checkers_know_each_option(tmp_path: Path) -> None:
-    """mypy takes every option where it belongs, and names each that is misspelt, misplaced or of a wrong type."""
+    """mypy accepts every option where it belongs, and rejects one that is misspelt, misplaced or of a wrong type."""
     calls = "".join(f"    {call}\n" for call in _WRONG)
     (tmp_path / "right.py").write_text(_RIGHT)
     (tmp_path / "wrong.py").write_text(
@@ -82,7 +82,7 @@ def test_type_checkers_know_each_option(tmp_path: Path) -> None:
     ids=["submit", "run", "run_source", "start"],
 )
 def test_a_wrong_option_is_a_type_error(client: Client, call: Callable[[Any], Callable[..., Any]], name: str) -> None:
-    """Both clients refuse an option that a method does not have, by its name, and send nothing."""
+    """Both clients raise TypeError for an unknown option, name the option, and send nothing."""
     client.submit("return 1", name="kept")
     assert call(client)(engine="quickjs")
     says = rf"{name}\(\) got an unexpected keyword argument 'stream_logs'"
@@ -101,7 +101,7 @@ def test_a_wrong_option_is_a_type_error(client: Client, call: Callable[[Any], Ca
 
 
 def test_a_kept_program_takes_no_language(client: Client) -> None:
-    """`language` is an option of sources: `run` refuses it, `run_source` takes it."""
+    """`run` rejects the option `language`, and `run_source` accepts it."""
     hash = client.submit("return 1").hash
     assert client.run_source("const a: number = 1; return a", language="typescript").value == 1
     with pytest.raises(TypeError, match="unexpected keyword argument 'language'"):
@@ -109,7 +109,7 @@ def test_a_kept_program_takes_no_language(client: Client) -> None:
 
 
 def test_options_reach_the_daemon(client: Client) -> None:
-    """The options of one dictionary, used for several runs, change each of them, and the dictionary stays as it is."""
+    """One dictionary of options serves several runs: each option takes effect, and the dictionary is unchanged."""
     lines: list[str] = []
     options: RunOptions = {
         "env": {"a": 1},

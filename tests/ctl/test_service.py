@@ -1,4 +1,4 @@
-"""The systemd service: what install-service writes, and what systemd itself says of it. Nothing is installed here."""
+"""The units that install-service prints, checked by systemd's own tools. Nothing is installed here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _print(*arguments: str) -> dict[Path, str]:
 
 
 def _units_in(folder: Path, *arguments: str) -> list[Path]:
-    """Write what --print shows to a folder, and return the units."""
+    """Write the printed units to a folder, and return their paths."""
     paths = []
     for path, text in _print(*arguments).items():
         if path.suffix in (".service", ".socket"):
@@ -39,8 +39,8 @@ def _units_in(folder: Path, *arguments: str) -> list[Path]:
 
 @pytest.mark.tools
 @pytest.mark.parametrize("whose", ["--system", "--user"])
-def test_the_units_are_right(tmp_path: Path, whose: str) -> None:
-    """systemd finds nothing to say about the units that are printed, and does about a wrong one."""
+def test_systemd_accepts_the_units(tmp_path: Path, whose: str) -> None:
+    """`systemd-analyze verify` accepts the printed units, and rejects a unit with a misspelt setting."""
     paths = _units_in(tmp_path, *(["--user"] if whose == "--user" else []))
     assert len(paths) == (2 if whose == "--user" else 4)
     command = ["systemd-analyze", whose, "verify", *map(str, paths)]
@@ -56,7 +56,7 @@ def test_the_units_are_right(tmp_path: Path, whose: str) -> None:
 @pytest.mark.tools
 @pytest.mark.parametrize(("name", "most"), [("promptlogd", 2.0), ("promptlog-http", 1.0)])
 def test_the_exposure_is_low(tmp_path: Path, name: str, most: float) -> None:
-    """`systemd-analyze security` gives the daemon at most 2.0, and the HTTP API at most 1.0."""
+    """The exposure level of `systemd-analyze security` is at most 2.0 for the daemon and 1.0 for the HTTP API."""
     _units_in(tmp_path)
     command = ["systemd-analyze", "security", "--offline=yes", str(tmp_path / f"{name}.service")]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
@@ -65,8 +65,8 @@ def test_the_exposure_is_low(tmp_path: Path, name: str, most: float) -> None:
     assert float(level[1]) <= most, done.stdout
 
 
-def test_what_is_printed() -> None:
-    """--print shows each file below its path, and the units start the commands of this installation."""
+def test_printed_units() -> None:
+    """--print shows each file under its path, and the units start the commands of this installation."""
     command = [sys.executable, "-m", "promptlogctl", "install-service", "--print"]
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     files = _print()
@@ -79,8 +79,8 @@ def test_what_is_printed() -> None:
 
 
 @pytest.mark.parametrize("command", ["install-service", "uninstall-service"])
-def test_what_it_takes_is_told(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """A host without systemd, a user without a systemd, and a user who is not root are told so, in one line."""
+def test_missing_requirements_are_named(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """One line says that systemd is missing, that the user has no systemd instance, or that root is needed."""
     for runs, uid, of_user, says in (
         (False, 0, False, "systemd does not run on this host; --print shows the units"),
         (True, 1000, False, "this takes root: sudo promptlogctl"),
@@ -94,8 +94,8 @@ def test_what_it_takes_is_told(monkeypatch: pytest.MonkeyPatch, command: str) ->
         assert says in json.loads(result.stdout)["error"]["message"]
 
 
-def test_a_file_is_written_once(tmp_path: Path) -> None:
-    """What is as it should be is not written again, and the operator's configuration never."""
+def test_files_are_written_only_if_needed(tmp_path: Path) -> None:
+    """A unit is written only if its text differs; a configuration that the operator changed is never overwritten."""
     unit = UnitFile(path=tmp_path / "new/unit", text="right\n")
     assert write(unit)
     assert not write(unit)
@@ -111,8 +111,8 @@ def test_a_file_is_written_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.new"))
 
 
-def test_what_is_removed(tmp_path: Path) -> None:
-    """Units are; a configuration is unless it was changed, and with purge in any case, its drop-ins included."""
+def test_removal(tmp_path: Path) -> None:
+    """Units are removed; a changed configuration and its drop-ins are removed only with purge."""
     unit = UnitFile(path=tmp_path / "unit", text="right\n")
     write(unit)
     unit.path.write_text("changed")
@@ -132,22 +132,22 @@ def test_what_is_removed(tmp_path: Path) -> None:
     assert not settings.path.parent.exists()
 
 
-def test_what_can_not_be_removed_is_named(tmp_path: Path) -> None:
-    """A path that is a folder is an error with its name."""
+def test_a_path_that_can_not_be_removed(tmp_path: Path) -> None:
+    """The error about a path that can't be removed names the path."""
     (tmp_path / "unit").mkdir()
     with pytest.raises(UnitsError, match=re.escape(f"can't remove {tmp_path}/unit: ")):
         remove(UnitFile(path=tmp_path / "unit", text="x"), purge=True)
 
 
-def test_what_can_not_be_written_is_named(tmp_path: Path) -> None:
-    """A file that can't be written is an error with its path."""
+def test_a_file_that_can_not_be_written(tmp_path: Path) -> None:
+    """The error about a file that can't be written names its path."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UnitsError, match=re.escape(f"can't write {tmp_path}/file/unit: ")):
         write(UnitFile(path=tmp_path / "file/unit", text="x"))
 
 
 def test_commands_that_the_service_can_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that are not there, that the service does not see, or that other users may replace, are refused."""
+    """Commands are refused if they are missing, hidden from the service, or replaceable by other users."""
     monkeypatch.setattr(units, "commands_folder", lambda: tmp_path)
     with pytest.raises(UnitsError, match="promptlogd is not there"):
         units.check_commands(of_user=True)
@@ -168,8 +168,8 @@ def test_commands_that_the_service_can_not_start(tmp_path: Path, monkeypatch: py
     ("folder", "line"),
     [("/opt/x/bin", "ExecStart=/opt/x/bin/promptlogd "), ("/opt/100%/bin", "ExecStart=/opt/100%%/bin/promptlogd ")],
 )
-def test_the_folder_of_the_commands(monkeypatch: pytest.MonkeyPatch, folder: str, line: str) -> None:
-    """The units have this installation's folder, with systemd's escape for `%`."""
+def test_units_name_the_folder_of_the_commands(monkeypatch: pytest.MonkeyPatch, folder: str, line: str) -> None:
+    """The units contain this installation's folder, with `%` escaped for systemd."""
     monkeypatch.setattr(units, "commands_folder", lambda: Path(folder))
     service = next(file for file in units.system_files() if file.path.name == "promptlogd.service")
     assert line in service.text
@@ -177,7 +177,7 @@ def test_the_folder_of_the_commands(monkeypatch: pytest.MonkeyPatch, folder: str
 
 @pytest.mark.parametrize("folder", ["/opt/a b", "/opt/a;b", '/opt/a"b', "/opt/a\nb", "/opt/a\\b"])
 def test_a_folder_that_systemd_would_misread(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
-    """A folder whose name would break the line of a unit is refused."""
+    """A folder whose name would break a line of a unit is refused."""
     monkeypatch.setattr(units, "commands_folder", lambda: Path(folder))
     with pytest.raises(UnitsError, match="install promptlog in a folder with a plain name"):
         units.system_files()

@@ -1,4 +1,4 @@
-"""What a command does of closed standard streams, of output that can't be written, and of Ctrl-C as it starts."""
+"""Closed standard streams, output that can't be written, and Ctrl-C while a command starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ctl.command import ctl as _ctl
 @pytest.mark.parametrize("arguments", [["list"], ["ping"], ["ping", "--json"], ["--help"], ["run", "--json"]])
 @pytest.mark.parametrize("output", [">&-", ">/dev/full"])
 def test_an_output_that_can_not_be_written(socket_path: Path, arguments: list[str], output: str) -> None:
-    """A closed standard output and a full disk are exit code 6 and a line on stderr, JSON with --json."""
+    """A closed stdout and a full disk end with exit code 6 and one line on stderr, in JSON with --json."""
     assert _ctl(socket_path, "submit", "-", input=b"return 1").returncode == 0
     command = ["sh", "-c", f'exec "$@" {output}', "sh", sys.executable, "-m", "promptlogctl", *arguments]
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
@@ -28,8 +28,8 @@ def test_an_output_that_can_not_be_written(socket_path: Path, arguments: list[st
     assert "can't write the output: " in line
 
 
-def test_closed_input_and_closed_errors(socket_path: Path) -> None:
-    """A standard input that is closed can't be read, which is told; without a standard error the exit code tells."""
+def test_closed_stdin_and_stderr(socket_path: Path) -> None:
+    """The error says that a closed stdin can't be read; with a closed stderr the exit code is unchanged."""
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
     for arguments, closed, code, says in (
         (["exec", "-"], "<&-", 2, b"can't read the program -: Bad file descriptor"),
@@ -43,8 +43,8 @@ def test_closed_input_and_closed_errors(socket_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=str)
-def test_interrupted_while_it_starts(tmp_path: Path, options: list[str]) -> None:
-    """Ctrl-C while modules are imported ends a command as Ctrl-C later does."""
+def test_ctrl_c_while_starting(tmp_path: Path, options: list[str]) -> None:
+    """Ctrl-C during the import of modules ends a command in the same way as Ctrl-C later."""
     script = (
         "import os, signal, sys\n"
         "class Interrupt:\n"

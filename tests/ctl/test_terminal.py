@@ -1,4 +1,4 @@
-"""The command line on a terminal: widths, colours; and streams that can't be written."""
+"""The command line on a terminal: width, colours, prompts, and streams that can't be written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _shown(socket: Path, *arguments: str, columns: int = 80, variables: dict[str
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_no_line_is_wider_than_the_terminal(socket_path: Path, columns: int) -> None:
-    """A list, and the excerpt of a line with an error, fit; the caret stands below its character."""
+    """Lists and source excerpts fit into the terminal, and the caret is below its character."""
     name = "n" * 60
     assert ctl(socket_path, "submit", "-", "--name", name, input=b"return 'wide'").returncode == 0
     listed = _shown(socket_path, "list", columns=columns, variables={"NO_COLOR": "1"}).splitlines()
@@ -36,8 +36,8 @@ def test_no_line_is_wider_than_the_terminal(socket_path: Path, columns: int) -> 
     assert line[caret.index("^") :].startswith("null.x")
 
 
-def test_no_trunc_shows_all(socket_path: Path) -> None:
-    """On a terminal a list has 12 digits of a hash; with --no-trunc it has all, as in a pipe."""
+def test_no_trunc_shows_whole_hashes(socket_path: Path) -> None:
+    """On a terminal a list shows 12 digits of each hash; with --no-trunc or in a pipe it shows all digits."""
     hash = ctl(socket_path, "submit", "-", input=b"return 'whole hash'").stdout.decode().strip()
     listed = _shown(socket_path, "ls", columns=120)
     assert hash[:12] in listed
@@ -48,17 +48,17 @@ def test_no_trunc_shows_all(socket_path: Path) -> None:
 
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_colours(socket_path: Path, variables: dict[str, str], coloured: bool) -> None:
-    """An error has a colour, unless $NO_COLOR is set, or the terminal has none."""
+    """An error is coloured, unless $NO_COLOR is set or the terminal has no colours."""
     assert ("\x1b[" in _shown(socket_path, "run", "@nobody", variables=variables)) is coloured
 
 
-def test_a_prompt_is_not_waited_for_on_a_terminal(socket_path: Path) -> None:
-    """Without a prompt, a terminal is not read."""
+def test_no_prompt_is_read_from_a_terminal(socket_path: Path) -> None:
+    """A command without a prompt does not wait for input from a terminal."""
     assert "0" in _shown(socket_path, "exec", "-e", "return prompt.length")
 
 
 def test_a_piped_prompt_is_read(socket_path: Path, tmp_path: Path) -> None:
-    """A pipe or a file as standard input is the prompt, where no option gives one and the program is not there."""
+    """The prompt is read from a pipe or a file on stdin, unless an option gives it or the program comes from stdin."""
     code = ("exec", "-e", "return prompt")
     assert ctl(socket_path, *code, input="ä b\n".encode()).stdout.decode() == '"ä b\\n"\n'
     assert ctl(socket_path, *code, "--prompt", "", input=b"not read").stdout == b'""\n'
@@ -69,8 +69,8 @@ def test_a_piped_prompt_is_read(socket_path: Path, tmp_path: Path) -> None:
     assert ctl(socket_path, "exec", "-", input=b"return [prompt]").stdout == b'[""]\n'
 
 
-def test_who_waits_for_a_prompt_says_so(socket_path: Path) -> None:
-    """If nothing comes from a pipe, a note says what is waited for; what comes later is the prompt."""
+def test_a_note_says_that_a_prompt_is_awaited(socket_path: Path) -> None:
+    """If a pipe is silent, a note says that the command waits for the prompt, and later input is the prompt."""
     command = [*_CTL, "exec", "-e", "return prompt", "--socket", str(socket_path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -84,8 +84,8 @@ def test_who_waits_for_a_prompt_says_so(socket_path: Path) -> None:
         assert process.stdout.read() == '"late"\n'
 
 
-def test_console_lines_come_while_the_run_goes_on(socket_path: Path) -> None:
-    """A line is shown before the run ends, and stays when Ctrl-C ends the run."""
+def test_console_lines_are_shown_during_the_run(socket_path: Path) -> None:
+    """A console line is shown before the run ends, and stays on the screen after Ctrl-C."""
     code = "console.log('first'); for (;;);"
     command = [*_CTL, "exec", "-e", code, "--cpu-ms", "9000", "--wall-ms", "9000"]
     with terminal(socket_path, *command) as opened:
@@ -95,8 +95,8 @@ def test_console_lines_come_while_the_run_goes_on(socket_path: Path) -> None:
         assert opened.process.returncode == 3
 
 
-def test_options_may_stand_before_the_command(socket_path: Path, tmp_path: Path) -> None:
-    """--socket and --json before the command do what they do behind it; what stands behind it counts more."""
+def test_options_before_the_command(socket_path: Path, tmp_path: Path) -> None:
+    """--socket and --json may precede the command; an option after the command takes precedence."""
     nowhere = str(tmp_path / "none")
     done = subprocess.run([*_CTL, "--socket", str(socket_path), "--json", "ping"], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -106,8 +106,8 @@ def test_options_may_stand_before_the_command(socket_path: Path, tmp_path: Path)
     assert ctl(nowhere, "--socket", nowhere, "ping", "--socket", str(socket_path)).returncode == 0
 
 
-def test_env_by_names(socket_path: Path, tmp_path: Path) -> None:
-    """--env takes NAME=TEXT, objects and files, together; the later value of a name counts."""
+def test_forms_of_env(socket_path: Path, tmp_path: Path) -> None:
+    """--env accepts NAME=TEXT, JSON objects and files together, and the last value of a name wins."""
     (tmp_path / "env.json").write_text('{"c": [3], "a": "file"}')
     given = ("--env", f"@{tmp_path / 'env.json'}", "--env", "a=x=y", "--env", '{"b": {"d": 1}}')
     done = ctl(socket_path, "exec", "-e", "return env", *given)
@@ -118,7 +118,7 @@ def test_env_by_names(socket_path: Path, tmp_path: Path) -> None:
 
 
 def test_remove_several(socket_path: Path) -> None:
-    """remove takes several programs. One whose further names would go too is removed with --force alone."""
+    """remove accepts several programs, and needs --force if it would remove further names."""
     first, second = (
         ctl(socket_path, "submit", "-", "--name", f"gone-{number}", input=f"return 'gone {number}'".encode())
         for number in range(2)
@@ -134,7 +134,7 @@ def test_remove_several(socket_path: Path) -> None:
 
 
 def test_exec_keeps_nothing_unless_asked(socket_path: Path) -> None:
-    """exec leaves no program behind; with --keep it does, but for one that does not parse, whose JSON is the same."""
+    """exec keeps no program; exec --keep does, except for a syntax error, whose JSON is the same in both cases."""
     with Client(socket_path) as client:
         before = client.stats().programs
         assert ctl(socket_path, "exec", "-e", "return 'exec keeps'").returncode == 0
@@ -153,7 +153,7 @@ def test_exec_keeps_nothing_unless_asked(socket_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_closed_streams(socket_path: Path, closed: int) -> None:
-    """With a closed standard stream a run keeps its exit code, or is 6 if its result can't be written. No traceback."""
+    """A closed standard stream causes no traceback: the exit code is the run's, or 6 if the result can't be written."""
     for code, exit_code in (("return 1", 6 if closed == 1 else 0), ("throw new Error('no')", 1)):
         script = f"exec {closed}>&-; exec {shlex.join([*_CTL, 'exec', '-e', code, '--socket', str(socket_path)])}"
         done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
@@ -162,7 +162,7 @@ def test_closed_streams(socket_path: Path, closed: int) -> None:
 
 
 def test_a_full_stderr(socket_path: Path) -> None:
-    """A standard error that can't be written changes neither the result nor the exit code."""
+    """If stderr can't be written, the result and the exit code are unchanged."""
     for code, exit_code, stdout in (("console.log(1); return 1", 0, b"1\n"), ("throw new Error('no')", 1, b"")):
         command = [*_CTL, "exec", "-e", code, "--socket", str(socket_path)]
         with open("/dev/full", "wb") as full:
@@ -184,5 +184,5 @@ def test_a_full_stderr(socket_path: Path) -> None:
     ],
 )
 def test_excerpts(text: str, at: int, width: int, shown: tuple[str, int]) -> None:
-    """An excerpt has its character, is no wider than asked for, and counts cells, not characters."""
+    """An excerpt contains the given character and fits into the given width, counted in terminal cells."""
     assert excerpt(text, at, width) == shown

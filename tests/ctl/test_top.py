@@ -27,7 +27,7 @@ pytestmark = pytest.mark.long
 _OLD = next(reply for _, reply in REPLIES if isinstance(reply, StatsReply))
 _ENTER, _LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 _NEXT = "\x1b[H"
-"""Begins each display."""
+"""The sequence with which each display begins."""
 
 
 def _durations(*counts: int) -> Histogram:
@@ -35,14 +35,14 @@ def _durations(*counts: int) -> Histogram:
 
 
 def _later(seconds: float, ok: int, wall: Histogram) -> StatsReply:
-    """Return a reply that came later: with more runs on QuickJS, and with these histograms."""
+    """Return a later reply, with more runs on QuickJS and with this histogram."""
     engine = msgspec.structs.replace(_OLD.engines[0], runs={"ok": 3 + ok}, wall=wall)
     uptime_s = _OLD.uptime_s + seconds
     return msgspec.structs.replace(_OLD, uptime_s=uptime_s, runs={"ok": 3 + ok}, engines=[engine])
 
 
 def test_an_interval() -> None:
-    """Counts and quantiles are those of the interval alone, however much there was before."""
+    """Counts and quantiles cover the interval alone, not the time before it."""
     shown = view(_later(2.0, 40, _durations(1, 40, 2)), _OLD, [])
     assert (shown.interval_s, shown.is_whole, shown.runs, shown.errors) == (2.0, False, {"ok": 40}, {})
     (engine,) = shown.engines
@@ -52,7 +52,7 @@ def test_an_interval() -> None:
 
 
 def test_a_restart_of_the_daemon() -> None:
-    """If the daemon was restarted between two replies, the display is since its start, and nothing is negative."""
+    """After a restart of the daemon the display covers the time since the restart, and no count is negative."""
     shown = view(msgspec.structs.replace(_OLD, uptime_s=1.0, runs={"ok": 1}), _OLD, [])
     assert (shown.is_whole, shown.interval_s, shown.runs) == (True, 1.0, {"ok": 1})
 
@@ -68,13 +68,13 @@ def test_a_restart_of_the_daemon() -> None:
     ],
 )
 def test_quantiles(counts: tuple[int, ...], share: float, expected: float | None) -> None:
-    """Within a bucket they are interpolated. Above all bounds they are the last bound."""
+    """A quantile is interpolated within its bucket; above the last bound it is the last bound."""
     assert quantile(_durations(*counts), share) == expected
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 80, 200])
 def test_lines_fit(width: int) -> None:
-    """No line is wider than the terminal, and hostile text is escaped."""
+    """No line is wider than the terminal, and control characters are escaped."""
     row = JournalSum("a" * 64, "\x1b[2J", 10**9, 10**9, 1e12, 1e9, 1e9, 2**40, 0.0)
     stats = msgspec.structs.replace(
         _OLD, runs={f"outcome_{number}": 10**12 for number in range(20)}, errors={"\x1b]0;x\x07": 5}, uptime_s=1e9
@@ -85,7 +85,7 @@ def test_lines_fit(width: int) -> None:
 
 
 def test_a_snapshot(tmp_path: Path) -> None:
-    """In a pipe, on a dumb terminal and with --json there is one snapshot without control characters."""
+    """In a pipe, on a dumb terminal and with --json, top prints one snapshot without control characters."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hash = client.submit("return 1").hash
         for _ in range(5):
@@ -109,7 +109,7 @@ def test_a_snapshot(tmp_path: Path) -> None:
 
 @contextmanager
 def _load(socket: Path) -> Iterator[None]:
-    """Run programs one after the other for the length of a block."""
+    """Run programs one after the other while the block runs."""
     ended = threading.Event()
 
     def work() -> None:
@@ -127,14 +127,14 @@ def _load(socket: Path) -> Iterator[None]:
 
 
 def _is_restored(opened: Terminal) -> bool:
-    """Whether the terminal shows what is typed, as before."""
+    """Whether the terminal echoes typed text again."""
     return bool(termios.tcgetattr(opened._ours)[3] & termios.ECHO)
 
 
 @pytest.mark.parametrize("columns", [40, 80])
 @pytest.mark.parametrize("end", ["q", "\x03", "SIGTERM"])
 def test_live(socket_path: Path, columns: int, end: str) -> None:
-    """Rates of the last second are shown again and again; q, Ctrl-C and SIGTERM end it and restore the opened."""
+    """The display is refreshed with current rates; q, Ctrl-C and SIGTERM end it and restore the terminal."""
     with _load(socket_path), terminal(socket_path, *_CTL, "top", columns=columns) as opened:
         seen = opened.read("(last ")
         opened.read("q: quit")
@@ -157,8 +157,8 @@ def test_live(socket_path: Path, columns: int, end: str) -> None:
         assert max(map(len, plain.split("\r\n"))) <= columns
 
 
-def test_live_without_a_daemon(tmp_path: Path) -> None:
-    """When the daemon goes away the reason is shown, and when it is back the display goes on."""
+def test_live_while_the_daemon_is_away(tmp_path: Path) -> None:
+    """When the daemon stops, the display shows the reason; when the daemon is back, the display goes on."""
     with a_daemon(tmp_path) as daemon, terminal(daemon.socket, *_CTL, "top") as opened:
         opened.read("(last ")
         daemon.stop()

@@ -1,4 +1,4 @@
-"""What the documents show of a shell or of Python happens: each command prints what stands below it."""
+"""The shell and Python transcripts of the documents: each command prints what the document shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 _NEEDS_MORE = re.compile(
     r"make |python3 -m venv|\S+/pip |.* &$|socat|promptlogctl (http|play|canary)|curl |cat prompts"
 )
-"""Commands that are tested elsewhere, or set up what is set up here already."""
+"""Commands that other tests cover, or whose set-up the fixtures have done."""
 
 _VOLATILE = [
     (re.compile(r'"timestamp":"[^"]*"'), '"timestamp":"..."'),
@@ -25,7 +25,7 @@ _VOLATILE = [
 
 
 def _commands(document: str) -> Iterator[tuple[str, str]]:
-    """Yield each command of a document's transcripts, and what it shall print."""
+    """Yield each command of a document's transcripts with the output that the document shows."""
     text = (ROOT / document).read_text("utf-8")
     for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -45,7 +45,7 @@ def _steady(text: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the examples, and with promptlogctl on the path."""
+    """A folder with the examples and with promptlogctl in bin/."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/promptlogctl"
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("document", "least"), [("README.md", 2), ("docs/cli.md", 8)])
 def test_transcripts(socket_path: Path, folder: Path, document: str, least: int) -> None:
-    """Each command prints what the document says, but for times and amounts."""
+    """Each command prints what the document shows, except for times and sizes."""
     environment = {
         **os.environ,
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
@@ -79,8 +79,8 @@ def test_transcripts(socket_path: Path, folder: Path, document: str, least: int)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/clients.md", "docs/protocol.md"])
-def test_python(socket_path: Path, tmp_path: Path, document: str) -> None:
-    """The example in Python prints what its comment says."""
+def test_python_examples(socket_path: Path, tmp_path: Path, document: str) -> None:
+    """The Python example prints what its comment says."""
     text = (ROOT / document).read_text("utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     code = code.replace("/run/promptlog/promptlog.sock", str(socket_path))

@@ -1,4 +1,4 @@
-"""A path that can't be a daemon's socket: each client says what is wrong with it, and what to do."""
+"""Paths that can't be a daemon's socket: each client names the fault and the remedy."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _START = "start one with: promptlogd --socket"
         ),
     ],
 )
-def test_what_is_wrong_with_a_path(tmp_path: Path, name: str, says: str) -> None:
-    """Both clients and the command line tell a path that can't be used from a daemon that does not run."""
+def test_unusable_paths(tmp_path: Path, name: str, says: str) -> None:
+    """Both clients and the command line distinguish an unusable path from a daemon that does not run."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     with socket.socket(socket.AF_UNIX) as stale:
@@ -71,7 +71,7 @@ cli(sys.argv[1:], prog_name="promptlogctl")
 
 @pytest.mark.parametrize("closed", ["socket", "folder"])
 def test_permission_denied_names_owner_and_mode(closed: str) -> None:
-    """Who may not connect learns who closed what to it; it is no error of usage."""
+    """If a socket or folder denies access, the error names it with its owner and mode, and the exit code is 4."""
     with tempfile.TemporaryDirectory(prefix="promptlog-") as name, socket.socket(socket.AF_UNIX) as sock:
         os.chmod(name, 0o755)
         folder = Path(name, "folder")
@@ -92,13 +92,13 @@ def test_permission_denied_names_owner_and_mode(closed: str) -> None:
 
 
 def test_an_empty_path_is_a_value_error() -> None:
-    """An empty path does not mean the current folder."""
+    """An empty path is refused and does not mean the current folder."""
     with pytest.raises(ValueError, match="the path of the socket is empty"):
         Client("")
 
 
-def test_who_has_no_daemon_hears_of_the_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where nobody answers on a user's default socket, and the system has a daemon, the error names its socket too."""
+def test_the_error_suggests_the_system_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If a user's default socket has no daemon and the system has one, the error names the system's socket."""
     shared = tmp_path / "shared"
     paths = {0: shared, 1000: tmp_path / "own"}
     monkeypatch.setattr(endpoint, "default_paths", lambda euid, _: Paths(socket=paths[euid], state_dir=tmp_path))

@@ -1,4 +1,4 @@
-"""Command lines that are right but for one thing: each does what it should, and as it is ends with an error."""
+"""Command lines with one fault: each fails, and succeeds without the fault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.ctl.command import ctl as _ctl
 EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
 _KEPT = "@usage"
 _FILE = "FILE"
-"""Stands for the path of a file that is there."""
+"""Placeholder for the path of an existing file."""
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ _FILE = "FILE"
 def test_usage_and_not_found(
     socket_path: Path, tmp_path: Path, right: list[str], wrong: list[str], code: int, says: str
 ) -> None:
-    """A command ends with 0, and with one thing wrong with the documented exit code and one line that says what."""
+    """A correct command exits with 0; with one fault it exits with the documented code and one line that names it."""
     (tmp_path / "file.js").write_text("return 1")
     stand_for = {_FILE: str(tmp_path / "file.js"), "STATE": str(tmp_path / "state")}
-    for source in (b"return 0", b"return 1"):  # so that the name can be moved back
+    for source in (b"return 0", b"return 1"):  # two programs, so that the name can be moved back
         assert _ctl(socket_path, "submit", "-", "--name", "usage", input=source).returncode == 0
     done = _ctl(socket_path, *(stand_for.get(word, word) for word in right), input=b"return 1")
     assert done.returncode == 0, done.stderr
@@ -60,7 +60,7 @@ def test_usage_and_not_found(
 
 
 def test_errors_of_usage_are_json_too(socket_path: Path) -> None:
-    """With --json, arguments that no command takes are one line of JSON on stdout, too."""
+    """With --json, a usage error is one line of JSON on stdout."""
     assert _ctl(socket_path, "submit", "-", "--name", "j", input=b"return 1").returncode == 0
     for right, wrong in (
         (["run", "@j"], ["run"]),
