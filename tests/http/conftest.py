@@ -1,4 +1,4 @@
-"""A server that the tests of the HTTP API share, and what talks to it."""
+"""Fixtures of the HTTP tests: one server for all tests, and a client of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A script that uses the HTTP API as a service in JavaScript does, with `fetch`. Deno and Node run it."""
+"""A script that uses the HTTP API with JavaScript's `fetch`, as a service does. Deno and Node run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that tries programs, in Chromium: `make test-page`. Not a part of `make test`, since it needs a browser."""
+"""The web page in Chromium. `make test-page` runs these tests; `make test` does not, because they need a browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DESKTOP, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium: $CHROMIUM, or the one on $PATH."""
+    """Chromium, from $CHROMIUM or $PATH."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     assert path, "no Chromium is here: install one (Debian: apt-get install chromium), or name it with $CHROMIUM"
     with sync_playwright() as playwright:
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The page, ready for use. It must report no error, and load nothing from elsewhere."""
+    """The page, ready for use. It must report no error and load nothing from other hosts."""
     context = browser.new_context(viewport=DESKTOP)
     page = context.new_page()
     wrong: list[str] = []
@@ -46,14 +46,14 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def write(page: Page, code: str) -> None:
-    """Replace the program by typing."""
+    """Replace the program by typing new code."""
     page.locator(".cm-content").click()
     page.keyboard.press("Control+a")
     page.keyboard.type(code)
 
 
 def run(page: Page, kind: str) -> None:
-    """Run the program by the keyboard, and wait until its outcome is there."""
+    """Run the program with the keyboard, and wait for an outcome of this kind."""
     page.keyboard.press("Control+Enter")
     expect(page.locator(f"#outcome.{kind}")).to_be_visible(timeout=15_000)
 
@@ -73,8 +73,8 @@ def reload(page: Page) -> None:
     page.wait_for_selector("html[data-ready]")
 
 
-def test_type_run_see(page: Page) -> None:
-    """A program that was typed runs with its prompt and env; the tree, the text and the console show what it gave."""
+def test_edit_and_run(page: Page) -> None:
+    """A typed program runs with its prompt and env, and the tree, the text and the console show its results."""
     page.locator("#prompt").fill("a b")
     page.locator("#env").fill('{"k": [1, 2]}')
     write(page, "console.log('seen', prompt); const result = { words: prompt.split(' '), env };")
@@ -87,8 +87,8 @@ def test_type_run_see(page: Page) -> None:
     expect(page.locator("#cpu-text")).to_contain_text("of 50 ms")
 
 
-def test_an_exceptions_line_is_marked(page: Page) -> None:
-    """The editor marks the line in which the program threw, and an excerpt has a caret below the place."""
+def test_the_line_of_an_exception_is_marked(page: Page) -> None:
+    """The editor marks the line that threw, and the excerpt has a caret below the position."""
     write(page, "const a = null;\nconst result = a.b;")
     run(page, "failed")
     expect(page.locator("#outcome")).to_contain_text("TypeError")
@@ -96,8 +96,8 @@ def test_an_exceptions_line_is_marked(page: Page) -> None:
     expect(page.locator("#excerpt")).to_contain_text("^")
 
 
-def test_a_syntax_errors_place_is_marked(page: Page) -> None:
-    """A program that does not parse is marked as well, also when it is to be kept."""
+def test_the_line_of_a_syntax_error_is_marked(page: Page) -> None:
+    """The editor marks the line of a syntax error, after a run and after an attempt to save."""
     write(page, "const a = 1;\nconst b = ;")
     run(page, "failed")
     expect(page.locator("#outcome")).to_contain_text("does not parse")
@@ -107,15 +107,15 @@ def test_a_syntax_errors_place_is_marked(page: Page) -> None:
 
 
 def test_an_endless_loop_shows_the_limit(page: Page) -> None:
-    """The outcome says which limit was reached, and the bar is full."""
+    """The outcome names the limit that was reached, and its bar is full."""
     write(page, "for (;;);")
     run(page, "limit")
     expect(page.locator("#outcome")).to_contain_text("50 ms of CPU time")
     assert page.locator("#cpu").evaluate("meter => meter.value / meter.max") == 1
 
 
-def test_markup_does_nothing(page: Page) -> None:
-    """What a program returns, logs or throws is text: no element comes of it, and no script runs."""
+def test_markup_is_shown_as_text(page: Page) -> None:
+    """HTML that a program returns, logs or throws is shown as text: it creates no element and runs no script."""
     attack = "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>"
     write(page, f"console.log({attack!r}); return [{attack!r}, {{ {attack!r}: 1 }}]")
     run(page, "ok")
@@ -127,8 +127,8 @@ def test_markup_does_nothing(page: Page) -> None:
     assert page.locator("main img, main script").count() == 0
 
 
-def test_console_lines_come_during_the_run_and_stop_ends_it(page: Page) -> None:
-    """A line is shown while the program still runs, and the button stops the run."""
+def test_console_during_the_run_and_stop_button(page: Page) -> None:
+    """A console line is shown while the program still runs, and the Stop button ends the run."""
     page.get_by_role("radio", name="Deno").check()
     write(page, "console.warn('waiting'); await new Promise((go) => setTimeout(go, 900)); return 1")
     page.keyboard.press("Control+Enter")
@@ -139,7 +139,7 @@ def test_console_lines_come_during_the_run_and_stop_ends_it(page: Page) -> None:
 
 
 def test_share_and_open(page: Page, url: str) -> None:
-    """A kept program has a link, by name, which opens it, and a second one that brings the prompt and env along."""
+    """A saved program gets a link that opens it, and a second link that includes prompt and env."""
     page.locator("#prompt").fill("a&b=c #é")
     page.locator("#env").fill('{"k": "&"}')
     write(page, "return 'shared by name'")
@@ -160,8 +160,8 @@ def test_share_and_open(page: Page, url: str) -> None:
     expect(links).to_have_count(1)
 
 
-def test_a_name_that_moves_is_told(page: Page, url: str) -> None:
-    """Saved under a name that was on another program, the page tells which, with a link to it."""
+def test_a_moved_name_is_reported(page: Page, url: str) -> None:
+    """If saving moves a name, the page shows a link to the program that had the name before."""
     for number in (1, 2):
         write(page, f"return 'moves {number}'")
         page.locator("#name").fill("moves-on-the-page")
@@ -172,15 +172,15 @@ def test_a_name_that_moves_is_told(page: Page, url: str) -> None:
 
 
 @pytest.mark.parametrize("reference", ["@nobody", "deadbeefdeadbeef"])
-def test_a_link_to_what_is_gone(page: Page, url: str, reference: str) -> None:
-    """A link to a program that is not there says so."""
+def test_a_link_to_a_missing_program(page: Page, url: str, reference: str) -> None:
+    """A link to a program that does not exist shows an error."""
     other = new_page(page, f"{url}#{reference}")
     expect(other.locator("#outcome.failed")).to_contain_text(f"No program {reference[:12]} here")
     other.context.close()
 
 
-def test_what_was_written_is_there_after_a_reload(page: Page, url: str) -> None:
-    """A reload brings back the program, the prompt, env and limits; of a kept program it says that they are changes."""
+def test_a_draft_survives_a_reload(page: Page, url: str) -> None:
+    """A reload restores program, prompt, env and limits, and marks changes to a saved program."""
     write(page, "return 'a draft'")
     page.locator("#prompt").fill("of mine")
     page.locator("#limits summary").click()
@@ -201,8 +201,8 @@ def test_what_was_written_is_there_after_a_reload(page: Page, url: str) -> None:
     expect(page.locator(".cm-content")).to_contain_text("a draft")
 
 
-def test_a_draft_has_a_bound(page: Page) -> None:
-    """A text that is too long for the browser's storage is not kept there, nor is the one before it."""
+def test_a_draft_has_a_maximum_size(page: Page) -> None:
+    """A draft that is too large for the browser's storage is not saved, and the older draft is deleted."""
     write(page, "return 'short'")
     kept = "localStorage.getItem('promptlog.draft')"
     until(lambda: "short" in (page.evaluate(kept) or ""))
@@ -211,7 +211,7 @@ def test_a_draft_has_a_bound(page: Page) -> None:
 
 
 def test_limits_of_a_run(page: Page) -> None:
-    """A run has the limits in the fields, and the bars show those that were in force; a wrong one is told."""
+    """The limits of the fields apply to the run, the bars show the limits in force, and invalid values are refused."""
     page.locator("#limits summary").click()
     page.locator("#limit-memory").fill("64")
     page.locator("#limit-cpu").fill("1500")
@@ -236,8 +236,8 @@ def test_limits_of_a_run(page: Page) -> None:
     expect(page.locator("#cpu-text")).to_contain_text("of 50 ms")
 
 
-def test_history_is_in_this_browser(page: Page, url: str) -> None:
-    """Runs are listed, and come back with their prompt; another browser has none of them."""
+def test_history_stays_in_the_browser(page: Page, url: str) -> None:
+    """Earlier runs are listed and can be opened again with their prompts."""
     page.locator("#prompt").fill("remembered")
     write(page, "return prompt + ' run'")
     run(page, "ok")
@@ -248,16 +248,16 @@ def test_history_is_in_this_browser(page: Page, url: str) -> None:
     expect(page.locator("#prompt")).to_have_value("remembered")
 
 
-def test_typescript_takes_deno(page: Page) -> None:
-    """TypeScript chooses Deno by itself, and runs."""
+def test_typescript_selects_deno(page: Page) -> None:
+    """Choosing TypeScript selects Deno, and the program runs."""
     page.get_by_role("radio", name="TypeScript").check()
     expect(page.locator('input[value="deno"]')).to_be_checked()
     write(page, "const n: number = 3; return n")
     run(page, "ok")
 
 
-def test_every_example_ends_as_it_says(page: Page) -> None:
-    """Each example runs, and those of limits end at a limit."""
+def test_every_example_has_its_outcome(page: Page) -> None:
+    """Each example runs and ends with the outcome that its title announces."""
     count = page.locator("#examples option").count()
     assert count >= 9
     for index in range(count - 1):
@@ -268,8 +268,8 @@ def test_every_example_ends_as_it_says(page: Page) -> None:
         expect(page.locator(f"#outcome.{kind}")).to_be_visible(timeout=15_000)
 
 
-def test_the_keyboard_is_enough(page: Page) -> None:
-    """Tab leads from the editor, after Escape, to the run button; all that is used can be reached."""
+def test_keyboard_navigation(page: Page) -> None:
+    """After Escape in the editor, Tab reaches every control that is needed."""
     page.locator(".cm-content").focus()
     page.keyboard.press("Escape")
     reached: list[str] = []
@@ -280,8 +280,8 @@ def test_the_keyboard_is_enough(page: Page) -> None:
         assert wanted in reached, reached
 
 
-def test_an_env_that_is_no_object(page: Page) -> None:
-    """A wrong env is told beside its field, nothing runs, an earlier result goes; mended, the error goes as well."""
+def test_an_invalid_env(page: Page) -> None:
+    """An invalid env shows an error beside its field, and clears the old result; a valid env removes the error."""
     page.locator("#env").fill("{}")
     write(page, "return 'earlier'")
     run(page, "ok")
@@ -295,8 +295,8 @@ def test_an_env_that_is_no_object(page: Page) -> None:
     expect(page.locator("#env")).to_have_attribute("aria-invalid", "false")
 
 
-def test_on_a_phone_the_error_is_in_sight(browser: Browser, url: str) -> None:
-    """After a run that fails, a phone's screen shows the message; the fields above the program take two rows."""
+def test_the_error_is_visible_on_a_phone(browser: Browser, url: str) -> None:
+    """After a failed run, a phone's screen shows the message, and the fields above the program take two rows."""
     context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)  # type: ignore[arg-type, unused-ignore]
     page = context.new_page()
     page.goto(url)
@@ -310,12 +310,12 @@ def test_on_a_phone_the_error_is_in_sight(browser: Browser, url: str) -> None:
         "fields => fields.map((field) => field.getBoundingClientRect().bottom)"
     )
     assert tops[1] == tops[2] > tops[0]
-    expect(page.locator("#editor-help")).to_be_hidden()  # it names keys
+    expect(page.locator("#editor-help")).to_be_hidden()  # the help text describes keys, which a phone does not have
     context.close()
 
 
-def test_a_token_is_asked_for(browser: Browser, socket_path: Path, tmp_path: Path) -> None:
-    """With tokens the page asks for one at the first run, and goes on with it."""
+def test_the_page_asks_for_a_token(browser: Browser, socket_path: Path, tmp_path: Path) -> None:
+    """If the server requires tokens, the page asks for one at the first run and then continues."""
     tokens = tmp_path / "tokens"
     tokens.write_text("me run,exec,submit aaaaaaaaaaaaaaaaaaaaaaaa\n")
     tokens.chmod(0o600)
@@ -325,7 +325,7 @@ def test_a_token_is_asked_for(browser: Browser, socket_path: Path, tmp_path: Pat
         page.wait_for_selector("html[data-ready]")
         page.locator("#run").click()
         colour = "field => getComputedStyle(field).borderColor"
-        assert page.locator("#token").evaluate(colour) == page.locator("#name").evaluate(colour)  # not red yet
+        assert page.locator("#token").evaluate(colour) == page.locator("#name").evaluate(colour)  # not yet marked wrong
         page.get_by_role("button", name="Cancel").click()
         expect(page.locator("#outcome.failed")).to_contain_text("send a token")
         page.locator("#run").click()
@@ -338,7 +338,7 @@ def test_a_token_is_asked_for(browser: Browser, socket_path: Path, tmp_path: Pat
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["desktop", "phone"])
 def test_looks_and_accessibility(browser: Browser, url: str, size: str, scheme: str) -> None:
-    """axe finds nothing serious, nothing is wider than the screen; `SCREENSHOTS=1` writes the pictures of docs/."""
+    """axe reports no serious fault, and nothing is wider than the screen. `SCREENSHOTS=1` writes the images in docs."""
     viewport = DESKTOP if size == "desktop" else PHONE
     touch = size == "phone"
     page = browser.new_page(viewport=viewport, color_scheme=scheme, has_touch=touch, is_mobile=touch)  # type: ignore[arg-type, unused-ignore]

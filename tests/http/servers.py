@@ -1,4 +1,4 @@
-"""HTTP servers for tests: `promptlogctl http` as a process of its own."""
+"""HTTP servers for tests: `promptlogctl http` in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READY = re.compile(r"listening on (\S+);")
 def http_server(
     *arguments: str, daemon: Path | None = None, listen: str = "127.0.0.1:0", variables: dict[str, str] | None = None
 ) -> Iterator[str]:
-    """Start a server, give its URL (or `unix:PATH`), and stop it at the end."""
+    """Start a server, yield its URL (or `unix:PATH`), and stop the server when the block ends."""
     environment = {**os.environ, **(variables or {})}
     if daemon is not None:
         environment["PROMPTLOG_SOCKET"] = str(daemon)
@@ -47,7 +47,7 @@ def http_server(
 
 
 def connected(url: str, *, receive_bytes: int | None = None) -> socket.socket:
-    """Return a socket that is connected to a server. `receive_bytes`: size of its buffer for what comes (TCP)."""
+    """Return a socket that is connected to a server. `receive_bytes` sets the size of its TCP receive buffer."""
     if url.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(20)
@@ -63,7 +63,7 @@ def connected(url: str, *, receive_bytes: int | None = None) -> socket.socket:
 
 
 def exchanged(url: str, sent: bytes) -> bytes:
-    """Send bytes on a connection of their own, and return all that comes back until the server closes it."""
+    """Send bytes on a new connection, and return everything that the server sends before it closes the connection."""
     with connected(url) as sock:
         sock.sendall(sent)
         received = b""
@@ -73,12 +73,12 @@ def exchanged(url: str, sent: bytes) -> bytes:
 
 
 def status_of(response: bytes) -> int:
-    """Return the status of a response as it came."""
+    """Return the status code of a raw response."""
     assert response.startswith(b"HTTP/1.1 "), response
     return int(response[9:12])
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nothing listens on."""
+    """Return a TCP port of the loopback interface that is not in use."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The proof of concept's two calls, by the clients that people use."""
+"""The two basic calls, submit and run, with the clients that people use."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def submitted(web: httpx.Client, code: str = PROGRAM) -> str:
     return str(web.post("/submit", json={"code": code}).raise_for_status().json()["hash"])
 
 
-def test_submit_answers_hash_and_url_alone(web: httpx.Client) -> None:
-    """POST /submit gives the hash, 64 digits, and the path that runs the program; the same ones the second time."""
+def test_submit_returns_hash_and_url(web: httpx.Client) -> None:
+    """POST /submit returns the hash and the path that runs the program, and the same values when it is repeated."""
     response = web.post("/submit", json={"code": PROGRAM})
     assert response.status_code == 200
     answer = response.json()
@@ -30,8 +30,8 @@ def test_submit_answers_hash_and_url_alone(web: httpx.Client) -> None:
     assert web.post("/submit", json={"code": PROGRAM}).json() == answer
 
 
-def test_run_answers_the_results_json(web: httpx.Client) -> None:
-    """GET /run/HASH?prompt= gives 200 and the result's JSON, byte for byte, and nothing may keep it."""
+def test_run_returns_the_json_of_the_result(web: httpx.Client) -> None:
+    """GET /run/HASH?prompt= returns status 200 and the JSON of the result, unchanged and not to be cached."""
     response = web.get(f"/run/{submitted(web)}", params={"prompt": "a b cé"})
     assert (response.status_code, response.content) == (200, '{"words":3,"last":"cé"}'.encode())
     assert response.headers["content-type"] == "application/json"
@@ -46,8 +46,8 @@ def test_run_answers_the_results_json(web: httpx.Client) -> None:
         ("const nothing = 1;", "the program gave no result"),
     ],
 )
-def test_a_programs_own_error_is_500(web: httpx.Client, code: str, message: str) -> None:
-    """A program that throws, or gives no result, is 500 with its message as `error`, and no other member."""
+def test_an_error_of_the_program_is_500(web: httpx.Client, code: str, message: str) -> None:
+    """A program that throws or gives no result is status 500 with a body whose only member is `error`."""
     response = web.get(f"/run/{submitted(web, code)}")
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/json"
@@ -55,14 +55,14 @@ def test_a_programs_own_error_is_500(web: httpx.Client, code: str, message: str)
     assert message in response.json()["error"]
 
 
-def test_eight_digits_are_an_alias(web: httpx.Client) -> None:
-    """The first 8 digits of a hash run the program, as they did."""
+def test_eight_digits_are_enough(web: httpx.Client) -> None:
+    """The first 8 digits of a hash run the program."""
     hash = submitted(web)
     assert web.get(f"/run/{hash[:8]}?prompt=x").json() == {"words": 1, "last": "x"}
 
 
 def test_curl(url: str, tmp_path: Path) -> None:
-    """The two calls by curl."""
+    """curl can submit and run a program."""
     assert shutil.which("curl"), "curl is not installed"
     command = ["curl", "-s", "--max-time", "20"]
     body = json.dumps({"code": PROGRAM})
@@ -73,7 +73,7 @@ def test_curl(url: str, tmp_path: Path) -> None:
 
 
 def test_fetch(url: str) -> None:
-    """JavaScript's fetch, here Deno's: the two calls, a long prompt, events, a limit, an abort, 30 requests at once."""
+    """`fetch` on Deno can submit, run, send a long prompt, read events, reach a limit, abort, and run 30 at once."""
     import deno
 
     done = subprocess.run(
@@ -88,10 +88,10 @@ def test_fetch(url: str) -> None:
     assert json.loads(done.stdout) == TOLD
 
 
-def test_nobody_takes_an_alias_away(tmp_path: Path) -> None:
-    """If other programs' hashes begin with the same 8 digits, the alias stays with the program that was kept first.
+def test_an_alias_stays_with_the_first_program(tmp_path: Path) -> None:
+    """If other hashes begin with the same 8 digits, the alias stays with the program that was kept first.
 
-    Such hashes take long to find, so the state folder gets two programs whose content has another hash.
+    Finding such hashes takes too long. The test therefore adds two programs with invented hashes to the state folder.
     """
     with a_daemon(tmp_path) as daemon, http_server(daemon=daemon.socket) as url, httpx.Client(base_url=url) as web:
         hash = submitted(web)

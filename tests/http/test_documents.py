@@ -1,4 +1,4 @@
-"""What the documents show of HTTP happens."""
+"""The HTTP examples of the documents work as shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HTTP = (ROOT / "docs/http.md").read_text("utf-8")
 
 @pytest.mark.parametrize("name", ["README.md", "docs/http.md"])
 def test_curl_transcripts(url: str, name: str) -> None:
-    """Each curl command in a transcript prints what stands below it."""
+    """Each curl command in a transcript prints the output that the document shows."""
     text = (ROOT / name).read_text("utf-8")
     transcripts = re.findall(r"^\$ (curl .*)\n((?:(?!\$ |```).*\n)+)", text, re.MULTILINE)
     assert len(transcripts) >= 2
@@ -29,7 +29,7 @@ def test_curl_transcripts(url: str, name: str) -> None:
 
 
 def test_http_md_has_every_path_and_status() -> None:
-    """docs/http.md names each path, and each status that the API may answer with."""
+    """docs/http.md names each path, and each status that the API can return."""
     operations = document()["paths"]
     for path in operations:
         assert path.replace("{program}", "PROGRAM") in HTTP, path
@@ -39,7 +39,7 @@ def test_http_md_has_every_path_and_status() -> None:
         assert re.search(rf"^\| .*\b{status}\b", HTTP, re.MULTILINE), status
 
 
-def test_the_message_that_names_missing_packages_is_current() -> None:
-    """`promptlogctl http` names the packages of the extra `http`, with the versions of pyproject.toml."""
+def test_the_message_about_missing_packages_is_current() -> None:
+    """The packages that `promptlogctl http` asks for are those of the extra `http` in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert list(REQUIREMENTS) == project["optional-dependencies"]["http"]

@@ -1,4 +1,4 @@
-"""Who may send requests: hosts, sites, tokens. In one process, with a daemon."""
+"""Which requests are allowed: hosts, sites and tokens. The application runs in this process, with a real daemon."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ writer submit dddddddddddddddddddddddd
 
 
 def answered(settings: Settings, *requests: httpx.Request) -> list[int]:
-    """Return the status of the answer to each request, sent to an application with these settings."""
+    """Send each request to an application with these settings, and return the status codes."""
 
     async def main() -> list[int]:
         app = Application(settings)
@@ -38,7 +38,7 @@ def answered(settings: Settings, *requests: httpx.Request) -> list[int]:
 
 
 def get(path: str, **headers: str) -> httpx.Request:
-    """Return a GET request of a browser or another client."""
+    """Return a GET request with these headers."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.Request("GET", f"http://localhost{path}", headers=named)
 
@@ -74,14 +74,14 @@ def settings(socket_path: Path) -> Settings:
         ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 403),
     ],
 )
-def test_another_sites_page_can_do_nothing(settings: Settings, headers: dict[str, str], status: int) -> None:
-    """A request is refused if its Host is not this server's, or if the browser says that another site made it."""
+def test_requests_of_other_sites_are_refused(settings: Settings, headers: dict[str, str], status: int) -> None:
+    """A request is refused if its Host is not this server's, or if the browser says that another site sent it."""
     assert answered(settings, get("/programs", **headers)) == [status]
 
 
 @pytest.mark.parametrize("method_and_path", ["GET /run/x", "POST /exec", "POST /submit", "DELETE /programs/x", "GET /"])
 def test_no_path_is_open_to_other_sites(settings: Settings, method_and_path: str) -> None:
-    """What another site's page asks for is refused, whatever it asks for; so is a header that comes twice."""
+    """Every path refuses requests that another site sent, and requests in which Sec-Fetch-Site occurs twice."""
     method, path = method_and_path.split()
     url = f"http://localhost{path}"
     assert answered(
@@ -93,13 +93,13 @@ def test_no_path_is_open_to_other_sites(settings: Settings, method_and_path: str
 
 
 def test_links_to_the_page_work(settings: Settings) -> None:
-    """Another site may link to the page, which runs nothing by itself."""
+    """A link on another site can open the page, because the page runs nothing by itself."""
     link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
     assert answered(settings, get("/", **link), get("/", sec_fetch_site="cross-site")) == [200, 403]
 
 
 def test_rights(settings: Settings, socket_path: Path, tmp_path: Path) -> None:
-    """With tokens, each request needs one with the right for it; the page and the checks of health need none."""
+    """With tokens, each request needs a token with the right for it; only the health checks and the page need none."""
     path = tmp_path / "tokens"
     path.write_text(TOKENS)
     path.chmod(0o600)
@@ -130,8 +130,8 @@ def test_rights(settings: Settings, socket_path: Path, tmp_path: Path) -> None:
     assert answered(guarded, *run("d" * 24)) == [403, 403]
 
 
-def test_a_name_is_moved_by_who_may_manage(settings: Settings, socket_path: Path, tmp_path: Path) -> None:
-    """A token without `manage` puts a name on a program; to move it is 403 then, and the name stays where it is."""
+def test_moving_a_name_needs_the_right_manage(settings: Settings, socket_path: Path, tmp_path: Path) -> None:
+    """A token without `manage` can set a new name but not move one: the status is 403, and the name stays."""
     path = tmp_path / "tokens"
     path.write_text(TOKENS)
     path.chmod(0o600)
@@ -176,8 +176,8 @@ def test_a_name_is_moved_by_who_may_manage(settings: Settings, socket_path: Path
         ("x" * 2_000_000, "more than"),
     ],
 )
-def test_token_files_that_are_wrong(tmp_path: Path, content: str, why: str) -> None:
-    """A token file with a mistake is refused, and the error says why."""
+def test_invalid_token_files(tmp_path: Path, content: str, why: str) -> None:
+    """A token file with a mistake is refused, and the error names the mistake."""
     path = tmp_path / "tokens"
     path.write_text(content)
     path.chmod(0o600)
@@ -185,8 +185,8 @@ def test_token_files_that_are_wrong(tmp_path: Path, content: str, why: str) -> N
         read_tokens(path)
 
 
-def test_a_token_file_that_others_can_read(tmp_path: Path) -> None:
-    """It is refused, with the command that mends it; so is one that is not there."""
+def test_unreadable_and_unsafe_token_files(tmp_path: Path) -> None:
+    """A token file is refused if other users can read it, if it does not exist, or if it is not a regular file."""
     path = tmp_path / "tokens"
     path.write_text(TOKENS)
     path.chmod(0o640)
@@ -199,8 +199,8 @@ def test_a_token_file_that_others_can_read(tmp_path: Path) -> None:
         read_tokens(tmp_path / "pipe")
 
 
-def test_it_can_be_mounted(settings: Settings) -> None:
-    """A user's own application can mount it, without its lifespan; URLs and open paths are below the mount."""
+def test_the_application_can_be_mounted(settings: Settings) -> None:
+    """The application works below a path of another application without a lifespan, and its URLs include the path."""
 
     async def main() -> None:
         mounted = Application(settings)

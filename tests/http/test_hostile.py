@@ -1,4 +1,4 @@
-"""Clients that send what is no HTTP, too much of it, too slowly, or leave; and a daemon that comes and goes."""
+"""Clients that send invalid, endless or slow requests, or disconnect; and a daemon that stops and comes back."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
         (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 400),
     ],
 )
-def test_what_is_no_request(url: str, sent: bytes, status: int) -> None:
-    """Each has a status, and the connection is closed."""
+def test_invalid_requests(url: str, sent: bytes, status: int) -> None:
+    """Each invalid request gets its status, and the server closes the connection."""
     assert status_of(exchanged(url, sent)) == status
 
 
@@ -71,8 +71,8 @@ JSON = b"Content-Type: application/json\r\n"
         b" Content-Length: 5\r\n",
     ],
 )
-def test_requests_that_two_servers_read_differently(url: str, head: bytes) -> None:
-    """A head that says two things about where its body ends is refused. What follows is no request."""
+def test_request_smuggling(url: str, head: bytes) -> None:
+    """A request with headers that are ambiguous about the end of its body is refused, and the rest is not parsed."""
     sent = b"POST /submit HTTP/1.1\r\nHost: localhost\r\n" + JSON + head + b"\r\n0\r\n\r\n" + SMUGGLED
     received = exchanged(url, sent)
     assert status_of(received) == 400, received
@@ -81,7 +81,7 @@ def test_requests_that_two_servers_read_differently(url: str, head: bytes) -> No
 
 
 def test_upgrade_with_a_body_is_refused(url: str) -> None:
-    """Behind a head with Upgrade the parser takes a body for the next request. So the request is refused."""
+    """The parser would read a body after an Upgrade header as the next request, so the request is refused."""
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + JSON
     received = exchanged(url, head + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED)
     assert status_of(received) == 400
@@ -89,8 +89,8 @@ def test_upgrade_with_a_body_is_refused(url: str) -> None:
 
 
 @pytest.mark.alone
-def test_trailers_have_a_bound_and_are_no_headers(url: str) -> None:
-    """Trailers without end close the connection; those of a request do not change its answer."""
+def test_trailers_are_limited_and_ignored(url: str) -> None:
+    """Endless trailers close the connection, and trailers do not change the response."""
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Transfer-Encoding: chunked\r\n"
     body = b'{"code":"return 1"}'
     chunk = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
@@ -108,8 +108,8 @@ def test_trailers_have_a_bound_and_are_no_headers(url: str) -> None:
 
 
 @pytest.mark.alone
-def test_pipelined_requests_without_end_take_no_memory(socket_path: Path) -> None:
-    """A client that sends requests and reads no answer is not read from any more, and others are served meanwhile."""
+def test_endless_pipelined_requests(socket_path: Path) -> None:
+    """The server stops reading from a client that reads no response, and serves other clients meanwhile."""
     with http_server(daemon=socket_path) as url, connected(url) as sock, httpx.Client(base_url=url, timeout=20) as web:
         web.get("/healthz")
         sock.settimeout(1)
@@ -122,14 +122,14 @@ def test_pipelined_requests_without_end_take_no_memory(socket_path: Path) -> Non
         assert sent < 64 << 20
 
 
-def test_a_line_break_behind_a_body_is_nothing(url: str) -> None:
-    """Some clients send a line break behind a body. It is no request."""
+def test_a_line_break_after_a_body_is_ignored(url: str) -> None:
+    """A line break after a body, which some clients send, is not read as a request."""
     received = exchanged(url, (GET + b"\r\n\r\n") * 2 + GET + b"Connection: close\r\n\r\n")
     assert received.count(b"HTTP/1.1 200") == 3
 
 
 def test_pipelined_requests_are_answered_in_order(url: str) -> None:
-    """Requests that were sent without waiting get their answers in order, each once."""
+    """Pipelined requests are answered in order, and each once."""
     paths = [b"/healthz", b"/nothing", b"/readyz", b"/healthz"] * 20
     sent = b"".join(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in paths)
     last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -139,8 +139,8 @@ def test_pipelined_requests_are_answered_in_order(url: str) -> None:
 
 
 @pytest.mark.alone
-def test_a_head_without_end_is_not_kept(url: str) -> None:
-    """A client that sends headers without end is disconnected before it has sent 16 MiB."""
+def test_endless_headers(url: str) -> None:
+    """A client that sends endless headers is disconnected before it has sent 16 MiB."""
     with connected(url) as sock:
         sock.sendall(GET)
         sent = 0
@@ -153,7 +153,7 @@ def test_a_head_without_end_is_not_kept(url: str) -> None:
 
 @contextmanager
 def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
-    """Run a server in a thread of this process, so that its times can be set."""
+    """Run a server in a thread of this process, so that a test can shorten its deadlines."""
     config = uvicorn.Config(
         Application(settings), http=server_module.Protocol, loop="uvloop", ws="none", log_config=None
     )
@@ -171,8 +171,8 @@ def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", GET, GET + b"X: y\r\n"])
-def test_half_a_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent: bytes) -> None:
-    """A connection whose request does not come in time is answered with 408, and closed."""
+def test_an_incomplete_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent: bytes) -> None:
+    """A request whose head does not arrive in time is answered with 408, and the connection is closed."""
     monkeypatch.setattr(server_module, "HEAD_S", 0.3)
     with _served(Settings(socket=socket_path)) as (url, _):
         assert status_of(exchanged(url, sent)) == 408
@@ -180,7 +180,7 @@ def test_half_a_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent
 
 @pytest.mark.alone
 def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
-    """A body that does not come in time is 408, however much of it came."""
+    """A body that does not arrive completely in time is answered with 408."""
     monkeypatch.setattr(body_module, "BODY_S", 0.3)
     with _served(Settings(socket=socket_path)) as (url, _):
         head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: 100\r\n\r\n{"
@@ -188,8 +188,8 @@ def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None
 
 
 @pytest.mark.alone
-def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
-    """A connection whose response is not read in time is closed."""
+def test_a_client_that_reads_nothing(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """A connection is closed if the client stops reading its response."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
     with _served(Settings(socket=socket_path)) as (url, server), connected(url) as sock:
         code = b'{"code":"return \'x\'.repeat(1000000)","limits":{"cpu_ms":2000}}'
@@ -206,7 +206,7 @@ def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch, socket_pat
 
 @pytest.mark.alone
 def test_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
-    """A client that reads a part of its responses in each of these times gets all of them, however long it takes."""
+    """A client that reads slowly but steadily gets all of its responses."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
     with _served(Settings(socket=socket_path)) as (url, _), connected(url, receive_bytes=65536) as sock:
         code = b'{"code":"return \'x\'.repeat(4000000)","limits":{"cpu_ms":2000,"result_bytes":4194304}}'
@@ -224,10 +224,10 @@ def test_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch, socket_path
 
 
 @pytest.mark.alone
-def test_a_last_response_that_nobody_reads(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
-    """A connection that is to be closed once its response is read is closed without that, after some time."""
+def test_a_last_response_that_is_not_read(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """A connection that is about to close does not wait forever for the client to read the last response."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
-    # What does not fit into the kernel's buffers is to be little, so that the other watch does not see it.
+    # Only little data may remain outside the kernel's buffers, so that the other deadline does not apply.
     monkeypatch.setattr(server_module.Protocol, "pause_writing", lambda protocol: None)
     with _served(Settings(socket=socket_path)) as (url, server), connected(url, receive_bytes=4096) as sock:
         code = b'{"code":"return \'x\'.repeat(4000000)","limits":{"cpu_ms":2000,"result_bytes":4194304}}'
@@ -240,7 +240,7 @@ def test_a_last_response_that_nobody_reads(monkeypatch: pytest.MonkeyPatch, sock
 @pytest.mark.alone
 @pytest.mark.parametrize(("method", "path"), [("POST", "exec"), ("GET", "programs"), ("POST", "submit")])
 def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, path: str) -> None:
-    """While the daemon does not answer, a request is 504 after some time; once it goes on, the next one is served."""
+    """A request is answered with 504 while the daemon hangs, and the next request is served when the daemon goes on."""
     monkeypatch.setattr(backend_module, "_ANSWER_S", 0.5)
     body = None if method == "GET" else {"code": "return 1"}
     with a_daemon(tmp_path) as daemon, _served(Settings(socket=daemon.socket)) as (url, _):
@@ -255,8 +255,8 @@ def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, me
 
 
 @pytest.mark.alone
-def test_a_client_that_leaves_cancels_its_run(url: str, client: Client) -> None:
-    """When the HTTP client is gone, its run is cancelled."""
+def test_a_disconnect_cancels_the_run(url: str, client: Client) -> None:
+    """When the HTTP client disconnects, its run is cancelled."""
     before = client.stats().runs.get("cancelled", 0)
     body = b'{"code":"for (;;);","limits":{"cpu_ms":9000}}'
     with connected(url) as sock:
@@ -268,8 +268,8 @@ def test_a_client_that_leaves_cancels_its_run(url: str, client: Client) -> None:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_pipelined_runs_are_cancelled(url: str, client: Client, at_once: int) -> None:
-    """A client that leaves while it has several requests on one connection cancels the run that goes on."""
+def test_a_disconnect_cancels_pipelined_runs(url: str, client: Client, at_once: int) -> None:
+    """When a client with several pipelined requests disconnects, its current run is cancelled."""
     before = client.stats().runs.get("cancelled", 0)
     body = b'{"code":"for (;;);","limits":{"cpu_ms":9000}}'
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(body)
@@ -281,8 +281,8 @@ def test_pipelined_runs_are_cancelled(url: str, client: Client, at_once: int) ->
 
 
 @pytest.mark.alone
-def test_a_body_that_nobody_wants(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
-    """A connection whose request was answered without its body is closed if the body does not come in time."""
+def test_a_body_that_is_not_needed(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """If a request was answered before its body arrived, the connection is closed unless the body arrives in time."""
     monkeypatch.setattr(server_module, "REST_S", 0.3)
     with _served(Settings(socket=socket_path)) as (url, _):
         received = exchanged(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx")
@@ -290,8 +290,8 @@ def test_a_body_that_nobody_wants(monkeypatch: pytest.MonkeyPatch, socket_path: 
 
 
 @pytest.mark.alone
-def test_all_connections_to_the_daemon_are_full(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
-    """A request for which no connection to the daemon has a place is refused with 429, and does not wait."""
+def test_no_free_connection_to_the_daemon(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    """If no connection to the daemon has room for a request, the answer is 429 at once."""
     monkeypatch.setattr(backend_module, "DAEMON_CONNECTIONS", 0)
     with _served(Settings(socket=socket_path)) as (url, _):
         response = httpx.post(f"{url}exec", json={"code": "return 1"}, timeout=20)
@@ -299,8 +299,8 @@ def test_all_connections_to_the_daemon_are_full(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.alone
-def test_many_checks_of_readiness_are_one(url: str, client: Client) -> None:
-    """However many ask whether the daemon is ready, the server asks it a few times, on one connection."""
+def test_readiness_checks_are_combined(url: str, client: Client) -> None:
+    """Many readiness checks at once use few connections to the daemon."""
     before = client.stats().clients
     socks = [connected(url) for _ in range(100)]
     try:
@@ -315,8 +315,8 @@ def test_many_checks_of_readiness_are_one(url: str, client: Client) -> None:
 
 
 @pytest.mark.alone
-def test_loops_of_others_do_not_hold_up_short_runs(url: str, web: httpx.Client) -> None:
-    """Beside thirty connections with loops, a client that is known for short runs is served."""
+def test_long_runs_do_not_delay_short_runs(url: str, web: httpx.Client) -> None:
+    """A client with short runs is served while thirty other connections run loops."""
     assert web.post("/exec", json={"code": "return 1"}).json() == 1
     body = b'{"code":"for (;;);","limits":{"cpu_ms":200}}'
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(body)
@@ -348,8 +348,8 @@ def test_5000_connections(socket_path: Path) -> None:
 
 
 @pytest.mark.alone
-def test_a_daemon_that_is_away(tmp_path: Path) -> None:
-    """Without a daemon requests are 503 with Retry-After. Once it is there, the same connections are served."""
+def test_a_daemon_that_stops_and_comes_back(tmp_path: Path) -> None:
+    """Without a daemon the answer is 503 with Retry-After; when a daemon starts, the same connections are served."""
     path = tmp_path / "socket"
     with http_server(daemon=path) as url, httpx.Client(base_url=url, timeout=20) as web:
         response = web.post("/exec", json={"code": "return 1"})
@@ -362,12 +362,12 @@ def test_a_daemon_that_is_away(tmp_path: Path) -> None:
                 path.unlink(missing_ok=True)
                 path.symlink_to(socket)
                 assert web.post("/exec", json={"code": "return 1"}).json() == 1
-                until(lambda: web.get("/readyz").status_code == 200, 5)  # an answer counts for a second
+                until(lambda: web.get("/readyz").status_code == 200, 5)  # an answer is cached for a second
             assert web.post("/exec", json={"code": "return 1"}).status_code == 503
 
 
 def test_a_unix_socket(socket_path: Path, tmp_path: Path) -> None:
-    """It listens on a Unix socket that this user and group alone can use, and removes it at the end."""
+    """The server's Unix socket is open only to the user and the group, and is removed when the server ends."""
     path = tmp_path / "http.sock"
     with http_server(daemon=socket_path, listen=f"unix:{path}") as url:
         assert path.stat().st_mode & 0o777 == 0o660
@@ -378,7 +378,7 @@ def test_a_unix_socket(socket_path: Path, tmp_path: Path) -> None:
 
 
 def test_a_unix_socket_for_a_group(socket_path: Path, tmp_path: Path) -> None:
-    """--listen-group and --listen-mode decide who may connect, such as a reverse proxy of another user."""
+    """--listen-group and --listen-mode decide who may connect, for example a reverse proxy of another user."""
     path, group = tmp_path / "http.sock", 4242 if os.geteuid() == 0 else os.getegid()
     arguments = ("--listen-group", str(group), "--listen-mode", "0620")
     with http_server(*arguments, daemon=socket_path, listen=f"unix:{path}"):
@@ -386,8 +386,8 @@ def test_a_unix_socket_for_a_group(socket_path: Path, tmp_path: Path) -> None:
         assert (status.st_gid, status.st_mode & 0o777) == (group, 0o620)
 
 
-def test_who_listens_for_others_is_told_of_hosts(tmp_path: Path) -> None:
-    """A server for other machines, without --host, says at its start which hosts requests may name."""
+def test_a_public_server_warns_about_hosts(tmp_path: Path) -> None:
+    """A server that is reachable from other machines warns without --host which Host headers it accepts."""
     tokens = tmp_path / "tokens"
     tokens.write_text("a exec aaaaaaaaaaaaaaaaaaaaaaaa\n")
     tokens.chmod(0o600)
@@ -406,7 +406,7 @@ def test_who_listens_for_others_is_told_of_hosts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_tokens_are_in_force(socket_path: Path, tmp_path: Path, workers: str) -> None:
-    """The server refuses who has no token of its file, also with several processes."""
+    """With --tokens, one and several worker processes refuse requests without a token."""
     tokens = tmp_path / "tokens"
     tokens.write_text("a exec aaaaaaaaaaaaaaaaaaaaaaaa\n")
     tokens.chmod(0o600)
@@ -426,7 +426,7 @@ def _serves(web: httpx.Client) -> bool:
 
 
 def test_workers(socket_path: Path) -> None:
-    """With --workers 2 requests are answered."""
+    """A server with two worker processes answers requests."""
     with http_server("--workers", "2", daemon=socket_path) as url, httpx.Client(base_url=url, timeout=20) as web:
         until(lambda: _serves(web))
         assert web.post("/exec", json={"code": "return 1"}).json() == 1
@@ -450,7 +450,7 @@ def test_workers(socket_path: Path) -> None:
     ],
 )
 def test_usage_errors(tmp_path: Path, arguments: list[str], why: str) -> None:
-    """What can't be served is an error of usage, which says why."""
+    """An address, file or option that can't be used is a usage error that says why."""
     tokens = tmp_path / "tokens"
     tokens.write_text("a run aaaaaaaaaaaaaaaaaaaaaaaa\n")
     tokens.chmod(0o600)
@@ -461,8 +461,8 @@ def test_usage_errors(tmp_path: Path, arguments: list[str], why: str) -> None:
     assert why in done.stderr
 
 
-def test_ctrl_c_ends_it_and_its_daemon() -> None:
-    """SIGINT ends a server with --spawn without a traceback. That nothing is left is checked for all tests."""
+def test_ctrl_c_ends_the_server_and_its_daemon() -> None:
+    """SIGINT ends a server with --spawn without a traceback. A check after all tests finds processes that were left."""
     command = [sys.executable, "-m", "promptlogctl", "http", "--spawn", "--listen", "127.0.0.1:0"]
     environment = {**os.environ, "PROMPTLOG_SOCKET": "/nonexistent/promptlog.sock"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

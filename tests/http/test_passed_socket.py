@@ -1,4 +1,4 @@
-"""The HTTP server on a socket that systemd passes. To the server, systemd is an environment."""
+"""The HTTP server on a socket that systemd passes, which the tests imitate with environment variables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 @contextmanager
 def _service(log: Path, sock: socket.socket, *arguments: str, count: str = "1") -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server as systemd does: with a socket on descriptor 3."""
+    """Start a server as systemd does, with a socket on descriptor 3."""
     script = f"exec 3<&{sock.fileno()} {sock.fileno()}<&-; "
     script += f'export LISTEN_FDS={count} LISTEN_PID=$$ LISTEN_FDNAMES=x; exec "$@"'
     command = ["bash", "-c", script, "bash", sys.executable, "-m", "promptlogctl", "http", *arguments]
@@ -31,8 +31,8 @@ def _service(log: Path, sock: socket.socket, *arguments: str, count: str = "1") 
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_it_is_used(tmp_path: Path, socket_path: Path, family: str) -> None:
-    """Requests that came before the start are answered on that socket; its file stays when the server ends."""
+def test_the_passed_socket_is_used(tmp_path: Path, socket_path: Path, family: str) -> None:
+    """The server answers requests that were sent before its start, and leaves the socket file in place when it ends."""
     with socket.socket(socket.AF_INET if family == "tcp" else socket.AF_UNIX) as sock:
         sock.bind(("127.0.0.1", 0) if family == "tcp" else str(tmp_path / "s"))
         sock.listen()
@@ -58,8 +58,8 @@ def test_it_is_used(tmp_path: Path, socket_path: Path, family: str) -> None:
         ("file", "1", "can't use the socket that systemd passed"),
     ],
 )
-def test_what_can_not_be_used_is_told(tmp_path: Path, kind: str, count: str, says: str) -> None:
-    """A descriptor that is no listening socket, or is open to other hosts without tokens, ends the start."""
+def test_unusable_descriptors(tmp_path: Path, kind: str, count: str, says: str) -> None:
+    """The server refuses a descriptor that is no listening socket, and a public socket without tokens."""
     type = socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM
     with socket.socket(socket.AF_INET, type) as sock, open("/dev/null") as file:
         sock.bind(("0.0.0.0" if kind == "other hosts" else "127.0.0.1", 0))
@@ -73,8 +73,8 @@ def test_what_can_not_be_used_is_told(tmp_path: Path, kind: str, count: str, say
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o660])
-def test_a_unix_socket_that_is_open_to_all_takes_tokens(tmp_path: Path, socket_path: Path, mode: int) -> None:
-    """systemd's default mode lets every user in, which the daemon's own socket does not."""
+def test_a_public_unix_socket_needs_tokens(tmp_path: Path, socket_path: Path, mode: int) -> None:
+    """A socket that every user may connect to, which is systemd's default mode, is refused without tokens."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))
         sock.listen()

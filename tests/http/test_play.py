@@ -1,4 +1,4 @@
-"""`promptlogctl play`: all that the page needs, by one command."""
+"""`promptlogctl play` starts everything that the page needs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import httpx2 as httpx
 from tests.daemon.processes import until
 
 
-def test_play_starts_what_the_page_needs() -> None:
-    """It starts a private daemon and a server, on another port if 8787 is in use, and says where the page is."""
+def test_play() -> None:
+    """play starts a private daemon and a server, chooses another port if 8787 is in use, and prints the page's URL."""
     with tempfile.TemporaryFile("w+") as log, socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 8787))

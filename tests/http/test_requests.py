@@ -1,4 +1,4 @@
-"""What the HTTP API answers: results, events, lists, and a status for each way to fail."""
+"""Responses of the HTTP API: results, events, lists, and a status for each kind of failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WHOLE = "application/vnd.promptlog+json"
 
 
 def problem(response: httpx.Response) -> dict[str, Any]:
-    """Return a response's problem details, and check their form."""
+    """Check the form of a problem details response (RFC 9457), and return its body."""
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
     assert isinstance(body, dict)
@@ -24,16 +24,16 @@ def problem(response: httpx.Response) -> dict[str, Any]:
     return body
 
 
-def test_exec_runs_what_is_not_kept(web: httpx.Client) -> None:
-    """POST /exec takes code, prompt, env and limits, and keeps nothing."""
+def test_exec_keeps_nothing(web: httpx.Client) -> None:
+    """POST /exec accepts code, prompt, env and limits, runs the code, and does not keep it."""
     body = {"code": "return [prompt, env.a, 1]", "prompt": "p", "env": {"a": [1.5]}, "limits": {"cpu_ms": 20}}
     response = web.post("/exec", json=body)
     assert response.json() == ["p", [1.5], 1]
     assert web.get(f"/programs/{response.headers['promptlog-hash']}").status_code == 404
 
 
-def test_post_run_takes_what_a_query_does_not(web: httpx.Client) -> None:
-    """POST /run/HASH takes prompt, env, engine, isolation and limits as JSON."""
+def test_post_run_accepts_all_options(web: httpx.Client) -> None:
+    """POST /run/HASH accepts prompt, env, engine, isolation and limits as JSON."""
     hash = submitted(web, "return [prompt.length, env]")
     body = {
         "prompt": "x" * 1_000_000,
@@ -45,8 +45,8 @@ def test_post_run_takes_what_a_query_does_not(web: httpx.Client) -> None:
     assert web.post(f"/run/{hash}", json=body).json() == [1_000_000, {"k": "v"}]
 
 
-def test_names_work_where_hashes_do(web: httpx.Client) -> None:
-    """A submit may name the program; @NAME runs it, tells of it and removes it."""
+def test_names_instead_of_hashes(web: httpx.Client) -> None:
+    """A submit can name the program, and @NAME then runs it, shows it and removes it."""
     hash = web.post("/submit", json={"code": "return 'named'", "name": "web-name"}).json()["hash"]
     assert web.get("/run/@web-name").json() == "named"
     shown = web.get("/programs/@web-name", params={"code": "1"}).json()
@@ -55,8 +55,8 @@ def test_names_work_where_hashes_do(web: httpx.Client) -> None:
     assert problem(web.get("/run/@web-name"))["code"] == "not_found"
 
 
-def test_what_a_run_used_is_in_headers(web: httpx.Client) -> None:
-    """Each run's response has its outcome, hash, engine and usage, whether it went well or not."""
+def test_usage_is_in_headers(web: httpx.Client) -> None:
+    """The response to each run has outcome, hash, engine and usage in its headers, whatever the outcome is."""
     for code, outcome in (("return 1", "ok"), ("throw new Error('x')", "exception"), ("for (;;);", "cpu_limit")):
         headers = web.post("/exec", json={"code": code}).headers
         assert headers["promptlog-outcome"] == outcome
@@ -66,8 +66,8 @@ def test_what_a_run_used_is_in_headers(web: httpx.Client) -> None:
         assert int(headers["promptlog-peak-memory-bytes"]) > 100_000
 
 
-def test_the_whole_run(web: httpx.Client) -> None:
-    """Accept: application/vnd.promptlog+json gives outcome, console and usage, with 200 however the run ended."""
+def test_the_full_report_of_a_run(web: httpx.Client) -> None:
+    """Accept: application/vnd.promptlog+json returns outcome, console and usage, with status 200 for every outcome."""
     code = "console.warn('w'); throw new TypeError('t')"
     response = web.post("/exec", json={"code": code}, headers={"accept": WHOLE})
     assert (response.status_code, response.headers["content-type"]) == (200, WHOLE)
@@ -82,7 +82,7 @@ def test_the_whole_run(web: httpx.Client) -> None:
 
 
 def events_of(response: httpx.Response) -> list[tuple[str, Any]]:
-    """Return the events of a response that was read to its end."""
+    """Return the events of a complete response."""
     assert response.headers["content-type"].startswith("text/event-stream")
     found = []
     for block in response.text.split("\n\n"):
@@ -93,7 +93,7 @@ def events_of(response: httpx.Response) -> list[tuple[str, Any]]:
 
 
 def test_events(web: httpx.Client) -> None:
-    """Accept: text/event-stream gives each console line, and then how the run ended."""
+    """Accept: text/event-stream returns each console line as an event, and then the outcome."""
     code = "console.log('a\\nb'); console.error('c'); return {d: 1}"
     events = events_of(web.post("/exec", json={"code": code}, headers={"accept": "text/event-stream"}))
     assert [name for name, _ in events] == ["log", "log", "finished"]
@@ -101,8 +101,8 @@ def test_events(web: httpx.Client) -> None:
     assert events[2][1]["outcome"] == {"kind": "ok", "value": {"d": 1}}
 
 
-def test_console_lines_come_while_the_run_goes_on(web: httpx.Client) -> None:
-    """The first line is there before the run has ended."""
+def test_console_lines_are_sent_during_the_run(web: httpx.Client) -> None:
+    """The first console line arrives before the run ends."""
     code = "console.log('first'); await new Promise((go) => setTimeout(go, 700)); return 2"
     body = {"code": code, "engine": "deno", "limits": {"wall_ms": 5000}}
     with web.stream("POST", "/exec", json=body, headers={"accept": "text/event-stream"}) as response:
@@ -122,13 +122,13 @@ def test_console_lines_come_while_the_run_goes_on(web: httpx.Client) -> None:
     ],
 )
 def test_accept(web: httpx.Client, accept: str, content_type: str) -> None:
-    """Media types are compared without case, and `q=0` refuses one."""
+    """Media types are compared without regard to case, and `q=0` excludes a type."""
     response = web.post("/exec", json={"code": "return 1"}, headers={"accept": accept})
     assert response.headers["content-type"] == content_type
 
 
 def test_a_refused_run_has_no_events(web: httpx.Client) -> None:
-    """What is refused before it begins has its own status, also for who asked for events."""
+    """A run that is refused before it starts has an error status, also if events were requested."""
     response = web.get("/run/" + "0" * 64, headers={"accept": "text/event-stream"})
     assert problem(response)["status"] == 404
 
@@ -143,20 +143,20 @@ def test_a_refused_run_has_no_events(web: httpx.Client) -> None:
     ],
 )
 def test_limits_and_syntax_errors(web: httpx.Client, code: str, limits: dict[str, int], status: int, kind: str) -> None:
-    """What is not the program's own error is problem details, with a status by its kind."""
+    """A limit or a syntax error is answered with problem details, and a status that depends on its kind."""
     response = web.post("/exec", json={"code": code, "limits": limits})
     assert (response.status_code, problem(response)["code"]) == (status, kind)
 
 
 def test_a_wall_limit_is_504(web: httpx.Client) -> None:
-    """The wall limit has the status of the CPU limit."""
+    """The wall limit has the same status as the CPU limit."""
     body = {"code": "await new Promise((go) => setTimeout(go, 9000))", "engine": "deno", "limits": {"wall_ms": 300}}
     response = web.post("/exec", json=body)
     assert (response.status_code, problem(response)["code"]) == (504, "wall_limit")
 
 
-def test_syntax_errors_have_their_place(web: httpx.Client) -> None:
-    """A program that does not parse is 422 with line and column, at submit as at exec."""
+def test_syntax_errors_have_line_and_column(web: httpx.Client) -> None:
+    """A syntax error is status 422 with line and column, for submit and exec."""
     for path in ("/submit", "/exec"):
         body = problem(web.post(path, json={"code": "const a = 1;\nconst b = ;"}))
         assert (body["status"], body["code"], body["line"]) == (422, "syntax_error", 2)
@@ -199,7 +199,7 @@ def test_syntax_errors_have_their_place(web: httpx.Client) -> None:
     ],
 )
 def test_refusals(web: httpx.Client, method: str, path: str, status: int, code: str) -> None:
-    """Each wrong request is refused with the status and the code in this table."""
+    """Each invalid request is refused with the status and the code of this table."""
     request = web.build_request(method, "/")
     request.url = request.url.copy_with(raw_path=path.encode())
     response = web.send(request)
@@ -230,8 +230,8 @@ def test_refusals(web: httpx.Client, method: str, path: str, status: int, code: 
         (b'{"code": "' + b"x" * 9_000_000 + b'"}', "application/json", 413),
     ],
 )
-def test_bodies_that_are_wrong(web: httpx.Client, body: bytes, content_type: str, status: int) -> None:
-    """A body that is too large, not JSON, or of a wrong shape is refused, and the server goes on."""
+def test_invalid_bodies(web: httpx.Client, body: bytes, content_type: str, status: int) -> None:
+    """A body that is too large, not JSON, or of a wrong shape is refused, and the next request is served."""
     response = web.post("/exec", content=body, headers={"content-type": content_type})
     assert problem(response)["status"] == status, response.text
     assert web.post("/exec", json={"code": "return 1"}).json() == 1
@@ -249,28 +249,28 @@ def test_bodies_that_are_wrong(web: httpx.Client, body: bytes, content_type: str
         ("POST", "/submit", {"code": "", "x" * 9000: 1}, "... "),
     ],
 )
-def test_what_is_refused_names_what_there_is(
+def test_refusals_name_what_is_allowed(
     web: httpx.Client, method: str, path: str, body: dict[str, Any] | None, tells: str
 ) -> None:
-    """An unknown parameter or member is told with those that there are; a bad name with the rule; all of it short."""
+    """A refusal lists the allowed parameters or members, or the rule for names, in a short message."""
     detail = problem(web.request(method, path, json=body))["detail"]
     assert tells in detail
     assert len(detail) < 500
 
 
-def test_a_chunked_body_has_the_same_bound(web: httpx.Client) -> None:
-    """A body without a length is counted as it comes."""
+def test_a_chunked_body_has_the_same_limit(web: httpx.Client) -> None:
+    """The size limit also applies to a body without Content-Length."""
     parts = (b"x" * 100_000 for _ in range(100))
     headers = {"content-type": "application/json"}
     try:
         assert web.post("/exec", content=parts, headers=headers).status_code == 413
     except httpx.WriteError:
-        pass  # the server closed the connection before all was sent
+        pass  # the server closed the connection before the client sent everything
     assert web.get("/healthz").status_code == 200
 
 
 def test_head_runs_nothing(web: httpx.Client) -> None:
-    """HEAD is refused where GET runs a program, and the program has not run."""
+    """HEAD is refused where GET runs a program, and does not run the program."""
     hash = submitted(web, "return 'head'")
     response = web.head(f"/run/{hash}")
     assert (response.status_code, response.headers["allow"]) == (405, "GET, POST, OPTIONS")
@@ -281,7 +281,7 @@ def test_head_runs_nothing(web: httpx.Client) -> None:
     "path", ["/", "/static/page.css", "/healthz", "/readyz", "/openapi.json", "/programs?limit=1", "/programs/HASH"]
 )
 def test_head_is_get_without_the_body(web: httpx.Client, path: str) -> None:
-    """Where GET runs nothing, HEAD gives GET's status and headers, and no body; the connection goes on."""
+    """Where GET runs nothing, HEAD returns the status and headers of GET without a body."""
     path = path.replace("HASH", submitted(web, "return 'head of a program'"))
     got, head = web.get(path), web.head(path)
     assert (head.status_code, head.content) == (200, b"")
@@ -291,15 +291,15 @@ def test_head_is_get_without_the_body(web: httpx.Client, path: str) -> None:
     assert web.get("/healthz").json() == {"status": "alive"}
 
 
-def test_options_tells_the_methods(web: httpx.Client) -> None:
-    """OPTIONS tells the methods, and lets no other site in."""
+def test_options_lists_the_methods(web: httpx.Client) -> None:
+    """OPTIONS returns the allowed methods, and no CORS header."""
     response = web.options("/programs/x", headers={"access-control-request-method": "DELETE"})
     assert (response.status_code, response.headers["allow"]) == (204, "GET, HEAD, DELETE, OPTIONS")
     assert not any(name.startswith("access-control") for name in response.headers)
 
 
-def test_pages_of_programs(web: httpx.Client) -> None:
-    """The list comes in pages; `next` leads to the next one."""
+def test_the_list_is_paged(web: httpx.Client) -> None:
+    """The list comes in pages, and `next` of each page leads to the next page."""
     hashes = [submitted(web, f"return {number} // page") for number in range(5)]
     seen: list[str] = []
     after: str | None = None
@@ -313,7 +313,7 @@ def test_pages_of_programs(web: httpx.Client) -> None:
 
 
 def test_etag(web: httpx.Client) -> None:
-    """A program that is as it was is 304 for who has it; one that ran since is not."""
+    """A request with the current ETag is answered with 304, and with 200 after the program has run."""
     hash = submitted(web, "return 'etag'")
     tag = web.get(f"/programs/{hash}").headers["etag"]
     assert web.get(f"/programs/{hash}", headers={"if-none-match": f'"x", W/{tag}'}).status_code == 304
@@ -322,13 +322,13 @@ def test_etag(web: httpx.Client) -> None:
 
 
 def test_health(web: httpx.Client) -> None:
-    """/healthz is this server's, /readyz the daemon's."""
+    """/healthz reports on the server, and /readyz on the daemon."""
     assert web.get("/healthz").json() == {"status": "alive"}
     assert web.get("/readyz").json()["status"] == "ready"
 
 
 def test_prompts_of_any_text(web: httpx.Client) -> None:
-    """A prompt in a query or a body is the same text in the program."""
+    """A program receives exactly the prompt that was sent in a query or a body."""
     hash = submitted(web, "return [...prompt].map((c) => c.codePointAt(0))")
     for prompt in ("", "+ %", "a\r\nb\0c", "é\u0301ß", "👩‍👩‍👧", "\ufffd\uffff"):
         points = [ord(c) for c in prompt]
@@ -337,8 +337,8 @@ def test_prompts_of_any_text(web: httpx.Client) -> None:
     assert web.get(f"/run/{hash}?prompt=a+b").json() == [97, 32, 98]
 
 
-def test_responses_are_no_page_of_this_site(web: httpx.Client) -> None:
-    """What a program returns is JSON for every browser, and no other site's page can embed it."""
+def test_responses_can_not_run_in_a_browser(web: httpx.Client) -> None:
+    """Security headers keep a browser from reading a result as HTML, and other sites from embedding it."""
     response = web.post("/exec", json={"code": "return '<script>alert(1)</script>'"})
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["cross-origin-resource-policy"] == "same-origin"

@@ -1,4 +1,4 @@
-"""The application on other ASGI servers than uvicorn, and what it documents."""
+"""The application on an ASGI server other than uvicorn, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.http.servers import free_port
 
 @pytest.mark.parametrize("worker", ["trio", "asyncio"])
 def test_hypercorn(socket_path: Path, worker: str) -> None:
-    """On hypercorn, with trio and with asyncio, it answers with results and events, also after a client left."""
+    """Hypercorn with trio and with asyncio serves results and events, also after a client disconnected."""
     port = free_port()
     command = [sys.executable, "-m", "hypercorn", "-k", worker, "-b", f"127.0.0.1:{port}", "promptlogctl.http:app"]
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
@@ -57,18 +57,18 @@ def _answers(web: httpx.Client) -> bool:
 
 
 def test_the_openapi_document_is_current() -> None:
-    """`make docs` writes what the code says."""
+    """The OpenAPI document in the package is what the code generates."""
     assert json.loads(openapi_text()) == document()
 
 
 def test_the_openapi_document_has_every_path(socket_path: Path) -> None:
-    """It has the paths that the application serves, but for the page and itself."""
+    """The OpenAPI document has every path that the application serves, except the page and the document itself."""
     served = set(Application(Settings(socket=socket_path)).routes)
     assert served - set(document()["paths"]) == {"/", "/static/{path}", "/openapi.json"}
 
 
-def test_requests_made_from_the_openapi_document(url: str) -> None:
-    """Requests that schemathesis makes of the document get answers that the document has, and no server error."""
+def test_requests_generated_from_the_openapi_document(url: str) -> None:
+    """Requests that schemathesis generates from the document get the documented responses and no server error."""
     schema = schemathesis.openapi.from_url(f"{url}openapi.json")
     for found in schema.get_all_operations():
         assert isinstance(found, Ok), found
@@ -78,8 +78,8 @@ def test_requests_made_from_the_openapi_document(url: str) -> None:
 
 def _valid(url: str) -> Callable[[schemathesis.Case[Any]], None]:
     def call(case: schemathesis.Case[Any]) -> None:
-        # What fits the document need not be a program that parses. A program's own error is 500; a failure of the
-        # server would have another content type than the document has.
+        # A generated program need not parse, and a program's own error is status 500. A failure of the server would be
+        # found by its content type, which the document does not have.
         case.call_and_validate(base_url=url.rstrip("/"), excluded_checks=[positive_data_acceptance, not_a_server_error])
 
     return call
