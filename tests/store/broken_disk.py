@@ -1,6 +1,6 @@
-"""What test_unreadable.py runs in a mount namespace of its own: files that open, and whose reads fail with EIO.
+"""Run a scenario of test_unreadable.py in a mount namespace: files that open, but whose reads fail with EIO.
 
-A process's own memory, /proc/PID/mem, does that at offset 0, and is mounted over a file of the store.
+The test mounts a process's memory, /proc/PID/mem, over a file of the store. A read of it at offset 0 fails with EIO.
 
 python -m tests.store.broken_disk FILE FOLDER
 """
@@ -24,28 +24,28 @@ _HASH = hashlib.sha256(_SOURCE).hexdigest()
 
 
 def spoil(path: Path) -> None:
-    """Let reads of this file fail with EIO."""
+    """Make reads of this file fail with EIO."""
     subprocess.run(["mount", "--bind", f"/proc/{os.getpid()}/mem", path], check=True, timeout=20)
 
 
 def repair(path: Path) -> None:
-    """Let reads of this file succeed again."""
+    """Make reads of this file succeed again."""
     subprocess.run(["umount", path], check=True, timeout=20)
 
 
 def resubmit(store: Store, uid: int) -> bool:
-    """Submit the program; return whether it is new."""
+    """Submit the program, and return whether it was new."""
     return submit(store, _SOURCE, uid=uid)[1]
 
 
 def refused(call: Callable[[], object]) -> None:
-    """Make a call that the disk refuses."""
+    """Make a call, and check that it fails with an error of the disk."""
     with pytest.raises(StoreFailed, match="disk"):
         call()
 
 
 def check(store: Store, state: Path, *, runs: int = 1, aside: int = 0) -> None:
-    """All is as it was made, and nothing else was set aside."""
+    """Check that the program is as it was submitted, and that damaged/ has this number of entries."""
     assert store.load(store.resolve("@x")).source == _SOURCE
     shown = store.show(_HASH)
     fact, names, history = shown.fact, shown.names, shown.history
@@ -55,7 +55,7 @@ def check(store: Store, state: Path, *, runs: int = 1, aside: int = 0) -> None:
 
 
 def source(state: Path, folder: Path) -> None:
-    """A program is not lost by an error of the disk, and a submit replaces it with one that can be read."""
+    """A read error does not lose a program, and a new submit replaces the unreadable file."""
     spoil(folder / "source")
     for _ in range(2):
         store = Store.open(state)
@@ -73,7 +73,7 @@ def source(state: Path, folder: Path) -> None:
 
 
 def meta(state: Path, folder: Path) -> None:
-    """A program is not listed until its metadata can be read, and no guess stays."""
+    """A program with unreadable metadata is not listed, and no guessed metadata is stored."""
     spoil(folder / "meta.json")
     for path in state.glob("facts.sqlite3*"):
         path.unlink()
@@ -85,7 +85,7 @@ def meta(state: Path, folder: Path) -> None:
     check(Store.open(state), state, runs=0)
     spoil(folder / "meta.json")
     store = Store.open(state)
-    assert store.load(_HASH).source == _SOURCE  # the facts have it
+    assert store.load(_HASH).source == _SOURCE  # SQLite has its metadata
     assert resubmit(store, uid=8)
     (aside,) = (state / "damaged").iterdir()
     repair(aside / "meta.json")
@@ -93,7 +93,7 @@ def meta(state: Path, folder: Path) -> None:
 
 
 def at_the_start(state: Path, file: Path) -> None:
-    """A start that needs the file is refused, and does not treat it as damaged."""
+    """The store does not open if this file can't be read, and does not treat the file as damaged."""
     spoil(file)
     for _ in range(2):
         refused(lambda: Store.open(state))
@@ -102,8 +102,8 @@ def at_the_start(state: Path, file: Path) -> None:
 
 
 def damaged(state: Path) -> None:
-    """Of three entries that are too much for damaged/ the oldest is removed, though the second can't be."""
-    for name in "abc":  # the change times may be the same: then the names decide
+    """If damaged/ is too large, the oldest entry is removed although the second one can't be."""
+    for name in "abc":  # if the change times are equal, the names decide
         entry = state / "damaged" / name
         entry.mkdir()
         with (entry / "source").open("wb") as file:
@@ -116,7 +116,7 @@ def damaged(state: Path) -> None:
 
 
 def main(what: str, state: Path) -> None:
-    """Make a store, and run a scenario on it."""
+    """Create a store, and run a scenario on it."""
     store = Store.open(state)
     resubmit(store, uid=7)
     store.label("x", _HASH)

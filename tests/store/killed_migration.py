@@ -1,4 +1,4 @@
-"""What test_migration.py runs in a process of its own: migrations that SIGKILL ends before each of their system calls.
+"""Run migrations for test_migration.py, and kill each with SIGKILL before one of its system calls.
 
 python -m tests.store.killed_migration FOLDER
 """
@@ -21,7 +21,7 @@ _CALLS = ("open", "write", "fsync", "rename", "unlink", "mkdir", "ftruncate")
 
 
 def die_before(number: int) -> None:
-    """Let this process be killed before the call of this number that can change the disk."""
+    """Kill this process before its nth system call that can change the disk."""
     left = itertools.count(number, -1)
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +37,7 @@ def die_before(number: int) -> None:
 
 
 def migrate_and_die(state: Path, number: int) -> bool:
-    """Open the store in a child that is killed before a call; return whether the child was done before that."""
+    """Open the store in a child process that is killed before its nth call. Return whether it finished first."""
     pid = os.fork()
     if not pid:
         die_before(number)
@@ -49,14 +49,14 @@ def migrate_and_die(state: Path, number: int) -> bool:
 
 
 def main(folder: Path) -> None:
-    """Kill at each point, twice in a row at some, and see that the next start goes on."""
+    """Kill a migration at each point, at some points twice, and check that the next start completes it."""
     killed = 0
     for number in itertools.count():
         state = version_1.extract(folder)
         done = migrate_and_die(state, number)
         if number % 3 == 1:
             migrate_and_die(state, number // 2)
-        if number % 2:  # so that the metadata alone says who, when and for what
+        if number % 2:  # so that only the metadata has owner, time and engine
             for path in state.glob("facts.sqlite3*"):
                 path.unlink()
         version_1.check(state, facts=not number % 2)

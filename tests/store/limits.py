@@ -1,4 +1,4 @@
-"""Limits of the kernel's on this process, put on around a call: real errors, whoever runs the tests."""
+"""Kernel limits on this process during a block. They cause real errors, also for root."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file be written to from this offset on (EFBIG); a write that crosses it is cut short."""
+    """Make writes beyond this offset of a file fail with EFBIG; a write that crosses it is cut short."""
     with _limit(resource.RLIMIT_FSIZE, size):
         yield
 
 
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Let so many more descriptors be opened, and no others (EMFILE)."""
+    """Allow this number of further descriptors; opening more fails with EMFILE."""
     opened = [os.open("/", os.O_PATH) for _ in range(count + 1)]
     for descriptor in opened:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What test_unreadable.py runs as a user to whom permission can be denied: as root it becomes nobody first.
+"""Run a scenario of test_unreadable.py as the user nobody, because root is never denied access.
 
 python -m tests.store.ordinary_user SCENARIO FOLDER
 """
@@ -24,7 +24,7 @@ _HASH = hashlib.sha256(_SOURCE).hexdigest()
 
 @contextmanager
 def closed(path: Path, mode: int = 0) -> Iterator[None]:
-    """Deny access to this path to the user of this process."""
+    """Deny this process access to a path during the block."""
     before = path.stat().st_mode
     path.chmod(mode)
     yield
@@ -32,13 +32,13 @@ def closed(path: Path, mode: int = 0) -> Iterator[None]:
 
 
 def refused(call: Callable[[], object]) -> None:
-    """Make a call that must be refused, with what to do."""
+    """Make a call, and check that the error says how to restore access."""
     with pytest.raises(StoreFailed, match="chown the files to the daemon's user"):
         call()
 
 
 def check(state: Path, *, runs: int = 1) -> None:
-    """All is as it was made, and nothing was set aside."""
+    """Check that the program is as it was submitted, and that nothing was set aside."""
     store = Store.open(state)
     assert store.load(store.resolve("@x")).source == _SOURCE
     shown = store.show(_HASH)
@@ -49,7 +49,7 @@ def check(state: Path, *, runs: int = 1) -> None:
 
 
 def denied_program(state: Path, path: Path) -> None:
-    """A program that can't be read is not loaded, keeps its row and its name, and is served once it can be read."""
+    """An unreadable program is not loaded but keeps its row and its name, and is served once it can be read."""
     with closed(path):
         for _ in range(2):
             store = Store.open(state)
@@ -68,7 +68,7 @@ def denied_program(state: Path, path: Path) -> None:
 
 
 def no_room_for_damage(state: Path, folder: Path) -> None:
-    """Damage that can't be set aside is reported as such, and the program keeps its name."""
+    """If damage can't be set aside, the error says so, and the program keeps its name."""
     (folder / "source").write_bytes(b"bad")
     store = Store.open(state)
     with closed(state / "damaged", 0o500):
@@ -81,7 +81,7 @@ def no_room_for_damage(state: Path, folder: Path) -> None:
 
 
 def main(scenario: str, folder: Path) -> None:
-    """Become an ordinary user, make a store, and run a scenario on it."""
+    """Become an ordinary user, create a store, and run a scenario on it."""
     if os.geteuid() == 0:
         os.chown(folder, _NOBODY, _NOBODY)
         os.setgroups([])

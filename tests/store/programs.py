@@ -1,4 +1,4 @@
-"""Programs that tests keep, as a handler would: staged, and then kept with what an engine made of them."""
+"""Functions that store programs as a request handler does: stage the text, then keep it with its artifact."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from promptlogd.store import Store, Submission
 from sandbox.program import Artifact, Form, Language, Program
 
 BUILD = "1"
-"""The build of the engine that made ARTIFACT."""
+"""The engine build that made ARTIFACT."""
 
 ARTIFACT = Artifact(form=Form.BODY, language="javascript")
 
 
 def text(source: bytes, *, engine: str = "quickjs", language: Language = "javascript") -> Program:
-    """Return the program that a text is."""
+    """Return this text as a program."""
     return Program.of_text(source, language=language, engine=engine)
 
 
@@ -25,6 +25,6 @@ def submit(
     artifact: Artifact = ARTIFACT,
     build: str = BUILD,
 ) -> tuple[str, bool]:
-    """Keep a text for QuickJS; return (hash, whether it is new)."""
+    """Store a text for QuickJS. Return its hash, and whether it is new."""
     staged = store.stage(text(source), uid=uid)
     return store.keep(Submission(staged=staged, artifact=artifact, build=build, name=name))[:2]

@@ -1,4 +1,4 @@
-"""A store that a test opens again, to see what is on the disk."""
+"""Opens a store again, to check what is on the disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from promptlogd.store import Store
 
 @contextmanager
 def reopened(state: Path) -> Iterator[Store]:
-    """Open the store in this folder, and close it at the end."""
+    """Open the store in this folder, and close it when the block ends."""
     store = Store.open(state)
     try:
         yield store

@@ -1,4 +1,4 @@
-"""What test_faults.py runs in a mount namespace of its own, on a tmpfs of 8 MiB that is mounted at the folder.
+"""Run a scenario of test_faults.py in a mount namespace, on a tmpfs of 8 MiB that is mounted at the folder.
 
 python -m tests.store.small_disk SCENARIO FOLDER
 """
@@ -24,11 +24,11 @@ PAGE = os.sysconf("SC_PAGESIZE")
 _MOST = 30
 _RESERVE_BYTES = 1 << 20
 _TOO_LARGE = 900_000
-"""Bytes that fit into the reserve, and not into what sixty small programs leave."""
+"""A size that fits into the reserve, and not into the space that sixty small programs free."""
 
 
 def fill(folder: Path, pages_left: int) -> Path:
-    """Fill the disk but for so many pages; return the file to remove."""
+    """Fill the disk except for this number of pages, and return the file to remove."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(b"x" * PAGE):
@@ -38,25 +38,25 @@ def fill(folder: Path, pages_left: int) -> Path:
 
 
 def stored(folder: Path) -> set[str]:
-    """Return the hashes that have a folder."""
+    """Return the hashes that have a folder on the disk."""
     return {path.parent.name + path.name for path in (folder / "state/programs").glob("[0-9a-f][0-9a-f]/*")}
 
 
 def check_reserve(folder: Path) -> None:
-    """The reserve is there, with blocks of its own."""
+    """Check that the reserve exists and has its blocks allocated."""
     status = (folder / "state/reserve").stat()
     assert status.st_size == _RESERVE_BYTES, status.st_size
     assert status.st_blocks * 512 >= _RESERVE_BYTES, status.st_blocks
 
 
 def refused(call: Callable[[], object]) -> None:
-    """Make a call that a full disk must refuse, with what to do."""
+    """Make a call, and check that it fails because the disk is full and says what to do."""
     with pytest.raises(StoreFailed, match="free some space"):
         call()
 
 
 def fills(folder: Path) -> None:
-    """With any number of pages left, a submit is kept whole and named, or refused and not kept."""
+    """With any number of free pages, a submit stores program and name completely, or fails and stores nothing."""
     kept: dict[str, bytes] = {}
     names: dict[str, str] = {}
     refusals = 0
@@ -78,7 +78,7 @@ def fills(folder: Path) -> None:
         store.close()
         filler.unlink()
         if pages_left % 2:
-            (folder / "state/facts.sqlite3").unlink()  # what is durable is enough
+            (folder / "state/facts.sqlite3").unlink()  # the journal and the metadata are enough
         store = Store.open(folder / "state")
         assert not list((folder / "state/programs").glob(".[ts]*-*"))
         assert {hash for hash in kept if store.load(hash).source == kept[hash]} == set(kept)
@@ -94,7 +94,7 @@ def fills(folder: Path) -> None:
 
 
 def opens(folder: Path) -> None:
-    """A store opens with any number of pages left, and nothing is gone, the counts of runs included."""
+    """A store opens with any number of free pages, and loses nothing, not even counts of runs."""
     store = Store.open(folder / "state")
     hash, _ = submit(store, b"x", name="x", uid=0)
     store.record_run(hash)
@@ -102,7 +102,7 @@ def opens(folder: Path) -> None:
     for pages_left in range(_MOST):
         if pages_left % 2 == 0:
             with (folder / "state/names.jsonl").open("ab") as journal:
-                journal.write(b"bad\n")  # so that the start has to write
+                journal.write(b"bad\n")  # so that opening the store has to write
         filler = fill(folder, pages_left)
         store = Store.open(folder / "state")
         assert store.load(store.resolve("@x")).source == b"x"
@@ -121,7 +121,7 @@ def opens(folder: Path) -> None:
 
 
 def removes(folder: Path) -> None:
-    """On a disk without a free page programs with names are removed, also after a start, and the reserve is back."""
+    """Without a free page, named programs can be removed, also after a restart, and the reserve is restored."""
     store = Store.open(folder / "state")
     large = [submit(store, b"%d" % n * 20_000, name=f"large-{n}", uid=0)[0] for n in range(6)]
     small = [submit(store, b"s%d" % n, name=f"small-{n}", uid=0)[0] for n in range(20)]
@@ -158,10 +158,10 @@ def removes(folder: Path) -> None:
 
 
 def crowds(folder: Path) -> None:
-    """Submits that hammer a full disk never get the reserve: each removal works, and it is back after each."""
+    """Submits on a full disk never use the reserve: each removal succeeds, and the reserve is restored after each."""
     store = Store.open(folder / "state")
     kept = [submit(store, b"%d" % n, name=f"n-{n}", uid=0)[0] for n in range(60)]
-    store.close()  # empties SQLite's log, so that there is no other room than the reserve's
+    store.close()  # empties SQLite's log, so that the reserve is the only free space
     store = Store.open(folder / "state")
     filler = fill(folder, 0)
     stop = threading.Event()
@@ -192,7 +192,7 @@ def crowds(folder: Path) -> None:
 
 
 def read_only(folder: Path) -> None:
-    """What turns read-only is refused to be written and is served on; writable again, it is as good as before."""
+    """While a path is read-only, writes fail and reads succeed; when it is writable again, nothing is lost."""
     state = folder / "state"
     store = Store.open(state)
     hash, _ = submit(store, b"x", name="x", uid=0)
@@ -223,7 +223,7 @@ def read_only(folder: Path) -> None:
             pass
         else:
             raise AssertionError("damage was served")
-        assert store.resolve("@y") == bad  # what can't be moved away keeps its name
+        assert store.resolve("@y") == bad  # a program that can't be set aside keeps its name
         assert store.load(store.resolve("@x")).source == b"x"
         assert hash in {row.fact.hash for row in store.list(10, None).rows}
         subprocess.run(["umount", path], check=True, timeout=20)
@@ -246,7 +246,7 @@ def read_only(folder: Path) -> None:
 
 
 def migrates(folder: Path) -> None:
-    """With any number of pages left, a folder of version 1 is migrated, or refused; with room it is whole."""
+    """With any number of free pages, version 1 is migrated or the start fails; with enough pages nothing is lost."""
     refusals: list[str] = []
     for pages_left in range(_MOST):
         state = version_1.extract(folder)

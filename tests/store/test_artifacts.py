@@ -1,4 +1,4 @@
-"""Artifacts: kept for an engine and a build, sealed, and never given out if anything about them is wrong."""
+"""Artifacts are stored for one engine and build, and are never returned if the file or its seal is wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CODE = Artifact(form=Form.MODULE, language="javascript", code=b"export default 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A state folder that is not there yet."""
+    """A state folder that does not exist yet."""
     return tmp_path / "state"
 
 
@@ -47,8 +47,8 @@ def _names(state: Path, hash: str) -> list[str]:
         Artifact(form=Form.MODULE, language="typescript"),
     ],
 )
-def test_an_artifact_comes_back(state: Path, artifact: Artifact) -> None:
-    """What was kept with a program, or put later, is given back as it was, also after a start."""
+def test_an_artifact_is_returned_unchanged(state: Path, artifact: Artifact) -> None:
+    """An artifact that was stored with a program or later is returned unchanged, also after a restart."""
     with reopened(state) as store:
         first, _ = submit(store, b"1", artifact=artifact)
         second, _ = submit(store, b"2")
@@ -59,15 +59,15 @@ def test_an_artifact_comes_back(state: Path, artifact: Artifact) -> None:
         assert [store.artifact(hash, "quickjs", BUILD) for hash in (first, second)] == [artifact] * 2
 
 
-def test_an_artifact_without_code_is_a_header_alone(store: Store, state: Path) -> None:
-    """The program's own text is not on the disk a second time."""
+def test_an_artifact_without_code_has_only_a_header(store: Store, state: Path) -> None:
+    """An artifact without code does not store the program's text a second time."""
     hash, _ = submit(store, b"x" * 100_000)
     assert _names(state, hash) == ["artifact.quickjs.1", "meta.json", "source"]
     assert (_object(state, hash) / "artifact.quickjs.1").stat().st_size < 300
 
 
-def test_what_is_not_there(store: Store, state: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An artifact of another build or engine, of no program, or one that was removed is None, and nothing is logged."""
+def test_missing_artifacts(store: Store, state: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An artifact of another build or engine, of an unknown program, or that was removed is None without a log line."""
     hash, _ = submit(store, b"1")
     assert store.artifact(hash, "quickjs", "2") is None
     assert store.artifact(hash, "deno", BUILD) is None
@@ -81,7 +81,7 @@ def test_what_is_not_there(store: Store, state: Path, caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("damage", [b"", b"junk", b'{"form":"body"}\n', b"\n", bytes(5000)])
 def test_a_damaged_artifact(store: Store, state: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """It is not given out, which is logged, and the next one takes its place."""
+    """A damaged artifact is not returned, the damage is logged, and a new artifact replaces it."""
     hash, _ = submit(store, b"1", artifact=_CODE)
     (_object(state, hash) / "artifact.quickjs.1").write_bytes(damage)
     assert store.artifact(hash, "quickjs", BUILD) is None
@@ -91,7 +91,7 @@ def test_a_damaged_artifact(store: Store, state: Path, damage: bytes, caplog: py
 
 
 def test_every_byte_is_sealed(store: Store, state: Path) -> None:
-    """Whatever byte of the file changes, the artifact is not given out."""
+    """An artifact is not returned if any byte of its file has changed."""
     hash, _ = submit(store, b"1", artifact=_CODE)
     path = _object(state, hash) / "artifact.quickjs.1"
     good = path.read_bytes()
@@ -105,8 +105,8 @@ def test_every_byte_is_sealed(store: Store, state: Path) -> None:
     assert store.artifact(hash, "quickjs", BUILD) == _CODE
 
 
-def test_an_artifact_of_another(store: Store, state: Path, tmp_path: Path) -> None:
-    """A sealed artifact of another program, engine, build or state folder does not verify."""
+def test_an_artifact_from_elsewhere(store: Store, state: Path, tmp_path: Path) -> None:
+    """An artifact that was copied from another program, engine, build or state folder does not verify."""
     hash, _ = submit(store, b"1", artifact=_CODE)
     other, _ = submit(store, b"2")
     path = _object(state, hash) / "artifact.quickjs.1"
@@ -123,8 +123,8 @@ def test_an_artifact_of_another(store: Store, state: Path, tmp_path: Path) -> No
     assert store.artifact(hash, "quickjs", "1") == _CODE
 
 
-def test_a_new_build_takes_the_place_of_old_ones(store: Store, state: Path) -> None:
-    """Artifacts of the engine's other builds are removed, those of other engines stay."""
+def test_a_new_build_replaces_old_ones(store: Store, state: Path) -> None:
+    """A new artifact replaces those of the engine's other builds; artifacts of other engines stay."""
     hash, _ = submit(store, b"1")
     for engine, build in (("deno", "a"), ("quickjs-ng", "1"), ("quickjs", "1.2-rc_3"), ("quickjs", "A" * 64)):
         store.put_artifact(hash, engine, build, _CODE)
@@ -135,7 +135,7 @@ def test_a_new_build_takes_the_place_of_old_ones(store: Store, state: Path) -> N
 
 @pytest.mark.parametrize("lost", [None, b"", b"junk", b'{"key":"AAAA"} 00000000', b'{"key":"AAAA"}'])
 def test_a_lost_key(state: Path, lost: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
-    """Without its key a store makes a new one and no artifact verifies; programs are served, artifacts made again."""
+    """After the loss of the key no artifact verifies; the store makes a new key, and serves programs as before."""
     with reopened(state) as store:
         hash, _ = submit(store, b"1")
     key = state / "key"
@@ -157,8 +157,8 @@ def test_a_lost_key(state: Path, lost: bytes | None, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("build", ["", "a" * 65, "../../x", "a/b", "a b", "ä", "1\n", "a\0"])
-def test_a_build_that_is_no_name(store: Store, state: Path, build: str) -> None:
-    """A build that could lead out of the folder, or is too long, is refused, and nothing is written."""
+def test_an_invalid_build(store: Store, state: Path, build: str) -> None:
+    """A build that is too long or not a plain name is refused, and nothing is written."""
     hash, _ = submit(store, b"1")
     before = _names(state, hash)
     staged = store.stage(text(b"2"), uid=7)
@@ -174,8 +174,8 @@ def test_a_build_that_is_no_name(store: Store, state: Path, build: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["", "Deno", "a.b", "../x", "e" * 33])
-def test_an_engine_that_is_no_name(store: Store, engine: str) -> None:
-    """The same holds for an engine's name, when a program is staged as well."""
+def test_an_invalid_engine_name(store: Store, engine: str) -> None:
+    """An engine name that is too long or not a plain name is refused, also when a program is staged."""
     with pytest.raises(Unstorable, match="not a valid engine name"):
         store.stage(text(b"1", engine=engine), uid=7)
     with pytest.raises(Unstorable, match="not a valid engine name"):
@@ -184,7 +184,7 @@ def test_an_engine_that_is_no_name(store: Store, engine: str) -> None:
 
 
 def test_an_artifact_that_is_too_large(store: Store, state: Path) -> None:
-    """It is refused, and one that grew on the disk is not read."""
+    """An artifact that is too large is refused, and one that grew on the disk is not read."""
     hash, _ = submit(store, b"1")
     large = Artifact(form=Form.BODY, language="javascript", code=bytes(MOST_BYTES))
     with pytest.raises(Unstorable, match="the maximum is"):
@@ -195,8 +195,8 @@ def test_an_artifact_that_is_too_large(store: Store, state: Path) -> None:
     assert store.artifact(hash, "quickjs", BUILD) is None
 
 
-def test_a_recent_artifact_is_not_read_again(store: Store, state: Path) -> None:
-    """It comes from memory while its file is the same, and from the disk once that has changed."""
+def test_recent_artifacts_are_cached(store: Store, state: Path) -> None:
+    """An artifact comes from memory while its file is unchanged, and from the disk afterwards."""
     hash, _ = submit(store, b"1", artifact=_CODE)
     first = store.artifact(hash, "quickjs", BUILD)
     assert store.artifact(hash, "quickjs", BUILD) is first

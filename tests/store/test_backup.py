@@ -1,4 +1,4 @@
-"""A backup is consistent with every change that is made while it is written."""
+"""A backup is consistent, although the store changes while it is written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from tests.store.programs import ARTIFACT, BUILD, submit, text
 
 
 def _journal(folder: Path) -> None:
-    """Stand for the journal of runs, which these tests do not have."""
+    """Stands in for the copy of the run journal, which these tests do not have."""
 
 
 def test_changes_during_a_backup(tmp_path: Path) -> None:
-    """A program that is removed after it was copied is not in the copy; one that is stored, named, or changed to
-    another engine after that is in it as it was at the end."""
+    """A backup contains the programs and names as they are at its end.
+
+    During the backup, one program is removed, one is stored and named, and one is moved to another engine.
+    """
     target = tmp_path / "backup"
     target.mkdir(mode=0o700)
     store = Store.open(tmp_path / "state")
@@ -54,8 +56,8 @@ def test_changes_during_a_backup(tmp_path: Path) -> None:
         copy.close()
 
 
-def test_an_error_leaves_an_empty_folder(tmp_path: Path) -> None:
-    """A stop, and an error of the disk while the journal is copied, end the backup; a later one succeeds."""
+def test_a_failed_backup_leaves_an_empty_folder(tmp_path: Path) -> None:
+    """A backup that is stopped, or that meets a full disk, leaves an empty folder, and a later one succeeds."""
     target = tmp_path / "backup"
     target.mkdir(mode=0o700)
     store = Store.open(tmp_path / "state")

@@ -1,4 +1,4 @@
-"""Counts of runs are exact, whatever thread counts, writes them out or removes programs, and whatever the disk does."""
+"""Counts of runs are exact, although threads count, flush and remove programs at once, and although writes fail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def _switching() -> Iterator[None]:
-    """Let threads change places as often as the interpreter can."""
+    """Make the interpreter switch threads as often as it can."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -41,8 +41,8 @@ def _submit(store: Store, source: bytes, name: str | None = None) -> str:
 
 @pytest.mark.usefixtures("_switching")
 @pytest.mark.parametrize("failing", [False, True])
-def test_counting_and_flushing_at_once(store: Store, *, failing: bool) -> None:
-    """Runs that one thread counts while another flushes, every second time in vain, add up exactly."""
+def test_counting_while_flushing(store: Store, *, failing: bool) -> None:
+    """One thread's counts stay exact while another thread flushes them, also if every second flush fails."""
     hashes = [_submit(store, b"%d" % number) for number in range(3)]
     stop = threading.Event()
     flushes = 0
@@ -70,7 +70,7 @@ def test_counting_and_flushing_at_once(store: Store, *, failing: bool) -> None:
 
 
 def test_a_failed_flush_keeps_the_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Runs counted before, between and after failed flushes are reported at once, and reach the disk in the end."""
+    """Counts survive failed flushes: they are reported at once, and written by a later flush."""
     store = Store.open(tmp_path / "state")
     hash = _submit(store, b"1")
     store.record_run(hash)
@@ -78,7 +78,7 @@ def test_a_failed_flush_keeps_the_counts(tmp_path: Path, caplog: pytest.LogCaptu
         store.flush()
         store.record_run(hash)
         store.flush()
-    assert [record.levelname for record in caplog.records] == ["ERROR"]  # once for both
+    assert [record.levelname for record in caplog.records] == ["ERROR"]  # one message for both failures
     assert store.show(hash).fact.runs == 2
     store.record_run(hash)
     assert [row.fact.runs for row in store.list(10, None).rows] == [3]
@@ -87,8 +87,8 @@ def test_a_failed_flush_keeps_the_counts(tmp_path: Path, caplog: pytest.LogCaptu
         assert store.show(hash).fact.runs == 3
 
 
-def test_closing_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Runs that are lost at the end are logged, and the folder is unlocked."""
+def test_closing_without_a_writable_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the last counts can't be written on closing, the loss is logged and the folder is unlocked."""
     store = Store.open(tmp_path / "state")
     hash = _submit(store, b"1")
     store.record_run(hash)
@@ -101,8 +101,8 @@ def test_closing_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("flush_fails", [False, True])
-def test_a_removal_takes_pending_counts_along(store: Store, *, flush_fails: bool) -> None:
-    """Runs that were pending at a removal, or end after it, are not counted for the program that comes again."""
+def test_a_removal_drops_pending_counts(store: Store, *, flush_fails: bool) -> None:
+    """Runs that were pending at a removal, or end after it, do not count when the program is submitted again."""
     hash, other = _submit(store, b"1"), _submit(store, b"2")
     for _ in range(3):
         store.record_run(hash)
@@ -120,8 +120,8 @@ def test_a_removal_takes_pending_counts_along(store: Store, *, flush_fails: bool
 
 
 @pytest.mark.usefixtures("_switching")
-def test_removing_while_others_count_and_flush(store: Store) -> None:
-    """However counting, flushing and removals fall together, the counts of a program that stays are exact."""
+def test_removing_while_counting_and_flushing(store: Store) -> None:
+    """Counts of a program stay exact while other threads count, flush, and remove another program."""
     stays = _submit(store, b"stays")
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The store after bits on the disk have changed: it opens, and what it serves is right."""
+"""The store opens after bits on the disk have changed, and never serves a wrong program."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _VARIANTS = 30
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here depends on when data reaches the disk."""
+    """Skip fsync, because these tests do not depend on it."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A store as a killed daemon leaves it, SQLite's log included, and what is true of it."""
+    """A store as a killed daemon leaves it, including SQLite's log, and its expected content."""
 
     folder: Path
     sources: dict[str, bytes]
@@ -39,7 +39,7 @@ class _Kept:
 
 @pytest.fixture(scope="module", params=["log", "no log"])
 def kept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> _Kept:
-    """A store with programs, names that moved, and a removed program; with SQLite's log, or with that folded in."""
+    """A store with programs, moved names and a removed program, with or without a log of SQLite."""
     folder = tmp_path_factory.mktemp("kept")
     store = Store.open(folder / "original")
     chance = random.Random(3)
@@ -49,7 +49,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         hash, _ = submit(store, source, name=f"name-{number % 3}", artifact=_artifact(source))
         sources[hash] = source
         if number == 4 and request.param == "log":
-            store.close()  # part of it is in the file, and part will be in the log alone
+            store.close()  # one part is in the database, and the rest will be only in the log
             store = Store.open(folder / "original")
     first, *_, last = sources
     store.label("name-0", None)
@@ -113,7 +113,7 @@ def _variants(kept: _Kept, folder: Path, seed: str, count: int) -> Iterator[tupl
 
 
 def _check_programs(store: Store, kept: _Kept, *, but: str | None = None) -> None:
-    """All programs, but for the damaged one, verify and are listed, and that one is not served wrong."""
+    """Check that all programs except the damaged one verify and are listed, and that that one is not served wrongly."""
     for hash in kept.sources:
         assert _is_served(store, kept, hash) or hash == but
     facts = [row.fact for row in store.list(100, None).rows]
@@ -124,7 +124,7 @@ def _check_programs(store: Store, kept: _Kept, *, but: str | None = None) -> Non
 
 
 def _is_served(store: Store, kept: _Kept, hash: str) -> bool:
-    """Whether a program is served, which must then be right."""
+    """Return whether a program is served. If it is, it must be right."""
     try:
         program = store.load(hash)
     except StoreError:
@@ -142,7 +142,7 @@ def _check_names(store: Store, kept: _Kept) -> None:
 
 
 def _check_use(store: Store, state: Path) -> None:
-    """The store takes new programs and moves, and has them after the next start."""
+    """Check that the store accepts new programs and names, and has them after a restart."""
     hash, _ = submit(store, b"new", name="new", uid=1)
     store.close()
     with reopened(state) as store:
@@ -152,13 +152,13 @@ def _check_use(store: Store, state: Path) -> None:
 
 @pytest.mark.parametrize("file", ["source", "artifact.quickjs.1", "meta.json"])
 def test_a_damaged_object(kept: _Kept, tmp_path: Path, file: str) -> None:
-    """Whatever byte of an object is hit, the store opens, its program is right or set aside, the others are served."""
+    """After damage to any byte of a program, that program is right or set aside, and all others are served."""
     for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
         hash = chance.choice(list(kept.sources))
         _damage(state / "programs" / hash[:2] / hash[2:] / file, chance)
         if file == "meta.json":
             for path in state.glob("facts.sqlite3*"):
-                path.unlink()  # so that it is read
+                path.unlink()  # so that the metadata is read
         store = Store.open(state)
         _check_programs(store, kept, but=hash)
         if file == "source":
@@ -176,7 +176,7 @@ _FACTS = ["facts.sqlite3", "names.jsonl"]
     indirect=["kept"],
 )
 def test_damaged_facts(kept: _Kept, tmp_path: Path, file: str) -> None:
-    """Whatever byte of SQLite or of the names' journal is hit, programs, names and histories are as they were."""
+    """After damage to any byte of SQLite or of the journal of names, programs, names and histories are unchanged."""
     for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
         _damage(state / file, chance)
         store = Store.open(state)
@@ -187,7 +187,7 @@ def test_damaged_facts(kept: _Kept, tmp_path: Path, file: str) -> None:
 
 @pytest.mark.parametrize("file", ["format", "key"])
 def test_a_damaged_format_or_key(kept: _Kept, tmp_path: Path, file: str) -> None:
-    """Whatever byte of these is hit, or if they are lost, all is served, and artifacts are right or made again."""
+    """After damage or loss of these files, everything is served, and artifacts are right or made again."""
     for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
         if chance.random() < 0.2:
             (state / file).unlink()
@@ -206,7 +206,7 @@ def test_a_damaged_format_or_key(kept: _Kept, tmp_path: Path, file: str) -> None
 
 
 def test_damage_everywhere(kept: _Kept, tmp_path: Path) -> None:
-    """With several files hit at once the store opens, and serves a right program under its hash, or none."""
+    """After damage to several files the store opens, and serves for each hash the right program or none."""
     for state, chance in _variants(kept, tmp_path, "everywhere", _VARIANTS):
         for path in sorted(path for path in state.rglob("*") if path.is_file() and path.stat().st_size):
             if chance.random() < 0.4:

@@ -1,4 +1,4 @@
-"""The store on a bad disk and with a bad clock: it opens, and what it serves is right."""
+"""The store on a faulty disk and with a faulty clock: it opens, and serves nothing wrong."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here depends on when data reaches the disk."""
+    """Skip fsync, because these tests do not depend on it."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.mark.parametrize("scenario", ["fills", "opens", "removes", "crowds", "read-only"])
 def test_a_small_disk(tmp_path: Path, scenario: str) -> None:
-    """On a tmpfs that fills up or turns read-only at each step, what was acknowledged is there, and whole."""
+    """On a tmpfs that is full or read-only, every acknowledged change is complete on the disk."""
     script = 'mount -t tmpfs -o size=8m none "$1" && exec "$2" -m tests.store.small_disk "$3" "$1"'
     command = [
         "unshare",
@@ -46,8 +46,8 @@ def test_a_small_disk(tmp_path: Path, scenario: str) -> None:
 
 
 @pytest.mark.parametrize("lost", ["facts.sqlite3", "the log"])
-def test_what_sqlite_forgot_comes_back(tmp_path: Path, lost: str) -> None:
-    """A program and a name that SQLite has lost with its log, as after a power cut, are there at the next start."""
+def test_lost_sqlite_data_is_restored(tmp_path: Path, lost: str) -> None:
+    """Programs and names that SQLite lost in a power cut are there again after the next start."""
     store = Store.open(tmp_path / "state")
     first, _ = submit(store, b"1", name="x", uid=0)
     store.close()
@@ -67,8 +67,8 @@ def test_what_sqlite_forgot_comes_back(tmp_path: Path, lost: str) -> None:
     store.close()
 
 
-def test_a_store_from_before_the_seals(tmp_path: Path) -> None:
-    """Records without a checksum, as they were written before, are read."""
+def test_records_without_checksums(tmp_path: Path) -> None:
+    """Records that an older version wrote without checksums are read."""
     store = Store.open(tmp_path / "state")
     hash, _ = submit(store, b"1", name="x", uid=7)
     store.close()
@@ -83,7 +83,7 @@ def test_a_store_from_before_the_seals(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a wall clock that stands, goes back, or is before 1970, listing, names and their history go on."""
+    """If the wall clock stands still, goes back, or is before 1970, lists, names and histories still work."""
     chance = random.Random(5)
     jumps = [0.0, -86400.0, 1.7e9, 1.7e9, 4e9, 1.0, 1.7e9 + 1e-7, -0.5]
     monkeypatch.setattr(time, "time", lambda: chance.choice(jumps))
@@ -110,7 +110,7 @@ def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store.close()
         (tmp_path / "state/facts.sqlite3").unlink()
         store = Store.open(tmp_path / "state")
-    for _ in range(2):  # set aside twice within one tick
+    for _ in range(2):  # set aside twice within one tick of the clock
         (tmp_path / "state/programs" / kept[0][:2] / kept[0][2:] / "source").write_bytes(b"bad")
         with pytest.raises(StoreError):
             store.load(kept[0])
@@ -136,8 +136,8 @@ for number in range(10_000):
 """
 
 
-def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """After SIGKILL what was acknowledged is so, and a removal that was not is done wholly or not at all."""
+def test_sigkill_at_any_time(tmp_path: Path) -> None:
+    """After SIGKILL every acknowledged change is there, and an interrupted removal is complete or had no effect."""
     chance = random.Random(7)
     state = tmp_path / "state"
     there: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The state folder: a start refuses links and other users' entries in it, one daemon has it, `damaged/` has a bound."""
+"""The state folder: links and entries of other users are refused, one daemon locks it, and `damaged/` is limited."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def _check_whole(state: Path) -> None:
 
 @pytest.mark.parametrize(("change", "what"), _FOLDER_CHANGES)
 @pytest.mark.parametrize("which", ["programs", "damaged", "shelf"])
-def test_a_folder_that_is_not_safe(state: Path, tmp_path: Path, which: str, change: _Change, what: str) -> None:
-    """A folder that is a link, a file, another user's or open to others is refused; repaired, nothing is lost."""
+def test_an_unsafe_folder(state: Path, tmp_path: Path, which: str, change: _Change, what: str) -> None:
+    """A folder that is a link, a file, another user's or open to others is refused; once repaired, nothing is lost."""
     path = state / which
     if which == "shelf":
         (path,) = (state / "programs").iterdir()
@@ -107,8 +107,8 @@ def test_a_folder_that_is_not_safe(state: Path, tmp_path: Path, which: str, chan
 @pytest.mark.parametrize(
     "name", ["format", "key", "names.jsonl", "facts.sqlite3", "facts.sqlite3-wal", "reserve", "lock"]
 )
-def test_a_file_that_is_none(state: Path, tmp_path: Path, name: str, change: _Change) -> None:
-    """A file of the store that is a link or a folder is refused, and what a link leads to is not touched."""
+def test_a_link_or_a_folder_instead_of_a_file(state: Path, tmp_path: Path, name: str, change: _Change) -> None:
+    """If a file of the store is a link or a folder, the store does not open, and does not touch the link's target."""
     path, away = state / name, tmp_path / "away"
     path.touch()
     change(path, away)
@@ -121,7 +121,7 @@ def test_a_file_that_is_none(state: Path, tmp_path: Path, name: str, change: _Ch
 
 
 def test_other_names_below_programs(state: Path) -> None:
-    """What is no shelf and no program is passed over, and stays."""
+    """Unknown entries below programs/ are ignored, and not removed."""
     (shelf,) = (state / "programs").iterdir()
     others = [state / "programs/zz", state / "programs/readme", shelf / ("z" * 62)]
     for path in others:
@@ -130,8 +130,8 @@ def test_other_names_below_programs(state: Path) -> None:
     assert all(path.exists() for path in others)
 
 
-def test_a_second_daemon_is_refused_with_the_pid_of_the_first(state: Path) -> None:
-    """While a daemon has the folder, another is refused with its pid; once the first has closed, the other opens it."""
+def test_a_second_daemon_is_refused(state: Path) -> None:
+    """A second daemon is refused with the pid of the first, and opens the folder after the first has closed it."""
     store = Store.open(state)
     with pytest.raises(StoreLocked, match=rf"\(pid {os.getpid()}\)"):
         Store.open(state)
@@ -152,15 +152,15 @@ sys.stdin.read()
 """
 
 
-def test_a_lock_whose_taker_has_ended(state: Path) -> None:
-    """If a child of an ended daemon holds the lock, the daemon's pid is not reported as that of a living process."""
+def test_a_lock_of_a_daemon_that_has_ended(state: Path) -> None:
+    """If a child of an ended daemon holds the lock, the error does not name the daemon's pid as a running process."""
     command = [sys.executable, "-c", _LEAVES_A_CHILD, str(state)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
     with process:
         assert process.stdout is not None
         pid = int(process.stdout.read())
         process.wait(20)
-        # The kernel may reuse the pid. Here it is init's, which lives and started at another time.
+        # The kernel may reuse the pid. The test uses pid 1, which exists and started at another time.
         lock = state / "lock"
         lock.write_text(lock.read_text().replace(str(pid), "1"))
         with pytest.raises(StoreLocked, match="started as pid 1, which is no longer visible"):
@@ -169,8 +169,8 @@ def test_a_lock_whose_taker_has_ended(state: Path) -> None:
         process.stdin.close()
 
 
-def test_damaged_things_are_kept_up_to_a_number(state: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of seventy damaged programs the last sixty-four are kept, and each removal is logged."""
+def test_the_number_of_damaged_entries_is_limited(state: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of 70 damaged programs the last 64 are kept, and each removal is logged."""
     store = Store.open(state)
     aside = []
     for number in range(70):
@@ -186,8 +186,8 @@ def test_damaged_things_are_kept_up_to_a_number(state: Path, caplog: pytest.LogC
     assert [message.split(": ")[-1].split("-")[0] for message in logged] == aside[:6]
 
 
-def test_damaged_things_are_kept_up_to_a_size(state: Path) -> None:
-    """Above 64 MiB a start removes the oldest, and the newest stays even if it alone is larger."""
+def test_the_size_of_damaged_entries_is_limited(state: Path) -> None:
+    """Above 64 MiB the oldest entries are removed at a start; the newest stays even if it is larger than that."""
     damaged = state / "damaged"
     for name, size in (("a", 1), ("b", 30 << 20), ("c", 20 << 20), ("d", 20 << 20)):
         with (damaged / name).open("wb") as file:
@@ -203,8 +203,8 @@ def test_damaged_things_are_kept_up_to_a_size(state: Path) -> None:
     assert {path.name for path in damaged.iterdir()} == {"large"}
 
 
-def test_an_entry_that_cannot_be_removed_keeps_no_other(tmp_path: Path) -> None:
-    """An entry of damaged/ that can't be removed (a mount point: EBUSY) is logged, and older ones are removed."""
+def test_an_entry_that_can_not_be_removed(tmp_path: Path) -> None:
+    """An entry of damaged/ that can't be removed is logged, and other entries are still removed."""
     command = ["unshare", "--mount", "--map-root-user", sys.executable, "-m", "tests.store.broken_disk", "damaged"]
     done = subprocess.run([*command, tmp_path], capture_output=True, text=True, timeout=60, cwd=_ROOT)
     assert done.returncode == 0, done.stderr
@@ -212,7 +212,7 @@ def test_an_entry_that_cannot_be_removed_keeps_no_other(tmp_path: Path) -> None:
 
 
 def _wait_for_the_clock(folder: Path) -> None:
-    """Return once a new file has a later time than all that are there."""
+    """Wait until the clock has advanced, so that a new file is later than all existing ones."""
     latest = max(path.stat().st_ctime_ns for path in folder.iterdir())
     probe = folder.parent / "probe"
     while True:
@@ -222,8 +222,8 @@ def _wait_for_the_clock(folder: Path) -> None:
     probe.unlink()
 
 
-def test_a_state_folder_that_another_user_could_replace_is_refused(tmp_path: Path) -> None:
-    """Whoever owns a folder on the way to the state folder could lead the daemon elsewhere: it does not start there."""
+def test_a_state_folder_below_another_users_folder(tmp_path: Path) -> None:
+    """The store does not open below a folder of another user, who could replace the state folder."""
     assert os.geteuid() == 0, "this test makes a folder of another user: run it as root"
     (tmp_path / "strange").mkdir()
     Store.open(tmp_path / "strange/state").close()

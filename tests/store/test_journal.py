@@ -1,4 +1,4 @@
-"""names.jsonl has every acknowledged move and no other, and damage to it is logged and repaired."""
+"""The journal of names has exactly the acknowledged moves, and damage to it is logged and repaired."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_BYTES = 64 << 20
 
 
 class _Filled(msgspec.Struct, frozen=True, kw_only=True):
-    """A state folder with three programs, and where its names have been."""
+    """A state folder with three programs, and the history of its names."""
 
     state: Path
     hashes: list[str]
@@ -51,7 +51,7 @@ def _histories(store: Store) -> dict[str, list[Move]]:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> _Filled:
-    """Seven moves of three names, one of them back."""
+    """A state folder with seven moves of three names, of which one is a move back."""
     store = Store.open(tmp_path / "state")
     hashes = [_submit(store, b"%d" % number, name="x") for number in range(3)]
     store.label("y", hashes[0])
@@ -65,7 +65,7 @@ def filled(tmp_path: Path) -> _Filled:
 
 
 def _spoil(journal: Path, *numbers: int) -> int:
-    """Flip a bit in these moves; return the number of the first one's line."""
+    """Flip a bit in each of these moves, and return the line number of the first."""
     lines = journal.read_bytes().split(b"\n")
     at = [index for index, line in enumerate(lines) if line]
     for number in numbers:
@@ -79,7 +79,7 @@ def _spoil(journal: Path, *numbers: int) -> int:
 def test_a_bad_line_is_logged_and_repaired(
     filled: _Filled, bad: tuple[int, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bad line anywhere is an error in the log with its number; the file is kept, and repaired from SQLite."""
+    """A damaged line is logged with its number, the damaged file is kept, and the journal is repaired from SQLite."""
     whole = filled.journal.read_bytes()
     line = _spoil(filled.journal, *bad)
     spoilt = filled.journal.read_bytes()
@@ -92,11 +92,11 @@ def test_a_bad_line_is_logged_and_repaired(
     assert filled.journal.read_bytes() == whole
     caplog.clear()
     Store.open(filled.state).close()
-    assert not caplog.records  # repaired for good
+    assert not caplog.records  # the repair is permanent
 
 
-def test_a_bad_line_that_nobody_else_knows(filled: _Filled, caplog: pytest.LogCaptureFixture) -> None:
-    """With SQLite gone as well, a bad line costs only its own move, and is logged."""
+def test_a_damaged_line_without_sqlite(filled: _Filled, caplog: pytest.LogCaptureFixture) -> None:
+    """If SQLite is lost too, a damaged line loses only its own move, and is logged."""
     line = _spoil(filled.journal, 1)
     filled.drop_sqlite()
     with reopened(filled.state) as store:
@@ -106,8 +106,8 @@ def test_a_bad_line_that_nobody_else_knows(filled: _Filled, caplog: pytest.LogCa
     assert (histories["y"], histories["z"]) == (filled.history["y"], filled.history["z"])
 
 
-def test_each_knows_what_the_other_has_lost(filled: _Filled) -> None:
-    """Moves that SQLite has lost with its log and a move that the journal has lost are all there, in order."""
+def test_journal_and_sqlite_repair_each_other(filled: _Filled) -> None:
+    """Moves that only the journal or only SQLite still has are all restored, in order."""
     shutil.copy(filled.state / "facts.sqlite3", filled.state.parent / "older")
     with reopened(filled.state) as store:
         for hash in filled.hashes[:2]:
@@ -120,10 +120,8 @@ def test_each_knows_what_the_other_has_lost(filled: _Filled) -> None:
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5])
-def test_a_journal_that_has_lost_lines_without_a_trace(
-    filled: _Filled, left: float, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A journal that is cut between two lines, or is gone, is rebuilt from SQLite, and that is logged."""
+def test_a_journal_that_lost_whole_lines(filled: _Filled, left: float, caplog: pytest.LogCaptureFixture) -> None:
+    """A journal that was cut between two lines or deleted is rebuilt from SQLite, and the loss is logged."""
     lines = filled.journal.read_bytes().splitlines(keepends=True)
     filled.journal.write_bytes(b"".join(lines[: int(len(lines) * left)]))
     if not left:
@@ -137,8 +135,8 @@ def test_a_journal_that_has_lost_lines_without_a_trace(
 
 
 @pytest.mark.parametrize("torn", [b"\n", b'\n{"name":"torn","ha', b"\n" + bytes(200)])
-def test_a_torn_last_line_is_cut_off(filled: _Filled, torn: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """What a kill left of a move is cut off at the next start, and is neither reported as damage nor kept."""
+def test_an_incomplete_last_line_is_removed(filled: _Filled, torn: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """An incomplete last line, as a kill leaves it, is removed at the next start and is not reported as damage."""
     whole = filled.journal.read_bytes()
     filled.journal.write_bytes(whole + torn)
     with reopened(filled.state) as store:
@@ -154,7 +152,7 @@ def test_a_torn_last_line_is_cut_off(filled: _Filled, torn: bytes, caplog: pytes
 
 @pytest.mark.parametrize("taken", [0, 1, 20, 100])
 def test_a_failed_append_leaves_nothing(filled: _Filled, taken: int) -> None:
-    """A move of which the disk took a part only is refused, and no byte of it stays."""
+    """If a move can be written only in part, the move is refused, and none of its bytes stay in the journal."""
     whole = filled.journal.read_bytes()
     with reopened(filled.state) as store:
         with largest_file(len(whole) + taken), pytest.raises(StoreFailed):
@@ -170,8 +168,8 @@ def test_a_failed_append_leaves_nothing(filled: _Filled, taken: int) -> None:
         assert store.resolve("@later") == filled.hashes[0]
 
 
-def test_a_move_that_sqlite_refuses_is_no_move(filled: _Filled) -> None:
-    """A move that is refused after it was in the journal is not there after the next start either."""
+def test_a_move_that_sqlite_refuses(filled: _Filled) -> None:
+    """A move that fails in SQLite after it was written to the journal is refused, and not there after a restart."""
     store = Store.open(filled.state)
     size = filled.journal.stat().st_size + 1000
     number = 0
@@ -179,7 +177,7 @@ def test_a_move_that_sqlite_refuses_is_no_move(filled: _Filled) -> None:
         _submit(store, b"fill %d" % number)
         number += 1
     refused = hashlib.sha256(b"refused").hexdigest()
-    with largest_file(size):  # room for the journal's line, and none behind SQLite's log
+    with largest_file(size):  # room for a line of the journal, but not for SQLite's log
         for _ in range(2):
             with pytest.raises(StoreFailed):
                 store.label("x", filled.hashes[2])
@@ -195,8 +193,8 @@ def test_a_move_that_sqlite_refuses_is_no_move(filled: _Filled) -> None:
         filled.drop_sqlite()
 
 
-def test_a_journal_over_its_bound(filled: _Filled) -> None:
-    """A journal that is larger than a start would read is refused with its size and what to do, and left alone."""
+def test_a_journal_that_is_too_large(filled: _Filled) -> None:
+    """A journal above the maximum size is refused with its size and a remedy, and stays unchanged."""
     with filled.journal.open("ab") as file:
         file.truncate(_MOST_BYTES + 1)
     with pytest.raises(StoreFailed, match=rf"{_MOST_BYTES + 1} bytes, the maximum is {_MOST_BYTES}: stop promptlogd"):
@@ -205,13 +203,13 @@ def test_a_journal_over_its_bound(filled: _Filled) -> None:
 
 
 @pytest.mark.long
-def test_no_move_takes_the_journal_over_its_bound(filled: _Filled) -> None:
-    """A journal near its bound takes no more moves, but the last MiB lets programs be removed; it opens again."""
+def test_moves_are_refused_near_the_maximum_size(filled: _Filled) -> None:
+    """Near its maximum size the journal accepts no moves; its last MiB is left for removals, and it opens again."""
     filled.drop_sqlite()
     size = filled.journal.stat().st_size
     with filled.journal.open("ab") as file:
         while size < _MOST_BYTES - (1 << 20):
-            # Each line is the only one of its name, so that a compaction can forget none.
+            # Each line has a name of its own, so that a compaction can drop none.
             line = b"\n" + seal(Move(name=f"{size}-".ljust(1 << 20, "n"), hash="0" * 64, at=1.0)) + b"\n"
             line = line if size + len(line) < _MOST_BYTES - 10_000 else b"\n" * (_MOST_BYTES - (1 << 20) - size)
             size += file.write(line)
@@ -229,11 +227,11 @@ def test_no_move_takes_the_journal_over_its_bound(filled: _Filled) -> None:
 
 _MOVES = 100_000
 _MERGE_CPU_S = 5.0
-"""The merge takes 0.5 s of CPU time. A merge in quadratic time takes 17 s for these lines."""
+"""The merge takes 0.5 s of CPU time. A merge in quadratic time would take 17 s for this input."""
 
 
-def test_many_bad_lines_are_repaired_in_time() -> None:
-    """A long journal with a bad line in every hundred is merged with SQLite's rows within seconds, and is whole."""
+def test_a_merge_takes_linear_time() -> None:
+    """A long journal in which every hundredth line is damaged is merged with SQLite's rows within seconds."""
     moves = [Move(name=f"name-{number % 1000}", hash=f"{number:064x}", at=float(number)) for number in range(_MOVES)]
     lines = [None if number % 100 == 0 else move for number, move in enumerate(moves)]
     began = time.process_time()
@@ -244,7 +242,7 @@ def test_many_bad_lines_are_repaired_in_time() -> None:
 
 @pytest.mark.parametrize("clock_stands", [False, True])
 def test_a_merge_loses_no_move(*, clock_stands: bool) -> None:
-    """Whichever lines are bad, and however many last moves SQLite has lost, all moves are there and in order."""
+    """A merge restores all moves in order, whichever lines are damaged and however many last moves SQLite lost."""
     for seed in range(500):
         chance = random.Random(seed)
         history = [
@@ -258,8 +256,8 @@ def test_a_merge_loses_no_move(*, clock_stands: bool) -> None:
 
 
 @pytest.mark.parametrize("left", [[], [None]])
-def test_a_merge_with_several_moves_lost_in_one_bad_line(left: list[None]) -> None:
-    """Where one bad line is all that is left of several moves, or none is, the moves come from SQLite, in order."""
+def test_a_merge_with_several_lost_moves(left: list[None]) -> None:
+    """Moves are restored from SQLite, also where one damaged line or none is left of several moves."""
     moves = [Move(name="x", hash=f"{number}", at=float(number)) for number in range(12)]
     for first, first_end, second, second_end in itertools.combinations(range(13), 4):
         lines = [*moves[:first], *left, *moves[first_end:second], *left, *moves[second_end:]]
@@ -267,8 +265,8 @@ def test_a_merge_with_several_moves_lost_in_one_bad_line(left: list[None]) -> No
 
 
 @pytest.mark.parametrize("left", [[], [None]])
-def test_a_merge_with_lost_moves_that_look_alike(left: list[None]) -> None:
-    """The same holds for one loss among moves that are equal, as they are while a clock stands still."""
+def test_a_merge_with_equal_moves(left: list[None]) -> None:
+    """A gap in the journal is filled in order, also if all moves have the same time because the clock stood still."""
     for seed in range(300):
         chance = random.Random(seed)
         count = chance.randrange(2, 30)

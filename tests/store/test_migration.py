@@ -1,4 +1,4 @@
-"""A state folder of format version 1, which promptlog 0.1.0 wrote, is migrated: nothing is lost, whatever happens."""
+"""State folders of format version 1, which promptlog 0.1.0 wrote, are migrated without loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A folder that 0.1.0 wrote."""
+    """A state folder that promptlog 0.1.0 wrote."""
     return version_1.extract(tmp_path)
 
 
@@ -32,7 +32,7 @@ def _object(state: Path, hash: str) -> Path:
 
 
 def test_a_folder_of_version_1(state: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Each program, name, history, count, owner and time is there, damage is treated as such; it is logged once."""
+    """Programs, names, histories, counts, owners and times are migrated, and damage is set aside, with one log line."""
     caplog.set_level(logging.INFO)
     version_1.check(state)
     migrated = [record.getMessage() for record in caplog.records if "has format version 2 now" in record.getMessage()]
@@ -45,7 +45,7 @@ def test_a_folder_of_version_1(state: Path, caplog: pytest.LogCaptureFixture) ->
     caplog.clear()
     with reopened(state) as store:
         hash = version_1.hash_of("body")
-        assert store.artifact(hash, "quickjs", BUILD) is None  # to be made at the next run
+        assert store.artifact(hash, "quickjs", BUILD) is None  # made again at the next run
         store.put_artifact(hash, "quickjs", BUILD, ARTIFACT)
         submit(store, b"return 'new'")
     with reopened(state) as store:
@@ -54,14 +54,14 @@ def test_a_folder_of_version_1(state: Path, caplog: pytest.LogCaptureFixture) ->
 
 
 def test_a_folder_of_version_1_without_sqlite(state: Path) -> None:
-    """Times, owners, engines and languages are in the new metadata, also if the old one was damaged."""
+    """Times, owners, engines and languages are in the new metadata, also if the old metadata was damaged."""
     Store.open(state).close()
     (state / "facts.sqlite3").unlink()
     version_1.check(state, facts=False)
 
 
 def test_more_programs_than_one_batch(tmp_path: Path) -> None:
-    """However many programs there are, all are converted."""
+    """All programs are converted if there are more than fit into one batch."""
     state = tmp_path / "state"
     (state / "programs").mkdir(parents=True)
     for path in (state, state / "programs"):
@@ -74,8 +74,8 @@ def test_more_programs_than_one_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """SIGKILL before any system call of a migration loses nothing: the next start goes on, and leaves nothing over."""
+def test_sigkill_during_a_migration(tmp_path: Path) -> None:
+    """SIGKILL before any system call of a migration loses nothing, and the next start completes the migration."""
     command = [sys.executable, "-m", "tests.store.killed_migration", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=_ROOT)
     assert done.returncode == 0, done.stderr
@@ -83,15 +83,15 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """On a disk with few pages left the start migrates, or says that the disk is full; then nothing is lost."""
+    """On an almost full disk the migration succeeds, or fails with an error that says so and loses nothing."""
     script = 'mount -t tmpfs -o size=8m none "$1" && exec "$2" -m tests.store.small_disk migrates "$1"'
     command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", str(tmp_path), sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=_ROOT)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_disk_that_refuses_a_file(state: Path) -> None:
-    """A refusal of the disk is an error that names the folder and the cause; the next start migrates all."""
+def test_a_write_error(state: Path) -> None:
+    """A write error ends the start with an error that names the folder, and the next start completes the migration."""
     with largest_file(0), pytest.raises(StoreFailed, match=f"can't use the state folder {state}"):
         Store.open(state)
     version_1.check(state)
@@ -99,7 +99,7 @@ def test_a_disk_that_refuses_a_file(state: Path) -> None:
 
 @pytest.mark.parametrize("version", [3, 1000])
 def test_a_newer_format_is_refused(state: Path, version: int) -> None:
-    """A folder of a newer promptlog is refused with both versions and what to do, and nothing in it changes."""
+    """A folder of a newer format is refused with both versions and a remedy, and is not changed."""
     (state / "format").write_bytes(seal({"version": version, "more": True}))
     (state / "programs/.tmp-left").mkdir()
 
@@ -120,10 +120,8 @@ def test_a_newer_format_is_refused(state: Path, version: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["", "meta.json"])
-def test_a_program_that_cannot_be_read(
-    state: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is logged and left alone, the others are converted; repaired, it has its owner and its time without SQLite."""
+def test_an_unreadable_program(state: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An unreadable program is logged and skipped; once repaired, it has its owner and its time without SQLite."""
     hash = version_1.hash_of("other user")
     path = _object(state, hash) / what
     path.rename(tmp_path / "away")
@@ -138,7 +136,7 @@ def test_a_program_that_cannot_be_read(
 
 
 def test_a_lost_format_file(state: Path) -> None:
-    """Without `format`, programs of this version are not touched, and keep their artifacts."""
+    """Without the file `format`, programs of this version are not changed, and keep their artifacts."""
     version_1.check(state)
     hash = version_1.hash_of("body")
     with reopened(state) as store:
@@ -154,7 +152,7 @@ def test_a_lost_format_file(state: Path) -> None:
 
 
 def test_damaged_metadata_without_wrapped_code(state: Path) -> None:
-    """A program with nothing but its text is kept, as a program of the default language and engine."""
+    """A program of which only the text is intact is kept with the default language and engine."""
     source = b"return 'only a text'"
     hash = version_1.add(state, source)
     (_object(state, hash) / "meta.json").write_bytes(b"junk")

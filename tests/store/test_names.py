@@ -1,4 +1,4 @@
-"""Names have bounds, and however many there are, removals, `show` and the journal stay short."""
+"""Names are limited in number, and removals, `show` and the journal stay fast with many names."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.store.reopened import reopened
 
 _MANY = 12_000
 _SHOW_CPU_S = 2.0
-"""`show` of 12,000 names takes 0.2 s of CPU time. Without an index it takes 4 s."""
+"""`show` of 12,000 names takes 0.2 s of CPU time; without the index it would take 4 s."""
 _LONG = 60_000
-"""Moves that make the journal long enough for a compaction."""
+"""Number of moves that makes the journal long enough for a compaction."""
 _NOWHERE = "0" * 64
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A folder with two programs, the first of which has the name x."""
+    """A state folder with two programs, the first of which is named x."""
     with reopened(tmp_path / "state") as store:
         submit(store, b"first", name="x")
         submit(store, b"second")
@@ -42,12 +42,12 @@ def state(tmp_path: Path) -> Path:
 
 
 def _hashes(store: Store) -> tuple[str, str]:
-    """Return the hashes of the first and the second program."""
+    """Return the hashes of the two programs."""
     return submit(store, b"first")[0], submit(store, b"second")[0]
 
 
 def _extend(state: Path, moves: Sequence[Move]) -> None:
-    """Add moves to the journal of a closed store, and let the next start build SQLite from it."""
+    """Append moves to the journal of a closed store, and let the next start rebuild SQLite from it."""
     with (state / "names.jsonl").open("ab") as journal:
         journal.write(b"".join(b"\n" + seal(move) + b"\n" for move in moves))
     for path in state.glob("facts.sqlite3*"):
@@ -55,15 +55,15 @@ def _extend(state: Path, moves: Sequence[Move]) -> None:
 
 
 def _give_many_names(state: Path) -> str:
-    """Give the second program more names than may be given today; return its hash."""
+    """Give the second program more names than are allowed today, and return its hash."""
     with reopened(state) as store:
         hash = _hashes(store)[1]
     _extend(state, [Move(name=f"name-{number:05}", hash=hash, at=float(number)) for number in range(_MANY)])
     return hash
 
 
-def test_a_name_that_must_not_move(state: Path) -> None:
-    """A submit that must not move its name keeps nothing if the name is on another program; else it says whence."""
+def test_a_submit_that_must_not_move_its_name(state: Path) -> None:
+    """A submit with `moves=False` stores nothing if another program has the name; otherwise it returns that program."""
     with reopened(state) as store:
         first, _ = _hashes(store)
 
@@ -85,8 +85,8 @@ def test_a_name_that_must_not_move(state: Path) -> None:
         assert (again.created, again.moved_from) == (False, None)
 
 
-def test_a_program_has_so_many_names(state: Path) -> None:
-    """A name above a program's bound is refused with what to do, however it is given, and nothing else changes."""
+def test_names_of_a_program_are_limited(state: Path) -> None:
+    """A program accepts no name above its maximum, whichever request gives it, and nothing else changes."""
     with reopened(state) as store:
         first, second = _hashes(store)
         store.label("moves", second)
@@ -113,8 +113,8 @@ def test_a_program_has_so_many_names(state: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_store_has_so_many_names(state: Path) -> None:
-    """A new name above the store's bound is refused, its new program is not kept, and names can still be moved."""
+def test_names_of_a_store_are_limited(state: Path) -> None:
+    """A new name above the store's maximum is refused with its new program, and existing names can still be moved."""
     _extend(state, [Move(name=f"{number}", hash=_NOWHERE, at=1.0) for number in range(MOST_NAMES - 1)])
     with reopened(state) as store:
         first, second = _hashes(store)
@@ -129,8 +129,8 @@ def test_a_store_has_so_many_names(state: Path) -> None:
         assert store.label("more", first) == (first, None)
 
 
-def test_a_removal_waits_for_the_disk_as_often_with_many_names(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program with 12,000 names is removed with as many fsyncs as one with a single name, and no name stays."""
+def test_a_removal_needs_few_fsyncs(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing a program with 12,000 names takes no more fsyncs than one with a single name, and removes all names."""
     many = _give_many_names(state)
     syncs = 0
     fsync = os.fsync
@@ -154,15 +154,17 @@ def test_a_removal_waits_for_the_disk_as_often_with_many_names(state: Path, monk
 
 
 @pytest.mark.parametrize("lines", [0, 1, _MANY // 2, _MANY - 1])
-def test_a_torn_removal_costs_no_other_name(state: Path, lines: int, caplog: pytest.LogCaptureFixture) -> None:
-    """A removal that a kill tore after any number of names leaves other names alone, and can be completed."""
+def test_an_interrupted_removal_affects_no_other_name(
+    state: Path, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A removal that a kill interrupted after any number of names affects no other name, and can be completed."""
     many = _give_many_names(state)
     journal = state / "names.jsonl"
     end = journal.stat().st_size
     with reopened(state) as store:
         store.remove(many)
     removal = journal.read_bytes()[end:].splitlines(keepends=True)
-    whole = sum(map(len, removal[: 2 * lines]))  # each move has an empty line before it
+    whole = sum(map(len, removal[: 2 * lines]))  # an empty line precedes each move
     os.truncate(journal, end + whole + 20)
     for path in state.glob("facts.sqlite3*"):
         path.unlink()
@@ -171,7 +173,7 @@ def test_a_torn_removal_costs_no_other_name(state: Path, lines: int, caplog: pyt
         assert store.load(store.resolve("@x")).source == b"first"
         assert store.resolve(f"@name-{_MANY - 1}") == many
         with pytest.raises(NotFound):
-            store.remove(many)  # says that the program is gone, and removes the names that are left
+            store.remove(many)  # reports that the program is gone, and removes the remaining names
         with pytest.raises(NotFound):
             store.resolve(f"@name-{_MANY - 1}")
         assert store.show(store.resolve("@x")).names == ["x"]
@@ -179,8 +181,8 @@ def test_a_torn_removal_costs_no_other_name(state: Path, lines: int, caplog: pyt
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_show_of_many_names_is_quick(state: Path, *, older: bool) -> None:
-    """`show` takes time in proportion to a program's names, also with a database that was made without the index."""
+def test_show_of_many_names_is_fast(state: Path, *, older: bool) -> None:
+    """`show` takes time in proportion to a program's names, also if an older version made the database."""
     many = _give_many_names(state)
     with reopened(state) as store:
         assert store.count() == 2
@@ -199,7 +201,7 @@ def test_show_of_many_names_is_quick(state: Path, *, older: bool) -> None:
 
 @pytest.fixture
 def long(state: Path) -> Iterator[Path]:
-    """The folder with a long journal: one name that moves to and fro, and removed names in between."""
+    """A state folder with a long journal: one name that moves back and forth, and names that were removed."""
     with reopened(state) as store:
         hashes = _hashes(store)
     moves: list[Move] = []
@@ -219,7 +221,7 @@ def _count_lines(state: Path) -> int:
 
 
 def test_a_long_journal_is_compacted(long: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The move that finds a long journal shortens it; names keep their places and newest moves, without SQLite too."""
+    """A move shortens a long journal; each name keeps its program and its newest moves, also without SQLite."""
     old_size = (long / "names.jsonl").stat().st_size
     with reopened(long) as store:
         first, second = _hashes(store)
@@ -229,10 +231,10 @@ def test_a_long_journal_is_compacted(long: Path, caplog: pytest.LogCaptureFixtur
         assert store.label("y", None) == (first, second)
         assert store.label("y", None) == (second, first)
         newest = store.show(second).history["y"]
-        assert newest[:-2] == y[-62:]  # `show` tells 64
+        assert newest[:-2] == y[-62:]  # `show` returns 64 moves
         size = (long / "names.jsonl").stat().st_size
         store.label("z", first)
-        assert size < (long / "names.jsonl").stat().st_size < size + 500  # not compacted each time
+        assert size < (long / "names.jsonl").stat().st_size < size + 500  # the journal is not compacted again
     for _ in range(2):
         with reopened(long) as store:
             assert store.show(first).history == {"x": x, "z": store.show(first).history["z"]}
@@ -242,8 +244,8 @@ def test_a_long_journal_is_compacted(long: Path, caplog: pytest.LogCaptureFixtur
     assert "ERROR" not in [record.levelname for record in caplog.records]
 
 
-def test_killed_while_the_journal_is_compacted(long: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A kill after SQLite forgot moves and before the journal is replaced is no damage, and loses nothing."""
+def test_sigkill_during_a_compaction(long: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A kill between the changes to SQLite and to the journal is not reported as damage, and loses nothing."""
     journal = long / "names.jsonl"
     old = journal.read_bytes()
     with reopened(long) as store:
@@ -262,8 +264,8 @@ def test_killed_while_the_journal_is_compacted(long: Path, caplog: pytest.LogCap
     assert "ERROR" not in [record.levelname for record in caplog.records]
 
 
-def test_a_compaction_that_the_disk_refuses(long: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """If the new journal can't be written, the move is made nevertheless, and the next start compacts."""
+def test_a_compaction_that_fails(long: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the new journal can't be written, the move succeeds all the same, and the next start compacts."""
     (long / "names.new").mkdir()
     old_size = (long / "names.jsonl").stat().st_size
     with reopened(long) as store:
@@ -291,8 +293,8 @@ def _kept(moves: Sequence[Move], most: int) -> list[Move]:
         return rows.moves()
 
 
-def test_the_moves_that_a_compaction_keeps() -> None:
-    """As many names leave fewer moves each, each name keeps its place, and moves keep their order."""
+def test_moves_that_a_compaction_keeps() -> None:
+    """The more names there are, the fewer moves of each are kept; each name keeps its program, and the order stays."""
     moves = [Move(name=name, hash=f"{turn}", at=float(turn), back=turn % 2) for turn in range(100) for name in "abc"]
     for most, each in [(300, 64), (191, 16), (48, 16), (47, 4), (11, 1), (0, 1)]:
         kept = _kept(moves, most)
@@ -303,8 +305,8 @@ def test_the_moves_that_a_compaction_keeps() -> None:
     ]
 
 
-def test_back_to_a_place_whose_earlier_moves_are_forgotten() -> None:
-    """A name can go back to where a move back had put it, though a compaction forgot the moves that it undid."""
+def test_back_after_a_compaction() -> None:
+    """A name can move back to its earlier program although a compaction dropped the moves in between."""
     history = [Move(name="x", hash="b", at=1.0, back=5), Move(name="x", hash="c", at=2.0)]
     assert before("x", history, lambda _: True) == ("b", 1)
     with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""The store with several threads at work: readers do not wait, and do not treat a writer's work as damage."""
+"""The store with several threads: readers do not wait, and do not take a write in progress for damage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROUNDS = 150
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A state folder that is not there yet."""
+    """A state folder that does not exist yet."""
     return tmp_path / "state"
 
 
@@ -26,7 +26,7 @@ def _submit(store: Store, source: bytes, name: str | None = None) -> str:
 
 
 def test_readers_do_not_wait_for_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a submit waits for fsync, names resolve and programs load."""
+    """Names resolve and programs load while a submit waits for fsync."""
     store = Store.open(folder)
     hash = _submit(store, b"x", name="x")
     syncing, go_on = threading.Event(), threading.Event()
@@ -48,8 +48,8 @@ def test_readers_do_not_wait_for_the_disk(folder: Path, monkeypatch: pytest.Monk
     store.close()
 
 
-def test_removing_and_submitting_while_others_read(folder: Path) -> None:
-    """However submits, removals and reads of one program fall together, good bytes are never set aside."""
+def test_reading_while_removing_and_submitting(folder: Path) -> None:
+    """Concurrent submits, removals and reads of one program never set an intact program aside."""
     store = Store.open(folder)
     source = b"return 'race'"
     hash = hashlib.sha256(source).hexdigest()

@@ -1,10 +1,10 @@
-"""What was read a moment ago is kept up to a bound, and only while it is what the disk has."""
+"""The cache of recent reads is limited in size, and drops an entry whose file has changed."""
 
 from promptlogd.store.recent import Recent
 
 
-def test_an_entry_lasts_while_its_stamp_does() -> None:
-    """With another stamp it is dropped, and does not come back with the old one."""
+def test_an_entry_is_dropped_with_its_stamp() -> None:
+    """An entry is dropped if its stamp differs, and does not come back with the old stamp."""
     recent: Recent[str] = Recent(1000)
     recent.put("a", 1, 10, "A")
     assert recent.get("a", 1) == "A"
@@ -12,8 +12,8 @@ def test_an_entry_lasts_while_its_stamp_does() -> None:
     assert recent.get("a", 1) is None
 
 
-def test_what_was_used_longest_ago_goes_first() -> None:
-    """The bound holds whatever is put, and what is too large for it is not kept."""
+def test_the_least_recently_used_entry_is_dropped() -> None:
+    """The cache never exceeds its maximum size, and does not keep an entry that is too large."""
     recent: Recent[int] = Recent(1000)
     for number in range(100):
         recent.put(str(number), 0, 100, number)

@@ -1,4 +1,4 @@
-"""The space that is reserved for removals: writes that may not use it end before it is released."""
+"""The disk space that is reserved for removals: other writes end before it is released."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from promptlogd.store.reserve import Reserve
 
 
 def test_a_release_waits_for_guarded_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The file stays until a guarded write has ended, no other write begins meanwhile, and nothing is logged."""
+    """The reserve stays until a guarded write has ended; no other write starts meanwhile, and nothing is logged."""
     reserve = Reserve(tmp_path)
     reserve.restore()
     file = tmp_path / "reserve"
@@ -35,8 +35,8 @@ def test_a_release_waits_for_guarded_writes(tmp_path: Path, caplog: pytest.LogCa
     assert not caplog.records
 
 
-def test_a_release_does_not_wait_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """If a guarded write does not end in time, the file is deleted nevertheless, and that is logged."""
+def test_a_release_does_not_wait_forever(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If a guarded write does not end in time, the reserve is deleted all the same, and that is logged."""
     reserve = Reserve(tmp_path, wait_s=0.01)
     reserve.restore()
     with reserve.guard_writes():

@@ -1,4 +1,4 @@
-"""Programs of several files: kept as submitted, verified file by file, with paths that stay in their folder."""
+"""Programs of several files are stored as submitted, verified file by file, and stay within their folder."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def _hidden(store: Store) -> list[Path]:
     return list((store.folder / "programs").glob(".[ts]*-*"))
 
 
-def test_several_files_come_back(state: Path) -> None:
-    """Every file, the entry, engine, language and owner are as submitted, after a start and without SQLite as well."""
+def test_several_files_are_returned_unchanged(state: Path) -> None:
+    """All files, the entry, engine, language and owner are as submitted, also after a restart and without SQLite."""
     for turn in range(2):
         with reopened(state) as store:
             assert store.load(store.resolve("@x")) == _program()
@@ -74,7 +74,7 @@ def test_several_files_come_back(state: Path) -> None:
 
 
 def test_one_file_with_a_path_of_its_own(store: Store) -> None:
-    """A single file that is not the text of its hash, or has another path, keeps its path."""
+    """A single file keeps its path if its path is not the default, or if the hash is not that of its text."""
     source = b"return 1"
     own = Program.of_text(source, language="javascript", engine="quickjs")
     moved = Program(hash="1" * 64, files={"a/b.mjs": source}, entry="a/b.mjs", language="javascript", engine="quickjs")
@@ -84,8 +84,8 @@ def test_one_file_with_a_path_of_its_own(store: Store) -> None:
         assert store.load(program.hash) == program
 
 
-def test_a_removal_takes_all_files(store: Store, state: Path) -> None:
-    """Nothing of the program is left."""
+def test_a_removal_removes_all_files(store: Store, state: Path) -> None:
+    """A removal leaves no file of the program."""
     assert store.remove(_HASH) == ["x"]
     with pytest.raises(NotFound):
         store.load(_HASH)
@@ -94,15 +94,15 @@ def test_a_removal_takes_all_files(store: Store, state: Path) -> None:
 
 
 def test_staged_files_are_discarded(store: Store) -> None:
-    """Several files that turned out to be no program leave nothing."""
+    """Discarding a staged program of several files leaves no file."""
     staged = store.stage(_program(hash="3" * 64), uid=7)
     assert _hidden(store)
     store.discard(staged)
     assert not _hidden(store)
 
 
-def test_a_recent_program_is_read_again_once_a_file_changed(store: Store, state: Path) -> None:
-    """It comes from memory while all files are the same; a change of any of them is seen."""
+def test_a_cached_program_is_read_again_after_a_change(store: Store, state: Path) -> None:
+    """A program comes from memory while all its files are unchanged, and a change to any of them is detected."""
     assert store.load(_HASH) is store.load(_HASH)
     (_object(state) / "files/lib/deep/er/data.json").write_bytes(b"[]")
     with pytest.raises(Damaged, match="do not match their hash"):
@@ -131,7 +131,7 @@ _DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
 
 @pytest.mark.parametrize(("what", "damage"), _DAMAGE)
 def test_damage_is_set_aside(store: Store, state: Path, what: str, damage: Callable[[Path], object]) -> None:
-    """Damage of any file or of the metadata is reported, moved away, and put right by a submit."""
+    """Damage to any file or to the metadata is reported and set aside, and a new submit repairs the program."""
     damage(_object(state) / what)
     with pytest.raises(Damaged):
         store.load(_HASH)
@@ -144,7 +144,7 @@ def test_damage_is_set_aside(store: Store, state: Path, what: str, damage: Calla
 
 @pytest.mark.parametrize(("what", "damage"), _DAMAGE)
 def test_a_submit_replaces_damage(store: Store, state: Path, what: str, damage: Callable[[Path], object]) -> None:
-    """If a submit of the same files finds the damage, the program keeps its name, user and, if known, its tenant."""
+    """A submit that finds damage keeps the program's name, its owner and, if it is known, its tenant."""
     damage(_object(state) / what)
     assert _keep(store, _program(), uid=8, tenant="another") == (_HASH, True)
     assert store.load(store.resolve("@x")) == _program()
@@ -156,7 +156,7 @@ def test_a_submit_replaces_damage(store: Store, state: Path, what: str, damage: 
 
 @pytest.mark.parametrize("what", ["files", "files/lib", "files/lib/deep/er/data.json", "meta.json"])
 def test_a_link_is_not_followed(store: Store, state: Path, tmp_path: Path, what: str) -> None:
-    """A link in place of a folder or a file refuses the load and moves nothing; repaired, all is as it was."""
+    """A link in place of a folder or a file makes the load fail and moves nothing; once repaired, nothing is lost."""
     path = _object(state) / what
     path.rename(tmp_path / "away")
     path.symlink_to(tmp_path / "away")
@@ -171,7 +171,7 @@ def test_a_link_is_not_followed(store: Store, state: Path, tmp_path: Path, what:
 
 @pytest.mark.parametrize("lost", ["facts.sqlite3", None])
 def test_damaged_metadata_at_a_start(state: Path, lost: str | None) -> None:
-    """A start with metadata that can't be guessed goes on, and the program is not served."""
+    """A start with unreadable metadata succeeds, and the program is not served."""
     _flip(_object(state) / "meta.json")
     if lost:
         (state / lost).unlink()
@@ -190,7 +190,7 @@ _LONG = "d/" * 15 + "f"
     ],
 )
 def test_a_bad_path(store: Store, path: str) -> None:
-    """A path that leads out, has two forms, can't be shown or is too long is refused, and nothing is written."""
+    """An absolute, ambiguous, unprintable, or too long path, or one that leaves the folder, is refused."""
     for files in ({path: b""}, {"main.ts": b"", path: b""}):
         with pytest.raises(Unstorable, match="path"):
             store.stage(_program(files, entry=next(iter(files)), hash="4" * 64), uid=7)
@@ -198,16 +198,16 @@ def test_a_bad_path(store: Store, path: str) -> None:
 
 
 @pytest.mark.parametrize("paths", [["a", "a/b"], ["a/b/c", "a/b"], ["x/y", "x-y", "x", "z"]])
-def test_a_file_that_is_a_folder(store: Store, paths: list[str]) -> None:
-    """No path may be a file and a folder, in whatever order they come."""
+def test_a_path_that_is_both_file_and_folder(store: Store, paths: list[str]) -> None:
+    """A path that is both a file and a folder is refused, in any order of the files."""
     for order in (paths, paths[::-1]):
         with pytest.raises(ValueError, match="is both a file and a folder"):
             store.stage(_program(dict.fromkeys(order, b""), entry=order[0], hash="4" * 64), uid=7)
     assert not _hidden(store)
 
 
-def test_the_bounds(store: Store) -> None:
-    """The most files, the longest path and the deepest are taken; one more is refused, and so is a missing entry."""
+def test_limits_of_files_and_paths(store: Store) -> None:
+    """The maximum number of files and the longest paths are accepted, and anything above the limits is refused."""
     most = {f"{number}": b"%d" % number for number in range(254)} | {_LONG: b"", "x" * 255: b"x"}
     program = _program(most, entry=_LONG, hash="5" * 64)
     assert _keep(store, program) == (program.hash, True)
@@ -228,8 +228,8 @@ def test_the_bounds(store: Store) -> None:
     assert not _hidden(store)
 
 
-def test_what_a_submit_waits_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text waits for the disk three times: its source, its metadata, and the shelf. More files wait for each."""
+def test_number_of_fsyncs_of_a_submit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text needs three fsyncs: source, metadata and shelf. Several files need one more each, and one per folder."""
     waited: list[int] = []
     fsync = os.fsync
 
@@ -245,5 +245,5 @@ def test_what_a_submit_waits_for(store: Store, monkeypatch: pytest.MonkeyPatch) 
     waited.clear()
     staged = store.stage(_program(hash="7" * 64), uid=7)
     store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD))
-    # The files, their folders `files`, `lib`, `lib/deep` and `lib/deep/er`, the metadata, its folder, and the shelf.
+    # Files, their folders `files`, `lib`, `lib/deep` and `lib/deep/er`, metadata, its folder, and the shelf.
     assert len(waited) == len(_FILES) + 4 + 3

@@ -1,4 +1,4 @@
-"""The store: hash-addressed, atomic, verified, locked, and rebuilt where it can be."""
+"""The store: addressed by hash, atomic, verified, locked, and rebuilt after loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.store.programs import ARTIFACT, BUILD, submit, text
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A state folder that is not there yet."""
+    """A state folder that does not exist yet."""
     return tmp_path / "state"
 
 
@@ -48,8 +48,8 @@ def _object(folder: Path, hash: str) -> Path:
     return folder / "programs" / hash[:2] / hash[2:]
 
 
-def test_a_new_program_is_recalled(folder: Path, store: Store) -> None:
-    """The first run of a new program reads neither it nor its artifact, unless its files were changed since then."""
+def test_a_new_program_comes_from_memory(folder: Path, store: Store) -> None:
+    """The first run of a new program reads nothing from the disk, unless its files have changed since the submit."""
     hash = _submit(store, b"return 'new'")
     assert store.recall(hash) == text(b"return 'new'")
     assert store.recall_artifact(hash, "quickjs", BUILD) == ARTIFACT
@@ -60,7 +60,7 @@ def test_a_new_program_is_recalled(folder: Path, store: Store) -> None:
 
 
 def test_submit_is_idempotent_and_hash_addressed(folder: Path) -> None:
-    """The hash is SHA-256 of the bytes as submitted, and the same program is kept once."""
+    """The hash is the SHA-256 of the submitted bytes, and the same program is stored once."""
     store = Store.open(folder)
     source = b"const result = 1 // \xc3\xbc\r\n\0"
     hash, created = submit(store, source, uid=7)
@@ -73,7 +73,7 @@ def test_submit_is_idempotent_and_hash_addressed(folder: Path) -> None:
 
 
 def test_references(folder: Path) -> None:
-    """Full hashes, prefixes of 8 digits and more, and names find a program; what can't be one is refused."""
+    """Hashes, prefixes of at least 8 digits, and names find a program; any other reference is refused."""
     store = Store.open(folder)
     hash = _submit(store, b"a", name="x")
     assert store.resolve(hash) == store.resolve(hash[:8].upper()) == store.resolve("@x") == hash
@@ -88,8 +88,8 @@ def test_references(folder: Path) -> None:
     store.close()
 
 
-def test_an_ambiguous_prefix_names_its_matches(folder: Path) -> None:
-    """A prefix of two hashes is refused with both of them, the older program first."""
+def test_an_ambiguous_prefix_lists_its_matches(folder: Path) -> None:
+    """A prefix of two hashes is refused, and the error lists both, the older program first."""
     store = Store.open(folder)
     store.close()
     planted = ["abcdef01" + "0" * 56, "abcdef01" + "1" * 56]
@@ -105,7 +105,7 @@ def test_an_ambiguous_prefix_names_its_matches(folder: Path) -> None:
     store.close()
 
 
-def test_a_flipped_byte_is_set_aside_and_never_served(folder: Path) -> None:
+def test_a_damaged_source_is_set_aside(folder: Path) -> None:
     """A damaged source is reported, moved to damaged/, and can be submitted again."""
     store = Store.open(folder)
     hash = _submit(store, b"const result = 1", name="x")
@@ -121,15 +121,15 @@ def test_a_flipped_byte_is_set_aside_and_never_served(folder: Path) -> None:
 
 
 def test_a_link_to_the_state_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    """The path of the state folder must not be a link."""
+    """A state folder that is a symbolic link is refused."""
     Store.open(folder).close()
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(StoreUnsafe, match="link"):
         Store.open(tmp_path / "link")
 
 
-def test_an_open_folder_is_refused(folder: Path) -> None:
-    """A state folder that others can enter is refused with the command that closes it."""
+def test_a_state_folder_that_is_open_to_others_is_refused(folder: Path) -> None:
+    """A state folder that other users can enter is refused, with the command that closes it."""
     folder.mkdir()
     folder.chmod(0o755)
     with pytest.raises(StoreUnsafe, match="chmod 700"):
@@ -137,8 +137,8 @@ def test_an_open_folder_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "junk", "torn"])
-def test_the_facts_are_rebuilt(folder: Path, damage: str) -> None:
-    """With SQLite missing or damaged, programs, names and their history come back."""
+def test_sqlite_is_rebuilt(folder: Path, damage: str) -> None:
+    """If SQLite's database is missing or damaged, programs, names and histories are restored."""
     store = Store.open(folder)
     first, second = _submit(store, b"1", name="x"), _submit(store, b"2", name="x")
     store.close()
@@ -164,7 +164,7 @@ def test_the_facts_are_rebuilt(folder: Path, damage: str) -> None:
 
 
 def test_names_move_and_move_back(folder: Path) -> None:
-    """A name moves with a submit or by hand, goes back where it was, and keeps its history."""
+    """A name moves with a submit or a request, moves back to its previous program, and keeps its history."""
     store = Store.open(folder)
     first, second = _submit(store, b"1", name="x"), _submit(store, b"2", name="x")
     assert store.label("x", None) == (first, second)
@@ -181,7 +181,7 @@ def test_names_move_and_move_back(folder: Path) -> None:
 
 
 def test_pages(folder: Path) -> None:
-    """Every program is listed once, newest first, however small the pages."""
+    """Every program is listed exactly once, newest first, with any page size."""
     store = Store.open(folder)
     kept = [_submit(store, str(i).encode()) for i in range(7)]
     seen: list[str] = []
@@ -198,8 +198,8 @@ def test_pages(folder: Path) -> None:
     store.close()
 
 
-def test_a_broken_disk_is_a_store_error(tmp_path: Path) -> None:
-    """A state folder that can't be made is a StoreFailed that names it."""
+def test_a_state_folder_that_can_not_be_created(tmp_path: Path) -> None:
+    """The error about a state folder that can't be created names the folder."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreFailed, match="file"):
         Store.open(tmp_path / "file" / "state")
@@ -212,8 +212,8 @@ _HASH = "0" * 64
     "cursor",
     ["x", "", ":", "0x1p0", f"0x1p99999:{_HASH}", f"nan:{_HASH}", f"inf:{_HASH}", "0x1p0:zz"],
 )
-def test_a_cursor_that_no_page_gave(store: Store, cursor: str) -> None:
-    """It is refused, whatever number it holds; one of a page is taken, also when its program is gone."""
+def test_invalid_cursors(store: Store, cursor: str) -> None:
+    """A cursor that no page returned is refused; a page's cursor is accepted, also after its program was removed."""
     hashes = [_submit(store, str(number).encode()) for number in range(3)]
     after = store.list(1, None).next
     assert after is not None
@@ -227,8 +227,8 @@ def _hidden(store: Store) -> list[Path]:
     return list((store.folder / "programs").glob(".[ts]*-*"))
 
 
-def test_what_is_staged_and_discarded_leaves_nothing(store: Store) -> None:
-    """A source that turned out not to parse is gone from the disk, and was under no name."""
+def test_a_discarded_program_leaves_nothing(store: Store) -> None:
+    """A staged program that is discarded leaves no file, and can't be loaded before that."""
     staged = store.stage(text(b"const = 1"), uid=7)
     assert _hidden(store)
     with pytest.raises(NotFound):
@@ -237,8 +237,8 @@ def test_what_is_staged_and_discarded_leaves_nothing(store: Store) -> None:
     assert not _hidden(store)
 
 
-def test_two_stage_the_same(store: Store) -> None:
-    """Of two that stage the same program at once, one creates it, and nothing of the other's is left."""
+def test_staging_the_same_program_twice(store: Store) -> None:
+    """If two requests stage the same program at once, one of them creates it, and no file of the other is left."""
     first, second = (store.stage(text(b"return 1"), uid=uid) for uid in (7, 8))
     assert store.keep(Submission(staged=second, artifact=ARTIFACT, build=BUILD))[1]
     assert not store.keep(Submission(staged=first, artifact=ARTIFACT, build=BUILD))[1]
@@ -246,8 +246,8 @@ def test_two_stage_the_same(store: Store) -> None:
     assert store.show(first.program.hash).fact.created_by == 8
 
 
-def test_kept_after_a_removal(store: Store) -> None:
-    """A program that was there when it was staged, and is removed before it is kept, is kept whole."""
+def test_a_program_removed_while_staged(store: Store) -> None:
+    """A program that is removed between staging and keeping is stored completely."""
     hash, _ = submit(store, b"return 1", uid=7)
     staged = store.stage(text(b"return 1"), uid=7)
     store.remove(hash)
@@ -256,8 +256,8 @@ def test_kept_after_a_removal(store: Store) -> None:
     assert (store.artifact(hash, "quickjs", "1"), store.artifact(hash, "quickjs", "2")) == (None, ARTIFACT)
 
 
-def test_a_row_that_was_left_behind(store: Store) -> None:
-    """A program that comes again takes nothing over from an earlier one that is gone without SQLite knowing of it."""
+def test_a_stale_row_is_not_reused(store: Store) -> None:
+    """A program that is submitted again takes nothing from a row that SQLite kept after its files were lost."""
     hash, _ = submit(store, b"return 1", uid=7)
     store.record_run(hash)
     store.flush()
@@ -268,8 +268,8 @@ def test_a_row_that_was_left_behind(store: Store) -> None:
     assert (fact.created_by, fact.runs, fact.last_run_at) == (8, 0, None)
 
 
-def test_spares(folder: Path) -> None:
-    """Programs go into folders made ahead; one that was meddled with is not used; the end leaves none."""
+def test_spare_folders(folder: Path) -> None:
+    """New programs use folders that were created in advance, unless altered; closing the store removes the rest."""
     store = Store.open(folder)
     store.make_spares()
     made = _hidden(store)
@@ -287,7 +287,7 @@ def test_spares(folder: Path) -> None:
 
 
 def test_a_program_can_be_kept_for_another_engine(folder: Path) -> None:
-    """With `replace` the engine and the language change, at once and for good; names, runs, owner and time stay."""
+    """`replace` changes engine and language at once and permanently; names, runs, owner and time stay."""
     store = Store.open(folder)
     source = b"return 'for whom'"
     hash = _submit(store, source, name="whose")
@@ -310,7 +310,7 @@ def test_a_program_can_be_kept_for_another_engine(folder: Path) -> None:
         store.close()
         store = Store.open(folder)
     store.close()
-    for file in folder.glob("facts.sqlite3*"):  # the metadata says the same
+    for file in folder.glob("facts.sqlite3*"):  # so that the metadata is read
         file.unlink()
     store = Store.open(folder)
     assert store.load(hash) == program

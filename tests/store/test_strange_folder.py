@@ -1,4 +1,4 @@
-"""A folder that is no store is refused, and nothing in it is touched."""
+"""A folder that is not a store is refused, and nothing in it is changed."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("fill", [_home, _jails, _same_names, _a_format_file])
-def test_a_folder_with_anything_else_in_it_is_refused(tmp_path: Path, fill: Callable[[Path], None]) -> None:
-    """An empty folder is taken; one with files of other makers is refused, and they are as before."""
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, fill: Callable[[Path], None]) -> None:
+    """An empty folder becomes a store; a folder with other files is refused, and they are unchanged."""
     folder = tmp_path / "state"
     folder.mkdir(0o700)
     Store.open(folder).close()
@@ -49,8 +49,8 @@ def test_a_folder_with_anything_else_in_it_is_refused(tmp_path: Path, fill: Call
     assert _files(strange) == before
 
 
-def test_the_daemon_removes_nothing_of_such_a_folder(tmp_path: Path) -> None:
-    """A daemon that is given a user's folder as its state folder does not start, and says why in one line."""
+def test_the_daemon_does_not_touch_such_a_folder(tmp_path: Path) -> None:
+    """A daemon whose state folder has other files does not start, and says why in one line."""
     state = tmp_path / "state"
     state.mkdir(0o700)
     _jails(state)
@@ -65,15 +65,15 @@ def test_the_daemon_removes_nothing_of_such_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/", "/proc", "/tmp"])
-def test_no_advice_that_would_break_the_host(folder: str) -> None:
-    """A folder of the system's is refused without the advice to close it to others."""
+def test_no_chmod_advice_for_system_folders(folder: str) -> None:
+    """The error about a system folder does not advise to change its mode."""
     with pytest.raises(StoreError, match="is not a promptlog store") as refused:
         Store.open(Path(folder))
     assert "chmod" not in str(refused.value)
 
 
 def test_a_first_start_that_was_killed_can_be_repeated(tmp_path: Path) -> None:
-    """A folder that has the lock alone, as a kill in the first moment leaves it, is a store's."""
+    """A folder that contains only the lock, as a kill during the first start leaves it, is accepted."""
     state = tmp_path / "state"
     state.mkdir(0o700)
     (state / "lock").write_text("1 2\n")

@@ -1,4 +1,4 @@
-"""A read error moves nothing and removes no name; a program that does not verify is set aside."""
+"""A read error moves no file and removes no name; only a program that fails verification is set aside."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _damaged(state: Path) -> list[Path]:
 
 
 def _check_whole(store: Store) -> None:
-    """The program is served, listed and named as it was made."""
+    """Check that the program is served, listed and named as it was submitted."""
     assert store.load(store.resolve("@x")).source == _SOURCE
     shown = store.show(_HASH)
     fact, names, history = shown.fact, shown.names, shown.history
@@ -63,7 +63,7 @@ def _check_whole(store: Store) -> None:
 
 
 def _check_after_the_facts(store: Store, state: Path) -> None:
-    """Who submitted it first is on the disk beside it, too."""
+    """Check that the metadata file has the original owner and time."""
     meta = _object(state) / "meta.json"
     assert b'"owner":{"uid":7}' in meta.read_bytes()
     assert store.show(_HASH).fact.created_at == msgspec.json.decode(meta.read_bytes().rpartition(b" ")[0])["created_at"]
@@ -105,8 +105,8 @@ _WRONG: list[_Change] = [_flipped, Path.rename, _a_folder, _a_fifo, _too_large]
 
 
 @pytest.mark.parametrize(("what", "change"), _UNREADABLE)
-def test_what_cannot_be_read_stays(state: Path, tmp_path: Path, what: str, change: _Change) -> None:
-    """ENOTDIR and ELOOP refuse a load and move nothing, before and after a start; repaired, all is as it was."""
+def test_an_unreadable_program_stays(state: Path, tmp_path: Path, what: str, change: _Change) -> None:
+    """ENOTDIR and ELOOP make a load fail and move nothing, also after a restart; once repaired, nothing is lost."""
     path = _object(state) / what
     change(path, tmp_path / "away")
     for _ in range(2):
@@ -124,20 +124,20 @@ def test_what_cannot_be_read_stays(state: Path, tmp_path: Path, what: str, chang
 
 
 @pytest.mark.parametrize(("what", "change"), _UNREADABLE)
-def test_a_submit_replaces_what_cannot_be_read(
+def test_a_submit_replaces_an_unreadable_program(
     state: Path, store: Store, tmp_path: Path, what: str, change: _Change
 ) -> None:
-    """The same bytes submitted again are served under the old name, and what could not be read is in damaged/."""
+    """A new submit replaces an unreadable program, keeps its name, and moves the unreadable files to damaged/."""
     change(_object(state) / what, tmp_path / "away")
     assert _submit(store, uid=8)
     _check_whole(store)
     assert [path.name.split("-")[0] for path in _damaged(state)] == [_HASH]
     _check_after_the_facts(store, state)
-    assert what or change is _a_file or (tmp_path / "away/source").read_bytes() == _SOURCE  # where the link led
+    assert what or change is _a_file or (tmp_path / "away/source").read_bytes() == _SOURCE  # the target is unchanged
 
 
-def test_a_shelf_that_cannot_be_read(state: Path, store: Store, tmp_path: Path) -> None:
-    """A link in place of a shelf refuses to load, to replace, to remove and to go back to, and nothing is lost."""
+def test_an_unreadable_shelf(state: Path, store: Store, tmp_path: Path) -> None:
+    """If a shelf is a link, loads, submits, removals and moves of its programs fail, and nothing is lost."""
     other, _ = submit(store, b"other", name="y", uid=7)
     store.label("y", _HASH)
     store.label("y", other)
@@ -163,8 +163,8 @@ def test_a_shelf_that_cannot_be_read(state: Path, store: Store, tmp_path: Path) 
     assert _damaged(state) == []
 
 
-def test_programs_that_are_gone_as_a_whole(state: Path, store: Store, tmp_path: Path) -> None:
-    """With the folder of all programs away, none is reported as missing, and a removal removes no name."""
+def test_a_missing_programs_folder(state: Path, store: Store, tmp_path: Path) -> None:
+    """Without the folder of all programs, no program is reported as missing, and a removal removes no name."""
     (state / "programs").rename(tmp_path / "away")
     for call in (store.load, store.remove):
         with pytest.raises(StoreFailed) as refused:
@@ -176,7 +176,7 @@ def test_programs_that_are_gone_as_a_whole(state: Path, store: Store, tmp_path: 
 
 @pytest.mark.parametrize("left", range(8))
 def test_without_descriptors(state: Path, store: Store, left: int) -> None:
-    """With any number of descriptors left a load, a submit and a removal succeed or are refused, and lose nothing."""
+    """With any number of free descriptors, loads, submits and removals succeed or fail, and lose nothing."""
     calls: tuple[Callable[[], bool], ...] = (
         lambda: store.load(_HASH).source == _SOURCE,
         lambda: not _submit(store),
@@ -200,7 +200,7 @@ def test_without_descriptors(state: Path, store: Store, left: int) -> None:
 
 
 def test_a_start_without_descriptors(state: Path) -> None:
-    """With too few descriptors a start is refused or leaves nothing out for good, whatever it could not open."""
+    """With too few descriptors a start fails or succeeds, and the next start finds everything."""
     refused = 0
     for left in range(20):
         for path in state.glob("facts.sqlite3*"):
@@ -220,8 +220,8 @@ def test_a_start_without_descriptors(state: Path) -> None:
 
 
 @pytest.mark.parametrize("change", _WRONG)
-def test_what_is_wrong_is_set_aside(state: Path, store: Store, tmp_path: Path, change: _Change) -> None:
-    """A source that is another's, missing, no regular file, or over its cap is reported as damage and moved away."""
+def test_a_wrong_source_is_set_aside(state: Path, store: Store, tmp_path: Path, change: _Change) -> None:
+    """A source that is changed, missing, too large, or not a regular file is reported as damage and set aside."""
     change(_object(state) / "source", tmp_path / "away")
     with pytest.raises(Damaged):
         store.load(_HASH)
@@ -233,8 +233,8 @@ def test_what_is_wrong_is_set_aside(state: Path, store: Store, tmp_path: Path, c
 
 
 @pytest.mark.parametrize("change", _WRONG)
-def test_a_submit_replaces_what_is_wrong(state: Path, store: Store, tmp_path: Path, change: _Change) -> None:
-    """If a submit of the same bytes finds the damage, the program keeps its name and its user."""
+def test_a_submit_replaces_a_wrong_source(state: Path, store: Store, tmp_path: Path, change: _Change) -> None:
+    """A submit that finds the damage keeps the program's name and its owner."""
     change(_object(state) / "source", tmp_path / "away")
     assert _submit(store, uid=8)
     _check_whole(store)
@@ -243,15 +243,15 @@ def test_a_submit_replaces_what_is_wrong(state: Path, store: Store, tmp_path: Pa
 
 
 @pytest.mark.parametrize("what", ["meta.json", "artifact.deno.1"])
-def test_a_guess_is_not_made_of_what_cannot_be_read(
+def test_unreadable_metadata_is_not_guessed(
     state: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without SQLite, a program whose meta.json can't be read is not listed, and logged; repaired, it is as before."""
+    """Without SQLite, a program with unreadable metadata is logged and not listed, and is complete once repaired."""
     with reopened(state) as store:
         staged = store.stage(text(b"let n: number", engine="deno", language="typescript"), uid=9)
         hash, _, _, _ = store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="typed"))
     folder = state / "programs" / hash[:2] / hash[2:]
-    if what != "meta.json":  # so that the guess is made from it
+    if what != "meta.json":  # so that engine and language come from the artifact
         (folder / "meta.json").unlink()
     _a_link(folder / what, tmp_path / "away")
     for path in state.glob("facts.sqlite3*"):
@@ -263,7 +263,7 @@ def test_a_guess_is_not_made_of_what_cannot_be_read(
         store.load(store.resolve("@typed"))
     (folder / what).unlink()
     (tmp_path / "away").rename(folder / what)
-    assert store.load(store.resolve("@typed")).language == "typescript"  # and so it is listed again
+    assert store.load(store.resolve("@typed")).language == "typescript"  # which lists the program again
     store.record_run(hash)
     store.flush()
     for _ in range(2):
@@ -276,8 +276,8 @@ def test_a_guess_is_not_made_of_what_cannot_be_read(
     store.close()
 
 
-def test_what_cannot_be_read_is_not_replaced_for_another_engine(state: Path, store: Store, tmp_path: Path) -> None:
-    """The bytes of a program that can't be read, submitted for another engine, are refused as if it could."""
+def test_an_unreadable_program_is_not_replaced_for_another_engine(state: Path, store: Store, tmp_path: Path) -> None:
+    """A submit for another engine is refused although the stored program can't be read."""
     _a_file(_object(state), tmp_path / "away")
     staged = store.stage(text(_SOURCE, engine="deno"), uid=8)
     with pytest.raises(KeptForAnother, match="already stored as javascript for quickjs"):
@@ -286,8 +286,8 @@ def test_what_cannot_be_read_is_not_replaced_for_another_engine(state: Path, sto
 
 
 @pytest.mark.parametrize("scenario", ["source", "meta.json", "names.jsonl", "facts.sqlite3", "format", "key"])
-def test_a_disk_that_reports_errors(tmp_path: Path, scenario: str) -> None:
-    """EIO of any file of the store is reported, and nothing is moved or lost; once it is over, all is as it was."""
+def test_read_errors_of_the_disk(tmp_path: Path, scenario: str) -> None:
+    """EIO from any file of the store is reported and loses nothing, and everything is there once reads work again."""
     command = ["unshare", "--mount", "--map-root-user", sys.executable, "-m", "tests.store.broken_disk"]
     done = subprocess.run([*command, scenario, tmp_path], capture_output=True, text=True, timeout=60, cwd=_ROOT)
     assert done.returncode == 0, done.stderr
@@ -295,7 +295,7 @@ def test_a_disk_that_reports_errors(tmp_path: Path, scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", ["object", "shelf", "damaged", "facts.sqlite3", "names.jsonl", "format", "key"])
 def test_permission_denied(scenario: str) -> None:
-    """EACCES for an ordinary user is reported, and nothing is moved or lost; once it is over, all is as it was."""
+    """EACCES for an ordinary user is reported and loses nothing, and everything is there once access is restored."""
     folder = tempfile.mkdtemp(prefix="promptlog-store-")
     try:
         command = [sys.executable, "-m", "tests.store.ordinary_user", scenario, folder]

@@ -1,4 +1,4 @@
-"""No reader waits for a writer, and calls of the daemon's loop are answered from memory or not at all."""
+"""Readers do not wait for writers, and calls on the daemon's event loop are answered from memory or not at all."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.store.reopened import reopened
 
 _WAIT_S = 20.0
 _LONG = 60_000
-"""Moves that make SQLite's log so long that it is copied."""
+"""Number of moves that makes SQLite's log long enough for a checkpoint."""
 _FULL_SCANS = ("count", "count_names", "moves", "source_bytes", "unused")
 _FROM_THE_START = "FROM programs ORDER BY created_at DESC, hash LIMIT 10"
-"""The first page of programs: it walks through an index, as far as the page."""
+"""The first page of programs. It scans an index only as far as the page."""
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[StateFolder]:
-    """An open state folder, with a program that has the name x."""
+    """An open state folder with a program that is named x."""
     with reopened(tmp_path / "state") as store:
         submit(store, b"first", name="x")
     state = StateFolder.open(tmp_path / "state", max_bytes=None)
@@ -42,13 +42,13 @@ def state(tmp_path: Path) -> Iterator[StateFolder]:
 
 
 def _in_time(*calls: Callable[[], object]) -> list[object]:
-    """Return the results of calls that another thread makes."""
+    """Return the results of calls that run in other threads."""
     with ThreadPoolExecutor() as threads:
         return [call.result(_WAIT_S) for call in [threads.submit(call) for call in calls]]
 
 
-def test_lookups_while_a_transaction_is_written(state: StateFolder) -> None:
-    """Readers see the last commit while a writer is at work and while it commits, whatever they ask."""
+def test_reading_during_a_transaction(state: StateFolder) -> None:
+    """Every lookup returns the last committed state while a transaction is written and committed."""
     store = Store(state)
     hash = store.resolve("@x")
     going_on, go_on = threading.Event(), threading.Event()
@@ -80,8 +80,8 @@ def test_lookups_while_a_transaction_is_written(state: StateFolder) -> None:
         writing.result(_WAIT_S)
 
 
-def test_nobody_is_refused_while_the_log_is_copied(state: StateFolder) -> None:
-    """Transactions, lookups and copies of SQLite's log go on side by side. A lookup sees whole transactions."""
+def test_reading_and_writing_during_checkpoints(state: StateFolder) -> None:
+    """Transactions, lookups and checkpoints work at the same time, and a lookup sees only whole transactions."""
     store = Store(state)
     hash = store.resolve("@x")
     stop = threading.Event()
@@ -115,8 +115,8 @@ def test_nobody_is_refused_while_the_log_is_copied(state: StateFolder) -> None:
         assert all(other.result(_WAIT_S) for other in others)
 
 
-def test_the_log_has_a_bound(state: StateFolder) -> None:
-    """A flush copies a long log, and the next transaction begins a new one; one that is far too long is emptied."""
+def test_the_log_is_limited(state: StateFolder) -> None:
+    """A flush copies a long log, so that the next transaction starts a new one; a far too long log is emptied."""
     store = Store(state)
     hash = store.resolve("@x")
     log = state.path / "facts.sqlite3-wal"
@@ -125,7 +125,7 @@ def test_the_log_has_a_bound(state: StateFolder) -> None:
     assert 4 << 20 < log.stat().st_size < 16 << 20
     with state.read_facts() as facts:
         assert facts.named("y") == hash
-        store.flush()  # a reader needs a part of the log, and is not disturbed
+        store.flush()  # a reader still needs a part of the log, and is not disturbed
         assert facts.named("y") == hash
     store.flush()
     state.apply(moves[:1])
@@ -136,8 +136,8 @@ def test_the_log_has_a_bound(state: StateFolder) -> None:
     assert log.stat().st_size == 0
 
 
-def test_what_is_recalled(state: StateFolder) -> None:
-    """Memory has what was used a moment ago, by each of its names, until the name moves or the program changes."""
+def test_recently_used_programs_come_from_memory(state: StateFolder) -> None:
+    """A recently used program is in memory under each reference, until its name moves or its files change."""
     store = Store(state)
     first = store.resolve("@x")
     assert store.recall(first) is None
@@ -153,7 +153,7 @@ def test_what_is_recalled(state: StateFolder) -> None:
     assert store.recall("@x") is None
     assert store.load(store.resolve("@x")) == store.recall("@x") == store.load(second)
     (state.path / "programs" / first[:2] / first[2:] / "source").write_bytes(b"FIRST")
-    time.sleep(0.05)  # until then it may count as unchanged
+    time.sleep(0.05)  # until then the file may count as unchanged
     assert store.recall(first) is None
     assert store.recall(second) is not None
     store.remove(second)
@@ -161,8 +161,8 @@ def test_what_is_recalled(state: StateFolder) -> None:
     assert store.recall(second) is None
 
 
-def test_what_was_not_used_lately_is_not_recalled(state: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel may have forgotten the files of a program that was not used for long: a look at them could wait."""
+def test_programs_not_used_recently_are_not_recalled(state: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that was not used recently is not recalled, because checking its files could wait for the disk."""
     store = Store(state)
     program = store.load(store.resolve("@x"))
     now = 0.0
@@ -182,8 +182,8 @@ def test_what_was_not_used_lately_is_not_recalled(state: StateFolder, monkeypatc
     assert store.recall("@x") is program
 
 
-def test_a_lookup_that_a_move_overtook_is_not_kept() -> None:
-    """A name that moves while it is looked up is not remembered where it was, and the oldest names are dropped."""
+def test_a_lookup_during_a_move_is_not_cached() -> None:
+    """A lookup result is not cached if the name moved meanwhile, and the oldest names are dropped."""
     names = RecentNames()
     before = names.moves
     names.moved(["x"])
@@ -199,7 +199,7 @@ def test_a_lookup_that_a_move_overtook_is_not_kept() -> None:
 
 
 def test_each_lookup_uses_an_index(tmp_path: Path) -> None:
-    """No query but that of `gc` sorts, and none but the known ones walks through a table or an index."""
+    """Only the query of `gc` sorts, and only the listed queries scan a table or an index."""
     statements: list[str] = []
     with reopened(tmp_path / "state") as store:
         hash = submit(store, b"first", name="x")[0]
@@ -234,7 +234,7 @@ def test_each_lookup_uses_an_index(tmp_path: Path) -> None:
 
 
 def test_pages_of_programs_with_many_names(tmp_path: Path) -> None:
-    """A page ends at its bound of bytes, whatever `limit` is, and the pages together have all programs."""
+    """A page ends at its maximum size in bytes, whatever `limit` is, and the pages together list all programs."""
     with reopened(tmp_path / "state") as store:
         hashes = [submit(store, b"%d" % number)[0] for number in range(80)]
     moves = [
@@ -262,8 +262,8 @@ def test_pages_of_programs_with_many_names(tmp_path: Path) -> None:
     assert [row.more_names for row in found] == [6 if row.fact.hash == hashes[20] else 0 for row in found]
 
 
-def test_a_stamp_is_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 20 ms a value is recalled without a look at its file; then a changed file, or `forget`, drops it."""
+def test_files_are_checked_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For 20 ms a value is recalled without a check of its file; after that a changed file drops it, like `forget`."""
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     recent: Recent[str] = Recent(1000)
@@ -277,8 +277,8 @@ def test_a_stamp_is_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recent.recall("a", lambda: 1) is None
 
 
-def test_an_artifact_that_was_replaced_is_not_recalled(state: StateFolder) -> None:
-    """A run that begins right after an artifact was replaced does not get the old one."""
+def test_a_replaced_artifact_is_not_recalled(state: StateFolder) -> None:
+    """A run that starts right after an artifact was replaced does not get the old artifact."""
     store = Store(state)
     hash = store.resolve("@x")
     old = store.artifact(hash, "quickjs", BUILD)

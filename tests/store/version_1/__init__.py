@@ -1,8 +1,8 @@
-"""A state folder that promptlog 0.1.0 wrote, and what is in it.
+"""A state folder that promptlog 0.1.0 wrote, and its expected content.
 
-`state.tar.gz` is the folder without its reserve, `expected.json` what 0.1.0 said of its programs. In it are programs
-for QuickJS and Deno, names that moved, counts of runs, and a program in damaged/. Three programs were damaged after the
-daemon's end: one in its source, one in its metadata, one in its wrapped code.
+`state.tar.gz` is the folder without its reserve. `expected.json` is what 0.1.0 reported about its programs. The folder
+has programs for QuickJS and Deno, names that moved, counts of runs, and a program in damaged/. Three programs were
+damaged after the daemon ended: one in its source, one in its metadata, one in its wrapped code.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ PROGRAMS: dict[str, dict[str, Any]] = EXPECTED["programs"]
 
 
 def extract(folder: Path) -> Path:
-    """Return a fresh copy of the state folder, made in this folder."""
+    """Extract a copy of the state folder into this folder, and return its path."""
     with tarfile.open(_FOLDER / "state.tar.gz") as tar:
         tar.extractall(folder, filter="tar")
     return folder / "state"
 
 
 def hash_of(what: str) -> str:
-    """Return the hash of the program that `expected.json` describes so."""
+    """Return the hash of the program with this description in `expected.json`."""
     return next(hash for hash, program in PROGRAMS.items() if program["what"] == what)
 
 
 def add(state: Path, source: bytes) -> str:
-    """Add a program of uid 7 to a folder of version 1, as 0.1.0 wrote it; return its hash."""
+    """Add a program of uid 7 to a folder of version 1 in the format of 0.1.0, and return its hash."""
     hash = hashlib.sha256(source).hexdigest()
     folder = state / "programs" / hash[:2] / hash[2:]
     folder.mkdir(parents=True)
@@ -54,7 +54,7 @@ def add(state: Path, source: bytes) -> str:
 
 
 def check(state: Path, *, facts: bool = True) -> None:
-    """Open the store, and compare it with what 0.1.0 said. `facts`: whether SQLite was there at the migration."""
+    """Open the store, and compare it with `expected.json`. `facts` tells whether SQLite existed at the migration."""
     with reopened(state) as store:
         assert {row.fact.hash for row in store.list(100, None).rows} >= set(PROGRAMS)
         for hash, program in PROGRAMS.items():
