@@ -1,4 +1,4 @@
-"""Clients on Node, the one that Playwright brings: `make test-page`. Not a part of `make test`, since it needs that."""
+"""Clients on the Node that Playwright installs. `make test-page` runs these tests; `make test` does not."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from tests.wire.test_vectors import CLIENT_PRINTS, ROOT
 
 
 def _ended(*arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
-    """Run Node, and return how it ended."""
+    """Run Node, and return its exit code and output."""
     node, _ = compute_driver_executable()
     return subprocess.run([node, *arguments], input=input, capture_output=True, text=True, timeout=60)
 
 
 def _node(*arguments: str, input: str = "") -> str:
-    """Run Node, and return what it printed."""
+    """Run Node, check that it succeeds, and return its standard output."""
     done = _ended(*arguments, input=input)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_fetch(socket_path: Path) -> None:
-    """Node's fetch: all that the script does with Deno's."""
+    """The script of the fetch tests gives the same results with Node's `fetch` as with Deno's."""
     with http_server(daemon=socket_path) as url:
         assert json.loads(_node("--input-type=module", "-", input=script(url))) == TOLD
 
 
-def test_the_client_in_javascript(client: Client, socket_path: Path) -> None:
-    """The example of a client in JavaScript does on Node what it does on Deno."""
+def test_the_javascript_client(client: Client, socket_path: Path) -> None:
+    """The JavaScript example client prints on Node what it prints on Deno."""
     hash = client.submit("return [...prompt].reverse().join('')").hash
     assert _node(str(ROOT / "examples/client.mjs"), str(socket_path)) == CLIENT_PRINTS.replace("HASH", hash)
 
 
-def test_the_client_without_a_daemon(tmp_path: Path) -> None:
-    """Without a path the example says what it wants, and with a wrong one what is wrong, in a line."""
+def test_the_javascript_client_without_a_daemon(tmp_path: Path) -> None:
+    """Without a socket path the example prints its usage, and with a wrong path one error line."""
     example = str(ROOT / "examples/client.mjs")
     told = _ended(example)
     assert (told.returncode, told.stdout) == (2, "")

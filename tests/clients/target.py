@@ -1,4 +1,4 @@
-"""A daemon of one test's own for hostile clients, with what the kernel says that it holds."""
+"""A daemon for one test with hostile clients, and measurements of its descriptors and memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from promptlogctl.client import Client
 from tests.daemon.processes import resident_bytes, until
 
 CONFIG = "[pool]\ncells = 2\nspare = 2\n[deno]\nidle_s = 1.0\n"
-"""Four cells, whatever the number of cores: their descriptors are counted against the limit of one test. Deno's cells
-end soon, since theirs are counted too."""
+"""Four cells, so that their descriptors fit into the limit of a test on any number of cores. Deno's cells end soon."""
 
 _DECODER = 2
-"""Descriptors for the process that decodes large frames, which is kept for a while after one."""
+"""Descriptors of the process that decodes large frames. It stays for a while after a large frame."""
 
 _STEADY_S = 0.3
 
@@ -36,12 +35,12 @@ class Target:
         self._log = log
 
     def descriptors(self) -> int:
-        """Return how many descriptors the daemon has open, without the programs that the store writes meanwhile."""
+        """Return the number of open descriptors of the daemon, without files that the store is writing."""
         return len([link for link in self._links() if "/programs/" not in link])
 
     def _links(self) -> Iterator[str]:
         for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # closed since the folder was read
+            with suppress(FileNotFoundError):  # closed meanwhile
                 yield os.readlink(descriptor)
 
     def resident(self) -> int:
@@ -55,7 +54,7 @@ class Target:
     def connect(self) -> socket.socket:
         """Return a raw connection whose reads have a deadline."""
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(str(self.socket))  # without a time-out: with one, a full backlog is an error
+        sock.connect(str(self.socket))  # no time-out yet: with one, a full backlog would be an error
         sock.settimeout(_ANSWER_S)
         return sock
 
@@ -66,9 +65,9 @@ class Target:
             assert run.result(_ANSWER_S).value == 6
 
     def steady_descriptors(self) -> int:
-        """Return how many descriptors the daemon has once that number has not changed for a while.
+        """Return the number of open descriptors once it has been stable for a while.
 
-        For a moment the daemon has one more: for a client that it accepts, or a file of the store.
+        The number is higher for a moment while the daemon accepts a client or writes to the store.
         """
         count, since = self.descriptors(), time.monotonic()
         while time.monotonic() - since < _STEADY_S:
@@ -78,7 +77,7 @@ class Target:
         return count
 
     def is_at_rest(self) -> bool:
-        """Whether nothing runs, all QuickJS cells wait for a run, and no client but this one is connected."""
+        """Whether nothing runs, all QuickJS cells are blank, and only this client is connected."""
         with Client(self.socket) as client:
             stats = client.stats()
         pool = next(pool for pool in stats.pools if pool.engine == "quickjs")
@@ -87,7 +86,7 @@ class Target:
 
 @contextmanager
 def target(folder: Path, *, descriptors: int | None = None) -> Iterator[Target]:
-    """Start a daemon; at the end check that a client is served, that no descriptor leaked, and that nothing failed."""
+    """Start a daemon. At the end, check that it serves a client, leaked no descriptor, and logged no traceback."""
     (folder / "promptlog.toml").write_text(CONFIG)
     reading, writing = os.pipe()
 

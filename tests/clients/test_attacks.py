@@ -1,4 +1,4 @@
-"""The attacks of the benchmark: each does what it should to a daemon, which serves another client meanwhile."""
+"""The attacks of the benchmark: each reaches the daemon, which serves another client meanwhile."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from tests.daemon.processes import until
 pytestmark = pytest.mark.alone
 
 _LEAVE_AT_ONCE = {"connections that leave at once", "loops whose client leaves at once"}
-"""The daemon may have dropped their connections before anybody sees them."""
+"""Attacks whose connections the daemon may have closed before the test can see them."""
 
 _ON_ANY_DAEMON = sorted(name for name, attack in ATTACKS.items() if not attack.taken_over)
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """A daemon that all attacks are tried on; at the end it has leaked nothing."""
+    """A daemon for all attacks of this module. At the end, nothing has leaked."""
     with target(tmp_path_factory.mktemp("daemon")) as daemon:
         yield daemon
 
 
 @pytest.mark.parametrize("name", _ON_ANY_DAEMON)
-def test_another_client_is_served_beside_an_attack(daemon: Target, name: str) -> None:
-    """While the attack is on, another client gets its result; afterwards the daemon comes to rest."""
+def test_a_client_is_served_during_an_attack(daemon: Target, name: str) -> None:
+    """Another client gets its result during the attack, and the daemon is idle again afterwards."""
     with attacking(name, str(daemon.socket), programs=100) as begin, Client(daemon.socket) as client:
-        assert client.stats().clients == 1  # what it had to prepare is done
+        assert client.stats().clients == 1  # the attacker has finished its preparation
         begin()
         until(lambda: name in _LEAVE_AT_ONCE or client.stats().clients > 1)
         daemon.canary()

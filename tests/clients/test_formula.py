@@ -1,4 +1,4 @@
-"""The example of a service with formulas, as a process, with a daemon behind it."""
+"""The example service for formulas, run as a process with a real daemon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples/formula.py"
 
 @pytest.fixture
 def service(socket_path: Path) -> Iterator[httpx.Client]:
-    """The service, started as its text says."""
+    """The service, started as its docstring says."""
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path), "PYTHONPATH": str(EXAMPLE.parents[1])}
     process = subprocess.Popen(
         [sys.executable, EXAMPLE, "0"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -48,7 +48,7 @@ def _kept(service: httpx.Client, formula: str) -> str:
     ],
 )
 def test_a_formula_has_a_value(service: httpx.Client, formula: str, value: object) -> None:
-    """A kept formula is evaluated for a row of fields."""
+    """A stored formula is evaluated for a row of fields."""
     row = {"price": 20, "count": 3, "discount": 0.1}
     assert service.post(f"/{_kept(service, formula)}", json=row).json() == {"value": value}
 
@@ -63,15 +63,15 @@ def test_a_formula_has_a_value(service: httpx.Client, formula: str, value: objec
         ("", 1, 1),
     ],
 )
-def test_a_formula_that_does_not_parse(service: httpx.Client, formula: str, line: int, column: int) -> None:
-    """It is refused when it is to be kept, with the place in the text that the user wrote."""
+def test_a_formula_with_a_syntax_error(service: httpx.Client, formula: str, line: int, column: int) -> None:
+    """A formula with a syntax error is refused with the position in the user's text."""
     response = service.post("/", content=formula)
     told = response.json()
     assert (response.status_code, told.get("line"), told.get("column")) == (400, line, column), told
 
 
 def test_a_formula_that_fails(service: httpx.Client) -> None:
-    """What goes wrong in a run is told, with the place in the user's text where there is one."""
+    """An error during a run is reported, with the position in the user's text if there is one."""
     for formula, tells, place in (
         ("price +\n  pice", "ReferenceError: pice is not defined", (2, 3)),
         ("null.x", "TypeError: cannot read property 'x' of null", (1, 7)),
@@ -87,8 +87,8 @@ def test_a_formula_that_fails(service: httpx.Client) -> None:
     assert service.post(f"/{_kept(service, '1')}", content="[1]").status_code == 400
 
 
-def test_the_document_has_the_lines_around_a_formula() -> None:
-    """docs/formulas.md shows what the service writes before and behind a formula."""
+def test_the_document_shows_the_wrapper_of_a_formula() -> None:
+    """docs/formulas.md shows the code that the service puts before and after a formula."""
     text = (EXAMPLE.parents[1] / "docs/formulas.md").read_text("utf-8")
     example = runpy.run_path(str(EXAMPLE))
     assert f"```js\n{example['BEFORE']}price * (1 - discount){example['AFTER']}\n```" in text

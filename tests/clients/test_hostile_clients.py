@@ -1,4 +1,4 @@
-"""Hostile clients: whatever they do ends at their own connection, and costs the daemon nothing that stays."""
+"""Hostile clients affect only their own connection, and cost the daemon no lasting resources."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.alone
 
 PING = b'{"type":"ping","id":1}\n'
 _IDLE_BYTES = 20 << 10
-"""The most that the daemon may hold for a client that says nothing."""
+"""Maximum memory that the daemon may use for an idle client."""
 
 
 def _idle(stack: ExitStack, daemon: Target, client: Client, number: int, sent: bytes = b"") -> None:
-    """Connect so many clients that send this and no more, until the stack is closed. Wait until the daemon has all."""
+    """Connect this number of clients that send these bytes, and wait until the daemon has accepted them all."""
     for _ in range(number):
         stack.enter_context(daemon.connect()).sendall(sent)
     until(lambda: client.stats().clients == number + 1, 20)
 
 
 def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
-    """With 10,000 silent clients connected another is served, and each of them costs the daemon a bounded memory."""
+    """With 10,000 idle clients another client is served, and the memory for each idle client is limited."""
     with many_descriptors(10_500), target(tmp_path) as daemon, Client(daemon.socket) as client, ExitStack() as stack:
         before = daemon.resident()
         _idle(stack, daemon, client, 10_000)
@@ -45,8 +45,8 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", PING], ids=["silent", "unread reply"])
-def test_the_memory_of_clients_that_left_serves_the_next(tmp_path: Path, sent: bytes) -> None:
-    """Waves of a thousand clients that come and go make the daemon grow once, and not with each wave."""
+def test_memory_of_closed_connections_is_reused(tmp_path: Path, sent: bytes) -> None:
+    """Repeated waves of a thousand clients make the daemon's memory grow once, not with each wave."""
     resident = []
     with many_descriptors(1_500), target(tmp_path) as daemon, Client(daemon.socket) as client:
         for _ in range(6):
@@ -57,8 +57,8 @@ def test_the_memory_of_clients_that_left_serves_the_next(tmp_path: Path, sent: b
     assert resident[-1] - resident[2] < 1000 * _IDLE_BYTES / 8
 
 
-def test_descriptors_that_are_passed_are_not_kept(tmp_path: Path) -> None:
-    """SCM_RIGHTS messages with a hundred descriptors each leave the daemon with no descriptor more."""
+def test_passed_descriptors_are_closed(tmp_path: Path) -> None:
+    """The daemon closes descriptors that clients pass in SCM_RIGHTS messages."""
     with target(tmp_path) as daemon, daemon.connect() as sock, open("/dev/null") as null:
         sock.sendall(PING)
         assert b"pong" in sock.recv(4096)
@@ -70,8 +70,8 @@ def test_descriptors_that_are_passed_are_not_kept(tmp_path: Path) -> None:
         until(lambda: daemon.descriptors() == before)  # the store may have a file open for a moment
 
 
-def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
-    """A daemon whose descriptors are all taken by clients goes on, and accepts new ones when those leave."""
+def test_running_out_of_descriptors(tmp_path: Path) -> None:
+    """If clients use up all descriptors, the daemon serves connected clients, and accepts others when some leave."""
     most = 120
     with target(tmp_path, descriptors=most) as daemon:
         before = daemon.descriptors()
@@ -84,24 +84,24 @@ def test_running_out_of_descriptors_is_survived(tmp_path: Path) -> None:
             assert daemon.descriptors() == most
             first.sendall(PING)
             assert b"pong" in first.recv(4096)
-            # Runs that spend their cells: for other cells there may be no descriptors.
+            # These runs use up their cells, and starting new cells may fail for lack of descriptors.
             for engine in (b"quickjs", b"quickjs", b"quickjs", b"deno"):
                 first.sendall(b'{"type":"run","id":2,"source":"for(;;){}","engine":"%b"}\n' % engine)
                 assert b'"id":2' in first.recv(4096)
             first.sendall(PING)
             assert b"pong" in first.recv(4096)
-            # One of those that wait is served once another leaves.
+            # A waiting client is served when another one leaves.
             for sock in waiting[:most]:
                 sock.close()
             waiting[-1].sendall(PING)
             for sock in waiting[most:-1]:
                 sock.close()
             assert b"pong" in waiting[-1].recv(4096)
-        until(lambda: daemon.descriptors() <= before + 30)  # cells of Deno have some now
+        until(lambda: daemon.descriptors() <= before + 30)  # Deno's cells may have some descriptors now
 
 
-def test_a_full_backlog_is_worked_off(tmp_path: Path) -> None:
-    """Of more connections than the kernel queues, each is refused by the kernel or served by the daemon."""
+def test_a_full_backlog(tmp_path: Path) -> None:
+    """If more clients connect than the kernel queues, each is refused by the kernel or served by the daemon."""
     backlog = int(Path("/proc/sys/net/core/somaxconn").read_text())
     with many_descriptors(backlog + 500), target(tmp_path) as daemon, ExitStack() as stack:
         os.kill(daemon.pid, signal.SIGSTOP)
@@ -127,20 +127,20 @@ def test_a_full_backlog_is_worked_off(tmp_path: Path) -> None:
 
 
 def test_slow_senders(tmp_path: Path) -> None:
-    """A hundred clients that send a byte at a time are each answered, and nobody waits for the rest of their frames."""
+    """A hundred clients that send one byte at a time all get their replies, and delay no other client."""
     with target(tmp_path) as daemon, ExitStack() as stack:
         socks = [stack.enter_context(daemon.connect()) for _ in range(100)]
         for byte in PING:
             for sock in socks:
                 sock.send(bytes([byte]))
-            # Served while a hundred frames are begun: the next byte of these is sent when the canary has its answer.
+            # The canary is served while a hundred frames are incomplete.
             daemon.canary()
         for sock in socks:
             assert b"pong" in sock.recv(4096)
 
 
-def test_clients_that_vanish_at_any_point(tmp_path: Path) -> None:
-    """Connections cut at random bytes of a conversation leave no run, no descriptor and no memory."""
+def test_connections_cut_at_any_byte(tmp_path: Path) -> None:
+    """Connections that end at random bytes leave no run, no descriptor and no memory behind."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # shown if the test fails
     chance = random.Random(seed)
@@ -152,23 +152,24 @@ def test_clients_that_vanish_at_any_point(tmp_path: Path) -> None:
         before = daemon.resident()
         for _ in range(300):
             with daemon.connect() as sock:
-                # Cut anywhere, or behind a request: what is owed then is no part of a frame.
+                # Cut anywhere, or right after a request, so that the pending reply is not part of an incomplete frame.
                 sock.sendall(talk[: chance.choice((chance.randrange(len(talk) + 1), chance.choice(whole)))])
                 if chance.random() < 0.3:
-                    # The load, no check: some clients leave after a part of the replies, or after all that there are.
+                    # This is load, not a check: some clients read a part of the replies, or all of them, before they
+                    # leave.
                     sock.settimeout(0.02)
                     with suppress(TimeoutError):
                         while sock.recv(chance.choice((10, 4096))) and chance.random() < 0.7:
                             pass
-        # A run that was left would go on for longer than this waits.
+        # A run that was not cancelled would take longer than this wait.
         until(lambda: client.stats().clients == 1)
         until(lambda: client.stats().running == client.stats().queued == 0)
         assert client.stats().runs.get("cancelled"), "no run was on when its client left"
         assert daemon.resident() - before < 32 << 20
 
 
-def test_the_same_id_and_floods_of_cancels(tmp_path: Path) -> None:
-    """An id in use is refused and a free one taken; cancels of anything are answered, each exactly once."""
+def test_repeated_ids_and_many_cancels(tmp_path: Path) -> None:
+    """An id in use is refused, a free one accepted, and each of a thousand cancels gets exactly one reply."""
     with target(tmp_path) as daemon, daemon.connect() as sock, sock.makefile() as stream:
 
         def ask(*messages: dict[str, Any]) -> list[dict[str, Any]]:
@@ -190,15 +191,15 @@ def test_the_same_id_and_floods_of_cancels(tmp_path: Path) -> None:
         assert found == {**dict.fromkeys(range(2, 1002), False), 2000: True}
 
 
-def test_a_random_run_of_mutated_frames(tmp_path: Path) -> None:
-    """A million bytes of damaged requests in both encodings: no crash, no hang, no growth."""
+def test_random_mutated_frames(tmp_path: Path) -> None:
+    """A million bytes of randomly damaged requests in both encodings cause no crash, no hang and no memory growth."""
     with target(tmp_path) as daemon:
         fuzz = Fuzz(daemon.socket, seed=random.randrange(2**32))
         before = daemon.resident()
         fuzz.go(1_000_000)
         assert fuzz.hangs == 0, fuzz.seed
         assert fuzz.sent_bytes >= 1_000_000
-        # Some frames were damaged and some were not.
+        # Both damaged and intact frames were sent.
         for kind in ("bad_request", "pong", "finished", "submitted"):
             assert fuzz.replies[kind] > 0, (kind, fuzz.seed)
         assert daemon.resident() - before < 48 << 20, fuzz.seed

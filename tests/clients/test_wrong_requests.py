@@ -1,4 +1,4 @@
-"""Requests that are right but for one thing: each is done as it should be, and refused, by name, as it is."""
+"""Requests with one fault: each is accepted without the fault, and refused with the name of the field with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "ping": {"type": "ping"},
     "remove": {"type": "remove", "hash": KEPT},
 }  # fmt: skip
-"""A request of each kind, every field set, that the daemon does once a program is kept as @kept."""
+"""A valid request of each kind with every field, given that a program has the name @kept."""
 
 _REPLIES = {"submit": "submitted", "run": "finished", "run a source": "finished", "cancel": "cancelling"}
 _REPLIES |= {"show": "shown", "list": "listed", "name": "named", "stats": "stats", "ping": "pong", "remove": "removed"}
@@ -73,7 +73,7 @@ _TAKES: dict[tuple[str, str], set[str]] = {
     ("name", "hash"): _TEXT | _MAY_BE_LEFT_OUT,
     ("remove", "hash"): _TEXT,
 }
-"""Which JSON types each field takes; each of the others is tried."""
+"""The JSON types that each field accepts. All other types are tried."""
 
 _HUGE = 2**70
 _OUT_OF_RANGE: dict[tuple[str, str], list[Any]] = {
@@ -104,13 +104,13 @@ _VALUES = [
 
 @pytest.fixture(scope="module")
 def sock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[socket.socket]:
-    """One connection that all of these requests come by: none of them may be the end of it."""
+    """One connection for all requests of this module: no invalid request may close it."""
     with target(tmp_path_factory.mktemp("daemon")) as daemon, daemon.connect() as sock:
         yield sock
 
 
 def _done(sock: socket.socket, kind: str) -> None:
-    """Check that the daemon does the right form of this request."""
+    """Check that the daemon accepts the valid form of this request."""
     kept, reply = ask(sock, {**RIGHT["submit"], "id": "before"}), ask(sock, {**RIGHT[kind], "id": "right"})
     assert kept[0]["type"] == "submitted", kept
     assert (reply[0]["type"], reply[0]["id"]) == (_REPLIES[kind], "right"), reply
@@ -119,7 +119,7 @@ def _done(sock: socket.socket, kind: str) -> None:
 
 
 def _refused(sock: socket.socket, wrong: dict[str, Any]) -> str:
-    """Check that this request is refused as a bad one, and that the connection goes on; return the message."""
+    """Check that this request is refused as `bad_request` and that the connection stays open. Return the message."""
     kept = ask(sock, {**RIGHT["submit"], "id": "before"})
     error, pong = ask(sock, {"id": "wrong", **wrong})[0], ask(sock, {"type": "ping", "id": "after"})[0]
     assert kept[0]["type"] == "submitted", kept
@@ -129,8 +129,8 @@ def _refused(sock: socket.socket, wrong: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("kind", "field", "value"), _VALUES, ids=lambda value: json.dumps(value)[:24])
-def test_a_field_with_a_wrong_value(sock: socket.socket, kind: str, field: str, value: Any) -> None:
-    """A request with one value of a wrong type or out of its range is refused by the name of that field."""
+def test_a_field_with_an_invalid_value(sock: socket.socket, kind: str, field: str, value: Any) -> None:
+    """A value of a wrong type or out of range is refused with the name of its field."""
     _done(sock, kind)
     outer, _, inner = field.partition(".")
     wrong = {**RIGHT[kind], outer: {**RIGHT[kind][outer], inner: value} if inner else value}
@@ -149,33 +149,33 @@ def test_a_field_with_a_wrong_value(sock: socket.socket, kind: str, field: str, 
         ("name", "name"),
     ],
 )
-def test_a_field_that_is_missing(sock: socket.socket, kind: str, field: str) -> None:
-    """A request without a field that it needs is refused by the name of that field."""
+def test_a_missing_field(sock: socket.socket, kind: str, field: str) -> None:
+    """A request without a required field is refused with the name of the field."""
     _done(sock, kind)
     message = _refused(sock, {name: value for name, value in RIGHT[kind].items() if name != field})
     assert f"`{field}`" in message
 
 
 @pytest.mark.parametrize("kind", RIGHT)
-def test_a_field_that_there_is_not(sock: socket.socket, kind: str) -> None:
-    """A request with one field more than there is is refused by the name of that field."""
+def test_an_unknown_field(sock: socket.socket, kind: str) -> None:
+    """A request with an unknown field is refused with the name of the field."""
     _done(sock, kind)
     assert "unknown field `promt`" in _refused(sock, {**RIGHT[kind], "promt": "x"})
 
 
 @pytest.mark.parametrize("type_", ["zap", "", "Ping", "finished", 7, None, True, ["ping"], {"x": 1}])
-def test_a_type_that_there_is_not(sock: socket.socket, type_: Any) -> None:
-    """A request of an unknown type is refused by that field, and so is one without a type."""
+def test_an_unknown_type(sock: socket.socket, type_: Any) -> None:
+    """A request with an unknown type or without a type is refused with the name of that field."""
     _done(sock, "ping")
     assert "type" in _refused(sock, {**RIGHT["ping"], "type": type_})
     assert "type" in _refused(sock, {})
 
 
-def test_every_field_is_tried() -> None:
-    """The tables above name every field of every request, `id` and `type` apart, and nothing else."""
+def test_the_tables_name_every_field() -> None:
+    """The tables above name every field of every request except `id` and `type`, and no others."""
     fields = {(kind, field) for kind, request in RIGHT.items() for field in request if field != "type"}
     tried = {at for at in _TAKES if "." not in at[1]}
-    # A run by its source differs from one by its hash in these two fields.
+    # A run by source differs from a run by hash in these two fields.
     assert tried == fields
     assert {at[0] for at in _OUT_OF_RANGE} <= set(RIGHT)
     assert len(_VALUES) > 190
