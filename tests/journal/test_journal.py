@@ -1,4 +1,4 @@
-"""The journal by itself: its queue, its file, its bounds."""
+"""The journal without a daemon: its queue, its file and its limits."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ALL = Filter(uid=None)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A state folder, as far as the journal is concerned."""
+    """A state folder with the part that the journal needs."""
     (tmp_path / "damaged").mkdir(mode=0o700)
     return tmp_path
 
 
 @pytest.fixture
 def journal(folder: Path) -> Iterator[Journal]:
-    """A journal that is open, with the default settings."""
+    """An open journal with the default settings."""
     with closing(_opened(folder)) as opened:
         yield opened
 
@@ -55,8 +55,8 @@ def _outcomes(journal: Journal, wanted: Filter = ALL) -> list[str]:
     return [entry.outcome for entry in journal.page(wanted, 1000, before=None, after=None)]
 
 
-def test_entries_are_there_after_a_restart(folder: Path) -> None:
-    """What was noted before `close` is read by the next journal of the folder, newest first."""
+def test_entries_survive_a_restart(folder: Path) -> None:
+    """Entries noted before `close` are read by the next journal of the folder, newest first."""
     with closing(_opened(folder)) as journal:
         journal.note(_run(outcome="ok"))
         journal.note(_run(outcome="cpu_limit"))
@@ -64,8 +64,8 @@ def test_entries_are_there_after_a_restart(folder: Path) -> None:
         assert _outcomes(journal) == ["cpu_limit", "ok"]
 
 
-def test_a_prompt_is_told_by_a_keyed_digest_alone(folder: Path, journal: Journal) -> None:
-    """Equal prompts have equal digests, another folder's key gives others, and the file has no word of the prompt."""
+def test_only_a_keyed_digest_of_a_prompt_is_stored(folder: Path, journal: Journal) -> None:
+    """Equal prompts have equal digests, another key gives other digests, and the file does not contain the prompt."""
     for prompt in ("a secret prompt", "a secret prompt", "another"):
         journal.note(_run(prompt=prompt))
     journal.flush()
@@ -82,8 +82,8 @@ def test_a_prompt_is_told_by_a_keyed_digest_alone(folder: Path, journal: Journal
         assert other.page(ALL, 1, before=None, after=None)[0].prompt_digest != digests[1]
 
 
-def test_texts_are_kept_where_the_settings_say_so(folder: Path) -> None:
-    """Each is cut at its bound, between characters, and only the entry that is asked for by itself has them."""
+def test_texts_are_stored_if_configured(folder: Path) -> None:
+    """Each text is cut at the limit between two characters, and only a request for one entry returns the texts."""
     with closing(_opened(folder, keep=["prompt", "error", "console", "result"], keep_kb=1)) as journal:
         journal.note(_run(prompt="é" * 2000, error="E: no", console=[("log", "a"), ("error", "b")], result=b"[1]"))
         journal.flush()
@@ -98,7 +98,7 @@ def test_texts_are_kept_where_the_settings_say_so(folder: Path) -> None:
 
 
 def test_filters(journal: Journal) -> None:
-    """Entries are found by uid, by the begin of a hash, by failure, by time, and by pages in both directions."""
+    """Entries can be filtered by uid, hash prefix, failure and time, and paged in both directions."""
     now = time.time()
     journal.note(_run(uid=1, hash="aa" * 32, at=now - 300))
     journal.note(_run(uid=2, hash="ab" * 32, outcome="exception", at=now - 200))
@@ -115,8 +115,8 @@ def test_filters(journal: Journal) -> None:
     assert [entry.id for entry in journal.page(ALL, 2, before=None, after=1)] == [2, 3]
 
 
-def test_a_seconds_refusals_are_one_entry(journal: Journal) -> None:
-    """A client that is refused ten thousand times in a second writes one row."""
+def test_refusals_within_a_second_are_one_entry(journal: Journal) -> None:
+    """Ten thousand refusals of one client within a second are stored as one row."""
     for _ in range(10_000):
         journal.note_refusal(7, "a tenant", "busy")
     journal.flush()
@@ -124,10 +124,10 @@ def test_a_seconds_refusals_are_one_entry(journal: Journal) -> None:
     assert (entry.kind, entry.uid, entry.tenant, entry.count) == ("refused", 7, "a tenant", 10_000)
 
 
-def test_what_does_not_fit_is_dropped_and_told(
+def test_the_queue_is_limited(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The queue has a bound in entries; beyond its bound in bytes entries lose their texts."""
+    """Entries beyond the limit of the queue are counted as lost; beyond its limit in bytes they lose their texts."""
     monkeypatch.setattr(journal_module, "_QUEUE_ENTRIES", 3)
     monkeypatch.setattr(journal_module, "_QUEUE_BYTES", 10)
     for _ in range(5):
@@ -141,8 +141,8 @@ def test_what_does_not_fit_is_dropped_and_told(
     assert (counts.rows, counts.waiting, counts.lost) == (3, 0, 2)
 
 
-def test_refusals_of_too_many_kinds_are_counted_as_lost(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals beyond the bound of kinds are lost, and `counts` tells how many before and after the flush."""
+def test_refusals_beyond_the_limit_are_counted(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals above the limit of distinct kinds are lost, and `counts` has their number before and after a flush."""
     monkeypatch.setattr(journal_module, "_QUEUE_ENTRIES", 3)
     for uid in range(5):
         journal.note_refusal(uid, None, "busy")
@@ -154,7 +154,7 @@ def test_refusals_of_too_many_kinds_are_counted_as_lost(journal: Journal, monkey
 
 
 def test_sums(journal: Journal) -> None:
-    """Runs are summed by program, the costliest first; submits do not count."""
+    """Runs are summed by program, the most expensive first; submits do not count."""
     for cpu_ms, outcome in ((1.0, "ok"), (3.0, "exception")):
         journal.note(_run(hash="aa" * 32, engine="quickjs", cpu_ms=cpu_ms, wall_ms=2 * cpu_ms, outcome=outcome))
     journal.note(_run(hash="bb" * 32, engine="deno", cpu_ms=20.0, wall_ms=30.0, memory_bytes=5))
@@ -165,8 +165,8 @@ def test_sums(journal: Journal) -> None:
     assert (second.runs, second.failed, second.cpu_ms, second.cpu_max_ms, second.wall_mean_ms) == (2, 1, 4.0, 3.0, 4.0)
 
 
-def test_old_entries_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries older than the bound are removed, however many they are."""
+def test_old_entries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries older than the maximum age are removed, however many there are."""
     with closing(_opened(folder, max_age_days=1.0)) as journal:
         for _ in range(500):
             journal.note(_run(at=time.time() - 2 * 86400))
@@ -176,8 +176,8 @@ def test_old_entries_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"max_rows": 1000}, {"max_mb": 1}], ids=["rows", "bytes"])
-def test_a_flood_pushes_out_its_own_entries(folder: Path, settings: dict[str, int]) -> None:
-    """Beyond the bound, the oldest entries of the uid that has the most go. Other users' entries stay."""
+def test_a_flood_displaces_only_its_own_entries(folder: Path, settings: dict[str, int]) -> None:
+    """Beyond the size limit, the oldest entries of the uid with the most entries are removed, and no others."""
     with closing(_opened(folder, keep=["error"], **settings)) as journal:
         for _ in range(20):
             journal.note(_run(uid=1, outcome="quiet"))
@@ -190,8 +190,8 @@ def test_a_flood_pushes_out_its_own_entries(folder: Path, settings: dict[str, in
         assert 0 < left <= (980 if "max_rows" in settings else 2500)
 
 
-def test_a_damaged_file_is_put_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is no database is moved to `damaged/`, and the journal begins anew."""
+def test_a_damaged_file_is_set_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is not a database is moved to `damaged/`, and a new journal is created."""
     (folder / FILE).write_bytes(b"this is no database" * 1000)
     with closing(_opened(folder)) as journal:
         journal.note(_run())
@@ -201,8 +201,8 @@ def test_a_damaged_file_is_put_aside(folder: Path, caplog: pytest.LogCaptureFixt
     assert len(list((folder / "damaged").iterdir())) == 1
 
 
-def test_damage_within_the_file_is_put_aside_when_it_is_met(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The journal goes on in a new file; what was to be written is lost, and said to be."""
+def test_damage_inside_the_file(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage that is found later is set aside too; entries that could not be written are lost, and the log says so."""
     with closing(_opened(folder)) as journal:
         for _ in range(2000):
             journal.note(_run())
@@ -218,8 +218,8 @@ def test_damage_within_the_file_is_put_aside_when_it_is_met(folder: Path, caplog
     assert "can't be written" in caplog.text
 
 
-def test_a_newer_version_is_put_aside(folder: Path) -> None:
-    """A file of a version that is not known is not written to."""
+def test_a_newer_version_is_set_aside(folder: Path) -> None:
+    """A file of an unknown version is not written to."""
     with closing(sqlite3.connect(folder / FILE)) as db:
         db.execute("PRAGMA user_version = 99")
         db.commit()
@@ -230,18 +230,18 @@ def test_a_newer_version_is_put_aside(folder: Path) -> None:
     assert len(list((folder / "damaged").iterdir())) == 1
 
 
-def test_a_link_in_its_place_is_refused(folder: Path) -> None:
-    """A link is not followed: the daemon would write into a file of somebody else's choice."""
+def test_a_symbolic_link_is_refused(folder: Path) -> None:
+    """A symbolic link in place of the file is refused, because the daemon would write to a file of another's choice."""
     (folder / "elsewhere").touch()
     (folder / FILE).symlink_to(folder / "elsewhere")
     with pytest.raises(StoreUnsafe, match="is a symbolic link"):
         _opened(folder)
 
 
-def test_a_disk_that_refuses_costs_entries_alone(
+def test_a_failed_write_loses_only_its_entries(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A write that fails is logged once a minute; later entries are written."""
+    """A failed write is logged once a minute, and later entries are written."""
 
     def refuse(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
@@ -257,10 +257,10 @@ def test_a_disk_that_refuses_costs_entries_alone(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-def test_a_disk_that_was_full_at_the_start_is_tried_again(
+def test_a_disk_that_was_full_at_the_start(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The daemon serves without a journal; once the disk has room, entries are kept again, and losses are counted."""
+    """The journal opens again once the disk has room, and counts the entries that were lost until then."""
 
     def refuse(path: Path) -> Database:
         raise sqlite3.OperationalError("database or disk is full")
@@ -280,8 +280,8 @@ def test_a_disk_that_was_full_at_the_start_is_tried_again(
     assert "entries are lost" in caplog.text
 
 
-def test_only_the_beginning_of_a_text_is_held() -> None:
-    """Of a large result and of many console lines the loop copies no more than is kept."""
+def test_only_the_beginning_of_a_text_is_copied() -> None:
+    """Of a large result and of many console lines, no more is copied than will be stored."""
     lines = [LogLine(level="log", text="x" * 100) for _ in range(32_000)]
     entry = run_entry(
         Principal(connection=1, uid=1, process=None), Run(id=1, source="return 1"), hash="ab" * 32, engine="quickjs",
@@ -293,8 +293,8 @@ def test_only_the_beginning_of_a_text_is_held() -> None:
 
 
 @pytest.mark.parametrize("reference", ["@\x1b]0;x\x07", "@a\nb", "@a\tb", "@", "@" + "a" * 65, "ab" * 32])
-def test_a_name_is_noted_only_if_it_is_one(reference: str) -> None:
-    """A run that is cancelled before its program is looked up notes nothing of what the client sent as a name."""
+def test_an_invalid_name_is_not_stored(reference: str) -> None:
+    """A run that is cancelled before its program is looked up stores no name that is invalid."""
     entry = run_entry(
         Principal(connection=1, uid=1, process=None), Run(id=1, hash=reference), hash=reference, engine=None,
         outcome=Cancelled(), usage=Usage(cpu_ms=0, wall_ms=0, peak_memory_bytes=0), lines=[], keep=(), keep_bytes=0,
@@ -302,8 +302,8 @@ def test_a_name_is_noted_only_if_it_is_one(reference: str) -> None:
     assert entry.name is None
 
 
-def test_a_query_has_a_bound_in_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A query that takes too long ends with a message, and the next one is answered."""
+def test_queries_have_a_time_limit(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that takes too long ends with an error, and the next query is answered."""
     for _ in range(3000):
         journal.note(_run())
     journal.flush()
@@ -315,8 +315,8 @@ def test_a_query_has_a_bound_in_time(journal: Journal, monkeypatch: pytest.Monke
     assert journal.sums(ALL)[0].runs == 3000
 
 
-def test_without_a_journal_nothing_is_kept(folder: Path) -> None:
-    """With `enabled = false` there is no file, and there are no entries."""
+def test_a_disabled_journal(folder: Path) -> None:
+    """With `enabled = false` there is no file and no entry."""
     with closing(_opened(folder, enabled=False)) as journal:
         journal.note(_run())
         journal.note_refusal(1, None, "busy")

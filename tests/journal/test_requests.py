@@ -1,4 +1,4 @@
-"""The journal of a running daemon: what is noted, who sees it, and `promptlogctl log`."""
+"""The journal of a running daemon: its entries, who can read them, and `promptlogctl log`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UID = os.geteuid()
 
 
 def _entries(client: Client, count: int, **wanted: object) -> list[JournalEntry]:
-    """Return the entries, oldest first, once there are so many. They are written once a second."""
+    """Wait until there are this number of entries, and return them, oldest first. They are written once a second."""
     deadline = time.monotonic() + 20
     while len(found := list(client.journal(**wanted))) < count:  # type: ignore[arg-type]
         assert time.monotonic() < deadline, found
@@ -32,8 +32,8 @@ def _entries(client: Client, count: int, **wanted: object) -> list[JournalEntry]
     return found[::-1]
 
 
-def test_what_is_noted() -> None:
-    """Runs of all kinds, submits, moves of names, removals and refusals, with who, what, how and how much."""
+def test_entries_of_all_requests() -> None:
+    """Runs, submits, moves of names, removals and refusals have entries with user, program, outcome and usage."""
     with configured_daemon("") as socket, Client(socket) as client:
         hash = client.submit("return prompt.length", name="count").hash
         assert client.run("@count", "abc").value == 3
@@ -58,15 +58,15 @@ def test_what_is_noted() -> None:
     assert "secret" not in str(entries)
 
 
-def test_a_large_request_is_noted(socket_path: Path) -> None:
-    """The decoder gives texts of large requests as bytes."""
+def test_a_large_request(socket_path: Path) -> None:
+    """The prompt's size is stored for large requests too, whose texts the decoder passes as bytes."""
     with Client(socket_path) as client:
         client.run_source("return 1", "é" * 200_000)
         until(lambda: any(entry.prompt_bytes == 400_000 for entry in client.journal()))
 
 
-def test_a_tenants_refusals_are_the_tenants() -> None:
-    """A request that a front sends for a tenant is refused under the tenant's name."""
+def test_a_refusal_names_the_tenant() -> None:
+    """The refusal of a request that a front sent for a tenant is stored with the tenant's name."""
     with configured_daemon("") as socket, Client(socket) as client:
         ask = client._connection.ask
         with pytest.raises(RequestRefused):
@@ -75,8 +75,8 @@ def test_a_tenants_refusals_are_the_tenants() -> None:
         assert (refused.outcome, refused.tenant) == ("not_found", "one")
 
 
-def test_a_tenants_name_forges_no_row() -> None:
-    """What a front calls its tenant drives no terminal, and makes neither a row nor a cell in the list."""
+def test_a_tenants_name_is_escaped() -> None:
+    """Control characters in a tenant's name are escaped, so that it adds no row and no column to the list."""
     with configured_daemon("") as socket, Client(socket) as client:
         ask = client._connection.ask
         ask(lambda id: messages.Run(id=id, tenant="\x1b]0;x\x07\n9\t1", source="return 1"), messages.Finished)
@@ -86,8 +86,8 @@ def test_a_tenants_name_forges_no_row() -> None:
     assert line.split(b"\t")[3:5] == [b"run", b"ok"]
 
 
-def test_texts_are_kept_if_the_operator_wants_them() -> None:
-    """With journal.keep an entry that is asked for by itself has prompt, result, console and error."""
+def test_texts_are_stored_if_configured() -> None:
+    """With journal.keep, a request for one entry returns prompt, result, console and error."""
     config = '[journal]\nkeep = ["prompt", "result", "console", "error"]\n'
     with configured_daemon(config) as socket, Client(socket) as client:
         client.run_source("console.log('said'); return [prompt]", "asked")
@@ -98,8 +98,8 @@ def test_texts_are_kept_if_the_operator_wants_them() -> None:
     assert threw.content["error"].startswith("Error: why\n")
 
 
-def test_the_journal_outlives_the_daemon_and_its_programs(tmp_path: Path) -> None:
-    """Entries of a program that was removed are found by its hash or a prefix of it, also after a restart."""
+def test_entries_survive_removal_and_restart(tmp_path: Path) -> None:
+    """Entries of a removed program are found by its hash or a prefix, also after a restart."""
     state = str(tmp_path / "state")
 
     def call(*arguments: str) -> str:
@@ -114,8 +114,8 @@ def test_the_journal_outlives_the_daemon_and_its_programs(tmp_path: Path) -> Non
     assert [entry["kind"] for entry in entries][:2] == ["remove", "run"]
 
 
-def test_a_user_sees_its_own_entries() -> None:
-    """Another user of the daemon sees what it did, and neither others' entries nor their sums."""
+def test_a_user_sees_only_own_entries() -> None:
+    """Another user of the daemon sees its own entries and sums, and none of other users."""
     assert os.geteuid() == 0, "only root can connect as somebody else: run this test as root"
     program = (
         "import sys, time; from promptlogctl.client import Client, RequestRefused\n"
@@ -145,8 +145,8 @@ def _nobody(folder: Path) -> list[str]:
     return ordinary_user(made)
 
 
-async def test_the_asynchronous_client_reads_it_too() -> None:
-    """AsyncClient has the same three methods."""
+async def test_the_async_client() -> None:
+    """AsyncClient has the same three methods for the journal."""
     with configured_daemon("") as socket, Client(socket) as client:
         client.run_source("return 1")
         (noted,) = _entries(client, 1)
@@ -157,7 +157,7 @@ async def test_the_asynchronous_client_reads_it_too() -> None:
 
 
 def test_pages() -> None:
-    """More entries than a page has come in order, in both directions."""
+    """Entries of several pages come in order, in both directions."""
     with configured_daemon("") as socket, Client(socket) as client:
         for run in [client.start(None, source="return 1") for _ in range(120)]:
             run.result()
@@ -171,7 +171,7 @@ def test_pages() -> None:
 
 
 def test_log_command(tmp_path: Path) -> None:
-    """`promptlogctl log` lists, filters, sums up, shows one entry, and refuses options that do not go together."""
+    """`promptlogctl log` lists, filters and sums entries, shows one entry, and refuses conflicting options."""
     with configured_daemon("") as socket, Client(socket) as client:
         hash = client.submit("return 1", name="one").hash
         client.run("@one")
@@ -202,7 +202,7 @@ def test_log_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_follow(options: tuple[str, ...]) -> None:
-    """Entries are printed as they come, and Ctrl-C ends it."""
+    """`log --follow` prints entries as they are written, until Ctrl-C."""
 
     def outcome(line: str) -> str:
         return str(json.loads(line)["outcome"]) if options else line.split("\t")[4]
