@@ -1,4 +1,4 @@
-"""`promptlogctl metrics --listen` as a process of its own, and the samples that it serves."""
+"""Runs `promptlogctl metrics --listen` in a process of its own, and parses its samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @contextmanager
 def metrics_server(daemon: Path, listen: str = "127.0.0.1:0") -> Iterator[str]:
-    """Start a server, give its URL (or `unix:PATH`), and stop it at the end."""
+    """Start a server, yield its URL (or `unix:PATH`), and stop the server when the block ends."""
     command = [sys.executable, "-m", "promptlogctl", "metrics", "--listen", listen]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, env={**os.environ, "PROMPTLOG_SOCKET": str(daemon)}, stderr=log)
@@ -45,7 +45,7 @@ def metrics_server(daemon: Path, listen: str = "127.0.0.1:0") -> Iterator[str]:
 
 
 def scraped(url: str) -> Samples:
-    """Return the samples that a server serves."""
+    """Scrape a server, and return its samples."""
     head, _, body = exchanged(url, b"GET /metrics HTTP/1.1\r\nHost: localhost:1\r\n\r\n").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4"), head
     assert f"content-length: {len(body)}\r\n".encode() in head

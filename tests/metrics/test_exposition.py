@@ -1,4 +1,4 @@
-"""The metrics of a running daemon: counts after known runs, and labels from closed sets."""
+"""The metrics of a running daemon: exact counts after known runs, and a closed set of labels."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def _printed(socket: Path) -> tuple[str, Samples]:
 
 
 def _settled(journal: messages.JournalCounts | None) -> tuple[int, int, int] | None:
-    """Rows, waiting and lost entries."""
+    """Return the numbers of stored, waiting and lost entries."""
     return None if journal is None else (journal.rows, journal.waiting, journal.lost)
 
 
 def test_counts_after_known_runs() -> None:
-    """Runs by engine and outcome, durations, programs, errors and the journal are exactly those that were caused."""
+    """After known requests, the counts by engine and outcome, durations, programs, errors and journal are exact."""
     with configured_daemon("") as socket, Client(socket) as client:
         source = "return prompt"
         client.run(client.submit(source).hash)
@@ -73,8 +73,8 @@ def test_counts_after_known_runs() -> None:
     assert value(found, "running_limit") >= 1
 
 
-def test_labels_are_from_closed_sets() -> None:
-    """Hostile names, tenants, engines and texts appear nowhere, and no label has a value beyond the known ones."""
+def test_label_values_are_a_closed_set() -> None:
+    """Hostile names, tenants, engines and texts appear in no metric, and every label value is a known one."""
     evil = "evil"
     hostile = f"""
         console.log("{evil}", prompt); const error = new Error('{evil}"}} 1\\n{evil}_total 5');
@@ -99,8 +99,8 @@ def test_labels_are_from_closed_sets() -> None:
     assert seen == _LABELS
 
 
-def test_a_newer_daemons_values_become_other() -> None:
-    """Outcomes, engines and codes that this version does not know are one label, however many there are."""
+def test_unknown_values_become_other() -> None:
+    """Outcomes, engines and codes of a newer daemon are all counted under the label `other`."""
     stats = next(reply for _, reply in REPLIES if isinstance(reply, messages.StatsReply))
     none = Histogram(bounds_ms=[1.0], counts=[0, 0], sum_ms=0.0)
     engines = [
@@ -121,8 +121,8 @@ def test_a_newer_daemons_values_become_other() -> None:
     assert value(found, "runs_total", engine="quickjs", outcome="ok") == 3
 
 
-def test_an_older_daemons_reply_has_metrics_too() -> None:
-    """A reply without the new fields gives the metrics that it has the counts for."""
+def test_a_reply_of_an_older_daemon() -> None:
+    """A reply without the newer fields gives the metrics for which it has counts."""
     old = messages.StatsReply(
         id=1, uptime_s=1.0, clients=1, running=0, queued=0, runs={}, errors={}, programs=3, pools=[], held_by={}
     )
@@ -130,8 +130,8 @@ def test_an_older_daemons_reply_has_metrics_too() -> None:
     assert value(found, "programs") == 3
 
 
-def test_no_daemon(tmp_path: Path) -> None:
-    """Without a daemon the command fails with 4; --json and addresses of other hosts are refused with the reason."""
+def test_errors_of_the_command(tmp_path: Path) -> None:
+    """Without a daemon the exit code is 4; --json and addresses that other hosts can reach are usage errors."""
     for options, code, says in (
         ((), 4, b"no promptlogd answers"),
         (("--json",), 2, b"stats --json"),
@@ -146,6 +146,6 @@ def test_no_daemon(tmp_path: Path) -> None:
 
 
 def test_a_stats_reply_lists_all_new_fields(socket_path: Path) -> None:
-    """`stats --json` has what the metrics have."""
+    """`stats --json` contains the fields from which the metrics are made."""
     said = json.loads(ctl(socket_path, "stats", "--json").stdout)
     assert {"engines", "turns", "journal", "program_bytes", "max_running", "max_queued", "max_clients"} <= set(said)

@@ -1,4 +1,4 @@
-"""The Grafana dashboard and the alert rules: they are valid, and use only metrics and labels that exist."""
+"""The Grafana dashboard and the alert rules are valid, and use only metrics and labels that exist."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONDITION = re.compile(r'(\w+)=~?"([^"]*)"')
 
 @pytest.fixture
 def series() -> set[tuple[str, frozenset[tuple[str, str]]]]:
-    """All time series of a daemon that has run something."""
+    """All time series of a daemon that has executed programs."""
     stats = next(reply for _, reply in REPLIES if isinstance(reply, messages.StatsReply))
     return set(samples(exposition(stats).decode()))
 
@@ -49,7 +49,7 @@ def _expressions() -> Iterator[str]:
 
 
 def test_every_metric_and_label_of_a_query_exists(series: set[tuple[str, frozenset[tuple[str, str]]]]) -> None:
-    """Each metric of a query is served, with the labels that the query wants; brackets are closed."""
+    """Each metric in a query exists with the labels that the query uses, and all brackets are closed."""
     names = {name for name, _ in series}
     expressions = list(_expressions())
     assert len(expressions) >= 30
@@ -67,8 +67,8 @@ def test_every_metric_and_label_of_a_query_exists(series: set[tuple[str, frozens
             assert set(grouped.split(", ")) <= labels, expression
 
 
-def test_the_dashboard_is_whole() -> None:
-    """Panels have ids and titles of their own, do not overlap, and use the data source that the user chooses."""
+def test_the_dashboard_is_valid() -> None:
+    """Panels have unique ids and titles, do not overlap, and use the data source that the user selects."""
     dashboard = _dashboard()
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
@@ -87,8 +87,8 @@ def test_the_dashboard_is_whole() -> None:
     assert used == variables | {"__rate_interval"}
 
 
-def test_the_rules_are_whole() -> None:
-    """Each rule has what Prometheus wants, a severity, and a text that says what to do."""
+def test_the_rules_are_valid() -> None:
+    """Each rule has the fields that Prometheus needs, a severity, and a text that says what to do."""
     rules = _rules()
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 10
     for rule in rules:
@@ -101,7 +101,7 @@ def test_the_rules_are_whole() -> None:
 
 
 def test_the_document_lists_every_metric(series: set[tuple[str, frozenset[tuple[str, str]]]]) -> None:
-    """docs/metrics.md has each metric, and none that is not served."""
+    """docs/metrics.md lists exactly the metrics that are served."""
     families = {re.sub(r"_seconds_(bucket|count|sum)$", "_seconds", name) for name, _ in series}
     text = _DOCUMENT.read_text("utf-8")
     assert set(re.findall(r"^\| `(promptlog_\w+)`", text, re.MULTILINE)) == families

@@ -1,4 +1,4 @@
-"""The listener of `promptlogctl metrics`: a daemon that goes away, and HTTP clients that are slow, wrong or many."""
+"""The HTTP listener of `promptlogctl metrics`: a daemon that stops, and slow, invalid or many clients."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _GET = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_runs_are_served(socket_path: Path, tmp_path: Path, kind: str) -> None:
-    """Each scrape has the counts of this moment. A Unix socket is for its owner and group, and is removed."""
+def test_scrapes_are_current(socket_path: Path, tmp_path: Path, kind: str) -> None:
+    """Each scrape has current counts. A Unix socket is open to owner and group only, and is removed at the end."""
     path = tmp_path / "m.sock"
     with metrics_server(socket_path, "127.0.0.1:0" if kind == "tcp" else f"unix:{path}") as url:
         if kind == "unix":
@@ -33,8 +33,8 @@ def test_runs_are_served(socket_path: Path, tmp_path: Path, kind: str) -> None:
     assert not path.exists()
 
 
-def test_the_daemon_goes_and_comes(tmp_path: Path) -> None:
-    """Without a daemon, and while it hangs, promptlog_up is 0 and nothing else is served; then it is 1 again."""
+def test_promptlog_up(tmp_path: Path) -> None:
+    """promptlog_up is 0, without other metrics, while the daemon is stopped or hangs, and 1 when it is back."""
     with metrics_server(tmp_path / "s") as url:
         assert {name: value for (name, _), value in scraped(url).items()} == {"promptlog_up": 0}
         with a_daemon(tmp_path) as daemon:
@@ -71,8 +71,8 @@ def test_the_daemon_goes_and_comes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_requests(url: str, right: bytes, wrong: bytes, status: int) -> None:
-    """A wrong request gets a status and one line that says why; the right one beside it is served."""
+def test_invalid_requests(url: str, right: bytes, wrong: bytes, status: int) -> None:
+    """An invalid request gets its status and one line with the reason, and a similar valid request is served."""
     assert status_of(exchanged(url, right)) == 200
     response = exchanged(url, wrong)
     assert status_of(response) == status
@@ -82,21 +82,21 @@ def test_wrong_requests(url: str, right: bytes, wrong: bytes, status: int) -> No
 
 @pytest.fixture(scope="module")
 def url(socket_path: Path) -> object:
-    """The URL of a server in front of the shared daemon."""
+    """The URL of a server for the shared daemon."""
     with metrics_server(socket_path) as url:
         yield url
 
 
-def test_clients_that_leave(url: str) -> None:
-    """Clients that send nothing, a part of a request, or do not read, and leave, do not disturb the next one."""
+def test_clients_that_disconnect(url: str) -> None:
+    """Clients that disconnect early, or without reading, do not disturb the next client."""
     for sent in (b"", b"GET /met", _GET, _GET * 50):
         with connected(url) as sock:
             sock.sendall(sent)
     assert value(scraped(url), "up") == 1
 
 
-def test_a_slow_request_is_ended(url: str) -> None:
-    """A client that sends a byte now and then is disconnected after the time limit, and others are served meanwhile."""
+def test_a_slow_request(url: str) -> None:
+    """A client that sends its request too slowly is disconnected, and others are served meanwhile."""
     with connected(url) as sock:
         sock.settimeout(0.2)
         began = time.monotonic()
@@ -114,8 +114,8 @@ def test_a_slow_request_is_ended(url: str) -> None:
     assert time.monotonic() - began > server.HEAD_S - 1
 
 
-def test_idle_clients_do_not_keep_others_out(url: str) -> None:
-    """With twice as many idle connections as the server keeps, the oldest are closed and a scrape is served at once."""
+def test_idle_connections_are_closed_for_new_ones(url: str) -> None:
+    """With twice as many idle connections as the limit, the oldest are closed and a scrape is served at once."""
     with ExitStack() as stack:
         idle = [stack.enter_context(connected(url)) for _ in range(2 * server.CONNECTIONS)]
         began = time.monotonic()
@@ -124,8 +124,8 @@ def test_idle_clients_do_not_keep_others_out(url: str) -> None:
         assert idle[0].recv(1) == b""
 
 
-def test_many_scrapes_are_few_requests(tmp_path: Path) -> None:
-    """A flood of scrapes asks the daemon at most once in FRESH_S."""
+def test_scrapes_share_a_reply_of_the_daemon(tmp_path: Path) -> None:
+    """Many scrapes cause at most one request to the daemon in FRESH_S."""
     with a_daemon(tmp_path) as daemon, metrics_server(daemon.socket) as url:
         turns = value(scraped(url), "turn_seconds_count")
         began = time.monotonic()
@@ -133,6 +133,6 @@ def test_many_scrapes_are_few_requests(tmp_path: Path) -> None:
             scraped(url)
         asked = (time.monotonic() - began) / server.FRESH_S + 2
         time.sleep(server.FRESH_S)
-        # The daemon also works without requests: upkeep and the watchdog wake its loop a few times a second.
+        # The daemon's loop also wakes up a few times a second without requests, for upkeep and the watchdog.
         idle = (time.monotonic() - began) * 30
         assert value(scraped(url), "turn_seconds_count") - turns < asked * 10 + idle
