@@ -1,4 +1,4 @@
-"""State folders with programs that were submitted long ago."""
+"""Creates state folders with programs that were submitted long ago."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAY_S = 86400.0
 
 
 def put_old(state: Path, sources: Sequence[bytes], *, days: float, name: str | None = None) -> list[str]:
-    """Store programs so many days ago, each a second after the other; return their hashes. `name`: of the last one."""
+    """Store programs with times this many days ago, a second apart, name the last one, and return their hashes."""
     store = Store.open(state)
     try:
         hashes = []

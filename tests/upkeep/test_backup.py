@@ -1,4 +1,4 @@
-"""backup: a copy that is written while the daemon serves is a state folder with all that was stored before it."""
+"""A backup that is written while the daemon serves is a complete state folder."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def _folder(path: Path) -> Path:
 
 
 def _restored(backup: Path, place: Path) -> Path:
-    """Move a backup to where a_daemon looks for a state folder; return that place."""
+    """Move a backup to the state folder of `a_daemon`, and return the folder around it."""
     place.mkdir()
     backup.rename(place / "state")
     return place
 
 
 class _Load(threading.Thread):
-    """Submits, runs, moves names and removes, until it is stopped."""
+    """Submits, runs, renames and removes programs until it is stopped."""
 
     def __init__(self, socket: Path, number: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _Load(threading.Thread):
         self._number = number
         self.stopped = threading.Event()
         self.stored: dict[str, str] = {}
-        """Name and hash of each program that was acknowledged and not removed."""
+        """Name and hash of each acknowledged program that was not removed."""
         self.turns = 0
 
     def run(self) -> None:
@@ -57,9 +57,11 @@ class _Load(threading.Thread):
 
 
 @pytest.mark.parametrize("other_file_system", [False, True])
-def test_a_backup_under_load_restores(tmp_path: Path, other_file_system: bool) -> None:
-    """All that was acknowledged before the backup is there and runs; names, programs and SQLite agree; the loaded
-    daemon goes on. On another file system the files are copies."""
+def test_a_backup_under_load_can_be_restored(tmp_path: Path, other_file_system: bool) -> None:
+    """A backup under load has everything that was acknowledged before it, is consistent, and runs.
+
+    The loaded daemon goes on. On another file system the backup has copies instead of hard links.
+    """
     backup = Path(f"/dev/shm/promptlog-{os.getpid()}") if other_file_system else tmp_path / "backup"
     backup.mkdir(mode=0o700)
     try:
@@ -112,8 +114,8 @@ def _back_up_under_load(tmp_path: Path, backup: Path, *, copies: bool) -> None:
         assert "damaged (" not in log
 
 
-def test_the_original_goes_on_without_the_copy(tmp_path: Path) -> None:
-    """Changing a program in one of the two folders does not change the other, though they share files."""
+def test_backup_and_original_are_independent(tmp_path: Path) -> None:
+    """A change to a program in one of the two folders does not affect the other, although they share files."""
     backup = _folder(tmp_path / "backup")
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hash = client.submit("return 1", name="a").hash
@@ -129,9 +131,12 @@ def test_the_original_goes_on_without_the_copy(tmp_path: Path) -> None:
         assert client.show(hash).engine == "deno"
 
 
-def test_folders_that_are_refused(tmp_path: Path) -> None:
-    """A relative path, a missing folder, one that is not empty, a link, one of another user or open to others, and
-    the state folder are refused before anything is written."""
+def test_unsuitable_folders_are_refused(tmp_path: Path) -> None:
+    """An unsuitable target folder is refused before anything is written.
+
+    Unsuitable are relative paths, missing folders, folders that are not empty, links, folders of another user or open
+    to other users, and the state folder.
+    """
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         client.submit("return 1")
         full, shared, parent = (_folder(tmp_path / name) for name in ("full", "shared", "parent"))
@@ -169,8 +174,8 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout.decode()) == (0, f"{empty}\n")
 
 
-def test_a_backup_stops_with_its_client(tmp_path: Path) -> None:
-    """If the client goes away, the backup ends and leaves an empty folder; the daemon serves on."""
+def test_a_disconnect_stops_the_backup(tmp_path: Path) -> None:
+    """If the client disconnects, the backup stops and leaves an empty folder, and the daemon keeps serving."""
     backup = _folder(tmp_path / "backup")
     with a_daemon(tmp_path, config="[server]\ndrain_s = 0.1\n") as daemon, Client(daemon.socket) as client:
         for number in range(200):
@@ -184,15 +189,15 @@ def test_a_backup_stops_with_its_client(tmp_path: Path) -> None:
             time.sleep(0.3)
             if not os.listdir(backup):
                 break
-            until(lambda: (backup / "format").exists())  # it was faster
+            until(lambda: (backup / "format").exists())  # the backup finished before the kill
             for entry in backup.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         assert os.listdir(backup) == []
         assert client.run_source("return 1").value == 1
 
 
-def test_a_backup_stops_with_the_daemon(tmp_path: Path) -> None:
-    """SIGTERM ends a backup after the time for draining; the folder is empty, or the backup is complete."""
+def test_a_stop_of_the_daemon_stops_the_backup(tmp_path: Path) -> None:
+    """SIGTERM stops a backup after the drain time, and the folder is empty or the backup is complete."""
     backup = _folder(tmp_path / "backup")
     with a_daemon(tmp_path, config="[server]\ndrain_s = 0.01\n") as daemon, Client(daemon.socket) as client:
         for number in range(200):
@@ -207,8 +212,8 @@ def test_a_backup_stops_with_the_daemon(tmp_path: Path) -> None:
         assert "Traceback" not in daemon.log.read_text()
 
 
-def test_another_backup_waits_for_nothing(tmp_path: Path) -> None:
-    """A second backup during the first is refused with `busy`; after it, it is accepted."""
+def test_a_second_backup_is_refused(tmp_path: Path) -> None:
+    """A backup during another one is refused with `busy`, and accepted afterwards."""
     folders = [_folder(tmp_path / f"backup-{number}") for number in range(8)]
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         for number in range(100):

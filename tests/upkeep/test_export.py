@@ -1,4 +1,4 @@
-"""export and import: what comes across, what is refused."""
+"""Export and import of programs, and archives that are refused."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _FIRST = _member("promptlog-export.json", b'{"promptlog_export":1}')
 _PROGRAM = _member(f"{_HASH}.json", _record()) + _member(f"{_HASH}.source", _SOURCE)
 
 
-def test_programs_come_across(tmp_path: Path) -> None:
-    """All programs, engines, languages and names of one daemon are those of another; and an export is repeatable."""
+def test_export_and_import(tmp_path: Path) -> None:
+    """All programs, engines, languages and names reach another daemon, and two exports are identical."""
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
     files = [tmp_path / f"{number}.tar" for number in range(3)]
@@ -75,8 +75,8 @@ def test_programs_come_across(tmp_path: Path) -> None:
         assert client.run("@another.name").value == "é7"
 
 
-def test_a_program_that_does_not_parse_is_refused(tmp_path: Path) -> None:
-    """The daemon checks each program of an import; those that are refused are named, and the others stay."""
+def test_a_program_with_a_syntax_error_is_refused(tmp_path: Path) -> None:
+    """The daemon checks each imported program; refused programs are named, and the others are stored."""
     bad = b"return ("
     programs = sorted([(_HASH, _SOURCE), (hashlib.sha256(bad).hexdigest(), bad)])
     members = b"".join(
@@ -94,8 +94,8 @@ def test_a_program_that_does_not_parse_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fields", [{"engine": "x"}, {"language": "perl"}, {"names": ["../x"]}, {"engine": "deno" * 99}]
 )
-def test_wrong_records_are_refused(tmp_path: Path, socket_path: Path, fields: dict[str, Any]) -> None:
-    """An engine, a language or a name that does not exist is refused by the daemon, with its message."""
+def test_invalid_records_are_refused(tmp_path: Path, socket_path: Path, fields: dict[str, Any]) -> None:
+    """The daemon refuses an unknown engine or language and an invalid name, with a message."""
     file = tmp_path / "x.tar"
     file.write_bytes(_FIRST + _member(f"{_HASH}.json", _record(**fields)) + _member(f"{_HASH}.source", _SOURCE) + _END)
     done = ctl(socket_path, "import", str(file))
@@ -105,7 +105,7 @@ def test_wrong_records_are_refused(tmp_path: Path, socket_path: Path, fields: di
 
 
 def _repacked(change: str) -> bytes:
-    """Return a tar of Python's with one hostile member after the first."""
+    """Return a tar file by Python with one hostile member after the first."""
     buffer = io.BytesIO()
     form = tarfile.PAX_FORMAT if change == "pax" else tarfile.GNU_FORMAT if change == "gnu" else tarfile.USTAR_FORMAT
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
@@ -164,13 +164,13 @@ def _hostile() -> Iterator[tuple[str, bytes, str]]:
 
 @pytest.mark.parametrize(("data", "why"), [pytest.param(data, why, id=id) for id, data, why in _hostile()])
 def test_hostile_archives_are_refused(data: bytes, why: str) -> None:
-    """Paths, links, devices, extended headers, bombs, and what is out of order or damaged, is refused with a reason."""
+    """Paths, links, devices, extended headers, bombs, and disorder or damage are refused with a reason."""
     with pytest.raises(BadArchive, match=why):
         list(read(io.BytesIO(data)))
 
 
-def test_a_good_archive_is_read() -> None:
-    """The archive that the hostile ones are made from is good; tarfile reads it as well."""
+def test_a_valid_archive_is_read() -> None:
+    """The archive from which the hostile ones are made is valid, and tarfile can read it too."""
     buffer = io.BytesIO()
     writer = Writer(buffer)
     writer.add(
@@ -185,8 +185,8 @@ def test_a_good_archive_is_read() -> None:
         assert member.read() == _SOURCE
 
 
-def test_an_archive_of_a_bomb_is_not_read(tmp_path: Path, socket_path: Path) -> None:
-    """A member that claims 8 GiB is refused at its header, from standard input as well; nothing was stored of it."""
+def test_a_bomb_is_refused_at_its_header(tmp_path: Path, socket_path: Path) -> None:
+    """A member that claims 8 GiB is refused at its header, also on standard input, and nothing is stored."""
     data = _FIRST + _member(f"{_HASH}.json", _record()) + header(f"{_HASH}.source", 8**11 - 1)
     done = ctl(socket_path, "import", "-", input=data)
     assert (done.returncode, f"the maximum is {MOST_SOURCE_BYTES}" in done.stderr.decode()) == (2, True), done.stderr

@@ -1,4 +1,4 @@
-"""gc: which programs go, on request, for a submit that needs room, and on the timer; and the quota of the store."""
+"""gc removes unused programs on request, for a submit that needs room, and on a timer; the store has a quota."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _hashes(client: Client) -> set[str]:
 
 
 def _collected(client: Client, count: int) -> list[JournalEntry]:
-    """Return the removals in the journal, once there are so many. They are written once a second."""
+    """Wait until the journal has this number of removals, and return them. They are written once a second."""
     found: list[JournalEntry] = []
 
     def enough() -> bool:
@@ -38,8 +38,8 @@ def _collected(client: Client, count: int) -> list[JournalEntry]:
     return found
 
 
-def test_gc_removes_what_nobody_uses(tmp_path: Path) -> None:
-    """Old programs go, and new ones, ones with names, and ones that ran stay; the journal and the log have each."""
+def test_gc_removes_unused_programs(tmp_path: Path) -> None:
+    """gc removes old programs but not new, named or recently run ones; the journal and the log list each removal."""
     state = tmp_path / "state"
     old = put_old(state, [b"return 1", b"return 2", b"return 3"], days=40)
     (named,) = put_old(state, [b"return 4"], days=50, name="kept")
@@ -60,7 +60,7 @@ def test_gc_removes_what_nobody_uses(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_gc_shrinks_the_store_to_a_size(tmp_path: Path) -> None:
-    """The longest unused programs go first, until the store takes little enough; all pages of it."""
+    """Programs that were unused the longest are removed first, over several pages, until the store is small enough."""
     sources = [b"return '%d'" % number for number in range(250)]
     old = put_old(tmp_path / "state", sources, days=2)
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
@@ -89,8 +89,8 @@ def test_gc_shrinks_the_store_to_a_size(tmp_path: Path) -> None:
         (["--over", "9999999999T"], "is no size"),
     ],
 )
-def test_wrong_arguments_are_refused(socket_path: Path, arguments: list[str], why: str) -> None:
-    """A command line that is not clear removes nothing, and says what is right."""
+def test_invalid_arguments_are_refused(socket_path: Path, arguments: list[str], why: str) -> None:
+    """An invalid command line removes nothing, and the error says what is valid."""
     done = ctl(socket_path, "gc", *arguments)
     assert (done.returncode, why in done.stderr.decode()) == (2, True), done.stderr
 
@@ -107,15 +107,15 @@ def test_wrong_arguments_are_refused(socket_path: Path, arguments: list[str], wh
         {"unused_s": 0, "after": "0x1p0:" + "a" * 64 + ":" + "9" * 60},
     ],
 )
-def test_wrong_requests_are_refused(socket_path: Path, fields: dict[str, object]) -> None:
-    """A request without a condition, or out of bounds, is `bad_request`."""
+def test_invalid_requests_are_refused(socket_path: Path, fields: dict[str, object]) -> None:
+    """A request without a condition, or with a value out of range, is `bad_request`."""
     with talk(socket_path) as sock:
         (reply,) = ask(sock, {"type": "gc", "id": 1, "dry_run": True, **fields})
     assert (reply["type"], reply["code"]) == ("error", "bad_request"), reply
 
 
-def test_other_users_may_not(tmp_path: Path) -> None:
-    """gc and backup are for root and for the daemon's user; another user who may connect is refused."""
+def test_other_users_are_refused(tmp_path: Path) -> None:
+    """gc and backup are refused for users other than root and the daemon's own user."""
     assert os.geteuid() == 0, "only root can connect as somebody else: run this test as root"
     config = f'[server]\nsocket_group = "{NOBODY}"\n'
     with configured_daemon(config) as socket:
@@ -127,8 +127,8 @@ def test_other_users_may_not(tmp_path: Path) -> None:
             assert done.returncode == 4
 
 
-def test_the_timer_removes_what_nobody_uses(tmp_path: Path) -> None:
-    """With store.unused_days the daemon removes old programs by itself, at its start, and notes that as its own uid."""
+def test_the_timer_removes_unused_programs(tmp_path: Path) -> None:
+    """With store.unused_days the daemon removes old programs by itself, and the journal names the daemon's own uid."""
     state = tmp_path / "state"
     old = put_old(state, [b"return %d" % number for number in range(150)], days=3)
     (young,) = put_old(state, [b"return 'young'"], days=1)
@@ -140,14 +140,14 @@ def test_the_timer_removes_what_nobody_uses(tmp_path: Path) -> None:
 
 
 def test_the_timer_enforces_a_smaller_quota(tmp_path: Path) -> None:
-    """A store that is larger than a new quota shrinks by itself, as far as there is something that nobody uses."""
+    """A store above a new quota shrinks by itself, as far as it has unused programs."""
     old = put_old(tmp_path / "state", [_source(number, 300 * _KB).encode() for number in range(5)], days=3)
     with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon, Client(daemon.socket) as client:
         until(lambda: _hashes(client) == set(old[-3:]))
 
 
-def test_nothing_goes_by_itself_by_default(tmp_path: Path) -> None:
-    """Without the settings the daemon removes nothing."""
+def test_nothing_is_removed_by_default(tmp_path: Path) -> None:
+    """With the default settings the daemon removes no programs."""
     old = put_old(tmp_path / "state", [b"return 1"], days=4000)
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         time.sleep(1.5)
@@ -159,13 +159,13 @@ def _source(number: int, size: int) -> str:
 
 
 def _fill(client: Client, stored: list[str]) -> None:
-    """Submit programs, and add their hashes, until one is refused."""
+    """Submit programs and append their hashes, until a submit is refused."""
     for number in range(2, 9):
         stored += [client.submit(_source(number, 200 * _KB)).hash]
 
 
 def test_a_full_store_refuses_submits(tmp_path: Path) -> None:
-    """Named and new programs stay, and a submit is refused with the figures; what is stored still runs."""
+    """If named and new programs fill the store, a submit is refused with figures, and stored programs still run."""
     with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon, Client(daemon.socket) as client:
         stored = [client.submit(_source(number, 200 * _KB), name=f"n{number}").hash for number in range(2)]
         with pytest.raises(RequestRefused) as refused:
@@ -181,8 +181,8 @@ def test_a_full_store_refuses_submits(tmp_path: Path) -> None:
         assert not list(daemon.state.glob("programs/.tmp*"))
 
 
-def test_a_submit_makes_room(tmp_path: Path) -> None:
-    """A submit into a full store removes unused programs without names, the longest unused first, and no others."""
+def test_a_submit_removes_unused_programs(tmp_path: Path) -> None:
+    """A submit to a full store removes only unused programs without names, the longest unused first."""
     state = tmp_path / "state"
     (named,) = put_old(state, [_source(100, 200 * _KB).encode()], days=9, name="kept")
     old = put_old(state, [_source(number, 200 * _KB).encode() for number in range(3)], days=3)
@@ -195,8 +195,8 @@ def test_a_submit_makes_room(tmp_path: Path) -> None:
         assert {entry.hash for entry in _collected(client, 1)} == set(old) - left
 
 
-def test_damaged_programs_count(tmp_path: Path) -> None:
-    """damaged/ is a part of the quota; once the operator has removed it, submits are accepted again."""
+def test_damaged_programs_count_towards_the_quota(tmp_path: Path) -> None:
+    """damaged/ counts towards the quota, and submits are accepted again after the operator has emptied it."""
     damaged = tmp_path / "state" / "damaged"
     put_old(tmp_path / "state", [b"return 1"], days=0)
     (damaged / "x").write_bytes(b"x" * 900 * _KB)
@@ -215,8 +215,8 @@ def _submits(client: Client, source: str) -> bool:
     return True
 
 
-def test_wrong_settings_are_refused(tmp_path: Path) -> None:
-    """The daemon does not start with a quota or an age that is none."""
+def test_invalid_settings_are_refused(tmp_path: Path) -> None:
+    """The daemon does not start with an invalid quota or age."""
     for setting in ("max_mb = 0", "unused_days = 0", "unused_days = -1", "max_gb = 1"):
         daemon = Daemon(tmp_path, config=f"[store]\n{setting}\n")
         assert not daemon.ready

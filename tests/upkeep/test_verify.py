@@ -1,4 +1,4 @@
-"""verify: a running daemon reads everything, and says what is damaged."""
+"""`verify` makes a running daemon read all programs, and reports damage."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def _folder(state: Path, hash: str) -> Path:
     return state / "programs" / hash[:2] / hash[2:]
 
 
-def test_what_is_damaged(tmp_path: Path) -> None:
-    """A changed source, changed metadata, a changed artifact and a missing folder are found, and all else is good."""
+def test_damage_is_reported(tmp_path: Path) -> None:
+    """A changed source, metadata or artifact and a missing folder are reported, and everything else is valid."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hashes = [client.submit(f"return {number}", name=f"n{number}").hash for number in range(120)]
         done = ctl(daemon.socket, "verify")
@@ -47,16 +47,16 @@ def test_what_is_damaged(tmp_path: Path) -> None:
         assert hashes[0].encode() not in done.stdout
 
 
-def test_an_empty_store_is_good(tmp_path: Path) -> None:
-    """There is nothing to verify, and that is no error."""
+def test_an_empty_store(tmp_path: Path) -> None:
+    """Verifying an empty store is no error."""
     with a_daemon(tmp_path) as daemon:
         done = ctl(daemon.socket, "verify")
     assert (done.returncode, done.stdout) == (0, b"")
 
 
 @pytest.mark.parametrize("fields", [{"after": "../.."}, {"after": "a" * 65}, {"limit": 0}, {"limit": 1001}])
-def test_wrong_requests_are_refused(socket_path: Path, fields: dict[str, object]) -> None:
-    """A cursor that is no hash, and a page out of bounds, are `bad_request`."""
+def test_invalid_requests_are_refused(socket_path: Path, fields: dict[str, object]) -> None:
+    """An invalid cursor, and a page size out of range, are `bad_request`."""
     with talk(socket_path) as sock:
         (reply,) = ask(sock, {"type": "verify", "id": 1, **fields})
     assert (reply["type"], reply["code"]) == ("error", "bad_request"), reply
