@@ -1,4 +1,4 @@
-"""Builds in tests use a cache of their own, and none of the settings of whoever runs the tests."""
+"""Test builds use their own cache, and ignore the environment variables of whoever runs the tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (engine_source.SOURCE_VARIABLE, compiler.COMPILER_VARIABLE, compiler.ARCHITECTURE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # of a build without a cache, until the process ends
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a build without a cache uses this until the process ends
     return cache.open_folder()
 
 
 @pytest.fixture
 def host_compiler(cache_folder: Path) -> compiler.Compiler:
-    """This machine's C compiler."""
+    """The C compiler of this machine."""
     chosen = compiler.choose(compiler.target_architecture())
     if chosen.is_zig:
         pytest.skip("this machine has no C compiler that makes static-pie programs")

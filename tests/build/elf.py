@@ -1,4 +1,4 @@
-"""The program headers and the dynamic section of an ELF file, by elf(5)."""
+"""Parses the program headers and the dynamic section of an ELF file (elf(5))."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Elf:
-    """What of a file's headers says how it is loaded."""
+    """The headers that tell how a file is loaded."""
 
     type: int
     machine: int
@@ -53,7 +53,7 @@ def read(data: bytes) -> Elf:
 
 
 def faults(data: bytes, architecture: str) -> list[str]:
-    """What keeps the file from being a static, position-independent executable with all protections of its memory."""
+    """Return the properties that a static, position-independent, hardened executable must not have."""
     elf = read(data)
     kinds = [segment.type for segment in elf.segments]
     tags = dict(elf.dynamic)

@@ -1,4 +1,4 @@
-"""Small inputs of a build: a stand-in for the engine that compiles in a moment, and a program to link with it."""
+"""Small inputs of a build: a stand-in for the engine that compiles quickly, and a program to link with it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def encoded(files: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def small_cell(changed: Mapping[str, str] | None = None) -> Cell:
-    """A build of the small inputs, some of which may be changed, with this machine's compiler."""
+    """Return a build of the small inputs with this machine's compiler; `changed` replaces some of the inputs."""
     architecture = compiler.target_architecture()
     return Cell(
         engine=encoded(STAND_IN_ENGINE),
@@ -56,7 +56,7 @@ def small_cell(changed: Mapping[str, str] | None = None) -> Cell:
 def archive(
     path: Path, members: Mapping[str, bytes | tarfile.TarInfo], packaging: Mapping[str, bytes] | None = None
 ) -> Path:
-    """Write a .tar.gz with these members in the sdist's folder of the engine, and others beside this folder."""
+    """Write a .tar.gz with `members` in the sdist's engine folder, and `packaging` beside that folder."""
     engine = {f"{engine_source.ENGINE_FOLDER}/{name}": content for name, content in members.items()}
     with tarfile.open(path, "w:gz") as tar:
         for name, content in {**engine, **(packaging or {})}.items():

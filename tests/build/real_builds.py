@@ -1,6 +1,6 @@
-"""Whole builds with the real engine: `make test-build`.  They need a package index, and take some minutes.
+"""Complete builds with the real engine: `make test-build`. They need a package index and take some minutes.
 
-Each builds this checkout with one C file in place of the cell's, which evaluates its argument.
+Each test builds this checkout with one C file instead of the cell's files. The file evaluates its argument.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RESULT = '[0.30000000000000004,"STRASSE","2026"]'
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this checkout, with the small C file for the cell."""
+    """A copy of this checkout with the small C file instead of the cell."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("promptlogd", "promptlogctl", "sandbox", "systemd", "cell_build", "page_build"):
         shutil.copytree(
@@ -60,18 +60,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that the tests share, so that the engine is compiled once for each compiler and architecture."""
+    """A cache that the tests share, so that each compiler compiles the engine once for each architecture."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)
 def shared_cache(warm_cache: Path, monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
-    """Take the shared cache in place of the test's own."""
+    """Use the shared cache instead of a cache for each test."""
     monkeypatch.setenv(cache.VARIABLE, str(warm_cache))
 
 
 def _pip(*arguments: str | Path, python: str | Path = sys.executable) -> str:
-    """Run pip, and return what it and the build said."""
+    """Run pip, and return the output of pip and of the build."""
     command = [python, "-m", "pip", "--disable-pip-version-check", "-v", *arguments]
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert done.returncode == 0, done.stdout
@@ -79,7 +79,7 @@ def _pip(*arguments: str | Path, python: str | Path = sys.executable) -> str:
 
 
 def _wheel(source: Path, folder: Path, *options: str) -> tuple[zipfile.ZipFile, str]:
-    """Build a wheel, and return it with what the build said."""
+    """Build a wheel, and return it with the output of the build."""
     output = _pip("wheel", "--no-deps", *options, "--wheel-dir", folder, source)
     (path,) = folder.glob("*.whl")
     return zipfile.ZipFile(path), output
@@ -92,7 +92,7 @@ def _sdist(project: Path, folder: Path) -> Path:
 
 
 def _output(wheel: zipfile.ZipFile, folder: Path, emulator: tuple[str, ...] = ()) -> list[str]:
-    """What the executable of a wheel makes of the script."""
+    """Run the executable of a wheel on the script, and return its output."""
     path = Path(wheel.extract(EXECUTABLE, folder))
     path.chmod(0o755)
     done = subprocess.run([*emulator, path, SCRIPT], capture_output=True, text=True, check=True)
@@ -109,7 +109,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_wheel_has_a_hardened_executable_that_runs(project: Path, tmp_path: Path) -> None:
-    """The source comes from the index, the wheel fits any Linux of this architecture, and it says what is in it."""
+    """The engine's source comes from the index; the wheel fits any Linux of this architecture, and has an SBOM."""
     wheel, _ = _wheel(project, tmp_path)
     machine = platform.machine()
     assert str(wheel.filename).endswith(f"-py3-none-manylinux2014_{machine}.musllinux_1_1_{machine}.whl")
@@ -131,7 +131,7 @@ def test_wheel_has_a_hardened_executable_that_runs(project: Path, tmp_path: Path
 def test_second_build_fetches_and_compiles_nothing(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an index and without a compiler, the cache is enough; the wheel has the same bytes."""
+    """A build without an index and without a compiler uses the cache, and the wheel is byte-identical."""
     first, _ = _wheel(project, tmp_path / "first")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     second, output = _wheel(project, tmp_path / "second", "--no-build-isolation")
@@ -140,7 +140,7 @@ def test_second_build_fetches_and_compiles_nothing(
 
 
 def test_sdist_is_enough_to_build_the_same_wheel(project: Path, tmp_path: Path) -> None:
-    """promptlog's own sdist holds the C files and the build, and no executable."""
+    """promptlog's sdist contains the C files and the build code, but no executable."""
     left_behind = project / EXECUTABLE
     left_behind.write_text("from an editable installation")
     sdist = _sdist(project, tmp_path / "sdist")
@@ -156,7 +156,7 @@ def test_sdist_is_enough_to_build_the_same_wheel(project: Path, tmp_path: Path) 
 def test_source_folder_gives_the_same_bytes_offline(
     project: Path, tmp_path: Path, warm_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The unpacked sdist in a folder makes the same executable, in another cache and without an index."""
+    """A folder with the unpacked sdist gives the same executable, with an empty cache and without an index."""
     online, _ = _wheel(project, tmp_path / "online")
     with tarfile.open(warm_cache / f"{engine_source.SDIST_FOLDER}.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")
@@ -169,7 +169,7 @@ def test_source_folder_gives_the_same_bytes_offline(
 
 
 def test_installation_has_the_executable_in_its_place(project: Path, python: Path) -> None:
-    """An editable installation puts it into the tree, another one beside the package's modules."""
+    """An editable installation puts the executable into the source tree, a normal one into the installed package."""
     _pip("install", "--no-deps", "--editable", project, python=python)
     assert os.access(project / EXECUTABLE, os.X_OK)
     (project / EXECUTABLE).unlink()
@@ -181,7 +181,7 @@ def test_installation_has_the_executable_in_its_place(project: Path, python: Pat
 
 
 def test_zig_builds_without_a_compiler(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyPI's ziglang is all that a machine without a C compiler needs.  Its executable has the same protections."""
+    """A machine without a C compiler needs only PyPI's ziglang, whose executable has the same protections."""
     monkeypatch.setenv("CC", "/nowhere/cc")
     wheel, _ = _wheel(project, tmp_path / "first")
     facts = json.loads(wheel.read(f"{EXECUTABLE}.json"))
@@ -194,7 +194,7 @@ def test_zig_builds_without_a_compiler(project: Path, tmp_path: Path, monkeypatc
 
 
 def test_other_architecture_is_cross_built(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """zig builds for arm64 on x86-64, and the other way round.  The executable runs if qemu-user is there."""
+    """zig cross-compiles between arm64 and x86-64. The executable runs if qemu-user is installed."""
     other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
     monkeypatch.setenv("PROMPTLOG_ARCH", other)
     wheel, _ = _wheel(project, tmp_path)

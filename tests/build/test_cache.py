@@ -1,4 +1,4 @@
-"""The cache holds what will run in the jail: nobody else may write to it, and files in it are whole."""
+"""The build cache contains what will run in the jail: no other user may write to it, and its files are complete."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from cell_build import cache
 
 
-def test_cache_is_for_this_user_alone(cache_folder: Path) -> None:
-    """The folder is made with access for its owner only, and found again."""
+def test_cache_is_private(cache_folder: Path) -> None:
+    """The folder is created with access for its owner only, and found again."""
     assert cache_folder.stat().st_mode & 0o777 == 0o700
     assert cache.open_folder() == cache_folder
 
 
 def test_default_is_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """XDG_CACHE_HOME is followed; a relative value is ignored, as its specification wants."""
+    """$XDG_CACHE_HOME is used if it is absolute, and ignored if it is relative, as its specification requires."""
     monkeypatch.delenv(cache.VARIABLE)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -31,7 +31,7 @@ def test_default_is_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.M
 def test_unsafe_cache_is_not_used(
     cache_folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The build goes on with a temporary folder, and says why."""
+    """The build uses a temporary folder instead, and says why."""
     match fault:
         case "of another user":
             monkeypatch.setattr("cell_build.cache.os.geteuid", lambda: cache_folder.stat().st_uid + 1)
@@ -51,8 +51,8 @@ def test_unsafe_cache_is_not_used(
     assert f"Set {cache.VARIABLE} to a folder of your own" in message
 
 
-def test_files_are_whole_or_absent(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that fails leaves the old file, and no other."""
+def test_files_are_complete_or_absent(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed write leaves the old file unchanged, and no temporary file."""
     path = cache_folder / "cells" / "a"
     cache.write(path, b"old", 0o755)
     assert path.stat().st_mode & 0o777 == 0o755
@@ -68,7 +68,7 @@ def test_files_are_whole_or_absent(cache_folder: Path, monkeypatch: pytest.Monke
 
 
 def test_unused_entries_are_removed(cache_folder: Path) -> None:
-    """What no build has used for 30 days goes; what was used stays."""
+    """Entries that no build has used for 30 days are removed, and others stay."""
     for name in ("cells/old/executable", "cells/used/executable", "objects/old", "objects/used"):
         cache.write(cache_folder / name, b"x")
     before = time.time() - 31 * 86_400

@@ -1,4 +1,4 @@
-"""Builds of a small executable with this machine's compiler: the cache, the bytes, the hardening."""
+"""Builds of a small executable with this machine's compiler: caching, reproducible output, and hardening."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("host_compiler")
 
 
 def _counted(cell: Cell, folder: Path) -> Cell:
-    """The same build by a compiler that notes each of its calls in the file `calls`."""
+    """Return the same build with a compiler that records each call in the file `calls`."""
     script = f"import os, sys; open({str(folder / 'calls')!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n'); "
     script += "os.execvp(sys.argv[1], sys.argv[1:])"
     command = (sys.executable, "-c", script, *cell.compiler.command)
@@ -30,7 +30,7 @@ def _counted(cell: Cell, folder: Path) -> Cell:
 
 
 def _compiled(folder: Path) -> list[str]:
-    """The C files that were compiled since the last call."""
+    """Return the C files that were compiled since the last call."""
     calls = folder / "calls"
     lines = calls.read_text().splitlines() if calls.exists() else []
     calls.unlink(missing_ok=True)
@@ -38,7 +38,7 @@ def _compiled(folder: Path) -> list[str]:
 
 
 def test_executable_runs_and_names_its_build(cache_folder: Path) -> None:
-    """The engine is linked in, and the executable knows the same names as the file beside it."""
+    """The engine is linked in, and the executable prints the same build name as the file beside it."""
     cell = small_cell()
     folder = cell.make(cache_folder)
     output = subprocess.run([folder / EXECUTABLE], capture_output=True, check=True, text=True).stdout
@@ -49,7 +49,7 @@ def test_executable_runs_and_names_its_build(cache_folder: Path) -> None:
 
 
 def test_bill_of_materials_names_what_is_linked_in(cache_folder: Path) -> None:
-    """It lists the engine with its licence, and the C library, which no distribution patches in a static executable."""
+    """The bill of materials lists the engine with its licence, and the statically linked C library."""
     folder = small_cell().make(cache_folder)
     bill = json.loads((folder / description.BILL_OF_MATERIALS).read_text())
     engine, libc, launcher = bill["components"]
@@ -70,7 +70,7 @@ def test_bill_of_materials_names_what_is_linked_in(cache_folder: Path) -> None:
 
 
 def test_second_build_compiles_nothing(cache_folder: Path, tmp_path: Path) -> None:
-    """An executable in the cache is used again; after a change of one of promptlog's files the engine's objects are."""
+    """A second build uses the cached executable, or after a change of promptlog's files the cached engine objects."""
     first = _counted(small_cell(), tmp_path)
     made = first.make(cache_folder)
     assert len(_compiled(tmp_path)) == 6
@@ -78,12 +78,12 @@ def test_second_build_compiles_nothing(cache_folder: Path, tmp_path: Path) -> No
     changed = _counted(small_cell({"program.h": "int quickjs_is_linked(void); /* changed */\n"}), tmp_path)
     assert changed.kept(cache_folder) is None
     changed.make(cache_folder)
-    assert _compiled(tmp_path) == ["cell/program.c", "launch.c"]  # the latter takes a moment, and has no object
+    assert _compiled(tmp_path) == ["cell/program.c", "launch.c"]  # the launcher's object is not cached
     assert changed.kept(cache_folder) not in (None, made)
 
 
 def test_all_inputs_name_the_build() -> None:
-    """A change of any input gives another build; the engine's own name changes with the engine alone."""
+    """A change of any input changes the name of the build; the engine's build name depends only on the engine."""
     cell = small_cell()
     others = [
         replace(cell, sources={**cell.sources, "more.h": b""}),
@@ -98,7 +98,7 @@ def test_all_inputs_name_the_build() -> None:
 
 @pytest.mark.parametrize("damaged", [EXECUTABLE, LAUNCHER, description.FACTS])
 def test_damaged_executable_is_not_used(cache_folder: Path, damaged: str) -> None:
-    """A file of the cache that is not as it was written makes the build link again."""
+    """A damaged file in the cache is replaced by a new build."""
     cell = small_cell()
     folder = cell.make(cache_folder)
     assert cell.kept(cache_folder) == folder
@@ -109,7 +109,7 @@ def test_damaged_executable_is_not_used(cache_folder: Path, damaged: str) -> Non
 
 
 def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    """Neither the folders of a build nor its time are in the executable, though the program asks for them."""
+    """Neither the folder nor the time of a build is in the executable, although the program uses __FILE__."""
     asks = {"asks.c": 'const char *place(void);\nconst char *place(void) { return __FILE__ "cell"; }\n'}
     made = []
     for name in ("one", "another-with-a-longer-name"):
@@ -121,7 +121,7 @@ def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_executable_is_hardened(cache_folder: Path) -> None:
-    """No memory is writable and executable, relocations are read-only at start, and no loader or library is needed."""
+    """No memory is writable and executable, relocations are read-only, and no loader or library is needed."""
     cell = small_cell()
     assert elf.faults((cell.make(cache_folder) / EXECUTABLE).read_bytes(), cell.architecture) == []
 
@@ -134,10 +134,10 @@ def test_executable_is_hardened(cache_folder: Path) -> None:
         (("-Wl,-z,now", "-Wl,-z,relro", "-Wl,-z,noexecstack"), ["writable and executable memory"]),
     ],
 )
-def test_check_of_hardening_finds_faults(
+def test_hardening_check_finds_faults(
     cache_folder: Path, link_flags: tuple[str, ...], faults: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check that the last test relies on tells what is wrong with other executables."""
+    """The check of the test above reports each missing protection."""
     monkeypatch.setattr("cell_build.cell.LINK_FLAGS", link_flags)
     both = 'int both __attribute__((section(".both,\\"awx\\",@progbits#"))) = 1;\n'
     cell = small_cell({"both.c": both} if "writable and executable memory" in faults else {})
@@ -146,7 +146,7 @@ def test_check_of_hardening_finds_faults(
 
 @pytest.mark.parametrize("how", ["strcpy", "loop"])
 def test_overflow_of_a_buffer_aborts(cache_folder: Path, how: str) -> None:
-    """A C function that writes past a buffer is stopped before the write, or else at the function's return."""
+    """A write past the end of a buffer aborts the program, before the write or when the function returns."""
     cell = small_cell()
     if how == "strcpy" and cell.compiler.libc[0] != "glibc":
         pytest.skip("fortified functions are glibc's")
@@ -158,8 +158,8 @@ def test_overflow_of_a_buffer_aborts(cache_folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["program.c", "quickjs.c"])
-def test_warnings_are_errors_in_promptlogs_files_alone(cache_folder: Path, name: str) -> None:
-    """The compiler's message is shown for a file of promptlog's; the engine's files are compiled as they are."""
+def test_warnings_are_errors_only_in_promptlogs_files(cache_folder: Path, name: str) -> None:
+    """A warning in promptlog's files fails the build with the compiler's message; one in the engine's does not."""
     unused = "static int unused(void) { return 1; }\n"
     cell = small_cell()
     if name == "quickjs.c":

@@ -1,4 +1,4 @@
-"""Which compiler a build uses, and what it says if there is none."""
+"""The choice of the compiler of a build, and the error if there is none."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cell_build.errors import BuildError
 
 
 def test_compiler_of_the_machine_is_preferred(host_compiler: compiler.Compiler) -> None:
-    """Its identity covers the libraries that become a part of the executable."""
+    """The machine's compiler is used, and its identity covers the libraries that it links statically."""
     assert not host_compiler.is_zig
     assert "libc.a " in host_compiler.identity
 
 
 @pytest.mark.parametrize("reason", ["forced", "no compiler", "cannot link", "does not run"])
-def test_zig_stands_in(host_compiler: compiler.Compiler, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """zig is used where it is asked for, and where no other compiler makes programs that run."""
+def test_zig_is_the_fallback(host_compiler: compiler.Compiler, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """zig is used if it is requested, or if no other compiler makes programs that run."""
     match reason:
         case "forced":
             monkeypatch.setenv("PROMPTLOG_COMPILER", "zig")
@@ -32,8 +32,8 @@ def test_zig_stands_in(host_compiler: compiler.Compiler, reason: str, monkeypatc
     assert compiler.choose("x86_64").identity == compiler.ZIG_REQUIREMENT
 
 
-def test_other_architecture_takes_zig(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cross build uses zig, with an explicit target."""
+def test_other_architecture_uses_zig(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cross build uses zig with an explicit target."""
     monkeypatch.setattr("cell_build.compiler.platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PROMPTLOG_ARCH", "aarch64")
     chosen = compiler.choose(compiler.target_architecture())
@@ -42,7 +42,7 @@ def test_other_architecture_takes_zig(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_settings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt setting is not ignored."""
+    """A misspelt setting is an error."""
     monkeypatch.setenv("PROMPTLOG_COMPILER", "zigg")
     with pytest.raises(BuildError, match="PROMPTLOG_COMPILER=zigg is unknown"):
         compiler.choose("x86_64")
@@ -52,8 +52,8 @@ def test_unknown_settings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("installed", [None, "0.16.0"])
-def test_missing_zig_is_told(installed: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build without isolation says which version to install."""
+def test_error_without_zig(installed: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build without isolation names the version of zig to install."""
 
     def version(name: str) -> str:
         if installed is None:
@@ -68,7 +68,7 @@ def test_missing_zig_is_told(installed: str | None, monkeypatch: pytest.MonkeyPa
 def test_misleading_variables_do_not_reach_the_compiler(
     host_compiler: compiler.Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A header on the user's CPATH does not get into the executable."""
+    """Headers on the user's CPATH are not used."""
     (tmp_path / "stdio.h").write_text("#error taken from CPATH\n")
     (tmp_path / "a.c").write_text("#include <stdio.h>\n")
     monkeypatch.setenv("CPATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The engine's files are exactly those of the pinned sdist, whatever the archive or the folder holds."""
+"""The engine's files are exactly those of the pinned sdist, whatever else the archive or the folder contains."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _read(path: Path) -> engine_source.Files:
     return engine_source.from_archive(path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def test_archive_gives_the_named_files_alone(tmp_path: Path) -> None:
-    """Members with other names are not read, and nothing is written, wherever their names point to."""
+def test_only_named_files_of_the_archive_are_read(tmp_path: Path) -> None:
+    """Archive members with other names are ignored, and no file is written, whatever path they name."""
     path = archive(tmp_path / "a.tar.gz", {**FILES, "../../../escaped": b"x", "other.c": b"x"})
     assert _read(path) == FILES
     assert set(tmp_path.iterdir()) == {path, tmp_path / "cache"}
@@ -30,7 +30,7 @@ def test_archive_gives_the_named_files_alone(tmp_path: Path) -> None:
 
 
 def test_wrong_hash_is_refused(tmp_path: Path) -> None:
-    """An archive that holds the right files is refused if its hash is not the pinned one."""
+    """An archive with the right files is refused if its hash is not the pinned one."""
     path = archive(tmp_path / "a.tar.gz", FILES)
     assert _read(path) == FILES
     with pytest.raises(BuildError, match=r"its SHA-256 is .* not 43d2e482"):
@@ -39,7 +39,7 @@ def test_wrong_hash_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["missing", "too large", "symbolic link", "hard link", "device"])
 def test_unusable_member_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Each named member must be a regular file within the limit."""
+    """Each required member must be a regular file within the size limit."""
     monkeypatch.setattr(engine_source, "MAX_FILE_BYTES", 10_000)
     members: dict[str, bytes | tarfile.TarInfo] = dict(FILES)
     assert _read(archive(tmp_path / "good.tar.gz", members)) == FILES
@@ -57,7 +57,7 @@ def test_unusable_member_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("below", ["", engine_source.ENGINE_FOLDER])
 def test_folder_gives_the_same_files(tmp_path: Path, below: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable names an unpacked sdist, or the folder of the engine's files in it."""
+    """The variable can name an unpacked sdist, or the folder of the engine's files in it."""
     folder = tmp_path / "unpacked"
     (folder / below).mkdir(parents=True)
     for name, data in FILES.items():
@@ -67,27 +67,27 @@ def test_folder_gives_the_same_files(tmp_path: Path, below: str, monkeypatch: py
 
 
 def test_folder_without_a_file_is_refused(tmp_path: Path) -> None:
-    """The message names the variable and the missing file."""
+    """The error names the variable and the missing file."""
     with pytest.raises(BuildError, match=r"(?s)PROMPTLOG_QUICKJS_SOURCE=.* has not all files .*quickjs\.c"):
         engine_source.from_folder(tmp_path)
 
 
 def test_missing_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that does not exist is no reason to fetch the source from elsewhere."""
+    """If the given path does not exist, the build fails and does not fetch the source."""
     monkeypatch.setenv(engine_source.SOURCE_VARIABLE, str(tmp_path / "nothing"))
     with pytest.raises(BuildError, match=r"cannot be read: No such file"):
         engine_source.find(tmp_path)
 
 
 def test_damaged_archive_in_the_cache_is_not_used(cache_folder: Path) -> None:
-    """It is fetched again."""
+    """A damaged archive is not used, so that the build fetches it again."""
     archive(cache_folder / f"{engine_source.SDIST_FOLDER}.tar.gz", FILES)
     assert engine_source.find(cache_folder) is None
 
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An index with one sdist, named as the pinned one, whose code writes the file `ran` when it is executed."""
+    """An index with one sdist that has the pinned name. Its code creates the file `ran` when it is executed."""
     ran = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     packaging = {
         "PKG-INFO": f"Metadata-Version: 2.1\nName: quickjs-ng\nVersion: {engine_source.SDIST_VERSION}\n",
@@ -104,7 +104,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_fetching_runs_no_code_of_the_sdist(
     index: Path, tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pip fetches the sdist, and asks the stub for its metadata.  The archive is in the cache afterwards."""
+    """pip fetches the sdist without running its code, and the archive is in the cache afterwards."""
     with tarfile.open(index) as tar:
         script = tar.extractfile(f"{engine_source.SDIST_FOLDER}/setup.py")
         assert script is not None
@@ -118,7 +118,7 @@ def test_fetching_runs_no_code_of_the_sdist(
 
 
 def test_index_with_another_sdist_is_refused(index: Path, tmp_path: Path, cache_folder: Path) -> None:
-    """An sdist of the same name with another hash is neither unpacked nor kept."""
+    """An sdist of the same name with another hash is neither unpacked nor cached."""
     with pytest.raises(BuildError, match=r"(?s)DO NOT MATCH THE HASHES.*43d2e482"):
         engine_source.fetch(cache_folder)
     assert index.exists()
@@ -127,7 +127,7 @@ def test_index_with_another_sdist_is_refused(index: Path, tmp_path: Path, cache_
 
 
 def test_without_an_index_the_message_says_what_to_set(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip's own words, and the variable for builds without a network."""
+    """The error contains pip's message, and the variable for builds without a network."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(BuildError, match=r"(?s)pip could not fetch .*No matching distribution.*set PROMPTLOG_QUICKJS"):
@@ -135,13 +135,13 @@ def test_without_an_index_the_message_says_what_to_set(cache_folder: Path, monke
 
 
 def test_without_pip_the_message_says_so(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build without isolation may have no pip."""
+    """The error says that pip is missing, as in a build without isolation."""
     monkeypatch.setattr("cell_build.engine_source.importlib.util.find_spec", lambda name: None)
     with pytest.raises(BuildError, match=r"pip is not installed here"):
         engine_source.fetch(cache_folder)
 
 
 def test_version_and_licence_come_from_the_files() -> None:
-    """What is said about the engine is true for a folder of another version, too."""
+    """Version and licence of the engine are read from its files, so that they also fit another version."""
     assert engine_source.version(FILES) == "9.8.7"
     assert engine_source.licence(FILES) == "An engine.\n\nCopyright (c) somebody"

@@ -1,4 +1,4 @@
-"""What the build hook asks hatchling to install, and what it puts into a wheel or into the source tree."""
+"""The build hook: the requirements that it adds, and the files that it puts into a wheel or the source tree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.build.inputs import LAUNCHER, SOURCES, STAND_IN_ENGINE
 
 @pytest.fixture
 def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CustomBuildHook:
-    """The hook of a project with small C files, and with the engine's source in a folder."""
+    """The hook of a project with small C files and the engine's source in a folder."""
     jail, cells = (tmp_path / "project" / folder for folder in (SOURCE_FOLDER, LAUNCHER_FOLDER))
     engine = tmp_path / "engine"
     for folder, files in ((jail, SOURCES), (cells, LAUNCHER), (engine, STAND_IN_ENGINE)):
@@ -41,7 +41,7 @@ def _build_data() -> dict[str, Any]:
 
 @pytest.mark.usefixtures("host_compiler")
 def test_wheel_gets_the_executable_and_its_descriptions(hook: CustomBuildHook, tmp_path: Path) -> None:
-    """The wheel is for one architecture and for any C library; the source tree stays as it is."""
+    """The wheel is for one architecture and any C library, and the build does not change the source tree."""
     build_data = _build_data()
     tree = sorted((tmp_path / "project").rglob("*"))
     hook.initialize("standard", build_data)
@@ -56,8 +56,8 @@ def test_wheel_gets_the_executable_and_its_descriptions(hook: CustomBuildHook, t
 
 
 @pytest.mark.usefixtures("host_compiler")
-def test_editable_installation_gets_the_executable_into_the_tree(hook: CustomBuildHook, tmp_path: Path) -> None:
-    """The executable lies where an installed package has it."""
+def test_editable_installation_puts_the_executable_into_the_tree(hook: CustomBuildHook, tmp_path: Path) -> None:
+    """An editable installation puts the executable where an installed package has it."""
     hook.initialize("editable", _build_data())
     executable = tmp_path / "project" / SOURCE_FOLDER / "quickjs-cell"
     assert executable.stat().st_mode & 0o111
@@ -66,19 +66,19 @@ def test_editable_installation_gets_the_executable_into_the_tree(hook: CustomBui
 
 
 @pytest.mark.usefixtures("host_compiler")
-def test_nothing_is_installed_where_there_is_a_compiler(hook: CustomBuildHook) -> None:
-    """With a compiler and the engine's source a build needs hatchling alone."""
+def test_no_requirement_with_a_compiler(hook: CustomBuildHook) -> None:
+    """With a compiler and the engine's source, a build needs no further package."""
     assert hook.dependencies() == []
 
 
 def test_pip_is_installed_to_fetch_the_source(hook: CustomBuildHook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An isolated build has no pip of its own."""
+    """A build that must fetch the source requires pip, because an isolated build has none."""
     monkeypatch.delenv(engine_source.SOURCE_VARIABLE)
     assert hook.dependencies()[0].startswith("pip")
 
 
 def test_zig_is_installed_only_to_compile(hook: CustomBuildHook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """zig is asked for where there is no compiler, and not where the executable that it made is in the cache."""
+    """zig is required if there is no compiler, unless the executable is cached."""
     monkeypatch.setenv("PROMPTLOG_COMPILER", "zig")
     assert hook.dependencies() == ["ziglang==0.15.2"]
     monkeypatch.setattr(Cell, "kept", lambda self, cache_folder: cache_folder)
@@ -89,7 +89,7 @@ def test_zig_is_installed_only_to_compile(hook: CustomBuildHook, monkeypatch: py
 def test_the_pages_editor_comes_from_the_cache(
     hook: CustomBuildHook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An editor in the cache goes into the wheel, or into the tree of an editable installation; nothing is fetched."""
+    """A cached editor goes into the wheel or the source tree, and nothing is fetched."""
     monkeypatch.setenv(page_build.VARIABLE, "required")
     monkeypatch.setattr(page_build.editor, "fetch", None)
     folder = page_build.cache_place(cache.open_folder())
@@ -104,6 +104,6 @@ def test_the_pages_editor_comes_from_the_cache(
 
 
 def test_deno_is_installed_to_fetch_the_editor(hook: CustomBuildHook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the editor has to be fetched, the build gets Deno."""
+    """A build that must fetch the editor requires Deno."""
     monkeypatch.delenv(page_build.VARIABLE)
     assert page_build.DENO_REQUIREMENT in hook.dependencies()

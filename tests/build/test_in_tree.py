@@ -1,4 +1,4 @@
-"""The executable that an editable installation has put into this source tree."""
+"""The executable that an editable installation puts into this source tree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / checkout.SOURCE_FOLDER
 
 
 def test_executables_of_the_tree_are_hardened_and_described() -> None:
-    """The tests run with the executables that a wheel would have."""
+    """The executables that the tests run are hardened, and match their description, as in a wheel."""
     data = (FOLDER / EXECUTABLE).read_bytes()
     facts = json.loads((FOLDER / description.FACTS).read_text())
     assert hashlib.sha256(data).hexdigest() == facts["sha256"]
@@ -25,7 +25,7 @@ def test_executables_of_the_tree_are_hardened_and_described() -> None:
     assert elf.faults(launcher, facts["architecture"]) == []
 
 
-def test_artifacts_are_made_again_with_another_engine() -> None:
-    """The build of QuickJS's artifacts begins with that of the executable, which covers the engine."""
+def test_artifact_build_depends_on_the_executable() -> None:
+    """The build name of QuickJS's artifacts begins with that of the executable, so that it covers the engine."""
     facts = json.loads((FOLDER / description.FACTS).read_text())
     assert version.artifact_build().startswith(f"{facts['build']}-")

@@ -1,4 +1,4 @@
-"""The editor of the page: what is made of the packages, and what happens without them."""
+"""The page's editor: the files that are made from its packages, and builds without the packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import page_build
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """All locked packages, as Deno lays them out, with small modules."""
+    """All locked packages in Deno's layout, with small modules."""
     lock = json.loads((Path(page_build.__file__).parent / "deno.lock").read_text())
     for key in lock["npm"]:
         name = key.rpartition("@")[0]
@@ -32,7 +32,7 @@ def packages(tmp_path: Path) -> Path:
 
 
 def test_imports_name_files(packages: Path) -> None:
-    """Imports of packages become imports of files that are there; texts that look like imports stay."""
+    """Imports of packages become imports of existing files; string literals that look like imports are unchanged."""
     modules = page_build.modules_of(packages)
     source = modules["codemirror-view.js"].decode()
     imports = "\n".join(source.splitlines()[:-1])
@@ -42,8 +42,8 @@ def test_imports_name_files(packages: Path) -> None:
     assert b"licence of @codemirror/view" in modules[page_build.LICENSES]
 
 
-def test_a_package_that_is_missing(tmp_path: Path) -> None:
-    """If a locked package is not there, the build says which."""
+def test_a_missing_package(tmp_path: Path) -> None:
+    """The error names a locked package that is missing."""
     with pytest.raises(page_build.EditorError, match="@codemirror/view"):
         page_build.modules_of(tmp_path)
 
@@ -52,7 +52,7 @@ def test_a_package_that_is_missing(tmp_path: Path) -> None:
 def test_without_deno(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wish: str
 ) -> None:
-    """Without Deno the build goes on with a warning; a release, which requires the editor, fails."""
+    """Without Deno the build continues with a warning; a release build, which requires the editor, fails."""
     monkeypatch.setenv(page_build.VARIABLE, wish)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     if wish:
@@ -63,8 +63,8 @@ def test_without_deno(
         assert "a plain text field" in capsys.readouterr().err
 
 
-def test_a_registry_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the packages can't be fetched, the error has Deno's words."""
+def test_an_unreachable_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the packages can't be fetched, the error contains Deno's message."""
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9/")
     with pytest.raises(page_build.EditorError, match="deno could not fetch it"):
         page_build.fetch(tmp_path)
