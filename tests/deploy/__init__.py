@@ -1,5 +1,5 @@
-"""promptlog installed under a real systemd: `make test-deploy`. Root alone can run it.
+"""Tests of promptlog installed under a real systemd: `make test-deploy`. They need root.
 
-`root` builds a Debian root, `machine` boots it with systemd-nspawn, `wheels` gets promptlog into it, and `inside` is
-what is checked there. `__main__` puts them together.
+`root` builds a Debian root, `machine` boots it with systemd-nspawn, `wheels` provides promptlog's wheels, `inside` has
+the tests that run in the machine, and `__main__` runs them all.
 """

@@ -27,7 +27,7 @@ PYTHONPATH=/checks exec /opt/promptlog/bin/python -m pytest -p no:cacheprovider 
 
 
 def check(release: str, options: str) -> int:
-    """Build, boot and check one release. Return the exit code of pytest in it."""
+    """Build, boot and test one release, and return pytest's exit code."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="run-", dir=root.cache_folder()) as name:
         folder = Path(name)
@@ -43,7 +43,7 @@ def check(release: str, options: str) -> int:
 
 
 def main() -> int:
-    """Check each release that is named. Return 0 if all are right."""
+    """Test each release that is named. Return 0 if all tests pass."""
     parser = argparse.ArgumentParser()
     parser.add_argument("releases", nargs="+", metavar="RELEASE")
     parser.add_argument("--options", default="", help="further options of pytest in the machine")

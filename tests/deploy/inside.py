@@ -1,7 +1,7 @@
-"""What is checked in a machine that systemd has booted, as root: the service from its installation to its removal.
+"""Tests that run as root in a machine that systemd has booted: the service from installation to removal.
 
-The tests are in the order of an operator's day, and each goes on where the one before ended. promptlog is in
-/opt/promptlog; pytest is beside it, not in it.
+The tests follow an operator's day in order, and each starts from the state that the one before left. promptlog is in
+/opt/promptlog; pytest is installed outside of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DAEMON, LISTENER, HTTP = "promptlogd.service", "promptlogd.socket", "promptlog-h
 REVERSE = "const result = [...prompt].reverse().join('')"
 
 PATIENT = LimitsAsked(wall_ms=20_000)
-"""A busy host gives a run little CPU time in its usual second."""
+"""A longer wall limit, because a busy host may give a run little CPU time per second."""
 
 JAIL_UIDS = """\
 [Service]
@@ -45,11 +45,11 @@ ReadWritePaths=/run/lock
 """
 
 _BEFORE: set[str] = set()
-"""What was there before the installation."""
+"""The paths that existed before the installation."""
 
 
 def run(*command: str | Path, code: int | None = 0, user: str | None = None, seconds: float = 90) -> str:
-    """Run a command, as a user; check its exit code, and return what it printed."""
+    """Run a command as this user, check its exit code, and return its output."""
     line = ["runuser", "-u", user, "--", *map(str, command)] if user else list(map(str, command))
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(SOCKET), "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
     done = subprocess.run(
@@ -77,7 +77,7 @@ def systemctl(*arguments: str, code: int | None = 0) -> str:
 
 
 def shown(unit: str, name: str) -> str:
-    """Return a property of a unit."""
+    """Return the value of a unit's property."""
     return systemctl("show", unit, f"--property={name}", "--value").strip()
 
 
@@ -87,7 +87,7 @@ def main_pid() -> int:
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it did not come to that in time"
@@ -95,14 +95,14 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def cpu_limit(client: Client) -> float:
-    """Return the CPU limit that ends a run that asks for none."""
+    """Return the CPU limit of a run that requests none."""
     outcome = client.run_source("for (;;);", limits=PATIENT).outcome
     assert isinstance(outcome, CpuLimit), outcome
     return outcome.limit
 
 
 def journal(unit: str = DAEMON, *, since: str = "") -> list[dict[str, str]]:
-    """Return the lines of a unit in the journal, of this boot. `since`: a cursor."""
+    """Return a unit's lines in the journal of this boot. `since` is a journal cursor."""
     run("journalctl", "--sync")
     after = [f"--after-cursor={since}"] if since else []
     text = run("journalctl", "--boot", f"--unit={unit}", "--output=json", "--no-pager", *after)
@@ -110,18 +110,18 @@ def journal(unit: str = DAEMON, *, since: str = "") -> list[dict[str, str]]:
 
 
 def said(unit: str = DAEMON, *, since: str = "") -> str:
-    """Return the messages of a unit."""
+    """Return a unit's messages as text."""
     return "\n".join(str(line["MESSAGE"]) for line in journal(unit, since=since))
 
 
 def cursor() -> str:
-    """Return where the journal is now."""
+    """Return the cursor of the end of the journal."""
     run("journalctl", "--sync")
     return str(re.findall(r"cursor: (\S+)", run("journalctl", "--lines=0", "--show-cursor"))[-1])
 
 
 def processes() -> list[str]:
-    """Return the command lines of all processes that are promptlog's, other than those of this test."""
+    """Return the command lines of all processes of promptlog except those of this test."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) not in (os.getpid(), os.getppid()):
@@ -135,7 +135,7 @@ def processes() -> list[str]:
 
 
 def files() -> set[str]:
-    """Return all paths that the installation could leave something at."""
+    """Return all paths where the installation could leave something."""
     skipped = ("/proc", "/sys", "/dev", "/opt", "/checks", "/shared", "/tmp", "/var/log/journal", "/run/systemd")
     found = set()
     for parent, names, others in os.walk("/"):
@@ -146,7 +146,7 @@ def files() -> set[str]:
 
 @contextmanager
 def drop_in(name: str, text: str) -> Iterator[None]:
-    """Have a file in the configuration's drop-in folder."""
+    """Create a drop-in of the configuration for the duration of the block."""
     DROP_INS.mkdir(exist_ok=True)
     (DROP_INS / name).write_text(text)
     try:
@@ -158,8 +158,8 @@ def drop_in(name: str, text: str) -> Iterator[None]:
 # --- installation ----------------------------------------------------------------------------------------------------
 
 
-def test_it_is_installed() -> None:
-    """install-service starts the socket and not the daemon; run again, it writes nothing."""
+def test_installation() -> None:
+    """install-service starts the socket but not the daemon, and writes nothing when it runs again."""
     _BEFORE.update(files())
     text = ctl("install-service")
     assert "wrote /etc/systemd/system/promptlogd.service" in text
@@ -175,8 +175,8 @@ def test_it_is_installed() -> None:
     assert "wrote" not in ctl("install-service")
 
 
-def test_systemd_has_nothing_to_say() -> None:
-    """This systemd knows every directive of the units, and rates them as promised."""
+def test_systemd_accepts_the_units() -> None:
+    """This systemd knows every directive of the units, and their exposure levels are as documented."""
     for unit, most in ((DAEMON, 2.0), ("promptlog-http.service", 1.0)):
         assert run("systemd-analyze", "verify", "--man=no", f"/etc/systemd/system/{unit}") == ""
         level = re.search(r"exposure level for \S+: ([0-9.]+)", run("systemd-analyze", "security", unit))
@@ -186,7 +186,7 @@ def test_systemd_has_nothing_to_say() -> None:
 
 
 def test_the_first_message_starts_the_daemon() -> None:
-    """A client that connects is answered, without a start by hand."""
+    """A client that connects is answered without a manual start of the daemon."""
     assert main_pid() == 0
     assert f"pid {main_pid() or ''}".strip() in (text := ctl("ping"))
     assert main_pid() > 0
@@ -201,7 +201,7 @@ def test_the_first_message_starts_the_daemon() -> None:
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_the_main_job(engine: str) -> None:
-    """A program is kept by its SHA-256, and run on a prompt."""
+    """A program is stored under its SHA-256, runs on a prompt, and is held to its limits."""
     program = Path("/tmp/reverse.js")
     program.write_text(f"{REVERSE} // {engine}")
     hash = hashlib.sha256(program.read_bytes()).hexdigest()
@@ -221,7 +221,7 @@ def test_the_main_job(engine: str) -> None:
 
 
 def test_the_main_job_over_http() -> None:
-    """The first request starts the HTTP API, which has no network of its own, and names a tenant for each caller."""
+    """The first request starts the HTTP API, which has no network of its own and names a tenant for each caller."""
     systemctl("enable", "--now", HTTP)
     assert systemctl("is-active", "promptlog-http.service", code=3).strip() == "inactive"
     request = urllib.request.Request(
@@ -233,15 +233,15 @@ def test_the_main_job_over_http() -> None:
         assert json.loads(response.read()) == "olleh"
     pid = shown("promptlog-http.service", "MainPID")
     assert Path(f"/proc/{pid}/status").stat().st_uid == pwd.getpwnam("promptlog-http").pw_uid
-    assert len(Path(f"/proc/{pid}/net/dev").read_text().splitlines()) == 3  # two of heads, and loopback
+    assert len(Path(f"/proc/{pid}/net/dev").read_text().splitlines()) == 3  # two header lines, and loopback
     assert "name tenants" not in said("promptlog-http.service")
 
 
 # --- access ----------------------------------------------------------------------------------------------------------
 
 
-def test_who_may_connect() -> None:
-    """Members of the group may; other users may not, are told why, and reach neither programs nor configuration."""
+def test_access_to_the_socket() -> None:
+    """Only members of the group can connect; others get the reason, and reach neither programs nor configuration."""
     for user in ("alice", "mallory"):
         run("useradd", "--create-home", "--shell", "/bin/sh", user)
     run("usermod", "--append", "--groups", "promptlog-clients", "alice")
@@ -257,8 +257,8 @@ def test_who_may_connect() -> None:
     run("mv", SOCKET, f"{SOCKET}.mine", user="promptlog", code=1)
 
 
-def test_uids_are_told_apart() -> None:
-    """The daemon sees its clients' own uids: a program is listed with the one who submitted it."""
+def test_programs_list_their_submitters_uid() -> None:
+    """The daemon sees the real uid of each client, and lists it with the programs that the client submitted."""
     source = Path("/tmp/alice.js")
     source.write_text("return 'of alice'")
     source.chmod(0o644)
@@ -268,8 +268,8 @@ def test_uids_are_told_apart() -> None:
         assert client.show(hash).created_by == pwd.getpwnam("alice").pw_uid
 
 
-def test_jails_can_have_uids_of_their_own() -> None:
-    """With the drop-in of docs/operations.md each jail has a uid that nobody else has; without it they share one."""
+def test_jail_uids() -> None:
+    """With the drop-in of docs/operations.md each jail has a uid of its own; without it all jails share one."""
     with Client(SOCKET) as client:
         assert client.stats().jail_uids.startswith("shared: ")
     folder = Path("/etc/systemd/system/promptlogd.service.d")
@@ -296,8 +296,8 @@ def test_jails_can_have_uids_of_their_own() -> None:
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
-def test_a_reload_changes_limits_and_drops_nobody() -> None:
-    """`systemctl reload` takes a drop-in; a client that is connected, and a run that runs, go on."""
+def test_a_reload_interrupts_nobody() -> None:
+    """`systemctl reload` applies a drop-in without interrupting connected clients or current runs."""
     pid = main_pid()
     with Client(SOCKET) as client:
         slow = "const t = Date.now(); while (Date.now() - t < 2000); return 'done'"
@@ -314,14 +314,14 @@ def test_a_reload_changes_limits_and_drops_nobody() -> None:
     assert shown(DAEMON, "NRestarts") == "0"
 
 
-def test_a_wrong_configuration_is_not_taken() -> None:
-    """`systemctl reload` fails and names what is wrong, and the daemon goes on as before."""
+def test_an_invalid_configuration_is_not_applied() -> None:
+    """`systemctl reload` fails and names the mistake, and the daemon goes on with the old settings."""
     pid, since = main_pid(), cursor()
     with drop_in("50-wrong.toml", "[limits.default]\ncpu = 90\n"):
         systemctl("reload", DAEMON, code=1)
         text = run(BIN / "promptlogd", "--config", "/etc/promptlog/promptlog.toml", "--check-config", code=1)
         assert "50-wrong.toml: there is no setting limits.default.cpu" in text
-        os.kill(pid, signal.SIGHUP)  # without the check of ExecReload=
+        os.kill(pid, signal.SIGHUP)  # bypasses the check in ExecReload=
         until(lambda: "the settings stay as they are" in said(since=since))
     assert (main_pid(), shown(DAEMON, "ActiveState")) == (pid, "active")
     with Client(SOCKET) as client:
@@ -329,12 +329,12 @@ def test_a_wrong_configuration_is_not_taken() -> None:
     systemctl("reload", DAEMON)
 
 
-def test_a_daemon_that_can_not_start_is_tried_again() -> None:
-    """A client that waits is served as soon as the configuration is right, without another command."""
+def test_a_daemon_that_can_not_start_is_retried() -> None:
+    """A waiting client is served as soon as the configuration is valid, without another command."""
     systemctl("stop", DAEMON)
     with drop_in("50-wrong.toml", "[limits.default]\ncpu = 90\n"):
         waiting = subprocess.Popen([BIN / "promptlogctl", "--socket", SOCKET, "ping"], stdout=subprocess.PIPE)
-        until(lambda: int(shown(DAEMON, "NRestarts")) >= 7, 60)  # more than systemd's own limit of 5
+        until(lambda: int(shown(DAEMON, "NRestarts")) >= 7, 60)  # more often than systemd's default limit of 5
         assert waiting.poll() is None
     output, _ = waiting.communicate(timeout=60)
     assert b"promptlogd" in output
@@ -345,7 +345,7 @@ def test_a_daemon_that_can_not_start_is_tried_again() -> None:
 
 
 class _Load(threading.Thread):
-    """Submits programs, and runs them, until it is stopped. Notes what was acknowledged."""
+    """Submits and runs programs until it is stopped, and records what was acknowledged."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -375,7 +375,7 @@ class _Load(threading.Thread):
 
 
 def test_restarts_under_load_lose_nothing() -> None:
-    """Programs that were acknowledged are there after restarts and kills; no process of an earlier daemon is."""
+    """Acknowledged programs survive restarts and kills of the daemon, and no process of an earlier daemon does."""
     loads = [_Load(number) for number in range(4)]
     for load in loads:
         load.start()
@@ -412,7 +412,7 @@ def test_restarts_under_load_lose_nothing() -> None:
             try:
                 line = (folder / "cmdline").read_bytes()
                 if b"nsjail" in line or b"quickjs-cell" in line or b"/bin/deno" in line:
-                    # All belong to the daemon that runs now, which started after the earlier ones had ended.
+                    # All processes belong to the current daemon, which started after the earlier ones had ended.
                     assert Path(folder, "stat").stat().st_ctime >= Path(f"/proc/{main_pid()}").stat().st_ctime - 1
                     assert (folder / "cgroup").read_text().splitlines()[-1].startswith(cgroup)
             except FileNotFoundError:
@@ -420,11 +420,11 @@ def test_restarts_under_load_lose_nothing() -> None:
 
 
 def test_a_hung_daemon_is_restarted() -> None:
-    """A daemon whose loop stands still is killed by systemd's watchdog, and clients are served by the next one."""
+    """The systemd watchdog kills a daemon whose event loop hangs, and the next daemon serves the waiting clients."""
     pid, since = main_pid(), cursor()
     began = time.monotonic()
     os.kill(pid, signal.SIGSTOP)
-    with Client(SOCKET) as client:  # its connection waits in the socket's queue
+    with Client(SOCKET) as client:  # the connection waits in the socket's queue
         assert client.ping().pid != pid
     print(f"served again after {time.monotonic() - began:.1f} s")
     assert main_pid() not in (0, pid)
@@ -432,8 +432,8 @@ def test_a_hung_daemon_is_restarted() -> None:
     assert ctl("exec", "-e", "return 1").strip() == "1"
 
 
-def test_a_stop_drains() -> None:
-    """`systemctl stop` lets a run that runs finish; then no process is left, and the socket still listens."""
+def test_a_stop_waits_for_runs() -> None:
+    """`systemctl stop` lets the current run finish; then no process is left, and the socket still listens."""
     with Client(SOCKET) as client:
         slow = "const t = Date.now(); while (Date.now() - t < 2000); return 'done'"
         pending = client.start(None, source=slow, limits=LimitsAsked(cpu_ms=9000, wall_ms=20_000))
@@ -448,8 +448,8 @@ def test_a_stop_drains() -> None:
     assert "promptlogd" in ctl("ping")
 
 
-def test_the_journal_is_right() -> None:
-    """Each line has its priority and one line of text; nothing of a program or a prompt is in it."""
+def test_messages_in_the_journal() -> None:
+    """Each message has its priority and one line, and contains nothing of a program or a prompt."""
     since = cursor()
     secret = "only-in-the-prompt-7391"
     with Client(SOCKET) as client:
@@ -475,8 +475,8 @@ def test_the_journal_is_right() -> None:
 # --- a user's own ----------------------------------------------------------------------------------------------------
 
 
-def test_a_users_own_service() -> None:
-    """--user needs no root: the socket is where this user's commands look, and uninstall-service takes all away."""
+def test_the_service_of_a_user() -> None:
+    """`install-service --user` needs no root, commands find its socket, and uninstall-service removes everything."""
     uid = pwd.getpwnam("mallory").pw_uid
     run("loginctl", "enable-linger", "mallory")
     until(lambda: Path(f"/run/user/{uid}/systemd/private").exists())
@@ -503,8 +503,8 @@ def test_a_users_own_service() -> None:
 # --- removal ---------------------------------------------------------------------------------------------------------
 
 
-def test_uninstall_keeps_what_is_the_operators() -> None:
-    """Programs, and a configuration that was changed, stay until --purge; installed again, the programs are there."""
+def test_uninstall_keeps_programs_and_configuration() -> None:
+    """Programs and a changed configuration stay until --purge, and are used after a new installation."""
     configuration = Path("/etc/promptlog/promptlog.toml")
     configuration.write_text(configuration.read_text() + "\n[scheduler]\nqueue = 77\n")
     with Client(SOCKET) as client:
@@ -523,7 +523,7 @@ def test_uninstall_keeps_what_is_the_operators() -> None:
 
 
 def test_uninstall_leaves_nothing() -> None:
-    """After --purge there is no file, user, group, process or cgroup of promptlog beside its own environment."""
+    """After --purge no file, user, group, process or cgroup of promptlog is left outside of its own environment."""
     with socket.socket(socket.AF_UNIX) as idle:
         idle.connect(str(SOCKET))
         ctl("uninstall-service", "--purge")

@@ -1,7 +1,7 @@
 """Boots a root with systemd-nspawn, runs one script in it, and leaves nothing behind.
 
-systemd is process 1 there, with a network of its own (loopback alone). On hosts of cgroup version 1 it has a hierarchy
-of version 2 without controllers.
+systemd is process 1 of the machine, whose network has only a loopback interface. On a host with cgroup version 1, the
+machine has a hierarchy of version 2 without controllers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REMOVE_S = 5.0
 
 
 def boot(root: Path, shared: Path, script: str, *, seconds: float) -> int:
-    """Boot, run a shell script, print its output as it comes, and return its exit code.
+    """Boot the machine, run a shell script, print its output as it comes, and return its exit code.
 
     The script finds the folder `shared` at /shared. Raises TimeoutError after `seconds`.
     """
@@ -65,7 +65,7 @@ def boot(root: Path, shared: Path, script: str, *, seconds: float) -> int:
             _stop(process)
             for folder in cgroups:
                 _remove(folder)
-            # systemd-nspawn leaves this where /run is on a disk.
+            # systemd-nspawn leaves this folder behind if /run is on a disk.
             shutil.rmtree(_PROPAGATED / name, ignore_errors=True)
 
 
@@ -93,7 +93,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _make_cgroups() -> list[Path]:
-    """Make cgroups for the machine, in which systemd-nspawn makes its own, so that all can be removed."""
+    """Create cgroups for the machine. systemd-nspawn creates its own below them, so that all can be removed."""
     mounts = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/systemd")]
     folders = [mount / f"promptlog-deploy-{os.getpid()}" for mount in mounts if (mount / "cgroup.procs").exists()]
     for folder in folders:
@@ -102,7 +102,7 @@ def _make_cgroups() -> list[Path]:
 
 
 def _remove(cgroup: Path) -> None:
-    """Remove a cgroup and those below it. The kernel may take some ms to let go of ended processes."""
+    """Remove a cgroup and those below it. The kernel may take some milliseconds to release ended processes."""
     deadline = time.monotonic() + _REMOVE_S
     while cgroup.exists():
         for parent, _, _ in os.walk(cgroup, topdown=False):

@@ -1,4 +1,4 @@
-"""Debian roots: built once, kept as a tar file in the cache, and unpacked for each boot."""
+"""Debian roots, which are built once, cached as tar files, and unpacked for each boot."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import subprocess
 from pathlib import Path
 
 PACKAGES = ("systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-venv")
-"""What a root has beside Debian's required packages."""
+"""Packages of a root besides Debian's required packages."""
 
 _BUILD_S, _UNPACK_S = 900, 120
 
 
 def cache_folder() -> Path:
-    """Return the folder that is kept between runs: a Debian root takes minutes to build."""
+    """Return the folder that is kept between runs, because building a Debian root takes minutes."""
     wanted = os.environ.get("XDG_CACHE_HOME", "")
     folder = (Path(wanted) if wanted.startswith("/") else Path.home() / ".cache") / "promptlog" / "deploy"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 
 def archive(release: str) -> Path:
-    """Return the tar file of a root of this release of Debian; build it if it is not there."""
+    """Return the tar file of a root of this Debian release. Build it if it does not exist."""
     recipe = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:12]
     path = cache_folder() / f"{release}-{recipe}.tar"
     if not path.exists():
@@ -44,5 +44,5 @@ def unpack(release: str, folder: Path) -> None:
 
 
 def python_of(folder: Path) -> str:
-    """Return the version of Python that a root has, like 3.11."""
+    """Return the version of Python in a root, for example 3.11."""
     return os.readlink(folder / "usr/bin/python3").removeprefix("python")

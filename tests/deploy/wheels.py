@@ -1,4 +1,4 @@
-"""The wheels that a root installs without a network: promptlog's own, built here, and what it depends on."""
+"""The wheels that a root installs without a network: promptlog, built here, and its dependencies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PIP_S = 600
 
 
 def collect(python: str, folder: Path) -> None:
-    """Put all wheels for this version of Python into a folder. Those of others are kept between runs."""
+    """Put all wheels for this version of Python into a folder. Third-party wheels are cached between runs."""
     own = folder / "own"
     own.mkdir(parents=True)
     subprocess.run([*_PIP, "wheel", "--no-deps", f"--wheel-dir={own}", str(_REPOSITORY)], check=True, timeout=_PIP_S)
