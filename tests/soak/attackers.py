@@ -1,6 +1,6 @@
-"""One bad client beside the load of the soak and of the fault tests: each attack of the benchmark, in random order.
+"""One hostile client beside the load of the soak and fault tests: all attacks of the benchmark in random order.
 
-What an attacker is told is in no account: what counts is that the others are served as without it.
+Replies to the attacker are not checked. The tests check that other clients are served as without it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from bench.attacks import ATTACKS
 
 _EACH_S = 1.5
 _PROGRAMS = 200
-"""Small programs that attacks keep in the store."""
+"""Number of small programs that attacks keep in the store."""
 _PREPARED_S = 15.0
-"""How long an attack may take to prepare. The daemon may be gone meanwhile."""
+"""Maximum time that an attack may take to prepare. The daemon may be down meanwhile."""
 _END_S = 60.0
-"""Longer than that."""
+"""Longer than the time to prepare."""
 
 _NAMES = sorted(name for name, attack in ATTACKS.items() if not attack.taken_over)
 
 
 class Attackers:
-    """A process that attacks whatever daemon is on a socket, by one attack after the other. It starts at `begin`."""
+    """A process that runs one attack after another on the daemon of a socket. The attacks start at `begin`."""
 
     def __init__(self, path: Path, seed: int) -> None:
         context = multiprocessing.get_context("fork")
@@ -41,20 +41,20 @@ class Attackers:
         told.close()
 
     def begin(self) -> None:
-        """Let it attack."""
+        """Start the attacks."""
         self._go.set()
 
     def were_all(self) -> bool:
-        """Whether there was each attack."""
+        """Whether each attack has run at least once."""
         return self._each.is_set()
 
     def pause(self) -> None:
-        """Wait until its last attacker is gone."""
+        """Stop the attacks, and wait until the last attacker is gone."""
         self._go.clear()
         self._idle.wait(_END_S)
 
     def end(self) -> Counter[str]:
-        """End it, and return how often there was which attack."""
+        """End the process, and return how often each attack has run."""
         self._stop.set()
         self._go.set()
         try:
@@ -65,7 +65,7 @@ class Attackers:
 
 
 def _attack(path: Path, seed: int, go: Event, stop: Event, idle: Event, each: Event, told: Connection) -> None:
-    """Be this process. Its attacker ends with it."""
+    """Run as the attacking process. Its attacker ends with it."""
     parent = os.getppid()
     chance = random.Random(f"{seed} attacks")
     done: Counter[str] = Counter()
@@ -82,7 +82,7 @@ def _attack(path: Path, seed: int, go: Event, stop: Event, idle: Event, each: Ev
             with attacking(name, str(path), programs=_PROGRAMS, prepared_s=_PREPARED_S) as begin:
                 begin()
                 stop.wait(_EACH_S)
-        except NotPrepared:  # the daemon is away, maybe for good
+        except NotPrepared:  # the daemon is down, maybe permanently
             left.append(name)
             continue
         done[name] += 1

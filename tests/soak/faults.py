@@ -1,12 +1,12 @@
-"""SIGKILL at random moments: of children, zygotes, nsjails, and of the daemon itself, in mid-run and in mid-submit.
+"""Kills random processes with SIGKILL: children, zygotes, nsjails, and the daemon, during runs and submits.
 
-Beside the clients there is one attacker all the time, whichever daemon it finds.
+One attacker runs beside the clients all the time, on each daemon in turn.
 
     python -m tests.soak.faults [--kills 300] [--seed N]
 
-What a kill hit is told as that and all else is unharmed. After the daemon's death no jailed process lives for more
-than a second, no object is there by halves, the next start is clean, and every program that was acknowledged is
-there, runs, and gives what it should. Exits with 1 if any of that does not hold.
+A run that a kill hit is reported as such, and no other run is affected. After the daemon's death no jailed process
+lives longer than a second, no program is stored in part, and the next daemon starts without errors. Every acknowledged
+program is there, runs, and gives the right result. The exit code is 1 if any of that does not hold.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ RUNNERS = 3
 SUBMITTERS = 2
 JAILED_MOST_S = 1.0
 _KILLS_PER_LIFE = 4
-"""How many kills a daemon sees, its own the last."""
+"""Number of kills in the life of a daemon. The last one kills the daemon."""
 
 _BETWEEN_S = 0.1
 _VERIFIED_BEFORE = 50
-"""After each start all programs of the life before are verified, and so many of those before; at the end all are."""
+"""Number of older programs to verify after each start, beside all of the last life. At the end all are verified."""
 
 
 class _Life(threading.Thread):
-    """One client for one life of the daemon: runs, or submits, until the daemon is gone."""
+    """A client for one life of the daemon, which runs or submits programs until the daemon is gone."""
 
     def __init__(self, path: Path, seed: str, *, submits: bool) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class _Life(threading.Thread):
         self.acknowledged: dict[str, int] = {}
 
     def run(self) -> None:
-        """Do it."""
+        """Run until the daemon is gone."""
         try:
             wire = Wire(self._path, self.ledger, mortal=True)
             while not self.stop:
@@ -70,7 +70,7 @@ class _Life(threading.Thread):
             wire.close()
         except Gone:
             pass
-        except Exception as error:  # told in the figures, whatever it is
+        except Exception as error:  # any error is reported in the results
             self.ledger.unexpected.append(f"a client failed: {error!r}")
 
     def _submit(self, wire: Wire) -> None:
@@ -79,7 +79,7 @@ class _Life(threading.Thread):
         try:
             wire.collect()
         finally:
-            # What was acknowledged just before the end counts.
+            # A program that was acknowledged just before the end counts.
             for id, salt in zip(ids, salts, strict=True):
                 reply = wire.replies.pop(id, None)
                 if isinstance(reply, Submitted):
@@ -87,13 +87,13 @@ class _Life(threading.Thread):
 
 
 class Faults:
-    """Lives of one daemon on one state folder, each ended by SIGKILL."""
+    """Consecutive lives of a daemon on one state folder, each ended by SIGKILL."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder = folder
         self._seed = seed
         self._chance = random.Random(seed)
-        self._attackers = Attackers(folder / "socket", seed)  # before the orphans: it is none
+        self._attackers = Attackers(folder / "socket", seed)  # started first, because it is no orphan
         self._orphans = Orphans()
         self._state = folder / "state"
         self._lives = 0
@@ -109,11 +109,11 @@ class Faults:
 
     @property
     def acknowledged(self) -> int:
-        """How many programs the daemon said that it keeps."""
+        """Number of programs that the daemon acknowledged."""
         return len(self._programs) + len(self._new)
 
     def go(self, kills: int) -> None:
-        """Kill so often, then verify everything, and stop the daemon in peace."""
+        """Do this number of kills, then verify everything, and stop the daemon normally."""
         self._attackers.begin()
         try:
             while (left := kills - self.kills.total()) > 0:
@@ -127,10 +127,10 @@ class Faults:
             self._check_objects()
         finally:
             self.attacks = self._attackers.end()
-            sweep(Path("/run"), "promptlog-jails-*", shutil.rmtree)  # of a daemon that was killed last
+            sweep(Path("/run"), "promptlog-jails-*", shutil.rmtree)  # left by the last daemon that was killed
 
     def failures(self) -> list[str]:
-        """Return all that did not hold."""
+        """Return everything that did not hold."""
         ledger = self.ledger
         unexplained = [f"no kill explains: {what}" for what in ledger.unexplained(self._killed_at)]
         return [*self.broken, *unexplained, *ledger.lost, *ledger.wrong, *ledger.unexpected]
@@ -192,7 +192,7 @@ class Faults:
         self._killed_at.append(at)
 
     def _verify(self, daemon: Daemon, programs: dict[str, int]) -> None:
-        """Run these programs, compare what they give, and see that they are listed."""
+        """Run these programs, compare their results, and check that they are listed."""
         wire = Wire(daemon.socket, self.ledger)
         for hash, salt in programs.items():
             wire.exchange(load.kept(self._chance, hash, salt, kind="verified"))
@@ -200,7 +200,7 @@ class Faults:
         wire.close()
         with Client(daemon.socket) as client:
             listed = {row.hash for row in client.list()}
-            # Not those of attacks, which are removed meanwhile.
+            # Programs of attacks are left out, because they are removed meanwhile.
             named = [row for row in client.list() if row.names and row.names[0].startswith("name-")]
             for row in named[:10]:
                 if client.show(f"@{row.names[0]}").hash != row.hash:
@@ -208,7 +208,7 @@ class Faults:
         self.broken += [f"not listed: {hash}" for hash in programs if hash not in listed]
 
     def _check_objects(self) -> None:
-        """See that each object on the disk is whole."""
+        """Check that each program on the disk is complete."""
         key = Key(self._state)
         key.prepare()
         for folder in (self._state / "programs").glob("[0-9a-f][0-9a-f]/*"):
@@ -228,7 +228,7 @@ class Faults:
 
 
 def main() -> int:
-    """Kill, print, return the exit code."""
+    """Run the test, print the results, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=int(time.time()))

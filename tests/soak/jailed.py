@@ -1,4 +1,4 @@
-"""Find the jailed processes of one daemon, and kill one at random. By pid, below the daemon's own pid, no other."""
+"""Finds the jailed processes of one daemon, and kills one at random. It kills by pid, and only below that daemon."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 _PR_SET_CHILD_SUBREAPER = 36
 
 KINDS = ("nsjail", "zygote", "child")
-"""What is below a daemon, by depth."""
+"""The kinds of processes below a daemon, by depth."""
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of a process, dead ones that nobody has reaped included."""
+    """Return the children of a process, including zombies."""
     found: list[int] = []
-    with suppress(OSError):  # it has ended
+    with suppress(OSError):  # the process has ended
         for task in os.listdir(f"/proc/{pid}/task"):
             with suppress(OSError):
                 found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
@@ -31,12 +31,12 @@ def below(pids: Iterable[int]) -> list[int]:
     """Return these processes and all of their descendants."""
     found = list(pids)
     for pid in found:
-        found += children(pid)  # which the loop then comes to as well
+        found += children(pid)  # the loop reaches these as well
     return found
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there, and not only its entry for who should reap it."""
+    """Whether a process is alive, and not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
@@ -44,7 +44,7 @@ def alive(pid: int) -> bool:
 
 
 def _is_nsjail(pid: int) -> bool:
-    """Not the dynamic loader or the `deno eval` that tell the daemon what a jail's root needs."""
+    """Whether this is nsjail, not the dynamic loader or `deno eval`, which the daemon runs to list a jail's files."""
     try:
         return Path(f"/proc/{pid}/comm").read_text() == "nsjail\n"
     except OSError:
@@ -52,7 +52,7 @@ def _is_nsjail(pid: int) -> bool:
 
 
 def kill_one(daemon: int, kind: str, chance: random.Random) -> tuple[float, float] | None:
-    """Kill a process of this kind below the daemon; return between when and when, or None if there was none."""
+    """Kill a process of this kind below the daemon. Return the times before and after, or None if there was none."""
     pairs = [(daemon, child) for child in children(daemon) if _is_nsjail(child)]
     for _ in range(KINDS.index(kind)):
         pairs = [(parent, child) for _, parent in pairs for child in children(parent)]
@@ -64,7 +64,7 @@ def kill_one(daemon: int, kind: str, chance: random.Random) -> tuple[float, floa
     except OSError:
         return None
     try:
-        # It is the same process still, not another that got its number in the meantime.
+        # Check that the pid still belongs to the same process.
         if pid not in children(parent) or not alive(pid):
             return None
         before = time.monotonic()
@@ -77,14 +77,14 @@ def kill_one(daemon: int, kind: str, chance: random.Random) -> tuple[float, floa
 
 
 class Orphans:
-    """What a killed daemon leaves: it becomes a child of this process, and is found and reaped."""
+    """The processes that a killed daemon leaves. They become children of this process, which reaps them."""
 
     def __init__(self) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._others = set(children(os.getpid()))
 
     def living(self) -> list[int]:
-        """Return those that live, and reap the others. Only while this process has no new child of its own."""
+        """Return those that are alive, and reap the others. The process must have no new child of its own meanwhile."""
         mine = [pid for pid in children(os.getpid()) if pid not in self._others]
         living = [pid for pid in below(mine) if alive(pid)]
         for pid in mine:
@@ -93,7 +93,7 @@ class Orphans:
         return living
 
     def gone_after(self, most_s: float) -> float:
-        """Wait until none lives; return after how many seconds. Raises TimeoutError."""
+        """Wait until none is alive, and return the seconds that it took. Raises TimeoutError."""
         began = time.monotonic()
         while left := self.living():
             if time.monotonic() - began > most_s:

@@ -1,4 +1,4 @@
-"""What the soak and the fault tests share: a daemon of their own, the load, and an account of every reply."""
+"""Shared by the soak and fault tests: a daemon, the load, and an account of every reply."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from sandbox.outcome import Crashed, Ok
 
 START_S = 20.0
 REPLY_S = 60.0
-"""A reply that is not there after so long is lost."""
+"""A reply that takes longer is lost."""
 
 KILL_SHADOW_S = 0.5
-"""A kill so long before a run was sent may still be what ended it: its cell had not been told yet."""
+"""A kill at most this long before a run was sent may have hit it, if the daemon did not yet know of the kill."""
 
 _PATIENT = LimitsAsked(wall_ms=20_000)
-"""For programs that need their CPU time before their wall time is over, on a host that is short of it."""
+"""For programs that must reach the CPU limit before the wall limit, also on a busy host."""
 
 _READ_BYTES = 1 << 18
 _ANY = object()
 
 
 class Daemon:
-    """A promptlogd, killed or stopped by whoever made it."""
+    """A promptlogd that its owner kills or stops."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.socket = folder / "socket"
@@ -72,7 +72,7 @@ class Daemon:
                 raise RuntimeError(f"the daemon did not start: {self.log.read_text()}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, wait, return the exit code."""
+        """Send a signal, wait for the end, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(START_S)
@@ -80,20 +80,20 @@ class Daemon:
 
 @dataclass
 class Ledger:
-    """An account of requests and of what came of each. One writer; ledgers can be added up."""
+    """An account of requests and their outcomes, with one writer. Accounts can be added up."""
 
     requests: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     abandoned: int = 0
-    """Requests whose client left on purpose, or whose daemon was killed: no reply is owed."""
+    """Requests whose client left on purpose, or whose daemon was killed, so that no reply is due."""
     hit: list[tuple[float, float, str]] = field(default_factory=list)
-    """What only a kill can explain: when it was sent, when it was told, what it was."""
+    """Outcomes that only a kill explains: when the request was sent, when the reply came, and what it was."""
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
     def add(self, other: Ledger) -> None:
-        """Take another one's entries over."""
+        """Add the entries of another account."""
         self.requests += other.requests
         self.outcomes += other.outcomes
         self.abandoned += other.abandoned
@@ -101,7 +101,7 @@ class Ledger:
             getattr(self, name).extend(getattr(other, name))
 
     def unexplained(self, kills: Sequence[tuple[float, float]]) -> list[str]:
-        """Return what was hit with no kill to explain it: each kill explains one, in whose time it was."""
+        """Return the outcomes that no kill explains. Each kill explains one outcome in its time."""
         left = sorted(kills)
         found = []
         for sent, told, what in sorted(self.hit, key=lambda entry: entry[1]):
@@ -115,7 +115,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Case:
-    """One request and what may come of it. `value`: what an ok run must give."""
+    """One request and its allowed outcomes. `value` is the result of a run that ends with `ok`."""
 
     kind: str
     request: Callable[[int], Request]
@@ -124,7 +124,7 @@ class Case:
 
 
 def word(reply: Reply) -> str:
-    """Return how a request ended, as one word: an outcome's kind, an error's code, or the reply's type."""
+    """Return how a request ended: the kind of an outcome, the code of an error, or the type of the reply."""
     match reply:
         case Finished(outcome=outcome):
             return str(outcome.__struct_config__.tag)
@@ -138,7 +138,7 @@ def _by_a_kill(reply: Reply) -> bool:
     match reply:
         case Error(code="internal", message=message):
             checked = message.startswith("the program could not be checked: ") and message.endswith("(SIGKILL)")
-            # Cells that were killed while they started: after the second in a row those who wait are told.
+            # Cells were killed while they started. After two in a row, the waiting runs get this error.
             return checked or (" cell did not start: " in message and "printed nothing" in message)
         case Finished(outcome=Crashed(signal="SIGKILL")):
             return True
@@ -151,10 +151,10 @@ class Gone(Exception):
 
 
 class Wire:
-    """One connection, on which each request must get exactly one last reply."""
+    """One connection, on which each request must get exactly one final reply."""
 
     def __init__(self, path: Path, ledger: Ledger, *, as_json: bool = False, mortal: bool = False) -> None:
-        """`mortal`: the daemon may be killed; what it then owes is abandoned, not lost."""
+        """`mortal` tells that the daemon may be killed; pending requests are then abandoned, not lost."""
         self._ledger = ledger
         self._mortal = mortal
         self._session = ClientSession(encoding="json" if as_json else "msgpack")
@@ -163,7 +163,7 @@ class Wire:
         self.replies: dict[int, Reply] = {}
         self.socket = socket.socket(socket.AF_UNIX)
         try:
-            # Without a time-out: with one, connect(2) fails while an attacker fills the queue of new connections.
+            # No time-out yet: with one, connect(2) fails while an attacker fills the queue of new connections.
             self.socket.connect(os.fspath(path))
             self.socket.settimeout(REPLY_S)
         except OSError as error:
@@ -171,7 +171,7 @@ class Wire:
             raise Gone(str(error)) from error
 
     def send(self, case: Case) -> int:
-        """Send one request; return its id."""
+        """Send one request, and return its id."""
         self._next_id += 1
         id = self._next_id
         self._ledger.requests[case.kind] += 1
@@ -184,7 +184,7 @@ class Wire:
         return id
 
     def collect(self) -> None:
-        """Wait until all are answered. Raises Gone."""
+        """Wait until all requests are answered. Raises Gone."""
         while self._pending:
             try:
                 data = self.socket.recv(_READ_BYTES)
@@ -199,19 +199,19 @@ class Wire:
                 self._take(reply)
 
     def exchange(self, *cases: Case) -> list[Reply]:
-        """Send these requests and wait for all replies."""
+        """Send these requests, and wait for all replies."""
         ids = [self.send(case) for case in cases]
         self.collect()
         return [self.replies.pop(id) for id in ids if id in self.replies]
 
     def abandon(self) -> None:
-        """Leave, whatever is owed."""
+        """Disconnect, whatever replies are pending."""
         self._ledger.abandoned += len(self._pending)
         self._pending.clear()
         self.socket.close()
 
     def close(self) -> None:
-        """Close the connection; what was sent and not collected is lost."""
+        """Close the connection. Requests without a reply count as lost."""
         self._give_up("never collected")
 
     def _give_up(self, why: str) -> None:
@@ -247,7 +247,7 @@ class Wire:
 
 
 def program(salt: int) -> str:
-    """A program of its own for each salt, whose result `value_of` tells."""
+    """Return a program that is different for each salt. `value_of` gives its result."""
     return (
         f"let sum = 0;\nfor (let i = 1; i <= Number(prompt); i++) sum += i * {salt};\n"
         f"const result = {{ sum, salt: {salt}, prompt }};\n"
@@ -255,7 +255,7 @@ def program(salt: int) -> str:
 
 
 def value_of(salt: int, prompt: str) -> dict[str, object]:
-    """What `program(salt)` gives for this prompt, a number in digits."""
+    """Return the result of `program(salt)` for this prompt, which is a number in digits."""
     number = int(prompt)
     return {"sum": salt * number * (number + 1) // 2, "salt": salt, "prompt": prompt}
 
@@ -265,19 +265,19 @@ def _run(kind: str, source: str, *outcomes: str, value: Any = _ANY, **fields: An
 
 
 def good(chance: random.Random) -> Case:
-    """A run of a text that is not kept."""
+    """A run of a source that is not kept."""
     salt, prompt = chance.randrange(10**6), str(chance.randrange(1000))
     return _run("good", program(salt), "ok", value=value_of(salt, prompt), prompt=prompt)
 
 
 def kept(chance: random.Random, hash: str, salt: int, kind: str = "good, kept") -> Case:
-    """A run of a program that was submitted."""
+    """A run of a submitted program."""
     prompt = str(chance.randrange(1000))
     return Case(kind, lambda id: Run(id=id, hash=hash, prompt=prompt), frozenset({"ok"}), value_of(salt, prompt))
 
 
 def long(chance: random.Random) -> Case:
-    """A good run that takes its time, with limits of its own."""
+    """A run that ends well, takes some time, and has its own limits."""
     ms = chance.randrange(20, 150)
     source = f"const t = Date.now(); while (Date.now() - t < {ms}); return prompt"
     limits = LimitsAsked(cpu_ms=8000, wall_ms=16_000)
@@ -286,7 +286,7 @@ def long(chance: random.Random) -> Case:
 
 
 def large(chance: random.Random) -> Case:
-    """A good run with a prompt, an env and a result of many bytes."""
+    """A run that ends well, with a large prompt, env and result."""
     prompt = chance.choice("ab\u00fc\u4e2d") * chance.randrange(5_000, 100_000)
     number = chance.randrange(10**6)
     env = Raw(json.encode({"number": number, "filler": "x" * 5000}))
@@ -295,13 +295,13 @@ def large(chance: random.Random) -> Case:
 
 
 def jail(chance: random.Random) -> Case:
-    """A good run in a jail of its own."""
+    """A run that ends well, in a jail of its own."""
     salt, prompt = chance.randrange(10**6), str(chance.randrange(1000))
     return _run("good, own jail", program(salt), "ok", value=value_of(salt, prompt), prompt=prompt, isolation="jail")
 
 
 def deno(chance: random.Random) -> Case:
-    """A good run on Deno, in TypeScript now and then."""
+    """A run on Deno that ends well, in JavaScript or TypeScript."""
     salt, prompt = chance.randrange(10**6), str(chance.randrange(1000))
     language: Any = chance.choice(("javascript", "typescript"))
     options: Any = {"prompt": prompt, "engine": "deno", "language": language, "limits": _PATIENT}
@@ -309,7 +309,7 @@ def deno(chance: random.Random) -> Case:
 
 
 def deno_bad(chance: random.Random) -> Case:
-    """A program on Deno that burns, fills, floods, waits or fails."""
+    """A program on Deno that uses up CPU or memory, floods the console, waits or fails."""
     source, *outcomes = chance.choice(
         (
             ("for (;;) {}", "cpu_limit"),
@@ -331,12 +331,12 @@ def submit(salt: int, name: str | None = None) -> Case:
 
 
 def remove(hash: str) -> Case:
-    """A remove of a program that is there."""
+    """A removal of an existing program."""
     return Case("remove", lambda id: Remove(id=id, hash=hash), frozenset({"removed"}))
 
 
 def ask(chance: random.Random) -> Case:
-    """A question that takes no run."""
+    """A request that runs no program."""
     return chance.choice(
         (
             Case("ping, list, stats", lambda id: Ping(id=id), frozenset({"pong"})),
@@ -347,7 +347,7 @@ def ask(chance: random.Random) -> Case:
 
 
 def failing(chance: random.Random) -> Case:
-    """A program that fails of itself, or a request that is refused."""
+    """A program that fails, or a request that is refused."""
     return chance.choice(
         (
             _run("failing", "null.x", "exception"),
@@ -361,7 +361,7 @@ def failing(chance: random.Random) -> Case:
 
 
 def cpu_bomb(chance: random.Random) -> Case:
-    """A program that burns CPU without end."""
+    """A program that uses CPU endlessly."""
     source = chance.choice(("for (;;) {}", "'x'.repeat(1e6).split('').sort(() => 0.5 - Math.random()).join()", _REGEXP))
     return _run("CPU bomb", source, "cpu_limit", limits=_PATIENT)
 
@@ -370,7 +370,7 @@ _REGEXP = "return /^(a+)+$/.test('a'.repeat(40) + 'b')"
 
 
 def memory_bomb(chance: random.Random) -> Case:
-    """A program that takes memory without end."""
+    """A program that allocates memory endlessly."""
     source = chance.choice(
         ("const a = []; for (;;) a.push(new ArrayBuffer(1 << 22))", "let s = 'x'; for (;;) s += s + 'y'.repeat(1000)")
     )
@@ -379,7 +379,7 @@ def memory_bomb(chance: random.Random) -> Case:
 
 
 def flood(chance: random.Random) -> Case:
-    """A program that writes without end, or too much at once."""
+    """A program that writes endlessly, or too much at once."""
     endless = "for (;;) console.log('flood '.repeat(100))"
     return chance.choice(
         (
@@ -392,7 +392,7 @@ def flood(chance: random.Random) -> Case:
 
 
 def sleeper(chance: random.Random) -> Case:
-    """A program that outlasts its wall time, or waits for what never comes."""
+    """A program that exceeds its wall time, or waits for a promise that is never settled."""
     wall_ms = chance.randrange(20, 300)
     return chance.choice(
         (
@@ -403,18 +403,18 @@ def sleeper(chance: random.Random) -> Case:
 
 
 def cancelled() -> Case:
-    """A run without end, to be cancelled."""
+    """An endless run that will be cancelled."""
     limits = LimitsAsked(cpu_ms=9000, wall_ms=20_000)
     return _run("cancelled", "for (;;) {}", "cancelled", limits=limits)
 
 
 def cancel(target: int) -> Case:
-    """The cancel of a run."""
+    """A request to cancel a run."""
     return Case("cancel", lambda id: Cancel(id=id, target=target), frozenset({"cancelling"}))
 
 
 def bad_frame(path: Path, chance: random.Random, ledger: Ledger) -> None:
-    """Send what is no frame: it is answered with one error without an id, and the connection's end."""
+    """Send bytes that are no frame. The daemon answers with one error without an id, and closes the connection."""
     junk = chance.choice(
         (
             b"\xff" * 8,
@@ -430,7 +430,7 @@ def bad_frame(path: Path, chance: random.Random, ledger: Ledger) -> None:
     received = b""
     with socket.socket(socket.AF_UNIX) as sock:
         try:
-            sock.connect(os.fspath(path))  # without a time-out: see above
+            sock.connect(os.fspath(path))  # no time-out yet, as in `Wire`
             sock.settimeout(REPLY_S)
             sock.sendall(junk)
             sock.shutdown(socket.SHUT_WR)
@@ -440,7 +440,7 @@ def bad_frame(path: Path, chance: random.Random, ledger: Ledger) -> None:
             ledger.lost.append(f"bad frame {junk[:20]!r}: neither an answer nor the end")
             return
         except OSError:
-            pass  # closed while the rest of a flood was on its way
+            pass  # closed while the rest of the data was on its way
     if received.count(b"bad_request") + received.count(b"too_large") == 1 or (not received and len(junk) > 10_000):
         ledger.outcomes["bad frame", "refused"] += 1
     else:

@@ -1,10 +1,11 @@
-"""Mixed good and hostile load on a daemon of its own, with random kills and attacks; at the end, the figures.
+"""Mixed valid and hostile load on a daemon, with random kills and attacks. Prints figures at the end.
 
     python -m tests.soak.soak [--seconds 600] [--seed N]
 
-Each request gets exactly one last reply, good runs that no kill hit give the right value, and the daemon's memory,
-descriptors and processes are at the end what they were after the first part: a minute (or half of the time, if that is
-shorter), and longer if there was not each attack by then. Exits with 1 if any of that does not hold.
+Each request gets exactly one final reply, and valid runs that no kill hit give the right value. At the end, the
+daemon's memory, descriptors and processes are what they were after the first part. The first part lasts a minute, or
+half of the time if that is shorter, and goes on until each attack has run. The exit code is 1 if any of that does not
+hold.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ _BETWEEN_KILLS_S = 0.2
 _QUIET_S = 60.0
 _TRIMMED_S = 11.0
 _KEPT_MOST = 50
-"""Programs that each client keeps; it removes the oldest beyond."""
+"""Number of programs that each client keeps. Older ones are removed."""
 
 _GOOD = (load.good, load.good, load.good, load.long, load.large, load.jail, load.ask, load.deno)
 _BAD = (load.cpu_bomb, load.memory_bomb, load.flood, load.sleeper, load.failing, load.deno_bad)
 _DENO_IDLE_S = 2
-"""So that Deno's cells are gone when the figures are taken."""
+"""Deno's cells end before the figures are taken."""
 
 
 class _Load:
-    """One client process's part: batches of requests at random, until told to stop."""
+    """The work of one client process: random batches of requests until it is stopped."""
 
     def __init__(self, path: Path, number: int, seed: int) -> None:
         self._path = path
@@ -53,12 +54,12 @@ class _Load:
         self._number = number
         self._submits = 0
         self._kept: list[tuple[str, int]] = []
-        # Half of the clients are good, half are not.
+        # Half of the clients send only valid requests.
         self._kinds = _GOOD + _GOOD if number % 2 else _GOOD[:3] + _BAD
         self.ledger = Ledger()
 
     def step(self) -> None:
-        """Do one thing."""
+        """Do one random piece of work."""
         part = self._chance.random()
         if part < 0.1:
             self._submit()
@@ -72,7 +73,7 @@ class _Load:
             self._batch()
 
     def verify(self) -> None:
-        """Run all programs that are kept, and compare."""
+        """Run all kept programs, and compare their results."""
         with_all = [load.kept(self._chance, hash, salt) for hash, salt in self._kept]
         self._exchange(with_all)
 
@@ -84,7 +85,7 @@ class _Load:
         try:
             wire.exchange(*cases)
         except Gone:
-            return  # the ledger has it
+            return  # the ledger has recorded it
         wire.close()
 
     def _cases(self) -> list[Case]:
@@ -138,7 +139,7 @@ class _Load:
 
 
 def _client(path: Path, number: int, seed: int, go: Event, stop: Event, idle: Event, told: Connection) -> None:
-    """Be one client process."""
+    """Run as one client process."""
     parent = os.getppid()
     work = _Load(path, number, seed)
     try:
@@ -151,7 +152,7 @@ def _client(path: Path, number: int, seed: int, go: Event, stop: Event, idle: Ev
                 if go.is_set():
                     idle.clear()
         work.verify()
-    except Exception as error:  # told in the figures, whatever it is
+    except Exception as error:  # any error is reported in the results
         work.ledger.unexpected.append(f"client {number} failed: {error!r}")
     idle.set()
     told.send(work.ledger)
@@ -166,7 +167,7 @@ class _Figures:
 
 
 def _quiet(daemon: Daemon, client: Client) -> _Figures:
-    """Wait until nothing runs and the pool is full again, and take the figures."""
+    """Wait until nothing runs and the pool is full again, and measure."""
     pid = daemon.process.pid
     deadline = time.monotonic() + _QUIET_S
     while True:
@@ -182,7 +183,7 @@ def _quiet(daemon: Daemon, client: Client) -> _Figures:
             print(f"not at rest, {len(processes)} processes: {stats}", flush=True)
             break
         time.sleep(0.05)
-    time.sleep(_TRIMMED_S)  # until it has given back what it does not need
+    time.sleep(_TRIMMED_S)  # until the daemon has returned unused memory to the kernel
     status = Path(f"/proc/{pid}/status").read_text()
     rss = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
     return _Figures(int(rss), len(list(Path(f"/proc/{pid}/fd").iterdir())), len(processes))
@@ -214,7 +215,7 @@ class _Soak:
             self._ends.append(ours)
 
     def run(self, seconds: float) -> tuple[_Figures, _Figures]:
-        """Go for so long; return the figures of the beginning and of the end."""
+        """Run the load for this time. Return the figures of the beginning and of the end."""
         deadline = time.monotonic() + seconds
         with Client(self.daemon.socket) as client:
             self._work(min(60.0, seconds / 2))
@@ -233,7 +234,7 @@ class _Soak:
         return began, ended
 
     def close(self) -> int:
-        """End the clients and the daemon; return the daemon's exit code."""
+        """End the clients and the daemon, and return the daemon's exit code."""
         self.attacks = self._attackers.end()
         for process in self._processes:
             process.join(5)
@@ -243,7 +244,7 @@ class _Soak:
         return self.daemon.stop()
 
     def unexplained(self) -> list[str]:
-        """Return crashes that no kill explains."""
+        """Return the crashes that no kill explains."""
         return self.ledger.unexplained(self._killed_at)
 
     def _work(self, seconds: float) -> None:
@@ -276,7 +277,7 @@ def _print_table(ledger: Ledger) -> None:
 
 
 def main() -> int:
-    """Soak, print, return the exit code."""
+    """Run the soak, print the results, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -294,7 +295,7 @@ def main() -> int:
     unexplained = soak.unexplained()
     ratio = ended.rss_kib / began.rss_kib
     unsettled = ledger.requests.total() - sum(ledger.outcomes.values()) - ledger.abandoned
-    # That a cell was killed while it started is told there, and no failure.
+    # The log also reports cells that were killed while they started, which is no failure.
     failed = [line for line in log if "Traceback" in line or ("ERROR" in line and "sandbox." not in line)]
     print(f"\nkills: {soak.kills.total()} ({', '.join(f'{kind} {soak.kills[kind]}' for kind in KINDS)})")
     attacks = soak.attacks
