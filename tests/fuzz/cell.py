@@ -1,12 +1,12 @@
-"""Coverage-guided fuzzing of what the QuickJS cell reads: `make fuzz-cell` (RUNS=10000000). Needs clang.
+"""Coverage-guided fuzzing of the QuickJS cell's parsers: `make fuzz-cell` (RUNS=10000000). Needs clang.
 
     python -m tests.fuzz.cell [-runs=N] [-max_total_time=SECONDS] [other options of libFuzzer]
 
-The C files of `cell_target` hold the cell's own files, and call what is in them: the reader of a job, the writers of
-messages, the scans of a check (with a parser that says anything), the report of a run, the text functions, the
-allocator, and packed bytecode. The first byte of an input chooses. Everything is built with ASan and UBSan; the engine
-with ASan. Seeds are jobs, the golden frames and sources. A find is written to `crash-*` in the current folder; give its
-path as the argument to see it again.
+Each C file of `cell_target` includes one of the cell's own files and calls its functions: the reader of jobs, the
+writers of messages, the scans of a check (with a parser that gives arbitrary answers), the report of a run, the text
+functions, the allocator, and packed bytecode. The first byte of an input chooses the function. Everything is built with
+ASan and UBSan; the engine is built with ASan. The seeds are jobs, golden frames and sources. An input that fails is
+written to `crash-*` in the current folder. Pass its path as the argument to run it again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CELL = _ROOT / checkout.SOURCE_FOLDER
 _TARGET = Path(__file__).with_name("cell_target")
 _GOLDEN = _ROOT / "tests/protocol/golden.jsonl"
 _ALONE = ("memory.c", "errors.c")
-"""Files of the cell that are compiled as they are: nothing that is static in them is called."""
+"""Files of the cell that are compiled unchanged, because no static function of them is called."""
 
 _FLAGS = ("-O2", "-g", "-std=gnu11", "-D_GNU_SOURCE", '-DCELL_ENGINE_BUILD="fuzzed"')
 _SANITIZED = ("-D__SANITIZE_ADDRESS__=1", "-fsanitize=address,undefined,fuzzer-no-link", "-fno-sanitize-recover=all")
@@ -51,24 +51,24 @@ _FAULT = (
 
 
 def write_engine(files: engine_source.Files, folder: Path) -> None:
-    """Write the engine's files, and the headers that the build makes, into a new folder."""
+    """Write the engine's files and the generated headers into a new folder."""
     folder.mkdir()
     for name, data in {**files, **embedded.headers(_ROOT, platform.machine(), files)}.items():
         (folder / name).write_bytes(data)
 
 
 def include_flags(engine: Path) -> list[str]:
-    """Return the flags with which the target's files find all headers."""
+    """Return the compiler flags for the headers of the target's files."""
     return [f"-I{part}" for part in (_CELL, engine, _TARGET)]
 
 
 def target_files() -> list[Path]:
-    """The C files of the target."""
+    """Return the C files of the target."""
     return sorted(_TARGET.glob("*.c"))
 
 
 def build(folder: Path) -> Path:
-    """Compile and link the target in a folder. The engine is compiled once, and kept in the build's cache."""
+    """Compile and link the target in a folder. The engine's objects are kept in the build cache."""
     clang = shutil.which("clang")
     if clang is None:
         sys.exit("fuzz-cell: clang is missing. Debian: apt install clang libclang-rt-dev")
@@ -104,7 +104,7 @@ def build(folder: Path) -> Path:
 
 
 def _text(data: bytes) -> bytes:
-    """As take_text of target.c reads it."""
+    """Encode a text for `take_text` in target.c."""
     return (bytes((len(data),)) if len(data) < 255 else b"\xff" + len(data).to_bytes(2, "big")) + data
 
 
@@ -125,11 +125,11 @@ def _jobs() -> Iterator[bytes]:
 
 
 def seeds() -> Iterator[bytes]:
-    """Inputs for each reader."""
+    """Yield inputs for each function."""
     golden = [msgspec.json.decode(line) for line in _GOLDEN.read_bytes().splitlines()]
     jobs = [*_jobs(), *(bytes.fromhex(line["hex"]) for line in golden if line["direction"] == "to")]
     sent = [bytes.fromhex(line["hex"]) for line in golden if line["direction"] == "from"]
-    for job in jobs:  # a byte before each part says how long it is
+    for job in jobs:  # a byte before each part gives its length
         yield b"\0" + b"".join(b"\xff" + job[at : at + 1786] for at in range(0, len(job), 1786))
         yield b"\0" + b"".join(b"\1" + job[at : at + 8] for at in range(0, min(len(job), 2000), 8))
     for data in sent:
@@ -162,7 +162,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def main() -> int:
-    """Fuzz, and return libFuzzer's exit code: 0 if nothing was found."""
+    """Fuzz, and return libFuzzer's exit code, which is 0 if no input failed."""
     with tempfile.TemporaryDirectory(prefix="promptlog-fuzz-cell-") as name:
         target = build(Path(name))
         corpus = Path(name) / "corpus"
@@ -172,7 +172,7 @@ def main() -> int:
         arguments = sys.argv[1:]
         if all(argument.startswith("-") for argument in arguments):
             arguments = ["-max_len=20000", "-rss_limit_mb=4096", "-print_final_stats=1", *arguments, str(corpus)]
-        environment = {"ASAN_OPTIONS": "quarantine_size_mb=16", **os.environ}  # freed blocks that are held back
+        environment = {"ASAN_OPTIONS": "quarantine_size_mb=16", **os.environ}  # freed memory that ASan holds back
         return subprocess.run([str(target), *arguments], env=environment, check=False).returncode
 
 

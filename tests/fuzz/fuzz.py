@@ -1,10 +1,10 @@
-"""Mutated frames, through real connections to a real daemon: `make fuzz` (BYTES=20000000).
+"""Sends mutated frames to a real daemon over real connections: `make fuzz` (BYTES=20000000).
 
     python -m tests.fuzz.fuzz [--bytes N] [--seed N]
 
-Valid requests of both encodings are damaged (bits, bytes, lengths, cuts, repeats, splices of others, junk) and sent on
-connections that are used until the daemon closes them. After each connection the daemon must still answer. Prints what
-was sent and what came back; exits with 1 for a hang, a dead daemon, or memory or descriptors that grow.
+The fuzzer damages valid requests of both encodings: bits, bytes, lengths, cuts, repeats, splices and junk. It uses each
+connection until the daemon closes it, and then checks that the daemon still answers. It prints what was sent and
+received. The exit code is 1 for a hang, a dead daemon, or growing memory or descriptors.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _JUNK = (b"", b"{", b"}", b"\n", b"\0", b"\xff" * 4, b"\xc1", b"\xdf\xff\xff\xff
 
 
 class Fuzz:
-    """A seeded stream of damaged requests, and the account of it."""
+    """A seeded stream of damaged requests, with an account of the replies."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.seed = seed
@@ -83,7 +83,7 @@ class Fuzz:
         self._chance = random.Random(seed)
 
     def go(self, total_bytes: int) -> None:
-        """Send so many bytes."""
+        """Send this number of bytes."""
         while self.sent_bytes < total_bytes and not self.hangs:
             self._connection(self._chance.choice(("json", "msgpack")))
 
@@ -129,7 +129,7 @@ class Fuzz:
         return bytes(damaged)
 
     def _send(self, sock: socket.socket, data: bytes, session: ClientSession) -> bool:
-        """Send all of it, reading meanwhile; return whether the connection is still there."""
+        """Send all data and read meanwhile. Return whether the connection is still open."""
         view = memoryview(data)
         deadline = time.monotonic() + 20
         while True:
@@ -157,7 +157,7 @@ class Fuzz:
                 return False
 
     def _read_the_rest(self, sock: socket.socket, session: ClientSession) -> None:
-        """Say that no more comes, and read until the daemon has answered all and closes."""
+        """Shut down the sending side, and read until the daemon has answered everything and closes the connection."""
         sock.settimeout(20)
         try:
             sock.shutdown(socket.SHUT_WR)
@@ -191,7 +191,7 @@ def _held(pid: int) -> tuple[int, int]:
 
 
 def _wait_for_rest(path: Path) -> None:
-    """Wait until the daemon has ended all runs and closed all connections but this one."""
+    """Wait until the daemon has ended all runs and closed all other connections."""
     deadline = time.monotonic() + _REST_S
     with Client(path) as client:
         while (stats := client.stats()).running or stats.queued or stats.clients > 1:
@@ -201,7 +201,7 @@ def _wait_for_rest(path: Path) -> None:
 
 
 def main() -> None:
-    """Run the fuzzer, print its account."""
+    """Run the fuzzer, and print its account."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bytes", type=int, default=20_000_000, help="how many to send")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="of the damage")

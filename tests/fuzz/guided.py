@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of what reads hostile bytes, without input or output: `make fuzz-guided` (RUNS=2000000).
+"""Coverage-guided fuzzing of the parsers of hostile bytes, without I/O: `make fuzz-guided` (RUNS=2000000).
 
     python -m tests.fuzz.guided [-runs=N] [-max_total_time=SECONDS] [other options of libFuzzer]
 
-The first byte of an input chooses the reader, the second where the rest is cut in two. Readers: the daemon's session, a
-client's session, and the reader of a child's output. What each gives must not depend on the cut, nor may anything but
-its own error come out. Seeds are valid messages of both encodings and valid outputs of a child. A find is written to
-`crash-*` in the current folder; give its path as the argument to see it again.
+The first byte of an input chooses the parser, and the second one where the rest is cut in two. The parsers are the
+daemon's session, a client's session, and the reader of a child's output. The result must not depend on the cut, and
+only the parser's own error may be raised. Seeds are valid messages of both encodings and valid outputs of a child. An
+input that fails is written to `crash-*` in the current folder. Pass its path as the argument to run it again.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ _READERS = [_server, _client("json"), _client("msgpack"), _child(Task.RUN), _chi
 
 
 def one_input(data: bytes) -> None:
-    """Read an input whole and in two parts; the result must be the same."""
+    """Parse an input whole and in two parts, and check that the results are equal."""
     if len(data) < 2:
         return
     read = _READERS[data[0] % len(_READERS)]
@@ -109,7 +109,7 @@ def one_input(data: bytes) -> None:
 
 
 def seeds() -> list[bytes]:
-    """Return valid inputs for each reader."""
+    """Return valid inputs for each parser."""
     found: list[bytes] = []
     for encoding in ("json", "msgpack"):
         client = ClientSession(encoding=encoding)
@@ -146,7 +146,7 @@ def seeds() -> list[bytes]:
 
 
 def main() -> int:
-    """Fuzz in a process of its own, which libFuzzer ends; return its exit code, 0 if nothing was found."""
+    """Fuzz in a child process, which libFuzzer ends. Return its exit code, which is 0 if no input failed."""
     if _CORPUS in os.environ:
         atheris.Setup(sys.argv, one_input)
         atheris.Fuzz()

@@ -1,4 +1,4 @@
-"""`make fuzz-cell` needs clang, which not every machine has: here its files are compiled, and not linked or run."""
+"""Compiles the files of `make fuzz-cell` without linking or running them, because that would need clang."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("path", target_files(), ids=lambda path: path.name)
-def test_the_fuzz_target_fits_the_cell(engine: Path, path: Path) -> None:
-    """Each file of the target compiles with the cell's present files: what it calls is there, with these arguments."""
+def test_the_fuzz_target_compiles(engine: Path, path: Path) -> None:
+    """Each file of the fuzz target compiles with the cell's current files, so that both have the same functions."""
     command = compiler.choose(compiler.target_architecture()).command
     flags = ("-std=gnu11", "-D_GNU_SOURCE", '-DCELL_ENGINE_BUILD="checked"', "-Wall", "-Wextra", "-Werror")
     done = subprocess.run(

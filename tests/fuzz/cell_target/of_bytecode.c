@@ -1,11 +1,11 @@
-/* bytecode.c: what is packed comes back, and any bytes are unpacked or refused. */
+/* bytecode.c: packed bytecode unpacks to the same bytes, and arbitrary bytes are unpacked or refused. */
 #include <string.h>
 
 #include "target.h"
 
 enum { MOST_BYTES = 1 << 20 };
 
-/* As the kernel does, refuse what is too much. */
+/* Refuse large blocks, as the kernel does above the memory limit. */
 static void *fuzz_malloc(void *opaque, size_t size)
 {
     return size > MOST_BYTES ? NULL : memory_functions.js_malloc(opaque, size);

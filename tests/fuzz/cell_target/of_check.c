@@ -1,11 +1,11 @@
-/* check.c with a parser that says whatever the input says of a text. */
+/* check.c with a parser whose answers come from the input. */
 #include "target.h"
 
 static struct input *answers;
 static struct text given[16];
 static size_t given_count;
 
-/* Texts of the parser are freed when the check is done. */
+/* Texts of the parser are freed after the check. */
 static struct text answer(void)
 {
     struct text text = take_text(answers);
@@ -30,7 +30,7 @@ static bool fuzz_function_text(struct text script, struct text function, struct 
     return take_byte(answers) % 4 != 0;
 }
 
-/* What the check does not free, since its process ends, is freed here. */
+/* The check leaves these texts to the end of its process. Here they are freed. */
 static struct text joined[16];
 
 static struct text fuzz_join(const struct text *parts, size_t count)
@@ -62,7 +62,7 @@ static bool fuzz_was_refused(void)
 #define memory_free fuzz_free
 #include "check.c"
 
-/* A source between brackets. */
+/* Checks a source between brackets. */
 void fuzz_check(struct input *input)
 {
     struct job job = {.kind = JOB_CHECK, .code = take_text(input)};

@@ -1,4 +1,4 @@
-/* context.c with the engine, and its report of a run with any bytes in it. */
+/* context.c with the engine: reports of a run that contain arbitrary bytes. */
 #include "context.c"
 
 #include "target.h"

@@ -1,4 +1,4 @@
-/* frames.c with a socket in memory: what the daemon sends comes in pieces, and what is written must be whole frames. */
+/* frames.c with a socket in memory: data from the daemon comes in pieces, and the output must be whole frames. */
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,7 +115,7 @@ static void require_in_frame(const struct job *job, const char *frame)
         REQUIRE(job->brackets[BRACKETS - 1].start != NULL);
 }
 
-/* A job in pieces. What is read lies in its frame, and has a NUL behind it. */
+/* Reads a job in pieces. Its fields must lie within its frame, which is followed by a NUL. */
 void fuzz_job(struct input *input)
 {
     struct job job;
@@ -129,14 +129,14 @@ void fuzz_job(struct input *input)
     free(own_block);
 }
 
-/* Messages of each kind, with any texts. */
+/* Sends messages of each kind with arbitrary texts. */
 void fuzz_sent(struct input *input)
 {
     frames_begin(NULL);
     while (input->at < input->end) {
         unsigned what = take_byte(input);
         struct text texts[] = {take_text(input), take_text(input), take_text(input)};
-        if (what >= 128) { /* larger than the buffer that small frames are put together in */
+        if (what >= 128) { /* larger than the buffer for small frames */
             struct text large = {malloc(10 * 4096), 1 + (what - 128) * 64};
             memset((char *)large.start, 'x', large.size);
             free_text(texts[0]);

@@ -1,4 +1,4 @@
-/* hooks.c with the engine: any bytes to text and back, in an array that ends where the memory ends. */
+/* hooks.c with the engine: arbitrary bytes to text and back, in an array without room behind it. */
 #include "hooks.c"
 
 #include "target.h"
@@ -13,7 +13,7 @@ void fuzz_decode(struct input *input)
     JSValue again = encode(engine, JS_UNDEFINED, 1, (JSValueConst *)&text);
     size_t size;
     uint8_t *bytes = JS_GetUint8Array(engine, &size, again);
-    /* What was decoded is UTF-8: to decode it changes nothing, but for a second byte order mark. */
+    /* Decoded text is valid UTF-8. Decoding again changes nothing, except for a second byte order mark. */
     for (const uint8_t *at = bytes, *end = bytes + size; at < end;) {
         int character = character_size(at, end);
         REQUIRE(character > 0);

@@ -1,4 +1,4 @@
-/* memory.c: blocks of any sizes, taken, resized and freed in any order, keep what is written into them. */
+/* memory.c: blocks of any size keep their content while blocks are allocated, resized and freed in any order. */
 #include <string.h>
 
 #include "target.h"
@@ -25,7 +25,7 @@ void fuzz_memory(struct input *input)
         unsigned what = take_byte(input), place = what % BLOCKS;
         size_t size = (size_t)take_byte(input) << shifts[what >> 5];
         unsigned more = take_byte(input);
-        size = more == 0 ? size << 6 : size + more % 16; /* above 1 MiB now and then */
+        size = more == 0 ? size << 6 : size + more % 16; /* sometimes above 1 MiB */
         uint8_t **block = &blocks[place];
         require_filled(*block, *block == NULL ? 0 : sizes[place], (uint8_t)place);
         if ((what & 16) != 0 && *block != NULL) {

@@ -1,4 +1,4 @@
-/* libFuzzer's entry. The first byte of an input chooses the reader. */
+/* The entry points of libFuzzer. The first byte of an input chooses the reader. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +9,7 @@ unsigned take_byte(struct input *input)
     return input->at < input->end ? *input->at++ : 0;
 }
 
-/* A length of one byte, or two behind 255, and so many bytes, in a block of exactly their size. */
+/* Reads a length (one byte, or 255 and two bytes) and that many bytes, into a block of exactly that size. */
 struct text take_text(struct input *input)
 {
     size_t size = take_byte(input), left;

@@ -1,5 +1,5 @@
-/* The cell's readers of bytes, as a fuzzer calls them. Each of_FILE.c has the cell's own file in it, so that what is
- * static there can be called, with what it asks of others exchanged. */
+/* Functions of the cell for the fuzzer. Each of_FILE.c includes the cell's own file, so that it can call static
+ * functions, and replaces functions of other files. */
 #ifndef TARGET_H
 #define TARGET_H
 
@@ -7,7 +7,7 @@
 
 #define REQUIRE(condition) ((condition) ? (void)0 : __builtin_trap())
 
-/* Bytes of the input that are not used yet. */
+/* The bytes of the input that are still unused. */
 struct input {
     const uint8_t *at, *end;
 };
@@ -24,7 +24,7 @@ void fuzz_decode(struct input *input);
 void fuzz_memory(struct input *input);
 void fuzz_bytecode(struct input *input);
 
-/* of_frames.c: what was written since the last call of frames_begin. Frames are checked to be whole. */
+/* of_frames.c: checks that the output since the last call of frames_begin consists of whole frames. */
 void frames_begin(struct input *daemon);
 void frames_require_whole(void);
 
