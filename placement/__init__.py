@@ -1,6 +1,6 @@
 """Makes the placement table of the QuickJS cell, `sandbox/engines/quickjs/jail/placement.h`: `make placement`.
 
-The cell's allocator puts the blocks of the start that runs write to side by side (the jail's memory.c says why). Which
-these are is found out by a build of the cell that traces the writes of sample programs. The wheel does not contain this
-package.
+The cell's allocator groups the blocks that the cell allocates at its start and that runs write to later. The jail's
+memory.c says why. A build of the cell that traces the writes of sample programs finds these blocks. The wheel does not
+contain this package.
 """

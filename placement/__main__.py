@@ -1,4 +1,4 @@
-"""`make placement`."""
+"""Runs the sample programs in a tracing cell, and writes the bytecode file and the placement table."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ BYTECODE = ROOT / embedded.ENGINES / embedded.BYTECODE
 TRACE = "trace.out"
 
 STARTS = 3
-"""Cells that are traced. Addresses differ in each, and a few of the writes go by them."""
+"""Number of cells that are traced. Their addresses differ, and a few of the writes depend on addresses."""
 
 ANSWER_HEADER_BYTES = 5 + 1
-"""Of the answer to a check: the frame's header, and the letter of the form."""
+"""The part before the bytecode in the reply to a check: the frame's header, and one letter for the form."""
 
 WAIT_S = 120
-"""For one run. A traced run is slow."""
+"""Time limit of one run, because a traced run is slow."""
 
 PROMPT = "hello world"
 LIMITS = Limits(wall_ms=60_000)
 
 
 def samples() -> dict[str, bytes]:
-    """The sample programs, by name."""
+    """Return the sample programs by name."""
     paths = [*sorted((ROOT / "placement/samples").glob("*.js")), *sorted((ROOT / "examples").glob("*.js"))]
     return {path.name: path.read_bytes() for path in paths}
 
 
 def jobs(source: bytes, bytecode: bytes) -> list[Job]:
-    """How a program is run: once, when it is checked as well; kept, from its source and from its bytecode."""
+    """Return the ways in which a program runs: checked and run at once, from its source, and from its bytecode."""
     form = Form.MODULE if b"export default" in source else Form.BODY
     once = Job(task=Task.CHECK_AND_RUN, source=source, prompt=PROMPT, limits=LIMITS)
     kept = [
@@ -57,12 +57,12 @@ def jobs(source: bytes, bytecode: bytes) -> list[Job]:
 
 
 def check(source: bytes) -> Job:
-    """The job that makes a program's bytecode."""
+    """Return the job that compiles a program to bytecode."""
     return Job(task=Task.CHECK, source=source, artifact_bytes=1 << 20, limits=LIMITS)
 
 
 def traces(executable: Path, root: Path) -> list[bytes]:
-    """Start a cell outside of a jail, run all samples in it, and return what was noted of each run."""
+    """Start a cell outside of a jail, run all samples in it, and return the trace of each run."""
     noted = []
     data, their_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -99,7 +99,7 @@ def traces(executable: Path, root: Path) -> list[bytes]:
 
 
 def _forget(trace: Path) -> None:
-    """Take the notes of the last run away. The cell has the file mapped."""
+    """Clear the trace of the last run. The cell has mapped the file."""
     with trace.open("r+b") as file:
         taken = file.read().rstrip(b"\0")
         file.seek(0)
@@ -107,7 +107,7 @@ def _forget(trace: Path) -> None:
 
 
 def compile_scripts() -> bytes:
-    """Return what belongs into the file of the scripts' bytecode."""
+    """Return the content of the file with the scripts' bytecode."""
     made = checkout.build(ROOT, ["COMPILE"])
     done = subprocess.run([made / cell.EXECUTABLE, "compile"], env={}, stdout=subprocess.PIPE, check=True)
     engine = engine_source.find(cache.open_folder())
@@ -116,7 +116,7 @@ def compile_scripts() -> bytes:
 
 
 def main() -> None:
-    """Make the scripts' bytecode, then the table of a start with that, and write both where the build finds them."""
+    """Write the scripts' bytecode, and then the placement table of a cell with this bytecode, to the source tree."""
     BYTECODE.write_bytes(compile_scripts())
     made = checkout.build(ROOT, ["TRACE"])
     engine_build = json.loads((made / description.FACTS).read_bytes())["engine_build"]

@@ -1,4 +1,4 @@
-"""The table: which blocks of the start runs write to. Pure."""
+"""The placement table: the blocks of the cell's start that runs write to. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _NOT_TAKEN, TAKEN, _WRITTEN = 0, 1, 2
-"""What the jail's trace.c notes of a block."""
+"""The values that the jail's trace.c writes for a block."""
 
 _A_LINE = 6
-"""Ranges in a line of the header."""
+"""Number of ranges in a line of the header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Numbers of blocks, in the order in which the start takes them."""
+    """Blocks by their number, in the order in which the start allocates them."""
 
     blocks: int
-    """That the start takes."""
+    """Number of blocks that the start allocates."""
     by_many: frozenset[int]
-    """That more than a quarter of the runs write to."""
+    """Blocks that more than a quarter of the runs write to."""
     by_some: frozenset[int]
-    """That other runs write to."""
+    """Blocks that other runs write to."""
 
     @classmethod
     def from_traces(cls, traces: Iterable[bytes]) -> Table:
-        """Read what was noted of each run, a byte for each block. Raises ValueError if the starts differ."""
+        """Make the table from traces with one byte for each block. Raises ValueError if the starts differ."""
         runs = list(traces)
         starts, writers = set(), Counter[int]()
         for trace in runs:
@@ -39,7 +39,7 @@ class Table:
 
 
 def ranges(table: Table) -> list[tuple[int, int, bool]]:
-    """Return ranges of numbers in ascending order: the first one, how many, and whether many runs write to them."""
+    """Return ranges in ascending order: first number, count, and whether many runs write to the blocks."""
     found: list[tuple[int, int, bool]] = []
     for number in sorted(table.by_many | table.by_some):
         by_many = number in table.by_many
@@ -51,7 +51,7 @@ def ranges(table: Table) -> list[tuple[int, int, bool]]:
 
 
 def as_header(table: Table, engine_build: str) -> str:
-    """Return the table as the cell's allocator includes it."""
+    """Return the table as a C header for the cell's allocator."""
     items = [f"{{{first}, {count}, {int(by_many)}}}" for first, count, by_many in ranges(table)]
     lines = [", ".join(items[at : at + _A_LINE]) for at in range(0, len(items), _A_LINE)]
     return "\n".join(
