@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 VARIABLE = "PROMPTLOG_BUILD_CACHE"
-UNUSED_DAYS = 30  # entries that no build has used for so long are removed
+UNUSED_DAYS = 30  # entries that no build has used for this time are removed
 
 
 def open_folder() -> Path:
-    """The cache, a folder that only this user can write to; a temporary folder if there can be none."""
+    """Return the cache, a folder that only this user can write to, or a temporary folder if there is none."""
     folder = _wanted_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def open_folder() -> Path:
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a whole file or nothing, also if the machine stops or another build writes the same file."""
+    """Write a file completely or not at all, also if the machine stops or another build writes the same file."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
@@ -64,7 +64,7 @@ def _wanted_folder() -> Path:
 
 
 def _check_owner(folder: Path) -> None:
-    """Whoever can write to the cache decides what runs in the jail."""
+    """Raise PermissionError unless only this user can write to the cache, whose content will run in the jail."""
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise PermissionError("it is not a folder that only this user can write to")
@@ -78,5 +78,5 @@ def _remove_unused(folder: Path) -> None:
         try:
             if entry.stat().st_mtime < oldest:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        except FileNotFoundError:  # another build has removed it
+        except FileNotFoundError:  # another build has removed the entry
             continue

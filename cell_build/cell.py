@@ -1,6 +1,6 @@
-"""Compiles and links the executables, with a description of them, and keeps all in the cache.
+"""Compiles and links the executables, describes them, and keeps everything in the cache.
 
-They are the QuickJS cell, and `launch`, which starts the jails of every engine.
+The executables are the QuickJS cell, and `launch`, which starts the jails of every engine.
 """
 
 import hashlib
@@ -19,11 +19,12 @@ from cell_build.compiler import Compiler
 
 EXECUTABLE = "quickjs-cell"
 LAUNCHER = "launch"
-BUILD_FORMAT = "3"  # to be raised when the steps below or the descriptions change, and the flags do not
+BUILD_FORMAT = "3"  # increase this if the steps below or the descriptions change, and the flags do not
 
 OPTIMISED = ("-O2", "-g0", "-DNDEBUG", "-ffunction-sections", "-fdata-sections")
 FLAGS = (*OPTIMISED, "-std=gnu11", "-D_GNU_SOURCE", "-fPIE", "-fstack-protector-strong")
-# The engine keeps 4 KiB pools, one for each size, except with this macro.  promptlog's allocator is to see each object.
+# The engine allocates small objects from 4 KiB pools, one for each size, unless this macro is defined. promptlog's
+# allocator has to see each object.
 NO_POOLS = "-D__SANITIZE_ADDRESS__=1"
 ENGINE_FLAGS = (*FLAGS, "-w", NO_POOLS)
 CELL_FLAGS = (*FLAGS, "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-Wall", "-Wextra", "-Werror", "-Iengine")
@@ -39,17 +40,17 @@ class Cell:
     launcher: bytes  # launch.c
     compiler: Compiler
     architecture: str
-    flags: tuple[str, ...] = ()  # more of them, for variants that are tested
-    cell_flags: tuple[str, ...] = ()  # more of them for promptlog's own files
+    flags: tuple[str, ...] = ()  # further flags, for variants that are tested
+    cell_flags: tuple[str, ...] = ()  # further flags for promptlog's own files
 
     @cached_property
     def engine_build(self) -> str:
-        """Names the engine's sources and flags.  The same for all compilers and architectures."""
+        """The name of the engine's sources and flags, which is the same for all compilers and architectures."""
         return _digest([*ENGINE_FLAGS, *self.flags, *_contents(self.engine)])[:32]
 
     @cached_property
     def build(self) -> str:
-        """Names all inputs of the cell.  The cells of two builds with the same name have the same bytes."""
+        """The name of all inputs of the cell. Two builds with the same name have the same bytes."""
         flags = (*CELL_FLAGS, *LINK_FLAGS, *self.compiler.compile_flags, *self.compiler.link_flags, *self.cell_flags)
         inputs = [BUILD_FORMAT, self.engine_build, self.compiler.identity, self.architecture, *flags]
         return _digest([*inputs, *_contents(self.sources)])[:32]
@@ -58,7 +59,7 @@ class Cell:
         return cache_folder / "cells" / _digest([self.build, *_contents({f"{LAUNCHER}.c": self.launcher})])[:32]
 
     def kept(self, cache_folder: Path) -> Path | None:
-        """The folder with the executables and their descriptions, if an earlier build made it and it is undamaged."""
+        """Return the folder with the executables and descriptions, if an earlier build made it and it is undamaged."""
         folder = self._folder(cache_folder)
         try:
             facts = (folder / description.FACTS).read_text()
@@ -86,7 +87,7 @@ class Cell:
         cache.write(folder / LAUNCHER, launcher, mode=0o755)
         facts = description.facts(self, executable, launcher)
         cache.write(folder / description.BILL_OF_MATERIALS, description.bill_of_materials(self, facts))
-        cache.write(folder / description.FACTS, description.as_json(facts))  # the last: `kept` looks for it
+        cache.write(folder / description.FACTS, description.as_json(facts))  # written last, because `kept` looks for it
         return folder
 
     def _compile_all(self, work: Path, cache_folder: Path) -> list[str]:
@@ -99,7 +100,7 @@ class Cell:
         return objects
 
     def _compile(self, unit: str, work: Path, cache_folder: Path) -> str:
-        """Compile one C file, or take its object from the cache.  Returns the object's name below `work`."""
+        """Compile one C file, or take its object from the cache. Return the object's name below `work`."""
         if unit.startswith("engine/"):
             flags, files = [*ENGINE_FLAGS], _contents(self.engine)
         else:
@@ -129,7 +130,7 @@ class Cell:
         )
 
     def _names(self) -> list[str]:
-        """What the executable says about itself."""
+        """Return the macros with which the executable names its build and its engine."""
         engine = f"{engine_source.NAME} {engine_source.version(self.engine)}"
         named = {"CELL_BUILD": self.build, "CELL_ENGINE": engine, "CELL_ENGINE_BUILD": self.engine_build}
         return [f'-D{name}="{value}"' for name, value in named.items()]
@@ -139,7 +140,7 @@ class Cell:
         self.compiler.run(arguments, work, cache_folder)
 
     def _prepare_linking(self, work: Path, cache_folder: Path) -> None:
-        """zig builds its C library when it links for the first time: let it do so beside the compiling."""
+        """Let zig build its C library while other files compile. zig builds it when it links for the first time."""
         if not self.compiler.is_zig:
             return
         (work / "empty.c").write_text("int main(void) { return 0; }\n")

@@ -1,4 +1,4 @@
-"""Builds of a source tree: its C files, the engine, and the compiler that the user wants."""
+"""Builds the executables of a source tree from its C files and the engine, with the compiler that the user wants."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,20 +8,20 @@ from pathlib import Path
 from cell_build import cache, cell, compiler, description, embedded, engine_source
 from cell_build.cell import Cell
 
-SOURCE_FOLDER = "sandbox/engines/quickjs/jail"  # also the executable's place, in the tree and in the wheel
+SOURCE_FOLDER = "sandbox/engines/quickjs/jail"  # the executable's folder too, in the tree and in the wheel
 LAUNCHER_FOLDER = "sandbox/cells"
-FILES = (  # what belongs where, with its mode
+FILES = (  # folder, name and mode of each file
     (SOURCE_FOLDER, cell.EXECUTABLE, 0o755),
     (SOURCE_FOLDER, description.FACTS, 0o644),
     (LAUNCHER_FOLDER, cell.LAUNCHER, 0o755),
 )
-# The engine relies on undefined behaviour that is harmless, so UBSan looks at promptlog's files alone.
+# The engine relies on harmless undefined behaviour, so UBSan checks only promptlog's files.
 SANITIZED = ("-g", "-fsanitize=address", "-fno-omit-frame-pointer")
 SANITIZED_CELL = ("-fsanitize=undefined", "-fno-sanitize-recover=all", "-U_FORTIFY_SOURCE")
 
 
 def inputs(root: Path, engine: engine_source.Files) -> Cell:
-    """What the executable of this source tree is made of."""
+    """Return the inputs of this source tree's executable."""
     architecture = compiler.target_architecture()
     chosen = compiler.choose(architecture)
     files = sources(root) | embedded.headers(root, architecture, engine)
@@ -30,31 +30,31 @@ def inputs(root: Path, engine: engine_source.Files) -> Cell:
 
 
 def sources(root: Path) -> dict[str, bytes]:
-    """promptlog's own C files and headers."""
+    """Return promptlog's own C files and headers."""
     folder = root / SOURCE_FOLDER
     return {path.name: path.read_bytes() for path in sorted((*folder.glob("*.c"), *folder.glob("*.h")))}
 
 
 def build(root: Path, defines: Sequence[str] = (), sanitized: bool = False) -> Path:
-    """Build the executable, or a variant for tests.  Returns the folder in the cache that holds it."""
+    """Build the executable, or a variant for tests. Return the folder in the cache that contains it."""
     cache_folder = cache.open_folder()
     engine = engine_source.find(cache_folder) or engine_source.fetch(cache_folder)
     wanted = inputs(root, engine)
     wanted = replace(wanted, cell_flags=tuple(f"-D{name}" for name in defines))
-    if sanitized:  # the sanitizers need a dynamic executable; symbols stay in it
+    if sanitized:  # the sanitizers need a dynamic executable with symbols
         dynamic = replace(wanted.compiler, link_flags=("-pie", "-fsanitize=address,undefined"))
         wanted = replace(wanted, compiler=dynamic, flags=SANITIZED, cell_flags=wanted.cell_flags + SANITIZED_CELL)
     return wanted.kept(cache_folder) or wanted.make(cache_folder)
 
 
 def put(made: Path, root: Path) -> None:
-    """Copy the executables and the facts about them from the cache to their places in a source tree."""
+    """Copy the executables and their description from the cache to their places in a source tree."""
     for folder, name, mode in FILES:
         cache.write(root / folder / name, (made / name).read_bytes(), mode)
 
 
 def put_cell(made: Path, folder: Path) -> None:
-    """Copy the cell and the facts about it into another folder."""
+    """Copy the cell and its description to another folder."""
     for place, name, mode in FILES:
         if place == SOURCE_FOLDER:
             cache.write(folder / name, (made / name).read_bytes(), mode)

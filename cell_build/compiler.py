@@ -1,4 +1,4 @@
-"""The C compiler of a build: the machine's own, if it makes static-pie programs, or else the package `ziglang`."""
+"""The C compiler of a build: the machine's own if it makes static-pie programs, otherwise the package `ziglang`."""
 
 import hashlib
 import importlib.metadata
@@ -17,23 +17,23 @@ from pathlib import Path
 
 from cell_build.errors import BuildError
 
-ZIG_VERSION = "0.15.2"  # later versions build their C library 35 s slower
+ZIG_VERSION = "0.15.2"  # later versions take 35 s longer to build their C library
 ZIG_REQUIREMENT = f"ziglang=={ZIG_VERSION}"
-ZIG_LIBC = ("musl", "1.2.5")  # a part of this version of ziglang
+ZIG_LIBC = ("musl", "1.2.5")  # included in this version of ziglang
 COMPILER_VARIABLE = "PROMPTLOG_COMPILER"
 ARCHITECTURE_VARIABLE = "PROMPTLOG_ARCH"
 ARCHITECTURES = ("x86_64", "aarch64")
 
 PROBE = "#include <math.h>\n#include <stdio.h>\nint main(int n, char **v) { return printf(v[0]) < sqrt(n); }\n"
-# What the bytes of a static program depend on, besides the sources, the flags and the compiler.
+# Libraries whose content becomes a part of a static program.
 HOST_LIBRARIES = ("libc.a", "libm.a", "libgcc.a", "libgcc_eh.a", "rcrt1.o", "crti.o", "crtbeginS.o")
-# With these in the environment, a compiler takes other headers or libraries, or puts a time into its output.
+# With these variables, a compiler uses other headers or libraries, or writes a time into its output.
 MISLEADING_VARIABLES = ("CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "LD_RUN_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compiler:
-    """A command, and all of it that decides on the bytes of what it makes."""
+    """A compiler command with everything that determines the bytes of its output."""
 
     command: tuple[str, ...]
     identity: str
@@ -47,7 +47,7 @@ class Compiler:
         return self.identity.partition("\n")[0]
 
     def run(self, arguments: Sequence[str], folder: Path, cache_folder: Path) -> None:
-        """Compile or link in a folder.  Raises BuildError with the compiler's messages."""
+        """Compile or link in a folder. Raises BuildError with the compiler's messages."""
         environment = {name: value for name, value in os.environ.items() if name not in MISLEADING_VARIABLES}
         environment["LC_ALL"] = "C"
         if self.is_zig:
@@ -61,7 +61,7 @@ class Compiler:
 
 
 def target_architecture() -> str:
-    """The architecture to build for.  Raises BuildError if promptlog does not run there."""
+    """Return the architecture to build for. Raises BuildError if promptlog does not support it."""
     architecture = os.environ.get(ARCHITECTURE_VARIABLE) or platform.machine()
     if sys.platform != "linux" or architecture not in ARCHITECTURES:
         raise BuildError(
@@ -72,7 +72,7 @@ def target_architecture() -> str:
 
 
 def choose(architecture: str) -> Compiler:
-    """The machine's compiler if it can be used, or else zig, whether or not zig is installed yet."""
+    """Return the machine's compiler if it is usable, otherwise zig, whether or not zig is installed yet."""
     wanted = os.environ.get(COMPILER_VARIABLE, "")
     if wanted not in ("", "zig"):
         raise BuildError(f"{COMPILER_VARIABLE}={wanted} is unknown.", "Set it to zig, or set CC to a C compiler.")
@@ -81,7 +81,7 @@ def choose(architecture: str) -> Compiler:
 
 
 def check_zig_is_installed() -> None:
-    """Raises BuildError if the package `ziglang` is missing, or is another version than the pinned one."""
+    """Raise BuildError if the package `ziglang` is missing, or has another version than the pinned one."""
     try:
         installed = importlib.metadata.version("ziglang")
     except importlib.metadata.PackageNotFoundError:
@@ -120,7 +120,7 @@ def _host_compiler() -> Compiler | None:
 
 
 def _zig(architecture: str) -> Compiler:
-    # zig takes undefined behaviour for a reason to trap; the engine has some that is harmless.
+    # By default zig makes undefined behaviour trap, and the engine has some that is harmless.
     target = ("-target", f"{architecture}-linux-musl", "-fno-sanitize=undefined")
     return Compiler(
         command=(sys.executable, "-m", "ziglang", "cc"),
@@ -133,10 +133,10 @@ def _zig(architecture: str) -> Compiler:
 
 
 def _zig_environment(folder: Path, cache_folder: Path) -> dict[str, str]:
-    """Let zig keep its C library, and nothing else, for later builds.
+    """Return the variables with which zig keeps its C library, and nothing else, for later builds.
 
-    zig's cache is keyed by the path of zig's files, and each isolated build installs zig in another folder: a symbolic
-    link gives the files a path that stays.
+    zig's cache depends on the path of zig's files, and each isolated build installs zig in another folder. A symbolic
+    link gives the files a constant path.
     """
     specification = importlib.util.find_spec("ziglang")
     assert specification is not None

@@ -1,4 +1,4 @@
-"""What is in the executables: the facts that lie beside the cell, and the bill of materials (SBOM) of the wheel."""
+"""Describes the executables: a file of facts beside the cell, and the wheel's bill of materials (SBOM)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ LIBC_LICENCES = {"glibc": ("LGPL-2.1-or-later",), "musl": ("MIT",)}
 
 
 def facts(cell: Cell, executable: bytes, launcher: bytes) -> dict[str, str]:
-    """For the daemon's answers and `--version`.  `build` names the cell's inputs, `engine_build` the engine's part."""
+    """Return the facts for the daemon's replies and `--version`.
+
+    `build` names the cell's inputs, `engine_build` those of the engine.
+    """
     return {
         "engine": engine_source.NAME,
         "engine_version": engine_source.version(cell.engine),
@@ -32,7 +35,7 @@ def facts(cell: Cell, executable: bytes, launcher: bytes) -> dict[str, str]:
 
 
 def bill_of_materials(cell: Cell, said: dict[str, str]) -> bytes:
-    """The software in both executables, in the format CycloneDX 1.6, with the engine's licence."""
+    """Return the bill of materials of both executables as CycloneDX 1.6, with the engine's licence."""
     engine, version = said["engine"], said["engine_version"]
     libc, libc_version = cell.compiler.libc
     components: list[dict[str, Any]] = [

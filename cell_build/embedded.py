@@ -1,4 +1,4 @@
-"""What the executable holds beside code: promptlog's own scripts, and the second seccomp filter, as C headers."""
+"""C headers with data for the executable: promptlog's own scripts, and the second seccomp filter."""
 
 import hashlib
 import runpy
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ENGINES = "sandbox/engines"
 SCRIPTS = {
-    # In the order of evaluation: each uses what is before it.
+    # In the order of evaluation: each uses names of those before it.
     "prelude": (
         *(
             f"quickjs/jail/{name}.js"
@@ -20,23 +20,24 @@ SCRIPTS = {
 }
 FILTER = "quickjs/host/filter.py"
 BYTECODE = "quickjs/jail/scripts.bytecode"
-"""The scripts compiled. The first line says from what; then come, for each script, its size (4 bytes) and its bytecode.
+"""The compiled scripts.
 
-`make placement` writes it. A build cannot, since it runs nothing of what it fetches.
+The first line is a digest of the scripts and of the engine. Then each script has its size (4 bytes) and its bytecode.
+`make placement` writes the file. A build can't, because it executes nothing that it fetched.
 """
 
 
 def headers(root: Path, architecture: str, engine: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the headers that promptlog's C files include, made of the files of this source tree.
+    """Return the headers that promptlog's C files include, made from the files of this source tree.
 
-    scripts.h has the scripts' text, and their bytecode as well if it was made of this text by this engine.
+    scripts.h has the text of the scripts, and also their bytecode if it was made from this text by this engine.
     """
     instructions = runpy.run_path(str(root / ENGINES / FILTER))["instructions"](architecture)
     texts = _texts(root)
     scripts = _arrays(texts)
     compiled = bytecode(root, engine)
     if compiled is not None:
-        # The variant that compiles the scripts has to have their text.
+        # The variant that compiles the scripts needs their text.
         scripts = b"#ifndef COMPILE\n#define SCRIPTS_ARE_BYTECODE\n%b#else\n%b#endif\n" % (_arrays(compiled), scripts)
     return {
         "scripts.h": scripts,
@@ -45,12 +46,12 @@ def headers(root: Path, architecture: str, engine: Mapping[str, bytes]) -> dict[
 
 
 def bytecode_file(root: Path, engine: Mapping[str, bytes], compiled: bytes) -> bytes:
-    """Return what belongs into the file of the scripts' bytecode."""
+    """Return the content of the bytecode file."""
     return _first_line(root, engine) + compiled
 
 
 def bytecode(root: Path, engine: Mapping[str, bytes]) -> dict[str, bytes] | None:
-    """Return the scripts' bytecode; None if it was made of other scripts, or by another engine."""
+    """Return the bytecode of the scripts, or None if it was made from other scripts or by another engine."""
     data = (root / ENGINES / BYTECODE).read_bytes()
     first_line = _first_line(root, engine)
     if not data.startswith(first_line):
@@ -65,7 +66,7 @@ def bytecode(root: Path, engine: Mapping[str, bytes]) -> dict[str, bytes] | None
 
 
 def _texts(root: Path) -> dict[str, bytes]:
-    """Each script in a block, so that its names are not those of programs. The last byte is 0."""
+    """Return each script in a block, so that its names do not collide with a program's. The last byte is 0."""
     return {
         name: b"{" + b"".join((root / ENGINES / path).read_bytes() for path in paths) + b"\n}\0"
         for name, paths in SCRIPTS.items()
@@ -84,7 +85,7 @@ def _arrays(scripts: Mapping[str, bytes]) -> bytes:
 
 
 def _signed(data: bytes) -> Iterable[str]:
-    """Each byte as a C char, which is signed or not by the machine."""
+    """Return each byte as a C character literal, because `char` is signed on some machines only."""
     return (f"'\\x{byte:02x}'" for byte in data)
 
 

