@@ -1,8 +1,8 @@
-"""Fetches the code editor of the page that tries programs, CodeMirror, and puts its modules beside the page.
+"""Fetches CodeMirror, the code editor of the web page, and puts its modules beside the page.
 
-Its packages come from npm, through Deno, with the user's own configuration. `deno.lock` has the version and the hash
-of each. Deno checks the hashes, and runs nothing of the packages. The packages' modules are copied; their imports by
-package name become imports by file name, since a browser knows no package names.
+Deno fetches the packages from npm with the user's own configuration. `deno.lock` has the version and the hash of each
+package. Deno checks the hashes, and runs no code of the packages. The modules of the packages are copied. Their imports
+by package name become imports by file name, because a browser knows no package names.
 
 Without Deno or npm the page has a plain text field instead.
 """
