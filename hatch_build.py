@@ -1,9 +1,8 @@
-"""hatchling's build hook: every wheel of promptlog, also that of an editable installation, gets the QuickJS cell
-and `launch`, which starts jails.
+"""Build hook of hatchling: adds the QuickJS cell and `launch`, which starts jails, to every wheel.
 
-It gets the editor of the page that tries programs as well, where that can be fetched.
-How the executable is made: `cell_build/`.  How the editor is fetched: `page_build/`.  What can be set, and what can go
-wrong: docs/building.md.
+The hook also runs for an editable installation. It adds the editor of the web page as well, if that can be fetched.
+`cell_build/` makes the executables, `page_build/` fetches the editor, and docs/building.md describes settings and
+errors.
 """
 
 import sys
@@ -12,17 +11,17 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-sys.path.insert(0, str(Path(__file__).parent))  # a build starts without the project's folder on the path
+sys.path.insert(0, str(Path(__file__).parent))  # a build starts without the project's folder in sys.path
 
 import page_build
 from cell_build import cache, checkout, compiler, description, engine_source
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """Named by hatchling."""
+    """The hook. hatchling finds it as the subclass of BuildHookInterface in this file."""
 
     def dependencies(self) -> list[str]:
-        """What this build has to install: nothing, if the executable is in the cache."""
+        """Return the packages that this build needs. There are none if the executable is cached."""
         root = Path(self.root)
         cache_folder = cache.open_folder()
         engine = engine_source.find(cache_folder)
@@ -51,5 +50,5 @@ class CustomBuildHook(BuildHookInterface[Any]):
             )
         build_data["sbom_files"].append(str(made / description.BILL_OF_MATERIALS))
         build_data["pure_python"] = False
-        # A static executable needs no C library of the machine.
+        # A static executable needs no C library of the machine, so the wheel fits glibc and musl.
         build_data["tag"] = "py3-none-manylinux2014_{0}.musllinux_1_1_{0}".format(compiler.target_architecture())
