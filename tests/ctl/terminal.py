@@ -1,4 +1,4 @@
-"""A pseudo-terminal with a process on it."""
+"""Runs a process on a pseudo-terminal."""
 
 from __future__ import annotations
 

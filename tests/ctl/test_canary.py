@@ -122,7 +122,7 @@ def test_the_newest_programs_are_compared_by_default(a: Path, b: Path) -> None:
     assert "\n3 of 7 programs; runs: 0 the same, 2 different, 1 unsteady, 0 not run\n" in text
 
 
-def test_time_is_bounded(a: Path, b: Path) -> None:
+def test_the_time_limit(a: Path, b: Path) -> None:
     """No run starts after `--seconds`; the runs that were left out are counted, and the exit code is 3."""
     slow = b'{"name": "busy", "prompt": "1e12", "limits": {"cpu_ms": 100, "wall_ms": 10000}}\n' * 200
     code, report = _canary(a, b, "--seconds", "1", "--prompts", "-", input=slow)

@@ -29,7 +29,7 @@ _COMMANDS = {
 }
 
 
-def test_submit_prints_the_hash_alone(socket_path: Path) -> None:
+def test_submit_prints_only_the_hash(socket_path: Path) -> None:
     """submit prints only the SHA-256 hash of the file, and the program can be run by hash, prefix or name."""
     done = _ctl(socket_path, "submit", str(EXAMPLE), "--name", "reverse")
     hash = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
@@ -376,7 +376,7 @@ def test_every_command_is_in_the_file_of_its_name() -> None:
         assert command.callback.__module__ == f"promptlogctl.cli.{module}"
 
 
-def test_names_move_back_and_further_back(socket_path: Path) -> None:
+def test_names_move_back_repeatedly(socket_path: Path) -> None:
     """`name --back` goes back through all earlier programs, and fails with an error when none is left."""
     hashes = [_ctl(socket_path, "submit", "-", "--name", "walk", input=f"return {i}".encode()).stdout for i in range(3)]
     assert _ctl(socket_path, "name", "walk", "--back").stdout == hashes[1]
@@ -389,7 +389,7 @@ def test_names_move_back_and_further_back(socket_path: Path) -> None:
     assert b"did you mean @walk?" in _ctl(socket_path, "run", "walk").stderr
 
 
-def test_errors_are_json_too(socket_path: Path, tmp_path: Path) -> None:
+def test_errors_as_json(socket_path: Path, tmp_path: Path) -> None:
     """With --json, an error is one line of JSON on stdout, and the exit code is unchanged."""
     for socket, arguments, code, name in (
         (socket_path, ["run", "@nobody"], 5, "not_found"),

@@ -1,4 +1,4 @@
-"""The client library, synchronous and asynchronous, against a real daemon."""
+"""The blocking and the asynchronous client with a real daemon."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BACKENDS = ["trio", "asyncio"]
 LONG = LimitsAsked(cpu_ms=9000, wall_ms=9000)
 
 
-def test_the_one_liner(socket_path: Path) -> None:
+def test_the_readme_example(socket_path: Path) -> None:
     """The example in the README works."""
     with Client(socket_path) as c:
         hash = c.submit("const result = [prompt, env]").hash
@@ -122,7 +122,7 @@ def test_numbers_beyond_the_range_of_python(client: Client) -> None:
     assert result.json == "1" + "0" * 5000
 
 
-def test_failures(client: Client) -> None:
+def test_failed_programs_and_refused_requests(client: Client) -> None:
     """A failed program raises only when its value is read; a refused request raises at once."""
     result = client.run_source("throw new RangeError('x')")
     assert not result.ok
@@ -486,7 +486,7 @@ def test_a_task_cancelled_while_sending(socket_path: Path, backend: str) -> None
     anyio.run(main, backend=backend)
 
 
-def test_errors_say_where(client: Client) -> None:
+def test_errors_name_line_and_column(client: Client) -> None:
     """The message of a client exception names line and column, for a run as for a submit."""
     with pytest.raises(RequestRefused, match=r"SyntaxError: .* \(line 2, column \d+\)"):
         client.submit("\nconst x = ;")

@@ -100,7 +100,7 @@ def test_a_wrong_option_is_a_type_error(client: Client, call: Callable[[Any], Ca
     anyio.run(main, backend="asyncio")
 
 
-def test_a_kept_program_takes_no_language(client: Client) -> None:
+def test_run_rejects_a_language(client: Client) -> None:
     """`run` rejects the option `language`, and `run_source` accepts it."""
     hash = client.submit("return 1").hash
     assert client.run_source("const a: number = 1; return a", language="typescript").value == 1

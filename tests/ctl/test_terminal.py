@@ -161,7 +161,7 @@ def test_closed_streams(socket_path: Path, closed: int) -> None:
         assert b"Traceback" not in done.stdout + done.stderr
 
 
-def test_a_full_stderr(socket_path: Path) -> None:
+def test_stderr_on_a_full_disk(socket_path: Path) -> None:
     """If stderr can't be written, the result and the exit code are unchanged."""
     for code, exit_code, stdout in (("console.log(1); return 1", 0, b"1\n"), ("throw new Error('no')", 1, b"")):
         command = [*_CTL, "exec", "-e", code, "--socket", str(socket_path)]

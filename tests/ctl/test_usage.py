@@ -59,7 +59,7 @@ def test_usage_and_not_found(
     assert says in done.stderr.decode()
 
 
-def test_errors_of_usage_are_json_too(socket_path: Path) -> None:
+def test_usage_errors_as_json(socket_path: Path) -> None:
     """With --json, a usage error is one line of JSON on stdout."""
     assert _ctl(socket_path, "submit", "-", "--name", "j", input=b"return 1").returncode == 0
     for right, wrong in (
