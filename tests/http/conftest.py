@@ -13,7 +13,7 @@ from tests.http.servers import http_server
 
 @pytest.fixture(scope="session")
 def url(socket_path: Path) -> Iterator[str]:
-    """The URL of a server in front of the shared daemon."""
+    """The URL of a server for the shared daemon."""
     with http_server(daemon=socket_path) as url:
         yield url
 

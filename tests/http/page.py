@@ -337,7 +337,7 @@ def test_the_page_asks_for_a_token(browser: Browser, socket_path: Path, tmp_path
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["desktop", "phone"])
-def test_looks_and_accessibility(browser: Browser, url: str, size: str, scheme: str) -> None:
+def test_layout_and_accessibility(browser: Browser, url: str, size: str, scheme: str) -> None:
     """axe reports no serious fault, and nothing is wider than the screen. `SCREENSHOTS=1` writes the images in docs."""
     viewport = DESKTOP if size == "desktop" else PHONE
     touch = size == "phone"

@@ -333,7 +333,7 @@ def test_long_runs_do_not_delay_short_runs(url: str, web: httpx.Client) -> None:
 
 @pytest.mark.alone
 def test_5000_connections(socket_path: Path) -> None:
-    """While 5,000 connections are open, another client is served."""
+    """Another client is served while 5,000 connections are open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard >= 6000, "RLIMIT_NOFILE is too low for this test"
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
