@@ -175,7 +175,7 @@ _FACTS = ["facts.sqlite3", "names.jsonl"]
     [("no log", file) for file in _FACTS] + [("log", file) for file in (*_FACTS, "facts.sqlite3-wal")],
     indirect=["kept"],
 )
-def test_damaged_facts(kept: _Kept, tmp_path: Path, file: str) -> None:
+def test_damaged_sqlite_or_journal(kept: _Kept, tmp_path: Path, file: str) -> None:
     """After damage to any byte of SQLite or of the journal of names, programs, names and histories are unchanged."""
     for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
         _damage(state / file, chance)
@@ -205,7 +205,7 @@ def test_a_damaged_format_or_key(kept: _Kept, tmp_path: Path, file: str) -> None
         _check_use(Store.open(state), state)
 
 
-def test_damage_everywhere(kept: _Kept, tmp_path: Path) -> None:
+def test_damage_to_several_files(kept: _Kept, tmp_path: Path) -> None:
     """After damage to several files the store opens, and serves for each hash the right program or none."""
     for state, chance in _variants(kept, tmp_path, "everywhere", _VARIANTS):
         for path in sorted(path for path in state.rglob("*") if path.is_file() and path.stat().st_size):

@@ -120,7 +120,7 @@ def test_a_link_or_a_folder_instead_of_a_file(state: Path, tmp_path: Path, name:
     _check_whole(state)
 
 
-def test_other_names_below_programs(state: Path) -> None:
+def test_unknown_entries_are_ignored(state: Path) -> None:
     """Unknown entries below programs/ are ignored, and not removed."""
     (shelf,) = (state / "programs").iterdir()
     others = [state / "programs/zz", state / "programs/readme", shelf / ("z" * 62)]

@@ -76,7 +76,7 @@ def _spoil(journal: Path, *numbers: int) -> int:
 
 
 @pytest.mark.parametrize("bad", [(0,), (3,), (6,), (2, 3), (0, 5), (0, 1, 2, 3, 4, 5, 6)])
-def test_a_bad_line_is_logged_and_repaired(
+def test_a_damaged_line_is_logged_and_repaired(
     filled: _Filled, bad: tuple[int, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A damaged line is logged with its number, the damaged file is kept, and the journal is repaired from SQLite."""

@@ -73,7 +73,7 @@ def test_several_files_are_returned_unchanged(state: Path) -> None:
     assert (_object(state) / "files/lib/a.ts").read_bytes() == _FILES["lib/a.ts"]
 
 
-def test_one_file_with_a_path_of_its_own(store: Store) -> None:
+def test_a_single_file_keeps_its_path(store: Store) -> None:
     """A single file keeps its path if its path is not the default, or if the hash is not that of its text."""
     source = b"return 1"
     own = Program.of_text(source, language="javascript", engine="quickjs")
@@ -189,7 +189,7 @@ _LONG = "d/" * 15 + "f"
         *("a\\b", "a\0b", "a\nb", "\x7f", "\u202e", "\ud800", "x" * 256, "\u00e4" * 128, "d/" + _LONG),
     ],
 )
-def test_a_bad_path(store: Store, path: str) -> None:
+def test_invalid_paths(store: Store, path: str) -> None:
     """An absolute, ambiguous, unprintable, or too long path, or one that leaves the folder, is refused."""
     for files in ({path: b""}, {"main.ts": b"", path: b""}):
         with pytest.raises(Unstorable, match="path"):
