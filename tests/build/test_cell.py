@@ -82,7 +82,7 @@ def test_second_build_compiles_nothing(cache_folder: Path, tmp_path: Path) -> No
     assert changed.kept(cache_folder) not in (None, made)
 
 
-def test_all_inputs_name_the_build() -> None:
+def test_the_build_name_covers_all_inputs() -> None:
     """A change of any input changes the name of the build; the engine's build name depends only on the engine."""
     cell = small_cell()
     others = [
