@@ -1,4 +1,4 @@
-"""`python -m tests.deploy bookworm trixie`: install promptlog in these releases of Debian, and check it from inside."""
+"""`python -m tests.deploy bookworm trixie`: install promptlog in these releases of Debian, and test it."""
 
 from __future__ import annotations
 

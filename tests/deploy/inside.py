@@ -200,7 +200,7 @@ def test_the_first_message_starts_the_daemon() -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_the_main_job(engine: str) -> None:
+def test_submit_and_run(engine: str) -> None:
     """A program is stored under its SHA-256, runs on a prompt, and is held to its limits."""
     program = Path("/tmp/reverse.js")
     program.write_text(f"{REVERSE} // {engine}")
@@ -220,7 +220,7 @@ def test_the_main_job(engine: str) -> None:
         assert client.run_source("return prompt", "still there", engine=engine).value == "still there"
 
 
-def test_the_main_job_over_http() -> None:
+def test_exec_over_http() -> None:
     """The first request starts the HTTP API, which has no network of its own and names a tenant for each caller."""
     systemctl("enable", "--now", HTTP)
     assert systemctl("is-active", "promptlog-http.service", code=3).strip() == "inactive"
@@ -241,7 +241,7 @@ def test_the_main_job_over_http() -> None:
 
 
 def test_access_to_the_socket() -> None:
-    """Only members of the group can connect; others get the reason, and reach neither programs nor configuration."""
+    """Only members of the group can connect; others get the reason, and reach no programs or settings."""
     for user in ("alice", "mallory"):
         run("useradd", "--create-home", "--shell", "/bin/sh", user)
     run("usermod", "--append", "--groups", "promptlog-clients", "alice")
