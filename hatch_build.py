@@ -18,7 +18,7 @@ from cell_build import cache, checkout, compiler, description, engine_source
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """The hook. hatchling finds it as the subclass of BuildHookInterface in this file."""
+    """The hook. hatchling loads the subclass of BuildHookInterface in this file."""
 
     def dependencies(self) -> list[str]:
         """Return the packages that this build needs. There are none if the executable is cached."""
