@@ -227,7 +227,7 @@ def test_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch, socket_path
 def test_a_last_response_that_is_not_read(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A connection that is about to close does not wait forever for the client to read the last response."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
-    # Only little data may remain outside the kernel's buffers, so that the other deadline does not apply.
+    # Without pause_writing the deadline for stalled writes never starts, so that only the last deadline applies.
     monkeypatch.setattr(server_module.Protocol, "pause_writing", lambda protocol: None)
     with _served(Settings(socket=socket_path)) as (url, server), connected(url, receive_bytes=4096) as sock:
         code = b'{"code":"return \'x\'.repeat(4000000)","limits":{"cpu_ms":2000,"result_bytes":4194304}}'

@@ -63,7 +63,7 @@ def _give_many_names(state: Path) -> str:
 
 
 def test_a_submit_that_must_not_move_its_name(state: Path) -> None:
-    """A submit with `moves=False` stores nothing if another program has the name; otherwise it returns that program."""
+    """A submit whose name is taken stores nothing with `moves=False`, and otherwise returns the name's old program."""
     with reopened(state) as store:
         first, _ = _hashes(store)
 
