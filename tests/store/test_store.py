@@ -228,7 +228,7 @@ def _hidden(store: Store) -> list[Path]:
 
 
 def test_a_discarded_program_leaves_nothing(store: Store) -> None:
-    """A staged program that is discarded leaves no file, and can't be loaded before that."""
+    """A staged program can't be loaded, and leaves no file when it is discarded."""
     staged = store.stage(text(b"const = 1"), uid=7)
     assert _hidden(store)
     with pytest.raises(NotFound):
