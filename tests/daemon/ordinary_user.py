@@ -1,4 +1,4 @@
-"""How a test run by root starts a command as an ordinary user."""
+"""Starts commands as an ordinary user when root runs the tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ NOBODY = 65534
 
 
 def ordinary_user(folder: Path) -> list[str]:
-    """Give a folder to nobody, and return what goes before a command so that nobody runs it; nothing if not root.
+    """Give a folder to the user nobody, and return the arguments that run a command as nobody; none if not root.
 
-    CAP_DAC_READ_SEARCH is kept, so that a Python below root's home can be read.
+    The command keeps CAP_DAC_READ_SEARCH, so that it can read a Python below root's home.
     """
     if os.geteuid() != 0:
         return []

@@ -1,4 +1,4 @@
-"""A daemon of one test's own, what is seen of its processes, and a plain socket to it."""
+"""Starts a daemon for one test, inspects its processes, and opens plain sockets to it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 _AT_WORK_S = 0.02
-"""CPU time that no child has used before it has a run: to warm its memory takes a tenth of that."""
+"""CPU time above which a child has a run. Warming its memory takes a tenth of this."""
 
 
 class Daemon:
-    """A promptlogd of one test's own."""
+    """A promptlogd process for one test."""
 
     def __init__(self, folder: Path, *options: str, config: str = "", process_group: int | None = None) -> None:
-        """Start it. `config`: its settings, as TOML. `process_group`: 0 puts it in one of its own, as a shell does."""
+        """Start the daemon.
+
+        `config` is its settings as TOML. `process_group=0` creates a new process group, as shells do.
+        """
         if config:
             (folder / "promptlog.toml").write_text(config)
             options = ("--config", str(folder / "promptlog.toml"), *options)
@@ -44,21 +47,21 @@ class Daemon:
             self.ready = ready.read() == b"ready\n"
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal, wait, return the exit code."""
+        """Send a signal, wait for the exit, and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(15)
 
     def jailed(self) -> list[int]:
-        """Pids of all descendants."""
+        """Return the pids of all descendants of the daemon."""
         found = children(self.process.pid)
         for pid in found:
-            found += children(pid)  # which the loop then comes to as well
+            found += children(pid)  # the loop visits the added pids too
         return found
 
 
 @contextmanager
 def a_daemon(folder: Path, *options: str, config: str = "", process_group: int | None = None) -> Iterator[Daemon]:
-    """Start a daemon for the length of a block. Options as for `Daemon`."""
+    """Run a daemon within a `with` block. The options are those of `Daemon`."""
     daemon = Daemon(folder, *options, config=config, process_group=process_group)
     try:
         assert daemon.ready, daemon.log.read_text()
@@ -69,7 +72,7 @@ def a_daemon(folder: Path, *options: str, config: str = "", process_group: int |
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of its child processes."""
+    """Return the pids of the child processes of a process."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*"):
         try:
@@ -85,19 +88,19 @@ def nsjails(pid: int) -> list[int]:
 
 
 def watchdogs(daemon: Daemon) -> list[int]:
-    """Return the pids of a daemon's watchdogs: one, but while it is replaced."""
+    """Return the pids of a daemon's watchdogs: exactly one, except while the daemon replaces it."""
     return [child for child in children(daemon.process.pid) if b"/cells/watchdog.py" in _command(child)]
 
 
 def _command(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return b""
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used, all of its threads, in seconds; 0 if it is gone."""
+    """Return the CPU time of all threads of a process, in seconds; 0 if the process has ended."""
     try:
         return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
     except OSError:
@@ -105,7 +108,7 @@ def cpu_s(pid: int) -> float:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and no zombie."""
+    """Return whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -113,7 +116,7 @@ def is_alive(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for what must come about by then."""
+    """Wait until the condition is true; fail after this many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
@@ -121,13 +124,13 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return its resident set."""
+    """Return the resident set of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) << 10
 
 
 def at_work(daemon: Daemon) -> list[tuple[int, int, int]]:
-    """Return the jails whose child has a run that uses the CPU: nsjail, zygote, child."""
+    """Return nsjail, zygote and child of each jail whose child uses the CPU for a run."""
     chains = [
         (jail, zygote, child)
         for jail in children(daemon.process.pid)
@@ -138,11 +141,11 @@ def at_work(daemon: Daemon) -> list[tuple[int, int, int]]:
 
 
 def jailed_denos(daemon: Daemon) -> list[tuple[int, int]]:
-    """Return the nsjails that have a Deno in them, with that."""
+    """Return the pids of nsjail and Deno for each jail that contains a Deno."""
     found = []
     for nsjail in children(daemon.process.pid):
         for child in children(nsjail):
-            with suppress(OSError):  # it has just ended
+            with suppress(OSError):  # the process has just ended
                 if b"/bin/deno" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append((nsjail, child))
     return found
@@ -150,7 +153,7 @@ def jailed_denos(daemon: Daemon) -> list[tuple[int, int]]:
 
 @contextmanager
 def many_descriptors(number: int) -> Iterator[None]:
-    """Let this process have so many descriptors for the length of a block."""
+    """Raise this process's limit of open descriptors within a `with` block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard >= number, f"this host lets a process have {hard} descriptors; the test needs {number}"
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number), hard))
@@ -161,16 +164,16 @@ def many_descriptors(number: int) -> Iterator[None]:
 
 
 def talk(path: Path, *messages: dict[str, Any]) -> socket.socket:
-    """Connect, and send these messages as JSON lines."""
+    """Connect to the daemon, and send these messages as JSON lines."""
     sock = socket.socket(socket.AF_UNIX)
-    sock.connect(str(path))  # without a time-out: with one, a full backlog is an error
+    sock.connect(str(path))  # without a time-out, because with one a full backlog is an error
     sock.settimeout(10)
     sock.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
     return sock
 
 
 def ask(sock: socket.socket, *requests: dict[str, Any]) -> list[dict[str, Any]]:
-    """Send these requests as JSON lines, and return as many replies."""
+    """Send these requests as JSON lines, and return one reply for each."""
     sock.sendall(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
     with sock.makefile("rb") as replies:
         return [json.loads(replies.readline()) for _ in requests]

@@ -1,4 +1,4 @@
-"""What the daemon makes of the paths on its command line."""
+"""The paths on the daemon's command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.daemon.ordinary_user import ordinary_user
 
 
 def test_relative_paths_work_for_an_ordinary_user(tmp_path: Path) -> None:
-    """A socket and a state folder named from the current folder are found there, also by the jails."""
+    """The daemon and the jails resolve relative paths of the socket and the state folder against the current folder."""
     become = ordinary_user(tmp_path)
     reading, writing = os.pipe()
     daemon = subprocess.Popen(
@@ -39,8 +39,8 @@ def test_relative_paths_work_for_an_ordinary_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--socket", "--state-dir", "--config"])
-def test_an_empty_path_is_an_error_of_usage(tmp_path: Path, option: str) -> None:
-    """An empty path, as from a variable that is not set, does not mean the current folder."""
+def test_an_empty_path_is_a_usage_error(tmp_path: Path, option: str) -> None:
+    """The daemon rejects an empty path, for example from an unset variable, and does not use the current folder."""
     for path, code, says in (("missing/../.", 1, b"ERROR promptlogd: "), ("", 2, b"the path is empty")):
         command = [sys.executable, "-m", "promptlogd", "--config", "missing/c", option, path]
         done = subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=60)

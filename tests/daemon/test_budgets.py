@@ -1,6 +1,7 @@
-"""What one client makes the daemon hold is bounded, and a cancel is read behind any number of requests.
+"""Limits on the memory that one client can make the daemon use, and cancels behind many pipelined requests.
 
-Each attack comes from one process, over real sockets, and is compared with the daemon's resident set before it.
+Each attack comes from one process over real sockets. The tests compare the daemon's resident set with its value before
+the attack.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _LOOP: dict[str, Any] = {"type": "run", "source": "for(;;){}", "limits": {"cpu_m
 
 
 class _Watch:
-    """Samples the daemon's resident set in a thread of its own."""
+    """Samples the daemon's resident set in a thread."""
 
     def __init__(self, pid: int) -> None:
         self.before = self.most = resident_bytes(pid)
@@ -49,11 +50,11 @@ class _Watch:
 
     @property
     def growth(self) -> int:
-        """How far it has grown at the most."""
+        """Return the largest growth so far, in bytes."""
         return self.most - self.before
 
     def end(self) -> None:
-        """Sample no longer."""
+        """Stop sampling."""
         self._over.set()
         self._thread.join()
 
@@ -72,7 +73,7 @@ def _lines(*messages: dict[str, Any]) -> bytes:
 
 
 def _push(sock: socket.socket, data: bytes, seconds: float) -> int:
-    """Send without reading, for so long or until the daemon closes the connection. Return how much it took."""
+    """Send without reading until the time is over or the daemon closes the connection. Return the bytes sent."""
     deadline, sent = time.monotonic() + seconds, 0
     sock.settimeout(0.1)
     view = memoryview(data * (1 + MIB // len(data)))
@@ -90,8 +91,8 @@ def _is_served(client: Client) -> None:
         assert client.run_source("return 1").value == 1
 
 
-def test_300_runs_are_cancelled_at_once(tmp_path: Path) -> None:
-    """Of 300 endless loops pipelined none runs to its limit, most never begin, and a ping behind all is answered."""
+def test_300_pipelined_runs_can_be_cancelled_at_once(tmp_path: Path) -> None:
+    """The daemon cancels 300 pipelined endless loops, most of them before they start, and answers a ping among them."""
     numbers = range(300)
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, talk(daemon.socket) as sock:
         loops = _lines(*(_LOOP | {"id": f"run {number}"} for number in numbers))
@@ -108,20 +109,20 @@ def test_300_runs_are_cancelled_at_once(tmp_path: Path) -> None:
         assert {replies[f"run {number}"]["outcome"]["kind"] for number in numbers} == {"cancelled"}
         assert all(replies[f"cancel {number}"]["found"] for number in numbers)
         begun = [n for n in numbers if replies[f"run {n}"]["usage"]["wall_ms"] > 0]
-        # Those in a cell, and those that got a free cell before their cancel was read; more on a slow machine.
+        # Runs that had a cell, or got one before the daemon read their cancel. A slow machine starts more of them.
         assert len(begun) <= 150
 
 
-def test_a_ping_does_not_wait_for_runs(tmp_path: Path) -> None:
-    """Behind more runs than are taken at once, which all go on, a ping is answered at once."""
+def test_a_ping_is_answered_before_pending_runs(tmp_path: Path) -> None:
+    """The daemon answers a ping at once when it is sent behind more runs than one connection may have in progress."""
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon:
         loops = [_LOOP | {"id": number} for number in range(300)]
         with talk(daemon.socket, *loops, {"type": "ping", "id": "ping"}) as sock, sock.makefile("rb") as lines:
             assert json.loads(lines.readline())["id"] == "ping"
 
 
-def test_requests_that_were_read_ahead_are_served_in_order(tmp_path: Path) -> None:
-    """With one request at a time, 50 pipelined ones are answered in the order in which they came."""
+def test_pipelined_requests_are_served_in_order(tmp_path: Path) -> None:
+    """With a limit of one request at a time, the daemon answers 50 pipelined requests in order."""
     config = _FOUR_CELLS + "[server]\nmax_pipelined = 1\n"
     with a_daemon(tmp_path, config=config) as daemon:
         runs = [{"type": "run", "id": number, "source": "return 1"} for number in range(50)]
@@ -129,8 +130,8 @@ def test_requests_that_were_read_ahead_are_served_in_order(tmp_path: Path) -> No
             assert [json.loads(lines.readline())["id"] for _ in runs] == list(range(50))
 
 
-def test_an_id_that_was_read_ahead_is_in_use(tmp_path: Path) -> None:
-    """A second request with the id of one that waits is refused."""
+def test_the_id_of_a_waiting_request_is_in_use(tmp_path: Path) -> None:
+    """The daemon refuses a second request with the id of a request that still waits."""
     config = _FOUR_CELLS + "[server]\nmax_pipelined = 1\n"
     with a_daemon(tmp_path, config=config) as daemon:
         wait = {"type": "run", "id": 2, "source": "return 1"}
@@ -138,8 +139,8 @@ def test_an_id_that_was_read_ahead_is_in_use(tmp_path: Path) -> None:
             assert json.loads(lines.readline())["code"] == "bad_request"
 
 
-def test_a_client_that_leaves_takes_what_was_read_ahead_with_it(tmp_path: Path) -> None:
-    """Its requests that wait are dropped, and nothing counts them any more."""
+def test_waiting_requests_are_dropped_when_their_client_disconnects(tmp_path: Path) -> None:
+    """When a client disconnects, the daemon drops its waiting requests, and no counter includes them."""
     config = _FOUR_CELLS + "[server]\nmax_pipelined = 4\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as other:
         with talk(daemon.socket, *(_LOOP | {"id": number} for number in range(500))):
@@ -154,10 +155,10 @@ def test_a_client_that_leaves_takes_what_was_read_ahead_with_it(tmp_path: Path) 
 @pytest.mark.parametrize(
     "line",
     [b'{"id":1}\n', b'{"type":"cancel","id":1,"target":2}\n', b'{"type":"ping","id":1}\n', b"\n"],
-    ids=["no request", "cancel", "ping", "line feeds"],
+    ids=["invalid request", "cancel", "ping", "line feeds"],
 )
-def test_a_flood_without_a_reader(tmp_path: Path, line: bytes) -> None:
-    """Short requests without end, replies unread: little is held, others are served, and it is closed."""
+def test_a_flood_of_short_requests_without_reading_is_bounded(tmp_path: Path, line: bytes) -> None:
+    """The daemon closes a client that sends without reading; memory growth is small and other clients are served."""
     with a_daemon(tmp_path, config=_SHORT_STALL) as daemon, Client(daemon.socket) as other:
         _is_served(other)
         with _watched(daemon) as watch, talk(daemon.socket) as sock:
@@ -167,13 +168,13 @@ def test_a_flood_without_a_reader(tmp_path: Path, line: bytes) -> None:
             pushing.start()
             _is_served(other)
             pushing.join()
-            if line != b"\n":  # these are answered by nothing
+            if line != b"\n":  # the daemon does not answer line feeds
                 until(lambda: other.stats().clients == 1)
             assert watch.growth < 16 * MIB
 
 
-def test_many_floods_of_one_process(tmp_path: Path) -> None:
-    """The replies of 40 connections of one process have one bound, which is far below forty budgets."""
+def test_floods_of_one_process_share_one_bound(tmp_path: Path) -> None:
+    """The unread replies of 40 connections of one process share a bound far below 40 times that of one connection."""
     line = b'{"type":"list","id":1}\n' * 400
     with a_daemon(tmp_path, config=_SHORT_STALL) as daemon, ExitStack() as stack:
         other = stack.enter_context(Client(daemon.socket))
@@ -188,13 +189,13 @@ def test_many_floods_of_one_process(tmp_path: Path) -> None:
 
 
 def _large(client: Client) -> str:
-    """Keep a program of a megabyte, and return its hash."""
+    """Submit a program of 1 MB, and return its hash."""
     return client.submit("/*" + "x" * 1_000_000 + "*/ return 1").hash
 
 
 @pytest.mark.parametrize("connections", [1, 16])
-def test_sources_that_nobody_reads(tmp_path: Path, connections: int) -> None:
-    """Of 128 sources of a megabyte that a client asks for on each connection, a few are made."""
+def test_sources_are_not_prepared_for_a_client_that_does_not_read(tmp_path: Path, connections: int) -> None:
+    """If a client requests 128 sources of 1 MB and does not read, the daemon prepares only a few."""
     with a_daemon(tmp_path, config=_SHORT_STALL) as daemon, Client(daemon.socket) as other, ExitStack() as stack:
         hash = _large(other)
         shows = [{"type": "show", "id": number, "hash": hash, "source": True} for number in range(128)]
@@ -207,8 +208,8 @@ def test_sources_that_nobody_reads(tmp_path: Path, connections: int) -> None:
             assert watch.growth < _MOST_GROWTH
 
 
-def test_results_that_nobody_reads(tmp_path: Path) -> None:
-    """Results of 4 MiB for 16 connections of one process: about the process's budget of them is made."""
+def test_results_for_a_client_that_does_not_read_are_bounded(tmp_path: Path) -> None:
+    """For 16 connections of one process that read nothing, results of 4 MiB stop at about the process's budget."""
     limits = {"result_bytes": 4 * MIB, "cpu_ms": 500, "wall_ms": 20_000}
     run = {"type": "run", "source": "return 'x'.repeat(4194000)", "limits": limits}
     config = _FOUR_CELLS + "[server]\nstall_s = 3.0\n"
@@ -217,17 +218,18 @@ def test_results_that_nobody_reads(tmp_path: Path) -> None:
         with _watched(daemon) as watch:
             for _ in range(16):
                 stack.enter_context(talk(daemon.socket, *(run | {"id": number} for number in range(8))))
-            # The other is of the same process: it is told how things are, and no run of it begins meanwhile.
+            # `other` belongs to the same process: the daemon answers its `stats`, but starts none of its runs
+            # meanwhile.
             until(lambda: other.stats().running == 0 and other.stats().runs["ok"] > 10, 5)
-            # 10 of the other's; 16 MiB; one for each slot, and one for each run that gave its slot back after 0.1 s.
+            # 10 runs before; 16 MiB; one for each slot, and one for each run that gave its slot back after 0.1 s.
             assert other.stats().runs["ok"] <= 10 + 4 + 2 * 4
             waiting = other.start(None, source="return 1")
-            assert waiting.result().value == 1  # since those that do not read are closed
+            assert waiting.result().value == 1  # the daemon has closed the connections that do not read
             assert watch.growth < _MOST_GROWTH
 
 
-def test_streamed_lines_that_nobody_reads(tmp_path: Path) -> None:
-    """Runs of 8 connections that print a megabyte in short lines: what is not read is not taken from the cells."""
+def test_streamed_lines_stay_in_the_cells_when_nobody_reads(tmp_path: Path) -> None:
+    """While a client does not read, the daemon reads no console lines from its cells, so memory does not grow."""
     limits = {"log_bytes": MIB, "cpu_ms": 5000, "wall_ms": 3000}
     source = "for (let n = 0; n < 60000; n++) console.log(''); return 1"
     run = {"type": "run", "source": source, "stream_logs": True, "limits": limits}
@@ -241,8 +243,8 @@ def test_streamed_lines_that_nobody_reads(tmp_path: Path) -> None:
             assert watch.growth < 24 * MIB
 
 
-def test_streamed_lines_that_nobody_reads_end_at_the_wall_limit(tmp_path: Path) -> None:
-    """The process of such a run waits for its client, and not longer than it may."""
+def test_a_run_whose_lines_nobody_reads_ends_at_the_wall_limit(tmp_path: Path) -> None:
+    """A run that waits for its client to read console lines ends at the wall limit."""
     limits = {"log_bytes": MIB, "cpu_ms": 5000, "wall_ms": 5000}
     source = "for (let n = 0; n < 60000; n++) console.log(''); return 1"
     run = {"type": "run", "id": 1, "source": source, "stream_logs": True, "limits": limits}
@@ -250,8 +252,8 @@ def test_streamed_lines_that_nobody_reads_end_at_the_wall_limit(tmp_path: Path) 
         until(lambda: other.stats().runs == {"wall_limit": 1}, 15)
 
 
-def test_streamed_lines_all_come_to_a_slow_reader(tmp_path: Path) -> None:
-    """A client that reads, with pauses, gets every line of 600 KB, and the result."""
+def test_a_slow_reader_gets_all_streamed_lines(tmp_path: Path) -> None:
+    """A client that pauses between reads gets all lines of a log of 600 KB, and the result."""
     limits = {"log_bytes": MIB, "cpu_ms": 5000, "wall_ms": 30_000}
     source = "for (let n = 0; n < 20000; n++) console.log(n); return 1"
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon:
@@ -259,15 +261,15 @@ def test_streamed_lines_all_come_to_a_slow_reader(tmp_path: Path) -> None:
         received = b""
         with talk(daemon.socket, run) as sock:
             while b'"finished"' not in received[-2000:]:
-                time.sleep(0.01)  # it is slow
+                time.sleep(0.01)  # a slow client
                 received += sock.recv(65536)
         replies = [json.loads(line) for line in received.splitlines()]
         assert [reply["text"] for reply in replies[:-1]] == [str(number) for number in range(20_000)]
         assert replies[-1]["outcome"] == {"kind": "ok", "value": 1}
 
 
-def test_a_reader_that_takes_a_little_now_and_then_is_closed(tmp_path: Path) -> None:
-    """A client that reads 16 KiB in each stall time, of replies of several megabytes, is closed."""
+def test_a_client_that_reads_too_slowly_is_closed(tmp_path: Path) -> None:
+    """The daemon closes a client that reads only 16 KiB per stall time of replies of several megabytes."""
     run = {"type": "run", "source": "return 'x'.repeat(1000000)"}
     with a_daemon(tmp_path, config=_SHORT_STALL) as daemon, Client(daemon.socket) as other:
         with talk(daemon.socket, *(run | {"id": number} for number in range(8))) as sock:
@@ -276,12 +278,12 @@ def test_a_reader_that_takes_a_little_now_and_then_is_closed(tmp_path: Path) -> 
             while other.stats().clients == 2:
                 assert time.monotonic() < deadline, "it was not closed"
                 assert sock.recv(1024)
-                time.sleep(0.06)  # it is slow
+                time.sleep(0.06)  # a slow client
         until(lambda: "does not read its replies" in daemon.log.read_text())
 
 
-def test_one_process_leaves_connections_for_others(tmp_path: Path) -> None:
-    """Of 40 connections a process gets 35; another process still connects, and is served."""
+def test_one_process_can_not_take_all_connections(tmp_path: Path) -> None:
+    """Of `max_clients = 40`, one process gets 35 connections, and another process is still served."""
     config = _FOUR_CELLS + "[server]\nmax_clients = 40\n"
     with a_daemon(tmp_path, config=config) as daemon, ExitStack() as stack:
         ping = {"type": "ping", "id": 1}
@@ -297,8 +299,8 @@ def test_one_process_leaves_connections_for_others(tmp_path: Path) -> None:
         assert daemon.log.read_text().count("a connection was refused") < 100
 
 
-def test_without_descriptors_who_is_there_is_served(tmp_path: Path) -> None:
-    """While the daemon can't accept clients it serves those it has; with descriptors again it accepts."""
+def test_clients_are_served_while_the_daemon_has_no_free_descriptors(tmp_path: Path) -> None:
+    """Without free descriptors, the daemon serves its present clients; it accepts new ones when some are free again."""
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, Client(daemon.socket) as other, ExitStack() as stack:
         _is_served(other)
         pid = daemon.process.pid
@@ -313,8 +315,8 @@ def test_without_descriptors_who_is_there_is_served(tmp_path: Path) -> None:
         assert all(sock.recv(4096) for sock in socks)
 
 
-def test_long_frames_come_one_at_a_time(tmp_path: Path) -> None:
-    """Of 20 connections of one process that each send 7 MiB of a frame and stop, one is read beyond the first bytes."""
+def test_one_process_sends_one_long_frame_at_a_time(tmp_path: Path) -> None:
+    """Of 20 connections of a process that each send 7 MiB of a frame, only one is read beyond its first bytes."""
     start = b'{"type":"run","id":1,"source":"return 1","prompt":"'
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, Client(daemon.socket) as other, ExitStack() as stack:
         _is_served(other)
@@ -329,14 +331,14 @@ def test_long_frames_come_one_at_a_time(tmp_path: Path) -> None:
                 for sock in socks:
                     with suppress(BlockingIOError):
                         sock.send(b"x" * (MIB // 8))
-                _is_served(other)  # so that the daemon has read what it reads
+                _is_served(other)  # the daemon has read its input when it answers
             assert other.ping()
             _is_served(other)
             assert watch.growth < 32 * MIB
 
 
-def test_a_long_frame_that_never_ends_keeps_no_place(tmp_path: Path) -> None:
-    """A connection ends within a frame, and has a run in hand: another one's long frame is read meanwhile."""
+def test_a_truncated_long_frame_frees_its_place(tmp_path: Path) -> None:
+    """After a connection ends within a long frame, the daemon reads a long frame of another connection."""
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, ExitStack() as stack:
         ends, other = stack.enter_context(talk(daemon.socket)), stack.enter_context(talk(daemon.socket))
         ends.sendall(_lines({**_LOOP, "id": 1}) + b'{"type":"run","id":2,"prompt":"' + b"x" * 500_000)
@@ -348,7 +350,7 @@ def test_a_long_frame_that_never_ends_keeps_no_place(tmp_path: Path) -> None:
 
 
 def test_long_frames_of_one_process_all_arrive(tmp_path: Path) -> None:
-    """Ten frames of 3 MiB each that come at once, in parts, are all answered."""
+    """The daemon answers ten frames of 3 MiB that one process sends in parts at the same time."""
     with a_daemon(tmp_path, config=_FOUR_CELLS) as daemon, ExitStack() as stack:
         frame = _lines({"type": "run", "id": 1, "source": "return prompt.length", "prompt": "x" * 3_000_000})
         socks = [stack.enter_context(talk(daemon.socket)) for _ in range(10)]
@@ -361,10 +363,10 @@ def test_long_frames_of_one_process_all_arrive(tmp_path: Path) -> None:
             thread.join()
 
 
-def test_halves_of_short_frames_are_counted(tmp_path: Path) -> None:
-    """Of a process with 1,500 connections, each with half a frame of 15 KB, the daemon reads no more than its bound.
+def test_incomplete_short_frames_count_against_the_process(tmp_path: Path) -> None:
+    """For 1,500 connections with half a frame of 15 KB each, the daemon reads no more than the bound of one process.
 
-    When the first ones leave, others are read. Another process's client is served meanwhile.
+    It reads further connections when the first ones disconnect, and serves another process's client meanwhile.
     """
     half = b'{"id":1,"type":"ping","x":"'.ljust(15_000, b"y")
     with many_descriptors(2_000), a_daemon(tmp_path) as daemon:
@@ -385,10 +387,10 @@ def test_halves_of_short_frames_are_counted(tmp_path: Path) -> None:
                 sock.close()
 
 
-def test_halves_of_long_frames_end(tmp_path: Path) -> None:
-    """1,100 connections of a process, each with half a frame of more than 16 KiB, do not wait for each other for ever.
+def test_incomplete_long_frames_do_not_deadlock(tmp_path: Path) -> None:
+    """1,100 connections of a process, each with half a frame of over 16 KiB, do not wait for each other for ever.
 
-    The daemon closes each, and then reads a long request of that process.
+    The daemon closes each of them, and then reads a long request of the same process.
     """
     half = b'{"id":1,"type":"ping","x":"'.ljust(16 * 1024, b"y")
     config = "[server]\nstall_s = 0.5\n"
@@ -413,12 +415,12 @@ def test_halves_of_long_frames_end(tmp_path: Path) -> None:
 
 
 def _is_read(sock: socket.socket) -> bool:
-    """Whether the other end has read all that was sent."""
+    """Return whether the other end has read everything that was sent."""
     return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder) == 0
 
 
-def test_closed_connections_are_freed_at_once(tmp_path: Path) -> None:
-    """7,200 connections with a part of a frame come and go: their memory does not wait for a garbage collection."""
+def test_memory_of_closed_connections_is_freed_at_once(tmp_path: Path) -> None:
+    """The memory of 7,200 closed connections with partial frames is freed without waiting for a garbage collection."""
     half = b'{"id":1,"type":"ping","x":"'.ljust(12_000, b"y")
     with many_descriptors(1_000), a_daemon(tmp_path) as daemon, Client(daemon.socket) as other:
         _is_served(other)
@@ -428,4 +430,4 @@ def test_closed_connections_are_freed_at_once(tmp_path: Path) -> None:
                     for _ in range(600):
                         stack.enter_context(talk(daemon.socket)).sendall(half)
                 until(lambda: other.stats().clients == 1)
-        assert watch.growth < 20 * MIB  # 8 MiB; 33 if they wait
+        assert watch.growth < 20 * MIB  # measured: 8 MiB, or 33 MiB if they wait for a garbage collection

@@ -1,4 +1,4 @@
-"""Bytecode on the disk: whatever is done to it, only runs of its own program notice."""
+"""Changed bytecode on the disk affects only runs of its own program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHER = "return 'other'"
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
-    """A client of a daemon in the test's own folder."""
+    """A client of a daemon in a state folder of the test."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         yield client
 
@@ -37,8 +37,8 @@ def _key(tmp_path: Path) -> bytes:
     return msgspec.json.decode(path.read_bytes().rpartition(b" ")[0], type=Record).key
 
 
-def test_a_kept_program_runs_from_bytecode(tmp_path: Path, client: Client) -> None:
-    """The artifact on the disk has code, which grows with the program."""
+def test_a_stored_program_runs_from_bytecode(tmp_path: Path, client: Client) -> None:
+    """The artifact on the disk contains bytecode, and is larger for a larger program."""
     small = client.submit("return 1").hash
     large = client.submit("return [" + "x => x + 1," * 1000 + "].length").hash
     sizes = [_artifact(tmp_path, hash).stat().st_size for hash in (small, large)]
@@ -47,8 +47,8 @@ def test_a_kept_program_runs_from_bytecode(tmp_path: Path, client: Client) -> No
 
 
 @pytest.mark.parametrize("how", ["a byte", "cut", "empty", "of another", "removed"])
-def test_damaged_bytecode_is_made_again(tmp_path: Path, client: Client, how: str) -> None:
-    """What does not verify is never loaded: the run is right, and the file is as it was."""
+def test_damaged_bytecode_is_rebuilt(tmp_path: Path, client: Client, how: str) -> None:
+    """The daemon never loads bytecode whose seal does not verify: the run is right, and the file is restored."""
     hash, other = client.submit("return 'mine'").hash, client.submit(_OTHER).hash
     path = _artifact(tmp_path, hash)
     good = path.read_bytes()
@@ -68,8 +68,8 @@ def test_damaged_bytecode_is_made_again(tmp_path: Path, client: Client, how: str
     assert client.run(other).value == "other"
 
 
-def test_forged_bytecode_costs_one_run(tmp_path: Path, client: Client) -> None:
-    """Who has the key of the state folder can seal anything: one run crashes, the next is from the source."""
+def test_forged_bytecode_affects_one_run(tmp_path: Path, client: Client) -> None:
+    """Bytecode forged with the state folder's key crashes one run; the next run compiles the source again."""
     hash, other = client.submit("return 'mine'").hash, client.submit(_OTHER).hash
     path = _artifact(tmp_path, hash)
     place = Place(hash=hash, engine="quickjs", build=path.name.removeprefix("artifact.quickjs."))

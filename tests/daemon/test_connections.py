@@ -1,4 +1,4 @@
-"""Clients that leave, stall, flood or send what is no request: each harms its own connection alone."""
+"""Clients that disconnect, stall, flood or send invalid data affect only their own connection."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.daemon.processes import (
 )
 
 FOUR_CELLS = "[pool]\ncells = 4\nspare = 4\n"
-"""Four runs at once, whatever the number of cores."""
+"""Four concurrent runs, for any number of cores."""
 
 _LONG = {"cpu_ms": 9000, "wall_ms": 9000}
 
 
 def test_json_lines_with_a_half_closed_client(socket_path: Path) -> None:
-    """A shell's client, that closes its writing side at once, gets one JSON line with the value, then the end."""
+    """A client that closes its writing side at once gets its reply as one JSON line, then the end of the connection."""
     with talk(socket_path) as sock:
         sock.sendall(b'{"type":"run","id":1,"source":"const result = prompt.length","prompt":"abc"}\n')
         sock.shutdown(socket.SHUT_WR)
@@ -42,8 +42,8 @@ def test_json_lines_with_a_half_closed_client(socket_path: Path) -> None:
 
 
 @pytest.mark.alone
-def test_replies_come_when_ready(socket_path: Path) -> None:
-    """Of two pipelined runs the short one answers first."""
+def test_replies_are_sent_in_order_of_completion(socket_path: Path) -> None:
+    """The shorter of two pipelined runs is answered first."""
     with Client(socket_path) as client:
         until(lambda: client.stats().pools[0].blank >= 2)
     with talk(socket_path) as sock:
@@ -52,8 +52,8 @@ def test_replies_come_when_ready(socket_path: Path) -> None:
     assert [reply["id"] for reply in replies] == ["short", "long"]
 
 
-def test_cancel(socket_path: Path) -> None:
-    """A cancelled run ends as `cancelled`, with the CPU time that it used, long before its limit."""
+def test_a_run_can_be_cancelled(socket_path: Path) -> None:
+    """A cancelled run ends as `cancelled` long before its limit, and reports the CPU time that it used."""
     run = {"type": "run", "id": 1, "source": "console.log('on'); for(;;){}", "stream_logs": True, "limits": _LONG}
     with talk(socket_path) as sock, sock.makefile("rb") as lines:
         sock.sendall(json.dumps(run).encode() + b"\n")
@@ -68,8 +68,8 @@ def test_cancel(socket_path: Path) -> None:
 
 
 @pytest.mark.alone
-def test_a_client_that_leaves_has_its_runs_cancelled(tmp_path: Path) -> None:
-    """When a client vanishes its runs end, long before their limits, and the daemon goes on."""
+def test_runs_are_cancelled_when_their_client_disconnects(tmp_path: Path) -> None:
+    """When a client disconnects, the daemon ends its runs long before their limits, and serves other clients."""
     with a_daemon(tmp_path, config=FOUR_CELLS) as daemon, Client(daemon.socket) as client:
         runs = [{"type": "run", "id": id, "source": "for(;;){}", "limits": _LONG} for id in range(3)]
         with talk(daemon.socket, *runs):
@@ -82,14 +82,14 @@ _PING = {"json": b'{"type":"ping","id":1}\n', "msgpack": ClientSession().send(Pi
 
 
 def _until_closed(sock: socket.socket) -> bytes:
-    """Return all that comes until the daemon closes the connection."""
+    """Return everything received until the daemon closes the connection."""
     received = b""
     while data := sock.recv(65536):
         received += data
     return received
 
 
-@pytest.mark.parametrize("begun", [False, True], ids=["at once", "after a ping"])
+@pytest.mark.parametrize("begun", [False, True], ids=["first frame", "after a ping"])
 @pytest.mark.parametrize(
     ("encoding", "junk", "code", "says"),
     [
@@ -99,10 +99,10 @@ def _until_closed(sock: socket.socket) -> bytes:
         ("json", b'{"type":"ping"}\n', b"bad_request", b"`id`"),
     ],
 )
-def test_junk_ends_that_connection_alone(
+def test_invalid_frames_end_only_their_own_connection(
     socket_path: Path, client: Client, encoding: str, junk: bytes, code: bytes, says: bytes, begun: bool
 ) -> None:
-    """What is no frame is answered with an error and the connection's end; other clients notice nothing."""
+    """The daemon answers bytes that are not a frame with an error, and closes only that connection."""
     assert client.ping().protocol == 1
     with talk(socket_path) as sock:
         if begun:
@@ -115,8 +115,8 @@ def test_junk_ends_that_connection_alone(
     assert client.ping().protocol == 1
 
 
-def test_another_protocol_is_answered_in_text(socket_path: Path, client: Client) -> None:
-    """What begins as no connection of ours does is told so in a line of JSON."""
+def test_another_protocol_gets_an_error_as_json(socket_path: Path, client: Client) -> None:
+    """A client that starts with another protocol, such as HTTP, gets an error as a line of JSON."""
     with talk(socket_path) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert "starts with {" in json.loads(_until_closed(sock))["message"]
@@ -124,24 +124,24 @@ def test_another_protocol_is_answered_in_text(socket_path: Path, client: Client)
 
 
 def _flood(sock: socket.socket, size: int) -> bytes:
-    """Send a line of this length, or what the daemon takes of it, and return what comes until the connection ends."""
+    """Send a line of this length, as far as the daemon reads it, and return what it sends until the connection ends."""
     line = b'{"type":"ping","id":1,"x":"' + b"x" * (size - 29) + b'"}'
     assert len(line) == size
     try:
         sock.sendall(line + b"\n")
         sock.shutdown(socket.SHUT_WR)
     except (BrokenPipeError, ConnectionResetError):
-        pass  # closed while the rest of the flood was on its way
+        pass  # the daemon closed the connection before the whole line was sent
     received = b""
     try:
         received = _until_closed(sock)
     except ConnectionResetError:
-        pass  # closed with a part of the flood unread
+        pass  # the daemon closed the connection before it had read the whole line
     return received
 
 
-def test_a_frame_over_the_cap_ends_that_connection_alone(socket_path: Path, client: Client) -> None:
-    """A frame of 8 MiB is read; a longer one is refused, or cut off where it stands, and others notice nothing."""
+def test_a_frame_over_the_cap_ends_only_its_own_connection(socket_path: Path, client: Client) -> None:
+    """The daemon reads a frame of 8 MiB, and refuses a longer one or cuts it off; other clients are not affected."""
     cap = 8 << 20
     with talk(socket_path) as sock:
         assert b"unknown field `x`" in _flood(sock, cap)
@@ -153,8 +153,8 @@ def test_a_frame_over_the_cap_ends_that_connection_alone(socket_path: Path, clie
 
 
 @pytest.mark.alone
-def test_half_a_frame_is_waited_for_so_long(tmp_path: Path) -> None:
-    """A frame in two parts is answered; a client that owes the rest of one is closed after stall_s, and no sooner."""
+def test_an_incomplete_frame_has_a_deadline(tmp_path: Path) -> None:
+    """The daemon answers a frame in two parts, and closes a client that does not complete a frame after stall_s."""
     stall_s = 0.5
     with a_daemon(tmp_path, config=f"[server]\nstall_s = {stall_s}\n") as daemon, talk(daemon.socket) as sock:
         ping = b'{"type":"ping","id":1}\n'
@@ -170,7 +170,7 @@ def test_half_a_frame_is_waited_for_so_long(tmp_path: Path) -> None:
 
 @pytest.mark.alone
 def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
-    """A client that reads gets all of 60 MB of replies; one that reads nothing is closed, and others are served."""
+    """A client that reads gets 60 MB of replies; the daemon closes one that reads nothing, and serves others."""
     runs = [{"type": "run", "id": id, "source": "return 'x'.repeat(1000000)"} for id in range(60)]
     with a_daemon(tmp_path, config="[server]\nstall_s = 0.5\n") as daemon, Client(daemon.socket) as client:
         with talk(daemon.socket) as sock:
@@ -185,8 +185,8 @@ def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
-def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
-    """What a client sent of a frame exceeds the maximum is given back with its connection, not some time later."""
+def test_memory_of_an_oversized_frame_is_freed_with_its_connection(tmp_path: Path) -> None:
+    """When the daemon closes a connection with an oversized frame, it frees the bytes of that frame at once."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         first = 0
         for number in range(12):
@@ -195,13 +195,13 @@ def test_an_oversized_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
             until(lambda: client.stats().clients == 1)
             if number == 1:
                 first = resident_bytes(daemon.process.pid)
-        # Ten more would be 90 MB if they stayed; one buffer more or less is the allocator's affair.
+        # Ten more frames would be 90 MB if they stayed. The allocator may keep one buffer.
         assert resident_bytes(daemon.process.pid) < first + (20 << 20)
 
 
 @pytest.mark.alone
 def test_many_connections(tmp_path: Path) -> None:
-    """With 5,000 idle connections open a client is served as ever."""
+    """The daemon serves a client while 5,000 idle connections are open."""
     with many_descriptors(5_500), a_daemon(tmp_path) as daemon, ExitStack() as idle:
         for _ in range(5000):
             idle.enter_context(talk(daemon.socket))
@@ -220,13 +220,13 @@ def test_many_connections(tmp_path: Path) -> None:
             b'"source":"return 1","env":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
         ),
     ],
-    ids=["half of a surrogate pair", "no escape", "deep"],
+    ids=["lone surrogate", "invalid escape", "deep nesting"],
 )
 @pytest.mark.parametrize("start", [b'{"type":"run","id":1,', b' { "id" : 1 , "type":"run",'], ids=["type", "id"])
-def test_what_json_can_not_be_read_as_a_whole_is_answered(
+def test_a_request_with_invalid_json_is_refused_by_its_id(
     socket_path: Path, start: bytes, right: bytes, wrong: bytes
 ) -> None:
-    """Where its id can be read the request is refused, and the connection and what was sent behind it go on."""
+    """If only the id can be read, the daemon refuses the request; the connection and later requests go on."""
     with talk(socket_path) as sock, sock.makefile("rb") as lines:
         sock.sendall(start + right + b"\n")
         assert json.loads(lines.readline())["outcome"] == {"kind": "ok", "value": 1}
@@ -237,8 +237,8 @@ def test_what_json_can_not_be_read_as_a_whole_is_answered(
     assert told == {1: "bad_request", 2: "pong"}
 
 
-def test_an_id_in_a_text_is_nobodys(socket_path: Path) -> None:
-    """Only the message's own id is answered to."""
+def test_only_the_id_of_the_message_itself_is_used(socket_path: Path) -> None:
+    """The error for invalid JSON names the id of the message, and never an `id` inside its fields."""
     head = b'{"type":"run",%s"env":{"id":7,"a":"\\ud800"},"source":"1"}\n'
     with talk(socket_path) as sock, sock.makefile("rb") as lines:
         for own, told in ((b'"id":8,', 8), (b"", None)):
@@ -248,8 +248,8 @@ def test_an_id_in_a_text_is_nobodys(socket_path: Path) -> None:
 
 
 @pytest.mark.alone
-def test_a_client_that_does_not_read_costs_little(tmp_path: Path) -> None:
-    """Asked for half a gigabyte that nobody reads, the daemon makes a few replies, and gives their memory back."""
+def test_a_client_that_does_not_read_uses_little_memory(tmp_path: Path) -> None:
+    """If nobody reads replies of half a gigabyte, the daemon prepares only a few, and frees their memory."""
     source = "return 'x'.repeat(4194000)"
     limits = {"result_bytes": 4194304, "cpu_ms": 500, "wall_ms": 20_000}
     with a_daemon(tmp_path, config=FOUR_CELLS) as daemon, Client(daemon.socket) as other:
@@ -261,23 +261,23 @@ def test_a_client_that_does_not_read_costs_little(tmp_path: Path) -> None:
         before = resident_bytes(daemon.process.pid)
         runs = [{"type": "run", "id": i, "source": source, "limits": limits} for i in range(128)]
         with talk(daemon.socket, *runs), talk(daemon.socket, *runs):
-            # Each of the two has its share: their replies wait, and no run of theirs goes on.
+            # Each of the two connections has reached its share: their replies wait, and no more of their runs start.
             until(lambda: big_replies() >= 3 and other.stats().running == other.stats().queued == 0, 20)
-            for _ in range(30):  # results that are still being read become replies meanwhile
+            for _ in range(30):  # results that are still being read become replies during this time
                 assert other.run_source("return 1").value == 1
             made = big_replies() - 31
             for _ in range(30):
                 assert other.run_source("return 1").value == 1
             assert big_replies() == made + 61, "more replies were made for those who do not read"
-            assert 2 <= made <= 2 * (4 + 1)  # of each: in the four slots, and the next one as the first ended
+            assert 2 <= made <= 2 * (4 + 1)  # of each: one for each slot, and the next one when the first has ended
             assert resident_bytes(daemon.process.pid) - before < 96 << 20
         until(lambda: resident_bytes(daemon.process.pid) - before < 48 << 20)
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("message", [b'{"type":"cancel","id":1,"target":2}\n', b'{"id":1,"type":"what"}\n'])
-def test_replies_that_nobody_reads_end_the_reading(tmp_path: Path, message: bytes) -> None:
-    """Cancels and messages that are no requests are answered at once, but not without a reader: it costs no memory."""
+def test_reading_stops_when_replies_are_not_read(tmp_path: Path, message: bytes) -> None:
+    """The daemon stops reading cancels and invalid messages whose answers the client does not read, to bound memory."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as other:
         before = resident_bytes(daemon.process.pid)
         with talk(daemon.socket) as sock:
@@ -290,19 +290,19 @@ def test_replies_that_nobody_reads_end_the_reading(tmp_path: Path, message: byte
 
 
 @pytest.mark.alone
-def test_a_client_that_leaves_more_than_it_may_is_noticed(tmp_path: Path) -> None:
-    """With more requests pipelined than are taken, a client's leaving still ends its runs at once."""
+def test_a_disconnect_behind_too_many_requests_is_noticed(tmp_path: Path) -> None:
+    """Runs end at once when their client disconnects, even if it pipelined more requests than the daemon reads."""
     config = FOUR_CELLS + "[server]\nmax_pipelined = 16\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as other:
         runs = [{"type": "run", "id": i, "source": "for(;;){}", "limits": _LONG} for i in range(20)]
         with talk(daemon.socket, *runs):
-            # Which of them run changes: one that has run for 0.1 s gives its slot to the next.
+            # Which of them run changes, because a run gives its slot to the next one after 0.1 s.
             until(lambda: (stats := other.stats()).running >= 3 and stats.running + stats.queued == 16)
         until(lambda: other.stats().running == other.stats().queued == 0, 2)
 
 
-def test_requests_before_a_bad_one_are_answered(client: Client) -> None:
-    """What came whole before the frame that ends the connection is done and answered."""
+def test_requests_before_an_invalid_frame_are_answered(client: Client) -> None:
+    """The daemon carries out and answers requests that arrived complete before the frame that ends the connection."""
     with talk(client.socket_path, {"type": "ping", "id": 1}, {"type": "ping", "id": 2}, {"x": 1}) as sock:
         replies = [json.loads(line) for line in sock.makefile()]
     assert sorted((reply["type"], reply.get("id")) for reply in replies[:3] if "id" in reply) == [

@@ -1,4 +1,4 @@
-"""`console` is the same on both engines, and what a program writes with it comes as one would read it elsewhere."""
+"""`console` behaves the same on both engines, and formats values as other JavaScript hosts do."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ const result = null;
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_console_formats_groups_and_counts(client: Client, engine: str) -> None:
-    """Places in the first text, groups (32 deep at the most), counts, timers, the members of a Map and a Set."""
+    """Format specifiers in the first argument, groups (at most 32 deep), counters, timers, members of Map and Set."""
     result = client.run_source(_SOURCE, engine=engine)
     assert result.ok, result.outcome
     lines = [(line.level, line.text) for line in result.logs]
@@ -71,8 +71,8 @@ def test_console_formats_groups_and_counts(client: Client, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_a_format_can_not_flood_the_log(client: Client, engine: str) -> None:
-    """A text of a thousand places, each filled with a long one, ends at the log's limit."""
+def test_a_format_string_can_not_exceed_the_log_limit(client: Client, engine: str) -> None:
+    """A format string of a thousand specifiers with long values ends at the log limit."""
     source = "console.log('%s'.repeat(1000), ...Array(1000).fill('x'.repeat(10000))); const result = 1"
     result = client.run_source(source, engine=engine)
     assert result.ok, result.outcome
@@ -103,8 +103,8 @@ return 1;"""
         ("deno", "typescript", True),
     ],
 )
-def test_an_errors_frames_are_the_programs_own(client: Client, engine: Any, language: Any, wrap: bool) -> None:
-    """An error in the console has its place and its cause, in the program's lines; its stack alone has them as well."""
+def test_error_frames_refer_to_the_program(client: Client, engine: Any, language: Any, wrap: bool) -> None:
+    """A logged error, and its `stack` logged alone, have frames and cause in lines of the program."""
     source = f"export default () => {{ {_THROWS}\n}}" if wrap else _THROWS
     result = client.run_source(source, engine=engine, language=language)
     assert result.value == 1
@@ -121,8 +121,8 @@ def test_an_errors_frames_are_the_programs_own(client: Client, engine: Any, lang
         assert not re.search(r"promptlog|runner\.js|eval_script|blob:|<eval>", line), line
 
 
-def test_frames_in_the_console_are_mapped_up_to_a_bound() -> None:
-    """What a program may ask the daemon to look through has an end."""
+def test_mapping_of_console_frames_is_bounded() -> None:
+    """The daemon maps only a bounded amount of console text to places in the program."""
     console = Console(Limits(log_bytes=1 << 20), stack, "p.js", Text(b"\nf()"))
     log = Log(level=1, mapping=0, text=b"x" * 60_000 + b"\n    at f (eval_script:3:1)")
     texts = [line.text[60_000:] for line in (console.line(log) for _ in range(6)) if line is not None]
@@ -141,10 +141,10 @@ _LARGE = [
 
 
 @pytest.mark.parametrize(("engine", "source"), _LARGE)
-def test_frames_in_a_large_source_keep_nobody_waiting(
+def test_mapping_frames_in_a_large_source_does_not_block_others(
     client: Client, socket_path: Path, engine: Any, source: str
 ) -> None:
-    """Whatever its lines are, what the daemon does for a program's places takes it no second (it took minutes)."""
+    """Mapping places in sources with extreme lines delays other clients by less than 1 s (it once took minutes)."""
     done: list[RunResult] = []
     with Client(socket_path) as other:
         run = client.start(None, source=source, engine=engine, limits=LimitsAsked(cpu_ms=2000, log_bytes=1 << 20))
@@ -172,8 +172,8 @@ _INNOCENT = [
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize("source", _INNOCENT)
-def test_what_is_much_is_logged_without_much_ado(client: Client, engine: Any, source: str) -> None:
-    """To log thousands of members takes a few times as much CPU time as to make JSON of them, and no more."""
+def test_logging_large_values_is_cheap(client: Client, engine: Any, source: str) -> None:
+    """Logging thousands of members takes less than 8 times the CPU time of JSON.stringify."""
     limits = LimitsAsked(cpu_ms=5000, wall_ms=9000)
     logged = client.run_source("const show = console.log; " + source, engine=engine, limits=limits)
     plain = client.run_source("const show = JSON.stringify; " + source, engine=engine, limits=limits)
@@ -183,8 +183,8 @@ def test_what_is_much_is_logged_without_much_ado(client: Client, engine: Any, so
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_a_cause_is_no_reason_to_lose_an_exception(client: Client, engine: Any) -> None:
-    """However large it is, the exception is told, and where."""
+def test_a_large_cause_does_not_hide_the_exception(client: Client, engine: Any) -> None:
+    """An exception with a very large cause is still reported with its place."""
     source = "let o = {}; for (let i = 0; i < 22; i++) o = {l: o, r: o};\nthrow new Error('bad', {cause: o})"
     outcome = client.run_source(source, engine=engine).outcome
     assert isinstance(outcome, ProgramException)
@@ -194,8 +194,8 @@ def test_a_cause_is_no_reason_to_lose_an_exception(client: Client, engine: Any) 
     assert len(cause) < 200
 
 
-def test_further_lines_of_a_console_call_stand_apart(socket_path: Path) -> None:
-    """On a terminal no text of a program's looks like another call's line."""
+def test_continuation_lines_of_a_console_call_are_indented(socket_path: Path) -> None:
+    """On a terminal, a program's text cannot look like a line of another console call."""
     done = subprocess.run(
         [sys.executable, "-m", "promptlogctl", "exec", "-", "--socket", str(socket_path)],
         input="console.log('one\\n[error] two'); return 1",
@@ -207,8 +207,8 @@ def test_further_lines_of_a_console_call_stand_apart(socket_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_the_errors_in_an_error_are_told(client: Client, engine: Any) -> None:
-    """An AggregateError, also one of Promise.any, tells its inner errors in the console and in its own stack."""
+def test_inner_errors_of_an_aggregate_error_are_reported(client: Client, engine: Any) -> None:
+    """The console and the stack of an AggregateError, also one of Promise.any, contain its inner errors."""
     any_of = "Promise.any([Promise.reject(new Error('first one')), Promise.reject('second one')])"
     result = client.run_source(
         f"try {{ await {any_of} }} catch (error) {{ console.log(error); throw error }}", engine=engine
@@ -231,7 +231,7 @@ def test_the_errors_in_an_error_are_told(client: Client, engine: Any) -> None:
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_assertions_and_lines_of_groups(client: Client, engine: Any) -> None:
-    """A failed assertion formats its text. In a group each line of a text is indented, and frames keep their places."""
+    """A failed assertion formats its message. In a group, each line is indented and frames keep their places."""
     source = """console.assert(0, '%s is %d', 'x', 5); console.assert(0, {a: 1}); console.assert(0);
     console.group('G'); console.log('one\\ntwo'); console.log(new Error('inside'));
     console.groupEnd(); console.log('out\\nout');"""
@@ -251,7 +251,10 @@ def test_assertions_and_lines_of_groups(client: Client, engine: Any) -> None:
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_a_lone_surrogate_in_a_result(client: Client, socket_path: Path, engine: Any, encoding: Any) -> None:
-    """It becomes U+FFFD, with a warning. Whole pairs, and texts that only look like escapes, stay as they are."""
+    """A lone surrogate becomes U+FFFD with a warning.
+
+    Pairs, and text that only looks like an escape, stay unchanged.
+    """
     for code, value, warned in (
         ("return ['a\\ud800', '\\udc00b', {'\\udfff': 1}]", ["a\ufffd", "\ufffdb", {"\ufffd": 1}], True),
         ("return '\\ud83d\\ude00'", "\U0001f600", False),
@@ -274,7 +277,7 @@ def test_a_lone_surrogate_in_a_result(client: Client, socket_path: Path, engine:
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_results_with_escapes_near_the_limit(client: Client, engine: Any) -> None:
-    """A text full of escapes as text is returned within the default limits; a result over its limit is told as that."""
+    """A result full of escape sequences is returned within the default limits; one over its limit is reported."""
     escaped = r"\ud83d\ude00 " * 60_000
     result = client.run_source("return prompt", escaped, engine=engine)
     assert (result.outcome.__struct_config__.tag, result.logs) == ("ok", [])
@@ -285,7 +288,7 @@ def test_results_with_escapes_near_the_limit(client: Client, engine: Any) -> Non
 
 
 def test_raw_json_with_surrogates(client: Client) -> None:
-    """In the text of JSON.rawJSON escapes may have capitals: pairs stay, and lone ones are replaced."""
+    """Escapes in JSON.rawJSON may be in capitals: surrogate pairs stay, and lone surrogates are replaced."""
     for raw, value in (
         (r"\ud83d\uDE00", "\U0001f600"),
         (r"\uD83D\ude00", "\U0001f600"),
@@ -297,8 +300,8 @@ def test_raw_json_with_surrogates(client: Client) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_large_data_in_an_errors_errors(client: Client, engine: Any) -> None:
-    """Data that a validation library puts beside an error's message does not take the place of the error."""
+def test_large_data_in_the_errors_property(client: Client, engine: Any) -> None:
+    """Large data in an error's `errors` property, as validation libraries add it, does not hide the error."""
     source = "const e = new Error('bad'); e.errors = [{data: Array(1e5).fill(1)}, 'plain']; throw e"
     outcome = client.run_source(source, engine=engine).outcome
     assert isinstance(outcome, ProgramException)

@@ -1,4 +1,4 @@
-"""Deno through the daemon: the engine kept with a program, the pool by demand, hosts without it."""
+"""Deno through the daemon: a program's engine, starting the pool on demand, and hosts without Deno."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.daemons import configured_daemon
 WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
 
 
-def test_the_engine_is_kept_with_the_program(tmp_path: Path) -> None:
-    """A run takes the program's own engine unless it names one, after a restart and a lost database as well."""
+def test_the_engine_is_stored_with_the_program(tmp_path: Path) -> None:
+    """A run uses the program's own engine unless it names one, also after a restart and the loss of the database."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         kept = client.submit(f"{WHICH} // 1", engine="deno")
         typed = client.submit("const n: number = 7; return n", language="typescript")
@@ -50,14 +50,14 @@ def test_the_engine_is_kept_with_the_program(tmp_path: Path) -> None:
     for path in daemon.state.glob("facts.sqlite3*"):
         path.unlink()
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
-        # The artifact says it as well.
+        # The artifact names the engine too.
         assert client.run(kept.hash).value == "deno"
         assert client.run(typed.hash).value == 7
         assert client.show(typed.hash).language == "typescript"
 
 
-def test_one_program_is_kept_for_one_engine(client: Client) -> None:
-    """The same bytes for another engine are refused, with what to do; without an engine they are simply there."""
+def test_one_program_has_one_engine(client: Client) -> None:
+    """The same bytes for another engine are refused with advice; a submit without an engine finds the program."""
     source = f"{WHICH} // one engine"
     hash = client.submit(source, engine="deno", name="one-engine").hash
     with pytest.raises(RequestRefused, match="already stored as javascript for deno") as refused:
@@ -70,7 +70,7 @@ def test_one_program_is_kept_for_one_engine(client: Client) -> None:
 
 
 def test_syntax_errors_at_submit(client: Client) -> None:
-    """A program is refused by the engine that it is for, with its place."""
+    """The program's own engine rejects a syntax error at submit, with its place."""
     client.submit("const n: number = 1; return n", language="typescript")
     with pytest.raises(RequestRefused, match="SyntaxError"):
         client.submit("const n: number = 1; return n")
@@ -91,8 +91,8 @@ def test_syntax_errors_at_submit(client: Client) -> None:
         ('}); import "data:text/javascript,for(;;){}"; (async function () {', "typescript", "Expected ','"),
     ],
 )
-def test_nothing_of_a_program_runs_at_submit(client: Client, source: str, language: Any, says: str | None) -> None:
-    """What a program imports is not run by a check either, though its loop uses up the CPU time of a run."""
+def test_a_check_runs_no_code(client: Client, source: str, language: Any, says: str | None) -> None:
+    """A check does not run what a program imports, though the import's loop would use up the CPU time of a run."""
     if says is None:
         client.submit(source, engine="deno", language=language)
         assert isinstance(client.run_source(source, engine="deno", language=language).outcome, CpuLimit)
@@ -102,8 +102,8 @@ def test_nothing_of_a_program_runs_at_submit(client: Client, source: str, langua
         assert says in str(refused.value)
 
 
-def test_submits_at_once_for_several_engines(client: Client) -> None:
-    """Of the same new text for two engines at once one is kept, and the other refused."""
+def test_concurrent_submits_for_two_engines(client: Client) -> None:
+    """If the same new text is submitted for two engines at once, one submit succeeds and the other is refused."""
     kept: list[str] = []
     refused: list[str] = []
 
@@ -125,13 +125,13 @@ def test_submits_at_once_for_several_engines(client: Client) -> None:
 
 
 def _root_of(nsjail: int) -> Path:
-    """Return the root of an nsjail's jail, as it was told."""
+    """Return the root folder of an nsjail's jail, from its command line."""
     arguments = Path(f"/proc/{nsjail}/cmdline").read_bytes().split(b"\0")
     return Path(os.fsdecode(arguments[arguments.index(b"--bindmount_ro") + 1]).removesuffix(":/"))
 
 
-def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:
-    """No Deno process is started and no root of its jails is made before the first run that wants one."""
+def test_no_deno_starts_before_the_first_deno_run(tmp_path: Path) -> None:
+    """The daemon starts no Deno process, and makes no root for its jails, before the first run on Deno."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         client.run_source("return 1")
         assert jailed_denos(daemon) == []
@@ -146,7 +146,7 @@ def test_a_host_that_never_uses_deno_pays_nothing(tmp_path: Path) -> None:
 
 
 def test_without_deno_the_error_says_how_to_install_it(tmp_path: Path) -> None:
-    """The package missing, a run on Deno is `unsupported` with the command that installs it; QuickJS works."""
+    """Without the package, a run on Deno is `unsupported` and names the command that installs it; QuickJS works."""
     (tmp_path / "deno.py").write_text("raise ImportError('not here')\n")
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
     with configured_daemon("", environment={"PYTHONPATH": path}) as socket, Client(socket) as client:
@@ -158,7 +158,7 @@ def test_without_deno_the_error_says_how_to_install_it(tmp_path: Path) -> None:
 
 
 def test_jit_always_is_refused_without_a_cgroup(tmp_path: Path) -> None:
-    """The daemon does not start, and says why and what to do."""
+    """The daemon does not start, and names the reason and the remedy."""
     config = tmp_path / "promptlog.toml"
     config.write_text('[deno]\njit = "always"\n[pool]\ncgroup = "never"\n')
     command = [sys.executable, "-m", "promptlogd", "--config", str(config), "--socket", str(tmp_path / "s")]
@@ -171,20 +171,20 @@ def test_jit_always_is_refused_without_a_cgroup(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_without_a_cgroup_there_is_no_jit() -> None:
-    """`auto` without a cgroup: memory is held by RLIMIT_DATA, WebAssembly is not there, and `stats` says so."""
+def test_auto_disables_the_jit_without_a_cgroup() -> None:
+    """With `auto` and no cgroup, RLIMIT_DATA bounds memory, WebAssembly is missing, and `stats` reports this."""
     with configured_daemon('[pool]\ncgroup = "never"\n') as socket, Client(socket) as client:
         assert client.run_source("return typeof WebAssembly", engine="deno").value == "undefined"
         result = client.run_source(
             "const a = []; for (;;) a.push({b: [1]})", engine="deno", limits=LimitsAsked(cpu_ms=9000)
         )
         assert isinstance(result.outcome, MemoryLimit)
-        assert 64 << 20 < result.usage.peak_memory_bytes <= 148 << 20  # a daemon is small: see `Supervisor`
+        assert 64 << 20 < result.usage.peak_memory_bytes <= 148 << 20  # never less than the daemon: see `Supervisor`
         assert "RLIMIT_DATA" in client.stats().held_by["memory (deno)"]
 
 
-def test_runs_with_other_memory(client: Client) -> None:
-    """A run may ask for more or less memory than the default: a cell is started for it, and holds it at that."""
+def test_runs_with_another_memory_limit(client: Client) -> None:
+    """A run may ask for more or less memory than the default; a cell that is started for it enforces that limit."""
     hog = "const a = []; for (let i = 0; i < 150; i++) a.push(new Uint8Array(1 << 20).fill(1)); return a.length"
     roomy = LimitsAsked(memory_bytes=400 << 20, cpu_ms=2000)
     assert client.run_source(hog, engine="deno", limits=roomy).value == 150
@@ -194,8 +194,8 @@ def test_runs_with_other_memory(client: Client) -> None:
     )
 
 
-def test_clients_with_short_runs_are_served_beside_deno(tmp_path: Path) -> None:
-    """While a client's 60 runs on Deno are under way, another's runs on QuickJS are served between them."""
+def test_quickjs_runs_do_not_wait_for_deno_runs(tmp_path: Path) -> None:
+    """While 60 runs of one client on Deno are in progress, runs of another client on QuickJS are served."""
     config = "[pool]\ncells = 2\nspare = 2\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         pending = [client.start(None, source=WHICH, engine="deno") for _ in range(60)]
@@ -208,7 +208,7 @@ def test_clients_with_short_runs_are_served_beside_deno(tmp_path: Path) -> None:
 
 
 def test_large_inputs_and_results(client: Client) -> None:
-    """A prompt and a result of 1 MiB go through, byte for byte; what is over the limit is told."""
+    """A prompt and a result of 1 MiB arrive unchanged; anything over the limit is reported."""
     prompt = "ü€😀" * 100_000
     result = client.run_source("return prompt", prompt, engine="deno", limits=LimitsAsked(cpu_ms=1000))
     assert result.value == prompt
@@ -217,9 +217,9 @@ def test_large_inputs_and_results(client: Client) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_a_long_source_has_the_checks_limit_and_not_the_runs(engine: Any) -> None:
-    """A source that takes too long to parse is refused as at submit; with time enough for a check it runs."""
-    # One expression of 900 KB, which takes each engine some 50 ms at least.
+def test_a_long_source_has_the_time_limit_of_a_check(engine: Any) -> None:
+    """A source that takes too long to parse is refused as at submit; it runs when a check has enough time."""
+    # One expression of 900 KB, which takes each engine at least 50 ms.
     source = "const list = [" + "[1, {a: 'b'}], " * 60_000 + "]; return list.length"
     limits = LimitsAsked(cpu_ms=5000, wall_ms=9000, memory_bytes=512 << 20)
     with configured_daemon("[limits]\ncheck_cpu_ms = 5000\n") as path, Client(path) as client:

@@ -1,4 +1,4 @@
-"""Denos that are killed, and clients that leave theirs: who else notices, and what is left."""
+"""Killed Deno processes and clients that disconnect affect only their own runs and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
 
 
 def test_killed_with_sigkill(tmp_path: Path) -> None:
-    """After the daemon's SIGKILL every Deno, at work or blank, is gone within a second, and its nsjail with it."""
+    """After SIGKILL of the daemon, each busy or blank Deno and its nsjail are gone within a second."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         limits = LimitsAsked(cpu_ms=9000, wall_ms=9000)
         for source in ("for(;;){}", "await new Promise((r) => setTimeout(r, 60000))"):
@@ -32,17 +32,17 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
         pids = [pid for pair in jailed_denos(daemon) for pid in pair]
         daemon.stop(signal.SIGKILL)
         until(lambda: not any(map(is_alive, pids)), 1)
-    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:  # and sweeps what was left
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:  # and remove what the first one left
         assert client.run_source(WHICH, engine="deno").value == "deno"
 
 
 _STARTS_S = 0.3
-"""CPU time that no Deno takes for its start: ten times as much as it does."""
+"""CPU time above which a Deno has a run: ten times the CPU time of its start."""
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["nsjail", "deno"])
-def test_a_kill_harms_its_run_alone(tmp_path: Path, which: int) -> None:
-    """With nsjail or Deno killed in mid-run, that run is told as crashed, and the others succeed."""
+def test_a_kill_affects_only_its_own_run(tmp_path: Path, which: int) -> None:
+    """If nsjail or Deno is killed during a run, that run is reported as crashed, and the others succeed."""
     config = "[pool]\ncells = 4\nspare = 4\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         source = "const began = Date.now(); while (Date.now() - began < 4000); return 1"
@@ -63,12 +63,12 @@ def test_a_kill_harms_its_run_alone(tmp_path: Path, which: int) -> None:
 def _has(group: Path, pid: int) -> bool:
     try:
         return str(pid) in (group / "cgroup.procs").read_text().split()
-    except OSError:  # it is removed just now
+    except OSError:  # the cgroup is being removed
         return False
 
 
 def test_cells_started_for_one_run_leave_no_cgroup(tmp_path: Path) -> None:
-    """Clients that leave while a cell starts for them leave nothing behind."""
+    """Clients that disconnect while a cell starts for them leave no cgroup behind."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         assert "cgroup" in client.stats().held_by["memory (deno)"], "no memory cgroup can be made here"
         limits = LimitsAsked(memory_bytes=256 << 20, wall_ms=9000)
@@ -86,9 +86,9 @@ def test_cells_started_for_one_run_leave_no_cgroup(tmp_path: Path) -> None:
         for number in range(20):
             with Client(daemon.socket) as gone:
                 gone.start(None, source="return 1", engine="deno", limits=limits)
-                time.sleep(number / 700)  # the load: clients leave at each moment of a start, which takes 25 ms
+                time.sleep(number / 700)  # clients disconnect at different moments of a start, which takes 25 ms
         assert client.run_source(WHICH, engine="deno", limits=limits).value == "deno"
         assert running.cancel()
-        client.run_source(WHICH, engine="deno", limits=limits)  # a start removes what could not be removed before
-        # What is left is of the cells that wait for a run.
+        client.run_source(WHICH, engine="deno", limits=limits)  # this start removes what an earlier one could not
+        # The remaining cgroups belong to cells that wait for a run.
         until(lambda: len(left()) == len(jailed_denos(daemon)))

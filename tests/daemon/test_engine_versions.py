@@ -1,4 +1,4 @@
-"""Which engine answers: its version in replies and commands, and what a disabled engine refuses."""
+"""The version of the engine in replies and commands, and the requests that a disabled engine refuses."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SOURCE = "return typeof Intl"
 
 
 def test_replies_and_commands_name_the_same_versions(client: Client, socket_path: Path) -> None:
-    """`pong`, `finished`, --version, ping and doctor agree."""
+    """`pong`, `finished`, --version, ping and doctor report the same versions."""
     versions = installed_versions()
     assert list(versions) == ["quickjs", "deno"]
     assert client.ping().engines == versions
     for engine, version in versions.items():
         assert client.run_source(SOURCE, engine=engine).engine_version == version
         assert client.run(client.submit(f"{SOURCE} // {engine}", engine=engine).hash).engine_version == version
-    unparsed = client.run_source("let x = ;" + " " * 70_000, engine="deno")  # checked by a job of its own
+    unparsed = client.run_source("let x = ;" + " " * 70_000, engine="deno")  # large enough for a separate check
     assert (unparsed.ok, unparsed.engine_version) == (False, versions["deno"])
     lines = [f"{engine}: {version}" for engine, version in versions.items()]
     assert ctl(socket_path, "--version").stdout.decode().splitlines()[1:] == lines
@@ -35,8 +35,8 @@ def test_replies_and_commands_name_the_same_versions(client: Client, socket_path
     assert f"answers on {socket_path}, with {', '.join(versions.values())}\n" in doctor
 
 
-def test_the_bill_of_materials_names_the_version_that_is_told(client: Client) -> None:
-    """The SBOM of the installed package has the version and the build that `pong` has."""
+def test_the_bill_of_materials_has_the_reported_version(client: Client) -> None:
+    """The SBOM of the installed package has the version and build that `pong` reports."""
     [path] = [path for path in distribution("promptlog").files or [] if path.name == "quickjs-cell.cdx.json"]
     bill = json.loads(path.read_text())
     engine = bill["components"][0]
@@ -51,15 +51,15 @@ def without_deno(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield daemon
 
 
-def test_a_disabled_engine_refuses_what_needs_it(without_deno: Daemon) -> None:
-    """submit and run are refused with how to enable it, whether it is named or follows from the language."""
+def test_a_disabled_engine_refuses_requests(without_deno: Daemon) -> None:
+    """submit and run are refused with advice, whether the request names the engine or the language implies it."""
     with Client(without_deno.socket) as client:
         kept = client.submit(SOURCE).hash
         assert client.run(kept).value == "undefined"
         for ask in (
             lambda: client.submit(f"{SOURCE} ", engine="deno"),
             lambda: client.submit("const n: number = 1; return n", language="typescript"),
-            lambda: client.submit("return 1" + " " * 70_000, engine="deno"),  # a large program goes another way
+            lambda: client.submit("return 1" + " " * 70_000, engine="deno"),  # a large program takes another path
             lambda: client.run_source(SOURCE, engine="deno"),
             lambda: client.run_source("return 1", language="typescript"),
             lambda: client.run(kept, engine="deno"),
@@ -75,8 +75,8 @@ def test_a_disabled_engine_refuses_what_needs_it(without_deno: Daemon) -> None:
     assert ctl(without_deno.socket, "ping").stdout.decode().splitlines()[-1] == "deno: disabled"
 
 
-def test_programs_of_a_disabled_engine_are_kept(tmp_path: Path) -> None:
-    """With QuickJS disabled its programs stay, run on an engine that is named, and run again when it is enabled."""
+def test_programs_of_a_disabled_engine_stay_stored(tmp_path: Path) -> None:
+    """With QuickJS disabled, its programs stay stored, run if a run names Deno, and run again when it is enabled."""
     enabled = installed_versions()
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         kept = client.submit(SOURCE).hash
@@ -84,7 +84,7 @@ def test_programs_of_a_disabled_engine_are_kept(tmp_path: Path) -> None:
     config = '[engines]\ndefault = "deno"\ndisabled = ["quickjs"]\n'
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         assert not [child for child in children(daemon.process.pid) if b"nsjail" in _command(child)]
-        for _ in range(2):  # read from the disk, then from memory
+        for _ in range(2):  # first from disk, then from memory
             with pytest.raises(RequestRefused, match="quickjs is disabled"):
                 client.run(kept)
             assert client.run(kept, engine="deno").value == "object"

@@ -1,4 +1,4 @@
-"""What programs read of their own errors, and what is told of them: the same on both engines."""
+"""What programs can read from their own errors, and what is reported of errors: the same on both engines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ return {lines, framed, short, prepared, assigned: typeof assigned.stack, json, i
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_a_stack_begins_with_name_and_message(client: Client, engine: Any) -> None:
-    """As in V8: of the engine's errors, of classes, of captureStackTrace; a stack may be assigned and formatted."""
+    """Stacks begin as in V8 for all kinds of errors and captureStackTrace; programs may assign and format them."""
     value: Any = client.run_source(_STACKS, engine=engine).value
     names = ["Error", "TypeError", "SyntaxError", "SyntaxError", "Own", "RangeError", "Error", "InvalidCharacterError"]
     assert value.pop("lines") == [*names, "N", "Error"]
@@ -61,8 +61,8 @@ def test_a_stack_begins_with_name_and_message(client: Client, engine: Any) -> No
     }
 
 
-def test_a_name_that_cannot_be_told(client: Client) -> None:
-    """An error whose name throws or is no text still has a stack, on QuickJS, where it is made when it is read."""
+def test_an_error_whose_name_can_not_be_read(client: Client) -> None:
+    """On QuickJS, an error has a stack even if its name throws or is not a string."""
     source = """const e = new Error('m'); Object.defineProperty(e, 'name', {get() { throw 1 }});
     const f = new Error('m'); f.name = Symbol('s'); const g = Object.create(Error.prototype);
     return [e.stack, f.stack].map((stack) => stack.slice(0, 12)).concat(typeof g.stack)"""
@@ -71,7 +71,7 @@ def test_a_name_that_cannot_be_told(client: Client) -> None:
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_errors_in_the_console(client: Client, engine: Any) -> None:
-    """Errors within values have their frames in the program's terms, indented, with what belongs to them."""
+    """Errors inside logged values have indented frames that refer to the program, and their own properties."""
     source = """const inner = () => new TypeError('inner');
 const f = () => Object.assign(new Error('boom', { cause: inner() }), { code: 5 });
 const error = f();
@@ -117,8 +117,8 @@ _LARGE = [
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize(("code", "used"), _LARGE)
-def test_how_large_a_result_was_is_told_in_bytes(client: Client, engine: Any, code: str, used: int) -> None:
-    """Of UTF-8, whether the engine or the daemon noticed that it is over the limit."""
+def test_the_size_of_a_large_result_is_reported_in_bytes(client: Client, engine: Any, code: str, used: int) -> None:
+    """The reported size is in bytes of UTF-8, whether the engine or the daemon finds the result over the limit."""
     limits = LimitsAsked(cpu_ms=3000, wall_ms=9000)
     assert client.run_source(f"return {code}", engine=engine, limits=limits).outcome == OutputLimit(
         limit=1 << 20, used=used
@@ -126,8 +126,8 @@ def test_how_large_a_result_was_is_told_in_bytes(client: Client, engine: Any, co
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_the_log_limit_counts_what_is_shown(client: Client, engine: Any) -> None:
-    """Lines are kept until their bytes, and 16 for each line, reach the limit. The line that crosses it is cut."""
+def test_the_log_limit_counts_reported_lines(client: Client, engine: Any) -> None:
+    """Each line counts its bytes plus 16. The line that crosses the limit is truncated, and later lines are dropped."""
     frames = "'E\\n' + '    at f (x:1:1)\\n'.repeat(50)"
     for line in ("'x'", "'é'.repeat(100)", "'\\u{1f600}'.repeat(7)", "new Error('x')", "{a: 1}", frames):
         source = f"for (let i = 0; i < 5000; i++) console.log({line}); return 1"
@@ -136,12 +136,12 @@ def test_the_log_limit_counts_what_is_shown(client: Client, engine: Any) -> None
         assert result.value == 1, result.outcome
         assert result.logs_truncated, line
         sizes = [len(line.text.encode()) + 16 for line in result.logs]
-        assert sum(sizes) - sizes[-1] < 20_000 <= sum(sizes) + 3, line  # a cut leaves whole characters
+        assert sum(sizes) - sizes[-1] < 20_000 <= sum(sizes) + 3, line  # truncation keeps whole characters
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_lines_up_to_the_limit_are_whole(client: Client, engine: Any) -> None:
-    """Nothing is cut, and nothing told as cut, of what fills the limit."""
+def test_lines_up_to_the_limit_are_complete(client: Client, engine: Any) -> None:
+    """Lines that fill the log limit exactly are not truncated or reported as truncated."""
     limits = LimitsAsked(log_bytes=1000)
     result = client.run_source(
         "for (let i = 0; i < 10; i++) console.log('é'.repeat(42)); return 1", engine=engine, limits=limits
@@ -151,8 +151,8 @@ def test_lines_up_to_the_limit_are_whole(client: Client, engine: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_a_value_that_logs_while_it_is_shown(client: Client, engine: Any) -> None:
-    """Code of the program that the console calls may write lines itself, within the same limit."""
+def test_a_value_that_logs_while_it_is_formatted(client: Client, engine: Any) -> None:
+    """A getter that the console calls may log lines, which count against the same limit."""
     source = """const flood = () => { for (let i = 0; i < 50; i++) console.log('x'.repeat(60000)) };
     console.log({ get [Symbol.toStringTag]() { flood(); return 'T' } }); return 1"""
     result = client.run_source(source, engine=engine, limits=LimitsAsked(cpu_ms=1000))
@@ -161,8 +161,8 @@ def test_a_value_that_logs_while_it_is_shown(client: Client, engine: Any) -> Non
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_a_cycle_costs_little(client: Client, engine: Any) -> None:
-    """A value that holds itself can be logged often: V8's JSON would take 20 ms to notice it."""
+def test_logging_a_cycle_is_cheap(client: Client, engine: Any) -> None:
+    """A cyclic value can be logged often. JSON.stringify of V8 would take 20 ms to detect the cycle."""
     source = "const a = {n: 'u'}; a.self = a; for (let i = 0; i < 100; i++) console.log(a); return 1"
     result = client.run_source(source, engine=engine, limits=LimitsAsked(cpu_ms=500))
     assert result.value == 1, result.outcome
@@ -170,8 +170,8 @@ def test_a_cycle_costs_little(client: Client, engine: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_what_is_thrown_beside_errors(client: Client, engine: Any) -> None:
-    """A thrown value, a cause and the members of an AggregateError are shown as in the console, up to a bound."""
+def test_thrown_values_causes_and_inner_errors(client: Client, engine: Any) -> None:
+    """A thrown value, a cause and the members of an AggregateError are formatted as in the console, up to a bound."""
     for code, message in (
         ("throw {n: NaN, f() {}}", "thrown: { n: NaN, f: [Function: f] }"),
         ("throw undefined", "thrown: undefined"),

@@ -1,4 +1,4 @@
-"""Kills at random moments, a few of what `make faults` does hundreds of."""
+"""A few of the random kills that `make faults` does by the hundred."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.soak.faults import Faults
 
 @pytest.mark.parametrize("kills", [12, pytest.param(20, marks=pytest.mark.long)])
 def test_kills_at_random(tmp_path: Path, kills: int) -> None:
-    """Of jailed processes and the daemon killed under load: what was hit is told, what was acknowledged is kept."""
+    """When processes are killed under load, the affected runs are reported, and acknowledged programs are kept."""
     faults = Faults(tmp_path, seed=1)
     faults.go(kills)
     assert faults.failures() == []

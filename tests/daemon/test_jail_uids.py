@@ -1,4 +1,4 @@
-"""Each jail has a uid of its own on the host where the daemon may set uids; elsewhere `stats` and `doctor` say so."""
+"""Each jail has its own uid on the host if the daemon may set uids; otherwise `stats` and `doctor` report it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.daemon.processes import Daemon, a_daemon, children, nsjails, until
 
 
 def _uids(daemon: Daemon) -> dict[int, set[int]]:
-    """For each nsjail the uids of the processes in its jail, as the host sees them; 0 while nsjail sets one up."""
+    """Return the host uids of the processes in each nsjail's jail; 0 while nsjail sets one up."""
     found: dict[int, set[int]] = {}
     for jail in nsjails(daemon.process.pid):
         inside = children(jail)
@@ -36,13 +36,13 @@ def _uid(pid: int) -> int:
     return int(line.split()[1])
 
 
-def test_no_two_jails_have_one_uid(tmp_path: Path) -> None:
-    """With root, all cells of both engines have uids that differ, come from the configured range, and come again."""
+def test_no_two_jails_share_a_uid(tmp_path: Path) -> None:
+    """With root, all cells have different uids of the configured range, and uids are reused."""
     assert os.geteuid() == 0, "only root gives jails uids without capabilities: run this test as root"
     (tmp_path / "c").write_text('[pool]\ncells = 2\nuids = "700000:20"\n[deno]\nblank = 2\n')
     with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
         assert client.stats().jail_uids == "own: each jail has one of 20 uids from 700000 on"
-        for _ in range(40):  # more jails than there are uids
+        for _ in range(40):  # more jails than uids
             assert client.run_source("return 1", isolation="jail").value == 1
             assert client.run_source("return 1", isolation="jail", engine="deno").value == 1
 
@@ -61,13 +61,13 @@ def test_no_two_jails_have_one_uid(tmp_path: Path) -> None:
 
 @pytest.fixture
 def as_nobody() -> Iterator[Any]:
-    """Run a command as an ordinary user, with these capabilities more than that one has; return what it printed."""
+    """Run a command as an ordinary user with additional capabilities, and return its output."""
     assert os.geteuid() == 0, "this test becomes another user: run it as root"
     folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
     os.chown(folder, 65534, 65534)
 
     def run(*arguments: str, capabilities: tuple[str, ...] = (), within: Sequence[str] = ()) -> str:
-        # dac_read_search, since the tests' Python may lie below root's home.
+        # dac_read_search, because the tests' Python may be below root's home.
         kept = ",".join(f"+{name}" for name in ("dac_read_search", *capabilities))
         become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps=-all,{kept}"]
         become += [f"--ambient-caps=-all,{kept}", f"--bounding-set=-all,{kept}"]
@@ -84,7 +84,7 @@ def as_nobody() -> Iterator[Any]:
 
 
 def test_jails_do_not_have_the_daemons_groups(tmp_path: Path) -> None:
-    """A daemon with capabilities and supplementary groups gives its jails none of these groups."""
+    """The jails of a daemon with capabilities and supplementary groups have none of these groups."""
     assert os.geteuid() == 0, "this test becomes another user: run it as root"
     folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
     os.chown(folder, 65534, 65534)
@@ -107,7 +107,7 @@ def test_jails_do_not_have_the_daemons_groups(tmp_path: Path) -> None:
                 for pid in children(jail):
                     try:
                         status = Path(f"/proc/{pid}/status").read_text()
-                    except OSError:  # it has ended meanwhile
+                    except OSError:  # the process has ended
                         continue
                     groups[pid] = next(line for line in status.splitlines() if line.startswith("Groups:")).split()[1:]
             assert groups
@@ -121,8 +121,8 @@ def test_jails_do_not_have_the_daemons_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "how", [["unshare", "--user", "--map-root-user"], ["setpriv", "--bounding-set=-setuid"]], ids=" ".join
 )
-def test_a_root_that_may_not_set_uids_shares_one(tmp_path: Path, how: list[str]) -> None:
-    """Root of a user namespace with one uid, or without CAP_SETUID, runs programs, and says `shared`."""
+def test_a_root_that_may_not_set_uids_uses_one_uid(tmp_path: Path, how: list[str]) -> None:
+    """Root of a user namespace with one uid, or without CAP_SETUID, runs programs, and reports `shared`."""
     command = [*how, sys.executable, "-m", "promptlogctl", "exec", "--spawn", "-"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PROMPTLOG_SOCKET": str(tmp_path / "none")}
     done = subprocess.run(command, input=b"return 1", capture_output=True, env=environment, timeout=60)
@@ -132,8 +132,8 @@ def test_a_root_that_may_not_set_uids_shares_one(tmp_path: Path, how: list[str])
     assert b"jail uids\tshared: all jails have uid 0" in done.stdout, done.stderr.decode()
 
 
-def test_an_ordinary_users_jails_share_a_uid_and_it_says_so(as_nobody: Any) -> None:
-    """Without the right to set uids `stats` and `doctor` say `shared`, and why."""
+def test_jails_of_an_ordinary_user_share_a_uid(as_nobody: Any) -> None:
+    """Without the right to set uids, `stats` and `doctor` report `shared` and the reason."""
     why = "the daemon may not set uids (this needs root, or CAP_SETUID and CAP_SETGID)"
     assert f"jail uids\tshared: all jails have uid 65534, because {why}" in as_nobody("stats", "--spawn")
     assert "jail uids: warning: shared: " in as_nobody("doctor")
@@ -141,14 +141,14 @@ def test_an_ordinary_users_jails_share_a_uid_and_it_says_so(as_nobody: Any) -> N
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_two_capabilities_are_enough(as_nobody: Any, engine: str) -> None:
-    """An ordinary user with CAP_SETUID and CAP_SETGID runs programs of both engines in jails with uids of their own."""
+    """An ordinary user with CAP_SETUID and CAP_SETGID runs both engines in jails with separate uids."""
     capabilities = ("setuid", "setgid")
     assert "jail uids\town: " in as_nobody("stats", "--spawn", capabilities=capabilities)
     assert as_nobody("exec", "--spawn", "--engine", engine, "-", capabilities=capabilities) == "1\n"
 
 
-def test_an_ordinary_users_daemon_starts_on_a_disk_without_room(as_nobody: Any, tmp_path: Path) -> None:
-    """A state folder on a disk too small for the jails' roots, or full, keeps no daemon from its start."""
+def test_a_full_disk_does_not_stop_an_ordinary_users_daemon_from_starting(as_nobody: Any, tmp_path: Path) -> None:
+    """The daemon starts if the disk of the state folder is full or too small for the jails' roots."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
     folder.chmod(0o755)
     script = 'mount -t tmpfs -o size=8m,mode=755,uid=65534 tmpfs "$0"; exec "$@"'

@@ -1,4 +1,4 @@
-"""What a killed daemon leaves behind is removed by whichever daemon starts next; what a living one has is not."""
+"""The next daemon to start removes what a killed daemon left behind, but nothing of a running one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.daemons import cgroups
 
 
 def _jail_folders() -> set[Path]:
-    """Folders of jails' roots, and of claimed uids, of all daemons of root on this host."""
+    """Return the folders of jails' roots and of claimed uids, of all daemons of root on this host."""
     return {*Path("/run").glob("promptlog-jails-*"), *_claims_folder().glob("promptlog-uids-*")}
 
 
@@ -26,8 +26,8 @@ def _claims_folder() -> Path:
     return next(folder for folder in (Path("/run/lock"), Path("/dev/shm")) if folder.is_dir())
 
 
-def test_any_start_removes_what_a_killed_daemon_left(tmp_path: Path) -> None:
-    """A root daemon killed with SIGKILL leaves roots and cgroups; a daemon with another state folder removes them."""
+def test_any_start_removes_leftovers_of_a_killed_daemon(tmp_path: Path) -> None:
+    """A daemon with another state folder removes the roots and cgroups of a root daemon killed with SIGKILL."""
     assert os.geteuid() == 0, "the jails' roots of an ordinary user are in the state folder: run this test as root"
     folders, groups = _jail_folders(), cgroups("promptlog-")
     for name in ("killed", "living", "next"):
@@ -56,8 +56,8 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
     assert done.stdout == b"1\n", done.stderr.decode()
 
 
-def test_the_next_private_daemon_removes_what_a_killed_command_left(tmp_path: Path) -> None:
-    """The folder of a `--spawn` killed with SIGKILL is removed by the next one, and that of a living one is not."""
+def test_the_next_private_daemon_removes_leftovers_of_a_killed_command(tmp_path: Path) -> None:
+    """The next `--spawn` removes the folder of one killed with SIGKILL, and not that of a running one."""
     command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PROMPTLOG_SOCKET": str(tmp_path / "none")}
     endless = [*command, "--cpu-ms", "10000", "--wall-ms", "30000", "-"]
@@ -79,7 +79,7 @@ def test_the_next_private_daemon_removes_what_a_killed_command_left(tmp_path: Pa
     try:
         killed, left = start()
         (daemon,) = children(killed.pid)
-        os.kill(daemon, signal.SIGSTOP)  # so that it does not end with its parent yet
+        os.kill(daemon, signal.SIGSTOP)  # so that the daemon does not end with its parent yet
         killed.kill()
         killed.wait()
         try:
@@ -98,7 +98,7 @@ def test_the_next_private_daemon_removes_what_a_killed_command_left(tmp_path: Pa
 
 
 def test_leftovers_are_found_in_other_cgroups(tmp_path: Path) -> None:
-    """The cgroup of a daemon that was killed in another cgroup than the next one starts in is removed as well."""
+    """The daemon also removes the cgroup of a killed daemon that ran in another cgroup."""
     mount = Path("/sys/fs/cgroup/memory")
     assert os.access(mount / "cgroup.procs", os.W_OK), "no cgroup can be made here (be root)"
     elsewhere = mount / f"promptlog-test-{os.getpid()}"
@@ -114,8 +114,8 @@ def test_leftovers_are_found_in_other_cgroups(tmp_path: Path) -> None:
                 folder.rmdir()
 
 
-def test_what_version_0_1_0_left_is_removed(tmp_path: Path) -> None:
-    """The jails' roots of a version 0.1.0 with this state folder are removed."""
+def test_leftovers_of_version_0_1_0_are_removed(tmp_path: Path) -> None:
+    """The daemon removes the jails' roots that version 0.1.0 left with this state folder."""
     state = tmp_path / "state"
     Store.open(state).close()
     (state / "jail-root/app").mkdir(parents=True)
@@ -127,8 +127,8 @@ def test_what_version_0_1_0_left_is_removed(tmp_path: Path) -> None:
         assert not old.exists()
 
 
-def test_a_folder_that_a_user_named_like_ours_is_left_alone(tmp_path: Path) -> None:
-    """A state folder of somebody's own whose name begins as a temporary one of ours is not taken for a leftover."""
+def test_a_folder_named_like_a_temporary_one_is_kept(tmp_path: Path) -> None:
+    """A state folder that a user named like one of promptlog's temporary folders is not removed as a leftover."""
     own = tmp_path / "promptlog-spawn-keep"
     own.mkdir(mode=0o700)
     (own / "precious").touch()
@@ -137,8 +137,8 @@ def test_a_folder_that_a_user_named_like_ours_is_left_alone(tmp_path: Path) -> N
     assert (own / "precious").exists()
 
 
-def test_a_umask_that_closes_all_does_not_keep_the_daemon_from_its_start(tmp_path: Path) -> None:
-    """Under umask 077 programs run on both engines: jails' users reach the jails' roots."""
+def test_the_daemon_starts_under_umask_077(tmp_path: Path) -> None:
+    """Under umask 077, programs run on both engines: the jails' users can reach the jails' roots."""
     previous = os.umask(0o077)
     try:
         with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:

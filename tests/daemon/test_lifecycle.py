@@ -1,4 +1,4 @@
-"""How the daemon starts and stops, and what kills, other daemons and damage come to."""
+"""Starting and stopping the daemon; kills, second daemons and damaged files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.daemon.processes import (
 
 @pytest.mark.alone
 def test_sigterm_drains(tmp_path: Path) -> None:
-    """At SIGTERM running runs are answered, new ones refused, and the daemon exits 0 with nothing left."""
+    """At SIGTERM, the daemon completes the runs in progress, refuses new ones, exits 0, and leaves nothing behind."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hash = client.submit("const t = Date.now(); while (Date.now() - t < 1000); return 'done'").hash
         run = client.start(hash, limits=LimitsAsked(cpu_ms=3000, wall_ms=6000))
@@ -57,8 +57,8 @@ def test_sigterm_drains(tmp_path: Path) -> None:
         assert client.show(hash).runs == 1
 
 
-def test_sighup_changes_nothing(tmp_path: Path) -> None:
-    """Without a configuration file SIGHUP is survived, and the log says that it does nothing."""
+def test_sighup_without_a_configuration_changes_nothing(tmp_path: Path) -> None:
+    """Without a configuration file, the daemon survives SIGHUP and logs that it does nothing."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: "SIGHUP: nothing to do" in daemon.log.read_text())
@@ -67,14 +67,14 @@ def test_sighup_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.alone
 def test_killed_with_sigkill(tmp_path: Path) -> None:
-    """After SIGKILL every jailed process is gone within a second; the next start is clean and has the store."""
+    """After SIGKILL, all jailed processes are gone within a second, and the next start serves the same store."""
     config = "[pool]\ncells = 2\nspare = 2\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         hash = client.submit("return 7").hash
         runs = [client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000)) for _ in range(2)]
         with Client(daemon.socket) as other:
             until(lambda: other.stats().running == 2)
-        # The watchdog; an nsjail, a zygote and a child each.
+        # One watchdog; nsjail, zygote and child for each cell.
         until(lambda: len(daemon.jailed()) == 1 + 3 * (2 + 2))
         pids = daemon.jailed()
         daemon.stop(signal.SIGKILL)
@@ -88,8 +88,8 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("depth", [1, 2, 3], ids=["nsjail", "zygote", "child"])
-def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: int) -> None:
-    """With nsjail, zygote or child killed in mid-run, that run is told as ended by force, and all others succeed."""
+def test_killing_a_jailed_process_affects_only_its_own_run(tmp_path: Path, depth: int) -> None:
+    """If nsjail, zygote or child is killed during a run, that run is reported as killed, and all others succeed."""
     config = "[pool]\ncells = 4\nspare = 3\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         source = "const t = Date.now(); while (Date.now() - t < 1500); return 'done'"
@@ -102,8 +102,8 @@ def test_killing_any_jailed_process_harms_its_run_alone(tmp_path: Path, depth: i
         assert client.run_source("return 1").value == 1
 
 
-def test_a_run_outlasts_any_number_of_lost_cells(tmp_path: Path) -> None:
-    """All blank cells are killed while the daemon could not look: a run passes over each and has a new one."""
+def test_a_run_survives_the_loss_of_all_blank_cells(tmp_path: Path) -> None:
+    """If all blank cells were killed while the daemon could not notice, a run skips each and gets a new cell."""
     config = "[pool]\ncells = 4\nspare = 6\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         until(lambda: client.stats().pools[0].blank == 10)
@@ -115,7 +115,7 @@ def test_a_run_outlasts_any_number_of_lost_cells(tmp_path: Path) -> None:
             try:
                 for pid in jails:
                     os.kill(pid, signal.SIGKILL)
-                until(lambda: not any(map(is_alive, zygotes)))  # one that is there still could take the run
+                until(lambda: not any(map(is_alive, zygotes)))  # a zygote that is still alive could take the run
                 sock.sendall(b'{"type":"run","id":1,"source":"return 1"}\n')
                 sock.shutdown(socket.SHUT_WR)
             finally:
@@ -126,7 +126,7 @@ def test_a_run_outlasts_any_number_of_lost_cells(tmp_path: Path) -> None:
 
 
 def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
-    """A second daemon exits with one line if it shares the socket or the state folder; with neither it starts."""
+    """A daemon that shares the socket or the state folder with another exits with one line; otherwise it starts."""
     with a_daemon(tmp_path) as daemon:
         (tmp_path / "other").mkdir()
         own = ["--socket", str(tmp_path / "other/s"), "--state-dir", str(tmp_path / "other/state")]
@@ -143,8 +143,8 @@ def test_a_second_daemon_is_refused(tmp_path: Path) -> None:
             assert len(done.stderr.splitlines()) == 1
 
 
-def test_what_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
-    """A file where the socket should be is left alone, and the daemon starts once that is gone."""
+def test_a_file_that_is_not_a_socket_is_not_replaced(tmp_path: Path) -> None:
+    """The daemon leaves a regular file at the socket's path alone, and starts once the file is gone."""
     (tmp_path / "s").write_text("precious")
     daemon = Daemon(tmp_path)
     try:
@@ -159,13 +159,13 @@ def test_what_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
         assert client.ping().pid == daemon.process.pid
 
 
-def test_a_damaged_program_is_told_and_the_rest_served(tmp_path: Path) -> None:
+def test_a_damaged_program_is_reported_and_others_are_served(tmp_path: Path) -> None:
     """A program whose bytes changed on disk is refused, and can be submitted again."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hash = client.submit("return 1").hash
-        assert client.run(hash).value == 1  # and so it is in memory
+        assert client.run(hash).value == 1  # which loads the program into memory
         (daemon.state / "programs" / hash[:2] / hash[2:] / "source").write_bytes(b"return 2")
-        time.sleep(0.05)  # a program in memory is compared with its file 50 times a second
+        time.sleep(0.05)  # the store compares a program in memory with its file 50 times a second
         with pytest.raises(RequestRefused, match="damaged"):
             client.run(hash)
         until(lambda: f"ERROR promptlogd.store.store: program {hash} was damaged" in daemon.log.read_text())
@@ -174,13 +174,13 @@ def test_a_damaged_program_is_told_and_the_rest_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_an_ordinary_user(tmp_path: Path, engine: Any) -> None:
-    """Without root, by user namespaces alone, the main job runs on each engine."""
+def test_programs_run_for_an_ordinary_user(tmp_path: Path, engine: Any) -> None:
+    """Without root, with user namespaces alone, a program runs on each engine."""
     if os.geteuid() != 0:
         with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
             assert client.run_source("return prompt", "x", engine=engine).value == "x"
         return
-    # As root: become nobody with CAP_DAC_READ_SEARCH kept, so that a Python below root's home can be read.
+    # As root: become nobody, and keep CAP_DAC_READ_SEARCH to read a Python below root's home.
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run"))
     try:
         os.chown(folder, 65534, 65534)
@@ -202,8 +202,8 @@ def test_an_ordinary_user(tmp_path: Path, engine: Any) -> None:
 
 
 @pytest.mark.alone
-def test_what_the_drain_does_not_wait_for_is_told(tmp_path: Path) -> None:
-    """A run that outlasts the drain is answered with shutting_down, and the log counts it."""
+def test_a_run_that_outlasts_the_drain_is_reported(tmp_path: Path) -> None:
+    """A run that is still running when the drain ends gets `shutting_down`, and the log counts it."""
     with a_daemon(tmp_path, config="[server]\ndrain_s = 0.2\n") as daemon, Client(daemon.socket) as client:
         run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=9000))
         until(lambda: len(at_work(daemon)) == 1)
@@ -215,8 +215,8 @@ def test_what_the_drain_does_not_wait_for_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["closed", "read-only"])
-def test_a_ready_descriptor_that_can_not_be_written(tmp_path: Path, kind: str) -> None:
-    """--ready-fd is checked before anything is begun."""
+def test_a_ready_descriptor_that_can_not_be_written_to(tmp_path: Path, kind: str) -> None:
+    """The daemon checks --ready-fd before it starts anything."""
     reading, writing = os.pipe()
     try:
         command = [sys.executable, "-m", "promptlogd", "--socket", str(tmp_path / "s")]
@@ -234,8 +234,8 @@ def test_a_ready_descriptor_that_can_not_be_written(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.alone
-def test_the_last_reply_leaves_whole(tmp_path: Path) -> None:
-    """A large result that its client reads late is not cut off by SIGTERM."""
+def test_the_last_reply_is_sent_in_full(tmp_path: Path) -> None:
+    """SIGTERM does not truncate a large result that its client reads late."""
     source = "const t = Date.now(); while (Date.now() - t < 300); return 'x'.repeat(1000000)"
     with a_daemon(tmp_path) as daemon:
         limits = {"cpu_ms": 3000, "wall_ms": 9000}
@@ -245,7 +245,7 @@ def test_the_last_reply_leaves_whole(tmp_path: Path) -> None:
             daemon.process.terminate()
             readable, _, _ = select.select([sock], [], [], 9)
             assert readable
-            # No wait for anything: the client is slow on purpose. A daemon that did not care would be gone by now.
+            # A slow client, not a wait for an event. Without the defence, the daemon would have exited by now.
             time.sleep(0.5)
             assert daemon.process.poll() is None
             assert len(json.loads(sock.makefile().readline())["outcome"]["value"]) == 1_000_000
@@ -253,10 +253,10 @@ def test_the_last_reply_leaves_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
-def test_ctrl_c_is_the_daemons_affair(tmp_path: Path) -> None:
-    """Ctrl-C, a SIGINT to all processes of the terminal's group, drains: the jails are not in the daemon's group."""
+def test_ctrl_c_drains_the_daemon(tmp_path: Path) -> None:
+    """A SIGINT to the terminal's whole process group drains the daemon: the jails are not in that group."""
     with a_daemon(tmp_path, process_group=0) as daemon, Client(daemon.socket) as client:
-        # An nsjail that was started this instant has still to leave the group.
+        # An nsjail that has only just started must first leave the group.
         until(lambda: client.stats().pools[0].blank == client.stats().pools[0].size)
         run = client.start(
             None, source="const t = Date.now(); while (Date.now() - t < 300); return 1", limits=LimitsAsked(cpu_ms=3000)
@@ -270,7 +270,7 @@ def test_ctrl_c_is_the_daemons_affair(tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("when", ["at once", "while it stops", "while it tidies up"])
 def test_a_second_signal_changes_nothing(tmp_path: Path, when: str) -> None:
-    """Told twice to stop, the daemon tidies up as if told once."""
+    """A second SIGTERM during shutdown has no further effect."""
     with a_daemon(tmp_path) as daemon:
         daemon.process.terminate()
         if when == "while it stops":
@@ -285,8 +285,8 @@ def test_a_second_signal_changes_nothing(tmp_path: Path, when: str) -> None:
         assert "Traceback" not in daemon.log.read_text()
 
 
-def test_another_daemons_socket_is_left_alone(tmp_path: Path) -> None:
-    """A daemon whose socket file was replaced by another's does not remove that when it stops."""
+def test_the_socket_of_another_daemon_is_kept(tmp_path: Path) -> None:
+    """A daemon whose socket file another daemon has replaced does not remove that file when it stops."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     with a_daemon(tmp_path / "one", "--socket", str(tmp_path / "s")) as first:
@@ -296,8 +296,8 @@ def test_another_daemons_socket_is_left_alone(tmp_path: Path) -> None:
             assert client.ping().pid
 
 
-def test_a_program_runs_where_its_artifact_can_not_be_written(tmp_path: Path) -> None:
-    """A damaged artifact is made again for the run; that the disk refuses it is logged, and costs no run."""
+def test_a_program_runs_if_its_artifact_can_not_be_written(tmp_path: Path) -> None:
+    """The run uses a rebuilt artifact; the failure to store it is logged, and the run succeeds."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hash = client.submit("return 7").hash
         folder = daemon.state / "programs" / hash[:2] / hash[2:]
@@ -308,8 +308,8 @@ def test_a_program_runs_where_its_artifact_can_not_be_written(tmp_path: Path) ->
         until(lambda: f"the artifact of program {hash} could not be stored" in daemon.log.read_text())
 
 
-def test_the_log_tells_what_clients_did(tmp_path: Path) -> None:
-    """A submit, a removal, a run without result and a refusal have a line each, with time, uid and hash; no secret."""
+def test_the_log_records_what_clients_did(tmp_path: Path) -> None:
+    """Submits, removals, failed runs and refusals have one line each with time, uid and hash, without secrets."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         hash = client.submit("if (prompt) throw new Error('said ' + prompt + env.key); return 1").hash
         assert client.run(hash).value == 1
@@ -332,8 +332,8 @@ def test_the_log_tells_what_clients_did(tmp_path: Path) -> None:
         assert re.fullmatch(start + one, line), line
 
 
-def test_the_journal_adds_the_time(tmp_path: Path) -> None:
-    """Where $JOURNAL_STREAM says that standard error leads to the journal, lines have a priority in place of a time."""
+def test_log_lines_for_journald_have_a_priority(tmp_path: Path) -> None:
+    """If $JOURNAL_STREAM says that standard error goes to the journal, lines have a priority instead of a time."""
     script = 'export JOURNAL_STREAM=$(stat -Lc "%d:%i" /dev/stderr); exec "$0" -m promptlogd --config /nowhere'
     for prefix, times in (("", 0), ("unset JOURNAL_STREAM; ", 1)):
         command = ["bash", "-c", script.replace("exec", f"{prefix}exec"), sys.executable]
@@ -341,8 +341,8 @@ def test_the_journal_adds_the_time(tmp_path: Path) -> None:
         assert re.match(r"\d{4}-" if times else "<3>ERROR promptlogd: ", done.stderr), done.stderr
 
 
-def test_nobody_has_to_read_the_log(tmp_path: Path) -> None:
-    """A daemon whose standard error is a full pipe that nobody reads starts, serves, and stops."""
+def test_a_full_log_pipe_does_not_block_the_daemon(tmp_path: Path) -> None:
+    """A daemon starts, serves and stops while its standard error is a full pipe that nobody reads."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""The listening socket: its mode from the first moment on, and only in a folder that nobody else can redirect."""
+"""The listening socket: its mode is right from the start, and no other user can redirect it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUP = 4712
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
 def test_the_socket_has_its_mode_when_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
-    """No chmod comes after the bind, which could hit another file, and the process's umask is as it was."""
+    """The bind sets the mode, without a chmod that could affect another file, and restores the process's umask."""
     monkeypatch.setattr(os, "chmod", None)
     monkeypatch.setattr(Path, "chmod", None)
     before = os.umask(0o027)
@@ -37,8 +37,8 @@ def test_the_socket_has_its_mode_when_it_appears(tmp_path: Path, monkeypatch: py
         os.umask(before)
 
 
-async def test_who_has_left_is_not_accepted(tmp_path: Path) -> None:
-    """Clients that closed their sockets are dropped, whatever they sent; one that closed its writing side is served."""
+async def test_closed_clients_are_not_accepted(tmp_path: Path) -> None:
+    """Clients that have closed their sockets are dropped; one that closed only its writing side is served."""
     path = str(tmp_path / "s")
     listening = listener.bind(Path(path), 0o600)
     for _ in range(300):
@@ -59,7 +59,7 @@ async def test_who_has_left_is_not_accepted(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
-    """The owner of the folder could put a link in the socket's place: refused, with what to do, and nothing is made."""
+    """The daemon refuses a folder whose owner could replace the socket, gives advice, and creates nothing."""
     assert os.geteuid() == 0, "this test makes a folder of another user: run it as root"
     folder = tmp_path / "strange"
     folder.mkdir()
@@ -73,9 +73,9 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_set_group_id_folder_gives_the_socket_to_its_group() -> None:
-    """The way that docs/security.md names: members of the folder's group can connect, and other users can't."""
+    """Members of the folder's group can connect, as docs/security.md describes, and other users cannot."""
     assert os.geteuid() == 0, "this test connects as other users: run it as root"
-    with tempfile.TemporaryDirectory(prefix="promptlog-") as name:  # other users can't get into pytest's folders
+    with tempfile.TemporaryDirectory(prefix="promptlog-") as name:  # other users cannot enter pytest's folders
         os.chmod(name, 0o755)
         folder = Path(name, "group")
         folder.mkdir()
@@ -86,7 +86,7 @@ def test_a_set_group_id_folder_gives_the_socket_to_its_group() -> None:
             script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
             for groups, code in ((f"--groups={GROUP}", 0), ("--clear-groups", 1)):
                 become = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", groups]
-                kept = "-all,+dac_read_search"  # to read a Python below root's home; connect(2) takes more
+                kept = "-all,+dac_read_search"  # to read a Python below root's home; connect(2) needs other rights
                 become += [f"--inh-caps={kept}", f"--ambient-caps={kept}", f"--bounding-set={kept}"]
                 done = subprocess.run(
                     [*become, sys.executable, "-c", script, folder / "s"], capture_output=True, timeout=60
@@ -96,8 +96,8 @@ def test_a_set_group_id_folder_gives_the_socket_to_its_group() -> None:
             listening.close()
 
 
-def test_a_folder_that_all_may_write_to_must_be_sticky(tmp_path: Path) -> None:
-    """In a folder open to all the socket could be replaced, unless the folder is sticky as /tmp is."""
+def test_a_world_writable_folder_must_be_sticky(tmp_path: Path) -> None:
+    """A socket in a world-writable folder could be replaced, unless the folder is sticky as /tmp is."""
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
@@ -107,8 +107,8 @@ def test_a_folder_that_all_may_write_to_must_be_sticky(tmp_path: Path) -> None:
     listener.bind(folder / "s", 0o600).close()
 
 
-def test_a_stale_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
-    """A socket file without a process behind it is removed; where somebody answers the daemon does not start."""
+def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    """A socket file without a process behind it is replaced; if a process answers there, the daemon does not start."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -119,8 +119,8 @@ def test_a_stale_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> N
     assert not path.exists()
 
 
-def test_a_group_may_connect(tmp_path: Path) -> None:
-    """The socket belongs to the group that is asked for, by name or id, and has its mode. A wrong group is told."""
+def test_the_socket_can_belong_to_a_group(tmp_path: Path) -> None:
+    """The socket gets the group that the option gives by name or id, and its mode. An unknown group is an error."""
     own = grp.getgrgid(os.getegid())
     ids = {own.gr_name: own.gr_gid, str(own.gr_gid): own.gr_gid}
     if os.geteuid() == 0:
@@ -135,8 +135,8 @@ def test_a_group_may_connect(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_a_group_that_may_not_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who may not give the socket to the group is told so, and no socket is left."""
+def test_a_group_that_the_user_may_not_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who may not give the socket to the group gets an error, and no socket is left."""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError

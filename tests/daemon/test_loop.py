@@ -1,7 +1,7 @@
 """Input that a client or a program chose does not block the loop: replies are right, and turns are short.
 
-A turn counts by its CPU time, since the machine may be busy. The bound here is far above what turns take, and far below
-what they took when the loop itself read these.
+The tests measure a turn by its CPU time, because the machine may be busy. Their bound is far above the usual time of
+turns, and far below the time that the loop would take to parse these inputs itself.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _TURNS = "[pool]\ncells = 2\nspare = 2\n"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon for these tests alone."""
+    """A daemon for the tests of this module."""
     with a_daemon(tmp_path_factory.mktemp("loop"), config=_TURNS) as daemon:
         yield daemon
 
 
 def _ask(daemon: Daemon, *frames: bytes, encoding: Any, replies: int) -> list[Reply]:
-    """Send frames on a connection of their own; return so many replies, in the order in which they came."""
+    """Send frames on a new connection, and return this number of replies in order of arrival."""
     session, found = ClientSession(encoding=encoding), list[Reply]()
     with talk(daemon.socket) as sock:
         sender = threading.Thread(target=lambda: list(map(sock.sendall, frames)), daemon=True)
@@ -58,28 +58,28 @@ _ITEMS = b"\x83\xa4type\xa3run\xa2id\x01\xaehost_functions\xdd" + _MANY.to_bytes
 _AGAIN = b"\xdf" + (2 + _MANY // 8).to_bytes(4, "big") + b"\xa4type\xa3run\xa2id\x01"
 
 _Frame = tuple[bytes, bytes, int, bytes]
-"""Beginning, repeated part, its number, and end of a frame of megabytes."""
+"""The start, a repeated part, its count, and the end of a frame of several megabytes."""
 
 _FRAMES: list[tuple[str, _Frame, Any, str]] = [
-    # what, the frame, its encoding, what is said
+    # name, frame, encoding, text in the error
     ("an env of lists", (_RUN + b'"env":{"a":[', b"[],", 2_400_000, b"1]}}"), "json", "the env is"),
     ("an env of escapes", (_RUN + b'"env":{"a":"', b"\\n", 3_600_000, b'"}}'), "json", "the env"),
     ("a field of lists", (_RUN + b'"zap":[', b"[],", 2_400_000, b"1]}"), "json", "`zap`"),
     ("a field of lists first", (b'{"zap":[', b"[],", 2_400_000, b'1],"id":1}'), "json", "`type`"),
     ("a prompt of escapes", (_RUN + b'"prompt":"', b"\\n", 3_600_000, b'"}'), "json", "the prompt"),
     ("a source of escapes", (b'{"type":"submit","id":1,"source":"', b"\\n", 3_600_000, b'"}'), "json", "source"),
-    ("half a pair", (_RUN + b'"prompt":"', b"\\n", 3_600_000, b'\\ud800"}'), "json", "truncated"),
+    ("lone surrogate", (_RUN + b'"prompt":"', b"\\n", 3_600_000, b'\\ud800"}'), "json", "truncated"),
     ("host functions", (_RUN + b'"host_functions":[', b'"a",', 1_800_000, b'"a"]}'), "json", "<= 64"),
-    ("host functions, packed", (_ITEMS, b"\xa0", _MANY, b""), "msgpack", "<= 64"),
-    ("limits again and again", (_AGAIN, b"\xa6limits\x80", _MANY // 8, b""), "msgpack", "give either"),
+    ("host functions in MessagePack", (_ITEMS, b"\xa0", _MANY, b""), "msgpack", "<= 64"),
+    ("repeated limits", (_AGAIN, b"\xa6limits\x80", _MANY // 8, b""), "msgpack", "give either"),
 ]
 
 
 @pytest.mark.parametrize(
     ("parts", "encoding", "says"), [case[1:] for case in _FRAMES], ids=[case[0] for case in _FRAMES]
 )
-def test_a_large_frame_is_answered_in_its_order(daemon: Daemon, parts: _Frame, encoding: Any, says: str) -> None:
-    """A frame with millions of items gets its error, and requests behind it are answered after that."""
+def test_a_large_invalid_frame_is_refused_in_order(daemon: Daemon, parts: _Frame, encoding: Any, says: str) -> None:
+    """A frame with millions of items gets its error, and the daemon answers the requests behind it afterwards."""
     begin, repeated, times, end = parts
     payload = begin + repeated * times + end
     frame = payload + b"\n" if encoding == "json" else len(payload).to_bytes(4, "big") + payload
@@ -95,8 +95,8 @@ def test_a_large_frame_is_answered_in_its_order(daemon: Daemon, parts: _Frame, e
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
-def test_large_requests_are_done(daemon: Daemon, encoding: Any) -> None:
-    """A prompt, a source and an env near their limits do what small ones do."""
+def test_large_requests_succeed(daemon: Daemon, encoding: Any) -> None:
+    """Requests with a prompt, a source or an env near its limit succeed as small ones do."""
     prompt = "\U0001f600a" * (MIB // 5 - 1)
     source = "//" + "x" * (MIB - 100) + "\nreturn [prompt.length, env.a.length]"
     requests: list[Request] = [
@@ -126,8 +126,8 @@ def _value(reply: Reply) -> object:
     return json.loads(bytes(reply.outcome.value))
 
 
-def test_a_frame_without_an_id_ends_its_connection_alone(daemon: Daemon) -> None:
-    """A large frame without an id gets an error, and its connection is closed; the next client is served."""
+def test_a_frame_without_an_id_ends_only_its_own_connection(daemon: Daemon) -> None:
+    """A large frame without an id gets an error, its connection is closed, and the next client is served."""
     with talk(daemon.socket) as sock, sock.makefile("rb") as lines:
         sock.sendall(b'{"zap":[' + b"[]," * 2_400_000 + b'1],"type":"run"}\n')
         error = json.loads(lines.readline())
@@ -138,7 +138,7 @@ def test_a_frame_without_an_id_ends_its_connection_alone(daemon: Daemon) -> None
 
 
 @pytest.mark.parametrize("last", ["1", "'\\ud800'"], ids=["lists", "lone surrogate"])
-def test_a_large_result_is_read_elsewhere(daemon: Daemon, last: str) -> None:
+def test_a_large_result_is_checked_in_the_decoder(daemon: Daemon, last: str) -> None:
     """A result of 4 MiB of lists is ok, also with a lone surrogate at its end."""
     source = f"const a = Array(1_390_000).fill([]); a.push({last}); return a"
     limits = LimitsAsked(cpu_ms=5000, wall_ms=20_000, result_bytes=4 * MIB)
@@ -150,8 +150,8 @@ def test_a_large_result_is_read_elsewhere(daemon: Daemon, last: str) -> None:
         assert client.stats().turn_cpu_max_ms < _TURN_MS
 
 
-def test_who_leaves_does_not_wait_for_a_large_frame(daemon: Daemon) -> None:
-    """Clients that leave while their frames wait are gone at once, and the next one is served."""
+def test_a_client_can_disconnect_while_its_large_frame_waits(daemon: Daemon) -> None:
+    """The daemon notices at once that clients disconnected while their frames wait, and serves the next client."""
     with Client(daemon.socket) as client:
         frame = b'{"type":"run","id":1,"env":{"a":[' + b"[]," * 2_400_000 + b"1]}}\n"
         for _ in range(4):
@@ -161,8 +161,8 @@ def test_who_leaves_does_not_wait_for_a_large_frame(daemon: Daemon) -> None:
         assert client.run_source("return prompt.length", prompt="x" * MIB).value == MIB
 
 
-def test_the_process_is_started_for_what_is_large_alone(tmp_path: Path) -> None:
-    """Small requests start no decoder; after a decoder is killed, the next large request gets another."""
+def test_the_decoder_is_started_only_for_large_requests(tmp_path: Path) -> None:
+    """Small requests start no decoder. After a decoder is killed, the next large request starts another."""
     with a_daemon(tmp_path, config=_TURNS) as daemon, Client(daemon.socket) as client:
         assert client.run_source("return 1").value == 1
         assert _decoders(daemon) == []
@@ -176,8 +176,8 @@ def test_the_process_is_started_for_what_is_large_alone(tmp_path: Path) -> None:
     until(lambda: not os.path.exists(f"/proc/{another}"))
 
 
-def test_many_connections_hold_the_loop_no_longer_than_one(daemon: Daemon) -> None:
-    """Pings on 200 connections of one process at once are answered, in short turns of the loop."""
+def test_many_connections_keep_turns_short(daemon: Daemon) -> None:
+    """Turns of the loop stay short when 200 connections of one process send pings at once."""
     with ExitStack() as stack:
         socks = [stack.enter_context(talk(daemon.socket)) for _ in range(200)]
         for sock in socks:
@@ -192,8 +192,8 @@ def test_many_connections_hold_the_loop_no_longer_than_one(daemon: Daemon) -> No
 
 
 @pytest.mark.parametrize("what", ["stats", "list", "run"])
-def test_who_leaves_thousands_of_requests_holds_up_nobody(daemon: Daemon, what: str) -> None:
-    """A client leaves with thousands of requests unanswered: that ends in short turns of the loop."""
+def test_disconnecting_with_thousands_of_requests_keeps_turns_short(daemon: Daemon, what: str) -> None:
+    """Turns of the loop stay short when a client disconnects with thousands of unanswered requests."""
     with talk(daemon.socket) as sock:
         sock.settimeout(1.0)
         source = ',"source":"for (;;) {}"' if what == "run" else ""
@@ -225,8 +225,8 @@ def _is_zombie(pid: int) -> bool:
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
-def test_a_large_result_comes_whole_to_a_slow_reader(daemon: Daemon, encoding: Any, engine: str) -> None:
-    """A result of 4 MiB, a console line of escapes and a ping behind it arrive as they were sent."""
+def test_a_slow_reader_gets_a_large_result_complete(daemon: Daemon, encoding: Any, engine: str) -> None:
+    """A result of 4 MiB, a console line full of escapes and a later pong arrive unchanged."""
     limits = LimitsAsked(result_bytes=4 * MIB, cpu_ms=2000, wall_ms=20_000, memory_bytes=256 * MIB)
     source = "console.log('\\n'.repeat(50000)); return prompt + 'é'.repeat(1500000)"
     prompt = "語" * 200_000

@@ -1,4 +1,4 @@
-"""A daemon on a state folder of another format version: it runs what 0.1.0 kept, and refuses a newer folder."""
+"""A daemon with a state folder of another format version runs programs of 0.1.0, and refuses a newer folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.store import version_1
 
 
 def test_programs_of_version_1_run(tmp_path: Path) -> None:
-    """Programs for both engines run as before by hash and name, are checked once, and run from artifacts after that."""
+    """Programs of both engines still run by hash and name; each is checked once, and later runs use its artifact."""
     state = version_1.extract(tmp_path)
     runs = [
         ("body", "cba"),
@@ -47,7 +47,7 @@ def test_programs_of_version_1_run(tmp_path: Path) -> None:
 
 
 def test_a_newer_state_folder_is_refused(tmp_path: Path) -> None:
-    """The daemon exits with one line, which says both versions and what to do."""
+    """The daemon exits with one line that names both versions and a remedy."""
     state = version_1.extract(tmp_path)
     (state / "format").write_bytes(seal({"version": 3}))
     daemon = Daemon(tmp_path)

@@ -1,4 +1,4 @@
-"""Jails on a host whose folders are mounted nosuid and nodev, as /run is on most, and a service's folders are."""
+"""Jails start from folders that are mounted nosuid and nodev, as /run usually is."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SCRIPT = 'mount -t tmpfs -o "$1" none /run; shift; exec "$@"'
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_a_jail_starts_from_a_folder_without_setuid(engine: str) -> None:
-    """Jails of a root daemon are in /run, and start where it is nosuid and nodev: here in a mount namespace."""
+def test_a_jail_starts_from_a_nosuid_folder(engine: str) -> None:
+    """Jails of a root daemon start if /run is nosuid and nodev, which the test arranges in a mount namespace."""
     command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--engine", engine, "-e", "return 7"]
     line = ["unshare", "--mount", "sh", "-ec", _SCRIPT, "sh", "nosuid,nodev,mode=755", *command]
     done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=90)
@@ -25,8 +25,8 @@ def test_a_jail_starts_from_a_folder_without_setuid(engine: str) -> None:
 
 
 def _mounts(pid: int) -> list[tuple[str, bool]]:
-    """Return where a process has mounts, and whether each is read-only."""
-    with suppress(OSError):  # it has just ended
+    """Return the mount points of a process, and whether each is read-only."""
+    with suppress(OSError):  # the process has just ended
         lines = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
         return [(line[4], "ro" in line[5].split(",")) for line in lines]
     return []
@@ -38,7 +38,7 @@ def test_the_root_is_read_only(tmp_path: Path) -> None:
         assert client.run_source("return 1", engine="deno").value == 1
         until(lambda: len(jailed_denos(daemon)) > 0)
 
-        def right() -> bool:  # nsjail may be about to make one
+        def right() -> bool:  # nsjail may be about to start another process
             jailed = [pid for jail in nsjails(daemon.process.pid) for pid in children(jail)]
             return len(jailed) >= 3 and all(_mounts(pid) == [("/", True)] for pid in jailed)
 

@@ -1,4 +1,4 @@
-"""Which process is at the other end of a socket: a pid that was given again is another process."""
+"""The process at the other end of a socket; a reused pid is a different process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ print("told apart")
 
 
 def test_the_peer_is_this_process() -> None:
-    """The kernel names the process and the user that connected."""
+    """The kernel reports the process and the user that connected."""
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         peer = peer_of(ours)
@@ -53,8 +53,8 @@ def test_the_peer_is_this_process() -> None:
     assert peer.process.pid == os.getpid()
 
 
-def test_a_pid_that_was_given_again_is_another_process() -> None:
-    """Two processes that had one pid after each other are told apart, so that none inherits the other's history."""
+def test_a_reused_pid_is_another_process() -> None:
+    """Two processes that had the same pid one after the other are distinguished, so neither has the other's history."""
     assert os.geteuid() == 0, "to choose a pid in a pid namespace takes root: run this test as root"
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", _SAME_PID_TWICE]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[2])

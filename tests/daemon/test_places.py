@@ -1,4 +1,4 @@
-"""Where a program does not parse: in its own text, whatever bracket of ours the engine noticed it at."""
+"""The place of a syntax error or exception is in the program's own text, not in code that wraps it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from promptlogctl.client import Client, Language
 from sandbox.outcome import CpuLimit, ProgramException, ProgramSyntaxError
 
 _PLACES = [
-    # source; (line, column) on QuickJS, on Deno, on Deno as TypeScript
+    # source; (line, column) on QuickJS, on Deno, and on Deno as TypeScript
     ("if (true) {\n  return 1\n", (3, 1), (3, 1), (2, 11)),
     ("\n\nif (prompt)", (3, 12), (3, 12), (3, 12)),
     ("return 1 +", (1, 11), (1, 11), (1, 11)),
@@ -54,7 +54,7 @@ def test_syntax_errors_are_placed_in_the_programs_own_text(
     deno: tuple[int, int],
     typescript: tuple[int, int],
 ) -> None:
-    """Text left open is told at its end or where it was opened; a bracket too many, at the bracket."""
+    """An unclosed construct is reported at its start or at the end of the text; an extra bracket, at the bracket."""
     cases: tuple[tuple[str, Language, tuple[int, int]], ...] = (
         ("quickjs", "javascript", quickjs),
         ("deno", "javascript", deno),
@@ -79,10 +79,10 @@ def test_syntax_errors_are_placed_in_the_programs_own_text(
         ("let s = '\U0001f600'; let s = 1\n", None, (1, 19)),
     ],
 )
-def test_early_errors_of_typescript_have_v8s_words_and_their_place(
+def test_early_errors_of_typescript_keep_v8s_message_and_place(
     client: Client, source: str, message: str | None, place: tuple[int, int]
 ) -> None:
-    """What the parser of TypeScript reads and V8 refuses is told as V8 does, not as a bracket that is missing."""
+    """An error that the TypeScript parser accepts and V8 rejects keeps V8's message, and is no missing bracket."""
     outcome = client.run_source(source, language="typescript").outcome
     assert isinstance(outcome, ProgramSyntaxError), outcome
     assert (outcome.line, outcome.column) == place
@@ -94,11 +94,9 @@ def test_early_errors_of_typescript_have_v8s_words_and_their_place(
     ("engine", "language"), [("quickjs", "javascript"), ("deno", "javascript"), ("deno", "typescript")]
 )
 @pytest.mark.parametrize("head", ["", "export default () => {\n"], ids=["body", "module"])
-def test_columns_of_exceptions_count_as_javascript_does(
-    client: Client, engine: str, language: Language, head: str
-) -> None:
-    """Text beyond ASCII moves a place by as many columns as JavaScript's strings have, in kept programs as well."""
-    column = {"quickjs": 34, "deno": 24}[engine]  # of the constructor's argument, and of `new`
+def test_columns_count_utf16_units(client: Client, engine: str, language: Language, head: str) -> None:
+    """Columns count UTF-16 code units after non-ASCII text, also in stored programs."""
+    column = {"quickjs": 34, "deno": 24}[engine]  # at the constructor's argument, and at `new`
     for text in ("漢\U0001f600", "abc"):
         source = f"{head}const s = '{text}'; throw new Error(s)" + ("\n}" if head else "") + f"//{engine}{language}"
         hash = client.submit(source, engine=engine, language=language).hash
@@ -108,8 +106,8 @@ def test_columns_of_exceptions_count_as_javascript_does(
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_to_look_for_the_place_runs_nothing(client: Client, engine: str) -> None:
-    """What stands behind a bracket too many is never run: a loop before it is cpu_limit, and one there is not."""
+def test_finding_the_place_runs_nothing(client: Client, engine: str) -> None:
+    """Code after an extra bracket never runs: an endless loop there gives a syntax error and not a CPU limit."""
     assert isinstance(client.run_source("for (;;) {}", engine=engine).outcome, CpuLimit)
     source = "return 1\n}\n(() => { for (;;) {} })(); for (;;) {}"
     languages: list[Language] = ["javascript", "typescript"]
@@ -133,17 +131,17 @@ _OWN_MAP = "\n//# sourceMappingURL=data:application/json;base64," + base64.b64en
         ("export default () => 1;\n\nlet a = ;", (3, 9)),
     ],
 )
-def test_a_map_that_a_program_brings_moves_no_place(
+def test_a_source_map_in_a_program_is_ignored(
     client: Client, language: Any, source: str, place: tuple[int, int]
 ) -> None:
-    """A bundler's source map is of a text that was not submitted."""
+    """A bundler's source map does not change places, because it refers to a text that was not submitted."""
     outcome = client.run_source(source + _OWN_MAP, engine="deno", language=language).outcome
     assert isinstance(outcome, ProgramException | ProgramSyntaxError), outcome
     assert (outcome.line, outcome.column) == place
 
 
-def test_what_is_wrong_with_an_import_is_told_in_a_line(client: Client) -> None:
-    """A text that is imported and does not parse is no place in the program, and its picture no message."""
+def test_an_error_in_an_import_has_a_message_of_one_line(client: Client) -> None:
+    """The message of a syntax error in an imported text is one line, without the parser's excerpt."""
     outcome = client.run_source('import "data:text/javascript,x x"\nexport default () => 1', engine="deno").outcome
     assert isinstance(outcome, ProgramSyntaxError)
     assert outcome.message.startswith("in what it imports: Expected ';'")
@@ -161,8 +159,8 @@ def test_what_is_wrong_with_an_import_is_told_in_a_line(client: Client) -> None:
         ),
     ],
 )
-def test_places_in_kept_typescript(client: Client, source: str, place: tuple[int, int]) -> None:
-    """Blanks in place of types move nothing; what Deno made of an enum it maps back."""
+def test_places_in_stored_typescript(client: Client, source: str, place: tuple[int, int]) -> None:
+    """Removing types does not move places, and places in code that Deno generates for an enum are mapped back."""
     outcome = client.run(client.submit(source, language="typescript").hash).outcome
     assert isinstance(outcome, ProgramException), outcome
     assert (outcome.line, outcome.column) == place
@@ -189,18 +187,18 @@ _PLACED = [
 
 @pytest.mark.parametrize("language", ["javascript", "typescript"])
 @pytest.mark.parametrize(("source", "place"), _PLACED)
-def test_no_text_of_the_programs_moves_a_place(
+def test_text_of_the_program_does_not_change_places(
     client: Client, language: Any, source: str, place: tuple[int, int] | None
 ) -> None:
-    """Messages that hold stacks, or names of files, or half of the program; lines that end unusually."""
+    """Places are right if messages contain stacks, file names or long source text, and with unusual line ends."""
     outcome = client.run_source(source, engine="deno", language=language).outcome
     assert isinstance(outcome, ProgramException | ProgramSyntaxError), outcome
     assert (outcome.line, outcome.column) == place if place else outcome.line == 1
     assert len(outcome.message) <= 16384
 
 
-def test_separators_of_unicode_end_no_line(client: Client) -> None:
-    """V8 counts a line more behind one; an editor, and Deno's own parser, do not."""
+def test_unicode_separators_do_not_end_a_line(client: Client) -> None:
+    """A Unicode line separator does not start a line, as in editors and Deno's parser, although V8 counts one."""
     source = "const a = 1;\r\nconst s = 'a\u2028b'; //\n\nthrow new Error('x')\n\n\n"
     script = client.run_source(source, engine="deno").outcome
     kept = client.run(client.submit(source + "//", language="typescript").hash).outcome
@@ -209,16 +207,16 @@ def test_separators_of_unicode_end_no_line(client: Client) -> None:
         assert (outcome.line, outcome.column) == (4, 7)
 
 
-def test_what_a_program_loads_itself_is_none_of_its_places(client: Client) -> None:
-    """A blob that it made and imported has lines of its own."""
+def test_code_that_a_program_loads_has_no_place_in_it(client: Client) -> None:
+    """An exception in a blob that the program imported has no line, because the blob has its own lines."""
     text = r'await import(URL.createObjectURL(new Blob(["\n\n\nthrow new Error(1)"], {type: "text/javascript"})))'
     outcome = client.run_source(text + "\n" * 5, engine="deno").outcome
     assert isinstance(outcome, ProgramException)
     assert outcome.line is None
 
 
-def test_a_programs_own_words_stay(client: Client) -> None:
-    """What it throws itself is not put in other words, though the engine has errors that say the same."""
+def test_messages_of_the_program_stay_unchanged(client: Client) -> None:
+    """An exception of the program keeps its message, even if the message equals one of the engine's."""
     for message in (
         "Cannot use import statement outside a module",
         "Expected 5, got '<lexing error: x",
@@ -231,7 +229,7 @@ def test_a_programs_own_words_stay(client: Client) -> None:
 
 @pytest.mark.parametrize("call", ["[2, 1].sort({})", "[2, 1].toSorted({})", "[1].flatMap({})", "'a'.replace('a', {})"])
 def test_a_native_function_has_one_frame_and_no_place(client: Client, call: str) -> None:
-    """Between two frames of the program there is `NAME (native)` alone, and nothing that looks like a place in it."""
+    """A native function between two frames of the program appears once, as `NAME (native)`, without a place."""
     outcome = client.run_source(f"\nreturn {call.format('() => { throw new Error() }')}", engine="quickjs").outcome
     assert isinstance(outcome, ProgramException)
     inner, native, outer = outcome.stack.splitlines()

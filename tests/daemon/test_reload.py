@@ -1,4 +1,4 @@
-"""SIGHUP: the settings are read again while clients are served. And what is told of settings without a daemon."""
+"""SIGHUP reloads the settings while clients are served; commands show the settings without a daemon."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BUSY = "for (;;);"
 
 @contextmanager
 def _reloaded(daemon: Daemon, text: str, says: str) -> Iterator[None]:
-    """Write a configuration, have the daemon read it, and wait until its log has a line with this text."""
+    """Write a configuration, have the daemon reload it, and wait until its log has a line with this text."""
     (daemon.socket.parent / "promptlog.toml").write_text(text)
     before = daemon.log.read_text().count(says)
     daemon.process.send_signal(signal.SIGHUP)
@@ -37,8 +37,8 @@ def _values(client: Client) -> dict[str, tuple[str, str, str | None]]:
     return {one.name: (one.value, one.source, one.after_restart) for one in client.config().settings}
 
 
-def test_limits_change_and_connections_stay(tmp_path: Path) -> None:
-    """A run that runs goes on, its connection serves further requests, and each has the new limits from then on."""
+def test_a_reload_changes_limits_and_keeps_connections(tmp_path: Path) -> None:
+    """A run in progress continues, its connection serves further requests, and new requests get the new limits."""
     with (
         a_daemon(
             tmp_path, config="[limits.default]\ncpu_ms = 40\nwall_ms = 20000\n[pool]\ncells = 3\nspare = 0\n"
@@ -64,15 +64,15 @@ def test_limits_change_and_connections_stay(tmp_path: Path) -> None:
                 client.run(hash, limits=LimitsAsked(cpu_ms=121))
             with pytest.raises(RequestRefused, match="prompt"):
                 client.run(hash, "x" * 2000)
-            # The cells are replaced by ones whose children have the new limit ahead of time.
+            # The pool replaces the cells, because their children set the old limit ahead of time.
             until(lambda: client.stats().pools[0].started >= started + 3)
             until(lambda: client.stats().pools[0].blank == 3)
             assert client.run_source("return 1").value == 1
         until(lambda: "settings that take a restart: pool.cells, pool.spare" in daemon.log.read_text())
 
 
-def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:
-    """The old settings stay in force, the log names what is wrong, and the next right one is taken."""
+def test_an_invalid_configuration_changes_nothing(tmp_path: Path) -> None:
+    """The old settings stay in force, the log names the error, and the next valid configuration is applied."""
     with a_daemon(tmp_path, config="[limits.max]\ncpu_ms = 100\n") as daemon, Client(daemon.socket) as client:
         file = str(tmp_path / "promptlog.toml")
         before = client.config().settings
@@ -92,7 +92,7 @@ def test_a_wrong_configuration_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_pipe_among_the_drop_ins_is_refused(tmp_path: Path) -> None:
-    """A drop-in that nobody writes to holds up neither the daemon nor its stop."""
+    """A drop-in that is a pipe without a writer blocks neither the daemon nor its shutdown."""
     with a_daemon(tmp_path, config="[limits.default]\ncpu_ms = 40\n") as daemon, Client(daemon.socket) as client:
         (tmp_path / "promptlog.toml.d").mkdir()
         os.mkfifo(tmp_path / "promptlog.toml.d/a.toml")
@@ -101,8 +101,8 @@ def test_a_pipe_among_the_drop_ins_is_refused(tmp_path: Path) -> None:
         assert client.run_source("return 1").value == 1
 
 
-def test_what_is_in_force_is_told(tmp_path: Path) -> None:
-    """`config` has each value and its source, and what a restart would change; a drop-in goes over the file."""
+def test_config_shows_the_settings_in_force(tmp_path: Path) -> None:
+    """`config` shows each value, its source, and what a restart would change; a drop-in overrides the file."""
     drop_ins = tmp_path / "promptlog.toml.d"
     drop_ins.mkdir()
     (drop_ins / "50-mine.toml").write_text("[limits.default]\ncpu_ms = 60\n")
@@ -132,8 +132,8 @@ def test_what_is_in_force_is_told(tmp_path: Path) -> None:
             assert {"server.socket", "pool.cells"} <= {one["name"] for one in json.loads(shown)["settings"]}
 
 
-def test_systemd_is_told_of_a_reload(tmp_path: Path) -> None:
-    """RELOADING with a time, then READY, also if the configuration is wrong."""
+def test_systemd_is_notified_of_a_reload(tmp_path: Path) -> None:
+    """The daemon sends RELOADING with a time and then READY, also if the configuration is invalid."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(tmp_path / "notify"))
         told.settimeout(20)
@@ -155,8 +155,8 @@ def test_systemd_is_told_of_a_reload(tmp_path: Path) -> None:
             assert daemon.stop() == 0
 
 
-def test_without_a_configuration_there_is_nothing_to_read(tmp_path: Path) -> None:
-    """A daemon without --config says so, and serves on."""
+def test_reload_without_a_configuration_does_nothing(tmp_path: Path) -> None:
+    """A daemon without --config logs that there is nothing to reload, and continues to serve."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: "the daemon was started without --config" in daemon.log.read_text())
@@ -173,7 +173,7 @@ def test_without_a_configuration_there_is_nothing_to_read(tmp_path: Path) -> Non
     ],
 )
 def test_a_configuration_is_checked_without_a_daemon(tmp_path: Path, text: str | None, code: int, says: str) -> None:
-    """--check-config says whether the daemon would start with it, and makes neither socket nor state folder."""
+    """--check-config reports whether the daemon would start, and creates neither a socket nor a state folder."""
     file = tmp_path / "promptlog.toml"
     if text is not None:
         file.write_text(text)

@@ -1,4 +1,4 @@
-"""What requests come to, with what the daemon refuses and why."""
+"""Requests through a daemon, and the errors with which it refuses them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.daemon.processes import (
 )
 
 
-def test_the_hash_is_sha256sum(client: Client) -> None:
+def test_the_hash_equals_sha256sum(client: Client) -> None:
     """The hash is what sha256sum prints for the file."""
     source = (Path(__file__).parents[2] / "examples/reverse.js").read_bytes()
     assert client.submit(source).hash == hashlib.sha256(source).hexdigest()
@@ -39,7 +39,7 @@ _MIB = 1 << 20
 
 
 def _x(times: int, before: str = "", unit: str = "x") -> Callable[[], str]:
-    """Return what makes a long text. Texts that are made at once would stay in memory for all tests."""
+    """Return an expression for a long text. Texts built at import would stay in memory for all tests."""
     return lambda: before + unit * times
 
 
@@ -105,16 +105,16 @@ def _made(request: dict[str, Any]) -> dict[str, Any]:
     ids=lambda value: _shown(value)[:50] if isinstance(value, dict) else None,
 )
 def test_bad_requests(socket_path: Path, right: dict[str, Any], wrong: dict[str, Any], code: str, says: str) -> None:
-    """A request is done, and with one thing wrong refused with a code and a reason; the connection goes on."""
+    """A request succeeds, and with one defect is refused with a code and a reason; the connection continues."""
     right, wrong = _made(right), _made(wrong)
     with talk(socket_path) as sock:
         kept, done = ask(sock, _SUBMIT)[0], ask(sock, right)[0]
-        ask(sock, _SUBMIT)  # the right request may have removed it
+        ask(sock, _SUBMIT)  # the valid request may have removed the program
         error, pong = ask(sock, {**right, **wrong})[0], ask(sock, {"type": "ping", "id": 2})[0]
     assert kept["type"] == "submitted"
     assert done["type"] not in ("error", "pong"), done
     if right["type"] == "run":
-        assert done["outcome"]["kind"] in ("ok", "bad_result"), done  # a text that is all comment has no result
+        assert done["outcome"]["kind"] in ("ok", "bad_result"), done  # a program that is only a comment has no result
     assert (error["type"], error["id"]) == ("error", 1)
     assert error["code"] == code
     assert says in error["message"]
@@ -122,19 +122,19 @@ def test_bad_requests(socket_path: Path, right: dict[str, Any], wrong: dict[str,
 
 
 def test_an_empty_program_has_no_result(client: Client) -> None:
-    """An empty program is one; it gives no result."""
+    """An empty program is valid, and gives no result."""
     hash = client.submit("").hash
     assert client.run(hash).outcome.__struct_config__.tag == "bad_result"
 
 
-def test_a_full_queue_is_busy_at_once(tmp_path: Path) -> None:
-    """Past the queue's bound a run is refused with `busy` at once, and those within it are all served."""
+def test_a_full_queue_refuses_runs_at_once(tmp_path: Path) -> None:
+    """With a full queue, the daemon refuses a run with `busy` at once, and serves all runs in the queue."""
     config = "[pool]\ncells = 1\n[scheduler]\nqueue = 2\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
         first = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=30_000))
         until(lambda: client.stats().running == 1)
         runs = [client.start(None, source="return 1") for _ in range(7)]
-        until(lambda: client.stats().errors == {"busy": 5})  # while the first goes on
+        until(lambda: client.stats().errors == {"busy": 5})  # while the first run continues
         assert (client.stats().running, client.stats().queued) == (1, 2)
         assert first.cancel()
         refused = []
@@ -146,8 +146,8 @@ def test_a_full_queue_is_busy_at_once(tmp_path: Path) -> None:
         assert refused == [("busy", "the queue is full: 2 runs are waiting; try again in a moment")] * 5
 
 
-def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
-    """Past the bound of bytes as well a run is refused with `busy`: few large ones are as much as many small."""
+def test_the_queue_is_bounded_in_bytes(tmp_path: Path) -> None:
+    """The daemon refuses runs with `busy` when waiting runs, few large or many small ones, reach the bound in bytes."""
     config = "[pool]\ncells = 1\n[scheduler]\nqueue_mb = 2\n"
     large = "x" * 900_000 + "\N{GRINNING FACE}"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
@@ -158,7 +158,7 @@ def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
         until(lambda: client.stats().errors == {"busy": 28}, 20)
         small = client.start(None, source="return 1")
         until(lambda: client.stats().queued == 3)
-        # The prompts that came take 27 MB; those that wait may have 2 MiB of that.
+        # All prompts together are 27 MB; those of waiting runs may use 2 MiB.
         assert resident_bytes(daemon.process.pid) < before + (20 << 20)
         assert first.cancel()
         refused = []
@@ -172,8 +172,8 @@ def test_runs_that_wait_hold_so_much_memory(tmp_path: Path) -> None:
         assert small.result().value == 1
 
 
-def test_an_empty_list_of_host_functions_is_none(client: Client) -> None:
-    """A client that always sends the field is not refused for asking for nothing."""
+def test_an_empty_list_of_host_functions_is_accepted(client: Client) -> None:
+    """A request with an empty list of host functions is served like one without the field."""
     request = b'{"type":"run","id":1,"source":"return 1","host_functions":[]}\n'
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(client.socket_path))
@@ -181,15 +181,15 @@ def test_an_empty_list_of_host_functions_is_none(client: Client) -> None:
         assert json.loads(sock.makefile().readline())["outcome"] == {"kind": "ok", "value": 1}
 
 
-def test_a_modules_stack_has_no_frame_of_ours(client: Client) -> None:
-    """What the prelude does to call a module is not in the stack that its author sees."""
+def test_a_modules_stack_has_no_internal_frames(client: Client) -> None:
+    """The stack of an exception in a module does not contain the frames of promptlog's prelude."""
     outcome = client.run_source("export default function main() {\n  null.x }").outcome
     assert isinstance(outcome, ProgramException)
     assert outcome.stack.split() == ["at", "main", "(program.js:2:3)"]
 
 
-def test_more_memory_than_usual_may_be_configured(tmp_path: Path) -> None:
-    """A maximum above what a zygote itself gets is what a run can have, and its default holds the others."""
+def test_a_higher_memory_limit_can_be_configured(tmp_path: Path) -> None:
+    """A run can use a configured maximum above the zygote's usual memory; other runs get the default."""
     config = "[limits.max]\nmemory_mb = 1024\n[limits.default]\nmemory_mb = 600\n"
     source = "return new Uint8Array(Number(prompt) << 20).length >> 20"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
@@ -198,11 +198,11 @@ def test_more_memory_than_usual_may_be_configured(tmp_path: Path) -> None:
         assert client.run_source(source, "900", limits=LimitsAsked(memory_bytes=1 << 30)).value == 900
 
 
-def test_a_check_has_more_time_than_a_run(tmp_path: Path) -> None:
-    """A program whose check outlasts a run's CPU limit is checked again with the limit of checks."""
+def test_a_check_has_a_higher_cpu_limit_than_a_run(tmp_path: Path) -> None:
+    """A program whose check exceeds a run's CPU limit is checked again with the limit for checks."""
     source = "const list = [" + "[1, {a: 'b'}], " * 4000 + "]; return list.length"
     with a_daemon(tmp_path, config="[limits.default]\ncpu_ms = 1\n") as daemon, Client(daemon.socket) as client:
-        assert isinstance(client.run_source(source).outcome, CpuLimit)  # which is checked with the limits of the run
+        assert isinstance(client.run_source(source).outcome, CpuLimit)  # checked with the limits of the run
         hash = client.submit(source).hash
         assert client.run(hash, limits=LimitsAsked(cpu_ms=500)).value == 4000
         with pytest.raises(RequestRefused, match="SyntaxError"):
@@ -233,14 +233,14 @@ def test_a_check_has_more_time_than_a_run(tmp_path: Path) -> None:
         ("return 1 // export default", "ok"),
     ],
 )
-def test_kinds_that_were_told_wrongly(client: Client, source: str, kind: str) -> None:
-    """Tampered prototypes, borrowed closures and texts that read like the engine's own do not choose the outcome."""
+def test_a_program_can_not_choose_its_outcome(client: Client, source: str, kind: str) -> None:
+    """Changed prototypes, borrowed closures and texts that mimic the engine's messages do not choose the outcome."""
     outcome = client.run_source(source).outcome
     assert outcome.__struct_config__.tag == kind, outcome
 
 
-def test_lost_lines_are_told(client: Client) -> None:
-    """Whatever the size of the lines that the limit cuts off, the reply says that some were."""
+def test_dropped_log_lines_are_reported(client: Client) -> None:
+    """The reply reports that the limit dropped log lines, for short lines and for long ones."""
     for source in (
         "for (let i = 0; i < 5000; i++) console.log('abc')",
         "console.log('x'.repeat(65536)); console.log(1)",
@@ -249,7 +249,7 @@ def test_lost_lines_are_told(client: Client) -> None:
     assert not client.run_source("console.log('x'.repeat(60000)); return 1").logs_truncated
 
 
-def test_a_handler_takes_a_prompt_of_a_megabyte(client: Client) -> None:
+def test_a_fetch_handler_receives_a_large_prompt(client: Client) -> None:
     """A prompt of 1 MiB reaches `fetch`."""
     source = "export default { fetch: (request) => request.url.length }"
     assert client.run_source(source, "€" * 349_000, limits=LimitsAsked(cpu_ms=1000)).value > 3_000_000

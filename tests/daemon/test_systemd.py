@@ -1,4 +1,4 @@
-"""What systemd gives to the daemon, and what the daemon tells it. To the daemon, systemd is an environment."""
+"""What systemd passes to the daemon, and what the daemon reports to it. Environment variables simulate systemd."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.daemon.processes import until
 def _service(
     folder: Path, sock: socket.socket | None, *, count: str = "1", variables: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a daemon as systemd does: with a socket on descriptor 3."""
+    """Start a daemon as systemd does, with a listening socket on descriptor 3."""
     script = 'export LISTEN_PID=$$; exec "$@"'
     if sock is not None:
         script = f"exec 3<&{sock.fileno()} {sock.fileno()}<&-; export LISTEN_FDS={count}; {script}"
@@ -51,8 +51,8 @@ def _listening(path: Path) -> socket.socket:
     return sock
 
 
-def test_a_socket_that_systemd_passes_is_served(tmp_path: Path) -> None:
-    """Clients that connected before the start are served on that socket; its file stays when the daemon ends."""
+def test_a_socket_from_systemd_is_served(tmp_path: Path) -> None:
+    """The daemon serves clients that connected before its start, and does not remove the socket file when it stops."""
     path = tmp_path / "passed"
     with _listening(path) as sock, Client(path) as client, _service(tmp_path, sock) as process:
         assert client.run_source("return 1").value == 1
@@ -75,8 +75,8 @@ def test_a_socket_that_systemd_passes_is_served(tmp_path: Path) -> None:
         ("abstract", "1", "a socket without a file, to which every user may connect; name a path"),
     ],
 )
-def test_what_can_not_be_served_is_told(tmp_path: Path, kind: str, count: str, says: str) -> None:
-    """A descriptor that is no listening Unix socket ends the start with a line that names the setting."""
+def test_an_unusable_descriptor_is_an_error(tmp_path: Path, kind: str, count: str, says: str) -> None:
+    """If the passed socket is unsuitable, the daemon exits with a line that says what to change."""
     with (
         socket.socket(
             socket.AF_INET if kind == "tcp" else socket.AF_UNIX,
@@ -101,10 +101,10 @@ def test_what_can_not_be_served_is_told(tmp_path: Path, kind: str, count: str, s
 
 
 def test_sockets_of_another_process_are_not_taken(tmp_path: Path) -> None:
-    """Variables that were meant for the process that started this one are passed over."""
+    """The daemon ignores LISTEN_* variables that were meant for its parent process."""
     variables = {"LISTEN_FDS": "1"}
     with _service(tmp_path, None, variables=variables) as process:
-        # The shell says LISTEN_PID; without descriptor 3 that is an error, and with another pid it is nothing.
+        # The shell sets LISTEN_PID. Without descriptor 3, its own pid is an error, and another pid is ignored.
         assert process.wait(30) == 1
     command = [
         sys.executable,
@@ -124,8 +124,8 @@ def test_sockets_of_another_process_are_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told(tmp_path: Path, abstract: bool) -> None:
-    """READY once clients are served, then that the loop turns, STOPPING at SIGTERM; a stopped daemon says nothing."""
+def test_systemd_is_notified(tmp_path: Path, abstract: bool) -> None:
+    """The daemon sends READY when it serves clients, WATCHDOG only while its loop turns, and STOPPING at SIGTERM."""
     address = f"\0promptlog-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     name = "@" + address[1:] if abstract else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
@@ -143,7 +143,7 @@ def test_systemd_is_told(tmp_path: Path, abstract: bool) -> None:
             process.send_signal(signal.SIGSTOP)
             told.settimeout(0.5)
             ends = time.monotonic() + 10
-            with suppress(TimeoutError):  # what was sent before may still be there
+            with suppress(TimeoutError):  # messages that were sent before may still be unread
                 while told.recv(4096):
                     assert time.monotonic() < ends, "a stopped daemon tells that its loop turns"
             told.settimeout(20)
@@ -155,8 +155,8 @@ def test_systemd_is_told(tmp_path: Path, abstract: bool) -> None:
             assert process.wait(20) == 0
 
 
-def test_a_notifier_without_a_receiver(tmp_path: Path) -> None:
-    """A notification socket that is gone, or full, is no trouble; the variables do not stay in the environment."""
+def test_a_notification_socket_without_a_receiver(tmp_path: Path) -> None:
+    """A missing or full notification socket does no harm, and the variables are removed from the environment."""
     environment = {"NOTIFY_SOCKET": str(tmp_path / "gone"), "WATCHDOG_USEC": "x", "WATCHDOG_PID": "1", "OTHER": "1"}
     notifier = Notifier(environment)
     assert environment == {"OTHER": "1"}

@@ -1,4 +1,4 @@
-"""Who may say for whom it asks: `tenant` is taken from fronts alone."""
+"""Only a front may name a `tenant`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOBODY = 65534
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that other users can reach."""
+    """A folder that other users can access."""
     assert os.geteuid() == 0, "this test connects as another user: run it as root"
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run"))
     folder.chmod(0o755)
@@ -52,8 +52,8 @@ def _as_nobody(path: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["ping", "run"])
 @pytest.mark.parametrize("fronts", [[], [_NOBODY], ["nobody"]])
-def test_a_tenant_is_named_by_fronts_alone(folder: Path, kind: str, fronts: list[int | str]) -> None:
-    """Another user's request with a tenant is `forbidden`, unless the user is listed; without one it is served."""
+def test_only_fronts_may_name_a_tenant(folder: Path, kind: str, fronts: list[int | str]) -> None:
+    """Another user's request with a tenant is `forbidden` unless `server.fronts` lists the user."""
     request: dict[str, Any] = {"type": kind, "id": 1, **({"source": "return 1"} if kind == "run" else {})}
     with a_daemon(folder, config=f"[server]\nfronts = {fronts}\n") as daemon:
         os.chown(daemon.socket, _NOBODY, -1)
@@ -67,7 +67,7 @@ def test_a_tenant_is_named_by_fronts_alone(folder: Path, kind: str, fronts: list
 
 
 def test_the_daemons_own_user_may_name_tenants(tmp_path: Path) -> None:
-    """A front that runs as the daemon's user need not be listed. A tenant's name has a bound."""
+    """A front that runs as the daemon's user need not be listed. The length of a tenant's name is bounded."""
     with a_daemon(tmp_path) as daemon, talk(daemon.socket) as sock:
         assert ask(sock, {"type": "ping", "id": 1, "tenant": "acme"})[0]["type"] == "pong"
         for wrong in ("", "x" * 129, 7):

@@ -1,4 +1,4 @@
-"""How a program's text may begin, and what is told of one that cannot be a program: the same on both engines."""
+"""The first line of a program, and errors for texts that cannot be programs: the same on both engines."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _HASHBANGS = [
 
 @pytest.mark.parametrize(("engine", "language"), _ENGINES)
 @pytest.mark.parametrize("source", _HASHBANGS)
-def test_a_line_that_names_an_interpreter_is_a_comment(client: Client, source: str, engine: Any, language: Any) -> None:
-    """A program with such a first line runs, at once and when it is kept. It is kept as it was submitted."""
+def test_a_hashbang_line_is_a_comment(client: Client, source: str, engine: Any, language: Any) -> None:
+    """A program with a hashbang line runs, directly and after submit, and is stored unchanged."""
     assert client.run_source(source, engine=engine, language=language).value == 1
     hash = client.submit(source, engine=engine, language=language).hash
     try:
@@ -32,8 +32,8 @@ def test_a_line_that_names_an_interpreter_is_a_comment(client: Client, source: s
         client.remove(hash)
 
 
-def test_kept_typescript_may_begin_with_such_a_line(client: Client) -> None:
-    """Its types are taken off once and for good: the run costs no parser of TypeScript, and places stay."""
+def test_stored_typescript_may_begin_with_a_hashbang(client: Client) -> None:
+    """A run of stored TypeScript with a hashbang uses no TypeScript parser, and places are right."""
     source = "#!/usr/bin/env deno\nconst n: number = 1; throw new Error('x' + n)"
     hash = client.submit(source, language="typescript").hash
     try:
@@ -44,12 +44,12 @@ def test_kept_typescript_may_begin_with_such_a_line(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("engine", "language"), _ENGINES)
-def test_places_below_such_a_line(client: Client, engine: Any, language: Any) -> None:
-    """The line counts, and so do its columns."""
+def test_places_below_a_hashbang(client: Client, engine: Any, language: Any) -> None:
+    """A hashbang line counts as a line in places."""
     outcome = client.run_source("#!/usr/bin/node\nlet x = ;", engine=engine, language=language).outcome
     assert isinstance(outcome, ProgramSyntaxError)
     assert (outcome.line, outcome.column) == (2, 9)
-    # Elsewhere it is no comment.
+    # On any other line, a hashbang is a syntax error.
     outcome = client.run_source("\n#!x\nreturn 1", engine=engine, language=language).outcome
     assert isinstance(outcome, ProgramSyntaxError)
 
@@ -69,7 +69,7 @@ _FENCES = [
 def test_a_text_in_a_markdown_fence(
     client: Client, source: str, place: tuple[int, int], engine: Any, language: Any
 ) -> None:
-    """It is a syntax error that says so, with the fence's place, at submit and in a run. (Backticks would parse.)"""
+    """A Markdown fence is a syntax error that says so, with its place, even if JavaScript could parse its backticks."""
     with pytest.raises(RequestRefused, match="in a Markdown fence: leave out the lines") as refused:
         client.submit(source, engine=engine, language=language)
     assert (refused.value.detail["line"], refused.value.detail["column"]) == place
@@ -80,12 +80,12 @@ def test_a_text_in_a_markdown_fence(
 
 
 @pytest.mark.parametrize(("engine", "language"), _ENGINES)
-def test_templates_are_no_fences(client: Client, engine: Any, language: Any) -> None:
-    """A program that writes Markdown runs; an error in a program without a fence is told as it is."""
+def test_template_literals_are_not_fences(client: Client, engine: Any, language: Any) -> None:
+    """A program that produces Markdown runs, and a syntax error in a program without a fence stays as it is."""
     source = "const s = `a\n\\`\\`\\`js\nx\n~~~\n`; return s.length"
     assert client.run_source(source, engine=engine, language=language).value == 14
     outcome: Any = client.run_source(source + "; let y = ;", engine=engine, language=language).outcome
-    assert "fence" in outcome.message  # a line of three tildes, in a program that does not parse
+    assert "fence" in outcome.message  # three tildes inside a template, in a program that does not parse
     outcome = client.run_source("return `` + ;", engine=engine, language=language).outcome
     assert isinstance(outcome, ProgramSyntaxError)
     assert "fence" not in outcome.message
@@ -102,8 +102,10 @@ _IMPORTS = [
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize(("source", "place"), _IMPORTS)
-def test_an_import_that_nothing_resolves(client: Client, source: str, place: tuple[int, int], engine: Any) -> None:
-    """It is a syntax error at submit, at the name of what is imported."""
+def test_an_unresolved_import_is_a_syntax_error(
+    client: Client, source: str, place: tuple[int, int], engine: Any
+) -> None:
+    """An import that cannot be resolved is a syntax error at submit, with the place of the module's name."""
     with pytest.raises(RequestRefused, match=r"SyntaxError: .*(import|module not found)") as refused:
         client.submit(source, engine=engine)
     assert (refused.value.detail["line"], refused.value.detail["column"]) == place

@@ -1,4 +1,4 @@
-"""A host that gives the daemon no more threads: what needs one fails, all else goes on."""
+"""A host on which the daemon cannot start threads: requests that need one fail, and all others succeed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _is_ready(path: Path) -> bool:
         return False
 
 
-def test_without_threads_the_daemon_goes_on() -> None:
-    """With no thread to be had each request is answered, some with an error; with threads again all is as before."""
+def test_the_daemon_survives_without_threads() -> None:
+    """Without threads, the daemon answers every request, some with an error; it recovers when threads can start."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run"))
     path, log = folder / "socket", folder / "log"
     become = ordinary_user(folder)
@@ -54,10 +54,10 @@ def test_without_threads_the_daemon_goes_on() -> None:
 
 
 def _submit_without_threads(become: list[str], pid: int, path: Path) -> list[str]:
-    """Have eight clients submit and run for three seconds; return the errors that they got."""
+    """Submit and run with eight clients for three seconds, and return the errors that they got."""
     errors: list[str] = []
     most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    limit = [*become, "prlimit", f"--pid={pid}"]  # as its own user: root of a container may not
+    limit = [*become, "prlimit", f"--pid={pid}"]  # as the daemon's user, because root in a container may not do this
     subprocess.run([*limit, "--nproc=1:"], check=True)
     until_s = time.monotonic() + 3
 
@@ -68,7 +68,7 @@ def _submit_without_threads(become: list[str], pid: int, path: Path) -> list[str
                 count += 1
                 try:
                     client.submit(f"return {number} + {count}")
-                    client.run_source("return 1")  # refused once cells are worn and can't be replaced
+                    client.run_source("return 1")  # refused when cells are worn out and cannot be replaced
                 except RequestRefused as error:
                     errors.append(error.code)
 

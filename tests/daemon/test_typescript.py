@@ -1,4 +1,4 @@
-"""A text in TypeScript has one meaning, whether its types are taken off when it is kept or by Deno in each run."""
+"""TypeScript means the same whether the check removes its types at submit or Deno removes them for each run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from promptlogctl.client import Client, RequestRefused, RunResult
 
-# What is taken out as a whole, behind a line that has no semicolon and before one that could go on with it.
+# Statements that are removed as a whole, between a line without a semicolon and one that could continue it.
 _REMOVED = [
     "type T = number",
     "interface I { a: 1 }",
@@ -32,10 +32,10 @@ _NEXT = {
     "++b": '[1,3,"function","2",1]',
     **dict.fromkeys(("+1", "-1", "/2/g", "`x`", "(() => {})()"), _AS_IT_WAS),
 }
-"""What the next line may be, and what the program then gives."""
+"""The next line, and the result of the program with it."""
 
 _OTHERS: list[tuple[str, str]] = json.loads((Path(__file__).parent / "typescript.json").read_text("utf-8"))
-"""Programs, and the JSON of what each gives, or how it ends."""
+"""Programs, and the JSON of each result, or the kind of the outcome."""
 
 
 def _outcomes(client: Client, source: str) -> tuple[str, str]:
@@ -56,7 +56,7 @@ _BETWEEN = ["\n", "\n;", ";\n"]
 
 
 def _lines() -> Iterator[Any]:
-    """Every statement before every line; `make test` has one of nine, with each way of what is between in turns."""
+    """Combine each statement with each next line; `make test` uses one of nine, with each separator in turn."""
     for first, removed in enumerate(_REMOVED):
         for second, (next_line, value) in enumerate(_NEXT.items()):
             for number, between in enumerate(_BETWEEN):
@@ -65,8 +65,10 @@ def _lines() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("removed", "between", "next_line", "value"), list(_lines()))
-def test_a_line_ends_where_it_ended(client: Client, removed: str, between: str, next_line: str, value: str) -> None:
-    """No statement that is taken out lets the line before it go on with the one behind."""
+def test_removing_a_statement_does_not_join_its_neighbours(
+    client: Client, removed: str, between: str, next_line: str, value: str
+) -> None:
+    """When a statement is removed, the line before it does not continue with the line after it."""
     source = (
         "let g = 1, i: any = 4\nlet a: any = 1, b: any = 2\nlet r: any = (x: any) => 'called', s: any = b\n"
         f"{removed}{between}{next_line}\nreturn [a, b, typeof r, String(s), g]"
@@ -74,13 +76,13 @@ def test_a_line_ends_where_it_ended(client: Client, removed: str, between: str, 
     assert _outcomes(client, source) == (value, value)
 
 
-def test_the_table_is_whole() -> None:
-    """The programs of typescript.json are there, and all but a few of them give a value."""
+def test_the_table_is_complete() -> None:
+    """typescript.json has at least 38 programs, and all but a few of them give a value."""
     assert len(_OTHERS) >= 38
     assert len([outcome for _, outcome in _OTHERS if outcome in ("syntax_error", "exception")]) <= 4
 
 
 @pytest.mark.parametrize(("source", "outcome"), _OTHERS)
-def test_kept_and_outright_are_the_same(client: Client, source: str, outcome: str) -> None:
-    """Members of classes, types on lines of their own, imports of types give the same when kept as when run at once."""
+def test_stored_and_direct_runs_agree(client: Client, source: str, outcome: str) -> None:
+    """Class members, types on separate lines and imports of types give the same result stored and run directly."""
     assert _outcomes(client, source) == (outcome, outcome)

@@ -1,4 +1,4 @@
-"""Limits while the daemon is stopped by a signal: its watchdog enforces them."""
+"""The watchdog enforces limits while a signal has stopped the daemon."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.daemon.processes import Daemon, a_daemon, at_work, cpu_s, is_alive, j
 pytestmark = pytest.mark.alone
 
 _BUSY_S = 0.1
-"""CPU time that a run has used when it is well under way."""
+"""CPU time after which a run is certainly in progress."""
 
 
 @contextmanager
 def _held(daemon: Daemon) -> Iterator[None]:
-    """Stop the daemon for the length of a block."""
+    """Stop the daemon with SIGSTOP within a `with` block."""
     daemon.process.send_signal(signal.SIGSTOP)
     try:
         os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
@@ -45,7 +45,7 @@ def _denos(daemon: Daemon) -> set[int]:
 
 
 def test_the_wall_limit_of_quickjs(tmp_path: Path) -> None:
-    """An endless loop dies while the daemon is stopped; its usage is reported, and other cells go on."""
+    """An endless loop is killed while the daemon is stopped; its usage is reported, and other cells continue."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=1500))
         child = _busy_child(daemon)
@@ -59,7 +59,7 @@ def test_the_wall_limit_of_quickjs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("waits", [True, False], ids=["wall", "cpu"])
 def test_the_limits_of_deno(tmp_path: Path, *, waits: bool) -> None:
-    """A program that waits, or that loops, dies while the daemon is stopped."""
+    """A waiting program and an endless loop are killed while the daemon is stopped."""
     source = "console.log(1); " + ("await new Promise((done) => setTimeout(done, 20000))" if waits else "for(;;){}")
     limits = LimitsAsked(cpu_ms=9000, wall_ms=3000) if waits else LimitsAsked(cpu_ms=800, wall_ms=25_000)
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
@@ -80,8 +80,11 @@ def test_the_limits_of_deno(tmp_path: Path, *, waits: bool) -> None:
         assert client.run_source("return 1", engine="deno").value == 1
 
 
-def test_a_watchdog_that_is_killed_is_replaced(tmp_path: Path) -> None:
-    """After a watchdog is killed, the next one enforces the limits. Signals to all daemon processes end neither."""
+def test_a_killed_watchdog_is_replaced(tmp_path: Path) -> None:
+    """SIGTERM, SIGINT and SIGHUP do not end the watchdog.
+
+    After SIGKILL, the daemon starts another, which enforces limits.
+    """
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         run = client.start(None, source="for(;;){}", limits=LimitsAsked(cpu_ms=9000, wall_ms=4000))
         child = _busy_child(daemon)
@@ -100,8 +103,8 @@ def _is_gone(pid: int) -> bool:
     return not is_alive(pid)
 
 
-def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
-    """The watchdog ends after the daemon's SIGKILL, and after its ordinary end."""
+def test_the_watchdog_ends_with_the_daemon(tmp_path: Path) -> None:
+    """The watchdog ends after SIGKILL of the daemon, and after its normal exit."""
     for number in (signal.SIGKILL, signal.SIGTERM):
         with a_daemon(tmp_path) as daemon:
             (watchdog,) = watchdogs(daemon)
@@ -114,8 +117,8 @@ def _wake_ups(pid: int) -> int:
     return int(next(line for line in lines if line.startswith("voluntary_ctxt_switches")).split()[1])
 
 
-def test_runs_do_not_wake_it(tmp_path: Path) -> None:
-    """Hundreds of runs of QuickJS cost it a few wake-ups for each second, and runs of Deno leave nothing in it."""
+def test_runs_do_not_wake_the_watchdog(tmp_path: Path) -> None:
+    """Hundreds of QuickJS runs cost the watchdog only a few wake-ups per second, and Deno runs leave no entry in it."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         (watchdog,) = watchdogs(daemon)
         before = _wake_ups(watchdog)
