@@ -1,4 +1,4 @@
-"""Cells for the length of a block, a reactor around them, and jobs on them."""
+"""Context managers that provide cells and a reactor, and functions that run jobs on cells."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _C = TypeVar("_C", bound=Cell)
 
 @asynccontextmanager
 async def a_reactor(*, watched: bool = True) -> AsyncIterator[Reactor]:
-    """A reactor that serves. `watched`: with a running watchdog, which a test with a mock clock can't have."""
+    """A reactor that serves. `watched` starts the watchdog process, which tests with a mock clock cannot use."""
     watchdog = Watchdog(64)
     reactor = Reactor(watchdog)
     async with trio.open_nursery() as nursery:
@@ -41,7 +41,7 @@ async def a_reactor(*, watched: bool = True) -> AsyncIterator[Reactor]:
 
 @asynccontextmanager
 async def kept(start: Callable[[Reactor], Awaitable[_C]]) -> AsyncIterator[_C]:
-    """A cell that is closed when its jail ends, as a pool would do it."""
+    """A cell that is closed when its jail ends, as a pool would close it."""
     async with a_reactor() as reactor:
         cell = await start(reactor)
 
@@ -66,25 +66,25 @@ async def a_cell(plan: Plan) -> AsyncIterator[QuickJSCell]:
 
 
 class Narrow:
-    """A client without room until the test opens it."""
+    """A client that does not accept output until the test opens it."""
 
     def __init__(self) -> None:
         self.asked = trio.Event()
-        """Set when somebody waits for room."""
+        """Set when a cell has waited for room."""
         self._open = False
         self._waiting: list[Callable[[], None]] = []
 
     def has_room(self) -> bool:
-        """Whether the test has opened it."""
+        """Return whether the test has opened the client."""
         return self._open
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Note who waits."""
+        """Store the callback of a cell that waits for room."""
         self._waiting.append(callback)
         self.asked.set()
 
     def open(self) -> None:
-        """Let there be room from now on."""
+        """Accept output from now on."""
         self._open = True
         waiting, self._waiting = self._waiting, []
         for callback in waiting:
@@ -94,7 +94,7 @@ class Narrow:
 async def finish(
     cell: Cell, job: Job, *, on_lines: Callable[[Sequence[LogLine]], None] | None = None, room: Narrow | None = None
 ) -> Result:
-    """Have a job done, and wait for its result. Raises CellLost. Cancellation cancels the job first."""
+    """Run a job and wait for its result. Raises CellLost. Cancellation first cancels the job."""
     done = trio.Event()
     answer: list[Result | CellLost] = []
 
@@ -126,7 +126,7 @@ async def run_on(
     room: Narrow | None = None,
     **limits: int,
 ) -> Result:
-    """Run this source there; a machine that others keep busy has time for it, if no wall limit is given."""
+    """Run this source in the cell. Without a wall limit, the run has enough time even on a busy machine."""
     limits.setdefault("wall_ms", 60_000)
     with trio.fail_after(90):
         source_bytes = source.encode()
@@ -142,7 +142,7 @@ async def run_on(
 
 
 async def take(pool: Pool, *, fresh: bool = False, memory_bytes: int | None = None) -> Cell:
-    """Take a cell, waiting for one if need be. Raises what the pool gives in its place."""
+    """Take a cell from the pool, waiting if necessary. Raises the error that the pool reports instead of a cell."""
     came = trio.Event()
     answer: list[Cell | Exception] = []
 
@@ -163,7 +163,7 @@ async def take(pool: Pool, *, fresh: bool = False, memory_bytes: int | None = No
 
 
 async def until_blank(cell: Cell) -> None:
-    """Wait until a cell that has had a run is blank again. Fails if it is retired instead."""
+    """Wait until a cell is blank again after a run. Fails if the pool retires it instead."""
     with trio.fail_after(20):
         while not cell.blank:
             assert cell.usable, "the cell was retired"
@@ -174,12 +174,12 @@ async def until_blank(cell: Cell) -> None:
 
 
 class Held:
-    """A run that has begun while the test blocks the loop, so that the reactor does not run until the test waits."""
+    """A run that is in progress while the test blocks the loop: the reactor does not run until the test awaits."""
 
     result: Result
 
     def __init__(self, cell: Cell, source: str, **limits: int) -> None:
-        """Begin it."""
+        """Start the run."""
         self._done = trio.Event()
         self._said = trio.Event()
         job = Job(task=Task.CHECK_AND_RUN, source=source.encode(), limits=Limits(**limits))
@@ -191,17 +191,17 @@ class Held:
         self._done.set()
 
     async def said(self) -> None:
-        """Wait until it has written a console line."""
+        """Wait until the run has written a console line."""
         with trio.fail_after(30):
             await self._said.wait()
 
     async def ended(self) -> None:
-        """Let the reactor go on, and wait for the result."""
+        """Let the reactor continue, and wait for the result."""
         with trio.fail_after(30):
             await self._done.wait()
 
     @property
     def value(self) -> object:
-        """What the program returned."""
+        """The value that the program returned."""
         assert isinstance(self.result.outcome, Ok), self.result.outcome
         return msgspec.json.decode(self.result.outcome.value)

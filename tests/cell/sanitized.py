@@ -1,7 +1,7 @@
-"""The hostile corpus and the conformance table under AddressSanitizer and UBSan: `make test-sanitized`. Takes minutes.
+"""Runs the hostile corpus and the conformance table under ASan and UBSan: `make test-sanitized`. Takes minutes.
 
-The cell is built with both sanitizers. They need memory and system calls that a child may not have. So it runs without
-a jail, without the second filter and without a memory limit. Not collected by pytest otherwise.
+The cell is built with both sanitizers, which need memory and system calls that a child may not have. It therefore runs
+without a jail, without the second filter and without a memory limit. pytest does not collect this module by default.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sandbox.program import Artifact, Form
 from sandbox.protocol.frames import Task
 
 ROOT = Path(__file__).parents[2]
-_NO_LIMIT = str(1 << 46)  # behind what is mapped at the start, which the cell adds
+_NO_LIMIT = str(1 << 46)  # a limit above everything that is mapped at the start; the cell adds the mapped size
 _FAULT = 99
 """Exit code of a process in which a sanitizer has found something."""
 
@@ -45,7 +45,7 @@ _CASES += [
 
 @pytest.fixture(scope="module")
 def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Data and control of a zygote with sanitizers."""
+    """The data and control sockets of a zygote that was built with sanitizers."""
     executable = checkout.build(ROOT, ["TAKEOVER"], sanitized=True) / "quickjs-cell"
     data, their_data = socket.socketpair()
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -68,7 +68,7 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[socket.s
 
 
 def _run(data: socket.socket, control: socket.socket, job: bytes) -> int:
-    """Return the wait status of the child that had this job."""
+    """Run a job, and return the wait status of its child."""
     data.setblocking(True)
     data.sendall(job)
     while True:
@@ -86,14 +86,16 @@ def _run(data: socket.socket, control: socket.socket, job: bytes) -> int:
 
 @pytest.mark.parametrize("task", [Task.CHECK_AND_RUN, Task.RUN, Task.CHECK])
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case["name"])
-def test_no_sanitizer_complains(sockets: tuple[socket.socket, socket.socket], case: dict[str, Any], task: Task) -> None:
-    """Whatever a program does, the cell's own code reads and writes where it may; it exits, or runs out of CPU time."""
+def test_the_sanitizers_report_nothing(
+    sockets: tuple[socket.socket, socket.socket], case: dict[str, Any], task: Task
+) -> None:
+    """Whatever a program does, the sanitizers find no error in the cell; the child exits or reaches its CPU limit."""
     source = case["source"] if "source" in case else eval(case["source_gen"])
     prompt = case.get("prompt", "") if "prompt_gen" not in case else eval(case["prompt_gen"])
     form = Form.MODULE if "export default" in source else Form.BODY
     artifact = Artifact(form=form, language="javascript") if task is Task.RUN else None
     job = Job(
         task=task, source=source.encode(), prompt=prompt, limits=Limits(), artifact=artifact, artifact_bytes=1 << 21
-    )  # a check compiles, packs and loads bytecode
+    )  # a check compiles, serializes and loads bytecode
     status = _run(*sockets, b"".join(frame(job)))
     assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGXCPU)

@@ -23,11 +23,11 @@ from tests.cell.cells import a_cell, finish, run_on, until_blank
 _LIMITS = Limits(cpu_ms=5000, wall_ms=60_000)
 
 _PROGRAMS: dict[str, str] = json.loads(Path(__file__).with_name("bytecode.json").read_text("utf-8"))
-"""Programs by what is special about them."""
+"""Programs, by the name of the feature that they use."""
 
 
 async def _checked(cell: Cell, source: str, artifact_bytes: int = 4 * MIB) -> Artifact:
-    """Return what a check makes of a program."""
+    """Return the outcome of a check of this program."""
     job = Job(task=Task.CHECK, source=source.encode(), artifact_bytes=artifact_bytes, limits=_LIMITS)
     result = await finish(cell, job)
     checked = result.outcome
@@ -49,8 +49,8 @@ async def _run(cell: Cell, source: str, artifact: Artifact, limits: Limits = _LI
 
 
 @pytest.mark.parametrize("name", _PROGRAMS)
-async def test_bytecode_does_what_its_source_does(plan: Plan, name: str) -> None:
-    """Outcome, value, places, stacks, console lines and the texts of functions are the same."""
+async def test_bytecode_behaves_like_its_source(plan: Plan, name: str) -> None:
+    """Outcome, value, places, stacks, console lines and function texts are the same from bytecode and from source."""
     source = _PROGRAMS[name]
     async with a_cell(plan) as cell:
         artifact = await _checked(cell, source)
@@ -61,8 +61,8 @@ async def test_bytecode_does_what_its_source_does(plan: Plan, name: str) -> None
         assert isinstance(from_source.outcome, Ok | ProgramException)
 
 
-async def test_bytecode_is_little_more_than_its_source(plan: Plan) -> None:
-    """A text in nested functions is there once, however deep they are; and all of it comes back."""
+async def test_bytecode_stores_its_source_once(plan: Plan) -> None:
+    """Bytecode is little larger than its source, however deep functions are nested, and contains all of it."""
     deep = 6
     inner = "return '" + "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) + "'"
     source = "return " + "(() => { return " * (deep - 1) + "(() => {" + inner + "})()" * deep
@@ -75,7 +75,7 @@ async def test_bytecode_is_little_more_than_its_source(plan: Plan) -> None:
         assert len(msgspec.json.decode(result.outcome.value)) == 20_000
 
 
-async def test_a_program_is_parsed_once(plan: Plan) -> None:
+async def test_bytecode_takes_less_cpu_time_than_parsing(plan: Plan) -> None:
     """From bytecode, a program of 200 KB takes less than half of the CPU time that it takes from its source."""
     source = (
         "".join(f"function f{n}(a, b) {{ return a.map((x) => x * {n} + b) }}\n" for n in range(4000))
@@ -94,29 +94,29 @@ async def test_a_program_is_parsed_once(plan: Plan) -> None:
         assert min(used[0]) < min(used[1]) / 2
 
 
-async def test_no_more_bytecode_than_wanted(plan: Plan) -> None:
-    """A check that may return less code than there is returns the form alone."""
+async def test_bytecode_over_the_size_limit_is_omitted(plan: Plan) -> None:
+    """If bytecode exceeds the size that the check may return, the check returns only the form."""
     async with a_cell(plan) as cell:
         assert (await _checked(cell, "return 1", artifact_bytes=100)).code is None
         assert (await _checked(cell, "return 1", artifact_bytes=0)).code is None
 
 
-async def test_a_check_without_time_for_bytecode_is_a_check(plan: Plan) -> None:
-    """A check that has used more than a third of its CPU time returns the form, and no bytecode."""
+async def test_a_check_without_time_for_bytecode_succeeds(plan: Plan) -> None:
+    """A check that has used more than a third of its CPU time returns the form and no bytecode."""
     source = "".join(f"function f{n}(a, b) {{ return a.map((x) => x * {n} + b) }}\n" for n in range(4000))
     async with a_cell(plan) as cell:
         job = Job(task=Task.CHECK, source=source.encode(), artifact_bytes=4 * MIB, limits=_LIMITS)
         used = (await finish(cell, job)).usage.cpu_ms
         await until_blank(cell)
-        limits = msgspec.structs.replace(_LIMITS, cpu_ms=int(used * 0.9))  # of what check and bytecode took
+        limits = msgspec.structs.replace(_LIMITS, cpu_ms=int(used * 0.9))  # of the time for check and bytecode
         result = await finish(cell, msgspec.structs.replace(job, limits=limits))
         assert isinstance(result.outcome, Checked), result
         assert result.outcome.code is None
 
 
 @pytest.mark.parametrize("code", [b"x", b"garbage" * 100, b"\0\0\0\4abcd", b"\0" * 16, b"\xff" * 40])
-async def test_what_is_no_bytecode_is_not_run(plan: Plan, code: bytes) -> None:
-    """The run crashes, and the result says that the code is of no use."""
+async def test_data_that_is_not_bytecode_is_not_run(plan: Plan, code: bytes) -> None:
+    """The run crashes, and its result reports that the code is unusable."""
     artifact = Artifact(form=Form.BODY, language="javascript", code=code)
     async with a_cell(plan) as cell:
         result = await _run(cell, "return 1", artifact)
@@ -126,7 +126,7 @@ async def test_what_is_no_bytecode_is_not_run(plan: Plan, code: bytes) -> None:
 
 
 async def test_bytecode_with_another_source_affects_only_its_run(plan: Plan) -> None:
-    """Bytecode refers to its source: with another one it does not load, or does what a program may do."""
+    """Bytecode refers to its source. With another source, it fails to load, or does only what a program may do."""
     async with a_cell(plan) as cell:
         artifact = await _checked(cell, _PROGRAMS["nested toString"])
         await _run(cell, "return 1", artifact)
@@ -137,8 +137,9 @@ async def test_bytecode_with_another_source_affects_only_its_run(plan: Plan) -> 
 async def test_forged_bytecode_stays_in_its_process(plan: Plan) -> None:
     """Randomly changed bytecode affects only its own process; the next runs are correct.
 
-    The engine hardly checks bytecode: this is native code behind the second filter, as of a program that has taken
-    over its process.
+    The engine checks bytecode only superficially. Running it equals running native code behind the second filter, as
+    when a
+    program has taken over its process.
     """
     chance = random.Random(15)
     source = _PROGRAMS["classes"] + ";" + "/* " + "é" * 200 + " */"
@@ -148,9 +149,9 @@ async def test_forged_bytecode_stays_in_its_process(plan: Plan) -> None:
         artifact = await _checked(cell, source)
     code = artifact.code
     assert code is not None
-    at = 8  # behind two sizes, the engine's version of bytecode, and then its checksum
+    at = 8  # after two sizes follow the version of the bytecode format and its checksum
     assert code[at] == 28
-    code = code[: at + 1] + b"\xff" * 4 + code[at + 5 :]  # by which it is not checked
+    code = code[: at + 1] + b"\xff" * 4 + code[at + 5 :]  # this value disables the checksum
     tries = 0
     while tries < 60:
         async with a_cell(plan) as cell:

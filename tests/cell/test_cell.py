@@ -1,4 +1,4 @@
-"""A cell with a real jail: limits held by the kernel, outcomes told apart, and the invariant."""
+"""A cell in a real jail: limits that the kernel enforces, distinct outcomes, and the invariant."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ from tests.cell.cells import a_cell, a_reactor, finish, run_on, take
 from tests.daemon.processes import children, cpu_s, is_alive, until
 
 _DEFAULT = Limits()
-_COARSE = 6  # CLOCK_MONOTONIC_COARSE, which moves with the kernel's ticks
+_COARSE = 6  # CLOCK_MONOTONIC_COARSE, which advances with the kernel's ticks
 _TICK_MS = time.clock_getres(_COARSE) * 1000
-"""How often the kernel looks at a process's CPU timers."""
+"""Interval at which the kernel checks a process's CPU timers."""
 
 _OVER_MS = 10 + 2 * _TICK_MS
-"""CPU time that a run may have over its limit: the tick at which that is seen, and the end of the process."""
+"""CPU time that a run may use over its limit: until the tick that detects it, and for the exit."""
 
 
-async def test_each_run_has_a_process_of_its_own(plan: Plan) -> None:
-    """What one run leaves in globals, prototypes or the random state is not there in the next."""
+async def test_each_run_has_its_own_process(plan: Plan) -> None:
+    """Changes of globals, prototypes and the random state by one run are not visible in the next."""
     seen = []
     async with a_cell(plan) as cell:
         for _ in range(5):
@@ -66,8 +66,8 @@ async def test_each_run_has_a_process_of_its_own(plan: Plan) -> None:
     assert len(set(seen)) == 5
 
 
-async def test_cpu_is_held_by_the_kernel(plan: Plan) -> None:
-    """A loop, and a native that the engine can't interrupt, end two ticks and 10 ms after the limit at the latest."""
+async def test_the_kernel_enforces_the_cpu_limit(plan: Plan) -> None:
+    """A loop and an uninterruptible native function end at most two ticks and 10 ms after the limit."""
     for source in (
         "for(;;){}",
         "'a'.repeat(2e6).indexOf('a'.repeat(1e6) + 'b')",
@@ -80,8 +80,8 @@ async def test_cpu_is_held_by_the_kernel(plan: Plan) -> None:
             assert isinstance((await run_on(cell, "return 1")).outcome, Ok)
 
 
-async def test_a_run_may_have_other_limits_than_the_blank_child(plan: Plan) -> None:
-    """A child with the run's own limits takes the blank one's place; the next run has the default again."""
+async def test_a_run_may_have_other_limits_than_the_default(plan: Plan) -> None:
+    """A child with the run's own limits replaces the blank one; the next run has the default limits again."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, "const t = Date.now(); while (Date.now() - t < 100); return 1", cpu_ms=500)
         assert isinstance(result.outcome, Ok)
@@ -100,16 +100,16 @@ async def test_a_run_may_have_other_limits_than_the_blank_child(plan: Plan) -> N
         "return new Uint8Array(1 << 30).length",
     ],
 )
-async def test_memory_is_held_by_the_kernel(plan: Plan, source: str) -> None:
-    """A memory bomb ends as memory_limit, with a peak of 128 MiB at the most."""
+async def test_the_kernel_enforces_the_memory_limit(plan: Plan, source: str) -> None:
+    """A memory bomb ends as memory_limit, with a peak of at most 128 MiB."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, cpu_ms=5000, wall_ms=10_000)
     assert isinstance(result.outcome, MemoryLimit)
     assert result.usage.peak_memory_bytes <= 128 * MIB
 
 
-async def test_a_program_without_memory_still_has_its_stack(plan: Plan) -> None:
-    """Calls in calls, where no memory is left, are no end by a signal, which would cost the cell as well."""
+async def test_deep_recursion_without_free_memory_is_no_crash(plan: Plan) -> None:
+    """Deep recursion when no memory is left does not end by a signal, which would also cost the cell."""
     source = """
         const taken = [];
         for (let size = 1 << 24; size > 64; size >>= 1) {
@@ -126,8 +126,8 @@ async def test_a_program_without_memory_still_has_its_stack(plan: Plan) -> None:
         assert cell.usable
 
 
-async def test_a_forged_out_of_memory_is_an_exception(plan: Plan) -> None:
-    """An error that only reads like the engine's is no memory_limit."""
+async def test_a_forged_out_of_memory_error_is_an_exception(plan: Plan) -> None:
+    """An error that only looks like the engine's out-of-memory error is not memory_limit."""
     async with a_cell(plan) as cell:
         for source in ("throw new InternalError('out of memory')", "throw null", "throw new RangeError('x')"):
             result = await run_on(cell, source)
@@ -135,10 +135,10 @@ async def test_a_forged_out_of_memory_is_an_exception(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("thrown", ["null", "new InternalError('out of memory')"])
-async def test_memory_limit_can_be_claimed_once_memory_was_refused(plan: Plan, thrown: str) -> None:
-    """A program that caught the kernel's refusal of memory can still have its run told as memory_limit, as documented.
+async def test_a_program_can_claim_memory_limit_after_a_failed_allocation(plan: Plan, thrown: str) -> None:
+    """A program that caught a failed allocation can still have its run reported as memory_limit, as documented.
 
-    The evidence that no JavaScript produces is the refusal; what the program throws afterwards is its own affair.
+    The evidence is the kernel's refusal, which JavaScript cannot forge; the program controls what it throws afterwards.
     """
     source = f"try {{ new Uint8Array(2 ** 30) }} catch {{}} throw {thrown}"
     async with a_cell(plan) as cell:
@@ -147,8 +147,8 @@ async def test_memory_limit_can_be_claimed_once_memory_was_refused(plan: Plan, t
     assert result.usage.peak_memory_bytes < 64 * MIB
 
 
-async def test_wall_time_is_held_by_the_daemon(plan: Plan) -> None:
-    """A run that goes on is killed at its deadline, long before its CPU limit, and its usage is still the kernel's."""
+async def test_the_daemon_enforces_the_wall_limit(plan: Plan) -> None:
+    """A run is killed at its wall limit, long before its CPU limit, and its usage still comes from the kernel."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, "for(;;){}", cpu_ms=5000, wall_ms=200)
     assert isinstance(result.outcome, WallLimit)
@@ -158,32 +158,32 @@ async def test_wall_time_is_held_by_the_daemon(plan: Plan) -> None:
 
 
 async def test_logs_before_a_limit_are_kept(plan: Plan) -> None:
-    """What was logged before the CPU limit killed the run is returned."""
+    """The lines logged before the CPU limit kills a run are returned."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, "console.warn('here', {a: 1}); for(;;){}")
     assert [(line.level, line.text) for line in result.logs] == [("warn", "here { a: 1 }")]
 
 
-async def test_a_large_input_and_output_pass(plan: Plan) -> None:
-    """A prompt and a result of 1 MiB, larger than the socket's buffers, go through."""
+async def test_large_inputs_and_outputs(plan: Plan) -> None:
+    """A prompt and a result of 1 MiB, larger than the socket's buffers, arrive complete."""
     async with a_cell(plan) as cell:
         prompt = "x" * (MIB - 2)
         result = await run_on(cell, "return prompt", prompt=prompt)
-        assert result.outcome == Value(json=b'"' + prompt.encode() + b'"')  # so large a one is read elsewhere
+        assert result.outcome == Value(json=b'"' + prompt.encode() + b'"')  # the decoder reads results of this size
         result = await run_on(cell, "return prompt + 'x'", prompt=prompt)
         assert isinstance(result.outcome, OutputLimit)
         assert result.outcome.used == MIB + 1
 
 
 async def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for what must come about by then."""
+    """Wait until the condition is true; fail if it takes too long."""
     with trio.fail_after(seconds):
         while not condition():
             await trio.sleep(0.001)
 
 
 async def test_cancelling_kills_the_child(plan: Plan) -> None:
-    """A cancelled run's process is gone when `run` has returned, its usage noted, and the cell goes on."""
+    """When `run` has returned after a cancel, the process is gone and its usage recorded; the cell stays usable."""
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
         results: list[Result] = []
@@ -194,7 +194,7 @@ async def test_cancelling_kills_the_child(plan: Plan) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
-            await _until(lambda: any(cpu_s(child) > 0.02 for child in children(zygote)))  # a blank child uses less
+            await _until(lambda: any(cpu_s(child) > 0.02 for child in children(zygote)))  # more than a blank child uses
             (child,) = children(zygote)
             cell.cancel()
         (result,) = results
@@ -208,13 +208,13 @@ _LONG = b"const t = Date.now(); while (Date.now() - t < 100); return 2"
 
 
 class _Backwards:
-    """An epoll that reports what is ready in the reverse order, and late, so that several things are."""
+    """An epoll that reports events late and in reverse order, so that several are ready at once."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
-        """Return what is ready."""
+        """Return the ready events."""
         time.sleep(0.005)
         return self._epoll.poll(timeout)[::-1]
 
@@ -223,7 +223,7 @@ class _Backwards:
 
 
 async def test_a_job_waits_for_the_child_with_its_limits(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event of the last run that is reported after its end does not send the next job to the child of before."""
+    """A late event of the last run does not send the next job to a child with the last run's limits."""
     monkeypatch.setattr("sandbox.cells.reactor.select", SimpleNamespace(epoll=_Backwards))
     results: list[Result | CellLost] = []
     ended = trio.Event()
@@ -245,10 +245,8 @@ async def test_a_job_waits_for_the_child_with_its_limits(plan: Plan, monkeypatch
         assert [bytes(outcome.value) for outcome in outcomes if isinstance(outcome, Ok)] == [b"1", b"2"], results
 
 
-async def test_a_job_that_its_child_did_not_read_is_never_run_for_another(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A child that is killed before it has read its job leaves it to the next child: the cell takes no more jobs."""
+async def test_an_unread_job_retires_the_cell(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a child is killed before it reads its job, the next child could read it: the cell takes no more jobs."""
     monkeypatch.setattr("sandbox.cells.reactor.select", SimpleNamespace(epoll=_Backwards))
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
@@ -270,8 +268,8 @@ async def test_a_job_that_its_child_did_not_read_is_never_run_for_another(
         assert not cell.usable
 
 
-async def test_a_job_that_is_cancelled_before_its_child_is_there_leaves_a_blank_cell(plan: Plan) -> None:
-    """Its child with other limits is replaced by one with the default limits; the cell is blank after that."""
+async def test_a_job_cancelled_before_its_child_exists_leaves_a_blank_cell(plan: Plan) -> None:
+    """A child with default limits replaces the one with other limits; after that the cell is blank."""
     async with a_cell(plan) as cell:
         blank = trio.Event()
         cell.on_blank = blank.set
@@ -302,7 +300,7 @@ _CLOSES = (
     "}); let undefined; (async function () {",
     "}); function undefined() {} (async function () {",
 )
-# What is a script's code is a module's comment, and the other way round: `<!--` is a comment in scripts alone.
+# A script and a module see different parts of this text as comments, because `<!--` starts one only in scripts.
 _POLYGLOT = (
     "var x; 0<!--x/*\n}); function __promptlogrun_on() { return 'overridden' } (async function () { `*/\n"
     "export default 5\n//`\n"
@@ -310,8 +308,8 @@ _POLYGLOT = (
 
 
 @pytest.mark.parametrize("source", _CLOSES)
-async def test_what_closes_its_wrapper_is_refused_and_never_executed(plan: Plan, source: str) -> None:
-    """At a check nothing of the program runs, not even what stands outside of the wrapper."""
+async def test_a_program_that_closes_its_wrapper_is_rejected_and_never_run(plan: Plan, source: str) -> None:
+    """A check runs nothing of the program, not even code outside the wrapper."""
     async with a_cell(plan) as cell:
         assert isinstance((await run_on(cell, "while (true) {}", task=Task.CHECK)).outcome, Checked)
         for task in (Task.CHECK, Task.CHECK_AND_RUN):
@@ -320,8 +318,8 @@ async def test_what_closes_its_wrapper_is_refused_and_never_executed(plan: Plan,
             assert result.logs == []
 
 
-async def test_a_script_in_a_modules_comment_declares_nothing(plan: Plan) -> None:
-    """What parses as a script that closes its wrapper is no module: its functions would be there when it runs."""
+async def test_a_script_hidden_in_a_modules_comment_is_rejected(plan: Plan) -> None:
+    """A text that closes its wrapper when parsed as a script is not a module, because it would declare functions."""
     async with a_cell(plan) as cell:
         module = await run_on(cell, "// a module\nexport default 5\n", task=Task.CHECK)
         assert module.outcome == Checked(module=True, code=None)
@@ -329,11 +327,11 @@ async def test_a_script_in_a_modules_comment_declares_nothing(plan: Plan) -> Non
         assert isinstance(result.outcome, ProgramSyntaxError), result
 
 
-async def test_the_zygote_reads_no_user_byte(plan: Plan) -> None:
-    """The kernel's count of bytes that the zygote read does not move with a program and a prompt of 1 MB."""
+async def test_the_zygote_reads_no_user_bytes(plan: Plan) -> None:
+    """The kernel's count of bytes read by the zygote does not change with a program and a prompt of 1 MB."""
 
     def read_bytes(pid: int) -> int:
-        # The thread's own account: the process's takes in that of its reaped children.
+        # Use the thread's count, because the process's count includes reaped children.
         lines = Path(f"/proc/{pid}/task/{pid}/io").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("rchar")).split()[1])
 
@@ -341,7 +339,7 @@ async def test_the_zygote_reads_no_user_byte(plan: Plan) -> None:
         (zygote,) = children(cell.process.pid)
         await run_on(cell, "return 1")
         before = read_bytes(zygote)
-        assert before > 0  # it has read its modules
+        assert before > 0  # the zygote has read its modules
         for _ in range(3):
             result = await run_on(cell, "return prompt.length //" + "x" * 500_000, prompt="y" * 500_000)
             assert isinstance(result.outcome, Ok)
@@ -349,8 +347,8 @@ async def test_the_zygote_reads_no_user_byte(plan: Plan) -> None:
         assert read_bytes(zygote) == before
 
 
-async def test_the_jail_holds_nothing_of_the_host(plan: Plan) -> None:
-    """The zygote's root is one file, the cell; there is no /proc, /dev, /etc; and it can't be written to."""
+async def test_the_jail_contains_nothing_of_the_host(plan: Plan) -> None:
+    """The zygote's read-only root contains one file, the cell, and no /proc, /dev or /etc."""
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
         root = Path(f"/proc/{zygote}/root")
@@ -366,7 +364,7 @@ async def test_the_jail_holds_nothing_of_the_host(plan: Plan) -> None:
 
 
 async def test_a_killed_jail_leaves_no_process(plan: Plan) -> None:
-    """With nsjail killed, zygote and child are gone."""
+    """When nsjail is killed, zygote and child end."""
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
         (child,) = children(zygote)
@@ -375,8 +373,8 @@ async def test_a_killed_jail_leaves_no_process(plan: Plan) -> None:
         await _until(lambda: not is_alive(zygote) and not is_alive(child), 1)
 
 
-async def test_a_closed_cell_ends_by_itself(plan: Plan) -> None:
-    """With the daemon's end of the control socket closed, zygote, child and nsjail end, and none has to be killed."""
+async def test_a_closed_cell_exits_by_itself(plan: Plan) -> None:
+    """When the daemon closes its end of the control socket, zygote, child and nsjail exit without a kill."""
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
         (child,) = children(zygote)
@@ -386,13 +384,13 @@ async def test_a_closed_cell_ends_by_itself(plan: Plan) -> None:
     assert cell.process.returncode >= 0, "nsjail was killed"
 
 
-async def test_a_blank_child_that_was_killed_is_no_runs_affair(plan: Plan) -> None:
-    """When the blank child is killed from outside, the cell says so before it takes a run, and is retired."""
+async def test_a_killed_blank_child_does_not_affect_a_run(plan: Plan) -> None:
+    """If the blank child is killed from outside, the cell reports this before it takes a run, and is retired."""
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
         (child,) = children(zygote)
         os.kill(child, signal.SIGKILL)
-        # Once there is the next child, the zygote has reported the end of this one.
+        # When the next child exists, the zygote has reported the end of this one.
         await _until(lambda: children(zygote) not in ([], [child]))
         with pytest.raises(CellLost):
             await run_on(cell, "return 1")
@@ -400,7 +398,7 @@ async def test_a_blank_child_that_was_killed_is_no_runs_affair(plan: Plan) -> No
 
 
 async def test_a_dead_cell_is_replaced_by_the_pool(plan: Plan) -> None:
-    """The pool starts another cell for one that dies, and gives fresh ones on request."""
+    """The pool replaces a cell that dies, and provides fresh cells on request."""
     async with a_reactor() as reactor, trio.open_nursery() as nursery:
 
         async def start(memory_bytes: int | None) -> Cell:
@@ -427,8 +425,8 @@ async def test_a_dead_cell_is_replaced_by_the_pool(plan: Plan) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_cell_that_can_not_start_says_why(plan: Plan) -> None:
-    """A missing binary, and a jail that fails, are CellStartErrors with a reason."""
+async def test_a_failed_start_has_a_reason(plan: Plan) -> None:
+    """A missing executable and a failing jail raise CellStartError with a reason."""
     async with a_reactor() as reactor:
         with pytest.raises(CellStartError, match="nowhere"):
             await cells.start(msgspec.structs.replace(plan, executable=Path("/nowhere")), reactor)
@@ -437,11 +435,11 @@ async def test_a_cell_that_can_not_start_says_why(plan: Plan) -> None:
             await cells.start(msgspec.structs.replace(plan, arguments=arguments), reactor)
 
 
-# --- the filter as bytes, for machines that are not at hand ----------------------------------------------------
+# --- the filter as bytes, to test other machine types ----------------------------------------------------------
 
 
 def _verdict(program: list[tuple[int, int, int, int]], arch: int, number: int, arguments: list[int]) -> int:
-    """Run classic BPF over a struct seccomp_data, as the kernel would."""
+    """Run a classic BPF program over a struct seccomp_data, as the kernel would."""
     data = number.to_bytes(4, "little") + arch.to_bytes(4, "little") + bytes(8)
     data += b"".join((argument % 2**64).to_bytes(8, "little") for argument in arguments)
     at, accumulator = 0, 0
@@ -459,8 +457,8 @@ def _verdict(program: list[tuple[int, int, int, int]], arch: int, number: int, a
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_filter_allows_exactly_what_it_lists(machine: second_filter.Machine) -> None:
-    """On both machines, of the first 1,000 call numbers only the listed ones pass, with the right arguments only."""
+def test_the_filter_allows_exactly_the_listed_calls(machine: second_filter.Machine) -> None:
+    """On both machine types, only the listed calls of the first 1,000 pass, and only with the listed arguments."""
     program = second_filter.instructions(machine)
     arch = second_filter.AUDIT_ARCH[machine]
     calls = {number: name for name, number in second_filter.SYSCALLS[machine].items()}
@@ -478,8 +476,8 @@ def test_the_filter_allows_exactly_what_it_lists(machine: second_filter.Machine)
         assert _verdict(program, arch, table["mmap"], [0, 4096, protection, 0x22, -1, 0]) == verdict
 
 
-async def test_a_cell_that_is_closed_in_a_run_reports_it(plan: Plan) -> None:
-    """A run whose cell is closed under it is a crash and no error."""
+async def test_a_cell_that_is_closed_during_a_run_reports_a_crash(plan: Plan) -> None:
+    """A run whose cell is closed ends as crashed, not with an exception."""
     async with a_cell(plan) as cell:
         results: list[Result | CellLost] = []
         job = Job(task=Task.CHECK_AND_RUN, source=b"for(;;){}", limits=Limits(wall_ms=9000))
@@ -491,7 +489,7 @@ async def test_a_cell_that_is_closed_in_a_run_reports_it(plan: Plan) -> None:
 
 
 async def test_a_large_job_leaves_the_cell_usable(plan: Plan) -> None:
-    """The event that there is room for more of a job may come after the run has ended: that retires no cell."""
+    """An event that more of the job can be sent may arrive after the run has ended; it does not retire the cell."""
     async with a_cell(plan) as cell:
         for _ in range(30):
             result = await run_on(cell, "return prompt.length //" + "x" * 500_000, prompt="y" * 500_000)
@@ -499,8 +497,8 @@ async def test_a_large_job_leaves_the_cell_usable(plan: Plan) -> None:
             assert cell.usable
 
 
-async def test_what_a_child_left_unread_is_no_job_of_the_next_one(plan: Plan) -> None:
-    """A child that is killed before it has read its job: the cell is retired, also if the next child took the job."""
+async def test_an_unread_job_retires_the_cell_even_if_the_next_child_reads_it(plan: Plan) -> None:
+    """If a child is killed before it reads its job, the cell is retired, also if the next child has read the job."""
     job = Job(task=Task.CHECK_AND_RUN, source=b"for (;;) {}", limits=Limits(wall_ms=20_000))
     async with a_cell(plan) as cell:
         zygote = only_child(cell.process.pid)
@@ -510,7 +508,7 @@ async def test_what_a_child_left_unread_is_no_job_of_the_next_one(plan: Plan) ->
         cell.begin(job, lambda result: ends.append((result, cell.usable)))
         for number in (signal.SIGXCPU, signal.SIGCONT):
             os.kill(child, number)
-        # The loop is held, and notices nothing. To warm its memory takes a child a tenth of that CPU time.
+        # The loop is blocked and notices nothing. A child's warm-up uses a tenth of this CPU time.
         until(lambda: not is_alive(zygote) or any(cpu_s(other) > 0.02 for other in children(zygote)))
         with trio.fail_after(10):
             while not ends:

@@ -1,4 +1,4 @@
-"""The cgroup as second holder of memory and processes: real ones where this host lets us make them."""
+"""The cgroup as the second limit of memory and processes; real cgroups where the host permits them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.hosts import host, in_cgroup
 
 @pytest.fixture
 def group() -> Iterator[Cgroup]:
-    """A parent of this test's own, with a memory controller."""
+    """A parent cgroup for this test, with a memory controller."""
     made = cgroup.make(f"promptlog-test-{os.getpid()}", 600 * MIB)
     assert made is not None, "no cgroup can be made here (be root, or delegate one)"
     yield made
@@ -38,11 +38,11 @@ async def _run(plan: Plan, source: str, **limits: Any) -> Result:
 
 
 _LIMITS = {"memory.limit_in_bytes": 600 * MIB, "memory.max": 600 * MIB, "pids.max": 4}
-"""Files of either version."""
+"""Files of cgroup v1 and v2."""
 
 
-async def test_a_jail_is_in_a_cgroup_of_its_own(plan: Plan, group: Cgroup) -> None:
-    """The jail's processes are below the parent, under its limits, and the cgroup goes when the jail goes."""
+async def test_a_jail_has_its_own_cgroup(plan: Plan, group: Cgroup) -> None:
+    """The jail's processes are in a cgroup below the parent, under its limits; the cgroup is removed with the jail."""
     async with a_cell(in_cgroup(plan, group)) as cell:
         limits: dict[str, int] = {}
         for folder in group.folders:
@@ -57,8 +57,8 @@ async def test_a_jail_is_in_a_cgroup_of_its_own(plan: Plan, group: Cgroup) -> No
             await trio.sleep(0.01)
 
 
-def test_what_holds_is_told(group: Cgroup, tmp_path: Path) -> None:
-    """The words of `stats` name a cgroup as holder of memory and of processes where there is one, and only there."""
+def test_stats_name_the_cgroup(group: Cgroup, tmp_path: Path) -> None:
+    """`held_by` of `stats` names a cgroup for memory and processes exactly if there is one."""
     for parent, there in ((group, True), (None, False)):
         held = host("quickjs", tmp_path, cgroup=parent).held_by()
         assert ("a memory cgroup of 600 MiB" in held["memory"]) is there
@@ -66,8 +66,8 @@ def test_what_holds_is_told(group: Cgroup, tmp_path: Path) -> None:
         assert held["memory"].startswith("RLIMIT_AS on the process")
 
 
-async def test_the_cgroup_holds_where_the_first_holder_does_not(plan: Plan, group: Cgroup) -> None:
-    """With RLIMIT_AS far above it, the cgroup ends a memory bomb; the run is told as crashed by the kernel's kill."""
+async def test_the_cgroup_limits_memory_if_rlimit_as_does_not(plan: Plan, group: Cgroup) -> None:
+    """With a much higher RLIMIT_AS, the cgroup ends a memory bomb, and the run is reported as crashed by a kill."""
     assert group.memory_bytes, "no memory cgroup can be made here (be root, or delegate one)"
     arguments = [str(64 * MIB) if argument == str(600 * MIB) else argument for argument in group.arguments]
     assert arguments != group.arguments
@@ -87,14 +87,14 @@ def _tree(folder: Path, files: dict[str, str]) -> None:
 
 
 def _own_folder(mount: Path) -> Path:
-    """Return where this process's cgroup of version 2 is below a mount, by the kernel's account."""
+    """Return the folder of this process's cgroup v2 below a mount point, from /proc/self/cgroup."""
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     paths = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
     return mount / (paths[0] if paths else "/").strip("/")
 
 
 def test_a_delegated_version_2_cgroup_is_used(tmp_path: Path) -> None:
-    """The daemon goes to a leaf, the controllers are handed down, and nsjail is told the parent."""
+    """The daemon moves to a leaf, enables the controllers for children, and passes the parent to nsjail."""
     own = _own_folder(tmp_path)
     _tree(own, {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": ""})
     made = cgroup.make("promptlog-x", 600 * MIB, mounts=tmp_path)
@@ -106,8 +106,8 @@ def test_a_delegated_version_2_cgroup_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("controllers", ["cpu pids", "cpu memory", "", None])
-def test_a_version_2_cgroup_without_the_controllers_is_left_alone(tmp_path: Path, controllers: str | None) -> None:
-    """What was not delegated is not touched."""
+def test_a_version_2_cgroup_without_the_controllers_is_not_changed(tmp_path: Path, controllers: str | None) -> None:
+    """Without delegated controllers, `make` changes nothing."""
     files = {"cgroup.subtree_control": ""}
     _tree(_own_folder(tmp_path), files if controllers is None else {**files, "cgroup.controllers": controllers})
     before = sorted(tmp_path.rglob("*"))

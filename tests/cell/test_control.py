@@ -1,4 +1,4 @@
-"""What a QuickJS cell makes of its control socket, with the zygote's end of it played by the test."""
+"""How a QuickJS cell handles its control socket. The test acts as the zygote."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.cell.cells import a_reactor, finish
 
 _OTHER_CPU_MS = Limits().cpu_ms + 1
 _REPORT = struct.pack("<4sIqqqqq", b"E\0\0\0", 0, 0, 7000, 0, 0, 4096)
-"""As a zygote tells it: a child that exited with 0, after 7 ms of CPU time, with a peak of 4 MiB."""
+"""The zygote's report of a child that exited with 0, after 7 ms of CPU time, with a peak of 4 MiB."""
 
 _AT_THE_CPU_LIMIT = struct.pack("<4sIqqqqq", b"E\0\0\0", signal.SIGXCPU, 0, 50000, 0, 0, 4096)
 
 
 @asynccontextmanager
 async def _without_a_jail(plan: Plan) -> AsyncIterator[tuple[Cell, socket.socket, socket.socket]]:
-    """A cell whose zygote and child are played by the test: their ends of data and control."""
+    """A cell for which the test acts as zygote and child, with the test's ends of data and control."""
     data, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     data.setblocking(False)
@@ -48,18 +48,18 @@ async def _without_a_jail(plan: Plan) -> AsyncIterator[tuple[Cell, socket.socket
             await cell.close()
 
 
-@pytest.mark.parametrize("begun", [False, True], ids=["before the run", "in mid-run"])
-async def test_a_broken_control_socket_is_a_lost_cell(plan: Plan, *, begun: bool) -> None:
-    """When control gives an error in place of a report, a run that was not begun is CellLost, one that was a crash."""
+@pytest.mark.parametrize("begun", [False, True], ids=["before the run", "during the run"])
+async def test_a_broken_control_socket_loses_the_cell(plan: Plan, *, begun: bool) -> None:
+    """After an error of the control socket, a run that had not started is CellLost, and one in progress is a crash."""
     async with _without_a_jail(plan) as (cell, theirs, their_control):
         job = Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits(cpu_ms=_OTHER_CPU_MS))
 
         def reset() -> None:
-            select.select([their_control], [], [], 5)  # the run's own limits are sent by control, first
+            select.select([their_control], [], [], 5)  # the cell first sends the run's own limits by control
             if begun:
                 their_control.send(_REPORT)
                 theirs.recv(65536)
-            their_control.close()  # with what was sent unread: the other end gets ECONNRESET (unix(7))
+            their_control.close()  # closing with unread data gives the other end ECONNRESET (unix(7))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, reset)
@@ -73,8 +73,8 @@ async def test_a_broken_control_socket_is_a_lost_cell(plan: Plan, *, begun: bool
         assert not cell.usable
 
 
-async def test_a_bad_last_word_keeps_the_account_of_its_own_child(plan: Plan) -> None:
-    """Junk, and the report of its writer's end at once: the run has its usage, and the kill names that writer alone."""
+async def test_an_invalid_last_message_keeps_the_usage_of_its_child(plan: Plan) -> None:
+    """If junk and the report of the child arrive together, the run has its usage, and only that child is killed."""
     async with _without_a_jail(plan) as (cell, theirs, their_control):
 
         def end() -> None:
@@ -93,8 +93,8 @@ async def test_a_bad_last_word_keeps_the_account_of_its_own_child(plan: Plan) ->
         assert not cell.usable
 
 
-async def test_a_job_sent_in_parts_to_a_child_that_ended_early_spends_the_cell(plan: Plan) -> None:
-    """A part that was sent after the child's end was read by the next one: nothing of it is left to be seen."""
+async def test_a_job_sent_in_parts_to_a_child_that_ended_early_retires_the_cell(plan: Plan) -> None:
+    """A part that was sent after the child's end may have been read by the next child without a trace."""
     job = Job(task=Task.CHECK_AND_RUN, source=b"return 1", prompt="x" * (8 * MIB), limits=Limits())
     async with _without_a_jail(plan) as (cell, theirs, their_control):
 
@@ -111,8 +111,8 @@ async def test_a_job_sent_in_parts_to_a_child_that_ended_early_spends_the_cell(p
         assert not cell.usable
 
 
-async def test_what_was_put_off_for_a_run_is_not_done_for_the_next_one(plan: Plan) -> None:
-    """A run with many lines ends, and the next one has other limits: its job is not sent to the child without them."""
+async def test_deferred_work_of_a_run_is_not_done_for_the_next_one(plan: Plan) -> None:
+    """After a run with many lines, a job with other limits is sent only to a child that has these limits."""
     first = Job(task=Task.CHECK_AND_RUN, source=b"return 1", limits=Limits())
     second = Job(task=Task.CHECK_AND_RUN, source=b"return 2", limits=Limits(cpu_ms=_OTHER_CPU_MS))
     async with _without_a_jail(plan) as (cell, theirs, their_control):
@@ -139,10 +139,10 @@ async def test_what_was_put_off_for_a_run_is_not_done_for_the_next_one(plan: Pla
         cell.cancel()
 
 
-async def test_a_fault_at_the_end_of_a_run_ends_the_run_and_the_cell(
+async def test_an_error_at_the_end_of_a_run_ends_the_run_and_the_cell(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the daemon fails at there: the run is reported once the cell is closed, and a cancel before is none."""
+    """The run is reported after the cell is closed, whatever error occurs; a cancel before that has no effect."""
 
     def fail(*_: object) -> None:
         raise ValueError
@@ -162,8 +162,8 @@ async def test_a_fault_at_the_end_of_a_run_ends_the_run_and_the_cell(
         assert isinstance(results[0].outcome, Crashed)
 
 
-async def test_a_child_that_is_cancelled_has_a_moment_to_read_its_job(plan: Plan) -> None:
-    """Its kill is put off, since what it leaves unread spends the cell; it is killed in any case."""
+async def test_a_cancelled_child_gets_time_to_read_its_job(plan: Plan) -> None:
+    """The kill is delayed, because an unread job retires the cell; the child is killed in any case."""
     for reads in (True, False):
         async with _without_a_jail(plan) as (cell, theirs, their_control):
             results: list[Result | CellLost] = []

@@ -1,4 +1,4 @@
-"""A host that has no descriptor left for a cell: the start fails with an error, and nothing of it stays."""
+"""A host without free descriptors for a cell: the start fails with an error, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tests.cell.cells import a_reactor
 from tests.daemon.processes import children
 
 _MOST = 24
-"""Descriptors that the start of a cell opens, at the most."""
+"""Upper bound of the descriptors that starting a cell opens."""
 
 
 def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd")) - 1  # the listing has one itself
+    return len(os.listdir("/proc/self/fd")) - 1  # the listing itself uses one
 
 
 @contextmanager
 def _descriptors_left(count: int) -> Iterator[None]:
-    """For the length of a block this process can open so many descriptors."""
+    """Limit this process to this number of free descriptors within a block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = {int(name) for name in os.listdir("/proc/self/fd")}
     free = [number for number in range(max(used) + count + 2) if number not in used][count]
@@ -41,7 +41,7 @@ def _descriptors_left(count: int) -> Iterator[None]:
 
 
 async def start_with_few(plan: Plan, start: Callable[[Plan, Reactor], Awaitable[Cell]]) -> None:
-    """Start a cell with ever more descriptors left, until it starts."""
+    """Try to start a cell with more and more free descriptors, until it starts."""
     async with a_reactor() as reactor:
         await _start_with_few(plan, lambda plan: start(plan, reactor))
 
@@ -68,5 +68,5 @@ async def _start_with_few(plan: Plan, start: Callable[[Plan], Awaitable[Cell]]) 
 
 
 async def test_a_quickjs_cell_needs_descriptors(plan: Plan) -> None:
-    """With too few descriptors left a QuickJS cell's start is an error that leaves nothing behind."""
+    """With too few free descriptors, starting a QuickJS cell is an error that leaves nothing behind."""
     await start_with_few(plan, quickjs.start)

@@ -1,4 +1,4 @@
-"""A QuickJS cell whose reactor is blocked: the watchdog enforces the limits, and the outcome is right afterwards."""
+"""A QuickJS cell whose reactor is blocked: the watchdog enforces the limits, and the outcome is still right."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def test_an_endless_loop_ends_at_its_wall_limit(plan: Plan) -> None:
         assert not cell.usable
 
 
-async def test_a_run_that_ended_in_time_keeps_its_outcome(plan: Plan) -> None:
-    """A report that was there before the kill counts. The cell, whose next child is killed, takes no other run."""
+async def test_a_run_that_ended_before_the_limit_keeps_its_outcome(plan: Plan) -> None:
+    """A report that was sent before the kill counts. The cell, whose next child is killed, takes no further run."""
     async with a_cell(plan) as cell:
         zygote = only_child(cell.process.pid)
         child = only_child(zygote)
@@ -40,8 +40,8 @@ async def test_a_run_that_ended_in_time_keeps_its_outcome(plan: Plan) -> None:
         assert not cell.usable
 
 
-async def test_a_cell_whose_run_ends_by_itself_is_kept(plan: Plan) -> None:
-    """A watchdog that kills nothing changes nothing: the same cell takes the next run."""
+async def test_a_cell_stays_usable_if_its_run_ends_before_the_limit(plan: Plan) -> None:
+    """If the watchdog kills nothing, the same cell takes the next run."""
     async with a_cell(plan) as cell:
         for _ in range(2):
             held = Held(cell, "return 1", wall_ms=60_000)

@@ -1,4 +1,4 @@
-"""What a child makes of the bytes of its job, byte by byte: the cell's binary without a jail, played by the test."""
+"""How a child reads the bytes of its job. The test runs the cell's executable without a jail."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sandbox.engines.quickjs.host.root import cell
 from sandbox.engines.quickjs.host.wrapper import BRACKETS
 
 _BROKEN = 70
-"""EXIT_BROKEN of cell.h."""
+"""Value of EXIT_BROKEN in cell.h."""
 
 
 def _no_new_privileges() -> None:
-    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # else an ordinary user can't put on a filter (seccomp(2))
+    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # without this, an ordinary user cannot install a filter (seccomp(2))
 
 
 class _Zygote:
@@ -38,12 +38,12 @@ class _Zygote:
         assert self.control.recv(64) == b"R"
 
     def ended(self) -> tuple[bytes, int]:
-        """Return whether the child read everything (E) or not (U), and its exit code."""
+        """Return whether the child has read everything (E) or not (U), and its exit code."""
         report = self.control.recv(64)
         return report[:1], os.waitstatus_to_exitcode(struct.unpack_from("<i", report, 4)[0])
 
     def close(self) -> None:
-        """End it."""
+        """End the zygote."""
         self.control.close()
         self.data.close()
         assert self.process.wait(20) == 0
@@ -69,8 +69,8 @@ _CHECK = _fields(b"C", b"return 1", b"", b"", b"", BRACKETS.encode())
 _FORM_BODY = b"f\0\0\0\1B"
 
 
-def test_a_job_in_single_bytes_is_one_job(zygote: _Zygote) -> None:
-    """However the bytes of a frame come, the child waits for all of them."""
+def test_a_job_may_arrive_in_single_bytes(zygote: _Zygote) -> None:
+    """The child waits for all bytes of a frame, however they arrive."""
     zygote.data.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     for byte in _frame(_CHECK):
         zygote.data.send(bytes((byte,)))
@@ -80,7 +80,7 @@ def test_a_job_in_single_bytes_is_one_job(zygote: _Zygote) -> None:
 
 @pytest.mark.parametrize("more", [b"", b" " * 12_000, b" " * 20_000, b" " * 3_000_000], ids=len)
 def test_a_job_of_any_size_is_read(zygote: _Zygote, more: bytes) -> None:
-    """Also one that is larger than the room for most jobs."""
+    """The child also reads a job that is larger than its buffer for usual jobs."""
     zygote.data.sendall(_frame(_fields(b"C", b"return 1" + more, b"", b"", b"", BRACKETS.encode())))
     assert zygote.data.recv(64) == _FORM_BODY
     assert zygote.ended() == (b"E", 0)
@@ -108,8 +108,8 @@ def test_a_job_of_any_size_is_read(zygote: _Zygote, more: bytes) -> None:
         _frame(_CHECK) + b"x",
     ],
 )
-def test_what_is_no_job_ends_the_child(zygote: _Zygote, bytes_: bytes) -> None:
-    """Nothing of it is evaluated, and the next child is there."""
+def test_an_invalid_job_ends_the_child(zygote: _Zygote, bytes_: bytes) -> None:
+    """Nothing of an invalid job is evaluated, and the next child starts."""
     zygote.data.sendall(bytes_)
     assert zygote.ended() == (b"E", _BROKEN)
     zygote.data.sendall(_frame(_CHECK))
@@ -117,6 +117,6 @@ def test_what_is_no_job_ends_the_child(zygote: _Zygote, bytes_: bytes) -> None:
 
 
 def test_a_child_whose_socket_is_closed_exits(zygote: _Zygote) -> None:
-    """It has nothing to do any more."""
+    """A child exits when its socket is closed."""
     zygote.data.shutdown(socket.SHUT_WR)
     assert zygote.ended()[1] == 0

@@ -1,4 +1,4 @@
-"""ECMAScript's functions that take a locale, on QuickJS, which has no Intl."""
+"""ECMAScript functions that take a locale, on QuickJS, which has no Intl."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARGUMENTS = ("'de'", "['de']", "undefined, {}", "'de', {style: 'percent'}", "nul
 
 @pytest.mark.parametrize("arguments", ARGUMENTS)
 def test_a_locale_or_options_are_refused(client: Client, arguments: str) -> None:
-    """A locale or options are a TypeError that names Deno, in each function that formats or compares by them."""
+    """A locale or options raise a TypeError that names Deno, in each function that uses them to format or compare."""
     calls = [f"({value}).toLocaleString({arguments})" for value in NUMBERS]
     calls += [f"new Date(0).toLocale{what}String({arguments})" for what in ("", "Date", "Time")]
     calls.append(f"'a'.localeCompare('b', {arguments})")
@@ -25,8 +25,8 @@ def test_a_locale_or_options_are_refused(client: Client, arguments: str) -> None
         assert said == f"TypeError: QuickJS has no Intl: {name} takes no locale or options; use --engine deno"
 
 
-def test_what_it_gives_without_arguments(client: Client) -> None:
-    """Without a locale the functions give what docs/engines.md says; undefined is as good as none."""
+def test_results_without_a_locale(client: Client) -> None:
+    """Without a locale, or with undefined, the functions return the values that docs/engines.md describes."""
     source = """const d = new Date(0);
         return [1234.5.toLocaleString(), 12345n.toLocaleString(), [1.5, , null, 2000].toLocaleString(),
             d.toLocaleString(), d.toLocaleDateString(undefined), d.toLocaleTimeString(undefined, undefined),
@@ -50,21 +50,21 @@ def test_what_it_gives_without_arguments(client: Client) -> None:
         *((f"'I'.toLocaleLowerCase({locale})", "TypeError") for locale in ("'tr'", "'az'", "'lt-LT'", "'en-u-co-x'")),
     ],
 )
-def test_case_is_right_or_refused(client: Client, call: str, value: str) -> None:
-    """Case is mapped for locales that have none of their own; the others are refused."""
+def test_case_mapping_is_right_or_refused(client: Client, call: str, value: str) -> None:
+    """Case mapping works for locales without rules of their own, and refuses the others."""
     assert client.run_source(f"try {{ return {call} }} catch (error) {{ return error.name }}").value == value
 
 
-def test_functions_of_a_program_are_untouched(client: Client) -> None:
-    """A class with toLocaleString of its own, and those of Object, Boolean and String, take any arguments."""
+def test_functions_of_a_program_are_not_affected(client: Client) -> None:
+    """toLocaleString of a program's class, and of Object, Boolean and String, accepts any arguments."""
     source = """class Money { toLocaleString(...all) { return all.join('|') } }
         return [new Money().toLocaleString('de', 1), 'x'.toLocaleString('de'), true.toLocaleString('de'),
             ({}).toLocaleString('de'), [new Money(), new Money()].toLocaleString()]"""
     assert client.run_source(source).value == ["de|1", "x", "true", "[object Object]", ","]
 
 
-def test_the_functions_look_like_the_engines(client: Client) -> None:
-    """They have the names, lengths and attributes of built-in functions, and are no constructors."""
+def test_the_functions_look_built_in(client: Client) -> None:
+    """The functions have names, lengths and attributes as built-in functions have, and are not constructors."""
     source = """const typed = Object.getPrototypeOf(Int8Array).prototype;
         const owners = [[Number.prototype, 'toLocaleString'], [BigInt.prototype, 'toLocaleString'],
             [Array.prototype, 'toLocaleString'], [typed, 'toLocaleString'], [Date.prototype, 'toLocaleString'],
@@ -92,8 +92,8 @@ def test_the_functions_look_like_the_engines(client: Client) -> None:
         ("\nnew Headers({a: '\\0'});", "    at <anonymous> (-:2:12)"),
     ],
 )
-def test_a_stack_has_the_programs_frames_alone(client: Client, source: str, stack: str) -> None:
-    """An error that is thrown in a function of ours has its place in the program, and shows no frame of ours."""
+def test_a_stack_has_only_frames_of_the_program(client: Client, source: str, stack: str) -> None:
+    """An error thrown in one of promptlog's functions has its place in the program, and no frame of promptlog."""
     outcome = client.run_source(source).outcome
     assert isinstance(outcome, ProgramException)
     assert outcome.stack is not None

@@ -1,4 +1,4 @@
-"""URLSearchParams and Headers on QuickJS: the values that the standards give, or an error."""
+"""URLSearchParams and Headers on QuickJS give the values that the standards define, or an error."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _value(client: Client, expression: str) -> object:
         ("Symbol()", "TypeError"),
     ],
 )
-def test_parameters_are_made_of_what_a_program_gives(client: Client, init: str, text: str) -> None:
-    """URLSearchParams takes a text, an iterable of pairs or an object, and writes them as a form does."""
+def test_construction_of_parameters(client: Client, init: str, text: str) -> None:
+    """URLSearchParams accepts a string, an iterable of pairs or an object, and serializes as a form does."""
     assert _value(client, f"new URLSearchParams({init}).toString()") == text
 
 
@@ -95,8 +95,8 @@ def test_parameters_are_made_of_what_a_program_gives(client: Client, init: str, 
         ("[p.has, p.delete, p.append, p.set, p.get, p.sort, p.forEach].map((f) => f.length)", [1, 1, 2, 2, 1, 0, 1]),
     ],
 )
-def test_parameters_change_as_the_standard_says(client: Client, call: str, value: object) -> None:
-    """The methods of URLSearchParams, while it is iterated as well, and what they do with wrong arguments."""
+def test_methods_of_parameters(client: Client, call: str, value: object) -> None:
+    """The methods of URLSearchParams follow the standard, also during iteration and with wrong arguments."""
     assert _value(client, f"((p) => {call})(new URLSearchParams('a=1&a=2&b=1&a=3'))") == value
 
 
@@ -130,8 +130,8 @@ def test_parameters_change_as_the_standard_says(client: Client, call: str, value
         ("5", "TypeError"),
     ],
 )
-def test_headers_are_checked_and_sorted(client: Client, init: str, pairs: object) -> None:
-    """Headers strips white space around a value, refuses what no header can be, and lists names in order."""
+def test_headers_are_validated_and_sorted(client: Client, init: str, pairs: object) -> None:
+    """Headers strips white space around values, refuses invalid names and values, and lists names in order."""
     assert _value(client, f"[...new Headers({init})]") == pairs
 
 
@@ -161,7 +161,7 @@ def test_headers_are_checked_and_sorted(client: Client, init: str, pairs: object
         ("['getAll' in h, 'sort' in h, String(h)]", [False, False, "[object Headers]"]),
     ],
 )
-def test_headers_change_as_the_standard_says(client: Client, call: str, value: object) -> None:
-    """The methods of Headers, with cookies apart, and what they do with wrong arguments."""
+def test_methods_of_headers(client: Client, call: str, value: object) -> None:
+    """The methods of Headers follow the standard, also with wrong arguments, and keep cookies separate."""
     init = "[['a', '1'], ['Set-Cookie', 'p=1'], ['A', '2'], ['set-cookie', 'q=2']]"
     assert _value(client, f"((h) => {call})(new Headers({init}))") == value

@@ -1,4 +1,4 @@
-"""The pool of cells: what it tells admission, and how it replaces cells."""
+"""The pool of cells: what it reports to admission, and how it replaces cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.cell.cells import a_reactor, run_on, take
 
 @asynccontextmanager
 async def _a_pool(plans: list[Plan], *, runs_per_cell: int = 100) -> AsyncIterator[Pool]:
-    """A pool of one cell for the length of a block, at the most 20 s. Cells are started by the first of the plans."""
+    """Provide a pool of one cell within a block, for at most 20 s. It starts cells with the first of the plans."""
     with trio.fail_after(20):
         async with a_reactor() as reactor, trio.open_nursery() as nursery:
 
@@ -35,8 +35,8 @@ async def _a_pool(plans: list[Plan], *, runs_per_cell: int = 100) -> AsyncIterat
             nursery.cancel_scope.cancel()
 
 
-async def test_a_pool_tells_when_it_can_lend(plan: Plan) -> None:
-    """With its only cell lent it can't; it calls back when the cell has returned."""
+async def test_the_pool_reports_when_it_can_lend(plan: Plan) -> None:
+    """While its only cell is lent, the pool cannot lend; it calls back when the cell has been returned."""
     async with _a_pool([plan]) as pool:
         told: list[bool] = []
         pool.on_ready = lambda: told.append(pool.can_lend())
@@ -48,8 +48,8 @@ async def test_a_pool_tells_when_it_can_lend(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("how", ["fresh", "crashed", "dead"])
-async def test_a_pool_tells_when_a_spent_cell_is_replaced(plan: Plan, how: str) -> None:
-    """It can't lend before another cell is ready. A cell that dies while it is lent is replaced as well."""
+async def test_the_pool_reports_when_a_retired_cell_is_replaced(plan: Plan, how: str) -> None:
+    """The pool cannot lend until another cell is ready. It also replaces a cell that dies while it is lent."""
     replaced = trio.Event()
     async with _a_pool([plan]) as pool:
         cell = await take(pool, fresh=how == "fresh")
@@ -66,8 +66,8 @@ async def test_a_pool_tells_when_a_spent_cell_is_replaced(plan: Plan, how: str) 
         assert (pool.can_lend(), pool.counts().started, pool.counts().blank) == (True, 2, 1)
 
 
-async def test_a_pool_whose_cells_do_not_start_tells_why(plan: Plan) -> None:
-    """After two failed starts in a row, and after each later one. Then it can't lend; once one starts, it can."""
+async def test_failed_starts_are_reported(plan: Plan) -> None:
+    """After two failed starts in a row, and each later one, the pool reports why it cannot lend; a start ends this."""
     plans, missing = [plan], plan.folder / "no-such-nsjail"
     async with _a_pool(plans) as pool:
         cell = await take(pool)
@@ -90,7 +90,7 @@ async def test_a_pool_whose_cells_do_not_start_tells_why(plan: Plan) -> None:
         assert pool.can_lend()
 
 
-async def test_a_cell_whose_child_was_killed_at_a_limit_goes_on(plan: Plan) -> None:
+async def test_a_cell_continues_after_a_child_is_killed_at_a_limit(plan: Plan) -> None:
     """The zygote forks the next child; the next run has a clean state and its own result."""
     async with _a_pool([plan]) as pool:
         cell = await take(pool)
@@ -107,8 +107,8 @@ async def test_a_cell_whose_child_was_killed_at_a_limit_goes_on(plan: Plan) -> N
         assert pool.counts().started == 1
 
 
-async def test_a_worn_cell_goes_on_until_another_is_ready(plan: Plan) -> None:
-    """After its last run it can be lent at once. It is retired when the cell in its place has started."""
+async def test_a_worn_cell_is_lent_until_its_replacement_is_ready(plan: Plan) -> None:
+    """After its last regular run, a cell can be lent again. It is retired when its replacement has started."""
     async with _a_pool([plan], runs_per_cell=2) as pool:
         for _ in range(2):
             cell = await take(pool)
@@ -120,8 +120,8 @@ async def test_a_worn_cell_goes_on_until_another_is_ready(plan: Plan) -> None:
         assert await take(pool) is not cell
 
 
-async def test_a_worn_cell_that_is_not_replaced_is_retired_in_the_end(plan: Plan) -> None:
-    """Where no cell starts, it has twice as many runs as a cell is to have, and no more."""
+async def test_a_worn_cell_without_replacement_is_retired_in_the_end(plan: Plan) -> None:
+    """If no cell starts, a worn cell takes at most twice its regular number of runs."""
     plans = [plan]
     async with _a_pool(plans, runs_per_cell=2) as pool:
         plans[0] = msgspec.structs.replace(plan, executable=plan.folder / "no-such-nsjail")
@@ -134,8 +134,8 @@ async def test_a_worn_cell_that_is_not_replaced_is_retired_in_the_end(plan: Plan
         assert not cell.usable
 
 
-async def test_the_last_ready_cell_of_a_steady_pool_is_told(plan: Plan) -> None:
-    """Once the pool was filled: one cell is ready, and others are lent."""
+async def test_a_steady_pool_reports_its_last_ready_cell(plan: Plan) -> None:
+    """After the pool was filled, it reports that one cell is ready while the others are lent."""
     with trio.fail_after(20):
         async with a_reactor() as reactor, trio.open_nursery() as nursery:
 
@@ -155,8 +155,8 @@ async def test_the_last_ready_cell_of_a_steady_pool_is_told(plan: Plan) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_runs_that_wait_are_counted_as_demand(plan: Plan) -> None:
-    """Where cells are kept by demand, as many are started as runs wait, beside those that are lent."""
+async def test_waiting_runs_count_as_demand(plan: Plan) -> None:
+    """A pool on demand starts as many cells as runs wait, in addition to lent cells."""
     with trio.fail_after(20):
         async with a_reactor() as reactor, trio.open_nursery() as nursery:
 
@@ -178,8 +178,8 @@ async def test_runs_that_wait_are_counted_as_demand(plan: Plan) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_missing_engine_is_told_at_once_until_it_is_there(plan: Plan) -> None:
-    """The first run learns it from a start, the next ones at once; once a start succeeds, runs get cells."""
+async def test_a_missing_engine_is_reported_until_it_is_installed(plan: Plan) -> None:
+    """The first run gets the error from a start, the next ones at once; after a successful start, runs get cells."""
     missing = [True]
     with trio.fail_after(20):
         async with a_reactor() as reactor, trio.open_nursery() as nursery:
@@ -204,8 +204,10 @@ async def test_a_missing_engine_is_told_at_once_until_it_is_there(plan: Plan) ->
             nursery.cancel_scope.cancel()
 
 
-async def test_a_cell_that_can_not_be_closed_ends_no_other(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host without threads or descriptors fails at a close, too: it is logged, and the pool goes on."""
+async def test_an_error_while_closing_a_cell_does_not_affect_others(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close that fails, as on a host without threads or descriptors, is logged, and the pool continues."""
     async with _a_pool([plan]) as pool:
         first = await take(pool)
         close = first.close

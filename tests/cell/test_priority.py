@@ -1,4 +1,4 @@
-"""CPU priorities: a cell starts at a low one, and runs at the daemon's."""
+"""CPU priorities: a cell starts at a low priority, and runs at that of the daemon."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def _niceness(pid: int) -> int:
 
 
 async def test_a_started_cell_has_the_daemons_priority(plan: Plan) -> None:
-    """The zygote, its first child and the next one run like the daemon, whatever nsjail has."""
+    """The zygote, its first child and the next one have the daemon's priority, whatever nsjail has."""
     own = _niceness(os.getpid())
     async with a_cell(plan) as cell:
         (zygote,) = children(cell.process.pid)
         assert [_niceness(zygote), *map(_niceness, children(zygote))] == [own, own]
         await run_on(cell, "return 1")
         await until_blank(cell)
-        until(lambda: children(zygote) != [])  # the cell is blank a moment before its next child is there
+        until(lambda: children(zygote) != [])  # the cell is blank shortly before its next child exists
         assert [_niceness(zygote), *map(_niceness, children(zygote))] == [own, own]
 
 
 async def test_a_cell_starts_at_a_low_priority(plan: Plan) -> None:
-    """nsjail has a low priority, and keeps it, if the daemon may raise those of the zygote and its child again."""
+    """nsjail gets and keeps a low priority, if the daemon has the right to raise those of zygote and child again."""
     async with a_reactor() as reactor:
         cell = await cells.start(plan, reactor)
         try:

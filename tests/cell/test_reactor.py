@@ -1,4 +1,4 @@
-"""The reactor: descriptors and deadlines of all cells on one task."""
+"""The reactor: descriptors and deadlines of all cells in one task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cell.cells import a_reactor
 
 
 class _Timed:
-    """Something that can be due, and notes when it was."""
+    """An object with a deadline that records when it was due."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -29,8 +29,8 @@ class _Timed:
         self.retired = True
 
 
-async def test_a_callback_comes_when_its_descriptor_is_ready() -> None:
-    """Readable, then writable after a change, and no more once it is forgotten."""
+async def test_a_callback_runs_when_its_descriptor_is_ready() -> None:
+    """The callback runs for readable, for writable after a change, and not after the descriptor was removed."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         async with a_reactor(watched=False) as reactor:
@@ -58,8 +58,8 @@ async def test_a_callback_comes_when_its_descriptor_is_ready() -> None:
             assert came == ["ready", "ready"]
 
 
-async def test_a_fault_of_one_callback_is_not_the_others_affair() -> None:
-    """A callback that raises is logged, its owner is retired, and the others are called."""
+async def test_an_error_in_one_callback_does_not_affect_others() -> None:
+    """A callback that raises is logged, its owner is retired, and the other callbacks run."""
     faulty, other = _Timed(), _Timed()
     first, second = os.pipe(), os.pipe()
     async with a_reactor(watched=False) as reactor:
@@ -84,8 +84,8 @@ async def test_a_fault_of_one_callback_is_not_the_others_affair() -> None:
         os.close(descriptor)
 
 
-async def test_each_is_due_once_and_in_time(clock: MockClock) -> None:
-    """An earlier deadline that comes later goes first; a later setting takes the place of an earlier one."""
+async def test_each_deadline_fires_once_and_in_order(clock: MockClock) -> None:
+    """Deadlines fire in order of time, not of registration; a later setting replaces an earlier one."""
     async with a_reactor(watched=False) as reactor:
         began = trio.current_time()
         late, early, never, moved = _Timed(), _Timed(), _Timed(), _Timed()
@@ -100,8 +100,8 @@ async def test_each_is_due_once_and_in_time(clock: MockClock) -> None:
     assert [timed.times for timed in (early, moved, late, never)] == [[began + 2], [began + 3], [began + 5], []]
 
 
-async def test_a_reactor_that_has_ended_forgets_at_once() -> None:
-    """Cells that are closed after the reactor, as when all is cancelled together, meet no error."""
+async def test_cells_can_be_closed_after_the_reactor() -> None:
+    """Cells that are closed after the reactor has ended, as when everything is cancelled at once, raise no error."""
     reading, writing = os.pipe()
     reactor = Reactor(Watchdog(0))
     async with trio.open_nursery() as nursery:
@@ -114,8 +114,8 @@ async def test_a_reactor_that_has_ended_forgets_at_once() -> None:
     os.close(writing)
 
 
-async def test_work_goes_on_in_the_next_turn() -> None:
-    """A callback that asks to be called again is called again, once for each time, and others run in between."""
+async def test_deferred_work_continues_in_the_next_turn() -> None:
+    """A callback that asks to be called again runs once for each request, and other tasks run in between."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         async with a_reactor() as reactor:
@@ -145,8 +145,8 @@ async def test_work_goes_on_in_the_next_turn() -> None:
             assert came.count("other") >= 2
 
 
-async def test_a_cell_has_one_part_of_its_work_in_hand() -> None:
-    """However often a callback asks to be called again, it is called once in the next turn."""
+async def test_a_cell_has_one_pending_callback() -> None:
+    """However often a callback asks to be called again, it runs once in the next turn."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         async with a_reactor() as reactor:
@@ -164,8 +164,8 @@ async def test_a_cell_has_one_part_of_its_work_in_hand() -> None:
             assert came == ["part 4"]
 
 
-async def test_a_turn_ends_before_all_parts_are_done() -> None:
-    """If the parts of many cells together are long, other tasks run between them, and each cell has its part."""
+async def test_a_turn_ends_when_its_time_is_used_up() -> None:
+    """If the work of many cells takes long, other tasks run in between, and each cell gets its turn."""
     async with a_reactor() as reactor:
         came: list[str] = []
         done = trio.Event()
@@ -187,5 +187,5 @@ async def test_a_turn_ends_before_all_parts_are_done() -> None:
             reactor.again(owner, functools.partial(part, owner))
         await other()
         assert came.count("part") == 8
-        # In each turn, both tasks have one go, in any order.
+        # Each turn runs both tasks once, in any order.
         assert "part part part" not in " ".join(came)

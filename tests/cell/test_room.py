@@ -1,4 +1,4 @@
-"""A QuickJS cell whose client does not read: streamed lines wait in the process, under its limits."""
+"""A QuickJS cell whose client does not read: the process must wait with its console lines, and its limits apply."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINES = "for (let n = 0; n < 300; n++) console.log('x'.repeat(1000)); return 1"
 
 
 async def test_lines_wait_for_room(plan: Plan) -> None:
-    """Without room no line is read; with room all lines and the result come."""
+    """Without room, the cell reads no line; with room, all lines and the result arrive."""
     lines: list[LogLine] = []
     room = Narrow()
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:
@@ -35,7 +35,7 @@ async def test_lines_wait_for_room(plan: Plan) -> None:
 
 
 async def test_output_that_is_never_read_ends_at_the_wall_limit(plan: Plan) -> None:
-    """The process ends, or blocks in a write: its run ends as `wall_limit`, and leaves nothing to the next."""
+    """The process exits or blocks in a write; its run ends as `wall_limit`, and no output reaches the next run."""
     for source in (_LINES, "console.log('on'); return 'x'.repeat(4_000_000)"):
         lines: list[LogLine] = []
         async with a_cell(plan) as cell:
@@ -55,7 +55,7 @@ async def test_output_that_is_never_read_ends_at_the_wall_limit(plan: Plan) -> N
 
 
 async def test_a_run_whose_output_waits_can_be_cancelled(plan: Plan) -> None:
-    """A cancel ends the run, also if its process has ended already."""
+    """A cancel ends the run, even if its process has already exited."""
     room = Narrow()
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:
         (zygote,) = children(cell.process.pid)
@@ -74,7 +74,7 @@ async def test_a_run_whose_output_waits_can_be_cancelled(plan: Plan) -> None:
 
 
 async def test_lines_before_a_kill_are_kept(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is killed before its output was read for the first time keeps the lines that it had written."""
+    """A run that is killed before its output was first read keeps the lines that it had written."""
     monkeypatch.setattr("sandbox.engines.quickjs.host.cell.LOW_PRIORITY_AFTER_S", 60.0)
     async with a_cell(plan) as cell:
         result = await run_on(cell, "console.log('a'); for (;;) {}", wall_ms=500, cpu_ms=9000)

@@ -1,4 +1,7 @@
-"""The cell's debug build by the real protocol, without a jail. ASan watches all of it, UBSan promptlog's own files."""
+"""The cell's debug build with the real protocol and without a jail.
+
+ASan checks all code, UBSan promptlog's own files.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from sandbox.protocol.frames import Task
 from tests.cell.cells import a_cell, run_on, until_blank
 
 _CPU_MS = 20_000
-"""Time enough on a busy machine; the sanitizers take a multiple of it."""
+"""Enough CPU time on a busy machine, because sanitizers slow the cell down by a multiple."""
 
 _EVERYTHING = """
 console.log('é'.repeat(5000), new Map([[1, {a: 2n}]]), new Error('x', {cause: [1]}));
@@ -43,10 +46,10 @@ return new TextDecoder().decode(new Uint8Array(1));
 
 
 class _Bare(Plan, frozen=True, kw_only=True):
-    """A shell in nsjail's place."""
+    """A shell in place of nsjail."""
 
     def arguments_for(self, identity: Identity) -> list[str]:
-        """Without the identity, which is nsjail's."""
+        """Return the arguments without the identity, which only nsjail understands."""
         return self.arguments
 
 
@@ -60,7 +63,7 @@ def debug_build() -> Path:
 
 @asynccontextmanager
 async def _debug_cell(debug_build: Path, folder: Path, limits: Limits) -> AsyncIterator[QuickJSCell]:
-    """A cell of this build. At its end nothing must have been found."""
+    """A cell of this build. When it ends, the sanitizers must have reported nothing."""
     if not (folder / "root").exists():
         build_root(folder / "root")
     found = folder / "found"
@@ -80,8 +83,8 @@ async def _debug_cell(debug_build: Path, folder: Path, limits: Limits) -> AsyncI
     assert [path.read_text() for path in folder.glob("found*")] == []
 
 
-async def test_programs_of_each_kind(debug_build: Path, tmp_path: Path) -> None:
-    """Checks, runs, modules, errors and limits do nothing that the sanitizers know to be wrong."""
+async def test_all_kinds_of_programs(debug_build: Path, tmp_path: Path) -> None:
+    """The sanitizers report nothing for checks, runs, modules, errors and limits."""
     limits = Limits(cpu_ms=_CPU_MS)
     async with _debug_cell(debug_build, tmp_path, limits) as debug:
         for source, task, kind in (
@@ -115,8 +118,8 @@ async def test_programs_of_each_kind(debug_build: Path, tmp_path: Path) -> None:
         assert isinstance(result.outcome, WallLimit)
 
 
-async def test_wherever_memory_ends(debug_build: Path, tmp_path: Path) -> None:
-    """A child that is refused memory, now or later, says so or ends, and touches nothing that it does not have."""
+async def test_out_of_memory_at_any_allocation(debug_build: Path, tmp_path: Path) -> None:
+    """A child whose allocation fails, at any point, reports it or exits, and the sanitizers report nothing."""
     limits = Limits(cpu_ms=_CPU_MS)
     async with _debug_cell(debug_build, tmp_path, limits) as debug:
         outcomes = set()

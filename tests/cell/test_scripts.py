@@ -1,4 +1,4 @@
-"""promptlog's own scripts: what the cell evaluates before any program is known."""
+"""promptlog's own scripts, which the cell evaluates before it gets a program."""
 
 from __future__ import annotations
 
@@ -23,25 +23,28 @@ _TREE = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def engine() -> Mapping[str, bytes]:
-    """The engine's files."""
+    """The files of the engine."""
     return engine_source.find(cache.open_folder()) or engine_source.fetch(cache.open_folder())
 
 
-def test_bytecode_is_of_these_scripts() -> None:
-    """The committed bytecode is what the engine makes of the scripts, byte for byte. After a change: make placement."""
+def test_the_bytecode_matches_the_scripts() -> None:
+    """The committed bytecode is what the engine compiles from the scripts.
+
+    After a script has changed: make placement.
+    """
     assert BYTECODE.read_bytes() == compile_scripts()
 
 
 def test_bytecode_is_in_the_executable(engine: Mapping[str, bytes]) -> None:
-    """The jail's root is one file, which holds promptlog's own scripts as they are in this tree."""
+    """The jail's root is one file, which contains the scripts' bytecode of this source tree."""
     scripts = embedded.bytecode(_TREE, engine)
     assert scripts is not None, "a script has changed since the last `make placement`"
     data = (_TREE / checkout.SOURCE_FOLDER / EXECUTABLE).read_bytes()
     assert all(len(script) > 50 and script in data for script in scripts.values())
 
 
-def test_other_scripts_and_engines_have_their_text(tmp_path: Path, engine: Mapping[str, bytes]) -> None:
-    """Bytecode of another text, of another engine, or of another format is not built in: the text is."""
+def test_changed_scripts_or_engines_use_the_text(tmp_path: Path, engine: Mapping[str, bytes]) -> None:
+    """For a changed script, engine or bytecode format, the build embeds the scripts' text instead of bytecode."""
     marker = b"#define SCRIPTS_ARE_BYTECODE"
     assert marker in embedded.headers(_TREE, "x86_64", engine)["scripts.h"]
     assert marker not in embedded.headers(_TREE, "x86_64", {**engine, "quickjs.h": b"another"})["scripts.h"]
@@ -56,8 +59,8 @@ def test_other_scripts_and_engines_have_their_text(tmp_path: Path, engine: Mappi
     assert marker not in embedded.headers(tree, "x86_64", engine)["scripts.h"]
 
 
-async def test_runs_are_the_same_from_text(monkeypatch: pytest.MonkeyPatch, jails: Path) -> None:
-    """A cell that holds the text of the scripts says so when asked, and runs programs as the other one does."""
+async def test_runs_are_the_same_with_scripts_as_text(monkeypatch: pytest.MonkeyPatch, jails: Path) -> None:
+    """A cell with scripts as text reports this on request, and gives the same results."""
     monkeypatch.setattr(embedded, "bytecode", lambda *_: None)
     monkeypatch.setattr(root, "cell", lambda: checkout.build(_TREE) / EXECUTABLE)
     plan = await host("quickjs", jails / "root").plan(None)
@@ -68,8 +71,8 @@ async def test_runs_are_the_same_from_text(monkeypatch: pytest.MonkeyPatch, jail
     assert bytes(result.outcome.value) == b'["a","function",true]'
 
 
-async def test_own_functions_show_no_source(plan: Plan) -> None:
-    """A function of promptlog's scripts looks like one of the engine: its text says `[native code]`."""
+async def test_own_functions_look_built_in(plan: Plan) -> None:
+    """A function of promptlog's scripts shows `[native code]` as its source, as functions of the engine do."""
     source = "return [URL, Headers.prototype.get, console.log, String.prototype.normalize].map((f) => `${f}`)"
     async with a_cell(plan) as cell:
         result = await run_on(cell, source)

@@ -1,4 +1,4 @@
-"""What a QuickJS cell makes of a source: a body, a module, or neither, and why."""
+"""How a QuickJS cell classifies a source: a body, a module, or an error with its reason."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ FORMS = (
 
 REFUSED = (
     ("const a=1;export { a }", NO_DEFAULT, 1, 11),
-    ("'é';export {}", NO_DEFAULT, 1, 5),  # a column counts code units
+    ("'é';export {}", NO_DEFAULT, 1, 5),  # columns count UTF-16 code units
     ("const s = ' export const b = 1';\n\texport const a = s", NO_DEFAULT, 2, 2),
     ("export default 1;\n  import x from 'y'", NO_IMPORT, 2, 17),
     ('import {\n  a\n} from "it\'s"; export { a as default }', NO_IMPORT, 3, 8),
-    ("export default 'y'.length;\nexport * from 'y'", NO_IMPORT, 1, 16),  # the same text in quotes
+    ("export default 'y'.length;\nexport * from 'y'", NO_IMPORT, 1, 16),  # the same text also occurs in quotes
     ("import a from './y.js'; export { a as default }", NO_IMPORT, 1, 15),
     ("const b = 'x' + 'y.js';\nexport { a as default } from '../y.js'", NO_IMPORT, 2, 30),
     ("import x from 'y'\nreturn x", NO_IMPORT, 1, 8),
@@ -45,7 +45,7 @@ REFUSED = (
 
 
 async def test_a_source_is_a_body_or_a_module(plan: Plan) -> None:
-    """What parses as a body is one; else what exports something and parses as a module."""
+    """A source that parses as a body is one; otherwise it must parse as a module and export something."""
     async with a_cell(plan) as cell:
         for source, module in FORMS:
             result = await run_on(cell, source, task=Task.CHECK)
@@ -53,8 +53,8 @@ async def test_a_source_is_a_body_or_a_module(plan: Plan) -> None:
             await until_blank(cell)
 
 
-async def test_what_is_neither_is_refused_with_the_reason_and_the_place(plan: Plan) -> None:
-    """The place of the export that opens a line goes before that of another, which a text may hold as well."""
+async def test_invalid_sources_have_a_reason_and_a_place(plan: Plan) -> None:
+    """The place is that of an export at the start of a line, before others that may be inside a string."""
     async with a_cell(plan) as cell:
         for source, message, line, column in REFUSED:
             result = await run_on(cell, source, task=Task.CHECK)
@@ -72,8 +72,8 @@ async def test_what_is_neither_is_refused_with_the_reason_and_the_place(plan: Pl
         ("/* \0 */ return 1 // \0", 1),
     ],
 )
-async def test_a_nul_is_a_character_like_others(plan: Plan, source: str, value: object) -> None:
-    """It does not end the text."""
+async def test_a_nul_character_does_not_end_the_source(plan: Plan, source: str, value: object) -> None:
+    """A NUL character is an ordinary character of the text."""
     async with a_cell(plan) as cell:
         outcome = (await run_on(cell, source)).outcome
         assert isinstance(outcome, Ok)

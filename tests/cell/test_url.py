@@ -1,4 +1,4 @@
-"""URL on QuickJS: what is in its grammar has the value of the URL Standard, and all else is refused."""
+"""URL on QuickJS gives the values of the URL Standard for URLs that it supports, and refuses all others."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from promptlogd.wire.messages import LimitsAsked
 CASES: list[dict[str, Any]] = [
     json.loads(line) for line in (Path(__file__).parent / "urls.jsonl").read_text("utf-8").splitlines()
 ]
-"""Each has a URL, maybe a base, and what is set: it `gives` values, or `says` what is not supported, or is invalid."""
+"""A case has a URL, and maybe a base and a setter. It `gives` values, `says` what is not supported, or is invalid."""
 
 KINDS = list(dict.fromkeys(case["kind"] for case in CASES))
 
-# Says whether the URL can be parsed, and what a program sees of it, or the error. `set` is tried in code that is not
-# strict, where an assignment without a setter would do nothing.
+# Reports whether a URL can be parsed, and its parts or the error. `set` is evaluated in sloppy mode, where an
+# assignment without a setter would have no effect.
 PROGRAM = """
 const assign = (0, eval)('(url, [name, value]) => { url[name] = value; }');
 const names = ['href', 'origin', 'protocol', 'host', 'hostname', 'port', 'pathname', 'search', 'hash'];
@@ -51,8 +51,8 @@ def _run(client: Client, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_url_is_right_or_refused(client: Client, kind: str) -> None:
-    """Every URL of this kind has the standard's values in all its parts, or is a TypeError that says why."""
+def test_a_url_is_parsed_as_the_standard_says_or_refused(client: Client, kind: str) -> None:
+    """Each URL of this kind has the standard's values in all parts, or raises a TypeError with a reason."""
     cases = [case for case in CASES if case["kind"] == kind]
     for case, found in zip(cases, _run(client, cases), strict=True):
         if "gives" in case:
@@ -68,8 +68,8 @@ def test_a_url_is_right_or_refused(client: Client, kind: str) -> None:
             assert found["error"].startswith("TypeError: Invalid URL: "), (case, found)
 
 
-def test_the_table_is_whole() -> None:
-    """The table has hundreds of URLs, and enough of each sort."""
+def test_the_table_is_complete() -> None:
+    """The table contains hundreds of URLs, and enough of each kind."""
     assert len(CASES) >= 500
     assert sum("gives" in case for case in CASES) >= 200
     assert sum("says" in case for case in CASES) >= 150
@@ -97,14 +97,14 @@ def test_the_table_is_whole() -> None:
         ("() => new URL('http://h/?q=a+b%20c%zz%ff').searchParams.get('q')", "a b c%zz\ufffd"),
     ],
 )
-def test_a_url_is_an_object(client: Client, expression: str, value: object) -> None:
-    """A URL and its parameters follow each other, and the class takes its arguments as the standard has it."""
+def test_properties_and_arguments_of_url(client: Client, expression: str, value: object) -> None:
+    """A URL and its searchParams update each other, and the class accepts arguments as the standard says."""
     assert client.run_source(f"return ({expression})(new URL('http://h?a=1#f'))").value == value
 
 
 @pytest.mark.parametrize("unit", ["abcd", "éééé", "\U0001f600\U0001f600", "%%%%", "    ", "it's", "a\nb\n", "a&b="])
-def test_a_prompt_of_a_mebibyte_is_in_the_requests_url(client: Client, unit: str) -> None:
-    """The longest prompt comes back from the URL that a module is asked with, whatever its characters become there."""
+def test_the_requests_url_can_hold_a_prompt_of_1_mib(client: Client, unit: str) -> None:
+    """The longest prompt is recovered from the URL of a module's request, for characters with any encoding."""
     source = """export default { fetch(request) {
         const { href, search, searchParams } = new URL(request.url);
         const found = searchParams.get('prompt');
@@ -117,8 +117,8 @@ def test_a_prompt_of_a_mebibyte_is_in_the_requests_url(client: Client, unit: str
     assert found.value == [code_units, unit, unit, True, "?prompt="]
 
 
-def test_the_requests_url_is_not_parsed(client: Client) -> None:
-    """Making URL objects of a request's URL takes far less CPU time than of one that differs in a character."""
+def test_the_requests_url_is_not_parsed_again(client: Client) -> None:
+    """URL objects of the request's own URL take less than half of the CPU time of those of a slightly different URL."""
     source = """export default { fetch(request, env) {
         const url = request.url + env.behind;
         for (let time = 0; time < 8; time++) new URL(url);
@@ -136,8 +136,8 @@ def test_the_requests_url_is_not_parsed(client: Client) -> None:
     assert cpu_ms("") < 0.5 * cpu_ms("#")
 
 
-def test_the_url_of_a_request_is_the_standards(client: Client) -> None:
-    """The request's URL is written as the standard has it, whatever is in the prompt, and parses to itself."""
+def test_the_requests_url_is_normalized(client: Client) -> None:
+    """The request's URL is in the standard's normalized form for any prompt, and parses to itself."""
     source = """export default { fetch(request) {
         const copy = new URL(request.url + '#x');
         return Response.json([request.url, new URL('/y?' + copy.searchParams, request.url).href,

@@ -1,4 +1,4 @@
-"""The watchdog: its table, in each order of events, and its process."""
+"""The watchdog: its table, with events in each order, and its process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _AT = SLOT_WORDS
 
 @contextmanager
 def _python(code: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process that runs this, and a pidfd of it that somebody else closes."""
+    """A process that runs this Python code, and a pidfd of it that somebody else closes."""
     process = subprocess.Popen([sys.executable, "-I", "-S", "-c", code])
     try:
         yield process, os.pidfd_open(process.pid)
@@ -40,7 +40,10 @@ def _python(code: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 class _Turn:
-    """A watchdog in this process, with one process in slot 0. `pause` is done where it waits for stores to settle."""
+    """A watchdog in this process, with one process in slot 0.
+
+    `pause` runs where the watchdog waits for stores to settle.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], pidfd: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.words = memoryview(bytearray(8 * 2 * SLOT_WORDS)).cast("Q")
@@ -62,7 +65,7 @@ class _Turn:
         return self._watchdog.turn()
 
     def close(self) -> None:
-        """Close its sockets, and the pidfd."""
+        """Close the sockets and the pidfd."""
         self._daemon.send(script.MESSAGE.pack(script.FORGET, False, 0, 0))
         assert self._watchdog.hear()
         self._daemon.close()
@@ -71,7 +74,7 @@ class _Turn:
 
 @pytest.fixture
 def turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[_Turn, subprocess.Popen[bytes]]]:
-    """A turn, and the process that it is about."""
+    """A turn, and the process in its slot."""
     with _python(_SLEEPS) as (process, pidfd):
         one = _Turn(process, pidfd, monkeypatch)
         yield one, process
@@ -79,7 +82,7 @@ def turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[_Turn, subprocess.Po
 
 
 def test_a_run_over_its_wall_limit_is_killed_once(turn: tuple[_Turn, subprocess.Popen[bytes]]) -> None:
-    """The claim is written before the kill, and a run whose process was killed does not keep the watchdog awake."""
+    """The watchdog writes its claim before the kill; a run whose process was killed does not keep it awake."""
     one, process = turn
     run = time.monotonic_ns() - 1
     one.words[_AT + WALL_AT] = run
@@ -92,7 +95,7 @@ def test_a_run_over_its_wall_limit_is_killed_once(turn: tuple[_Turn, subprocess.
     assert process.wait(10) == -signal.SIGKILL
 
 
-def test_a_run_that_ends_while_it_is_about_to_be_killed(turn: tuple[_Turn, subprocess.Popen[bytes]]) -> None:
+def test_a_run_that_ends_just_before_its_kill(turn: tuple[_Turn, subprocess.Popen[bytes]]) -> None:
     """The daemon sees the claim, and nothing is killed."""
     one, _ = turn
     run = time.monotonic_ns() - 1
@@ -107,10 +110,10 @@ def test_a_run_that_ends_while_it_is_about_to_be_killed(turn: tuple[_Turn, subpr
     assert one.kills == 0
 
 
-def test_a_run_that_follows_while_the_last_one_is_about_to_be_killed(
+def test_a_run_that_starts_just_before_the_kill_of_the_last_one(
     turn: tuple[_Turn, subprocess.Popen[bytes]],
 ) -> None:
-    """A new run in the slot is not killed for the limit of the last one, and the claim is not the new run's."""
+    """The limit of the last run does not kill a new run in the slot, and the claim is not for the new run."""
     one, _ = turn
     one.words[_AT + WALL_AT] = time.monotonic_ns() - 1
     following = time.monotonic_ns() + 60_000_000_000
@@ -135,8 +138,8 @@ def test_a_run_that_begins_while_the_watchdog_goes_to_sleep(turn: tuple[_Turn, s
     assert announced == [NEVER_NS]
 
 
-def test_cpu_time(turn: tuple[_Turn, subprocess.Popen[bytes]]) -> None:
-    """A process below its CPU limit is looked at again when it can have reached it; one above it is killed."""
+def test_the_cpu_limit(turn: tuple[_Turn, subprocess.Popen[bytes]]) -> None:
+    """The watchdog checks a process again at the earliest time at which it can reach its limit; above it, it kills."""
     one, process = turn
     until(lambda: cpu_s(process.pid) > 0)
     run = time.monotonic_ns() + 60_000_000_000
@@ -170,7 +173,7 @@ async def _has_ended(process: subprocess.Popen[bytes]) -> None:
         os.close(pidfd)
 
 
-async def test_its_process_kills_in_time() -> None:
+async def test_the_watchdog_process_kills_in_time() -> None:
     """A process over its wall or CPU limit is killed; the process of a run that has ended is not."""
     watchdog = Watchdog(3)
     async with trio.open_nursery() as nursery:
@@ -197,8 +200,8 @@ async def test_its_process_kills_in_time() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_slot_that_gets_another_process() -> None:
-    """The present process of a slot is killed, and not the one before it."""
+async def test_a_slot_with_a_new_process() -> None:
+    """The slot's present process is killed, and not its previous one."""
     watchdog = Watchdog(1)
     async with trio.open_nursery() as nursery:
         await nursery.start(watchdog.serve)
@@ -211,11 +214,11 @@ async def test_a_slot_that_gets_another_process() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_slots_are_bounded_and_come_back() -> None:
-    """There is an error if all slots are taken, none if slots are given back; closing twice is harmless."""
+async def test_slots_are_bounded_and_reused() -> None:
+    """Taking a slot fails if all are taken, and succeeds when some are returned; closing twice is harmless."""
     watchdog = Watchdog(2)
     with pytest.raises(WatchdogError):
-        watchdog.watch()  # it does not serve
+        watchdog.watch()  # the watchdog does not serve
     async with trio.open_nursery() as nursery:
         await nursery.start(watchdog.serve)
         for _ in range(50):
@@ -227,8 +230,8 @@ async def test_slots_are_bounded_and_come_back() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_one_that_is_killed_is_replaced() -> None:
-    """After a watchdog is killed, the next one enforces the limits of the runs that go on."""
+async def test_a_killed_watchdog_is_replaced() -> None:
+    """After a watchdog is killed, the next one enforces the limits of the runs in progress."""
     watchdog = Watchdog(1)
     before = set(children(os.getpid()))
     async with trio.open_nursery() as nursery:
@@ -247,8 +250,8 @@ async def test_one_that_is_killed_is_replaced() -> None:
     until(lambda: set(children(os.getpid())) <= before)
 
 
-async def test_it_must_start_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon does not start without a watchdog."""
+async def test_the_first_watchdog_must_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon does not start without a watchdog."""
     monkeypatch.setattr(sys, "executable", "/nowhere")
     with pytest.raises(WatchdogError, match="/nowhere"):
         await Watchdog(1).serve()

@@ -1,4 +1,4 @@
-"""Request and Response on QuickJS, the text functions beside them, and modules that answer a Request."""
+"""Request and Response on QuickJS, text encoding functions, and modules that answer a Request."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from promptlogctl.client import Client, ProgramFailed
     ],
 )
 def test_requests_and_responses(client: Client, expression: str, value: object) -> None:
-    """Request and Response do what the Fetch Standard says of them."""
+    """Request and Response behave as the Fetch Standard says."""
     assert client.run_source(f"return await ({expression})").value == value
 
 
@@ -78,16 +78,16 @@ def test_requests_and_responses(client: Client, expression: str, value: object) 
         ("undefined", "", []),
     ],
 )
-def test_a_body_is_a_text_or_bytes(client: Client, body: str, text: str, data: list[int]) -> None:
-    """A body comes out as it went in, as text (decoded from UTF-8) and as bytes, which are a copy."""
+def test_a_body_is_a_string_or_bytes(client: Client, body: str, text: str, data: list[int]) -> None:
+    """A body is returned unchanged, as a string (decoded from UTF-8) and as a copy of its bytes."""
     source = f"""const body = {body}, made = [1, 2, 3].map(() => new Response(body));
         if (ArrayBuffer.isView(body)) new Uint8Array(body.buffer).fill(33);
         return [await made[0].text(), [...await made[1].bytes()], [...new Uint8Array(await made[2].arrayBuffer())]];"""
     assert client.run_source(source).value == [text, data, data]
 
 
-def test_a_view_is_decoded_as_far_as_its_buffer_goes(client: Client) -> None:
-    """A view that follows its buffer ends with it, also if a program hands such a one to what decodes for others."""
+def test_a_view_is_decoded_up_to_the_end_of_its_buffer(client: Client) -> None:
+    """A length-tracking view ends with its buffer, also if a program passes it to a function that decodes."""
     source = """
         const buffer = new ArrayBuffer(1 << 16, {maxByteLength: 1 << 16}), view = new Uint8Array(buffer);
         Uint8Array.prototype.subarray = () => view;
@@ -142,8 +142,8 @@ def test_a_view_is_decoded_as_far_as_its_buffer_goes(client: Client) -> None:
         ),
     ],
 )
-def test_what_is_wrong_or_not_there_is_refused(client: Client, expression: str, says: str) -> None:
-    """What the standard refuses, and what QuickJS does not have, is an error that says so."""
+def test_invalid_or_unsupported_uses_are_refused(client: Client, expression: str, says: str) -> None:
+    """Uses that the standard forbids, or that QuickJS does not support, raise an error that says so."""
     source = f"try {{ {expression}; return 'nothing'; }} catch (error) {{ return String(error); }}"
     assert client.run_source(source).value.startswith(says)
 
@@ -169,8 +169,8 @@ def test_what_is_wrong_or_not_there_is_refused(client: Client, expression: str, 
         ("'x'.normalize('nfc')", "RangeError"),
     ],
 )
-def test_texts_are_coded_as_the_standards_say(client: Client, expression: str, value: object) -> None:
-    """TextEncoder, TextDecoder, atob, btoa and normalize have the standards' values, also at their edges."""
+def test_text_encoding_follows_the_standards(client: Client, expression: str, value: object) -> None:
+    """TextEncoder, TextDecoder, atob, btoa and normalize have the standards' values, also in edge cases."""
     source = f"try {{ return {expression}; }} catch (error) {{ return error.name; }}"
     assert client.run_source(source).value == value
 
@@ -193,7 +193,7 @@ def test_texts_are_coded_as_the_standards_say(client: Client, expression: str, v
     ],
 )
 def test_a_module_may_answer_a_request(client: Client, source: str, value: object) -> None:
-    """A Worker-style module gets the prompt in the request's URL; its response's body is the result."""
+    """A Worker-style module gets the prompt in the request's URL; the body of its response is the result."""
     assert client.run_source(source, "a &", env={"n": 7}).value == value
 
 
@@ -211,7 +211,7 @@ def test_a_module_may_answer_a_request(client: Client, source: str, value: objec
         ("export default { async fetch() { const r = new Response('x'); await r.text(); return r; } }", "read already"),
     ],
 )
-def test_a_module_that_does_not_answer_is_told_why(client: Client, source: str, says: str) -> None:
-    """What goes wrong in `fetch`, or is no answer, is an outcome with a reason."""
+def test_a_module_that_does_not_answer_gets_a_reason(client: Client, source: str, says: str) -> None:
+    """An error in `fetch`, or a value that is not a Response, gives an outcome with a reason."""
     with pytest.raises(ProgramFailed, match=says):
         _ = client.run_source(source).value

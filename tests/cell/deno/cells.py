@@ -1,4 +1,4 @@
-"""Deno cells and their pool for the length of a block, and what came of runs on them."""
+"""Context managers that provide Deno cells and their pool, and functions that read results and kill processes."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from tests.cell.cells import a_reactor, kept
 
 @asynccontextmanager
 async def a_cell(plan: Plan) -> AsyncIterator[DenoCell]:
-    """A cell for the length of a block."""
+    """Provide a Deno cell within a block."""
     async with kept(lambda reactor: deno.start(plan, reactor)) as cell:
         yield cell
 
 
 def value_of(result: Result) -> Any:
-    """Return what the program returned."""
+    """Return the value that the program returned."""
     assert isinstance(result.outcome, Ok), result.outcome
     return msgspec.json.decode(result.outcome.value)
 
 
 async def kill_blank(cell: DenoCell, *, nsjail: bool = False) -> None:
-    """Kill the process that waits in a blank cell, or its nsjail, and wait until that process has ended."""
+    """Kill the process of a blank cell, or its nsjail, and wait until that process has ended."""
     await kill_process(cell.process.pid, only_child(cell.process.pid), nsjail=nsjail)
 
 
 async def kill_process(nsjail_pid: int, pid: int, *, nsjail: bool = False) -> None:
-    """Kill a process in a jail, or its nsjail, and wait until that process has ended."""
+    """Kill a process in a jail, or its nsjail, and wait until the killed process has ended."""
     ended = os.pidfd_open(pid)
     try:
         os.kill(nsjail_pid if nsjail else pid, signal.SIGKILL)
@@ -62,9 +62,9 @@ async def a_pool(
     idle_s: float = 60.0,
     runs_per_cell: int = 100,
 ) -> AsyncIterator[Pool]:
-    """A pool for the length of a block, at the most 30 s; its cells are started by the first of the plans.
+    """Provide a pool within a block, for at most 30 s. It starts cells with the first of the plans.
 
-    `asked`: gets an entry, the memory that was asked for, whenever the pool starts a cell.
+    Each time the pool starts a cell, it appends the requested memory to `asked`.
     """
     with trio.fail_after(30):
         async with a_reactor() as reactor, trio.open_nursery() as nursery:

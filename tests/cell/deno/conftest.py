@@ -1,4 +1,4 @@
-"""Fixtures for Deno cells: the root of their jails, and how to start one."""
+"""Fixtures for Deno cells: the root folder of their jails, and the plans that start cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.cell.deno.plans import deno_plan
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Root]:
-    """The root of Deno's jails."""
+    """The root folder of Deno's jails."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
@@ -31,7 +31,7 @@ def made() -> Iterator[Root]:
 
 @pytest.fixture(params=["jit", "jitless"])
 def plan(made: Root, request: pytest.FixtureRequest) -> Iterator[Plan]:
-    """How to start a Deno cell: with JIT in a cgroup, and without either."""
+    """A plan that starts a Deno cell: with JIT in a cgroup, and without both."""
     if request.param == "jitless":
         yield deno_plan(made)
         return

@@ -1,4 +1,4 @@
-"""How Deno cells are started in a root that is there already."""
+"""Plans that start Deno cells in an existing root folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandbox.limits import MIB, Limits
 
 
 def deno_plan(made: Root, group: Cgroup | None = None, *, memory_bytes: int = 128 * MIB) -> Plan:
-    """Return how to start a Deno cell with so much memory: with JIT in this cgroup, without one under RLIMIT_DATA."""
+    """Return a plan for a Deno cell with this memory limit: with JIT in a cgroup, else with RLIMIT_DATA."""
     jit = group is not None
     return Plan(
         engine="deno",

@@ -1,4 +1,4 @@
-"""A Deno cell with a real jail: limits, outcomes told apart by the kernel's evidence, one run a process."""
+"""A Deno cell in a real jail: limits, outcomes from the kernel's evidence, and one run for each process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.daemon.processes import cpu_s, is_alive
 _LIMIT_MS = Limits().cpu_ms
 
 
-async def test_each_run_has_a_process_and_namespaces_of_its_own(plan: Plan) -> None:
-    """After a clean end nsjail starts the next process, and nothing of the last run is there."""
+async def test_each_run_has_its_own_process_and_namespaces(plan: Plan) -> None:
+    """After a normal exit, nsjail starts the next process, and nothing of the last run is visible in it."""
     seen: list[tuple[int, int]] = []
     with ExitStack() as held:
         async with a_cell(plan) as cell:
             for number in range(4):
                 pid = only_child(cell.process.pid)
-                # Held open, so that no other gets its number.
+                # Keep the namespace open, so that its number is not reused.
                 namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY)
                 held.callback(os.close, namespace)
                 seen.append((pid, os.fstat(namespace).st_ino))
@@ -46,8 +46,8 @@ async def test_each_run_has_a_process_and_namespaces_of_its_own(plan: Plan) -> N
     assert len({namespace for _, namespace in seen}) == 4
 
 
-async def test_the_process_has_the_data_socket_and_nothing_of_the_host(plan: Plan) -> None:
-    """Its descriptors are that socket, a pipe to write to, and its own event loop's; its files, engine and runner."""
+async def test_the_process_sees_nothing_of_the_host(plan: Plan) -> None:
+    """Its descriptors are the data socket, a pipe and those of its event loop; its files are engine and runner."""
     async with a_cell(plan) as cell:
         pid = only_child(cell.process.pid)
         links = {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
@@ -60,17 +60,17 @@ async def test_the_process_has_the_data_socket_and_nothing_of_the_host(plan: Pla
         assert {file for file in files if not file.startswith("lib")} == {
             "app/runner.js", "app/imports.json", "bin/deno", "proc/self/maps",
         }  # fmt: skip
-        assert "/" not in (plan.folder / "proc/self/maps").read_text()  # of no process: it names no file
+        assert "/" not in (plan.folder / "proc/self/maps").read_text()  # without processes, it names no file
         status = Path(f"/proc/{pid}/status").read_text()
         assert "Seccomp:\t2" in status
         assert "NoNewPrivs:\t1" in status
         assert "CapEff:\t0000000000000000" in status
 
 
-async def test_what_one_process_left_in_the_socket_is_not_the_next_ones(plan: Plan) -> None:
-    """A reply after the last word, and a forged R, are thrown away; who is ready is told by the kernel's pid."""
+async def test_late_output_of_a_process_does_not_reach_the_next_run(plan: Plan) -> None:
+    """Late output and forged ready messages of a process are dropped, because the kernel reports the sender's pid."""
     async with a_cell(plan) as cell:
-        # It goes on for ever, and so has written much when the daemon, which has the last word, ends it.
+        # The program writes until it is killed, so much output remains when the daemon ends the process.
         result = await run_on(cell, "const late = async () => { for (;;) await console.log('late') }; late(); return 1")
         assert value_of(result) == 1
         await until_blank(cell)
@@ -88,15 +88,16 @@ async def test_what_one_process_left_in_the_socket_is_not_the_next_ones(plan: Pl
         "return {get a() { for(;;); }}",
     ],
 )
-async def test_cpu_is_held_by_the_processs_clock(plan: Plan, source: str) -> None:
-    """Loops, natives and getters end within 10 ms of the limit; on a machine that is busy with others, most times."""
+async def test_the_cpu_limit_uses_the_clock_of_the_process(plan: Plan, source: str) -> None:
+    """Loops, native functions and getters end within 10 ms after the limit, in most runs even on a busy machine."""
     used = []
     for _ in range(3):
         async with a_cell(plan) as cell:
             result = await run_on(cell, source)
             assert isinstance(result.outcome, CpuLimit), result.outcome
             used.append(result.usage.cpu_ms)
-            # nsjail had no part in it: the next process is on its way. Without a cgroup, not after much memory.
+            # nsjail starts the next process itself. Without a cgroup, the cell may retire after a run that used much
+            # memory.
             if plan.cgroup is not None or cell.usable:
                 await until_blank(cell)
                 assert value_of(await run_on(cell, "return 1")) == 1
@@ -104,8 +105,8 @@ async def test_cpu_is_held_by_the_processs_clock(plan: Plan, source: str) -> Non
     assert sorted(used)[1] <= _LIMIT_MS + 10, used
 
 
-async def test_the_kernel_stands_behind_the_cpu_limit(plan: Plan) -> None:
-    """RLIMIT_CPU is set for the run: in whole seconds above its limit, two at the most, should the daemon not look."""
+async def test_rlimit_cpu_is_a_second_cpu_limit(plan: Plan) -> None:
+    """RLIMIT_CPU ends a run, at most two seconds after its CPU limit, if the daemon does not."""
     async with a_cell(plan) as cell:
         pid = only_child(cell.process.pid)
         blank_s = cpu_s(pid)
@@ -131,30 +132,30 @@ async def test_the_kernel_stands_behind_the_cpu_limit(plan: Plan) -> None:
         "let s = 'x'; const a = []; for (;;) { s += s.slice(0, 1 << 20); a.push(s + a.length); }",
     ],
 )
-async def test_memory_is_held(plan: Plan, source: str) -> None:
-    """A memory bomb ends at the limit, without a cgroup at most 20 MiB over it."""
+async def test_the_memory_limit(plan: Plan, source: str) -> None:
+    """A memory bomb ends at the memory limit; without a cgroup, at most 20 MiB above it."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, cpu_ms=10_000)
         if plan.cgroup is None and isinstance(result.outcome, ProgramException):
-            assert result.outcome.name == "RangeError"  # refused to an ArrayBuffer, which can say so
+            assert result.outcome.name == "RangeError"  # V8 throws when it cannot allocate an ArrayBuffer
         else:
             assert isinstance(result.outcome, MemoryLimit), result.outcome
         assert result.usage.peak_memory_bytes <= (128 if plan.cgroup else 148) * MIB
-        if plan.cgroup is not None:  # else who forks must be smaller, which a test process is not: see test_deno.py
+        if plan.cgroup is not None:  # otherwise this large test process is the floor: see test_deno.py
             assert result.usage.peak_memory_bytes > 64 * MIB
         assert result.usage.cpu_ms > 0
 
 
-async def test_wall_time_is_held_by_the_daemon(plan: Plan) -> None:
-    """A program that waits for a minute is ended at the wall limit."""
+async def test_the_daemon_enforces_the_wall_limit(plan: Plan) -> None:
+    """A program that waits for a minute ends at the wall limit."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, "await new Promise((r) => setTimeout(r, 60000))", wall_ms=300)
         assert isinstance(result.outcome, WallLimit)
         assert 300 <= result.usage.wall_ms < 3000
 
 
-async def test_a_killed_process_is_told(plan: Plan) -> None:
-    """Killed from outside in mid-run: crashed, with the signal that the kernel told nsjail; blank: CellLost."""
+async def test_a_killed_process_is_reported(plan: Plan) -> None:
+    """A kill from outside is reported as crashed with its signal during a run, and as CellLost in a blank cell."""
     async with a_cell(plan) as cell:
         pid = only_child(cell.process.pid)
 
@@ -172,10 +173,8 @@ async def test_a_killed_process_is_told(plan: Plan) -> None:
             await run_on(cell, "return 1")
 
 
-async def test_a_killed_nsjail_is_told_before_the_kernel_tells_its_end(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A closed log shows that nsjail has ended, even if its pidfd does not show it yet."""
+async def test_a_killed_nsjail_is_noticed_by_its_closed_log(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The closed log shows that nsjail has ended, even if its pidfd is not ready yet."""
     monkeypatch.setattr(Supervisor, "is_alive", lambda _: True)
     async with a_cell(plan) as cell:
         nsjail = cell.process.pid
@@ -189,7 +188,7 @@ async def test_a_killed_nsjail_is_told_before_the_kernel_tells_its_end(
 
 
 async def test_a_cancelled_run_leaves_no_process(plan: Plan) -> None:
-    """Cancelled, the run's process and its nsjail are gone when `run` and `close` have returned."""
+    """When `run` and `close` have returned after a cancel, the process and its nsjail have ended."""
     async with a_cell(plan) as cell:
         nsjail, pid = cell.process.pid, only_child(cell.process.pid)
         with trio.CancelScope() as scope:
@@ -201,8 +200,8 @@ async def test_a_cancelled_run_leaves_no_process(plan: Plan) -> None:
     assert not is_alive(nsjail)
 
 
-async def test_a_cell_that_cannot_start_says_why(plan: Plan) -> None:
-    """The error has what Deno said, what nsjail said of its end, or the system's reason."""
+async def test_a_failed_start_has_a_reason(plan: Plan) -> None:
+    """The error contains Deno's message, nsjail's report of the exit, or the system's error."""
     async with a_reactor() as reactor:
         with pytest.raises(CellStartError, match="nowhere"):
             await deno.start(msgspec.structs.replace(plan, executable=Path("/nowhere")), reactor)
@@ -211,8 +210,8 @@ async def test_a_cell_that_cannot_start_says_why(plan: Plan) -> None:
             await deno.start(msgspec.structs.replace(plan, arguments=arguments), reactor)
 
 
-def test_nsjails_account_of_an_end() -> None:
-    """The line of this very process counts; a signal is told from an exit code of the same number."""
+def test_nsjails_report_of_an_exit() -> None:
+    """Only the log line of this process counts, and signals are distinguished from exit codes with the same number."""
     log = (
         "[I] pid=12 ([STANDALONE MODE]) exited with status: 137, (PIDs left: 0)\n"
         "[I] pid=13 ([STANDALONE MODE]) terminated with signal: SIGKILL (9), (PIDs left: 0)\n"
@@ -222,8 +221,8 @@ def test_nsjails_account_of_an_end() -> None:
     assert ending(log, 1) is None
 
 
-async def test_a_run_has_one_core(plan: Plan) -> None:
-    """All threads of a process with a run, those that it starts included, share a core: a dozen keep nobody waiting."""
+async def test_a_run_uses_one_core(plan: Plan) -> None:
+    """All threads of a run's process, including new ones, share one core, so that other runs are not delayed."""
     derive = (
         "const key = await crypto.subtle.importKey('raw', new Uint8Array(16), 'PBKDF2', false, ['deriveBits']);"
         "const how = {name: 'PBKDF2', hash: 'SHA-512', salt: new Uint8Array(16), iterations: 2e6};"
@@ -252,11 +251,11 @@ async def test_a_run_has_one_core(plan: Plan) -> None:
     assert result.outcome.used < 230
     assert max(map(len, seen)) > before, "no thread was started"
     assert all(len(set(cores)) <= 1 for cores in seen), seen
-    assert all(core.isdigit() for cores in seen for core in cores), seen  # neither 0-3 nor 0,2
+    assert all(core.isdigit() for cores in seen for core in cores), seen  # a single core, not 0-3 or 0,2
 
 
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text().splitlines()
-    except OSError:  # a thread that has just ended
+    except OSError:  # the thread has just ended
         return []

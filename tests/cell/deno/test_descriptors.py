@@ -1,4 +1,4 @@
-"""A host that has no descriptor left for a Deno cell: the start fails with an error, and nothing of it stays."""
+"""A host without free descriptors for a Deno cell: the start fails with an error, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from tests.cell.test_descriptors import start_with_few
 
 
 async def test_a_deno_cell_needs_descriptors(plan: Plan) -> None:
-    """With too few descriptors left a Deno cell's start is an error that leaves nothing behind."""
+    """With too few free descriptors, starting a Deno cell is an error that leaves nothing behind."""
     await start_with_few(plan, deno.start)

@@ -1,4 +1,4 @@
-"""A Deno cell whose reactor is blocked: the watchdog enforces the limits, and the outcome is right afterwards."""
+"""A Deno cell whose reactor is blocked: the watchdog enforces the limits, and the outcome is still right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.cell.deno.cells import a_cell
 from tests.daemon.processes import children, cpu_s, is_alive, until
 
 _STARTS_S = 0.01
-"""Less than the CPU time of a Deno's start."""
+"""A CPU time below that of a Deno's start."""
 
 _WAITS = "await new Promise((done) => setTimeout(done, 600000))"
 
@@ -25,10 +25,11 @@ _WAITS = "await new Promise((done) => setTimeout(done, 600000))"
 async def _hold(
     plan: Plan, source: str, *, next_starts: bool, reads: bool = True, says: bool = False, **limits: Any
 ) -> tuple[Held, bool]:
-    """Run this, block the reactor until the process is dead; return the run, and whether the cell takes another.
+    """Run this and block the reactor until the process is dead. Return the run, and whether the cell is usable.
 
-    `next_starts`: until the next process waits for a run, too. `reads`: the process reads its job; else the run is
-    cancelled at the end. `says`: the reactor is held once the program has written a line.
+    `next_starts`: block until the next process waits for a run. `reads`: if false, the process does not read its job,
+    and
+    the run is cancelled at the end. `says`: block only after the program has written a line.
     """
     async with a_cell(plan) as cell:
         process = only_child(cell.process.pid)
@@ -41,7 +42,7 @@ async def _hold(
         if next_starts:
             until(lambda: any(map(_waits, set(children(cell.process.pid)) - {process})), 20)
         if not reads:
-            cell.cancel()  # before the reactor has a turn
+            cell.cancel()  # before the reactor runs
         await held.ended()
         if cell.usable:
             await until_blank(cell)
@@ -49,22 +50,22 @@ async def _hold(
 
 
 def _waits(process: int) -> bool:
-    """Whether this process has started and uses no CPU time now: it waits for a run."""
+    """Return whether this process has started and uses no CPU time, which means that it waits for a run."""
     before = cpu_s(process)
     time.sleep(0.2)
     return before > _STARTS_S and cpu_s(process) == before
 
 
-@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize("next_starts", [False, True], ids=["next process not started", "next process waits"])
 @pytest.mark.parametrize(("source", "cpu_ms", "wall_ms", "outcome"), [
     ("for(;;){}", 300, 600_000, CpuLimit),
     ("console.log('a line'); for(;;){}", 300, 600_000, CpuLimit),
     (_WAITS, 60_000, 2000, WallLimit),
 ])  # fmt: skip
-async def test_limits(  # one for each column
+async def test_limits_while_the_reactor_is_blocked(  # one case for each limit
     plan: Plan, source: str, cpu_ms: int, wall_ms: int, outcome: type, *, next_starts: bool
 ) -> None:
-    """The process is killed while the reactor is blocked, and output of the next process does not count as its own."""
+    """The process is killed while the reactor is blocked, and output of the next process does not count for its run."""
     held, _ = await _hold(plan, source, next_starts=next_starts, cpu_ms=cpu_ms, wall_ms=wall_ms)
     assert isinstance(held.result.outcome, outcome)
     assert held.result.usage.peak_memory_bytes > 0
@@ -72,25 +73,25 @@ async def test_limits(  # one for each column
         assert cpu_ms <= held.result.usage.cpu_ms < 2 * cpu_ms
 
 
-@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
-async def test_a_run_that_ended_in_time_keeps_its_outcome(plan: Plan, *, next_starts: bool) -> None:
-    """A last message that was sent before the wall limit counts, though the watchdog then killed the process."""
+@pytest.mark.parametrize("next_starts", [False, True], ids=["next process not started", "next process waits"])
+async def test_a_run_that_ended_before_the_limit_keeps_its_outcome(plan: Plan, *, next_starts: bool) -> None:
+    """A last message sent before the wall limit counts, even if the watchdog then kills the process."""
     held, _ = await _hold(plan, "return 'in time'", next_starts=next_starts, cpu_ms=5000, wall_ms=4000)
     assert held.value == "in time"
 
 
-@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
-async def test_a_job_that_was_not_read_is_left_to_nobody(plan: Plan, *, next_starts: bool) -> None:
-    """A process is killed before it has read its job. The next process may have read it, so it gets no run."""
+@pytest.mark.parametrize("next_starts", [False, True], ids=["next process not started", "next process waits"])
+async def test_an_unread_job_retires_the_cell(plan: Plan, *, next_starts: bool) -> None:
+    """If a process is killed before it reads its job, the next process may have read it, so the cell is retired."""
     held, goes_on = await _hold(plan, "return 1", next_starts=next_starts, reads=False, cpu_ms=5000, wall_ms=1000)
     assert isinstance(held.result.outcome, Cancelled)
     assert not goes_on
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("next_starts", [False, True], ids=["at once", "late"])
-async def test_the_cell_goes_on_after_a_kill(plan: Plan, *, next_starts: bool) -> None:
-    """With a cgroup nsjail continues, unless the first message of the next process was read as the last one's."""
+@pytest.mark.parametrize("next_starts", [False, True], ids=["next process not started", "next process waits"])
+async def test_the_cell_stays_usable_after_a_kill(plan: Plan, *, next_starts: bool) -> None:
+    """With a cgroup, the cell stays usable, unless the next process's first message was read as the killed one's."""
     source = "await new Promise((done) => setTimeout(done, 300)); console.log(1); for(;;){}"
     held, goes_on = await _hold(plan, source, next_starts=next_starts, says=True, cpu_ms=500, wall_ms=600_000)
     assert isinstance(held.result.outcome, CpuLimit)

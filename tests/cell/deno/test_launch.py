@@ -1,4 +1,4 @@
-"""How an nsjail is started: tied to the daemon's life, in its cgroup, and with any number of descriptors open."""
+"""Starting nsjail: its life is tied to the daemon's, it joins its cgroup, and open descriptors do not matter."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ time.sleep(60)
 """
 
 
-def test_a_process_that_was_started_ends_with_its_starter(tmp_path: Path) -> None:
-    """After SIGKILL of the process that started it, what was started is gone, without having been told."""
+def test_a_launched_process_ends_with_its_starter(tmp_path: Path) -> None:
+    """After SIGKILL of the starter, the launched process ends without further action."""
     script = tmp_path / "nsjail"
     script.write_text("#!/bin/sh\nexec sleep 60\n")
     script.chmod(0o755)
@@ -56,14 +56,14 @@ def test_a_process_that_was_started_ends_with_its_starter(tmp_path: Path) -> Non
 _LAUNCH = Path(__file__).parents[3] / "sandbox/cells/launch"
 
 
-def test_what_is_launched_late_does_not_start(tmp_path: Path) -> None:
-    """If its starter is gone by the time that it would become nsjail, nothing starts, and that is no error."""
+def test_a_launch_after_the_starters_end_starts_nothing(tmp_path: Path) -> None:
+    """If the starter has ended before the launcher executes nsjail, nothing starts, and that is no error."""
     for parent, started in ((os.getpid(), True), (1, False)):
         script = [str(_LAUNCH), str(parent), "--", "/bin/sh", "-c", f"echo $# $HOME; touch {tmp_path}/{started}"]
         done = subprocess.run(script, capture_output=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, b"")
         assert (tmp_path / str(started)).exists() is started
-        assert done.stdout == (b"0\n" if started else b"")  # without an environment
+        assert done.stdout == (b"0\n" if started else b"")  # started without an environment
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_what_is_launched_late_does_not_start(tmp_path: Path) -> None:
         (["/dev/null"], 2, "usage: launch PARENT CGROUP_FILE... -- COMMAND ARGUMENT...\n"),
     ],
 )
-def test_the_launcher_says_what_failed(more: list[str], code: int, says: str) -> None:
-    """Each way to fail has an exit code and a line that names the file."""
+def test_the_launcher_reports_what_failed(more: list[str], code: int, says: str) -> None:
+    """Each failure has an exit code and a line that names the file."""
     done = subprocess.run([str(_LAUNCH), str(os.getpid()), *more], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (code, says)
 
 
-async def test_what_keeps_it_from_starting_is_told(plan: Plan, tmp_path: Path) -> None:
-    """An executable that is not there, and a cgroup that can't be joined, are named in the error."""
+async def test_a_failed_start_names_the_cause(plan: Plan, tmp_path: Path) -> None:
+    """The error names a missing executable, or a cgroup that cannot be joined."""
     missing = msgspec.structs.replace(plan, executable=tmp_path / "nsjail")
     async with a_reactor() as reactor:
         with pytest.raises(CellStartError, match=f"{tmp_path}/nsjail: No such file"):
@@ -97,7 +97,7 @@ async def test_what_keeps_it_from_starting_is_told(plan: Plan, tmp_path: Path) -
 
 @pytest.fixture
 def high_descriptors() -> Iterator[None]:
-    """All descriptors up to 1,100 are taken, so that each new one is above what select(2) knows."""
+    """Takes all descriptors up to 1,100, so that each new one exceeds the limit of select(2)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     taken: list[int] = []
@@ -109,8 +109,8 @@ def high_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_runs_go_on_with_many_descriptors_open(plan: Plan, high_descriptors: None) -> None:
-    """With more than 1,023 descriptors open, as many clients make them, a cell starts, runs and goes on."""
+async def test_cells_work_with_many_open_descriptors(plan: Plan, high_descriptors: None) -> None:
+    """With more than 1,023 open descriptors, as with many clients, a cell starts, runs and takes further runs."""
     async with a_cell(plan) as cell:
         for number in range(2):
             assert value_of(await run_on(cell, f"return {number}")) == number
@@ -118,8 +118,8 @@ async def test_runs_go_on_with_many_descriptors_open(plan: Plan, high_descriptor
             await until_blank(cell)
 
 
-def test_the_end_of_a_process_is_seen_by_a_high_descriptor(high_descriptors: None) -> None:
-    """Whether a process has ended is told right with a descriptor above 1,023."""
+def test_the_end_of_a_process_is_seen_with_a_high_descriptor(high_descriptors: None) -> None:
+    """The end of a process is detected with a descriptor above 1,023."""
     process = subprocess.Popen(["sleep", "60"])
     descriptor = os.pidfd_open(process.pid)
     assert descriptor > 1023
@@ -134,8 +134,8 @@ _NAMES = [b"VmHWM:\t1 kB", b"a\x0bVmHWM:\t1 kB", b"\x1cRssFile: 0 kB", b"x\nVmHW
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_a_process_name_forges_no_figure(name: bytes) -> None:
-    """A process may take any name; whatever separators are in it, its peak of memory is the kernel's figure."""
+def test_a_process_name_can_not_forge_its_peak_memory(name: bytes) -> None:
+    """A process may choose any name, with any separators; the reported peak memory is still the kernel's."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -190,8 +190,8 @@ end(second)
 """
 
 
-def test_figures_of_a_process_that_has_the_pid_now_are_not_taken() -> None:
-    """Once a process has ended another may have its pid: neither that one's CPU clock nor its memory is told."""
+def test_the_usage_of_a_reused_pid_is_ignored() -> None:
+    """After a process has ended, CPU time and memory of another process with the same pid are not reported for it."""
     assert os.geteuid() == 0, "to choose a pid in a pid namespace takes root: run this test as root"
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", _SAME_PID_TWICE]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[3])

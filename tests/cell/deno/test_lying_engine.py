@@ -1,4 +1,4 @@
-"""What a Deno process says of a check is no more than a letter, or the program's own text without its types."""
+"""A Deno process can answer a check only with the form of the program, and with its own text without types."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from tests.cell.cells import run_on
 from tests.cell.deno.cells import a_cell
 from tests.hosts import host
 
-# In the place of nsjail and of Deno: a process that starts one other, which says that it is ready, reads its job and
-# answers with what the test wants. The token of the run is the first thing in the job.
+# Takes the place of nsjail and Deno. It starts a process that reports ready, reads its job, and answers with the
+# payload
+# of the test. The token of the run comes first in the job.
 _ENGINE = """#!{python} -S
 import os
 pid = os.fork()
@@ -40,7 +41,7 @@ BLANKED = STRIPPED.replace("return secret", "       secret")
 
 
 async def _checked(plan: Plan, folder: Path, payload: bytes, language: Language) -> Artifact | Crashed | None:
-    """Return what is kept after a check that the process answers with this payload."""
+    """Return the artifact after a check whose process answers with this payload."""
     engine = folder / "engine"
     engine.write_text(_ENGINE.format(python=sys.executable, payload=payload.hex()))
     engine.chmod(0o755)
@@ -66,10 +67,13 @@ _BODY, _MODULE = (Artifact(form=form, language="javascript") for form in Form)
         ("typescript", b"B" + BLANKED.encode(), msgspec.structs.replace(_BODY, code=BLANKED.encode())),
     ],
 )
-async def test_an_honest_answer_is_kept(
+async def test_a_valid_answer_is_stored(
     plan: Plan, tmp_path: Path, language: Language, payload: bytes, kept: Artifact
 ) -> None:
-    """A letter stands for the text that the client sent; of TypeScript the text may have blanks in places."""
+    """The answer is a letter for the form.
+
+    For TypeScript, the submitted text with blanks in place of types may follow.
+    """
     assert await _checked(plan, tmp_path, payload, language) == kept
 
 
@@ -87,6 +91,6 @@ async def test_an_honest_answer_is_kept(
         ("typescript", b"B" + STRIPPED.encode() + b" "),
     ],
 )
-async def test_a_lie_is_not_kept(plan: Plan, tmp_path: Path, language: Language, payload: bytes) -> None:
-    """A form that does not exist, code beside a form, or a text with a byte of its own: nothing is kept."""
+async def test_a_forged_answer_is_not_stored(plan: Plan, tmp_path: Path, language: Language, payload: bytes) -> None:
+    """Nothing is stored for an unknown form, code of JavaScript, or a text that differs in more than blanks."""
     assert not isinstance(await _checked(plan, tmp_path, payload, language), Artifact)

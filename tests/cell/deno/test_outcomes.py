@@ -1,4 +1,4 @@
-"""How a Deno run ended: what does not parse, exceptions with their places, crashes, frames that nobody sent."""
+"""Outcomes of Deno runs: syntax errors, exceptions with places, crashes and forged frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.few import a_few
 
 
 async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
-    """What is submitted is parsed and linked, as a body or a module, JavaScript or TypeScript, and not run."""
+    """A check parses and links a body or a module, in JavaScript or TypeScript, and does not run it."""
     never = "for (;;) {}"
     texts: tuple[tuple[str, Language], ...] = (
         (never, "javascript"),
@@ -55,8 +55,8 @@ async def test_a_check_does_not_run_the_program(plan: Plan) -> None:
         ("enum A {B}\nexport default (a: A) => a", True, None),
     ],
 )
-async def test_types_are_taken_off_once(plan: Plan, source: str, module: bool, code: str | None) -> None:
-    """What is kept of TypeScript is JavaScript with blanks in place of types, where types are all there is to it."""
+async def test_types_are_removed_once(plan: Plan, source: str, module: bool, code: str | None) -> None:
+    """TypeScript is stored as JavaScript with blanks in place of types, if only types must be removed."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, task=Task.CHECK, language="typescript", cpu_ms=1000)
         assert isinstance(result.outcome, Checked), result.outcome
@@ -91,7 +91,7 @@ async def test_types_are_taken_off_once(plan: Plan, source: str, module: bool, c
     ],
 )
 async def test_syntax_errors_have_places(plan: Plan, source: str, language: Language, line: int, column: int) -> None:
-    """What does not parse, or closes its wrapper, is refused with its place in the user's own text."""
+    """A program that does not parse, or closes its wrapper, is rejected with the place in its own text."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, task=Task.CHECK, language=language, cpu_ms=1000)
         error = result.outcome
@@ -118,10 +118,10 @@ async def test_syntax_errors_have_places(plan: Plan, source: str, language: Lang
         ("import fs from 'fs';\nreturn fs", "typescript", "a program has its own text alone, and can not import"),
     ],
 )
-async def test_what_is_out_of_reach_is_told_in_words_of_ours(
+async def test_errors_for_unavailable_features_do_not_mention_deno_options(
     plan: Plan, source: str, language: Language, message: str
 ) -> None:
-    """Who wrote a program reads what no program has, and not which of Deno's options its daemon left out."""
+    """For network access and imports, the message says what no program can do, and names no option of Deno."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, language=language, cpu_ms=1000)
         outcome = result.outcome
@@ -129,8 +129,8 @@ async def test_what_is_out_of_reach_is_told_in_words_of_ours(
         assert outcome.message == message
 
 
-async def test_exceptions_have_places_in_typescript_too(plan: Plan) -> None:
-    """A stack is in terms of the text as submitted, whatever became of its types."""
+async def test_exceptions_in_typescript_have_places(plan: Plan) -> None:
+    """A stack refers to the submitted TypeScript, although its types were removed."""
     source = "enum A {B = 7}\ninterface C {\n  d: string;\n}\n"
     source += "function f(c: C): never {\n  throw new RangeError(c.d)\n}\nf({d: 'x'})"
     async with a_cell(plan) as cell:
@@ -140,8 +140,8 @@ async def test_exceptions_have_places_in_typescript_too(plan: Plan) -> None:
         assert result.outcome.stack.splitlines()[-1].endswith("(program.js:8:1)")
 
 
-async def test_helpers_behind_a_programs_text_are_no_frames_of_it(plan: Plan) -> None:
-    """What TypeScript's decorators become stands behind the program's last line: the place is the author's."""
+async def test_helper_functions_of_decorators_are_not_in_the_stack(plan: Plan) -> None:
+    """Deno appends helpers for decorators after the program's last line; places stay those of the program."""
     async with a_cell(plan) as cell:
         result = await run_on(
             cell, "class A {\n @(undefined as any) m() {}\n}\nreturn 1", language="typescript", cpu_ms=1000
@@ -151,8 +151,8 @@ async def test_helpers_behind_a_programs_text_are_no_frames_of_it(plan: Plan) ->
         assert max(int(frame.split(":")[-2]) for frame in result.outcome.stack.splitlines()) <= 4
 
 
-async def test_the_daemons_own_size_is_none_of_a_runs(made: Root) -> None:
-    """A fault is `crashed`, its peak the process's own, though nsjail began as a copy of a process of 300 MiB."""
+async def test_the_daemons_memory_does_not_count_for_a_run(made: Root) -> None:
+    """A crash is `crashed` with the peak of its own process, although nsjail was forked from a process of 300 MiB."""
     large = bytearray(os.urandom(1 << 20) * 300)
     async with a_cell(deno_plan(made)) as cell:
         result = await run_on(cell, _CRASH % (20_000, 20_000), cpu_ms=1000)
@@ -166,27 +166,27 @@ _CRASH = (
 )
 
 
-async def test_a_crash_is_no_limit(plan: Plan) -> None:
-    """A fault of the engine's own is `crashed`, though the program had much memory, or much CPU time, before it."""
+async def test_a_crash_is_not_a_limit(plan: Plan) -> None:
+    """A fault of the engine is `crashed`, even if the program had used much memory or CPU time before."""
     if plan.cgroup is not None:
         async with a_cell(plan) as cell:
             much = "globalThis.k = new Uint8Array(72 << 20).fill(1); globalThis.k = null; "
             result = await run_on(cell, much + _CRASH % (60_000, 60_000), cpu_ms=2000)
             assert isinstance(result.outcome, Crashed), result.outcome
             assert result.usage.peak_memory_bytes > 72 * MIB
-    # Work, and not a time to be waited for: a core that others want gives the program little of that.
+    # Bounded by work and not by time, because on a shared core the program would do little work in that time.
     busy = "let sum = 0; for (let i = 0; i < %d; i++) sum += i %% 7; globalThis.sum = sum; "
     for millions in (40, 50):
-        rounds = (millions if plan.cgroup is not None else millions // 8) * 1_000_000  # without JIT it takes longer
+        rounds = (millions if plan.cgroup is not None else millions // 8) * 1_000_000  # slower without JIT
         async with a_cell(plan) as cell:
             result = await run_on(cell, busy % rounds + _CRASH % (20_000, 20_000), cpu_ms=500)
-            # Where RLIMIT_DATA holds memory, a fault at half of it may be for lack of it.
+            # With RLIMIT_DATA, a fault at half of the limit may be due to lack of memory.
             assert isinstance(result.outcome, Crashed | MemoryLimit if plan.cgroup is None else Crashed), result.outcome
             assert 20 < result.usage.cpu_ms < 500
 
 
-async def test_a_kill_while_it_parses_is_no_syntax_error(plan: Plan) -> None:
-    """Only an end of the parser's own making is the program's fault."""
+async def test_a_kill_during_parsing_is_not_a_syntax_error(plan: Plan) -> None:
+    """Only an exit by the parser itself counts as a syntax error of the program."""
     source = "".join(f"function f{i}(a: number): number {{ return a + {i} }}\n" for i in range(4000))
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:
         pid = only_child(cell.process.pid)
@@ -194,7 +194,7 @@ async def test_a_kill_while_it_parses_is_no_syntax_error(plan: Plan) -> None:
         @nursery.start_soon
         async def kill() -> None:
             began = time.clock_gettime((~pid << 3) | 2)
-            while time.clock_gettime((~pid << 3) | 2) - began < 0.005:  # it is at it
+            while time.clock_gettime((~pid << 3) | 2) - began < 0.005:  # it parses now
                 await trio.sleep(0.001)
             os.kill(pid, signal.SIGKILL)
 
@@ -203,8 +203,8 @@ async def test_a_kill_while_it_parses_is_no_syntax_error(plan: Plan) -> None:
     assert result.outcome.signal == "SIGKILL"
 
 
-async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
-    """Cryptography takes a thread for each job: eight at once, so that Deno lacks none and the daemon has its turn."""
+async def test_many_thread_pool_jobs_do_not_crash_deno(plan: Plan) -> None:
+    """At most eight jobs of cryptography have a thread at once, so Deno does not fail to create threads."""
     source = (
         "const k = await crypto.subtle.importKey('raw', new Uint8Array(8), 'PBKDF2', false, ['deriveBits']);"
         "const one = () => crypto.subtle.deriveBits({name: 'PBKDF2', hash: 'SHA-256', salt: new Uint8Array(8),"
@@ -218,14 +218,14 @@ async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
         @nursery.start_soon
         async def look() -> None:
             while True:
-                with suppress(OSError):  # it has just ended
+                with suppress(OSError):  # the process has just ended
                     threads.append(len(os.listdir(f"/proc/{pid}/task")))
                 await trio.sleep(0.005)
 
         result = await run_on(cell, source, cpu_ms=1000)
         nursery.cancel_scope.cancel()
     assert isinstance(result.outcome, CpuLimit), result.outcome
-    # One thread of the blank process may take a job, too; all 60 at once would be as many more.
+    # One thread of the blank process may take a job too. All 60 jobs at once would start 60 threads.
     assert before + 6 <= max(threads) <= before + 10
 
 
@@ -237,8 +237,8 @@ async def test_many_jobs_for_threads_are_no_crash(plan: Plan) -> None:
         ("typescript", _CRASH % (20_000, 20_000)),
     ],
 )
-async def test_what_parses_and_then_crashes_is_no_syntax_error(plan: Plan, language: Language, source: str) -> None:
-    """What was to be told if the parser did not survive the program is taken back before that runs."""
+async def test_a_crash_after_parsing_is_not_a_syntax_error(plan: Plan, language: Language, source: str) -> None:
+    """The provisional outcome for a crash of the parser no longer applies when the program runs."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, language=language, cpu_ms=1000)
         assert isinstance(result.outcome, Crashed), result.outcome
@@ -248,8 +248,8 @@ async def test_what_parses_and_then_crashes_is_no_syntax_error(plan: Plan, langu
 @pytest.mark.parametrize(
     "source", ["return " + "(" * 40_000 + "1" + ")" * 40_000, "{" * 40_000 + "}" * 40_000 + "return 1"]
 )
-async def test_typescript_too_deep_for_its_parser_is_a_syntax_error(plan: Plan, task: Task, source: str) -> None:
-    """Deno's parser has no bound for how deep it goes, and ends its process: which is no fault of the engine's."""
+async def test_deeply_nested_typescript_is_a_syntax_error(plan: Plan, task: Task, source: str) -> None:
+    """Deno's parser has no nesting limit and ends its process; this is a syntax error, not a crash."""
     async with a_cell(plan) as cell:
         result = await run_on(cell, source, task=task, language="typescript", cpu_ms=1000)
         found = result.outcome
@@ -269,19 +269,19 @@ async def test_typescript_too_deep_for_its_parser_is_a_syntax_error(plan: Plan, 
     ],
 )
 @pytest.mark.parametrize("memory_mb", a_few([64, 72, 128]))
-async def test_lack_of_memory_is_no_crash(plan: Plan, made: Root, source: str, memory_mb: int) -> None:
-    """V8 ends by itself when its heap is full, or one large piece is refused to it while little is resident."""
+async def test_lack_of_memory_is_not_a_crash(plan: Plan, made: Root, source: str, memory_mb: int) -> None:
+    """Lack of memory is memory_limit, whether V8's heap is full or one large allocation fails with little resident."""
     memory_bytes = memory_mb * MIB
     async with a_cell(deno_plan(made, plan.cgroup, memory_bytes=memory_bytes)) as cell:
         result = await run_on(cell, source, cpu_ms=5000, memory_bytes=memory_bytes)
         if plan.cgroup is None and isinstance(result.outcome, ProgramException):
-            assert result.outcome.name == "RangeError"  # refused to an ArrayBuffer, which can say so
+            assert result.outcome.name == "RangeError"  # V8 throws when it cannot allocate an ArrayBuffer
         else:
             assert isinstance(result.outcome, MemoryLimit), result.outcome
 
 
-async def test_a_kept_module_without_a_program_is_a_syntax_error(plan: Plan) -> None:
-    """As on QuickJS; the cell goes on."""
+async def test_a_stored_module_that_exports_no_program_is_a_syntax_error(plan: Plan) -> None:
+    """As on QuickJS, this is a syntax error, and the cell stays usable."""
     async with a_cell(plan) as cell:
         artifact = Artifact(form=Form.MODULE, language="javascript")
         job = Job(task=Task.RUN, source=b"export default 5", artifact=artifact, limits=Limits())

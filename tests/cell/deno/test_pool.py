@@ -1,4 +1,4 @@
-"""The pool of Deno cells: kept by demand, replaced when they die, lent again when nothing ran."""
+"""The pool of Deno cells starts cells on demand, replaces dead ones, and lends unused ones again."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.cell.deno.cells import a_pool, kill_process, value_of
 from tests.daemon.processes import children, is_alive
 
 
-async def test_the_pool_keeps_none_until_one_is_wanted(plan: Plan) -> None:
-    """Nothing is started before the first request; then as many as were wanted at once; after a while none."""
+async def test_the_pool_starts_cells_only_on_demand(plan: Plan) -> None:
+    """The pool starts no cell before the first request, then as many as are used at once, and ends idle ones."""
     asked: list[int | None] = []
     async with a_pool([plan], asked=asked, idle_s=1.0, runs_per_cell=3) as pool:
         await wait_all_tasks_blocked()
-        assert asked == []  # to ask is what each start begins with
+        assert asked == []  # each start first appends to this list
         for number in range(7):
             cell = await take(pool)
             assert value_of(await run_on(cell, f"return {number}")) == number
@@ -38,8 +38,8 @@ async def test_the_pool_keeps_none_until_one_is_wanted(plan: Plan) -> None:
         assert asked
 
 
-async def test_the_last_cell_that_is_given_back_is_ended_as_well(plan: Plan) -> None:
-    """A cell that becomes blank only after it was given back, with no other beside it, does not stay for ever."""
+async def test_the_last_returned_cell_is_ended_when_idle(plan: Plan) -> None:
+    """A cell that becomes blank after it was returned also ends when idle, even if it is the only one."""
     async with a_pool([plan], blank=1, idle_s=0.5) as pool:
         cell = await take(pool)
         assert value_of(await run_on(cell, "return 1")) == 1
@@ -53,7 +53,7 @@ async def test_the_last_cell_that_is_given_back_is_ended_as_well(plan: Plan) -> 
 
 
 def _jails() -> list[tuple[int, int]]:
-    """Return the nsjails that this process has started, with the one process in each."""
+    """Return the nsjails that this process has started, each with its child."""
     return [(nsjail, pid) for nsjail in children(os.getpid()) if _is_nsjail(nsjail) for pid in children(nsjail)]
 
 
@@ -61,8 +61,8 @@ def _is_nsjail(pid: int) -> bool:
     return b"nsjail" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
 
 
-async def test_the_pool_bears_cells_that_die_blank(plan: Plan) -> None:
-    """A blank process, or its nsjail, killed while it waits: another takes its place, and runs go on."""
+async def test_the_pool_replaces_cells_that_die_blank(plan: Plan) -> None:
+    """If a blank process or its nsjail is killed, the pool replaces the cell, and runs continue."""
     async with a_pool([plan]) as pool:
         for kill_nsjail in (False, True, False):
             while True:
@@ -84,16 +84,14 @@ async def test_the_pool_bears_cells_that_die_blank(plan: Plan) -> None:
         with trio.fail_after(5):
             while pool.counts().started == started:
                 cell = await take(pool)
-                with suppress(CellLost):  # the dead ones are found by who takes them, and replaced
+                with suppress(CellLost):  # taking a dead cell fails, and replaces it
                     await run_on(cell, "return 1")
                 pool.give(cell)
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-async def test_a_cell_killed_while_it_starts_is_not_the_waiters_affair(
-    plan: Plan, tmp_path: Path, *, fresh: bool
-) -> None:
-    """Who waits gets the next one; only if that does not start either, the reason."""
+async def test_a_cell_killed_during_its_start_is_retried(plan: Plan, tmp_path: Path, *, fresh: bool) -> None:
+    """A waiting run gets the next cell; it gets the error only if that one does not start either."""
     never, once = tmp_path / "never", tmp_path / "once"
     never.write_text("#!/bin/sh\nkill -9 $$\n")
     hit = tmp_path / "hit"
@@ -108,15 +106,15 @@ async def test_a_cell_killed_while_it_starts_is_not_the_waiters_affair(
         pool.give(cell, fresh=True)
 
         async def take_all() -> None:
-            for _ in range(3):  # one or two may have been started before
+            for _ in range(3):  # one or two may have been started earlier
                 pool.give(await take(pool, fresh=fresh), fresh=True)
 
         with pytest.raises(CellStartError, match="did not start"):
             await take_all()
 
 
-async def test_a_run_cancelled_before_it_began_costs_no_cell(plan: Plan) -> None:
-    """The cell is blank still, and the next run has it at once."""
+async def test_a_run_cancelled_before_its_start_keeps_the_cell(plan: Plan) -> None:
+    """The cell is still blank, and the next run gets it at once."""
     async with a_pool([plan], blank=1) as pool:
         cell = await take(pool)
         pool.give(cell)
@@ -128,7 +126,7 @@ async def test_a_run_cancelled_before_it_began_costs_no_cell(plan: Plan) -> None
 
 
 async def test_cells_in_use_do_not_count_as_blank(plan: Plan) -> None:
-    """Where few blank cells are kept, who waits gets one of their own, however long the others run."""
+    """If few blank cells are kept, a waiting run gets a new cell, however long other runs take."""
     async with a_pool([plan], blank=1) as pool:
         with trio.fail_after(10):
             cells = [await take(pool) for _ in range(3)]
@@ -138,8 +136,8 @@ async def test_cells_in_use_do_not_count_as_blank(plan: Plan) -> None:
                 await trio.sleep(0.02)
 
 
-async def test_cells_are_closed_side_by_side(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a pool ends, cells that were lent are closed all at once, since each may take its time to end."""
+async def test_cells_are_closed_concurrently(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a pool ends, it closes lent cells at the same time, because each may take a while to end."""
     closing, most = 0, 0
     close = DenoCell.close
 

@@ -1,4 +1,4 @@
-"""A Deno cell whose client does not read: streamed lines wait in the process, under its limits."""
+"""A Deno cell whose client does not read: the process must wait with its console lines, and its limits apply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINES = "for (let n = 0; n < 300; n++) console.log('x'.repeat(1000)); return 1"
 
 
 async def test_lines_wait_for_room(plan: Plan) -> None:
-    """Without room no line is read; with room all lines and the result come."""
+    """Without room, the cell reads no line; with room, all lines and the result arrive."""
     lines: list[LogLine] = []
     room = Narrow()
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:
@@ -38,7 +38,7 @@ async def test_lines_wait_for_room(plan: Plan) -> None:
 
 
 async def test_output_that_is_never_read_ends_at_the_wall_limit(plan: Plan) -> None:
-    """The process ends, or blocks in a write; either way its run ends as `wall_limit`."""
+    """The process exits or blocks in a write; in both cases its run ends as `wall_limit`."""
     for source in (_LINES, "console.log('on'); return 'x'.repeat(4_000_000)"):
         lines: list[LogLine] = []
         async with a_cell(plan) as cell:
@@ -71,8 +71,8 @@ async def test_a_run_whose_output_waits_can_be_cancelled(plan: Plan) -> None:
         assert result.usage.wall_ms < 30_000
 
 
-async def test_a_process_that_dies_takes_unread_lines_with_it(plan: Plan) -> None:
-    """The run of a process that dies ends at once, also without room, and its lines count as cut."""
+async def test_a_dead_process_loses_its_unread_lines(plan: Plan) -> None:
+    """If the process dies, its run ends at once, even without room, and the log is reported as truncated."""
     lines: list[LogLine] = []
     room = Narrow()
     async with a_cell(plan) as cell, trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""The bytes of one run on Deno, where the next process writes to the same socket."""
+"""The bytes of one run on Deno, when the next process writes to the same socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ABSENT = cast(Any, None)
 
 
 async def test_bytes_of_the_next_process_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once a process has ended, only what it had written is processed, though its backlog takes several turns."""
+    """After a process has ended, only its own bytes are processed, even if this takes several turns."""
     data, jailed = socket.socketpair()
     with data, jailed:
         data.setblocking(False)
