@@ -1,20 +1,20 @@
-"""A promptlogd whose children can be taken over: for tests alone, run as a program of its own.
+"""A promptlogd whose children can be taken over. For tests only; runs as a separate program.
 
-Its cell is promptlog's, built with -DTAKEOVER: takeover.c has a hook where a child has read its job, after the second
-filter, in a child's exact position. A program that holds `//TAKEOVER ` and a command does not reach the engine; native
-code runs instead:
+Its cell is promptlog's, built with -DTAKEOVER. takeover.c adds a hook at the point where a child has read its job and
+installed the second filter. If the program contains `//TAKEOVER ` and a command, the child runs native code instead of
+the engine:
 
-    S NR ARGUMENT...   the system call NR; the result is written as the bad result's text: its value, or -errno
-    I NR               the same without arguments through `int 0x80`, the 32-bit entry (x86-64)
-    W HEX              write these bytes on the data socket, then exit with status 0
-    H HEX              the same, then wait for input that never comes
-    E HEX              the same again and again, without end
-    X HEX CODE         the same once, then exit with this status
-    R HEX COUNT        write these bytes so many times in one go, then the result 1, and exit
+S NR ARGUMENT...   makes system call NR; returns the result, or -errno, as the text of the bad result
+I NR               the same without arguments through `int 0x80`, the 32-bit entry (x86-64)
+W HEX              writes these bytes to the data socket, then exits with status 0
+H HEX              the same, then waits for input that never arrives
+E HEX              writes these bytes again and again, without end
+X HEX CODE         writes these bytes once, then exits with this status
+R HEX COUNT        writes these bytes COUNT times in one write, then the result 1, and exits
 
-Arguments are numbers, or names of buffers that hold: path, a file that is there; zero, 4096 zero bytes; code, the
+Arguments are numbers, or names of buffers: path, the path of an existing file; zero, 4096 zero bytes; code, the
 address of mapped code; unix and inet, socket addresses; iovec, one that points to zero.
-With --no-second-filter before the daemon's own arguments children are not confined by the second filter.
+With --no-second-filter before the daemon's own arguments, the second filter does not confine children.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sandbox.limits import Limits
 
 
 def cell() -> Path:
-    """Return the binary that can be taken over. It is built once, and kept in the cache of builds."""
+    """Return the executable that can be taken over. It is built once, and kept in the build cache."""
     return checkout.build(Path(__file__).parents[2], defines=["TAKEOVER"]) / EXECUTABLE
 
 

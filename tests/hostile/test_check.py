@@ -1,4 +1,4 @@
-"""What a process that checks a program may say when it was taken over: none of it becomes code of another text."""
+"""Answers of a checking process that was taken over: none becomes code of another program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AFTER = b'\n;return typeof result === "undefined" ? void 0 : result;\n})'
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the daemon below."""
+    """The state folder of the daemon below."""
     return tmp_path_factory.mktemp("check")
 
 
@@ -35,13 +35,13 @@ def client(folder: Path) -> Iterator[Client]:
 
 
 def _says(payload: bytes, announced: int | None = None) -> str:
-    """A program whose check answers this. `announced`: the size of the payload that the answer names."""
+    """Return a program whose check sends this answer. `announced` is the payload size that the answer claims."""
     frame = b"f" + (len(payload) if announced is None else announced).to_bytes(4, "big") + payload
     return f"return 1 //TAKEOVER W {frame.hex()}\n"
 
 
 def test_the_daemon_wraps_the_text_itself(client: Client) -> None:
-    """Told that a text is a body, the daemon wraps the client's text itself at each run."""
+    """If a check reports a body, the daemon itself wraps the client's text for each run."""
     for source in ("return 'honest'", _says(b"B"), "}); globalThis.out = 1; (async function () {" + _says(b"B")):
         hash = client.submit(source).hash
         assert client.show(hash, source=True).source == source
@@ -51,17 +51,17 @@ def test_the_daemon_wraps_the_text_itself(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("payload", "announced"), [(b"Z", None), (b"", None), (b"b", None), (b"Bx", 3 << 20)])
-def test_an_answer_without_a_form_or_with_too_much_code_is_refused(
+def test_an_answer_without_a_form_or_with_too_much_code_is_rejected(
     client: Client, payload: bytes, announced: int | None
 ) -> None:
-    """The program is not kept, and the daemon says why."""
-    client.submit(_says(b"M"))  # a letter alone is an answer
+    """The daemon does not store the program, and reports why."""
+    client.submit(_says(b"M"))  # the form alone is a valid answer
     with pytest.raises(RequestRefused, match="could not be checked: the engine crashed: the engine"):
         client.submit(_says(payload, announced))
 
 
-def test_code_from_the_checking_process_is_of_its_own_program(client: Client) -> None:
-    """What a process that was taken over calls bytecode is kept with its program, and concerns no other one."""
+def test_code_from_a_check_affects_only_its_own_program(client: Client) -> None:
+    """Bytecode from a process that was taken over is stored with its program, and affects no other program."""
     forged = client.submit(_says(b"B" + BEFORE + b"return 'other'" + AFTER)).hash
     other = client.submit("return 'honest'").hash
     for _ in range(3):
@@ -77,22 +77,22 @@ def test_code_from_the_checking_process_is_of_its_own_program(client: Client) ->
         ("let é: 漢 = 1", "let é  \u2002 = 1", True),
         ("type é = 1;", "     \u00a0     ", True),
         ("type a = '😀'", "          \ufeff  ", True),
-        ("let a: number = 1", "let a         = 2", False),  # another byte
+        ("let a: number = 1", "let a         = 2", False),  # a different byte
         ("let a: number = 1", "let a        = 1", False),  # shorter
-        ("type A =\n1;let b", "type A = 1;let b", False),  # a line end taken away
-        ("type A = 1;let b", "type A =\n1;let b", False),  # and one put in
+        ("type A =\n1;let b", "type A = 1;let b", False),  # a removed line end
+        ("type A = 1;let b", "type A =\n1;let b", False),  # an added line end
         ("if (a) b()\r\n", "if (a) b();;", False),
         ("let b\t= 1", "let b\0= 1", False),
     ],
 )
-async def test_a_text_without_types_adds_nothing(source: str, text: str, right: bool) -> None:
-    """What a checking process says remains of TypeScript has blanks or semicolons in places, and nothing of its own."""
+async def test_a_text_without_types_must_match_the_source(source: str, text: str, right: bool) -> None:
+    """The answer for TypeScript may contain blanks or semicolons in place of types, but nothing else that is new."""
     assert await is_stripped(source.encode(), text.encode()) is right
 
 
 @pytest.mark.parametrize("before", range(4))
-async def test_a_text_without_types_of_any_size(before: int) -> None:
-    """The largest program is compared as a whole, in slices that cut no character: one byte that differs is found."""
+async def test_a_large_text_without_types_is_compared_completely(before: int) -> None:
+    """The largest program is compared as a whole, in slices that split no character: one different byte is found."""
     source = b"x" * before + "let 漢: 'é😀' = 1;\n".encode() * 45_000
     text = source.replace(": 'é😀'".encode(), "   \u00a0\ufeff  ".encode())
     assert len(text) == len(source) > 1_000_000
@@ -100,4 +100,4 @@ async def test_a_text_without_types_of_any_size(before: int) -> None:
     for at in (0, 65_535, 65_536, 65_537, len(text) - 2):
         if source[at] < 0x80:
             assert not await is_stripped(source, text[:at] + b"!" + text[at + 1 :])
-    assert not await is_stripped(source, text.replace("漢".encode(), b"\xe6\xbc ", 1))  # half a character
+    assert not await is_stripped(source, text.replace("漢".encode(), b"\xe6\xbc ", 1))  # an incomplete character

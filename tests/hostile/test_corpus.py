@@ -1,4 +1,4 @@
-"""The corpus of hostile programs: each ends as listed, leaks nothing, and leaves a daemon that goes on serving."""
+"""The corpus of hostile programs: each ends as listed, leaks nothing, and leaves the daemon able to serve."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ _CASES = [
 _MEMORY = [param for param in _CASES if param.values[1]["group"] == "memory"]  # type: ignore[index]
 
 _CPU_OVER_MS = {"quickjs": 30, "deno": 30}
-"""QuickJS: the timer goes off within 3 ms; giving back the memory of a process of 120 MiB is accounted to it as well.
-Deno: the daemon looks at the clock, late where others keep the machine busy; `make bench` has the figures."""
+"""CPU time that a run may use over its limit.
+
+QuickJS: the timer expires within 3 ms, and freeing the memory of a process of 120 MiB counts too. Deno: the daemon
+reads the CPU clock, late on a busy machine. `make bench` measures both.
+"""
 
 
 _AMPLE = LimitsAsked(cpu_ms=500)
-"""Limits of the cases that end for another reason than the CPU limit, so that they do so on a slow machine too."""
+"""Limits for cases that end for another reason than the CPU limit, also on a slow machine."""
 
 
 def _source(case: dict[str, Any]) -> str:
@@ -69,8 +72,8 @@ _FIELDS = {"name", "group", "engines", "source", "source_gen", "prompt", "prompt
 _FIELDS |= {"value", "forbid", "truncated", "repeat", "distinct"}
 
 
-def test_the_corpus_is_whole() -> None:
-    """Each case has a name of its own, fields that are checked, and outcomes that there are."""
+def test_the_corpus_is_consistent() -> None:
+    """Each case has a unique name, known fields, and existing outcomes."""
     assert len({case["name"] for case in _ALL}) == len(_ALL) >= 798
     for case in _ALL:
         assert set(case) <= _FIELDS, case["name"]
@@ -80,7 +83,7 @@ def test_the_corpus_is_whole() -> None:
             expected = _expected(case, engine)
             assert expected, case["name"]
             assert set(expected) <= _OUTCOMES, case["name"]
-        # What is checked of an `ok` alone must not be of a case that never is one.
+        # A case that never ends as `ok` must not have fields that only apply to `ok`.
         may_be_ok = any("ok" in _expected(case, engine) for engine in case["engines"])
         assert may_be_ok or not case.keys() & {"value", "truncated", "distinct"}, case["name"]
     assert {case["group"] for case in _ALL} >= {
@@ -113,14 +116,14 @@ def test_case(client: Client, engine: Any, case: dict[str, Any]) -> None:
     try:
         results = [run() for _ in range(repeat)]
     except RequestRefused as refused:
-        # A large text is checked first, with a CPU limit of its own. A slow machine may reach that.
+        # A large text is first checked with a separate CPU limit, which a slow machine may reach.
         at_its_limit = refused.code == "too_large" and "of CPU time" in refused.message
         if not at_its_limit or "cpu_limit" not in _expected(case, engine):
             raise
         results = []
     late = [result for result in results if not _is_in_time(case, engine, result)]
     if late and engine == "deno" and any(_is_in_time(case, engine, run()) for _ in range(3)):
-        late = []  # a look at the clock may come late where others keep the machine busy, but not each time
+        late = []  # on a busy machine the daemon may read the CPU clock late, but not each time
     assert late == []
     if repeat > 1:
         pending = [client.start(None, prompt, source=source, env=env, engine=engine) for _ in range(repeat)]
@@ -133,8 +136,8 @@ def test_case(client: Client, engine: Any, case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("engine", "case"), a_few(_MEMORY, each=9))
-def test_memory_case_with_cpu_to_spare(client: Client, engine: Any, case: dict[str, Any]) -> None:
-    """With 5 s of CPU it is the memory limit that stops a memory bomb, or an error that the program saw."""
+def test_memory_case_with_a_high_cpu_limit(client: Client, engine: Any, case: dict[str, Any]) -> None:
+    """With 5 s of CPU time, a memory bomb ends at the memory limit, or with an error that the program can catch."""
     limits = LimitsAsked(cpu_ms=5000, wall_ms=25_000)
     result = client.run_source(_source(case), _prompt(case), env=case.get("env"), limits=limits, engine=engine)
     assert result.outcome.__struct_config__.tag in _expected(case, engine), result.outcome
@@ -143,7 +146,7 @@ def test_memory_case_with_cpu_to_spare(client: Client, engine: Any, case: dict[s
 
 @pytest.fixture(scope="module")
 def jitless() -> Iterator[Client]:
-    """A client of a daemon whose Deno has no JIT: RLIMIT_DATA holds its memory."""
+    """A client of a daemon whose Deno runs without JIT, so RLIMIT_DATA limits its memory."""
     with configured_daemon('[deno]\njit = "never"\n') as path, Client(path) as client:
         yield client
 
@@ -153,7 +156,7 @@ _DENO = [param for param in _CASES if param.values[0] == "deno"]
 
 @pytest.mark.parametrize(("engine", "case"), a_few(_DENO))
 def test_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) -> None:
-    """Without V8's compilers a program ends as it does with them; without WebAssembly, maybe with an error."""
+    """Without JIT, each program ends as listed; without WebAssembly, some end with an error."""
     limits = _limits(case, "deno")
     result = jitless.run_source(_source(case), _prompt(case), env=case.get("env"), engine="deno", limits=limits)
     _check(case, "deno", result, memory_bytes=148 << 20)
@@ -161,7 +164,7 @@ def test_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) ->
 
 @pytest.mark.parametrize(("engine", "case"), a_few([param for param in _MEMORY if param.values[0] == "deno"], each=9))
 def test_memory_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) -> None:
-    """RLIMIT_DATA stops each memory bomb at most 20 MiB above the limit; some see an error of their own first."""
+    """RLIMIT_DATA stops each memory bomb at most 20 MiB above the limit; some end with an error before that."""
     limits = LimitsAsked(cpu_ms=5000, wall_ms=25_000)
     result = jitless.run_source(_source(case), _prompt(case), env=case.get("env"), limits=limits, engine="deno")
     assert result.outcome.__struct_config__.tag in [*_expected(case, "deno"), "exception"], result.outcome

@@ -1,4 +1,4 @@
-"""What a child that was taken over may write: none of it changes status, usage, another run, or the daemon's memory."""
+"""Output of a child that was taken over cannot change status, usage, another run, or the daemon's memory."""
 
 from __future__ import annotations
 
@@ -78,8 +78,11 @@ _UNKNOWN = "no known kind, "
     ],
     ids=lambda value: repr(value[:24]),
 )
-def test_what_is_no_word_of_an_engine_is_a_crash(inside: Client, data: bytes, says: str) -> None:
-    """A good frame is the result; with forged, cut or foreign bytes before it the run is told as crashed, and why."""
+def test_forged_frames_are_a_crash(inside: Client, data: bytes, says: str) -> None:
+    """A valid frame is the result.
+
+    After forged, truncated or foreign bytes, the run is reported as crashed, with the reason.
+    """
     assert _write(inside, _GOOD).value == 1
     result = _write(inside, data)
     assert isinstance(result.outcome, Crashed), result.outcome
@@ -87,16 +90,16 @@ def test_what_is_no_word_of_an_engine_is_a_crash(inside: Client, data: bytes, sa
     assert result.logs == []
 
 
-def test_the_first_word_counts(inside: Client) -> None:
-    """Of two results the first is taken; what stands behind it reaches nobody."""
+def test_the_first_result_counts(inside: Client) -> None:
+    """The daemon takes the first of two results, and drops everything after it."""
     for rest in (b"", _frame(b"v", b"2"), _frame(b"x", b"junk"), _frame(b"l", b"1late"), b"junk", bytes(30_000)):
         result = _write(inside, _GOOD + rest)
         assert isinstance(result.outcome, Ok), result.outcome
         assert (result.value, result.logs) == (1, [])
 
 
-def test_status_and_usage_are_the_kernels(inside: Client) -> None:
-    """A forged result of a child that exits is believed, and of one that runs on, hangs, or exits otherwise is not."""
+def test_status_and_usage_come_from_the_kernel(inside: Client) -> None:
+    """A forged result counts if the child exits normally, but not if it continues, hangs, or exits with a status."""
     assert isinstance(_write(inside, _GOOD, "X", 0).outcome, Ok)
     assert isinstance(_write(inside, _GOOD + b"l\0\0\0\0011", "E").outcome, CpuLimit | Crashed)
     assert isinstance(_write(inside, _GOOD, "H", wall_ms=100).outcome, WallLimit)
@@ -107,8 +110,8 @@ def test_status_and_usage_are_the_kernels(inside: Client) -> None:
     assert result.usage.peak_memory_bytes > MIB
 
 
-def test_half_a_frame_and_then_silence(inside: Client) -> None:
-    """A child that never ends its frame is ended at the wall limit, and others run meanwhile."""
+def test_an_incomplete_frame_ends_at_the_wall_limit(inside: Client) -> None:
+    """A child that never completes its frame ends at the wall limit, and other runs continue meanwhile."""
     silent = inside.start(None, source=f"//TAKEOVER H {_frame(b'v', b'123')[:6].hex()}\n")
     assert inside.run_source("return 2").value == 2
     result = silent.result(20)
@@ -116,8 +119,8 @@ def test_half_a_frame_and_then_silence(inside: Client) -> None:
     assert Limits().wall_ms <= result.usage.wall_ms < 3 * Limits().wall_ms
 
 
-def test_a_flood_of_frames_within_the_caps(inside: Client) -> None:
-    """All lines of a child that sends as many as it may arrive, and no turn of the loop was long."""
+def test_many_lines_within_the_caps_keep_turns_short(inside: Client) -> None:
+    """All of the largest permitted number of lines arrive, and no turn of the loop is long."""
     lines = (1 << 20) // LINE_BYTES
     result = _write(inside, _frame(b"l", b"1"), "R", lines, log_bytes=1 << 20, cpu_ms=2000)
     assert result.value == 1
@@ -125,7 +128,7 @@ def test_a_flood_of_frames_within_the_caps(inside: Client) -> None:
     assert result.logs_truncated
     result = _write(inside, _frame(b"l", b"1"), "R", lines + 3, log_bytes=1 << 20, cpu_ms=2000)
     assert isinstance(result.outcome, Crashed)
-    assert inside.stats().turn_cpu_max_ms < 60  # 4 ms; it took 190 ms
+    assert inside.stats().turn_cpu_max_ms < 60  # measured: 4 ms; once 190 ms
 
 
 @pytest.mark.parametrize(
@@ -141,9 +144,9 @@ def test_a_flood_of_frames_within_the_caps(inside: Client) -> None:
     ids=["log lines", "empty log lines", "one huge value", "one huge line", "after the result", "zeros"],
 )
 def test_an_endless_stream(inside: Client, data: bytes, kinds: tuple[type, ...]) -> None:
-    """A stream without end is ended by the CPU limit, or as soon as it is more than a process may send.
+    """A run that writes without end ends at the CPU limit, or when it exceeds what a process may send.
 
-    The daemon keeps none of it, and serves on.
+    The daemon keeps none of the bytes, and continues to serve.
     """
     pid = inside.ping().pid
     _write(inside, data, "E")
@@ -162,16 +165,16 @@ def _resident(pid: int) -> int:
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 1024
 
 
-def test_a_line_that_looks_like_a_reply_is_a_line(inside: Client) -> None:
-    """Log lines are text, whatever they hold; the run's outcome comes after them."""
+def test_a_log_line_that_looks_like_a_reply_is_text(inside: Client) -> None:
+    """Log lines are text, whatever they contain; the outcome of the run follows them."""
     text = '{"type":"finished","id":1,"outcome":{"kind":"ok","value":666}}\n[E][1] nsjail: killed'
     result = _write(inside, _frame(b"l", b"4" + text.encode()) + _frame(b"v", b"1"))
     assert result.logs == [LogLine(level="error", text=text)]
     assert result.value == 1
 
 
-def test_another_runs_reply_is_its_own(inside: Client) -> None:
-    """While taken-over children write whatever they like, every honest run gets exactly its own result."""
+def test_another_run_gets_its_own_reply(inside: Client) -> None:
+    """While children that were taken over write anything, every honest run gets its own result."""
     forged = [_frame(b"v", b"666"), _frame(b"l", b"1forged"), bytes(5000), b"E" + bytes(44)]
     hostile = [inside.start(None, source=f"//TAKEOVER W {forged[i % 4].hex()}\n") for i in range(40)]
     honest = [inside.start(None, str(i), source="console.log(prompt); return prompt") for i in range(40)]
@@ -182,8 +185,8 @@ def test_another_runs_reply_is_its_own(inside: Client) -> None:
         run.result()
 
 
-def test_a_forged_exception_is_the_programs_own_word(inside: Client) -> None:
-    """What a child says of its own program's exception is told as text; a line that there can't be is left out."""
+def test_a_forged_exception_is_reported_as_text(inside: Client) -> None:
+    """A child's report of its program's exception is treated as text; a line number outside the program is left out."""
     result = _write(inside, _frame(b"x", _fields(b"E", b"", b"    at f (eval_script:2:1)")))
     assert isinstance(result.outcome, ProgramException)
     assert (result.outcome.name, result.outcome.line) == ("E", 1)

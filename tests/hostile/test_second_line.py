@@ -1,4 +1,4 @@
-"""Escapes tried from inside, as if the engine were already taken over: native code in a child's exact position."""
+"""Escape attempts from the inside, as if the engine had been taken over: native code in place of a child's engine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sandbox.outcome import BadResult, Crashed, Outcome
 
 AF = {"unix": 1, "inet": 2, "ax25": 3, "inet6": 10, "netlink": 16, "packet": 17, "alg": 38, "vsock": 40, "xdp": 44}
 
-# Numbers are x86-64's. Each has what the first line alone, with the second filter taken away, makes of it:
-# "SIGSYS"; "error", the kernel says no; or "harmless", with the reason beside it.
+# Numbers are those of x86-64. Each entry has the result with the jail alone, without the second filter: "SIGSYS";
+# "error", if the kernel refuses; or "harmless", with the reason beside it.
 ESCAPES: dict[str, tuple[str, str]] = {
     "open": ("2 path 0", "error"),
     "open to write": ("2 path 1", "error"),
@@ -27,7 +27,7 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "openat to create": ("257 -100 zero 0x41", "error"),
     "openat2": ("437 -100 path zero 24", "SIGSYS"),
     "creat": ("85 path 0", "SIGSYS"),
-    "execve": ("59 path 0 0", "harmless"),  # of the cell itself, in the same jail: nothing else is there
+    "execve": ("59 path 0 0", "harmless"),  # of the cell itself, in the same jail, which has no other file
     "execveat": ("322 -100 path 0 0 0", "SIGSYS"),
     "fork": ("57", "SIGSYS"),
     "vfork": ("58", "SIGSYS"),
@@ -35,7 +35,7 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "clone as the C library's fork": ("56 0x1200011 0 0 0 0", "SIGSYS"),
     "clone with new namespaces": ("56 0x7e020011 0 0 0 0", "SIGSYS"),
     "clone3": ("435 zero 88", "SIGSYS"),
-    "kill the zygote": ("62 1 9", "harmless"),  # it is its namespace's init: signals from inside do not reach it
+    "kill the zygote": ("62 1 9", "harmless"),  # it is init of its pid namespace, which ignores signals from inside
     "kill all others": ("62 -1 9", "error"),
     "kill with another signal": ("62 1 15", "SIGSYS"),
     "tgkill": ("234 1 1 9", "SIGSYS"),
@@ -45,7 +45,7 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "ptrace attach": ("101 16 1 0 0", "SIGSYS"),
     "process_vm_readv": ("310 1 iovec 1 iovec 1 0", "SIGSYS"),
     "process_vm_writev": ("311 1 iovec 1 iovec 1 0", "SIGSYS"),
-    "pidfd_open of the zygote": ("434 1 0", "harmless"),  # no call that takes a pidfd is let through
+    "pidfd_open of the zygote": ("434 1 0", "harmless"),  # no call that takes a pidfd is allowed
     "pidfd_getfd": ("438 0 0 0", "SIGSYS"),
     "pidfd_send_signal": ("424 0 9 0 0", "SIGSYS"),
     **{f"socket {name}": (f"41 {number} 1 0", "SIGSYS") for name, number in AF.items()},
@@ -84,23 +84,23 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "prctl": ("157 22 2 zero 0 0", "error"),
     "prctl, to be dumpable": ("157 4 1 0 0 0", "SIGSYS"),
     "seccomp": ("317 1 0 zero", "SIGSYS"),
-    "prlimit64 of memory": ("302 0 9 zero 0", "harmless"),  # it can only lower what it has
+    "prlimit64 of memory": ("302 0 9 zero 0", "harmless"),  # it can only lower its limits
     "setrlimit": ("160 9 zero", "SIGSYS"),
     "personality": ("135 0xffffffff", "SIGSYS"),
     "shmget": ("29 0 4096 0x3ff", "SIGSYS"),
     "semget": ("64 0 1 0x3ff", "SIGSYS"),
     "msgget": ("68 0 0x3ff", "SIGSYS"),
-    # code: a page of the binary that other cells have mapped as well.
+    # `code` is a page of the executable that other cells have mapped too.
     "futex wake on a page that cells share": ("202 code 1 1", "SIGSYS"),
     "futex wait on a page that cells share": ("202 code 0 0 zero", "SIGSYS"),
     "futex requeue between pages that cells share": ("202 code 3 1 1 code", "SIGSYS"),
-    "private futex": ("202 zero 0x81 1", "harmless"),  # the first line's; it reaches this process alone
+    "private futex": ("202 zero 0x81 1", "harmless"),  # of the first line; it affects only this process
     "mq_open": ("240 path 0x42 0x1ff 0", "SIGSYS"),
     "open in /dev/shm": ("257 -100 zero 0x42", "error"),
     "sched_setaffinity": ("203 0 8 zero", "SIGSYS"),
     "sched_setscheduler": ("144 0 1 zero", "SIGSYS"),
     "setpriority": ("141 0 0 -20", "SIGSYS"),
-    "disarm the CPU timer": ("223 0 0 zero 0", "harmless"),  # this is what the second filter is for; RLIMIT_CPU holds
+    "disarm the CPU timer": ("223 0 0 zero 0", "harmless"),  # the second filter prevents this; RLIMIT_CPU remains
     "delete the CPU timer": ("226 0", "SIGSYS"),
     "setitimer": ("38 2 zero 0", "SIGSYS"),
     "dup2 over the data socket": ("33 1 0", "SIGSYS"),
@@ -127,7 +127,7 @@ ESCAPES: dict[str, tuple[str, str]] = {
     "a negative number": ("-1", "SIGSYS"),
     "read of the control channel": ("0 1 zero 1", "error"),
     "write to the control channel": ("1 1 zero 29", "error"),
-    "write with a high half": (f"1 {1 << 32} zero 1", "harmless"),  # to the kernel it is descriptor 0
+    "write with a high half": (f"1 {1 << 32} zero 1", "harmless"),  # the kernel truncates it to descriptor 0
     **{f"read of descriptor {number}": (f"0 {number} zero 1", "error") for number in range(2, 16)},
     **{f"write to descriptor {number}": (f"1 {number} zero 1", "error") for number in range(2, 16)},
 }
@@ -159,7 +159,7 @@ def taken_over(folder: Path, *options: str) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Both lines in place."""
+    """With both lines of defence."""
     assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
     with taken_over(tmp_path_factory.mktemp("both")) as client:
         yield client
@@ -167,7 +167,7 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def first_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """The second filter taken away."""
+    """Without the second filter."""
     assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
     with taken_over(tmp_path_factory.mktemp("first"), "--no-second-filter") as client:
         yield client
@@ -183,13 +183,13 @@ SIGSYS = Crashed(signal="SIGSYS", message="the engine was ended by a signal")
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_the_second_filter_refuses(inside: Client, name: str) -> None:
-    """Any system call but the few that a run needs ends a child with SIGSYS, and its run is told as crashed."""
+    """Any system call that a run does not need ends a child with SIGSYS, and its run is reported as crashed."""
     assert _attack(inside, f"S {ESCAPES[name][0]}") == SIGSYS
 
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_the_first_line_alone(first_line: Client, name: str) -> None:
-    """With the second filter taken away the jail around it still ends the call, or refuses it, or makes it harmless."""
+    """Without the second filter, the jail still ends the call, or refuses it, or makes it harmless."""
     call, holds = ESCAPES[name]
     outcome = _attack(first_line, f"S {call}")
     if holds == "SIGSYS":
@@ -197,7 +197,7 @@ def test_the_first_line_alone(first_line: Client, name: str) -> None:
     else:
         if isinstance(outcome, BadResult):
             assert holds == "harmless" or int(outcome.message) < 0, outcome
-        else:  # what was written is no frame
+        else:  # the bytes written are not a frame
             assert holds == "harmless"
             no_frame = Crashed(message="the engine wrote a frame of no known kind, '\\x00'")
             assert outcome == (NOT_STARTED if name == "execve" else no_frame)
@@ -205,13 +205,13 @@ def test_the_first_line_alone(first_line: Client, name: str) -> None:
 
 @pytest.mark.parametrize("name", INT_80)
 def test_the_32_bit_entry_is_closed(inside: Client, first_line: Client, name: str) -> None:
-    """System calls by way of `int 0x80`, where the same numbers mean others, end in SIGSYS in both lines."""
+    """System calls through `int 0x80`, where the numbers have other meanings, end in SIGSYS with both lines and one."""
     assert _attack(inside, f"I {INT_80[name]}") == SIGSYS
     assert _attack(first_line, f"I {INT_80[name]}") == SIGSYS
 
 
-def test_the_hook_works(inside: Client) -> None:
-    """An allowed call is let through and its result comes back: the attacks above do reach the kernel."""
+def test_allowed_calls_reach_the_kernel(inside: Client) -> None:
+    """An allowed call succeeds and returns its result, so the attacks above do reach the kernel."""
     outcome = _attack(inside, "S 9 0 4096 3 0x22 -1 0")
     assert isinstance(outcome, BadResult)
     assert int(outcome.message) > 0
