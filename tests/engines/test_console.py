@@ -1,4 +1,4 @@
-"""Console lines of one run: levels, the cap, and stacks in the program's own terms."""
+"""Console lines of one run: levels, the cap, and stacks that refer to the program."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def test_each_level_has_its_name() -> None:
     assert lines == [LogLine(level=name, text="x") for name in names]  # type: ignore[arg-type]
 
 
-def test_logs_are_capped() -> None:
-    """Lines past the cap are dropped, the line that crosses it is cut, and that is told."""
+def test_the_log_has_a_cap() -> None:
+    """Lines beyond the cap are dropped, the line that crosses it is truncated, and this is reported."""
     console = _console(log_bytes=100)
-    # Each line counts 16 bytes more than its text.
+    # Each line counts its text plus 16 bytes.
     assert _lines(console, [b"x" * 30] * 2) == ["x" * 30] * 2
     assert not console.truncated
     assert _lines(console, [b"x" * 30] * 48) == ["x" * 8]
     assert console.truncated
 
 
-def test_a_line_as_large_as_the_cap_is_whole() -> None:
-    """A line that fills the cap is not cut; a byte more is."""
+def test_a_line_as_large_as_the_cap_is_complete() -> None:
+    """A line that fills the cap is kept; one with a byte more is truncated."""
     whole, cut = _console(log_bytes=100), _console(log_bytes=100)
     assert _lines(whole, [b"x" * 100]) == ["x" * 100]
     assert not whole.truncated
@@ -61,15 +61,15 @@ def test_a_line_as_large_as_the_cap_is_whole() -> None:
     assert cut.truncated
 
 
-def test_empty_lines_are_capped_too() -> None:
-    """A flood of empty lines ends: each counts 16 bytes."""
+def test_empty_lines_count_towards_the_cap() -> None:
+    """Each empty line counts 16 bytes, so a flood of them ends."""
     console = _console(log_bytes=100)
     assert _lines(console, [b""] * 50) == [""] * 7
     assert console.truncated
 
 
-def test_a_program_that_may_not_log_is_told_so() -> None:
-    """With a cap of zero every line is dropped, and that is told."""
+def test_a_cap_of_zero_reports_dropped_lines() -> None:
+    """With a cap of zero, every line is dropped, and this is reported."""
     console = _console(log_bytes=0)
     assert not console.truncated
     assert console.line(_log(b"x")) is None
@@ -77,8 +77,8 @@ def test_a_program_that_may_not_log_is_told_so() -> None:
 
 
 @pytest.mark.parametrize("character", ["x", "é", "漢", "\U0001f600"])
-def test_one_line_is_cut_at_its_own_bound(character: str) -> None:
-    """A line is whole up to LINE_TEXT_BYTES. A longer one is cut there, which is told, and lines after it are kept."""
+def test_one_line_has_its_own_limit(character: str) -> None:
+    """A line above LINE_TEXT_BYTES is truncated, which is reported, and later lines are kept."""
     fits = character * (LINE_TEXT_BYTES // len(character.encode()))
     console = _console(log_bytes=1 << 20)
     assert _lines(console, [fits.encode()]) == [fits]
@@ -87,8 +87,8 @@ def test_one_line_is_cut_at_its_own_bound(character: str) -> None:
     assert console.truncated
 
 
-def test_a_line_of_the_default_limit_is_whole() -> None:
-    """No bound of one line cuts what the default limit of all lines would keep, or leaves its stack as it is."""
+def test_a_line_of_the_default_limit_is_complete() -> None:
+    """The limits of one line neither truncate a line of the default log limit nor keep its stack from being mapped."""
     line = b"x" * Limits().log_bytes
     console = _console()
     assert _lines(console, [line]) == [line.decode()]
@@ -98,15 +98,15 @@ def test_a_line_of_the_default_limit_is_whole() -> None:
     assert _lines(_console("a\n  b.c()"), [line + frame]) == [line.decode() + mapped]
 
 
-def test_a_cut_leaves_whole_characters() -> None:
-    """A line is cut between characters, in bytes of UTF-8."""
+def test_truncation_keeps_characters_complete() -> None:
+    """A line is truncated between characters, and its size counts bytes of UTF-8."""
     assert _lines(_console(log_bytes=8), ["é漢\U0001f600".encode()]) == ["é漢"]
     assert _lines(_console(log_bytes=9), ["é漢\U0001f600".encode()]) == ["é漢\U0001f600"]
 
 
 @given(st.integers(0, 300), st.lists(st.binary(max_size=60), max_size=40))
-def test_any_lines_are_text_within_the_cap(log_bytes: int, texts: list[bytes]) -> None:
-    """Whatever bytes a process logs, what is kept is text, no more than the cap, and in order."""
+def test_any_bytes_become_text_within_the_cap(log_bytes: int, texts: list[bytes]) -> None:
+    """Whatever bytes a process logs, the result is text, within the cap, in the same order."""
     console = _console(log_bytes=log_bytes)
     lines = _lines(console, texts)
     assert sum(len(line.encode()) for line in lines) <= log_bytes
@@ -115,8 +115,8 @@ def test_any_lines_are_text_within_the_cap(log_bytes: int, texts: list[bytes]) -
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8))
-def test_hostile_bytes_give_no_more_lines_than_the_cap(parts: list[bytes]) -> None:
-    """What comes of any bytes of a process, read and collected, is within its cap."""
+def test_hostile_bytes_give_lines_within_the_cap(parts: list[bytes]) -> None:
+    """Any bytes of a process, decoded and collected, give lines within its cap."""
     console, decoder = (
         _console(log_bytes=50),
         Decoder(Caps(task=Task.RUN, result_bytes=10, log_bytes=50, mappings=quickjs.MAPPINGS)),
@@ -133,8 +133,8 @@ def test_hostile_bytes_give_no_more_lines_than_the_cap(parts: list[bytes]) -> No
 _QUICKJS_LINE = b"Error: m\n    at f (eval_script:3:7)\n    at ok (promptlog:prelude:1:1)"
 
 
-def test_stacks_in_lines_are_the_users_own() -> None:
-    """A stack in a console line is told in terms of the program; the cap counts what is shown."""
+def test_stacks_in_lines_refer_to_the_program() -> None:
+    """A stack in a console line refers to the program, and the cap counts the mapped text."""
     console = _console("a\n  b.c()")
     assert _lines(console, [_QUICKJS_LINE]) == ["Error: m\n    at f (p.js:2:7)"]
     shown = len("Error: m\n    at f (p.js:2:7)")
@@ -143,8 +143,8 @@ def test_stacks_in_lines_are_the_users_own() -> None:
     assert not whole.truncated
 
 
-def test_a_line_without_a_stack_is_left_alone() -> None:
-    """A line that names a place elsewhere than on a line of its own is what the program wrote."""
+def test_a_line_without_a_stack_is_not_changed() -> None:
+    """A text like a frame that is not on a separate line stays as the program wrote it."""
     text = b"    at f (eval_script:3:7)"
     assert _lines(_console("a\nb"), [text]) == [text.decode()]
 
@@ -159,14 +159,14 @@ def test_a_line_without_a_stack_is_left_alone() -> None:
     ],
 )
 def test_stacks_of_deno_have_mappings(frame: str, mapping: int, place: str) -> None:
-    """A line says how its stacks count lines: below three lines of wrapper, as they are, or a line lower."""
+    """A line's mapping says how to count lines: after three lines of wrapper, unchanged, or plus one."""
     console = _console("a\n  b\n", stacks=deno)
     line = console.line(_log(f"E: m\n    at f ({frame})".encode(), mapping=mapping))
     assert line == LogLine(level="log", text=f"E: m\n    at f (p.js:{place})")
 
 
-def test_what_is_mapped_has_a_bound() -> None:
-    """After 160 lines of text with stacks in them, these stay as the engine wrote them: each costs time."""
+def test_mapping_has_a_limit() -> None:
+    """After 160 lines of text with stacks, further stacks stay as the engine wrote them, because mapping costs time."""
     console = _console("a\n  b.c()", log_bytes=1 << 30)
     line = _QUICKJS_LINE + b"\n" * 50
     lines = _lines(console, [line] * 8)
@@ -175,8 +175,8 @@ def test_what_is_mapped_has_a_bound() -> None:
 
 
 @pytest.mark.parametrize(("stacks", "frame"), [(quickjs, "program:1:1"), (deno, "program:module:1:1")])
-def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None:
-    """A frame is put in terms of the program, but not behind 65,000 line feeds, in a console line or in a stack."""
+def test_the_search_for_frames_has_a_limit(stacks: Stacks, frame: str) -> None:
+    """A frame is mapped to the program, but not after 65,000 line feeds, in a console line or in a stack."""
     for line_feeds, place in ((5, "p.js:1:1"), (65_000, frame)):
         text = "E" + "\n" * line_feeds + f"    at f ({frame})"
         line = _console("a", log_bytes=1 << 20, stacks=stacks).line(_log(text.encode()))
@@ -202,9 +202,9 @@ def test_what_is_read_of_a_stack_has_a_bound(stacks: Stacks, frame: str) -> None
 )
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_all_lines_fit_into_a_frame(encoding: Any, texts: list[bytes], kept: int) -> None:
-    """The lines of a run and the largest result fit into one frame, however they are encoded.
+    """The lines of a run and the largest result fit into one frame in both encodings.
 
-    Lines that do not fit are cut, and that is told.
+    Lines that do not fit are truncated or dropped, and this is reported.
     """
     console = _console(log_bytes=1 << 20)
     lines = [line for text in texts if (line := console.line(_log(text))) is not None]
@@ -222,10 +222,10 @@ def test_all_lines_fit_into_a_frame(encoding: Any, texts: list[bytes], kept: int
     assert reply.logs == lines
 
 
-def test_a_line_is_cut_where_it_no_longer_fits() -> None:
-    """Of a line that is half JSON text and half control characters, the first half is kept, and a part of the second.
+def test_a_line_is_truncated_where_it_no_longer_fits() -> None:
+    """Of a line of JSON text and then control characters, all of the text and some of the control characters are kept.
 
-    Nothing is kept after it.
+    Later lines are dropped.
     """
     before, text = b"\0" * LINE_TEXT_BYTES, b'{"a": 1}' * 8192
     console = _console(log_bytes=1 << 20)

@@ -1,4 +1,4 @@
-"""From the last message of a process to an outcome: values, errors and their places, in the program's own terms."""
+"""Converting the last message of a process to an outcome: values, errors, and places in the program."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _outcome(last: Last, *, source: str = "", stacks: Stacks = quickjs) -> Verdi
     ],
 )
 def test_a_value_must_be_one_json_value(right: bytes, wrong: bytes) -> None:
-    """A JSON value on one line is the result, byte for byte; what is not exactly that is a crash of the engine."""
+    """One JSON value on one line is the result, unchanged; anything else is a crash of the engine."""
     outcome = _outcome(Value(json=right))
     assert isinstance(outcome, Ok)
     assert bytes(outcome.value) == right
@@ -59,7 +59,7 @@ def test_a_value_must_be_one_json_value(right: bytes, wrong: bytes) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_value_that_is_ok_is_one_json_value(payload: bytes) -> None:
-    """Whatever a process sends as its value, an `ok` result is JSON in UTF-8 on one line."""
+    """Whatever a process sends as its value, an `ok` result is one line of JSON in UTF-8."""
     outcome = _outcome(Value(json=payload))
     assert isinstance(outcome, Ok | BadResult | Crashed)
     if isinstance(outcome, Ok):
@@ -69,23 +69,23 @@ def test_any_value_that_is_ok_is_one_json_value(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [b'"\\ud800"', b'["a","\\udc00\\ud800"]', b'{"\\ud83d":1}'])
-def test_half_of_a_surrogate_pair_is_a_bad_result(value: bytes) -> None:
-    """JSON.stringify can escape half of a surrogate pair, which is no text: a fault of the program, not the engine."""
+def test_a_lone_surrogate_is_a_bad_result(value: bytes) -> None:
+    """A lone surrogate, which JSON.stringify can escape, is an error of the program and not of the engine."""
     assert isinstance(_outcome(Value(json=b'"\\ud83d\\ude00"')), Ok)
     outcome = _outcome(Value(json=value))
     assert isinstance(outcome, BadResult)
     assert "surrogate" in outcome.message
 
 
-def test_a_deep_value_is_a_bad_result() -> None:
-    """Nesting that a recursive reader can't follow is told as a bad result."""
+def test_a_deeply_nested_value_is_a_bad_result() -> None:
+    """A value nested too deeply for a recursive parser is a bad result."""
     assert isinstance(_outcome(Value(json=b"[" * 100 + b"]" * 100)), Ok)
     for deep in (b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 70_000 + b"1" + b"}" * 70_000):
         assert isinstance(_outcome(Value(json=deep)), BadResult)
 
 
-def test_a_large_value_is_left_to_be_read_elsewhere() -> None:
-    """The loop reads no value above its bound; `read_value` gives the outcome that the loop would have found."""
+def test_a_large_value_is_left_to_the_decoder() -> None:
+    """The loop checks no value above its bound; `read_value` gives the outcome that the loop would have given."""
     for right, wrong in ((b"[]", b"[1"), (b'"x"', b'"\\ud800"')):
         fits, large = (right + b" " * (size - len(right)) for size in (INLINE_BYTES, INLINE_BYTES + 1))
         assert isinstance(_outcome(Value(json=fits)), Ok)
@@ -95,14 +95,14 @@ def test_a_large_value_is_left_to_be_read_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-16", "utf-32-le", "utf-32-be"])
-def test_a_value_in_another_encoding_is_no_json(encoding: str) -> None:
-    """A value has to be UTF-8: the same text in another encoding is a crash of the engine, not a bad result."""
+def test_a_value_in_another_encoding_is_a_crash(encoding: str) -> None:
+    """A value must be UTF-8; the same text in another encoding is a crash of the engine, not a bad result."""
     outcome = _outcome(Value(json="1234".encode(encoding)))
     assert isinstance(outcome, Crashed), outcome
 
 
 def test_each_message_has_its_outcome() -> None:
-    """Limits are told with their number, messages with their text, and a check's answer is given on as it is."""
+    """Limits include their number and messages their text, and the answer of a check is passed on unchanged."""
     assert _outcome(TooLarge(size=9)) == OutputLimit(limit=Limits().result_bytes, used=9)
     assert _outcome(NoJson(message="é".encode())) == BadResult(message="é")
     assert _outcome(OutOfMemory()) == MemoryLimit(limit=Limits().memory_bytes, used=7)
@@ -112,8 +112,11 @@ def test_each_message_has_its_outcome() -> None:
 
 @pytest.mark.parametrize("stacks", [quickjs, deno], ids=["quickjs", "deno"])
 @given(name=st.binary(max_size=30), message=st.binary(max_size=30), stack=st.binary(max_size=60), module=st.booleans())
-def test_any_bytes_make_texts(stacks: Stacks, name: bytes, message: bytes, stack: bytes, module: bool) -> None:
-    """Names, messages and stacks may be any bytes: what is not UTF-8 is replaced. A place has both numbers or none."""
+def test_any_bytes_become_text(stacks: Stacks, name: bytes, message: bytes, stack: bytes, module: bool) -> None:
+    """Names, messages and stacks may be any bytes: invalid UTF-8 is replaced.
+
+    A place has line and column or neither.
+    """
     thrown = _outcome(Thrown(name=name, message=message, stack=stack), source="a\nb", stacks=stacks)
     assert isinstance(thrown, ProgramException)
     assert thrown.message == message.decode("utf-8", "replace")
@@ -125,8 +128,8 @@ def test_any_bytes_make_texts(stacks: Stacks, name: bytes, message: bytes, stack
         assert place.line is None or place.line >= 1
 
 
-def test_a_damaged_text_is_cut() -> None:
-    """Of a text 32 Ki characters are kept; of one that is not UTF-8 as many bytes, since replacing them takes time."""
+def test_a_long_message_is_truncated() -> None:
+    """A message keeps 32 Ki characters, or 32 Ki bytes if it is invalid UTF-8, because replacing bytes takes time."""
     whole = "漢".encode() * 60_000
     for message, kept in ((whole, 32_768), (b"\xff" * 1000, 1000), (b"\xff" * 100_000, 32_768)):
         outcome = _outcome(Thrown(name=b"", message=message, stack=b""))
@@ -153,8 +156,8 @@ def test_a_damaged_text_is_cut() -> None:
         ("    at " + " (" * 900 + " ({})", "    at " + " (" * 900 + " (p.js:2:7)"),
     ],
 )
-def test_what_is_a_frame(stacks: Stacks, frame: str, line: str, shown: str | None) -> None:
-    """A frame is `at`, a name of any characters, parentheses too, and a place. Other lines stay as they are."""
+def test_frames_are_recognized(stacks: Stacks, frame: str, line: str, shown: str | None) -> None:
+    """A frame is `at`, a name with any characters, also parentheses, and a place. Other lines stay unchanged."""
     outcome = _outcome(
         Thrown(name=b"", message=b"", stack=("0\n" if stacks is deno else "").encode() + line.format(frame).encode()),
         source="f(\n  null.x)",
@@ -181,23 +184,23 @@ _PLACES = st.builds(
 @pytest.mark.parametrize("stacks", [quickjs, deno], ids=["quickjs", "deno"])
 @given(lines=st.lists(_PLACES, max_size=5), mapped=st.sampled_from(["", "0\n", "1\n", "2\n"]), module=st.booleans())
 def test_any_place_is_within_the_program(stacks: Stacks, lines: list[str], mapped: str, module: bool) -> None:
-    """A place that a process makes up, however far away, is told within the program's lines, or not at all."""
+    """A place that a process makes up is reported as one within the program's lines, or not at all."""
     source, stack = "const a = 1;\nb\n\tc", (mapped + "\n".join(lines)).encode()
     refused = _outcome(Refused(module=module, message=b"", stack=stack), source=source, stacks=stacks)
     assert isinstance(refused, ProgramSyntaxError)
     assert refused.line is None or 1 <= refused.line <= 3
 
 
-def test_places_are_the_users_own() -> None:
-    """Wrapper and prelude lines are taken off, and the program's name put in."""
+def test_places_refer_to_the_program() -> None:
+    """Lines of wrapper and prelude are removed, and the program's name is inserted."""
     frames = b"    at f (eval_script:3:7)\n    at ok (promptlog:prelude:1:1)\n    at <eval> (eval_script:9:1)\n"
     assert _outcome(Thrown(name=b"TypeError", message=b"m", stack=frames), source="f(\n  null.x)") == ProgramException(
         name="TypeError", message="m", stack="    at f (p.js:2:7)", line=2, column=7
     )
 
 
-def test_places_of_deno_are_the_users_own() -> None:
-    """The runner's lines are taken off, as are Deno's own, and the wrapper's three lines are not counted."""
+def test_places_of_deno_refer_to_the_program() -> None:
+    """Lines of the runner and of Deno are removed, and the three lines of the wrapper are subtracted."""
     frames = (
         b"0\n    at f (program.js, <anonymous>:5:8)\n    at run (file:///app/runner.js:1:1)\n"
         b"    at async go (ext:core/x.js:1:1)\n    at eval (program.js, <anonymous>:4:1)"
@@ -225,8 +228,8 @@ def test_places_of_deno_are_the_users_own() -> None:
         (99, 3, (98, 1)),
     ],
 )
-def test_columns_are_utf_16(line: int, column: int, place: tuple[int, int]) -> None:
-    """The engine's bytes are counted as JavaScript counts its strings; past a line's end is its end."""
+def test_columns_count_utf16_units(line: int, column: int, place: tuple[int, int]) -> None:
+    """The engine's byte columns become UTF-16 columns; a column past the line's end becomes the end."""
     stack = b"    at f (eval_script:%d:%d)\n" % (line, column)
     outcome = _outcome(Thrown(name=b"TypeError", message=b"m", stack=stack), source="aé\U0001f600b = null;\n}")
     assert isinstance(outcome, ProgramException)
@@ -239,14 +242,14 @@ def test_columns_are_utf_16(line: int, column: int, place: tuple[int, int]) -> N
         (False, "    at eval_script:3:4\n", (2, 3)),
         (True, "    at program:2:4\n", (2, 3)),
         (True, "    at check:2:4", (2, 3)),
-        (False, "    at eval_script:1:50\n", (1, 1)),  # in the wrapper's line
+        (False, "    at eval_script:1:50\n", (1, 1)),  # in the line of the wrapper
         (False, "    at eval_script:4:1\n", (2, 4)),  # past the end
         (False, "nowhere", (None, None)),
         (False, "", (None, None)),
     ],
 )
-def test_a_refusal_has_its_place(module: bool, stack: str, place: tuple[int | None, int | None]) -> None:
-    """A syntax error of a body is a line higher than the engine says, that of a module is where the engine says."""
+def test_a_syntax_error_has_its_place(module: bool, stack: str, place: tuple[int | None, int | None]) -> None:
+    """The wrapper's line is subtracted from the place of a syntax error in a body, but not in a module."""
     refused = Refused(module=module, message=b"m", stack=stack.encode())
     outcome = _outcome(refused, source="a\né +")
     assert outcome == ProgramSyntaxError(message="m", line=place[0], column=place[1])
@@ -257,15 +260,15 @@ def test_a_refusal_has_its_place(module: bool, stack: str, place: tuple[int | No
     [
         (True, "    at v8:2:3", (2, 3)),
         (False, "    at v8:3:3", (2, 3)),
-        (False, "    at swc:3:3", (2, 2)),  # a tab is two characters to it
+        (False, "    at swc:3:3", (2, 2)),  # for this parser, a tab is two characters wide
         (False, "    at v8:1:9", (1, 1)),
         (False, "    at v8:9:1", (2, 4)),
         (False, "    at v8:3", (None, None)),
         (False, "", (None, None)),
     ],
 )
-def test_a_refusal_of_deno_has_its_place(module: bool, stack: str, place: tuple[int | None, int | None]) -> None:
-    """The two parsers of Deno count differently, and both are told as JavaScript counts."""
+def test_a_syntax_error_of_deno_has_its_place(module: bool, stack: str, place: tuple[int | None, int | None]) -> None:
+    """Deno's two parsers count columns differently; both are converted to columns of JavaScript."""
     refused = Refused(module=module, message=b"m", stack=stack.encode())
     outcome = _outcome(refused, source="a\n\tb+", stacks=deno)
     assert outcome == ProgramSyntaxError(message="m", line=place[0], column=place[1])

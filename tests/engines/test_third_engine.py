@@ -1,4 +1,4 @@
-"""To add an engine takes one folder and one line in the list."""
+"""Adding an engine takes one folder and one line in the list."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sandbox.engines import ENGINES
 from tests.engines.echo import SPEC
 
 
-async def test_a_third_engine_is_a_folder_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a third entry in the list the daemon checks, keeps and runs programs on that engine, and reports on it."""
+async def test_a_third_engine_needs_a_folder_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a third entry in the list, the daemon checks, stores and runs programs on that engine, and reports on it."""
     monkeypatch.setitem(ENGINES, SPEC.name, SPEC)
     config = Config(pool=PoolSettings(cells=1, spare=0))
 
@@ -54,8 +54,8 @@ async def test_a_third_engine_is_a_folder_and_a_line(tmp_path: Path, monkeypatch
             nursery.cancel_scope.cancel()
 
 
-def test_the_configuration_knows_a_third_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It can be the default, and a run's least memory is the engine's own."""
+def test_the_configuration_supports_a_third_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third engine can be the default, and the least memory of a run is that of the engine."""
     file = tmp_path / "config.toml"
     file.write_text('[engines]\ndefault = "echo"\n')
     monkeypatch.setitem(ENGINES, SPEC.name, SPEC)

@@ -1,4 +1,4 @@
-"""How a run ended, from evidence alone: the daemon's reason, the kernel's evidence, and last what the process said."""
+"""The outcome of a run from evidence: the daemon's reason, the kernel's evidence, and last the process's own report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _SAID: dict[Last, type[Verdict]] = {
     _REFUSED: ProgramSyntaxError,
     Checked(module=False, code=None): Checked,
 }
-"""Last messages, and what each says of the program."""
+"""Last messages, and the outcome that each of them reports."""
 
 _CAUSES = (None, Trusted.CPU, Trusted.WALL, Trusted.CANCEL, Trusted.MALFORMED, Trusted.CALLS)
 
@@ -103,13 +103,13 @@ def _of_deno(**known: Any) -> Verdict:
         (signal.SIGSYS, 2.0, 20, None, Crashed),
         (72 << 8, 2.0, 20, None, MemoryLimit),
         (1 << 8, 2.0, 20, _VALUE, Crashed),
-        (0, 60.0, 20, _VALUE, Ok),  # the kernel's timer is the limit, and it did not go off
+        (0, 60.0, 20, _VALUE, Ok),  # only the kernel's timer enforces the limit, and it did not expire
     ],
 )
 def test_quickjs_by_wait_status(
     status: int, cpu_ms: float, peak_mib: int, last: Last | None, kind: type[Verdict]
 ) -> None:
-    """A child's wait status, CPU time and peak outweigh what it said."""
+    """A child's wait status, CPU time and peak memory override its own report."""
     assert (
         type(_of_quickjs(report=Report(status=status, cpu_ms=cpu_ms, peak_memory_bytes=peak_mib * MIB), last=last))
         is kind
@@ -134,7 +134,7 @@ def test_quickjs_by_wait_status(
     ],
 )
 def test_quickjs_by_the_daemons_reason(known: dict[str, Any], kind: type[Verdict]) -> None:
-    """Why the daemon ended a child goes before the kernel's evidence; without a report nothing that it said counts."""
+    """The daemon's reason to end a child overrides the kernel's evidence; without a report, no message counts."""
     assert type(_of_quickjs(**known)) is kind
 
 
@@ -166,14 +166,14 @@ def _exit(code: int) -> Ending:
         ({"how": _signal(signal.SIGTRAP), "peak_bytes": 70 * MIB}, MemoryLimit),
         ({"how": _signal(signal.SIGTRAP), "peak_bytes": 64 * MIB}, MemoryLimit),  # exactly half
         ({"how": _signal(signal.SIGTRAP), "peak_bytes": 64 * MIB - 1}, Crashed),
-        ({"how": _exit(133), "peak_bytes": 70 * MIB}, Crashed),  # a code is a program's to choose
+        ({"how": _exit(133), "peak_bytes": 70 * MIB}, Crashed),  # a program can choose its exit code
         ({"how": _signal(signal.SIGSEGV), "peak_bytes": 70 * MIB}, Crashed),
         ({"how": _signal(signal.SIGSEGV), "peak_bytes": 33 * MIB, "data_limited": True}, MemoryLimit),
         ({"how": _signal(signal.SIGSEGV), "data_limited": True}, Crashed),
         ({"how": _exit(3)}, Crashed),
         ({"how": _signal(signal.SIGTRAP), "words": "memory"}, MemoryLimit),
         ({"how": _signal(signal.SIGSEGV), "words": "memory"}, MemoryLimit),
-        ({"how": _exit(133), "words": "memory"}, Crashed),  # words alone are a program's to say
+        ({"how": _exit(133), "words": "memory"}, Crashed),  # a program can write these words
         ({"how": _signal(signal.SIGKILL), "words": "memory"}, Crashed),
         ({"how": _signal(signal.SIGTRAP), "words": "fault", "peak_bytes": 70 * MIB}, Crashed),
         (
@@ -191,20 +191,20 @@ def _exit(code: int) -> Ending:
         ({}, Crashed),
     ],
 )
-def test_deno_by_the_kernels_accounts(known: dict[str, Any], kind: type[Verdict]) -> None:
-    """A cancel, kills for lack of memory, the CPU clock, the daemon's reason, the last message, then how it ended."""
+def test_deno_by_the_evidence_in_order(known: dict[str, Any], kind: type[Verdict]) -> None:
+    """In order: a cancel, an out-of-memory kill, the CPU clock, the daemon's reason, the last message, the exit."""
     assert type(_of_deno(**known)) is kind
 
 
 @pytest.mark.parametrize(("last", "kind"), _SAID.items(), ids=[type(last).__name__ for last in _SAID])
-def test_a_last_message_counts_if_nothing_speaks_against_it(last: Last, kind: type[Verdict]) -> None:
-    """What the process said is the outcome of a run that the kernel and the daemon have nothing to say of."""
+def test_a_last_message_counts_without_other_evidence(last: Last, kind: type[Verdict]) -> None:
+    """The process's last message gives the outcome if neither the kernel nor the daemon has other evidence."""
     assert type(_of_quickjs(last=last)) is kind
     assert type(_of_deno(last=last)) is kind
 
 
-def test_limits_are_told_with_what_was_used() -> None:
-    """The outcome of a limit has the limit, and what the run used of it; CPU time is never told as below the limit."""
+def test_limits_are_reported_with_usage() -> None:
+    """A limit's outcome has the limit and the usage; the CPU time is never reported as below the limit."""
     assert _of_quickjs(cause=Trusted.WALL, wall_ms=1001.5) == WallLimit(limit=1000, used=1001.5)
     assert _of_deno(cause=Trusted.WALL, wall_ms=1001.5) == WallLimit(limit=1000, used=1001.5)
     assert _of_quickjs(report=Report(status=signal.SIGXCPU, cpu_ms=50.1239, peak_memory_bytes=0)) == CpuLimit(
@@ -219,8 +219,8 @@ def test_limits_are_told_with_what_was_used() -> None:
     assert _of_quickjs(last=OutOfMemory()) == MemoryLimit(limit=128 * MIB, used=20 * MIB)
 
 
-def test_a_crash_has_its_signal_or_its_reason() -> None:
-    """A crash names the signal, the exit code, or what was wrong with the bytes."""
+def test_a_crash_has_a_signal_or_a_reason() -> None:
+    """A crash names the signal, the exit code, or the error in the bytes."""
     for verdict in (
         _of_quickjs(report=Report(status=signal.SIGSYS, cpu_ms=1.0, peak_memory_bytes=0)),
         _of_deno(how=_signal(signal.SIGSYS)),
@@ -250,7 +250,7 @@ _STATUSES = (
 
 
 def _quickjs_evidence() -> Iterator[quickjs.Evidence]:
-    """Every combination of representative values of all that is known of a QuickJS run."""
+    """Every combination of representative values of the evidence of a QuickJS run."""
     reports = [
         Report(status=status, cpu_ms=cpu_ms, peak_memory_bytes=peak_mib * MIB)
         for status, cpu_ms, peak_mib in product(_STATUSES, (1.0, 50.0, 51.0), (0, 20, 64, 127))
@@ -261,8 +261,8 @@ def _quickjs_evidence() -> Iterator[quickjs.Evidence]:
         )  # fmt: skip
 
 
-def test_quickjs_every_combination() -> None:
-    """Every combination has a verdict, in order: wall, cancel, malformed, jail gone, the kernel's evidence, words."""
+def test_quickjs_with_every_combination_of_evidence() -> None:
+    """Every combination has a verdict, in order: wall, cancel, malformed, jail gone, kernel's evidence, message."""
     for evidence in _quickjs_evidence():
         verdict, report, last = quickjs.verdict(evidence, _OF_QUICKJS), evidence.report, evidence.last
         of_report = None if report is None else quickjs.verdict(_of_report(report), _OF_QUICKJS)
@@ -276,7 +276,7 @@ def test_quickjs_every_combination() -> None:
             assert verdict == Crashed(signal="SIGKILL", message="its jail was killed from outside"), evidence
         elif report.status != 0:
             assert isinstance(verdict, CpuLimit | MemoryLimit | Crashed), evidence
-            if report.signal != signal.SIGSYS:  # a child that can't go on says so first
+            if report.signal != signal.SIGSYS:  # a child that cannot continue may have reported why
                 assert verdict == of_report, evidence
             if report.signal == signal.SIGXCPU or (report.signal == signal.SIGKILL and report.cpu_ms >= 50):
                 assert isinstance(verdict, CpuLimit), evidence
@@ -290,8 +290,8 @@ def _of_report(report: Report) -> quickjs.Evidence:
     return quickjs.Evidence(limits=_LIMITS, cause=None, malformed="", wall_ms=5.0, report=report, last=None)
 
 
-def test_quickjs_is_ok_only_if_nothing_speaks_against_it() -> None:
-    """`ok` takes a last message with a value, a clean exit, and no cause: no signal, no exit code, no lost account."""
+def test_quickjs_is_ok_only_without_other_evidence() -> None:
+    """`ok` needs a last message with a value, a report with a clean exit, and no cause."""
     count = 0
     for evidence in _quickjs_evidence():
         if isinstance(quickjs.verdict(evidence, _OF_QUICKJS), Ok | Checked | ProgramException | ProgramSyntaxError):
@@ -310,7 +310,7 @@ _HOWS = (
 
 
 def _all_deno_evidence() -> Iterator[deno.Evidence]:
-    """Every combination of representative values of all that is known of a run on Deno."""
+    """Every combination of representative values of the evidence of a Deno run."""
     for oom, cpu_ms, peak_mib, cause, last, maybe, jail_gone, how, words, data_limited in product(
         (False, True),
         ((1.0, 1.0), (1.0, 60.0), (50.0, 50.0)),
@@ -330,11 +330,11 @@ def _all_deno_evidence() -> Iterator[deno.Evidence]:
         )  # fmt: skip
 
 
-def test_deno_every_combination() -> None:
-    """Every combination has a verdict; in the order cancel, oom, CPU, wall, malformed, the last message, the end.
+def test_deno_with_every_combination_of_evidence() -> None:
+    """Every combination has a verdict, in order: cancel, oom, CPU, wall, malformed, the last message, the end.
 
-    A process that was not alive has no last message in its evidence: nothing that it said before is believed, but for
-    its provisional outcome, where an abort or a fault of the engine confirms that.
+    If the process had already ended, its last message is not in the evidence. Only its provisional outcome counts, and
+    only if an abort or a fault of the engine confirms it.
     """
     aborts = (signal.SIGTRAP, signal.SIGILL, signal.SIGABRT, signal.SIGSEGV)
     for e in _all_deno_evidence():
@@ -365,8 +365,8 @@ def test_deno_every_combination() -> None:
             assert type(verdict) is _SAID[e.last], e
 
 
-def test_deno_is_ok_only_if_nothing_speaks_against_it() -> None:
-    """`ok` takes a last message with a value of a process that the daemon ended: no signal, code, cause or oom."""
+def test_deno_is_ok_only_without_other_evidence() -> None:
+    """`ok` needs a last message with a value from a process that the daemon ended: no signal, code, cause or oom."""
     count = 0
     for e in _all_deno_evidence():
         if isinstance(deno.verdict(e, _OF_DENO), Ok | Checked | ProgramException):
@@ -380,7 +380,7 @@ def test_deno_is_ok_only_if_nothing_speaks_against_it() -> None:
 
 
 def test_every_signal_has_a_verdict() -> None:
-    """A process can be ended by any of the kernel's 64 signals (signal(7)), also by one for which there is no name."""
+    """The outcome is defined for each of the kernel's 64 signals (signal(7)), also for those without a name."""
     for number in range(1, 65):
         for verdict in (
             _of_quickjs(report=Report(status=number, cpu_ms=1.0, peak_memory_bytes=0), last=_VALUE),
@@ -391,7 +391,7 @@ def test_every_signal_has_a_verdict() -> None:
 
 @pytest.fixture(scope="module")
 def deno_plan() -> Iterator[Plan]:
-    """How to start a Deno cell, with a jail's root of its own."""
+    """A plan that starts a Deno cell, with a separate root folder for its jail."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
@@ -401,10 +401,10 @@ def deno_plan() -> Iterator[Plan]:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-async def test_a_deno_that_was_not_alive_is_not_believed(
+async def test_the_result_of_a_dead_deno_does_not_count(
     killed: bool, deno_plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A result counts if the process that sent it is there for the daemon to end it, and not if it has ended."""
+    """A result counts only if the process that sent it is still alive when the daemon reads it."""
     feed = Decoder.feed
     async with kept(lambda reactor: deno_cell.start(deno_plan, reactor)) as cell:
 
@@ -441,6 +441,6 @@ async def test_a_deno_that_was_not_alive_is_not_believed(
         (b"\xff\xfe\0" * 20_000, None),
     ],
 )
-def test_last_words(errors: bytes, words: str | None) -> None:
-    """V8's and Rust's own texts, each at the start of a line."""
+def test_fatal_errors_on_standard_error(errors: bytes, words: str | None) -> None:
+    """Fatal error messages of V8 and Rust are recognized at the start of a line."""
     assert deno.of_last_words(errors) == words

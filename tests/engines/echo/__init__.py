@@ -1,4 +1,4 @@
-"""An engine for tests: it gives a program's prompt back. All that a third engine needs is in this folder."""
+"""An engine for tests that returns the prompt. This folder contains everything that a third engine needs."""
 
 from __future__ import annotations
 

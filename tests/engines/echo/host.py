@@ -1,4 +1,4 @@
-"""The daemon's side of the engine `echo`: a process without a jail for each run. For tests alone."""
+"""The daemon's side of the engine `echo`: one process for each run, without a jail. For tests only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sandbox.protocol.machine import Machine, State
 
 
 class _Stacks:
-    """The engine has no stacks."""
+    """Stack traces of this engine, which has none."""
 
     MAPPINGS = 1
 
@@ -39,7 +39,7 @@ class _Stacks:
 
 
 class EchoCell(Cell):
-    """One process that takes one run."""
+    """A process that takes one run."""
 
     def __init__(self, plan: Plan, process: trio.Process, reactor: Reactor, data: socket.socket) -> None:
         super().__init__(plan, plan.take_identity(), process, reactor)
@@ -50,11 +50,11 @@ class EchoCell(Cell):
 
     @property
     def blank(self) -> bool:
-        """Whether it has had no run."""
+        """Return whether the cell has had no run."""
         return self._machine.state is State.BLANK
 
     def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: Room | None = None) -> None:
-        """Hand over a job."""
+        """Send a job to the process."""
         self.runs += 1
         frame = job_frame(b"C" if job.task is Task.CHECK else b"R", job.prompt_bytes())
         self._run = Run(job, machine=self._machine, frame=frame, stacks=_Stacks(), done=done, on_lines=on_lines)
@@ -62,10 +62,10 @@ class EchoCell(Cell):
         self._run.send(self._data)
 
     def cancel(self) -> None:
-        """A run is over before it could be cancelled."""
+        """Do nothing: a run ends before it could be cancelled."""
 
     def on_due(self) -> None:
-        """It is never due."""
+        """Do nothing: the cell has no deadlines."""
 
     def _on_data(self) -> None:
         self._reactor.forget(self._data.fileno())
@@ -102,20 +102,20 @@ class Host:
         return "echo 1"
 
     def missing(self) -> str | None:
-        """Return None: it is there."""
+        """Return None: the engine is installed."""
         return None
 
     def set_default(self, default: Limits) -> bool:
-        """Nothing is made ahead of time."""
+        """Do nothing: no cell is prepared for default limits."""
         self._setting = msgspec.structs.replace(self._setting, default=default)
         return False
 
     def is_demanded(self) -> bool:
-        """Whether its settings say that it must be there."""
+        """Return whether the settings require the engine."""
         return False
 
     async def plan(self, memory_bytes: int | None) -> Plan:
-        """Return how to start its process."""
+        """Return a plan that starts its process."""
         return Plan(
             engine="echo",
             executable=Path(sys.executable),
@@ -136,13 +136,13 @@ class Host:
         return EchoCell(plan, process, reactor, data)
 
     def artifact_bytes(self, source: bytes) -> int:
-        """Return 0: only the form is kept."""
+        """Return 0: a check keeps only the form."""
         return 0
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
-        """Return what is kept."""
+        """Return the artifact for a check's outcome."""
         return Artifact(form=Form.MODULE if checked.module else Form.BODY, language=language)
 
     def held_by(self) -> dict[str, str]:
-        """Return what holds its limits."""
+        """Return what enforces its limits."""
         return {"memory": "nothing: it is for tests"}

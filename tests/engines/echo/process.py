@@ -1,4 +1,4 @@
-"""The engine's process: reads one job, answers, and ends. Its form of a job: the task's letter, then the prompt."""
+"""The engine's process: reads one job, answers, and exits. A job is the task's letter and the prompt."""
 
 import os
 
