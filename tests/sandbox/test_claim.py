@@ -1,4 +1,4 @@
-"""Claims end with their owner's last process, and a sweep takes only what nobody has claimed."""
+"""A claim lasts until its owner's last process ends, and a sweep removes only folders without a claim."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _swept(parent: Path) -> list[str]:
 
 
 def test_a_claim_lasts_as_long_as_its_process(tmp_path: Path) -> None:
-    """While a process that claimed a folder lives nobody else gets it; after SIGKILL anybody does."""
+    """While a process that claimed a folder lives, nobody else can claim it; after SIGKILL anybody can."""
     folder = tmp_path / "a-1"
     folder.mkdir()
     holder = _holder(folder)
@@ -55,8 +55,8 @@ def test_a_claim_lasts_as_long_as_its_process(tmp_path: Path) -> None:
     Claim.take(folder).release()
 
 
-def test_an_heir_keeps_the_claim(tmp_path: Path) -> None:
-    """A process that inherited the descriptor keeps the folder claimed after the first owner let go."""
+def test_an_inherited_descriptor_keeps_the_claim(tmp_path: Path) -> None:
+    """A process that inherited the descriptor keeps the folder claimed after the first owner has closed it."""
     folder = tmp_path / "a-1"
     claim = claim_new(folder, 0o700)
     heir = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(claim.fileno(),))
@@ -68,8 +68,8 @@ def test_an_heir_keeps_the_claim(tmp_path: Path) -> None:
     assert _swept(tmp_path) == ["a-1"]
 
 
-def test_a_sweep_takes_matching_folders_of_ours_alone(tmp_path: Path) -> None:
-    """Files, links, other names and folders of another user are left alone; what can't be removed ends no sweep."""
+def test_a_sweep_removes_only_matching_own_folders(tmp_path: Path) -> None:
+    """A sweep skips files, links, other names and folders of another user, and continues after a failed removal."""
     for name in ("a-1", "a-2", "b-1", "a-3"):
         (tmp_path / name).mkdir()
     (tmp_path / "a-file").touch()
@@ -84,8 +84,8 @@ def test_a_sweep_takes_matching_folders_of_ours_alone(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == left
 
 
-def test_a_folder_of_another_user_is_not_taken_over(tmp_path: Path) -> None:
-    """A folder that somebody else put where ours is to be is refused, and not filled."""
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
+    """A folder that another user created at the path is refused, and nothing is written to it."""
     assert os.geteuid() == 0, "this test makes a folder of another user: run it as root"
     folder = tmp_path / "a-1"
     claim_new(folder, 0o700).release()
@@ -94,10 +94,10 @@ def test_a_folder_of_another_user_is_not_taken_over(tmp_path: Path) -> None:
         claim_new(folder, 0o700)
 
 
-def test_a_folder_that_was_swept_before_it_was_claimed_is_not_ours(
+def test_a_folder_that_was_removed_before_its_claim_is_not_claimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that was removed and made again between the opening and the claim is not the one that was claimed."""
+    """Claim.take fails if the folder is replaced between open and lock; claim_new then claims the new folder."""
     folder = tmp_path / "a-1"
     folder.mkdir()
     lock = fcntl.flock
@@ -112,13 +112,13 @@ def test_a_folder_that_was_swept_before_it_was_claimed_is_not_ours(
     with pytest.raises(FileNotFoundError):
         Claim.take(folder)
     monkeypatch.setattr(fcntl, "flock", sweep_first)
-    claim = claim_new(folder, 0o700)  # tries again
+    claim = claim_new(folder, 0o700)  # claims again
     assert os.path.samestat(os.fstat(claim.fileno()), folder.stat())
     claim.release()
 
 
 def test_a_link_is_not_claimed(tmp_path: Path) -> None:
-    """A symbolic link in the place of a folder is an error: what it leads to is not claimed, and not removed."""
+    """A symbolic link at the folder's path is an error; its target is neither claimed nor removed."""
     (tmp_path / "target").mkdir()
     (tmp_path / "a-1").symlink_to(tmp_path / "target")
     for claim in (Claim.take, lambda folder: claim_new(folder, 0o700)):
@@ -127,8 +127,8 @@ def test_a_link_is_not_claimed(tmp_path: Path) -> None:
     assert _swept(tmp_path) == []
 
 
-def test_a_folder_is_claimed_while_a_sweep_removes_it(tmp_path: Path) -> None:
-    """What a sweep removes nobody else can claim meanwhile."""
+def test_a_folder_can_not_be_claimed_while_a_sweep_removes_it(tmp_path: Path) -> None:
+    """Nobody can claim a folder while a sweep removes it."""
     (tmp_path / "a-1").mkdir()
     blocked: list[str] = []
 
@@ -142,7 +142,7 @@ def test_a_folder_is_claimed_while_a_sweep_removes_it(tmp_path: Path) -> None:
 
 
 def test_a_claim_waits_for_a_sweep(tmp_path: Path) -> None:
-    """Two daemons that start at once: one removes what the other claims anew, and both get what they want."""
+    """If two daemons start at once, and one removes what the other claims again, both succeed."""
     folder = tmp_path / "a-1"
     folder.mkdir()
     began, go_on = threading.Event(), threading.Event()
@@ -164,8 +164,8 @@ def test_a_claim_waits_for_a_sweep(tmp_path: Path) -> None:
     claim.release()
 
 
-def test_a_claimed_folder_has_its_mode_whatever_the_umask_is(tmp_path: Path) -> None:
-    """A umask that closes all does not keep jails' users out of a folder that they must be able to enter."""
+def test_a_claimed_folder_has_its_mode_under_any_umask(tmp_path: Path) -> None:
+    """A restrictive umask does not exclude the jails' users from a folder that they must enter."""
     previous = os.umask(0o777)
     try:
         claim_new(tmp_path / "a-1", 0o711).release()
@@ -174,8 +174,8 @@ def test_a_claimed_folder_has_its_mode_whatever_the_umask_is(tmp_path: Path) -> 
     assert (tmp_path / "a-1").stat().st_mode & 0o777 == 0o711
 
 
-def test_another_user_can_not_hold_up_a_claim(tmp_path: Path) -> None:
-    """A user who may only enter the folder can't open it for reading, and so can't lock it."""
+def test_another_user_can_not_block_a_claim(tmp_path: Path) -> None:
+    """A user who may only enter the folder cannot open it for reading, and therefore cannot lock it."""
     assert os.geteuid() == 0, "this test becomes another user: run it as root"
     folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/run"))
     folder.chmod(0o711)

@@ -1,4 +1,4 @@
-"""Which uids jails have on the host, and that no two jails have the same one where the daemon may set them."""
+"""The host uids of jails: no two jails share one if the daemon may set uids."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sandbox.user_namespace import NOBODY
 from tests.daemon.processes import many_descriptors
 
 
-def test_each_jail_has_an_identity_of_its_own_until_it_is_given_back() -> None:
-    """Each id of a range is handed out once; those given back come again, in the order in which they came back."""
+def test_each_jail_has_its_own_identity() -> None:
+    """Each id of a range is handed out once; returned ids are reused in the order in which they came back."""
     ids = range(100_000, 100_003)
     chosen = Identities(ids, ids)
     taken = [chosen.take() for _ in ids]
@@ -37,7 +37,7 @@ def test_each_jail_has_an_identity_of_its_own_until_it_is_given_back() -> None:
 
 
 def test_a_shared_identity_is_the_same_for_all() -> None:
-    """Without the right to set uids each jail has the daemon's uid, nobody's for root, and the reason is told."""
+    """Without the right to set uids, each jail has the daemon's uid, or nobody's for root, with the reason."""
     chosen = shared("of a reason")
     uid = os.geteuid() or NOBODY
     assert {(identity.uid) for identity in (chosen.take(), chosen.take()) if identity} == {uid}
@@ -45,13 +45,13 @@ def test_a_shared_identity_is_the_same_for_all() -> None:
 
 
 def _choose(tmp_path: Path, configured: tuple[int, int] | None = None, *, seed: int = 7) -> Identities:
-    """Choose as a daemon of root's does, on a host without /etc/subuid, or with the one in this folder."""
+    """Choose identities as a daemon of root does, without /etc/subuid or with the one in this folder."""
     assert may_set_ids(), "these tests choose uids as a daemon of root's does: run them as root"
     return choose(configured, needed=100, seed=seed, claims=tmp_path, etc=tmp_path)
 
 
 def test_two_daemons_have_different_ranges(tmp_path: Path) -> None:
-    """Daemons that look in the same place first get ranges that do not overlap; a range is free again after `close`."""
+    """Daemons that first try the same range get ranges that do not overlap; `close` frees a range."""
     one, two = _choose(tmp_path), _choose(tmp_path)
     first, second = one.take(), two.take()
     assert first is not None
@@ -62,8 +62,8 @@ def test_two_daemons_have_different_ranges(tmp_path: Path) -> None:
     assert _choose(tmp_path).take() == first
 
 
-def test_a_range_whose_name_another_user_took_is_passed_over(tmp_path: Path) -> None:
-    """In a folder that all may write to a stranger can take the name of a claim: the daemon takes the next range."""
+def test_a_range_whose_name_another_user_took_is_skipped(tmp_path: Path) -> None:
+    """If another user has taken the name of a claim in a shared folder, the daemon takes the next range."""
     first = _choose(tmp_path)
     (folder,) = tmp_path.iterdir()
     first.close()
@@ -74,8 +74,8 @@ def test_a_range_whose_name_another_user_took_is_passed_over(tmp_path: Path) -> 
     assert chosen.take() != first.take()
 
 
-def test_that_all_ranges_are_claimed_is_the_reason_given(tmp_path: Path) -> None:
-    """Where no range is free all jails share a uid, and the reason says who has the ranges and what to do."""
+def test_all_ranges_in_use_is_reported(tmp_path: Path) -> None:
+    """If no range is free, all jails share a uid, and the reason says who has the ranges and what to do."""
     one = _choose(tmp_path, seed=0)
     first = one.take()
     assert first is not None
@@ -90,8 +90,8 @@ def test_that_all_ranges_are_claimed_is_the_reason_given(tmp_path: Path) -> None
     assert _choose(tmp_path, seed=0).take() == first
 
 
-def test_the_users_subordinate_ids_go_first(tmp_path: Path) -> None:
-    """Ids that /etc/subuid and /etc/subgid give the daemon's user are used, the last ones first."""
+def test_subordinate_ids_have_priority(tmp_path: Path) -> None:
+    """The daemon uses the ids that /etc/subuid and /etc/subgid assign to its user, starting with the last ones."""
     (tmp_path / "subuid").write_text(f"someone:1:1\n{os.geteuid()}:junk:5\n{os.geteuid()}:300000:65536\n")
     (tmp_path / "subgid").write_text(f"{os.geteuid()}:500000:65536\n")
     chosen = [_choose(tmp_path, seed=0) for _ in range(65536 // RANGE_IDS)]
@@ -108,8 +108,8 @@ def test_the_users_subordinate_ids_go_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["subuid", "subgid"])
-def test_both_files_must_have_ids(tmp_path: Path, name: str) -> None:
-    """A user with subordinate uids and no gids, or too few of one, gets a range that nobody allocates."""
+def test_subordinate_uids_and_gids_are_both_needed(tmp_path: Path, name: str) -> None:
+    """A user with subordinate uids and no gids, or too few of either, gets a range that nobody allocates."""
     for file in ("subuid", "subgid"):
         (tmp_path / file).write_text(f"{os.geteuid()}:300000:{RANGE_IDS - (file == name)}\n")
     chosen = _choose(tmp_path)
@@ -119,8 +119,8 @@ def test_both_files_must_have_ids(tmp_path: Path, name: str) -> None:
     chosen.close()
 
 
-def test_a_configured_range_is_this_daemons_alone(tmp_path: Path) -> None:
-    """The configuration's range goes before all others; a second daemon with the same one does not start."""
+def test_a_configured_range_belongs_to_one_daemon(tmp_path: Path) -> None:
+    """The configured range overrides all others; a second daemon with the same range does not start."""
     chosen = _choose(tmp_path, (123_456, 1000))
     identity = chosen.take()
     assert identity is not None
@@ -131,8 +131,8 @@ def test_a_configured_range_is_this_daemons_alone(tmp_path: Path) -> None:
     _choose(tmp_path, (123_456, 1000)).close()
 
 
-def test_a_configuration_of_too_many_jails_must_name_a_range(tmp_path: Path) -> None:
-    """More jails than a range has ids are no reason to share: the daemon asks for a range of that many."""
+def test_more_jails_than_ids_need_a_configured_range(tmp_path: Path) -> None:
+    """With more jails than a range has ids, the daemon does not share ids but asks for a configured range."""
     with pytest.raises(IdentityError, match=f"more than {RANGE_IDS}; set pool.uids to that many ids"):
         choose(None, needed=RANGE_IDS + 1, seed=0, claims=tmp_path, etc=tmp_path)
 
@@ -151,7 +151,7 @@ except IdentityError as error:
 
 
 def test_a_range_that_is_not_mapped_is_refused(tmp_path: Path) -> None:
-    """In a user namespace of one uid a configured range is an error; without one all jails share that uid."""
+    """In a user namespace with one uid, a configured range is an error; without one, all jails share that uid."""
     tmp_path.chmod(0o777)
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", _IN_A_NAMESPACE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=Path(__file__).parents[2])

@@ -1,4 +1,4 @@
-"""Paths that another user can redirect are refused; the usual ones pass."""
+"""Paths that another user could redirect are refused; usual paths are accepted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ STRANGER = 4711
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder of root's in /tmp, which is sticky."""
+    """A folder of root in /tmp, which is sticky."""
     assert os.geteuid() == 0, "these tests make files of another user: run them as root"
     with tempfile.TemporaryDirectory(prefix="promptlog-test-") as name:
         yield Path(name)
 
 
-def test_usual_paths_pass(folder: Path) -> None:
-    """Folders of root, sticky ones that all may write to, and root's links to them are trusted."""
+def test_usual_paths_are_accepted(folder: Path) -> None:
+    """Folders of root, sticky world-writable folders, and root's links to them are trusted."""
     (folder / "link").symlink_to("/tmp")
     (folder / "relative").symlink_to("link/../run")
     for path in (Path("/"), Path("/run"), Path("/tmp"), folder, folder / "link", folder / "relative"):
@@ -31,7 +31,7 @@ def test_usual_paths_pass(folder: Path) -> None:
 
 
 def test_a_folder_of_another_user_is_refused(folder: Path) -> None:
-    """A path is refused if any folder on the way belongs to a user who is neither root nor us."""
+    """A path is refused if a folder on the way belongs to a user other than root and the daemon's own."""
     (folder / "own/deep").mkdir(parents=True)
     check_trusted(folder / "own/deep")
     os.chown(folder / "own", STRANGER, STRANGER)
@@ -41,8 +41,8 @@ def test_a_folder_of_another_user_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "why"), [(0o777, "every user"), (0o775, "group"), (0o757, "every user")])
-def test_a_folder_that_others_may_write_to_is_refused(folder: Path, mode: int, why: str) -> None:
-    """Write permission for the group or for all is refused, with the command that takes it away; sticky, it passes."""
+def test_a_folder_writable_by_others_is_refused(folder: Path, mode: int, why: str) -> None:
+    """Write permission for group or others is refused, with the command that removes it, but not if sticky."""
     own = folder / "own"
     own.mkdir()
     os.chown(own, 0, STRANGER)
@@ -54,7 +54,7 @@ def test_a_folder_that_others_may_write_to_is_refused(folder: Path, mode: int, w
 
 
 def test_a_link_of_another_user_in_a_sticky_folder_is_refused(folder: Path) -> None:
-    """In a folder like /tmp a stranger can make links: they are not followed to where they lead."""
+    """A link that another user made in a folder like /tmp is refused and not followed."""
     folder.chmod(0o1777)
     (folder / "link").symlink_to("/run")
     check_trusted(folder / "link")
@@ -63,8 +63,8 @@ def test_a_link_of_another_user_in_a_sticky_folder_is_refused(folder: Path) -> N
         check_trusted(folder / "link")
 
 
-def test_the_way_behind_a_link_is_checked(folder: Path) -> None:
-    """A link of ours that leads through a stranger's folder is refused."""
+def test_the_target_of_a_link_is_checked(folder: Path) -> None:
+    """The daemon refuses its own link if the target is in another user's folder."""
     (folder / "strange/target").mkdir(parents=True)
     (folder / "link").symlink_to(folder / "strange/target")
     check_trusted(folder / "link")
@@ -73,16 +73,16 @@ def test_the_way_behind_a_link_is_checked(folder: Path) -> None:
         check_trusted(folder / "link")
 
 
-def test_links_without_end_are_an_error(folder: Path) -> None:
-    """A circle of links ends with the kernel's error for it, and not never."""
+def test_a_cycle_of_links_is_an_error(folder: Path) -> None:
+    """A cycle of links ends with the kernel's error and does not loop for ever."""
     (folder / "a").symlink_to("b")
     (folder / "b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         check_trusted(folder / "a")
 
 
-def test_missing_folders_are_made_with_their_mode(folder: Path) -> None:
-    """Each missing folder gets the mode, whatever the umask allows; nothing is made in a stranger's folder."""
+def test_missing_folders_are_created_with_their_mode(folder: Path) -> None:
+    """Each missing folder gets its mode under any umask; nothing is created in another user's folder."""
     previous = os.umask(0)
     try:
         make_folders(folder / "a/b", 0o750)
