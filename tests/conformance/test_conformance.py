@@ -1,4 +1,4 @@
-"""One table of programs, run on both engines: what each gives, where they differ (docs/engines.md has the summary)."""
+"""One table of programs with the results of both engines, and where they differ (summary in docs/engines.md)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CASES: list[dict[str, Any]] = [
 
 
 _LIMITS = LimitsAsked(cpu_ms=1000)
-"""Enough on any machine: this table is about what programs give."""
+"""Enough on any machine, because this table tests results and not limits."""
 
 
 def expected(case: dict[str, Any], engine: str) -> dict[str, Any]:
-    """Return what this engine is to give."""
+    """Return the result that the table has for this engine."""
     found: dict[str, Any] = case["expect"] if "expect" in case else case["differs"][engine]
     return found
 
@@ -47,7 +47,7 @@ def _check(expect: dict[str, Any], result: RunResult) -> None:
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_case(client: Client, case: dict[str, Any], engine: Any) -> None:
-    """The program gives what the table says for this engine."""
+    """The program gives the result that the table has for this engine."""
     language: Any = "typescript" if case.get("ts") and engine == "deno" else None
     result = client.run_source(
         case["source"], case.get("prompt", ""), env=case.get("env"), engine=engine, language=language, limits=_LIMITS
@@ -56,12 +56,12 @@ def test_case(client: Client, case: dict[str, Any], engine: Any) -> None:
 
 
 _MORE_IN_TYPESCRIPT = {"class-decorator-refused", "module-import-meta-in-body", "ts-syntax-in-a-javascript-program"}
-"""Syntax errors in JavaScript that TypeScript has a meaning for."""
+"""Syntax errors in JavaScript that are valid TypeScript."""
 
 
 @pytest.mark.parametrize("case", a_few(case for case in CASES if not case.get("ts")), ids=lambda case: case["id"])
-def test_javascript_is_typescript(client: Client, case: dict[str, Any]) -> None:
-    """What Deno's own parser has to do with TypeScript it does in the jail: all of it, not what a few cases use."""
+def test_javascript_runs_as_typescript(client: Client, case: dict[str, Any]) -> None:
+    """JavaScript submitted as TypeScript gives the same results, since Deno's TypeScript parser accepts all of it."""
     result = client.run_source(
         case["source"], case.get("prompt", ""), env=case.get("env"), language="typescript", limits=_LIMITS
     )
@@ -69,8 +69,8 @@ def test_javascript_is_typescript(client: Client, case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", a_few(CASES, also=lambda case: "ts" in case), ids=lambda case: case["id"])
-def test_kept_typescript_is_the_same(client: Client, case: dict[str, Any]) -> None:
-    """A program whose types were taken off once and for good gives what it gives when run from its text."""
+def test_stored_typescript_gives_the_same_result(client: Client, case: dict[str, Any]) -> None:
+    """A program whose types were removed at submit gives the same result as a direct run."""
     expect = expected(case, "deno")
     if case["id"] in _MORE_IN_TYPESCRIPT:
         expect = {"kind": "ok"}
@@ -87,8 +87,8 @@ def test_kept_typescript_is_the_same(client: Client, case: dict[str, Any]) -> No
         client.remove(hash)
 
 
-def test_the_table_is_whole() -> None:
-    """Each case has a name of its own, and says what each engine gives."""
+def test_the_table_is_complete() -> None:
+    """Each case has a unique id and a result for each engine."""
     assert len({case["id"] for case in CASES}) == len(CASES) >= 150
     for case in CASES:
         assert ("expect" in case) != ("differs" in case)

@@ -1,4 +1,4 @@
-"""What the console shows of values: the same text as Node's console, on both engines, whatever a program does to it."""
+"""The console formats values as Node's console does, on both engines, whatever a program does to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from promptlogctl.client import Client, RunResult
 from promptlogd.wire.messages import LimitsAsked
 
 _ROWS = [json.loads(line) for line in (Path(__file__).parent / "console.jsonl").read_text("utf-8").splitlines()]
-"""Arguments of console.log, and what Node 20 prints for them."""
+"""Arguments of console.log, and the text that Node 20 prints for them."""
 
 _LIMITS = LimitsAsked(cpu_ms=3000, log_bytes=1 << 20)
 
@@ -23,7 +23,7 @@ def _texts(result: RunResult) -> list[str]:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_values_are_shown_as_in_node(client: Client, engine: Any) -> None:
+def test_values_are_formatted_as_in_node(client: Client, engine: Any) -> None:
     """Each row of the table gives its text: numbers, functions, classes, collections, cycles, depth, width, formats."""
     source = "\n".join(f"console.log({row['values']});" for row in _ROWS) + "\nreturn 1"
     texts = _texts(client.run_source(source, engine=engine, limits=_LIMITS))
@@ -33,8 +33,8 @@ def test_values_are_shown_as_in_node(client: Client, engine: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_other_functions_of_the_console(client: Client, engine: Any) -> None:
-    """`dir` takes a depth, `table` draws rows, columns, Maps and Sets, `clear` ends groups, formats are everywhere."""
+def test_other_console_methods(client: Client, engine: Any) -> None:
+    """`dir` accepts a depth, `table` draws rows, columns, Maps and Sets, `clear` ends groups, all accept formats."""
     source = """const deep = {a: {b: {c: {d: 1}}}};
     console.dir(deep, {depth: 0}); console.dir('text'); console.dir(deep, {depth: null});
     console.table([{a: 1, b: 'x'}, {a: 2, c: {d: 1}}]); console.table([[1, 2]], [1]);
@@ -70,8 +70,8 @@ def test_other_functions_of_the_console(client: Client, engine: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_classes_of_the_web(client: Client, engine: Any) -> None:
-    """An object that has accessors alone is shown by what they give."""
+def test_web_classes(client: Client, engine: Any) -> None:
+    """An object that has only accessors is shown by their values."""
     source = """console.log(new URLSearchParams('a=1&b=2'), new Headers({k: 'v'}), [new URL('https://h.example/p?q=1')]);
     return 1"""
     (text,) = _texts(client.run_source(source, engine=engine))
@@ -109,7 +109,7 @@ _HOSTILE = [
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize(("values", "text"), _HOSTILE, ids=[values[:40] for values, _ in _HOSTILE])
 def test_hostile_values(client: Client, engine: Any, values: str, text: str) -> None:
-    """No value makes the console throw or take long, and no code of the value's is called that Node would not call."""
+    """No value makes the console throw or take long, or call code of the value that Node would not call."""
     source = f"let called = false; console.log({values}); return called"
     result = client.run_source(source, engine=engine, limits=LimitsAsked(cpu_ms=1500))
     assert result.value is False, result.outcome
@@ -138,8 +138,8 @@ for (const at of ['value', 'get', 'set', 'writable', 'enumerable', 'length', 'do
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_built_ins_that_a_program_replaces(client: Client, engine: Any) -> None:
-    """The console goes on with the built-ins as they were made, though a program breaks all that it can."""
+def test_replaced_built_ins(client: Client, engine: Any) -> None:
+    """The console uses the original built-ins, even if a program replaces them all."""
     values = "[1, {a: 'it\\'s'}], new Map([[1, new Set([2])]]), new Uint8Array(2), () => 1, [, 1]"
     values += ", {n: -0, s: Symbol('q')}, Array.from({length: 9}, (_, i) => i)"
     plain = _texts(client.run_source(f"console.log({values}); return null", engine=engine))
@@ -164,7 +164,7 @@ _LONG = [
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 @pytest.mark.parametrize("source", _LONG, ids=[source[:40] for source in _LONG])
 def test_a_long_text_ends_at_the_limit(client: Client, engine: Any, source: str) -> None:
-    """A value whose text is longer than the limit of console lines is cut there, and that is told."""
+    """A value whose text exceeds the log limit is truncated there, and this is reported."""
     result = client.run_source(source + "; return 1", engine=engine, limits=LimitsAsked(cpu_ms=2000))
     assert result.value == 1, result.outcome
     assert result.logs_truncated
