@@ -1,4 +1,4 @@
-"""Hostile bytes: whatever a jailed process writes is messages or Malformed, and what is kept of it is bounded."""
+"""Any bytes that a jailed process writes become messages or Malformed, and memory for them is bounded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _frame(kind: str, payload: bytes | memoryview = b"") -> bytes:
 
 
 def _announced(kind: str, size: int) -> bytes:
-    """The header alone of a frame of this size."""
+    """Return only the header of a frame of this size."""
     return kind.encode() + size.to_bytes(4, "big")
 
 
@@ -65,7 +65,7 @@ def _decoder(task: Task = Task.RUN, token: bytes = b"", **caps: Any) -> Decoder:
 
 
 def _decode(decoder: Decoder, parts: list[bytes]) -> tuple[list[Message], bool]:
-    """Return the messages of these parts, and whether the parts are malformed. Nothing else may come of them."""
+    """Return the messages of these parts, and whether they are malformed. Any other exception fails the test."""
     messages: list[Message] = []
     try:
         for part in parts:
@@ -95,7 +95,7 @@ _LAST = st.one_of(
 
 
 def _encoded(message: Message) -> bytes:
-    """Write a message as a jailed process does."""
+    """Encode a message as a jailed process does."""
     match message:
         case Log(level=level, mapping=mapping, text=text):
             return _frame("l", bytes([ord("0") + level + 5 * mapping]) + text)
@@ -127,14 +127,14 @@ def _form(message: Refused | Checked) -> bytes:
 
 @given(st.sampled_from(Task), st.lists(st.binary(max_size=40), max_size=8))
 def test_any_bytes_are_messages_or_malformed(task: Task, parts: list[bytes]) -> None:
-    """Nothing that a process can write raises anything but Malformed, or gives anything but messages."""
+    """No bytes of a process raise anything but Malformed, or give anything but messages."""
     messages, _ = _decode(_decoder(task), parts)
     assert all(isinstance(message, get_args(Message)) for message in messages)
 
 
 @given(st.sampled_from(Task), st.sampled_from(_KINDS), st.binary(max_size=60))
 def test_any_payload_of_a_known_kind_is_a_message_or_malformed(task: Task, kind: str, payload: bytes) -> None:
-    """A frame of the right form with any content gives one message, or is malformed."""
+    """A well-formed frame with any content gives one message, or is malformed."""
     messages, malformed = _decode(_decoder(task), [_frame(kind, payload)])
     assert len(messages) == (0 if malformed else 1)
     assert all(isinstance(message, get_args(Message)) for message in messages)
@@ -146,10 +146,10 @@ def test_any_payload_of_a_known_kind_is_a_message_or_malformed(task: Task, kind:
     st.sampled_from([b"", _TOKEN]),
     st.lists(st.integers(0, 400), max_size=6),
 )
-def test_every_message_is_read_as_it_was_written(
+def test_every_message_is_decoded_as_it_was_encoded(
     before: list[Message], last: Message | None, token: bytes, cuts: list[int]
 ) -> None:
-    """Any sequence of messages, in any pieces, is read as exactly these messages."""
+    """Any sequence of messages, split in any way, is decoded to exactly these messages."""
     messages = before if last is None else [*before, last]
     data = b"".join(token + _encoded(message) for message in messages)
     ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
@@ -161,8 +161,8 @@ def test_every_message_is_read_as_it_was_written(
 
 
 @given(st.booleans(), st.none() | st.binary(min_size=1, max_size=100))
-def test_a_check_says_the_form_and_the_code(module: bool, code: bytes | None) -> None:
-    """The message of a check is read as it was written, up to the code's cap."""
+def test_a_check_sends_the_form_and_the_code(module: bool, code: bytes | None) -> None:
+    """The message of a check is decoded as it was encoded, up to the code's cap."""
     message = Checked(module=module, code=code)
     assert _decoder(Task.CHECK).feed(_encoded(message)) == [message]
 
@@ -189,7 +189,7 @@ _FRAMES = {
     (Task.CHECK_AND_RUN, "lcwqvobxms"),
 ])  # fmt: skip
 def test_each_task_has_its_kinds(task: Task, its_own: str, kind: str) -> None:
-    """A process may send the kinds of its task; any other byte there is malformed, whatever size follows it."""
+    """A process may send the kinds of its task; any other kind is malformed, whatever size follows."""
     if kind in its_own:
         assert len(_decoder(task).feed(_frame(kind, _FRAMES[kind]))) == 1
         return
@@ -198,8 +198,8 @@ def test_each_task_has_its_kinds(task: Task, its_own: str, kind: str) -> None:
             _decoder(task).feed(kind.encode("latin-1") + _number(size))
 
 
-def test_an_engine_that_does_not_report_memory_may_not_say_so() -> None:
-    """Where the kernel tells that memory was refused, the process's own word of it is malformed."""
+def test_only_an_engine_without_kernel_evidence_may_report_memory() -> None:
+    """If the kernel reports out-of-memory for an engine, a message of the process that reports it is malformed."""
     assert _decoder().feed(_frame("m")) == [OutOfMemory()]
     with pytest.raises(Malformed, match="no known kind"):
         _decoder(tells_memory=False).feed(_frame("m"))
@@ -215,16 +215,16 @@ def test_an_engine_that_does_not_report_memory_may_not_say_so() -> None:
         *((Task.CHECK, kind, _TEXT_BYTES) for kind in "qxms"),
     ],
 )
-def test_a_frame_over_its_cap_is_refused_by_its_announcement(task: Task, kind: str, most: int) -> None:
-    """A frame that announces as much as it may is waited for; one byte more is refused before any of it is kept."""
+def test_a_frame_over_its_cap_is_refused_by_its_header(task: Task, kind: str, most: int) -> None:
+    """The decoder waits for a frame at its cap, and refuses one byte more as soon as the header announces it."""
     assert _decoder(task).feed(_announced(kind, most)) == []
     for size in (most + 1, 0x7FFFFFFF, 0xFFFFFFFF):
         with pytest.raises(Malformed, match=f"announces {size} bytes"):
             _decoder(task).feed(_announced(kind, size))
 
 
-def test_calls_need_a_cap() -> None:
-    """A run that was granted no calls of host functions takes no frame of one."""
+def test_calls_must_be_granted() -> None:
+    """A call of a host function is malformed if the run was granted none."""
     caps = Caps(task=Task.RUN, result_bytes=10, log_bytes=10)
     with pytest.raises(Malformed, match="announces 15 bytes"):
         Decoder(caps).feed(_frame("c", _FRAMES["c"]))
@@ -232,7 +232,7 @@ def test_calls_need_a_cap() -> None:
 
 @pytest.mark.parametrize("size", [1001, 2000, 0xFFFFFFFF])
 def test_a_value_over_its_cap_is_too_large(size: int) -> None:
-    """A value that announces more than it may is told as too large by its size alone, and ends what is read."""
+    """A header that announces a value over its cap gives TooLarge, and ends the messages."""
     assert _decoder().feed(_announced("v", 1000)) == []
     decoder = _decoder()
     assert decoder.feed(_announced("v", size)) == [TooLarge(size=size)]
@@ -241,10 +241,10 @@ def test_a_value_over_its_cap_is_too_large(size: int) -> None:
         _decoder(Task.CHECK).feed(_announced("v", size))
 
 
-def test_the_rest_of_a_value_over_its_cap_is_no_surplus() -> None:
-    """A script counts UTF-16 code units, so an honest process sends such a value whole: the rest of it is not surplus.
+def test_the_rest_of_a_value_over_its_cap_is_not_surplus() -> None:
+    """An honest process sends all of a value over its cap, because its script counts UTF-16 units: this is not surplus.
 
-    It makes no difference in how many parts it comes.
+    The number of parts in which the value arrives makes no difference.
     """
     value = _frame("v", b"x" * 1500)
     whole = _decoder()
@@ -256,15 +256,15 @@ def test_the_rest_of_a_value_over_its_cap_is_no_surplus() -> None:
     assert not parts.surplus
 
 
-def test_a_frame_behind_a_value_over_its_cap_is_surplus() -> None:
-    """What follows the whole of such a value came after the last message."""
+def test_a_frame_after_a_value_over_its_cap_is_surplus() -> None:
+    """Bytes after the end of such a value are bytes after the last message."""
     whole = _decoder()
     whole.feed(_frame("v", b"x" * 1500) + b"l")
     assert whole.surplus
 
 
 def test_the_first_last_message_counts() -> None:
-    """Whatever comes after the last message, in the same part or later, is dropped unparsed, and noted as surplus."""
+    """Bytes after the last message, in the same part or later, are dropped undecoded, and noted as surplus."""
     for last in _FRAMES:
         task = Task.CHECK if last == "f" else Task.RUN
         if last in "lcwq":
@@ -279,8 +279,8 @@ def test_the_first_last_message_counts() -> None:
             assert decoder.surplus
 
 
-def test_other_messages_do_not_end_what_is_read() -> None:
-    """After log lines, calls, waits and provisional outcomes the next frame is read, and none of it is surplus."""
+def test_other_messages_do_not_end_decoding() -> None:
+    """After log lines, calls, waits and provisional outcomes, the next frame is decoded, and nothing is surplus."""
     decoder = _decoder(Task.CHECK_AND_RUN)
     for kind in "lcwq":
         assert len(decoder.feed(_frame(kind, _FRAMES[kind]))) == 1
@@ -289,8 +289,8 @@ def test_other_messages_do_not_end_what_is_read() -> None:
     assert decoder.feed(_frame("v", b"1")) == [Value(json=b"1")]
 
 
-def test_a_flood_of_messages_is_read_in_parts() -> None:
-    """Of any number of frames that come at once, MESSAGES_AT_ONCE are read in one go, and all of them in order."""
+def test_a_flood_of_messages_is_decoded_in_parts() -> None:
+    """However many frames arrive at once, each call decodes MESSAGES_AT_ONCE of them, and all come in order."""
     decoder, count = _decoder(log_bytes=1 << 20), 3 * MESSAGES_AT_ONCE + 7
     parts = [decoder.feed(b"".join(_frame("l", b"1%d" % number) for number in range(count)) + _frame("v", b"1"))]
     while decoder.backlog:
@@ -302,8 +302,8 @@ def test_a_flood_of_messages_is_read_in_parts() -> None:
     assert not decoder.surplus
 
 
-def test_a_large_result_is_read_as_it_was_written() -> None:
-    """A large result is a view of the bytes that came, and equals what was sent. A frame after it is surplus."""
+def test_a_large_result_is_decoded_as_it_was_encoded() -> None:
+    """A large result is a view of the received bytes with the same content. A frame after it is surplus."""
     decoder = _decoder(result_bytes=4 << 20, log_bytes=4 << 20)
     text = bytes(range(32, 127)) * 20_000
     data = _frame("l", b"1first") + _frame("v", b"1" + text) + _frame("v", b"2")
@@ -315,8 +315,8 @@ def test_a_large_result_is_read_as_it_was_written() -> None:
     assert decoder.surplus
 
 
-def test_what_is_held_is_read_part_by_part() -> None:
-    """Of parts that are held one is read at each look, in order; what follows the last message is surplus."""
+def test_held_parts_are_decoded_one_by_one() -> None:
+    """Each call decodes one of the held parts, in order; bytes after the last message are surplus."""
     frames = [_frame("l", b"1%d" % number) for number in range(5)]
     decoder = _decoder()
     decoder.hold([*frames[:3], frames[3] + frames[4][:2], frames[4][2:], _frame("v", b"1") + b"x", b"more"])
@@ -332,8 +332,8 @@ def test_what_is_held_is_read_part_by_part() -> None:
     assert not decoder.partial
 
 
-def test_the_text_of_lines_that_come_at_once_has_a_bound() -> None:
-    """After TEXT_AT_ONCE_BYTES of console lines the rest waits, and all lines come, in order."""
+def test_the_text_decoded_at_once_has_a_limit() -> None:
+    """After TEXT_AT_ONCE_BYTES of console lines, the rest waits; all lines come in order."""
     size, count = 10_000, 40
     decoder = _decoder(log_bytes=1 << 20)
     texts = [b"%d" % number + b"x" * size for number in range(count)]
@@ -344,8 +344,8 @@ def test_the_text_of_lines_that_come_at_once_has_a_bound() -> None:
     assert [len(part) for part in parts] == [TEXT_AT_ONCE_BYTES // size + 1] * 10 + [0]
 
 
-def test_no_more_of_a_line_is_copied_than_is_kept() -> None:
-    """Of a line over its bound one byte more is returned, all of it is counted, and the next message is read."""
+def test_only_the_kept_part_of_a_line_is_copied() -> None:
+    """A line over its limit is returned with one byte more, its full size counts, and the next message is decoded."""
     decoder = _decoder(log_bytes=1 << 20)
     over = 3 << 19, LINE_TEXT_BYTES + 1
     for size, kept in ((LINE_TEXT_BYTES, LINE_TEXT_BYTES), over, over):
@@ -357,8 +357,8 @@ def test_no_more_of_a_line_is_copied_than_is_kept() -> None:
         decoder.feed(b"l" + ((3 << 19) + 1).to_bytes(4, "big") + b"1" + b"x" * (3 << 19))
 
 
-def test_provisional_outcomes_have_a_count() -> None:
-    """A check may send a few of them, as the engines' scripts do; a flood of them is malformed."""
+def test_provisional_outcomes_are_limited() -> None:
+    """A check may send as many provisional outcomes as the engines' scripts need; more are malformed."""
     decoder = _decoder(Task.CHECK)
     assert decoder.feed(_frame("q") * 16) == [Maybe(last=None)] * 16
     with pytest.raises(Malformed, match="more provisional outcomes"):
@@ -366,8 +366,8 @@ def test_provisional_outcomes_have_a_count() -> None:
 
 
 @pytest.mark.parametrize("last", [_frame("v", b"1"), _announced("v", 0xFFFFFFFF) + b"x" * 3000])
-def test_going_on_after_the_last_message_is_a_flood(last: bytes) -> None:
-    """Some bytes after the last message are surplus, which a broken process may leave; many bytes are a flood."""
+def test_many_bytes_after_the_last_message_are_a_flood(last: bytes) -> None:
+    """Some bytes after the last message are surplus, which a broken process may send; many bytes are a flood."""
     decoder = _decoder()
     assert len(decoder.feed(last)) == 1
     assert not decoder.surplus
@@ -379,8 +379,8 @@ def test_going_on_after_the_last_message_is_a_flood(last: bytes) -> None:
 
 
 @pytest.mark.parametrize("log_bytes", [0, 1, 15, 16, 100, 1600])
-def test_console_lines_have_a_count(log_bytes: int) -> None:
-    """A process may send as many empty lines as its cap leaves room for, two more that report a cut, and no more."""
+def test_the_number_of_console_lines_is_limited(log_bytes: int) -> None:
+    """A process may send as many empty lines as its cap permits, and two more to report truncation."""
     decoder = _decoder(log_bytes=log_bytes)
     for _ in range(log_bytes // LINE_BYTES + 2):
         assert decoder.feed(_frame("l", b"1")) == [Log(level=1, mapping=0, text=b"")]
@@ -388,21 +388,21 @@ def test_console_lines_have_a_count(log_bytes: int) -> None:
         decoder.feed(_frame("l", b"1"))
 
 
-def test_console_lines_have_a_budget_of_bytes() -> None:
-    """The text of all lines together may have three bytes for each byte of the cap, and 16 for each line."""
+def test_the_bytes_of_console_lines_are_limited() -> None:
+    """The text of all lines may have three bytes for each byte of the cap, and 16 for each line."""
     log_bytes = 1600
     budget = 3 * log_bytes + LINE_BYTES * (log_bytes // LINE_BYTES + 2)
     decoder = _decoder(log_bytes=log_bytes)
     for size in (budget // 2, budget - budget // 2):
         assert len(decoder.feed(_frame("l", b"1" + b"x" * size))) == 1
-    assert len(decoder.feed(_frame("l", b"1"))) == 1  # a line without a text costs nothing of it
+    assert len(decoder.feed(_frame("l", b"1"))) == 1  # an empty line uses none of it
     with pytest.raises(Malformed, match="more console lines"):
         decoder.feed(_frame("l", b"1x"))
 
 
 @given(st.integers(0, 400), st.lists(st.integers(0, 500), max_size=60))
-def test_what_a_console_may_write_is_never_too_much(log_bytes: int, sizes: list[int]) -> None:
-    """Lines as the engines' script cuts them, of characters that take three bytes each, are within the budgets."""
+def test_lines_of_the_engines_script_are_within_the_limits(log_bytes: int, sizes: list[int]) -> None:
+    """Lines truncated as the engines' script does it, with three bytes per character, stay within the limits."""
     decoder, left, told = _decoder(log_bytes=log_bytes), log_bytes, False
     for size in sizes:
         if left < 0:
@@ -417,7 +417,7 @@ def test_what_a_console_may_write_is_never_too_much(log_bytes: int, sizes: list[
 
 @pytest.mark.parametrize("mappings", [1, 2, 3])
 def test_a_line_has_a_level_and_a_mapping_of_its_engine(mappings: int) -> None:
-    """The first character has the level and the mapping. Any character but those that the engine has is malformed."""
+    """A line's first character encodes level and mapping. Characters that the engine does not use are malformed."""
     for number in range(256):
         mapping, level = divmod(number - ord("0"), 5)
         decoder = _decoder(mappings=mappings)
@@ -430,8 +430,8 @@ def test_a_line_has_a_level_and_a_mapping_of_its_engine(mappings: int) -> None:
         _decoder(mappings=mappings).feed(_frame("l"))
 
 
-def test_a_token_stands_before_each_frame() -> None:
-    """With a token, frames count only behind it; one byte that differs, or a frame without it, is malformed."""
+def test_each_frame_follows_the_token() -> None:
+    """With a token, frames are valid only after it; a token with one wrong byte, or no token, is malformed."""
     frame = _frame("l", b"1a")
     decoder = _decoder(token=_TOKEN)
     assert len(decoder.feed((_TOKEN + frame) * 3)) == 3
@@ -447,14 +447,14 @@ def test_a_token_stands_before_each_frame() -> None:
 
 
 @given(st.binary(min_size=len(_TOKEN) + HEADER_BYTES, max_size=80).filter(lambda data: not data.startswith(_TOKEN)))
-def test_no_bytes_without_the_token_are_a_message(data: bytes) -> None:
-    """A program that does not know the token can make no message."""
+def test_bytes_without_the_token_are_not_a_message(data: bytes) -> None:
+    """A program that does not know the token cannot create a message."""
     assert _decode(_decoder(token=_TOKEN), [data]) == ([], True)
 
 
 @pytest.mark.parametrize("payload", [b"", b"-1", b"1.5", b"1e3", b"\xb2", "²".encode(), b" 1", b"9" * 16, b"9" * 5000])
-def test_a_size_that_is_no_number_is_none(payload: bytes) -> None:
-    """A process that reports its result as too large may write any size: what is not up to 15 digits counts as 0."""
+def test_an_invalid_size_counts_as_zero(payload: bytes) -> None:
+    """A process may report any size for a result that is too large; anything but up to 15 digits counts as 0."""
     assert _decoder().feed(_frame("o", b"9" * 15)) == [TooLarge(size=10**15 - 1)]
     assert _decoder().feed(_frame("o", payload)) == [TooLarge(size=0)]
 
@@ -464,7 +464,7 @@ def test_a_size_that_is_no_number_is_none(payload: bytes) -> None:
     [("x", b"", 3), ("s", b"B", 2), ("q", b"M", 2), ("c", _number(7), 2)],
 )
 def test_fields_lie_within_their_frame(kind: str, payload: bytes, fields: int) -> None:
-    """A frame that ends before its fields do, wherever it ends, or whose field claims more, is malformed."""
+    """A frame is malformed if it ends within its fields, or if a field claims more bytes than it has."""
     whole = payload + _fields(*[b"abc"] * fields)
     assert len(_decoder(Task.CHECK_AND_RUN).feed(_frame(kind, whole))) == 1
     for end in range(1, len(whole)):
@@ -479,13 +479,13 @@ def test_fields_lie_within_their_frame(kind: str, payload: bytes, fields: int) -
     ("kind", "payload"), [("x", b""), ("s", b"B"), ("q", b"M"), ("c", _number(7))]
 )  # fmt: skip
 def test_fields_fill_their_frame(kind: str, payload: bytes) -> None:
-    """A frame with bytes behind its last field is malformed."""
+    """A frame with bytes after its last field is malformed."""
     whole = payload + _fields(*[b"abc"] * (3 if kind == "x" else 2))
     with pytest.raises(Malformed, match="do not fill it"):
         _decoder(Task.CHECK_AND_RUN).feed(_frame(kind, whole + b"more"))
 
 
-def test_a_frame_of_nothing_has_no_payload() -> None:
-    """The frame that reports no memory has no payload; with one it is malformed."""
+def test_the_out_of_memory_frame_has_no_payload() -> None:
+    """The frame that reports out-of-memory is malformed if it has a payload."""
     with pytest.raises(Malformed):
         _decoder().feed(_frame("m", b"more"))

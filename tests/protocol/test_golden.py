@@ -1,8 +1,8 @@
-"""The golden byte sequences: each implementation of the protocol reads and writes them exactly.
+"""The golden byte sequences: each implementation of the protocol decodes and encodes them exactly.
 
-golden.jsonl has one sequence a line. `messages` is what the bytes say. A sequence that is wrong ends with
-`{"malformed": part of the reason}`. `caps` has what differs from `_CAPS`. The sequences whose names begin with an
-engine's name are what that engine's jailed side writes for the program of that name in `_PROGRAMS`.
+Each line of golden.jsonl has one sequence. `messages` is its meaning. A malformed sequence ends with
+`{"malformed": part of the reason}`. `caps` lists the differences from `_CAPS`. If a sequence's name begins with the
+name of an engine, the engine's jailed side writes it for the program of that name in `_PROGRAMS`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _decoder(line: dict[str, Any]) -> Decoder:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    """Return a message as the golden file writes it."""
+    """Return a message in the format of the golden file."""
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
     if isinstance(message, Maybe):
         fields["last"] = None if message.last is None else _plain(message.last)
@@ -97,7 +97,7 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def _decode(line: dict[str, Any], parts: list[bytes]) -> list[dict[str, Any]]:
-    """Return what comes of these parts, one after the other. The reason of a Malformed is the last."""
+    """Return the messages of these parts in order, and the reason of Malformed as the last item."""
     decoder = _decoder(line)
     found = []
     try:
@@ -109,7 +109,7 @@ def _decode(line: dict[str, Any], parts: list[bytes]) -> list[dict[str, Any]]:
 
 
 def _assert_says(found: list[dict[str, Any]], messages: list[dict[str, Any]]) -> None:
-    """Check decoded messages. A reason for which they end must hold the part that the golden line names."""
+    """Check decoded messages. The reason of Malformed must contain the part that the golden line names."""
     if messages and "malformed" in messages[-1]:
         assert messages[-1]["malformed"] in found[-1].get("malformed", ""), found
         found, messages = found[:-1], messages[:-1]
@@ -117,7 +117,7 @@ def _assert_says(found: list[dict[str, Any]], messages: list[dict[str, Any]]) ->
 
 
 def test_every_message_is_in_the_file() -> None:
-    """The golden file has each message that a process can send, alone or in a sequence, and each frame to a process."""
+    """The golden file has each message of a process, alone or in a sequence, and each frame to a process."""
     sent = {message.get("kind") for line in _lines("from") for message in line["messages"]}
     assert {_KINDS[kind.__name__] for kind in get_args(Message)} == sent - {None}
     assert {message["kind"] for line in _lines("to") for message in line["messages"]} == {"job", "answer", "wake"}
@@ -126,16 +126,16 @@ def test_every_message_is_in_the_file() -> None:
 
 @pytest.mark.parametrize("line", _lines("from"), ids=_name)
 def test_each_sequence_is_decoded_byte_by_byte(line: dict[str, Any]) -> None:
-    """A sequence that comes in single bytes gives exactly its messages, and then the reason if it is malformed."""
+    """A sequence that arrives byte by byte gives its messages, and then the reason if it is malformed."""
     data = bytes.fromhex(line["hex"])
     _assert_says(_decode(line, [data[at : at + 1] for at in range(len(data))]), line["messages"])
 
 
 @pytest.mark.parametrize("line", _lines("from"), ids=_name)
-def test_each_sequence_is_decoded_wherever_it_is_cut(line: dict[str, Any]) -> None:
-    """A sequence that comes whole, or in two parts, gives the same messages wherever the cut is.
+def test_each_sequence_is_decoded_wherever_it_is_split(line: dict[str, Any]) -> None:
+    """A sequence in one or two parts gives the same messages, wherever it is split.
 
-    Bytes that are malformed take the messages with them that came in the same part.
+    If a part is malformed, the messages of the same part are dropped.
     """
     data, messages = bytes.fromhex(line["hex"]), line["messages"]
     for at in range(len(data) + 1):
@@ -149,7 +149,7 @@ def test_each_sequence_is_decoded_wherever_it_is_cut(line: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("line", _lines("to"), ids=_name)
 def test_each_frame_to_a_process_is_encoded(line: dict[str, Any]) -> None:
-    """The frames of a job, of answers and of a wake-up are exactly these bytes."""
+    """Jobs, answers and wake-ups are encoded to these bytes."""
     data = b""
     for message in line["messages"]:
         match message:
@@ -164,13 +164,13 @@ def test_each_frame_to_a_process_is_encoded(line: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("parts", [(), (b"",), (b"a", b"b"), (b"ab", b"", b"cd")])
 def test_a_job_may_have_parts(parts: tuple[bytes, ...]) -> None:
-    """The parts of a job follow each other in one frame."""
+    """The parts of a job follow one another in one frame."""
     assert b"".join(job_frame(*parts)) == b"".join(job_frame(b"".join(parts)))
 
 
 @pytest.fixture(scope="module")
 def deno_plan() -> Iterator[Plan]:
-    """How to start a Deno cell, with a jail's root of its own."""
+    """A plan that starts a Deno cell, with a separate root folder for its jail."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
@@ -182,7 +182,7 @@ def deno_plan() -> Iterator[Plan]:
 async def _written(
     cell: AbstractAsyncContextManager[Cell], line: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> bytes:
-    """Return what the jailed process writes while it has the program of this line to run or to check."""
+    """Return the bytes that the jailed process writes while it runs or checks the program of this line."""
     parts: list[bytes] = []
     feed, hold = Decoder.feed, Decoder.hold
 
@@ -191,7 +191,7 @@ async def _written(
         return feed(decoder, data)
 
     def tap_held(decoder: Decoder, held: Sequence[bytes]) -> None:
-        if not decoder.ended:  # else they are fed
+        if not decoder.ended:  # otherwise `hold` calls `feed`
             parts.extend(held)
         hold(decoder, held)
 
@@ -226,7 +226,7 @@ def _of_engine(engine: str) -> list[Any]:
 async def test_quickjs_writes_the_golden_bytes(
     line: dict[str, Any], plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A jailed QuickJS child writes exactly the golden sequence of its program."""
+    """A jailed QuickJS child writes the golden sequence of its program."""
     assert (await _written(a_cell(plan), line, monkeypatch)).hex() == line["hex"]
 
 
@@ -234,7 +234,7 @@ async def test_quickjs_writes_the_golden_bytes(
 async def test_deno_writes_the_golden_bytes(
     line: dict[str, Any], deno_plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A jailed Deno writes exactly the golden sequence of its program, each frame behind the run's token."""
+    """A jailed Deno writes the golden sequence of its program, each frame after the run's token."""
     golden = bytes.fromhex(line["token"])
     written = await _written(kept(lambda reactor: deno.start(deno_plan, reactor)), line, monkeypatch)
     token = written[: len(golden)]
@@ -242,8 +242,8 @@ async def test_deno_writes_the_golden_bytes(
     assert written.replace(token, golden).hex() == line["hex"]
 
 
-async def test_each_deno_run_has_a_token_of_its_own(deno_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same program writes the same bytes twice, but for the token, which differs from run to run."""
+async def test_each_deno_run_has_its_own_token(deno_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of a program write the same bytes except for the token, which differs."""
     line = _GOLDEN["deno: value"]
     written = [
         await _written(kept(lambda reactor: deno.start(deno_plan, reactor)), line, monkeypatch) for _ in range(2)
@@ -254,6 +254,6 @@ async def test_each_deno_run_has_a_token_of_its_own(deno_plan: Plan, monkeypatch
 
 
 def test_every_program_has_its_sequence() -> None:
-    """Each program is run on at least one engine, and each engine's sequence has its program."""
+    """Each program has a golden sequence on at least one engine, and each engine's sequence has a program."""
     names = {name.partition(": ")[2] for name in _GOLDEN if name.startswith(("quickjs: ", "deno: "))}
     assert names == _PROGRAMS.keys()

@@ -1,4 +1,4 @@
-"""The state machine of a run, against a table of its own: every state with every event and every message."""
+"""The state machine of a run, compared with the table in these tests: every state, event and message."""
 
 from __future__ import annotations
 
@@ -63,8 +63,10 @@ _TABLE = """
     STARTING  log call wait maybe last > GONE
     GONE      log call wait maybe last > GONE
 """
-"""State, events (in capitals) and messages, next state. A trusted event that is not here is illegal. A `wait` is one
-for an answer that is still to come; a `call` is the next one, and granted."""
+"""State, events (in capitals) and messages, next state. A trusted event that is not listed is illegal.
+
+A `wait` is for an answer that is still to come. A `call` has the next number, and is granted.
+"""
 
 
 def _read_table() -> dict[tuple[State, str], State]:
@@ -102,7 +104,7 @@ def _word(message: Message) -> str:
 
 
 def _running(calls: int = 1, granted: int = 2) -> Machine:
-    """A machine whose program runs, and has made so many calls."""
+    """Return a machine whose program runs, and has made this number of calls."""
     machine = Machine(State.STARTING, calls_granted=granted)
     for event in (Trusted.READY, Trusted.JOB, Trusted.SENT):
         machine.happen(event)
@@ -112,7 +114,7 @@ def _running(calls: int = 1, granted: int = 2) -> Machine:
 
 
 def _machine_in(state: State) -> Machine:
-    """A machine that got to this state by legal events. Where a program runs, one call waits for its answer."""
+    """Return a machine in this state, reached by legal events. If a program runs, one call waits for its answer."""
     machine = Machine(State.STARTING, calls_granted=2)
     way = {State.STARTING: 0, State.BLANK: 1, State.SENDING: 2}
     if state in way:
@@ -140,7 +142,7 @@ def _all(machine: Machine) -> tuple[State, Trusted | None, object, object]:
 @pytest.mark.parametrize("event", Trusted)
 @pytest.mark.parametrize("state", State)
 def test_every_event_in_every_state(state: State, event: Trusted) -> None:
-    """A trusted event leads to the state of the table; one that is not there is illegal and changes nothing."""
+    """A trusted event leads to the state in the table; an event without an entry is illegal and changes nothing."""
     machine = _machine_in(state)
     expected, before = _NEXT.get((state, event.name)), _all(machine)
     if expected is not None:
@@ -156,7 +158,7 @@ def test_every_event_in_every_state(state: State, event: Trusted) -> None:
 @pytest.mark.parametrize("message", _MESSAGES, ids=lambda message: type(message).__name__)
 @pytest.mark.parametrize("state", State)
 def test_every_message_in_every_state(state: State, message: Message) -> None:
-    """A message leads to the state of the table, never to an exception. Only a running program's message counts."""
+    """A message leads to the state in the table, never to an exception. Only messages of a running program count."""
     machine = _machine_in(state)
     before, expected = _all(machine), _NEXT[state, _word(message)]
     assert machine.receive(message) is expected
@@ -170,13 +172,13 @@ def test_every_message_in_every_state(state: State, message: Message) -> None:
     assert machine.cause is (Trusted.MALFORMED if ended_by_it else before[1])
 
 
-def test_the_walk_is_complete() -> None:
-    """The messages of these tests are all that there are, one of each type."""
+def test_all_message_types_are_covered() -> None:
+    """These tests use one message of each type that exists."""
     assert [type(message) for message in _MESSAGES] == list(get_args(Message))
 
 
 def test_a_machine_begins_blank() -> None:
-    """Without another state, a process waits for its job, and nothing is known of its run."""
+    """Without another state, a machine is blank: the process waits for its job, and no evidence exists."""
     assert _all(Machine()) == (State.BLANK, None, None, None)
 
 
@@ -185,8 +187,8 @@ _STOPS = (Trusted.CPU, Trusted.WALL, Trusted.CANCEL, Trusted.MALFORMED, Trusted.
 
 @pytest.mark.parametrize("first", _STOPS)
 @pytest.mark.parametrize("state", [State.SENDING, State.RUNNING, State.WAITING, State.SAID])
-def test_the_first_cause_stays(state: State, first: Trusted) -> None:
-    """Later causes, messages and the end of the process do not change why the run was stopped."""
+def test_the_first_cause_is_kept(state: State, first: Trusted) -> None:
+    """Later causes, messages and the end of the process do not change the reason for which a run was stopped."""
     machine = _machine_in(state)
     last = machine.last
     machine.happen(first)
@@ -199,15 +201,15 @@ def test_the_first_cause_stays(state: State, first: Trusted) -> None:
 
 @pytest.mark.parametrize("how", [Trusted.ENDED, Trusted.LOST])
 @pytest.mark.parametrize("state", [State.SENDING, State.RUNNING, State.WAITING, State.SAID])
-def test_an_end_by_itself_has_no_cause(state: State, how: Trusted) -> None:
-    """A process that ends by itself leaves no cause."""
+def test_a_normal_exit_has_no_cause(state: State, how: Trusted) -> None:
+    """A process that exits by itself leaves no cause."""
     machine = _machine_in(state)
     machine.happen(how)
     assert machine.cause is None
 
 
 def test_calls_come_in_order() -> None:
-    """Calls count from 0; a number twice, a number too few or one too many ends the run."""
+    """Calls count from 0; a repeated, skipped or extra number ends the run."""
     for number in (0, 2, 3, 0xFFFFFFFF):
         machine = _running(calls=1, granted=10)
         assert machine.receive(Call(number=number, name=b"f", arguments=b"[]")) is State.ENDING
@@ -216,8 +218,8 @@ def test_calls_come_in_order() -> None:
 
 
 @pytest.mark.parametrize("granted", [0, 1, 3])
-def test_calls_are_granted(granted: int) -> None:
-    """A run may make as many calls as were granted; one more ends it. Answers give none of them back."""
+def test_the_number_of_calls_is_limited(granted: int) -> None:
+    """A run may make as many calls as it was granted, and one more ends it. Answers do not grant further calls."""
     machine = _running(calls=granted, granted=granted)
     for _ in range(granted):
         machine.happen(Trusted.ANSWER)
@@ -225,7 +227,7 @@ def test_calls_are_granted(granted: int) -> None:
     assert machine.cause is Trusted.CALLS
 
 
-def test_a_call_out_of_order_is_malformed_before_it_is_one_too_many() -> None:
+def test_a_call_with_a_wrong_number_is_malformed() -> None:
     """A call with a wrong number is malformed, whether or not another call is granted."""
     machine = _running(calls=1, granted=1)
     machine.receive(Call(number=5, name=b"f", arguments=b"[]"))
@@ -242,15 +244,17 @@ def test_a_call_out_of_order_is_malformed_before_it_is_one_too_many() -> None:
         (1, 1, 0, None, State.RUNNING),  # an answer is on its way
         (3, 2, 1, 7, State.RUNNING),
         (1, 1, 0, 7, State.RUNNING),
-        (0, 0, 0, None, State.ENDING),  # nothing can wake it
+        (0, 0, 0, None, State.ENDING),  # nothing can wake the program
         (2, 2, 2, None, State.ENDING),
-        (1, 0, 1, None, State.ENDING),  # an answer that was not sent
+        (1, 0, 1, None, State.ENDING),  # this answer was not sent
         (1, 1, 2, 7, State.ENDING),
         (0, 0, 0xFFFFFFFF, 7, State.ENDING),
     ],
 )
-def test_waits(calls: int, answers: int, seen: int, wake_ms: int | None, state: State) -> None:
-    """A program waits if it has seen all answers and something can wake it; one that lies about that is ended."""
+def test_a_program_may_wait_only_for_something(
+    calls: int, answers: int, seen: int, wake_ms: int | None, state: State
+) -> None:
+    """A program may wait if it has seen all answers and something can wake it; a false claim ends the run."""
     machine = _running(calls=calls, granted=5)
     for _ in range(answers):
         machine.happen(Trusted.ANSWER)
@@ -258,8 +262,8 @@ def test_waits(calls: int, answers: int, seen: int, wake_ms: int | None, state: 
     assert machine.cause is (Trusted.MALFORMED if state is State.ENDING else None)
 
 
-def test_a_program_waits_again_and_again() -> None:
-    """A timer wakes a program and leaves its answers open; each answer wakes it; then it goes on to its end."""
+def test_a_program_can_wait_repeatedly() -> None:
+    """A timer wakes a program and leaves its calls unanswered; each answer wakes it; then it runs to its end."""
     machine = _running(calls=2, granted=2)
     assert machine.receive(Wait(answers_seen=0, wake_ms=5)) is State.WAITING
     assert machine.happen(Trusted.WAKE) is State.RUNNING
@@ -271,8 +275,8 @@ def test_a_program_waits_again_and_again() -> None:
     assert (machine.cause, machine.last) == (None, _VALUE)
 
 
-def test_the_provisional_outcome_can_be_taken_back() -> None:
-    """The last provisional outcome counts, and an empty one takes it back."""
+def test_the_provisional_outcome_can_be_withdrawn() -> None:
+    """The last provisional outcome counts, and an empty one withdraws it."""
     machine = _running()
     other = Refused(module=True, message=b"other", stack=b"")
     for last in (_REFUSED, other, None, other):
@@ -292,8 +296,8 @@ _WAY = (Trusted.READY, Trusted.JOB, Trusted.SENT)
 
 
 @given(st.integers(0, 3), st.lists(_STEPS, max_size=30))
-def test_any_walk_is_that_of_the_table(skip: int, steps: list[Trusted | Message]) -> None:
-    """Whatever happens in whatever order, the machine follows the table, and an end leads to GONE, which is final."""
+def test_any_walk_follows_the_table(skip: int, steps: list[Trusted | Message]) -> None:
+    """For any sequence of events, the machine follows the table, and an exit leads to GONE, which is final."""
     machine = Machine(State.STARTING, calls_granted=2)
     calls = answers = 0
     for step in (*_WAY[:skip], *steps):
@@ -336,8 +340,8 @@ def test_any_walk_is_that_of_the_table(skip: int, steps: list[Trusted | Message]
 
 
 @given(st.lists(st.sampled_from(Trusted), max_size=30))
-def test_a_run_that_is_to_end_leaves_only_to_gone(events: list[Trusted]) -> None:
-    """From ENDING no event leads back to a state in which the program could go on."""
+def test_ending_leads_only_to_gone(events: list[Trusted]) -> None:
+    """From ENDING, no event leads back to a state in which the program could continue."""
     machine = _machine_in(State.ENDING)
     for event in events:
         try:
