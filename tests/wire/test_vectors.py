@@ -1,4 +1,4 @@
-"""docs/vectors.json: what other languages' clients are tested with is what this daemon and this client speak."""
+"""docs/vectors.json, the test vectors for clients in other languages, matches this daemon and this client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ cancelled
 
 
 def test_the_file_is_current() -> None:
-    """The file is what the messages make of it."""
+    """The file is what the messages generate."""
     assert (ROOT / "docs/vectors.json").read_text("utf-8") == "".join(parts()), "run: make docs"
 
 
@@ -37,7 +37,7 @@ def _bytes(vector: dict[str, Any], encoding: str) -> bytes:
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_the_daemon_reads_the_requests(encoding: str) -> None:
-    """Each request, from its bytes, is the message that it stands for; all types of requests are there."""
+    """The bytes of each request are decoded to the request, and the file has all types of requests."""
     assert {vector["message"]["type"] for vector in VECTORS["requests"]} >= {
         "submit", "run", "cancel", "show", "list", "remove", "name", "stats", "ping"
     }  # fmt: skip
@@ -47,13 +47,13 @@ def test_the_daemon_reads_the_requests(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_the_client_reads_the_replies(encoding: Any) -> None:
-    """Each reply, from its bytes, is the message that it stands for."""
+    """The bytes of each reply are decoded to the reply."""
     for vector, (about, reply) in zip(VECTORS["replies"], REPLIES, strict=True):
         assert ClientSession(encoding=encoding).receive(_bytes(vector, encoding)) == [reply], about
 
 
-def test_what_is_refused(socket_path: Path) -> None:
-    """Each wrong frame gets an error; the connection goes on, or ends, as the file says."""
+def test_invalid_frames_get_errors(socket_path: Path) -> None:
+    """Each invalid frame gets an error; the connection continues or ends, as the file says."""
     for vector in VECTORS["refused"]:
         encoding = "json" if "json" in vector else "msgpack"
         with talk(socket_path) as sock:
@@ -73,7 +73,7 @@ def test_what_is_refused(socket_path: Path) -> None:
 
 
 def test_the_client_in_javascript(client: Client, socket_path: Path) -> None:
-    """The example in JavaScript keeps a program, runs it, gets console lines, and tells errors; here on Deno."""
+    """The JavaScript example, here on Deno, submits a program, runs it, gets console lines, and reports errors."""
     import deno
 
     done = subprocess.run(

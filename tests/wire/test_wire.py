@@ -1,4 +1,4 @@
-"""The wire: framing, sessions, and that nothing sent to it can raise but its own errors."""
+"""Framing and sessions: whatever is received, they raise only protocol errors."""
 
 from __future__ import annotations
 
@@ -69,29 +69,29 @@ ENCODINGS: list[Any] = ["json", "msgpack"]
 
 
 def _plain(message: object) -> object:
-    """Return what two messages have in common exactly if they are the same; a Raw has no equality of its own."""
+    """Return a value that is equal for two messages exactly if they are the same; Raw does not define equality."""
     if isinstance(message, msgspec.Struct):
         fields = {name: _plain(getattr(message, name)) for name in message.__struct_fields__}
         return type(message), fields
     return bytes(message) if isinstance(message, Raw) else message
 
 
-def test_all_requests_are_tried() -> None:
+def test_all_requests_are_covered() -> None:
     """The list above has every kind of request."""
     assert {type(request) for request in REQUESTS} == set(Request.__args__)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
-def test_requests_survive_the_wire(encoding: Any, request_: Request) -> None:
-    """A request is the same on the other side, every field of it, in both encodings."""
+def test_requests_are_decoded_as_they_were_sent(encoding: Any, request_: Request) -> None:
+    """A request has the same fields on the other side, in both encodings."""
     received = ServerSession().receive(ClientSession(encoding=encoding).send(request_))
     assert list(map(_plain, received)) == [_plain(request_)]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_value_keeps_its_bytes(encoding: Any) -> None:
-    """An `ok` value arrives byte for byte as the program serialised it."""
+    """An `ok` value arrives with the same bytes that the program serialized."""
     value = b'{"a" : 1.0,"b":[1e400,"\\ud83d\\ude00"]}'
     server, client = ServerSession(), ClientSession(encoding=encoding)
     server.receive(client.send(Ping(id=1)))
@@ -104,8 +104,8 @@ def test_a_value_keeps_its_bytes(encoding: Any) -> None:
 
 
 @given(st.data())
-def test_splitting_changes_nothing(data: st.DataObject) -> None:
-    """However the stream is cut, the same messages come out."""
+def test_splitting_the_stream_changes_nothing(data: st.DataObject) -> None:
+    """However the stream is split, the same messages are decoded."""
     client = ClientSession(encoding=data.draw(st.sampled_from(ENCODINGS)))
     stream = b"".join(client.send(request) for request in REQUESTS)
     server, received = ServerSession(), []
@@ -122,8 +122,8 @@ _VALID = [ClientSession(encoding=encoding).send(request) for encoding in ENCODIN
 @given(
     st.one_of(st.binary(max_size=300), st.tuples(st.sampled_from(_VALID), st.integers(0, 60), st.binary(max_size=8)))
 )
-def test_no_bytes_raise_anything_but_protocol_errors(sent: bytes | tuple[bytes, int, bytes]) -> None:
-    """Junk and damaged frames give messages, BadMessage or a last ProtocolError, and nothing else."""
+def test_any_bytes_raise_only_protocol_errors(sent: bytes | tuple[bytes, int, bytes]) -> None:
+    """Junk and damaged frames give messages, BadMessage or a final ProtocolError, and nothing else."""
     if isinstance(sent, tuple):
         frame, at, junk = sent
         sent = frame[:at] + junk + frame[at + len(junk) :]
@@ -147,14 +147,14 @@ _HUGE_ID = b"9" * 5000
 _DEEP_LIST = b"[" * 50_000 + b"]" * 50_000
 
 _NO_ID: list[tuple[str, bytes, bytes, str]] = [
-    # what is wrong; the same without that; with it; what is said
+    # name; a frame without the defect; one with it; text in the error
     ("a length exceeds the maximum", _frame(_PING + b"\1"), b"\xff\xff\xff\xff", "exceeds the maximum"),
     ("an empty frame", _frame(_PING + b"\1"), _frame(b""), "truncated"),
-    ("no map", _frame(_PING + b"\1"), _frame(b"\x91" + _PING + b"\1"), "Expected `object`"),
-    ("lists in lists", _frame(_PING + b"\1"), _frame(b"\x91" * 100_000), "its id is not readable"),
+    ("not a map", _frame(_PING + b"\1"), _frame(b"\x91" + _PING + b"\1"), "Expected `object`"),
+    ("nested lists", _frame(_PING + b"\1"), _frame(b"\x91" * 100_000), "its id is not readable"),
     ("no id", _frame(_PING + b"\1"), _frame(b"\x81\xa4type\xa4ping"), "`id`"),
-    ("an id that is no number", _frame(_PING + b"\1"), _frame(_PING + b"\xcb\x7f\xf8\0\0\0\0\0\0"), "`$.id`"),
-    ("an id that is no UTF-8", _frame(_PING + b"\xa2ab"), _frame(_PING + b"\xa2\xff\xfe"), "UTF-8"),
+    ("an id that is not a number", _frame(_PING + b"\1"), _frame(_PING + b"\xcb\x7f\xf8\0\0\0\0\0\0"), "`$.id`"),
+    ("an id with invalid UTF-8", _frame(_PING + b"\xa2ab"), _frame(_PING + b"\xa2\xff\xfe"), "UTF-8"),
     ("an extension as the id", _frame(_PING + b"\1"), _frame(_PING + b"\xc7\x01\x05x"), "`$.id`"),
     ("no id", b'{"type":"ping","id":1}', b'{"type":"ping"}', "`id`"),
     ("an id below zero", b'{"type":"ping","id":0}', b'{"type":"ping","id":-1}', "`$.id`"),
@@ -174,9 +174,9 @@ _NO_ID: list[tuple[str, bytes, bytes, str]] = [
         "`$.id`",
     ),
     ("NaN as the id", b'{"type":"ping","id":1}', b'{"type":"ping","id":NaN}', "invalid character"),
-    ("an id that is no UTF-8", b'{"type":"ping","id":"ab"}', b'{"type":"ping","id":"\xff\xfe"}', "UTF-8"),
+    ("an id with invalid UTF-8", b'{"type":"ping","id":"ab"}', b'{"type":"ping","id":"\xff\xfe"}', "UTF-8"),
     ("an object that does not end", b'{"type":"ping","id":1}', b'{"type":"ping","id":1', "truncated"),
-    ("lists in lists", b'{"type":"ping","id":1}', b"{" + b"[" * 100_000, "its id is not readable"),
+    ("nested lists", b'{"type":"ping","id":1}', b"{" + b"[" * 100_000, "its id is not readable"),
     (
         "a deep env before the id",
         b'{"type":"run","env":{"id":1,"a":[]},"id":1}',
@@ -232,10 +232,10 @@ _SUBMIT = {"type": "submit", "id": 1, "source": "x", "name": "a-b"}
         ({"type": "list", "id": 1, "limit": 1000}, {"limit": 1001}, "`$.limit`"),
     ],
 )
-def test_bad_requests_are_answered_and_the_connection_goes_on(
+def test_bad_requests_are_answered_and_the_connection_continues(
     right: dict[str, Any], wrong: dict[str, Any], says: str
 ) -> None:
-    """A request with one thing wrong becomes a BadMessage that names it, and the next request is read."""
+    """A request with one defect becomes a BadMessage that names it, and the next request is decoded."""
     server = ServerSession()
     lines = [json.dumps(message).encode() + b"\n" for message in (right, {**right, **wrong}, {"type": "ping", "id": 2})]
     first, bad, last = server.receive(b"".join(lines))
@@ -246,8 +246,8 @@ def test_bad_requests_are_answered_and_the_connection_goes_on(
     assert last == Ping(id=2)
 
 
-def test_an_endless_line_is_refused_at_the_cap() -> None:
-    """A line of the cap's length is a frame; a longer one is refused, and no more than the cap is ever held."""
+def test_a_line_without_end_is_refused_at_the_cap() -> None:
+    """A line of the cap's length is a frame; a longer one is refused, and never more than the cap is buffered."""
     whole = b"{" + b" " * (MAX_FRAME_BYTES - 2) + b"}"
     assert list(FrameDecoder().feed(whole + b"\n")) == [whole]
     decoder = FrameDecoder()
@@ -260,7 +260,7 @@ def test_an_endless_line_is_refused_at_the_cap() -> None:
 
 
 def test_an_error_without_id_has_none() -> None:
-    """An error reply without id leaves the field out, and one with an id has it."""
+    """An error reply without an id omits the field, and one with an id has it."""
     server = ServerSession()
     server.receive(b'{"type":"ping","id":1}\n')
     assert json.loads(b"".join(server.send(Error(id=7, code="bad_request", message="x"))))["id"] == 7
@@ -268,13 +268,13 @@ def test_an_error_without_id_has_none() -> None:
 
 
 def test_the_protocol_reference_is_up_to_date() -> None:
-    """docs/protocol.md is what the generator writes."""
+    """docs/protocol.md matches the generator's output."""
     written = Path(__file__).parents[2] / "docs/protocol.md"
     assert written.read_text("utf-8") == protocol_reference(), "run: make docs"
 
 
 @pytest.mark.parametrize("sent", [b"hello\n", b"[1]\n", b"GET / HTTP/1.1\r\n\r\n"])
-def test_what_a_person_types_is_answered_in_text(sent: bytes) -> None:
+def test_other_text_is_answered_with_an_error_in_json(sent: bytes) -> None:
     """A connection that begins with neither `{` nor a length gets an error that says so, as a line of JSON."""
     session = ServerSession()
     (error,) = session.receive(sent)
@@ -283,21 +283,21 @@ def test_what_a_person_types_is_answered_in_text(sent: bytes) -> None:
     assert session.encoding == "json"
 
 
-def test_white_space_may_stand_before_the_first_line() -> None:
-    """A heredoc's line break or an indented message is JSON all the same."""
+def test_white_space_may_precede_the_first_line() -> None:
+    """A line break of a heredoc, or indentation, may come before the JSON."""
     assert ServerSession().receive(b'\n  {"type":"ping","id":1}\n') == [Ping(id=1)]
 
 
 @pytest.mark.parametrize("bytes_in", [b'{"prompt":"x"}\n', b'{"id":"\xff"}\n', b"GET / HTTP/1.1\r\n"])
-def test_a_protocol_error_holds_nothing_of_what_came(bytes_in: bytes) -> None:
-    """Frames that it refers to would keep megabytes until the collector of cycles comes."""
+def test_a_protocol_error_refers_to_no_received_frames(bytes_in: bytes) -> None:
+    """A reference to frames would keep megabytes until the next garbage collection."""
     (error,) = ServerSession().receive(bytes_in)
     assert isinstance(error, ProtocolError)
     assert (error.__context__, error.__cause__, error.__traceback__) == (None, None, None)
 
 
-def test_blank_lines_are_no_work() -> None:
-    """A megabyte of line feeds is skipped in a few steps of Python, and nothing of it is kept."""
+def test_blank_lines_are_skipped_quickly() -> None:
+    """A megabyte of line feeds is skipped in a few steps of Python, and none of it is kept."""
     decoder = FrameDecoder(encoding="json")
     steps = [0]
 
@@ -317,8 +317,8 @@ def test_blank_lines_are_no_work() -> None:
 
 
 @pytest.mark.parametrize("field", ['"type":"{}"', '"type":"ping","{}":1'])
-def test_an_error_does_not_quote_megabytes(field: str) -> None:
-    """A type or a field that there is not is named, but not whole."""
+def test_an_error_quotes_only_a_short_text(field: str) -> None:
+    """The error for an unknown type or field names it, truncated."""
     request = '{"id":1,' + field.replace("{}", "x" * 1_000_000) + "}\n"
     (event,) = ServerSession().receive(request.encode())
     assert isinstance(event, BadMessage)
@@ -326,8 +326,8 @@ def test_an_error_does_not_quote_megabytes(field: str) -> None:
     assert len(event.message) < 400
 
 
-def test_an_env_that_is_too_large_is_not_read() -> None:
-    """It is handed on as it is, to be refused by its size; one that may be is checked to be a JSON object."""
+def test_an_env_that_is_too_large_is_not_parsed() -> None:
+    """An env over the limit is passed on unparsed and refused by its size; a smaller one must be a JSON object."""
     session = ServerSession(bounds=TextBounds(env_bytes=100))
     large, small = (b'{"type":"run","id":1,"env":[' + b"1," * count + b"1]}\n" for count in (100, 10))
     (request,), (event,) = session.receive(large), session.receive(small)
@@ -339,7 +339,7 @@ def test_an_env_that_is_too_large_is_not_read() -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 4 << 20])
 def test_a_large_value_is_not_copied_and_keeps_its_bytes(encoding: Any, size: int) -> None:
-    """A large result arrives unchanged between the other fields; above the bound it is a view in the reply's parts."""
+    """A large result arrives unchanged between the other fields; above the bound, the reply contains a view of it."""
     value = b'"' + b"x" * (size - 2) + b'"'
     server, client = ServerSession(), ClientSession(encoding=encoding)
     server.receive(client.send(Ping(id="id")))
@@ -356,7 +356,7 @@ def test_a_large_value_is_not_copied_and_keeps_its_bytes(encoding: Any, size: in
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_reply_over_the_cap_is_an_error(encoding: Any) -> None:
-    """A large result in a reply that no frame holds is answered with its size."""
+    """If a result does not fit into a frame, the reply is an error with its size."""
     server, client = ServerSession(), ClientSession(encoding=encoding)
     server.receive(client.send(Ping(id=1)))
     usage = Usage(cpu_ms=1, wall_ms=1, peak_memory_bytes=1)
