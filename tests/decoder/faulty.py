@@ -1,6 +1,6 @@
-"""A decoder that dies, hangs, or sends an invalid answer, if the payload of a question asks for it.
+"""A decoder process that exits, hangs, or sends an invalid answer if the payload of a question requests it.
 
-Run as a script by the decoder of a test, as the real one is.
+The decoder under test runs it as a script, as it runs the real one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 
 sys.path += [folder for folder in sys.argv[1:] if folder not in sys.path]
 
-from promptlogd.decoder import answers, script  # its folder was added above
+from promptlogd.decoder import answers, script  # the folder was added to sys.path above
 
 _answer_to = answers.answer_to
 

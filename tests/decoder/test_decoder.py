@@ -1,4 +1,4 @@
-"""The decoder: its answers, the order of uids, and processes that fail."""
+"""The decoder: its answers, the order in which it serves uids, and processes that fail."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _payload(request: Any, encoding: Any) -> bytes:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-async def test_a_request_is_what_it_is_on_the_loop(encoding: Any) -> None:
-    """Each request comes back as it was sent, every field of it."""
+async def test_a_request_is_decoded_as_on_the_loop(encoding: Any) -> None:
+    """Each request is decoded with the same fields as it was sent."""
     async with _a_decoder() as decoder:
         for request in REQUESTS:
             found = await decoder.request(0, _payload(request, encoding), encoding)
@@ -59,8 +59,8 @@ async def test_a_request_is_what_it_is_on_the_loop(encoding: Any) -> None:
         Submit(id=4, source="/*" + "\u2028" * 100_000 + "*/", name="a"),
     ],
 )
-async def test_long_texts_come_whole(request_: Any, encoding: Any) -> None:
-    """Texts that come apart from their request, and are decoded in slices, are what was sent."""
+async def test_long_texts_are_complete(request_: Any, encoding: Any) -> None:
+    """Texts that the decoder returns separately and decodes in slices are the texts that were sent."""
     async with _a_decoder(TextBounds()) as decoder:
         found = await decoder.request(0, _payload(request_, encoding), encoding)
         if isinstance(found, Run) and isinstance(found.prompt, bytes):
@@ -82,8 +82,8 @@ async def test_long_texts_come_whole(request_: Any, encoding: Any) -> None:
         b"",
     ],
 )
-async def test_what_is_wrong_is_told_as_on_the_loop(payload: bytes) -> None:
-    """The same error with the same id comes from either, and an error without an id is a ProtocolError."""
+async def test_errors_are_the_same_as_on_the_loop(payload: bytes) -> None:
+    """Decoder and loop give the same error with the same id; an error without an id is a ProtocolError."""
     session = ServerSession()
     (expected,) = session.receive(payload + b"\n") if payload else [ProtocolError("not a request")]
     async with _a_decoder() as decoder:
@@ -110,8 +110,8 @@ async def test_what_is_wrong_is_told_as_on_the_loop(payload: bytes) -> None:
         ),
     ],
 )
-async def test_texts_over_their_bounds_stay_where_they_are(right: Any, wrong: Any) -> None:
-    """A text over its bound is not sent to the loop: the error has the size and the limit."""
+async def test_texts_over_their_limits_are_not_sent_to_the_loop(right: Any, wrong: Any) -> None:
+    """A text over its limit stays in the decoder's process: the error has the size and the limit."""
     async with _a_decoder() as decoder:
         assert _plain(await decoder.request(0, _payload(right, "json"), "json")) == _plain(right)
         found = await decoder.request(0, _payload(wrong, "json"), "json")
@@ -121,8 +121,8 @@ async def test_texts_over_their_bounds_stay_where_they_are(right: Any, wrong: An
     assert found.detail["size"] == found.detail["limit"] + 1
 
 
-async def test_results_are_read() -> None:
-    """JSON is ok and keeps its bytes; half of a surrogate pair is a bad result; what is no JSON is a crash."""
+async def test_results_are_checked() -> None:
+    """JSON is ok and keeps its bytes; a lone surrogate is a bad result; anything else is a crash."""
     async with _a_decoder() as decoder:
         ok = await decoder.value(0, b'{"a": [1]}')
         assert isinstance(ok, Ok)
@@ -133,7 +133,7 @@ async def test_results_are_read() -> None:
 
 
 async def test_uids_are_served_round_robin() -> None:
-    """One uid's questions, however many, keep another's waiting for one of them; its own stay in order."""
+    """A uid waits for at most one question of another uid, however many that one asks; each uid's stay in order."""
     answered: list[tuple[int, int]] = []
 
     async def ask(decoder: Decoder, uid: int, number: int) -> None:
@@ -152,8 +152,8 @@ async def test_uids_are_served_round_robin() -> None:
     assert answered == [(1, 1), (2, 4), (3, 6), (1, 2), (1, 3), (1, 5)]
 
 
-async def test_a_cancelled_question_is_not_answered() -> None:
-    """A question whose asker was cancelled is not asked of the process."""
+async def test_a_cancelled_question_is_not_sent() -> None:
+    """If a question is cancelled while it waits, the process never receives it."""
     decoder = Decoder(_BOUNDS, script=_FAULTY)
     with trio.move_on_after(0.01):
         await decoder.value(1, b"die  ")
@@ -163,8 +163,8 @@ async def test_a_cancelled_question_is_not_answered() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_results_that_wait_have_a_bound() -> None:
-    """A uid is refused another result while its waiting results hold too much; another uid is not."""
+async def test_waiting_results_are_bounded() -> None:
+    """If the waiting results of a uid are too large, it is refused another; other uids are not."""
     decoder = Decoder(_BOUNDS)
     async with trio.open_nursery() as nursery:
         for _ in range(8):
@@ -187,16 +187,16 @@ async def test_a_process_that_fails_is_replaced(fault: bytes) -> None:
         assert await decoder.request(0, _payload(Ping(id=2), "json"), "json") == Ping(id=2)
 
 
-async def test_a_script_that_is_not_there_fails_a_question() -> None:
-    """If the process can't be started, its question fails, and nothing else."""
+async def test_a_missing_script_fails_only_its_question() -> None:
+    """If the process cannot be started, only its question fails."""
     async with _a_decoder(script=Path("/nonexistent")) as decoder:
         for _ in range(2):
             with pytest.raises(DecoderFailed):
                 await decoder.value(0, b"1")
 
 
-async def test_a_process_without_questions_ends() -> None:
-    """After a while without a question its memory is given back; the next question gets another process."""
+async def test_an_idle_process_ends() -> None:
+    """An idle process ends to free its memory; the next question starts another."""
     others = set(children(os.getpid()))
     async with _a_decoder(idle_s=0.05) as decoder:
         for _ in range(2):
@@ -206,8 +206,8 @@ async def test_a_process_without_questions_ends() -> None:
                     await trio.sleep(0.01)
 
 
-def test_questions_and_answers_have_one_form() -> None:
-    """Each header is read as it was written."""
+def test_questions_and_answers_have_one_format() -> None:
+    """Each header is decoded as it was encoded."""
     for kind in ("json", "msgpack", "value"):
         header = question(kind, 5, _BOUNDS)
         assert len(header) == QUESTION_BYTES
@@ -216,8 +216,8 @@ def test_questions_and_answers_have_one_form() -> None:
     assert read_answer(answer[:ANSWER_BYTES]) == (b"a", len(answer) - ANSWER_BYTES)
 
 
-async def test_one_that_ended_with_nothing_to_do_costs_no_answer() -> None:
-    """A process that was killed between two questions, as for want of memory, is replaced before the second."""
+async def test_a_process_killed_while_idle_is_replaced() -> None:
+    """A process killed between two questions, for example for lack of memory, is replaced before the second."""
     async with _a_decoder() as decoder:
         before = set(children(os.getpid()))
         await decoder.request(0, _payload(Ping(id=1), "json"), "json")
