@@ -1,4 +1,4 @@
-"""Tests whose time is trio's: they end, whatever they wait for."""
+"""Time-outs for tests that use trio's clock, so that they end whatever they wait for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _P = ParamSpec("_P")
 
 
 def within_a_minute(test: Callable[_P, Awaitable[None]]) -> Callable[_P, Awaitable[None]]:
-    """Let a test whose runs never get their turn fail, at once where the clock jumps."""
+    """Make a test fail after a minute of trio's time, which passes at once with an autojump clock."""
 
     @wraps(test)
     async def ending(*args: _P.args, **kwargs: _P.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: a daemon, cells, and the check that nothing is left behind."""
+"""Fixtures shared by all tests: a daemon, cells, and the check that tests leave nothing behind."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from sandbox.cells.plan import Plan
 from tests.daemons import cgroups
 from tests.hosts import host
 
-# Whether an example is slow is the machine's affair; what the code does with it is the test's.
+# No deadline for examples: their speed depends on the machine, not on the code under test.
 settings.register_profile("promptlog", deadline=None)
 settings.load_profile("promptlog")
 
 
-# Whatever a test leaves running becomes a child of this process, not of init's, and is found.
+# Orphans become children of this process instead of init's, so that the check at the end finds them.
 _PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _processes() -> dict[int, tuple[int, bytes]]:
-    """Every live process on this host: its parent and its command."""
+    """Return each live process on this host, with its parent and its command."""
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -45,7 +45,7 @@ def _processes() -> dict[int, tuple[int, bytes]]:
 
 
 def _split(processes: dict[int, tuple[int, bytes]]) -> tuple[list[bytes], list[bytes]]:
-    """Commands of jails and daemons: those that descend from this process, and others'."""
+    """Return the commands of jails and daemons: descendants of this process, and others."""
     ours: list[bytes] = []
     others: list[bytes] = []
     for pid, (_, command) in processes.items():
@@ -67,7 +67,7 @@ _FOLDERS = pytest.StashKey[set[Path]]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Note which folders are there before the tests."""
+    """Record which folders exist before the tests."""
     session.config.stash[_FOLDERS] = _folders()
 
 
@@ -75,14 +75,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
     """Fail the session if a process, a jail's root, a temporary folder or a cgroup outlives it.
 
-    Where tests run side by side, the process that started the others looks, once they have ended.
+    If tests run in parallel, the controlling process checks this after its workers have ended.
     """
     yield
     if hasattr(session.config, "workerinput"):
         return
     ours, others = _split(_processes())
     before: set[Path] = session.config.stash[_FOLDERS]
-    folders = set() if others else _folders() - before  # another's daemon makes folders, too
+    folders = set() if others else _folders() - before  # daemons of others create folders too
     left = [*map(repr, ours), *map(str, folders)]
     if left:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -105,7 +105,7 @@ def client(socket_path: Path) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def plan() -> Iterator[Plan]:
-    """How to start a QuickJS cell, with a jail's root of its own."""
+    """A plan that starts a QuickJS cell, with a separate root folder for its jail."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     try:
@@ -116,5 +116,5 @@ def plan() -> Iterator[Plan]:
 
 @pytest.fixture
 def clock(autojump_clock: MockClock) -> MockClock:
-    """Trio's clock, which jumps to the next deadline: time passes by it alone, whatever the machine does."""
+    """Trio's mock clock, which jumps to the next deadline: time does not depend on the machine."""
     return autojump_clock

@@ -1,4 +1,4 @@
-"""Daemons with settings of their own, for tests."""
+"""Daemons with their own settings, and cgroups of this host, for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _START_S = 20.0
 
 @contextmanager
 def configured_daemon(config: str, *, environment: dict[str, str] | None = None) -> Iterator[Path]:
-    """Start a daemon with this configuration, in a folder of its own; give its socket, and stop it at the end."""
+    """Start a daemon with this configuration in a new folder, yield its socket, and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="promptlog-") as name:
         folder = Path(name)
         (folder / "promptlog.toml").write_text(config)
@@ -43,7 +43,7 @@ def configured_daemon(config: str, *, environment: dict[str, str] | None = None)
 
 
 def cgroups(prefix: str) -> set[Path]:
-    """Every cgroup on this host, of either version, whose name begins so. They come and go while one looks."""
+    """Return all cgroups on this host, v1 or v2, whose names have this prefix. Cgroups may vanish during the search."""
     return {
         Path(parent, name)
         for parent, names, _ in os.walk("/sys/fs/cgroup")

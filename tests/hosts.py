@@ -1,4 +1,4 @@
-"""Engines' hosts under the default configuration, for tests that work with cells themselves."""
+"""Engine hosts with the default configuration, for tests that start cells themselves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox.jail.identities import shared
 
 
 def host(engine: str, folder: Path, *, cgroup: Cgroup | None = None, options: DenoSettings | None = None) -> EngineHost:
-    """Return the host of an engine that makes its root there; its jails share one uid."""
+    """Return the host of an engine that builds its root folder here; its jails share one uid."""
     config = Config()
     return host_of(ENGINES[engine])(
         Setting(
@@ -30,7 +30,7 @@ def host(engine: str, folder: Path, *, cgroup: Cgroup | None = None, options: De
 
 
 def in_cgroup(plan: Plan, cgroup: Cgroup) -> Plan:
-    """Return how to start a QuickJS cell whose jail is below this cgroup."""
+    """Return a plan that starts a QuickJS cell whose jail is below this cgroup."""
     at = plan.arguments.index("--")
     arguments = [*plan.arguments[:at], *cgroup.arguments, *plan.arguments[at:]]
     return msgspec.structs.replace(plan, arguments=arguments, cgroup=cgroup)

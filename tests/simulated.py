@@ -1,4 +1,4 @@
-"""Clients, cells and service times for tests of admission. Time is trio's mock clock; no process runs."""
+"""Simulated clients, cells and service times for tests of admission, on trio's mock clock and without processes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Cells:
         self.lent = 0
 
     def can_lend(self) -> bool:
-        """Whether one is ready."""
+        """Return whether a cell is ready."""
         return self.count > 0
 
     def is_last(self) -> bool:
-        """Whether one is ready, and others are in use."""
+        """Return whether exactly one cell is ready and others are lent."""
         return self.count == 1 and self.lent > 0
 
 
@@ -38,16 +38,16 @@ def client(connection: int, *, uid: int = 1000, pid: int = 1, tenant: str | None
 
 
 class Simulation:
-    """An admission whose runs take as much wall time as CPU time, each on a core of its own."""
+    """An admission whose runs take as much wall time as CPU time, each on its own core."""
 
     def __init__(self, nursery: trio.Nursery, *, concurrent: int = 4, queue: int = 1000) -> None:
         self.quickjs, self.deno = Cells(), Cells()
         cells = {"quickjs": self.quickjs, "deno": self.deno}
         self.admission = Admission(concurrent=concurrent, queue=queue, queue_bytes=1000, cells=cells)
         self.served_ms: dict[int, float] = defaultdict(float)
-        """CPU time that each user's runs have used, those in progress included at their end."""
+        """CPU time used by each user's runs, counted when a run ends."""
         self.waits_ms: dict[int, list[float]] = defaultdict(list)
-        """How long the runs of each connection have waited."""
+        """Waiting times of the runs of each connection."""
         self._nursery = nursery
 
     def run(
@@ -61,7 +61,7 @@ class Simulation:
         engine: str = "quickjs",
         sleeps_s: float = 0.0,
     ) -> Ticket:
-        """Ask for a run that sleeps for `sleeps_s`, then uses `cpu_ms` of CPU time, and ends."""
+        """Request a run that sleeps for `sleeps_s`, then uses `cpu_ms` of CPU time, and ends."""
         asked = trio.current_time()
 
         async def in_cell(ticket: Ticket) -> None:
@@ -78,11 +78,11 @@ class Simulation:
         return self.admission.ask(principal, engine, granted, ordinary=ordinary, room=room)
 
     def keep_running(self, principal: Principal, cpu_ms: float, *, sleeps_s: float = 0.0) -> None:
-        """Ask for another run whenever one has ended. To be called as often as runs are to be in hand."""
+        """Request another run whenever one has ended. Call it once for each run that is to be in progress."""
         self.run(principal, cpu_ms, lambda: self.keep_running(principal, cpu_ms, sleeps_s=sleeps_s), sleeps_s=sleeps_s)
 
     async def run_every(self, principal: Principal, cpu_ms: float, every_s: float, number: int) -> list[float]:
-        """Ask for a run at each interval. Return how long each waited in ms, sorted."""
+        """Request a run at each interval. Return the sorted waiting times of this connection's runs in ms."""
         for _ in range(number):
             self.run(principal, cpu_ms)
             await trio.sleep(every_s)

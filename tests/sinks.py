@@ -1,4 +1,4 @@
-"""A sink for requests that a test gives to a handler."""
+"""A sink for requests that a test passes to a handler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from promptlogd.wire.messages import Id, Log, Reply
 
 
 class NotingSink(Sink):
-    """Notes the replies; the test cancels and works."""
+    """Records replies and callbacks; the test cancels requests and runs their work."""
 
     def __init__(self, encoding: Encoding = "msgpack") -> None:
         self._encoding: Encoding = encoding

@@ -1,4 +1,4 @@
-"""Admission: fair by CPU time, work-conserving, bounded, and quick for light clients. Service times are simulated."""
+"""Admission is fair by CPU time, work-conserving, bounded, and quick for light clients. Service times are simulated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def clock() -> MockClock:
 
 
 def _noting(into: list[int], number: int) -> Callable[[object], None]:
-    """What is called with the grant, and notes whose it is."""
+    """Return a callback for a grant that appends this number."""
     return lambda _: into.append(number)
 
 
@@ -45,7 +45,7 @@ def _p99(sorted_ms: list[float]) -> float:
 
 @within_a_minute
 async def test_a_full_queue_refuses_the_newest_run_of_the_client_with_the_most() -> None:
-    """A client with one run takes the place of one of many; a client with as many as others is refused itself."""
+    """A client with one run displaces one of many; a client with as many runs as others is refused."""
     admission = Admission(concurrent=1, queue=4, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[str] = []
     refused: list[str] = []
@@ -77,8 +77,8 @@ async def test_a_full_queue_refuses_the_newest_run_of_the_client_with_the_most()
 
 
 @within_a_minute
-async def test_what_waiting_runs_hold_of_memory_has_a_bound() -> None:
-    """Above the bound, the newest run of the client that holds the most is refused, even if it has one run."""
+async def test_the_memory_of_waiting_runs_is_bounded() -> None:
+    """Above the bound, the newest run of the client that holds the most memory is refused, even a client's only run."""
     admission = Admission(concurrent=1, queue=100, queue_bytes=1000, cells={"quickjs": Cells()})
     refused: list[str] = []
 
@@ -102,8 +102,8 @@ async def test_what_waiting_runs_hold_of_memory_has_a_bound() -> None:
 
 
 @within_a_minute
-async def test_runs_are_refused_a_part_in_each_turn_of_the_loop() -> None:
-    """When an engine's cells do not start, its runs are refused, others run in between, and no other run is touched."""
+async def test_refusals_are_spread_over_turns_of_the_loop() -> None:
+    """If an engine's cells do not start, its runs are refused a few per turn, and runs of other engines stay."""
     admission = Admission(concurrent=1, queue=1000, queue_bytes=1000, cells={"quickjs": Cells(0), "deno": Cells(0)})
     refused: list[int] = []
     for number in range(300):
@@ -128,8 +128,10 @@ async def test_runs_are_refused_a_part_in_each_turn_of_the_loop() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.booleans()), max_size=60))
-def test_the_most_is_what_a_search_finds(steps: list[tuple[int, int, int, bool]]) -> None:
-    """Whoever asks and leaves, the refused run is of the user, process and connection with the most in the queue."""
+def test_the_refused_run_belongs_to_the_client_with_the_most_in_the_queue(
+    steps: list[tuple[int, int, int, bool]],
+) -> None:
+    """For any sequence, the refused run belongs to the user, process and connection that hold the most in the queue."""
 
     async def drive() -> None:
         admission = Admission(concurrent=1, queue=8, queue_bytes=20, cells={"quickjs": Cells(0)})
@@ -165,12 +167,12 @@ def test_the_most_is_what_a_search_finds(steps: list[tuple[int, int, int, bool]]
 
 
 @within_a_minute
-async def test_each_light_client_is_looked_at(clock: MockClock) -> None:
-    """With more light clients than are looked at for the reserved slot, one that alone may begin gets it."""
+async def test_no_light_client_is_overlooked(clock: MockClock) -> None:
+    """If only one of many light clients may start a run, it gets the reserved slot after a few attempts."""
     cells = Cells()
     admission = Admission(concurrent=3, queue=1000, queue_bytes=1000, cells={"quickjs": cells})
     held: list[Ticket | RequestError] = []
-    for number in range(600):  # each becomes light
+    for number in range(600):  # each client becomes light
         admission.ask(client(number, pid=number), "quickjs", held.append)
         ticket = held.pop()
         assert isinstance(ticket, Ticket)
@@ -179,7 +181,7 @@ async def test_each_light_client_is_looked_at(clock: MockClock) -> None:
         admission.ask(client(1000, pid=1000), "quickjs", held.append)
     assert len(held) == 2
     granted: list[int] = []
-    for number in range(600):  # of all of these only the last has an ordinary run
+    for number in range(600):  # only the last client has an ordinary run
         admission.ask(client(number, pid=number), "quickjs", _noting(granted, number), ordinary=number == 599)
     for _ in range(3):
         admission.select()
@@ -187,8 +189,8 @@ async def test_each_light_client_is_looked_at(clock: MockClock) -> None:
 
 
 @within_a_minute
-async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
-    """A run is refused after `wait_s`, to within a twentieth; a later run goes on waiting, and gets the slot."""
+async def test_a_run_that_waits_too_long_is_refused(clock: MockClock) -> None:
+    """A run is refused after `wait_s`, at most a twentieth late; a later run keeps waiting, and gets the slot."""
     admission = Admission(concurrent=1, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     held: list[Ticket | RequestError] = []
     admission.ask(client(1), "quickjs", held.append)
@@ -218,8 +220,8 @@ async def test_a_run_that_waits_too_long_is_sent_away(clock: MockClock) -> None:
 
 
 @within_a_minute
-async def test_a_run_that_leaves_loses_no_slot() -> None:
-    """Whichever of the runs that wait leaves, the others get the slot in their order."""
+async def test_a_cancelled_run_loses_no_slot() -> None:
+    """Whichever waiting run is cancelled, the others get the slot in order."""
     for leaving in range(3):
         admission = Admission(concurrent=1, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
         granted: list[tuple[int, Ticket]] = []
@@ -241,8 +243,8 @@ async def test_a_run_that_leaves_loses_no_slot() -> None:
 
 
 @within_a_minute
-async def test_slots_that_are_given_back_at_once() -> None:
-    """Thousands of runs that give their slot back as soon as they have it each get it once, one after the other."""
+async def test_slots_that_are_returned_at_once() -> None:
+    """Thousands of runs that return their slot at once each get it once, one after the other."""
     admission = Admission(concurrent=1, queue=5000, queue_bytes=1000, cells={"quickjs": Cells()})
     held: list[Ticket | RequestError] = []
     admission.ask(client(1), "quickjs", held.append)
@@ -260,7 +262,8 @@ async def test_slots_that_are_given_back_at_once() -> None:
     assert (len(had), admission.running, admission.queued) == (3000, 0, 0)
 
 
-# --- bound 1: no slot but the reserved one is idle while a run may begin ----------------------------------------------
+# --- bound 1: no slot except the reserved one is idle while a run may begin
+# --------------------------------------------
 
 
 class _Reader(Room):
@@ -271,11 +274,11 @@ class _Reader(Room):
         self._waiting: list[object] = []
 
     def has_room(self) -> bool:
-        """Whether it reads."""
+        """Return whether the client reads."""
         return self.reads
 
     def when_room(self, callback: object) -> None:
-        """Note who waits."""
+        """Store the callback."""
         self._waiting.append(callback)
 
     def read(self) -> None:
@@ -308,7 +311,7 @@ _EVENTS = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(concurrent=st.integers(1, 5), events=_EVENTS)
 def test_no_slot_is_idle_while_a_run_may_begin(concurrent: int, events: list[tuple[object, ...]]) -> None:
-    """After any events: if more slots are free than are reserved, no run waits that has a ready cell and room."""
+    """After any events, no run with a ready cell and room waits while more slots are free than are reserved."""
 
     async def main() -> None:
         cells = {"quickjs": Cells(2), "deno": Cells(2)}
@@ -411,7 +414,7 @@ def test_no_slot_is_idle_while_a_run_may_begin(concurrent: int, events: list[tup
 def test_siblings_with_a_backlog_differ_by_a_few_runs(
     first_ms: float, second_ms: float, connections: int, level: str
 ) -> None:
-    """In any stretch their CPU times differ by at most (D+1)(ci+cj), however many connections one of them has."""
+    """Over any interval, their CPU times differ by at most (D+1)(ci+cj), for any number of connections."""
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -436,7 +439,7 @@ def test_siblings_with_a_backlog_differ_by_a_few_runs(
             for index in range(many):
                 for _ in range(8 if many == 1 else 2):
                     keep("second", 2 + index, 2 + index if level == "user" else 1000, second_ms)
-            await trio.sleep(1.0)  # the estimates have settled
+            await trio.sleep(1.0)  # until the estimates have settled
             gaps = []
             for _ in range(20):
                 gaps.append(served["first"] - served["second"])
@@ -448,8 +451,8 @@ def test_siblings_with_a_backlog_differ_by_a_few_runs(
 
 
 @within_a_minute
-async def test_new_connections_and_processes_bring_a_user_no_more(clock: MockClock) -> None:
-    """A user whose every run comes from a new process has the same share as one with a single connection."""
+async def test_new_connections_and_processes_do_not_increase_a_users_share(clock: MockClock) -> None:
+    """A user who starts each run from a new process has the same share as one with a single connection."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         number = 1000
@@ -479,8 +482,8 @@ async def test_new_connections_and_processes_bring_a_user_no_more(clock: MockClo
 
 @pytest.mark.parametrize("connections", [1, 8, 64])
 @within_a_minute
-async def test_a_new_client_hardly_waits_beside_runs_that_sleep(clock: MockClock, connections: int) -> None:
-    """Runs that sleep for 30 s, of one process, do not keep the slots: a new client's runs begin within LONG_S."""
+async def test_sleeping_runs_of_a_process_do_not_block_a_new_client(clock: MockClock, connections: int) -> None:
+    """Runs of one process that sleep for 30 s do not keep their slots: a new client's runs start within LONG_S."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         nursery.start_soon(simulation.admission.serve, 60.0)
@@ -495,8 +498,8 @@ async def test_a_new_client_hardly_waits_beside_runs_that_sleep(clock: MockClock
 
 
 @within_a_minute
-async def test_a_user_whose_runs_sleep_leaves_slots_to_others(clock: MockClock) -> None:
-    """However many processes of a user have runs that sleep, a new client of another user begins within LONG_S."""
+async def test_sleeping_runs_of_a_user_do_not_block_another_user(clock: MockClock) -> None:
+    """However many processes of a user have sleeping runs, a new client of another user starts runs within LONG_S."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         nursery.start_soon(simulation.admission.serve, 60.0)
@@ -511,8 +514,8 @@ async def test_a_user_whose_runs_sleep_leaves_slots_to_others(clock: MockClock) 
 
 
 @within_a_minute
-async def test_light_clients_of_a_user_whose_runs_sleep_are_served(clock: MockClock) -> None:
-    """A user with all the long runs that it may have is held, but a light client of it hardly waits."""
+async def test_sleeping_runs_of_a_user_do_not_delay_its_light_clients(clock: MockClock) -> None:
+    """If a user has the maximum of long runs, its other clients are held back, but a light one hardly waits."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         nursery.start_soon(simulation.admission.serve, 60.0)
@@ -528,7 +531,7 @@ async def test_light_clients_of_a_user_whose_runs_sleep_are_served(clock: MockCl
 
 @within_a_minute
 async def test_a_client_with_long_runs_has_one_slot(clock: MockClock) -> None:
-    """It has as many long runs as half of the slots. Its other runs begin one after the other, and all of them end."""
+    """The client may have long runs for half of the slots; its other runs start one at a time, and all end."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         admission = simulation.admission
@@ -549,7 +552,7 @@ async def test_a_client_with_long_runs_has_one_slot(clock: MockClock) -> None:
 
 @within_a_minute
 async def test_all_slots_return_from_long_runs(clock: MockClock) -> None:
-    """Runs of many clients, short and long, of which some are cancelled: all others end, and no slot is lost."""
+    """With short, long and cancelled runs of many clients, all others end, and no slot is lost."""
     random = Random(7)
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
@@ -567,14 +570,15 @@ async def test_all_slots_return_from_long_runs(clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
 
-# --- bound 3: a light client waits for one reserved run at the most ---------------------------------------------------
+# --- bound 3: a light client waits for at most one reserved run
+# --------------------------------------------------------
 
 
 @pytest.mark.parametrize("connections", [1, 8, 64, 250])
 @pytest.mark.parametrize("uid", [1000, 2000])
 @within_a_minute
 async def test_a_light_client_hardly_waits_beside_endless_loops(clock: MockClock, connections: int, uid: int) -> None:
-    """A light client's wait is short whatever number of connections another process has, of its own user or another."""
+    """A light client's wait is short, however many connections another process has, of the same user or another."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         await simulation.run_every(client(1), _SHORT_MS, 0.005, 3)
@@ -588,7 +592,7 @@ async def test_a_light_client_hardly_waits_beside_endless_loops(clock: MockClock
 
 @within_a_minute
 async def test_a_new_client_gets_its_share_beside_endless_loops(clock: MockClock) -> None:
-    """A client that is not established yet waits for a few loops at most, and for none once it is."""
+    """A new client waits for a few loops at most, and for none once it counts as light."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         for number in range(64):
@@ -601,9 +605,12 @@ async def test_a_new_client_gets_its_share_beside_endless_loops(clock: MockClock
 
 
 @within_a_minute
-async def test_the_reserve_is_for_light_clients_alone(clock: MockClock) -> None:
-    """With one slot free, no run begins of a new client, of one with long runs, of one that runs something already, or
-    with more than the default limits; a light client's begins at once."""
+async def test_the_reserved_slot_is_only_for_light_clients(clock: MockClock) -> None:
+    """Only a light client's run takes the last free slot.
+
+    Runs of a new client, of one with long runs, of one with a run in progress, or with more than the default limits,
+    wait.
+    """
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         light, greedy, busy, heavy, new = (client(number, pid=number) for number in range(1, 6))
@@ -626,7 +633,7 @@ async def test_the_reserve_is_for_light_clients_alone(clock: MockClock) -> None:
 
 
 @within_a_minute
-async def test_beside_other_users_the_reserve_is_for_light_users(clock: MockClock) -> None:
+async def test_a_user_with_long_runs_gets_no_reserved_slot_while_others_wait(clock: MockClock) -> None:
     """A light process of a user with long runs gets no reserved slot while another user waits."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
@@ -647,8 +654,8 @@ async def test_beside_other_users_the_reserve_is_for_light_users(clock: MockCloc
 
 
 @within_a_minute
-async def test_within_one_user_new_processes_can_hurt_that_user_alone(clock: MockClock) -> None:
-    """Processes that become light with a cheap run and then loop delay clients of their own user only."""
+async def test_processes_that_pretend_to_be_light_delay_only_their_own_user(clock: MockClock) -> None:
+    """Processes that become light with a cheap run and then loop delay only clients of their own user."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         victim, other = client(1, uid=1, pid=1), client(2, uid=2, pid=2)
@@ -689,8 +696,8 @@ async def test_within_one_user_new_processes_can_hurt_that_user_alone(clock: Moc
 
 
 @within_a_minute
-async def test_an_engine_without_a_ready_cell_keeps_the_other_engine_from_nothing(clock: MockClock) -> None:
-    """Runs that wait for a cell hold no slot; they begin once a cell is ready."""
+async def test_an_engine_without_a_ready_cell_does_not_block_another_engine(clock: MockClock) -> None:
+    """Runs that wait for a cell hold no slot, and start when a cell is ready."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         simulation.deno.count = 0
@@ -704,8 +711,8 @@ async def test_an_engine_without_a_ready_cell_keeps_the_other_engine_from_nothin
 
 
 @within_a_minute
-async def test_the_last_ready_cell_is_for_light_clients(clock: MockClock) -> None:
-    """The last ready cell is reserved while others are in use. A single cell is for all clients."""
+async def test_the_last_ready_cell_is_reserved_for_light_clients(clock: MockClock) -> None:
+    """The last ready cell is reserved while others are lent. A pool's only cell is for all clients."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery, concurrent=8)
         light = client(1)
@@ -721,7 +728,7 @@ async def test_the_last_ready_cell_is_for_light_clients(clock: MockClock) -> Non
 
 @within_a_minute
 async def test_a_client_that_does_not_read_gets_no_slot(clock: MockClock) -> None:
-    """Runs of a client that does not read wait, others do not; once it reads, its runs begin in their order."""
+    """Runs of a client that does not read wait, and others do not; when it reads, its runs start in order."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery, concurrent=1)
         reader = _Reader()
@@ -738,12 +745,12 @@ async def test_a_client_that_does_not_read_gets_no_slot(clock: MockClock) -> Non
         nursery.cancel_scope.cancel()
 
 
-# --- what is remembered -----------------------------------------------------------------------------------------------
+# --- remembered usage -------------------------------------------------------------------------------------------------
 
 
 @within_a_minute
-async def test_a_process_that_connects_anew_is_what_it_was(clock: MockClock) -> None:
-    """What its earlier connections used counts against a process that opens one for each run."""
+async def test_a_process_keeps_its_usage_across_connections(clock: MockClock) -> None:
+    """CPU time used on earlier connections counts against a process that opens one for each run."""
     async with trio.open_nursery() as nursery:
         simulation = Simulation(nursery)
         number = 100
@@ -771,8 +778,8 @@ async def test_a_process_that_connects_anew_is_what_it_was(clock: MockClock) -> 
 
 
 @within_a_minute
-async def test_what_is_remembered_has_a_bound() -> None:
-    """Of 10,000 processes that came and went at most 4,096 are remembered, and no connection that was closed."""
+async def test_the_number_of_remembered_processes_is_bounded() -> None:
+    """Of 10,000 processes that have disconnected, at most 4,096 are remembered, and no closed connection."""
     admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(10_000):
@@ -785,8 +792,8 @@ async def test_what_is_remembered_has_a_bound() -> None:
 
 
 @within_a_minute
-async def test_a_front_that_names_any_number_of_tenants_has_a_bound() -> None:
-    """Of 10,000 tenants on one connection at most 4,096 are remembered, each with a process."""
+async def test_the_number_of_remembered_tenants_is_bounded() -> None:
+    """Of 10,000 tenants on one connection, at most 4,096 are remembered, each with a process."""
     admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(10_000):
@@ -800,8 +807,8 @@ async def test_a_front_that_names_any_number_of_tenants_has_a_bound() -> None:
 
 
 @within_a_minute
-async def test_many_connections_that_name_tenants_have_one_bound() -> None:
-    """Tenants that used no more than others cost memory only while they are at hand, for all connections together."""
+async def test_tenants_of_many_connections_share_one_bound() -> None:
+    """Tenants that used no more than others are remembered only for a while, with one bound for all connections."""
     admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(10_000):
@@ -816,8 +823,8 @@ async def test_many_connections_that_name_tenants_have_one_bound() -> None:
 
 
 @within_a_minute
-async def test_a_process_that_used_no_more_than_others_is_forgotten() -> None:
-    """A process that is not ahead of its parent's clock is forgotten: a new one would have the same service."""
+async def test_a_process_without_extra_usage_is_forgotten() -> None:
+    """A process that is not ahead of its parent's clock is forgotten, because a new one would be served the same."""
     admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(3):

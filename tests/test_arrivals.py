@@ -1,4 +1,4 @@
-"""Connections are woken a few at a time, whatever number of clients has something to say, leaves, or is late."""
+"""Connections are woken a few per turn, however many clients send data, disconnect, or miss a deadline."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from promptlogd.share import Share
 
 _MANY = 100
 _AT_ONCE = 20
-"""More than are woken in one turn."""
+"""Upper bound of the connections that are woken in one turn."""
 
 
 class _Sockets:
-    """Pairs of sockets: ours, and the client's."""
+    """Socket pairs: the daemon's end and the client's end."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -38,7 +38,7 @@ class _Sockets:
 
 @pytest.fixture
 def sockets() -> Iterator[_Sockets]:
-    """Pairs that are closed in the end."""
+    """Socket pairs that are closed after the test."""
     with ExitStack() as stack:
         yield _Sockets(stack)
 
@@ -53,7 +53,7 @@ async def _serving() -> AsyncIterator[tuple[Arrivals, trio.Nursery]]:
 
 
 class _Turns:
-    """Counts the turns of trio's loop, and what happens in each."""
+    """Counts the turns of trio's loop, and records the events of each."""
 
     def __init__(self) -> None:
         self.events: list[tuple[int, str]] = []
@@ -68,15 +68,18 @@ class _Turns:
         self.events.append((self._turn, name))
 
     def most(self, name: str) -> int:
-        """The most of these in one turn. Tasks run in random order, so that a turn's may count for the next one."""
+        """Return the most such events in one turn.
+
+        Trio runs tasks in random order, so an event may count for the next turn.
+        """
         return max(Counter(turn for turn, noted in self.events if noted == name).values())
 
     def turn_of(self, name: str) -> int:
         return next(turn for turn, noted in self.events if noted == name)
 
 
-async def test_one_process_does_not_keep_another_waiting(sockets: _Sockets) -> None:
-    """A hundred connections of one process have something to read: a few are woken in a turn, and another's at once."""
+async def test_one_process_does_not_delay_another(sockets: _Sockets) -> None:
+    """If 100 connections of one process have data, a few are woken per turn, and that of another process at once."""
     turns = _Turns()
 
     async def read(ours: socket.socket, share: Share, name: str) -> None:
@@ -102,8 +105,8 @@ async def test_one_process_does_not_keep_another_waiting(sockets: _Sockets) -> N
     assert turns.turn_of("other") <= turns.turn_of("crowd") + 1
 
 
-async def test_late_connections_do_not_keep_others_waiting(sockets: _Sockets, clock: MockClock) -> None:
-    """A hundred deadlines pass at once: a few are told in a turn, and who has something to read is woken meanwhile."""
+async def test_missed_deadlines_do_not_delay_others(sockets: _Sockets, clock: MockClock) -> None:
+    """If 100 deadlines pass at once, a few are reported per turn, and a connection with data is woken meanwhile."""
     turns = _Turns()
 
     async def read(ours: socket.socket, deadline: float) -> None:
@@ -127,8 +130,8 @@ async def test_late_connections_do_not_keep_others_waiting(sockets: _Sockets, cl
     assert turns.turn_of("other") <= turns.turn_of("late") + 2
 
 
-async def test_who_is_forgotten_in_the_queue_is_not_told(sockets: _Sockets) -> None:
-    """Many clients leave at once, and the end of the first one closes the others' connections as well."""
+async def test_a_forgotten_connection_is_not_notified(sockets: _Sockets) -> None:
+    """If many clients disconnect at once, and the first callback forgets the others, these get no callback."""
     gone: list[int] = []
     async with _serving() as (arrivals, _):
         pairs = [sockets.pair() for _ in range(_MANY)]
@@ -147,7 +150,7 @@ async def test_who_is_forgotten_in_the_queue_is_not_told(sockets: _Sockets) -> N
 
 
 async def test_a_block_is_cancelled_at_its_deadline(clock: MockClock) -> None:
-    """A wait for something else than a socket ends then too, and one that ends before is left alone."""
+    """A block that waits for another event is cancelled too; a block that ends earlier is not affected."""
     async with _serving() as (arrivals, _):
         with arrivals.cancel_at(trio.current_time() + 1) as before:
             pass
@@ -158,8 +161,8 @@ async def test_a_block_is_cancelled_at_its_deadline(clock: MockClock) -> None:
         assert not before.cancelled_caught
 
 
-async def test_who_left_is_noticed_once(sockets: _Sockets) -> None:
-    """A client that closes its socket has left; one that only stops to write has not. A forgotten one is not told."""
+async def test_a_disconnect_is_reported_once(sockets: _Sockets) -> None:
+    """A client that closes its socket is reported; one that only stops writing, or was forgotten, is not."""
     gone: list[str] = []
     async with _serving() as (arrivals, _):
         clients = {}
@@ -178,8 +181,8 @@ async def test_who_left_is_noticed_once(sockets: _Sockets) -> None:
     assert gone == ["closed"]
 
 
-async def test_a_descriptor_that_is_used_again_is_another_socket(sockets: _Sockets) -> None:
-    """What the kernel reported of a closed socket wakes nobody who waits for the next one with its number."""
+async def test_a_reused_descriptor_is_another_socket(sockets: _Sockets) -> None:
+    """Events of a closed socket do not wake a task that waits for the next socket with the same number."""
     gone: list[str] = []
     async with _serving() as (arrivals, _):
         ours, theirs = sockets.pair()
@@ -195,7 +198,7 @@ async def test_a_descriptor_that_is_used_again_is_another_socket(sockets: _Socke
     assert gone == []
 
 
-async def test_a_cancelled_wait_can_be_repeated(sockets: _Sockets) -> None:
+async def test_a_wait_can_be_repeated_after_a_cancel(sockets: _Sockets) -> None:
     """After a wait was cancelled, the next one on the same socket gets its bytes."""
     async with _serving() as (arrivals, _):
         ours, theirs = sockets.pair()
@@ -206,8 +209,8 @@ async def test_a_cancelled_wait_can_be_repeated(sockets: _Sockets) -> None:
             assert await arrivals.readable(ours, Share())
 
 
-async def test_an_ended_wait_is_free_of_reference_cycles(sockets: _Sockets) -> None:
-    """What a wait called back is freed with the last reference to it, without garbage collection."""
+async def test_an_ended_wait_leaves_no_reference_cycles(sockets: _Sockets) -> None:
+    """The object of a callback is freed with its last reference, without garbage collection."""
 
     class Reader:
         reads_on = True

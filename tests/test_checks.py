@@ -1,4 +1,4 @@
-"""From a text to its artifact, with a cell that the test plays."""
+"""From a source to its artifact, with a simulated cell."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sandbox.protocol.events import Checked
 _USAGE = Usage(cpu_ms=1.0, wall_ms=1.0, peak_memory_bytes=1)
 
 
-async def test_a_check_that_had_no_time_for_bytecode_is_repeated_with_more() -> None:
-    """A short source is checked within a run's CPU limit first. If there is no bytecode then, that of checks counts."""
+async def test_a_check_without_time_for_bytecode_is_repeated() -> None:
+    """A short source is first checked with a run's CPU limit, and if this gives no bytecode, with that of checks."""
     jobs: list[Job] = []
 
     async def finish(job: Job, principal: Principal) -> Result:

@@ -1,4 +1,4 @@
-"""The configuration: bounds, and errors that say what would be right."""
+"""The configuration: limits, and errors that name the remedy."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def _load(tmp_path: Path, text: str | bytes) -> Config:
 
 
 def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
-    """Everything has a default."""
+    """Every setting has a default."""
     assert _load(tmp_path, "") == Config()
 
 
 def test_settings_are_read(tmp_path: Path) -> None:
-    """Sections and nested sections reach the record."""
+    """Settings of sections and nested sections are read."""
     config = _load(tmp_path, "[limits.default]\ncpu_ms = 20\n[pool]\ncells = 3\nisolation = 'jail'\n")
     assert config.limits_for(None).cpu_ms == 20
     assert (config.cells, config.concurrent, config.pool.isolation) == (3, 3, "jail")
 
 
-def test_cells_are_counted_by_the_cores_that_the_daemon_may_use() -> None:
-    """On a host of many cores a daemon that is kept to one of them has cells for one."""
+def test_the_number_of_cells_follows_the_usable_cores() -> None:
+    """On a host with many cores, a daemon that is confined to one core has cells for one."""
     cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(cores)})
@@ -56,15 +56,15 @@ def test_cells_are_counted_by_the_cores_that_the_daemon_may_use() -> None:
         ("700000:10", "pool.uids has 10 ids, but this configuration can have "),
     ],
 )
-def test_a_range_of_uids_that_can_not_be_used_is_refused(tmp_path: Path, uids: str, says: str) -> None:
-    """A range of uids for jails has a form, keeps away from users' and services' ids, and is large enough."""
+def test_an_unusable_range_of_uids_is_refused(tmp_path: Path, uids: str, says: str) -> None:
+    """The range of uids for jails must be well-formed, large enough, and apart from ids of users and services."""
     assert _load(tmp_path, '[pool]\nuids = "700000:1000"').pool.id_range == (700_000, 1000)
     with pytest.raises(ConfigError, match=re.escape(says)):
         _load(tmp_path, f'[pool]\nuids = "{uids}"')
 
 
-def test_a_maximum_alone_leaves_the_others(tmp_path: Path) -> None:
-    """A file that sets one maximum has the defaults of the others, as the reference says."""
+def test_one_maximum_keeps_the_other_defaults(tmp_path: Path) -> None:
+    """A file that sets one maximum has the defaults for the others, as the reference says."""
     most = _load(tmp_path, "[limits.max]\ncpu_ms = 700\n").limits.max
     assert most == msgspec.structs.replace(Config().limits.max, cpu_ms=700)
 
@@ -124,15 +124,15 @@ _MOST = (1 << 20) - len(b"#\n")
     ],
     ids=lambda value: repr(value[:40]),
 )
-def test_what_is_wrong_is_named(tmp_path: Path, right: str | bytes, wrong: str | bytes, says: str) -> None:
-    """A file loads, and with one thing wrong is refused by the name of the setting and what would be right."""
+def test_an_error_names_the_setting(tmp_path: Path, right: str | bytes, wrong: str | bytes, says: str) -> None:
+    """A file is accepted, and with one defect refused with the name of the setting and the remedy."""
     _load(tmp_path, right)
     with pytest.raises(ConfigError, match=re.escape(says)):
         _load(tmp_path, wrong)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A file that is not there is a ConfigError with its path."""
+    """A missing file is a ConfigError with its path."""
     (tmp_path / "here").write_text("")
     assert load(tmp_path / "here") == Config()
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "nowhere"))):
@@ -152,7 +152,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ids=lambda value: str(value)[:30],
 )
 def test_limits_are_bounded(right: dict[str, int], wrong: dict[str, int], says: str) -> None:
-    """A run gets what it asks for up to the bound itself, and is told the bound one step beyond it."""
+    """A run gets what it requests up to the maximum, and one step above it an error that names the maximum."""
     config = Config()
     limits = config.limits_for(LimitsAsked(**right))
     assert {field: getattr(limits, field) for field in right} == right
@@ -161,7 +161,7 @@ def test_limits_are_bounded(right: dict[str, int], wrong: dict[str, int], says: 
 
 
 def test_default_paths() -> None:
-    """Root has the system's paths, others those of the XDG specification."""
+    """The defaults are system paths for root, and paths of the XDG specification for others."""
     assert str(default_paths(0, {}).socket) == "/run/promptlog/promptlog.sock"
     user = default_paths(1000, {"HOME": "/h", "XDG_RUNTIME_DIR": "/r"})
     assert (str(user.socket), str(user.state_dir)) == ("/r/promptlog/promptlog.sock", "/h/.local/state/promptlog")
@@ -169,13 +169,13 @@ def test_default_paths() -> None:
 
 
 def test_the_reference_is_up_to_date() -> None:
-    """docs/config.md is what the generator writes."""
+    """docs/config.md matches the generator's output."""
     written = Path(__file__).parents[1] / "docs/config.md"
     assert written.read_text("utf-8") == config_reference(), "run: make docs"
 
 
 def test_an_engine_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
-    """A default that is less than an engine can start with is raised for that engine, up to the maximum alone."""
+    """A default memory limit below an engine's minimum is raised for that engine, but not above the maximum."""
     small = _load(tmp_path, "[limits.default]\nmemory_mb = 32")
     assert small.limits_for(None).memory_bytes == 32 * MIB
     for asked in (None, LimitsAsked(), LimitsAsked(cpu_ms=10)):
@@ -190,7 +190,7 @@ def test_an_engine_gets_the_memory_that_it_needs(tmp_path: Path) -> None:
 
 
 def test_wall_time_follows_cpu_time() -> None:
-    """A run that asks for more CPU than the default wall time gets twice that, within the maximum."""
+    """A run that requests more CPU time than the default wall time gets twice that as wall time, up to the maximum."""
     config = Config()
     assert config.limits_for(LimitsAsked(cpu_ms=100)).wall_ms == 1000
     assert config.limits_for(LimitsAsked(cpu_ms=5000)).wall_ms == 10_000
@@ -207,7 +207,7 @@ def test_wall_time_follows_cpu_time() -> None:
     ],
 )
 def test_the_default_engine_can_not_be_disabled(tmp_path: Path, engines: str, says: str) -> None:
-    """Any other engine can be, and the error says which setting is to be changed."""
+    """Any other engine can be disabled, and the error names the setting to change."""
     assert _load(tmp_path, '[engines]\ndefault = "deno"\ndisabled = ["quickjs"]').engines.disabled == ["quickjs"]
     with pytest.raises(ConfigError, match=re.escape(says)):
         _load(tmp_path, f"[engines]\n{engines}")
@@ -220,8 +220,8 @@ def _folder_of(path: Path, **files: str) -> None:
         (folder / f"{name}.toml").write_text(text)
 
 
-def test_files_of_the_drop_in_folder_go_over_the_file(tmp_path: Path) -> None:
-    """The last file by name decides, setting by setting, and each setting's source is known."""
+def test_drop_in_files_override_the_main_file(tmp_path: Path) -> None:
+    """For each setting, the last file by name decides, and the source of each setting is known."""
     path = tmp_path / "promptlog.toml"
     path.write_text("[limits.default]\ncpu_ms = 20\nwall_ms = 200\nlog_kb = 2\n")
     _folder_of(
@@ -240,8 +240,8 @@ def test_files_of_the_drop_in_folder_go_over_the_file(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_wrong_in_a_drop_in_is_named(tmp_path: Path) -> None:
-    """An error names the file that has it, or the file and the folder if only both together are wrong."""
+def test_an_error_names_the_drop_in(tmp_path: Path) -> None:
+    """An error names the file that has it, or the file and the folder if they are invalid only together."""
     path = tmp_path / "promptlog.toml"
     path.write_text("[limits.max]\ncpu_ms = 100\n")
     _folder_of(path, one="[limits.default]\ncpu_ms = 10")
@@ -263,7 +263,7 @@ def test_what_is_wrong_in_a_drop_in_is_named(tmp_path: Path) -> None:
         load(path)
 
 
-def test_the_drop_in_folder_has_a_bound(tmp_path: Path) -> None:
+def test_the_number_of_drop_ins_is_limited(tmp_path: Path) -> None:
     """A hundred files are read, and one more is refused."""
     path = tmp_path / "promptlog.toml"
     path.write_text("")
@@ -274,8 +274,8 @@ def test_the_drop_in_folder_has_a_bound(tmp_path: Path) -> None:
         load(path)
 
 
-def test_fronts_are_users_by_uid_or_by_name(tmp_path: Path) -> None:
-    """A name is looked up when the file is read; one that is nobody's, and what is no user at all, are refused."""
+def test_fronts_are_uids_or_user_names(tmp_path: Path) -> None:
+    """Names are resolved when the file is read; unknown names and invalid values are refused."""
     assert front_uids(_load(tmp_path, "[server]\nfronts = [12, 'root']").server) == {0, 12}
     for wrong, says in (
         ("['no-such-user-here']", "server.fronts: there is no user 'no-such-user-here'; make it, or give a uid"),

@@ -1,4 +1,4 @@
-"""The documents name what is there."""
+"""Names, links and versions in the documents exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_every_test_that_security_md_names_exists() -> None:
-    """Each test and each test file that docs/security.md names is there."""
+    """Each test and each test file that docs/security.md names exists."""
     text = (ROOT / "docs/security.md").read_text("utf-8")
     tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     names = set(re.findall(r"\btest_\w+\b(?!\.py)", text))
@@ -25,8 +25,8 @@ def test_every_test_that_security_md_names_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    """Each relative link in the Markdown files leads to a file."""
+def test_links_between_documents_are_valid() -> None:
+    """Each relative link in the Markdown files leads to an existing file."""
     links = [
         (document, target)
         for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
@@ -39,7 +39,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 
 def test_the_command_that_installs_deno_works() -> None:
-    """Documents and messages name the package and the versions that pyproject.toml does, and none of another owner."""
+    """Documents and messages name the package and versions of pyproject.toml, and no package of another owner."""
     [deno] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["deno"]
     files = [
         path

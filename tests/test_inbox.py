@@ -1,4 +1,4 @@
-"""The inbox of one connection: other tasks get their turn while a client's requests are taken."""
+"""The inbox of one connection: other tasks run between a client's requests."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ async def _decode(frame: Unread) -> Request | BadMessage | ProtocolError:
     raise AssertionError("no frame is large")
 
 
-async def test_other_tasks_get_their_turn_between_requests(clock: MockClock) -> None:
-    """After a millisecond of one client's requests, another task runs before the next request is taken."""
+async def test_other_tasks_run_between_requests(clock: MockClock) -> None:
+    """After a millisecond of one client's requests, another task runs before the next request is processed."""
     order: list[str] = []
 
     def take(request: Request | BadMessage) -> None:
@@ -56,14 +56,14 @@ async def test_other_tasks_get_their_turn_between_requests(clock: MockClock) -> 
             await inbox.read(take)
             nursery.cancel_scope.cancel()
     assert order.count("request") == 100
-    # Two in a turn; trio takes the tasks of a turn in random order, so that the next turn's two may follow at once.
+    # Two per turn. Trio runs the tasks of a turn in random order, so the next turn's two may follow directly.
     assert max(len(list(group)) for what, group in groupby(order) if what == "request") <= 4
 
 
-async def test_a_partial_frame_does_not_wait_for_room_for_ever(clock: MockClock) -> None:
-    """Ten connections of a process each have a part of a long frame, and there is one place for such frames.
+async def test_a_partial_frame_does_not_wait_for_ever(clock: MockClock) -> None:
+    """Ten connections of a process each have a part of a long frame, and there is room for one such frame.
 
-    Each holds it for at most `stall_s`. A connection that has waited three times as long is closed with `busy`.
+    Each keeps this room for at most `stall_s`. A connection that has waited three times as long is closed with `busy`.
     """
     clock.autojump_threshold = 0.01
     stall_s, ends = 1.0, []
@@ -100,8 +100,8 @@ def _inbox(ours: socket.socket, arrivals: Arrivals, decode: Callable[[Unread], A
     return Inbox(ours, session, budget, arrivals, stall_s=10.0, unless_gone=_wait, decode=decode)
 
 
-async def test_requests_keep_their_order_behind_one_that_takes_time() -> None:
-    """Short requests are read at once, a large one by the connection's task: those behind it wait for it."""
+async def test_requests_keep_their_order_behind_a_large_one() -> None:
+    """Short requests are read at once and a large one by the connection's task; the requests behind it wait for it."""
     taken: list[object] = []
     decoding = trio.Event()
     done = trio.Event()
@@ -134,8 +134,8 @@ async def test_requests_keep_their_order_behind_one_that_takes_time() -> None:
     assert taken == [1, 2, 3, 4, 5]
 
 
-async def test_a_failure_with_one_connection_is_its_own() -> None:
-    """What goes wrong while a short request is taken ends that connection, and not the task that wakes all of them."""
+async def test_an_error_of_one_connection_does_not_affect_others() -> None:
+    """An error while a short request is processed ends its connection, and not the task that wakes all connections."""
     taken: list[object] = []
 
     def fail(request: Request | BadMessage) -> None:
@@ -162,8 +162,8 @@ async def test_a_failure_with_one_connection_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_the_inbox_of_a_client_that_is_gone_is_freed(fails: bool) -> None:
-    """It is free of reference cycles, whether the client left with a reply unread, or one of its requests failed."""
+async def test_the_inbox_of_a_closed_connection_is_freed(fails: bool) -> None:
+    """The inbox has no reference cycles, whether the client left with an unread reply or one of its requests failed."""
 
     def take(request: Request | BadMessage) -> None:
         ours.send(b"reply")

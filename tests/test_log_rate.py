@@ -1,4 +1,4 @@
-"""What can be caused again and again does not fill the log."""
+"""Messages that can be triggered again and again do not fill the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from promptlogd.log_rate import RateLimit, fit
 
 @pytest.fixture
 def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
-    """A logger, and what it wrote."""
+    """A logger, and the text that it wrote."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.addFilter(RateLimit())
@@ -25,8 +25,10 @@ def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
     logger.removeHandler(handler)
 
 
-def test_a_flood_is_cut_and_counted(log: tuple[logging.Logger, io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a thousand lines of one place a few are written, and later the number of dropped lines; others are written."""
+def test_a_flood_is_limited_and_counted(
+    log: tuple[logging.Logger, io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand lines from one place in the code, a few are written, and later the number of dropped ones."""
     logger, written = log
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -44,19 +46,17 @@ def test_a_flood_is_cut_and_counted(log: tuple[logging.Logger, io.StringIO], mon
     assert written.getvalue().splitlines()[-1] == "client 7 is gone (950 more like this were dropped before)"
 
 
-def test_texts_that_are_made_up_share_a_rate(
-    log: tuple[logging.Logger, io.StringIO], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The rate is that of a place in the code, whatever the text of a line is."""
+def test_made_up_texts_share_a_rate(log: tuple[logging.Logger, io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate applies to a place in the code, whatever the text of a line is."""
     logger, written = log
-    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)  # on a busy machine 2000 lines take a second, or more
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)  # on a busy machine, 2000 lines take a second or more
     for number in range(2000):
         logger.warning(f"text {number}")
     assert len(written.getvalue().splitlines()) == 50
 
 
-def test_a_long_line_is_cut() -> None:
-    """A long line keeps its beginning and its end, and says how much is left out; a short line stays whole."""
+def test_a_long_line_is_truncated() -> None:
+    """A long line keeps its beginning and end, and the number of omitted characters; a short line stays complete."""
     assert fit("short") == "short"
     line = fit("begin" + "x" * 1_000_000 + "end")
     assert line.startswith("begin")
@@ -65,6 +65,6 @@ def test_a_long_line_is_cut() -> None:
     assert len(line) < 8100
 
 
-def test_nothing_in_a_line_drives_a_terminal() -> None:
-    """Escape characters are replaced."""
+def test_terminal_escapes_are_replaced() -> None:
+    """Escape characters in a line are replaced."""
     assert fit("a\x1b[2Jb\x9b\u00e9\n") == "a?[2Jb?\u00e9\n"

@@ -1,4 +1,4 @@
-"""Lines of the log are written by a thread: a reader that stops does not hold up who logs."""
+"""A thread writes the lines of the log, so a reader that stops does not block the daemon."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _logger(handler: LogWriter) -> logging.Logger:
     return logger
 
 
-def test_a_reader_that_stops_does_not_hold_up_who_logs() -> None:
-    """With a full pipe lines are dropped and counted; once somebody reads, the rest comes in order."""
+def test_a_stopped_reader_does_not_block_logging() -> None:
+    """With a full pipe, lines are dropped and counted; when the reader continues, the rest arrives in order."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
         handler = LogWriter(stream)
@@ -29,7 +29,7 @@ def test_a_reader_that_stops_does_not_hold_up_who_logs() -> None:
             logger.warning("line %d %s", number, "x" * 100)
         assert time.monotonic() - began < 5
         received = b""
-        while select.select([reading], [], [], 1)[0]:  # how many lines there are is the scheduler's affair
+        while select.select([reading], [], [], 1)[0]:  # the scheduler decides how many lines there are
             received += os.read(reading, 65536)
         logger.warning("last")
         handler.close()
@@ -45,8 +45,8 @@ def test_a_reader_that_stops_does_not_hold_up_who_logs() -> None:
     assert lines[-1].startswith("last")
 
 
-def test_the_end_writes_what_is_left() -> None:
-    """Lines that were handed over just before the end are written."""
+def test_close_writes_the_remaining_lines() -> None:
+    """Lines that were logged just before the end are written."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
         handler = LogWriter(stream)
@@ -58,8 +58,8 @@ def test_the_end_writes_what_is_left() -> None:
         assert written.read().split() == [str(number) for number in range(100)]
 
 
-def test_the_end_does_not_wait_for_ever() -> None:
-    """If nobody reads, the end of the daemon comes nevertheless."""
+def test_close_does_not_wait_for_ever() -> None:
+    """Closing the log returns even if nobody reads it."""
     reading, writing = os.pipe()
     stream = os.fdopen(writing, "w")
     handler = LogWriter(stream)
@@ -69,7 +69,7 @@ def test_the_end_does_not_wait_for_ever() -> None:
     began = time.monotonic()
     handler.close()
     assert time.monotonic() - began < 10
-    os.close(reading)  # the thread's write ends with EPIPE
+    os.close(reading)  # ends the thread's write with EPIPE
     handler._thread.join(0.2)
     with suppress(BrokenPipeError):
         stream.close()

@@ -1,4 +1,4 @@
-"""The outbox: order of the bytes, and what is counted of them."""
+"""The outbox: the order of its bytes, and how they are counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KIB = 1024
 
 
 class _Client:
-    """An outbox, the account that it charges, and the socket's other end."""
+    """An outbox, the account that it charges, and the other end of its socket."""
 
     def __init__(self) -> None:
         self._ours, self.theirs = socket.socketpair()
@@ -47,13 +47,13 @@ class _Client:
             self._tasks.start_soon(work)
 
     def start(self, tasks: trio.Nursery) -> None:
-        """Begin the outbox's tasks."""
+        """Start the outbox's tasks."""
         self._tasks = tasks
         for work in self._not_started:
             tasks.start_soon(work)
 
     async def read(self, size: int) -> bytes:
-        """Read so many bytes, a few at a time."""
+        """Read this number of bytes in small pieces."""
         theirs, data = trio.socket.from_stdlib_socket(self.theirs.dup()), bytearray()
         with theirs:
             while len(data) < size:
@@ -68,7 +68,7 @@ class _Client:
 
 @pytest.fixture
 def client() -> Iterator[_Client]:
-    """An outbox, whose client does not read yet."""
+    """An outbox whose client does not read yet."""
     client = _Client()
     yield client
     client.close()
@@ -87,8 +87,8 @@ _REPLIES: list[list[Part]] = [
 ]
 
 
-async def test_all_bytes_come_in_their_order(client: _Client) -> None:
-    """Long and short parts arrive as they were given, and in the end nothing of them is counted."""
+async def test_all_bytes_arrive_in_order(client: _Client) -> None:
+    """Long and short parts arrive in the order in which they were sent, and none is counted afterwards."""
     expected = b"".join(part for parts in _REPLIES for part in parts)
     async with trio.open_nursery() as nursery:
         client.start(nursery)
@@ -100,8 +100,8 @@ async def test_all_bytes_come_in_their_order(client: _Client) -> None:
     assert client.account.held_bytes == 0
 
 
-async def test_what_is_held_is_counted(client: _Client) -> None:
-    """A long part counts until its last byte is sent, since its memory is held until then; nothing counts twice."""
+async def test_unsent_bytes_are_counted(client: _Client) -> None:
+    """A long part counts until its last byte is sent, because its memory is held until then; nothing counts twice."""
     large = 1000 * _KIB
     client.outbox.send([b"head", bytes(large)])
     assert client.account.held_bytes == large
@@ -116,15 +116,15 @@ async def test_what_is_held_is_counted(client: _Client) -> None:
     assert client.account.held_bytes == 0
 
 
-async def test_what_the_socket_takes_is_not_counted(client: _Client) -> None:
-    """A reply that the socket takes at once is not kept."""
+async def test_bytes_that_the_socket_accepts_are_not_counted(client: _Client) -> None:
+    """A reply that the socket accepts at once is not kept."""
     client.outbox.send([b"head", bytes(50 * _KIB), b"\n"])
     assert client.account.held_bytes == 0
     assert len(await client.read(5 + 50 * _KIB)) == 5 + 50 * _KIB
 
 
-async def test_replies_that_room_brings_keep_their_order(client: _Client) -> None:
-    """Who is called back for room may send at once: its bytes come behind the ones that were kept."""
+async def test_replies_sent_from_a_callback_keep_their_order(client: _Client) -> None:
+    """A callback for room may send at once; its bytes follow those that were kept."""
     first, waiting = _part(1200 * _KIB, 7), deque[Callable[[], None]]()
     client.outbox.send([first])
     waiting.append(lambda: client.outbox.send([b"second"]))
@@ -136,16 +136,16 @@ async def test_replies_that_room_brings_keep_their_order(client: _Client) -> Non
     assert client.account.held_bytes == 0
 
 
-async def test_a_client_that_is_gone_ends_its_connection(client: _Client) -> None:
-    """Sending to a closed socket reports the end, and keeps nothing."""
+async def test_a_closed_client_ends_its_connection(client: _Client) -> None:
+    """Sending to a closed socket reports the end, and keeps no bytes."""
     client.theirs.close()
     client.outbox.send([b"x"])
     assert client.ended
     assert client.account.held_bytes == 0
 
 
-async def test_one_task_sends_what_is_kept(client: _Client) -> None:
-    """Who is called back for room may send as the last kept byte is gone: no second task waits for the same socket."""
+async def test_only_one_task_sends(client: _Client) -> None:
+    """A callback may send when the last kept byte has been sent: no second task then waits for the same socket."""
     large = _part(1500 * _KIB, 9)
     client.outbox.send([large])
     client.account.when_room(lambda: client.outbox.send([large]))
@@ -155,8 +155,8 @@ async def test_one_task_sends_what_is_kept(client: _Client) -> None:
     assert client.account.held_bytes == 0
 
 
-def test_any_number_of_waiters_pass_room_on() -> None:
-    """Each waiter that is woken passes on; all levels are released, and no recursion ends it."""
+def test_any_number_of_waiters_is_woken() -> None:
+    """Each woken waiter passes on to the next one without recursion, and all accounts are released."""
     process = Account(1000)
     held = [Account(10_000, process) for _ in range(3000)]
     first, woken = held[0], list[Account]()

@@ -1,4 +1,4 @@
-"""The way back of a request whose client is leaving."""
+"""The sink of a request whose client is disconnecting."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from promptlogd.request_sink import Replies, RequestSink
 from promptlogd.wire.messages import Run
 
 
-async def test_work_for_a_client_that_is_leaving_is_not_begun() -> None:
-    """The tasks of its connection have ended, and its requests are about to: a run that ends just then is no fault."""
+async def test_no_work_is_started_for_a_disconnecting_client() -> None:
+    """If a run ends after its connection's tasks and before its requests are abandoned, its work is not started."""
     worked: list[object] = []
 
     async def work(*given: object) -> None:

@@ -34,8 +34,8 @@ from tests.store.programs import ARTIFACT, BUILD, submit
 from tests.store.reopened import reopened
 
 
-async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
-    """The check has its result already, and the run has not begun: it ends as `cancelled`, and never begins."""
+async def test_a_cancel_right_after_the_check_is_not_lost() -> None:
+    """A cancel after the check's result and before the start of the run ends it as `cancelled`, and it never starts."""
     started: list[Job] = []
     runs = SimpleNamespace(start=lambda job, *rest, **options: started.append(job))
     noted: list[Entry] = []
@@ -64,7 +64,7 @@ async def test_a_cancel_that_comes_as_the_check_ends_is_not_lost() -> None:
 
 
 class _Handled:
-    """A handler with a store of one program, whose runs are noted and not run."""
+    """A handler with a store of one program, which records runs and does not start them."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -89,7 +89,7 @@ class _Handled:
         return SimpleNamespace(cancel=lambda: None)
 
     def start(self, reference: str) -> NotingSink:
-        """Begin a run of a kept program."""
+        """Start a run of the stored program."""
         sink = NotingSink()
         self._handler.start(Principal(connection=1, uid=0, process=None), Run(id=1, hash=reference), sink)
         return sink
@@ -102,8 +102,8 @@ def handled(tmp_path: Path) -> Iterator[_Handled]:
         yield _Handled(store)
 
 
-async def test_a_program_in_memory_begins_at_once(handled: _Handled, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first run reads the program in a thread; the next ones begin before `start` returns, without the disk."""
+async def test_a_program_in_memory_starts_at_once(handled: _Handled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run reads the program in a thread; the next ones start before `start` returns, without the disk."""
     for reference in ("@x", handled.hash[:10]):
         (work,) = handled.start(reference).works
         assert handled.started == []
@@ -122,7 +122,7 @@ async def test_a_program_in_memory_begins_at_once(handled: _Handled, monkeypatch
 
 
 async def test_a_run_is_cancelled_while_the_disk_hangs(handled: _Handled, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that waits for the disk is cancelled at once, with the client's hash, and is never begun or counted."""
+    """A run that waits for the disk is cancelled at once, with the client's hash, and never started or counted."""
     reading, go_on = trio.Event(), threading.Event()
     token = trio.lowlevel.current_trio_token()
     load = handled.store.load

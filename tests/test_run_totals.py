@@ -32,7 +32,7 @@ def test_runs_are_counted_by_engine_and_outcome() -> None:
 
 
 def test_runs_that_never_started_are_in_no_histogram() -> None:
-    """A run that was cancelled in the queue is counted, and does not distort the durations."""
+    """A run that was cancelled in the queue is counted, but does not affect the durations."""
     totals = RunTotals()
     totals.note(None, "cancelled", _usage(0.0, 0.0))
     totals.note("quickjs", "cancelled", _usage(0.0, 0.0))
@@ -41,7 +41,7 @@ def test_runs_that_never_started_are_in_no_histogram() -> None:
 
 
 @pytest.mark.alone
-def test_a_run_costs_microseconds() -> None:
+def test_counting_a_run_takes_microseconds() -> None:
     """Counting a run takes a few microseconds, also after many runs."""
     totals, usage = RunTotals(), _usage(1.5, 3.0)
     began = time.thread_time()
@@ -50,8 +50,8 @@ def test_a_run_costs_microseconds() -> None:
     assert (time.thread_time() - began) / 100_000 < 20e-6
 
 
-def test_turns_as_a_histogram() -> None:
-    """Each turn is in one bucket, below its bound, and the sum is exact."""
+def test_the_histogram_of_turns() -> None:
+    """Each turn is in one bucket, below its upper bound, and the sum is exact."""
     turns = Turns()
     for turn_s in (5e-6, 0.001, 0.001, 0.08, 60.0):
         turns.note(turn_s)

@@ -1,4 +1,4 @@
-"""Runs between admission, the pool and cells: each is answered once, and nothing runs for nobody."""
+"""Runs between admission, the pool and cells: each is answered once, and cancelled runs use no cell."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ENDED = Result(outcome=BadResult(message="ended"), usage=Usage(cpu_ms=1.0, wall
 
 
 class _NoProcess:
-    """A jail that is there until the test ends it."""
+    """A jail that exists until the test ends it."""
 
     pid = 0
 
@@ -44,16 +44,16 @@ class _NoProcess:
         self._ended = trio.Event()
 
     async def wait(self) -> None:
-        """Wait until it is ended."""
+        """Wait until the jail is ended."""
         await self._ended.wait()
 
     def kill(self) -> None:
-        """End it."""
+        """End the jail."""
         self._ended.set()
 
 
 class _Cell(Cell):
-    """A cell without a process: the test ends its run. `dead`: it is lost before it takes one."""
+    """A cell without a process: the test ends its run. `dead`: the cell is lost before it takes one."""
 
     def __init__(self, plan: Plan, *, dead: bool) -> None:
         super().__init__(plan, plan.take_identity(), _NoProcess(), Reactor(Watchdog(0)))
@@ -63,11 +63,11 @@ class _Cell(Cell):
 
     @property
     def blank(self) -> bool:
-        """Whether it has no job."""
+        """Return whether the cell has no job."""
         return self.done is None
 
     def begin(self, job: Job, done: Done, *, on_lines: OnLines | None = None, room: object = None) -> None:
-        """Take the job, unless it is dead."""
+        """Take the job, unless the cell is dead."""
         self.runs += 1
         if self.faulty:
             self.done = done
@@ -88,10 +88,10 @@ class _Cell(Cell):
         self.end()
 
     def on_due(self) -> None:
-        """It is never due."""
+        """Do nothing: the cell has no deadlines."""
 
     async def close(self) -> None:
-        """Let its identity go. It reports a job that it failed at, as a cell does."""
+        """Release the cell's identity. Reports a job at which the cell failed, as a real cell does."""
         self.retire()
         if self.faulty and self.done is not None:
             self.done(CellLost("it was closed"))
@@ -99,10 +99,10 @@ class _Cell(Cell):
 
 
 class _Rig:
-    """Runs with one slot, and a pool of one cell of which the test decides when the next one starts."""
+    """Runs with one slot, and a pool of one cell. The test decides when the next cell starts."""
 
     def __init__(self, plan: Plan, dead: list[bool]) -> None:
-        """`dead`: of each cell in turn, whether it turns out to be."""
+        """`dead`: for each cell in order, whether it is dead."""
         self.cells: list[_Cell] = []
         self.may_start = trio.Semaphore(1)
         self._plan = plan
@@ -133,8 +133,8 @@ async def _a_rig(plan: Plan, *dead: bool) -> AsyncIterator[_Rig]:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_dead_cell_costs_a_run_nothing(plan: Plan) -> None:
-    """A run whose cell is dead waits for the next one, and has its result once."""
+async def test_a_run_survives_a_dead_cell(plan: Plan) -> None:
+    """A run whose cell is dead waits for the next one, and has one result."""
     async with _a_rig(plan, True, False) as rig:
         rig.runs.start(_JOB, _CLIENT, rig.results.append)
         await wait_all_tasks_blocked()
@@ -146,8 +146,8 @@ async def test_a_dead_cell_costs_a_run_nothing(plan: Plan) -> None:
         assert (rig.admission.running, rig.admission.queued) == (0, 0)
 
 
-async def test_a_run_that_was_cancelled_while_it_waits_for_a_cell_never_runs(plan: Plan) -> None:
-    """It is answered at once and has no slot any more; the cell that comes later stays blank."""
+async def test_a_run_cancelled_while_it_waits_for_a_cell_never_runs(plan: Plan) -> None:
+    """The run is answered at once and has no slot; a cell that becomes ready later stays blank."""
     async with _a_rig(plan, True, False) as rig:
         run = rig.runs.start(_JOB, _CLIENT, rig.results.append)
         await wait_all_tasks_blocked()
@@ -161,30 +161,30 @@ async def test_a_run_that_was_cancelled_while_it_waits_for_a_cell_never_runs(pla
 
 
 class _SlowReader(Room):
-    """A client that reads nothing until the test lets it."""
+    """A client that reads nothing until the test permits it."""
 
     def __init__(self) -> None:
         self.reads = False
         self._waiting: list[object] = []
 
     def has_room(self) -> bool:
-        """Whether the client reads."""
+        """Return whether the client reads."""
         return self.reads
 
     def when_room(self, callback: object) -> None:
-        """Note who waits."""
+        """Store the callback."""
         self._waiting.append(callback)
 
     def read(self) -> None:
-        """Let all who wait go on."""
+        """Let all waiters continue."""
         self.reads = True
         waiting, self._waiting = self._waiting, []
         for callback in waiting:
             callback()  # type: ignore[operator]
 
 
-async def test_runs_without_room_for_their_results_hold_no_slot_and_little_memory(plan: Plan) -> None:
-    """Their memory counts as that of runs that wait: past the bound they are refused. With room they run."""
+async def test_runs_without_room_for_their_results_hold_no_slot(plan: Plan) -> None:
+    """Their memory counts as that of waiting runs: above the bound they are refused. With room, they run."""
     room = _SlowReader()
     job = Job(task=Task.CHECK_AND_RUN, source=b"x" * 70, limits=Limits())
     async with _a_rig(plan, False) as rig:
@@ -200,8 +200,8 @@ async def test_runs_without_room_for_their_results_hold_no_slot_and_little_memor
         assert len(rig.results) == 4
 
 
-async def test_slots_in_which_nothing_ran_cost_nothing() -> None:
-    """A client that cancels any number of runs while they wait has the share that it had."""
+async def test_unused_slots_cost_nothing() -> None:
+    """A client that cancels any number of waiting runs keeps its share."""
     admission = Admission(concurrent=1, queue=8, queue_bytes=1000, cells={"quickjs": Cells()})
     one, other = (Principal(connection=number, uid=number, process=None) for number in (1, 2))
     granted: list[Ticket | RequestError] = []
@@ -220,28 +220,28 @@ async def test_slots_in_which_nothing_ran_cost_nothing() -> None:
 
 
 class _DeadCells(Pool):
-    """A pool that lends so many cells that are dead, and then a sound one."""
+    """A pool that lends this number of dead cells, and then a live one."""
 
     def __init__(self, plan: Plan, number: int) -> None:
         self.dead, self.sound = _Cell(plan, dead=True), _Cell(plan, dead=False)
         self.left = number
 
     def take(self, taken: Taken, *, fresh: bool = False, memory_bytes: int | None = None) -> Waiter | None:
-        """Lend the next."""
+        """Lend the next cell."""
         self.left -= 1
         taken(self.dead if self.left >= 0 else self.sound)
         return None
 
     def give(self, cell: Cell, *, fresh: bool = False) -> None:
-        """Take it out."""
+        """Remove the cell."""
 
     def can_lend(self) -> bool:
-        """Cells never run out."""
+        """Return True: the pool always has a cell."""
         return True
 
 
-async def test_any_number_of_dead_cells_costs_a_run_nothing(plan: Plan) -> None:
-    """Two thousand blank cells that died before the pool could know: one after the other, not one within the other."""
+async def test_a_run_survives_thousands_of_dead_cells(plan: Plan) -> None:
+    """A run skips 2,000 cells that died before the pool could notice, one after the other without recursion."""
     pool = _DeadCells(plan, 2000)
     default = {"quickjs": Limits()}
     admission = Admission(concurrent=1, queue=8, queue_bytes=1000, cells={"quickjs": pool})
@@ -254,8 +254,10 @@ async def test_any_number_of_dead_cells_costs_a_run_nothing(plan: Plan) -> None:
     await pool.sound.close()
 
 
-async def test_a_fault_at_a_hand_over_ends_that_run_alone(plan: Plan, caplog: pytest.LogCaptureFixture) -> None:
-    """The run is told, has no slot any more, and the cell is replaced."""
+async def test_an_error_when_a_cell_takes_a_run_affects_only_that_run(
+    plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run gets an error and has no slot any more, and the cell is replaced."""
     async with _a_rig(plan, False, False) as rig:
         rig.cells[0].faulty = True
         rig.runs.start(_JOB, _CLIENT, rig.results.append)
@@ -269,11 +271,11 @@ async def test_a_fault_at_a_hand_over_ends_that_run_alone(plan: Plan, caplog: py
         assert "closing a cell failed" not in caplog.text
 
 
-async def test_who_cancels_a_start_of_its_own_waits_for_its_end(plan: Plan) -> None:
-    """The client is answered at once; the slot comes back when the start has ended, so that starts can't pile up."""
+async def test_a_cancelled_start_keeps_its_slot_until_it_ends(plan: Plan) -> None:
+    """The client is answered at once; the slot is free when the start has ended, so that starts cannot pile up."""
     async with _a_rig(plan, False, False) as rig:
         rig.runs.start(_JOB, _CLIENT, rig.results.append)
-        rig.cells[0].end()  # it has run something: a fresh cell must be started
+        rig.cells[0].end()  # the cell has had a run, so a fresh one must be started
         run = rig.runs.start(_JOB, _CLIENT, rig.results.append, fresh=True)
         await wait_all_tasks_blocked()
         run.cancel()
@@ -285,8 +287,8 @@ async def test_who_cancels_a_start_of_its_own_waits_for_its_end(plan: Plan) -> N
         assert not rig.cells[1].usable
 
 
-async def test_a_start_for_nobody_is_not_begun(plan: Plan) -> None:
-    """Runs in cells of their own that are cancelled before a start was begun for them cost no start."""
+async def test_a_run_cancelled_before_its_start_starts_no_cell(plan: Plan) -> None:
+    """Runs in separate cells that are cancelled before a cell is started for them cost no start."""
     async with _a_rig(plan, False) as rig:
         rig.runs.start(_JOB, _CLIENT, rig.results.append)
         rig.cells[0].end()
@@ -308,8 +310,8 @@ def _without_collector() -> Iterator[None]:
         gc.enable()
 
 
-async def test_a_refused_job_does_not_wait_for_the_collector_of_cycles(plan: Plan) -> None:
-    """What a check held is gone as soon as who asked for it has been told why it could not be tried."""
+async def test_a_refused_job_is_freed_without_garbage_collection(plan: Plan) -> None:
+    """A check's job is freed as soon as its caller has got the error."""
     source = b"a source that is looked for"
     with _without_collector():
         async with _a_rig(plan, False) as rig:

@@ -1,4 +1,4 @@
-"""The settings in force: what a reload changes, what it leaves, and where each value came from."""
+"""The settings in force: what a reload changes, what it leaves, and the source of each value."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _reload(settings: Settings) -> tuple[list[str], list[str]]:
     return done.changed, done.pending
 
 
-def test_what_a_reload_changes(tmp_path: Path) -> None:
-    """Limits change, memory and cells wait for a restart, and each value's source is told."""
+def test_the_settings_that_a_reload_changes(tmp_path: Path) -> None:
+    """Limits change, memory and cells wait for a restart, and the source of each value is reported."""
     path = tmp_path / "promptlog.toml"
     path.write_text("[limits.default]\ncpu_ms = 20\nmemory_mb = 64\n")
     settings = Settings.read(path)
@@ -49,8 +49,8 @@ def test_what_a_reload_changes(tmp_path: Path) -> None:
     assert len(seen) == 2
 
 
-def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
-    """What is wrong is raised before anything is put in force."""
+def test_an_invalid_file_changes_nothing(tmp_path: Path) -> None:
+    """An error is raised before any setting is changed."""
     path = tmp_path / "promptlog.toml"
     path.write_text("[limits.default]\ncpu_ms = 20\n")
     settings = Settings.read(path)
@@ -61,8 +61,8 @@ def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
     assert Settings.read(None).read_again() is None
 
 
-def test_the_settings_that_are_reloaded_exist() -> None:
-    """Each of them is a setting, and those of memory, cells and files are not among them."""
+def test_the_reloaded_settings_exist() -> None:
+    """Each of them is a setting, and none is about memory, cells or files."""
     names = [name for name, _ in flat(Config())]
     assert len([name for name in names if is_reloaded(name)]) == 19
     for fixed in ("limits.max.memory_mb", "pool.cells", "server.socket", "server.state_dir", "engines.disabled"):

@@ -1,4 +1,4 @@
-"""The time of the loop that the connections of one process have together."""
+"""The loop time that the connections of one process share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class _Count(trio.abc.Instrument):
         self.turns += 1
 
 
-async def test_many_have_no_more_than_one(clock: MockClock) -> None:
-    """However many connections of a process are ready, what they do in one turn of the loop is bounded."""
+async def test_many_connections_get_no_more_time_than_one(clock: MockClock) -> None:
+    """However many connections of a process are ready, their work in one turn of the loop is bounded."""
     share, count = Share(), _Count()
     worked: Counter[int] = Counter()
     trio.lowlevel.add_instrument(count)
@@ -34,10 +34,10 @@ async def test_many_have_no_more_than_one(clock: MockClock) -> None:
         for _ in range(100):
             nursery.start_soon(connection)
     assert sum(worked.values()) == 300
-    assert max(worked.values()) <= 6  # three before the share is renewed in a turn, and three after that
+    assert max(worked.values()) <= 6  # three before the share is renewed during a turn, and three after that
 
 
-async def test_who_leaves_holds_up_nobody(clock: MockClock) -> None:
+async def test_cancelled_waiters_do_not_delay_others(clock: MockClock) -> None:
     """Waiters that are cancelled, before or after they are woken, take no turn from others."""
     share, served = Share(), list[int]()
 

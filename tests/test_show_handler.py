@@ -1,4 +1,4 @@
-"""What `show`, `list` and `remove` send of a program, however it is made."""
+"""Replies of `show`, `list` and `remove`, for any stored program."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def _handled(handler: Handler, request: Request, encoding: Encoding = "msg
 
 
 def _received(reply: Reply, encoding: Encoding) -> Reply:
-    """Return what the client gets, which must be less than a frame."""
+    """Return what the client receives, which must be less than a frame."""
     client, server = ClientSession(encoding=encoding), ServerSession()
     server.receive(client.send(Ping(id=1)))
     frame = b"".join(server.send(reply))
@@ -57,8 +57,8 @@ def _received(reply: Reply, encoding: Encoding) -> Reply:
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 @pytest.mark.parametrize("text", ["", "x", "\x01" * _MIB, 'é"\\\n\u2028😀' * 100_000])
-async def test_a_source_is_sent_whole(store: Store, text: str, encoding: Encoding) -> None:
-    """A text that is encoded in slices arrives as it was kept, in JSON and in MessagePack."""
+async def test_a_source_is_sent_completely(store: Store, text: str, encoding: Encoding) -> None:
+    """A text that is encoded in slices arrives unchanged, in JSON and in MessagePack."""
     hash, _ = submit(store, text.encode())
     reply = await _handled(ShowHandler(store, StoreThreads()), Show(id=1, hash=hash, source=True), encoding)
     received = _received(reply, encoding)
@@ -66,8 +66,8 @@ async def test_a_source_is_sent_whole(store: Store, text: str, encoding: Encodin
     assert received.source == text
 
 
-async def test_a_source_that_no_frame_holds(store: Store) -> None:
-    """A source whose JSON is longer than a frame is refused with what to do, and MessagePack has it."""
+async def test_a_source_that_does_not_fit_into_a_frame(store: Store) -> None:
+    """A source whose JSON exceeds a frame is refused with advice, and MessagePack can send it."""
     hash, _ = submit(store, b"\x01" * 2 * _MIB)
     handler = ShowHandler(store, StoreThreads())
     with pytest.raises(RequestError, match="use MessagePack") as refused:
@@ -79,14 +79,14 @@ async def test_a_source_that_no_frame_holds(store: Store) -> None:
 
 
 def test_slices_of_a_text() -> None:
-    """No slice border changes a text."""
+    """Encoding in slices gives the same text, wherever the slices begin."""
     for size in (32767, 32768, 32769, 65537):
         text = "x" * (size - 1) + '"😀'
         assert msgspec.json.decode(b"".join(encode_text(text.encode(), "json").parts)) == text
 
 
-async def test_replies_about_very_many_names(tmp_path: Path) -> None:
-    """A program of an older folder with 12,000 names has short replies, each of which says how many more there are."""
+async def test_replies_for_programs_with_very_many_names(tmp_path: Path) -> None:
+    """For a program with 12,000 names, as in older folders, replies are short and give the number of further names."""
     with reopened(tmp_path / "state") as store:
         hash, _ = submit(store, b"return 1")
     names = [f"{number:05}".ljust(64, "x") for number in range(12_000)]

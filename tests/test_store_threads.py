@@ -1,4 +1,4 @@
-"""Threads that wait for the disk in place of the loop: which calls wait for which others."""
+"""Threads that wait for the disk instead of the loop, and which calls wait for which others."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def _principal(connection: int, uid: int = 0) -> Principal:
 
 @pytest.fixture
 def disk() -> Iterator[threading.Event]:
-    """A disk that hangs until this is set."""
+    """A disk that hangs until the test sets this event."""
     event = threading.Event()
     yield event
     event.set()
 
 
 async def test_a_connection_has_one_read_at_a_time(disk: threading.Event) -> None:
-    """However many reads a client pipelines on a disk that hangs, the read of another client begins at once."""
+    """However many reads a client pipelines on a hanging disk, the read of another client starts at once."""
     threads = StoreThreads()
     reading = 0
 
@@ -51,8 +51,8 @@ async def test_a_connection_has_one_read_at_a_time(disk: threading.Event) -> Non
     assert reading == _MANY
 
 
-async def test_reads_go_on_while_all_writers_wait(disk: threading.Event) -> None:
-    """More waiting writers than threads delay no reader and no start of a cell."""
+async def test_reads_continue_while_all_writers_wait(disk: threading.Event) -> None:
+    """More waiting writers than threads do not delay reads or starts of cells."""
     threads = StoreThreads()
     with trio.fail_after(_WAIT_S):
         async with trio.open_nursery() as nursery:
@@ -65,8 +65,8 @@ async def test_reads_go_on_while_all_writers_wait(disk: threading.Event) -> None
 
 
 @pytest.mark.parametrize("how", ["read", "write"])
-async def test_no_uid_has_all_threads(how: str, disk: threading.Event) -> None:
-    """However many connections of one uid wait for the disk, a client of another uid finds a thread."""
+async def test_one_uid_can_not_use_all_threads(how: str, disk: threading.Event) -> None:
+    """However many connections of one uid wait for the disk, a client of another uid gets a thread."""
     threads = StoreThreads()
     call = threads.read if how == "read" else threads.write
     with trio.fail_after(_WAIT_S):
@@ -78,8 +78,8 @@ async def test_no_uid_has_all_threads(how: str, disk: threading.Event) -> None:
             disk.set()
 
 
-async def test_a_read_that_is_cancelled_ends_at_once(disk: threading.Event) -> None:
-    """On a disk that hangs, a cancelled read ends at once, and the connection's next read begins."""
+async def test_a_cancelled_read_ends_at_once(disk: threading.Event) -> None:
+    """On a hanging disk, a cancelled read ends at once, and the connection's next read starts."""
     threads = StoreThreads()
     with trio.fail_after(_WAIT_S):
         async with trio.open_nursery() as nursery:
@@ -90,8 +90,8 @@ async def test_a_read_that_is_cancelled_ends_at_once(disk: threading.Event) -> N
 
 
 @pytest.mark.parametrize("how", ["read", "write"])
-async def test_what_the_store_raises_is_an_error_of_the_request(how: str) -> None:
-    """The client gets the code of the wire, from a thread as well."""
+async def test_store_errors_become_request_errors(how: str) -> None:
+    """The client gets the error code of the wire protocol, also for an error in a thread."""
     threads = StoreThreads()
 
     def fail() -> None:
@@ -106,8 +106,8 @@ async def test_what_the_store_raises_is_an_error_of_the_request(how: str) -> Non
     assert refused.value.code == "not_found"
 
 
-async def test_queries_of_the_journal_take_no_thread_of_the_store(disk: threading.Event) -> None:
-    """However many queries of the journal hang, for however many uids, a read of the store begins at once."""
+async def test_journal_queries_use_no_thread_of_the_store(disk: threading.Event) -> None:
+    """However many journal queries hang, for any number of uids, a read of the store starts at once."""
     threads = StoreThreads()
     with trio.fail_after(_WAIT_S):
         async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""What a submit that is refused leaves in memory."""
+"""Memory of a refused submit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from promptlogd.store import Store
 from sandbox.program import Program
 
 
-async def test_a_refused_program_does_not_wait_for_the_collector_of_cycles() -> None:
-    """Its text is gone as soon as the client has been told."""
+async def test_a_refused_program_is_freed_without_garbage_collection() -> None:
+    """The program's text is freed as soon as the client has got the error."""
     program = Program.of_text(b"return }", language="javascript", engine="quickjs")
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""How long the loop's turns take, and that it is told."""
+"""Measuring and reporting how long turns of the loop take."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from promptlogd.turns import Turns
         ([9_000.0], 9_000.0, 9_000.0),
     ],
 )
-def test_the_99th_percentile_is_told_to_within_a_quarter(
+def test_the_99th_percentile_is_at_most_a_quarter_too_high(
     turns_ms: list[float], p99_ms: float, longest_ms: float
 ) -> None:
-    """Of any turns: that bound, and the longest exactly."""
+    """For any turns, the percentile is within this bound, and the longest turn is exact."""
     turns = Turns()
     for turn_ms in turns_ms:
         turns.note(turn_ms / 1000)
@@ -31,8 +31,8 @@ def test_the_99th_percentile_is_told_to_within_a_quarter(
     assert turns.longest_s * 1000 == pytest.approx(longest_ms)
 
 
-def test_stats_tell_the_loops_turns(socket_path: str) -> None:
-    """They are measured in a daemon as it runs."""
+def test_stats_report_the_loops_turns(socket_path: str) -> None:
+    """A running daemon measures its turns and reports them in `stats`."""
     with Client(socket_path) as client:
         client.ping()
         stats = client.stats()
