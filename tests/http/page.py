@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from tests.daemon.processes import until
 from tests.http.servers import http_server
 
 SHOTS = Path(__file__).parents[2] / "docs/images"
-DESKTOP, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1360, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def run(page: Page, kind: str) -> None:
 def new_page(page: Page, url: str) -> Page:
     """Open a URL as another visitor."""
     assert page.context.browser
-    other = page.context.browser.new_context(viewport=DESKTOP).new_page()  # type: ignore[arg-type, unused-ignore]
+    other = page.context.browser.new_context(viewport=DESKTOP).new_page()  # type: ignore[union-attr, unused-ignore]
     other.goto(url)
     other.wait_for_selector("html[data-ready]")
     return other
@@ -297,7 +298,7 @@ def test_an_invalid_env(page: Page) -> None:
 
 def test_the_error_is_visible_on_a_phone(browser: Browser, url: str) -> None:
     """After a failed run, a phone's screen shows the message, and the fields above the program take two rows."""
-    context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)  # type: ignore[arg-type, unused-ignore]
+    context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)
     page = context.new_page()
     page.goto(url)
     page.wait_for_selector("html[data-ready]")
