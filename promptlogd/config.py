@@ -82,7 +82,7 @@ class Server(_Section, frozen=True, kw_only=True):
 
 
 class RunLimits(_Section, frozen=True, kw_only=True):
-    """The limits of a run."""
+    """Limits of a run. `limits.default` has the limits of a run that asks for none. `limits.max` has the maxima."""
 
     cpu_ms: Annotated[int, Meta(ge=1, le=600_000)] = 50
     """CPU time in ms."""
@@ -160,13 +160,14 @@ class SchedulerSettings(_Section, frozen=True, kw_only=True):
     """The queue of runs."""
 
     queue: Annotated[int, Meta(ge=0, le=100_000)] = 512
-    """Number of runs that may wait for a slot. Beyond it, the newest run of the client with the most waiting runs is
+    """Number of runs that may wait for a slot. Beyond it, the newest run of the user with the most waiting runs is
     refused with `busy`."""
     queue_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 64
-    """Memory that waiting runs may hold, in MiB. Beyond it, the newest run of the client that holds the most is refused
-    with `busy`."""
+    """Memory that waiting runs may hold, in MiB. Beyond it, the newest run of the user whose waiting runs hold the most
+    is refused with `busy`."""
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Number of slots: concurrent runs, without long runs (docs/admission.md). Default: the number of cells."""
+    """Number of slots: the maximum of concurrent runs, not counting long runs (docs/admission.md). Default: the number
+    of cells."""
     wait_s: Seconds = 30.0
     """A run that has waited this long for a slot is refused with `busy`."""
 
@@ -175,32 +176,33 @@ JournalText = Literal["prompt", "result", "console", "error"]
 
 
 class JournalSettings(_Section, frozen=True, kw_only=True):
-    """The journal of runs, submits, removals, moves of names, and refusals (docs/journal.md)."""
+    """The journal of runs, submits, removals, moves of names, and refused requests (docs/journal.md)."""
 
     enabled: bool = True
-    """Whether entries are kept."""
+    """Whether the daemon writes a journal."""
     keep: list[JournalText] = []
-    """Texts of each run that are kept as well. Default: none, since they may be private. `error`: name, message and
-    stack of what the program threw."""
+    """Texts of each run that the journal also stores. Default: none, because they may be private. `error`: name,
+    message and stack of the exception."""
     keep_kb: Annotated[int, Meta(ge=1, le=1024)] = 16
-    """The most that is kept of each text, in KiB."""
+    """Maximum that the journal stores of each text, in KiB."""
     max_age_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
-    """Older entries are removed."""
+    """Entries are removed at this age, in days."""
     max_rows: Annotated[int, Meta(ge=1, le=100_000_000)] = 1_000_000
-    """With more entries, the oldest of the uid that has the most are removed."""
+    """Maximum number of entries. Beyond it, the oldest entries of the uid with the most entries are removed."""
     max_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 256
-    """The same for the size of the file, in MiB."""
+    """Maximum size of the journal's file, in MiB. Beyond it, entries are removed in the same way."""
 
 
 class StoreSettings(_Section, frozen=True, kw_only=True):
-    """What the store keeps, and how much of it (docs/operations-store.md). Programs with a name are always kept."""
+    """Automatic removal of unused programs, which keeps those with a name (docs/operations-store.md)."""
 
     unused_days: Annotated[float, Meta(gt=0, le=36500)] | None = None
-    """Programs without a name that were neither submitted nor run for so many days are removed. Default: never."""
+    """Programs without a name are removed if they were neither submitted nor run for this number of days. Default:
+    never."""
     max_mb: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
-    """Disk space of all programs and of `damaged/`, in MiB. A submit that exceeds it first removes programs without a
-    name that were not used for an hour, the longest unused first, and is refused if that is not enough. Default: no
-    maximum."""
+    """Maximum disk space of all programs and of `damaged/`, in MiB. If a submit would exceed it, the daemon first
+    removes programs without a name that were not used for an hour, the longest unused first. If that is not enough, it
+    refuses the submit. Default: no maximum."""
 
     @property
     def max_bytes(self) -> int | None:
@@ -212,10 +214,10 @@ class Engines(_Section, frozen=True, kw_only=True):
     """The default engine, and disabled engines."""
 
     default: Engine = DEFAULT_ENGINE
-    """The engine for submits, and for runs of a source, that do not name one."""
+    """The engine of submits, and of runs of a source, if the request does not name one."""
     disabled: list[Engine] = []
-    """Engines that run nothing. Submits and runs that need them are refused with `unsupported`. Their stored programs
-    stay. Use this for an engine with a known vulnerability (docs/engine-updates.md)."""
+    """Disabled engines. Submits and runs that need them are refused with `unsupported`. Their stored programs stay. Use
+    this for an engine with a known vulnerability (docs/engine-updates.md)."""
 
 
 class DemandSettings(_Section, frozen=True, kw_only=True):
@@ -225,9 +227,9 @@ class DemandSettings(_Section, frozen=True, kw_only=True):
     """Maximum number of blank cells. The pool keeps as many as were recently used at the same time. Default: 1.5 times
     the number of concurrent runs, because a cell needs 20 ms to become ready again after a run."""
     blank_mb: Annotated[int, Meta(ge=64, le=1 << 20)] = 512
-    """Memory that blank cells may take, in MiB. Each counts as 32 MiB."""
+    """Maximum memory of all blank cells, in MiB. Each counts as 32 MiB."""
     idle_s: Annotated[float, Meta(gt=0)] = 300.0
-    """The cells are ended after this time without a run, in seconds."""
+    """All cells of the engine are ended after this time without a run, in seconds."""
     runs_per_cell: Positive = 500
     """The nsjail of a cell is replaced after this number of runs. Each run has its own process and namespaces in any
     case."""

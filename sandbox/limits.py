@@ -10,9 +10,8 @@ MIB = 1024 * 1024
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The maximum resources of one run.
 
-    The defaults: 128 MiB of address space, 50 ms of CPU time, 1 s of wall time,
-    a result of 1 MiB and logs of 64 KiB (both counted in UTF-8 bytes; each line counts 16 bytes more).
-    The wire embeds this record as it is.
+    The defaults are 128 MiB of memory, 50 ms of CPU time, 1 s of wall time, a result of 1 MiB, and console lines of 64
+    KiB. Results and lines are counted in bytes of UTF-8. Each line counts 16 bytes more.
     """
 
     cpu_ms: int = 50

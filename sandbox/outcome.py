@@ -63,14 +63,15 @@ class WallLimit(_Record, frozen=True, kw_only=True, tag="wall_limit"):
 
 
 class MemoryLimit(_Record, frozen=True, kw_only=True, tag="memory_limit"):
-    """The run reached its memory limit. In bytes. `used` is the peak resident set; it excludes a refused allocation."""
+    """The run reached its memory limit. `limit` and `used` are in bytes. `used` is the peak resident set, which
+    excludes the allocation that was refused."""
 
     limit: int
     used: int
 
 
 class OutputLimit(_Record, frozen=True, kw_only=True, tag="output_limit"):
-    """The result exceeds its limit. Both are in bytes of UTF-8."""
+    """The result exceeds its limit. `limit` and `used` are in bytes of UTF-8."""
 
     limit: int
     used: int
@@ -81,7 +82,8 @@ class Cancelled(_Record, frozen=True, kw_only=True, tag="cancelled"):
 
 
 class Crashed(_Record, frozen=True, kw_only=True, tag="crashed"):
-    """The engine ended abnormally, or sent invalid data. The jail contained it. `signal` is a name, such as SIGSYS."""
+    """The engine ended abnormally, or sent invalid data. The jail contained it. `signal` is the name of the signal that
+    ended the process, such as SIGSYS."""
 
     signal: str | None = None
     message: str = ""
@@ -128,7 +130,7 @@ def describe(outcome: Outcome) -> str:
 
 
 LogLevel = Literal["debug", "log", "info", "warn", "error"]
-"""The console function that was called. `trace` is debug, `dir` and `table` are log, a failed `assert` is error."""
+"""The level of a console line. `trace` is debug, `dir` and `table` are log, a failed `assert` is error."""
 
 
 # gc=False: tens of thousands of tracked objects would start full garbage collections.

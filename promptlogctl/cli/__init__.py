@@ -43,10 +43,17 @@ _COMMANDS = {
 def cli(**_: object) -> None:
     """Run untrusted JavaScript, each run in its own jailed process.
 
-    These options may also stand after the command. ls is short for list, rm for remove.
+    You can also write these options after the command. ls is short for list, and rm for remove.
 
-    Exit codes: 0 success, 1 the program failed, 2 invalid command line or request, 3 limit or cancel, 4 no daemon,
-    or the daemon is busy, is stopping or failed, 5 not found or ambiguous, 6 the output could not be written.
+    \b
+    Exit codes:
+      0  success
+      1  the program failed, or has a syntax error
+      2  the command line or the request is invalid
+      3  the run reached a limit, or was cancelled
+      4  no daemon answers; or the daemon is busy, is stopping, or failed
+      5  the program or name was not found, or the hash prefix is ambiguous
+      6  the output could not be written
     """
 
 

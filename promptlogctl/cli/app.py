@@ -116,14 +116,14 @@ class Commands(click.Group):
 def shared_options(function: _F) -> _F:
     """Add --json and the options for connecting to a daemon. They may also stand before the command."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, one line for each result."),
         click.option("--state-dir", type=Location(), help="With --spawn: store programs in this folder."),
-        click.option("--spawn", is_flag=True, help="Start a private daemon for this command if none answers."),
+        click.option("--spawn", is_flag=True, help="If no daemon answers, start a private one for this command."),
         click.option(
             "--socket",
             type=Location(),
             envvar="PROMPTLOG_SOCKET",
-            help="The daemon's socket [$PROMPTLOG_SOCKET].",
+            help="Path of the daemon's socket [$PROMPTLOG_SOCKET].",
         ),
     ):
         function = option(function)

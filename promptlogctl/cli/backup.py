@@ -14,10 +14,11 @@ from promptlogctl.cli.app import App, command
 @click.argument("folder", type=click.Path())
 @command
 def backup(app: App, folder: str) -> None:
-    """Copy the state folder to FOLDER while the daemon runs. To restore: promptlogd --state-dir COPY.
+    """Copy the state folder to FOLDER while the daemon runs.
 
-    The daemon writes the copy, so FOLDER is a path on its host: absolute, empty, with mode 0700, and of the daemon's
-    user. For root and the daemon's user.
+    To restore, run promptlogd --state-dir with the copy. The daemon writes the copy. So FOLDER must be an absolute
+    path, an empty folder with mode 0700, and belong to the daemon's user. Only root and the daemon's user may use this
+    command.
     """
     if not Path(folder).is_absolute():
         raise click.UsageError(f"{folder} is not an absolute path; the daemon, which writes it, runs in another folder")

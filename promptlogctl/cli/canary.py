@@ -114,19 +114,20 @@ class _Program(msgspec.Struct, frozen=True, kw_only=True):
     "--prompts",
     metavar="FILE|-",
     type=FILE,
-    help='Lines of JSON: {"name": "x", "prompt": "..."}, or "hash"; also "env", "limits".',
+    help='Lines of JSON, such as {"name": "x", "prompt": "..."}: "hash" or "name"; "prompt", "env", "limits".',
 )
 @click.option(
     "--limit", type=Count(), default=100, show_default=True, help="Without named programs: number of newest programs."
 )
-@click.option("--seconds", type=Count(), default=300, show_default=True, help="Start no run after this time.")
+@click.option("--seconds", type=Count(), default=300, show_default=True, help="Start no run after this.")
 @command
 def canary(app: App, programs: tuple[str, ...], other: Path, prompts: str | None, limit: int, seconds: int) -> Exit:
-    """Run stored programs on this daemon (A) and on another one (B), and report differences.
+    """Compare the runs of stored programs on two daemons.
 
-    Uses the programs named here and in the --prompts file, or else the newest ones. A program without a prompt runs
-    with an empty prompt. Nothing is stored on B. Exit codes in addition to the usual ones: 0 no differences, 1
-    differences, 3 no differences, but not all runs were done.
+    The canary runs each program on this daemon (A) and on another one (B), and reports differences. The programs are
+    those in the arguments and in the --prompts file; without any, the newest ones. A program without a prompt runs with
+    an empty prompt. Nothing is stored on B. Exit codes in addition to the usual ones: 0 no differences, 1 differences,
+    3 no differences, but not all runs were done.
     """
     cases = _read_cases(prompts)
     ends = time.monotonic() + seconds

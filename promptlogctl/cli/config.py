@@ -9,12 +9,13 @@ from promptlogctl.cli.app import App, command
 
 
 @click.command()
-@click.option("--changed", is_flag=True, help="Leave out settings that have their defaults.")
+@click.option("--changed", is_flag=True, help="Omit settings that have their default.")
 @command
 def config(app: App, changed: bool) -> None:
-    """Show the daemon's settings in force, and where each value came from.
+    """Show the daemon's settings, and where they came from.
 
-    `reload` stands at those that `systemctl reload promptlogd`, or SIGHUP, changes.
+    The values are those in force now. `reload` marks the settings that a reload (`systemctl reload promptlogd`, or
+    SIGHUP) changes.
     """
     with app.client() as client:
         reply = client.config()

@@ -239,7 +239,7 @@ def checks(app: App) -> Iterator[Check]:
 @click.command()
 @command
 def doctor(app: App) -> Exit:
-    """Check whether this host has everything that promptlog needs, and suggest fixes.
+    """Report what promptlog lacks on this host, with fixes.
 
     To try the engines, doctor starts a private daemon as this user, without the configuration and the systemd unit of
     promptlogd. So run doctor as the user that promptlogd runs as.

@@ -19,7 +19,7 @@ from promptlogctl.client import Client, Engine, Language, RequestRefused
 @click.command(name="exec")
 @click.argument("file", metavar="[FILE|-]", required=False, type=FILE)
 @click.option("-e", "--eval", "code", metavar="CODE", help="The program itself, instead of a file.")
-@click.option("--keep", is_flag=True, help="Also store the program.")
+@click.option("--keep", is_flag=True, help="Also store the program, and print its hash on standard error.")
 @LANGUAGE
 @run_options
 @command
@@ -32,7 +32,7 @@ def exec_(
     show_usage: bool,
     **given: Any,
 ) -> Exit:
-    """Run the program in FILE, or CODE. It is stored only with --keep.
+    """Run the program in FILE, or CODE, without storing it.
 
     The defaults and maxima of limits are those of a daemon without other settings.
     """

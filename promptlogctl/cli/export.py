@@ -24,9 +24,10 @@ from promptlogctl.client import Client, RequestRefused
 @click.argument("file", metavar="FILE|-", type=FILE)
 @command
 def export(app: App, file: str) -> Exit:
-    """Write all programs with their engines, languages and names to a tar (- for standard output).
+    """Write all programs and their names to a tar file.
 
-    Equal programs and names give equal bytes. Exit code 1: a program could not be read and is left out.
+    The file also has their engines and languages. With - as FILE, the command writes to standard output. Equal programs
+    and names give equal bytes. Exit code 1: a program could not be read, and is not in the file.
     """
     if file == "-" and sys.stdout.isatty():
         raise click.UsageError("standard output is a terminal; give a FILE, or redirect it")

@@ -10,14 +10,15 @@ from promptlogctl.cli.quantities import Age, Size, shown
 
 
 @click.command()
-@click.option("--unused", type=Age(), help="Programs that were neither submitted nor run for so long, as 30d or 12h.")
-@click.option("--over", type=Size(), help="Only until the store takes at most so much disk space, as 500M or 1G.")
-@click.option("--dry-run", is_flag=True, help="Remove nothing, and print what would go.")
+@click.option("--unused", type=Age(), help="Only programs that were not submitted or run for this time, such as 30d.")
+@click.option("--over", type=Size(), help="Stop when the store takes at most this disk space, such as 500M or 1G.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing, and print what would be removed.")
 @command
 def gc(app: App, unused: int | None, over: int | None, dry_run: bool) -> None:
-    """Remove programs that nobody uses, and print them. Programs with a name stay.
+    """Remove unused programs that have no name.
 
-    The longest unused programs go first. With both options, a program must meet both. For root and the daemon's user.
+    --unused or --over is required. With both, a program must meet both conditions. The longest unused programs are
+    removed first. The command prints what it removes. Only root and the daemon's user may use it.
     """
     if unused is None and over is None:
         raise click.UsageError("give --unused AGE, --over SIZE, or both")

@@ -30,16 +30,16 @@ from promptlogctl.cli.serve import serve
     metavar="MODE",
     help="With unix:PATH: the socket's permissions. Default: 0660. Access for others needs --tokens.",
 )
-@click.option("--tokens", type=Location(), help="Token file: who may use the API, with which rights.")
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Server processes.")
+@click.option("--tokens", type=Location(), help="File with the tokens of users, and their rights.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of server processes.")
 @click.option(
     "--host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Additional host name that is accepted in the Host header. Repeatable. `*`: any.",
+    help="Also accept this host name in the Host header. Repeatable. `*`: accept any.",
 )
-@click.option("--access-log", is_flag=True, help="Log each request: method, path, status, time. No prompts.")
+@click.option("--access-log", is_flag=True, help="Log method, path, status and time of each request, without prompts.")
 @command
 def http(
     app: App,

@@ -31,13 +31,14 @@ class _Counts:
 
 @click.command("import")
 @click.argument("file", metavar="FILE|-", type=FILE)
-@click.option("--move-names", is_flag=True, help="Also move names that are on other programs here.")
+@click.option("--move-names", is_flag=True, help="Also move names that other programs have here.")
 @command
 def import_(app: App, file: str, move_names: bool) -> Exit:
-    """Submit the programs of an export (- for standard input). The daemon checks each of them.
+    """Submit the programs of an export.
 
-    Names that are on other programs here stay there, without --move-names. An import can be repeated. Exit code 1: a
-    program was refused; the others are stored.
+    With - as FILE, the command reads standard input. The daemon checks each program. Names that other programs have
+    here do not move, unless --move-names is given. An import can be repeated. Exit code 1: a program was refused; the
+    others are stored.
     """
     counts = _Counts()
     with app.client() as client, _opened(file) as source:

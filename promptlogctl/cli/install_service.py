@@ -14,14 +14,15 @@ from promptlogctl.cli.units import UnitFile, UnitsError
 
 
 @click.command("install-service")
-@click.option("--print", "prints", is_flag=True, help="Print the files, and change nothing.")
-@click.option("--user", "of_user", is_flag=True, help="A service of this user alone, which needs no root.")
+@click.option("--print", "prints", is_flag=True, help="Print the unit files, and change nothing.")
+@click.option("--user", "of_user", is_flag=True, help="Install a service for this user only. This does not need root.")
 @command
 def install_service(app: App, prints: bool, of_user: bool) -> Exit:
-    """Install promptlog as a systemd service, and start its socket.
+    """Install promptlog as a systemd service.
 
-    The daemon starts when the first client connects. Run the command again after an upgrade. Members of the group
-    promptlog-clients may connect; with --user, this user alone may.
+    This starts the socket of the service. The daemon starts when the first client connects. Members of the group
+    promptlog-clients may connect; with --user, only this user may. Run this command again after each upgrade of
+    promptlog.
     """
     try:
         files = units.user_files() if of_user else units.system_files()

@@ -45,19 +45,20 @@ class Since(click.ParamType[float]):
 
 
 @click.group(invoke_without_command=True)
-@click.option("--program", metavar="HASH|PREFIX|@NAME", shell_complete=complete_program, help="Of this program alone.")
-@click.option("--failed", is_flag=True, help="Only runs that gave no result, and refused requests.")
-@click.option("--since", type=Since(), help="From this time on: 90s, 30m, 1h, 2d ago, or a date.")
-@click.option("--limit", type=Count(), help="No more than so many. Default: 100.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with new entries as they come, until Ctrl-C.")
-@click.option("--stats", is_flag=True, help="Sums of the runs, by program.")
-@click.option("--no-trunc", is_flag=True, help="On a terminal: whole hashes, and whole lines.")
+@click.option("--program", metavar="HASH|PREFIX|@NAME", shell_complete=complete_program, help="Only this program.")
+@click.option("--failed", is_flag=True, help="Only runs without a result, and refused requests.")
+@click.option("--since", type=Since(), help="Only from this time on: an age (90s, 30m, 1h, 2d) or a date.")
+@click.option("--limit", type=Count(), help="Maximum number of entries. Default: 100.")
+@click.option("--follow", "-f", is_flag=True, help="Print new entries as they come, until Ctrl-C.")
+@click.option("--stats", is_flag=True, help="Show sums of the runs, by program.")
+@click.option("--no-trunc", is_flag=True, help="On a terminal: do not truncate hashes and lines.")
 @shared_options
 @click.pass_context
 def log(context: click.Context, /, **options: Any) -> None:
-    """Show the journal: runs, submits, removals, moves of names, and refused requests, newest first.
+    """Show the journal, newest entries first.
 
-    You see what your user did; root and the daemon's user see everything. `log show ENTRY` shows one of them in full.
+    The journal has runs, submits, removals, moves of names, and refused requests. You see the entries of your own user.
+    Root and the daemon's user see all entries. `log show ENTRY` shows one entry in full.
     """
     if context.invoked_subcommand is None:
         context.invoke(_log, **options)
@@ -173,7 +174,7 @@ def _show_sums(app: App, client: Client, program: str | None, since: float | Non
 @click.argument("entry", type=Count(), metavar="ENTRY")
 @command
 def show(app: App, entry: int) -> None:
-    """Show one entry in full, with the texts that the configuration keeps (journal.keep)."""
+    """Show one entry in full, with the texts that the journal stores (the setting journal.keep)."""
     with app.client() as client:
         found = client.journal_entry(entry)
     if app.json:

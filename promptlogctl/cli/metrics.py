@@ -31,13 +31,14 @@ def _parsed(ctx: click.Context, param: click.Parameter, text: str | None) -> Lis
     "--listen",
     callback=_parsed,
     metavar="HOST:PORT|unix:PATH",
-    help="Serve the metrics at /metrics on this address of loopback, such as 127.0.0.1:9464, or on this Unix socket.",
+    help="Serve the metrics at /metrics on this loopback address, such as 127.0.0.1:9464, or on this Unix socket.",
 )
 @command
 def metrics(app: App, listen: Listen | None) -> Exit:
-    """Print the daemon's counters as Prometheus metrics, or serve them to Prometheus.
+    """Print or serve the daemon's counters for Prometheus.
 
-    The server is a client of the daemon. While no daemon answers, promptlog_up is 0.
+    Without --listen, the command prints them once. The server is a client of the daemon. While no daemon answers,
+    promptlog_up is 0.
     """
     if importlib.util.find_spec("prometheus_client") is None:
         raise click.UsageError(f"prometheus-client is not installed; run: pip install '{REQUIREMENT}'")

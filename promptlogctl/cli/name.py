@@ -15,7 +15,10 @@ from promptlogctl.cli.program import complete_program
 @click.option("--back", is_flag=True, help="Undo the last move of the name.")
 @command
 def name(app: App, name: str, program: str | None, back: bool) -> None:
-    """Give NAME to a program, moving it from another; or undo its last moves (--back, repeatedly)."""
+    """Give NAME to a program, or undo the last move of NAME.
+
+    If another program has the name, the name moves. Repeat --back to undo earlier moves.
+    """
     if back == (program is not None):
         raise click.UsageError("give a program or --back, not both" if back else "give a program, or --back")
     with app.client() as client:

@@ -45,14 +45,16 @@ _OPTIONS = (
     ),
     click.option("--cpu-ms", type=_COUNT, help="CPU limit in ms. Default 50, at most 10000."),
     click.option(
-        "--wall-ms", type=_COUNT, help="Wall limit in ms. Default 1000, or twice a --cpu-ms over that; at most 30000."
+        "--wall-ms",
+        type=_COUNT,
+        help="Wall limit in ms. Default 1000, or twice a --cpu-ms from 1000 on; at most 30000.",
     ),
     click.option("--memory-mb", type=_COUNT, help="Memory limit in MiB. Default 128, at most 512."),
     click.option("--result-kb", type=_COUNT, help="Limit of the result's JSON in KiB. Default 1024, at most 4096."),
     click.option("--log-kb", type=_COUNT, help="Limit of the console lines in KiB. Default 64, at most 1024."),
-    click.option("--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: use a new nsjail for this run."),
+    click.option("--isolation", type=click.Choice(["cell", "jail"]), help="`jail`: run the program in a new jail."),
     click.option("--engine", type=click.Choice(list(ENGINES)), help="The engine. Default: the program's own."),
-    click.option("--usage", "show_usage", is_flag=True, help="Print the resource usage of the run on stderr."),
+    click.option("--usage", "show_usage", is_flag=True, help="Print the resource usage of the run on standard error."),
 )
 
 

@@ -15,7 +15,7 @@ _AGAIN_S = 0.05
 
 @click.command()
 @click.option(
-    "--wait", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS", help="Wait so long for a daemon."
+    "--wait", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS", help="Wait up to this time for a daemon."
 )
 @command
 def ping(app: App, wait: float) -> None:

@@ -11,7 +11,10 @@ from promptlogctl.cli.app import App, command
 @click.command()
 @command
 def stats(app: App) -> None:
-    """Show the daemon's counters since its start, and what enforces each limit."""
+    """Show the daemon's counters, and what enforces limits.
+
+    The counters start at 0 when the daemon starts.
+    """
     with app.client() as client:
         counts = client.stats()
     if app.json:

@@ -16,12 +16,15 @@ from sandbox.engines import ENGINES
 @click.option("--name", help="Give this name to the program. Commands accept @NAME.")
 @click.option("--engine", type=click.Choice(list(ENGINES)), help="The engine for runs that do not name one.")
 @LANGUAGE
-@click.option("--replace", is_flag=True, help="Change the engine and the language of a stored program.")
+@click.option("--replace", is_flag=True, help="If the program is already stored, change its engine and language.")
 @command
 def submit(
     app: App, file: str, name: str | None, engine: Engine | None, language: Language | None, replace: bool
 ) -> None:
-    """Store the program in FILE (- for standard input) and print its hash. A .ts file is TypeScript, for Deno."""
+    """Store the program in FILE, and print its hash.
+
+    With - as FILE, the command reads standard input. A .ts file is TypeScript, and runs on Deno.
+    """
     text = read_text(file, "program")
     language = language or language_of(file)
     app.source = Source(file, text, language)

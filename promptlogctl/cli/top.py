@@ -37,10 +37,11 @@ _HOME, _ERASE_LINE, _ERASE_REST = "\x1b[H", "\x1b[2K", "\x1b[J"
 @click.command()
 @command
 def top(app: App) -> Exit:
-    """Show the daemon's load: runs by outcome, durations, cells, queue, and the busiest programs of the last minute.
+    """Show the daemon's load live.
 
-    On a terminal it refreshes each second until q or Ctrl-C. In a pipe, with --json, or on a dumb terminal it prints
-    one snapshot, with counts since the daemon's start.
+    This is: runs by outcome, durations, cells, the queue, and the busiest programs of the last minute. On a terminal,
+    the display refreshes each second until q or Ctrl-C. In a pipe, with --json, or on a dumb terminal, the command
+    prints one snapshot, with counts since the daemon's start.
     """
     with app.client() as client:
         stats = client.stats()

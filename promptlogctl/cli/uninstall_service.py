@@ -25,14 +25,14 @@ _ABSENT = 5
 
 
 @click.command("uninstall-service")
-@click.option("--user", "of_user", is_flag=True, help="The service of this user alone.")
-@click.option("--purge", is_flag=True, help="Remove the programs, the configuration and the users as well.")
+@click.option("--user", "of_user", is_flag=True, help="Remove the service of this user.")
+@click.option("--purge", is_flag=True, help="Also remove the programs, the configuration and the users.")
 @command
 def uninstall_service(app: App, of_user: bool, purge: bool) -> Exit:
-    """Stop the systemd service, and remove what install-service wrote.
+    """Remove the systemd service.
 
-    Programs, and a configuration that was changed, stay, unless --purge is given. --purge with --user keeps the
-    programs.
+    This stops the service, and removes what install-service wrote. The programs stay, and so does a configuration that
+    was changed. --purge removes them as well; with --user, it keeps the programs.
     """
     try:
         system.check_systemd(of_user=of_user)

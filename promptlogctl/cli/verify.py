@@ -14,10 +14,10 @@ from promptlogctl.client import DamagedPart
 @click.command()
 @command
 def verify(app: App) -> Exit:
-    """Verify all stored programs and their artifacts, and print what is damaged.
+    """Verify all stored programs, and print what is damaged.
 
-    A damaged program is moved to damaged/ in the state folder. Damaged artifacts are made again at the next run.
-    Exit code 1: something is damaged.
+    This includes their artifacts (the results of checks). The daemon moves a damaged program to damaged/ in the state
+    folder. It makes a damaged artifact again at the next run. Exit code 1: something is damaged.
     """
     programs = artifacts = size = 0
     damaged: list[DamagedPart] = []

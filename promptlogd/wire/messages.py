@@ -70,12 +70,12 @@ class LimitsAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     cpu_ms: Count | None = None
     wall_ms: Count | None = None
-    """Default: the daemon's; but twice `cpu_ms` if `cpu_ms` is at least the daemon's default wall time."""
+    """Default: the daemon's default; but twice `cpu_ms` if `cpu_ms` is at least the daemon's default wall time."""
     memory_bytes: Count | None = None
     result_bytes: Count | None = None
-    """Of the result's JSON in UTF-8."""
+    """Size of the result's JSON in UTF-8."""
     log_bytes: Count | None = None
-    """Of console lines: their texts in UTF-8, and 16 bytes for each line."""
+    """Size of all console lines: their texts in UTF-8, and 16 bytes for each line."""
 
 
 class _Request(
@@ -93,13 +93,15 @@ class _Request(
 
 
 class Submit(_Request, frozen=True, kw_only=True):
-    """Store a program. For a syntax error, the reply is `error` bad_request with `syntax_error` in its detail."""
+    """Store a program. For a syntax error, the reply is an `error` with code `bad_request`. Its `detail` has the
+    message (`syntax_error`), `line` and `column`."""
 
     source: str
     name: Name | None = None
-    """Give this name to the program. A name of another program is moved."""
+    """Give this name to the program. If another program has the name, the name moves."""
     move: bool = True
-    """False: refuse the request with `bad_request` if `name` is on another program, whose hash is `detail.on`."""
+    """False: if another program has `name`, refuse the request with `bad_request`. `detail.on` is the hash of that
+    program."""
     engine: Engine | None = None
     """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None = None
@@ -110,11 +112,13 @@ class Submit(_Request, frozen=True, kw_only=True):
 
 
 class Run(_Request, frozen=True, kw_only=True):
-    """Run a program once. With `stream_logs`, each console line is a `log` reply before `finished`."""
+    """Run a program once. The request has either `hash` or `source`. With `stream_logs`, each console line is a `log`
+    reply before `finished`."""
 
     hash: Reference | None = None
+    """The stored program to run."""
     source: str | None = None
-    """The program itself, instead of `hash`. It is not stored."""
+    """The text of a program to run. It is not stored."""
     prompt: str = ""
     env: msgspec.Raw = NO_ENV
     """A JSON object that the program can use as `env`. In MessagePack: a str that contains the JSON text."""
@@ -131,7 +135,7 @@ class Run(_Request, frozen=True, kw_only=True):
 
 
 class Cancel(_Request, frozen=True, kw_only=True):
-    """Cancel the run whose request on this connection has the id `target`."""
+    """Cancel the run that was requested on this connection with the id `target`."""
 
     target: Id
 
@@ -159,7 +163,7 @@ class Remove(_Request, frozen=True, kw_only=True):
 
 
 class Label(_Request, frozen=True, kw_only=True, tag="name"):
-    """Move a name to a program, or back to its previous program."""
+    """Give a name to a program, or move it back to its previous program."""
 
     name: Name
     hash: Reference | None = None
@@ -171,7 +175,7 @@ class Stats(_Request, frozen=True, kw_only=True):
 
 
 class Config(_Request, frozen=True, kw_only=True):
-    """Tell the settings in force, and where each value came from."""
+    """Return the settings in force, and where each value came from."""
 
 
 class Ping(_Request, frozen=True, kw_only=True):
@@ -179,52 +183,55 @@ class Ping(_Request, frozen=True, kw_only=True):
 
 
 EntryKind = Literal["run", "submit", "remove", "name", "refused"]
-"""What an entry of the journal tells of."""
+"""The kind of an event in the journal. `name`: a name was moved. `refused`: a request was refused."""
 
 
 class ReadJournal(_Request, frozen=True, kw_only=True, tag="journal"):
-    """Read the journal, newest entries first, one page. A client sees the entries of its own uid; root and the daemon's
-    user see all."""
+    """Return one page of the journal, newest entries first. A client sees the entries of its own uid. Root and the
+    daemon's user see all entries."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     before: Count | None = None
-    """Entries older than this one: the `next` of the page before."""
+    """Only entries that are older than this one: the `next` of the previous page."""
     after: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
-    """Entries newer than this one, oldest first: for who follows the journal."""
+    """Only entries that are newer than this one, oldest first. For clients that follow the journal."""
     hash: Reference | None = None
-    """Only those of this program, which may have been removed."""
+    """Only entries of this program. The program may have been removed."""
     failed: bool = False
-    """Only runs that did not end as `ok`, and refusals."""
+    """Only runs with another outcome than `ok`, and refused requests."""
     since: Annotated[float, Meta(ge=0)] | None = None
-    """Only those from this time on, in seconds since the epoch."""
+    """Only entries from this time on, in seconds since the epoch."""
     entry: Count | None = None
-    """This entry alone, with the texts that were kept of it."""
+    """Return only this entry, with the texts that the daemon stored of it (`journal.keep`)."""
 
 
 class JournalStats(_Request, frozen=True, kw_only=True, tag="journal_stats"):
-    """Sum up the runs in the journal, by program and engine."""
+    """Return sums of the runs in the journal, by program and engine."""
 
     hash: Reference | None = None
+    """Only runs of this program."""
     since: Annotated[float, Meta(ge=0)] | None = None
+    """Only runs from this time on, in seconds since the epoch."""
 
 
 class Collect(_Request, frozen=True, kw_only=True, tag="gc"):
-    """Remove programs without a name that nobody uses, one page, the longest unused first. Only root and the daemon's
-    user may. `unused_s` or `over_bytes` is required; with both, a program must meet both."""
+    """Remove unused programs that have no name, one page at a time, the longest unused first. Only root and the
+    daemon's user may send this request. It must have `unused_s` or `over_bytes`. With both, a program must meet both
+    conditions."""
 
     unused_s: Annotated[float, Meta(ge=0)] | None = None
-    """Only programs that were neither submitted nor run for so many seconds."""
+    """Only programs that were neither submitted nor run for this number of seconds."""
     over_bytes: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
-    """Only until all programs and `damaged/` take at most so much disk space."""
+    """Stop when all programs and `damaged/` together take at most this number of bytes on disk."""
     dry_run: bool = False
-    """Remove nothing, and reply as if."""
+    """Remove nothing. The reply lists what would be removed."""
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     after: Annotated[str, Meta(max_length=160)] | None = None
     """The `next` of the previous page."""
 
 
 class Verify(_Request, frozen=True, kw_only=True):
-    """Read and verify programs and their artifacts, one page in the order of hashes."""
+    """Read and verify programs and their artifacts, one page at a time, in the order of their hashes."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     after: Annotated[str, Meta(max_length=64)] | None = None
@@ -232,11 +239,11 @@ class Verify(_Request, frozen=True, kw_only=True):
 
 
 class Backup(_Request, frozen=True, kw_only=True):
-    """Write a copy of the state folder, while the daemon runs. Only root and the daemon's user may. A daemon that is
-    started with the copy as its state folder has all programs and names that were stored when the request was sent."""
+    """Write a copy of the state folder while the daemon runs. Only root and the daemon's user may send this request.
+    The copy is a state folder, with all programs and names that were stored when the request was sent."""
 
     folder: Annotated[str, Meta(min_length=1, max_length=4000)]
-    """Absolute path of an empty folder, which the daemon's user owns and only that user may write to."""
+    """Absolute path of an empty folder. It must belong to the daemon's user, and nobody else may write to it."""
 
 
 Request = (
@@ -271,7 +278,7 @@ class Submitted(_Reply, frozen=True, kw_only=True):
     engine: Engine = "quickjs"
     """The engine for runs that do not name one."""
     moved_from: Hash | None = None
-    """The program that `name` was on before, if it was on another."""
+    """The program that had `name` before, if another program had it."""
 
 
 class Log(_Reply, frozen=True, kw_only=True):
@@ -298,10 +305,10 @@ class Finished(_Reply, frozen=True, kw_only=True):
 
 
 class Cancelling(_Reply, frozen=True, kw_only=True):
-    """The reply to `cancel`. The run itself is answered by `finished`."""
+    """The reply to `cancel`. The reply to the run itself is still `finished`."""
 
     found: bool
-    """Whether there was such a run."""
+    """Whether such a run was in progress or waiting."""
 
 
 class NameChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -312,12 +319,14 @@ class NameChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shown(_Reply, frozen=True, kw_only=True):
-    """One program. Times are seconds since the epoch. `created_by` is the client's uid."""
+    """One program. Times are seconds since the epoch."""
 
     hash: Hash
     size: int
+    """Size of the source in bytes."""
     created_at: float
     created_by: int
+    """Uid of the client that stored the program."""
     engine: Engine = "quickjs"
     language: Language = "javascript"
     runs: int
@@ -325,17 +334,18 @@ class Shown(_Reply, frozen=True, kw_only=True):
     names: list[str]
     """At most 1,000, in alphabetical order."""
     more_names: int = 0
-    """Number of names that are omitted. Only programs of older state folders have more than 64 names."""
+    """Number of names that are omitted. Only programs from older state folders can have more than 64 names."""
     history: dict[str, list[NameChange]] = {}
     """The newest 64 moves of each of the first 64 names, oldest first."""
     source: str | None = None
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a list."""
+    """One program in a list."""
 
     hash: Hash
     size: int
+    """Size of the source in bytes."""
     created_at: float
     engine: Engine = "quickjs"
     runs: int
@@ -365,7 +375,7 @@ class Removed(_Reply, frozen=True, kw_only=True):
 
 
 class Named(_Reply, frozen=True, kw_only=True):
-    """The name was moved to `hash`. `previous` is the program that it had before."""
+    """The name now refers to `hash`. `previous` is the program to which it referred before."""
 
     name: str
     hash: Hash
@@ -373,24 +383,30 @@ class Named(_Reply, frozen=True, kw_only=True):
 
 
 class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of cells of one engine: now (`size`, `blank`, `busy`), and since the start (`started`, `retired`)."""
+    """The cells of one engine. A cell is a jailed engine process that executes one run at a time."""
 
     engine: Engine
     size: int
+    """Number of cells now."""
     blank: int
+    """Number of cells that wait for a run."""
     busy: int
+    """Number of cells that execute a run."""
     started: int
+    """Number of cells that were started since the daemon's start."""
     retired: int
+    """Number of cells that were replaced since the daemon's start."""
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
-    """Durations in buckets, since the start."""
+    """Durations in buckets, since the daemon's start."""
 
     bounds_ms: list[float]
     """Upper bounds of the buckets, ascending."""
     counts: list[int]
-    """Number of durations in each bucket. There is one more than bounds: the last bucket has no upper bound."""
+    """Number of durations in each bucket. There is one more bucket than bounds: the last bucket has no upper bound."""
     sum_ms: float
+    """Sum of all durations."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -407,29 +423,36 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Size of the journal. `lost`: entries since the start that could not be written."""
+    """Size of the journal."""
 
     rows: int
+    """Number of entries."""
     bytes: int
     waiting: int
-    """Entries that wait to be written."""
+    """Number of entries that wait to be written."""
     lost: int
+    """Number of entries since the daemon's start that could not be written."""
 
 
 class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
-    """Counters since the daemon's start. `held_by` says what enforces each limit on this host."""
+    """The daemon's counters, since its start."""
 
     uptime_s: float
     clients: int
+    """Number of connections."""
     running: int
+    """Number of runs in progress."""
     queued: int
+    """Number of runs that wait for a slot."""
     runs: dict[str, int]
     """Finished runs by outcome kind."""
     errors: dict[str, int]
     """Error replies by code."""
     programs: int
+    """Number of stored programs."""
     pools: list[PoolStats]
     held_by: dict[str, str]
+    """What enforces each limit on this host."""
     jail_uids: str = ""
     """`own: ...` if each jail has its own uid on the host. `shared: ...`, with the reason, if all jails share one."""
     turn_p99_ms: float = 0.0
@@ -455,23 +478,23 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
 
 
 class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry of the journal. What does not apply is left out."""
+    """One entry of the journal. Fields that do not apply are omitted."""
 
     id: int
-    """Grows with each entry."""
+    """Newer entries have larger ids."""
     at: float
     """Seconds since the epoch."""
     kind: EntryKind
     uid: int
     outcome: str
-    """Of a run: the kind of its outcome. Of a refusal: the code of the error. Otherwise: what was done."""
+    """For a run: the kind of its outcome. For a refused request: the error code. Otherwise: what was done."""
     tenant: Tenant | None = None
     hash: Hash | None = None
     name: str | None = None
-    """The name under which the program was run, or which was moved."""
+    """The name that the run or the submit used, or that was moved."""
     engine: Engine | None = None
     line: int | None = None
-    """Where the program failed."""
+    """Position in the program at which the run failed."""
     column: int | None = None
     cpu_ms: float | None = None
     wall_ms: float | None = None
@@ -480,30 +503,32 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     result_bytes: int | None = None
     console_lines: int | None = None
     prompt_digest: str | None = None
-    """The same for the same prompt. It is keyed: it does not tell the prompt to who guesses it."""
+    """Equal prompts have equal digests. The digest has a secret key, so it cannot be used to test guesses."""
     count: int = 1
-    """Of refusals: how many there were within a second."""
+    """For refused requests: their number within one second."""
     content: dict[str, str] | None = None
-    """With `entry`: the texts that `journal.keep` names."""
+    """With `entry`: the texts that `journal.keep` selects."""
 
 
 class Entries(_Reply, frozen=True, kw_only=True):
-    """Entries of the journal; `next` is there if more follow."""
+    """One page of the journal."""
 
     entries: list[JournalEntry]
     next: int | None = None
+    """The cursor of the next page. Omitted on the last page."""
 
 
 class JournalSum(msgspec.Struct, frozen=True):
     """The runs of one program on one engine."""
 
     hash: Hash
-    """Empty: of runs that were cancelled before their program was known."""
+    """Empty for runs that were cancelled before their program was found."""
     engine: Engine
     runs: int
     failed: int
+    """Number of runs with another outcome than `ok`."""
     cpu_ms: float
-    """Of all runs together."""
+    """CPU time of all runs together."""
     cpu_max_ms: float
     wall_mean_ms: float
     memory_max_bytes: int
@@ -511,7 +536,7 @@ class JournalSum(msgspec.Struct, frozen=True):
 
 
 class JournalSums(_Reply, frozen=True, kw_only=True, tag="journal_sums"):
-    """At most 1,000, those with the most CPU time first."""
+    """The sums of at most 1,000 programs, in descending order of CPU time."""
 
     programs: list[JournalSum]
 
@@ -521,28 +546,31 @@ class SettingInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     name: str
     value: str
-    """In force now, as JSON."""
+    """The value in force, as JSON."""
     source: str
-    """Path of the file that has it, `default`, or the option or variable that set it."""
+    """Origin of the value: the path of a configuration file, an option, an environment variable, or `default`."""
     after_restart: str | None = None
-    """The value that it has after a restart, as JSON, if that is another."""
+    """The value after a restart of the daemon, as JSON, if it differs."""
     reload: bool = False
     """Whether a reload (SIGHUP) changes it."""
 
 
 class ConfigReply(_Reply, frozen=True, kw_only=True, tag="config"):
-    """The settings in force. `files`: those that were read last, in order; a later one goes over those before it."""
+    """The settings in force."""
 
     files: list[str] = []
+    """The configuration files that were read last, in this order. A later file overrides earlier ones."""
     settings: list[SettingInfo]
 
 
 class CollectedProgram(msgspec.Struct, frozen=True, kw_only=True):
-    """A program that was removed: its disk space in bytes, and when it was last run or submitted."""
+    """A program that was removed."""
 
     hash: Hash
     size: int
+    """Its disk space in bytes."""
     used_at: float
+    """Time at which it was last run or submitted, in seconds since the epoch."""
 
 
 class Collected(_Reply, frozen=True, kw_only=True):
@@ -550,17 +578,17 @@ class Collected(_Reply, frozen=True, kw_only=True):
 
     programs: list[CollectedProgram]
     store_bytes: int
-    """Disk space of all programs and of `damaged/` after that."""
+    """Disk space of all remaining programs and of `damaged/`."""
     next: str | None = None
     """The cursor of the next page. Omitted on the last page."""
 
 
 class DamagedPart(msgspec.Struct, frozen=True, kw_only=True):
-    """What does not verify."""
+    """A part of a program that does not verify."""
 
     hash: Hash
     part: Literal["program", "metadata", "artifact"]
-    """A damaged program was moved to `damaged/`. Metadata and artifacts are made again when they are needed."""
+    """A damaged program was moved to `damaged/`. The daemon creates metadata and artifacts again when it needs them."""
     why: str
 
 
@@ -571,7 +599,7 @@ class Verified(_Reply, frozen=True, kw_only=True):
     """Number of programs that were read, damaged ones included."""
     artifacts: int
     bytes: int
-    """Size of all that was read."""
+    """Number of bytes that were read."""
     damaged: list[DamagedPart]
     next: str | None = None
     """The cursor of the next page. Omitted on the last page."""
@@ -582,8 +610,9 @@ class BackedUp(_Reply, frozen=True, kw_only=True, tag="backed_up"):
 
     programs: int
     linked: int
-    """Number of files that are hard links, because the folder is on the same file system. The others are copies."""
+    """Number of files that are hard links. If the folder is on the same file system, most are."""
     copied: int
+    """Number of files that were copied."""
 
 
 class Pong(_Reply, frozen=True, kw_only=True):
@@ -599,12 +628,14 @@ class Pong(_Reply, frozen=True, kw_only=True):
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error", omit_defaults=True):
-    """The daemon refused the request or could not read it. Without `id` if the id of the request could not be read."""
+    """The daemon refused the request, or could not read it. `id` is omitted if the daemon could not read the id."""
 
     id: Id | None = None
     code: ErrorCode
     message: str
+    """For people. It may change."""
     detail: dict[str, str | int | float | list[str] | None] | None = None
+    """Further facts, for programs."""
 
 
 Reply = (

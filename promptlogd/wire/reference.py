@@ -13,25 +13,27 @@ from promptlogd.wire import messages
 from promptlogd.wire.framing import MAX_FRAME_BYTES
 from promptlogd.wire.messages import PROTOCOL_VERSION
 from promptlogd.wire.session import ClientSession
-from sandbox import limits, outcome
+from sandbox import limits, outcome, program
 
 _CODES = {
-    "bad_request": "malformed request, unknown field or type, limit out of range, or syntax error in a program",
-    "not_found": "no such program or name; or the program is damaged on disk, and was moved to `damaged/`",
-    "ambiguous": "the prefix matches several hashes; `detail.matches` has up to ten of them",
-    "too_large": "a frame, source, prompt or env exceeds its maximum size",
-    "busy": "the queue is full, or no slot became free in time; try again",
-    "forbidden": "this client may not send this request",
-    "shutting_down": "the daemon is stopping",
-    "unsupported": "part of the protocol, but not supported by this daemon",
-    "internal": "the daemon or its host failed; the daemon's log has the details",
+    "bad_request": "The request is malformed, has an unknown field or type, or asks for a limit that is out of range; "
+    "or a submitted program has a syntax error.",
+    "not_found": "There is no such program or name; or the program is damaged on disk, and was moved to `damaged/`.",
+    "ambiguous": "The prefix matches several hashes. `detail.matches` has up to ten of them.",
+    "too_large": "A frame, source, prompt or env exceeds its maximum size; or the check of a program reached a limit.",
+    "busy": "The queue is full, or no slot became free in time. The run has not started: try again.",
+    "forbidden": "This client may not send this request.",
+    "shutting_down": "The daemon is stopping.",
+    "unsupported": "This daemon does not support it, for example because an engine is disabled or not installed.",
+    "internal": "The daemon or its host failed. The daemon's log has the details.",
 }
 
 _INTRODUCTION = """# The protocol, version {version}
 
-`make docs` generates this page from `promptlogd/wire/messages.py`; do not edit it.
+This page describes the messages between a client and the daemon, for authors of clients. `make docs` generates it from
+`promptlogd/wire/messages.py`; do not edit it.
 
-promptlogd listens on a Unix stream socket. [daemon.md](daemon.md) has its default path.
+The daemon listens on a Unix stream socket. [daemon.md](daemon.md) has its default path.
 
 A client sends requests. It chooses an `id` for each, and every reply has the id of its request. The client may reuse an
 id after the request was answered. A client that shuts down only its writing side still receives its replies.
@@ -41,8 +43,8 @@ If a request depends on another (for example a run by a name that a submit creat
 
 ## Two encodings
 
-The first byte of a connection selects the encoding. The daemon replies in the same encoding. A frame has at most {cap}
-bytes.
+The first byte of a connection selects the encoding. The daemon replies in the same encoding. A frame is one encoded
+message. It has at most {cap} bytes.
 
 - **JSON lines**, if the first byte other than white space is `{{`. Each message is one line, terminated by `\\n`.
 - **MessagePack** otherwise. Each message is one map, preceded by its length as a 4-byte big-endian integer.
@@ -55,11 +57,13 @@ bytes.
 ```
 
 **JSON values** are the `env` of a run and the `value` of an `ok` outcome. In JSON lines, they are part of the JSON
-message. In MessagePack, they are a str that contains the JSON text, byte for byte as the program serialised it.
+message. In MessagePack, they are a str that contains the JSON text. The text of a `value` is byte for byte what the
+program serialised.
 
 **Errors.** If the daemon cannot decode a frame but can read its id, it replies with an `error` that has this id. If it
 cannot read the id, it sends an `error` without id and closes the connection. The daemon also closes the connection if
-the rest of a frame does not arrive within 10 s, or if the client does not read replies for 10 s.
+the rest of a frame does not arrive within 10 s, or if the client does not read replies for 10 s (`server.stall_s` in
+[config.md](config.md)).
 
 ## Examples
 
@@ -88,8 +92,15 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 `ping` returns the version of the daemon and the version of the protocol. The protocol version changes when an existing
 client would misunderstand the daemon. New messages, optional fields, reply fields, error codes and outcome kinds do not
-change it, so a client must ignore fields that it does not know. Fields with their default value are omitted, in
-requests and in replies.
+change it. So a client must ignore reply fields that it does not know, and must expect unknown codes and kinds. The
+daemon refuses unknown fields in requests.
+
+The daemon omits reply fields that have their default value. A client may omit request fields in the same way.
+"""
+
+_TENANT = """Every request may also have the field `tenant` (`Tenant`). Only a front may send it: a process of the
+daemon's user, or of a user in `server.fronts` of the configuration. The daemon refuses it from other clients with the
+error `forbidden`.
 """
 
 _ANSWERS = {
@@ -160,17 +171,22 @@ def protocol_reference() -> str:
     ]
     here, there = _classes(messages), _classes(outcome)
     parts.append("## Types\n")
-    parts += [*_types(messages), *_types(outcome)]
+    parts += [*_types(messages), *(line for line in _types(program) if "`Language`" in line), *_types(outcome)]
     parts.append("")
     parts += _section("LimitsAsked", here["LimitsAsked"], messages.LimitsAsked)
     for title, base in (("Requests", messages._Request), ("Replies", messages._Reply)):
         parts.append(f"## {title}\n")
+        if title == "Requests":
+            parts.append(_TENANT)
         for name, node in here.items():
             kind = getattr(messages, name)
             if not name.startswith("_") and (issubclass(kind, base) or (title == "Replies" and name == "Error")):
                 parts += _section(name, node, kind)
     parts.append("### Parts of replies\n")
-    for name in ("NameChange", "Listing", "PoolStats", "EngineStats", "Histogram", "JournalCounts", "SettingInfo"):
+    for name in (
+        *("NameChange", "Listing", "PoolStats", "EngineStats", "Histogram", "JournalCounts", "JournalEntry"),
+        *("JournalSum", "SettingInfo", "CollectedProgram", "DamagedPart"),
+    ):
         parts += _section(name, here[name], getattr(messages, name), "####")
     for name in ("LogLine", "Usage"):
         parts += _section(name, there[name], getattr(outcome, name), "####")
