@@ -116,7 +116,7 @@ class Commands(click.Group):
 def shared_options(function: _F) -> _F:
     """Add --json and the options for connecting to a daemon. They may also stand before the command."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON, one line for each result."),
+        click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
         click.option("--state-dir", type=Location(), help="With --spawn: store programs in this folder."),
         click.option("--spawn", is_flag=True, help="If no daemon answers, start a private one for this command."),
         click.option(
