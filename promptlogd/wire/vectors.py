@@ -105,6 +105,46 @@ REPLIES: list[tuple[str, m.Reply]] = [
     ("a program was removed", m.Removed(id=7, hash=_HASH, names=["a", "b"])),
     ("a name was moved", m.Named(id=8, name="a", hash=_HASH)),
     (
+        "a program with its source",
+        m.Shown(
+            id=5, hash=_HASH, size=8, created_at=1.5, created_by=1000, runs=2, last_run_at=2.5, names=["a"],
+            history={"a": [m.NameChange(hash=_OTHER, at=1.5), m.NameChange(hash=_HASH, at=2.5)]}, source="return 1",
+        ),
+    ),
+    (
+        "a page of a list",
+        m.Listed(
+            id=6, programs=[m.Listing(hash=_HASH, size=8, created_at=1.5, engine="deno", runs=0, names=[])],
+            next="20261130",
+        ),
+    ),
+    (
+        "totals of a program",
+        m.JournalSums(
+            id=11,
+            programs=[
+                m.JournalSum(
+                    hash=_HASH, engine="quickjs", runs=2, failed=1, cpu_ms=51.5, cpu_max_ms=50.0, wall_mean_ms=26.0,
+                    memory_max_bytes=4194304, last_at=2.5,
+                )
+            ],
+        ),
+    ),
+    (
+        "unused programs",
+        m.Collected(
+            id=12, programs=[m.CollectedProgram(hash=_HASH, size=16384, used_at=1.5)], store_bytes=32768, next="1:2:3"
+        ),
+    ),
+    (
+        "verified programs",
+        m.Verified(
+            id=13, programs=10, artifacts=10, bytes=4096,
+            damaged=[m.DamagedPart(hash=_HASH, part="program", why="its bytes do not match its hash")], next=_HASH,
+        ),
+    ),
+    ("a backup is complete", m.BackedUp(id=14, programs=10, linked=30, copied=2)),
+    (
         "journal entries",
         m.Entries(id=10, entries=[m.JournalEntry(id=7, at=1.5, kind="run", uid=1, outcome="ok", hash=_HASH)], next=7),
     ),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from promptlogctl.client import Client
 from promptlogd.wire import ClientSession, ServerSession
+from promptlogd.wire.messages import Reply, Request
 from promptlogd.wire.vectors import REPLIES, REQUESTS, parts
 from tests.daemon.processes import talk
 
@@ -31,6 +32,10 @@ def test_the_file_is_current() -> None:
     assert (ROOT / "docs/vectors.json").read_text("utf-8") == "".join(parts()), "run: make docs"
 
 
+def _types(kind: str) -> set[str]:
+    return {vector["message"]["type"] for vector in VECTORS[kind]}
+
+
 def _bytes(vector: dict[str, Any], encoding: str) -> bytes:
     return bytes.fromhex(vector["msgpack"]) if encoding == "msgpack" else str(vector["json"]).encode()
 
@@ -38,16 +43,15 @@ def _bytes(vector: dict[str, Any], encoding: str) -> bytes:
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_the_daemon_reads_the_requests(encoding: str) -> None:
     """The bytes of each request are decoded to the request, and the file has all types of requests."""
-    assert {vector["message"]["type"] for vector in VECTORS["requests"]} >= {
-        "submit", "run", "cancel", "show", "list", "remove", "name", "stats", "ping"
-    }  # fmt: skip
+    assert _types("requests") == {kind.__struct_config__.tag for kind in get_args(Request)}
     for vector, (about, request) in zip(VECTORS["requests"], REQUESTS, strict=True):
         assert list(ServerSession().events(_bytes(vector, encoding))) == [request], about
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 def test_the_client_reads_the_replies(encoding: Any) -> None:
-    """The bytes of each reply are decoded to the reply."""
+    """The bytes of each reply are decoded to the reply, and the file has all types of replies."""
+    assert _types("replies") == {kind.__struct_config__.tag for kind in get_args(Reply)}
     for vector, (about, reply) in zip(VECTORS["replies"], REPLIES, strict=True):
         assert ClientSession(encoding=encoding).receive(_bytes(vector, encoding)) == [reply], about
 
