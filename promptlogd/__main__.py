@@ -21,7 +21,7 @@ from click.core import ParameterSource
 from promptlogd import allocator
 from promptlogd.config import ConfigError
 from promptlogd.listener import ListenError
-from promptlogd.log_rate import RateLimit, fit
+from promptlogd.log_rate import RateLimit
 from promptlogd.log_writer import LogWriter
 from promptlogd.server import serve
 from promptlogd.service_manager import Notifier, inherited_socket
@@ -33,8 +33,6 @@ from sandbox.errors import SandboxError
 from sandbox.jail.root import RootError
 
 _PR_SET_PDEATHSIG = 1
-_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-"""Of lines in the journal: sd-daemon(3)."""
 
 _DESCRIPTOR = click.IntRange(min=3)
 _DESCRIPTOR.name = "integer"  # and not "integer range", in messages
@@ -85,7 +83,7 @@ def main(
     exit_with_parent: bool,
 ) -> None:
     """Run untrusted JavaScript, each run in its own jailed process."""
-    _set_up_logging(verbose=verbose)
+    writer = _set_up_logging(verbose=verbose)
     allocator.set_up()
     if ready_fd is not None and not _is_writable(ready_fd):
         raise click.BadParameter(f"descriptor {ready_fd} is not open for writing", param_hint="--ready-fd")
@@ -94,6 +92,8 @@ def main(
     failures: list[BaseException] = []
     try:
         settings = Settings.read(config_path)
+        writer.choose(settings.config.log.format)
+        settings.on_change(lambda config: writer.choose(config.log.format))
         if check_config:
             click.echo(f"the settings are right: {', '.join(settings.files) or 'the defaults'}")
             return
@@ -178,31 +178,11 @@ def _exit_with_parent() -> None:
         sys.exit(0)
 
 
-def _set_up_logging(*, verbose: bool) -> None:
-    line_format, date_format = "%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"
-    if sys.stderr.isatty():
-        line_format, date_format = "%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"
-    elif _is_journal(sys.stderr.fileno()):
-        line_format = "<%(priority)d>%(levelname)s %(name)s: %(message)s"
+def _set_up_logging(*, verbose: bool) -> LogWriter:
     handler = LogWriter(sys.stderr)
     handler.addFilter(RateLimit())
-    handler.setFormatter(_OneLine(line_format, datefmt=date_format))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
-
-
-def _is_journal(descriptor: int) -> bool:
-    """Whether this descriptor is the journal, which adds the time itself ($JOURNAL_STREAM, systemd.exec(5))."""
-    status = os.fstat(descriptor)
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
-class _OneLine(logging.Formatter):
-    """Writes one line for each message, unless the output is a terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        record.priority = _PRIORITIES.get(record.levelno, _PRIORITIES[logging.INFO])
-        text = fit(super().format(record))
-        return text if sys.stderr.isatty() else text.replace("\n", " | ")
+    return handler
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import msgspec
 
 from promptlogd.config import StoreSettings
 from promptlogd.journal import Entry, Journal
+from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.store import BadReference, Fact, Store, StoreOverQuota, is_hash
 
@@ -104,6 +105,7 @@ class Collector:
                 fact.hash[:HASH_SHOWN],
                 who.uid,
                 unused,
+                extra=about("collect", uid=who.uid, tenant=who.tenant, hash=fact.hash, engine=fact.engine),
             )
             self._journal.note(
                 Entry(

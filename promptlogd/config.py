@@ -193,8 +193,16 @@ class JournalSettings(_Section, frozen=True, kw_only=True):
     """Maximum size of the journal's file, in MiB. Beyond it, entries are removed in the same way."""
 
 
+class LogSettings(_Section, frozen=True, kw_only=True):
+    """The daemon's log (docs/daemon.md)."""
+
+    format: Literal["auto", "human", "json"] = "auto"
+    """`auto`: under systemd, journald's fields; otherwise as `human`. `human`: a line of text for each event. `json`: a
+    JSON object in a line for each event."""
+
+
 class StoreSettings(_Section, frozen=True, kw_only=True):
-    """Automatic removal of unused programs, which keeps those with a name (docs/operations-store.md)."""
+    """Automatic removal of unused programs, which keeps those with a name (docs/operations/store.md)."""
 
     unused_days: Annotated[float, Meta(gt=0, le=36500)] | None = None
     """Programs without a name are removed if they were neither submitted nor run for this number of days. Default:
@@ -254,6 +262,7 @@ class Config(_Section, frozen=True, kw_only=True):
     pool: PoolSettings = PoolSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     journal: JournalSettings = JournalSettings()
+    log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
     engines: Engines = Engines()
     deno: DenoSettings = DenoSettings()

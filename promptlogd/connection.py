@@ -37,6 +37,7 @@ from promptlogd.config import Server
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.table import Handlers
 from promptlogd.inbox import AT_ONCE, CLOSE_S, Inbox
+from promptlogd.log_fields import about
 from promptlogd.outbox import Outbox
 from promptlogd.peer import peer_of
 from promptlogd.principal import Principal
@@ -338,7 +339,9 @@ class Connection:
         """Send an error, count it, and log it."""
         self._clients.errors[code] += 1
         self._clients.on_refusal(self._principal.uid, tenant, code)
-        _log.info("uid %d, client %d: a request was refused: %s", self._principal.uid, self._principal.connection, code)
+        uid, number = self._principal.uid, self._principal.connection
+        fields = about("refuse", uid=uid, tenant=tenant, connection=number, code=code)
+        _log.info("uid %d, client %d: a request was refused: %s", uid, number, code, extra=fields)
         self.send(Error(id=id, code=code, message=message, detail=detail))
 
     def send(self, reply: Reply) -> None:

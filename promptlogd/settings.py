@@ -13,6 +13,7 @@ from promptlogd.config_files import Loaded, load_files
 
 _RELOADED = {
     *("server.max_pipelined", "server.stall_s", "server.drain_s", "server.fronts"),
+    "log.format",
     *("scheduler.queue", "scheduler.queue_mb", "scheduler.wait_s"),
     *("limits.source_kb", "limits.prompt_kb", "limits.env_kb", "limits.check_cpu_ms"),
     *(

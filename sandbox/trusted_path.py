@@ -55,6 +55,26 @@ def check_trusted(path: Path) -> None:
             at = Path("/") if target.is_absolute() else at.parent
 
 
+def check_trusted_tree(folder: Path) -> None:
+    """Check an existing path, and everything below it if it is a folder. Raises UntrustedPath, or OSError.
+
+    Symbolic links are followed to a file or folder, which is checked by itself: not what is below such a folder.
+    """
+    check_trusted(folder)
+    waiting = [os.fspath(folder)] if folder.is_dir() else []
+    owners = (0, os.geteuid())
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid not in owners or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                    _check_part(Path(entry.path), status)
+                if stat.S_ISDIR(status.st_mode):
+                    waiting.append(entry.path)
+                elif stat.S_ISLNK(status.st_mode) and os.path.exists(entry.path):
+                    check_trusted(Path(entry.path))
+
+
 def make_folders(folder: Path, mode: int) -> None:
     """Create a folder and its missing parents with this mode. Raises UntrustedPath, or OSError."""
     missing: list[Path] = []

@@ -30,6 +30,8 @@ def install_service(app: App, prints: bool, of_user: bool) -> Exit:
             _show(app, files)
             return Exit.OK
         system.check_systemd(of_user=of_user)
+        if not of_user:
+            system.check_unpackaged("systemctl enable --now promptlogd.socket")
         units.check_commands(of_user=of_user)
         written = [file.path for file in files if write(file)]
         if not of_user:
@@ -49,6 +51,7 @@ def install_service(app: App, prints: bool, of_user: bool) -> Exit:
     if not of_user:
         click.echo("Let a user connect: usermod --append --groups promptlog-clients USER")
         click.echo("Serve HTTP as well: systemctl enable --now promptlog-http.socket")
+        click.echo("Serve metrics as well: systemctl enable --now promptlog-metrics.socket")
     return Exit.OK
 
 

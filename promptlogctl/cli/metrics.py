@@ -14,7 +14,7 @@ import click
 
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
-from promptlogctl.cli.listen import Listen, listening, parsed, url_of
+from promptlogctl.cli.listen import Listen, inherited, listening, parsed, url_of
 from promptlogctl.cli.output import Exit
 from promptlogctl.client import AsyncClient
 
@@ -37,15 +37,21 @@ def _parsed(ctx: click.Context, param: click.Parameter, text: str | None) -> Lis
 def metrics(app: App, listen: Listen | None) -> Exit:
     """Print or serve the daemon's counters for Prometheus.
 
-    Without --listen, the command prints them once. The server is a client of the daemon. While no daemon answers,
-    promptlog_up is 0.
+    Without --listen, the command prints them once, unless a socket unit of systemd passes a socket to serve on. The
+    server is a client of the daemon. While no daemon answers, promptlog_up is 0.
     """
     if importlib.util.find_spec("prometheus_client") is None:
         raise click.UsageError(f"prometheus-client is not installed; run: pip install '{REQUIREMENT}'")
     if app.json:
         raise click.UsageError("metrics have no --json; `promptlogctl stats --json` has the same counters")
-    if listen is not None:
-        return _serve(app, listen)
+    try:
+        passed = inherited()
+        if listen is not None and passed is None:
+            return _serve(app, listen, None)
+        if passed is not None:
+            return _serve(app, *passed)
+    except OSError as error:
+        return output.problem("usage", error.strerror or str(error), Exit.USAGE, json=False)
     from promptlogctl.metrics.exposition import exposition
 
     with app.client() as client:
@@ -53,12 +59,13 @@ def metrics(app: App, listen: Listen | None) -> Exit:
     return Exit.OK
 
 
-def _serve(app: App, listen: Listen) -> Exit:
+def _serve(app: App, listen: Listen, passed: socket.socket | None) -> Exit:
+    """Serve until a signal. `passed`: the listening socket of a socket unit."""
     if not listen.is_local:
         raise click.UsageError(f"{listen.host} is reachable from other hosts; listen on 127.0.0.1 or unix:PATH")
     with app.daemon() as private:
         try:
-            sock = listening(listen, any_port=False)
+            sock = passed or listening(listen, any_port=False)
         except OSError as error:
             where = listen.path or f"{listen.host}:{listen.port}"
             why = f"can't listen on {where}: {error.strerror or error}"
@@ -70,7 +77,8 @@ def _serve(app: App, listen: Listen) -> Exit:
                 output.note(f"listening on {url_of(listen, sock).rstrip('/')}; stop with Ctrl-C")
                 asyncio.run(_run(private or app.socket, listen, sock))
             finally:
-                _remove(listen.path)
+                if passed is None:  # the file of a socket unit is systemd's
+                    _remove(listen.path)
     return Exit.OK
 
 

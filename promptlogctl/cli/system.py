@@ -36,6 +36,16 @@ def systemctl(*arguments: str, of_user: bool, allowed: Sequence[int] = (0,)) -> 
     run("systemctl", *(("--user",) if of_user else ()), "--no-ask-password", *arguments, allowed=allowed)
 
 
+PACKAGED = Path("/usr/lib/systemd/system/promptlogd.service")
+"""The unit of a Debian package of promptlog."""
+
+
+def check_unpackaged(instead: str) -> None:
+    """Raise UnitsError if a package has installed the service. `instead`: the command to use."""
+    if PACKAGED.exists():
+        raise UnitsError(f"a Debian package has installed the service; use {instead}")
+
+
 def check_systemd(*, of_user: bool) -> None:
     """Raise UnitsError if systemd does not run here, or this user may not install a service."""
     if not Path("/run/systemd/system").is_dir():

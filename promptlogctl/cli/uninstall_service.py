@@ -36,6 +36,8 @@ def uninstall_service(app: App, of_user: bool, purge: bool) -> Exit:
     """
     try:
         system.check_systemd(of_user=of_user)
+        if not of_user:
+            system.check_unpackaged("apt remove promptlog, or apt purge promptlog")
         files = units.user_files() if of_user else units.system_files()
         names = units.USER_UNITS if of_user else units.UNITS
         for name in names:

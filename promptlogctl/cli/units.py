@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import sysconfig
 from pathlib import Path
 
 import msgspec
 
 from promptlogctl.client import PromptlogError
-from sandbox.trusted_path import UntrustedPath, check_trusted
+from sandbox.trusted_path import UntrustedPath, check_trusted_tree
 
 _COMMANDS = "/opt/promptlog/bin/"
 _HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"), Path("/tmp"), Path("/var/tmp"))
 """What the system's units can't see: ProtectHome= and PrivateTmp=."""
 
-UNITS = ("promptlogd.socket", "promptlogd.service", "promptlog-http.socket", "promptlog-http.service")
+UNITS = (
+    *("promptlogd.socket", "promptlogd.service"),
+    *("promptlog-http.socket", "promptlog-http.service"),
+    *("promptlog-metrics.socket", "promptlog-metrics.service"),
+)
 USER_UNITS = ("promptlogd.socket", "promptlogd.service")
 
 
@@ -72,12 +77,33 @@ def check_commands(*, of_user: bool) -> None:
                         f"{place} is in {folder}, which the service can't see; install promptlog elsewhere, for "
                         "example in an environment in /opt/promptlog: python3 -m venv /opt/promptlog"
                     )
+    if not of_user:
+        _check_code()
+
+
+def _check_code() -> None:
+    """Raise UnitsError if a user other than root can change what the service executes."""
+    for place in code_places():
         try:
-            check_trusted(path)
+            check_trusted_tree(place)
         except UntrustedPath as error:
-            raise UnitsError(f"the service would start what another user can replace: {error.why}") from None
+            raise UnitsError(
+                f"the service would execute code that another user can replace: {error.why}; or install promptlog in "
+                "an environment that root makes with the system's Python: /usr/bin/python3 -m venv /opt/promptlog"
+            ) from None
         except OSError as error:
-            raise UnitsError(f"can't look at {path}: {error.strerror}") from None
+            raise UnitsError(f"can't look at {error.filename or place}: {error.strerror}") from None
+
+
+def code_places() -> list[Path]:
+    """Return what the service executes: the commands, the interpreter, its library, and all packages."""
+    places = [commands_folder(), Path(sys.executable), Path(sys.prefix) / "pyvenv.cfg"]
+    places += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    for name in ("promptlogd", "promptlogctl", "sandbox"):  # elsewhere in an editable installation
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            places.append(Path(spec.origin).parent)
+    return [place for place in dict.fromkeys(places) if place.exists()]
 
 
 def commands_folder() -> Path:

@@ -165,7 +165,7 @@ class Client:
     ) -> Iterator[messages.Collected]:
         """Remove programs without a name, page by page: those unused for so long, or until the store takes so little.
 
-        Yields what was removed (docs/operations-store.md). With `dry_run` nothing is. For root and the daemon's user.
+        Yields what was removed (docs/operations/store.md). With `dry_run` nothing is. For root and the daemon's user.
         """
         after: str | None = None
         while True:

@@ -11,6 +11,7 @@ import trio
 from promptlogd.handlers.operators import refuse_others
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Journal
+from promptlogd.log_fields import about
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
@@ -56,7 +57,8 @@ class BackupHandler:
             self._is_running = False
         if isinstance(done, RequestError):
             raise done
-        _log.info("uid %d wrote a backup of %d programs to %s", principal.uid, done.programs, request.folder)
+        said, fields = (principal.uid, done.programs, request.folder), about("backup", uid=principal.uid)
+        _log.info("uid %d wrote a backup of %d programs to %s", *said, extra=fields)
         return BackedUp(id=request.id, programs=done.programs, linked=done.linked, copied=done.copied)
 
 

@@ -7,6 +7,7 @@ import time
 
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
+from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
@@ -32,7 +33,8 @@ class NameHandler:
         hash = None if request.hash is None else self._store.resolve(request.hash)
         placed, previous = self._store.label(request.name, hash)
         uid, tenant = principal.uid, principal.tenant
-        _log.info("uid %d put the name %s on program %s", uid, request.name, placed[:HASH_SHOWN])
+        fields = about("name", uid=uid, tenant=tenant, connection=principal.connection, hash=placed, name=request.name)
+        _log.info("uid %d put the name %s on program %s", uid, request.name, placed[:HASH_SHOWN], extra=fields)
         entry = Entry(
             at=time.time(), kind="name", uid=uid, tenant=tenant, hash=placed, name=request.name,
             outcome="moved" if hash is not None else "moved back",

@@ -7,6 +7,7 @@ import time
 
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
+from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
@@ -31,8 +32,9 @@ class RemoveHandler:
     def _removed(self, principal: Principal, request: Remove) -> Removed:
         hash = self._store.resolve(request.hash)
         names = self._store.remove(hash)
-        _log.info("uid %d removed program %s, with %d names", principal.uid, hash[:HASH_SHOWN], len(names))
         uid, tenant = principal.uid, principal.tenant
+        fields = about("remove", uid=uid, tenant=tenant, connection=principal.connection, hash=hash)
+        _log.info("uid %d removed program %s, with %d names", uid, hash[:HASH_SHOWN], len(names), extra=fields)
         self._journal.note(Entry(at=time.time(), kind="remove", uid=uid, tenant=tenant, hash=hash, outcome="removed"))
         more = max(0, len(names) - MOST_NAMES_SHOWN)
         return Removed(id=request.id, hash=hash, names=list(names[:MOST_NAMES_SHOWN]), more_names=more)

@@ -17,6 +17,7 @@ from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.references import utf8_bytes
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Journal, run_entry
+from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -330,12 +331,18 @@ class _Run:
         """Log the outcome of a run without a result."""
         # Nothing from the program is logged, because it may contain parts of the prompt.
         # Before the program is found, the hash is what the client has sent.
-        program = f"program {self.hash[:HASH_SHOWN]}" if is_hash(self.hash) else "an unknown program"
-        said = self._principal.uid, program, usage.cpu_ms
+        known = is_hash(self.hash)
+        program = f"program {self.hash[:HASH_SHOWN]}" if known else "an unknown program"
+        who = self._principal
+        said = who.uid, program, usage.cpu_ms
+        fields = about(
+            "run", uid=who.uid, tenant=who.tenant, connection=who.connection, hash=self.hash if known else None,
+            engine=self._engine, outcome=kind, cpu_ms=usage.cpu_ms,
+        )  # fmt: skip
         if kind == "crashed":  # a separate statement, which has its own rate limit
-            _log.warning("uid %d: a run of %s crashed, after %.1f ms of CPU", *said)
+            _log.warning("uid %d: a run of %s crashed, after %.1f ms of CPU", *said, extra=fields)
         else:
-            _log.info("uid %d: a run of %s, after %.1f ms of CPU, ended as %s", *said, kind)
+            _log.info("uid %d: a run of %s, after %.1f ms of CPU, ended as %s", *said, kind, extra=fields)
 
     def _reply(self, result: Result) -> None:
         outcome = result.outcome

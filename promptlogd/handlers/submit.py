@@ -13,6 +13,7 @@ from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.collector import Collector, Who
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
+from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -96,7 +97,12 @@ class SubmitHandler:
             with trio.move_on_after(_DISCARD_S, shield=True):
                 await storing.end()
         was = "stored" if kept.created else "changed" if request.replace else "already stored"
-        _log.info("uid %d submitted program %s for %s, %s", principal.uid, kept.hash[:HASH_SHOWN], kept.engine, was)
+        fields = about(
+            "submit", uid=principal.uid, tenant=principal.tenant, connection=principal.connection, hash=kept.hash,
+            name=request.name, engine=kept.engine, outcome=was,
+        )  # fmt: skip
+        said = principal.uid, kept.hash[:HASH_SHOWN], kept.engine, was
+        _log.info("uid %d submitted program %s for %s, %s", *said, extra=fields)
         self._journal.note(
             Entry(
                 at=time.time(), kind="submit", uid=principal.uid, tenant=principal.tenant, hash=kept.hash,

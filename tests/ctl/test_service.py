@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
-from promptlogctl.cli import cli, units
+import promptlogd
+import sandbox
+from promptlogctl.cli import cli, system, units
 from promptlogctl.cli.install_service import write
 from promptlogctl.cli.uninstall_service import drop_ins, remove
 from promptlogctl.cli.units import UnitFile, UnitsError
@@ -42,7 +45,7 @@ def _units_in(folder: Path, *arguments: str) -> list[Path]:
 def test_systemd_accepts_the_units(tmp_path: Path, whose: str) -> None:
     """`systemd-analyze verify` accepts the printed units, and rejects a unit with a misspelt setting."""
     paths = _units_in(tmp_path, *(["--user"] if whose == "--user" else []))
-    assert len(paths) == (2 if whose == "--user" else 4)
+    assert len(paths) == (2 if whose == "--user" else 6)
     command = ["systemd-analyze", whose, "verify", *map(str, paths)]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=environment)
@@ -54,9 +57,9 @@ def test_systemd_accepts_the_units(tmp_path: Path, whose: str) -> None:
 
 
 @pytest.mark.tools
-@pytest.mark.parametrize(("name", "most"), [("promptlogd", 2.0), ("promptlog-http", 1.0)])
+@pytest.mark.parametrize(("name", "most"), [("promptlogd", 2.0), ("promptlog-http", 1.0), ("promptlog-metrics", 1.0)])
 def test_the_exposure_is_low(tmp_path: Path, name: str, most: float) -> None:
-    """The exposure level of `systemd-analyze security` is at most 2.0 for the daemon and 1.0 for the HTTP API."""
+    """The exposure level of `systemd-analyze security` is at most 2.0 for the daemon and 1.0 for its fronts."""
     _units_in(tmp_path)
     command = ["systemd-analyze", "security", "--offline=yes", str(tmp_path / f"{name}.service")]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
@@ -92,6 +95,23 @@ def test_missing_requirements_are_named(monkeypatch: pytest.MonkeyPatch, command
         result = CliRunner().invoke(cli, [command, *(["--user"] if of_user else []), "--json"])
         assert (result.exit_code, json.loads(result.stdout)["error"]["code"]) == (2, "usage")
         assert says in json.loads(result.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [("install-service", "systemctl enable --now promptlogd.socket"), ("uninstall-service", "apt remove promptlog")],
+)
+def test_a_packages_service_is_left_to_dpkg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, instead: str
+) -> None:
+    """Where a Debian package has the units, they are neither written nor removed, and the right command is named."""
+    monkeypatch.setattr(system, "PACKAGED", tmp_path / "unit")
+    monkeypatch.setattr(system, "check_systemd", lambda of_user: None)
+    monkeypatch.setattr(system, "run", lambda *command, **options: pytest.fail("a command was run"))
+    (tmp_path / "unit").write_text("")
+    result = CliRunner().invoke(cli, [command, "--json"])
+    assert result.exit_code == 2
+    assert f"a Debian package has installed the service; use {instead}" in json.loads(result.stdout)["error"]["message"]
 
 
 def test_files_are_written_only_if_needed(tmp_path: Path) -> None:
@@ -146,22 +166,67 @@ def test_a_file_that_can_not_be_written(tmp_path: Path) -> None:
         write(UnitFile(path=tmp_path / "file/unit", text="x"))
 
 
+def _installed(folder: Path) -> None:
+    for name in ("promptlogd", "promptlogctl", "python"):
+        (folder / name).write_text("")
+        (folder / name).chmod(0o755)
+
+
 def test_commands_that_the_service_can_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands are refused if they are missing, hidden from the service, or replaceable by other users."""
+    """Commands are refused if they are missing, or hidden from the service."""
     monkeypatch.setattr(units, "commands_folder", lambda: tmp_path)
+    monkeypatch.setattr(units, "code_places", lambda: [tmp_path])
     with pytest.raises(UnitsError, match="promptlogd is not there"):
         units.check_commands(of_user=True)
-    for name in ("promptlogd", "promptlogctl", "python"):
-        (tmp_path / name).write_text("")
-        (tmp_path / name).chmod(0o755)
+    _installed(tmp_path)
     units.check_commands(of_user=True)
     with pytest.raises(UnitsError, match="which the service can't see; install promptlog elsewhere"):
         units.check_commands(of_user=False)
     monkeypatch.setattr(units, "_HIDDEN", ())
     units.check_commands(of_user=False)
-    tmp_path.chmod(0o777)
-    with pytest.raises(UnitsError, match=r"the service would start what another user can replace: .*chmod o-w"):
+
+
+@pytest.mark.parametrize("changed", [".", "lib", "lib/module.py"])
+def test_code_that_another_user_can_replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    """The service is not installed if others may write to any file or folder of its code; the path is named."""
+    monkeypatch.setattr(units, "commands_folder", lambda: tmp_path)
+    monkeypatch.setattr(units, "code_places", lambda: [tmp_path])
+    monkeypatch.setattr(units, "_HIDDEN", ())
+    _installed(tmp_path)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/module.py").write_text("")
+    units.check_commands(of_user=False)
+    path = tmp_path / changed
+    path.chmod(path.stat().st_mode | 0o002)
+    mend = re.escape(f"every user can write to {path}; fix this with: chmod o-w {path}")
+    with pytest.raises(UnitsError, match=f"code that another user can replace: {mend}.*python3 -m venv /opt/promptlog"):
         units.check_commands(of_user=False)
+    units.check_commands(of_user=True)  # one's own service is one's own affair
+
+
+def test_an_interpreter_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment whose interpreter is a link to another user's Python is refused, with the owner."""
+    assert os.geteuid() == 0, "this test makes a file of another user: run it as root"
+    python, environment = tmp_path / "python3", tmp_path / "bin"
+    environment.mkdir()
+    _installed(environment)
+    python.write_text("")
+    (environment / "python").unlink()
+    (environment / "python").symlink_to(python)
+    monkeypatch.setattr(units, "commands_folder", lambda: environment)
+    monkeypatch.setattr(units, "code_places", lambda: [environment])
+    monkeypatch.setattr(units, "_HIDDEN", ())
+    units.check_commands(of_user=False)
+    os.chown(python, 4711, 4711)
+    with pytest.raises(UnitsError, match=f"{python} belongs to uid 4711; it must belong to root"):
+        units.check_commands(of_user=False)
+
+
+def test_what_the_service_executes() -> None:
+    """The checked places contain the interpreter, its library, each package of promptlog and each dependency."""
+    places = units.code_places()
+    for path in (sys.executable, os.__file__, units.__file__, promptlogd.__file__, sandbox.__file__, msgspec.__file__):
+        assert any(Path(path).is_relative_to(place) for place in places), path
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_programs_list_their_submitters_uid() -> None:
 
 
 def test_jail_uids() -> None:
-    """With the drop-in of docs/operations.md each jail has a uid of its own; without it all jails share one."""
+    """With the drop-in of docs/operations each jail has a uid of its own; without it all jails share one."""
     with Client(SOCKET) as client:
         assert client.stats().jail_uids.startswith("shared: ")
     folder = Path("/etc/systemd/system/promptlogd.service.d")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from promptlogctl.client import Client
 from promptlogctl.metrics import server
 from tests.daemon.processes import a_daemon, until
 from tests.http.servers import connected, exchanged, status_of
-from tests.metrics.servers import metrics_server, scraped, value
+from tests.metrics.servers import metrics_server, passed_server, scraped, value
 
 _GET = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -136,3 +137,28 @@ def test_scrapes_share_a_reply_of_the_daemon(tmp_path: Path) -> None:
         # The daemon's loop also wakes up a few times a second without requests, for upkeep and the watchdog.
         idle = (time.monotonic() - began) * 30
         assert value(scraped(url), "turn_seconds_count") - turns < asked * 10 + idle
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_socket_that_systemd_passes_is_served(socket_path: Path, tmp_path: Path, kind: str) -> None:
+    """Without --listen, the metrics are served on the socket of a socket unit; its file stays when the server ends."""
+    path = tmp_path / "m.sock"
+    with socket.socket(socket.AF_INET if kind == "tcp" else socket.AF_UNIX) as sock:
+        sock.bind(("127.0.0.1", 0) if kind == "tcp" else str(path))
+        sock.listen()
+        with passed_server(socket_path, sock, tmp_path / "log") as process:
+            url = f"http://127.0.0.1:{sock.getsockname()[1]}" if kind == "tcp" else f"unix:{path}"
+            assert value(scraped(url), "up") == 1
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+    assert path.exists() == (kind == "unix")
+
+
+def test_a_passed_socket_that_other_hosts_reach_is_refused(tmp_path: Path) -> None:
+    """A socket unit that listens on all addresses ends the start with a line that says so."""
+    with socket.socket() as sock:
+        sock.bind(("0.0.0.0", 0))
+        sock.listen()
+        with passed_server(tmp_path / "none", sock, tmp_path / "log") as process:
+            assert process.wait(30) == 2
+    assert "0.0.0.0 is reachable from other hosts" in (tmp_path / "log").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.trusted_path import UntrustedPath, check_trusted, make_folders
+from sandbox.trusted_path import UntrustedPath, check_trusted, check_trusted_tree, make_folders
 
 STRANGER = 4711
 
@@ -93,3 +93,19 @@ def test_missing_folders_are_created_with_their_mode(folder: Path) -> None:
     with pytest.raises(UntrustedPath):
         make_folders(folder / "a/c", 0o750)
     assert not (folder / "a/c").exists()
+
+
+def test_everything_below_a_folder_is_checked(folder: Path) -> None:
+    """A file deep in a tree, and the target of a link in it, are refused if they belong to another user."""
+    (folder / "tree/deep").mkdir(parents=True)
+    (folder / "tree/deep/file").write_text("")
+    (folder / "target").write_text("")
+    (folder / "tree/link").symlink_to(folder / "target")
+    (folder / "tree/dangling").symlink_to("nowhere")
+    check_trusted_tree(folder / "tree")
+    for changed in ("tree/deep/file", "target", "tree/deep"):
+        os.chown(folder / changed, STRANGER, STRANGER)
+        with pytest.raises(UntrustedPath, match=f"{folder / changed} belongs to uid {STRANGER}"):
+            check_trusted_tree(folder / "tree")
+        os.chown(folder / changed, 0, 0)
+    check_trusted_tree(folder / "tree/deep/file")
