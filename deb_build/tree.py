@@ -96,6 +96,7 @@ def _environment(release: Release, wheels: list[Path], folder: Path) -> None:
     for path in sorted((packages / "bin").iterdir()):
         if path.read_bytes()[:4] == _ELF:  # scripts name the interpreter of this machine, and nobody needs them
             path.rename(commands / path.name)
+            (commands / path.name).chmod(0o755)
     shutil.rmtree(packages / "bin")
     (commands / f"python{release.python}").symlink_to(f"/usr/bin/python{release.python}")
     for name in ("python", "python3"):

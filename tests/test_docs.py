@@ -29,7 +29,7 @@ def test_links_between_documents_are_valid() -> None:
     """Each relative link in the Markdown files leads to an existing file."""
     links = [
         (document, target)
-        for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+        for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text("utf-8"))
         if "://" not in target
     ]
@@ -43,7 +43,7 @@ def test_the_command_that_installs_deno_works() -> None:
     [deno] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["deno"]
     files = [
         path
-        for pattern in ("*.md", "docs/*.md", "sandbox/**/*.py", "promptlog*/**/*.py")
+        for pattern in ("*.md", "docs/**/*.md", "sandbox/**/*.py", "promptlog*/**/*.py")
         for path in ROOT.glob(pattern)
     ]
     texts = {path: path.read_text("utf-8") for path in files}

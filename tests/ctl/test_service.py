@@ -68,6 +68,31 @@ def test_the_exposure_is_low(tmp_path: Path, name: str, most: float) -> None:
     assert float(level[1]) <= most, done.stdout
 
 
+def _calls(group: str) -> set[str]:
+    """Return the system calls of a group of systemd's."""
+    command = ["systemd-analyze", "syscall-filter", group]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()[1:]
+    found = set()
+    for name in map(str.strip, lines):
+        if name and not name.startswith("#"):
+            found |= _calls(name) if name.startswith("@") else {name}
+    return found
+
+
+@pytest.mark.tools
+def test_a_container_may_call_what_the_unit_may(tmp_path: Path) -> None:
+    """container/seccomp.json allows no call that the unit forbids, and nearly all that the unit allows."""
+    (line,) = re.findall(
+        r"^SystemCallFilter=(.*)$", _print()[Path("/etc/systemd/system/promptlogd.service")], re.MULTILINE
+    )
+    allowed = set().union(*(_calls(word) if word.startswith("@") else {word} for word in line.split()))
+    profile = json.loads((Path(__file__).parents[2] / "container/seccomp.json").read_text())
+    (rule,) = profile["syscalls"]
+    assert (profile["defaultAction"], rule["action"]) == ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW")
+    assert set(rule["names"]) <= allowed
+    assert len(allowed - set(rule["names"])) < 20  # a newer systemd knows more of them
+
+
 def test_printed_units() -> None:
     """--print shows each file under its path, and the units start the commands of this installation."""
     command = [sys.executable, "-m", "promptlogctl", "install-service", "--print"]

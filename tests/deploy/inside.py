@@ -12,6 +12,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ BIN = Path("/opt/promptlog/bin")
 SOCKET = Path("/run/promptlog/promptlog.sock")
 DROP_INS = Path("/etc/promptlog/promptlog.toml.d")
 DAEMON, LISTENER, HTTP = "promptlogd.service", "promptlogd.socket", "promptlog-http.socket"
+METRICS = "promptlog-metrics.socket"
 REVERSE = "const result = [...prompt].reverse().join('')"
 
 PATIENT = LimitsAsked(wall_ms=20_000)
@@ -177,7 +179,7 @@ def test_installation() -> None:
 
 def test_systemd_accepts_the_units() -> None:
     """This systemd knows every directive of the units, and their exposure levels are as documented."""
-    for unit, most in ((DAEMON, 2.0), ("promptlog-http.service", 1.0)):
+    for unit, most in ((DAEMON, 2.0), ("promptlog-http.service", 1.0), ("promptlog-metrics.service", 1.0)):
         assert run("systemd-analyze", "verify", "--man=no", f"/etc/systemd/system/{unit}") == ""
         level = re.search(r"exposure level for \S+: ([0-9.]+)", run("systemd-analyze", "security", unit))
         assert level is not None
@@ -237,6 +239,20 @@ def test_exec_over_http() -> None:
     assert "name tenants" not in said("promptlog-http.service")
 
 
+def test_metrics_are_served() -> None:
+    """The first scrape starts the listener, as a user that nobody else has, and with no network of its own."""
+    systemctl("enable", "--now", METRICS)
+    assert systemctl("is-active", "promptlog-metrics.service", code=3).strip() == "inactive"
+    with urllib.request.urlopen("http://127.0.0.1:9464/metrics", timeout=60) as response:
+        text = response.read().decode()
+    assert "promptlog_up 1.0" in text
+    assert re.search(r'promptlog_runs_total\{engine="quickjs",outcome="ok"\} [1-9]', text)
+    pid = shown("promptlog-metrics.service", "MainPID")
+    uid = Path(f"/proc/{pid}/status").stat().st_uid
+    assert uid >= 61184  # of DynamicUser=
+    assert len(Path(f"/proc/{pid}/net/dev").read_text().splitlines()) == 3  # two of heads, and loopback
+
+
 # --- access ----------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +265,7 @@ def test_access_to_the_socket() -> None:
     assert json.loads(ctl("exec", "-e", "return prompt", "--prompt", "mine", user="alice")) == "mine"
     text = ctl("ping", user="mallory", code=4)
     assert "permission denied" in text
-    assert "to be in group" in text
+    assert "membership of group" in text
     for user in ("alice", "mallory", "promptlog-http"):
         run("ls", "/var/lib/promptlog", user=user, code=2)
         run("touch", "/etc/promptlog/promptlog.toml", user=user, code=1)
@@ -449,7 +465,7 @@ def test_a_stop_waits_for_runs() -> None:
 
 
 def test_messages_in_the_journal() -> None:
-    """Each message has its priority and one line, and contains nothing of a program or a prompt."""
+    """Each line about a request has fields and a priority; nothing of a program or a prompt is in any line."""
     since = cursor()
     secret = "only-in-the-prompt-7391"
     with Client(SOCKET) as client:
@@ -457,19 +473,126 @@ def test_messages_in_the_journal() -> None:
         client.run(hash, secret)
         with pytest.raises(RequestRefused):
             client.run("0" * 64)
-    until(lambda: "program" in said(since=since))
-    own = [
-        line for line in journal() if line["_TRANSPORT"] == "stdout" and "the settings are right" not in line["MESSAGE"]
-    ]
-    assert {"3", "6"} <= {line["PRIORITY"] for line in own}
+    until(lambda: any(line.get("PROMPTLOG_EVENT") == "refuse" for line in journal(since=since)))
+    events = {line["PROMPTLOG_EVENT"]: line for line in journal(since=since) if "PROMPTLOG_EVENT" in line}
+    assert set(events) == {"submit", "run", "refuse"}
+    for line in events.values():
+        assert (line["PROMPTLOG_UID"], line["PRIORITY"], line["SYSLOG_IDENTIFIER"]) == ("0", "6", "promptlogd")
+        assert line["CODE_FILE"].endswith(".py")
+    assert events["submit"]["MESSAGE"].startswith(f"uid 0 submitted program {hash[:12]}")
+    assert events["submit"]["PROMPTLOG_HASH"] == events["run"]["PROMPTLOG_HASH"] == hash
+    assert (events["run"]["PROMPTLOG_OUTCOME"], events["refuse"]["PROMPTLOG_CODE"]) == ("exception", "not_found")
+    selected = run("journalctl", "--output=cat", f"PROMPTLOG_HASH={hash}", "PROMPTLOG_EVENT=run")
+    assert "ended as exception" in selected
+    own = [line for line in journal() if line["_TRANSPORT"] == "journal"]
+    assert {"3", "6"} <= {line["PRIORITY"] for line in own}  # 3: of the wrong configuration above
     for line in journal():
-        if line in own:
-            assert line["SYSLOG_IDENTIFIER"] == "promptlogd"
-            word = re.match(r"(DEBUG|INFO|WARNING|ERROR) promptlogd?[\w.]*: ", line["MESSAGE"])
-            assert word is not None, line["MESSAGE"]
-            assert line["PRIORITY"] == {"DEBUG": "7", "INFO": "6", "WARNING": "4", "ERROR": "3"}[word[1]]
-        assert secret not in line["MESSAGE"]
-    assert f"uid 0 submitted program {hash[:12]}" in said(since=since)
+        assert secret not in str(line)
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_the_other_forms_of_the_log(form: str) -> None:
+    """With log.format, lines of text or JSON reach the journal through standard error, with their priority."""
+    since = cursor()
+    with drop_in("60-log.toml", f'[log]\nformat = "{form}"\n'):
+        systemctl("reload", DAEMON)
+        until(lambda: "settings changed: log.format" in said(since=since))
+        with Client(SOCKET) as client, pytest.raises(RequestRefused):
+            client.run("0" * 64)
+        until(lambda: "a request was refused" in said(since=since))
+        (line,) = [line for line in journal(since=since) if "a request was refused" in line["MESSAGE"]]
+    assert (line["_TRANSPORT"], line["PRIORITY"]) == ("stdout", "6")
+    if form == "json":
+        assert json.loads(line["MESSAGE"])["code"] == "not_found"
+    systemctl("reload", DAEMON)
+
+
+# --- the documents ---------------------------------------------------------------------------------------------------
+
+
+def _commands(page: str) -> list[str]:
+    """Return the commands of a page: what follows the prompt `#` in its blocks."""
+    text = Path("/checks/operations", page).read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("# ")]
+
+
+@pytest.mark.parametrize(("page", "least"), [("monitor.md", 8), ("tune.md", 8), ("incidents.md", 25), ("store.md", 15)])
+def test_the_commands_of_the_documents_work(page: str, least: int) -> None:
+    """Each command of this page of docs/operations ends with exit code 0, in the order of the page."""
+    with Client(SOCKET) as client:
+        client.run(client.submit("return prompt.length", name="invoice").hash, "x")
+    commands = _commands(page)
+    assert len(commands) >= least
+    try:
+        for command in commands:
+            print("#", command, flush=True)
+            run("sh", "-ec", f"PATH={BIN}:$PATH; {command}")
+    finally:
+        (DROP_INS / "50-limits.toml").unlink(missing_ok=True)
+        shutil.rmtree("/etc/systemd/system/promptlogd.service.d", ignore_errors=True)
+        for folder in ("/var/lib/promptlog.old", "/var/backups/promptlog"):
+            shutil.rmtree(folder, ignore_errors=True)
+        systemctl("daemon-reload")
+        systemctl("restart", DAEMON)
+
+
+# --- a container -----------------------------------------------------------------------------------------------------
+
+
+def _rights_of_the_container() -> list[str]:
+    """Return the properties of a unit that leave what the flags in docs/operations/container.md leave."""
+    profile = json.loads(Path("/checks/seccomp.json").read_text())
+    calls = " ".join(profile["syscalls"][0]["names"])
+    properties = {
+        "User": "10001",  # --user
+        "Group": "10001",
+        "CapabilityBoundingSet": "",  # --cap-drop ALL
+        "NoNewPrivileges": "yes",  # --security-opt no-new-privileges
+        "SystemCallFilter": calls,  # --security-opt seccomp=
+        "SystemCallErrorNumber": "EPERM",
+        "SystemCallArchitectures": "native",
+        "PrivateNetwork": "yes",  # --network none
+        "TemporaryFileSystem": "/tmp:rw,nosuid,nodev,noexec,size=64m",  # --tmpfs
+        # --read-only, and what Docker hides without a flag: its masked and read-only paths, /dev, and cgroups.
+        "ReadOnlyPaths": "/ /sys /proc/sys /proc/bus /proc/fs /proc/irq /proc/sysrq-trigger",
+        "InaccessiblePaths": "-/proc/kcore -/proc/keys -/proc/latency_stats -/proc/timer_list -/proc/sched_debug "
+        "-/proc/acpi -/proc/scsi -/sys/firmware",
+        "PrivateDevices": "yes",
+        "ReadWritePaths": "/srv/state /srv/socket",  # --volume
+        "TasksMax": "4096",  # --pids-limit
+    }
+    return [f"--property={name}={value}" for name, value in properties.items()]
+
+
+def test_the_rights_of_a_container_are_enough() -> None:
+    """With the rights that container.md gives, both engines run programs and keep to their limits."""
+    run("useradd", "--system", "--uid", "10001", "--user-group", "container")
+    for name in ("state", "socket"):
+        run("install", "-d", "-o", "container", "-g", "container", "-m", "0700", f"/srv/{name}")
+    socket_path = "/srv/socket/promptlog.sock"
+    command = [BIN / "promptlogd", "--state-dir", "/srv/state", "--socket", socket_path]
+    run("systemd-run", "--unit=contained", "--service-type=exec", *_rights_of_the_container(), *command)
+    try:
+        here = ("--socket", socket_path)
+        ctl("ping", "--wait", "30", *here, user="container")
+        status = Path(f"/proc/{shown('contained', 'MainPID')}/status").read_text()
+        assert "CapBnd:\t0000000000000000" in status
+        assert "Seccomp:\t2" in status
+        for engine in ("quickjs", "deno"):
+            options = (*here, "--engine", engine, "--wall-ms", "20000")
+            assert ctl("exec", *options, "-e", REVERSE, "--prompt", "abc", user="container").strip() == '"cba"'
+            assert "CPU limit of 50 ms" in ctl("exec", *options, "-e", "for (;;);", user="container", code=None)
+            bomb = "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))"
+            text = ctl("exec", *options, "--cpu-ms", "5000", "-e", bomb, user="container", code=None)
+            assert "memory limit" in text
+        print(ctl("stats", *here, user="container"))
+    finally:
+        systemctl("stop", "contained")
+        print(said("contained.service"))
+        run("userdel", "container")
+        for name in ("state", "socket"):
+            shutil.rmtree(f"/srv/{name}")
 
 
 # --- a user's own ----------------------------------------------------------------------------------------------------

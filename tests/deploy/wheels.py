@@ -22,7 +22,7 @@ def collect(python: str, folder: Path) -> None:
     (wheel,) = own.iterdir()
     kept = cache_folder() / f"wheels-{python}"
     command = [*_PIP, "download", "--only-binary=:all:", f"--python-version={python}", f"--dest={kept}"]
-    command += [f"--find-links={kept}", f"{wheel}[deno,http]", "pytest>=8.3"]
+    command += [f"--find-links={kept}", f"{wheel}[deno,http,metrics]", "pytest>=8.3"]
     subprocess.run(command, check=True, timeout=_PIP_S)
     for other in kept.glob("promptlog-*"):
         other.unlink()
