@@ -9,6 +9,7 @@
 # make coverage       Measure what the tests reach of promptlogd and sandbox. Fails below the floor in pyproject.toml.
 # make test-page      Test the page in Chromium (Debian: chromium), and clients on Node.
 # make test-build     Build complete wheels, also with zig and for arm64. Takes minutes, and needs a package index.
+# make dist           Make the wheel and the sdist in dist/.
 # make deb RELEASES="bookworm trixie"  Make a Debian package for each of these releases in dist/. Needs dpkg-deb.
 # make test-deploy RELEASES=bookworm   Install promptlog as a service in a Debian root that systemd boots (systemd-nspawn),
 #                                      and test it from inside. Needs root, mmdebstrap, systemd-container.
@@ -51,7 +52,7 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build deb test-deploy test-page test-sanitized coverage placement \
+.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build dist deb test-deploy test-page test-sanitized coverage placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
@@ -121,7 +122,11 @@ test-deploy: $(VENV)/.dev
 	$(BIN)/python -m tests.deploy $(RELEASES)
 
 # The same commit gives the same bytes.
-deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+dist deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+dist: $(VENV)/.dev
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir=dist .
+	$(BIN)/python -m hatchling build -t sdist -d dist
+
 deb: $(VENV)/.installed
 	$(BIN)/python -m deb_build $(RELEASES)
 

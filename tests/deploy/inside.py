@@ -555,7 +555,7 @@ def _rights_of_the_container() -> list[str]:
         "PrivateNetwork": "yes",  # --network none
         "TemporaryFileSystem": "/tmp:rw,nosuid,nodev,noexec,size=64m",  # --tmpfs
         # --read-only, and what Docker hides without a flag: its masked and read-only paths, /dev, and cgroups.
-        "ReadOnlyPaths": "/ /sys /proc/sys /proc/bus /proc/fs /proc/irq /proc/sysrq-trigger",
+        "ReadOnlyPaths": "/ /sys -/proc/sys -/proc/bus -/proc/fs -/proc/irq -/proc/sysrq-trigger",
         "InaccessiblePaths": "-/proc/kcore -/proc/keys -/proc/latency_stats -/proc/timer_list -/proc/sched_debug "
         "-/proc/acpi -/proc/scsi -/sys/firmware",
         "PrivateDevices": "yes",
@@ -567,13 +567,14 @@ def _rights_of_the_container() -> list[str]:
 
 def test_the_rights_of_a_container_are_enough() -> None:
     """With the rights that container.md gives, both engines run programs and keep to their limits."""
-    run("useradd", "--system", "--uid", "10001", "--user-group", "container")
+    run("groupadd", "--system", "--gid", "10001", "container")
+    run("useradd", "--system", "--uid", "10001", "--gid", "10001", "container")
     for name in ("state", "socket"):
         run("install", "-d", "-o", "container", "-g", "container", "-m", "0700", f"/srv/{name}")
     socket_path = "/srv/socket/promptlog.sock"
     command = [BIN / "promptlogd", "--state-dir", "/srv/state", "--socket", socket_path]
-    run("systemd-run", "--unit=contained", "--service-type=exec", *_rights_of_the_container(), *command)
     try:
+        run("systemd-run", "--unit=contained", "--service-type=exec", *_rights_of_the_container(), *command)
         here = ("--socket", socket_path)
         ctl("ping", "--wait", "30", *here, user="container")
         status = Path(f"/proc/{shown('contained', 'MainPID')}/status").read_text()
@@ -588,8 +589,9 @@ def test_the_rights_of_a_container_are_enough() -> None:
             assert "memory limit" in text
         print(ctl("stats", *here, user="container"))
     finally:
-        systemctl("stop", "contained")
         print(said("contained.service"))
+        systemctl("stop", "contained")
+        systemctl("reset-failed", "contained", code=None)
         run("userdel", "container")
         for name in ("state", "socket"):
             shutil.rmtree(f"/srv/{name}")
