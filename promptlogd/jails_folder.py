@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,7 +91,8 @@ def _parent(state_dir: Path) -> Path:
 def _temporary(variable: str) -> Iterator[Path]:
     """Yield the absolute folders that this variable names, and those for temporary files."""
     named = os.environ.get(variable, "").split(":")
-    for folder in (*named, tempfile.gettempdir(), "/tmp"):
+    # Not tempfile.gettempdir(), which fails where no folder for temporary files can be written to.
+    for folder in (*named, os.environ.get("TMPDIR", ""), "/tmp"):
         if folder.startswith("/"):
             yield Path(folder)
 

@@ -33,11 +33,20 @@ def fields_of(data: bytes) -> dict[str, str]:
 
 
 def start_logging_to(journal: Path, folder: Path, *, config: str = "") -> subprocess.Popen[bytes]:
-    """Start a daemon as systemd does: its standard error is the journal, which receives on the socket `journal`."""
+    """Start a daemon as systemd does: its standard error is the journal, which receives on the socket `journal`.
+
+    Returns once the daemon serves clients.
+    """
     (folder / "promptlog.toml").write_text(config)
     command = [sys.executable, "-c", _SCRIPT, str(journal), "--config", str(folder / "promptlog.toml")]
     command += ["--socket", str(folder / "s"), "--state-dir", str(folder / "state"), "--exit-with-parent"]
+    reading, writing = os.pipe()
     with (folder / "log").open("wb") as log:
         status = os.fstat(log.fileno())
-        stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        return subprocess.Popen(command, stderr=log, env={**os.environ, **stream})
+        variables = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        command += ["--ready-fd", str(writing)]
+        process = subprocess.Popen(command, stderr=log, env=variables, pass_fds=(writing,))
+    os.close(writing)
+    with os.fdopen(reading) as ready:
+        assert ready.readline() == "ready\n", (folder / "log").read_text()
+    return process

@@ -34,7 +34,6 @@ def _journal(folder: Path) -> Iterator[tuple[Path, socket.socket]]:
 def _daemon(journal: Path, folder: Path, config: str = "") -> Iterator[subprocess.Popen[bytes]]:
     process = start_logging_to(journal, folder, config=config)
     try:
-        until((folder / "s").exists)
         yield process
     finally:
         process.kill()

@@ -553,13 +553,13 @@ def _rights_of_the_container() -> list[str]:
         "SystemCallErrorNumber": "EPERM",
         "SystemCallArchitectures": "native",
         "PrivateNetwork": "yes",  # --network none
-        "TemporaryFileSystem": "/tmp:rw,nosuid,nodev,noexec,size=64m",  # --tmpfs
+        "TemporaryFileSystem": "/tmp:rw,nosuid,nodev,noexec,size=64m,mode=1777",  # --tmpfs
         # --read-only, and what Docker hides without a flag: its masked and read-only paths, /dev, and cgroups.
         "ReadOnlyPaths": "/ /sys -/proc/sys -/proc/bus -/proc/fs -/proc/irq -/proc/sysrq-trigger",
         "InaccessiblePaths": "-/proc/kcore -/proc/keys -/proc/latency_stats -/proc/timer_list -/proc/sched_debug "
         "-/proc/acpi -/proc/scsi -/sys/firmware",
         "PrivateDevices": "yes",
-        "ReadWritePaths": "/srv/state /srv/socket",  # --volume
+        "ReadWritePaths": "/srv/state /srv/socket /tmp /proc",  # --volume, --tmpfs
         "TasksMax": "4096",  # --pids-limit
     }
     return [f"--property={name}={value}" for name, value in properties.items()]
