@@ -572,7 +572,7 @@ def test_the_rights_of_a_container_are_enough() -> None:
     for name in ("state", "socket"):
         run("install", "-d", "-o", "container", "-g", "container", "-m", "0700", f"/srv/{name}")
     socket_path = "/srv/socket/promptlog.sock"
-    command = [BIN / "promptlogd", "--state-dir", "/srv/state", "--socket", socket_path]
+    command: list[str | Path] = [BIN / "promptlogd", "--state-dir", "/srv/state", "--socket", socket_path]
     try:
         run("systemd-run", "--unit=contained", "--service-type=exec", *_rights_of_the_container(), *command)
         here = ("--socket", socket_path)
