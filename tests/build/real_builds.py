@@ -140,7 +140,7 @@ def test_second_build_fetches_and_compiles_nothing(
 
 
 def test_sdist_is_enough_to_build_the_same_wheel(project: Path, tmp_path: Path) -> None:
-    """promptlog's sdist contains the C files and the build code, and no executable; sdist and wheel are reproducible."""
+    """promptlog's sdist contains the C files and the build code, no executable; sdist and wheel are reproducible."""
     left_behind = project / EXECUTABLE
     left_behind.write_text("from an editable installation")
     sdist = _sdist(project, tmp_path / "sdist")

@@ -14,7 +14,7 @@ from deb_build import __main__ as deb_build
 from tests.deploy import machine, root, wheels
 
 _TOOLS = ("mmdebstrap", "systemd-nspawn", "tar", "dpkg-deb")
-_MACHINE_S = 540.0
+_MACHINE_S = 900.0
 
 _SCRIPT = """\
 mkdir -p /opt /checks
