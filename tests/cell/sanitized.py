@@ -1,4 +1,4 @@
-"""Runs the hostile corpus and the conformance table under ASan and UBSan: `make test-sanitized`. Takes minutes.
+"""Runs the hostile corpus and the conformance tables under ASan and UBSan: `make test-sanitized`. Takes minutes.
 
 The cell is built with both sanitizers, which need memory and system calls that a child may not have. It therefore runs
 without a jail, without the second filter and without a memory limit. pytest does not collect this module by default.
@@ -40,6 +40,10 @@ _CASES = [case for case in _HOSTILE if "quickjs" in case["engines"] and case["gr
 _CASES += [
     case | {"name": case["id"]}
     for case in map(json.loads, (ROOT / "tests/conformance/cases.jsonl").read_text().splitlines())
+]
+_CASES += [
+    {"name": f"place-{number}", "source": json.loads(line)["source"]}
+    for number, line in enumerate((ROOT / "tests/conformance/places.jsonl").read_text().splitlines())
 ]
 
 

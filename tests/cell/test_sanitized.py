@@ -37,6 +37,17 @@ const found = 'ab'.repeat(1000).replace(/(?<x>a)b/gu, '$<x>').length, date = new
 return [prompt.length, texts.map((text) => text.length), sorted[2].i, found, date, JSON.stringify({a: 'é'}).length];
 """
 
+_ERRORS = """
+const broken = [() => { const o = {}; o.a.b\n.c(1); }, () => { const { a: [b] } = null; }, () => { const [c] = prompt.length; },
+  () => { const d = 1; d += 2; }, () => { new prompt.x(1); }, () => Math.max(...1), () => prompt[0](`${1}`),
+  () => { class E { f = this.g.h; } new E(); }, () => [1].map(1), () => { class F {} F(); }, () => Symbol() + ''];
+for (const run of broken) {
+  try { run(); } catch (error) { console.log(error.stack, error); }
+}
+console.log([[1, 'é😀', { k: -0, 'a b': 1.5, n: [null, undefined, [], {}] }], Array(120).fill('x'), Object.create({ a: 1 })]);
+return broken.length;
+"""
+
 _SHORTER = """
 const buffer = new ArrayBuffer(1 << 16, {maxByteLength: 1 << 16}), view = new Uint8Array(buffer);
 Uint8Array.prototype.subarray = () => view;
@@ -91,6 +102,9 @@ async def test_all_kinds_of_programs(debug_build: Path, tmp_path: Path) -> None:
             ("return 1", Task.CHECK, Checked),
             ("export default () => 1", Task.CHECK, Checked),
             (_EVERYTHING, Task.CHECK_AND_RUN, Ok),
+            (_ERRORS, Task.CHECK_AND_RUN, Ok),
+            ("const a = /x/; return /(/", Task.CHECK, ProgramSyntaxError),
+            ("class A { #a; } return (o) => o.#b + (#a in o)", Task.CHECK, ProgramSyntaxError),
             ("export default (prompt) => prompt.length", Task.CHECK_AND_RUN, Ok),
             ("export default {fetch: () => new Response('x')}", Task.CHECK_AND_RUN, Ok),
             ("export default 1", Task.CHECK_AND_RUN, ProgramSyntaxError),

@@ -32,6 +32,49 @@ def test_values_are_formatted_as_in_node(client: Client, engine: Any) -> None:
         assert text == row["text"], row["values"]
 
 
+_RANDOM_DATA = r"""
+let seed = 7;
+const below = (count) => (seed = (seed * 1103515245 + 12345) % 2147483648) % 65536 % count;
+const texts = ['', 'a', 'some words', "it's", 'line\nend', 'é日本', '😀', 'x'.repeat(60), '\ud800', '\u0085', '\\'];
+const keys = ['id', 'name', 'a b', '1', 'constructor', '__proto__', 'é', 'x'.repeat(30), "k'", '_y', 'tags', 'n', 'z2'];
+const leaves = [0, -0, 1, -17, 1.5, 1e21, NaN, Infinity, true, false, null, undefined, 7n, Symbol('s'), () => 1, new Date(0)];
+const pick = (list) => list[below(list.length)];
+const inner = [];
+const value = (depth) => {
+  const kind = below(depth > 4 ? 3 : 8);
+  if (kind === 0) return pick(texts);
+  if (kind === 1) return below(1000);
+  if (kind === 2) return below(9) === 0 && inner.length ? pick(inner) : pick(leaves);
+  const made = kind < 6 ? {} : [];
+  inner.push(made);
+  const count = below(depth ? 6 : 14);
+  for (let i = 0; i < count; i++) {
+    const member = value(depth + 1);
+    if (Array.isArray(made)) made.push(member);
+    else Object.defineProperty(made, pick(keys), {value: member, writable: true, configurable: true, enumerable: below(20) > 0});
+  }
+  if (below(15) === 0) made.extra = 1;
+  if (below(15) === 0) delete made[below(3)];
+  if (below(30) === 0) made[Symbol('q')] = 2;
+  inner.pop();
+  return made;
+};
+for (let i = 0; i < 400; i++) console.log(value(0));
+console.log(Array.from({length: 101}, (_, i) => i), Array.from({length: 130}, (_, i) => 'n' + i), Array(2000).fill(1n));
+console.table([value(0), value(0), {a: [1], b: {c: 1}}]);
+console.log('%o %O', value(0), value(0));
+Object.prototype[Symbol.toStringTag] = 'Tagged';
+console.log({a: 1}, [1]);
+"""
+
+
+def test_plain_data_is_the_same_on_both_engines(client: Client) -> None:
+    """What the QuickJS cell formats in C has the text that inspect.js gives on Deno."""
+    on_deno = _texts(client.run_source(_RANDOM_DATA + "return 1", engine="deno", limits=_LIMITS))
+    assert len(on_deno) == 404
+    assert _texts(client.run_source(_RANDOM_DATA + "return 1", engine="quickjs", limits=_LIMITS)) == on_deno
+
+
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])
 def test_other_console_methods(client: Client, engine: Any) -> None:
     """`dir` accepts a depth, `table` draws rows, columns, Maps and Sets, `clear` ends groups, all accept formats."""

@@ -139,6 +139,18 @@ class Text:
         tabs = before.count("\t")
         return _units(before.encode()) - tabs + (tabs + 1) // 2 + 1
 
+    def of_quickjs(self, line: int, column: int) -> tuple[int, int]:
+        """Convert (line, column) of QuickJS, which counts bytes. A lone carriage return, U+2028 and U+2029 end its lines."""
+        index = self._v8_index
+        if index is None or line < 1:
+            return line, self.of_bytes(line, column)
+        start = index.start(line)
+        own = None if start is None else self._index.line_at(start)
+        first = None if own is None else self._index.start(own)
+        if start is None or own is None or first is None:
+            return line, column
+        return own, self._units(first, min(start + column - 1, len(self._source)), column - 1) + 1
+
     def of_deno(self, line: int, column: int, *, v8: bool) -> tuple[int, int]:
         """Convert (line, column) of Deno.
 

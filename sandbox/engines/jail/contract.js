@@ -54,8 +54,10 @@ const contract = (() => ((console, web, sizeOf) => {
     }
     return length > ERRORS_TOLD ? told + '\nand ' + text(length - ERRORS_TOLD) + ' more' : told;
   };
-  const account = (error, deep) =>
-    apply(ErrorPrototypeString, error, []) + framesOf(error) + errorsOf(error, deep) + causesOf(error, deep);
+  const account = (error, deep) => {
+    const frames = framesOf(error);  // first: with the stack, QuickJS gets a better message
+    return apply(ErrorPrototypeString, error, []) + frames + errorsOf(error, deep) + causesOf(error, deep);
+  };
 
   // --- how a run ends -----------------------------------------------------------------------------------
 
@@ -100,13 +102,14 @@ const contract = (() => ((console, web, sizeOf) => {
     }
     const type = typeof error;
     if ((type === 'object' && error !== null) || type === 'function') {
+      const trace = traceOf(error);  // first: with the stack, QuickJS gets a better message
       const name = field(error, 'name');
       let message = field(error, 'message');
       if (!name && !message) {
         if (!isError(error)) return report('x', '', 'thrown: ' + show(error, MESSAGE_CHARACTERS), '');
         message = 'thrown: an error without a name and a message';
       }
-      return report('x', name || 'Error', message, traceOf(error));
+      return report('x', name || 'Error', message, trace);
     }
     return report('x', '', 'thrown: ' + show(error, MESSAGE_CHARACTERS), '');
   };

@@ -462,6 +462,39 @@ const inspecting = ((kept) => {
     if (mark > 0) shape.base = '<ref *' + text(mark) + '>' + (base === '' ? '' : ' ' + base);
     return together(entries, shape, state, level, right);
   };
+  // A plain object or list whose members the engine has made texts of: `parts` is what engine.members gives.
+  const NO_LIST = part('', list(), undefined), A_LIST = listPart('', list(), undefined);
+  const ofParts = (value, parts, state, level) => {
+    const entries = parts[0], rest = parts[1], isList = parts[2], length = parts[4];
+    if (entries.length === 0) return isList ? '[]' : '{}';
+    if (level > state.depth) return isList ? '[Array]' : '[Object]';
+    add(state.open, value);
+    state.reached = level;
+    state.left -= 1 + parts[5];
+    for (let i = 0; i < rest.length; i += 3) {
+      const name = isList ? '' : nameOf(rest[i + 1], false) + ': ';
+      state.left -= name.length;
+      entries[rest[i]] = name + inner(rest[i + 2], state, level + 1);
+    }
+    if (length > state.most && isList) entries[state.most] = items(length - state.most);
+    state.open.length -= 1;
+    const mark = markOf(value, state), shape = isList ? A_LIST : NO_LIST;
+    const marked = mark === 0 ? shape : { ...shape, __proto__: null, base: '<ref *' + text(mark) + '>' };
+    return together(entries, marked, state, level, isList && parts[3] && entries.length >= GROUPED_FROM);
+  };
+  // What the engine makes of plain objects by itself; undefined if it can't. It looks at three levels, and gives no longer
+  // text than a line.
+  const LEVELS_OF_ENGINE = 2;
+  const ofPlain = (value, state, level) => {
+    if (engine.line === undefined) return undefined;
+    if (state.depth <= LEVELS_OF_ENGINE && state.left > state.width) {
+      const line = engine.line(value, state.depth - level, state.indent, state.width, state.open, state.open.length);
+      if (line !== undefined) return line;
+    }
+    if (isOpen(value, state)) return undefined;
+    const parts = engine.members(value, state.most);
+    return parts !== undefined && parts[5] < state.left ? ofParts(value, parts, state, level) : undefined;
+  };
   // The number of an object that holds itself; 0 for another.
   const markOf = (value, { marked }) => {
     for (let i = 0; i < marked.length; i++) if (marked[i] === value) return i + 1;
@@ -483,8 +516,11 @@ const inspecting = ((kept) => {
       shown = '...';
     } else {
       try {
-        const target = engine.target(value);  // of a proxy
-        if (target === null) {
+        const plain = ofPlain(value, state, level);
+        const target = plain === undefined ? engine.target(value) : value;  // of a proxy
+        if (plain !== undefined) {
+          shown = plain;
+        } else if (target === null) {
           shown = '<Revoked Proxy>';
         } else if (isOpen(target, state)) {
           if (markOf(target, state) === 0) add(state.marked, target);

@@ -54,6 +54,13 @@ static bool fuzz_was_refused(void)
     return false;
 }
 
+static struct place fuzz_unplaced(struct text source, struct text message)
+{
+    (void)source, (void)message;
+    return (struct place){take_byte(answers), take_byte(answers)};
+}
+
+#define unplaced_find fuzz_unplaced
 #define context_parses fuzz_parses
 #define context_compile_module fuzz_parses
 #define context_function_text fuzz_function_text

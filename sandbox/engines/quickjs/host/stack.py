@@ -23,9 +23,10 @@ def position(stack: str, *, module: bool, source: Text) -> tuple[int | None, int
             line -= 0 if module else 1
             if line < 1:
                 return 1, 1
+            line, column = source.of_quickjs(line, column)
             if not source.has_line(line) and (end := source.end()):
                 return end
-            return line, source.of_bytes(line, column)
+            return line, column
     return None, None
 
 
@@ -49,7 +50,7 @@ def shown(stack: str, source_name: str, source: Text) -> tuple[str, int | None, 
         function, file, line, column = frame
         line -= 1 if file == "eval_script" else 0
         if line >= 1 and function != "<eval>":
-            column = source.of_bytes(line, column)
+            line, column = source.of_quickjs(line, column)
             first = first or (line, column)
             lines.append(f"{indent}at {function or '<anonymous>'} ({source_name}:{line}:{column}){end}")
         elif lines:

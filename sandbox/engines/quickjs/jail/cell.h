@@ -74,6 +74,11 @@ void frames_send_marked(char kind, char mark, struct text payload);
 void frames_send_fields(char kind, const struct text *fields, size_t count);
 void frames_send_refused(char form, struct text message, struct text stack);
 
+/* A position in a text. Line 0: none. Columns count bytes, from 1. */
+struct place {
+    unsigned line, column;
+};
+
 /* --- confinement.c: rights that a child drops before it reads --------------------------------------------------- */
 
 struct limits {
@@ -121,10 +126,23 @@ bool bytecode_unpack(struct text packed, struct text source, struct text *byteco
 
 bool hooks_add(JSContext *context);
 
+/* --- plain.c: plain data for the console --------------------------------------------------------------------------- */
+
+bool plain_add(JSContext *owner, JSValueConst engine);
+
 /* --- errors.c: error.stack ---------------------------------------------------------------------------------------- */
 
 bool errors_add(JSContext *context);
 JSValue errors_frames(JSContext *context, JSValueConst error);
+
+/* --- places.c: better places and messages of the engine's errors -------------------------------------------------- */
+
+void places_set_code(struct text text);
+void places_mend(struct text *message, struct place *place, struct place caller);
+
+/* --- unplaced.c: places of syntax errors without one --------------------------------------------------------------- */
+
+struct place unplaced_find(struct text source, struct text message);
 
 /* --- check.c: whether a source is a program ----------------------------------------------------------------------- */
 

@@ -12,11 +12,6 @@
 #define NO_MODULE "could not load module '"
 #define FENCED "the program is in a Markdown fence: leave out the lines that begin with ``` or ~~~" /* as check.js */
 
-/* A position in a source. Line 0: none. */
-struct place {
-    unsigned line, column;
-};
-
 static bool starts_with(struct text text, const char *word)
 {
     return text.size >= strlen(word) && memcmp(text.start, word, strlen(word)) == 0;
@@ -94,6 +89,11 @@ static struct fault clear(struct fault fault, struct text source, unsigned lines
         return found(TEXT("Unexpected end of input"), place);
     if (is(fault.message, "Maximum call stack size exceeded"))
         return found(TEXT("it is nested too deeply"), (struct place){0, 0});
+    if (place.line == 0) {
+        place = unplaced_find(source, fault.message);
+        place.line += place.line > 0 ? lines_above : 0;
+        return found(fault.message, place);
+    }
     unsigned number = lines_above;
     while (source.start != NULL) {
         struct text line = next_line(&source);

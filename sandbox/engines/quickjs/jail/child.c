@@ -12,7 +12,9 @@ static bool compile(enum form form, struct text code, struct fault *fault)
 static void run(enum form form, const struct job *job)
 {
     struct fault fault;
-    if (compile(form, memory_join(&job->code, 1), &fault))
+    struct text code = memory_join(&job->code, 1);
+    places_set_code(code);
+    if (compile(form, code, &fault))
         context_run(&job->given);
     else
         context_tell_broken(fault);
@@ -66,8 +68,10 @@ static void check(const struct job *job)
     struct text code = form == FORM_BODY ? memory_join(parts, 3) : job->code;
     if (job->kind == JOB_CHECK)
         frames_send_marked('f', (char)form, bytecode_of(form, job, code));
-    else if (form == FORM_MODULE || compile(FORM_BODY, code, &fault))
+    else if (form == FORM_MODULE || compile(FORM_BODY, code, &fault)) {
+        places_set_code(code);
         context_run(&job->given);
+    }
     else
         context_tell_broken(fault);
 }
@@ -76,6 +80,7 @@ static void run_bytecode(const struct job *job)
 {
     if (!load(job->bytecode, job->code))
         _exit(memory_was_refused() ? EXIT_NO_MEMORY : EXIT_NOT_LOADED);
+    places_set_code(job->code);
     context_run(&job->given);
 }
 

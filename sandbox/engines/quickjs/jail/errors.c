@@ -1,4 +1,6 @@
 /* error.stack as V8 has it: name and message, then the frames. The engine's own has the frames alone. */
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cell.h"
@@ -53,9 +55,133 @@ static JSValue with_header(JSContext *context, JSValueConst error, JSValue stack
     return whole;
 }
 
+/* A frame's place in the program, and the limits of its text. */
+struct frame {
+    struct place place;
+    const char *start, *end;
+};
+
+/* Find the place in the first line of a text; false if that is no frame of the program's text. */
+static bool read_frame(const char *line, const char *end, struct frame *frame)
+{
+    static const char *const files[] = {" (eval_script:", " (program:"};
+    const char *line_end = memchr(line, '\n', (size_t)(end - line)), *at = NULL;
+    char *next;
+    line_end = line_end == NULL ? end : line_end;
+    for (size_t i = 0; i < 2 && at == NULL; i++) {
+        const char *found = memmem(line, (size_t)(line_end - line), files[i], strlen(files[i]));
+        at = found == NULL ? NULL : found + strlen(files[i]);
+    }
+    if (at == NULL)
+        return false;
+    frame->start = at;
+    frame->place.line = (unsigned)strtoul(at, &next, 10);
+    if (*next != ':')
+        return false;
+    frame->place.column = (unsigned)strtoul(next + 1, &next, 10);
+    frame->end = next;
+    return *next == ')';
+}
+
+/* Return an own message of an error; NULL for any other value. */
+static const char *own_message(JSContext *context, JSValueConst error, size_t *size)
+{
+    JSPropertyDescriptor message = {.value = JS_UNDEFINED, .getter = JS_UNDEFINED, .setter = JS_UNDEFINED};
+    JSAtom name = JS_NewAtom(context, "message");
+    const char *text = NULL;
+    if (!JS_IsProxy(error) && JS_GetOwnProperty(context, &message, error, name) > 0 && JS_IsString(message.value))
+        text = JS_ToCStringLen(context, size, message.value);
+    JS_FreeValue(context, message.value);
+    JS_FreeValue(context, message.getter);
+    JS_FreeValue(context, message.setter);
+    JS_FreeAtom(context, name);
+    return text;
+}
+
+/* An error's text that is being mended. */
+struct account {
+    struct text message, frames;
+};
+
+static bool is(struct text text, const char *word)
+{
+    return text.size == strlen(word) && memcmp(text.start, word, text.size) == 0;
+}
+
+/* Built-in functions that say "not a function" only of a function that they are given. */
+static bool takes_callback(struct text frame, struct text *name)
+{
+    static const char *const names[] = {"forEach", "map", "filter", "some", "every", "find", "findIndex", "findLast",
+        "findLastIndex", "reduce", "reduceRight", "flatMap", "sort", "toSorted", "groupBy", "Promise"};
+    static const char native[] = " (native)";
+    const char *end = memmem(frame.start, frame.size, native, strlen(native));
+    if (end == NULL || memcmp(frame.start, FRAME, strlen(FRAME)) != 0)
+        return false;
+    *name = (struct text){frame.start + strlen(FRAME), (size_t)(end - frame.start) - strlen(FRAME)};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (is(*name, names[i]))
+            return true;
+    return false;
+}
+
+/* Return the account with a better message and a better first place. The caller frees other frames than the old ones. */
+static struct account mend(struct account old)
+{
+    struct account new = old;
+    struct frame first, second = {.place = {0, 0}};
+    const char *end = old.frames.start + old.frames.size, *next = memchr(old.frames.start, '\n', old.frames.size);
+    struct text line = {old.frames.start, next == NULL ? old.frames.size : (size_t)(next - old.frames.start)}, name;
+    if (next != NULL && is(old.message, "class constructors must be invoked with 'new'")) {
+        const struct text rest = {next + 1, (size_t)(end - next - 1)}; /* the engine's first frame is the class */
+        new.frames = memory_join(&rest, 1);
+    } else if (read_frame(old.frames.start, end, &first)) {
+        if (next != NULL && !read_frame(next + 1, end, &second))
+            second.place.line = 0;
+        struct place place = first.place;
+        places_mend(&new.message, &place, second.place);
+        if (place.line != first.place.line || place.column != first.place.column) {
+            static char shown[32];
+            int size = snprintf(shown, sizeof shown, "%u:%u", place.line, place.column);
+            const struct text parts[] = {{old.frames.start, (size_t)(first.start - old.frames.start)},
+                {shown, (size_t)size}, {first.end, (size_t)(end - first.end)}};
+            new.frames = memory_join(parts, 3);
+        }
+    } else if (is(old.message, "not a function") && takes_callback(line, &name)) {
+        const struct text parts[] = {TEXT("the callback of "), name, TEXT(" is not a function")};
+        static char message[64];
+        size_t size = 0;
+        for (size_t i = 0; i < 3; size += parts[i++].size)
+            memcpy(message + size, parts[i].start, parts[i].size);
+        new.message = (struct text){message, size};
+    }
+    return new;
+}
+
+/* Return the frames of an error with a better first place, and free the argument. The error gets a better message. */
+static JSValue mended(JSContext *context, JSValueConst error, JSValue stack)
+{
+    struct account old = {TEXT(""), TEXT("")}, new;
+    old.frames.start = JS_IsString(stack) ? JS_ToCStringLen(context, &old.frames.size, stack) : NULL;
+    old.message.start = old.frames.start == NULL ? NULL : own_message(context, error, &old.message.size);
+    if (old.message.start != NULL) {
+        new = mend(old);
+        if (new.message.start != old.message.start)
+            JS_DefinePropertyValueStr(context, error, "message",
+                JS_NewStringLen(context, new.message.start, new.message.size), JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
+        if (new.frames.start != old.frames.start) {
+            JS_FreeValue(context, stack);
+            stack = JS_NewStringLen(context, new.frames.start, new.frames.size);
+            memory_free(new.frames);
+        }
+    }
+    JS_FreeCString(context, old.message.start);
+    JS_FreeCString(context, old.frames.start);
+    return stack;
+}
+
 static JSValue get_stack(JSContext *context, JSValueConst this)
 {
-    return with_header(context, this, errors_frames(context, this));
+    return with_header(context, this, mended(context, this, errors_frames(context, this)));
 }
 
 /* Any value may be assigned, and is not enumerable. The engine takes texts alone, and they would be in the error's JSON. */

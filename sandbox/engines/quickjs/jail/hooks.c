@@ -175,7 +175,10 @@ static const JSCFunctionListEntry globals[] = {
 bool hooks_add(JSContext *context)
 {
     JSValue global = JS_GetGlobalObject(context);
-    int result = JS_SetPropertyFunctionList(context, global, globals, sizeof globals / sizeof *globals);
+    bool good = JS_SetPropertyFunctionList(context, global, globals, sizeof globals / sizeof *globals) == 0;
+    JSValue engine = JS_GetPropertyStr(context, global, "__promptlog_engine");
+    good = good && plain_add(context, engine);
+    JS_FreeValue(context, engine);
     JS_FreeValue(context, global);
-    return result == 0;
+    return good;
 }

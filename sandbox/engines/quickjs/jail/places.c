@@ -1,0 +1,323 @@
+/* Better places and messages of errors that the engine throws.
+ *
+ * The engine notes places at identifiers, calls, `new`, operators, `throw` and the start of statements. An error has the
+ * last place that the engine noted before the instruction that failed, in the order of the bytecode. So an error of `.b` in
+ * `this.a\n.b`, or of a pattern, has the place of something before it. The message says what failed: from the place on,
+ * this looks for the first thing in the text that can fail with this message, within the same function.
+ *
+ * If nothing is found, the place stays as it is. The program chooses its text and its messages, so the answer is only a
+ * claim of the program about itself. Time is bounded: SEARCHED_BYTES of text for all errors of a run. */
+#include <string.h>
+
+#include "tokens.h"
+
+enum { SEARCHED_BYTES = 8 << 20, STATEMENT_TOKENS = 64 };
+
+static struct text code;
+static size_t searched;
+
+/* Set the text that the program was compiled from. */
+void places_set_code(struct text text)
+{
+    code = text;
+}
+
+static bool starts_with(struct text text, const char *word)
+{
+    return text.size >= strlen(word) && memcmp(text.start, word, strlen(word)) == 0;
+}
+
+/* --- what can fail -------------------------------------------------------------------------------------------------- */
+
+/* Whether a property of this name is used at this token. */
+static bool is_property(size_t at, struct text name)
+{
+    const struct token *token = &window.list[at];
+    if (token->kind == NAME)
+        return at > 0 && at_is(at - 1, ".") && token->size == name.size && memcmp(token->start, name.start, name.size) == 0;
+    if (token->kind != VALUE || at < 2 || !at_is(at - 1, "[") || !at_is(at + 1, "]"))
+        return false;
+    size_t quotes = *token->start == '"' || *token->start == '\'' || *token->start == '`';
+    return (at_is_kind(at - 2, NAME) || at_closes(at - 2)) && !at_is_keyword(at - 2) && token->size == name.size + 2 * quotes &&
+           memcmp(token->start + quotes, name.start, name.size) == 0;
+}
+
+/* Whether the engine's last place before this property can be the error's: it notes identifiers and calls. */
+static bool follows_place(size_t property)
+{
+    size_t at = property - 2;
+    while (at_is_kind(at, NAME) && at > 1 && at_is_dot(at - 1))
+        at -= 2;
+    if (at_is(at, ")")) {
+        size_t open = tokens_open(&window, at);
+        bool is_call = open != NO_TOKEN && open > 0 && at_is_kind(open - 1, NAME) && !at_is_keyword(open - 1);
+        return !is_call || open - 1 == window.place;
+    }
+    static const char *const unnoted[] = {"this", "super", "null", "true", "false", NULL};
+    return !at_is_kind(at, NAME) || at_is_one_of(at, unnoted) || at == window.place;
+}
+
+static size_t find_property(size_t at, struct text name)
+{
+    return at > 1 && is_property(at, name) && follows_place(at) ? at : NO_TOKEN;
+}
+
+/* Whether the bracket at this index opens a pattern. */
+static bool opens_pattern(size_t at)
+{
+    size_t after = tokens_close(&window, at) + 1;
+    if (at == 0 || at_declares(at - 1))
+        return at > 0;
+    if (at_is(after, "=") || at_is(after, "of"))
+        return !at_is_kind(at - 1, NAME) && !at_closes(at - 1);
+    if (!at_is(at - 1, "(") && !at_is(at - 1, "[") && !at_is(at - 1, ",") && !at_is(at - 1, ":") && !at_is(at - 1, "..."))
+        return false;
+    size_t list = tokens_open(&window, at);
+    if (list == NO_TOKEN || !at_is(list, "("))
+        return list != NO_TOKEN && opens_pattern(list);
+    after = tokens_close(&window, list) + 1;
+    return at_is(after, "=>") || (at_is(after, "{") && (at_function(after) != NO_TOKEN || at_is(list - 1, "catch")));
+}
+
+static size_t find_object_pattern(size_t at, struct text name)
+{
+    (void)name;
+    return at_is(at, "{") && opens_pattern(at) ? at + 1 : NO_TOKEN;
+}
+
+/* What is iterated: an array pattern, or behind `...` and `of`. If that begins with an identifier, the engine noted it. */
+static size_t find_iterated(size_t at, struct text name)
+{
+    (void)name;
+    if (at_is(at, "[") && opens_pattern(at))
+        return at;
+    bool begins = at > 0 && (at_is(at - 1, "...") || at_is(at - 1, "of"));
+    return begins && (!at_is_kind(at, NAME) || at_is(at, "this") || at_is(at, "null")) && !at_is(at, "=") ? at : NO_TOKEN;
+}
+
+static bool is_iterated(size_t at)
+{
+    at = at_chain(at);
+    return at > 0 && (at_is(at - 1, "...") || at_is(at - 1, "of"));
+}
+
+/* Return the first token from the place on that `finds` accepts; first in the same function, then also in nested ones. */
+static size_t find(size_t (*finds)(size_t at, struct text name), struct text name)
+{
+    for (int nested = 0; nested < 2; nested++)
+        for (size_t at = window.place; at < window.count; at++) {
+            size_t found = finds(at, name);
+            if (found < window.count)
+                return found;
+            if (nested == 0)
+                at = at_skip_nested(at);
+        }
+    return NO_TOKEN;
+}
+
+static bool sets_property(size_t at, struct text name)
+{
+    return is_property(at, name) && at_assigns(at_is(at + 1, "]") ? at + 2 : at + 1);
+}
+
+static bool sets(size_t at, struct text name)
+{
+    const struct token *token = &window.list[at];
+    if (sets_property(at, name))
+        return true;
+    if (token->kind != NAME || token->size != name.size || memcmp(token->start, name.start, name.size) != 0)
+        return false;
+    return !(at > 0 && (at_is_dot(at - 1) || at_declares(at - 1))) &&
+           (at_assigns(at + 1) || at_steps(at + 1) || (at > 0 && at_steps(at - 1)));
+}
+
+/* Return where a constant, or a read-only property, gets a value. A property's error has the place of its statement. A
+ * constant's has that of the last statement behind it that the engine removed as unreachable; so the first assignment of
+ * those that are not behind branches failed. In a loop, the update comes last. */
+static size_t find_assignment(struct text name)
+{
+    static const char *const branches[] = {
+        "{", "}", "?", "&&", "||", "??", "&&=", "||=", "\?\?=", "if", "else", "for", "while", "case", "=>", NULL};
+    size_t found = NO_TOKEN;
+    bool branched = false;
+    for (size_t at = window.place; at < window.place + STATEMENT_TOKENS && at < window.count; at++) {
+        if (at_is(at, ";") || at_is(at, "}"))
+            break;
+        if (sets_property(at, name))
+            return at;
+    }
+    for (size_t at = 0; at <= window.place; at++) {
+        branched |= at_is_one_of(at, branches);
+        if (!sets(at, name) || (found != NO_TOKEN && !branched))
+            continue;
+        found = at;
+        branched = false;
+    }
+    for (size_t at = window.place + 1; found == NO_TOKEN && at < window.count; at++)
+        if (sets(at, name))
+            found = at;
+    return found;
+}
+
+/* --- an error ------------------------------------------------------------------------------------------------------- */
+
+/* Whether a message has these words around a name. */
+static bool has_name(struct text message, const char *before, const char *after, struct text *name)
+{
+    if (!starts_with(message, before))
+        return false;
+    struct text rest = {message.start + strlen(before), message.size - strlen(before)};
+    const char *end = memmem(rest.start, rest.size, after, strlen(after));
+    *name = (struct text){rest.start, end == NULL ? 0 : (size_t)(end - rest.start)};
+    return name->size > 0;
+}
+
+/* What failed, by the engine's message or by one of messages.c. */
+enum failure { UNKNOWN, PROPERTY, PATTERN, ITERATION, ASSIGNMENT, OPERATION, CALL };
+
+struct pattern {
+    const char *text;
+    enum failure failure;
+};
+
+/* `said`: set to whether the message already names what failed. */
+static enum failure failure_of(struct text message, struct text *name, bool *said)
+{
+    static const struct pattern ends[] = {
+        {" is not iterable", ITERATION},
+        {" is not a function", CALL},
+        {" is not a constructor", CALL},
+    };
+    static const struct pattern starts[] = {
+        {"value is not iterable", ITERATION},
+        {"cannot read property 'Symbol.iterator' of ", ITERATION},
+        {"Cannot convert undefined or null to object", PATTERN},
+        {"Cannot destructure property '", PATTERN},
+        {"not a function", CALL},
+        {"not a constructor", CALL},
+        {"cannot convert symbol to ", OPERATION},
+        {"cannot convert BigInt to ", OPERATION},
+    };
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
+        if (starts_with(message, starts[i].text))
+            return starts[i].failure;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t size = strlen(ends[i].text);
+        *said = message.size > size && memcmp(message.start + message.size - size, ends[i].text, size) == 0;
+        if (*said)
+            return ends[i].failure;
+    }
+    if (has_name(message, "cannot read property '", "' of ", name) || has_name(message, "cannot set property '", "' of ", name))
+        return PROPERTY;
+    return has_name(message, "'", "' is read-only", name) ? ASSIGNMENT : UNKNOWN;
+}
+
+/* Return the operator before the operand at the engine's last place. */
+static size_t find_operator(void)
+{
+    static const char *const operators[] = {"+", "-", "*", "/", "%", "**", "<", ">", "<=", ">=", "==", "&", "|", "^", NULL};
+    size_t at = at_chain(window.place);
+    return at > 0 && at_is_one_of(at - 1, operators) ? at - 1 : NO_TOKEN;
+}
+
+static size_t find_place(enum failure failure, struct text name)
+{
+    switch (failure) {
+    case PROPERTY:
+        return find(find_property, name);
+    case PATTERN:
+        return find(find_object_pattern, name);
+    case ITERATION:
+        return is_iterated(window.place) ? at_chain(window.place) : find(find_iterated, name);
+    case ASSIGNMENT:
+        return find_assignment(name);
+    case OPERATION:
+        return find_operator();
+    default:
+        return NO_TOKEN;
+    }
+}
+
+/* Return a message that says more, with the token that it is about; an empty text if there is none. */
+static struct text message_for(enum failure failure, struct text old, size_t *at)
+{
+    if (failure == CALL) {
+        *at = window.place;
+        return messages_of_call(old, at);
+    }
+    if (*at >= window.count)
+        return TEXT("");
+    if (failure == PATTERN)
+        return messages_of_pattern(*at);
+    if (failure != ITERATION)
+        return TEXT("");
+    size_t close = tokens_close(&window, *at);
+    if (!at_is(*at, "["))
+        return messages_of_iteration(*at);
+    return at_is(close + 1, "=") ? messages_of_iteration(close + 2) : TEXT("");
+}
+
+/* --- class fields: the engine notes no places in them (line 0) -------------------------------------------------------- */
+
+static void enter(size_t brace)
+{
+    window.place = brace;
+    window.count = tokens_close(&window, brace);
+}
+
+/* Go to the body of the class around the caller's place, which is in the constructor. False if there is none. */
+static bool enter_class_around(void)
+{
+    size_t brace = window.place;
+    while (brace != NO_TOKEN && at_class(brace) == NO_TOKEN)
+        brace = tokens_open(&window, brace);
+    if (brace == NO_TOKEN)
+        return false;
+    enter(brace);
+    return true;
+}
+
+/* Go to the body of the class at the caller's place or behind it. Without a constructor, and for static fields, the caller
+ * is what makes the class. */
+static bool enter_class_behind(void)
+{
+    size_t at = window.place;
+    while (at < window.count && !at_is(at, "class"))
+        at++;
+    for (size_t brace = at; brace < window.count; brace++)
+        if (at_is(brace, "{") && at_class(brace) == at) {
+            enter(brace);
+            return true;
+        }
+    return false;
+}
+
+/* Mend the place and the message of an error; both stay as they are if nothing better is found. A place of line 0 needs
+ * the place of the next frame. The new message is valid until the next call. */
+void places_mend(struct text *message, struct place *place, struct place caller)
+{
+    static bool (*const classes[])(void) = {enter_class_around, enter_class_behind};
+    struct place from = place->line == 0 ? caller : *place;
+    struct text name = TEXT("");
+    bool said = false;
+    enum failure failure = failure_of(*message, &name, &said);
+    if (failure == UNKNOWN || code.start == NULL || from.line == 0)
+        return;
+    for (size_t i = 0; i < 2; i++) {
+        searched += code.size;
+        if (searched > SEARCHED_BYTES || !tokens_around(&window, code, from.line, from.column))
+            return;
+        if (place->line == 0 && !classes[i]())
+            continue;
+        size_t found = find_place(failure, name);
+        struct text named = message_for(failure, *message, &found);
+        if (said && (named.size != message->size || memcmp(named.start, message->start, named.size) != 0))
+            return; /* the message is not from here */
+        if (named.size > 0 && !said)
+            *message = named;
+        if (found < window.count)
+            *place = (struct place){window.list[found].line, window.list[found].column};
+        if (found < window.count || place->line > 0)
+            return;
+    }
+}

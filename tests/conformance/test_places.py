@@ -1,0 +1,73 @@
+"""Where an error is, and what it says: the same line on both engines, whatever the engine notes of places."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptlogctl.client import Client
+from sandbox.outcome import ProgramException, ProgramSyntaxError
+
+_ROWS = [json.loads(line) for line in (Path(__file__).parent / "places.jsonl").read_text("utf-8").splitlines()]
+"""Programs that fail, the line that V8 gives, and QuickJS's message."""
+
+
+@pytest.mark.parametrize("engine", ["quickjs", pytest.param("deno", marks=pytest.mark.long)])
+def test_errors_have_their_line(client: Client, engine: Any) -> None:
+    """Patterns, constants, fields, chains over several lines, calls, spreads, regular expressions, private names."""
+    assert len(_ROWS) > 150
+    for row in _ROWS:
+        outcome = client.run_source(row["source"], engine=engine).outcome
+        assert isinstance(outcome, ProgramException if row["kind"] == "exception" else ProgramSyntaxError), row[
+            "source"
+        ]
+        assert outcome.line == row["line"], row["source"]
+        if engine == "quickjs":
+            assert outcome.message == row["quickjs"], row["source"]
+
+
+_READ_TWICE = """
+const fails = [() => { const o = {}; o.run(1); }, () => { const { a } = null; }, () => { const [b] = null; },
+  () => { null.x; }, () => { const c = 1; c = 2; }];
+return fails.map((fail) => {
+  try {
+    fail();
+  } catch (error) {
+    const { stack } = error;
+    return [stack === error.stack, stack.split('\\n')[0], error.message];
+  }
+});
+"""
+
+
+def test_a_better_message_stays(client: Client) -> None:
+    """On QuickJS the stack of an error is the same each time, and its first line and `message` agree."""
+    for same, first_line, message in client.run_source(_READ_TWICE, engine="quickjs").value:
+        assert same
+        assert first_line == f"TypeError: {message}"
+
+
+_OWN_MESSAGES = [
+    "throw new TypeError('not a function')",
+    "const text = 'x is not a function'; throw new TypeError(text)",
+    "const [x] = [new TypeError('x is not iterable')]; throw x",
+]
+
+
+@pytest.mark.parametrize("source", _OWN_MESSAGES)
+def test_messages_of_the_program_stay(client: Client, source: str) -> None:
+    """A message that the program gives is told as it is."""
+    outcome = client.run_source(source, engine="quickjs").outcome
+    assert isinstance(outcome, ProgramException)
+    assert outcome.message in source
+
+
+def test_a_long_program(client: Client) -> None:
+    """The place is found in a text with more tokens than are looked at, in little time."""
+    source = "const o = {a: [1, `x${2}y`, /[/]/]};\n" + "o.a.at(0); // it's\n" * 5_000 + "const y = o\n  .b\n  .c;\n"
+    outcome = client.run_source(source + "o.a.at(0);\n" * 2_000, engine="quickjs").outcome
+    assert isinstance(outcome, ProgramException)
+    assert outcome.line == 5_004
