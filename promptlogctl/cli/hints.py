@@ -47,7 +47,7 @@ DENO_ALONE = frozenset(
         "structuredClone",
     ]
 )
-"""Globals that programs use and that Deno alone has. A test compares both engines."""
+"""Globals that only Deno has. A test compares both engines."""
 
 _COMMONJS = frozenset(["require", "module", "exports", "__dirname", "__filename"])
 _NOT_DEFINED = re.compile(r"'?([\w$]+)'? is not defined\Z")
@@ -57,7 +57,7 @@ _BUNDLE = "npx esbuild main.js --bundle --format=esm --platform=neutral --outfil
 
 
 def hint_of(outcome: Outcome, source: Source, engine_version: str) -> str | None:
-    """Return what to do, or None. `engine_version`: name and version."""
+    """Return advice for the user, or None. `engine_version`: name and version of the engine."""
     match outcome:
         case CpuLimit():
             return "--cpu-ms raises the limit of CPU time"
@@ -75,7 +75,7 @@ def hint_of(outcome: Outcome, source: Source, engine_version: str) -> str | None
 
 
 def _undefined(message: str, engine_version: str) -> str | None:
-    found = _NOT_DEFINED.search(message[-_NAME_CHARACTERS:])  # its search takes the square of the length
+    found = _NOT_DEFINED.search(message[-_NAME_CHARACTERS:])  # the search takes quadratic time
     name = found[1] if found else ""
     if name in _COMMONJS:
         return f"a program is a function body or an ES module, not CommonJS; bundle it first: {_BUNDLE}"
@@ -85,13 +85,13 @@ def _undefined(message: str, engine_version: str) -> str | None:
 
 
 def syntax_hint(source: Source, line: int | None) -> str | None:
-    """Return what to do about a program that does not parse. `line`: where, from 1."""
+    """Return advice about a syntax error, or None. `line`: its line, from 1."""
     lines = (source.text or "").split("\n")
     here = lines[line - 1] if line is not None and 1 <= line <= len(lines) else ""
     if _IMPORT.search(here):
-        return f"a program can import nothing but its own text; bundle it into one file first: {_BUNDLE}"
+        return f"a program cannot import other modules; bundle it into one file first: {_BUNDLE}"
     if re.search(r"\bawait\b", here):
         return "`await` works at the top level and in `async` functions; is the function around it `async`?"
     if source.looks_like_typescript:
-        return "if this is TypeScript: a file's name ends in .ts then, or say --language typescript"
+        return "if this is TypeScript, use a file name that ends in .ts, or --language typescript"
     return None

@@ -38,13 +38,15 @@ return [prompt.length, texts.map((text) => text.length), sorted[2].i, found, dat
 """
 
 _ERRORS = """
-const broken = [() => { const o = {}; o.a.b\n.c(1); }, () => { const { a: [b] } = null; }, () => { const [c] = prompt.length; },
+const broken = [() => { const o = {}; o.a.b\n.c(1); }, () => { const { a: [b] } = null; },
+  () => { const [c] = prompt.length; },
   () => { const d = 1; d += 2; }, () => { new prompt.x(1); }, () => Math.max(...1), () => prompt[0](`${1}`),
   () => { class E { f = this.g.h; } new E(); }, () => [1].map(1), () => { class F {} F(); }, () => Symbol() + ''];
 for (const run of broken) {
   try { run(); } catch (error) { console.log(error.stack, error); }
 }
-console.log([[1, 'é😀', { k: -0, 'a b': 1.5, n: [null, undefined, [], {}] }], Array(120).fill('x'), Object.create({ a: 1 })]);
+const plain = [1, 'é😀', { k: -0, 'a b': 1.5, n: [null, undefined, [], {}] }];
+console.log(plain, Array(120).fill('x'), Object.create({ a: 1 }));
 return broken.length;
 """
 

@@ -12,7 +12,7 @@ from sandbox.protocol.frames import Task
 from tests.cell.cells import a_cell, run_on, until_blank
 
 NO_DEFAULT = "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
-NO_IMPORT = "a program has its own text alone, and can not import"
+NO_IMPORT = "a program cannot import other modules"
 
 FORMS = (
     ("export default 1", True),

@@ -44,7 +44,7 @@ from promptlogctl.client import Client, ProgramFailed
         ("(async (r) => [await r.text(), await r.text(), r.bodyUsed])(new Response())", ["", "", False]),
         (
             "(async (r) => { await r.text(); return [r.bodyUsed, await r.text().catch(String)] })(new Response(''))",
-            [True, "TypeError: the body was read already"],
+            [True, "TypeError: the body has already been read"],
         ),
         ("Object.keys(globalThis)", []),
         ("Object.getOwnPropertyNames(globalThis).filter((name) => name.includes('promptlog'))", []),
@@ -100,7 +100,7 @@ def test_a_view_is_decoded_up_to_the_end_of_its_buffer(client: Client) -> None:
 @pytest.mark.parametrize(
     ("expression", "says"),
     [
-        ("new Request('http://h', {body: 'x'})", "TypeError: a request with the method GET can not have a body"),
+        ("new Request('http://h', {body: 'x'})", "TypeError: a request with the method GET cannot have a body"),
         ("new Request('http://h', {method: 'head', body: ''})", "TypeError: a request with the method HEAD"),
         (
             "new Request(new Request('http://h', {method: 'put', body: 'x'}), {method: 'get'})",
@@ -115,8 +115,8 @@ def test_a_view_is_decoded_up_to_the_end_of_its_buffer(client: Client) -> None:
         ("new Request('http://h', {headers: null})", "TypeError: Headers: an object"),
         ("new Response('', {status: 99})", "RangeError: a status"),
         ("new Response('', {status: NaN})", "RangeError: a status"),
-        ("new Response('x', {status: 204})", "TypeError: a response with the status 204 can not have a body"),
-        ("new Response('', {status: 304})", "TypeError: a response with the status 304 can not have a body"),
+        ("new Response('x', {status: 204})", "TypeError: a response with the status 204 cannot have a body"),
+        ("new Response('', {status: 304})", "TypeError: a response with the status 304 cannot have a body"),
         ("new Response('', {statusText: 'a\\nb'})", "TypeError: statusText"),
         ("new Response(Symbol())", "TypeError"),
         ("new Response([1, 2])", "TypeError: a body on QuickJS is"),
@@ -124,21 +124,24 @@ def test_a_view_is_decoded_up_to_the_end_of_its_buffer(client: Client) -> None:
         ("new Response(new SharedArrayBuffer(1))", "TypeError: a body on QuickJS is"),
         ("new Response(new Uint8Array(new SharedArrayBuffer(1)))", "TypeError: a body on QuickJS is"),
         ("new Response('x').body", "TypeError: body is a stream, which QuickJS does not have"),
-        ("await new Response('x').blob()", "TypeError: blob() is not there on QuickJS; Deno has it (--engine deno)"),
-        ("await new Response('x').formData()", "TypeError: formData() is not there on QuickJS"),
-        ("Response.redirect('http://h')", "TypeError: Response.redirect is not there on QuickJS"),
-        ("Response.error()", "TypeError: Response.error is not there on QuickJS"),
+        (
+            "await new Response('x').blob()",
+            "TypeError: blob() is not available on QuickJS; Deno has it (--engine deno)",
+        ),
+        ("await new Response('x').formData()", "TypeError: formData() is not available on QuickJS"),
+        ("Response.redirect('http://h')", "TypeError: Response.redirect is not available on QuickJS"),
+        ("Response.error()", "TypeError: Response.error is not available on QuickJS"),
         ("Response.json(undefined)", "TypeError: Response.json: the value is not JSON"),
         ("Response.json(1, {status: 204})", "TypeError: a response with the status 204"),
         ("await new Response('{').json()", "SyntaxError"),
         ("await new Response().json()", "SyntaxError"),
         (
             "await (async (r) => { await r.text(); r.clone() })(new Response('x'))",
-            "TypeError: the body was read already",
+            "TypeError: the body has already been read",
         ),
         (
             "const r = new Request('http://h', {method: 'put', body: 'x'}); await r.text(); new Request(r)",
-            "TypeError: the body was read already",
+            "TypeError: the body has already been read",
         ),
     ],
 )

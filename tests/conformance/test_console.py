@@ -37,7 +37,8 @@ let seed = 7;
 const below = (count) => (seed = (seed * 1103515245 + 12345) % 2147483648) % 65536 % count;
 const texts = ['', 'a', 'some words', "it's", 'line\nend', 'é日本', '😀', 'x'.repeat(60), '\ud800', '\u0085', '\\'];
 const keys = ['id', 'name', 'a b', '1', 'constructor', '__proto__', 'é', 'x'.repeat(30), "k'", '_y', 'tags', 'n', 'z2'];
-const leaves = [0, -0, 1, -17, 1.5, 1e21, NaN, Infinity, true, false, null, undefined, 7n, Symbol('s'), () => 1, new Date(0)];
+const leaves = [0, -0, 1, -17, 1.5, 1e21, NaN, Infinity, true, false, null, undefined, 7n];
+leaves.push(Symbol('s'), () => 1, new Date(0));
 const pick = (list) => list[below(list.length)];
 const inner = [];
 const value = (depth) => {
@@ -51,7 +52,7 @@ const value = (depth) => {
   for (let i = 0; i < count; i++) {
     const member = value(depth + 1);
     if (Array.isArray(made)) made.push(member);
-    else Object.defineProperty(made, pick(keys), {value: member, writable: true, configurable: true, enumerable: below(20) > 0});
+    else Object.defineProperty(made, pick(keys), {value: member, configurable: true, enumerable: below(20) > 0});
   }
   if (below(15) === 0) made.extra = 1;
   if (below(15) === 0) delete made[below(3)];

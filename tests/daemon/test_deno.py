@@ -87,7 +87,7 @@ def test_syntax_errors_at_submit(client: Client) -> None:
     ("source", "language", "says"),
     [
         ('import "data:text/javascript,for(;;){}";\nexport default () => 1', "javascript", None),
-        ('}); import "data:text/javascript,for(;;){}"; (async function () {', "javascript", "can not import"),
+        ('}); import "data:text/javascript,for(;;){}"; (async function () {', "javascript", "cannot import"),
         ('}); import "data:text/javascript,for(;;){}"; (async function () {', "typescript", "Expected ','"),
     ],
 )

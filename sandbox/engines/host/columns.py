@@ -140,7 +140,10 @@ class Text:
         return _units(before.encode()) - tabs + (tabs + 1) // 2 + 1
 
     def of_quickjs(self, line: int, column: int) -> tuple[int, int]:
-        """Convert (line, column) of QuickJS, which counts bytes. A lone carriage return, U+2028 and U+2029 end its lines."""
+        """Convert (line, column) of QuickJS, whose columns are in bytes.
+
+        A lone carriage return, U+2028 and U+2029 also end its lines.
+        """
         index = self._v8_index
         if index is None or line < 1:
             return line, self.of_bytes(line, column)

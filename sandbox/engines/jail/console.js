@@ -1,14 +1,17 @@
-// The `console` of a program, the same in each engine: lines of text, formatted as Node's console does (inspect.js), within
-// a budget. Evaluated before any program is known, with the intrinsics as they were made.
+// The `console` object of a program, on both engines. It writes lines of text, which inspect.js formats as Node's console
+// does, up to a limit in bytes. It is evaluated before the program and keeps the original built-in functions.
 //
-// A program can get hold of every function here (CallSite.getFunction), so nothing here decides anything but the lines
-// that the program could write by itself. The daemon counts them again.
+// A program can get every function in this file with CallSite.getFunction. So this file decides nothing except log lines,
+// which the program could write anyway. The daemon counts the lines again.
 //
 // makeConsole(log, now, engine, inspecting, formatting) -> { write(level, values), show(value, most), framesOf(error),
-// begin(bytes), prepare() }, and makes the global `console`.
-// log(level, text) sends a line and returns its size in bytes. now() gives milliseconds. engine: target(value), the object
-// behind a proxy, null if it was revoked, or the value itself; promise(value), { state, value } or undefined.
-// inspecting, formatting: the functions that inspect.js and format.js come to.
+// begin(bytes), prepare() }. It also defines the global `console`.
+//
+// log(level, text) sends a line and returns its size in bytes. now() returns milliseconds.
+// engine.target(value) returns the target of a proxy (null if the proxy was revoked) or the value itself.
+// engine.promise(value) returns { state, value } of a promise, or undefined.
+// engine.line and engine.members format plain objects (plain.c). Only QuickJS has them.
+// inspecting and formatting are the functions of inspect.js and format.js.
 const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting) => {
   'use strict';
   const { apply, defineProperty, getOwnPropertyDescriptor, getPrototypeOf, ownKeys } = Reflect;
@@ -24,7 +27,7 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
   const TypedArrayPrototype = getPrototypeOf(Uint8Array.prototype);
   const mapSteps = new Map().entries(), setSteps = new Set().values();
 
-  // An error's frames below its name and message: a message may hold some as well.
+  // Return the frames of an error, without its name and message. A message may contain lines that look like frames.
   const framesOf = (error) => {
     const { stack } = error;
     if (typeof stack !== 'string') return '';
@@ -34,7 +37,7 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
     return from < 0 ? '' : apply(trimEnd, apply(slice, stack, [from]), []);
   };
 
-  // Whether a text ends with a frame, which the daemon reads up to the end of its line.
+  // Whether a text ends with a frame. The daemon parses a frame up to the end of its line, so a line feed must follow.
   const FRAME = /^ +at /;
   const endsWithFrame = (string) => {
     const at = apply(lastIndexOf, string, ['\n']);
@@ -74,10 +77,11 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
     return made;
   };
 
-  // --- how many lines there may be ---------------------------------------------------------------------------
+  // --- the limit of lines ------------------------------------------------------------------------------------
 
-  // The daemon counts the bytes of a line as it shows it and LINE_BYTES more. Here a line may be longer, since its frames
-  // are not in the program's terms yet: so it counts half, and up to three times the limit is sent (frames.py, console.py).
+  // The daemon counts the bytes of each line that it stores, plus LINE_BYTES. A line can be longer here, because the daemon
+  // has not yet mapped its frames to the program. So this file is less strict: it stops after twice the limit, and accepts
+  // at most three times the limit (frames.py, console.py).
   const LINE_BYTES = 16;
   let limit = 0, sent = 0, linesLeft = 0, isCut = false;
   const begin = (bytes) => {
@@ -87,7 +91,7 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
   const room = () => floor(max(3 * limit - sent, 0) / 3) + 1;
   const isFull = () => sent >= 2 * limit || linesLeft <= 0;
 
-  // --- what a call says ----------------------------------------------------------------------------------------
+  // --- the text of a call --------------------------------------------------------------------------------------
 
   const cut = (string, length) => apply(toWellFormed, apply(slice, string, [0, length]), []);
   const show = (value, most) => {
@@ -97,7 +101,8 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
   };
   const ofPrimitive = (value) =>
     typeof value === 'number' ? ofNumber(value) : typeof value === 'bigint' ? text(value) + 'n' : text(value);
-  // Of primitives alone, as most are, a line is made without what takes a while to prepare.
+  // Whether all values are primitives, and the first has no `%`. Such a line needs neither inspect.js nor format.js, which
+  // take time to prepare on Deno.
   const isSimple = (values) => {
     for (let i = 0; i < values.length; i++) {
       const type = typeof values[i];
@@ -125,9 +130,9 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
     return done + string;
   };
   const writeLine = (level, make) => {
-    const line = isFull() ? '' : make(room());  // which may call what writes lines itself
+    const line = isFull() ? '' : make(room());  // this may run code of the program, which may write lines
     if (isFull()) {
-      if (!isCut) log(level, '');  // past the limit: told as cut, and not kept
+      if (!isCut) log(level, '');  // the daemon sets logs_truncated, and drops the line
       isCut = true;
       return;
     }
@@ -152,7 +157,7 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
   console.table = function table(data, columns) {
     writeLine(1, (most) => prepare().table(data, columns, most) ?? lineOf([data], most));
   };
-  // One more value before the others, without an iterator or a setter of the program's.
+  // Insert a value before the others. This calls no iterator and no setter of the program.
   const behind = (first, values) => {
     const all = [first];
     for (let i = 0; i < values.length; i++) defineProperty(all, i + 1, { __proto__: null, value: values[i], writable: true });

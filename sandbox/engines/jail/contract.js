@@ -1,12 +1,14 @@
-// How a run ends, the same in each engine: what the program comes to as one string. Evaluated before any program is known,
-// with the intrinsics as they were made.
+// Converts the end of a run to one string, on both engines. It is evaluated before the program and keeps the original
+// built-in functions.
 //
-// A program can get hold of every function here (CallSite.getFunction), so nothing here decides anything but what the
-// program could say by itself: its own result, exception and log lines.
+// A program can get every function in this file with CallSite.getFunction. So this file decides nothing except the
+// program's own result, exception and log lines, which the program could choose anyway.
 //
-// In brackets of its own, by which V8 knows that it is called at once.
-// contract(console, web, sizeOf) -> { follow, fail, report, start, call }. console: what makeConsole gives. web is how a
-// Worker-style module is asked: request(url), is(response), value(response). sizeOf(text) is its size in UTF-8.
+// The parentheses around the function tell V8 to compile it at once, because it is called at once.
+//
+// contract(console, web, sizeOf) -> { follow, fail, report, start, call }. `console` is the result of makeConsole.
+// `web` handles a module with `fetch`: request(url) creates a Request, is(value) tests for a Response, value(response)
+// returns the result. sizeOf(text) returns the size in UTF-8.
 const contract = (() => ((console, web, sizeOf) => {
   'use strict';
   const { write, show, framesOf, begin } = console;
@@ -32,17 +34,16 @@ const contract = (() => ((console, web, sizeOf) => {
 
   const cut = (string, length) => apply(toWellFormed, apply(slice, string, [0, length]), []);
 
-  // An error's own account: name and message, frames, the errors in it and what caused it. The daemon puts frames in the
-  // program's terms.
+  // The description of an error: name, message, frames, inner errors and causes. The daemon maps the frames to the program.
   const CAUSES_DEEP = 4;
-  const DATA_CHARACTERS = 4096;  // what is thrown along with an error may be large
+  const DATA_CHARACTERS = 4096;  // most characters of a cause or an inner error that is not an Error
   const otherThan = (error, deep) => (isError(error) ? account(error, deep + 1) : show(error, DATA_CHARACTERS));
   const causesOf = (error, deep) => {
     if (deep === CAUSES_DEEP) return '';
     const { cause } = error;
     return cause === undefined || cause === null ? '' : '\nCaused by: ' + otherThan(cause, deep);
   };
-  const ERRORS_TOLD = 8;  // of those in an AggregateError
+  const ERRORS_TOLD = 8;  // most inner errors of an AggregateError
   const errorsOf = (error, deep) => {
     if (deep === CAUSES_DEEP) return '';
     const { errors } = error;
@@ -55,7 +56,7 @@ const contract = (() => ((console, web, sizeOf) => {
     return length > ERRORS_TOLD ? told + '\nand ' + text(length - ERRORS_TOLD) + ' more' : told;
   };
   const account = (error, deep) => {
-    const frames = framesOf(error);  // first: with the stack, QuickJS gets a better message
+    const frames = framesOf(error);  // read first: on QuickJS this improves the message (places.c)
     return apply(ErrorPrototypeString, error, []) + frames + errorsOf(error, deep) + causesOf(error, deep);
   };
 
@@ -71,8 +72,8 @@ const contract = (() => ((console, web, sizeOf) => {
     }
   };
 
-  // What a run comes to, for the zygote: the value's JSON, or `!` and how else it ended. A string, since a promise
-  // asks an object for a `then`, which a program may have put on any prototype.
+  // The end of a run as a string: the JSON of the value, or a report, which starts with `!`. It is not an object, because a
+  // promise looks up `then` of an object, and a program may have defined `then` on a prototype.
   const clean = (string) => {
     let done = '';
     for (let at; (at = apply(indexOf, string, ['\0'])) >= 0; string = apply(slice, string, [at + 1])) {
@@ -83,7 +84,7 @@ const contract = (() => ((console, web, sizeOf) => {
   const report = (kind, first, message, stack) =>
     '!' + kind + '\0' + clean(first) + '\0' + clean(message) + '\0' + clean(stack);
 
-  // The frames alone, since a message of any length stands above them, and what caused it.
+  // Return the frames, inner errors and causes of an error. The message is left out, because it may have any length.
   const traceOf = (error) => {
     try {
       const frames = cut(apply(slice, framesOf(error), [1]), MESSAGE_CHARACTERS);
@@ -102,7 +103,7 @@ const contract = (() => ((console, web, sizeOf) => {
     }
     const type = typeof error;
     if ((type === 'object' && error !== null) || type === 'function') {
-      const trace = traceOf(error);  // first: with the stack, QuickJS gets a better message
+      const trace = traceOf(error);  // read first: on QuickJS this improves the message (places.c)
       const name = field(error, 'name');
       let message = field(error, 'message');
       if (!name && !message) {
@@ -121,7 +122,7 @@ const contract = (() => ((console, web, sizeOf) => {
       return false;
     }
   };
-  // Why JSON.stringify failed, if for what the value is (a BigInt, a cycle) and not for what its code threw.
+  // Return why a value has no JSON: a BigInt or a cycle. Return '' if code of the program threw instead.
   const whyNoJson = (value) => {
     let found = '';
     const path = [];
@@ -147,14 +148,14 @@ const contract = (() => ((console, web, sizeOf) => {
     return found;
   };
 
-  // A result over the limit is told by its size, without all of it in another encoding.
+  // Report a result over the limit by its size. The parts avoid a second copy of the whole result in UTF-8.
   const PART_UNITS = 65536;
   const tooLarge = (json) => {
     let bytes = 0;
     for (let from = 0, to; from < json.length; from = to) {
       to = from + PART_UNITS;
       const last = apply(charCodeAt, json, [to - 1]);
-      if (last >= 0xd800 && last < 0xdc00) to += 1;  // the other half of a pair
+      if (last >= 0xd800 && last < 0xdc00) to += 1;  // do not split a surrogate pair
       bytes += sizeOf(apply(slice, json, [from, to]));
     }
     return report('o', text(bytes), '', '');
@@ -171,7 +172,7 @@ const contract = (() => ((console, web, sizeOf) => {
       const type = typeof value;
       return report('b', type === 'undefined' ? (inModule ? MISSING_IN_MODULE : MISSING) : 'the result is not JSON: it is a ' + type, '', '');
     }
-    // What is replaced below gets shorter, at most from six characters to one.
+    // A replacement below shortens the text, from six characters to one at most.
     if (json.length > ESCAPE_CHARACTERS * resultLimit) return tooLarge(json);
     const sent = typeof value === 'string' && apply(isWellFormed, value, []) ? json : withoutLoneSurrogates(json);
     if (sent.length > resultLimit) return tooLarge(sent);
@@ -179,8 +180,8 @@ const contract = (() => ((console, web, sizeOf) => {
     return sent;
   };
 
-  // JSON.stringify escapes lone surrogates, which strict readers of JSON refuse: U+FFFD takes their place. It writes small
-  // digits; the text of JSON.rawJSON may have capitals, and whole pairs.
+  // Replace escaped lone surrogates by U+FFFD, because strict JSON parsers refuse them. JSON.stringify writes lowercase
+  // digits. JSON.rawJSON may contain uppercase digits and complete pairs.
   const ESCAPE_CHARACTERS = 6;
   const HIGH = '89abAB', LOW = 'cdefCDEF';
   const isSurrogate = (string, at, digits) =>
@@ -193,7 +194,7 @@ const contract = (() => ((console, web, sizeOf) => {
   const withoutLoneSurrogates = (json) => {
     for (const escape of ['\\ud', '\\uD']) {
       if (apply(indexOf, json, [escape]) < 0) continue;
-      // Of the same length, without the backslashes that stand for themselves.
+      // The same text, with each escaped backslash replaced by two other characters.
       const escapes = apply(join, apply(split, json, ['\\\\']), ['--']);
       const parts = setPrototypeOf([], null);
       let from = 0;
@@ -209,8 +210,8 @@ const contract = (() => ((console, web, sizeOf) => {
     return json;
   };
 
-  // Without a constructor of its own a promise is followed with the pristine one, whatever the program did
-  // to Promise.prototype.
+  // `then` uses the original Promise if the promise has an own `constructor` that is undefined. So changes to
+  // Promise.prototype have no effect.
   const pristine = { __proto__: null, value: undefined };
   const follow = (promise) => {
     defineProperty(promise, 'constructor', pristine);
@@ -219,14 +220,14 @@ const contract = (() => ((console, web, sizeOf) => {
     return followed;
   };
 
-  // A Worker-style module: the prompt comes in the request's URL, the response's body is the result.
+  // Run a module with `fetch`. The prompt is in the URL of the request, and the body of the response is the result.
   const answer = async (handler, main, prompt, env) => {
     const request = web.request('http://promptlog/?prompt=' + encode(prompt));
     const response = await apply(handler, main, [request, env, { waitUntil() {}, passThroughOnException() {} }]);
     return web.is(response) ? web.value(response) : response;
   };
 
-  // What the default export of a module comes to.
+  // Call the default export of a module.
   let inModule = false;
   const call = (namespace, prompt, env, module = true) => {
     inModule = module;
@@ -239,7 +240,7 @@ const contract = (() => ((console, web, sizeOf) => {
 
   let started = false;
   const start = (resultBytes, logBytes) => {
-    if (started) return;  // who gets hold of what calls this can lift no limit
+    if (started) return;  // a program that gets this function cannot raise its limits
     started = true;
     resultLimit = resultBytes;
     begin(logBytes);

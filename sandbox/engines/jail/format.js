@@ -1,8 +1,8 @@
-// Lines of the console: what stands in the places of a first text (%s and its like), and tables, as Node's console has them.
-// Evaluated with inspect.js, and made of the same built-ins.
+// Format strings (%s and others) and tables of the console, as in Node. Evaluated together with inspect.js, with the same
+// built-in functions.
 //
-// formatting(kept, inspector) -> { format(values, most), dir(value, depth, most), table(data, columns, most) }: texts that
-// are longer than `most`, and may not be whole, if there is more to say.
+// formatting(kept, inspector) -> { format(values, most), dir(value, depth, most), table(data, columns, most) }. Each
+// returns a text. If the whole text is longer than `most`, the result is longer than `most` and may be incomplete.
 const formatting = ((kept, inspector) => {
   'use strict';
   const { inspect, newState, widthOf } = inspector;
@@ -12,7 +12,7 @@ const formatting = ((kept, inspector) => {
     ofNumber, endsWithFrame, max, min, setPrototypeOf,
   } = kept;
 
-  // --- places in the first text --------------------------------------------------------------------------------
+  // --- format specifiers ---------------------------------------------------------------------------------------
 
   const safely = (convert, value) => {
     try {
@@ -56,7 +56,7 @@ const formatting = ((kept, inspector) => {
       case 'j': return ofJson(value);
       case 'o': return inspect(value, newState(left, { depth: OBJECT_LEVELS }));
       case 'O': return inspect(value, newState(left));
-      default: return '';  // c, a style
+      default: return '';  // %c: CSS, ignored
     }
   };
   const format = (values, most) => {
@@ -106,12 +106,12 @@ const formatting = ((kept, inspector) => {
     return items;
   };
   const isObject = (value) => typeof value === 'object' && value !== null;
-  const CELL_MEMBERS = 3, CELL_KEYS = 2, CELL_CHARACTERS = 3;  // the last: of an empty cell, with its border
+  const CELL_MEMBERS = 3, CELL_KEYS = 2, CELL_CHARACTERS = 3;  // the last: width of an empty cell with its border
   const cellOf = (value, left) => {
     const isLarge = isObject(value) && !isArray(value) && objectKeys(value).length > CELL_KEYS;
     return inspect(value, newState(left, { depth: isLarge ? -1 : 0, most: CELL_MEMBERS, width: Infinity }));
   };
-  // A column has a head, and the cell of a row by its number.
+  // Draw a table. A column is { head, cells }, where cells are indexed by row.
   const drawn = (columns, rows, most) => {
     const widths = list(), lines = list();
     let length = 0;
@@ -146,7 +146,7 @@ const formatting = ((kept, inspector) => {
     }
   };
   const newColumn = (head) => ({ __proto__: null, head, cells: { __proto__: null } });
-  // Of a Map or a Set.
+  // The table of a Map or a Set.
   const ofCollection = (data, isMap, most) => {
     const index = newColumn('(iteration index)'), keys = newColumn('Key'), members = newColumn('Values');
     const steps = apply(isMap ? mapEntries : setValues, data, []), next = isMap ? mapNext : setNext;
@@ -193,7 +193,7 @@ const formatting = ((kept, inspector) => {
     }
     return drawn(hasValues ? add(columns, values) : columns, rows, most);
   };
-  // Undefined for what has no rows.
+  // Returns undefined for a value without rows.
   const table = (data, names, most) => {
     if (!isObject(data)) return undefined;
     if (attempt(mapSize, data) !== undefined) return ofCollection(data, true, most);

@@ -1,16 +1,17 @@
-// What the console shows of a value: text as Node's util.inspect gives it by default (two levels below the first, 100
-// members of a list, up to 76 columns to a line). Getters and proxies' traps are not called.
+// Formats a value for the console, as Node's util.inspect does by default: nested objects down to two levels below the
+// first, 100 members of a list, lines of up to 76 columns. Getters and traps of proxies are not called.
 //
-// Made of built-ins that console.js keeps before any program is known. On Deno it is evaluated when a run first needs it,
-// since its text would take a part of each start; it is in brackets, by which V8 knows that it is called at once. What a
-// program may still run here: accessors for a tag, of errors and of the web's classes.
+// console.js passes the built-in functions, which it kept before the program. On Deno this file is evaluated when a run
+// first needs it, because compiling it would slow down each start. The parentheses around the function tell V8 that it is
+// called at once. Only these parts run code of the program: accessors of toStringTag, of errors and of web classes.
 //
-// The text bounds the time: nothing more is looked at once it is longer than was asked for. More than 300 lines: one
-// closure over these built-ins.
+// The length of the text limits the time: formatting stops when the text is longer than requested.
 //
-// inspecting(kept) -> { inspect(value, state), newState(left, changes), widthOf }. A state has the characters that are
-// `left` (below zero: the text is longer than that, and may not be whole), the `depth`, the `most` members of a list, and
-// the `width` of lines.
+// This file has more than 300 lines because all functions share one closure over the built-in functions.
+//
+// inspecting(kept) -> { inspect(value, state), newState(left, changes), widthOf }. A state has `left`, the number of
+// characters that may still follow (below zero: the text is too long, and may be incomplete); `depth`; `most`, the
+// number of members of a list; and `width`, the length of lines.
 const inspecting = ((kept) => {
   'use strict';
   const {
@@ -22,7 +23,7 @@ const inspecting = ((kept) => {
     floor, max, min, round, sqrt,
   } = kept;
 
-  // Without a prototype, so that no setter of the program's is called.
+  // A list without a prototype, so that `items[i] = item` calls no setter of the program.
   const list = () => setPrototypeOf([], null);
   const add = (items, item) => {
     items[items.length] = item;
@@ -37,7 +38,7 @@ const inspecting = ((kept) => {
     const descriptor = getOwnPropertyDescriptor(object, key);
     return descriptor !== undefined && has(descriptor, 'value') ? descriptor.value : undefined;
   };
-  // What a built-in function gives for a value of its class; undefined for any other.
+  // Call a built-in method on a value. Return undefined if the value is of another class.
   const attempt = (method, value) => {
     try {
       return apply(method, value, []);
@@ -46,7 +47,7 @@ const inspecting = ((kept) => {
     }
   };
 
-  // `open`: the objects that are being shown; `reached`: the level of the last one; `marked`: those that hold themselves.
+  // `open`: the objects around the current one. `reached`: level of the last object. `marked`: objects that contain themselves.
   const newState = (left, changes) => ({
     __proto__: null, left, depth: 2, most: 100, width: 80, indent: 0, reached: 0, open: list(), marked: list(), ...changes,
   });
@@ -88,7 +89,7 @@ const inspecting = ((kept) => {
     const behind = string.length > MOST_CHARACTERS ? more(string.length - MOST_CHARACTERS, 'character') : '';
     string = apply(slice, string, [0, min(MOST_CHARACTERS, max(state.left, SHORT_CHARACTERS))]);
     if (string.length <= SHORT_CHARACTERS || string.length <= state.width - state.indent - 4) return quoted(string) + behind;
-    const lines = list();  // of the text
+    const lines = list();
     for (let at; (at = apply(indexOf, string, ['\n']) + 1) > 0 && at < string.length; string = apply(slice, string, [at])) {
       add(lines, quoted(apply(slice, string, [0, at])));
     }
@@ -104,7 +105,7 @@ const inspecting = ((kept) => {
     }
   };
 
-  // Columns of a text on a terminal (Unicode Standard Annex 11): wide characters take two, marks and controls none.
+  // Width of a text on a terminal (Unicode Standard Annex 11): 2 for wide characters, 0 for combining marks and controls.
   const PLAIN = /^[ -~]*$/;
   const WIDE = /^[\u1100-\u115f\u2329\u232a\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97c\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff01-\uff60\uffe0-\uffe6\u{1f300}-\u{1f64f}\u{1f900}-\u{1f9ff}\u{20000}-\u{3fffd}]/u;
   const NONE = /^[\u0000-\u001f\u007f-\u009f\u0300-\u036f\u200b-\u200f\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f]/;
@@ -120,10 +121,10 @@ const inspecting = ((kept) => {
     return width;
   };
 
-  // --- what an object is -----------------------------------------------------------------------------------------
+  // --- classes and keys of an object -----------------------------------------------------------------------------
 
   const MOST_PARENTS = 100;
-  // The name of the class that made an object; null if there is none.
+  // Return the name of the class of an object; null if it has none.
   const makerOf = (value) => {
     let holder = value;
     for (let i = 0; holder !== null && i < MOST_PARENTS; holder = getPrototypeOf(holder), i++) {
@@ -145,7 +146,7 @@ const inspecting = ((kept) => {
     const name = maker === null ? '[' + fallback + size + ': null prototype] ' : maker + size + ' ';
     return tag !== '' && tag !== (maker ?? fallback) ? name + '[' + tag + '] ' : name;
   };
-  // The keys of the properties that are shown.
+  // Return the keys of the properties that are shown.
   const keysOf = (value, without) => {
     const keys = list(), names = objectKeys(value), symbols = ownSymbols(value);
     for (let i = 0; i < names.length; i++) if (without === undefined || !without(names[i])) add(keys, names[i]);
@@ -154,7 +155,7 @@ const inspecting = ((kept) => {
   };
   const INDEX = /^(?:0|[1-9]\d{0,9})$/;
   const isIndex = (key) => typeof key === 'string' && matches(INDEX, key);
-  // Of a long list the elements alone are shown: its keys would be a list that is as long.
+  // A long list is shown without other properties, because the list of its keys would be as long.
   const LONG = 1000;
   const keysBesideIndexes = (value, length) => (length > LONG ? list() : keysOf(value, isIndex));
 
@@ -167,7 +168,7 @@ const inspecting = ((kept) => {
     state.indent -= 2;
     return shown;
   };
-  const shownNames = { __proto__: null };  // of objects in a list, which have the same names
+  const shownNames = { __proto__: null };  // a cache: the objects in a list have the same keys
   const nameOf = (key, hidden) => {
     if (typeof key === 'symbol') return '[' + text(key) + ']';
     if (key === '__proto__') return "['__proto__']";
@@ -188,10 +189,10 @@ const inspecting = ((kept) => {
   const items = (count) => more(count, 'item');
 
   const HOLES_TRIED = 100;
-  // The first index from `at` on that is there.
+  // Return the first index from `at` on that exists.
   const nextOf = (array, at, length) => {
     for (let i = 0; i < HOLES_TRIED; i++, at++) if (at >= length || has(array, at)) return at;
-    const keys = ownKeys(array);  // the indexes come first, in their order
+    const keys = ownKeys(array);  // starts with the indexes, in ascending order
     for (let i = 0; i < keys.length && isIndex(keys[i]); i++) if (+keys[i] >= at) return +keys[i];
     return length;
   };
@@ -241,7 +242,7 @@ const inspecting = ((kept) => {
     if (how === 'pending') return add(list(), '<pending>');
     return add(list(), (how === 'rejected' ? '<rejected> ' : '') + inner(value, state, level));
   };
-  // The web's classes have accessors alone. These are the ones that both engines have.
+  // Web classes have only accessors. These are the accessors that both engines have.
   const ACCESSORS = {
     __proto__: null,
     URL: ['href', 'origin', 'protocol', 'username', 'password', 'host', 'hostname', 'port', 'pathname', 'search', 'searchParams', 'hash'],
@@ -254,7 +255,7 @@ const inspecting = ((kept) => {
     for (let i = 0; names !== undefined && i < names.length; i++) {
       let member;
       try {
-        member = value[names[i]];  // QuickJS does not have all
+        member = value[names[i]];  // may throw on QuickJS
       } catch {}
       add(entries, names[i] + ': ' + inner(member, state, level));
     }
@@ -282,7 +283,7 @@ const inspecting = ((kept) => {
   };
 
   const ENDS_AS_ERROR = /Error$/;
-  // Name and message, with the name of the class where that says more, and the frames below them.
+  // Return name, message and frames of an error. The name of its class is added if it differs from `name`.
   const ofError = (error, maker, state) => {
     const frames = framesOf(error), { name, stack } = error;
     let head = typeof stack === 'string' && stack !== '' && frames === '' ? stack : attempt(textOfError, error) ?? '[error]';
@@ -307,13 +308,13 @@ const inspecting = ((kept) => {
 
   // --- objects ---------------------------------------------------------------------------------------------------
 
-  // A `part`: `base` stands for the object or before its members; or `open` and `close` are around them. `entries` makes
-  // those that are no properties.
+  // The shape of an object's text. `base` is the text before the members, or the whole text if there are none. `open` and
+  // `close` enclose the members. `keys` are the properties to show. `entries` returns the members that are not properties.
   const part = (open, keys, entries) => ({ __proto__: null, base: '', open: open + '{', close: '}', keys, entries, isList: false });
   const listPart = (open, keys, entries) => ({ __proto__: null, base: '', open: open + '[', close: ']', keys, entries, isList: true });
   const basePart = (base, keys) => ({ __proto__: null, base, open: '{', close: '}', keys, entries: undefined, isList: false });
   const BOXES = { __proto__: null, Number: true, String: true, Boolean: true, Symbol: true, BigInt: true };
-  // The part for an object that is of a built-in class by its tag; undefined if it is none.
+  // Return the shape of an object of the built-in class `kind`; undefined if it is of another class.
   const builtIn = (value, kind, maker, tag, state) => {
     const open = (size) => prefix(maker, tag, kind, size === undefined ? '' : '(' + text(size) + ')');
     const named = (shown) => (maker === kind ? '' : open()) + shown;
@@ -384,10 +385,11 @@ const inspecting = ((kept) => {
     return part(prefix(maker, tag, maker === null && tag === 'Module' ? tag : 'Object'), keysOf(value), undefined);
   };
 
-  // --- from entries to a text ------------------------------------------------------------------------------------
+  // --- layout ----------------------------------------------------------------------------------------------------
 
   const LEVELS_ON_A_LINE = 3, GROUPED_FROM = 7, MOST_COLUMNS = 12;
-  // The entries of a list in columns, so many that the text looks square: a character is 2.5 times as high as it is wide.
+  // Arrange the entries of a list in columns. The number of columns makes the text look square, because a character is 2.5
+  // times as high as it is wide.
   const inColumns = (entries, state, right) => {
     const rest = entries.length > state.most ? 1 : 0, count = entries.length - rest, widths = list();
     let total = 0, widest = 0;
@@ -462,7 +464,7 @@ const inspecting = ((kept) => {
     if (mark > 0) shape.base = '<ref *' + text(mark) + '>' + (base === '' ? '' : ' ' + base);
     return together(entries, shape, state, level, right);
   };
-  // A plain object or list whose members the engine has made texts of: `parts` is what engine.members gives.
+  // Format a plain object or list. `parts` is the result of engine.members: most members are texts already.
   const NO_LIST = part('', list(), undefined), A_LIST = listPart('', list(), undefined);
   const ofParts = (value, parts, state, level) => {
     const entries = parts[0], rest = parts[1], isList = parts[2], length = parts[4];
@@ -482,8 +484,8 @@ const inspecting = ((kept) => {
     const marked = mark === 0 ? shape : { ...shape, __proto__: null, base: '<ref *' + text(mark) + '>' };
     return together(entries, marked, state, level, isList && parts[3] && entries.length >= GROUPED_FROM);
   };
-  // What the engine makes of plain objects by itself; undefined if it can't. It looks at three levels, and gives no longer
-  // text than a line.
+  // Format a plain object with the help of the engine, which is faster (plain.c). Return undefined if it cannot.
+  // engine.line supports up to three levels, and only texts of one line.
   const LEVELS_OF_ENGINE = 2;
   const ofPlain = (value, state, level) => {
     if (engine.line === undefined) return undefined;
@@ -495,7 +497,7 @@ const inspecting = ((kept) => {
     const parts = engine.members(value, state.most);
     return parts !== undefined && parts[5] < state.left ? ofParts(value, parts, state, level) : undefined;
   };
-  // The number of an object that holds itself; 0 for another.
+  // Return the number of an object that contains itself; 0 for any other object.
   const markOf = (value, { marked }) => {
     for (let i = 0; i < marked.length; i++) if (marked[i] === value) return i + 1;
     return 0;
@@ -517,7 +519,7 @@ const inspecting = ((kept) => {
     } else {
       try {
         const plain = ofPlain(value, state, level);
-        const target = plain === undefined ? engine.target(value) : value;  // of a proxy
+        const target = plain === undefined ? engine.target(value) : value;
         if (plain !== undefined) {
           shown = plain;
         } else if (target === null) {

@@ -1,11 +1,11 @@
-// Tells whether a source is a program, as a body or a module, JavaScript or TypeScript, and where and why it is none; makes of
-// it what is run. Nothing of a program has run in the process when this is evaluated, and nothing of it runs here: what is
-// loaded is parsed and linked.
+// Checks whether a source is a program: a body or a module, in JavaScript or TypeScript. If it is not, reports the position
+// and the reason. Also creates the code that is run. No code of a program is executed here: it is only parsed and linked.
 //
-// Evaluated by runner.js where there is something to check, since its text would take a twentieth of each start.
-// check(source, language, keep) -> { module, typed, code, stripped }: whether it is a module, whether the code is TypeScript,
-// what is to be run, and whether that is the source without its types; or throws. told(error) -> { form, message, place } of
-// what it threw, or null if that was no refusal.
+// runner.js evaluates this file only if there is something to check, because it would make each start 5 % slower.
+//
+// check(source, language, keep) -> { module, typed, code, stripped }. `typed`: the code is TypeScript. `stripped`: the code
+// is the source without its types. check throws if the source is not a program.
+// told(error) -> { form, message, place } of an error that check threw for the program; null for any other error.
 ((runners) => {
   'use strict';
   const {
@@ -13,16 +13,16 @@
     makeProcess, load, urls, reworded, atLeast,
   } = runners;
 
-  // What is loaded with this before it is parsed and linked, and not run: imports are evaluated in their order, and this
-  // first one throws. A body that parses between all three brackets closes none of them (CHECKS in source.py has the
-  // proof; what TypeScript lets follow a method's or an expression's end is disjoint as well).
+  // A module that starts with this import is parsed and linked, but not run: imports are evaluated in order, and this first
+  // one throws. A body that parses between all three pairs of brackets cannot close any of them. CHECKS in wrapper.py has
+  // the proof. It also holds for TypeScript, because the tokens that may follow a method and an expression are disjoint.
   const STOP = 'import "data:text/javascript,throw null";';
   const BRACKETS = [
     ['export default (async function (prompt, env) {"use strict";\n', '\n})'],
     ['export default ({async program(prompt, env) {"use strict";\n', '\n}})'],
     ['export default (class {async program(prompt, env) {\n', '\n}})'],
   ];
-  // Not closed, so that what is wrong with a body is told in its own text.
+  // Not closed, so that an error at the end of a body has a position in the body.
   const LOOSE = 'async function loose(prompt, env) {"use strict";\n';
   const refusal = async (source, language) => {
     try {
@@ -49,7 +49,7 @@
     }
   }
   const braceAt = (source, end) => new Unparsed(new Placed("Unexpected token '}'", source, end, 1), 'B');
-  // The function is declared, and not run: where its text ends, the source has closed the bracket.
+  // The function is declared and not called. If its text ends before the source ends, the source closes the bracket there.
   const closed = (source) => {
     for (const after of ['', '\n}']) {
       try {
@@ -71,48 +71,50 @@
     const brace = closed(source);
     if (brace !== null) return brace;
     const where = await refusal('export default ' + LOOSE + source, 'j');
-    // What V8 says of a bracket of ours would be of no use.
+    // Messages of V8 about promptlog's own brackets do not help the author.
     const message = say(error.message);
     const ours = apply(test, /^Unexpected token '[})]'$|^Single function literal required$/, [message]);
     return new Unparsed(where ?? error, 'B', ours ? undefined : message);
   };
   const bodysError = async (source, error) => {
-    // What swc has read, and V8 refuses for what it means, has its place from V8: all brackets are closed.
+    // If swc accepts the text and V8 refuses it, V8's position is in the program.
     if (placeIn(error)?.parser === 'v8') return new Unparsed(error, 'B');
     const where = await refusal('export default ' + LOOSE + source, 't');
     if (where !== null) {
       const late = before(where, source) >= source.length && before(error, source) < source.length;
       return new Unparsed(late ? error : where, 'B');
     }
-    // It closes the bracket: before what can't follow a method, or with its last brace.
+    // The body closes the bracket: before a token that cannot follow a method, or with its last brace.
     const method = await refusal(BRACKETS[2][0] + source, 't');
     const brace = apply(lastIndexOf, source, ['}', before(method, source)]);
     return brace < 0 ? new Unparsed(error, 'B') : braceAt(source, brace);
   };
-  // An export at a line's start goes before one elsewhere, which a text or a comment may hold as well.
+  // An export at the start of a line is preferred. Elsewhere, `export` may be in a string or a comment.
   const EXPORT_FIRST = /^([ \t]*)export\b/m;
   const EXPORT = /()\bexport(?:\s*[{*=]|\s+[a-z])/;
   const NO_DEFAULT =
     'a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)';
-  // What there is to tell (`atLeast`) if the process does not survive swc, which has no bound for how deep it goes.
+  // The provisional message (`atLeast`), in case swc overflows the stack: its parser has no limit of nesting.
   const TOO_DEEP = 'it is nested too deeply, or Deno has failed to parse it';
-  // V8 wants a single function here, so that what closes the bracket is refused.
+  // V8 requires a single function here. So it refuses a body that closes the bracket.
   const compile = (source) => new AsyncFunction('prompt', 'env', '"use strict";\n' + source + '\n');
-  // Where types are all that there is of TypeScript, Deno's own stripper blanks them out for good, byte by byte: nothing moves,
-  // and what is kept starts like JavaScript. Node's module that can do it takes 15 ms to load, too long for a single run; it
-  // wants Deno, which is there for so long: in a check nothing of a program runs.
+  // If a program uses only type annotations of TypeScript, Deno's type stripper replaces them with spaces. All positions stay
+  // the same, and the stored program then starts as fast as JavaScript. The function is in node:module, which takes 15 ms to
+  // load. That is too long for a single run, so only `submit` does it. It needs the global Deno, which exists only during
+  // the check, while no code of the program runs.
   //
-  // Two parsers may differ in what has more than types to it, so a text that may have that stays as it is.
+  // The parsers of Deno and V8 may differ for syntax that is more than types. So a text that may contain such syntax is not
+  // stripped.
   //
-  // A blank in place of a whole statement or member may let the line before it go on with the one behind. So each removal that
-  // opens a line must leave a semicolon (the stripper's), or have something behind it that begins anew: then a line end
-  // ends what stands before it (automatic semicolon insertion, ECMA-262 12.10). Else the text stays as it is.
+  // Spaces in place of a whole statement or member may join the line before it with the line after it. So after each removal
+  // at the start of a line, there must be a semicolon (from the stripper), or a token that cannot continue the line before.
+  // Then automatic semicolon insertion (ECMA-262 12.10) ends the line before. Otherwise the text is not stripped.
   const MORE_THAN_TYPES =
     /\b(?:enum|namespace|module)[ \t]+[\w$"']|^[ \t]*@[\w(]|\bimport\b|\bfrom[ \t]*["']|\bexport[ \t]*=|\b(?:public|private|protected|readonly|override|declare|abstract)[ \t]*[\r\n\u2028\u2029]/m;
   const SPACE = /\s/;
   const LINE_END = /[\r\n\u2028\u2029]/;
   const BEGINS_ANEW = /^(?:\s|\/\/[^\r\n\u2028\u2029]*|\/\*[^]*?\*\/)*(?:[\w$"'@{}#]|$)/;
-  const GOES_ON = /(?:^|[^\w$.])(?:get|set|static|accessor|async)\s*$/;  // with the next line
+  const GOES_ON = /(?:^|[^\w$.])(?:get|set|static|accessor|async)\s*$/;  // continues on the next line
   const meansTheSame = (source, blank) => {
     for (let at = 0; at < source.length; at++) {
       if (source[at] === blank[at]) continue;
@@ -127,7 +129,7 @@
       const opens = before < 0 || apply(test, LINE_END, [source[before]]) || (source[before] === '/' && source[before - 1] === '*');
       if (blank[start] === ';') continue;
       if (!opens) {
-        if (apply(test, LINE_END, [apply(slice, source, [start, end])])) return false;  // a line end where there was none
+        if (apply(test, LINE_END, [apply(slice, source, [start, end])])) return false;  // the removal contains a line end
         continue;
       }
       if (!apply(test, BEGINS_ANEW, [apply(slice, blank, [at])])) return false;
@@ -162,7 +164,7 @@
       delete globalThis.Deno;
     }
   };
-  // As in check.c. Three backticks are an empty template and the start of another.
+  // The same as in check.c. In JavaScript, three backticks are an empty template and the start of another.
   const FENCED = 'the program is in a Markdown fence: leave out the lines that begin with ``` or ~~~';
   const FENCE_FIRST = /^[ \t\r\v\f\n]*```/, FENCE = /^[ \t\v\f]*(?:```|~~~[a-zA-Z]*[ \t]*$)/m;
   const fenced = (source) => {
@@ -201,13 +203,13 @@
     }
     if (error === null) return { module: false, typed: !script, code: source, stripped: false };
     const opening = apply(exec, EXPORT_FIRST, [source]), module = opening ?? apply(exec, EXPORT, [source]);
-    // What V8 can't parse as a body may be more than swc survives.
+    // A source that V8 cannot parse may overflow the stack of swc.
     const says = say(error.message), ofModule = opening !== null || apply(test, /'export'|import statement/, [says]);
     if (script) atLeast(module !== null && ofModule ? TOO_DEEP : reworded('SyntaxError', says));
     if (module !== null) {
       const other = await refusal(source, language);
       if (other !== null) {
-        // A body in which nothing is wrong before the export is none.
+        // There is no error before the export, so the source is not a body.
         if (ofModule) throw new Unparsed(other, 'M');
       } else if (apply(test, /default/, [source])) {
         return { module: true, typed: !script, code: source, stripped: false };
@@ -220,8 +222,8 @@
     throw first ? await bodysError(source, error) : new Unparsed(error, 'B');
   };
 
-  // V8 names the place of a syntax error in a module alone, and swc as well, behind its message: a body's, below the line
-  // of its bracket. No text can hold the name of what it is loaded as.
+  // Return the position of a syntax error. V8 and swc write it after the message, but only for modules. For a body, the line
+  // of its bracket is included. A source cannot contain the URL that it is loaded from, because that is random.
   const placeIn = (error) => {
     const whole = say(error?.message ?? error);
     for (let i = 0; i < urls.length; i++) {
@@ -239,9 +241,9 @@
   const placed = (error, form) => {
     const found = error instanceof Placed ? error : placeIn(error);
     if (found === null) return [say(error?.message ?? error), ''];
-    // Before the first line of a module stands STOP; that of a body is its bracket's.
+    // STOP is at the start of the first line of a module. The first line of a body is its bracket.
     const column = form === 'M' && found.line === 1 ? found.column - STOP.length : found.column;
-    // V8 and swc count differently (stack.py).
+    // V8 and swc count columns in different ways (stack.py).
     return [found.message, `    at ${found.parser}:${found.line}:${column}`];
   };
 

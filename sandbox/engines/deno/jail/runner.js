@@ -1,16 +1,20 @@
-// The part of promptlog that runs inside a Deno jail, behind console.js, contract.js, `ofThisDeno`, the names of globals that
-// are to go and not every Deno has, `checkText`, which is check.js, and `inspectText`, which is inspect.js and format.js
-// (one module at the root's making: root.py). It keeps what it needs, takes away what a program should not see, waits for
-// its one frame, runs that, writes what came of it, and waits for its end. It has seen no user byte when it says that it is ready. More than 300 lines: all that must happen
-// before the first user byte is in one place.
+// The runner: promptlog's code in a Deno jail. root.py joins it with other files to one module: console.js, contract.js,
+// `ofThisDeno` (globals to remove that only some versions of Deno have), `checkText` (check.js) and `inspectText`
+// (inspect.js and format.js).
 //
-// To the daemon: R, ready; then frames as in sandbox/protocol/frames.py, each behind the token of the run. What else a
-// program may write to the descriptor has no token, and ends its run as `crashed`.
-// From the daemon: one frame, j and the size of the rest; then token:16 task:1 form:1 language:1, and the sizes of code,
-//   prompt and env and the limits of result and logs, 4 bytes each (big-endian), then the three texts.
-//   Task R: run code that was checked; S: check a source and run it; C: check a source. Form B: a body, M: a module.
-//   Language j or t: of the code.
-// A check answers with the form, and the text without its types if they could be taken off.
+// The runner keeps the functions that it needs, removes everything that a program must not see, and waits for its only frame.
+// It runs the job in the frame, writes the result, and waits until the daemon ends it. It reports that it is ready before it
+// has read any byte of a user.
+//
+// This file has more than 300 lines because everything that must happen before the first byte of a user is in one place.
+//
+// To the daemon: R (ready), then frames as in sandbox/protocol/frames.py, each after the token of the run. A program can also
+// write to the descriptor, but it does not have the token: its run then ends as `crashed`.
+// From the daemon: one frame: j and the size of the rest; then token:16 task:1 form:1 language:1, the sizes of code, prompt
+//   and env and the limits of result and logs (4 bytes each, big-endian), then the three texts.
+//   Task R: run checked code. S: check a source and run it. C: check a source. Form B: a body. M: a module.
+//   Language: j (JavaScript) or t (TypeScript).
+// The answer to a check is the form, and the text without its types if they could be removed.
 (() => {
   'use strict';
   const { Deno } = globalThis;
@@ -25,7 +29,7 @@
   const decode = decoder.decode.bind(decoder);
   const Bytes = Uint8Array;
   const { set, subarray } = getPrototypeOf(Bytes.prototype);
-  // An accessor that a program may replace, and would be called with what goes out, the token in it.
+  // A program may replace this accessor. It would then be called with the bytes of a frame, which contain the token.
   const getLength = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'length').get;
   const getBuffer = getOwnPropertyDescriptor(getPrototypeOf(Bytes.prototype), 'buffer').get;
   const lengthOf = (bytes) => apply(getLength, bytes, []);
@@ -48,14 +52,14 @@
   const importModule = (url) => import(url);
 
   let token = new Bytes(16);
-  let mapped = 0;  // how stacks count lines: stack.py
+  let mapped = 0;  // how stacks count lines (stack.py)
   let ended = false;
 
   // --- the channel ----------------------------------------------------------------------------------------
 
   const writeAll = (bytes) => {
     const length = lengthOf(bytes);
-    // Not with subarray, which asks the program's idea of a constructor for what it makes.
+    // This avoids subarray, which calls a constructor that the program may have replaced.
     for (let at = 0; at < length;) at += write(at ? new Bytes(apply(getBuffer, bytes, []), at) : bytes);
   };
   const number = (bytes, at) => bytes[at] * 16777216 + (bytes[at + 1] << 16) + (bytes[at + 2] << 8) + bytes[at + 3];
@@ -74,7 +78,7 @@
     apply(set, bytes, [payload, 21]);
     writeAll(bytes);
   };
-  const TEXT_CHARACTERS = 16384;  // an error may quote all of a program
+  const TEXT_CHARACTERS = 16384;  // the message of an error may quote the whole program
   const sendThrown = (a, b, c) => {
     const first = encode(apply(slice, a, [0, TEXT_CHARACTERS])), second = encode(apply(slice, b, [0, TEXT_CHARACTERS]));
     const third = encode(apply(slice, c, [0, 4 * TEXT_CHARACTERS]));
@@ -88,7 +92,7 @@
     apply(set, bytes, [third, 12 + one + two]);
     send(X, bytes);
   };
-  // S: the source is not a program. Q: so it is if the process does not survive what comes next.
+  // S: the source is not a program. Q: the provisional form of S, which counts if the process crashes after it.
   const sendRefused = (kind, module, message, place) => {
     const first = encode(apply(slice, message, [0, TEXT_CHARACTERS])), second = encode(place);
     const one = lengthOf(first), two = lengthOf(second);
@@ -118,7 +122,7 @@
   };
   const V = 118, O = 111, B = 98, X = 120, S = 115, L = 108, F = 102, Q = 113;
   const BODY_FORM = 66, MODULE = 77;  // B and M
-  // Frames of what was loaded have a name of their own: a program can load as well.
+  // The URL of the loaded program in stacks becomes `program:module`. A program can load other modules.
   const CODES = '0123456789:;<=>';
   let loaded = '';
   const named = (stack) => {
@@ -135,7 +139,7 @@
     return lengthOf(bytes) - 1;
   };
 
-  // Nothing of the program runs any more: the daemon has read the kernel's accounts by the time it ends this process.
+  // Block until the daemon ends this process. No code of the program runs from now on, so the daemon can read the usage first.
   const end = () => {
     ended = true;
     for (const waste = new Bytes(1); ;) if (read(waste) === null) exit(0);
@@ -143,8 +147,8 @@
 
   // --- the program ----------------------------------------------------------------------------------------
 
-  // Deno makes these when they are first looked at, which takes some ms: so only for a module that answers a Request, and
-  // by Deno's own getters, whatever the program has put in their place.
+  // Deno creates these objects on first access, which takes some milliseconds. So they are created only for a module with
+  // `fetch`, with Deno's original getters, which a program cannot replace.
   const made = (name) => {
     const { get, value } = getOwnPropertyDescriptor(globalThis, name);
     return get === undefined ? () => value : () => apply(get, globalThis, []);
@@ -162,7 +166,7 @@
       return type !== null && apply(test, /[/+]json\b/, [type]) ? parse(text) : text;
     },
   };
-  // What V8 tells of promises and proxies, by a part of Deno that another version may not have.
+  // V8's information about promises and proxies, from an internal part of Deno that other versions may lack.
   const { isPromise = () => false, getPromiseDetails, getProxyDetails = () => null } = Deno[Deno.internal]?.core ?? {};
   const STATES = ['pending', 'fulfilled', 'rejected'];
   const engine = {
@@ -176,7 +180,7 @@
       return { __proto__: null, state: STATES[details[0]], value: details[1] };
     },
   };
-  let lazily;  // evaluated when they are first needed
+  let lazily;  // inspect.js and format.js, evaluated on first use
   const inspecting = (kept) => {
     lazily = evaluate(inspectText + '({ inspecting, formatting })\n//# sourceURL=file:///app/inspect.js');
     return lazily.inspecting(kept);
@@ -185,8 +189,8 @@
   const console = makeConsole(log, performance.now.bind(performance), engine, inspecting, formatting);
   const { follow, fail, report, start, call } = contract(console, web, (text) => lengthOf(encode(text)));
 
-  // Deno tells whoever runs it which of its options would help; whoever wrote a program has no use for that.
-  const OWN_TEXT = 'a program has its own text alone, and can not import';
+  // Some messages of Deno suggest command-line options. These are useless to the author of a program, so they are replaced.
+  const OWN_TEXT = 'a program cannot import other modules';
   const NOT_FOUND = 'module not found: ';
   const OF_RIGHTS = [/^Requires (\w+ access to "[^]*"), run again with the --allow-/, 'no program has '];
   const OF_IMPORTS = [
@@ -211,7 +215,7 @@
       [/^SyntaxError: ([^\n]*)\n[^]*\n    at data:/, 'in what it imports: '],
     ],
   };
-  const OUR_PLACE = /^([^]*?)\n    at blob:null\/[0-9a-f-]{36}:\d+:\d+\s*$/;  // TypeScript's errors end with it
+  const OUR_PLACE = /^([^]*?)\n    at blob:null\/[0-9a-f-]{36}:\d+:\d+\s*$/;  // at the end of errors in TypeScript
   const reworded = (name, message) => {
     message = apply(exec, OUR_PLACE, [message])?.[1] ?? message;
     const words = OF_ERRORS[name];
@@ -222,14 +226,14 @@
     return message;
   };
 
-  // What contract.js says of the end, as a frame.
+  // Send the report of contract.js as a frame.
   const finish = (said) => {
     if (ended) return;
     ended = true;
     if (said[0] !== '!') {
       send(V, encode(said));
     } else {
-      const parts = apply(split, apply(slice, said, [1]), ['\0']);  // no iterator: that may be the program's by now
+      const parts = apply(split, apply(slice, said, [1]), ['\0']);  // no destructuring: the program may have replaced the iterator
       const kind = parts[0], first = parts[1], message = parts[2], stack = parts[3];
       if (kind === 'o') send(O, encode(first));
       else if (kind === 'b') send(B, encode(first));
@@ -240,7 +244,7 @@
   };
 
   const TYPES = { __proto__: null, j: 'text/javascript', t: 'application/typescript' };
-  // The last such line counts: so a map that a program brings with it moves no place.
+  // Only the last such line counts. So a source map in a program cannot change positions.
   const NO_MAP = '\n//# sourceMappingURL=none';
   const urls = [];
   const load = (source, language) => {
@@ -252,7 +256,7 @@
   const BODY = ['export default (async function (prompt, env) {"use strict";\n', '})'];
   const OUR_NAME = '//# sourceURL=program.js';
 
-  // Whatever the program did to promises: `follow` gives one that has the pristine constructor.
+  // `follow` returns a promise with the original constructor, so changes that the program made to promises have no effect.
   const settle = (promise) => apply(then, promise, [finish]);
   const run = ({ module, typed, code }, prompt, env) => {
     if (!module && !typed) {
@@ -260,7 +264,8 @@
       return;
     }
     mapped = typed ? (module ? 2 : 1) : 0;
-    // An event loop that runs dry while a module waits for ever would end Deno; so it is the wall limit that ends it.
+    // Without this port, Deno would exit if a module waits forever and the event loop is empty. With it, the wall limit ends
+    // the run.
     const { port1 } = new MessageChannel();
     port1.onmessage = () => {};
     const loaded = module ? load(code, typed ? 't' : 'j') : load(BODY[0] + code + END + BODY[1], 't');
@@ -271,7 +276,7 @@
     }])));
   };
 
-  // --- what a program should not see ------------------------------------------------------------------------
+  // --- removed globals --------------------------------------------------------------------------------------
 
   const removed = [
     'Deno', 'process', 'global', 'Buffer', 'Worker', 'localStorage', 'sessionStorage', 'Storage', 'caches', 'Cache', 'CacheStorage',
@@ -294,8 +299,8 @@
     if (name in globalThis) defineProperty(globalThis, name, { __proto__: null, value: undefined });
   }
 
-  // A delay that Node would warn of makes Deno load what it warns with, and that wants what is taken away. Made when it is
-  // first looked at, as Deno does it: it takes a while.
+  // For an invalid delay, Deno would load code for a warning, and this code needs removed globals. So these functions correct
+  // the delay first. They are created on first access, as in Deno, because that takes time.
   for (const name of ['setTimeout', 'setInterval']) {
     const make = made(name);
     let timer;
@@ -303,7 +308,7 @@
       if (timer === undefined) {
         const original = make();
         timer = { [name](callback, delay, ...values) {
-          const ms = delay * 1;  // as Node has it: what it can't wait for is not waited for
+          const ms = delay * 1;  // as in Node: an invalid delay becomes 0
           return apply(original, globalThis, [callback, ms >= 1 && ms <= 2147483647 ? ms : 0, ...values]);
         } }[name];
       }
@@ -315,8 +320,8 @@
     defineProperty(globalThis, name, { __proto__: null, get, set, configurable: true, enumerable: true });
   }
 
-  // Each job takes a thread of its own, 32 at the most. So many on one core keep the watchdog from reading the clock in time:
-  // a run used up to 76 ms more than its limit.
+  // Each operation of crypto.subtle uses a thread, and Deno starts up to 32. On one core, so many threads delay the watchdog:
+  // a run exceeded its CPU limit by up to 76 ms. So at most JOBS operations run at once.
   const JOBS = 8;
   const MadePromise = Promise;
   let jobs = 0, next = null, last = null;
@@ -325,7 +330,7 @@
       jobs -= 1;
       return;
     }
-    const { go } = next;  // its place goes on to that one
+    const { go } = next;  // the next operation takes over the slot
     next = next.after;
     go();
   };
@@ -335,7 +340,7 @@
     else last.after = turn;
     last = turn;
   };
-  // Who calls may change what was handed over while it waits: of bytes, of an algorithm's fields and of lists, what they are.
+  // Copy the arguments of a waiting operation, because the caller may change them: bytes, fields of an algorithm, lists.
   const { isView } = ArrayBuffer;
   const sliceBuffer = ArrayBuffer.prototype.slice;
   const tagOf = Object.prototype.toString;
@@ -361,7 +366,7 @@
   for (const name of Object.getOwnPropertyNames(subtle)) {
     const method = subtle[name];
     if (name === 'constructor' || typeof method !== 'function') continue;
-    // Asynchronous itself, so that stacks go on through it.
+    // An async function, so that async stacks include the caller.
     const { [name]: limited } = { async [name](...values) {
       if (jobs === JOBS) {
         for (let i = 0; i < values.length; i++) values[i] = copied(values[i]);
@@ -379,7 +384,7 @@
     subtle[name] = limited;
   }
 
-  // --- the one job ------------------------------------------------------------------------------------------
+  // --- the job ----------------------------------------------------------------------------------------------
 
   writeAll(encode('R'));
   const header = take(44);
@@ -402,7 +407,7 @@
     });
     check(code, language, task === 'C').then((checked) => {
       if (task === 'S') {
-        send(Q, new Bytes(0));  // from here on an end is the program's
+        send(Q, new Bytes(0));  // the check has passed: if the process ends now, the program caused it
         run(checked, prompt, given);
       } else {
         sendChecked(checked);

@@ -1,2 +1,2 @@
-// What scripts.c begins with when it looks at every built-in object: the global object, and what no property of it leads to.
+// The start of the search for all built-in objects (scripts.c): the global object, and objects that no property leads to.
 [globalThis, [].values(), new Map().values(), function* () {}, async () => 0];

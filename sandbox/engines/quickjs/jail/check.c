@@ -8,7 +8,7 @@
 
 #define NO_DEFAULT \
     "a module needs a default export: a function (prompt, env) => value, or an object with fetch(request, env)"
-#define NO_IMPORT "a program has its own text alone, and can not import"
+#define NO_IMPORT "a program cannot import other modules"
 #define NO_MODULE "could not load module '"
 #define FENCED "the program is in a Markdown fence: leave out the lines that begin with ``` or ~~~" /* as check.js */
 

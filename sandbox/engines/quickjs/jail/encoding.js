@@ -1,8 +1,8 @@
-// TextEncoder, TextDecoder (of UTF-8), atob and btoa as the standards have them (https://encoding.spec.whatwg.org,
-// https://infra.spec.whatwg.org/#forgiving-base64). Evaluated once in the zygote, behind webidl.js.
+// TextEncoder, TextDecoder (only UTF-8), atob and btoa (https://encoding.spec.whatwg.org,
+// https://infra.spec.whatwg.org/#forgiving-base64). Evaluated once in the zygote, after webidl.js.
 
-// utf8.encode(text) gives bytes; utf8.decode(bytes) gives a text, without a byte order mark, and with U+FFFD for what is not
-// UTF-8. hooks.c has them. Other scripts use `utf8` as well.
+// utf8.encode(text) returns bytes. utf8.decode(bytes) returns a text without a byte order mark, with U+FFFD for invalid
+// bytes. hooks.c implements both. Other scripts also use `utf8`.
 const utf8 = (({ encode, decode }) => ({
   encode: (text) => encode(text.toWellFormed()),
   decode,
@@ -25,7 +25,7 @@ delete globalThis.__promptlog_utf8;
     encodeInto(source, destination) {
       requireArguments(arguments, 2, 'TextEncoder.encodeInto');
       const text = `${source}`;
-      if (typedArrayName(destination) !== 'Uint8Array') throw new TypeError('TextEncoder.encodeInto: a Uint8Array is needed');
+      if (typedArrayName(destination) !== 'Uint8Array') throw new TypeError('TextEncoder.encodeInto: a Uint8Array is required');
       let read = 0, written = 0;
       while (read < text.length) {
         const point = text.codePointAt(read);
@@ -42,7 +42,7 @@ delete globalThis.__promptlog_utf8;
   const UTF_8 = /^[\t\n\f\r ]*(?:unicode-1-1-utf-8|unicode(?:11|20)utf8|utf-?8|x-unicode20utf8)[\t\n\f\r ]*$/i;
   const same = (some, others) => some.length === others.length && some.every((byte, at) => byte === others[at]);
   const marked = (bytes) => bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
-  // Number of bytes at the end that are the start of a character, whose other bytes may still come.
+  // Return the number of bytes at the end that start an incomplete character.
   const MIN_SECOND_BYTE = { __proto__: null, 0xe0: 0xa0, 0xf0: 0x90 }, MAX_SECOND_BYTE = { __proto__: null, 0xed: 0x9f, 0xf4: 0x8f };
   const incompleteTail = (bytes) => {
     for (let back = 1; back <= 3 && back <= bytes.length; back++) {
@@ -58,18 +58,18 @@ delete globalThis.__promptlog_utf8;
   const bytesOf = (input) => {
     if (ArrayBuffer.isView(input)) return new Uint8Array(input.buffer, input.byteOffset, input.byteLength);
     if (Object.prototype.toString.call(input) in BUFFERS) return new Uint8Array(input);
-    throw new TypeError('an ArrayBuffer or a view of one is needed');
+    throw new TypeError('an ArrayBuffer or a view of one is required');
   };
   const BUFFERS = { __proto__: null, '[object ArrayBuffer]': true, '[object SharedArrayBuffer]': true };
 
   class TextDecoder {
     #fatal;
     #ignoreBOM;
-    #begun = false;  // a stream of which a character is decoded, so that no byte order mark can come
-    #rest = new Uint8Array(0);  // what a stream had of a character so far
+    #begun = false;  // whether a stream has had a character, after which a byte order mark is a normal character
+    #rest = new Uint8Array(0);  // the start of an incomplete character of a stream
 
     constructor(label = 'utf-8', options = {}) {
-      if (!UTF_8.test(label)) throw new RangeError(`TextDecoder knows utf-8 alone, not '${label}'`);
+      if (!UTF_8.test(label)) throw new RangeError(`TextDecoder supports only utf-8, not '${label}'`);
       const { fatal, ignoreBOM } = dictionary(options, 'TextDecoder');
       this.#fatal = Boolean(fatal);
       this.#ignoreBOM = Boolean(ignoreBOM);
@@ -113,9 +113,9 @@ delete globalThis.__promptlog_utf8;
       let text = `${data}`.replace(/[\t\n\f\r ]+/g, '');
       if (text.length % 4 === 0) text = text.replace(/==?$/, '');
       const over = text.length % 4;
-      if (over === 1 || !/^[A-Za-z0-9+/]*$/.test(text)) refuse('atob: the text is not base64');
+      if (over === 1 || !/^[A-Za-z0-9+/]*$/.test(text)) refuse('atob: the text is not valid base64');
       if (over) {
-        // The bits past the last byte, which the engine's wants to be 0.
+        // Clear the bits after the last byte, because the engine's atob requires zeros there.
         const last = ALPHABET.indexOf(text[text.length - 1]) & (over === 2 ? 0x30 : 0x3c);
         text = text.slice(0, -1) + ALPHABET[last];
       }
@@ -124,7 +124,7 @@ delete globalThis.__promptlog_utf8;
     btoa(data) {
       requireArguments(arguments, 1, 'btoa');
       const text = `${data}`;
-      if (/[^\0-\xff]/.test(text)) refuse('btoa: the text has a character past U+00FF');
+      if (/[^\0-\xff]/.test(text)) refuse('btoa: the text contains a character above U+00FF');
       return toBase64(text);
     },
   };

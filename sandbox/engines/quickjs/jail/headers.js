@@ -14,7 +14,7 @@ const headers = (() => {
     const bad = /[\0\n\r]|[^\0-\xff]/.exec(text);
     if (bad) {
       const code = bad[0].charCodeAt(0).toString(16).toUpperCase().padStart(4, '0');
-      throw new TypeError(`Headers: a value can not have the character U+${code}`);
+      throw new TypeError(`Headers: a value cannot contain the character U+${code}`);
     }
     return text;
   };
@@ -36,7 +36,7 @@ const headers = (() => {
 
     constructor(init = undefined) {
       if (init === undefined) return;
-      if (!isObject(init)) throw new TypeError('Headers: an object, or an iterable of pairs, is needed');
+      if (!isObject(init)) throw new TypeError('Headers: an object or an iterable of pairs is required');
       for (const [name, value] of readPairs(init, (part) => `${part}`, 'Headers')) this.append(name, value);
     }
 

@@ -1,5 +1,5 @@
-// ECMAScript's functions for human languages, where the engine gives a wrong value: it has no Intl, and ignores a locale and
-// options. Here these are a TypeError. Evaluated once in the zygote, before builtins.js.
+// Replaces ECMAScript functions for human languages for which the engine returns wrong values. The engine has no Intl, and
+// ignores locales and options. These functions throw a TypeError instead. Evaluated once in the zygote, before builtins.js.
 (() => {
   'use strict';
   const { apply, defineProperty, getPrototypeOf } = Reflect;
@@ -7,7 +7,7 @@
   const refuse = (name) => {
     throw new TypeError(`QuickJS has no Intl: ${name} takes no locale or options; use --engine deno`);
   };
-  // A method has no prototype and is no constructor, as built-in functions.
+  // Methods, like built-in functions, have no `prototype` and are not constructors.
   const replace = (owner, name, make, original = owner[name]) => {
     defineProperty(owner, name, { value: make(original, name)[name], writable: true, configurable: true, enumerable: false });
   };
@@ -19,7 +19,7 @@
     },
   });
   for (const { prototype } of [Number, Array, getPrototypeOf(Int8Array)]) replace(prototype, 'toLocaleString', plain);
-  replace(BigInt.prototype, 'toLocaleString', plain, BigInt.prototype.toString);  // which the engine does not have
+  replace(BigInt.prototype, 'toLocaleString', plain, BigInt.prototype.toString);  // the engine has no toLocaleString
   for (const name of ['toLocaleString', 'toLocaleDateString', 'toLocaleTimeString']) replace(Date.prototype, name, plain);
 
   replace(String.prototype, 'localeCompare', (original) => ({
@@ -29,7 +29,7 @@
     },
   }));
 
-  // Four languages have case mappings of their own (SpecialCasing.txt, and ICU for Greek): all others have the default ones.
+  // Four languages have special case mappings (SpecialCasing.txt; for Greek, ICU). All others use the default mappings.
   const PLAIN_CASE = /^(?!az|el|lt|tr)[a-z]{2}(?:-[a-z]{4})?(?:-(?:[a-z]{2}|[0-9]{3}))?$/i;
   const { test } = RegExp.prototype;
   const cased = (original, name) => ({

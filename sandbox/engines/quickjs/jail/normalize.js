@@ -1,13 +1,14 @@
-// String.prototype.normalize, which loses a character in this engine. Evaluated once in the zygote, before builtins.js.
+// Corrects String.prototype.normalize, which loses a character in this engine. Evaluated once in the zygote, before
+// builtins.js.
 (() => {
   'use strict';
   const { apply, defineProperty } = Reflect;
   const { includes, normalize: original, split } = String.prototype;
 
-  // The engine composes U+11A7 with the Hangul syllable before it, and so loses it. No character composes with it in Unicode:
-  // so the parts of a text between two of them are normalized one by one.
+  // The engine wrongly composes U+11A7 with the Hangul syllable before it, and loses U+11A7. In Unicode no character composes
+  // with it. So the parts of the text between these characters are normalized separately.
   const NO_FINAL = '\u11a7';
-  // A method has no prototype and is no constructor, as built-in functions.
+  // Methods, like built-in functions, have no `prototype` and are not constructors.
   const { normalize } = {
     normalize() {
       if (this === undefined || this === null) return apply(original, this, []);

@@ -1,6 +1,6 @@
-// Evaluated once in the zygote, behind contract.js, before any program is known. It gives a program random numbers and
-// clocks of its own run. Its value is the function that runs a program, which context.c calls. Limits are the kernel's,
-// and how a run ended is told by the zygote.
+// The last script that the zygote evaluates before a program. It gives each run its own random numbers and clocks. Its
+// value is the function that runs a program, which context.c calls. The kernel enforces the limits, and the zygote reports
+// how a run ended.
 (() => {
   'use strict';
   const { apply, defineProperty } = Reflect;
@@ -14,10 +14,10 @@
   console.prepare();
   const { follow, start, call } = contract(console, web, engine.size);
 
-  // --- randomness and clocks: a forked context would give every run the same ones --------------------------
+  // --- random numbers and clocks: without this, every run would inherit the same ones from the zygote ------
 
   let a = 0, b = 0, c = 0, counter = 1;
-  const next = () => {  // sfc32
+  const next = () => {  // the generator sfc32
     const sum = (a + b + counter) | 0;
     counter = (counter + 1) | 0;
     a = b ^ (b >>> 9);
@@ -37,7 +37,7 @@
     value: performance, writable: true, configurable: true, enumerable: false,
   });
 
-  // `body` is a function. Undefined: the program is the module that the engine has under the name `program`.
+  // `body` is the function of the program. If it is undefined, the program is the module with the name `program`.
   return (body, prompt, env, resultUnits, logUnits, x, y, z) => {
     start(resultUnits, logUnits);
     a = x;

@@ -1,6 +1,6 @@
-// Request and Response (https://fetch.spec.whatwg.org/#fetch-api), which a Worker-style module meets in
-// `fetch(request, env)`. A body is a text or bytes: there are no streams and no network. Evaluated once in the zygote,
-// behind search_params.js, headers.js and url.js, before prelude.js.
+// Request and Response (https://fetch.spec.whatwg.org/#fetch-api), for modules with `fetch(request, env)`. A body is a text
+// or bytes. There are no streams and no network. Evaluated once in the zygote, after search_params.js, headers.js and
+// url.js, before prelude.js.
 (() => {
   'use strict';
   const { apply, getOwnPropertyDescriptor } = Reflect;
@@ -41,7 +41,7 @@
   };
   const bytesOf = (content) => (typeof content === 'string' ? utf8.encode(content) : new Uint8Array(content ?? 0));
 
-  let fill, peek, take;  // take a body out of a message, peek if it may be taken, fill one in
+  let fill, peek, take;  // set the body of a message; get it; get it and mark it as used
   class Body {
     #content = null;
     #used = false;
@@ -49,7 +49,7 @@
     static {
       fill = (message, content) => { message.#content = content; };
       peek = (message) => {
-        if (message.#used) throw new TypeError('the body was read already');
+        if (message.#used) throw new TypeError('the body has already been read');
         return message.#content;
       };
       take = (message) => {
@@ -72,7 +72,7 @@
     async formData() { throwNotSupported('formData()'); }
   }
 
-  // Give a message its body, and its headers the body's content type.
+  // Set the body of a message, and its content type unless the headers have one.
   const setBody = (message, { content, type }, headers) => {
     fill(message, content);
     if (type !== undefined && !headers.has('content-type')) headers.append('content-type', type);
@@ -90,7 +90,7 @@
 
   let requestOf;
   class Request extends Body {
-    #url;  // undefined for the request that a module answers, until the program reads it
+    #url;  // for the request that a module receives, undefined until the program reads it
     #method = 'GET';
     #headers;
 
@@ -110,7 +110,7 @@
       this.#headers = new Headers(headers === undefined ? from?.#headers : headers);
       const given = body !== undefined && body !== null;
       if (/^(?:GET|HEAD)$/.test(this.#method) && (given || (from && peek(from) !== null))) {
-        throw new TypeError(`a request with the method ${this.#method} can not have a body`);
+        throw new TypeError(`a request with the method ${this.#method} cannot have a body`);
       }
       if (given) setBody(this, extract(body), this.#headers);
       else if (from) fill(this, take(from));
@@ -147,24 +147,24 @@
       super();
       const { headers, status = 200, statusText = '' } = dictionary(init, 'Response');
       this.#headers = new Headers(headers);
-      this.#status = status & 0xffff;  // as Web IDL has an unsigned short
-      if (!(this.#status >= 200 && this.#status <= 599)) throw new RangeError('a status is a number from 200 to 599');
+      this.#status = status & 0xffff;  // Web IDL's conversion to unsigned short
+      if (!(this.#status >= 200 && this.#status <= 599)) throw new RangeError('the status must be a number from 200 to 599');
       this.#statusText = `${statusText}`;
-      if (!/^[\t -~\x80-\xff]*$/.test(this.#statusText)) throw new TypeError('statusText has a character that it can not have');
+      if (!/^[\t -~\x80-\xff]*$/.test(this.#statusText)) throw new TypeError('statusText contains an invalid character');
       if (body !== null) this.#setBody(extract(body));
     }
 
     #setBody(extracted) {
       const status = this.#status;
       if (status === 204 || status === 205 || status === 304) {
-        throw new TypeError(`a response with the status ${status} can not have a body`);
+        throw new TypeError(`a response with the status ${status} cannot have a body`);
       }
       setBody(this, extracted, this.#headers);
     }
 
     static {
       isResponse = (object) => isObject(object) && #status in object;
-      // Return the result of a run whose program answers with this response: JSON as a value, another text as a string.
+      // Return the result of a run that ends with this response: the value of a JSON body, any other body as a string.
       resultOf = (response) => {
         const text = textOf(take(response));
         return /[/+]json\b/.test(response.#headers.get('content-type') ?? '') ? parse(text) : text;

@@ -1,5 +1,5 @@
-// What Web IDL (https://webidl.spec.whatwg.org) has for every class of the web platform: checks of arguments, conversions,
-// iterators, and how a class is published. Evaluated once in the zygote, first; the other scripts use `webIdl`.
+// The rules of Web IDL (https://webidl.spec.whatwg.org) for all web classes: checks of arguments, conversions, iterators, and
+// the publication of classes. Evaluated first in the zygote. The other scripts use `webIdl`.
 const webIdl = (() => {
   'use strict';
   const { defineProperty, getOwnPropertyDescriptor, getPrototypeOf, ownKeys } = Reflect;
@@ -9,7 +9,7 @@ const webIdl = (() => {
     if (given.length < count) throw new TypeError(`${what}: too few arguments, ${given.length} of ${count}`);
   };
   const throwNotSupported = (what) => {
-    throw new TypeError(`${what} is not there on QuickJS; Deno has it (--engine deno)`);
+    throw new TypeError(`${what} is not available on QuickJS; Deno has it (--engine deno)`);
   };
   const dictionary = (init, what) => {
     if (init === undefined || init === null) return {};
@@ -17,7 +17,7 @@ const webIdl = (() => {
     return init;
   };
 
-  // Return the text without the code units at its ends that `drops` is true for. A regular expression takes quadratic time.
+  // Remove the code units at both ends for which `drops` returns true. A regular expression would take quadratic time.
   const trim = (text, drops) => {
     let from = 0, to = text.length;
     while (from < to && drops(text.charCodeAt(from))) from += 1;
@@ -25,16 +25,16 @@ const webIdl = (() => {
     return text.slice(from, to);
   };
 
-  // Return the pairs [name, value] of an iterable of pairs, or of an object's own properties. `convert` makes a name or a
-  // value a text.
+  // Return the pairs [name, value] of an iterable of pairs, or of an object's own properties. `convert` converts a name or a
+  // value to a text.
   const readPairs = (init, convert, what) => {
     const iterator = init[Symbol.iterator];
     if (iterator !== undefined && iterator !== null) {
       const pairs = [];
       for (const member of init) {
-        if (!isObject(member)) throw new TypeError(`${what}: a pair [name, value] is needed, not a ${typeof member}`);
+        if (!isObject(member)) throw new TypeError(`${what}: a pair [name, value] is required, not a ${typeof member}`);
         const pair = [...member];
-        if (pair.length !== 2) throw new TypeError(`${what}: a pair has two members, not ${pair.length}`);
+        if (pair.length !== 2) throw new TypeError(`${what}: a pair must have two members, not ${pair.length}`);
         pairs.push([convert(pair[0]), convert(pair[1])]);
       }
       return pairs;
@@ -78,7 +78,7 @@ const webIdl = (() => {
       values() { return iterate(this, (pair) => pair[1]); },
       forEach(callback, self = undefined) {
         let list = listOf(this);
-        if (typeof callback !== 'function') throw new TypeError(`${made.name}.forEach: a function is needed`);
+        if (typeof callback !== 'function') throw new TypeError(`${made.name}.forEach: a function is required`);
         for (let at = 0; at < list.length; at += 1, list = listOf(this)) callback.call(self, list[at][1], list[at][0], this);
       },
     };
