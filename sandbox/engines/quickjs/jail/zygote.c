@@ -13,8 +13,11 @@
  * A child (child.c) drops all rights that a run does not need (confinement.c): the control socket, CPU time and
  * memory above its limits, and most system calls. Only then does it read one frame from the data socket (frames.c).
  * It checks the source in it (check.c), or runs the source or its bytecode (context.c). It writes console lines
- * (hooks.c, plain.c) and one last message, and exits. The stack of an error gets its place and message from the program's
- * text (errors.c, places.c, messages.c, unplaced.c; syntax.c and tokens.c read the text). The zygote reaps the child, reports how it ended, and forks the next one.
+ * (hooks.c, plain.c) and one last message, and exits. The zygote reaps the child, reports how it ended, and forks the
+ * next one.
+ *
+ * The engine's errors get better positions and messages from the program's text (errors.c, places.c, messages.c,
+ * unplaced.c), which syntax.c and tokens.c read.
  *
  * Trust: the zygote never reads a user byte, because it never reads from data. Only the daemon writes to control. A
  * program that controls its child has that child's descriptor 0 and memory. The only information about a child that
