@@ -89,7 +89,7 @@ def syntax_hint(source: Source, line: int | None) -> str | None:
     lines = (source.text or "").split("\n")
     here = lines[line - 1] if line is not None and 1 <= line <= len(lines) else ""
     if _IMPORT.search(here):
-        return f"a program cannot import other modules; bundle it into one file first: {_BUNDLE}"
+        return f"bundle the program and its imports into one file first: {_BUNDLE}"
     if re.search(r"\bawait\b", here):
         return "`await` works at the top level and in `async` functions; is the function around it `async`?"
     if source.looks_like_typescript:

@@ -14,7 +14,7 @@ _HINTS = [
     ("return new Intl.NumberFormat('de').format(1)", (), "Deno has `Intl`: --engine deno"),
     ("const fs = require('fs'); return 1", (), "not CommonJS; bundle it first: npx esbuild"),
     ("module.exports = 1", (), "not CommonJS"),
-    ("import fs from 'fs'\nreturn 1", (), "import nothing but its own text"),
+    ("import fs from 'fs'\nreturn 1", (), "bundle the program and its imports"),
     ("```js\nreturn 1\n```", (), "Markdown fence: leave out the lines"),
     ("return [1].map(x => await x)", (), "is the function around it `async`?"),
     ("for (;;);", (), "--cpu-ms raises the limit of CPU time"),
