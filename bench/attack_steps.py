@@ -1,4 +1,4 @@
-"""The ways in which an attack uses connections: requests in hand all the time, and replies that nobody reads.
+"""How attacks use connections: a constant number of requests in flight, or replies that are never read.
 
 What is sent is made before the attack begins, and replies are counted without a look into them: on a host of few
 cores the attacker's own work would be part of what is measured.
@@ -20,7 +20,7 @@ from promptlogd.wire.messages import Request
 
 _READ_BYTES = 1 << 20
 _UNREAD_S = 15.0
-"""How long a connection is kept that does not read its replies. The daemon closes it sooner, by its default."""
+"""Time after which a connection that reads no replies is closed. By default, the daemon closes it earlier."""
 _POUR_S = 0.005
 _REPLY = re.compile(rb"\xa4type(?!\xa3log)[\xa0-\xbf]")
 """The beginning of a MessagePack reply that is not a `log`."""
@@ -30,21 +30,21 @@ _LOOK_AHEAD = 9
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The daemon that is attacked, and how many programs an attack may keep there."""
+    """The attacked daemon, and the number of programs that an attack may store there."""
 
     path: str
     programs: int
 
 
 Step = Callable[[], None]
-"""Attacks until the process is killed or the daemon closes a connection (OSError). Then it is called again."""
+"""Attacks until the process is killed. It is called again after the daemon has closed a connection (OSError)."""
 
 Prepare = Callable[[Target], Step]
 """Prepares an attack, and returns its step."""
 
 
 class Wire:
-    """One connection that sends prepared bytes, and counts replies without a look into them."""
+    """A connection that sends prepared bytes and counts replies without decoding them."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -53,7 +53,7 @@ class Wire:
         self._tail = b""
 
     def receive(self) -> int:
-        """Wait for bytes, and return how many more replies have begun. Raises ConnectionError at the end."""
+        """Wait for bytes. Return the number of replies that have started since. Raises ConnectionError at the end."""
         data = self.socket.recv(_READ_BYTES)
         if not data:
             raise ConnectionError
@@ -80,13 +80,13 @@ class Wire:
 
 
 def frames(requests: Sequence[Request]) -> list[bytes]:
-    """Return requests as they go over a MessagePack connection."""
+    """Return requests, encoded for a MessagePack connection."""
     session = ClientSession()
     return [session.send(request) for request in requests]
 
 
 def again(requests: Callable[[], Sequence[bytes]], *, connections: int = 1, pipelined: int = 1) -> Prepare:
-    """Keep so many requests in hand on each of so many connections: the next one goes when a reply has begun."""
+    """Keep this many requests in flight on each connection. When a reply starts, send the next request."""
 
     def prepare(target: Target) -> Step:
         sent = requests()
@@ -112,7 +112,7 @@ def again(requests: Callable[[], Sequence[bytes]], *, connections: int = 1, pipe
 
 
 def lines(requests: Callable[[], Sequence[bytes]]) -> Prepare:
-    """Send one JSON line after the other, each when the one before is answered."""
+    """Send JSON lines. Each waits for the reply to the line before."""
 
     def prepare(target: Target) -> Step:
         sent = requests()
@@ -132,7 +132,7 @@ def lines(requests: Callable[[], Sequence[bytes]]) -> Prepare:
 
 
 def unread(first: bytes, again: bytes = b"", *, connections: int = 1) -> Prepare:
-    """Send bytes, then others without end, and never read; or wait until the daemon closes the connections."""
+    """Send bytes, then repeat other bytes without end, and never read; or wait until the daemon disconnects."""
 
     def prepare(target: Target) -> Step:
         def attack() -> None:
@@ -157,7 +157,7 @@ def unread(first: bytes, again: bytes = b"", *, connections: int = 1) -> Prepare
 
 
 def full(sent: bytes, *, connections: int) -> Prepare:
-    """Keep so many connections full of these bytes, again and again, and read the replies."""
+    """Send these bytes over and over on this many connections, and read the replies."""
 
     def prepare(target: Target) -> Step:
         def attack() -> None:
@@ -182,7 +182,7 @@ def full(sent: bytes, *, connections: int) -> Prepare:
 
 
 def poured(sent: bytes, *, connections: int = 1, seconds: float = 0.5) -> Prepare:
-    """Send as much of these bytes as the daemon takes within this time, read nothing, and leave; again and again."""
+    """Repeat: send these bytes for this time, read nothing, and disconnect."""
 
     def prepare(target: Target) -> Step:
         def attack() -> None:
@@ -206,7 +206,7 @@ def poured(sent: bytes, *, connections: int = 1, seconds: float = 0.5) -> Prepar
 
 
 def left(sent: bytes) -> Prepare:
-    """Connect, send this, and leave at once, again and again."""
+    """Repeat: connect, send these bytes, and disconnect at once."""
 
     def prepare(target: Target) -> Step:
         def attack() -> None:
@@ -221,7 +221,7 @@ def left(sent: bytes) -> Prepare:
 
 
 def half(sent: bytes, *, connections: int) -> Prepare:
-    """Send the beginning of a frame on each of so many connections, and then a byte on each, again and again."""
+    """Start a frame on each of this many connections, then keep sending single bytes on each."""
 
     def prepare(target: Target) -> Step:
         def attack() -> None:

@@ -1,4 +1,4 @@
-"""Run one attack (attacks.py) in a process of its own: for the benchmark, the soak and the fault tests, or by hand.
+"""Run one attack (attacks.py) in a separate process: for the benchmark, the soak and the fault tests, or manually.
 
     python bench/attacker.py NAME SOCKET [--uid 65534] [--programs 2000]
 
@@ -25,7 +25,7 @@ from bench.attack_steps import Target
 from bench.attacks import ATTACKS
 
 OTHER_UID = 65534
-"""The uid of nobody, who has no files and no other processes."""
+"""The uid of `nobody`, which owns no files and no other processes."""
 
 _PAUSE_S = 0.01
 _PREPARED_S = 120.0
@@ -33,14 +33,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class NotPrepared(RuntimeError):
-    """An attack was not ready in time: the daemon was too slow, or was not there."""
+    """An attack was not ready in time: the daemon was too slow, or not running."""
 
 
 @contextmanager
 def attacking(
     name: str, path: str, *, uid: int | None = None, programs: int = 2_000, prepared_s: float = _PREPARED_S
 ) -> Iterator[Callable[[], None]]:
-    """Prepare an attack, and give a function that begins it. The attack ends with the block.
+    """Context manager: prepare an attack, and yield a function that starts it. The attack ends with the block.
 
     Raises NotPrepared if to prepare it takes longer than `prepared_s`.
     """
@@ -71,7 +71,7 @@ def _become(uid: int) -> None:
 
 
 def main() -> None:
-    """Be the attacker."""
+    """Run the attack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=ATTACKS)
     parser.add_argument("socket")

@@ -1,4 +1,4 @@
-"""Attacks of one bad client on a daemon, by name. attacker.py runs one as a process of its own."""
+"""Attacks of one bad client on a daemon, by name. attacker.py runs one of them in a separate process."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from promptlogd.wire.messages import List as ListPrograms
 MIB = 1 << 20
 
 _UNREAD = 128
-"""Requests in hand on one connection: the daemon's default maximum."""
+"""Requests in flight on one connection: the daemon's default maximum."""
 _IDS = 64
-"""Ids in rotation: more than are pipelined, so that none is in hand twice."""
+"""Number of ids in rotation: more than are pipelined, so that no id is in flight twice."""
 _NAMES = 64
 """Maximum for one program."""
 _LOOPS = 300
-"""More than one connection may have in hand, so that the cancels stand behind requests that wait."""
+"""More than one connection may have in flight, so that the cancels queue behind waiting requests."""
 _MANY = 9_000
 _KEPT_OPEN = 4_000
-"""Connections that stay open after their reply; the oldest is closed beyond."""
+"""Number of connections that stay open after their reply. Above it, the oldest is closed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """One attack: `prepare` does the work before it, and returns the step that is repeated."""
+    """One attack. `prepare` does the preparation, and returns the step that is repeated."""
 
     prepare: Prepare
     taken_over: bool = False
-    """Needs the daemon of tests/hostile/takeover.py, whose children can be taken over."""
+    """Requires the daemon of tests/hostile/takeover.py, whose children a program can take over."""
     from_other_uid: bool = False
-    """Measured from another uid as well."""
+    """Also measured from another uid."""
 
 
 def _runs(*sources: str, limits: LimitsAsked | None = None, **options: Any) -> list[bytes]:
-    """Return runs of these sources in turn, each with an id of its own."""
+    """Return runs of these sources in turn, each with its own id."""
     return frames([
         Run(id=id, source=sources[id % len(sources)], limits=limits, **options) for id in range(_IDS)
     ])  # fmt: skip
@@ -96,7 +96,7 @@ def _on_new_connections(in_flight: int) -> Prepare:
 
 
 def _names(target: Target) -> Step:
-    """Put as many names on a program as it may have, show it, remove it."""
+    """Give a program as many names as allowed, show it, and remove it."""
     named = [Label(id=id, name=f"bad-client-{id}", hash="@bad-client") for id in range(_NAMES - 1)]
     shown, removed = Show(id=1, hash="@bad-client", source=True), Remove(id=1, hash="@bad-client")
     steps = [frames(step) for step in (named, [shown], [removed])]
@@ -114,7 +114,7 @@ def _names(target: Target) -> Step:
 
 
 def _cancelled(target: Target) -> Step:
-    """Send many endless loops at once, behind them a cancel for each and a ping, and wait for all replies."""
+    """Send many endless loops at once, then a cancel for each and a ping, and wait for all replies."""
     limits = LimitsAsked(cpu_ms=10_000, wall_ms=10_000)
     loops = [Run(id=id, source=_ENDLESS, limits=limits) for id in range(_LOOPS)]
     cancels = [Cancel(id=_LOOPS + id, target=id) for id in range(_LOOPS)]
@@ -156,18 +156,18 @@ def _log_frames() -> str:
 
 
 def _many(request: bytes, more: bytes = b"") -> bytes:
-    """Return more requests of one type than a connection may have waiting."""
+    """Return more requests of one type than may wait on a connection."""
     return b"".join(b'{"type":"%b","id":%d%b}\n' % (request, id, more) for id in range(_MANY))
 
 
 def _tabs() -> list[bytes]:
-    """Source that does not parse behind 1 MB of tabs."""
+    """A source with a syntax error after 1 MB of tabs."""
     source = "\t" * 1_000_000 + "let x: number = ;"
     return frames([Submit(id=id, source=f"{source}{id}", language="typescript") for id in range(4)])
 
 
 def _functions(number: int) -> str:
-    """A program of 800 KB that is mostly code, and so has much bytecode."""
+    """A program of 800 KB of code, which compiles to much bytecode."""
     return (
         "".join(f"function f{n}(a, b) {{ return a.map((x) => x * {n} + b) }}\n" for n in range(15_000))
         + f"return {number}"
@@ -241,7 +241,7 @@ FOUND: dict[str, Attack] = {
         for connections in (1, 8, 64, 250)
     },
 }
-"""Attacks that once made another client wait, or the daemon grow without a bound."""
+"""Attacks that once delayed another client, or made the daemon's memory grow without bound."""
 
 ATTACKS: dict[str, Attack] = {
     **FOUND,

@@ -1,4 +1,4 @@
-"""A good client beside one bad client: a part of `make bench`, and a benchmark of its own.
+"""Measures a good client beside one bad client: part of `make bench`, and a separate benchmark.
 
     python bench/bad_client.py [--rounds 3] [--seconds 30] [--found] [--only TEXT] [--json FILE]
 
@@ -37,14 +37,14 @@ from promptlogd.wire.messages import Run, Stats, StatsReply
 RATE = 200
 _CONNECTIONS = 16
 _GRACE_S = 10.0
-"""Requests of the good client that are not answered so long after the end of the load were not served."""
+"""A request without a reply this long after the end of the load counts as not served."""
 _BEGIN_S = 0.5
 _REST_S = 60.0
-"""How long the daemon may take for a `stats` once the attacker is gone."""
+"""Maximum time for a `stats` reply after the attacker has disconnected."""
 
 P99_TIMES, P99_LEAST_MS = 10, 60
 RESIDENT_MIB, WALL_MS, CPU_MS = 64, 100, 15
-"""What is to be reached."""
+"""The targets."""
 
 _TAKEOVER = Path(__file__).parents[1] / "tests/hostile/takeover.py"
 
@@ -58,24 +58,24 @@ class Daemon:
         self.path = path
 
     def forget_peak(self) -> float:
-        """Return the resident MiB of now, and let the peak begin with it (proc(5), clear_refs)."""
+        """Return the current resident memory in MiB, and reset the peak (proc(5), clear_refs)."""
         Path(f"/proc/{self._pid}/clear_refs").write_text("5")
         return load.resident_kib(self._pid) / 1024
 
     def peak(self) -> float:
-        """Return the largest resident MiB since then."""
+        """Return the peak of resident memory since `forget_peak`, in MiB."""
         status = Path(f"/proc/{self._pid}/status").read_text().splitlines()
         return int(next(line.split()[1] for line in status if line.startswith("VmHWM:"))) / 1024
 
     def faults(self) -> str:
-        """Return the end of its log, if there is a failure of its own in it."""
+        """Return the end of its log if the log has an internal error."""
         log = self._log.read_text("utf-8", "replace")
         return log[-2000:] if "Traceback" in log else ""
 
 
 @contextmanager
 def started(*, taken_over: bool) -> Iterator[Daemon]:
-    """Run a daemon that other uids of root's group may connect to."""
+    """Run a daemon that accepts connections of other uids in root's group."""
     command, environment = module_command("promptlogd")
     if taken_over:
         command = [sys.executable, str(_TAKEOVER)]
@@ -99,7 +99,7 @@ def started(*, taken_over: bool) -> Iterator[Daemon]:
 
 
 def measure(name: str, tools: Path, seconds: float, *, uid: int | None) -> dict[str, float]:
-    """Return the figures of one attack in one round."""
+    """Return the measurements of one attack in one round."""
     with started(taken_over=ATTACKS[name].taken_over) as daemon:
         path = daemon.path
         request = frames([Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT)])
@@ -145,14 +145,14 @@ def _stats(path: str) -> StatsReply:
 
 
 def _most(excess: list[float]) -> float:
-    """Infinity if no run reached its limit: that is no success."""
+    """Return infinity if no run reached its limit, because that is not a success."""
     return max(excess, default=math.inf)
 
 
 def beside_one_bad_client(
     tools: Path, seconds: float, rounds: int, *, attacks: dict[str, Attack] = ATTACKS, only: str = ""
 ) -> Table:
-    """Measure those of the attacks whose row has this text in its name."""
+    """Measure the attacks whose row name contains this text."""
     table = Table()
     may_become_others = os.geteuid() == 0
     for number in range(rounds):
@@ -171,12 +171,12 @@ def beside_one_bad_client(
 
 
 def p99_target(of: dict[str, float]) -> float:
-    """Return what the good client's p99 is to be beside an attack, in ms."""
+    """Return the target for the good client's p99 during an attack, in ms."""
     return max(P99_TIMES * of["alone_p99"], P99_LEAST_MS)
 
 
 def missed(of: dict[str, float]) -> list[str]:
-    """Return which bounds were not held."""
+    """Return the targets that were missed."""
     bounds = {
         "p99": of["p99"] <= p99_target(of),
         "memory": of["grown_mib"] <= RESIDENT_MIB,

@@ -1,4 +1,4 @@
-"""The engine Deno beside a bare `deno run` of the same program."""
+"""Compares the engine Deno with a bare `deno run` of the same program."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OVER = (
 
 
 def bare_deno(seconds: float, at_once: int) -> tuple[list[float], float]:
-    """Run the sample by a bare `deno run` each, so many at once. Returns sorted seconds, and runs/s."""
+    """Run the sample with bare `deno run`, this many at once. Returns sorted seconds, and runs/s."""
     with tempfile.TemporaryDirectory(prefix="promptlog-bench-") as folder:
         program = Path(folder) / "program.js"
         program.write_text(f"const prompt = Deno.args[0];\n{SAMPLE}\nconsole.log(JSON.stringify(result));\n")
@@ -55,7 +55,7 @@ def bare_deno(seconds: float, at_once: int) -> tuple[list[float], float]:
 
 
 def on_deno(table: Table, tools: Path, path: str, seconds: float) -> None:
-    """Measure the engine Deno beside a bare `deno run` of the same program."""
+    """Measure both, and print the table."""
     say("on Deno")
     sample = [Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT, engine="deno")]
     wanted = frames(sample)

@@ -1,4 +1,4 @@
-"""What kept bytecode gains: runs of the same programs from their source and from their bytecode, in turn, on one cell.
+"""Measures the gain of stored bytecode: runs of the same programs from source and from bytecode, in turn, on one cell.
 
     python -m bench.bytecode [--rounds 12] [--runs 40] [--scratch FOLDER]
 
@@ -48,7 +48,7 @@ class _Program:
 
 
 def programs(scratch: Path) -> list[_Program]:
-    """The sample, and bundles as people submit them."""
+    """Return the sample, and typical bundles."""
     if not (scratch / "node_modules/zod").exists():
         command = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(scratch), *_PACKAGES]
         subprocess.run(command, check=True)
@@ -67,7 +67,7 @@ def programs(scratch: Path) -> list[_Program]:
 
 
 async def kept(cell: QuickJSCell, source: bytes) -> Artifact:
-    """Return what a check makes of a program."""
+    """Return the artifact that a check makes of a program."""
     result = await finish(cell, Job(task=Task.CHECK, source=source, artifact_bytes=16 * MIB, limits=_LIMITS))
     assert isinstance(result.outcome, Checked), result
     assert result.outcome.code is not None
@@ -77,7 +77,7 @@ async def kept(cell: QuickJSCell, source: bytes) -> Artifact:
 
 
 async def measure(cell: QuickJSCell, source: bytes, artifact: Artifact, runs: int) -> Sequence[float]:
-    """Return the means of a run's figures, in the order of TITLES."""
+    """Return means for one run, in the order of TITLES."""
     limits = msgspec.structs.replace(Config().default_limits("quickjs"), wall_ms=60_000)
     job = Job(task=Task.RUN, source=source, artifact=artifact, prompt="hello world", limits=limits)
     zygote = only_child(cell.process.pid)
@@ -93,7 +93,7 @@ async def measure(cell: QuickJSCell, source: bytes, artifact: Artifact, runs: in
 
 
 async def main() -> None:
-    """Print medians of the rounds."""
+    """Print medians over the rounds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--runs", type=int, default=40)

@@ -1,4 +1,4 @@
-"""What benchmarks send: the sample program, the least client, and clients that send bombs."""
+"""Clients of the benchmarks: the sample program, a minimal client, and clients that send bombs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPT = "hello world"
 
 
 class Caller:
-    """The least client: one request, one answer."""
+    """A minimal client: one request, one reply."""
 
     def __init__(self, path: str, encoding: str = "msgpack") -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -30,7 +30,7 @@ class Caller:
         self.session = ClientSession(encoding=encoding)  # type: ignore[arg-type]
 
     def ask(self, request: Request, *, outcome: str = "ok") -> Reply:
-        """Send a request and wait for its answer. A run must end with this outcome. Raises ConnectionError."""
+        """Send a request and wait for its reply. A run must have this outcome. Raises ConnectionError."""
         self.sock.sendall(self.session.send(request))
         while data := self.sock.recv(1 << 20):
             for reply in self.session.receive(data):
@@ -60,7 +60,7 @@ def _bomber(path: str, source: str, engine: Engine, stop: EventType) -> None:
 
 @contextmanager
 def bombs(path: str, engine: Engine = "quickjs") -> Iterator[None]:
-    """Four clients that send bombs and floods without pause."""
+    """Context manager: four clients that constantly send bombs and floods."""
     stop = multiprocessing.Event()
     bombers = [multiprocessing.Process(target=_bomber, args=(path, source, engine, stop)) for source in BOMBS]
     for bomber in bombers:
@@ -75,7 +75,7 @@ def bombs(path: str, engine: Engine = "quickjs") -> Iterator[None]:
 
 
 def frames(requests: Sequence[Request], encoding: str = "msgpack") -> list[bytes]:
-    """Return requests as they go over the socket."""
+    """Return requests, encoded for the socket."""
     session = ClientSession(encoding=encoding)  # type: ignore[arg-type]
     return [session.send(request) for request in requests]
 
@@ -88,7 +88,7 @@ def submitted(path: str, source: str) -> str:
 
 
 def new_programs(path: str, count: int) -> list[float]:
-    """Return the seconds from a program's submit to the end of its first run."""
+    """Return the seconds from the submit of a program to the end of its first run."""
     caller = Caller(path)
     samples = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""A third client beside an attack: how far do runs on Deno exceed their limits of wall and CPU time?
+"""Measures how far runs on Deno exceed their wall and CPU limits during an attack, with a third client.
 
 Both limits are held by promptlog's own processes, not by a timer in the kernel, so they show whether these get to run.
 """
@@ -31,7 +31,7 @@ _ENDLESS = "for (;;) {}"
 
 
 class Excess(threading.Thread):
-    """Sends a run that waits and a run that computes in turn, each without an end of its own."""
+    """Sends runs that wait and runs that compute, in turn. Both are endless."""
 
     def __init__(self, path: str, uid: int | None) -> None:
         super().__init__(daemon=True)
@@ -39,16 +39,16 @@ class Excess(threading.Thread):
         self._client: _Client | None = _Client(path, uid)
         self._told_to_stop = threading.Event()
         self.wall_told_ms: list[float] = []
-        """As the daemon reports it."""
+        """According to the daemon."""
         self.wall_seen_ms: list[float] = []
-        """From the program's own first statement until the client has the reply."""
+        """From the first statement of the program to the reply at the client."""
         self.cpu_ms: list[float] = []
-        """As the kernel accounts it for the process."""
+        """According to the kernel's account of the process."""
         self.other: list[str] = []
-        """What did not end at its limit: another outcome, an error, or no answer in time."""
+        """Runs that did not end at their limit: another outcome, an error, or no reply in time."""
 
     def run(self) -> None:
-        """Measure until told to stop."""
+        """Measure until `stop` is called."""
         due, turn = time.monotonic(), 0
         while not self._told_to_stop.is_set():
             try:
@@ -75,14 +75,14 @@ class Excess(threading.Thread):
                 self.other.append(repr(reply)[:200])
 
     def stop(self) -> None:
-        """Stop after the reply that is awaited."""
+        """Stop after the next reply."""
         self._told_to_stop.set()
         self.join(_ANSWER_S + 1)
 
 
 @contextmanager
 def excess(path: str, *, uid: int | None) -> Iterator[Excess]:
-    """Measure during the block, as this user or as that of this process."""
+    """Context manager: measure during the block, as this user, or as the user of this process."""
     measured = Excess(path, uid)
     measured.start()
     try:

@@ -1,4 +1,4 @@
-"""What a run can't be faster than: the fork of a small process, a cell without its daemon."""
+"""Lower bounds of the time of a run: the fork of a small process, and a cell without its daemon."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ for _ in range({count}):
 
 
 def floors(tools: Path, count: int = 2000) -> Iterator[tuple[str, list[float]]]:
-    """Yield what was measured, and the seconds of each fork + exit + wait."""
+    """Yield the name of each measurement, and the seconds of each fork + exit + wait."""
     printed = subprocess.run([tools / "floor", str(count)], check=True, capture_output=True, text=True).stdout
     *samples, cpu = printed.splitlines()
     yield "floor: fork + exit + wait, C", sorted(map(float, samples))
@@ -36,7 +36,7 @@ def floors(tools: Path, count: int = 2000) -> Iterator[tuple[str, list[float]]]:
 
 
 async def one_cell(pause_s: float, count: int) -> list[float]:
-    """Return the seconds of each run of the sample in one of promptlog's cells, without the daemon."""
+    """Return the seconds of each run of the sample in a cell without the daemon."""
     samples = []
     async with onecell.one_cell() as (cell, job):
         for _ in range(count):

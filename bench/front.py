@@ -1,4 +1,4 @@
-"""The HTTP front beside the socket: what HTTP adds to a run, and one user's loops beside another's short runs.
+"""Compares the HTTP server with the socket: the cost of HTTP for a run, and one user's loops beside another's runs.
 
     python bench/front.py [--rounds 3] [--seconds 3]
 
@@ -33,7 +33,7 @@ _ENDLESS = "for (;;) {}"
 
 @contextmanager
 def front(socket: Path) -> Iterator[tuple[int, str]]:
-    """Start the HTTP server; give its pid and its port."""
+    """Context manager: the HTTP server; yields its pid and port."""
     command = [sys.executable, "-m", "promptlogctl", "http", "--listen", "127.0.0.1:0"]
     with tempfile.TemporaryFile("w+") as log:
         environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket)}

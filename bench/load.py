@@ -1,4 +1,4 @@
-"""Build and run the load generator (load.c), and read what it measured."""
+"""Builds and runs the load generator (load.c), and reads its measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Load:
-    """What one load came to. Seconds; `latencies` are raw, all of them, sorted.
+    """The measurements of one load. Times are in seconds. `latencies` has every raw latency, sorted.
 
     A request whose answer was wrong, or that was not answered, has an infinite one.
     """
@@ -33,7 +33,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Replies per second."""
         return len(self.latencies) / self.seconds
 
     def ms(self, share: float) -> float:
@@ -48,7 +48,7 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 @contextmanager
 def built(*sources: str) -> Iterator[Path]:
-    """Compile these C files, each to a program of its own, into a folder that lasts for the block."""
+    """Context manager: compile each of these C files to a program, in a temporary folder."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         sys.exit("the benchmarks need a C compiler; on Debian: apt-get install gcc libc6-dev")
@@ -70,7 +70,7 @@ def run(
     rate: float = 0.0,
     grace_s: float | None = None,
 ) -> Load:
-    """Load a server: a closed loop, or with a `rate` (requests/s) an open one.
+    """Generate load: a closed loop, or with `rate` (requests/s) an open loop.
 
     With `grace_s` the server may be under attack: requests that are not answered so long after the end are counted.
     Without it they are a RuntimeError, and so is a connection that the server closes.
@@ -101,7 +101,7 @@ def run(
 
 
 def _of_tasks(pid: int, file: str) -> list[str]:
-    """Return what each thread's file says; a thread may end meanwhile."""
+    """Return the contents of each thread's file. A thread may end in the meantime."""
     found = []
     for task in os.listdir(f"/proc/{pid}/task"):
         try:
@@ -112,12 +112,12 @@ def _of_tasks(pid: int, file: str) -> list[str]:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU seconds that a live process has used, all its threads together (schedstat: nanoseconds)."""
+    """Return the CPU seconds of all threads of a live process (schedstat: nanoseconds)."""
     return sum(int(text.split()[0]) for text in _of_tasks(pid, "schedstat")) / 1e9
 
 
 def waited_cpu_s(pid: int) -> float:
-    """Return the CPU seconds of its children that ended, in the kernel's ticks of 10 ms."""
+    """Return the CPU seconds of its ended children, with a resolution of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")
 

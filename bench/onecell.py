@@ -1,4 +1,4 @@
-"""One of promptlog's QuickJS cells without its daemon, and the sample program on it."""
+"""A QuickJS cell without the daemon, and the sample program on it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sandbox.protocol.frames import Task
 
 @asynccontextmanager
 async def one_cell() -> AsyncIterator[tuple[QuickJSCell, Job]]:
-    """A cell for the length of a block, and the sample program, kept, as a job."""
+    """Context manager: a cell, and the stored sample program as a job."""
     config = Config()
     with tempfile.TemporaryDirectory(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None) as folder:
         os.chmod(folder, 0o755)
@@ -59,7 +59,7 @@ async def one_cell() -> AsyncIterator[tuple[QuickJSCell, Job]]:
 
 
 async def run(cell: QuickJSCell, job: Job) -> None:
-    """Run the job once. Fails unless it gives a result."""
+    """Run the job once. Raises if the run has no result."""
     outcome = (await _done(cell, job)).outcome
     assert isinstance(outcome, Ok), outcome
 

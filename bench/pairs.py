@@ -1,4 +1,4 @@
-"""Two versions of promptlog in turn, in pairs: what a change did to the cost of a run.
+"""Measures two versions of promptlog in turn, in pairs, to show how a change affects the cost of a run.
 
     python bench/pairs.py CHECKOUT [--pairs 20] [--seconds 2] [--clients 8] [--isolation jail]
     python bench/pairs.py . --other-config FILE [--scrape]
@@ -47,7 +47,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _cpu_s(pid: int) -> float:
-    """Return the CPU time of a daemon and of all its processes, those that have ended included."""
+    """Return the CPU time of a daemon and of all its processes, including ended ones."""
     total = 0.0
     for process in _descendants(pid):
         try:
@@ -58,7 +58,7 @@ def _cpu_s(pid: int) -> float:
 
 
 def _dirty_kib(pid: int) -> int:
-    """Return the memory that a process shares with no other and has written to."""
+    """Return the private dirty memory of a process."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_Dirty:"))
 
@@ -156,7 +156,7 @@ def _scraped(path: str) -> Iterator[None]:
 
 
 def in_turn(tools: Path, sides: Sequence[_Side], clients: int, seconds: float, pairs: int) -> None:
-    """Give both sides the same loads in turn."""
+    """Run the same loads on both sides in turn."""
     for side in sides:
         side.measure(tools, clients, 1.0)
         side.figures.clear()

@@ -1,4 +1,4 @@
-"""What the placement table of the QuickJS cell gains: runs on a cell with it and on one without it, in turn.
+"""Measures the gain of the QuickJS cell's placement table: runs on cells with and without the table, in turn.
 
 python -m bench.placement [--rounds 16] [--runs 200]
 """
@@ -35,7 +35,7 @@ TITLES = ("child us", "zygote us", "both us", "child faults", "zygote faults", "
 
 
 def built(with_table: bool) -> Path:
-    """Return the cell's executable, or that of a cell whose table is of another build of the engine."""
+    """Return the executable of the cell, or of a cell whose table is for another build of the engine."""
     folder = cache.open_folder()
     engine = engine_source.find(folder) or engine_source.fetch(folder)
     cell = checkout.inputs(ROOT, engine)
@@ -46,13 +46,13 @@ def built(with_table: bool) -> Path:
 
 
 def zygote_figures(pid: int) -> tuple[float, int, int]:
-    """Return its CPU time in us, its own minor faults, and those of the children that it has waited for."""
+    """Return its CPU time in us, its minor faults, and the minor faults of its ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1000, int(fields[7]), int(fields[8])
 
 
 async def measure(executable: Path, source: bytes, runs: int) -> Sequence[float]:
-    """Return a run's figures, in the order of TITLES: means, but for the latency, which is a median."""
+    """Return measurements for one run, in the order of TITLES: means, but the median of the latency."""
     folder = Path(tempfile.mkdtemp(prefix="promptlog-", dir="/run" if os.geteuid() == 0 else None))
     folder.chmod(0o755)
     root.cell = lambda: executable
@@ -81,7 +81,7 @@ async def measure(executable: Path, source: bytes, runs: int) -> Sequence[float]
 
 
 async def main() -> None:
-    """Print medians of the rounds."""
+    """Print medians over the rounds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--runs", type=int, default=200)

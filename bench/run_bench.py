@@ -1,4 +1,4 @@
-"""promptlog alone, measured: `make bench`.
+"""Measures promptlog alone: `make bench`.
 
     python bench/run_bench.py [--seconds 3] [--rounds 1] [--bad-client-seconds 30] [--json FILE]
 
@@ -35,14 +35,14 @@ from promptlogctl.cli.spawn import private_daemon
 from promptlogd.wire.messages import Finished, LimitsAsked, Request, Run
 from sandbox.outcome import CpuLimit
 
-# About 20 ms of QuickJS: the loop is made as long as it must be, see `heavy`.
+# About 20 ms on QuickJS. `heavy` adjusts the length of the loop to this machine.
 HEAVY = (
     "let sum = 0; for (let i = 0; i < {count}; i++) sum = (sum + i * i) % 1000003; const result = 'dlrow olleh' + sum"
 )
 
 
 def heavy(path: str) -> str:
-    """Return a program that takes about 20 ms of CPU here and now."""
+    """Return a program that takes about 20 ms of CPU time on this machine."""
     count = 10_000
     caller = Caller(path)
     while True:
@@ -54,18 +54,18 @@ def heavy(path: str) -> str:
 
 
 Account = tuple[float, dict[int, tuple[float, float]]]
-"""CPU seconds of the daemon, and of each zygote: its own, and its children's."""
+"""CPU seconds of the daemon, and of each zygote and its children."""
 
 
 class Daemon:
-    """A private daemon, and the account of its processes."""
+    """A private daemon, and the CPU time of its processes."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         (self.pid,) = (pid for pid in load.children(os.getpid()) if b"promptlogd" in _command(pid))
 
     def cpu(self) -> Account:
-        """Return what was used until now."""
+        """Return the CPU time used so far."""
         zygotes = [zygote for nsjail in load.children(self.pid) for zygote in load.children(nsjail)]
         return load.cpu_s(self.pid), {pid: (load.cpu_s(pid), load.waited_cpu_s(pid)) for pid in zygotes}
 
@@ -159,7 +159,7 @@ def _with_daemon(table: Table, tools: Path, seconds: float, daemon: Daemon) -> N
 
 
 def _over_the_cpu_limit(table: Table, path: str) -> None:
-    """Measure how much more than its CPU limit an endless run uses, its process's end included."""
+    """Measure by how much an endless run exceeds its CPU limit, including the end of its process."""
     say("over the CPU limit")
     caller = Caller(path)
     for name, first in (
@@ -177,7 +177,7 @@ def _over_the_cpu_limit(table: Table, path: str) -> None:
 
 
 def _cpu_us(before: Account, after: Account, done: Load) -> dict[str, float] | None:
-    """Return the CPU time of a run by part; None if a cell was replaced meanwhile: its account is gone."""
+    """Return the CPU time of a run by part; None if a cell was replaced, because its CPU time is unknown then."""
     if after[1].keys() != before[1].keys():
         return None
     zygotes, children = (sum(after[1][pid][at] - before[1][pid][at] for pid in before[1]) for at in (0, 1))

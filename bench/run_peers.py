@@ -1,4 +1,4 @@
-"""promptlog beside what one would pick instead, on the same load in the same run: `make bench-peers`.
+"""Compares promptlog with its alternatives, under the same load in the same run: `make bench-peers`.
 
     python bench/run_peers.py [--scratch FOLDER] [--seconds 3] [--rounds 1] [--only NAME ...] [--json FILE]
 
@@ -47,7 +47,7 @@ PROGRAMS = 200
 
 
 def server_figures(table: Table, tools: Path, seconds: float, server: Server, autocannon: Path) -> None:
-    """Measure a peer that is a server."""
+    """Measure a peer that runs as a server."""
     name = server.name
     with server.up():
         sample = [server.submit(SAMPLE)]
@@ -139,7 +139,7 @@ def promptlog_on_deno_figures(table: Table, tools: Path, seconds: float) -> None
 
 
 def _by_threads(path: str, hash: str, clients: int, seconds: float) -> float:
-    """Runs/s by promptlog's own client library, pipelined on one connection: the second generator."""
+    """Return runs/s of promptlog's client library, pipelined on one connection: a second load generator."""
     done = 0
     with Client(Path(path)) as client:
         end = time.perf_counter() + seconds
@@ -153,7 +153,7 @@ def _by_threads(path: str, hash: str, clients: int, seconds: float) -> float:
 
 
 def deno_figures(table: Table, seconds: float, deno: Path, folder: Path) -> None:
-    """Measure a bare `deno run` for each run, by as many threads as clients."""
+    """Measure a bare `deno run` for each run, with one thread for each client."""
     program = folder / "program.js"
     program.write_text(f"const prompt = Deno.args[0];\n{SAMPLE}\nconsole.log(JSON.stringify(result));\n")
     command = [str(deno), "run", "--no-config", "--no-remote", "--no-prompt", str(program), PROMPT]

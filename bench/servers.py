@@ -1,4 +1,4 @@
-"""The peers as servers: set up from public packages, up while they are loaded, and what bombs do to each."""
+"""Peers that run as servers: installation from public packages, start and stop, and the effect of bombs on them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ TRIALS = {
 
 
 class Server:
-    """A peer that answers HTTP on a port of 127.0.0.1: POST /submit, GET /ACTION/HASH?prompt=."""
+    """A peer that serves HTTP on 127.0.0.1: POST /submit, GET /ACTION/HASH?prompt=."""
 
     def __init__(
         self, name: str, command: Sequence[str], folder: Path, action: str = "run", *, python: Path | None = None
     ) -> None:
-        """`python`: where the peer's Python packages are."""
+        """`python`: folder of the peer's Python packages."""
         self.name = name
         self._environment = None if python is None else {**os.environ, "PYTHONPATH": str(python)}
         self._command = command
@@ -54,7 +54,7 @@ class Server:
 
     @contextmanager
     def up(self) -> Iterator[None]:
-        """Have the server run for the block, in a process group of its own, which is killed at the end."""
+        """Context manager: run the server in its own process group, and kill the group at the end."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -81,7 +81,7 @@ class Server:
             process.wait()
 
     def ask(self, method: str, path: str, body: str | None = None, timeout: float = 10.0) -> str:
-        """One request on a connection of its own."""
+        """Send one request on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(method, path, body, self.headers)
@@ -90,22 +90,22 @@ class Server:
             connection.close()
 
     headers: Mapping[str, str] = {}
-    """Of every request."""
+    """Headers of every request."""
 
     def body(self, source: str) -> str:
-        """Return the body of the request that keeps a program."""
+        """Return the body of the request that stores a program."""
         return source
 
     def hash_of(self, answer: str) -> str:
-        """Return the hash in the answer to that request."""
+        """Return the hash in the reply to this request."""
         return answer
 
     def submit(self, source: str) -> str:
-        """Keep a program, return its hash."""
+        """Store a program, and return its hash."""
         return self.hash_of(self.ask("POST", "/submit", self.body(source)))
 
     def path(self, hash: str, prompt: str = PROMPT) -> str:
-        """Where a run is asked for."""
+        """The path of a run."""
         return f"/{self._action}/{hash}?prompt={quote(prompt)}"
 
     def request(self, hash: str) -> bytes:
@@ -113,13 +113,13 @@ class Server:
         return f"GET {self.path(hash)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
     def loaded(self, tools: Path, hashes: Sequence[str], **options: float) -> Load:
-        """Load it with runs of these programs, in turn."""
+        """Generate load: runs of these programs, in turn."""
         requests = [self.request(hash) for hash in hashes]
         return load.run(tools, str(self.port), "http", requests, expect=EXPECT, **options)  # type: ignore[arg-type]
 
 
 class PromptlogHttp(Server):
-    """promptlog's HTTP front, with a daemon of its own."""
+    """promptlog's HTTP server, with its own daemon."""
 
     headers: Mapping[str, str] = {"Content-Type": "application/json"}
 
@@ -128,16 +128,16 @@ class PromptlogHttp(Server):
         super().__init__("promptlog over HTTP", command, folder, python=HERE.parents[1])
 
     def body(self, source: str) -> str:
-        """Return the body of the request that keeps a program."""
+        """Return the body of the request that stores a program."""
         return json.dumps({"code": source})
 
     def hash_of(self, answer: str) -> str:
-        """Return the hash in the answer to that request."""
+        """Return the hash in the reply to this request."""
         return str(json.loads(answer)["hash"])
 
 
 class Promptlog(Server):
-    """promptlog itself, tried as the peers are."""
+    """promptlog, with the interface of a peer."""
 
     def __init__(self) -> None:
         super().__init__("promptlog", (), Path())
@@ -145,17 +145,17 @@ class Promptlog(Server):
 
     @contextmanager
     def up(self) -> Iterator[None]:
-        """Have a daemon run for the block."""
+        """Context manager: run a daemon."""
         with private_daemon(None) as self._socket:
             yield
 
     def submit(self, source: str) -> str:
-        """Keep a program, return its hash."""
+        """Store a program, and return its hash."""
         with Client(self._socket) as client:
             return client.submit(source).hash
 
     def ask(self, method: str, path: str, body: str | None = None, timeout: float = 10.0) -> str:
-        """Run what the path names."""
+        """Run the program in the path."""
         with Client(self._socket) as client:
             outcome = client.run(path.split("/")[2].partition("?")[0], PROMPT).outcome
         if isinstance(outcome, Ok):
@@ -164,7 +164,7 @@ class Promptlog(Server):
 
 
 def tried(server: Server) -> dict[str, str]:
-    """Send a peer what it may not survive, and tell what became of the next client."""
+    """Send a bomb to a peer, and report how it serves the next client."""
     found = {}
     for what, source in TRIALS.items():
         with server.up():

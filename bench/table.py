@@ -1,4 +1,4 @@
-"""Rows of figures: percentiles from all samples, medians over rounds, printed."""
+"""Tables of measurements: percentiles of all samples, and medians over rounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from load import Load, percentile
 
 
 class Table:
-    """Rows of figures: name -> what was measured, per round."""
+    """Rows of a table: name -> measurements of each round."""
 
     def __init__(self) -> None:
         self.rounds: dict[str, list[dict[str, float]]] = {}
@@ -27,7 +27,7 @@ class Table:
         self.add(name, samples=len(samples), **figures)
 
     def add_load(self, name: str, measured: Load) -> None:
-        """Add a load's percentiles and rate; a wrong answer ends the benchmark."""
+        """Add the percentiles and the rate of a load. A wrong reply ends the benchmark."""
         if measured.wrong:
             sys.exit(f"{name}: {measured.wrong} answers were not what they should be")
         self.add_samples(name, measured.latencies, measured.rate)
@@ -44,7 +44,7 @@ class Table:
 
 
 def say(name: str) -> None:
-    """Say on stderr what is being measured."""
+    """Write the current measurement to stderr."""
     print(f"... {name}", file=sys.stderr, flush=True)
 
 

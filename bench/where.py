@@ -1,4 +1,4 @@
-"""Where the CPU time of a run in a cell goes: `make bench-where`. Linux's perf must be installed, and usable.
+"""Shows what uses the CPU time of a run in a cell: `make bench-where`. Requires Linux's perf.
 
     python bench/where.py [--runs 1500]
 
@@ -36,7 +36,7 @@ _USER = {"quickjs-cell": "the cell"}
 
 
 async def sampled(runs: int, out: Path) -> tuple[int, float, float]:
-    """Run the sample so often under perf. Returns the zygote's pid, faults a run in children, and in the zygote."""
+    """Run the sample this often under perf. Returns the zygote's pid, and faults per run in children and zygote."""
     async with onecell.one_cell() as (cell, job):
         (zygote,) = load.children(cell.process.pid)
         command = ["perf", "record", "-q", "-g", "-e", "cpu-clock", "-F", "15000", "-o", str(out), "-p", str(zygote)]
@@ -51,13 +51,13 @@ async def sampled(runs: int, out: Path) -> tuple[int, float, float]:
 
 
 def _faults(pid: int) -> tuple[int, int]:
-    """Minor faults of the ended children, and its own."""
+    """Return minor faults of the ended children, and of the process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[8]), int(fields[7])
 
 
 def sort_samples(data: Path, zygote: int) -> Counter[tuple[str, str]]:
-    """Return how many samples there are of (whose, doing what)."""
+    """Return the number of samples by (process, activity)."""
     command = ["perf", "script", "-i", str(data), "-F", "pid,ip,sym,dso"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: Counter[tuple[str, str]] = Counter()
@@ -76,7 +76,7 @@ def sort_samples(data: Path, zygote: int) -> Counter[tuple[str, str]]:
 
 
 def main() -> None:
-    """Sample, sort, print."""
+    """Take samples, sort them, and print the table."""
     parser = argparse.ArgumentParser(description="where the CPU time of a run in a cell goes")
     parser.add_argument("--runs", type=int, default=1500)
     options = parser.parse_args()
