@@ -47,7 +47,7 @@ _OPTIONS = (
     click.option(
         "--wall-ms",
         type=_COUNT,
-        help="Wall limit in ms. Default 1000, or twice a --cpu-ms from 1000 on; at most 30000.",
+        help="Wall limit in ms. Default 1000, or twice --cpu-ms if that is not below the default; at most 30000.",
     ),
     click.option("--memory-mb", type=_COUNT, help="Memory limit in MiB. Default 128, at most 512."),
     click.option("--result-kb", type=_COUNT, help="Limit of the result's JSON in KiB. Default 1024, at most 4096."),

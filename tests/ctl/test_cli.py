@@ -43,7 +43,7 @@ def test_submit_prints_only_the_hash(socket_path: Path) -> None:
     ("source", "code", "says"),
     [
         ("return 1", 0, ""),
-        ("\n  null.x", 1, "-:2:3: TypeError: cannot read property 'x' of null\n      null.x\n      ^\n"),
+        ("\n  null.x", 1, "-:2:8: TypeError: cannot read property 'x' of null\n      null.x\n           ^\n"),
         ("let x = ;", 1, "-:1:9: SyntaxError: unexpected token in expression: ';'\n    let x = ;\n            ^\n"),
         ("1", 1, "no result"),
         ("for(;;){}", 3, "CPU limit of 50 ms"),

@@ -33,7 +33,7 @@ def test_no_line_is_wider_than_the_terminal(socket_path: Path, columns: int) -> 
     failed = _shown(socket_path, "exec", "-e", "1 + 1;" * 60 + "null.x" + ";1 + 1" * 60, columns=columns)
     line, caret = failed.splitlines()[1:3]
     assert max(len(line), len(caret)) < columns
-    assert line[caret.index("^") :].startswith("null.x")
+    assert line[caret.index("^") :].startswith("x;1")
 
 
 def test_no_trunc_shows_whole_hashes(socket_path: Path) -> None:

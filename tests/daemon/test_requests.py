@@ -185,7 +185,7 @@ def test_a_modules_stack_has_no_internal_frames(client: Client) -> None:
     """The stack of an exception in a module does not contain the frames of promptlog's prelude."""
     outcome = client.run_source("export default function main() {\n  null.x }").outcome
     assert isinstance(outcome, ProgramException)
-    assert outcome.stack.split() == ["at", "main", "(program.js:2:3)"]
+    assert outcome.stack.split() == ["at", "main", "(program.js:2:8)"]
 
 
 def test_a_higher_memory_limit_can_be_configured(tmp_path: Path) -> None:
