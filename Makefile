@@ -18,6 +18,7 @@
 # make docs           Generate documents from code.
 # make bench ROUNDS=3                  Measure promptlog alone, and beside one bad client: 25 minutes for each round
 #                                      (BAD_SECONDS=0 omits this part).
+# make bench-tenants ROUNDS=3          Measure one tenant beside another that floods the daemon.
 # make bench-peers ROUNDS=5            Measure other systems, which come from npm and PyPI.
 # make soak SECONDS=600                Mixed load and kills.
 # make faults KILLS=300                Kills of random processes, including the daemon.
@@ -53,7 +54,7 @@ CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/q
 	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
 .PHONY: help check demo demo-http play test test-tools test-long test-versions test-build dist deb test-deploy test-page test-sanitized coverage placement \
-	lint lint-style lint-async lint-types lint-layers test-quick bench bench-peers bench-where \
+	lint lint-style lint-async lint-types lint-layers test-quick bench bench-tenants bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
 $(VENV)/.installed: pyproject.toml $(CELL_SOURCES) $(PAGE_SOURCES)
@@ -167,6 +168,9 @@ lint-layers: $(VENV)/.dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/run_bench.py --rounds $(ROUNDS) --bad-client-seconds $(BAD_SECONDS)
+
+bench-tenants: $(VENV)/.installed
+	$(BIN)/python bench/tenants.py --rounds $(ROUNDS)
 
 bench-peers: $(VENV)/.installed
 	$(BIN)/python bench/run_peers.py --rounds $(ROUNDS)

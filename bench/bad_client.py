@@ -74,15 +74,15 @@ class Daemon:
 
 
 @contextmanager
-def started(*, taken_over: bool) -> Iterator[Daemon]:
-    """Run a daemon that accepts connections of other uids in root's group."""
+def started(*, taken_over: bool, config: str = "") -> Iterator[Daemon]:
+    """Run a daemon that accepts connections of other uids in root's group. `config`: further settings, as TOML."""
     command, environment = module_command("promptlogd")
     if taken_over:
         command = [sys.executable, str(_TAKEOVER)]
     with tempfile.TemporaryDirectory(prefix="promptlog-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        (folder / "promptlog.toml").write_text('[server]\nsocket_mode = "0660"\n')
+        (folder / "promptlog.toml").write_text(f'[server]\nsocket_mode = "0660"\n{config}')
         command += ["--config", f"{folder}/promptlog.toml", "--socket", f"{folder}/socket"]
         reading, writing = os.pipe()
         command += ["--state-dir", f"{folder}/state", "--exit-with-parent", "--ready-fd", str(writing)]

@@ -11,8 +11,9 @@ import { pathToFileURL } from "node:url";
 export class Refused extends Error {
   constructor({ code, message, detail }) {
     super(message);
-    this.code = code; // what to branch on: not_found, busy, ...
+    this.code = code; // what to branch on: not_found, busy, quota, ...
     this.detail = detail ?? {};
+    this.retryAfterMs = this.detail.retry_after_ms; // of busy and quota
   }
 }
 

@@ -21,6 +21,9 @@ has at most half as many long runs as there are slots, a user three quarters. At
 none of its runs has a slot; light clients of such a user still get the reserved slot. So neither can keep all slots for
 much longer than LONG_S. With fewer than three slots, no run is long.
 
+A tenant or a user can have a quota of running runs, beyond which it starts none, and of waiting runs, beyond which they
+are refused (quotas.py).
+
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 
 More than 300 lines, because the queue, the selection and the slots change the same state.
@@ -32,13 +35,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, cast
 
 import trio
 
 from promptlogd.principal import Principal
-from promptlogd.principals import Granted, Node, Ticket, Tree
-from promptlogd.refusal import RequestError
+from promptlogd.principals import Granted, Node, Path, Ticket, Tree
+from promptlogd.quotas import NO_CAPS, Caps, used_up
+from promptlogd.refusal import RequestError, busy
 from promptlogd.room import ALWAYS_ROOM, Room
 from sandbox.limits import MIB
 from sandbox.program import Engine
@@ -51,6 +55,9 @@ LONG_S = 0.1
 
 _LIGHT_LOOKS = 256
 """Light clients that are examined for the reserved slot, longest wait first: 0.5 ms."""
+
+_LEAST_RETRY_MS, _MOST_RETRY_MS = 50, 5000
+"""Bounds of `retry_after_ms` of a run that is refused with `busy`."""
 
 _REFUSED_AT_ONCE = 32
 """Runs that are refused in one turn of the loop: 1 ms, including replies. Any number may be overdue."""
@@ -76,6 +83,7 @@ class Admission:
         """`concurrent`: slots. `queue`: runs that may wait. `queue_bytes`: memory that waiting runs may hold."""
         self.free = concurrent
         """Number of free slots."""
+        self._slots = concurrent
         self._reserved = 1 if concurrent >= 3 else 0
         self._queue = queue
         self._queue_bytes = queue_bytes
@@ -99,6 +107,8 @@ class Admission:
         self._pending: dict[Engine, OrderedDict[Ticket, None]] = {}
         """Waiting runs by engine, oldest first."""
         self._selecting = False
+        self._has_caps = False
+        """Whether any node has a quota."""
 
     @property
     def queued(self) -> int:
@@ -129,14 +139,18 @@ class Admission:
         held_bytes: int = 0,
         ordinary: bool = True,
         room: Room = ALWAYS_ROOM,
+        caps: Caps = NO_CAPS,
     ) -> Ticket:
         """Request a slot. `granted` is called once, possibly before this returns, unless `leave` is called first.
 
         `engine` may be SPECIAL. `held_bytes`: memory that the run holds while it waits. `ordinary`: its limits do not
-        exceed the defaults. A client without `room`, because it does not read its replies, gets no slot.
+        exceed the defaults. A client without `room`, because it does not read its replies, gets no slot. `caps`: quotas
+        of the principal.
         """
         path = self._tree.path(principal)
         ticket = Ticket(path, engine, granted, held_bytes=held_bytes, ordinary=ordinary, room=room)
+        if caps is not NO_CAPS or self._has_caps:
+            self._set_caps(path, principal, caps)
         for node in path.nodes:
             if node.idle:
                 node.catch_up()
@@ -146,8 +160,18 @@ class Admission:
         else:
             self._enter(ticket)
             self._select()
+            if self._has_caps:
+                self._refuse_over_quota(ticket)
             self._shed()
         return ticket
+
+    def _set_caps(self, path: Path, principal: Principal, caps: Caps) -> None:
+        """Note the quotas of a user and a tenant, which may have changed."""
+        self._has_caps = True
+        path.user.most_running, path.user.most_waiting = caps.user_running, caps.user_waiting
+        if principal.tenant is not None:
+            path.client.most_running, path.client.most_waiting = caps.tenant_running, caps.tenant_waiting
+        self._update_held(path)
 
     def leave(self, ticket: Ticket) -> None:
         """Remove a run from the queue, if it still waits. `granted` is not called."""
@@ -202,10 +226,36 @@ class Admission:
         refused = 0
         while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
             self.leave(ticket)
-            ticket.granted(RequestError("busy", f"no slot became free within {self._wait_s:g} s; try again"))
+            ticket.granted(self._overdue(ticket))
             refused += 1
             if refused % _REFUSED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
+
+    def _refuse_over_quota(self, ticket: Ticket) -> None:
+        """Refuse a run if more runs of its tenant or user wait than the quota allows."""
+        for node in (ticket.path.client, ticket.path.user):
+            if ticket.waits and node.most_waiting is not None and node.waiting > node.most_waiting:
+                self.leave(ticket)
+                what = f"{node.most_waiting} waiting runs"
+                whose = _whose(ticket.path, node)
+                ticket.granted(used_up("queued", node.most_waiting, what, whose, self._drain_ms / 1000))
+
+    def _overdue(self, ticket: Ticket) -> RequestError:
+        """Return the error for a run that has waited too long: for its user's or tenant's own runs, or for others'."""
+        for node in (ticket.path.client, ticket.path.user):
+            if node.is_capped:
+                assert node.most_running is not None
+                what = f"{node.most_running} runs at once for {self._wait_s:g} s"
+                return used_up(
+                    "runs_at_once", node.most_running, what, _whose(ticket.path, node), self._drain_ms / 1000
+                )
+        return busy(f"no slot became free within {self._wait_s:g} s; try again", self._drain_ms)
+
+    @property
+    def _drain_ms(self) -> int:
+        """Time in which the slots work off the queue, at the mean charge of a run."""
+        drain_ms = len(self._waiting) * (self._tree.root.mean_ms or 1.0) / self._slots
+        return round(min(max(drain_ms, _LEAST_RETRY_MS), _MOST_RETRY_MS))
 
     async def send_away(self, engine: Engine, error: RequestError) -> None:
         """Refuse all runs that wait for an engine, some of them in each turn of the loop."""
@@ -270,7 +320,7 @@ class Admission:
                 if many
                 else f"the waiting runs hold {self._queue_bytes / MIB:.0f} MiB"
             )
-            ticket.granted(RequestError("busy", f"the queue is full: {what}; try again in a moment"))
+            ticket.granted(busy(f"the queue is full: {what}; try again in a moment", self._drain_ms))
 
     def _offer(self, ticket: Ticket) -> None:
         """Make the oldest run of a connection selectable, once its client reads its replies."""
@@ -341,6 +391,8 @@ class Admission:
         for client in looked_at:
             user = client.parent
             assert user is not None
+            if client.is_capped or user.is_capped:
+                continue
             if client.ahead_ms > LIGHT_MS or (several_users and not _is_light(user)):
                 continue
             ticket = client.least_ticket(engines)
@@ -382,7 +434,7 @@ class Admission:
         for node, estimate_ms in zip(nodes, ticket.estimates, strict=True):
             node.begin(estimate_ms)
         self._update_light(ticket.path.client)
-        self._update_held(ticket)
+        self._update_held(ticket.path)
         ticket.granted(ticket)
 
     def _take_back(self, ticket: Ticket) -> None:
@@ -396,7 +448,7 @@ class Admission:
         for node in ticket.path.nodes:
             node.running -= 1
         self._update_light(client)
-        self._update_held(ticket)
+        self._update_held(ticket.path)
         self._tidy(ticket)
         if self._waiting:
             self._select()
@@ -414,18 +466,24 @@ class Admission:
                 del self._begun[ticket]
                 self.free += 1
                 self._count_long(ticket, 1)
-                self._update_held(ticket)
+                self._update_held(ticket.path)
 
     def _count_long(self, ticket: Ticket, change: int) -> None:
         self._long += change
         ticket.path.client.long += change
         ticket.path.user.long += change
 
-    def _update_held(self, ticket: Ticket) -> None:
-        """Hold a client or a user while it has its maximum of long runs, and a run with a slot."""
-        user, client = ticket.path.user, ticket.path.client
-        client.hold(held=_is_full(client, self._most_long_of_client))
-        user.hold(held=_is_full(user, self._most_long_of_user))
+    def _update_held(self, path: Path) -> None:
+        """Hold a client or a user at its quota, or while it has its maximum of long runs and a run with a slot."""
+        user, client = path.user, path.client
+        client.hold(held=client.is_capped or _is_full(client, self._most_long_of_client))
+        user.hold(held=user.is_capped or _is_full(user, self._most_long_of_user))
+
+
+def _whose(path: Path, node: Node) -> tuple[int, str | None]:
+    """Return the user, and the tenant if the node is one."""
+    tenant = node.key[1] if isinstance(node.key, tuple) and node.key[0] == "tenant" else None
+    return cast(int, path.user.key), tenant
 
 
 def _is_full(node: Node, most_long: int) -> bool:

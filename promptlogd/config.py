@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import pwd
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
@@ -43,6 +44,8 @@ class LimitsError(Exception):
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 User = Annotated[int, Meta(ge=0, lt=2**32)] | Annotated[str, Meta(min_length=1, max_length=256)]
+Members = Annotated[tuple[User, ...], Meta(max_length=1000)]
+"""Users by uid or name, groups as "@GROUP" by id or name, "*" for everyone."""
 AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*$")]
 
 
@@ -59,7 +62,7 @@ class Server(_Section, frozen=True, kw_only=True):
     """Absolute path of the state folder. `--state-dir` overrides it. Default: see docs/daemon.md."""
     socket_mode: Annotated[str, Meta(pattern="^0?[67][067]0$")] = "0600"
     """Permissions of the socket, octal: "0600" for the daemon's user, "0660" for a group as well (docs/security.md says
-    which group). Other users cannot connect. Every client may run, list and remove all programs."""
+    which group). Other users cannot connect. `rights` says what clients may do."""
     socket_group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     """Name or id of a group whose members may connect. The socket gets this group, and at least mode "0660"."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 12_000
@@ -212,10 +215,92 @@ class StoreSettings(_Section, frozen=True, kw_only=True):
     removes programs without a name that were not used for an hour, the longest unused first. If that is not enough, it
     refuses the submit. Default: no maximum."""
 
+    visibility: Literal["own", "group", "all"] = "all"
+    """Who sees a program or a name whose submit does not say: its owner, also the owner's group, or everyone
+    (docs/access.md)."""
+
     @property
     def max_bytes(self) -> int | None:
         """`max_mb` in bytes."""
         return None if self.max_mb is None else self.max_mb * MIB
+
+
+class RightsSettings(_Section, frozen=True, kw_only=True):
+    """Who may do what (docs/access.md). Entries: a user by uid or name, "@GROUP" by id or name, "*" for everyone."""
+
+    run: Members = ("*",)
+    """Run stored programs."""
+    exec: Members = ("*",)
+    """Run any text."""
+    submit: Members = ("*",)
+    """Store, list and describe programs; name, read and remove one's own."""
+    manage: Members = ()
+    """Read, remove and rename those of others; change their engine; `gc`, `verify`. Root and the daemon's user always
+    may."""
+
+
+class Quota(_Section, frozen=True, kw_only=True, omit_defaults=True):
+    """How much one principal may use. Default of each: no quota."""
+
+    runs_at_once: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """Runs that may be in progress. Further ones wait in the queue."""
+    queued: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    """Runs that may wait in the queue. Further ones are refused with `quota`."""
+    runs_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    """Runs and submits per second, on average."""
+    runs_burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """Runs and submits that may come at once. Default: those of a second."""
+    cpu_ms_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    """CPU time in ms per second, on average. 1000 is one core."""
+    cpu_burst_ms: Annotated[float, Meta(gt=0, le=1_000_000_000)] | None = None
+    """CPU time in ms that may be used at once. Default: that of ten seconds."""
+    programs: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
+    """Stored programs."""
+    stored_mb: Annotated[float, Meta(ge=0, le=1 << 30)] | None = None
+    """Disk space of the stored programs, without their artifacts, in MiB."""
+    max_cpu_ms: Positive | None = None
+    """The most that a run may ask for, if less than `limits.max.cpu_ms`. A default above it is lowered."""
+    max_wall_ms: Positive | None = None
+    """The same for `limits.max.wall_ms`."""
+    max_memory_mb: Annotated[int, Meta(ge=8, le=4096)] | None = None
+    """The same for `limits.max.memory_mb`."""
+    max_result_kb: Positive | None = None
+    """The same for `limits.max.result_kb`."""
+    max_log_kb: Positive | None = None
+    """The same for `limits.max.log_kb`."""
+
+    @property
+    def max_limits(self) -> dict[str, int]:
+        """The maxima by field of `Limits`, in the units of the sandbox. Only those that are set."""
+        found = {
+            "cpu_ms": self.max_cpu_ms,
+            "wall_ms": self.max_wall_ms,
+            "memory_bytes": self.max_memory_mb and self.max_memory_mb * MIB,
+            "result_bytes": self.max_result_kb and self.max_result_kb * 1024,
+            "log_bytes": self.max_log_kb and self.max_log_kb * 1024,
+        }
+        return {field: value for field, value in found.items() if value is not None}
+
+
+class QuotaRule(Quota, frozen=True, kw_only=True, omit_defaults=True):
+    """The quotas of certain users, or of certain tenants. The first rule that names a principal counts, and neither
+    `quotas.user` nor `quotas.tenant`: what it leaves out has no quota."""
+
+    users: Members = ()
+    """Users and groups. With `tenants`: the fronts' users. Default: all fronts."""
+    tenants: Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=1000)] = []
+    """Tenants. `NAME*` is each tenant whose name begins so."""
+
+
+class QuotaSettings(_Section, frozen=True, kw_only=True):
+    """How much each principal may use (docs/access.md)."""
+
+    user: Quota = Quota()
+    """Each user."""
+    tenant: Quota = Quota()
+    """Each tenant of a front."""
+    rules: Annotated[list[QuotaRule], Meta(max_length=1000)] = []
+    """Exceptions, as tables `[[quotas.rules]]`."""
 
 
 class Engines(_Section, frozen=True, kw_only=True):
@@ -254,6 +339,9 @@ class DenoSettings(DemandSettings, frozen=True, kw_only=True):
     daemon can create a memory cgroup. `always`: the daemon does not start without one. `never`: no JIT."""
 
 
+_NO_MAXIMA: Mapping[str, int] = {}
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """All settings."""
 
@@ -264,6 +352,8 @@ class Config(_Section, frozen=True, kw_only=True):
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
+    rights: RightsSettings = RightsSettings()
+    quotas: QuotaSettings = QuotaSettings()
     engines: Engines = Engines()
     deno: DenoSettings = DenoSettings()
 
@@ -317,10 +407,15 @@ class Config(_Section, frozen=True, kw_only=True):
         least = min(ENGINES[engine].min_memory_bytes, self.limits.max.limits().memory_bytes)
         return msgspec.structs.replace(limits, memory_bytes=max(limits.memory_bytes, least))
 
-    def limits_for(self, asked: LimitsAsked | None, engine: Engine = DEFAULT_ENGINE) -> Limits:
-        """Return the limits of a run: those that it asked for, otherwise the defaults. Raises LimitsError."""
+    def limits_for(
+        self, asked: LimitsAsked | None, engine: Engine = DEFAULT_ENGINE, *, maxima: Mapping[str, int] = _NO_MAXIMA
+    ) -> Limits:
+        """Return the limits of a run: those that it asked for, otherwise the defaults. Raises LimitsError.
+
+        `maxima`: lower maxima of its client, by field. They lower the defaults as well.
+        """
         asked = asked or _NOTHING
-        default, most = self.default_limits(engine), self.limits.max.limits()
+        default, most = (_lowered(each, maxima) for each in (self.default_limits(engine), self.limits.max.limits()))
         chosen: dict[str, int] = {}
         for field in Limits.__struct_fields__:
             value = getattr(asked, field)
@@ -336,6 +431,11 @@ class Config(_Section, frozen=True, kw_only=True):
             word = "minimum" if engine == DEFAULT_ENGINE else f"minimum on {engine}"
             raise LimitsError("memory_bytes", chosen["memory_bytes"], least, word)
         return Limits(**chosen)
+
+
+def _lowered(limits: Limits, maxima: Mapping[str, int]) -> Limits:
+    lower = {field: most for field, most in maxima.items() if most < getattr(limits, field)}
+    return msgspec.structs.replace(limits, **lower) if lower else limits
 
 
 _DEMAND = DemandSettings()
@@ -429,6 +529,8 @@ def _explain(message: str) -> str:
         text = "expected an absolute path; a relative path would depend on the folder where the daemon is started"
     elif setting.startswith("server.fronts"):
         text = "expected uids, or names of users as strings"
+    elif setting.startswith("rights") or ".users" in setting:
+        text = 'expected a list of uids, names of users, "@GROUP" or "*"'
     elif setting.endswith("uids"):
         text = 'expected the first id and the number of ids as a string, like "100000:65536"'
     elif text.startswith("Invalid enum value"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from promptlogd.access import Access, access_of
 from promptlogd.config import Config, ConfigError, checked, converted, front_uids
 
 MAX_FILE_BYTES = 1 << 20
@@ -27,6 +28,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Setting -> the last file that has it. The others have their defaults."""
     fronts: frozenset[int] = frozenset()
     """The uids of `server.fronts`: looked up here, since that may wait for another host."""
+    access: Access
+    """Rights and quotas, looked up here as well."""
 
 
 def load(path: Path) -> Config:
@@ -55,7 +58,9 @@ def load_files(path: Path) -> Loaded:
         raise ConfigError(
             f"{where}: server.fronts: there is no user {error.args[0]!r}; make it, or give a uid"
         ) from None
-    return Loaded(config=config, files=list(map(str, files)), sources=sources, fronts=fronts)
+    return Loaded(
+        config=config, files=list(map(str, files)), sources=sources, fronts=fronts, access=access_of(config, where)
+    )
 
 
 def _drop_ins(folder: Path) -> list[Path]:

@@ -14,6 +14,14 @@ from promptlogd.settings import is_reloaded
 from sandbox.engines import ENGINES
 
 _NAMED = {"AbsolutePath": config.AbsolutePath, "Positive": config.Positive, "Seconds": config.Seconds}
+_LISTS = {
+    "Annotated[list[User]": "list of uids and names of users",
+    "Members": 'list of users, `"@GROUP"` and `"*"`',
+    "Annotated[list[QuotaRule]": "tables",
+    "Annotated[list[Annotated[str,": "list of strings",
+}
+_LIKE_USER = ("quotas.tenant", "[quotas.rules]")
+"""Sections whose settings are described in another."""
 _EXAMPLE = """## An example
 
 ```toml
@@ -39,8 +47,9 @@ def _plain(annotation: str) -> str:
         return ", ".join(f"`{json.encode(value).decode()}`" for value in get_args(config.JournalText))
     if annotation == "bool":
         return "`true` or `false`"
-    if annotation.startswith("Annotated[list[User]"):
-        return "list of uids and names of users"
+    for begin, words in _LISTS.items():
+        if annotation.startswith(begin):
+            return words
     if annotation.startswith("list["):
         return f"list of: {_plain(annotation[5:-1])}"
     kind = _NAMED.get(annotation) or eval(annotation, {"Annotated": Annotated, "Meta": Meta})
@@ -78,9 +87,15 @@ def config_reference() -> str:
 
     def section(path: str, node: ast.ClassDef, values: msgspec.Struct) -> None:
         nested: list[tuple[str, ast.ClassDef, msgspec.Struct]] = []
+        tables: list[tuple[str, ast.ClassDef, msgspec.Struct]] = []
         lines.extend([f"## `[{path}]`", "", ast.get_docstring(node) or "", ""])
+        if path in _LIKE_USER:
+            lines.extend(["The settings of `[quotas.user]` can be here as well.", ""])
+        if path == "quotas.tenant":
+            return
         lines.extend(["| setting | type and bounds | default | reload | |", "|---|---|---|---|---|"])
-        inherited = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
+        bases = [] if path in _LIKE_USER else node.bases
+        inherited = [classes[base.id] for base in bases if isinstance(base, ast.Name) and base.id in classes]
         body = [statement for each in (node, *inherited) for statement in each.body]
         for index, statement in enumerate(body):
             if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
@@ -90,16 +105,18 @@ def config_reference() -> str:
                 nested.append((f"{path}.{field}", classes[kind], getattr(values, field)))
                 continue
             following = body[index + 1] if index + 1 < len(body) else None
+            if kind.startswith("Annotated[list[QuotaRule]"):
+                tables.append((f"[{path}.{field}]", classes["QuotaRule"], config.QuotaRule()))
             text = ""
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
                 text = inspect.cleandoc(str(following.value.value))
             default = getattr(values, field)
             shown = "" if default is None else f"`{json.encode(default).decode()}`"
-            reload = "yes" if is_reloaded(f"{path}.{field}") else ""
+            reload = "yes" if is_reloaded(f"{path}.{field}") or path == "[quotas.rules]" else ""
             cells = (f"`{field}`", _plain(kind), shown, reload, text)
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         lines.append("")
-        for place, inner, default in nested:
+        for place, inner, default in nested + tables:
             section(place, inner, default)
 
     for statement in classes["Config"].body:

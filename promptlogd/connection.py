@@ -41,7 +41,7 @@ from promptlogd.log_fields import about
 from promptlogd.outbox import Outbox
 from promptlogd.peer import peer_of
 from promptlogd.principal import Principal
-from promptlogd.refusal import Detail, RequestError
+from promptlogd.refusal import BUSY_MS, Detail, RequestError
 from promptlogd.request_sink import RequestSink, bytes_of
 from promptlogd.runs import Runs
 from promptlogd.wire import INLINE_BYTES, BadMessage, Encoding, ProtocolError, ServerSession, Unread
@@ -81,7 +81,7 @@ class Connection:
         self._decoder = decoder
         self._session = ServerSession(bounds=decoder.bounds, inline_bytes=INLINE_BYTES)
         peer = peer_of(sock)
-        self._principal = Principal(connection=number, uid=peer.uid, process=peer.process)
+        self._principal = Principal(connection=number, uid=peer.uid, gid=peer.gid, gids=peer.gids, process=peer.process)
         self._may_name_tenants = peer.uid == os.geteuid() or peer.uid in fronts
         self._budget = clients.budgets.open(self._principal)
         self._inbox = Inbox(
@@ -163,7 +163,8 @@ class Connection:
         except ProtocolError as error:
             # Current requests may take long. Others wait for the place of the unfinished frame, so return it now.
             self._inbox.clear()
-            self.send_error(None, error.code, error.message)
+            detail: Detail | None = {"retry_after_ms": BUSY_MS} if error.code == "busy" else None
+            self.send_error(None, error.code, error.message, detail)
 
     async def _decode(self, come: Unread) -> Request | BadMessage | ProtocolError:
         """Have the decoder process decode a large frame. Until then, nothing is read from this client."""
@@ -250,7 +251,7 @@ class Connection:
     def _start(self, request: Request, tasks: trio.Nursery, *, cancelled: bool = False) -> None:
         principal = self._principal
         if request.tenant is not None:
-            principal = msgspec.structs.replace(principal, tenant=request.tenant)
+            principal = msgspec.structs.replace(principal, tenant=request.tenant, manages=request.manage)
         sink = self._in_hand[request.id] = RequestSink(self, request, tasks, cancelled=cancelled)
         self._budget.requests.charge(sink.held_bytes)
         try:

@@ -15,5 +15,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     process: Process | None
     """None if it has ended or is in another pid namespace."""
+    gid: int = -1
+    """The process's effective group. -1: unknown."""
+    gids: frozenset[int] = frozenset()
+    """All groups of the process, when it connected."""
     tenant: str | None = None
     """The tenant that a front names."""
+    manages: bool = False
+    """Whether the front gives the tenant the right `manage`."""

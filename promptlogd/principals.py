@@ -47,6 +47,8 @@ class Node:
         "key",
         "long",
         "mean_ms",
+        "most_running",
+        "most_waiting",
         "number",
         "offers",
         "parent",
@@ -75,6 +77,10 @@ class Node:
         self.running = 0
         self.long = 0
         """For a client or a user: number of long runs, which have returned their slot."""
+        self.most_running: int | None = None
+        """For a tenant or a user with a quota: number of its runs that may be in progress."""
+        self.most_waiting: int | None = None
+        """The same: number of its runs that may wait."""
         self.held = False
         """Whether none of its runs may start now. If so, its parent does not count its offers."""
         self.waiting = 0
@@ -200,6 +206,11 @@ class Node:
     def ahead_ms(self) -> float:
         """Difference between its service and its parent's clock."""
         return self.service_ms - (self.parent.clock_ms if self.parent is not None else 0.0)
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether as many runs are in progress as its quota allows."""
+        return self.most_running is not None and self.running >= self.most_running
 
     @property
     def idle(self) -> bool:

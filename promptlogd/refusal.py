@@ -15,3 +15,12 @@ class RequestError(Exception):
         self.code: ErrorCode = code
         self.message = message
         self.detail = detail
+
+
+BUSY_MS = 1000
+"""`retry_after_ms` where the daemon cannot estimate when it has capacity again."""
+
+
+def busy(message: str, retry_after_ms: int = BUSY_MS) -> RequestError:
+    """Return the error for a lack of capacity."""
+    return RequestError("busy", message, {"retry_after_ms": retry_after_ms})

@@ -16,6 +16,7 @@ import trio
 from promptlogd.admission import SPECIAL, Admission
 from promptlogd.principal import Principal
 from promptlogd.principals import Ticket
+from promptlogd.quotas import Quotas
 from promptlogd.refusal import RequestError
 from promptlogd.room import ALWAYS_ROOM, Room
 from sandbox.cells.cell import Cell, OnLines
@@ -51,11 +52,13 @@ class Runs:
         admission: Admission,
         *,
         default_limits: Mapping[Engine, Limits],
+        quotas: Quotas | None = None,
     ) -> None:
-        """`default_limits`: limits of a run that asks for none."""
+        """`default_limits`: limits of a run that asks for none. `quotas`: default: nobody has one."""
         self.pools = pools
         self.admission = admission
         self.default_limits = default_limits
+        self.quotas = quotas or Quotas()
         for engine, pool in pools.items():
             pool.waiting = partial(self._waiting_for, engine)
             pool.on_ready = admission.select
@@ -174,6 +177,7 @@ class PendingRun:
             held_bytes=_bytes_of(job),
             ordinary=runs.is_ordinary(job),
             room=self._room,
+            caps=runs.quotas.caps(self._principal),
         )
         if ticket.waits:
             self._ticket = ticket
@@ -274,6 +278,7 @@ class PendingRun:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._runs.admission.end(ticket, charge_ms)
+            self._runs.quotas.charge(self._principal, charge_ms)
 
     def _end(self, result: Result | RequestError) -> None:
         ended, self._ended = self._ended, None

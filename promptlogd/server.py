@@ -31,6 +31,7 @@ from promptlogd.handlers.table import make_handlers
 from promptlogd.jails_folder import JailsFolder, folder_id
 from promptlogd.journal import Journal
 from promptlogd.listener import Listening
+from promptlogd.quotas import Quotas
 from promptlogd.runs import Runs
 from promptlogd.service_manager import Notifier
 from promptlogd.settings import Settings
@@ -161,10 +162,12 @@ class _Daemon:
             queue_bytes=config.scheduler.queue_mb * MIB,
             cells=self._pools,
         )
+        self._quotas = Quotas(settings.access)
         self._runs = Runs(
             self._pools,
             self._admission,
             default_limits={name: config.default_limits(name) for name in hosts},
+            quotas=self._quotas,
         )
         self._decoder = Decoder(config.text_bounds)
         collector = Collector(store, journal, config.store, own_uid=os.geteuid())
@@ -185,6 +188,7 @@ class _Daemon:
             collector=collector,
         )
         settings.on_change(self._on_change)
+        settings.on_adopted(lambda: self._quotas.adopt(settings.access))  # groups may have others as members
 
     def _on_change(self, config: Config) -> None:
         """Put new settings in force, but for those that handlers and connections read by themselves."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from promptlogd.config import Config, front_uids
+from promptlogd.access import Access, access_of
+from promptlogd.config import Config, Quota, RightsSettings, front_uids
 from promptlogd.config_files import Loaded, load_files
 
 _RELOADED = {
@@ -21,6 +22,9 @@ _RELOADED = {
         for whose in ("default", "max")
         for what in ("cpu_ms", "wall_ms", "result_kb", "log_kb")
     ),
+    *(f"rights.{right}" for right in RightsSettings.__struct_fields__),
+    *(f"quotas.{whose}.{what}" for whose in ("user", "tenant") for what in Quota.__struct_fields__),
+    *("quotas.rules", "store.visibility"),
 }
 """Settings that a reload changes. The others are built into what runs: sockets, cgroups, cells with their memory."""
 
@@ -44,7 +48,7 @@ class Settings:
         """`path`: of the file that a reload reads. `loaded`: what was read of it at the start."""
         self.config = config
         self._path = path
-        self._loaded = loaded or Loaded(config=config, fronts=front_uids(config.server))
+        self._loaded = loaded or Loaded(config=config, fronts=front_uids(config.server), access=access_of(config))
         self._sources = self._loaded.sources
         """Of the values that the daemon was started with."""
         self._overridden: dict[str, tuple[str, str]] = {}
@@ -63,6 +67,11 @@ class Settings:
     def fronts(self) -> frozenset[int]:
         """Uids that may name tenants."""
         return self._loaded.fronts
+
+    @property
+    def access(self) -> Access:
+        """Rights and quotas in force."""
+        return self._loaded.access
 
     @property
     def files(self) -> list[str]:

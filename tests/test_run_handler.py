@@ -18,10 +18,11 @@ from promptlogd.handlers.run import RunHandler, _Run
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
 from promptlogd.principal import Principal
+from promptlogd.quotas import Quotas
 from promptlogd.run_totals import RunTotals
 from promptlogd.runs import Runs
 from promptlogd.settings import Settings
-from promptlogd.store import Store
+from promptlogd.store import Store, Viewer
 from promptlogd.wire.messages import Finished, Run
 from sandbox.cells.job import Job
 from sandbox.engines.host.engine_host import EngineHost
@@ -76,7 +77,7 @@ class _Handled:
             store,
             Journal(store.folder, JournalSettings(enabled=False), b""),
             StoreThreads(),
-            cast(Runs, SimpleNamespace(start=self._start, pools={})),
+            cast(Runs, SimpleNamespace(start=self._start, pools={}, quotas=Quotas())),
             Checks(nobody, {}, settings),
             {"quickjs": cast(EngineHost, SimpleNamespace(artifact_build=BUILD))},
             settings,
@@ -127,10 +128,10 @@ async def test_a_run_is_cancelled_while_the_disk_hangs(handled: _Handled, monkey
     token = trio.lowlevel.current_trio_token()
     load = handled.store.load
 
-    def hang(hash: str) -> Program:
+    def hang(hash: str, viewer: Viewer) -> Program:
         token.run_sync_soon(reading.set)
         assert go_on.wait(20)
-        return load(hash)
+        return load(hash, viewer)
 
     monkeypatch.setattr(handled.store, "load", hang)
     sink = handled.start("@x")

@@ -8,15 +8,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from promptlogd.config import JournalSettings
+from promptlogd.config import Config, JournalSettings
 from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.remove import RemoveHandler
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.show import ShowHandler
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.table import Handler
 from promptlogd.journal import Journal
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
+from promptlogd.settings import Settings
 from promptlogd.store import Store
 from promptlogd.store.journal import Move
 from promptlogd.store.seal import seal
@@ -27,6 +29,7 @@ from tests.store.programs import submit
 from tests.store.reopened import reopened
 
 _MIB = 1 << 20
+_RIGHTS = Rights(Settings(Config()))
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def _received(reply: Reply, encoding: Encoding) -> Reply:
 async def test_a_source_is_sent_completely(store: Store, text: str, encoding: Encoding) -> None:
     """A text that is encoded in slices arrives unchanged, in JSON and in MessagePack."""
     hash, _ = submit(store, text.encode())
-    reply = await _handled(ShowHandler(store, StoreThreads()), Show(id=1, hash=hash, source=True), encoding)
+    reply = await _handled(ShowHandler(store, StoreThreads(), _RIGHTS), Show(id=1, hash=hash, source=True), encoding)
     received = _received(reply, encoding)
     assert isinstance(received, Shown)
     assert received.source == text
@@ -69,7 +72,7 @@ async def test_a_source_is_sent_completely(store: Store, text: str, encoding: En
 async def test_a_source_that_does_not_fit_into_a_frame(store: Store) -> None:
     """A source whose JSON exceeds a frame is refused with advice, and MessagePack can send it."""
     hash, _ = submit(store, b"\x01" * 2 * _MIB)
-    handler = ShowHandler(store, StoreThreads())
+    handler = ShowHandler(store, StoreThreads(), _RIGHTS)
     with pytest.raises(RequestError, match="use MessagePack") as refused:
         await _handled(handler, Show(id=1, hash=hash, source=True), "json")
     assert refused.value.code == "too_large"
@@ -96,12 +99,12 @@ async def test_replies_for_programs_with_very_many_names(tmp_path: Path) -> None
     with reopened(tmp_path / "state") as store:
         threads = StoreThreads()
         no_journal = Journal(store.folder, JournalSettings(enabled=False), b"")
-        shown = msgspec.to_builtins(await _handled(ShowHandler(store, threads), Show(id=1, hash=hash)))
+        shown = msgspec.to_builtins(await _handled(ShowHandler(store, threads, _RIGHTS), Show(id=1, hash=hash)))
         assert (shown["names"], shown["more_names"], len(shown["history"])) == (names[:1000], 11_000, 64)
-        listed = msgspec.to_builtins(await _handled(ListHandler(store, threads), List(id=1)))
+        listed = msgspec.to_builtins(await _handled(ListHandler(store, threads, _RIGHTS), List(id=1)))
         (row,) = listed["programs"]
         assert (row["names"], row["more_names"]) == (names[:64], 11_936)
         removed = msgspec.to_builtins(
-            await _handled(RemoveHandler(store, no_journal, threads), Remove(id=1, hash=hash))
+            await _handled(RemoveHandler(store, no_journal, threads, _RIGHTS), Remove(id=1, hash=hash))
         )
         assert (removed["names"], removed["more_names"]) == (names[:1000], 11_000)

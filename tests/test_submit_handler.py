@@ -23,9 +23,15 @@ async def test_a_refused_program_is_freed_without_garbage_collection() -> None:
     gc.disable()
     try:
         nobody: Any = None
+        store = cast(Store, nobody)
         principal = Principal(connection=1, uid=0, process=None)
         storing = _Storing(
-            cast(Store, nobody), cast(StoreThreads, nobody), cast(Collector, nobody), program, principal, nobody
+            store,
+            cast(StoreThreads, nobody),
+            cast(Collector, nobody),
+            principal,
+            lambda: store.stage(program, uid=0),
+            nobody,
         )
         storing.refused = RequestError("bad_request", "no")
         with pytest.raises(RequestError) as raised:

@@ -24,14 +24,14 @@ from promptlogctl.client import Client, RequestRefused
 @click.argument("file", metavar="FILE|-", type=FILE)
 @command
 def export(app: App, file: str) -> Exit:
-    """Write all programs and their names to a tar file.
+    """Write all programs that you may read, and their names, to a tar file.
 
     The file also has their engines and languages. With - as FILE, the command writes to standard output. Equal programs
     and names give equal bytes. Exit code 1: a program could not be read, and is not in the file.
     """
     if file == "-" and sys.stdout.isatty():
         raise click.UsageError("standard output is a terminal; give a FILE, or redirect it")
-    count = 0
+    count = others = 0
     failed: list[str] = []
     with app.client() as client:
         hashes = sorted(row.hash for row in client.list())
@@ -41,6 +41,9 @@ def export(app: App, file: str) -> Exit:
                 try:
                     count += _add(client, writer, hash)
                 except RequestRefused as refused:
+                    if refused.code == "forbidden":
+                        others += 1
+                        continue
                     if "damaged" not in refused.detail and refused.code == "not_found":
                         continue  # it was removed in between
                     if refused.code not in ("not_found", "too_large", "internal"):
@@ -49,9 +52,11 @@ def export(app: App, file: str) -> Exit:
                     output.error(f"program {hash} is left out: {refused.message}")
             writer.end()
     if app.json and file != "-":
-        output.as_json({"programs": count, "failed": failed})
+        output.as_json({"programs": count, "failed": failed, "of_others": others})
     else:
         output.note(f"exported {count} programs" + (f", and left out {len(failed)}" if failed else ""))
+        if others:
+            output.note(f"left out {others} programs of other users: to read them takes the right `manage`")
     return Exit.PROGRAM if failed else Exit.OK
 
 

@@ -33,6 +33,9 @@ class Count(click.IntRange):
         return "x>=1"
 
 
+VISIBILITY = click.option(
+    "--visibility", type=click.Choice(["own", "group", "all"]), help="Who sees it: you, also your group, or everyone."
+)
 _COUNT = Count()
 _OPTIONS = (
     click.option("--prompt", help="The prompt. Default: standard input, if that is a pipe or a file."),

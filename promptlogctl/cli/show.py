@@ -10,6 +10,8 @@ from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.program import PROGRAM
 
+_SEEN_BY = {"own": "its owner alone", "group": "its owner's group", "all": "everyone"}
+
 
 @click.command()
 @PROGRAM
@@ -33,6 +35,9 @@ def show(app: App, program: str, source: bool) -> None:
             ["runs", f"{shown.runs}, last {output.when(shown.last_run_at)}"],
             ["names", output.names(shown.names, shown.more_names) or "none"],
         ]
+        for holder in shown.holders:
+            whose = f"uid {holder.uid}" + (f", tenant {holder.tenant}" if holder.tenant else "")
+            rows.append(["held by", f"{whose} since {output.when(holder.at)}, for {_SEEN_BY[holder.visibility]}"])
         for name, changes in shown.history.items():
             rows += [[f"@{name}", f"{output.when(change.at)} on {change.hash}"] for change in changes]
         for key, value in rows:

@@ -7,7 +7,8 @@ import click
 from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.files import FILE, LANGUAGE, Source, language_of, read_text
-from promptlogctl.client import Engine, Language, RequestRefused
+from promptlogctl.cli.options import VISIBILITY
+from promptlogctl.client import Engine, Language, RequestRefused, Visibility
 from sandbox.engines import ENGINES
 
 
@@ -16,10 +17,17 @@ from sandbox.engines import ENGINES
 @click.option("--name", help="Give this name to the program. Commands accept @NAME.")
 @click.option("--engine", type=click.Choice(list(ENGINES)), help="The engine for runs that do not name one.")
 @LANGUAGE
+@VISIBILITY
 @click.option("--replace", is_flag=True, help="If the program is already stored, change its engine and language.")
 @command
 def submit(
-    app: App, file: str, name: str | None, engine: Engine | None, language: Language | None, replace: bool
+    app: App,
+    file: str,
+    name: str | None,
+    engine: Engine | None,
+    language: Language | None,
+    visibility: Visibility | None,
+    replace: bool,
 ) -> None:
     """Store the program in FILE, and print its hash.
 
@@ -32,7 +40,9 @@ def submit(
         name = name.removeprefix("@")
     with app.client() as client:
         try:
-            kept = client.submit(text, name=name, engine=engine, language=language, replace=replace)
+            kept = client.submit(
+                text, name=name, engine=engine, language=language, visibility=visibility, replace=replace
+            )
         except RequestRefused as refused:
             if isinstance(hash := refused.detail.get("hash"), str):
                 refused.message += (

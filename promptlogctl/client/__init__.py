@@ -20,6 +20,7 @@ from promptlogd.wire.messages import (
     JournalSum,
     LimitsAsked,
     StatsReply,
+    Visibility,
 )
 from sandbox.limits import Limits
 from sandbox.outcome import (
@@ -83,6 +84,7 @@ __all__ = [
     "SubmitOptions",
     "UntrustedDaemon",
     "Usage",
+    "Visibility",
     "WallLimit",
 ]
 

@@ -120,11 +120,20 @@ class AsyncClient:
             lambda id: messages.Remove(id=id, hash=reference, **options), messages.Removed, again=False
         )
 
-    async def label(self, name: str, reference: str | None = None, **options: Unpack[RequestOptions]) -> messages.Named:
-        """Move a name to a program. Without a program, undo the name's last move."""
+    async def label(
+        self,
+        name: str,
+        reference: str | None = None,
+        *,
+        visibility: messages.Visibility | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> messages.Named:
+        """Move a name to a program. Without a program, undo the name's last move. `visibility`: who sees the name."""
         again = reference is not None
         return await self.ask(
-            lambda id: messages.Label(id=id, name=name, hash=reference, **options), messages.Named, again=again
+            lambda id: messages.Label(id=id, name=name, hash=reference, visibility=visibility, **options),
+            messages.Named,
+            again=again,
         )
 
     async def journal(

@@ -117,11 +117,15 @@ class Client:
         """Remove a program and its names."""
         return self._connection.ask(lambda id: messages.Remove(id=id, hash=reference), messages.Removed, again=False)
 
-    def label(self, name: str, reference: str | None = None) -> messages.Named:
-        """Move a name to a program. Without a program, undo the name's last move."""
+    def label(
+        self, name: str, reference: str | None = None, *, visibility: messages.Visibility | None = None
+    ) -> messages.Named:
+        """Move a name to a program. Without a program, undo the name's last move. `visibility`: who sees the name."""
         again = reference is not None
         return self._connection.ask(
-            lambda id: messages.Label(id=id, name=name, hash=reference), messages.Named, again=again
+            lambda id: messages.Label(id=id, name=name, hash=reference, visibility=visibility),
+            messages.Named,
+            again=again,
         )
 
     def journal(

@@ -40,12 +40,17 @@ class ConnectionLost(PromptlogError):
 
 
 class RequestRefused(PromptlogError):
-    """The daemon replied with an `error`. `code` and `detail` are as in the protocol."""
+    """The daemon replied with an `error`. `code` and `detail` are as in the protocol.
+
+    `retry_after_s`: of `busy` and `quota`: time after which it is worth trying again. None otherwise.
+    """
 
     def __init__(self, error: Error) -> None:
         self.code = error.code
         self.message = error.message
         self.detail = error.detail or {}
+        retry_after_ms = self.detail.get("retry_after_ms")
+        self.retry_after_s = retry_after_ms / 1000 if isinstance(retry_after_ms, int | float) else None
         super().__init__(with_place(error.message, self.detail.get("line"), self.detail.get("column")))
 
 

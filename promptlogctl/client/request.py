@@ -11,7 +11,7 @@ import msgspec
 from promptlogctl.client.errors import RequestRefused
 from promptlogd.wire import MAX_FRAME_BYTES, ClientSession
 from promptlogd.wire.framing import HEADER_BYTES
-from promptlogd.wire.messages import NO_ENV, Engine, Error, Id, Isolation, LimitsAsked, Request, Run, Submit
+from promptlogd.wire.messages import NO_ENV, Engine, Error, Id, Isolation, LimitsAsked, Request, Run, Submit, Visibility
 from sandbox.outcome import LogLine
 from sandbox.program import Language
 
@@ -36,6 +36,8 @@ class SubmitOptions(RequestOptions, total=False):
     """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None
     """The language of the source. Default: javascript. TypeScript needs deno."""
+    visibility: Visibility | None
+    """Who sees the program and the name. Default: as before if you have stored it, else the daemon's setting."""
     replace: bool | None
     """If the program is already stored, change its engine and language to those given here, or to the defaults."""
 
@@ -82,6 +84,7 @@ def submit_request(id: Id, source: str | bytes, options: SubmitOptions) -> Submi
         engine=options.get("engine"),
         language=options.get("language"),
         replace=options.get("replace") or False,
+        visibility=options.get("visibility"),
         tenant=options.get("tenant"),
     )
 

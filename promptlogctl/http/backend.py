@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import anyio
+import msgspec
 
 from promptlogctl.client import AsyncClient, OnLog, PendingReply, RequestRefused
 from promptlogctl.http.guard import Caller
@@ -63,7 +64,7 @@ class Backend:
             while True:
                 tenant = self._tenant(caller)
                 try:
-                    return await self._client().ask(lambda id, tenant=tenant: make(id, tenant), kind, again=again)  # type: ignore[misc]
+                    return await self._client().ask(_made(make, caller, tenant), kind, again=again)
                 except RequestRefused as refused:
                     self._raise_unless_tenant(refused, tenant)
         raise _no_answer()
@@ -79,7 +80,7 @@ class Backend:
         with self._place(caller.tenant):
             while True:
                 tenant = self._tenant(caller)
-                pending = await self._client().send(lambda id, tenant=tenant: make(id, tenant), on_log)  # type: ignore[misc]
+                pending = await self._client().send(_made(make, caller, tenant), on_log)
                 try:
                     return await _finished(pending, gone)
                 except RequestRefused as refused:
@@ -123,6 +124,13 @@ class Backend:
             "the daemon does not accept tenant names from this process, so all HTTP clients count as one tenant; "
             "add this user's id to server.fronts in the daemon's configuration"
         )
+
+
+def _made(make: Make, caller: Caller, tenant: str | None) -> Callable[[Id], Request]:
+    """Return what makes the request for an id, for a tenant, and with the right to manage if the caller has it."""
+    if tenant is None or not caller.has("manage"):
+        return lambda id: make(id, tenant)
+    return lambda id: msgspec.structs.replace(make(id, tenant), manage=True)
 
 
 async def _finished(pending: PendingReply, gone: Callable[[], Awaitable[None]]) -> Finished:

@@ -41,6 +41,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     tenant: str
     """The name of the token, or the HTTP connection. The daemon divides CPU time among tenants."""
+    owner: str
+    """The tenant that owns what the sender stores: the same, but without the port of a connection."""
     token: Token | None
     needs_token: bool
 
@@ -160,7 +162,8 @@ class Guard:
         if tokens is None:
             client = scope.get("client")
             tenant = f"http {client[0]}:{client[1]}" if client else "http"
-            return Caller(tenant=tenant, token=None, needs_token=False)
+            owner = f"http {client[0]}" if client else "http"
+            return Caller(tenant=tenant, owner=owner, token=None, needs_token=False)
         token = None
         if presented is not None:
             scheme, _, text = presented.partition(b" ")
@@ -169,7 +172,8 @@ class Guard:
         if token is None and path not in _OPEN and not path.startswith("/static/"):
             why = "the token is unknown" if presented is not None else "send a token: Authorization: Bearer TOKEN"
             raise Problem(401, "unauthorized", why, headers={"www-authenticate": 'Bearer realm="promptlog"'})
-        return Caller(tenant="http" if token is None else f"token {token.name}", token=token, needs_token=True)
+        tenant = "http" if token is None else f"token {token.name}"
+        return Caller(tenant=tenant, owner=tenant, token=token, needs_token=True)
 
 
 def _only(name: bytes, known: bytes | None, value: bytes) -> bytes:

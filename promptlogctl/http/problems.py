@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from sandbox.outcome import describe
 MEDIA_TYPE = "application/problem+json"
 
 RETRY_AFTER_S = 1
-"""Value of `Retry-After`. Runs take milliseconds, and a daemon restarts within a second."""
+"""Value of `Retry-After` if the daemon gives none. Runs take milliseconds, and a daemon restarts within a second."""
 
 STATUSES = {
     400: "The request target, the Host, the body or a value in it is malformed.",
@@ -35,7 +36,7 @@ STATUSES = {
     413: "The body, the program, the prompt or `env` is too large.",
     415: "The body is not JSON, or Content-Type is not application/json.",
     422: "The program has a syntax error, at `line` and `column`.",
-    429: "Busy: the queue is full, or this client has too many requests in flight. `Retry-After` says when to retry.",
+    429: "Busy, or a quota of this client is used up (`code` is `quota`). `Retry-After` says when to try again.",
     431: "The request target and the headers are too large.",
     502: "The daemon failed, the connection to it was lost, or the engine crashed.",
     503: "No daemon answers, or it is stopping. `Retry-After` says when to try again.",
@@ -50,6 +51,7 @@ _STATUS_OF_CODE = {
     "ambiguous": 409,
     "too_large": 413,
     "busy": 429,
+    "quota": 429,
     "forbidden": 403,
     "shutting_down": 503,
     "unsupported": 400,
@@ -80,7 +82,9 @@ class Problem(Exception):
         self.more = more
         self.headers = dict(headers or {})
         if status in (429, 503):
-            self.headers.setdefault("retry-after", str(RETRY_AFTER_S))
+            after_ms = more.get("retry_after_ms")
+            after_s = ceil(after_ms / 1000) if isinstance(after_ms, int | float) else RETRY_AFTER_S
+            self.headers.setdefault("retry-after", str(max(1, after_s)))
 
     def body(self) -> bytes:
         """Return the problem details. `error` repeats the detail, for clients that read only this member."""

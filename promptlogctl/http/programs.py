@@ -41,12 +41,13 @@ class Programs:
         def make(id: Id, tenant: str | None) -> Submit:
             return Submit(
                 id=id,
-                tenant=tenant,
+                tenant=None if tenant is None else caller.owner,
                 source=body.code,
                 name=body.name,
                 move=caller.has("manage"),
                 engine=body.engine,
                 language=body.language,
+                visibility=body.visibility,
             )
 
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from promptlogctl.client import Engine, Isolation, Language, LimitsAsked
-from promptlogd.wire.messages import NO_ENV, Listing, Name, NameChange
+from promptlogd.wire.messages import NO_ENV, Listing, Name, NameChange, Visibility
 
 
 class _Given(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +44,8 @@ class SubmitBody(_Given, frozen=True, kw_only=True):
     """The engine for runs that do not name one. Default: deno for TypeScript, otherwise the daemon's setting."""
     language: Language | None = None
     """Default: javascript."""
+    visibility: Visibility | None = None
+    """Who sees the program and the name. Default: as before if you have stored it, else the daemon's setting."""
 
 
 class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

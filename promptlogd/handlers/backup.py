@@ -8,12 +8,12 @@ from pathlib import Path
 
 import trio
 
-from promptlogd.handlers.operators import refuse_others
+from promptlogd.handlers.rights import refuse_others
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Journal
 from promptlogd.log_fields import about
 from promptlogd.principal import Principal
-from promptlogd.refusal import RequestError
+from promptlogd.refusal import RequestError, busy
 from promptlogd.sink import Sink
 from promptlogd.store import BackedUp as Done
 from promptlogd.store import Store
@@ -35,7 +35,7 @@ class BackupHandler:
         """Write a backup. Raises RequestError."""
         refuse_others(principal, "`backup`")
         if self._is_running:
-            raise RequestError("busy", "another backup is being written; try again when it is complete")
+            raise busy("another backup is being written; try again when it is complete")
         self._is_running = True
         sink.spawn(lambda: self._back_up(principal, request))
 

@@ -1,9 +1,9 @@
-"""gc: remove programs without a name that nobody uses. Only root and the daemon's user may."""
+"""gc: remove programs without a name that nobody uses. It takes the right `manage`."""
 
 from __future__ import annotations
 
 from promptlogd.collector import Collector, Who
-from promptlogd.handlers.operators import refuse_others
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
@@ -14,13 +14,14 @@ from promptlogd.wire.messages import Collect, Collected, CollectedProgram
 class CollectHandler:
     """Handles `gc`."""
 
-    def __init__(self, collector: Collector, threads: StoreThreads) -> None:
+    def __init__(self, collector: Collector, threads: StoreThreads, rights: Rights) -> None:
+        self._rights = rights
         self._collector = collector
         self._threads = threads
 
     def start(self, principal: Principal, request: Collect, sink: Sink) -> None:
         """Remove a page of programs. Raises RequestError."""
-        refuse_others(principal, "`gc`")
+        self._rights.require(principal, "manage")
         if request.unused_s is None and request.over_bytes is None:
             raise RequestError("bad_request", "`gc` needs `unused_s` or `over_bytes`, or it would remove everything")
         sink.spawn(lambda: self._threads.write(principal, lambda: self._collected(principal, request)))

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Journal
 from promptlogd.journal.database import Filter, TooSlow
 from promptlogd.principal import Principal
-from promptlogd.refusal import RequestError
+from promptlogd.refusal import RequestError, busy
 from promptlogd.sink import Sink
-from promptlogd.store import NotFound, Store
+from promptlogd.store import NotFound, Store, Viewer
 from promptlogd.wire.messages import Entries, JournalStats, JournalSums, ReadJournal
 
 _R = TypeVar("_R")
@@ -26,7 +27,8 @@ _DIGITS = re.compile("[0-9a-f]{8,64}")
 class JournalHandler:
     """Handles `journal`."""
 
-    def __init__(self, journal: Journal, store: Store, threads: StoreThreads) -> None:
+    def __init__(self, journal: Journal, store: Store, threads: StoreThreads, rights: Rights) -> None:
+        self._rights = rights
         self._journal = journal
         self._store = store
         self._threads = threads
@@ -42,7 +44,7 @@ class JournalHandler:
     def _read(self, principal: Principal, request: ReadJournal) -> Entries:
         wanted = Filter(
             uid=seen_by(principal),
-            hash=_hash(self._store, request.hash),
+            hash=_hash(self._store, request.hash, self._rights.viewer(principal)),
             failed=request.failed,
             since=request.since,
         )
@@ -61,7 +63,8 @@ class JournalHandler:
 class JournalStatsHandler:
     """Handles `journal_stats`."""
 
-    def __init__(self, journal: Journal, store: Store, threads: StoreThreads) -> None:
+    def __init__(self, journal: Journal, store: Store, threads: StoreThreads, rights: Rights) -> None:
+        self._rights = rights
         self._journal = journal
         self._store = store
         self._threads = threads
@@ -75,7 +78,11 @@ class JournalStatsHandler:
         sink.spawn(lambda: self._threads.read_journal(principal, read, sink))
 
     def _sum(self, principal: Principal, request: JournalStats) -> JournalSums:
-        wanted = Filter(uid=seen_by(principal), hash=_hash(self._store, request.hash), since=request.since)
+        wanted = Filter(
+            uid=seen_by(principal),
+            hash=_hash(self._store, request.hash, self._rights.viewer(principal)),
+            since=request.since,
+        )
         return JournalSums(id=request.id, programs=self._journal.sums(wanted))
 
 
@@ -84,12 +91,12 @@ def seen_by(principal: Principal) -> int | None:
     return None if principal.uid in (_ROOT, os.geteuid()) else principal.uid
 
 
-def _hash(store: Store, reference: str | None) -> str | None:
+def _hash(store: Store, reference: str | None, viewer: Viewer) -> str | None:
     """Return the hash, or the begin of one, that a reference means. A program that was removed has entries, too."""
     if reference is None:
         return None
     with suppress(NotFound):
-        return store.resolve(reference)
+        return store.resolve(reference, viewer)
     if _DIGITS.fullmatch(reference):
         return reference
     raise NotFound(reference)
@@ -100,6 +107,6 @@ def _translated(read: Callable[[], _R]) -> _R:
     try:
         return read()
     except TooSlow as error:
-        raise RequestError("busy", str(error)) from None
+        raise busy(str(error)) from None
     except sqlite3.Error as error:
         raise RequestError("internal", f"the journal can't be read: {error}") from None

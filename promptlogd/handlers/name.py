@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
-from promptlogd.store import Store
+from promptlogd.store import Labeller, Store
 from promptlogd.wire.messages import Label, Named
 
 _log = logging.getLogger(__name__)
@@ -20,18 +21,26 @@ _log = logging.getLogger(__name__)
 class NameHandler:
     """Handles `name`."""
 
-    def __init__(self, store: Store, journal: Journal, threads: StoreThreads) -> None:
+    def __init__(self, store: Store, journal: Journal, threads: StoreThreads, rights: Rights) -> None:
+        self._rights = rights
         self._store = store
         self._journal = journal
         self._threads = threads
 
     def start(self, principal: Principal, request: Label, sink: Sink) -> None:
-        """Move a name."""
+        """Move a name. Raises RequestError."""
+        self._rights.require(principal, "submit")
         sink.spawn(lambda: self._threads.write(principal, lambda: self._moved(principal, request)))
 
     def _moved(self, principal: Principal, request: Label) -> Named:
-        hash = None if request.hash is None else self._store.resolve(request.hash)
-        placed, previous = self._store.label(request.name, hash)
+        viewer = self._rights.viewer(principal)
+        hash = None if request.hash is None else self._store.resolve(request.hash, viewer)
+        labeller = Labeller(
+            viewer=viewer,
+            new_owner=self._rights.holder(principal, request.visibility),
+            visibility=request.visibility,
+        )
+        placed, previous = self._store.label(request.name, hash, labeller)
         uid, tenant = principal.uid, principal.tenant
         fields = about("name", uid=uid, tenant=tenant, connection=principal.connection, hash=placed, name=request.name)
         _log.info("uid %d put the name %s on program %s", uid, request.name, placed[:HASH_SHOWN], extra=fields)

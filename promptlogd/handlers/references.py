@@ -11,12 +11,18 @@ from promptlogd.store import (
     KeptForAnother,
     NameTaken,
     NotFound,
+    NotYours,
+    OverQuota,
     StoreFailed,
     StoreOverQuota,
+    TooManyHolders,
     TooManyNames,
     Unstorable,
     UnusableFolder,
 )
+
+_REMOVAL_MS = 60_000
+"""`retry_after_ms` of a quota that only a removal can restore."""
 
 
 class StoreErrors:
@@ -45,6 +51,18 @@ class StoreErrors:
                 raise RequestError("bad_request", str(error), detail) from None
             case NameTaken():
                 raise RequestError("bad_request", str(error), {"on": error.on}) from None
+            case NotYours():
+                raise RequestError("forbidden", str(error), {"right": "manage"}) from None
+            case OverQuota():
+                detail = {
+                    "quota": error.setting,
+                    "used": error.used,
+                    "limit": error.most,
+                    "retry_after_ms": _REMOVAL_MS,
+                }
+                raise RequestError("quota", str(error), detail) from None
+            case TooManyHolders():
+                raise RequestError("bad_request", str(error)) from None
             case TooManyNames():
                 raise RequestError("bad_request", str(error), {"limit": error.most}) from None
             case StoreOverQuota():

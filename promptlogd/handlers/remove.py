@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_fields import about
@@ -20,18 +21,21 @@ _log = logging.getLogger(__name__)
 class RemoveHandler:
     """Handles `remove`."""
 
-    def __init__(self, store: Store, journal: Journal, threads: StoreThreads) -> None:
+    def __init__(self, store: Store, journal: Journal, threads: StoreThreads, rights: Rights) -> None:
+        self._rights = rights
         self._store = store
         self._journal = journal
         self._threads = threads
 
     def start(self, principal: Principal, request: Remove, sink: Sink) -> None:
-        """Remove a program."""
+        """Remove a program. Raises RequestError."""
+        self._rights.require(principal, "submit")
         sink.spawn(lambda: self._threads.write(principal, lambda: self._removed(principal, request)))
 
     def _removed(self, principal: Principal, request: Remove) -> Removed:
-        hash = self._store.resolve(request.hash)
-        names = self._store.remove(hash)
+        viewer = self._rights.viewer(principal)
+        hash = self._store.resolve(request.hash, viewer)
+        names = self._store.remove(hash, viewer)
         uid, tenant = principal.uid, principal.tenant
         fields = about("remove", uid=uid, tenant=tenant, connection=principal.connection, hash=hash)
         _log.info("uid %d removed program %s, with %d names", uid, hash[:HASH_SHOWN], len(names), extra=fields)

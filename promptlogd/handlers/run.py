@@ -15,6 +15,7 @@ from promptlogd.checks import SMALL_BYTES, Checks, Unparsed, check_size
 from promptlogd.config import LimitsError
 from promptlogd.decoder import Decoder, DecoderFailed
 from promptlogd.handlers.references import utf8_bytes
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Journal, run_entry
 from promptlogd.log_fields import about
@@ -25,7 +26,7 @@ from promptlogd.run_totals import RunTotals
 from promptlogd.runs import Runs
 from promptlogd.settings import Settings
 from promptlogd.sink import Sink
-from promptlogd.store import Store, is_hash
+from promptlogd.store import Store, Viewer, is_hash
 from promptlogd.wire.messages import Finished, Log, Run
 from sandbox.cells.job import Job, Result
 from sandbox.engines import ENGINES
@@ -67,6 +68,7 @@ class RunHandler:
         self._checks = checks
         self.hosts = hosts
         self._settings = settings
+        self._rights = Rights(settings)
         self._defaults: dict[Engine, Limits] = {}
         """Limits of runs that ask for none."""
         settings.on_change(lambda _: self._defaults.clear())
@@ -76,8 +78,10 @@ class RunHandler:
         self.record_run = store.record_run
 
     def start(self, principal: Principal, request: Run, sink: Sink) -> None:
-        """Run a program once. Raises RequestError if the request is invalid."""
+        """Run a program once. Raises RequestError if the request is refused."""
+        self._rights.require(principal, "exec" if request.hash is None else "run")
         self._refuse(request)
+        self.runs.quotas.begin(principal)
         if request.source is not None and len(request.source) > SMALL_BYTES:
             run = _Run(self, principal, request, sink, "", stored=False)
             if sink.cancelled:
@@ -86,7 +90,7 @@ class RunHandler:
             run.begin_later(lambda: self._large(run, request, principal))
             return
         stored = request.hash is not None
-        found = self._recall(request) if stored else (self._of_source(request), None)
+        found = self._recall(request, principal) if stored else (self._of_source(request), None)
         if found is None:
             run = _Run(self, principal, request, sink, request.hash or "", stored=False)
             if sink.cancelled:
@@ -100,13 +104,13 @@ class RunHandler:
         if sink.cancelled:
             run.end_unbegun()
             return
-        job = self._job(request, program, artifact)
+        job = self._job(request, program, artifact, principal)
         if self._is_checked_apart(job):
             run.begin_later(lambda: self._checked(job, principal))
         else:
             run.begin(job)
 
-    def _job(self, request: Run, program: Program, artifact: Artifact | None) -> Job:
+    def _job(self, request: Run, program: Program, artifact: Artifact | None, principal: Principal) -> Job:
         """Return the job of a run. Raises RequestError if the request is invalid."""
         engine = self._engine(request, program)
         return Job(
@@ -117,7 +121,7 @@ class RunHandler:
             language=program.language,
             prompt=request.prompt,
             env=str(memoryview(request.env), "utf-8") or "{}",
-            limits=self._limits(request, engine),
+            limits=self._limits(request, engine, principal),
             source_name=program.entry,
         )
 
@@ -144,7 +148,7 @@ class RunHandler:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _HASH_S):
             program = await trio.to_thread.run_sync(self._of_source, request)
         run.hash = program.hash
-        return await self._checked(self._job(request, program, None), principal)
+        return await self._checked(self._job(request, program, None, principal), principal)
 
     async def _checked(self, job: Job, principal: Principal) -> Job | Unparsed:
         checked = await self._checks.check(job.source, job.engine, job.language, principal)
@@ -163,13 +167,13 @@ class RunHandler:
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
         check_size("env", len(memoryview(request.env)), bounds.env_kb * 1024)
 
-    def _recall(self, request: Run) -> tuple[Program, Artifact | None] | None:
+    def _recall(self, request: Run, principal: Principal) -> tuple[Program, Artifact | None] | None:
         """Return a stored program, and its artifact if its own engine runs it. None unless both are cached.
 
         Raises RequestError.
         """
         assert request.hash is not None
-        program = self._store.recall(request.hash)
+        program = self._store.recall(request.hash, lambda: self._rights.viewer(principal))
         if program is None:
             return None
         engine = self._engine(request, program)
@@ -180,19 +184,20 @@ class RunHandler:
 
     async def _read(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
         """Read a stored program from the disk, and check it if necessary. Raises RequestError."""
-        program, artifact = await self._threads.read(principal, lambda: self._load(request))
+        viewer = self._rights.viewer(principal)
+        program, artifact = await self._threads.read(principal, lambda: self._load(request, viewer))
         run.found(program)
-        job = self._job(request, program, artifact)
+        job = self._job(request, program, artifact, principal)
         if job.task is Task.RUN:
             return job
         if job.engine == program.engine:
             return await self._check_again(program, job, principal)
         return await self._checked(job, principal) if self._is_checked_apart(job) else job
 
-    def _load(self, request: Run) -> tuple[Program, Artifact | None]:
+    def _load(self, request: Run, viewer: Viewer) -> tuple[Program, Artifact | None]:
         """Like `_recall`, but read from the disk. The artifact is None if it is missing."""
         assert request.hash is not None
-        program = self._store.load(self._store.resolve(request.hash))
+        program = self._store.load(self._store.resolve(request.hash, viewer), viewer)
         engine = self._engine(request, program)
         if engine != program.engine:
             return program, None
@@ -203,15 +208,16 @@ class RunHandler:
         assert request.source is not None
         return self._checks.program(request.source, request.engine, request.language)
 
-    def _limits(self, request: Run, engine: Engine) -> Limits:
+    def _limits(self, request: Run, engine: Engine, principal: Principal) -> Limits:
+        maxima = self.runs.quotas.maxima(principal)
         default = self._defaults.get(engine)
-        if request.limits is None and default is not None:
+        if request.limits is None and default is not None and not maxima:
             return default
         try:
-            limits = self._settings.config.limits_for(request.limits, engine)
+            limits = self._settings.config.limits_for(request.limits, engine, maxima=maxima)
         except LimitsError as error:
             raise RequestError("bad_request", str(error), {"field": error.field, "limit": error.bound}) from None
-        if request.limits is None:
+        if request.limits is None and not maxima:
             self._defaults[engine] = limits
         return limits
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import cast
 
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
 from promptlogd.sink import Sink
-from promptlogd.store import Store
+from promptlogd.store import Store, Viewer
 from promptlogd.wire import MAX_FRAME_BYTES, Encoded, Encoding, encode_text
-from promptlogd.wire.messages import NameChange, Show, Shown
+from promptlogd.wire.messages import HolderInfo, NameChange, Show, Shown
 
 _MOST_SOURCE_BYTES = MAX_FRAME_BYTES - (1 << 20)
 """Largest encoded source in a reply. Names and their moves take 0.5 MB of the frame at most."""
@@ -19,17 +20,23 @@ _MOST_SOURCE_BYTES = MAX_FRAME_BYTES - (1 << 20)
 class ShowHandler:
     """Handles `show`."""
 
-    def __init__(self, store: Store, threads: StoreThreads) -> None:
+    def __init__(self, store: Store, threads: StoreThreads, rights: Rights) -> None:
+        self._rights = rights
         self._store = store
         self._threads = threads
 
     def start(self, principal: Principal, request: Show, sink: Sink) -> None:
-        """Reply with the program."""
-        sink.spawn(lambda: self._threads.read(principal, lambda: self._shown(request, sink.encoding), sink))
+        """Reply with the program. Raises RequestError."""
+        self._rights.require(principal, "submit")
+        viewer = self._rights.viewer(principal)
+        sink.spawn(lambda: self._threads.read(principal, lambda: self._shown(request, viewer, sink.encoding), sink))
 
-    def _shown(self, request: Show, encoding: Encoding) -> Shown:
-        hash = self._store.resolve(request.hash)
-        shown = self._store.show(hash)
+    def _shown(self, request: Show, viewer: Viewer, encoding: Encoding) -> Shown:
+        hash = self._store.resolve(request.hash, viewer)
+        shown = self._store.show(hash, viewer)
+        if request.source and not self._store.holds(hash, viewer):
+            message = "to read the source of another user's program takes the right `manage`"
+            raise RequestError("forbidden", message, {"right": "manage"})
         fact = shown.fact
         return Shown(
             id=request.id,
@@ -47,6 +54,10 @@ class ShowHandler:
                 name: [NameChange(hash=move.hash, at=move.at) for move in moves if move.hash is not None]
                 for name, moves in shown.history.items()
             },
+            holders=[
+                HolderInfo(uid=one.uid, tenant=one.tenant, visibility=one.visibility, at=one.at)
+                for one in shown.holders
+            ],
             # Already encoded: the session inserts it into the message.
             source=cast(str, self._source(hash, encoding)) if request.source else None,
         )

@@ -11,16 +11,20 @@ import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.collector import Collector, Who
+from promptlogd.config import Quota
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
 from promptlogd.principal import Principal
+from promptlogd.quotas import Quotas
 from promptlogd.refusal import RequestError
 from promptlogd.settings import Settings
 from promptlogd.sink import Sink
-from promptlogd.store import Kept, Staged, Store, Submission
+from promptlogd.store import HolderQuota, Kept, Staged, Store, Submission
 from promptlogd.wire.messages import Submit, Submitted
+from sandbox.limits import MIB
 from sandbox.program import Artifact, Program
 
 _log = logging.getLogger(__name__)
@@ -40,7 +44,10 @@ class SubmitHandler:
         settings: Settings,
         on_kept: Callable[[], None],
         collector: Collector,
+        quotas: Quotas,
     ) -> None:
+        self._rights = Rights(settings)
+        self._quotas = quotas
         self._collector = collector
         self._store = store
         self._journal = journal
@@ -51,6 +58,8 @@ class SubmitHandler:
 
     def start(self, principal: Principal, request: Submit, sink: Sink) -> None:
         """Store a program. Raises RequestError; for a syntax error, with the position in `detail`."""
+        self._rights.require(principal, "submit")
+        self._quotas.begin(principal)
         if len(request.source) > SMALL_BYTES:
             sink.spawn(lambda: self._keep_large(principal, request))
             return
@@ -67,6 +76,18 @@ class SubmitHandler:
         asked = (request.engine, request.language)
         if any(asked) and not request.replace:
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
+        holder = self._rights.holder(principal, request.visibility)
+        quotas = [_holder_quota(key, quota) for key, quota in self._quotas.stored(principal)]
+
+        def stage() -> Staged:
+            return self._store.stage(
+                program,
+                uid=holder.uid,
+                tenant=holder.tenant,
+                gid=holder.gid,
+                visibility=holder.visibility,
+                quotas=quotas,
+            )
 
         def publish(staged: Staged, artifact: Artifact) -> Kept:
             submission = Submission(
@@ -78,10 +99,13 @@ class SubmitHandler:
                 language=request.language,
                 moves=request.move,
                 replace=request.replace,
+                visibility=request.visibility,
+                viewer=self._rights.viewer(principal),
+                quotas=quotas,
             )
             return self._store.keep(submission)
 
-        storing = _Storing(self._store, self._threads, self._collector, program, principal, publish)
+        storing = _Storing(self._store, self._threads, self._collector, principal, stage, publish)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(storing.write)
@@ -114,6 +138,11 @@ class SubmitHandler:
         )
 
 
+def _holder_quota(key: tuple[int, str | None], quota: Quota) -> HolderQuota:
+    most_bytes = None if quota.stored_mb is None else int(quota.stored_mb * MIB)
+    return HolderQuota(uid=key[0], tenant=key[1], programs=quota.programs, bytes=most_bytes)
+
+
 class _Storing:
     """A program that is being written to disk, and then published if its check finds no error."""
 
@@ -122,15 +151,15 @@ class _Storing:
         store: Store,
         threads: StoreThreads,
         collector: Collector,
-        program: Program,
         principal: Principal,
+        stage: Callable[[], Staged],
         publish: Callable[[Staged, Artifact], Kept],
     ) -> None:
         self._store = store
         self._threads = threads
         self._collector = collector
-        self._program = program
         self._principal = principal
+        self._stage_with = stage
         self._who = Who(uid=principal.uid, tenant=principal.tenant)
         self._publish_with = publish
         self._staged: Staged | None = None
@@ -149,10 +178,7 @@ class _Storing:
             self._failed = error
 
     def _write(self) -> None:
-        uid, tenant = self._principal.uid, self._principal.tenant
-        self._staged = self._collector.store(
-            self._who, lambda: self._store.stage(self._program, uid=uid, tenant=tenant)
-        )
+        self._staged = self._collector.store(self._who, self._stage_with)
         if self.artifact is not None:
             self._publish()
 

@@ -18,6 +18,7 @@ from promptlogd.handlers.list import ListHandler
 from promptlogd.handlers.name import NameHandler
 from promptlogd.handlers.ping import PingHandler
 from promptlogd.handlers.remove import RemoveHandler
+from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.run import RunHandler
 from promptlogd.handlers.show import ShowHandler
 from promptlogd.handlers.stats import StatsHandler
@@ -66,21 +67,22 @@ def make_handlers(
     """Return the handler of each request. `on_kept`: called when a program was stored."""
     totals = RunTotals()
     threads = StoreThreads()
+    rights = Rights(settings)
     return {
-        messages.Submit: SubmitHandler(store, journal, threads, checks, settings, on_kept, collector),
+        messages.Submit: SubmitHandler(store, journal, threads, checks, settings, on_kept, collector, runs.quotas),
         messages.Run: RunHandler(store, journal, threads, runs, checks, hosts, settings, totals, decoder),
         messages.Cancel: CancelHandler(),
-        messages.Show: ShowHandler(store, threads),
-        messages.List: ListHandler(store, threads),
-        messages.Remove: RemoveHandler(store, journal, threads),
-        messages.Label: NameHandler(store, journal, threads),
+        messages.Show: ShowHandler(store, threads, rights),
+        messages.List: ListHandler(store, threads, rights),
+        messages.Remove: RemoveHandler(store, journal, threads, rights),
+        messages.Label: NameHandler(store, journal, threads, rights),
         messages.Stats: StatsHandler(
             store, journal, threads, runs, clients, totals, settings, held_by, jail_uids, turns
         ),
-        messages.ReadJournal: JournalHandler(journal, store, threads),
-        messages.JournalStats: JournalStatsHandler(journal, store, threads),
-        messages.Collect: CollectHandler(collector, threads),
-        messages.Verify: VerifyHandler(store, threads),
+        messages.ReadJournal: JournalHandler(journal, store, threads, rights),
+        messages.JournalStats: JournalStatsHandler(journal, store, threads, rights),
+        messages.Collect: CollectHandler(collector, threads, rights),
+        messages.Verify: VerifyHandler(store, threads, rights),
         messages.Backup: BackupHandler(store, journal, threads),
         messages.Config: ConfigHandler(settings),
         messages.Ping: PingHandler(hosts, settings.config.engines.disabled),

@@ -91,6 +91,25 @@ class TooManyNames(StoreError):
         self.most = most
 
 
+class TooManyHolders(StoreError):
+    """The maximum number of principals hold this program."""
+
+
+class NotYours(StoreError):
+    """A program or a name belongs to another principal. Nothing was changed."""
+
+
+class OverQuota(StoreError):
+    """A principal may not store another program. `setting`: of the quota; `used` and `most` in its unit."""
+
+    def __init__(self, setting: str, whose: str, used: float, most: float) -> None:
+        unit = "programs" if setting == "programs" else "MiB of programs"
+        super().__init__(f"{whose} has used up its quota of {most:g} {unit}; remove some that are not needed")
+        self.setting = setting
+        self.used = used
+        self.most = most
+
+
 class StoreOverQuota(StoreError):
     """A program does not fit into the quota of the store. Nothing was stored. Sizes in bytes."""
 

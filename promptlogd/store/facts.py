@@ -11,29 +11,32 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from promptlogd.store.connections import Readers, connect, copy_database, transaction
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import open_folder
 from promptlogd.store.errors import StoreError
+from promptlogd.store.holder_rows import HOLDER_SCHEMA, HolderRows
+from promptlogd.store.holders import Holder
 from promptlogd.store.journal import Journal, Move
 from promptlogd.store.meta import Meta
-from promptlogd.store.name_rows import NAME_SCHEMA, NameRows
+from promptlogd.store.name_rows import ADDED_COLUMNS, NAME_SCHEMA, NameRows
 from promptlogd.store.objects import ProgramFolders
 
 _log = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION, _WITHOUT_HOLDERS = 4, 3
+"""`user_version` of the database, and that of format version 2 of the folder."""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS programs (
     hash TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at REAL NOT NULL, created_by INTEGER NOT NULL,
     engine TEXT NOT NULL, language TEXT NOT NULL, runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest ON programs (created_at DESC, hash);
-{NAME_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};
+{HOLDER_SCHEMA}{NAME_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};
 """
 
 
@@ -72,6 +75,7 @@ class Facts:
         self._copier: sqlite3.Connection
         self.readers = Readers(self._path)
         self._names: NameRows
+        self._holders: HolderRows
 
     def open(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
         """Open the database, or a new one if it is damaged, and repair it from these folders and the journal.
@@ -97,7 +101,7 @@ class Facts:
     def _open_old(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> bool:
         """Open the existing database. Return whether it was good. A damaged one is moved to `damaged/`."""
         try:
-            self._open_good()
+            self._open_good(meta)
             self._names.add_missing_index()
             self._reconcile(folders, meta, journal)
         except (sqlite3.DatabaseError, ValueError) as error:
@@ -115,7 +119,7 @@ class Facts:
                 with suppress(FileNotFoundError):
                     self._damaged.move_in(name, folder=folder, label=name)
 
-    def _open_good(self) -> None:
+    def _open_good(self, meta: Callable[[str], Meta]) -> None:
         """Open the existing database. Raises ValueError or sqlite3.DatabaseError for damage, OSError for disk
         errors."""
         with self._path.open("rb") as file:
@@ -123,14 +127,35 @@ class Facts:
                 pass  # a read error must be raised here, because the check below would treat it as damage
         self._connect()
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version != _SCHEMA_VERSION:
+        if version == _WITHOUT_HOLDERS:
+            self._add_holders(meta)
+        elif version != _SCHEMA_VERSION:
             raise ValueError(f"it has version {version}, not {_SCHEMA_VERSION}")
         found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise ValueError(found)
 
+    def _add_holders(self, meta: Callable[[str], Meta]) -> None:
+        """Add holders and owners of names to a database of format version 2, in one transaction."""
+
+        def holders_of(hash: str, uid: int) -> list[Holder]:
+            try:
+                return meta(hash).held_by
+            except StoreError:  # it may be readable again later, or it is removed below
+                return [Holder(uid=uid)]
+
+        with self._transaction():
+            for statement in HOLDER_SCHEMA.split(";"):
+                self._db.execute(statement)
+            for table in ("moves", "names"):
+                for column in ADDED_COLUMNS:
+                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+            self._holders.fill(holders_of)
+            self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
     def _connect(self) -> None:
         self._db = connect(self._path)
+        self._holders = HolderRows(self._db)
         self._names = NameRows(self._db)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._copier = connect(self._path)
@@ -170,6 +195,15 @@ class Facts:
         """Checkpoint and truncate the write-ahead log. Waits for the disk and, up to 5 s, for readers."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A transaction, or a part of the one in progress."""
+        if self._db.in_transaction:
+            yield
+        else:
+            with transaction(self._db):
+                yield
+
     def _reconcile(self, folders: ProgramFolders, meta: Callable[[str], Meta], journal: Journal) -> None:
         """Repair the database from the folders and the journal.
 
@@ -183,10 +217,10 @@ class Facts:
         with_names = {name: hash for name, hash in last.items() if hash is not None}
         if (known, rows, names) == (folders.hashes, moves, with_names):
             return
-        with transaction(self._db):
+        with self._transaction():
             for hash in known - folders.hashes:
                 if hash[:2] not in folders.unread_shelves:
-                    self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
+                    self._delete(hash)
             for hash in folders.hashes - known:
                 try:
                     self.add(hash, meta(hash))
@@ -197,23 +231,37 @@ class Facts:
 
     def add(self, hash: str, meta: Meta) -> None:
         """Add a program. If it already has a row, update only its engine and language."""
-        self._db.execute(
-            "INSERT INTO programs (hash, size, created_at, created_by, engine, language) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (hash) DO UPDATE SET engine = excluded.engine, language = excluded.language",
-            (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
-        )
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO programs (hash, size, created_at, created_by, engine, language) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (hash) DO UPDATE SET engine = excluded.engine, language = excluded.language",
+                (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
+            )
+            if not self._holders.of(hash):
+                self._holders.put(hash, meta.held_by)
 
     def add_new(self, hash: str, meta: Meta) -> None:
         """Add a new program. This replaces a row that an earlier program with this hash may have left."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO programs (hash, size, created_at, created_by, engine, language) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
-        )
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO programs (hash, size, created_at, created_by, engine, language) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
+            )
+            self._holders.put(hash, meta.held_by)
+
+    def set_holders(self, hash: str, holders: Sequence[Holder]) -> None:
+        """Replace the holders of a program."""
+        with self._transaction():
+            self._holders.put(hash, holders)
+
+    def _delete(self, hash: str) -> None:
+        self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
+        self._db.execute("DELETE FROM holders WHERE hash = ?", (hash,))
 
     def count_runs(self, runs: dict[str, tuple[int, float]]) -> None:
         """Add finished runs: hash -> (number, time of the last end)."""
-        with transaction(self._db):
+        with self._transaction():
             self._db.executemany(
                 "UPDATE programs SET runs = runs + ?, last_run_at = ? WHERE hash = ?",
                 [(count, at, hash) for hash, (count, at) in runs.items()],
@@ -221,7 +269,7 @@ class Facts:
 
     def forget_moves(self, most: int) -> None:
         """Delete moves until about `most` are left. `sync_log` makes this durable."""
-        with transaction(self._db):
+        with self._transaction():
             self._names.keep_newest(most)
 
     def sync_log(self) -> None:
@@ -235,7 +283,7 @@ class Facts:
 
     def apply(self, moves: Sequence[Move], *, gone: str | None = None) -> None:
         """Atomically apply moves that are in the journal, and delete the row of a removed program (`gone`)."""
-        with transaction(self._db):
+        with self._transaction():
             self._names.apply(moves)
             if gone is not None:
-                self._db.execute("DELETE FROM programs WHERE hash = ?", (gone,))
+                self._delete(gone)

@@ -18,7 +18,8 @@ from typing import Literal
 from promptlogd.store.artifacts import MOST_BYTES as MOST_ARTIFACT_BYTES
 from promptlogd.store.artifacts import Place, engine_prefix, place_of, unseal_artifact
 from promptlogd.store.disk import open_folder, open_parent, read_file, write_files, write_tree
-from promptlogd.store.meta import Meta, Owner, decode_meta, encode_meta, text_meta
+from promptlogd.store.holders import Holder
+from promptlogd.store.meta import Meta, decode_meta, encode_meta, text_meta
 from promptlogd.store.paths import MOST_BYTES
 from sandbox.program import Artifact, Engine, Language, Program
 
@@ -121,8 +122,17 @@ def guess_meta(folder: int, hash: str, key: bytes) -> Meta:
         size, created_at, uid = 0, 0.0, 0
     else:
         size, created_at, uid = source.st_size, source.st_mtime, source.st_uid
-    owner = Owner(uid=uid)
-    return text_meta(hash, size=size, language=language, engine=engine, owner=owner, created_at=created_at)
+    # Whoever held it is not known. So nobody but a manager sees it, unless SQLite knows more.
+    holder = Holder(uid=uid, visibility="own", at=created_at)
+    return text_meta(
+        hash,
+        size=size,
+        language=language,
+        engine=engine,
+        owner=holder.owner,
+        created_at=created_at,
+        holders=[holder],
+    )
 
 
 def read_artifact(folder: int, place: Place, key: bytes) -> tuple[Artifact, Language]:

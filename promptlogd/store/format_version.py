@@ -16,8 +16,11 @@ from promptlogd.store.seal import seal, unseal
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """The format version that this promptlog writes."""
+
+FORMAT_OF_METADATA = 2
+"""The version since which `meta.json` has its form. Folders before it take the migration of each program."""
 
 FORMAT_FILE = "format"
 """Name of the file in the state folder."""

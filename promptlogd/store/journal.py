@@ -18,6 +18,7 @@ import msgspec
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import sync, write_all
 from promptlogd.store.errors import StoreFailed, store_error
+from promptlogd.store.holders import Visibility
 from promptlogd.store.seal import seal, unseal
 
 _log = logging.getLogger(__name__)
@@ -35,16 +36,21 @@ _LOGGED_LINES = 10
 """Maximum number of bad lines that one log message names."""
 
 
-class Move(msgspec.Struct, frozen=True, kw_only=True):
+class Move(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A name was moved to this hash at this time. None: the name was removed with its program.
 
-    `back`: number of earlier moves that this one undoes; 0 for an ordinary move.
+    `back`: number of earlier moves that this one undoes; 0 for an ordinary move. `uid`, `tenant`, `gid`, `visibility`:
+    of the name's owner, who need not have moved it. None in moves before format version 3.
     """
 
     name: str
     hash: str | None
     at: float
     back: int = 0
+    uid: int | None = None
+    tenant: str | None = None
+    gid: int | None = None
+    visibility: Visibility | None = None
 
 
 class Journal:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
+from promptlogd.store.holder_rows import HolderRows, name_seen_by, seen_by
+from promptlogd.store.holders import Holder, Viewer
 from promptlogd.store.journal import Move
+from promptlogd.store.name_rows import MOVE_COLUMNS
 from sandbox.program import Engine, Language
 
 
@@ -37,23 +41,26 @@ class Lookups:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self.holders = HolderRows(db)
 
     def get(self, hash: str) -> Fact | None:
         """Return the facts about one program; None if there is no row."""
         row = self._db.execute(f"{_SELECT} WHERE hash = ?", (hash,)).fetchone()
         return None if row is None else _fact(row)
 
-    def newest(self, limit: int, after: tuple[float, str] | None) -> list[Fact]:
-        """Return programs, newest first, that follow this (created_at, hash)."""
+    def newest(self, limit: int, after: tuple[float, str] | None, viewer: Viewer | None = None) -> list[Fact]:
+        """Return programs that a viewer sees, newest first, that follow this (created_at, hash)."""
+        seen, arguments = seen_by(viewer)
         if after is None:
-            rows = self._db.execute(f"{_SELECT} ORDER BY created_at DESC, hash LIMIT ?", (limit,)).fetchall()
+            newest = f"{_SELECT} WHERE {seen} ORDER BY created_at DESC, hash LIMIT ?"
+            rows = self._db.execute(newest, (*arguments, limit)).fetchall()
         else:
             # Two queries, because SQLite does not use the index for a disjunction of conditions.
             at, hash = after
-            same = f"{_SELECT} WHERE created_at = ? AND hash > ? ORDER BY hash LIMIT ?"
-            older = f"{_SELECT} WHERE created_at < ? ORDER BY created_at DESC, hash LIMIT ?"
-            rows = self._db.execute(same, (at, hash, limit)).fetchall()
-            rows += self._db.execute(older, (at, limit - len(rows))).fetchall()
+            same = f"{_SELECT} WHERE created_at = ? AND hash > ? AND {seen} ORDER BY hash LIMIT ?"
+            older = f"{_SELECT} WHERE created_at < ? AND {seen} ORDER BY created_at DESC, hash LIMIT ?"
+            rows = self._db.execute(same, (at, hash, *arguments, limit)).fetchall()
+            rows += self._db.execute(older, (at, *arguments, limit - len(rows))).fetchall()
         return [_fact(row) for row in rows]
 
     def unused(self, before: float, limit: int, after: tuple[float, str] | None) -> list[Fact]:
@@ -74,18 +81,21 @@ class Lookups:
         """Return the size of the sources of all programs."""
         return int(self._db.execute("SELECT total(size) FROM programs").fetchone()[0])
 
-    def with_prefix(self, prefix: str, limit: int) -> list[str]:
-        """Return hashes with this prefix."""
+    def with_prefix(self, prefix: str, limit: int, viewer: Viewer | None = None) -> list[str]:
+        """Return hashes with this prefix, of programs that a viewer sees."""
+        seen, arguments = seen_by(viewer)
         rows = self._db.execute(
-            "SELECT hash FROM programs WHERE hash >= ? AND hash < ? ORDER BY hash LIMIT ?",
-            (prefix, prefix + "g", limit),
+            f"SELECT hash FROM programs WHERE hash >= ? AND hash < ? AND {seen} ORDER BY hash LIMIT ?",
+            (prefix, prefix + "g", *arguments, limit),
         )
         return [row[0] for row in rows]
 
-    def oldest_with_prefix(self, prefix: str) -> str:
-        """Return the hash of the oldest program with this prefix. There must be one."""
+    def oldest_with_prefix(self, prefix: str, viewer: Viewer | None = None) -> str:
+        """Return the hash of the oldest program with this prefix that a viewer sees. There must be one."""
+        seen, arguments = seen_by(viewer)
         row = self._db.execute(
-            "SELECT hash, min(created_at) FROM programs WHERE hash >= ? AND hash < ?", (prefix, prefix + "g")
+            f"SELECT hash, min(created_at) FROM programs WHERE hash >= ? AND hash < ? AND {seen}",
+            (prefix, prefix + "g", *arguments),
         ).fetchone()
         return str(row[0])
 
@@ -94,14 +104,29 @@ class Lookups:
         row = self._db.execute("SELECT hash FROM names WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
-    def names_on(self, hash: str, limit: int = -1) -> list[str]:
-        """Return the names of a hash in alphabetical order: the first `limit`, or all."""
-        rows = self._db.execute("SELECT name FROM names WHERE hash = ? ORDER BY name LIMIT ?", (hash, limit))
-        return [row[0] for row in rows]
+    def name_owner(self, name: str) -> Holder | None:
+        """Return the owner of a name and who sees it; None if there is no such name.
 
-    def count_names_on(self, hash: str) -> int:
-        """Return the number of names of a hash."""
-        return int(self._db.execute("SELECT count(*) FROM names WHERE hash = ?", (hash,)).fetchone()[0])
+        A name of format version 2 has the owner of its program, and everyone sees it.
+        """
+        row = self._db.execute(
+            "SELECT ifnull(uid, ifnull(created_by, 0)), tenant, gid, ifnull(visibility, 'all') FROM names "
+            "LEFT JOIN programs USING (hash) WHERE name = ?",
+            (name,),
+        ).fetchone()
+        return None if row is None else Holder(uid=row[0], tenant=row[1], gid=row[2], visibility=row[3])
+
+    def names_on(self, hash: str, limit: int = -1, viewer: Viewer | None = None) -> list[str]:
+        """Return the names of a hash that a viewer sees in alphabetical order: the first `limit`, or all."""
+        seen, arguments = name_seen_by(viewer)
+        query = f"SELECT name FROM names WHERE hash = ? AND {seen} ORDER BY name LIMIT ?"
+        return [row[0] for row in self._db.execute(query, (hash, *arguments, limit))]
+
+    def count_names_on(self, hash: str, viewer: Viewer | None = None) -> int:
+        """Return the number of names of a hash that a viewer sees."""
+        seen, arguments = name_seen_by(viewer)
+        query = f"SELECT count(*) FROM names WHERE hash = ? AND {seen}"
+        return int(self._db.execute(query, (hash, *arguments)).fetchone()[0])
 
     def count_names(self) -> int:
         """Return the number of all names. Takes 3 ms for 100,000."""
@@ -110,14 +135,18 @@ class Lookups:
     def history(self, name: str, limit: int = -1) -> list[Move]:
         """Return the moves of a name, oldest first: its newest `limit` moves, or all."""
         rows = self._db.execute(
-            "SELECT name, hash, at, back FROM moves WHERE name = ? ORDER BY number DESC LIMIT ?", (name, limit)
+            f"SELECT {MOVE_COLUMNS} FROM moves WHERE name = ? ORDER BY number DESC LIMIT ?", (name, limit)
         ).fetchall()
-        return [Move(name=row[0], hash=row[1], at=row[2], back=row[3]) for row in reversed(rows)]
+        return [_move(row) for row in reversed(rows)]
 
     def moves(self) -> Iterator[Move]:
         """Yield all moves, oldest first."""
-        for row in self._db.execute("SELECT name, hash, at, back FROM moves ORDER BY number"):
-            yield Move(name=row[0], hash=row[1], at=row[2], back=row[3])
+        for row in self._db.execute(f"SELECT {MOVE_COLUMNS} FROM moves ORDER BY number"):
+            yield _move(row)
+
+
+def _move(row: tuple[Any, ...]) -> Move:
+    return Move(**dict(zip(Move.__struct_fields__, row, strict=True)))
 
 
 _SELECT = "SELECT hash, size, created_at, created_by, engine, language, runs, last_run_at FROM programs"

@@ -6,12 +6,14 @@ The facts in SQLite can be rebuilt from it. The line is sealed (seal.py).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import msgspec
 
 from promptlogd.store.artifacts import check_engine
 from promptlogd.store.errors import Unstorable
+from promptlogd.store.holders import Holder, Owner
 from promptlogd.store.paths import check_files
 from promptlogd.store.seal import seal, unseal
 from sandbox.program import Engine, Language, Program
@@ -28,15 +30,9 @@ class FileMeta(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class Owner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who submitted a program: a user of this host, and the tenant that this user named, if any."""
-
-    uid: int
-    tenant: str | None = None
-
-
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """The metadata of a program. `files`: by path. `created_at`: seconds since the epoch."""
+    """The metadata of a program. `files`: by path. `owner`, `created_at`: who submitted it first, and when (seconds
+    since the epoch). `holders`: empty in records before format version 3."""
 
     files: dict[str, FileMeta]
     entry: str
@@ -44,6 +40,12 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine
     owner: Owner
     created_at: float
+    holders: list[Holder] = []
+
+    @property
+    def held_by(self) -> list[Holder]:
+        """Who holds it. Without a record, its owner does, and everyone sees it."""
+        return self.holders or [Holder(uid=self.owner.uid, tenant=self.owner.tenant, at=self.created_at)]
 
     @property
     def size(self) -> int:
@@ -65,20 +67,38 @@ class _Version1(msgspec.Struct, frozen=True, kw_only=True):
     language: Language = "javascript"
 
 
-def text_meta(hash: str, *, size: int, language: Language, engine: Engine, owner: Owner, created_at: float) -> Meta:
+def text_meta(
+    hash: str,
+    *,
+    size: int,
+    language: Language,
+    engine: Engine,
+    owner: Owner,
+    created_at: float,
+    holders: Sequence[Holder] = (),
+) -> Meta:
     """Return the metadata of a program with one file. Its hash is the SHA-256 of the file."""
     entry = _TEXT_ENTRIES[language]
-    files = {entry: FileMeta(size=size, sha256=hash)}
-    return Meta(files=files, entry=entry, language=language, engine=engine, owner=owner, created_at=created_at)
+    return Meta(
+        files={entry: FileMeta(size=size, sha256=hash)},
+        entry=entry,
+        language=language,
+        engine=engine,
+        owner=owner,
+        created_at=created_at,
+        holders=list(holders),
+    )
 
 
-def meta_of(program: Program, *, owner: Owner, created_at: float) -> Meta:
-    """Return the metadata of a program. Raises Unstorable if its files, engine or tenant are invalid."""
+def meta_of(program: Program, *, holder: Holder) -> Meta:
+    """Return the metadata of a program that this holder submits.
+
+    Raises Unstorable if its files, engine or tenant are invalid.
+    """
     check_engine(program.engine)
-    if owner.tenant is not None and not (0 < len(owner.tenant) <= _TENANT_CHARACTERS and owner.tenant.isprintable()):
-        raise Unstorable(
-            f"{owner.tenant!a:.80} is not a tenant: it must have 1 to {_TENANT_CHARACTERS} printable characters"
-        )
+    tenant = holder.tenant
+    if tenant is not None and not (0 < len(tenant) <= _TENANT_CHARACTERS and tenant.isprintable()):
+        raise Unstorable(f"{tenant!a:.80} is not a tenant: it must have 1 to {_TENANT_CHARACTERS} printable characters")
     check_files({path: len(data) for path, data in program.files.items()}, program.entry)
     files = {
         path: FileMeta(size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in program.files.items()
@@ -88,8 +108,9 @@ def meta_of(program: Program, *, owner: Owner, created_at: float) -> Meta:
         entry=program.entry,
         language=program.language,
         engine=program.engine,
-        owner=owner,
-        created_at=created_at,
+        owner=holder.owner,
+        created_at=holder.at,
+        holders=[holder],
     )
 
 

@@ -1,9 +1,12 @@
-"""In-place migration from format version 1 (promptlog 0.1.0) to 2: new metadata, and no wrapped code.
+"""In-place migration from format version 1 (promptlog 0.1.0): new metadata, and no wrapped code.
 
     version 1                       version 2
     source                          source, unchanged
     wrapped                         removed: the artifact is made at the next run
     meta.json, of the old form      meta.json, of the new form (meta.py)
+
+Version 3 has holders of programs and owners of names (holders.py). A record without them is held by its owner and seen
+by everyone, as in version 2. So only SQLite's tables change (facts.py).
 
 After each step, this version can read the program, so nothing is lost if the process is killed. The next start examines
 each program again, because `format` is written last. `wrapped` is removed after the new metadata is on disk, because if
@@ -29,7 +32,8 @@ from promptlogd.store.errors import TRANSIENT_ERRORS, store_error
 from promptlogd.store.files import META, MOST_META_BYTES, SOURCE
 from promptlogd.store.format_version import FORMAT
 from promptlogd.store.hashes import is_hash, is_shelf
-from promptlogd.store.meta import Meta, Owner, decode_meta, encode_meta, text_meta
+from promptlogd.store.holders import Owner
+from promptlogd.store.meta import Meta, decode_meta, encode_meta, text_meta
 from promptlogd.store.seal import unseal
 from sandbox.program import Engine, Language
 

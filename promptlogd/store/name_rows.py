@@ -15,11 +15,18 @@ _log = logging.getLogger(__name__)
 _INDEX = "CREATE INDEX IF NOT EXISTS moves_of_name ON moves (name)"
 NAME_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS moves (name TEXT NOT NULL, hash TEXT, at REAL NOT NULL,
-    back INTEGER NOT NULL DEFAULT 0, number INTEGER PRIMARY KEY);
+    back INTEGER NOT NULL DEFAULT 0, number INTEGER PRIMARY KEY,
+    uid INTEGER, tenant TEXT, gid INTEGER, visibility TEXT);
 {_INDEX};
-CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, hash TEXT NOT NULL,
+    uid INTEGER, tenant TEXT, gid INTEGER, visibility TEXT) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS labels ON names (hash);
 """
+ADDED_COLUMNS = ("uid INTEGER", "tenant TEXT", "gid INTEGER", "visibility TEXT")
+"""Columns of both tables that databases before format version 3 lack: a name's owner, and who sees the name."""
+_OWNER = "uid, tenant, gid, visibility"
+MOVE_COLUMNS = f"name, hash, at, back, {_OWNER}"
+"""The fields of a Move."""
 _MOVES_KEPT = (64, 16, 4, 1)
 """Numbers of newest moves of each name that a compaction may keep. It uses the first that makes the total small
 enough."""
@@ -48,22 +55,24 @@ class NameRows:
         """Return all moves, oldest first. Raises ValueError if a row is invalid."""
         return [
             msgspec.convert(dict(zip(Move.__struct_fields__, row, strict=True)), Move)
-            for row in self._db.execute("SELECT name, hash, at, back FROM moves ORDER BY number")
+            for row in self._db.execute(f"SELECT {MOVE_COLUMNS} FROM moves ORDER BY number")
         ]
 
     def apply(self, moves: Sequence[Move]) -> None:
         """Add moves, and update the current hashes of the names."""
         self._db.executemany(
-            "INSERT INTO moves (name, hash, at, back) VALUES (?, ?, ?, ?)",
-            ((move.name, move.hash, move.at, move.back) for move in moves),
+            f"INSERT INTO moves ({MOVE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            ((one.name, one.hash, one.at, one.back, one.uid, one.tenant, one.gid, one.visibility) for one in moves),
         )
-        last = {move.name: move.hash for move in moves}
+        last = {move.name: move for move in moves}.values()
+        self._db.executemany("DELETE FROM names WHERE name = ?", ((one.name,) for one in last if one.hash is None))
         self._db.executemany(
-            "DELETE FROM names WHERE name = ?", ((name,) for name, hash in last.items() if hash is None)
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO names (name, hash) VALUES (?, ?)",
-            ((name, hash) for name, hash in last.items() if hash is not None),
+            f"INSERT OR REPLACE INTO names (name, hash, {_OWNER}) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (one.name, one.hash, one.uid, one.tenant, one.gid, one.visibility)
+                for one in last
+                if one.hash is not None
+            ),
         )
 
     def keep_newest(self, most: int) -> None:

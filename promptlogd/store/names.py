@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from promptlogd.store.compaction import Compaction
-from promptlogd.store.errors import NotFound, StoreFailed, TooManyNames
+from promptlogd.store.errors import NameTaken, NotFound, NotYours, StoreFailed, TooManyNames
+from promptlogd.store.holders import MANAGER, Holder, Viewer, Visibility
 from promptlogd.store.journal import Move
 from promptlogd.store.references import before
 from promptlogd.store.state_folder import StateFolder
@@ -18,6 +21,37 @@ _MOVES_BACK = 1000
 """Maximum number of moves of a name that can be undone. A compaction may leave fewer. Reading them takes 2 ms."""
 
 
+class Labeller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who moves a name."""
+
+    viewer: Viewer = MANAGER
+    new_owner: Holder
+    """The owner of the name if it is new."""
+    visibility: Visibility | None = None
+    """Who is to see the name. None: those who see it already; of a new name, as in `new_owner`."""
+
+    def may_move(self, owner: Holder) -> bool:
+        """Whether it may move a name of this owner."""
+        return self.viewer.owns(owner.uid, owner.tenant)
+
+    def owned(self, name: str, owner: Holder | None) -> Holder:
+        """Return the owner of a name after the move. `owner`: the one before. Raises NotYours."""
+        if owner is None:
+            return self.new_owner
+        if not self.may_move(owner):
+            raise NotYours(f"the name {name} belongs to another user; choose another name")
+        if self.visibility is None or self.visibility == owner.visibility:
+            return owner
+        return msgspec.structs.replace(owner, visibility=self.visibility, gid=self.new_owner.gid)
+
+
+class Placing(msgspec.Struct, frozen=True, kw_only=True):
+    """What giving a name to a program takes: a move with this owner, or nothing; and where the name was before."""
+
+    owner: Holder | None
+    moved_from: str | None
+
+
 class Names:
     """Moves names. The caller holds the writers' lock."""
 
@@ -25,30 +59,53 @@ class Names:
         self._state = state
         self._compaction = Compaction(state)
 
-    def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
+    def label(self, name: str, hash: str | None, labeller: Labeller) -> tuple[str, str | None]:
         """Move a name to a program, or undo its last move. Return (new hash, previous hash).
 
-        Raises NotFound if the program does not exist or there is no move to undo; TooManyNames, StoreFailed.
+        Raises NotFound if the program does not exist or there is no move to undo; NotYours, TooManyNames, StoreFailed.
         """
         with self._state.read_facts() as facts:
-            previous = facts.named(name)
+            previous, owner = facts.named(name), facts.name_owner(name)
             history = facts.history(name, _MOVES_BACK) if hash is None else []
+        owned = labeller.owned(name, owner)
         if hash is None:
-            hash, back = before(name, history, self._state.objects.has)
+            hash, back = before(name, history, lambda other: self._is_seen(other, labeller.viewer))
             self.check_room(name, hash)
-            self.move(name, hash, back=back)
-        elif not self._state.objects.has(hash):
+            self.move(name, hash, owned, back=back)
+        elif not self._is_seen(hash, labeller.viewer):
             raise NotFound(hash)
-        elif previous != hash:
+        elif (previous, owner) != (hash, owned):
             self.check_room(name, hash)
-            self.move(name, hash)
-        return hash, previous
+            self.move(name, hash, owned)
+        return hash, previous if previous is None or self._is_seen(previous, labeller.viewer) else None
 
-    def moved_from(self, name: str, hash: str) -> str | None:
-        """Return the other program that a name is on, if it is on one. Raises StoreFailed."""
+    def _is_seen(self, hash: str, viewer: Viewer) -> bool:
+        if not self._state.objects.has(hash):
+            return False
+        if viewer.manages:
+            return True
         with self._state.read_facts() as facts:
-            previous = facts.named(name)
-        return None if previous == hash else previous
+            return viewer.sees_any(facts.holders.of(hash))
+
+    def place(self, name: str, hash: str, labeller: Labeller, *, moves: bool) -> Placing:
+        """Return what giving a name to this program takes. `moves`: whether the name may be on another one.
+
+        Raises NotYours, NameTaken, TooManyNames, StoreFailed.
+        """
+        with self._state.read_facts() as facts:
+            previous, owner = facts.named(name), facts.name_owner(name)
+        if previous is not None and owner is not None and not labeller.may_move(owner):
+            sees = labeller.viewer.sees(owner) and self._is_seen(previous, labeller.viewer)
+            if previous == hash and sees:
+                return Placing(owner=None, moved_from=None)
+            if sees and not moves:
+                raise NameTaken(name, previous)
+        owned = labeller.owned(name, owner)
+        if previous not in (None, hash) and not moves:
+            raise NameTaken(name, str(previous))
+        self.check_room(name, hash)
+        unchanged = (previous, owner) == (hash, owned)
+        return Placing(owner=None if unchanged else owned, moved_from=None if previous == hash else previous)
 
     def check_room(self, name: str, hash: str) -> None:
         """Raise TooManyNames if this program or the store has the maximum number of names. Raises StoreFailed."""
@@ -69,10 +126,19 @@ class Names:
                     MOST_NAMES,
                 )
 
-    def move(self, name: str, hash: str, *, back: int = 0) -> None:
-        """Move a name to a program, atomically. Raises StoreFailed."""
+    def move(self, name: str, hash: str, owner: Holder, *, back: int = 0) -> None:
+        """Move a name to a program, atomically. `owner`: of the name from now on. Raises StoreFailed."""
         self._compaction.compact_if_long()
-        move = Move(name=name, hash=hash, at=time.time(), back=back)
+        move = Move(
+            name=name,
+            hash=hash,
+            at=time.time(),
+            back=back,
+            uid=owner.uid,
+            tenant=owner.tenant,
+            gid=owner.gid,
+            visibility=owner.visibility,
+        )
         end = self._state.journal.append([move])
         try:
             self._state.apply([move])

@@ -27,8 +27,9 @@ from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import erase, open_folder, read_file, sync
 from promptlogd.store.errors import Damaged, NotFound, StoreError, read_error, store_error
 from promptlogd.store.hashes import is_hash, is_shelf
+from promptlogd.store.holders import Owner
 from promptlogd.store.key import Key
-from promptlogd.store.meta import Meta, Owner
+from promptlogd.store.meta import Meta
 from promptlogd.store.ownership import check_folder, make_folder
 from promptlogd.store.spares import SPARE, Spares
 from promptlogd.store.usage import tree_bytes

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec.structs import replace
 
 from promptlogd.store.errors import NotFound, StoreFailed
+from promptlogd.store.holders import Holder, Viewer, Visibility
+from promptlogd.store.journal import Move
 from promptlogd.store.lookups import Fact, Lookups
 from promptlogd.store.names import MOST_NAMES_OF_PROGRAM
 from promptlogd.store.records import Page, Row, Shown
@@ -42,23 +44,26 @@ class Overview:
         """Held while run counts are written to SQLite."""
         self._last_flush_succeeded = True
 
-    def show(self, hash: str) -> Shown:
-        """Return the facts of a program, its names, and their moves. Raises NotFound."""
+    def show(self, hash: str, viewer: Viewer) -> Shown:
+        """Return the facts of a program, its names, and their moves, as far as a viewer sees them. Raises NotFound."""
         with self._counts_at_rest(), self._state.read_facts() as facts:
-            fact = facts.get(hash)
-            if fact is None:
+            fact, holders = facts.get(hash), facts.holders.of(hash)
+            if fact is None or not viewer.sees_any(holders):
                 raise NotFound(hash)
-            names, more = _names_on(hash, facts, MOST_NAMES_SHOWN)
+            names, more = _names_on(hash, facts, MOST_NAMES_SHOWN, viewer)
             with_history = names[:MOST_NAMES_OF_PROGRAM]
             return Shown(
-                fact=self._with_counts(fact),
+                fact=_as_seen(self._with_counts(fact), holders, viewer),
                 names=names,
                 more_names=more,
-                history={name: facts.history(name, MOST_MOVES_SHOWN) for name in with_history},
+                history=_seen_moves(
+                    {name: facts.history(name, MOST_MOVES_SHOWN) for name in with_history}, facts, viewer
+                ),
+                holders=[holder for holder in holders if viewer.owns(holder.uid, holder.tenant)],
             )
 
-    def list(self, limit: int, after: str | None) -> Page:
-        """Return a page of programs, newest first. Raises BadReference for an invalid cursor.
+    def list(self, limit: int, after: str | None, viewer: Viewer) -> Page:
+        """Return a page of the programs that a viewer sees, newest first. Raises BadReference for an invalid cursor.
 
         A page has `limit` programs, or fewer if they have many names.
         """
@@ -66,14 +71,22 @@ class Overview:
         rows: list[Row] = []
         size = 0
         with self._counts_at_rest(), self._state.read_facts() as facts:
-            found = facts.newest(limit + 1, begin)
+            found = facts.newest(limit + 1, begin, viewer)
             for fact in found[:limit]:
-                names, more = _names_on(fact.hash, facts, MOST_NAMES_OF_PROGRAM)
-                rows.append(Row(fact=self._with_counts(fact), names=names, more_names=more))
+                names, more = _names_on(fact.hash, facts, MOST_NAMES_OF_PROGRAM, viewer)
+                holders = facts.holders.of(fact.hash)
+                rows.append(
+                    Row(
+                        fact=_as_seen(self._with_counts(fact), holders, viewer),
+                        names=names,
+                        more_names=more,
+                        visibility=_own_visibility(holders, viewer),
+                    )
+                )
                 size += _ROW_BYTES + sum(map(len, names))
                 if size > _PAGE_BYTES:
                     break
-        return Page(rows=rows, next=cursor(rows[-1].fact) if len(rows) < len(found) else None)
+        return Page(rows=rows, next=cursor(found[len(rows) - 1]) if len(rows) < len(found) else None)
 
     @contextmanager
     def _counts_at_rest(self) -> Iterator[None]:
@@ -113,9 +126,36 @@ class Overview:
                 raise
 
 
-def _names_on(hash: str, facts: Lookups, most: int) -> tuple[list[str], int]:
-    """Return (the first names of a program, number of further names)."""
-    names = facts.names_on(hash, most + 1)
+def _as_seen(fact: Fact, holders: Sequence[Holder], viewer: Viewer) -> Fact:
+    """Return the facts with the first submit that a viewer sees: a hidden one is nobody else's business."""
+    if viewer.manages:
+        return fact
+    first = next((holder for holder in holders if viewer.sees(holder)), None)
+    if first is None or first.uid == fact.created_by:
+        return fact
+    return replace(fact, created_by=first.uid, created_at=first.at)
+
+
+def _own_visibility(holders: Sequence[Holder], viewer: Viewer) -> Visibility | None:
+    """Return the visibility that the viewer itself has given, or another tenant of the user that it may act for."""
+    own = [holder for holder in holders if holder.uid == viewer.uid]
+    exact = [holder for holder in own if holder.tenant == viewer.tenant]
+    found = exact or (own if viewer.owns_user else [])
+    return found[0].visibility if found else None
+
+
+def _seen_moves(history: dict[str, list[Move]], facts: Lookups, viewer: Viewer) -> dict[str, list[Move]]:
+    """Return the moves without those to programs that a viewer does not see."""
+    if viewer.manages:
+        return history
+    hashes = {move.hash for moves in history.values() for move in moves if move.hash is not None}
+    hidden = {hash for hash in hashes if not viewer.sees_any(facts.holders.of(hash))}
+    return {name: [move for move in moves if move.hash not in hidden] for name, moves in history.items()}
+
+
+def _names_on(hash: str, facts: Lookups, most: int, viewer: Viewer) -> tuple[list[str], int]:
+    """Return (the first names of a program that a viewer sees, number of further names)."""
+    names = facts.names_on(hash, most + 1, viewer)
     if len(names) <= most:
         return names, 0
-    return names[:most], facts.count_names_on(hash) - most
+    return names[:most], facts.count_names_on(hash, viewer) - most

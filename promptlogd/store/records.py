@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from promptlogd.store.holders import MANAGER, Holder, Viewer, Visibility
 from promptlogd.store.journal import Move
 from promptlogd.store.lookups import Fact
 from promptlogd.store.meta import Meta
@@ -21,6 +23,15 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path | None
     claim: int | None = None
     """Number of its claim of disk space (usage.py)."""
+
+
+class HolderQuota(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a user, or one of its tenants, may hold. None: any number."""
+
+    uid: int
+    tenant: str | None = None
+    programs: int | None = None
+    bytes: int | None = None
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,15 +50,22 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the name may be on another program already."""
     replace: bool = False
     """Whether to change the engine and the language of an already stored program."""
+    visibility: Visibility | None = None
+    """As requested by the client. None: that of an earlier submit if there is one, else that of the staged program."""
+    viewer: Viewer = MANAGER
+    """Who submits it."""
+    quotas: Sequence[HolderQuota] = ()
 
 
 class Kept(NamedTuple):
-    """A program that was kept, whether it is new, its engine, and where its name was if that was on another program."""
+    """A program that was kept, whether it is new to who submitted it, its engine, where its name was if that was on
+    another program, and whether its files are new."""
 
     hash: str
     created: bool
     engine: Engine
     moved_from: str | None
+    stored: bool
 
 
 class BackedUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +83,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     more_names: int
     history: dict[str, list[Move]]
+    holders: list[Holder]
+    """Those that the viewer may manage."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +93,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     fact: Fact
     names: list[str]
     more_names: int
+    visibility: Visibility | None
+    """That of the viewer's own record, if it holds the program."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from promptlogd.store.errors import Ambiguous, BadReference, NotFound
 from promptlogd.store.hashes import HASH_DIGITS, is_hex
+from promptlogd.store.holders import Viewer
 from promptlogd.store.journal import Move
 from promptlogd.store.lookups import Fact, Lookups
 
@@ -14,28 +15,41 @@ MIN_PREFIX_DIGITS = 8
 _MATCHES = 10
 
 
-def meant(reference: str, facts: Lookups) -> str:
-    """Return the hash that a reference means. Raises BadReference, NotFound, Ambiguous."""
+def meant(reference: str, facts: Lookups, viewer: Viewer | None = None) -> str:
+    """Return the hash that a reference means to a viewer. Raises BadReference, NotFound, Ambiguous.
+
+    Whether the viewer sees the program itself is checked only for a prefix.
+    """
     if reference.startswith("@"):
-        hash = facts.named(reference[1:])
+        hash = _named(reference[1:], facts, viewer)
         if hash is None:
             raise NotFound(reference)
         return hash
     digits = reference.lower()
     if not is_hex(digits) or len(digits) > HASH_DIGITS:
-        hint = f"; did you mean @{reference}?" if facts.named(reference) else ""
+        hint = f"; did you mean @{reference}?" if _named(reference, facts, viewer) else ""
         raise BadReference(f"{reference!r} is neither a hash, nor a hash prefix, nor @NAME{hint}")
     if len(digits) == HASH_DIGITS:
         return digits
     if len(digits) < MIN_PREFIX_DIGITS:
         raise BadReference(f"{reference!r} is too short; give {MIN_PREFIX_DIGITS} digits or more")
-    matches = facts.with_prefix(digits, _MATCHES)
+    matches = facts.with_prefix(digits, _MATCHES, viewer)
     if not matches:
         raise NotFound(reference)
     if len(matches) > 1:
-        oldest = facts.oldest_with_prefix(digits)
+        oldest = facts.oldest_with_prefix(digits, viewer)
         raise Ambiguous(reference, [oldest, *(hash for hash in matches if hash != oldest)][:_MATCHES])
     return matches[0]
+
+
+def _named(name: str, facts: Lookups, viewer: Viewer | None) -> str | None:
+    """Return the hash of a name that a viewer sees, and whose program it sees."""
+    hash = facts.named(name)
+    if hash is None or viewer is None or viewer.manages:
+        return hash
+    owner = facts.name_owner(name)
+    is_seen = owner is not None and viewer.sees(owner) and viewer.sees_any(facts.holders.of(hash))
+    return hash if is_seen else None
 
 
 def before(name: str, history: Sequence[Move], has: Callable[[str], bool]) -> tuple[str, int]:

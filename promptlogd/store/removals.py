@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from promptlogd.store.errors import NotFound, StoreFailed, StoreFull
+from promptlogd.store.holders import Viewer
 from promptlogd.store.journal import Move
 from promptlogd.store.state_folder import StateFolder
 
@@ -63,6 +64,23 @@ class Removals:
             self._state.objects.put_back(hash, removed_folder)
             raise
         return moves, removed_folder
+
+    def remove_names_of(self, hash: str, viewer: Viewer) -> Sequence[str]:
+        """Remove the names on a program that belong to a viewer, and return them. Raises StoreFailed."""
+        with self._state.read_facts() as facts:
+            owners = {name: facts.name_owner(name) for name in facts.names_on(hash)}
+        own = [name for name, owner in owners.items() if owner is not None and viewer.owns(owner.uid, owner.tenant)]
+        moves = [Move(name=name, hash=None, at=time.time()) for name in own]
+        try:
+            end = self._retry_with_reserve(lambda: self._state.journal.append(moves, removal=True))
+            try:
+                self._retry_with_reserve(lambda: self._state.apply(moves))
+            except StoreFailed:
+                self._state.journal.cut(end)
+                raise
+        finally:
+            self._restore_reserve()
+        return own
 
     def _moves_off(self, hash: str) -> Sequence[Move]:
         with self._state.read_facts() as facts:

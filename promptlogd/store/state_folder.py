@@ -14,7 +14,15 @@ from promptlogd.store.counts import RunCounts
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.errors import StoreFailed, StoreUnsafe, store_error
 from promptlogd.store.facts import FACTS_FILES, Facts
-from promptlogd.store.format_version import FORMAT, FORMAT_FILE, is_fresh, read_format, refuse_strange, write_format
+from promptlogd.store.format_version import (
+    FORMAT,
+    FORMAT_FILE,
+    FORMAT_OF_METADATA,
+    is_fresh,
+    read_format,
+    refuse_strange,
+    write_format,
+)
 from promptlogd.store.journal import JOURNAL_FILE, Journal, Move
 from promptlogd.store.key import KEY_FILE, Key
 from promptlogd.store.lock import take_lock
@@ -94,7 +102,8 @@ class StateFolder:
             self.key.prepare()
             self.objects.prepare()
             if version < FORMAT:
-                migrate(self.path)
+                if version < FORMAT_OF_METADATA:
+                    migrate(self.path)
                 write_format(self.path)
             self.facts.open(self.objects.list_folders(), self.objects.meta, self.journal)
         except (OSError, sqlite3.Error) as error:

@@ -15,17 +15,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from promptlogd.store.artifacts import Place, check_place, seal_artifact
 from promptlogd.store.backup import Backup
-from promptlogd.store.errors import Damaged, NotFound, ProgramUnreadable, StoreFailed, StoreFull, Unstorable
+from promptlogd.store.errors import Damaged, NotFound, NotYours, ProgramUnreadable, StoreFailed, StoreFull, Unstorable
 from promptlogd.store.hashes import is_hash
+from promptlogd.store.holders import MANAGER, Holder, Viewer, Visibility, is_public, without_holders
 from promptlogd.store.lookups import Fact
-from promptlogd.store.meta import Meta, Owner, meta_of
-from promptlogd.store.names import Names
+from promptlogd.store.meta import Meta, meta_of
+from promptlogd.store.names import Labeller, Names
 from promptlogd.store.overview import Overview
 from promptlogd.store.recent import Recent
-from promptlogd.store.records import BackedUp, Kept, Page, Shown, Staged, Submission
+from promptlogd.store.records import BackedUp, HolderQuota, Kept, Page, Shown, Staged, Submission
 from promptlogd.store.references import meant
 from promptlogd.store.removals import Removals
 from promptlogd.store.state_folder import StateFolder
@@ -42,6 +44,18 @@ _ENTRY_BYTES = 512
 """Approximate memory of a cache entry without its text."""
 
 
+_MANAGING = Labeller(new_owner=Holder(uid=0))
+"""Moves names as a manager."""
+
+
+class _Held(NamedTuple):
+    """A program in memory, and who holds it."""
+
+    program: Program
+    holders: Sequence[Holder]
+    is_public: bool
+
+
 class Store:
     """The programs that the daemon stores. Created by `Store.open`."""
 
@@ -50,9 +64,9 @@ class Store:
         self._objects = state.objects
         self._read_facts = state.read_facts
         self._names = Names(state)
-        self._submissions = Submissions(state, self._names)
+        self._recent: Recent[_Held] = Recent(_RECENT_BYTES)
+        self._submissions = Submissions(state, self._names, self._recent.forget)
         self._removals = Removals(state)
-        self._recent: Recent[Program] = Recent(_RECENT_BYTES)
         self._recent_artifacts: Recent[Artifact] = Recent(_RECENT_BYTES)
         self._overview = Overview(state)
 
@@ -88,14 +102,26 @@ class Store:
         with suppress(StoreFull), self._state.reserve.guard_writes():
             self._objects.spares.make()
 
-    def stage(self, program: Program, *, uid: int, tenant: str | None = None) -> Staged:
+    def stage(
+        self,
+        program: Program,
+        *,
+        uid: int,
+        tenant: str | None = None,
+        gid: int | None = None,
+        visibility: Visibility = "all",
+        quotas: Sequence[HolderQuota] = (),
+    ) -> Staged:
         """Write a program to disk before its check has ended. Then call `keep` or `discard`.
 
-        Raises Unstorable for files that the store does not accept; StoreFailed, StoreOverQuota.
+        `uid`, `tenant`, `gid`: who submits it. `visibility`: who else sees it. Raises Unstorable for files that the
+        store does not accept; StoreFailed, StoreOverQuota, OverQuota.
         """
         if not is_hash(program.hash):
             raise Unstorable(f"{program.hash!r} is not a hash: it must be 64 lowercase hexadecimal digits")
-        meta = meta_of(program, owner=Owner(uid=uid, tenant=tenant), created_at=time.time())
+        holder = Holder(uid=uid, tenant=tenant, gid=gid, visibility=visibility, at=time.time())
+        meta = meta_of(program, holder=holder)
+        self._submissions.check_quotas(meta, program.hash, quotas)
         folder = claim = None
         with self._state.reserve.guard_writes(), suppress(ProgramUnreadable):  # `keep` replaces an unreadable program
             if not self._objects.has(program.hash):
@@ -118,8 +144,8 @@ class Store:
         """Publish a staged program, and return once it is on disk.
 
         Raises StoreFailed; KeptForAnother if it is already stored for another engine or language than requested and
-        `replace` is false; NameTaken if the name is on another program and `moves` is false; Unstorable for an invalid
-        artifact; TooManyNames; StoreOverQuota.
+        `replace` is false; NameTaken if the name is on another program and `moves` is false; NotYours if a change would
+        affect others; Unstorable for an invalid artifact; TooManyNames, TooManyHolders; StoreOverQuota, OverQuota.
         """
         with self._state.writing:
             kept = self._submissions.keep(submission)
@@ -127,7 +153,7 @@ class Store:
             self._recent.forget(kept.hash)
             place = Place(hash=kept.hash, engine=submission.staged.meta.engine, build=submission.build)
             self._recent_artifacts.forget(f"{kept.hash} {place.file_name}")
-        if kept.created:
+        if kept.stored:
             self._remember(submission)
         return kept
 
@@ -135,31 +161,40 @@ class Store:
         """Cache a program that was just published, and its artifact, because most clients run it next."""
         staged = submission.staged
         place = Place(hash=staged.program.hash, engine=staged.meta.engine, build=submission.build)
-        self._put_program(staged.program, self._objects.stamp(place.hash))
+        stamp = self._objects.stamp(place.hash)
+        self._put_program(staged.program, stamp, self._submissions.holders(place.hash))
         self._put_artifact(place, submission.artifact, self._objects.artifact_stamp(place))
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not published."""
         self._submissions.discard(staged)
 
-    def resolve(self, reference: str) -> str:
-        """Return the hash for a hash, a prefix or @NAME. Raises BadReference, NotFound, Ambiguous."""
+    def resolve(self, reference: str, viewer: Viewer = MANAGER) -> str:
+        """Return the hash for a hash, a prefix or @NAME. Raises BadReference, NotFound, Ambiguous.
+
+        It does not say whether the viewer sees the program of a hash.
+        """
         if is_hash(reference):
             return reference  # needs no lookup
         moves = self._state.recent_names.moves
         with self._read_facts() as facts:
-            hash = meant(reference, facts)
-        if reference.startswith("@"):
+            hash = meant(reference, facts, viewer)
+            owner = facts.name_owner(reference[1:]) if reference.startswith("@") else None
+        if owner is not None and owner.visibility == "all":
             self._state.recent_names.put(reference[1:], hash, moves)
         return hash
 
-    def recall(self, reference: str) -> Program | None:
+    def recall(self, reference: str, viewer: Callable[[], Viewer] = lambda: MANAGER) -> Program | None:
         """Return the program that a hash or @NAME means, if it was used recently and its files did not change.
 
-        Never waits. None does not mean that there is no program: call `resolve` and `load`.
+        `viewer` is called if not everyone sees it. Never waits. None does not mean that there is no program: call
+        `resolve` and `load`.
         """
         hash = self._state.recent_names.get(reference[1:]) if reference.startswith("@") else reference
-        return None if hash is None else self._recent.recall(hash, lambda: self._objects.stamp(hash))
+        held = None if hash is None else self._recent.recall(hash, lambda: self._objects.stamp(hash))
+        if held is None or not (held.is_public or viewer().sees_any(held.holders)):
+            return None
+        return held.program
 
     def recall_artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
         """Return an artifact from memory. If it is None, call `artifact`."""
@@ -167,24 +202,43 @@ class Store:
         key = f"{hash} {place.file_name}"
         return self._recent_artifacts.recall(key, lambda: self._objects.artifact_stamp(place))
 
-    def load(self, hash: str) -> Program:
+    def load(self, hash: str, viewer: Viewer = MANAGER) -> Program:
         """Return a program, verified now or since its files last changed.
 
-        Raises NotFound, Damaged (after moving it to `damaged/`), StoreFailed.
+        Raises NotFound, also if the viewer does not see it; Damaged (after moving it to `damaged/`), StoreFailed.
         """
         stamp = self._objects.stamp(hash)
-        program = self._recent.get(hash, stamp)
-        if program is not None:
-            return program
+        held = self._recent.get(hash, stamp)
+        holders = self._holders(hash) if held is None else held.holders
+        if not viewer.sees_any(holders):
+            raise NotFound(hash)
+        if held is not None:
+            return held.program
         program = self._verified(hash)
         if stamp == self._objects.stamp(hash):
-            self._put_program(program, stamp)
+            self._put_program(program, stamp, holders)
         return program
 
-    def _put_program(self, program: Program, stamp: tuple[int, ...] | None) -> None:
+    def _put_program(self, program: Program, stamp: tuple[int, ...] | None, holders: Sequence[Holder]) -> None:
         if stamp is not None:
             size = sum(len(data) + _ENTRY_BYTES for data in program.files.values())
-            self._recent.put(program.hash, stamp, size, program)
+            self._recent.put(program.hash, stamp, size, _Held(program, tuple(holders), is_public(holders)))
+
+    def _holders(self, hash: str) -> Sequence[Holder]:
+        """Return the holders of a program: nobody if there is none, or if its metadata can't be read.
+
+        `load` as a manager then says why.
+        """
+        if holders := self._submissions.holders(hash):
+            return holders
+        try:
+            return self._objects.meta(hash).held_by
+        except (NotFound, Damaged, StoreFailed):
+            return ()
+
+    def holds(self, hash: str, viewer: Viewer) -> bool:
+        """Whether a viewer holds a program, so that it may read the source."""
+        return viewer.manages or viewer.holds(self._submissions.holders(hash))
 
     def artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
         """Return the artifact of a program for this build of an engine, verified now or since its file last changed.
@@ -285,28 +339,48 @@ class Store:
         with self._read_facts() as facts:
             return facts.get(hash)
 
-    def show(self, hash: str) -> Shown:
+    def show(self, hash: str, viewer: Viewer = MANAGER) -> Shown:
         """Return the facts of a program, its names, and their moves. Raises NotFound."""
-        return self._overview.show(hash)
+        return self._overview.show(hash, viewer)
 
-    def list(self, limit: int, after: str | None) -> Page:
-        """Return a page of programs, newest first. Raises BadReference for an invalid cursor.
+    def list(self, limit: int, after: str | None, viewer: Viewer = MANAGER) -> Page:
+        """Return a page of the programs that a viewer sees, newest first. Raises BadReference for an invalid cursor.
 
         A page has `limit` programs, or fewer if they have many names.
         """
-        return self._overview.list(limit, after)
+        return self._overview.list(limit, after, viewer)
 
-    def remove(self, hash: str) -> Sequence[str]:
+    def remove(self, hash: str, viewer: Viewer = MANAGER) -> Sequence[str]:
         """Remove a program and return its names. On a full disk this uses the reserve.
 
-        Raises NotFound, StoreFailed.
+        If others than the viewer hold it, and the viewer does not manage: remove what the viewer has of it, and return
+        the viewer's names. Raises NotFound, NotYours, StoreFailed.
         """
         with self._state.writing:
             try:
+                if left := self._others(hash, viewer):
+                    return self._leave(hash, left, viewer)
                 return self._removals.remove(hash)
             finally:
                 if self._objects.stamp(hash) is None:
                     self._recent.forget(hash)
+
+    def _others(self, hash: str, viewer: Viewer) -> Sequence[Holder]:
+        """Return who else holds a program that a viewer wants to remove. Raises NotFound, NotYours."""
+        if viewer.manages:
+            return []
+        holders = self._holders(hash)
+        if not viewer.sees_any(holders):
+            raise NotFound(hash)
+        if not viewer.holds(holders):
+            raise NotYours(f"program {hash} belongs to another user")
+        return without_holders(holders, viewer)
+
+    def _leave(self, hash: str, left: Sequence[Holder], viewer: Viewer) -> Sequence[str]:
+        """End a viewer's holding of a program that others hold as well."""
+        names = self._removals.remove_names_of(hash, viewer)
+        self._submissions.change_holders(hash, left)
+        return names
 
     @property
     def usage(self) -> Usage:
@@ -344,13 +418,13 @@ class Store:
             self._recent.forget(unused.hash)
             return size
 
-    def label(self, name: str, hash: str | None) -> tuple[str, str | None]:
+    def label(self, name: str, hash: str | None, labeller: Labeller = _MANAGING) -> tuple[str, str | None]:
         """Move a name to a program, or undo its last move. Return (new hash, previous hash).
 
-        Raises NotFound if the program does not exist or there is no move to undo; TooManyNames, StoreFailed.
+        Raises NotFound if the program does not exist or there is no move to undo; NotYours, TooManyNames, StoreFailed.
         """
         with self._state.writing:
-            return self._names.label(name, hash)
+            return self._names.label(name, hash, labeller)
 
     def record_run(self, hash: str) -> None:
         """Count a finished run, in memory until `flush`."""

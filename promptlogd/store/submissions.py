@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -10,26 +11,31 @@ from promptlogd.store.artifacts import Place, check_place, seal_artifact
 from promptlogd.store.errors import (
     Damaged,
     KeptForAnother,
-    NameTaken,
     NotFound,
+    NotYours,
+    OverQuota,
     ProgramUnreadable,
     StoreFailed,
     store_error,
 )
-from promptlogd.store.meta import Meta, Owner
-from promptlogd.store.names import Names
-from promptlogd.store.records import Kept, Staged, Submission
+from promptlogd.store.holders import Holder, Owner, with_holder, without_holders
+from promptlogd.store.meta import Meta
+from promptlogd.store.names import Labeller, Names, Placing
+from promptlogd.store.records import HolderQuota, Kept, Staged, Submission
 from promptlogd.store.state_folder import StateFolder
 from promptlogd.store.usage import blocks, program_bytes
 from sandbox.program import Engine, Language
 
 _log = logging.getLogger(__name__)
+_MIB = 1 << 20
 
 
 class Submissions:
     """Publishes programs. The caller of `keep` holds the writers' lock."""
 
-    def __init__(self, state: StateFolder, names: Names) -> None:
+    def __init__(self, state: StateFolder, names: Names, forget: Callable[[str], None]) -> None:
+        """`forget`: drops a program from memory, because its holders have changed."""
+        self._forget = forget
         self._state = state
         self._objects = state.objects
         self._names = names
@@ -44,38 +50,96 @@ class Submissions:
     def keep(self, submission: Submission) -> Kept:
         """Publish a staged program.
 
-        Raises StoreFailed, StoreOverQuota, KeptForAnother, NameTaken, TooManyNames, Unstorable.
+        Raises StoreFailed, StoreOverQuota, OverQuota, NotYours, KeptForAnother, NameTaken, TooManyNames,
+        TooManyHolders, Unstorable.
         """
-        staged, name = submission.staged, submission.name
+        staged = submission.staged
         hash = staged.program.hash
         place = Place(hash=hash, engine=staged.meta.engine, build=submission.build)
         check_place(place)
-        moved_from = None
-        if name is not None:
-            moved_from = self._names.moved_from(name, hash)
-            if moved_from is not None and not submission.moves:
-                raise NameTaken(name, moved_from)
-            self._names.check_room(name, hash)
+        placing = self._place_name(submission)
+        self.check_quotas(staged.meta, hash, submission.quotas)
         artifact = seal_artifact(self._state.key.value, place, submission.artifact, staged.meta.language)
         try:
             meta = self._objects.meta(hash)
             self._objects.read(hash, language=meta.language, engine=meta.engine)
         except NotFound:
-            self._keep_new(staged, place, artifact, name)
+            self._keep_new(staged, place, artifact, submission.name, placing)
         except (Damaged, ProgramUnreadable) as error:
             _log.error("%s", error)
-            self._replace(submission, place, artifact)
+            self._replace(submission, place, artifact, placing)
         else:
             self.discard(staged)
-            if submission.replace:
-                self._change(staged.meta, meta, place, artifact)
-                meta = self._objects.meta(hash)
-            else:
-                self.refuse_another(hash, submission.engine, submission.language)
-                meta = self._as_listed(hash, meta)
-            self._add_facts_and_name(hash, meta, name)
-            return Kept(hash, False, meta.engine, moved_from)
-        return Kept(hash, True, staged.meta.engine, moved_from)
+            return self._keep_present(submission, meta, place, artifact, placing)
+        return Kept(hash, True, staged.meta.engine, placing.moved_from, stored=True)
+
+    def _place_name(self, submission: Submission) -> Placing:
+        if submission.name is None:
+            return Placing(owner=None, moved_from=None)
+        labeller = Labeller(
+            viewer=submission.viewer, new_owner=submission.staged.meta.held_by[0], visibility=submission.visibility
+        )
+        return self._names.place(submission.name, submission.staged.program.hash, labeller, moves=submission.moves)
+
+    def check_quotas(self, meta: Meta, hash: str, quotas: Sequence[HolderQuota]) -> None:
+        """Raise OverQuota if the holder of this metadata may not hold another program. `hash`: of its program."""
+        if not quotas:
+            return
+        (holder,) = meta.held_by
+        with self._state.read_facts() as facts:
+            if any(one.owner == holder.owner for one in facts.holders.of(hash)):
+                return
+            for quota in quotas:
+                whose = f"uid {quota.uid}" if quota.tenant is None else f"the tenant {quota.tenant!r}"
+                programs, used = facts.holders.held(quota.uid, quota.tenant)
+                if quota.programs is not None and programs >= quota.programs:
+                    raise OverQuota("programs", whose, programs, quota.programs)
+                if quota.bytes is not None and used + program_bytes(meta) > quota.bytes:
+                    raise OverQuota("stored_mb", whose, used / _MIB, quota.bytes / _MIB)
+
+    def _keep_present(
+        self, submission: Submission, meta: Meta, place: Place, artifact: bytes, placing: Placing
+    ) -> Kept:
+        """Keep a program that is stored already."""
+        hash, staged = place.hash, submission.staged
+        before = self.holders(hash) or meta.held_by
+        if submission.replace:
+            if without_holders(before, submission.viewer):
+                raise NotYours(f"program {hash} is held by others as well: to change its engine takes `manage`")
+            self._change(staged.meta, meta, place, artifact)
+            meta = self._objects.meta(hash)
+        else:
+            self.refuse_another(hash, submission.engine, submission.language)
+            meta = self._as_listed(hash, meta)
+        after = _holders_after(before, submission)
+        if after != before:
+            meta = replace(meta, holders=after)
+            self._objects.replace_meta(hash, meta)
+        self._add_facts_and_name(hash, meta, submission.name, placing)
+        if after != before:
+            self.set_holders(hash, after)
+        created = not submission.viewer.sees_any(before)
+        return Kept(hash, created, meta.engine, placing.moved_from, stored=False)
+
+    def holders(self, hash: str) -> list[Holder]:
+        """Return the holders of a program that are in force; none if it has no row."""
+        with self._state.read_facts() as facts:
+            return facts.holders.of(hash)
+
+    def change_holders(self, hash: str, holders: Sequence[Holder]) -> None:
+        """Replace the holders of a program, durably. Raises NotFound, StoreFailed."""
+        meta = self._as_listed(hash, self._objects.meta(hash))
+        self._objects.replace_meta(hash, replace(meta, holders=list(holders)))
+        self.set_holders(hash, holders)
+
+    def set_holders(self, hash: str, holders: Sequence[Holder]) -> None:
+        """Replace the holders in SQLite, after those in the metadata. Raises StoreFailed."""
+        with self._state.use_facts():
+            self._state.facts.set_holders(hash, holders)
+        # After the row, because a reader of the old row caches it under the old stamp.
+        self._objects.renew_stamp(hash)
+        self._forget(hash)
+        self._sync_row(f"can't change who holds program {hash}")
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged program that was not published."""
@@ -84,7 +148,7 @@ class Submissions:
         if staged.folder is not None:
             self._objects.discard(staged.folder)
 
-    def _keep_new(self, staged: Staged, place: Place, artifact: bytes, name: str | None) -> None:
+    def _keep_new(self, staged: Staged, place: Place, artifact: bytes, name: str | None, placing: Placing) -> None:
         usage = self._state.usage
         size = blocks(len(artifact)) + (0 if staged.claim is not None else program_bytes(staged.meta))
         claim = usage.claim(size, staged.claim)
@@ -100,12 +164,12 @@ class Submissions:
                 # An earlier program with this hash, which was removed, may have left a row and counts.
                 self._state.counts.discard(place.hash)
                 self._state.facts.add_new(place.hash, staged.meta)
-            self._put_name(place.hash, name)
+            self._put_name(place.hash, name, placing)
         except StoreFailed:
             self._undo(place.hash)
             raise
 
-    def _replace(self, submission: Submission, place: Place, artifact: bytes) -> None:
+    def _replace(self, submission: Submission, place: Place, artifact: bytes, placing: Placing) -> None:
         """Replace a damaged or unreadable program. Its time and user stay if SQLite has them, and so does its
         tenant."""
         staged = submission.staged
@@ -118,27 +182,34 @@ class Submissions:
             owner = self._objects.owner(place.hash)
             if owner is None or owner.uid != fact.created_by:
                 owner = Owner(uid=fact.created_by)
-            meta = replace(meta, created_at=fact.created_at, owner=owner)
+            before = self.holders(place.hash) or [Holder(uid=owner.uid, tenant=owner.tenant, at=fact.created_at)]
+            after = _holders_after(before, submission)
+            meta = replace(meta, created_at=fact.created_at, owner=owner, holders=after)
         self.discard(staged)
         folder = self._objects.stage(staged.program, meta)
         self._objects.publish(place, folder, artifact, replaces=True)
         self._state.usage.add(program_bytes(meta) + blocks(len(artifact)))
-        self._add_facts_and_name(place.hash, meta, submission.name)
+        self._add_facts_and_name(place.hash, meta, submission.name, placing)
+        self.set_holders(place.hash, meta.held_by)
 
     def _change(self, wanted: Meta, present: Meta, place: Place, artifact: bytes) -> None:
-        """Change the engine and the language of a stored program. Its owner and its time stay."""
-        meta = replace(wanted, created_at=present.created_at, owner=present.owner)
+        """Change the engine and the language of a stored program. Its owner, its time and its holders stay."""
+        meta = replace(wanted, created_at=present.created_at, owner=present.owner, holders=present.holders)
         self._objects.put_artifact(place, artifact)
         self._objects.replace_meta(place.hash, meta)
         with self._state.use_facts():
             self._state.facts.add(place.hash, meta)
         # After the row, because a reader of the old row caches it under the old stamp.
         self._objects.renew_stamp(place.hash)
+        self._sync_row(f"can't change the engine and language of program {place.hash}")
+
+    def _sync_row(self, what: str) -> None:
+        """Wait until a changed row is on disk. Raises StoreFailed, which begins with `what`."""
         try:
             # Otherwise a power cut could leave a row that contradicts meta.json, and no start would notice.
             self._state.facts.sync_log()
         except OSError as error:
-            raise store_error(f"can't change the engine and language of program {place.hash}", error) from error
+            raise store_error(what, error) from error
 
     def _as_listed(self, hash: str, meta: Meta) -> Meta:
         """Return the metadata with the engine and language of the row, if there is one.
@@ -149,18 +220,14 @@ class Submissions:
             fact = facts.get(hash)
         return meta if fact is None else replace(meta, engine=fact.engine, language=fact.language)
 
-    def _add_facts_and_name(self, hash: str, meta: Meta, name: str | None) -> None:
+    def _add_facts_and_name(self, hash: str, meta: Meta, name: str | None, placing: Placing) -> None:
         with self._state.use_facts():
             self._state.facts.add(hash, meta)
-        self._put_name(hash, name)
+        self._put_name(hash, name, placing)
 
-    def _put_name(self, hash: str, name: str | None) -> None:
-        if name is None:
-            return
-        with self._state.read_facts() as facts:
-            moves = facts.named(name) != hash
-        if moves:
-            self._names.move(name, hash)
+    def _put_name(self, hash: str, name: str | None, placing: Placing) -> None:
+        if name is not None and placing.owner is not None:
+            self._names.move(name, hash, placing.owner)
 
     def _undo(self, hash: str) -> None:
         try:
@@ -169,3 +236,12 @@ class Submissions:
             self._state.apply([], gone=hash)
         except StoreFailed as error:
             _log.error("program %s was refused, but could not be removed again: %s", hash, error)
+
+
+def _holders_after(before: Sequence[Holder], submission: Submission) -> list[Holder]:
+    """Return the holders of a program once it is submitted again. Raises TooManyHolders."""
+    (new,) = submission.staged.meta.held_by
+    known = next((holder for holder in before if holder.owner == new.owner), None)
+    if known is not None and submission.visibility is None:
+        return list(before)
+    return with_holder(before, new)

@@ -42,6 +42,9 @@ Isolation = Literal["cell", "jail"]
 Tenant = Annotated[str, Meta(min_length=1, max_length=128)]
 """A user of a front (a client that sends requests on behalf of others). The front chooses the name."""
 
+Visibility = Literal["own", "group", "all"]
+"""Who sees a program or a name: its owner, also the owner's group, or every client."""
+
 HostFunctions = Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=64)]
 """Names of functions of the client that the program may call."""
 
@@ -51,6 +54,7 @@ ErrorCode = Literal[
     "ambiguous",
     "too_large",
     "busy",
+    "quota",
     "forbidden",
     "shutting_down",
     "unsupported",
@@ -90,6 +94,8 @@ class _Request(
     id: Id
     tenant: Tenant | None = None
     """The tenant of a front. Only fronts may set it (`server.fronts`); other clients get the error `forbidden`."""
+    manage: bool = False
+    """With `tenant`: whether the front gives the tenant the right `manage`. docs/access.md says what that covers."""
 
 
 class Submit(_Request, frozen=True, kw_only=True):
@@ -108,7 +114,9 @@ class Submit(_Request, frozen=True, kw_only=True):
     """The language of the source. Default: javascript."""
     replace: bool = False
     """If the program is already stored, change its engine and language to those given here, or to the defaults. Its
-    names, owner, time and number of runs stay."""
+    names, owners, time and number of runs stay."""
+    visibility: Visibility | None = None
+    """Who sees the program and the name. Default: as before if this client has stored it, else the daemon's setting."""
 
 
 class Run(_Request, frozen=True, kw_only=True):
@@ -157,7 +165,8 @@ class List(_Request, frozen=True, kw_only=True):
 
 
 class Remove(_Request, frozen=True, kw_only=True):
-    """Remove a program and its names."""
+    """Remove a program and its names. If others hold it as well and the client may not manage: only what is the
+    client's."""
 
     hash: Reference
 
@@ -168,6 +177,8 @@ class Label(_Request, frozen=True, kw_only=True, tag="name"):
     name: Name
     hash: Reference | None = None
     """The program. If omitted, the last move of the name is undone."""
+    visibility: Visibility | None = None
+    """Who sees the name. Default: as before, or for a new name the daemon's setting."""
 
 
 class Stats(_Request, frozen=True, kw_only=True):
@@ -215,8 +226,8 @@ class JournalStats(_Request, frozen=True, kw_only=True, tag="journal_stats"):
 
 
 class Collect(_Request, frozen=True, kw_only=True, tag="gc"):
-    """Remove unused programs that have no name, one page at a time, the longest unused first. Only root and the
-    daemon's user may send this request. It must have `unused_s` or `over_bytes`. With both, a program must meet both
+    """Remove unused programs that have no name, one page at a time, the longest unused first. It takes the
+    right `manage`. It must have `unused_s` or `over_bytes`. With both, a program must meet both
     conditions."""
 
     unused_s: Annotated[float, Meta(ge=0)] | None = None
@@ -231,7 +242,8 @@ class Collect(_Request, frozen=True, kw_only=True, tag="gc"):
 
 
 class Verify(_Request, frozen=True, kw_only=True):
-    """Read and verify programs and their artifacts, one page at a time, in the order of their hashes."""
+    """Read and verify programs and their artifacts, one page at a time, in the order of their hashes. It takes the
+    right `manage`."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     after: Annotated[str, Meta(max_length=64)] | None = None
@@ -274,7 +286,7 @@ class Submitted(_Reply, frozen=True, kw_only=True):
 
     hash: Hash
     created: bool
-    """False if the same program was already stored."""
+    """False if the same program was already stored, and the client could see it."""
     engine: Engine = "quickjs"
     """The engine for runs that do not name one."""
     moved_from: Hash | None = None
@@ -318,6 +330,16 @@ class NameChange(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+class HolderInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A client that has stored a program, and did not remove it since then."""
+
+    uid: int
+    tenant: Tenant | None = None
+    visibility: Visibility
+    at: float
+    """When, in seconds since the epoch."""
+
+
 class Shown(_Reply, frozen=True, kw_only=True):
     """One program. Times are seconds since the epoch."""
 
@@ -337,6 +359,8 @@ class Shown(_Reply, frozen=True, kw_only=True):
     """Number of names that are omitted. Only programs from older state folders can have more than 64 names."""
     history: dict[str, list[NameChange]] = {}
     """The newest 64 moves of each of the first 64 names, oldest first."""
+    holders: list[HolderInfo] = []
+    """Who holds the program. A client sees itself only, unless it may manage."""
     source: str | None = None
 
 
@@ -354,6 +378,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """At most 64, in alphabetical order. `show` returns more."""
     more_names: int = 0
     """Number of names that are omitted: see `shown`."""
+    visibility: Visibility | None = None
+    """As this client has stored it. Omitted if it has not."""
 
 
 class Listed(_Reply, frozen=True, kw_only=True):

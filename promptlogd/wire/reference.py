@@ -21,8 +21,10 @@ _CODES = {
     "not_found": "There is no such program or name; or the program is damaged on disk, and was moved to `damaged/`.",
     "ambiguous": "The prefix matches several hashes. `detail.matches` has up to ten of them.",
     "too_large": "A frame, source, prompt or env exceeds its maximum size; or the check of a program reached a limit.",
-    "busy": "The queue is full, or no slot became free in time. The run has not started: try again.",
-    "forbidden": "This client may not send this request.",
+    "busy": "The queue is full, or no slot became free in time. The run has not started: try again after "
+    "`detail.retry_after_ms`.",
+    "quota": "This client has used up a quota of its own, `detail.quota`. Try again after `detail.retry_after_ms`.",
+    "forbidden": "This client does not have the right `detail.right`, or may not name a tenant.",
     "shutting_down": "The daemon is stopping.",
     "unsupported": "This daemon does not support it, for example because an engine is disabled or not installed.",
     "internal": "The daemon or its host failed. The daemon's log has the details.",
@@ -184,7 +186,16 @@ def protocol_reference() -> str:
                 parts += _section(name, node, kind)
     parts.append("### Parts of replies\n")
     for name in (
-        *("NameChange", "Listing", "PoolStats", "EngineStats", "Histogram", "JournalCounts", "JournalEntry"),
+        *(
+            "NameChange",
+            "HolderInfo",
+            "Listing",
+            "PoolStats",
+            "EngineStats",
+            "Histogram",
+            "JournalCounts",
+            "JournalEntry",
+        ),
         *("JournalSum", "SettingInfo", "CollectedProgram", "DamagedPart"),
     ):
         parts += _section(name, here[name], getattr(messages, name), "####")

@@ -269,7 +269,7 @@ def migrates(folder: Path) -> None:
         assert {store.load(hash).hash for hash in more} == set(more)
         store.close()
         shutil.rmtree(state)
-    migrating = [refusal for refusal in refusals if "format version 2; nothing is lost" in refusal]
+    migrating = [refusal for refusal in refusals if "format version 3; nothing is lost" in refusal]
     assert len(migrating) >= _MOST // 3, refusals
 
 

@@ -35,13 +35,13 @@ def test_a_folder_of_version_1(state: Path, caplog: pytest.LogCaptureFixture) ->
     """Programs, names, histories, counts, owners and times are migrated, and damage is set aside, with one log line."""
     caplog.set_level(logging.INFO)
     version_1.check(state)
-    migrated = [record.getMessage() for record in caplog.records if "has format version 2 now" in record.getMessage()]
+    migrated = [record.getMessage() for record in caplog.records if "has format version 3 now" in record.getMessage()]
     assert [message.split("now: ")[1] for message in migrated] == [
         "9 programs, of which 8 were converted, 1 were converted with reconstructed metadata, 0 had this version "
         "already, 0 are damaged, and 0 could not be converted"
     ]
     assert not list(state.glob("programs/*/*/wrapped"))
-    assert (state / "format").read_bytes().startswith(b'{"version":2}')
+    assert (state / "format").read_bytes().startswith(b'{"version":3}')
     caplog.clear()
     with reopened(state) as store:
         hash = version_1.hash_of("body")
@@ -97,7 +97,7 @@ def test_a_write_error(state: Path) -> None:
     version_1.check(state)
 
 
-@pytest.mark.parametrize("version", [3, 1000])
+@pytest.mark.parametrize("version", [4, 1000])
 def test_a_newer_format_is_refused(state: Path, version: int) -> None:
     """A folder of a newer format is refused with both versions and a remedy, and is not changed."""
     (state / "format").write_bytes(seal({"version": version, "more": True}))
@@ -112,7 +112,7 @@ def test_a_newer_format_is_refused(state: Path, version: int) -> None:
         with pytest.raises(StoreTooNew) as refused:
             Store.open(state)
         assert str(refused.value) == (
-            f"{state} has format version {version}, but this promptlogd supports versions up to 2: start the newer "
+            f"{state} has format version {version}, but this promptlogd supports versions up to 3: start the newer "
             "promptlogd that wrote it, or give another --state-dir"
         )
         (state / "lock").unlink()

@@ -119,7 +119,7 @@ function valueText(data) {
 }
 
 function refused(problem) {
-  const titles = { busy: "Busy", no_daemon: "No daemon", shutting_down: "The daemon is stopping", connection_lost: "The daemon went away" };
+  const titles = { busy: "Busy", quota: "A quota is used up", no_daemon: "No daemon", shutting_down: "The daemon is stopping", connection_lost: "The daemon went away" };
   showOutcome("failed", titles[problem?.code] ?? "Refused", problemText(problem));
   if (problem?.line) {
     editor.mark(problem.line, problem.column ?? 1, problemText(problem));

@@ -1,0 +1,172 @@
+"""The quotas of each principal, and how much of them it has used. docs/access.md has the rules.
+
+Admission enforces the numbers of running and waiting runs, and the store what is stored. This module has two token
+buckets for each user and each tenant: of runs, and of CPU time. Without quotas it does nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import msgspec
+import trio
+
+from promptlogd.access import Access
+from promptlogd.config import Quota
+from promptlogd.principal import Principal
+from promptlogd.refusal import RequestError
+from promptlogd.token_bucket import TokenBucket
+
+_MOST_ACCOUNTS = 10_000
+"""Principals whose use is remembered: 6 MB. Beyond it, the longest unused is forgotten."""
+
+_CPU_BURST_S = 10.0
+"""`cpu_burst_ms` is that of so many seconds by default."""
+
+_Key = tuple[int, str | None]
+
+
+class Caps(msgspec.Struct, frozen=True, kw_only=True):
+    """The most runs of a user, and of a tenant, that may be in progress or may wait. None: any number."""
+
+    user_running: int | None = None
+    user_waiting: int | None = None
+    tenant_running: int | None = None
+    tenant_waiting: int | None = None
+
+
+NO_CAPS = Caps()
+
+
+class _Account:
+    """What one principal has used."""
+
+    __slots__ = ("cpu_ms", "runs")
+
+    def __init__(self) -> None:
+        self.runs = TokenBucket()
+        self.cpu_ms = TokenBucket()
+
+
+class _Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """The quotas of a principal: that of its user, and that of its tenant."""
+
+    quotas: tuple[tuple[_Key, Quota], ...]
+    caps: Caps
+    maxima: Mapping[str, int]
+
+
+class Quotas:
+    """The quotas of all principals."""
+
+    def __init__(self, access: Access | None = None) -> None:
+        """`access`: None if nobody has a quota."""
+        self._access: Access | None = None
+        self._accounts: OrderedDict[_Key, _Account] = OrderedDict()
+        """Longest unused first."""
+        self._applied: dict[tuple[int, frozenset[int], str | None], _Applied] = {}
+        if access is not None:
+            self.adopt(access)
+
+    def adopt(self, access: Access) -> None:
+        """Put the quotas of a configuration in force. What was used stays used."""
+        self._access = access if access.has_quotas else None
+        self._applied.clear()
+
+    def maxima(self, principal: Principal) -> Mapping[str, int]:
+        """Return the maxima of a principal's limits that are lower than everybody's, by field."""
+        return {} if self._access is None else self._of(principal, self._access).maxima
+
+    def caps(self, principal: Principal) -> Caps:
+        """Return how many runs of a principal may be in progress, and may wait."""
+        return NO_CAPS if self._access is None else self._of(principal, self._access).caps
+
+    def stored(self, principal: Principal) -> tuple[tuple[_Key, Quota], ...]:
+        """Return each quota that limits what a principal stores, and the user and the tenant that it counts for."""
+        if self._access is None:
+            return ()
+        of_all = self._of(principal, self._access).quotas
+        return tuple(each for each in of_all if each[1].programs is not None or each[1].stored_mb is not None)
+
+    def begin(self, principal: Principal) -> None:
+        """Note a run or a submit. Raises RequestError, and notes nothing, if a quota is used up."""
+        if self._access is None:
+            return
+        quotas, now = self._of(principal, self._access).quotas, trio.current_time()
+        for key, quota in quotas:
+            account = self._account(key)
+            if quota.runs_per_s is not None:
+                burst = quota.runs_burst or max(1.0, quota.runs_per_s)
+                wait_s = account.runs.wait_s(1, now, quota.runs_per_s, burst)
+                if wait_s > 0:
+                    raise used_up("runs_per_s", quota.runs_per_s, f"{quota.runs_per_s:g} runs per second", key, wait_s)
+            if quota.cpu_ms_per_s is not None:
+                burst = quota.cpu_burst_ms or _CPU_BURST_S * quota.cpu_ms_per_s
+                wait_s = account.cpu_ms.wait_s(0, now, quota.cpu_ms_per_s, burst)
+                if wait_s > 0:
+                    what = f"{quota.cpu_ms_per_s:g} ms of CPU time per second"
+                    raise used_up("cpu_ms_per_s", quota.cpu_ms_per_s, what, key, wait_s)
+        for key, quota in quotas:
+            if quota.runs_per_s is not None:
+                self._account(key).runs.use(1, now, quota.runs_per_s)
+
+    def charge(self, principal: Principal, cpu_ms: float) -> None:
+        """Charge CPU time to a principal."""
+        if self._access is None:
+            return
+        for key, quota in self._of(principal, self._access).quotas:
+            if quota.cpu_ms_per_s is not None:
+                self._account(key).cpu_ms.use(cpu_ms, trio.current_time(), quota.cpu_ms_per_s)
+
+    def _account(self, key: _Key) -> _Account:
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = _Account()
+            if len(self._accounts) > _MOST_ACCOUNTS:
+                self._accounts.popitem(last=False)
+        else:
+            self._accounts.move_to_end(key)
+        return account
+
+    def _of(self, principal: Principal, access: Access) -> _Applied:
+        uid, gids, tenant = principal.uid, principal.gids, principal.tenant
+        applied = self._applied.get((uid, gids, tenant))
+        if applied is None:
+            if len(self._applied) >= _MOST_ACCOUNTS:
+                self._applied.clear()
+            applied = self._applied[uid, gids, tenant] = _apply(access, uid, gids, tenant)
+        return applied
+
+
+def _apply(access: Access, uid: int, gids: frozenset[int], tenant: str | None) -> _Applied:
+    of_user = access.quota_of_user(uid, gids)
+    of_tenant = Quota() if tenant is None else access.quota_of_tenant(uid, gids, tenant)
+    maxima = dict(of_user.max_limits)
+    for field, most in of_tenant.max_limits.items():
+        maxima[field] = min(most, maxima.get(field, most))
+    caps = Caps(
+        user_running=of_user.runs_at_once,
+        user_waiting=of_user.queued,
+        tenant_running=of_tenant.runs_at_once,
+        tenant_waiting=of_tenant.queued,
+    )
+    quotas: tuple[tuple[_Key, Quota], ...] = (((uid, None), of_user), ((uid, tenant), of_tenant))
+    return _Applied(
+        quotas=tuple((key, quota) for key, quota in quotas if quota != Quota()),
+        caps=NO_CAPS if caps == NO_CAPS else caps,
+        maxima=maxima,
+    )
+
+
+def used_up(setting: str, limit: float, what: str, key: _Key, wait_s: float) -> RequestError:
+    """Return the error for a quota that is used up. `what`: the limit in words. `key`: the user and the tenant."""
+    uid, tenant = key
+    whose = f"uid {uid}" if tenant is None else f"the tenant {tenant!r}"
+    retry_after_ms = max(1, math.ceil(wait_s * 1000))
+    return RequestError(
+        "quota",
+        f"{whose} has used up its quota of {what}; try again in {retry_after_ms} ms",
+        {"quota": setting, "limit": limit, "retry_after_ms": retry_after_ms},
+    )

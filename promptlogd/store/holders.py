@@ -1,0 +1,109 @@
+"""Who holds a program, and who sees it (docs/access.md). Pure.
+
+A program is stored once. Each principal that submitted it is a holder, with a visibility of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from promptlogd.store.errors import TooManyHolders
+
+Visibility = Literal["own", "group", "all"]
+
+MOST_HOLDERS = 1000
+"""Holders of one program: 110 KB of its metadata."""
+MOST_HOLDERS_OF_UID = 100
+"""Tenants of one front that hold one program, so that they can't keep others from holding it."""
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A user of this host, or a tenant that this user named."""
+
+    uid: int
+    tenant: str | None = None
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A principal that holds a program, or owns a name; and who else sees that."""
+
+    uid: int
+    tenant: str | None = None
+    gid: int | None = None
+    """The group that sees it with the visibility `group`."""
+    visibility: Visibility = "all"
+    at: float = 0.0
+    """When it was submitted, in seconds since the epoch."""
+
+    @property
+    def owner(self) -> Owner:
+        """The principal."""
+        return Owner(uid=self.uid, tenant=self.tenant)
+
+
+class Viewer(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks for a program."""
+
+    uid: int
+    tenant: str | None = None
+    gids: frozenset[int] = frozenset()
+    owns_user: bool = True
+    """Whether it owns what any tenant of its user owns: a front's user itself, and a tenant that may manage."""
+    manages: bool = False
+    """Whether it owns, as it were, everything."""
+
+    @property
+    def owner(self) -> Owner:
+        """The principal as an owner."""
+        return Owner(uid=self.uid, tenant=self.tenant)
+
+    def owns(self, uid: int, tenant: str | None) -> bool:
+        """Whether it may do as this principal may."""
+        return self.manages or (uid == self.uid and (self.owns_user or tenant == self.tenant))
+
+    def sees(self, holder: Holder) -> bool:
+        """Whether it sees what this holder shows."""
+        return (
+            holder.visibility == "all"
+            or self.owns(holder.uid, holder.tenant)
+            or (holder.visibility == "group" and holder.gid in self.gids)
+        )
+
+    def sees_any(self, holders: Iterable[Holder]) -> bool:
+        """Whether it sees a program with these holders."""
+        return self.manages or any(map(self.sees, holders))
+
+    def holds(self, holders: Iterable[Holder]) -> bool:
+        """Whether it is one of these holders, or may do as one of them may."""
+        return any(self.owns(holder.uid, holder.tenant) for holder in holders)
+
+
+MANAGER = Viewer(uid=0, manages=True)
+"""Who sees and may do everything."""
+
+
+def is_public(holders: Iterable[Holder]) -> bool:
+    """Whether everyone sees a program with these holders."""
+    return any(holder.visibility == "all" for holder in holders)
+
+
+def with_holder(holders: Sequence[Holder], new: Holder) -> list[Holder]:
+    """Return these holders and a new one, which replaces an earlier record of the same principal but for its time.
+
+    Raises TooManyHolders.
+    """
+    found = [holder for holder in holders if holder.owner != new.owner]
+    if len(found) < len(holders):
+        at = next(holder.at for holder in holders if holder.owner == new.owner)
+        new = msgspec.structs.replace(new, at=at)
+    elif len(found) >= MOST_HOLDERS or sum(holder.uid == new.uid for holder in found) >= MOST_HOLDERS_OF_UID:
+        raise TooManyHolders(f"too many principals hold this program: {MOST_HOLDERS_OF_UID} of one user may")
+    return [*found, new]
+
+
+def without_holders(holders: Sequence[Holder], viewer: Viewer) -> list[Holder]:
+    """Return these holders without those whose program the viewer may remove."""
+    return [holder for holder in holders if not viewer.owns(holder.uid, holder.tenant)]

@@ -1,0 +1,106 @@
+"""Quotas: token buckets of runs and CPU time, for users and tenants; what was used survives a reload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from promptlogd.access import access_of
+from promptlogd.config import Config, Quota, QuotaRule, QuotaSettings
+from promptlogd.quotas import NO_CAPS, Quotas
+from promptlogd.refusal import RequestError
+from tests.simulated import client
+
+
+def _quotas(**settings: Any) -> Quotas:
+    return Quotas(access_of(Config(quotas=QuotaSettings(**settings))))
+
+
+def _refused(quotas: Quotas, **principal: Any) -> dict[str, Any]:
+    with pytest.raises(RequestError) as raised:
+        quotas.begin(client(1, **principal))
+    assert raised.value.code == "quota"
+    assert raised.value.detail is not None
+    return dict(raised.value.detail)
+
+
+async def test_without_quotas_nothing_is_limited() -> None:
+    """A daemon without quotas refuses nothing, and remembers nobody."""
+    quotas = _quotas()
+    for _ in range(1000):
+        quotas.begin(client(1))
+        quotas.charge(client(1), 1e9)
+    assert quotas.caps(client(1)) is NO_CAPS
+    assert (quotas.maxima(client(1)), quotas.stored(client(1))) == ({}, ())
+    assert not quotas._accounts
+
+
+async def test_runs_per_second(mock_clock: MockClock) -> None:
+    """Beyond its burst a user is refused until the time that the error tells; other users are not."""
+    quotas = _quotas(user=Quota(runs_per_s=10, runs_burst=2))
+    for _ in range(2):
+        quotas.begin(client(1, uid=7))
+    assert _refused(quotas, uid=7) == {"quota": "runs_per_s", "limit": 10, "retry_after_ms": 100}
+    quotas.begin(client(2, uid=8))
+    mock_clock.jump(0.101)
+    quotas.begin(client(3, uid=7, pid=3))  # another process of the same user
+    assert _refused(quotas, uid=7)["retry_after_ms"] <= 100
+
+
+async def test_cpu_time(mock_clock: MockClock) -> None:
+    """A user that has used more CPU time than the burst is refused until it is paid off."""
+    quotas = _quotas(user=Quota(cpu_ms_per_s=100, cpu_burst_ms=50))
+    quotas.begin(client(1))
+    quotas.charge(client(1), 40)
+    quotas.begin(client(1))
+    quotas.charge(client(1), 210)
+    assert _refused(quotas) == {"quota": "cpu_ms_per_s", "limit": 100, "retry_after_ms": 2000}
+    mock_clock.jump(2.0)
+    quotas.begin(client(1))
+
+
+async def test_a_tenant_has_a_quota_and_so_has_its_front() -> None:
+    """A tenant is refused beyond its own quota, other tenants are not; all of them count for the front's user."""
+    quotas = _quotas(user=Quota(runs_per_s=0.1, runs_burst=3), tenant=Quota(runs_per_s=0.1, runs_burst=2))
+    for _ in range(2):
+        quotas.begin(client(1, tenant="a"))
+    with pytest.raises(RequestError, match="the tenant 'a' has used up"):
+        quotas.begin(client(1, tenant="a"))
+    quotas.begin(client(1, tenant="b"))  # a refused run is not counted: one is left
+    with pytest.raises(RequestError, match="uid 1000 has used up"):
+        quotas.begin(client(1, tenant="b"))
+
+
+async def test_the_lower_maximum_counts() -> None:
+    """Of the maxima of a front's user and of its tenant the lower one counts."""
+    quotas = _quotas(user=Quota(max_cpu_ms=20, max_wall_ms=500), tenant=Quota(max_cpu_ms=30, max_wall_ms=400))
+    assert quotas.maxima(client(1)) == {"cpu_ms": 20, "wall_ms": 500}
+    assert quotas.maxima(client(1, tenant="a")) == {"cpu_ms": 20, "wall_ms": 400}
+
+
+async def test_a_reload_keeps_what_was_used(mock_clock: MockClock) -> None:
+    """A reload changes rate and burst; whoever has used up the quota does not start again from nothing."""
+    quotas = _quotas(user=Quota(cpu_ms_per_s=10, cpu_burst_ms=10))
+    quotas.charge(client(1), 110)
+    assert _refused(quotas)["retry_after_ms"] == 10_000
+    quotas.adopt(access_of(Config(quotas=QuotaSettings(user=Quota(cpu_ms_per_s=50, cpu_burst_ms=10)))))
+    assert _refused(quotas)["retry_after_ms"] == 2000
+    exempt = QuotaRule(users=(1000,))
+    quotas.adopt(access_of(Config(quotas=QuotaSettings(user=Quota(cpu_ms_per_s=50), rules=[exempt]))))
+    quotas.begin(client(1))
+
+
+async def test_remembered_principals_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A front that names ever new tenants does not fill the daemon's memory; the longest unused are forgotten."""
+    monkeypatch.setattr("promptlogd.quotas._MOST_ACCOUNTS", 10)
+    quotas = _quotas(tenant=Quota(runs_per_s=0.1, runs_burst=1))
+    for number in range(100):
+        quotas.begin(client(1, tenant=f"tenant {number}"))
+    assert len(quotas._accounts) == 10
+    assert len(quotas._applied) <= 10
+    assert _refused(quotas, tenant="tenant 99")
+    quotas.begin(client(1, tenant="tenant 0"))
+    await trio.lowlevel.checkpoint()
