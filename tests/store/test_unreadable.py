@@ -249,7 +249,7 @@ def test_unreadable_metadata_is_not_guessed(
     """Without SQLite, a program with unreadable metadata is logged and not listed, and is complete once repaired."""
     with reopened(state) as store:
         staged = store.stage(text(b"let n: number", engine="deno", language="typescript"), uid=9)
-        hash, _, _, _ = store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="typed"))
+        hash = store.keep(Submission(staged=staged, artifact=ARTIFACT, build=BUILD, name="typed")).hash
     folder = state / "programs" / hash[:2] / hash[2:]
     if what != "meta.json":  # so that engine and language come from the artifact
         (folder / "meta.json").unlink()

@@ -115,15 +115,18 @@ def test_invalid_requests_are_refused(socket_path: Path, fields: dict[str, objec
 
 
 def test_other_users_are_refused(tmp_path: Path) -> None:
-    """gc and backup are refused for users other than root and the daemon's own user."""
+    """gc is refused without the right to manage, and backup for users other than root and the daemon's own user."""
     assert os.geteuid() == 0, "only root can connect as somebody else: run this test as root"
     config = f'[server]\nsocket_group = "{NOBODY}"\n'
     with configured_daemon(config) as socket:
         socket.parent.chmod(0o755)
-        for arguments in (["gc", "--unused", "0s"], ["backup", "/tmp"]):
+        for arguments, says in (
+            (["gc", "--unused", "0s"], b"this takes the right `manage`"),
+            (["backup", "/tmp"], b"is for root and for the daemon's user"),
+        ):
             command = [*ordinary_user(tmp_path), sys.executable, "-m", "promptlogctl", "--socket", str(socket)]
             done = subprocess.run([*command, *arguments], capture_output=True, timeout=60)
-            assert b"is for root and for the daemon's user" in done.stderr, done.stderr
+            assert says in done.stderr, done.stderr
             assert done.returncode == 4
 
 
