@@ -131,9 +131,7 @@ def _as_seen(fact: Fact, holders: Sequence[Holder], viewer: Viewer) -> Fact:
     if viewer.manages:
         return fact
     first = next((holder for holder in holders if viewer.sees(holder)), None)
-    if first is None or first.uid == fact.created_by:
-        return fact
-    return replace(fact, created_by=first.uid, created_at=first.at)
+    return fact if first is None else replace(fact, created_by=first.uid, created_at=first.at)
 
 
 def _own_visibility(holders: Sequence[Holder], viewer: Viewer) -> Visibility | None:
