@@ -48,7 +48,7 @@ tenants = ["good"]
 
 def _flood(path: str) -> None:
     sources = (BOMBS[0], BOMBS[3], "return 1", "return prompt.length")
-    requests = frames([Run(id=id, source=sources[id % len(sources)], tenant="flood") for id in range(64)])
+    requests = frames([Run(id=id, source=sources[id % len(sources)], tenant="flood") for id in range(1024)])
     again(lambda: requests, connections=8, pipelined=32)(Target(path=path, programs=0))()
 
 

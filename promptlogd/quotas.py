@@ -25,6 +25,10 @@ _MOST_ACCOUNTS = 10_000
 _CPU_BURST_S = 10.0
 """`cpu_burst_ms` is that of so many seconds by default."""
 
+_REFUSALS_PER_S, _REFUSALS_BURST = 10.0, 20.0
+"""Refusals of one principal that are sent at once. Further ones are sent after _DELAY_S."""
+_DELAY_S = 1.0
+
 _Key = tuple[int, str | None]
 
 
@@ -43,9 +47,10 @@ NO_CAPS = Caps()
 class _Account:
     """What one principal has used."""
 
-    __slots__ = ("cpu_ms", "runs")
+    __slots__ = ("cpu_ms", "refusals", "runs")
 
     def __init__(self) -> None:
+        self.refusals = TokenBucket()
         self.runs = TokenBucket()
         self.cpu_ms = TokenBucket()
 
@@ -101,16 +106,29 @@ class Quotas:
                 burst = quota.runs_burst or max(1.0, quota.runs_per_s)
                 wait_s = account.runs.wait_s(1, now, quota.runs_per_s, burst)
                 if wait_s > 0:
-                    raise used_up("runs_per_s", quota.runs_per_s, f"{quota.runs_per_s:g} runs per second", key, wait_s)
+                    what = f"{quota.runs_per_s:g} runs per second"
+                    raise self.refused(key, used_up("runs_per_s", quota.runs_per_s, what, key, wait_s))
             if quota.cpu_ms_per_s is not None:
                 burst = quota.cpu_burst_ms or _CPU_BURST_S * quota.cpu_ms_per_s
                 wait_s = account.cpu_ms.wait_s(0, now, quota.cpu_ms_per_s, burst)
                 if wait_s > 0:
                     what = f"{quota.cpu_ms_per_s:g} ms of CPU time per second"
-                    raise used_up("cpu_ms_per_s", quota.cpu_ms_per_s, what, key, wait_s)
+                    raise self.refused(key, used_up("cpu_ms_per_s", quota.cpu_ms_per_s, what, key, wait_s))
         for key, quota in quotas:
             if quota.runs_per_s is not None:
                 self._account(key).runs.use(1, now, quota.runs_per_s)
+
+    def refused(self, key: _Key, error: RequestError) -> RequestError:
+        """Return the error, delayed if this user or tenant was refused often in the last time.
+
+        Otherwise a client that does not wait could keep the daemon busy with refusals.
+        """
+        refusals, now = self._account(key).refusals, trio.current_time()
+        if refusals.wait_s(1, now, _REFUSALS_PER_S, _REFUSALS_BURST) > 0:
+            error.delay_s = _DELAY_S
+        else:
+            refusals.use(1, now, _REFUSALS_PER_S)
+        return error
 
     def charge(self, principal: Principal, cpu_ms: float) -> None:
         """Charge CPU time to a principal."""

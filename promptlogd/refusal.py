@@ -15,6 +15,8 @@ class RequestError(Exception):
         self.code: ErrorCode = code
         self.message = message
         self.detail = detail
+        self.delay_s = 0.0
+        """Time to wait before the client is told. The request counts as in progress until then."""
 
 
 BUSY_MS = 1000

@@ -85,6 +85,11 @@ class RequestSink(Sink):
             client.done(self._id)
 
     def refuse(self, error: RequestError) -> None:
+        if error.delay_s:
+            delay_s, error.delay_s = error.delay_s, 0.0
+            self._on_cancel = None
+            self.spawn(lambda: _raise_later(error, delay_s))
+            return
         client = self._end()
         if client is not None:
             client.send_error(self._id, error.code, error.message, error.detail, tenant=self._tenant)
@@ -139,6 +144,14 @@ class RequestSink(Sink):
             on_cancel()
         if client is not None:
             client.done(self._id)
+
+
+async def _raise_later(error: RequestError, delay_s: float) -> None:
+    await trio.sleep(delay_s)
+    try:
+        raise error
+    finally:
+        del error  # a reference cycle would keep the error until the next garbage collection
 
 
 def bytes_of(request: Request) -> int:

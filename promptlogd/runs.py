@@ -199,6 +199,8 @@ class PendingRun:
     def _granted(self, ticket: Ticket | RequestError) -> None:
         if isinstance(ticket, RequestError):
             self._ticket = None
+            if ticket.code == "quota":
+                ticket = self._runs.quotas.refused((self._principal.uid, self._principal.tenant), ticket)
             self._end(ticket)
         else:
             self._ticket = ticket

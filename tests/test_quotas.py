@@ -104,3 +104,23 @@ async def test_remembered_principals_are_bounded(monkeypatch: pytest.MonkeyPatch
     assert _refused(quotas, tenant="tenant 99")
     quotas.begin(client(1, tenant="tenant 0"))
     await trio.lowlevel.checkpoint()
+
+
+async def test_a_client_that_does_not_wait_is_told_later(mock_clock: MockClock) -> None:
+    """Beyond twenty refusals at once, and ten a second, a refusal is delayed; those of another user are not."""
+    quotas = _quotas(user=Quota(runs_per_s=0.01, runs_burst=1))
+
+    def delays(uid: int, count: int) -> list[float]:
+        found = []
+        for _ in range(count):
+            with pytest.raises(RequestError) as raised:
+                quotas.begin(client(1, uid=uid))
+            found.append(raised.value.delay_s)
+        return found
+
+    for uid in (7, 8):
+        quotas.begin(client(1, uid=uid))
+    assert delays(7, 25) == [0.0] * 20 + [1.0] * 5
+    assert delays(8, 1) == [0.0]
+    mock_clock.jump(0.501)
+    assert delays(7, 6) == [0.0] * 5 + [1.0]

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import trio
+from trio.testing import MockClock
 
+from promptlogd.refusal import RequestError
 from promptlogd.request_sink import Replies, RequestSink
 from promptlogd.wire.messages import Run
 
@@ -25,3 +27,37 @@ async def test_no_work_is_started_for_a_disconnecting_client() -> None:
     assert worked == []
     sink.abandon()
     assert worked == [1]
+
+
+async def test_a_delayed_refusal(autojump_clock: MockClock) -> None:
+    """The client is told once, after the delay, and the request is in progress until then."""
+    told: list[float] = []
+    done: list[float] = []
+
+    async def work(work: Any, sink: RequestSink) -> None:
+        try:
+            await work()
+        except RequestError as error:
+            sink.refuse(error)
+
+    client = cast(
+        Replies,
+        cast(
+            Any,
+            SimpleNamespace(
+                encoding="json",
+                work=work,
+                send_error=lambda *_, **__: told.append(trio.current_time()),
+                done=lambda _: done.append(trio.current_time()),
+            ),
+        ),
+    )
+    begin = trio.current_time()
+    async with trio.open_nursery() as tasks:
+        sink = RequestSink(client, Run(id=1, source="return 1"), tasks)
+        error = RequestError("quota", "used up")
+        error.delay_s = 2.0
+        sink.refuse(error)
+        assert told == done == []
+        assert not sink.cancel()
+    assert told == done == [begin + 2.0]
