@@ -1,10 +1,10 @@
 """One tenant beside another that floods the daemon: how far the flood moves the good tenant's p99.
 
-    python bench/tenants.py [--rounds 3] [--seconds 10] [--json FILE]
+    python bench/tenants.py [--rounds 3] [--seconds 10] [--rate 200] [--json FILE]
 
 Both are tenants of one front, in a process each. The good tenant is load.c, an open loop of a kept short program at
-200 requests/s. It is measured alone, and then beside the flood: 8 connections with 32 requests in hand each, of short
-runs, endless loops and results of 900 KB, without pause. Each round does this without quotas and with one
+--rate requests/s. It is measured alone, and then beside the flood: 8 connections with 32 requests in hand each, without
+pause. These are short runs, endless loops and results of 900 KB. Each round does this without quotas and with one
 (below), in a new daemon. Figures are medians of the rounds. To be reached: at most twice, with quotas.
 """
 
@@ -26,7 +26,6 @@ from table import Table, say
 from bench.attack_steps import Target, again
 from promptlogd.wire.messages import Run, Stats, StatsReply
 
-RATE = 200
 MOST_TIMES = 2.0
 _CONNECTIONS = 16
 _GRACE_S = 10.0
@@ -64,7 +63,7 @@ def flooded(path: str) -> Iterator[None]:
         process.join()
 
 
-def measure(tools: Path, seconds: float, config: str) -> dict[str, float]:
+def measure(tools: Path, seconds: float, rate: float, config: str) -> dict[str, float]:
     """Return the good tenant's figures, alone and beside the flood."""
     with started(taken_over=False, config=config) as daemon:
         path = daemon.path
@@ -72,7 +71,7 @@ def measure(tools: Path, seconds: float, config: str) -> dict[str, float]:
 
         def good(seconds: float) -> load.Load:
             return load.run(
-                tools, path, "prefix", request, expect=EXPECT, connections=_CONNECTIONS, seconds=seconds, rate=RATE,
+                tools, path, "prefix", request, expect=EXPECT, connections=_CONNECTIONS, seconds=seconds, rate=rate,
                 grace_s=_GRACE_S,
             )  # fmt: skip
 
@@ -93,6 +92,7 @@ def main() -> None:
     """Measure, print the table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each load")
+    parser.add_argument("--rate", type=float, default=200.0, help="requests of the good tenant per second")
     parser.add_argument("--rounds", type=int, default=3, help="measure all so often, and show the medians")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "out/tenants.json")
     options = parser.parse_args()
@@ -101,9 +101,9 @@ def main() -> None:
         for number in range(options.rounds):
             for name, config in (("no quotas", ""), ("quotas", _QUOTAS)):
                 say(f"one tenant beside another, round {number + 1} of {options.rounds}: {name}")
-                table.add(name, **measure(tools, options.seconds, config))
+                table.add(name, **measure(tools, options.seconds, options.rate, config))
     medians = table.medians()
-    print(f"\none tenant beside another's flood: {RATE}/s of a kept short program, ms")
+    print(f"\none tenant beside another's flood: {options.rate:g}/s of a kept short program, ms")
     print(f"{'':12}{'alone p50':>10}{'p99':>8}{'p50':>8}{'p99':>8}{'times':>8}{'refused':>9}{'none':>6}")
     for name, of in medians.items():
         print(

@@ -26,8 +26,10 @@ _CPU_BURST_S = 10.0
 """`cpu_burst_ms` is that of so many seconds by default."""
 
 _REFUSALS_PER_S, _REFUSALS_BURST = 10.0, 20.0
-"""Refusals of one principal that are sent at once. Further ones are sent after _DELAY_S."""
-_DELAY_S = 1.0
+"""Refusals of one principal that are sent at once. Further ones are sent later."""
+_LEAST_DELAY_S, _SPREAD_S, _STEPS = 0.5, 1.0, 100
+"""Delays go round from 0.5 s to 1.5 s in 100 steps. With one delay for all, the requests of a client would come back
+together, and occupy the event loop for as long as all of them take."""
 
 _Key = tuple[int, str | None]
 
@@ -71,6 +73,8 @@ class Quotas:
         self._access: Access | None = None
         self._accounts: OrderedDict[_Key, _Account] = OrderedDict()
         """Longest unused first."""
+        self._delayed = 0
+        """Number of refusals that were delayed."""
         self._applied: dict[tuple[int, frozenset[int], str | None], _Applied] = {}
         if access is not None:
             self.adopt(access)
@@ -125,7 +129,8 @@ class Quotas:
         """
         refusals, now = self._account(key).refusals, trio.current_time()
         if refusals.wait_s(1, now, _REFUSALS_PER_S, _REFUSALS_BURST) > 0:
-            error.delay_s = _DELAY_S
+            self._delayed += 1
+            error.delay_s = _LEAST_DELAY_S + _SPREAD_S * (self._delayed % _STEPS) / _STEPS
         else:
             refusals.use(1, now, _REFUSALS_PER_S)
         return error
