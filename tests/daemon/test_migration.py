@@ -42,16 +42,16 @@ def test_programs_of_version_1_run(tmp_path: Path) -> None:
     ):
         client.run("@bad-source")
     log = daemon.log.read_text()
-    assert log.count("has format version 2 now: 9 programs") == 1
+    assert log.count("has format version 3 now: 9 programs") == 1
     assert "Traceback" not in log
 
 
 def test_a_newer_state_folder_is_refused(tmp_path: Path) -> None:
     """The daemon exits with one line that names both versions and a remedy."""
     state = version_1.extract(tmp_path)
-    (state / "format").write_bytes(seal({"version": 3}))
+    (state / "format").write_bytes(seal({"version": 4}))
     daemon = Daemon(tmp_path)
     assert not daemon.ready
     assert daemon.process.wait(20) != 0
     (line,) = daemon.log.read_text().splitlines()
-    assert f"{state} has format version 3, but this promptlogd supports versions up to 2" in line
+    assert f"{state} has format version 4, but this promptlogd supports versions up to 3" in line
