@@ -46,8 +46,8 @@ from sandbox.cells.watch import Watchdog
 from sandbox.engines import ENGINES
 from sandbox.engines.host.engine_host import EngineHost, Setting, host_of
 from sandbox.errors import CellStartError
-from sandbox.jail import cgroup
-from sandbox.jail.cgroup import Cgroup
+from sandbox.jail.cgroup import PREFIX, Cgroup
+from sandbox.jail.cgroup import make as make_cgroup
 from sandbox.jail.identities import Identities, IdentityError, choose
 from sandbox.limits import MIB
 
@@ -89,7 +89,7 @@ async def serve(
         stack.callback(jails.remove)
         identities = _choose_identities(config, folder_id(state_dir))
         stack.callback(identities.close)
-        parent = _make_cgroup(config, f"{cgroup.PREFIX}{folder_id(state_dir)}")
+        parent = _make_cgroup(config, f"{PREFIX}{folder_id(state_dir)}")
         if parent is not None:
             stack.callback(parent.remove)
         hosts = _make_hosts(config, jails.path, parent, identities)
@@ -99,7 +99,9 @@ async def serve(
             listening = Listening(inherited, Path(os.fsdecode(inherited.getsockname())), owns_file=False)
         stack.callback(listening.close)
         allocator.settle()
-        daemon = _Daemon(settings, store, journal, hosts, identities, notifier or Notifier({}))
+        daemon = _Daemon(
+            settings, store, journal, hosts, identities, _describe_cgroup(config, parent), notifier or Notifier({})
+        )
         await daemon.serve(listening, ready, signals)
 
 
@@ -108,7 +110,15 @@ def _make_cgroup(config: Config, name: str) -> Cgroup | None:
     if config.pool.cgroup == "never":
         return None
     beside_bytes = max(spec.beside_run_bytes for spec in ENGINES.values())
-    return cgroup.make(name, config.limits.max.limits().memory_bytes + beside_bytes)
+    return make_cgroup(name, config.limits.max.limits().memory_bytes + beside_bytes)
+
+
+def _describe_cgroup(config: Config, parent: Cgroup | None) -> str:
+    if parent is not None:
+        return parent.describe()
+    if config.pool.cgroup == "never":
+        return "none: pool.cgroup is never"
+    return "none: the daemon can create no cgroup with a memory or pids controller"
 
 
 def _make_hosts(config: Config, folder: Path, parent: Cgroup | None, identities: Identities) -> dict[str, EngineHost]:
@@ -139,6 +149,7 @@ class _Daemon:
         journal: Journal,
         hosts: dict[str, EngineHost],
         identities: Identities,
+        cgroup: str,
         notifier: Notifier,
     ) -> None:
         config = settings.config
@@ -182,6 +193,7 @@ class _Daemon:
             clients=self._clients,
             held_by=_held_by(hosts, config.engines.disabled),
             jail_uids=identities.describe(),
+            cgroup=cgroup,
             turns=self._turns,
             decoder=self._decoder,
             on_kept=self._upkeep.on_kept,

@@ -174,12 +174,13 @@ def _private(*, missing: bool) -> Iterator[Check]:
     try:
         with private_daemon(None) as socket, Client(socket) as client:
             pid = client.ping().pid
-            yield Check(name=name, state="ok", text=f"pid {pid}, as uid {os.geteuid()}, for the next three checks")
+            yield Check(name=name, state="ok", text=f"pid {pid}, as uid {os.geteuid()}, for the next four checks")
             for engine in ENGINES:
                 yield _engine(client, engine)
             yield _jail_uids(client)
+            yield _cgroup(client)
     except PromptlogError as error:
-        names = [*(f"engine {engine}" for engine in ENGINES), "jail uids"]
+        names = [*(f"engine {engine}" for engine in ENGINES), "jail uids", "cgroup of jails"]
         if missing:
             names.insert(0, name)
         else:
@@ -193,20 +194,20 @@ def _mend(text: str) -> str:
     return mend.format(tmp=tempfile.gettempdir())
 
 
-def _cgroups() -> Check:
-    name = "cgroup delegation"
-    for path in (Path("/sys/fs/cgroup/cgroup.controllers"), Path("/sys/fs/cgroup/memory")):
-        if path.exists():
-            folder = path if path.is_dir() else path.parent
-            if os.access(folder, os.W_OK):
-                return Check(
-                    name=name, state="ok", text=f"{folder} is writable: cgroups limit memory in addition to RLIMIT_AS"
-                )
+def _cgroup(client: Client) -> Check:
+    name = "cgroup of jails"
+    try:
+        text = client.stats().cgroup
+    except PromptlogError as error:
+        return Check(name=name, state="missing", text=str(error), mend=_mend(str(error)))
+    if text.startswith("version"):
+        return Check(name=name, state="ok", text=text)
     return Check(
         name=name,
         state="warning",
-        text="no writable cgroup; only RLIMIT_AS limits memory, and Deno runs without JIT",
-        mend="set Delegate=yes in the systemd unit",
+        text=f"{text}; so only rlimits limit memory, and Deno runs without JIT",
+        mend="the systemd unit delegates one to the daemon (Delegate=); elsewhere, run promptlogd as root, or with "
+        "systemd-run --user --scope --property=Delegate=yes",
     )
 
 
@@ -215,12 +216,14 @@ def _socket(app: App) -> Check:
     try:
         with Client(app.socket) as client:
             pong = client.ping()
+            cgroup = client.stats().cgroup
     except NoDaemon as error:
         return Check(name=name, state="warning", text=f"no daemon on {error.socket}: {error.why}", mend=error.mend)
     except PromptlogError as error:
         return Check(name=name, state="warning", text=str(error))
     engines = ", ".join([*pong.engines.values(), *(f"{engine} disabled" for engine in pong.disabled)])
     text = f"promptlogd {pong.version} answers on {app.socket_path}" + (f", with {engines}" if engines else "")
+    text += f"; cgroup of its jails: {cgroup}" if cgroup else ""
     return Check(name=name, state="ok", text=text)
 
 
@@ -232,7 +235,6 @@ def checks(app: App) -> Iterator[Check]:
         missing |= check.state == "missing"
         yield check
     yield from _private(missing=missing)
-    yield _cgroups()
     yield _socket(app)
 
 

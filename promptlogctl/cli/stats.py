@@ -40,6 +40,7 @@ def stats(app: App) -> None:
         text = f"{journal.rows} entries, {journal.bytes} bytes; {journal.waiting} waiting, {journal.lost} lost"
         rows.append(["journal", text])
     rows.append(["jail uids", counts.jail_uids])
+    rows.append(["cgroup", counts.cgroup])
     longest = f"maximum {counts.turn_max_ms:g} ms, maximum CPU time {counts.turn_cpu_max_ms:g} ms"
     rows.append(["event loop turns", f"p99 {counts.turn_p99_ms:g} ms, {longest}"])
     terminal.table(["STATISTIC", "VALUE"], rows)

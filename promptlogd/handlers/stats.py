@@ -37,6 +37,7 @@ class StatsHandler:
         settings: Settings,
         held_by: dict[str, str],
         jail_uids: str,
+        cgroup: str,
         turns: Turns,
     ) -> None:
         self._store = store
@@ -48,6 +49,7 @@ class StatsHandler:
         self._settings = settings
         self._held_by = held_by
         self._jail_uids = jail_uids
+        self._cgroup = cgroup
         self._turns = turns
         self._source_bytes = 0
         self._measure_again_at = 0.0
@@ -91,6 +93,7 @@ class StatsHandler:
             ],
             held_by=self._held_by,
             jail_uids=self._jail_uids,
+            cgroup=self._cgroup,
             turn_p99_ms=round(self._turns.p99_s() * 1000, 3),
             turn_max_ms=round(self._turns.longest_s * 1000, 3),
             turn_cpu_max_ms=round(self._turns.longest_cpu_s * 1000, 3),

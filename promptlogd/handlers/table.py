@@ -59,6 +59,7 @@ def make_handlers(
     clients: Clients,
     held_by: dict[str, str],
     jail_uids: str,
+    cgroup: str,
     turns: Turns,
     decoder: Decoder,
     on_kept: Callable[[], None],
@@ -77,7 +78,7 @@ def make_handlers(
         messages.Remove: RemoveHandler(store, journal, threads, rights),
         messages.Label: NameHandler(store, journal, threads, rights),
         messages.Stats: StatsHandler(
-            store, journal, threads, runs, clients, totals, settings, held_by, jail_uids, turns
+            store, journal, threads, runs, clients, totals, settings, held_by, jail_uids, cgroup, turns
         ),
         messages.ReadJournal: JournalHandler(journal, store, threads, rights),
         messages.JournalStats: JournalStatsHandler(journal, store, threads, rights),

@@ -481,6 +481,9 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     """What enforces each limit on this host."""
     jail_uids: str = ""
     """`own: ...` if each jail has its own uid on the host. `shared: ...`, with the reason, if all jails share one."""
+    cgroup: str = ""
+    """`version N: ...` with the controllers and the folders, if each jail has its own cgroup. `none: ...`, with the
+    reason, if not."""
     turn_p99_ms: float = 0.0
     """99th percentile of the duration of one turn of the daemon's event loop. All clients wait during a turn."""
     turn_max_ms: float = 0.0

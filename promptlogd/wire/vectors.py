@@ -28,7 +28,7 @@ _DURATIONS = m.Histogram(bounds_ms=[1.0, 10.0], counts=[1, 0, 2], sum_ms=60.5)
 _STATS = m.StatsReply(
     id=9, uptime_s=60.5, clients=1, running=0, queued=0, runs={"ok": 3}, errors={"busy": 1}, programs=1,
     pools=[m.PoolStats(engine="quickjs", size=2, blank=2, busy=0, started=2, retired=0)],
-    held_by={"memory": "a cgroup"}, turns=_DURATIONS,
+    held_by={"memory": "a cgroup"}, cgroup="none: pool.cgroup is never", turns=_DURATIONS,
     engines=[m.EngineStats(engine="quickjs", runs={"ok": 3}, cpu=_DURATIONS, wall=_DURATIONS)],
     program_bytes=8, journal=m.JournalCounts(rows=4, bytes=4096, waiting=0, lost=0),
     max_clients=12_000, max_running=2, max_queued=512,

@@ -10,6 +10,7 @@ import msgspec
 
 from sandbox.errors import CellStartError
 from sandbox.jail.arguments import identity_arguments
+from sandbox.jail.cell_cgroup import JailGroup
 from sandbox.jail.cgroup import Cgroup
 from sandbox.jail.identities import Identities, Identity
 from sandbox.limits import Limits
@@ -46,6 +47,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """
         return {} if self.identities.shared or os.geteuid() == 0 else {"extra_groups": []}
 
-    def arguments_for(self, identity: Identity) -> list[str]:
-        """Return the arguments for a jail with this identity."""
-        return [*identity_arguments(identity), *self.arguments]
+    def arguments_for(self, identity: Identity, group: JailGroup | None = None) -> list[str]:
+        """Return the arguments for a jail with this identity, in this cgroup."""
+        return [*identity_arguments(identity), *([] if group is None else group.arguments), *self.arguments]

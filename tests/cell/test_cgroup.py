@@ -16,7 +16,7 @@ from sandbox.cells.plan import Plan
 from sandbox.jail import cgroup
 from sandbox.jail.cgroup import Cgroup
 from sandbox.limits import MIB
-from sandbox.outcome import Crashed, Ok
+from sandbox.outcome import Crashed, MemoryLimit, Ok
 from tests.cell.cells import a_cell, run_on
 from tests.daemon.processes import children
 from tests.hosts import host, in_cgroup
@@ -46,14 +46,14 @@ async def test_a_jail_has_its_own_cgroup(plan: Plan, group: Cgroup) -> None:
     async with a_cell(in_cgroup(plan, group)) as cell:
         limits: dict[str, int] = {}
         for folder in group.folders:
-            (jail,) = folder.glob("NSJAIL.*")
+            (jail,) = folder.rglob("NSJAIL.*")
             (zygote,) = children(cell.process.pid)
             assert set(map(int, (jail / "cgroup.procs").read_text().split())) == {zygote, *children(zygote)}
             limits |= {name: int((jail / name).read_text()) for name in _LIMITS if (jail / name).exists()}
         assert set(limits.values()) == {600 * MIB, 4}
         assert limits.items() <= _LIMITS.items()
     with trio.fail_after(2):
-        while any(list(folder.glob("NSJAIL.*")) for folder in group.folders):
+        while any(list(folder.rglob("NSJAIL.*")) for folder in group.folders):
             await trio.sleep(0.01)
 
 
@@ -67,15 +67,15 @@ def test_stats_name_the_cgroup(group: Cgroup, tmp_path: Path) -> None:
 
 
 async def test_the_cgroup_limits_memory_if_rlimit_as_does_not(plan: Plan, group: Cgroup) -> None:
-    """With a much higher RLIMIT_AS, the cgroup ends a memory bomb, and the run is reported as crashed by a kill."""
+    """With a much higher RLIMIT_AS, the cgroup ends a memory bomb. On version 1, the run is reported as crashed."""
     assert group.memory_bytes, "no memory cgroup can be made here (be root, or delegate one)"
     arguments = [str(64 * MIB) if argument == str(600 * MIB) else argument for argument in group.arguments]
     assert arguments != group.arguments
     tight = in_cgroup(plan, msgspec.structs.replace(group, arguments=arguments))
     source = "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))"
     result = await _run(tight, source, memory_bytes=500 * MIB, cpu_ms=5000, wall_ms=10_000)
-    assert isinstance(result.outcome, Crashed), result.outcome
-    assert result.outcome.signal == "SIGKILL"
+    assert isinstance(result.outcome, Crashed if group.version == 1 else MemoryLimit), result.outcome
+    assert isinstance(result.outcome, MemoryLimit) or result.outcome.signal == "SIGKILL"
     result = await _run(tight, "return 1")
     assert isinstance(result.outcome, Ok)
 
@@ -94,7 +94,7 @@ def _own_folder(mount: Path) -> Path:
 
 
 def test_a_delegated_version_2_cgroup_is_used(tmp_path: Path) -> None:
-    """The daemon moves to a leaf, enables the controllers for children, and passes the parent to nsjail."""
+    """The daemon moves to a leaf, enables the controllers for children, and passes a parent of its own to each nsjail."""
     own = _own_folder(tmp_path)
     _tree(own, {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": ""})
     made = cgroup.make("promptlog-x", 600 * MIB, mounts=tmp_path)
@@ -102,7 +102,15 @@ def test_a_delegated_version_2_cgroup_is_used(tmp_path: Path) -> None:
     assert (own / "supervisor/cgroup.procs").read_text() == str(os.getpid())
     assert (own / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
     assert (own / "promptlog-x/cgroup.subtree_control").read_text() == "+memory +pids"
-    assert made.arguments[:3] == ["--use_cgroupv2", "--cgroupv2_mount", str(own / "promptlog-x")]
+    assert made.describe() == f"version 2: memory and pids, in {own / 'promptlog-x'}"
+    jails = [made.jail(), made.jail()]
+    assert made.arguments[0] == "--use_cgroupv2"
+    folders = [Path(jail.arguments[1]) for jail in jails]
+    assert folders[0] != folders[1]
+    for jail, folder in zip(jails, folders, strict=True):
+        assert jail.arguments == ["--cgroupv2_mount", str(folder)]
+        assert folder.parent == own / "promptlog-x"
+        assert (folder / "cgroup.subtree_control").read_text() == "+memory +pids"
 
 
 @pytest.mark.parametrize("controllers", ["cpu pids", "cpu memory", "", None])

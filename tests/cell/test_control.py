@@ -40,7 +40,9 @@ async def _without_a_jail(plan: Plan) -> AsyncIterator[tuple[Cell, socket.socket
     async with a_reactor() as reactor:
         process = await trio.lowlevel.open_process(["true"])
         await process.wait()
-        cell = Cell(plan, plan.take_identity(), process, reactor, data, control, reactor.watchdog.watch(), None, 0)
+        cell = Cell(
+            plan, plan.take_identity(), process, reactor, data, control, reactor.watchdog.watch(), None, None, 0
+        )
         try:
             with theirs, their_control:
                 yield cell, theirs, their_control

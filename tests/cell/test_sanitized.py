@@ -16,6 +16,7 @@ from cell_build import cell, checkout, compiler
 from sandbox.cells.plan import Plan
 from sandbox.engines.quickjs.host.cell import QuickJSCell
 from sandbox.engines.quickjs.host.root import build_root
+from sandbox.jail.cell_cgroup import JailGroup
 from sandbox.jail.identities import Identity, shared
 from sandbox.limits import MIB, Limits
 from sandbox.outcome import CpuLimit, MemoryLimit, Ok, OutputLimit, ProgramException, ProgramSyntaxError, WallLimit
@@ -61,7 +62,7 @@ return new TextDecoder().decode(new Uint8Array(1));
 class _Bare(Plan, frozen=True, kw_only=True):
     """A shell in place of nsjail."""
 
-    def arguments_for(self, identity: Identity) -> list[str]:
+    def arguments_for(self, identity: Identity, group: JailGroup | None = None) -> list[str]:
         """Return the arguments without the identity, which only nsjail understands."""
         return self.arguments
 

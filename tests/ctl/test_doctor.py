@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from promptlogctl.client import Client
 from tests.ctl.command import ctl as _ctl
+from tests.daemons import configured_daemon
 
 
 def test_doctor_reports_a_cause_once(socket_path: Path) -> None:
@@ -20,7 +22,7 @@ def test_doctor_reports_a_cause_once(socket_path: Path) -> None:
     assert done.returncode == 4
     assert done.stdout.count("Too many open files") == 1, done.stdout
     assert "    fix: ulimit -n " in done.stdout
-    for name in ("engine quickjs", "engine deno", "jail uids"):
+    for name in ("engine quickjs", "engine deno", "jail uids", "cgroup of jails"):
         assert f"{name}: not checked: see above\n" in done.stdout
     assert "mend what is missing" not in done.stdout
 
@@ -51,3 +53,15 @@ def test_doctor_succeeds(socket_path: Path) -> None:
         "socket",
     ):
         assert name in done.stdout.decode()
+
+
+def test_doctor_says_which_cgroup_is_in_force(socket_path: Path) -> None:
+    """It tells of a daemon that this user starts, and of the one that answers, which may have another."""
+    with configured_daemon('[pool]\ncgroup = "never"\n') as socket:
+        checks = {check["name"]: check for check in json.loads(_ctl(socket, "doctor", "--json").stdout)}
+    assert checks["socket"]["text"].endswith("; cgroup of its jails: none: pool.cgroup is never")
+    with Client(socket_path) as client:
+        kind = client.stats().cgroup.partition(":")[0]
+    own = checks["cgroup of jails"]
+    assert own["text"].startswith(kind)
+    assert (own["state"], bool(own.get("mend"))) == (("ok", False) if kind.startswith("version") else ("warning", True))

@@ -243,6 +243,16 @@ def test_a_crash_has_a_signal_or_a_reason() -> None:
         assert verdict == Crashed(signal="SIGKILL", message="its jail was killed from outside")
 
 
+def test_quickjs_out_of_memory_by_the_cgroup() -> None:
+    """A kill at the cgroup's limit is memory_limit, of the child or of the whole jail; not if the daemon ended it."""
+    killed = Report(status=signal.SIGKILL, cpu_ms=60.0, peak_memory_bytes=100 * MIB)
+    assert _of_quickjs(report=killed, oom=True) == MemoryLimit(limit=128 * MIB, used=100 * MIB)
+    assert isinstance(_of_quickjs(report=killed), CpuLimit)
+    assert isinstance(_of_quickjs(report=None, oom=True), MemoryLimit)
+    for cause, kind in ((Trusted.WALL, WallLimit), (Trusted.CANCEL, Cancelled), (Trusted.MALFORMED, Crashed)):
+        assert isinstance(_of_quickjs(report=killed, oom=True, cause=cause), kind)
+
+
 _STATUSES = (
     0, 1 << 8, 70 << 8, 72 << 8, 255 << 8, signal.SIGXCPU, signal.SIGKILL, signal.SIGSEGV, signal.SIGSEGV | 0x80,
     signal.SIGABRT, signal.SIGSYS, signal.SIGTERM, signal.SIGTRAP,

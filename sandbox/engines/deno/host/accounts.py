@@ -9,7 +9,7 @@ from sandbox.engines.deno.host.process import DenoProcess
 from sandbox.engines.deno.host.verdict import Evidence, of_last_words
 from sandbox.engines.host.run import Run
 from sandbox.errors import CellLost
-from sandbox.jail.cgroup import Group
+from sandbox.jail.cell_cgroup import NO_COUNTERS, Group
 from sandbox.protocol.events import Trusted
 
 
@@ -20,7 +20,7 @@ class Accounts:
         self._jail = jail
         self._engine = engine
         self._group = group
-        self._oom_before = group.oom_kills() if group is not None else 0
+        self._counted = group.counters() if group is not None else NO_COUNTERS
         self._reaped_before_s = jail.reaped_cpu_s()
         self.cpu_before_ns = self._cpu_ns = engine.cpu_ns()
         """The process's CPU clock at the start of the run."""
@@ -50,7 +50,7 @@ class Accounts:
 
     def account_for_end(self, *, ended: bool) -> None:
         """Read the counters of a process that has ended, or that will end with its jail."""
-        self._oom = self._group is not None and self._group.oom_kills() > self._oom_before
+        self._oom = self._group is not None and self._group.counters().is_out_of_memory_since(self._counted)
         if ended:
             # In steps of 10 ms, which is too coarse for a comparison with the limit. It is only reported.
             reaped_s = self._jail.reaped_cpu_s() - self._reaped_before_s

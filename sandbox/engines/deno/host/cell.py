@@ -28,7 +28,7 @@ from sandbox.engines.deno.host.process import DenoProcess
 from sandbox.engines.deno.host.run import DenoRun
 from sandbox.engines.host.run import Run, is_quiet
 from sandbox.errors import CellLost, CellStartError
-from sandbox.jail.cgroup import Group
+from sandbox.jail.cell_cgroup import Group
 from sandbox.jail.identities import Identity
 from sandbox.protocol.events import Trusted
 from sandbox.protocol.machine import Machine, State
@@ -165,6 +165,8 @@ class DenoCell(Cell):
         else:
             _log.error("nsjail %d was killed and did not end within %g s", self.process.pid, KILL_S)
         if self._group is not None:
+            if refused := self._group.counters().refused_tasks:
+                _log.warning("the cgroup of nsjail %d refused it %d processes or threads", self.process.pid, refused)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
                 await self._group.remove()
 

@@ -10,7 +10,7 @@ from sandbox.cells.reactor import Reactor
 from sandbox.cells.watch import Watch
 from sandbox.engines.deno.host.cell import DenoCell
 from sandbox.errors import CellStartError, WatchdogError
-from sandbox.jail.cgroup import Group
+from sandbox.jail.cell_cgroup import Group
 from sandbox.jail.identities import Identity
 
 

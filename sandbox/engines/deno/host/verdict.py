@@ -44,7 +44,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     limits: Limits
     oom: bool
-    """Whether its cgroup has counted an out-of-memory kill."""
+    """Whether its cgroup has counted an out-of-memory kill at its own limit."""
     cpu_looked_ms: float
     """CPU time when its clock was last read."""
     cpu_accounted_ms: float

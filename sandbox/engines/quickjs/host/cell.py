@@ -27,6 +27,7 @@ from sandbox.engines.quickjs.host.control import REPORT_BYTES, kill_message, lim
 from sandbox.engines.quickjs.host.job import frame
 from sandbox.engines.quickjs.host.verdict import NOT_LOADED_EXIT, Evidence, Report, verdict
 from sandbox.errors import CellLost
+from sandbox.jail.cell_cgroup import NO_COUNTERS, JailGroup
 from sandbox.jail.identities import Identity
 from sandbox.limits import Limits
 from sandbox.outcome import Cancelled, Crashed
@@ -61,10 +62,11 @@ class QuickJSCell(Cell):
         data: socket.socket,
         control: socket.socket,
         watch: Watch,
+        group: JailGroup | None,
         zygote: int | None,
         room_bytes: int,
     ) -> None:
-        """`zygote`: its pid; None if this kernel does not report it.
+        """`group`: its cgroup. `zygote`: its pid; None if this kernel does not report it.
 
         `room_bytes`: capacity of the data socket's buffer. A child that writes more blocks until the data is read.
         """
@@ -90,6 +92,9 @@ class QuickJSCell(Cell):
         """Latest time to kill a child that was cancelled before it had read its job; 0: now."""
         self._children_ended = 0
         self._watch = watch
+        self._group = group
+        self._counted = NO_COUNTERS
+        """The counters of the cgroup at the last reading."""
         self._zygote = zygote
         reactor.watch(self, control.fileno(), self._on_control)
         reactor.watch(self, data.fileno(), self._on_data, 0)
@@ -170,6 +175,8 @@ class QuickJSCell(Cell):
             return
         self._forget_jail()
         self._watch.close()
+        if self._group is not None and (refused := self._group.counters().refused_tasks):
+            _log.warning("the cgroup of nsjail %d refused it %d processes or threads", self.process.pid, refused)
         reaped = False
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * KILL_S):
             self._reactor.forget(self._control.fileno())
@@ -190,8 +197,9 @@ class QuickJSCell(Cell):
             _log.error("nsjail %d was killed and did not end within %g s", self.process.pid, 2 * KILL_S)
             return
         self.plan.identities.give_back(self.identity)
-        if self.plan.cgroup is not None:
-            self.plan.cgroup.forget_jail(self._zygote)
+        if self._group is not None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
+                await self._group.remove(self._zygote)
 
     def _forget_jail(self) -> None:
         """End the current job, if there is one, because its jail has ended."""
@@ -408,6 +416,7 @@ class QuickJSCell(Cell):
             cause=machine.cause or (Trusted.WALL if killed and _was_killed(report) else None),
             malformed=run.malformed,
             wall_ms=run.wall_ms(),
+            oom=_was_killed(report) and self._is_out_of_memory(),
             report=report,
             last=machine.last,
         )
@@ -424,6 +433,17 @@ class QuickJSCell(Cell):
         if evidence.exit_code == NOT_LOADED_EXIT and artifact is not None and artifact.code is not None:
             result = msgspec.structs.replace(result, artifact_failed=True)
         run.done(result)
+
+    def _is_out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process of the jail at the cgroup's memory limit since the last reading.
+
+        Such a kill ends a run, or the blank child and with it the cell. So a reading is due only after a kill: there is
+        none at the start of a run.
+        """
+        if self._group is None:
+            return False
+        before, self._counted = self._counted, self._group.counters()
+        return self._counted.is_out_of_memory_since(before)
 
     def _lose(self, run: Run, why: str) -> None:
         """Report that the job was never handed over."""

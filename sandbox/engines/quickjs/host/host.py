@@ -122,7 +122,7 @@ class Host:
         }
         if cgroup is not None and cgroup.memory_bytes > 0:
             held["memory"] += f"; a memory cgroup of {cgroup.memory_bytes >> 20} MiB for each cell"
-        if cgroup is not None and any("pids" in argument for argument in cgroup.arguments):
+        if cgroup is not None and "pids" in cgroup.controllers:
             held["processes"] += "; a pids cgroup"
         return held
 

@@ -19,6 +19,7 @@ from sandbox.engines.host.run import make_room
 from sandbox.engines.quickjs.host.cell import KILL_S, QuickJSCell
 from sandbox.engines.quickjs.host.control import READY, REPORT_BYTES
 from sandbox.errors import CellStartError, WatchdogError
+from sandbox.jail.cell_cgroup import JailGroup
 from sandbox.jail.identities import Identity
 
 
@@ -35,8 +36,11 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
             room_bytes = make_room(their_data)
             identity = plan.take_identity()
             opened.callback(plan.identities.give_back, identity)
+            group = None if plan.cgroup is None else plan.cgroup.jail()
+            if group is not None:
+                opened.callback(group.discard)
             process = await trio.lowlevel.open_process(
-                [str(plan.executable), *plan.arguments_for(identity)],
+                [str(plan.executable), *plan.arguments_for(identity, group)],
                 stdin=their_data,
                 stdout=their_control,
                 stderr=subprocess.PIPE,
@@ -70,9 +74,9 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
         except BaseException:
             watch.close()
             raise
-        cell = QuickJSCell(plan, identity, process, reactor, data, control, watch, zygote, room_bytes)
+        cell = QuickJSCell(plan, identity, process, reactor, data, control, watch, group, zygote, room_bytes)
     except BaseException as error:
-        await _abandon(plan, identity, process, data, control)
+        await _abandon(plan, identity, process, data, control, group)
         if isinstance(error, OSError):
             raise CellStartError(plan.engine, error.strerror or str(error)) from error
         if isinstance(error, WatchdogError):
@@ -96,7 +100,12 @@ def _follow(process: trio.Process, watch: Watch) -> int | None:
 
 
 async def _abandon(
-    plan: Plan, identity: Identity, process: trio.Process, data: socket.socket, control: socket.socket
+    plan: Plan,
+    identity: Identity,
+    process: trio.Process,
+    data: socket.socket,
+    control: socket.socket,
+    group: JailGroup | None,
 ) -> None:
     """End the jail of a failed start."""
     zygote: int | None = None
@@ -111,8 +120,8 @@ async def _abandon(
         process.kill()
         await process.wait()
         plan.identities.give_back(identity)
-    if plan.cgroup is not None:
-        plan.cgroup.forget_jail(zygote)
+        if group is not None:
+            await group.remove(zygote)
 
 
 async def _last_words(process: trio.Process) -> str:

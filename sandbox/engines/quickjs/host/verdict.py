@@ -54,6 +54,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     malformed: str
     """The reason why its bytes were invalid; empty if they were valid."""
     wall_ms: float
+    oom: bool = False
+    """Whether its cgroup has counted an out-of-memory kill at its own limit."""
     report: Report | None
     """None if the jail has ended, so that the report is lost."""
     last: Last | None
@@ -100,6 +102,7 @@ TABLE: tuple[Row, ...] = (
     (lambda e: e.cause is Trusted.WALL, lambda e, _: WallLimit(limit=e.limits.wall_ms, used=e.wall_ms)),
     (lambda e: e.cause is Trusted.CANCEL, lambda e, _: Cancelled()),
     (lambda e: e.cause is Trusted.MALFORMED, lambda e, _: Crashed(message=f"the engine wrote {e.malformed}")),
+    (lambda e: e.oom, lambda e, _: _memory_limit(e)),
     (lambda e: e.report is None, lambda e, _: Crashed(signal="SIGKILL", message="its jail was killed from outside")),
     (lambda e: e.by_signal == signal.SIGXCPU, lambda e, _: _cpu_limit(e)),
     (lambda e: e.by_signal == signal.SIGKILL and e.cpu_ms >= e.limits.cpu_ms, lambda e, _: _cpu_limit(e)),
