@@ -72,10 +72,13 @@ def made() -> Iterator[Root]:
         rmtree(folder)
 
 
+_CLOCKS = {"clock_gettime": "228 0 path", "gettimeofday": "96 path 0"}
+
+
 def _tried(made: Root, name: str, *, jit: bool) -> str | int:
     """Return the result of a system call: SIGSYS, its return value, or harmless for an exec without arguments."""
     assert platform.machine() == "x86_64", "the system call numbers here are x86-64's"
-    words = "1 1 zero 29" if name == "write to the control channel" else ESCAPES[name][0]
+    words = "1 1 zero 29" if name == "write to the control channel" else (_CLOCKS.get(name) or ESCAPES[name][0])
     arguments = deno.nsjail_arguments(made, deno.policy_text(jit=jit), jit=jit, memory_bytes=128 * MIB)
     identity = shared("").take()
     assert identity is not None
@@ -119,6 +122,12 @@ def test_a_deno_jail_refuses(made: Root, name: str, jit: bool) -> None:
 def test_v8_runs_without_protection_keys(made: Root, jit: bool) -> None:
     """`pkey_alloc` fails on all processors: with a key, V8 would call pkey_mprotect, which ends the process."""
     assert _tried(made, "pkey_alloc", jit=jit) == -errno.ENOSYS
+
+
+@pytest.mark.parametrize("name", _CLOCKS)
+def test_clocks_can_be_read_without_the_vdso(made: Root, name: str) -> None:
+    """On a host whose clock source user space can't read, the vDSO makes a system call: V8 would not start."""
+    assert _tried(made, name, jit=True) in (0, -errno.EFAULT)
 
 
 def test_the_exceptions_name_existing_escapes() -> None:
