@@ -13,6 +13,8 @@
 # make deb RELEASES="bookworm trixie"  Make a Debian package for each of these releases in dist/. Needs dpkg-deb.
 # make test-deploy RELEASES=bookworm   Install promptlog as a service in a Debian root that systemd boots (systemd-nspawn),
 #                                      and test it from inside. Needs root, mmdebstrap, systemd-container.
+# make test-deploy-vm RELEASES=bookworm   Do so on the kernel of this Debian, with cgroup version 2, in QEMU without KVM.
+#                                      Needs root, mmdebstrap, qemu-system-x86.
 # make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
 # make placement      Generate placement.h after a change to the engine or to a script that the cell evaluates (x86-64).
 # make docs           Generate documents from code.
@@ -53,7 +55,7 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build dist deb test-deploy test-page test-sanitized coverage placement \
+.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build dist deb test-deploy test-deploy-vm test-page test-sanitized coverage placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-tenants bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
@@ -121,6 +123,9 @@ test-build: $(VENV)/.dev
 
 test-deploy: $(VENV)/.dev
 	$(BIN)/python -m tests.deploy $(RELEASES)
+
+test-deploy-vm: $(VENV)/.dev
+	$(BIN)/python -m tests.deploy.emulate $(RELEASES)
 
 # The same commit gives the same bytes.
 dist deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)

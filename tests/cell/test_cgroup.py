@@ -94,7 +94,7 @@ def _own_folder(mount: Path) -> Path:
 
 
 def test_a_delegated_version_2_cgroup_is_used(tmp_path: Path) -> None:
-    """The daemon moves to a leaf, enables the controllers for children, and passes a parent of its own to each nsjail."""
+    """The daemon moves to a leaf, enables the controllers for children, and gives each nsjail its own parent."""
     own = _own_folder(tmp_path)
     _tree(own, {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": ""})
     made = cgroup.make("promptlog-x", 600 * MIB, mounts=tmp_path)

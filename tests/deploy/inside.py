@@ -36,6 +36,9 @@ DAEMON, LISTENER, HTTP = "promptlogd.service", "promptlogd.socket", "promptlog-h
 METRICS = "promptlog-metrics.socket"
 REVERSE = "const result = [...prompt].reverse().join('')"
 
+COMMAND_S = float(os.environ.get("CHECKS_COMMAND_S", "90"))
+"""Time limit of a command. An emulated machine needs more."""
+
 PATIENT = LimitsAsked(wall_ms=20_000)
 """A longer wall limit, because a busy host may give a run little CPU time per second."""
 
@@ -50,7 +53,7 @@ _BEFORE: set[str] = set()
 """The paths that existed before the installation."""
 
 
-def run(*command: str | Path, code: int | None = 0, user: str | None = None, seconds: float = 90) -> str:
+def run(*command: str | Path, code: int | None = 0, user: str | None = None, seconds: float = COMMAND_S) -> str:
     """Run a command as this user, check its exit code, and return its output."""
     line = ["runuser", "-u", user, "--", *map(str, command)] if user else list(map(str, command))
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(SOCKET), "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}

