@@ -90,7 +90,7 @@ class JailGroup(msgspec.Struct, frozen=True, kw_only=True):
         await _remove_soon(jails if self.folder is None else [self.folder], self.leftovers)
 
     def discard(self) -> None:
-        """Remove the cgroup. No nsjail was started."""
+        """Remove the cgroup as soon as no process is in it. Needed if nsjail was not started, or may not have ended."""
         if self.folder is not None:
             self.leftovers.add(self.folder)
             tidy(self.leftovers)

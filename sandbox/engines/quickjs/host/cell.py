@@ -194,6 +194,8 @@ class QuickJSCell(Cell):
             await self.process.wait()
             reaped = True
         if not reaped:  # its uid is not reused while the process may be alive
+            if self._group is not None:
+                self._group.discard()
             _log.error("nsjail %d was killed and did not end within %g s", self.process.pid, 2 * KILL_S)
             return
         self.plan.identities.give_back(self.identity)
