@@ -15,6 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+FRESH_S = 0.05
+"""More than the time for which the store returns a program from memory without a look at its file."""
+
 _AT_WORK_S = 0.02
 """CPU time above which a child has a run. Warming its memory takes a tenth of this."""
 

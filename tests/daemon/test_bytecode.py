@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from promptlogctl.client import Client, Crashed
 from promptlogd.store.artifacts import Place, seal_artifact
 from promptlogd.store.key import KEY_FILE
 from sandbox.program import Artifact, Form
-from tests.daemon.processes import a_daemon
+from tests.daemon.processes import FRESH_S, a_daemon
 
 _OTHER = "return 'other'"
 
@@ -63,6 +64,7 @@ def test_damaged_bytecode_is_rebuilt(tmp_path: Path, client: Client, how: str) -
             path.write_bytes(_artifact(tmp_path, other).read_bytes())
         case "removed":
             path.unlink()
+    time.sleep(FRESH_S)
     assert client.run(hash).value == "mine"
     assert len(path.read_bytes()) == len(good)
     assert client.run(other).value == "other"
@@ -75,6 +77,7 @@ def test_forged_bytecode_affects_one_run(tmp_path: Path, client: Client) -> None
     place = Place(hash=hash, engine="quickjs", build=path.name.removeprefix("artifact.quickjs."))
     forged = Artifact(form=Form.BODY, language="javascript", code=b"forged" * 100)
     path.write_bytes(seal_artifact(_key(tmp_path), place, forged, "javascript"))
+    time.sleep(FRESH_S)
     outcome = client.run(hash).outcome
     assert isinstance(outcome, Crashed)
     assert "can't be loaded" in outcome.message

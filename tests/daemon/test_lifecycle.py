@@ -23,6 +23,7 @@ from promptlogctl.client import Client, ConnectionLost, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import Crashed
 from tests.daemon.processes import (
+    FRESH_S,
     Daemon,
     a_daemon,
     at_work,
@@ -165,7 +166,7 @@ def test_a_damaged_program_is_reported_and_others_are_served(tmp_path: Path) -> 
         hash = client.submit("return 1").hash
         assert client.run(hash).value == 1  # which loads the program into memory
         (daemon.state / "programs" / hash[:2] / hash[2:] / "source").write_bytes(b"return 2")
-        time.sleep(0.05)  # the store compares a program in memory with its file 50 times a second
+        time.sleep(FRESH_S)
         with pytest.raises(RequestRefused, match="damaged"):
             client.run(hash)
         until(lambda: f"ERROR promptlogd.store.store: program {hash} was damaged" in daemon.log.read_text())
@@ -304,6 +305,7 @@ def test_a_program_runs_if_its_artifact_can_not_be_written(tmp_path: Path) -> No
         (artifact,) = folder.glob("artifact.*")
         artifact.write_bytes(b"damaged")
         (folder / ".artifact/in the way").mkdir(parents=True)
+        time.sleep(FRESH_S)
         assert [client.run(hash).value for _ in range(2)] == [7, 7]
         until(lambda: f"the artifact of program {hash} could not be stored" in daemon.log.read_text())
 
