@@ -105,16 +105,15 @@ class Quotas:
             return
         quotas, now = self._of(principal, self._access).quotas, trio.current_time()
         for key, quota in quotas:
-            account = self._account(key)
             if quota.runs_per_s is not None:
                 burst = quota.runs_burst or max(1.0, quota.runs_per_s)
-                wait_s = account.runs.wait_s(1, now, quota.runs_per_s, burst)
+                wait_s = self._account(key).runs.wait_s(1, now, quota.runs_per_s, burst)
                 if wait_s > 0:
                     what = f"{quota.runs_per_s:g} runs per second"
                     raise self.refused(key, used_up("runs_per_s", quota.runs_per_s, what, key, wait_s))
             if quota.cpu_ms_per_s is not None:
                 burst = quota.cpu_burst_ms or _CPU_BURST_S * quota.cpu_ms_per_s
-                wait_s = account.cpu_ms.wait_s(0, now, quota.cpu_ms_per_s, burst)
+                wait_s = self._account(key).cpu_ms.wait_s(0, now, quota.cpu_ms_per_s, burst)
                 if wait_s > 0:
                     what = f"{quota.cpu_ms_per_s:g} ms of CPU time per second"
                     raise self.refused(key, used_up("cpu_ms_per_s", quota.cpu_ms_per_s, what, key, wait_s))
@@ -148,7 +147,10 @@ class Quotas:
         if account is None:
             account = self._accounts[key] = _Account()
             if len(self._accounts) > _MOST_ACCOUNTS:
-                self._accounts.popitem(last=False)
+                # A tenant's first: a front can make up any number of tenants, and no user's debt may go for them.
+                del self._accounts[
+                    next((other for other in self._accounts if other[1] is not None), next(iter(self._accounts)))
+                ]
         else:
             self._accounts.move_to_end(key)
         return account

@@ -106,6 +106,20 @@ async def test_remembered_principals_are_bounded(monkeypatch: pytest.MonkeyPatch
     await trio.lowlevel.checkpoint()
 
 
+async def test_a_users_debt_outlasts_many_tenants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A front that names ever new tenants does not have what another user owes forgotten."""
+    monkeypatch.setattr("promptlogd.quotas._MOST_ACCOUNTS", 10)
+    quotas = _quotas(
+        tenant=Quota(runs_per_s=0.1, runs_burst=1), rules=[QuotaRule(users=(2,), runs_per_s=0.1, runs_burst=1)]
+    )
+    quotas.begin(client(1, uid=2))
+    for number in range(100):
+        quotas.begin(client(2, tenant=f"tenant {number}"))
+    assert len(quotas._accounts) == 10
+    assert _refused(quotas, uid=2)
+    await trio.lowlevel.checkpoint()
+
+
 async def test_a_client_that_does_not_wait_is_told_later(mock_clock: MockClock) -> None:
     """Beyond twenty refusals at once, and ten a second, refusals are delayed and spread; another user's are not."""
     quotas = _quotas(user=Quota(runs_per_s=0.01, runs_burst=1))

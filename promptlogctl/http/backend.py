@@ -119,6 +119,10 @@ class Backend:
         """Re-raise the error, unless it only refuses the tenant. Then stop naming tenants until this process ends."""
         if tenant is None or refused.code != "forbidden" or refused.detail.get("field") != "tenant":
             raise refused
+        if self._settings.tokens is not None:  # without tenants, each token would own what all own
+            raise Problem(
+                503, "no_tenants", "the daemon does not accept tenants from this server: add its user to server.fronts"
+            )
         self._names_tenants = False
         _log.warning(
             "the daemon does not accept tenant names from this process, so all HTTP clients count as one tenant; "

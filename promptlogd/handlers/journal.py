@@ -87,7 +87,9 @@ class JournalStatsHandler:
 
 
 def seen_by(principal: Principal) -> int | None:
-    """Return the uid whose entries a client sees; None: everybody's."""
+    """Return the uid whose entries a client sees; None: everybody's. Raises RequestError for a tenant."""
+    if principal.tenant is not None and not principal.manages:
+        raise RequestError("forbidden", "a front's journal is for the front itself, not for one of its tenants")
     return None if principal.uid in (_ROOT, os.geteuid()) else principal.uid
 
 

@@ -81,7 +81,8 @@ class RunHandler:
         """Run a program once. Raises RequestError if the request is refused."""
         self._rights.require(principal, "exec" if request.hash is None else "run")
         self._refuse(request)
-        self.runs.quotas.begin(principal)
+        if not sink.cancelled:
+            self.runs.quotas.begin(principal)
         if request.source is not None and len(request.source) > SMALL_BYTES:
             run = _Run(self, principal, request, sink, "", stored=False)
             if sink.cancelled:

@@ -117,6 +117,10 @@ class SubmitHandler:
                     storing.refused = error
             kept = await storing.publish()
             self._on_kept()
+        except RequestError as error:
+            if error.code == "quota":
+                self._quotas.refused((principal.uid, principal.tenant), error)
+            raise
         finally:
             with trio.move_on_after(_DISCARD_S, shield=True):
                 await storing.end()

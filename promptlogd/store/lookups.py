@@ -68,8 +68,10 @@ class Lookups:
         used = "max(created_at, ifnull(last_run_at, 0.0))"
         rows = self._db.execute(
             f"{_SELECT} WHERE {used} <= ? AND ({used}, hash) > (?, ?) "
-            f"AND NOT EXISTS (SELECT 1 FROM names WHERE names.hash = programs.hash) ORDER BY {used}, hash LIMIT ?",
-            (before, *(after or (float("-inf"), "")), limit),
+            "AND NOT EXISTS (SELECT 1 FROM names WHERE names.hash = programs.hash) "
+            f"AND NOT EXISTS (SELECT 1 FROM holders WHERE holders.hash = programs.hash AND holders.at > ?) "
+            f"ORDER BY {used}, hash LIMIT ?",
+            (before, *(after or (float("-inf"), "")), before, limit),
         )
         return [_fact(row) for row in rows]
 

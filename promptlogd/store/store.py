@@ -374,7 +374,23 @@ class Store:
             raise NotFound(hash)
         if not viewer.holds(holders):
             raise NotYours(f"program {hash} belongs to another user")
-        return without_holders(holders, viewer)
+        left = without_holders(holders, viewer)
+        if not left:
+            self._refuse_names_of_others(hash, viewer)
+        return left
+
+    def _refuse_names_of_others(self, hash: str, viewer: Viewer) -> None:
+        """Raise NotYours if others have names on a program.
+
+        They would be free, and another user's programs could then run under the name that somebody relies on.
+        """
+        with self._read_facts() as facts:
+            owners = [facts.name_owner(name) for name in facts.names_on(hash)]
+        if any(owner is not None and not viewer.owns(owner.uid, owner.tenant) for owner in owners):
+            raise NotYours(
+                f"others have names on program {hash}, so removing it takes `manage`; "
+                "submit it with the visibility `own` to hide it"
+            )
 
     def _leave(self, hash: str, left: Sequence[Holder], viewer: Viewer) -> Sequence[str]:
         """End a viewer's holding of a program that others hold as well."""

@@ -104,8 +104,7 @@ class Submissions:
         hash, staged = place.hash, submission.staged
         before = self.holders(hash) or meta.held_by
         if submission.replace:
-            if without_holders(before, submission.viewer):
-                raise NotYours(f"program {hash} is held by others as well: to change its engine takes `manage`")
+            _refuse_replace(before, submission)
             self._change(staged.meta, meta, place, artifact)
             meta = self._objects.meta(hash)
         else:
@@ -183,6 +182,8 @@ class Submissions:
             if owner is None or owner.uid != fact.created_by:
                 owner = Owner(uid=fact.created_by)
             before = self.holders(place.hash) or [Holder(uid=owner.uid, tenant=owner.tenant, at=fact.created_at)]
+            if submission.replace:
+                _refuse_replace(before, submission)
             after = _holders_after(before, submission)
             meta = replace(meta, created_at=fact.created_at, owner=owner, holders=after)
         self.discard(staged)
@@ -236,6 +237,13 @@ class Submissions:
             self._state.apply([], gone=hash)
         except StoreFailed as error:
             _log.error("program %s was refused, but could not be removed again: %s", hash, error)
+
+
+def _refuse_replace(before: Sequence[Holder], submission: Submission) -> None:
+    """Raise NotYours if others hold a program whose engine or language is to be changed."""
+    if without_holders(before, submission.viewer):
+        hash = submission.staged.program.hash
+        raise NotYours(f"program {hash} is held by others as well: to change its engine takes `manage`")
 
 
 def _holders_after(before: Sequence[Holder], submission: Submission) -> list[Holder]:

@@ -34,6 +34,10 @@ _FLOOR_MARGIN_BYTES = 4 << 20
 
 # nsjail's report of a process in the jail, from waitpid(2), on a descriptor that the jail does not have.
 _END = re.compile(r"pid=(\d+) \(.*?\) (?:exited with status: (\d+)|terminated with signal: [^\n]*?\((\d+)\))")
+_HARMLESS = "setpriority("
+"""In a warning of nsjail that is never why a jail did not start: a cell starts with a low priority, which nsjail may
+not raise."""
+
 _SAID = re.compile(r"(?:exited with|terminated with) .*")
 
 
@@ -140,7 +144,8 @@ class Supervisor:
     def last_words(self) -> str:
         """Return the jail's own error output in one line. Call it only if no program has run in the jail."""
         self.read_log()
-        words = [line for line in self._words.splitlines() if line.startswith(("[E]", "[W]", "[F]"))][-3:]
+        lines = [line for line in self._words.splitlines() if _HARMLESS not in line]
+        words = [line for line in lines if line.startswith(("[E]", "[W]", "[F]"))][-3:]
         how = [found.group() for line in self._words.splitlines() if (found := _SAID.search(line))][-1:]
         errors = self.read_errors().decode("utf-8", "replace").strip().splitlines()[:1]
         errors = ["".join(filter(str.isprintable, line))[:_ERROR_CHARACTERS] for line in errors]

@@ -32,7 +32,7 @@ def test_replies_and_commands_name_the_same_versions(client: Client, socket_path
     assert ctl(socket_path, "ping").stdout.decode().splitlines()[1:] == lines
     doctor = ctl(socket_path, "doctor").stdout.decode()
     assert f"engine quickjs: ok: {versions['quickjs']} ran a program" in doctor
-    assert f"answers on {socket_path}, with {', '.join(versions.values())}\n" in doctor
+    assert f"answers on {socket_path}, with {', '.join(versions.values())}" in doctor
 
 
 def test_the_bill_of_materials_has_the_reported_version(client: Client) -> None:

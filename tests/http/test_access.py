@@ -7,9 +7,14 @@ from pathlib import Path
 
 import anyio
 import httpx2 as httpx
+import pytest
 
+from promptlogctl.client import RequestRefused
 from promptlogctl.http import Application, Settings
+from promptlogctl.http.backend import Backend
+from promptlogctl.http.problems import Problem
 from promptlogctl.http.tokens import read_tokens
+from promptlogd.wire.messages import Error
 from tests.daemons import configured_daemon
 
 _TOKENS = """
@@ -93,3 +98,15 @@ def test_without_tokens_everyone_manages_what_came_over_http() -> None:
     with configured_daemon(_CONFIG) as socket:
         for main in (first, second):
             _asked(Settings(socket=socket), main)
+
+
+def test_tokens_need_a_daemon_that_accepts_tenants(tmp_path: Path) -> None:
+    """If the daemon refuses tenants, a server with tokens answers 503: otherwise each token would own what all own."""
+    (tmp_path / "tokens").write_text(_TOKENS)
+    (tmp_path / "tokens").chmod(0o600)
+    backend = Backend(Settings(tokens=read_tokens(tmp_path / "tokens")))
+    refused = RequestRefused(Error(code="forbidden", message="no front", detail={"field": "tenant"}))
+    for _ in range(2):
+        with pytest.raises(Problem) as raised:
+            backend._raise_unless_tenant(refused, "token alice")
+        assert raised.value.status == 503

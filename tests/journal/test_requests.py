@@ -75,6 +75,17 @@ def test_a_refusal_names_the_tenant() -> None:
         assert (refused.outcome, refused.tenant) == ("not_found", "one")
 
 
+def test_a_tenant_does_not_read_its_fronts_journal() -> None:
+    """A journal request for a tenant is refused, because the journal has the entries of all tenants of the front."""
+    with configured_daemon("") as socket, Client(socket) as client:
+        ask = client._connection.ask
+        for request, kind in ((messages.ReadJournal, messages.Entries), (messages.JournalStats, messages.JournalSums)):
+            with pytest.raises(RequestRefused) as refused:
+                ask(lambda id, request=request: request(id=id, tenant="one"), kind)  # type: ignore[misc]
+            assert refused.value.code == "forbidden"
+            assert ask(lambda id, request=request: request(id=id, tenant="one", manage=True), kind)  # type: ignore[misc]
+
+
 def test_a_tenants_name_is_escaped() -> None:
     """Control characters in a tenant's name are escaped, so that it adds no row and no column to the list."""
     with configured_daemon("") as socket, Client(socket) as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -170,6 +171,39 @@ def test_the_engine_is_changed_by_the_only_holder(store: Store) -> None:
     assert store.load(hash, ALICE).engine == "deno"
     _submit(store, Viewer(uid=9, manages=True), engine="quickjs", replace=True)
     assert store.load(hash, ALICE).engine == "quickjs"
+
+
+def test_a_program_with_names_of_others_is_not_removed(store: Store) -> None:
+    """Its only holder could otherwise take the freed names, and others would run its next program by them."""
+    hash, _ = _submit(store, ALICE, visibility="all")
+    other, _ = _submit(store, BOB, b"return 'other'", visibility="all")
+    _label(store, BOB, "bobs", hash)
+    with pytest.raises(NotYours, match="others have names on program"):
+        store.remove(hash, ALICE)
+    assert store.resolve("@bobs") == hash
+    _label(store, BOB, "bobs", other)
+    assert store.remove(hash, ALICE) == []
+
+
+def test_a_damaged_program_is_replaced_by_its_only_holder(store: Store) -> None:
+    """With another holder, a submit of the text may repair a damaged program but not change its engine."""
+    hash, _ = _submit(store, ALICE)
+    _submit(store, BOB)
+    (store.folder / "programs" / hash[:2] / hash[2:] / "source").write_bytes(b"damaged")
+    with pytest.raises(NotYours):
+        _submit(store, BOB, engine="deno", replace=True)
+    _submit(store, BOB)
+    assert store.load(hash, ALICE).engine == "quickjs"
+
+
+def test_a_program_that_another_has_just_submitted_is_in_use(store: Store) -> None:
+    """A program is unused only if none of its holders has submitted it since then."""
+    hash, _ = _submit(store, ALICE)
+    before = time.time()
+    assert [fact.hash for fact in store.unused(before, 10, None)] == [hash]
+    time.sleep(0.01)
+    _submit(store, BOB)
+    assert store.unused(before, 10, None) == []
 
 
 def test_a_visibility_is_changed_by_another_submit(store: Store) -> None:
