@@ -3,7 +3,7 @@
 # make play           Open the web page in a browser.
 # make check          Lint, check types, run the tests that need no daemon.
 # make test           Run all tests.
-# make test-tools     Test what needs zsh, fish and systemd-analyze (Debian: zsh, fish, systemd).
+# make test-tools     Test what needs zsh, fish, systemd-analyze and dpkg-deb (Debian: zsh, fish, systemd, dpkg).
 # make test-long      Run more cases of tables of which make test runs some. Takes minutes.
 # make test-versions  Run make test on each Python from 3.11 to 3.14 that is installed (PYTHONS="python3.12 ..." names them).
 # make coverage       Measure what the tests reach of promptlogd and sandbox. Fails below the floor in pyproject.toml.

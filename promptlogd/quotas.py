@@ -27,6 +27,9 @@ _CPU_BURST_S = 10.0
 
 _REFUSALS_PER_S, _REFUSALS_BURST = 10.0, 20.0
 """Refusals of one principal that are sent at once. Further ones are sent later."""
+_DELAYS_PER_S = 1000.0
+"""Refusals of all principals that are delayed. Each holds 7 KB until it is sent, so all hold at most 18 MB. Further ones
+are sent at once."""
 _LEAST_DELAY_S, _SPREAD_S, _STEPS = 0.5, 1.0, 100
 """Delays go round from 0.5 s to 1.5 s in 100 steps. With one delay for all, the requests of a client would come back
 together, and occupy the event loop for as long as all of them take."""
@@ -75,6 +78,7 @@ class Quotas:
         """Longest unused first."""
         self._delayed = 0
         """Number of refusals that were delayed."""
+        self._delays = TokenBucket()
         self._applied: dict[tuple[int, frozenset[int], str | None], _Applied] = {}
         if access is not None:
             self.adopt(access)
@@ -128,6 +132,9 @@ class Quotas:
         """
         refusals, now = self._account(key).refusals, trio.current_time()
         if refusals.wait_s(1, now, _REFUSALS_PER_S, _REFUSALS_BURST) > 0:
+            if self._delays.wait_s(1, now, _DELAYS_PER_S, _DELAYS_PER_S) > 0:
+                return error
+            self._delays.use(1, now, _DELAYS_PER_S)
             self._delayed += 1
             error.delay_s = _LEAST_DELAY_S + _SPREAD_S * (self._delayed % _STEPS) / _STEPS
         else:

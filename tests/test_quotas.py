@@ -120,6 +120,21 @@ async def test_a_users_debt_outlasts_many_tenants(monkeypatch: pytest.MonkeyPatc
     await trio.lowlevel.checkpoint()
 
 
+async def test_delayed_refusals_are_bounded(monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock) -> None:
+    """Only so many refusals of all users are delayed, because each holds memory until it is sent."""
+    monkeypatch.setattr("promptlogd.quotas._DELAYS_PER_S", 50.0)
+    quotas = _quotas(user=Quota(runs_per_s=0.01, runs_burst=1))
+    delayed = 0
+    for uid in (1, 2):
+        quotas.begin(client(1, uid=uid))
+        for _ in range(100):
+            with pytest.raises(RequestError) as raised:
+                quotas.begin(client(1, uid=uid))
+            delayed += raised.value.delay_s > 0
+    assert delayed == 50
+    await trio.lowlevel.checkpoint()
+
+
 async def test_a_client_that_does_not_wait_is_told_later(mock_clock: MockClock) -> None:
     """Beyond twenty refusals at once, and ten a second, refusals are delayed and spread; another user's are not."""
     quotas = _quotas(user=Quota(runs_per_s=0.01, runs_burst=1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from promptlogctl.cli import units
 
 SCRIPTS = sorted((tree.ROOT / "deb_build/debian").iterdir())
 
-pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="this needs dpkg-deb")
+pytestmark = pytest.mark.tools
 
 
 def _wheel(folder: Path) -> Path:

@@ -280,3 +280,23 @@ def test_busy_tells_when_to_try_again() -> None:
         for reply in replies:
             if reply["type"] == "error":
                 assert 50 <= reply["detail"]["retry_after_ms"] <= 5000
+
+
+def test_a_cancelled_run_is_not_refused_by_a_quota() -> None:
+    """A run that was cancelled before its start ends as cancelled: its refusal would be delayed, and hold memory."""
+    config = "[server]\nmax_pipelined = 1\n[quotas.user]\nruns_per_s = 0.02\nruns_burst = 1\n"
+    with open_daemon(config) as daemon:
+        busy = {"type": "run", "source": _SPIN, "limits": {"cpu_ms": 300}}
+        waiting = {"type": "run", "source": "return 1"}
+        replies = ALICE.ask(daemon.socket, busy, waiting, {"type": "cancel", "target": 1}, at_once=True)
+        assert replies[1]["outcome"]["kind"] == "cancelled"
+
+
+def test_refusals_by_a_quota_of_programs_are_delayed() -> None:
+    """A client that submits without pause above its quota is told so later, so that it cannot keep cells busy."""
+    with open_daemon("[quotas.user]\nprograms = 1\n") as daemon:
+        _submit(daemon.socket, ALICE, "return 0")
+        began = time.monotonic()
+        submits = [{"type": "submit", "source": f"return {number}"} for number in range(1, 32)]
+        assert _codes(ALICE.ask(daemon.socket, *submits, at_once=True)) == ["quota"] * 31
+        assert time.monotonic() - began > 0.5

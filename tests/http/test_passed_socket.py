@@ -5,29 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
-
-@contextmanager
-def _service(log: Path, sock: socket.socket, *arguments: str, count: str = "1") -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server as systemd does, with a socket on descriptor 3."""
-    script = f"exec 3<&{sock.fileno()} {sock.fileno()}<&-; "
-    script += f'export LISTEN_FDS={count} LISTEN_PID=$$ LISTEN_FDNAMES=x; exec "$@"'
-    command = ["bash", "-c", script, "bash", sys.executable, "-m", "promptlogctl", "http", *arguments]
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, pass_fds=(sock.fileno(),), stderr=file)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+from tests.passed_socket import passed_server
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])
@@ -39,7 +22,7 @@ def test_the_passed_socket_is_used(tmp_path: Path, socket_path: Path, family: st
         transport = None if family == "tcp" else httpx.HTTPTransport(uds=str(tmp_path / "s"))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}" if family == "tcp" else "http://localhost"
         with (
-            _service(tmp_path / "log", sock, "--socket", str(socket_path)) as process,
+            passed_server(tmp_path / "log", sock, "http", "--socket", str(socket_path)) as process,
             httpx.Client(base_url=url, transport=transport, timeout=30) as web,
         ):
             assert web.post("/exec", json={"code": "return [1]"}).json() == [1]
@@ -67,7 +50,7 @@ def test_unusable_descriptors(tmp_path: Path, kind: str, count: str, says: str) 
             sock.listen()
         if kind == "file":
             os.dup2(file.fileno(), sock.fileno())
-        with _service(tmp_path / "log", sock, count=count) as process:
+        with passed_server(tmp_path / "log", sock, "http", count=count) as process:
             assert process.wait(30) == 2
     assert says in (tmp_path / "log").read_text()
 
@@ -79,7 +62,7 @@ def test_a_public_unix_socket_needs_tokens(tmp_path: Path, socket_path: Path, mo
         sock.bind(str(tmp_path / "s"))
         sock.listen()
         (tmp_path / "s").chmod(mode)
-        with _service(tmp_path / "log", sock, "--socket", str(socket_path)) as process:
+        with passed_server(tmp_path / "log", sock, "http", "--socket", str(socket_path)) as process:
             if mode == 0o666:
                 assert process.wait(30) == 2
                 assert "every user may connect to" in (tmp_path / "log").read_text()

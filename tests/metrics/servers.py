@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -43,21 +42,6 @@ def metrics_server(daemon: Path, listen: str = "127.0.0.1:0") -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
             assert "Traceback" not in said(), said()
-
-
-@contextmanager
-def passed_server(daemon: Path, sock: socket.socket, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server as systemd does: with a listening socket on descriptor 3."""
-    script = f"exec 3<&{sock.fileno()} {sock.fileno()}<&-; "
-    script += 'export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=x; exec "$@"'
-    command = ["bash", "-c", script, "bash", sys.executable, "-m", "promptlogctl", "--socket", str(daemon), "metrics"]
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, pass_fds=(sock.fileno(),), stderr=file)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def scraped(url: str) -> Samples:

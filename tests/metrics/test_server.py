@@ -14,7 +14,8 @@ from promptlogctl.client import Client
 from promptlogctl.metrics import server
 from tests.daemon.processes import a_daemon, until
 from tests.http.servers import connected, exchanged, status_of
-from tests.metrics.servers import metrics_server, passed_server, scraped, value
+from tests.metrics.servers import metrics_server, scraped, value
+from tests.passed_socket import passed_server
 
 _GET = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -146,7 +147,7 @@ def test_a_socket_that_systemd_passes_is_served(socket_path: Path, tmp_path: Pat
     with socket.socket(socket.AF_INET if kind == "tcp" else socket.AF_UNIX) as sock:
         sock.bind(("127.0.0.1", 0) if kind == "tcp" else str(path))
         sock.listen()
-        with passed_server(socket_path, sock, tmp_path / "log") as process:
+        with passed_server(tmp_path / "log", sock, "--socket", str(socket_path), "metrics") as process:
             url = f"http://127.0.0.1:{sock.getsockname()[1]}" if kind == "tcp" else f"unix:{path}"
             assert value(scraped(url), "up") == 1
             process.send_signal(signal.SIGTERM)
@@ -159,6 +160,6 @@ def test_a_passed_socket_that_other_hosts_reach_is_refused(tmp_path: Path) -> No
     with socket.socket() as sock:
         sock.bind(("0.0.0.0", 0))
         sock.listen()
-        with passed_server(tmp_path / "none", sock, tmp_path / "log") as process:
+        with passed_server(tmp_path / "log", sock, "--socket", str(tmp_path / "none"), "metrics") as process:
             assert process.wait(30) == 2
     assert "0.0.0.0 is reachable from other hosts" in (tmp_path / "log").read_text()
