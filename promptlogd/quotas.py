@@ -28,7 +28,7 @@ _CPU_BURST_S = 10.0
 _REFUSALS_PER_S, _REFUSALS_BURST = 10.0, 20.0
 """Refusals of one principal that are sent at once. Further ones are sent later."""
 _DELAYS_PER_S = 1000.0
-"""Refusals of all principals that are delayed. Each holds 7 KB until it is sent, so all hold at most 18 MB. Further ones
+"""Refusals of all principals that are delayed. Each holds 7 KB until it is sent, so all hold at most 18 MB. The others
 are sent at once."""
 _LEAST_DELAY_S, _SPREAD_S, _STEPS = 0.5, 1.0, 100
 """Delays go round from 0.5 s to 1.5 s in 100 steps. With one delay for all, the requests of a client would come back
