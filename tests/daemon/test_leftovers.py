@@ -10,11 +10,15 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from promptlogctl.client import Client
 from promptlogd.jails_folder import folder_id
 from promptlogd.store import Store
 from tests.daemon.processes import a_daemon, children, is_alive, until
 from tests.daemons import cgroups
+
+pytestmark = pytest.mark.alone  # they look at the folders of all daemons of this machine
 
 
 def _jail_folders() -> set[Path]:
