@@ -40,7 +40,7 @@ def test_runs_that_never_started_are_in_no_histogram() -> None:
     assert sum(totals.engines["quickjs"].wall.counts) == 0
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_counting_a_run_takes_microseconds() -> None:
     """Counting a run takes a few microseconds, also after many runs."""
     totals, usage = RunTotals(), _usage(1.5, 3.0)

@@ -12,7 +12,7 @@ from promptlogctl.client import Client
 from tests.clients.target import Target, target
 from tests.daemon.processes import until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 _LEAVE_AT_ONCE = {"connections that leave at once", "loops whose client leaves at once"}
 """Attacks whose connections the daemon may have closed before the test can see them."""

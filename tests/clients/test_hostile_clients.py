@@ -19,7 +19,7 @@ from tests.clients.target import Target, target
 from tests.daemon.processes import many_descriptors, until
 from tests.fuzz.fuzz import Fuzz
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 PING = b'{"type":"ping","id":1}\n'
 _IDLE_BYTES = 20 << 10

@@ -26,7 +26,7 @@ from promptlogctl.client import Client
 from sandbox.limits import MIB
 from tests.daemon.processes import Daemon, a_daemon, many_descriptors, resident_bytes, talk, until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 _FOUR_CELLS = "[pool]\ncells = 4\nspare = 4\n"
 _SHORT_STALL = _FOUR_CELLS + "[server]\nstall_s = 1.0\n"

@@ -41,7 +41,7 @@ def test_json_lines_with_a_half_closed_client(socket_path: Path) -> None:
     assert json.loads(line)["outcome"] == {"kind": "ok", "value": 3}
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_replies_are_sent_in_order_of_completion(socket_path: Path) -> None:
     """The shorter of two pipelined runs is answered first."""
     with Client(socket_path) as client:
@@ -67,7 +67,7 @@ def test_a_run_can_be_cancelled(socket_path: Path) -> None:
         assert json.loads(lines.readline())["found"] is False
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_runs_are_cancelled_when_their_client_disconnects(tmp_path: Path) -> None:
     """When a client disconnects, the daemon ends its runs long before their limits, and serves other clients."""
     with a_daemon(tmp_path, config=FOUR_CELLS) as daemon, Client(daemon.socket) as client:
@@ -152,7 +152,7 @@ def test_a_frame_over_the_cap_ends_only_its_own_connection(socket_path: Path, cl
     assert client.ping().protocol == 1
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_an_incomplete_frame_has_a_deadline(tmp_path: Path) -> None:
     """The daemon answers a frame in two parts, and closes a client that does not complete a frame after stall_s."""
     stall_s = 0.5
@@ -168,7 +168,7 @@ def test_an_incomplete_frame_has_a_deadline(tmp_path: Path) -> None:
         assert "rest of a frame" in json.loads(received)["message"]
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
     """A client that reads gets 60 MB of replies; the daemon closes one that reads nothing, and serves others."""
     runs = [{"type": "run", "id": id, "source": "return 'x'.repeat(1000000)"} for id in range(60)]
@@ -184,7 +184,7 @@ def test_a_client_that_reads_nothing_is_closed(tmp_path: Path) -> None:
         assert client.run_source("return 1").value == 1
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_memory_of_an_oversized_frame_is_freed_with_its_connection(tmp_path: Path) -> None:
     """When the daemon closes a connection with an oversized frame, it frees the bytes of that frame at once."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
@@ -199,7 +199,7 @@ def test_memory_of_an_oversized_frame_is_freed_with_its_connection(tmp_path: Pat
         assert resident_bytes(daemon.process.pid) < first + (20 << 20)
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_many_connections(tmp_path: Path) -> None:
     """The daemon serves a client while 5,000 idle connections are open."""
     with many_descriptors(5_500), a_daemon(tmp_path) as daemon, ExitStack() as idle:
@@ -247,7 +247,7 @@ def test_only_the_id_of_the_message_itself_is_used(socket_path: Path) -> None:
             assert (error.get("id"), error["code"]) == (told, "bad_request")
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_client_that_does_not_read_uses_little_memory(tmp_path: Path) -> None:
     """If nobody reads replies of half a gigabyte, the daemon prepares only a few, and frees their memory."""
     source = "return 'x'.repeat(4194000)"
@@ -274,7 +274,7 @@ def test_a_client_that_does_not_read_uses_little_memory(tmp_path: Path) -> None:
         until(lambda: resident_bytes(daemon.process.pid) - before < 48 << 20)
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 @pytest.mark.parametrize("message", [b'{"type":"cancel","id":1,"target":2}\n', b'{"id":1,"type":"what"}\n'])
 def test_reading_stops_when_replies_are_not_read(tmp_path: Path, message: bytes) -> None:
     """The daemon stops reading cancels and invalid messages whose answers the client does not read, to bound memory."""
@@ -289,7 +289,7 @@ def test_reading_stops_when_replies_are_not_read(tmp_path: Path, message: bytes)
             assert other.run_source("return 1").value == 1
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_disconnect_behind_too_many_requests_is_noticed(tmp_path: Path) -> None:
     """Runs end at once when their client disconnects, even if it pipelined more requests than the daemon reads."""
     config = FOUR_CELLS + "[server]\nmax_pipelined = 16\n"

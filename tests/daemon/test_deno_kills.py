@@ -15,7 +15,7 @@ from sandbox.outcome import Crashed
 from tests.daemon.processes import a_daemon, cpu_s, is_alive, jailed_denos, until
 from tests.daemons import cgroups
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 WHICH = "return typeof Intl === 'undefined' ? 'quickjs' : 'deno'"
 

@@ -35,7 +35,7 @@ from tests.daemon.processes import (
 )
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_sigterm_drains(tmp_path: Path) -> None:
     """At SIGTERM, the daemon completes the runs in progress, refuses new ones, exits 0, and leaves nothing behind."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
@@ -66,7 +66,7 @@ def test_sighup_without_a_configuration_changes_nothing(tmp_path: Path) -> None:
         assert client.run_source("return 1").value == 1
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_killed_with_sigkill(tmp_path: Path) -> None:
     """After SIGKILL, all jailed processes are gone within a second, and the next start serves the same store."""
     config = "[pool]\ncells = 2\nspare = 2\n"
@@ -87,7 +87,7 @@ def test_killed_with_sigkill(tmp_path: Path) -> None:
         assert client.run(hash).value == 7
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 @pytest.mark.parametrize("depth", [1, 2, 3], ids=["nsjail", "zygote", "child"])
 def test_killing_a_jailed_process_affects_only_its_own_run(tmp_path: Path, depth: int) -> None:
     """If nsjail, zygote or child is killed during a run, that run is reported as killed, and all others succeed."""
@@ -202,7 +202,7 @@ def test_programs_run_for_an_ordinary_user(tmp_path: Path, engine: Any) -> None:
         shutil.rmtree(folder)
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_run_that_outlasts_the_drain_is_reported(tmp_path: Path) -> None:
     """A run that is still running when the drain ends gets `shutting_down`, and the log counts it."""
     with a_daemon(tmp_path, config="[server]\ndrain_s = 0.2\n") as daemon, Client(daemon.socket) as client:
@@ -234,7 +234,7 @@ def test_a_ready_descriptor_that_can_not_be_written_to(tmp_path: Path, kind: str
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_the_last_reply_is_sent_in_full(tmp_path: Path) -> None:
     """SIGTERM does not truncate a large result that its client reads late."""
     source = "const t = Date.now(); while (Date.now() - t < 300); return 'x'.repeat(1000000)"
@@ -253,7 +253,7 @@ def test_the_last_reply_is_sent_in_full(tmp_path: Path) -> None:
         assert daemon.process.wait(10) == 0
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_ctrl_c_drains_the_daemon(tmp_path: Path) -> None:
     """A SIGINT to the terminal's whole process group drains the daemon: the jails are not in that group."""
     with a_daemon(tmp_path, process_group=0) as daemon, Client(daemon.socket) as client:
@@ -268,7 +268,7 @@ def test_ctrl_c_drains_the_daemon(tmp_path: Path) -> None:
         assert daemon.process.wait(10) == 0
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 @pytest.mark.parametrize("when", ["at once", "while it stops", "while it tidies up"])
 def test_a_second_signal_changes_nothing(tmp_path: Path, when: str) -> None:
     """A second SIGTERM during shutdown has no further effect."""

@@ -24,7 +24,7 @@ from promptlogd.wire.messages import Error, Finished, Ping, Pong, Reply, Request
 from sandbox.outcome import Ok
 from tests.daemon.processes import Daemon, a_daemon, children, talk, until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 MIB = 1 << 20
 _TURN_MS = 40.0

@@ -18,7 +18,7 @@ from promptlogctl.client import Client, PromptlogError, RequestRefused
 from tests.daemon.ordinary_user import ordinary_user
 from tests.daemon.processes import until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 
 def _is_ready(path: Path) -> bool:

@@ -41,7 +41,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield daemon
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_half_closed_client_costs_no_wake_ups(daemon: Daemon) -> None:
     """The daemon sleeps during a run of a half-closed client, and cancels the run when the client disconnects."""
     with talk(daemon.socket, _ENDLESS) as sock:
@@ -54,7 +54,7 @@ def test_a_half_closed_client_costs_no_wake_ups(daemon: Daemon) -> None:
         until(lambda: other.stats().running == 0)
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_disconnect_behind_too_many_requests_is_noticed(daemon: Daemon) -> None:
     """The daemon notices that a client disconnects while it does not read from it, because too many requests wait."""
     requests = [{**_ENDLESS, "id": number} for number in range(140)]
@@ -65,7 +65,7 @@ def test_a_disconnect_behind_too_many_requests_is_noticed(daemon: Daemon) -> Non
         until(lambda: other.stats().running + other.stats().queued == 0)
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_the_drain_costs_no_wake_ups_and_ends_with_the_last_reply(daemon: Daemon) -> None:
     """After SIGTERM, the daemon sleeps until the last run has ended, sends its reply, and exits at once."""
     source = "const t = Date.now(); while (Date.now() - t < 3000); return 'done'"
@@ -127,7 +127,7 @@ def test_a_signal_during_the_start_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_sigterm_ends_a_hanging_start(tmp_path: Path) -> None:
     """If the first cell does not become ready, SIGTERM still stops the daemon at once."""
     process = _start(tmp_path)

@@ -18,7 +18,7 @@ from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import CpuLimit, Ok, WallLimit
 from tests.daemon.processes import Daemon, a_daemon, at_work, cpu_s, is_alive, jailed_denos, until, watchdogs
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.timed
 
 _BUSY_S = 0.1
 """CPU time after which a run is certainly in progress."""

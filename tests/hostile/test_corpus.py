@@ -24,6 +24,13 @@ _ALL: list[dict[str, Any]] = [
 _CASES = [
     pytest.param(engine, case, id=f"{case['name']}-{engine}") for case in _ALL for engine in sorted(case["engines"])
 ]
+_IN_TURN = [
+    pytest.param(engine, case, id=f"{case['name']}-{engine}", marks=marks)
+    for number, case in enumerate(_ALL)
+    for index, engine in enumerate(sorted(case["engines"]))
+    for marks in [[] if index == number % len(case["engines"]) else [pytest.mark.long]]
+]
+"""`make test` runs each case on one engine, in turn; `make test-long` on the other."""
 _MEMORY = [param for param in _CASES if param.values[1]["group"] == "memory"]  # type: ignore[index]
 
 _CPU_OVER_MS = {"quickjs": 30, "deno": 30}
@@ -103,7 +110,7 @@ def _is_in_time(case: dict[str, Any], engine: str, result: RunResult) -> bool:
     return result.outcome.__struct_config__.tag != "cpu_limit" or over_ms <= _CPU_OVER_MS[engine]
 
 
-@pytest.mark.parametrize(("engine", "case"), _CASES)
+@pytest.mark.parametrize(("engine", "case"), _IN_TURN)
 def test_case(client: Client, engine: Any, case: dict[str, Any]) -> None:
     """The program ends as listed, within its limits, and the next run is served."""
     source, prompt, env = _source(case), _prompt(case), case.get("env")

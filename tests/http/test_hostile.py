@@ -88,7 +88,7 @@ def test_upgrade_with_a_body_is_refused(url: str) -> None:
     assert received.count(b"HTTP/1.1 ") == 1
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_trailers_are_limited_and_ignored(url: str) -> None:
     """Endless trailers close the connection, and trailers do not change the response."""
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Transfer-Encoding: chunked\r\n"
@@ -107,7 +107,7 @@ def test_trailers_are_limited_and_ignored(url: str) -> None:
         assert sent < 40 << 20
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_endless_pipelined_requests(socket_path: Path) -> None:
     """The server stops reading from a client that reads no response, and serves other clients meanwhile."""
     with http_server(daemon=socket_path) as url, connected(url) as sock, httpx.Client(base_url=url, timeout=20) as web:
@@ -138,7 +138,7 @@ def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     assert statuses == [404 if path == b"/nothing" else 200 for path in paths] + [200]
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_endless_headers(url: str) -> None:
     """A client that sends endless headers is disconnected before it has sent 16 MiB."""
     with connected(url) as sock:
@@ -169,7 +169,7 @@ def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
             thread.join()
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", GET, GET + b"X: y\r\n"])
 def test_an_incomplete_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent: bytes) -> None:
     """A request whose head does not arrive in time is answered with 408, and the connection is closed."""
@@ -178,7 +178,7 @@ def test_an_incomplete_request(monkeypatch: pytest.MonkeyPatch, socket_path: Pat
         assert status_of(exchanged(url, sent)) == 408
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A body that does not arrive completely in time is answered with 408."""
     monkeypatch.setattr(body_module, "BODY_S", 0.3)
@@ -187,7 +187,7 @@ def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None
         assert status_of(exchanged(url, head)) == 408
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_client_that_reads_nothing(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A connection is closed if the client stops reading its response."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
@@ -204,7 +204,7 @@ def test_a_client_that_reads_nothing(monkeypatch: pytest.MonkeyPatch, socket_pat
             assert received < 19_000_000
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A client that reads slowly but steadily gets all of its responses."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
@@ -223,7 +223,7 @@ def test_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch, socket_path
         assert received >= 16_000_000
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_last_response_that_is_not_read(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A connection that is about to close does not wait forever for the client to read the last response."""
     monkeypatch.setattr(server_module, "STALL_S", 0.3)
@@ -237,7 +237,7 @@ def test_a_last_response_that_is_not_read(monkeypatch: pytest.MonkeyPatch, socke
         until(lambda: not server.server_state.connections)
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 @pytest.mark.parametrize(("method", "path"), [("POST", "exec"), ("GET", "programs"), ("POST", "submit")])
 def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, path: str) -> None:
     """A request is answered with 504 while the daemon hangs, and the next request is served when the daemon goes on."""
@@ -254,7 +254,7 @@ def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, me
         assert httpx.request(method, f"{url}{path}", json=body, timeout=20).status_code == 200
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_disconnect_cancels_the_run(url: str, client: Client) -> None:
     """When the HTTP client disconnects, its run is cancelled."""
     before = client.stats().runs.get("cancelled", 0)
@@ -266,7 +266,7 @@ def test_a_disconnect_cancels_the_run(url: str, client: Client) -> None:
     until(lambda: client.stats().runs.get("cancelled", 0) > before)
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_disconnect_cancels_pipelined_runs(url: str, client: Client, at_once: int) -> None:
     """When a client with several pipelined requests disconnects, its current run is cancelled."""
@@ -280,7 +280,7 @@ def test_a_disconnect_cancels_pipelined_runs(url: str, client: Client, at_once: 
     until(lambda: client.stats().runs.get("cancelled", 0) > before)
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_body_that_is_not_needed(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """If a request was answered before its body arrived, the connection is closed unless the body arrives in time."""
     monkeypatch.setattr(server_module, "REST_S", 0.3)
@@ -289,7 +289,7 @@ def test_a_body_that_is_not_needed(monkeypatch: pytest.MonkeyPatch, socket_path:
         assert status_of(received) == 200
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_no_free_connection_to_the_daemon(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """If no connection to the daemon has room for a request, the answer is 429 at once."""
     monkeypatch.setattr(backend_module, "DAEMON_CONNECTIONS", 0)
@@ -298,7 +298,7 @@ def test_no_free_connection_to_the_daemon(monkeypatch: pytest.MonkeyPatch, socke
         assert (response.status_code, response.headers["retry-after"]) == (429, "1")
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_readiness_checks_are_combined(url: str, client: Client) -> None:
     """Many readiness checks at once use few connections to the daemon."""
     before = client.stats().clients
@@ -314,7 +314,7 @@ def test_readiness_checks_are_combined(url: str, client: Client) -> None:
             sock.close()
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_long_runs_do_not_delay_short_runs(url: str, web: httpx.Client) -> None:
     """A client with short runs is served while thirty other connections run loops."""
     assert web.post("/exec", json={"code": "return 1"}).json() == 1
@@ -331,7 +331,7 @@ def test_long_runs_do_not_delay_short_runs(url: str, web: httpx.Client) -> None:
             sock.close()
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_5000_connections(socket_path: Path) -> None:
     """Another client is served while 5,000 connections are open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -347,7 +347,7 @@ def test_5000_connections(socket_path: Path) -> None:
                 sock.close()
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_a_daemon_that_stops_and_comes_back(tmp_path: Path) -> None:
     """Without a daemon the answer is 503 with Retry-After; when a daemon starts, the same connections are served."""
     path = tmp_path / "socket"

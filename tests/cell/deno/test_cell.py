@@ -78,7 +78,7 @@ async def test_late_output_of_a_process_does_not_reach_the_next_run(plan: Plan) 
         assert (value_of(result), result.logs) == (2, [])
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "source",
     [

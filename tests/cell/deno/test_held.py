@@ -88,7 +88,7 @@ async def test_an_unread_job_retires_the_cell(plan: Plan, *, next_starts: bool) 
     assert not goes_on
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 @pytest.mark.parametrize("next_starts", [False, True], ids=["next process not started", "next process waits"])
 async def test_the_cell_stays_usable_after_a_kill(plan: Plan, *, next_starts: bool) -> None:
     """With a cgroup, the cell stays usable, unless the next process's first message was read as the killed one's."""
