@@ -2,7 +2,7 @@
 # make demo-http      Do the same over HTTP.
 # make play           Open the web page in a browser.
 # make check          Lint, check types, run the tests that need no daemon.
-# make test           Run all tests.
+# make test           Run the tests. Long tables run in part: make test-long has the rest.
 # make test-tools     Test what needs zsh, fish, systemd-analyze and dpkg-deb (Debian: zsh, fish, systemd, dpkg).
 # make test-long      Run more cases of tables of which make test runs some. Takes minutes.
 # make test-versions  Run make test on each Python from 3.11 to 3.14 that is installed (PYTHONS="python3.12 ..." names them).
@@ -43,8 +43,9 @@ RELEASES ?= bookworm trixie
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests that run side by side. Those that look at time or memory run two at a time, those marked `alone` one at a time.
+# Many tests wait for a process for some of their time, hence one worker more than there are cores.
 PYTEST := $(BIN)/python -m pytest
-BESIDE := $(PYTEST) -n auto --maxprocesses 4 --dist worksteal
+BESIDE := $(PYTEST) -n $(shell echo $$(($$(nproc) < 4 ? $$(nproc) + 1 : 4))) --dist worksteal
 BESIDE_ONE := $(PYTEST) -n auto --maxprocesses 2 --dist worksteal
 DAILY := not long and not tools
 # $(call tried,COMMAND,MARKS): failed tests are tried once more, without others beside them, because on a shared machine
