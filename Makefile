@@ -4,16 +4,16 @@
 # make check          Lint, check types, run the tests that need no daemon.
 # make test           Run the tests. Long tables run in part: make test-long has the rest.
 # make test-tools     Test what needs zsh, fish, systemd-analyze and dpkg-deb (Debian: zsh, fish, systemd, dpkg).
-# make test-long      Run more cases of tables of which make test runs some. Takes minutes.
+# make test-long      Run the cases that make test omits: it runs only some cases of the longest tables. Takes minutes.
 # make test-versions  Run make test on each Python from 3.11 to 3.14 that is installed (PYTHONS="python3.12 ..." names them).
-# make coverage       Measure what the tests reach of promptlogd and sandbox. Fails below the floor in pyproject.toml.
+# make coverage       Measure the coverage of promptlogd and sandbox. Fails below the floor in pyproject.toml.
 # make test-page      Test the page in Chromium (Debian: chromium), and clients on Node.
 # make test-build     Build complete wheels, also with zig and for arm64. Takes minutes, and needs a package index.
 # make dist           Make the wheel and the sdist in dist/.
 # make deb RELEASES="bookworm trixie"  Make a Debian package for each of these releases in dist/. Needs dpkg-deb.
 # make test-deploy RELEASES=bookworm   Install promptlog as a service in a Debian root that systemd boots (systemd-nspawn),
 #                                      and test it from inside. Needs root, mmdebstrap, systemd-container.
-# make test-deploy-vm RELEASES=bookworm   Do so on the kernel of this Debian, with cgroup version 2, in QEMU without KVM.
+# make test-deploy-vm RELEASES=bookworm   The same with the kernel of this Debian and cgroup version 2, in QEMU without KVM.
 #                                      Needs root, mmdebstrap, qemu-system-x86.
 # make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
 # make placement      Generate placement.h after a change to the engine or to a script that the cell evaluates (x86-64).
@@ -22,8 +22,8 @@
 #                                      (BAD_SECONDS=0 omits this part).
 # make bench-tenants ROUNDS=3          Measure one tenant beside another that floods the daemon.
 # make bench-peers ROUNDS=5            Measure other systems, which come from npm and PyPI.
-# make soak SECONDS=600                Mixed load and kills.
-# make faults KILLS=300                Kills of random processes, including the daemon.
+# make soak SECONDS=600                Send mixed load, and kill random processes of cells.
+# make faults KILLS=300                Kill random processes, including the daemon, and verify that nothing is lost.
 # make fuzz BYTES=20000000             Send damaged frames to a daemon.
 # make fuzz-guided RUNS=5000000        Fuzz the parsers, guided by coverage.
 # make fuzz-cell RUNS=10000000         Fuzz the input of the QuickJS cell, guided by coverage. Needs clang.
@@ -34,7 +34,7 @@ BYTES ?= 20000000
 RUNS ?= 5000000
 ROUNDS ?= 1
 COVERAGE := $(CURDIR)/.coverage-data
-# In $PATH, or of pyenv.
+# One interpreter for each version, from $PATH or from pyenv.
 PYTHONS ?= $(shell for minor in 11 12 13 14; do \
 	for python in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python3; do \
 	$$python -c '' 2>/dev/null && echo $$python && break; done; done; true)
@@ -42,20 +42,23 @@ BAD_SECONDS ?= 30
 RELEASES ?= bookworm trixie
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests that run side by side. Those that look at time or memory run two at a time, those marked `alone` one at a time.
-# Many tests wait for a process for some of their time, hence one worker more than there are cores.
+# Tests run in parallel, with one worker more than cores, because many tests wait for a process most of the time. Tests
+# that are marked `timed` run at most two at a time, and tests that are marked `alone` one at a time.
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(PYTEST) -n $(shell echo $$(($$(nproc) < 4 ? $$(nproc) + 1 : 4))) --dist worksteal
 BESIDE_ONE := $(PYTEST) -n auto --maxprocesses 2 --dist worksteal
 DAILY := not long and not tools
-# $(call tried,COMMAND,MARKS): failed tests are tried once more, without others beside them, because on a shared machine
-# tests of time can fail by its load. If the reason is no failed test, the second try finds no test, and fails too.
-tried = $(1) -m "$(2) and $(DAILY)" || { echo "Failed tests, once more, one at a time:"; \
+# $(call tried,COMMAND,MARKS): run tests, and run failed tests again one at a time, because tests of time can fail on a
+# busy machine. If COMMAND failed for another reason, the second run finds no test, and fails as well.
+tried = $(1) -m "$(2) and $(DAILY)" || { echo "Running the failed tests again, one at a time:"; \
 	$(PYTEST) --last-failed --last-failed-no-failures none -m "$(2) and $(DAILY)"; } || failed=1
 
-# ASYNC102, 104: the awaited functions shield themselves, with a deadline (Cell.close, Cell._kill, _abandon).
-# ASYNC110: these loops wait for another process, which sets no Event.  ASYNC122: promptlog needs trio 0.27 or newer.
-# ASYNC124: handlers have one signature, whether or not they wait.  ASYNC103: tests' threads are not async code.
+# Why these checks of flake8-async are disabled:
+# ASYNC102, 104: the awaited functions have their own shield with a deadline (Cell.close, Cell._kill, _abandon).
+# ASYNC103: threads of tests are not async code.
+# ASYNC110: these loops wait for another process, which cannot set an Event.
+# ASYNC122: promptlog needs trio 0.27 or newer, where the checked problem does not exist.
+# ASYNC124: all handlers have the same signature, whether or not they wait.
 ASYNC_OFF := ASYNC102,ASYNC103,ASYNC104,ASYNC110,ASYNC122,ASYNC124
 
 # An editable installation builds the QuickJS cell. Its cache makes it compile only changed files (docs/building.md).
@@ -89,7 +92,7 @@ play: $(VENV)/.installed
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
 
-# Style, types, layers, and the tests that start no daemon.
+# Style, types, layers, and the tests that do not start a daemon.
 check: lint test-quick
 
 test-quick: $(VENV)/.dev
@@ -108,8 +111,8 @@ test-tools: $(VENV)/.dev
 test-long: $(VENV)/.dev
 	$(BESIDE) -m long
 
-# Coverage slows Python down, so that tests of time and memory say nothing: those marked `timed` or `alone` are left out.
-# Daemons of other users write their figures too: hence the folder's mode.
+# Tests that are marked `timed` or `alone` are omitted, because coverage slows Python down, and they depend on time and
+# memory. The folder is writable for all users, because tests start daemons as other users.
 coverage: $(VENV)/.dev
 	rm -rf $(COVERAGE)
 	mkdir -p $(COVERAGE)
@@ -163,8 +166,8 @@ lint-style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# flake8-async takes half a second for a file, and has no cache: so it reads only files with asynchronous code, those
-# that have changed since all were right, on all cores.
+# flake8-async takes half a second for a file, and has no cache. So this checks only files with asynchronous code that
+# have changed since the last success, on all cores.
 ASYNC_FILES := $(shell grep -rlE '\basync (def|with|for)\b|\b(trio|anyio)\b' --include='*.py' \
 	promptlogd promptlogctl sandbox tests)
 lint-async: $(VENV)/.async

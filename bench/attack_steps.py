@@ -1,7 +1,7 @@
 """How attacks use connections: a constant number of requests in flight, or replies that are never read.
 
-What is sent is made before the attack begins, and replies are counted without a look into them: on a host of few
-cores the attacker's own work would be part of what is measured.
+Requests are encoded before the attack begins, and replies are counted without decoding. Otherwise, on a host with few
+cores, the attacker's own CPU time would distort the measurements.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Target:
 
 
 Step = Callable[[], None]
-"""Attacks until the process is killed. It is called again after the daemon has closed a connection (OSError)."""
+"""Attacks until the process is killed. The attacker calls it again if the daemon closes a connection (OSError)."""
 
 Prepare = Callable[[Target], Step]
 """Prepares an attack, and returns its step."""

@@ -2,9 +2,9 @@
 
     python bench/attacker.py NAME SOCKET [--uid 65534] [--programs 2000]
 
-The process prepares what the attack needs, prints "ready", waits for a line on its standard input, and then attacks
-until it is killed or its parent ends. If the daemon closes its connections, it opens new ones. With --uid it gives up
-root before it connects, and keeps root's group, which the socket belongs to.
+The process prepares the attack, prints "ready", waits for a line on its standard input, and then attacks until it is
+killed or its parent ends. If the daemon closes its connections, the process opens new ones. With --uid it changes its
+uid before it connects, and keeps root's group, which owns the socket.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def attacking(
 ) -> Iterator[Callable[[], None]]:
     """Context manager: prepare an attack, and yield a function that starts it. The attack ends with the block.
 
-    Raises NotPrepared if to prepare it takes longer than `prepared_s`.
+    Raises NotPrepared if the preparation takes longer than `prepared_s`.
     """
     command = [sys.executable, __file__, name, path, "--programs", str(programs)]
     command += [] if uid is None else ["--uid", str(uid)]

@@ -21,7 +21,7 @@ _IDS = 64
 _NAMES = 64
 """Maximum for one program."""
 _LOOPS = 300
-"""More than one connection may have in flight, so that the cancels queue behind waiting requests."""
+"""More than one connection may have in flight, so that the cancels wait behind other requests."""
 _MANY = 9_000
 _KEPT_OPEN = 4_000
 """Number of connections that stay open after their reply. Above it, the oldest is closed."""

@@ -2,11 +2,11 @@
 
     python bench/bad_client.py [--rounds 3] [--seconds 30] [--found] [--only TEXT] [--json FILE]
 
-For each attack (attacks.py) and each round a daemon is started with a state folder of its own. The good client is
-load.c, an open loop of a kept short program at 200 requests/s: a request is due at its time, and its latency counts
-from then, whenever it could be sent. It is measured alone, and then beside the attacker, which is another process. A
-third client (excess.py) measures meanwhile how far runs exceed their limits. Figures are medians of the rounds; those
-of excess are the most of each round. Run it as root: attackers with another uid are left out otherwise.
+For each attack (attacks.py) and each round, the benchmark starts a daemon with a new state folder. The good client is
+load.c with an open loop: it runs a short stored program 200 times a second, and each latency counts from the time at
+which the request was due. It is measured alone, and then beside the attacker, which is a separate process. Meanwhile a
+third client (excess.py) measures how far runs exceed their limits. Figures are medians over the rounds, and for excess
+the median of the maximum of each round. Run it as root. Otherwise attackers with another uid are omitted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Measures how far runs on Deno exceed their wall and CPU limits during an attack, with a third client.
 
-Both limits are held by promptlog's own processes, not by a timer in the kernel, so they show whether these get to run.
+On Deno, promptlog's own processes enforce both limits, not a timer in the kernel. So the excess shows whether these
+processes get enough CPU time during the attack.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-/* The floor: a C zygote behind a socketpair. One byte in, fork + exit + wait of a child, one byte out.
+/* A lower bound for the time of a run: a minimal zygote in C behind a socketpair. For each byte that it receives, it
+ * forks a child, waits until the child has exited, and sends one byte back.
  *
- *   floor COUNT      prints the seconds of each round, a line each, then "cpu" and the CPU seconds of each round
+ *   floor COUNT      Prints the duration of each round in seconds, one a line. The last line is "cpu" and the mean CPU
+ *                    time of a round in seconds.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,9 +2,9 @@
 
     python bench/front.py [--rounds 3] [--seconds 3]
 
-Both are loaded by load.c, in turn, on one daemon: over the socket, and through `promptlogctl http` with one process.
-Four users with short runs are measured alone, and beside four users with endless loops; each user is one HTTP
-connection. Figures are medians of the rounds.
+load.c sends the same load to one daemon, in turn over the socket and through one process of `promptlogctl http`. Then
+four users with short runs are measured alone, and beside four users with endless loops. Each user is one HTTP
+connection. Figures are medians over the rounds.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-/* A load generator for the benchmarks: one process, many connections, raw latencies. Built by load.py.
+/* The load generator of the benchmarks: one process, many connections, every latency recorded. load.py builds it.
  *
  *   load TARGET FRAMING REQUESTS CONNECTIONS SECONDS RATE EXPECT OUT [GRACE]
  *
- * TARGET    a port of 127.0.0.1, or the path of a Unix socket
- * FRAMING   http | prefix (length:4 big-endian, payload) | line (one line each)
- * REQUESTS  a file: for each request a length:4 (native) and its bytes; sent in turn
- * RATE      0: a closed loop, each connection sends when it has its answer. Else an open loop: so many requests a
- *           second are due at even times; one that finds no free connection waits, and its latency counts from when
- *           it was due
- * EXPECT    what every answer must contain; answers without it are counted as wrong
- * OUT       a file: the latency of each answer in seconds, doubles; infinity for a wrong one
- * GRACE     for a server that is under attack: what is not answered so many seconds after the end counts as
- *           unanswered, and a connection that the server closes is opened again. Without it, either is a failure
+ * TARGET    A port of 127.0.0.1, or the path of a Unix socket.
+ * FRAMING   http, prefix (4 bytes with the big-endian length, then the payload) or line (one message a line).
+ * REQUESTS  A file with all requests, which are sent in rotation. Each consists of 4 bytes with its length in native
+ *           byte order, then its bytes.
+ * RATE      0: a closed loop. Each connection sends its next request when it has received a reply.
+ *           Otherwise an open loop with this many requests per second, due at regular times. A request waits if no
+ *           connection is free. Its latency always counts from the time at which it was due.
+ * EXPECT    A text that every correct reply contains. Other replies count as wrong.
+ * OUT       The output file: the latency of each reply in seconds, as doubles. The latency of a wrong reply is infinity.
+ * GRACE     For a server under attack. Requests without a reply this many seconds after the end count as unanswered,
+ *           and connections that the server closes are opened again. Without GRACE, both end the load with an error.
  *
- * Prints: answers wrong seconds cpu_seconds (its own) unanswered.
+ * Prints five numbers: replies, wrong replies, seconds, CPU seconds of this process, unanswered requests.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -105,7 +106,7 @@ static void push(struct connection *c) {
     while (c->unsent) {
         ssize_t sent = send(c->fd, c->out, c->unsent, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent < 0) {
-            if (graceful && errno == EPIPE) return; /* the next read tells */
+            if (graceful && errno == EPIPE) return; /* the next read detects the end of the connection */
             if (errno != EAGAIN) die("send");
             break;
         }
@@ -129,7 +130,7 @@ static void begin(struct connection *c, double since) {
     push(c);
 }
 
-/* Whether the answer is whole. */
+/* Whether the reply is complete. */
 static int whole(struct connection *c) {
     if (!strcmp(framing, "line")) return c->used && c->in[c->used - 1] == '\n';
     if (!strcmp(framing, "prefix")) {

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 class Load:
     """The measurements of one load. Times are in seconds. `latencies` has every raw latency, sorted.
 
-    A request whose answer was wrong, or that was not answered, has an infinite one.
+    A request with a wrong reply or without a reply has an infinite latency.
     """
 
     latencies: Sequence[float]
@@ -72,8 +72,8 @@ def run(
 ) -> Load:
     """Generate load: a closed loop, or with `rate` (requests/s) an open loop.
 
-    With `grace_s` the server may be under attack: requests that are not answered so long after the end are counted.
-    Without it they are a RuntimeError, and so is a connection that the server closes.
+    If the server is under attack, set `grace_s`: requests without a reply this long after the end are then counted.
+    Without it, a missing reply, or a connection that the server closes, raises RuntimeError.
     """
     plan, out = tools / "requests", tools / "latencies"
     plan.write_bytes(b"".join(struct.pack("=I", len(request)) + request for request in requests))

@@ -3,12 +3,13 @@
     python bench/pairs.py CHECKOUT [--pairs 20] [--seconds 2] [--clients 8] [--isolation jail]
     python bench/pairs.py . --other-config FILE [--scrape]
 
-CHECKOUT is a folder with another version and its virtual environment (`git worktree add`, `make demo` there), or this
-one, for two configurations of one version. `--scrape`: this version's metrics are read each second.
+CHECKOUT is a folder with another version and its virtual environment (`git worktree add`, then `make demo` there). With
+`.` two configurations of this version are compared. With `--scrape` the benchmark reads this version's metrics once a
+second.
 
-Both daemons are up for the whole time, each with a state folder of its own. In each pair both get the same load, a
-closed loop of the kept sample program, one after the other; which one is first alternates. A figure is their median;
-a ratio is the median of the ratios of the pairs, this version by the other one.
+Both daemons run for the whole time, each with its own state folder. In each pair, the same load is applied to one
+daemon and then to the other: a closed loop of the stored sample program. The order alternates. A figure is the median
+over the pairs. A ratio is the median of the ratios of the pairs, this version divided by the other one.
 
 CPU counts every process of a daemon: the daemon, its cells, and their ended children.
 """

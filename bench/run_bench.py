@@ -2,11 +2,11 @@
 
     python bench/run_bench.py [--seconds 3] [--rounds 1] [--bad-client-seconds 30] [--json FILE]
 
-The loads are closed loops unless a row says otherwise: a client sends its next request when it has the answer to the
-last. Percentiles are raw, from all samples. Compare ratios; absolute times are this machine's of this minute. In the
-same run: the floor, fork + exit + wait of a small C process behind a socketpair, and of a bare Python; and one of
-promptlog's cells without its daemon. With several rounds each figure is their median. The last section, a good client
-beside one bad client, is bad_client.py's; 0 seconds leave it out.
+Unless a row says otherwise, the loads are closed loops: a client sends its next request when it has received a reply.
+Percentiles are computed from all samples. Compare ratios only: absolute times depend on the machine and on its load.
+The same run measures lower bounds: fork + exit + wait of a small C process behind a socketpair, the same for a Python
+process, and a cell without the daemon. With several rounds, each figure is the median over the rounds. bad_client.py
+measures the last section, a good client beside a bad one. `--bad-client-seconds 0` omits it.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python bench/run_peers.py [--scratch FOLDER] [--seconds 3] [--rounds 1] [--only NAME ...] [--json FILE]
 
-The peers come from npm and PyPI into the scratch folder (package.json, and the package deno); Node.js must be there.
-Each server alone is up while it is loaded. One load generator for all (load.c): raw percentiles of all samples, closed
-loops, and an open one at 500/s. Each peer's runs/s with 8 clients is measured with autocannon as well.
+The peers are installed from npm and PyPI into the scratch folder (package.json, and the package deno). Node.js must be
+installed. Only one server runs at a time. The same load generator (load.c) measures all of them, with closed loops and
+with an open loop at 500 requests/s. Percentiles are computed from all samples. autocannon also measures each peer's
+runs/s with 8 clients.
 
   promptlog              a jailed process for each run
   promptlog on Deno      the same, with V8

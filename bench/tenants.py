@@ -1,11 +1,12 @@
-"""One tenant beside another that floods the daemon: how far the flood moves the good tenant's p99.
+"""Measures how much a tenant that floods the daemon raises the p99 of another tenant.
 
     python bench/tenants.py [--rounds 3] [--seconds 10] [--rate 200] [--json FILE]
 
-Both are tenants of one front, in a process each. The good tenant is load.c, an open loop of a kept short program at
---rate requests/s. It is measured alone, and then beside the flood: 8 connections with 32 requests in hand each, without
-pause. These are short runs, endless loops and results of 900 KB. Each round does this without quotas and with one
-(below), in a new daemon. Figures are medians of the rounds. To be reached: at most twice, with quotas.
+Both are tenants of the same front, and each is a separate process. The good tenant is load.c with an open loop: it runs
+a short stored program --rate times a second. It is measured alone, and then beside the flood: 8 connections, each with
+32 requests in flight at all times. These are short runs, endless loops and results of 900 KB. Each round measures this
+in a new daemon, once without quotas and once with the quota below. Figures are medians over the rounds. The target with
+the quota is a p99 of at most twice that of the good tenant alone.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python bench/where.py [--runs 1500]
 
-Samples a zygote and its children while they run the sample program back to back, and sorts each sample by what the
-kernel, or who else, was doing. Says also how many pages a run writes to first, or finds missing (minor faults).
+perf samples a zygote and its children while they run the sample program repeatedly. Each sample is assigned to an
+activity, for example a part of the kernel. The output also has the minor page faults of a run.
 """
 
 from __future__ import annotations

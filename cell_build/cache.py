@@ -22,8 +22,8 @@ def open_folder() -> Path:
         _remove_unused(folder)
     except OSError as error:
         print(
-            f"promptlog: {folder} cannot keep what is built: {error}.\n"
-            f"  This build goes on without a cache.  Set {VARIABLE} to a folder of your own.",
+            f"promptlog: {folder} cannot be the build cache: {error}.\n"
+            f"  This build continues without a cache.  Set {VARIABLE} to another folder that you own.",
             file=sys.stderr,
         )
         temporary = tempfile.mkdtemp(prefix="promptlog-build-")
@@ -33,7 +33,7 @@ def open_folder() -> Path:
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file completely or not at all, also if the machine stops or another build writes the same file."""
+    """Write a file atomically, even if the machine stops or another build writes the same file."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:

@@ -66,7 +66,7 @@ def main() -> None:
         prog="python -m cell_build",
         description="Put the QuickJS cell into the source tree, or a variant of it for tests into another folder.",
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the cell alone; default: the source tree")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="put only the cell there, not in the source tree")
     parser.add_argument("--define", action="append", default=[], metavar="NAME", help="a macro for promptlog's files")
     parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan; the executable is not static")
     options = parser.parse_args()

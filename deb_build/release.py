@@ -11,11 +11,11 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     number: int
     python: str
-    """Version of its Python, like 3.11."""
+    """Version of its Python, for example 3.11."""
 
     @property
     def next_python(self) -> str:
-        """The first version of Python that the package does not fit."""
+        """The next minor version of Python, which the package does not support."""
         major, minor = self.python.split(".")
         return f"{major}.{int(minor) + 1}"
 

@@ -1,6 +1,6 @@
-"""The files of a package, below a folder that stands for the root of the host.
+"""Makes the files of a package, below a folder that stands for the root of the host.
 
-pip unpacks the wheels, also for a version of Python that this machine does not have. Nothing of a wheel is executed.
+pip unpacks the wheels, even for a version of Python that this machine does not have. No code of a wheel is executed.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ version = {python}
 
 
 def collect(release: Release, folder: Path, *, found: Path | None = None) -> list[Path]:
-    """Put promptlog's wheel, built here, and those it needs into a folder. Return them, sorted by name.
+    """Build promptlog's wheel, fetch its dependencies, and put all wheels into `folder`. Return them, sorted by name.
 
-    `found`: a folder with wheels, which are used in place of those of a package index.
+    `found`: a folder with wheels, used instead of a package index. If it contains promptlog's wheel, none is built.
     """
     folder.mkdir(parents=True)
     index = [] if found is None else ["--no-index", f"--find-links={found.absolute()}"]
@@ -61,7 +61,7 @@ def collect(release: Release, folder: Path, *, found: Path | None = None) -> lis
 
 
 def make(release: Release, wheels: list[Path], tree: Path) -> None:
-    """Make all files of a package, other than dpkg's own."""
+    """Make all files of a package except those in DEBIAN/."""
     _environment(release, wheels, tree / PREFIX)
     for unit in sorted((ROOT / "systemd").glob("promptlog*.s*")):
         if unit.suffix in (".service", ".socket"):
@@ -78,7 +78,7 @@ def make(release: Release, wheels: list[Path], tree: Path) -> None:
 
 
 def _environment(release: Release, wheels: list[Path], folder: Path) -> None:
-    """Make a virtual environment for Debian's Python, as venv does, with the contents of the wheels."""
+    """Make a virtual environment for Debian's Python with the contents of the wheels, in the layout of venv."""
     packages = folder / f"lib/python{release.python}/site-packages"
     _pip(
         "install",
@@ -94,7 +94,7 @@ def _environment(release: Release, wheels: list[Path], folder: Path) -> None:
     commands = folder / "bin"
     commands.mkdir()
     for path in sorted((packages / "bin").iterdir()):
-        if path.read_bytes()[:4] == _ELF:  # scripts name the interpreter of this machine, and nobody needs them
+        if path.read_bytes()[:4] == _ELF:  # other files are scripts, whose first line names this machine's interpreter
             path.rename(commands / path.name)
             (commands / path.name).chmod(0o755)
     shutil.rmtree(packages / "bin")
@@ -106,7 +106,7 @@ def _environment(release: Release, wheels: list[Path], folder: Path) -> None:
         (commands / name).write_text(_SCRIPT.format(prefix=PREFIX, module=module, function=function))
         (commands / name).chmod(0o755)
     for information in packages.glob("*.dist-info"):
-        for name in ("RECORD", "REQUESTED", "direct_url.json"):  # pip's own, with paths of this machine
+        for name in ("RECORD", "REQUESTED", "direct_url.json"):  # written by pip, with paths of this machine
             (information / name).unlink(missing_ok=True)
         (information / "INSTALLER").write_text("dpkg\n")
 

@@ -1,8 +1,8 @@
-// A small client of promptlogd in JavaScript, for Node and Deno: one connection, JSON lines, requests side by side.
+// A small client of promptlogd for Node and Deno. It uses one connection, JSON lines, and concurrent requests.
 //
 //     node examples/client.mjs /run/promptlog/promptlog.sock
 //
-// docs/protocol.md has all requests; docs/vectors.json has examples of each message.
+// docs/protocol.md describes all requests. docs/vectors.json has examples of each message.
 
 import { connect } from "node:net";
 import { argv, exit } from "node:process";
@@ -11,9 +11,9 @@ import { pathToFileURL } from "node:url";
 export class Refused extends Error {
   constructor({ code, message, detail }) {
     super(message);
-    this.code = code; // what to branch on: not_found, busy, quota, ...
+    this.code = code; // for programs: not_found, busy, quota, ...
     this.detail = detail ?? {};
-    this.retryAfterMs = this.detail.retry_after_ms; // of busy and quota
+    this.retryAfterMs = this.detail.retry_after_ms; // only with busy and quota
   }
 }
 
@@ -22,7 +22,7 @@ export class Client {
   #waiting = new Map();
   #next = 1;
   #rest = Buffer.alloc(0);
-  #error; // why the connection is gone
+  #error; // the reason why the connection ended, or undefined
 
   constructor(path) {
     this.#socket = connect(path);
@@ -32,9 +32,9 @@ export class Client {
   }
 
   /**
-   * Send a request; resolve with its final reply, or reject with Refused or the connection's error.
-   * The client chooses the id. `onLog` gets each console line of a run with stream_logs. `signal`, an AbortSignal,
-   * cancels a run: the promise then resolves with the outcome `cancelled`, or another one if the run was faster.
+   * Send a request. Resolves with its final reply, or rejects with Refused or the error of the connection.
+   * This method sets the id of the request. `onLog` receives each console line of a run with stream_logs.
+   * `signal`, an AbortSignal, cancels a run. The outcome is then `cancelled`, unless the run ended before.
    */
   async ask(request, { onLog, signal } = {}) {
     signal?.throwIfAborted();
@@ -52,7 +52,7 @@ export class Client {
     }
   }
 
-  /** Run a kept program (a hash or @NAME) and resolve with its value. `more`: members of the request. */
+  /** Run a stored program (a hash or @NAME). Resolves with its value. `more`: further members of the request. */
   async run(program, prompt = "", more = {}, { onLog, signal } = {}) {
     const { outcome } = await this.ask({ type: "run", hash: program, prompt, ...more }, { onLog, signal });
     if (outcome.kind !== "ok") throw Object.assign(new Error(outcome.message ?? outcome.kind), { outcome });
@@ -68,14 +68,14 @@ export class Client {
   }
 
   #read(data) {
-    // Lines are split as bytes: a character may come in two parts.
+    // Split bytes, not text, because the two parts of a character may arrive separately.
     const bytes = Buffer.concat([this.#rest, data]);
     let from = 0;
     try {
       for (let end; (end = bytes.indexOf(10, from)) >= 0; from = end + 1) {
         this.#take(JSON.parse(bytes.toString("utf8", from, end)));
       }
-    } catch (error) { // not JSON, or an error of `onLog`
+    } catch (error) { // the line is not JSON, or `onLog` threw
       this.#socket.destroy(error);
       return this.#lost(error);
     }
@@ -84,7 +84,7 @@ export class Client {
 
   #take(reply) {
     const waiting = this.#waiting.get(reply.id);
-    if (reply.id === undefined) return this.#lost(new Refused(reply)); // the daemon could not read what was sent
+    if (reply.id === undefined) return this.#lost(new Refused(reply)); // the daemon could not decode a request
     if (waiting === undefined) return;
     if (reply.type === "log") return waiting.onLog?.(reply);
     this.#waiting.delete(reply.id);
@@ -118,7 +118,7 @@ async function main(path) {
 
 if (argv[1] !== undefined && import.meta.url === pathToFileURL(argv[1]).href) {
   if (argv.length !== 3) {
-    console.error("usage: client.mjs SOCKET, such as /run/promptlog/promptlog.sock");
+    console.error("usage: client.mjs SOCKET (for example /run/promptlog/promptlog.sock)");
     exit(2);
   }
   try {

@@ -1,10 +1,10 @@
-"""A service that offers its users formulas, such as `price * count`, with promptlog behind it.
+"""An HTTP service whose users store and evaluate formulas, such as `price * count`. promptlog runs them.
 
-    python examples/formula.py [PORT]            # promptlogd runs; `pip install promptlog` has the client
+    python examples/formula.py [PORT]            # needs a running promptlogd
     curl -d 'price * (1 - discount)' http://127.0.0.1:8080/            {"formula": HASH}
     curl -d '{"price": 20, "discount": 0.5}' http://127.0.0.1:8080/HASH    {"value": 10}
 
-docs/formulas.md says why it is built in this way.
+docs/formulas.md explains the design.
 """
 
 import json
@@ -19,17 +19,17 @@ LIMITS = LimitsAsked(cpu_ms=20, memory_bytes=16 << 20, result_bytes=1000)
 
 
 def problem(text: str, why: str, line: int | None, column: int | None) -> dict[str, object]:
-    """Return an error with its place in the user's text, which begins in the program's second line."""
+    """Return an error with its position in the user's text, which starts in the second line of the program."""
     lines = text.split("\n")
     if line is None or column is None:
         return {"error": why}
-    if not 2 <= line <= len(lines) + 1:  # behind the text: something in it is not complete
+    if not 2 <= line <= len(lines) + 1:  # the error is after the text, so the text is incomplete
         line, column = len(lines) + 1, len(lines[-1]) + 1
     return {"error": why, "line": line - 1, "column": column}
 
 
 def check(client: Client, text: str) -> tuple[int, dict[str, object]]:
-    """Keep a formula; or tell why it does not parse."""
+    """Store a formula. Return a status code and an answer, which has the reason if the formula does not parse."""
     try:
         return 201, {"formula": client.submit(BEFORE + text + AFTER).hash}
     except RequestRefused as refused:
@@ -40,7 +40,7 @@ def check(client: Client, text: str) -> tuple[int, dict[str, object]]:
 
 
 def evaluate(client: Client, hash: str, row: dict[str, object]) -> tuple[int, dict[str, object]]:
-    """Return a formula's value for a row of fields; or tell what went wrong, and where."""
+    """Evaluate a formula for a row of fields. Return a status code and the value, or an error with its position."""
     run = client.run(hash, env=row, limits=LIMITS)
     if run.ok:
         return 200, {"value": run.value}
@@ -52,7 +52,7 @@ def evaluate(client: Client, hash: str, row: dict[str, object]) -> tuple[int, di
 
 
 class Handler(BaseHTTPRequestHandler):
-    """POST / keeps the formula in the body; POST /HASH evaluates one for the JSON object in the body."""
+    """POST / stores the formula in the body. POST /HASH evaluates a formula for the JSON object in the body."""
 
     client = Client()
 

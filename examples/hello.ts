@@ -1,4 +1,4 @@
-// TypeScript runs on Deno: types are taken off, not checked.
+// TypeScript runs on Deno, which removes the types and does not check them.
 interface Greeting {
   text: string;
   length: number;

@@ -1,6 +1,6 @@
-"""The two main calls of the HTTP API: keep a program, run it. `make demo-http`.
+"""The two main requests of the HTTP API: store a program, and run it. `make demo-http` runs this file.
 
-It starts `promptlogctl http --spawn` on a free port, and prints what it sends and what comes back.
+It starts `promptlogctl http --spawn` on a free port, and prints the requests and the responses.
 """
 
 import json
@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).with_name("reverse.js").read_text()
 
 
 def main() -> None:
-    """Start a server, send it two requests, stop it."""
+    """Start a server, send two requests, and stop the server."""
     command = [sys.executable, "-m", "promptlogctl", "http", "--spawn", "--listen", "127.0.0.1:0"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def sent(request: urllib.request.Request) -> dict[str, str]:
-    """Send a request, print its answer, and return it."""
+    """Send a request, and print and return the response."""
     with urllib.request.urlopen(request, timeout=20) as response:
         content = response.read().decode()
         print(f"  {response.status} {content}")

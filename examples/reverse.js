@@ -1,4 +1,4 @@
-// Looks at the prompt from a few sides. `const result = ...` is what the run gives back.
+// Returns some facts about the prompt. The value of `const result` is the result of the run.
 const words = prompt.split(/\s+/).filter((word) => word !== '');
 
 const result = {

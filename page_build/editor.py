@@ -1,4 +1,4 @@
-"""Fetches the editor's packages, and makes modules of them that a browser can load."""
+"""Fetches the packages of the editor, and converts them to modules that a browser can load."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pathlib import Path
 from cell_build import cache
 
 FOLDER = "promptlogctl/http/static/editor"
-"""Where the modules belong, in the source tree and in the wheel."""
+"""Folder of the modules, in the source tree and in the wheel."""
 
 VARIABLE = "PROMPTLOG_EDITOR"
-"""`none`: leave the editor out. `required`: fail without it, for a release."""
+"""Environment variable. `none`: omit the editor. `required`: fail if the editor cannot be fetched (for releases)."""
 
 DENO_REQUIREMENT = "deno>=2.9.8,<3"
 
@@ -37,7 +37,7 @@ class EditorError(Exception):
 
 
 def requirements(cache_folder: Path) -> list[str]:
-    """Return what the build has to install: Deno, if there is a wheel of it for this machine, and it is needed."""
+    """Return the packages that the build must install: Deno, if it is needed and has a wheel for this machine."""
     has_wheel = platform.machine() in ("x86_64", "aarch64") and platform.libc_ver()[0] == "glibc"
     if os.environ.get(VARIABLE) == "none" or not has_wheel or cached(cache_folder) is not None:
         return []
@@ -45,7 +45,11 @@ def requirements(cache_folder: Path) -> list[str]:
 
 
 def find_or_fetch(cache_folder: Path) -> Path | None:
-    """Return the folder that has the modules; None, with a warning, if they can't be had. Raises EditorError."""
+    """Return the folder with the modules.
+
+    Return None if the user wants no editor, or, after a warning, if it cannot be fetched. Raises EditorError instead of
+    the warning if the editor is required.
+    """
     wish = os.environ.get(VARIABLE, "")
     if wish == "none":
         return None
@@ -59,20 +63,20 @@ def find_or_fetch(cache_folder: Path) -> Path | None:
 
 
 def cached(cache_folder: Path) -> Path | None:
-    """Return the folder in the cache that has the modules, if they were fetched before."""
+    """Return the folder in the cache with the modules, or None if they are not cached."""
     folder = cache_place(cache_folder)
     return folder if (folder / LICENSES).exists() else None
 
 
 def cache_place(cache_folder: Path) -> Path:
-    """Return the folder in the cache for the modules, by what they are made of: the locked packages, and this file."""
+    """Return the folder in the cache for the modules. Its name is a digest of the lock file and of this file."""
     files = [_HERE / name for name in (*_CONFIGURATION, "editor.py")]
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
     return cache_folder / f"editor-{digest}"
 
 
 def fetch(cache_folder: Path) -> Path:
-    """Fetch the packages, and return the folder in the cache that has the modules. Raises EditorError."""
+    """Fetch the packages, and return the folder in the cache with the modules. Raises EditorError."""
     deno = _find_deno()
     with tempfile.TemporaryDirectory(prefix="promptlog-editor-") as name:
         work = Path(name)
@@ -90,14 +94,14 @@ def fetch(cache_folder: Path) -> Path:
             raise EditorError("deno could not fetch it:\n    " + "\n    ".join(done.stderr.strip().splitlines()[-5:]))
         modules = modules_of(work / "node_modules" / ".deno")
     target = cache_place(cache_folder)
-    # The licences are written last: they mark a folder that is whole.
+    # The licences are written last, because `cached` takes their file as a sign of a complete folder.
     for name, content in sorted(modules.items(), key=lambda item: item[0] == LICENSES):
         cache.write(target / name, content, 0o644)
     return target
 
 
 def copy_to(made: Path, folder: Path) -> None:
-    """Copy the modules from the cache into a folder, the licences last: they mark a complete copy."""
+    """Copy the modules from the cache into a folder, and the licences last: their file marks a complete copy."""
     for path in sorted(made.iterdir(), key=lambda path: path.name == LICENSES):
         cache.write(folder / path.name, path.read_bytes(), 0o644)
 
@@ -110,7 +114,7 @@ def _find_deno() -> str:
 
     with suppress(FileNotFoundError):
         return str(deno.find_deno_bin())
-    # pip's isolated builds have executables of their own, in a folder that is on PATH alone.
+    # In an isolated build, pip installs executables into a temporary folder that only PATH names.
     found = shutil.which("deno")
     if found is None:
         raise EditorError("deno has no executable here")
@@ -118,7 +122,7 @@ def _find_deno() -> str:
 
 
 def modules_of(packages: Path) -> dict[str, bytes]:
-    """Return the module of each package by file name, and all licences. Raises EditorError."""
+    """Return the module of each package, and a text with all licences, by file name. Raises EditorError."""
     locked = _locked()
     found: dict[str, Path] = {}
     for manifest in packages.glob("*/node_modules/**/package.json"):

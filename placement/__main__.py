@@ -62,7 +62,7 @@ def check(source: bytes) -> Job:
 
 
 def traces(executable: Path, root: Path) -> list[bytes]:
-    """Start a cell outside of a jail, run all samples in it, and return the trace of each run."""
+    """Start a cell without a jail, run all samples in it, and return the trace of each run."""
     noted = []
     data, their_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -26,7 +26,7 @@ class Table:
 
     @classmethod
     def from_traces(cls, traces: Iterable[bytes]) -> Table:
-        """Make the table from traces with one byte for each block. Raises ValueError if the starts differ."""
+        """Make the table from traces with one byte for each block. Raises ValueError if the block counts differ."""
         runs = list(traces)
         starts, writers = set(), Counter[int]()
         for trace in runs:

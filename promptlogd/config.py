@@ -216,8 +216,8 @@ class StoreSettings(_Section, frozen=True, kw_only=True):
     refuses the submit. Default: no maximum."""
 
     visibility: Literal["own", "group", "all"] = "all"
-    """Who sees a program or a name whose submit does not say: its owner, also the owner's group, or everyone
-    (docs/access.md)."""
+    """Default visibility of programs and names, if a request has none. `own`: only the owner sees it. `group`: also the
+    owner's group. `all`: everyone (docs/access.md)."""
 
     @property
     def max_bytes(self) -> int | None:
@@ -226,40 +226,42 @@ class StoreSettings(_Section, frozen=True, kw_only=True):
 
 
 class RightsSettings(_Section, frozen=True, kw_only=True):
-    """Who may do what (docs/access.md). Entries: a user by uid or name, "@GROUP" by id or name, "*" for everyone."""
+    """Who has which right (docs/access.md). An entry is the uid or name of a user, "@GROUP" with the id or name of a
+    group, or "*" for everyone."""
 
     run: Members = ("*",)
     """Run stored programs."""
     exec: Members = ("*",)
     """Run any text."""
     submit: Members = ("*",)
-    """Store, list and describe programs; name, read and remove one's own."""
+    """Store, list and describe programs; name, read and remove own programs."""
     manage: Members = ()
-    """Read, remove and rename those of others; change their engine; `gc`, `verify`. Root and the daemon's user always
-    may."""
+    """Read, remove and rename programs of others; change their engine; `gc`, `verify`. Root and the daemon's user
+    always have this right."""
 
 
 class Quota(_Section, frozen=True, kw_only=True, omit_defaults=True):
-    """How much one principal may use. Default of each: no quota."""
+    """Quotas of one user or one tenant. By default there are none."""
 
     runs_at_once: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Runs that may be in progress. Further ones wait in the queue."""
+    """Maximum number of runs in progress. Further ones wait in the queue."""
     queued: Annotated[int, Meta(ge=0, le=100_000)] | None = None
-    """Runs that may wait in the queue. Further ones are refused with `quota`."""
+    """Maximum number of waiting runs. Further ones are refused with `quota`."""
     runs_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
-    """Runs and submits per second, on average."""
+    """Maximum rate of runs and submits per second, on average."""
     runs_burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    """Runs and submits that may come at once. Default: those of a second."""
+    """Number of runs and submits that may come in a burst, above the rate. Default: as many as in one second."""
     cpu_ms_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
-    """CPU time in ms per second, on average. 1000 is one core."""
+    """Maximum CPU time in ms per second, on average. 1000 is one core."""
     cpu_burst_ms: Annotated[float, Meta(gt=0, le=1_000_000_000)] | None = None
-    """CPU time in ms that may be used at once. Default: that of ten seconds."""
+    """CPU time in ms that may be used in a burst, above the rate. Default: as much as in ten seconds."""
     programs: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
-    """Stored programs."""
+    """Maximum number of stored programs."""
     stored_mb: Annotated[float, Meta(ge=0, le=1 << 30)] | None = None
-    """Disk space of the stored programs, without their artifacts, in MiB."""
+    """Maximum disk space of the stored programs, without their artifacts, in MiB."""
     max_cpu_ms: Positive | None = None
-    """The most that a run may ask for, if less than `limits.max.cpu_ms`. A default above it is lowered."""
+    """Maximum of the CPU limit that a run may ask for, if it is less than `limits.max.cpu_ms`. If the default limit is
+    higher, it is lowered to this maximum."""
     max_wall_ms: Positive | None = None
     """The same for `limits.max.wall_ms`."""
     max_memory_mb: Annotated[int, Meta(ge=8, le=4096)] | None = None
@@ -283,24 +285,24 @@ class Quota(_Section, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class QuotaRule(Quota, frozen=True, kw_only=True, omit_defaults=True):
-    """The quotas of certain users, or of certain tenants. The first rule that names a principal counts, and neither
-    `quotas.user` nor `quotas.tenant`: what it leaves out has no quota."""
+    """Quotas of certain users, or of certain tenants. For a principal that rules name, only the first of these rules
+    applies, and `quotas.user` and `quotas.tenant` do not. Quotas that the rule omits are off."""
 
     users: Members = ()
-    """Users and groups. With `tenants`: the fronts' users. Default: all fronts."""
+    """Users and groups. With `tenants`: the users of the fronts. Default: all fronts."""
     tenants: Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=1000)] = []
-    """Tenants. `NAME*` is each tenant whose name begins so."""
+    """Names of tenants. `NAME*` stands for all tenants whose names begin with `NAME`."""
 
 
 class QuotaSettings(_Section, frozen=True, kw_only=True):
-    """How much each principal may use (docs/access.md)."""
+    """Quotas of users and tenants (docs/access.md)."""
 
     user: Quota = Quota()
     """Each user."""
     tenant: Quota = Quota()
     """Each tenant of a front."""
     rules: Annotated[list[QuotaRule], Meta(max_length=1000)] = []
-    """Exceptions, as tables `[[quotas.rules]]`."""
+    """Exceptions for certain users or tenants, as tables `[[quotas.rules]]`."""
 
 
 class Engines(_Section, frozen=True, kw_only=True):

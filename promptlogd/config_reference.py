@@ -90,7 +90,7 @@ def config_reference() -> str:
         tables: list[tuple[str, ast.ClassDef, msgspec.Struct]] = []
         lines.extend([f"## `[{path}]`", "", ast.get_docstring(node) or "", ""])
         if path in _LIKE_USER:
-            lines.extend(["The settings of `[quotas.user]` can be here as well.", ""])
+            lines.extend(["This section has the same settings as `[quotas.user]`.", ""])
         if path == "quotas.tenant":
             return
         lines.extend(["| setting | type and bounds | default | reload | |", "|---|---|---|---|---|"])

@@ -10,7 +10,7 @@ const { createHash } = require('node:crypto');
 
 const [kind, port] = process.argv.slice(2);
 const programs = new Map();
-// A program that awaits nothing is called without a promise.
+// A program without `await` is called without a promise.
 const awaits = (source) => /\bawait\b/.test(source);
 const wrap = (source) =>
   `(${awaits(source) ? 'async ' : ''}function (prompt) {\n${source}\n; return JSON.stringify(result); })`;

@@ -1,6 +1,7 @@
 """A minimal server around the package quickjs-rs: python quickjs_rs_server.py PORT.
 
-A runtime and a context for each run, in WebAssembly (wasmtime), 128 MB and 50 ms of wall time. One thread, as Node's.
+Each run has a new runtime and a new context in WebAssembly (wasmtime), with 128 MB and 50 ms of wall time. The server
+has one thread, like the servers on Node.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ async def _answer(method: str, target: str, body: bytes) -> tuple[int, str]:
         return 404, "not found"
     try:
         return 200, await _run(source, parse_qs(url.query)["prompt"][0])
-    except Exception as error:  # whatever the peer raises is its answer
+    except Exception as error:  # any exception of the engine becomes the reply
         return 500, f"{type(error).__name__}: {error}"
 
 

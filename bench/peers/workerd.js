@@ -1,5 +1,5 @@
-// POST /submit keeps a program under its hash; GET /run/HASH?prompt= runs it in one isolate for all of its runs,
-// GET /fresh/HASH?prompt= in an isolate of its own.
+// POST /submit stores a program under its hash. GET /run/HASH?prompt= runs it in an isolate that all of its runs share.
+// GET /fresh/HASH?prompt= runs it in a new isolate.
 const programs = new Map();
 
 const code = (source) => ({

@@ -56,7 +56,7 @@ def export(app: App, file: str) -> Exit:
     else:
         output.note(f"exported {count} programs" + (f", and left out {len(failed)}" if failed else ""))
         if others:
-            output.note(f"left out {others} programs of other users: to read them takes the right `manage`")
+            output.note(f"left out {others} programs of other users: reading them requires the right `manage`")
     return Exit.PROGRAM if failed else Exit.OK
 
 

@@ -18,7 +18,7 @@ def gc(app: App, unused: int | None, over: int | None, dry_run: bool) -> None:
     """Remove unused programs that have no name.
 
     --unused or --over is required. With both, a program must meet both conditions. The longest unused programs are
-    removed first. The command prints what it removes. It takes the right to manage.
+    removed first. The command prints what it removes. It requires the right `manage`.
     """
     if unused is None and over is None:
         raise click.UsageError("give --unused AGE, --over SIZE, or both")

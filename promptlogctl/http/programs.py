@@ -55,7 +55,7 @@ class Programs:
         except RequestRefused as refused:
             if caller.has("manage") or "on" not in refused.detail:
                 raise
-            detail = f"{refused.message}; to move a name takes the right 'manage'"
+            detail = f"{refused.message}; moving a name requires the right 'manage'"
             raise Problem(403, "forbidden", detail, on=refused.detail["on"]) from None
         url = f"{request.scope.get('root_path', '')}/run/{reply.hash}"
         return _json(SubmitAnswer(hash=reply.hash, url=url, moved_from=reply.moved_from))

@@ -68,7 +68,7 @@ class Rights:
         whose = f"uid {principal.uid}" if principal.tenant is None else f"this tenant of uid {principal.uid}"
         raise RequestError(
             "forbidden",
-            f"this takes the right `{right}`, which {whose} does not have: see `rights` in the configuration",
+            f"this requires the right `{right}`, which {whose} does not have: see `rights` in the configuration",
             {"right": right},
         )
 

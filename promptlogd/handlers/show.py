@@ -35,7 +35,7 @@ class ShowHandler:
         hash = self._store.resolve(request.hash, viewer)
         shown = self._store.show(hash, viewer)
         if request.source and not self._store.holds(hash, viewer):
-            message = "to read the source of another user's program takes the right `manage`"
+            message = "reading the source of another user's program requires the right `manage`"
             raise RequestError("forbidden", message, {"right": "manage"})
         fact = shown.fact
         return Shown(

@@ -116,7 +116,8 @@ class Submit(_Request, frozen=True, kw_only=True):
     """If the program is already stored, change its engine and language to those given here, or to the defaults. Its
     names, owners, time and number of runs stay."""
     visibility: Visibility | None = None
-    """Who sees the program and the name. Default: as before if this client has stored it, else the daemon's setting."""
+    """Who sees the program and the name. Default: unchanged if this client has already stored the program, otherwise
+    the setting `store.visibility`."""
 
 
 class Run(_Request, frozen=True, kw_only=True):
@@ -165,8 +166,8 @@ class List(_Request, frozen=True, kw_only=True):
 
 
 class Remove(_Request, frozen=True, kw_only=True):
-    """Remove a program and its names. If others hold it as well and the client may not manage: only what is the
-    client's."""
+    """Remove a program and its names. If other clients have also stored the program, and this client does not have the
+    right `manage`, remove only its own claim on the program, and its own names."""
 
     hash: Reference
 
@@ -178,7 +179,7 @@ class Label(_Request, frozen=True, kw_only=True, tag="name"):
     hash: Reference | None = None
     """The program. If omitted, the last move of the name is undone."""
     visibility: Visibility | None = None
-    """Who sees the name. Default: as before, or for a new name the daemon's setting."""
+    """Who sees the name. Default: unchanged, or for a new name the setting `store.visibility`."""
 
 
 class Stats(_Request, frozen=True, kw_only=True):
@@ -226,9 +227,8 @@ class JournalStats(_Request, frozen=True, kw_only=True, tag="journal_stats"):
 
 
 class Collect(_Request, frozen=True, kw_only=True, tag="gc"):
-    """Remove unused programs that have no name, one page at a time, the longest unused first. It takes the
-    right `manage`. It must have `unused_s` or `over_bytes`. With both, a program must meet both
-    conditions."""
+    """Remove unused programs that have no name, one page at a time, the longest unused first. Requires the right
+    `manage`. The request must have `unused_s` or `over_bytes`. With both, a program must meet both conditions."""
 
     unused_s: Annotated[float, Meta(ge=0)] | None = None
     """Only programs that were neither submitted nor run for this number of seconds."""
@@ -242,7 +242,7 @@ class Collect(_Request, frozen=True, kw_only=True, tag="gc"):
 
 
 class Verify(_Request, frozen=True, kw_only=True):
-    """Read and verify programs and their artifacts, one page at a time, in the order of their hashes. It takes the
+    """Read and verify programs and their artifacts, one page at a time, in the order of their hashes. Requires the
     right `manage`."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -331,7 +331,7 @@ class NameChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HolderInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A client that has stored a program, and did not remove it since then."""
+    """A user or tenant that has stored a program, and has not removed it since."""
 
     uid: int
     tenant: Tenant | None = None
@@ -360,7 +360,7 @@ class Shown(_Reply, frozen=True, kw_only=True):
     history: dict[str, list[NameChange]] = {}
     """The newest 64 moves of each of the first 64 names, oldest first."""
     holders: list[HolderInfo] = []
-    """Who holds the program. A client sees itself only, unless it may manage."""
+    """The users and tenants that have stored the program. Clients without the right `manage` see only themselves."""
     source: str | None = None
 
 
@@ -379,7 +379,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     more_names: int = 0
     """Number of names that are omitted: see `shown`."""
     visibility: Visibility | None = None
-    """As this client has stored it. Omitted if it has not."""
+    """The visibility that this client has given to the program. Omitted if it has not stored the program."""
 
 
 class Listed(_Reply, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ _CODES = {
     "too_large": "A frame, source, prompt or env exceeds its maximum size; or the check of a program reached a limit.",
     "busy": "The queue is full, or no slot became free in time. The run has not started: try again after "
     "`detail.retry_after_ms`.",
-    "quota": "This client has used up a quota of its own, `detail.quota`. Try again after `detail.retry_after_ms`.",
+    "quota": "This user or tenant has used up the quota `detail.quota`. Try again after `detail.retry_after_ms`.",
     "forbidden": "This client does not have the right `detail.right`, or may not name a tenant.",
     "shutting_down": "The daemon is stopping.",
     "unsupported": "This daemon does not support it, for example because an engine is disabled or not installed.",
@@ -100,9 +100,14 @@ daemon refuses unknown fields in requests.
 The daemon omits reply fields that have their default value. A client may omit request fields in the same way.
 """
 
-_TENANT = """Every request may also have the field `tenant` (`Tenant`). Only a front may send it: a process of the
-daemon's user, or of a user in `server.fronts` of the configuration. The daemon refuses it from other clients with the
-error `forbidden`.
+_TENANT = """Every request may also have the fields `tenant` and `manage`. Only a front may send a `tenant`: a process of
+the daemon's user, or of a user in `server.fronts` of the configuration. The daemon refuses it from other clients with
+the error `forbidden`.
+
+| field | type | default | |
+|---|---|---|---|
+| `tenant` | `Tenant \\| None` | `None` | The tenant on whose behalf the front sends the request. |
+| `manage` | `bool` | `False` | With `tenant`: whether the tenant has the right `manage` ([access.md](access.md)). |
 """
 
 _ANSWERS = {

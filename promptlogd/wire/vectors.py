@@ -17,7 +17,7 @@ from promptlogd.wire.session import ClientSession, ServerSession
 from sandbox import outcome as o
 from sandbox.limits import Limits
 
-_HASH = "4d7225405c12ced6de6e92fec92f4c7bee893ee6125850d16bbe3832411928f1"
+_HASH = "5042123fc67857ac62fefd20124acd05c3286979540fd08ad9516a94d881cf82"
 _OTHER = "a207" * 16
 _ENGINE = "quickjs-ng 0.17"
 _USAGE = o.Usage(cpu_ms=1.5, wall_ms=2.25, peak_memory_bytes=4194304)

@@ -47,8 +47,8 @@ def test_unsafe_cache_is_not_used(
     assert used != cache_folder
     assert used.stat().st_mode & 0o777 == 0o700
     message = capfd.readouterr().err
-    assert f"{cache_folder} cannot keep what is built" in message
-    assert f"Set {cache.VARIABLE} to a folder of your own" in message
+    assert f"{cache_folder} cannot be the build cache" in message
+    assert f"Set {cache.VARIABLE} to another folder that you own" in message
 
 
 def test_files_are_complete_or_absent(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

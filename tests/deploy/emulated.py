@@ -1,7 +1,7 @@
-"""What is checked in a machine with a kernel of its own and cgroup version 2, as root.
+"""Tests that run as root in a virtual machine, whose kernel uses cgroup version 2.
 
-The service from its installation to its removal, as in `inside`, and what systemd-nspawn can't show: the controllers of
-memory and pids, delegated, used and cleaned. QEMU without KVM is slow, so limits of time are high here.
+They test the service from installation to removal, as `inside` does, and the controllers for memory and pids, which
+systemd-nspawn does not offer on a host with cgroup version 1. QEMU without KVM is slow, so time limits are high here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ wait_s = 240
 MIB = 1 << 20
 
 ALLOCATE = "const a = []; for (let i = 0; i < 60; i++) a.push(new Uint8Array(1 << 20).fill(1)); return a.length"
-"""A program that needs 60 MiB, less than its limit of 128."""
+"""A program that needs 60 MiB, which is less than its limit of 128 MiB."""
 
 ALL_THERE_IS = "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))"
 
@@ -77,7 +77,7 @@ for script, counted in {scripts!r}:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     refused, most = 0, 0
     while process.poll() is None:
-        refused = max(refused, jail.counters().refused_tasks)  # before Linux 6.12 it goes with nsjail's own cgroup
+        refused = max(refused, jail.counters().refused_tasks)  # before Linux 6.12, it disappears with nsjail's cgroup
         for file in jail.folder.glob("NSJAIL.*/cgroup.procs"):
             with suppress(OSError):  # nsjail has just removed it
                 most = max(most, len(file.read_text().split()))
@@ -106,18 +106,18 @@ def parent() -> Path:
 
 
 def numbers(folder: Path, *names: str) -> list[int]:
-    """Return limits of a cgroup."""
+    """Return limits of a cgroup by file name."""
     return [int((folder / name).read_text()) for name in names]
 
 
 def events(folder: Path) -> dict[str, int]:
-    """Return the counters of memory."""
+    """Return the memory event counters of a cgroup."""
     return {key: int(value) for key, value in map(str.split, (folder / "memory.events").read_text().splitlines())}
 
 
 @contextmanager
 def daemon_drop_in(text: str) -> Iterator[None]:
-    """Have a drop-in of the daemon's unit."""
+    """Create a drop-in of the daemon's unit for the duration of the block."""
     folder = Path("/etc/systemd/system/promptlogd.service.d")
     folder.mkdir()
     (folder / "checks.conf").write_text(text)
@@ -131,7 +131,7 @@ def daemon_drop_in(text: str) -> Iterator[None]:
 
 
 def test_limits_can_be_raised() -> None:
-    """50 ms of CPU time are few here: from now on, a run has more."""
+    """A drop-in raises the default CPU limit for the tests that follow, because 50 ms is too short under emulation."""
     DROP_INS.mkdir()
     (DROP_INS / "00-emulated.toml").write_text(PATIENT)
     with Client(SOCKET) as client:
@@ -141,9 +141,9 @@ def test_limits_can_be_raised() -> None:
 
 
 def test_the_main_job() -> None:
-    """A program is kept and run; both engines run programs, and their limits of memory hold.
+    """A program is stored and run, and both engines run programs within their memory limits.
 
-    Deno is not asked to keep a program: the check's own CPU limit is too low for it here.
+    No program is stored for Deno, because its check has its own CPU limit, which is too low under emulation.
     """
     program = Path("/tmp/reverse.js")
     program.write_text(REVERSE)
@@ -158,7 +158,7 @@ def test_the_main_job() -> None:
 
 
 def test_the_daemon_is_in_a_leaf() -> None:
-    """It has left the unit's cgroup for `supervisor`, and has enabled the controllers for what is beside."""
+    """The daemon has moved to the cgroup `supervisor`, and has enabled the controllers for the cgroups beside it."""
     assert Path(f"/proc/{main_pid()}/cgroup").read_text().strip().endswith("/promptlogd.service/supervisor")
     assert (UNIT / "cgroup.procs").read_text() == ""
     for folder, least in ((UNIT, {"cpu", "memory", "pids"}), (parent(), {"memory", "pids"})):
@@ -172,7 +172,7 @@ def test_the_daemon_is_in_a_leaf() -> None:
 
 
 def test_each_cell_is_in_a_cgroup_of_its_own() -> None:
-    """A QuickJS jail is in nsjail's cgroup below its cell's, a Deno cell in its own, each under its limits."""
+    """Each QuickJS cell and each Deno cell has a cgroup with the limits of its engine."""
     with Client(SOCKET) as client:
         client.run_source("return 1", engine="deno")
         pools = {pool.engine: pool for pool in client.stats().pools}
@@ -191,7 +191,7 @@ def test_each_cell_is_in_a_cgroup_of_its_own() -> None:
 
 
 def test_out_of_memory_in_a_cell_is_memory_limit() -> None:
-    """If the cell's cgroup ends a run before its rlimit does, the outcome is memory_limit, and the cell goes on."""
+    """If a run exceeds its cgroup's limit before its rlimit, the outcome is memory_limit, and the cell survives."""
     with Client(SOCKET) as client:
         assert client.run_source(ALLOCATE).value == 60
         jails = list(parent().glob("jail-*"))
@@ -207,7 +207,7 @@ def test_out_of_memory_in_a_cell_is_memory_limit() -> None:
 
 
 def test_out_of_memory_of_the_service_is_no_memory_limit() -> None:
-    """If all cells together have no memory left, the kernel's victim has reached no limit of its own: it crashed."""
+    """If all cells together exceed their memory, the run that the kernel kills ends as crashed, not memory_limit."""
     with Client(SOCKET) as client:
         before = events(parent())["oom_kill"]
         (parent() / "memory.max").write_text(str(40 * MIB))
@@ -220,8 +220,8 @@ def test_out_of_memory_of_the_service_is_no_memory_limit() -> None:
 
 
 def test_the_kernel_bounds_tasks_and_memory_of_a_jail() -> None:
-    """Bombs end at pids.max and at memory.max; the count outlives nsjail's cgroup; all is removed."""
-    bomb = "(i=0; while [ $i -lt 50 ]; do sleep 5 & i=$((i+1)); done); sleep 3"  # the first shell lives on
+    """A fork bomb is stopped by pids.max and a memory bomb by memory.max, both are counted, and no cgroup is left."""
+    bomb = "(i=0; while [ $i -lt 50 ]; do sleep 5 & i=$((i+1)); done); sleep 3"  # the outer shell survives
     scripts = [("exit 0", ""), (bomb, "tasks"), ("x=aaaaaaaa; while :; do x=$x$x; done", "memory")]
     Path("/tmp/in_a_jail.py").write_text(IN_A_JAIL.format(scripts=scripts))
     command = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", "--property=Delegate=yes"]
@@ -231,7 +231,7 @@ def test_the_kernel_bounds_tasks_and_memory_of_a_jail() -> None:
 
 
 def test_a_killed_nsjail_leaves_no_cgroup() -> None:
-    """The daemon removes the cgroups that nsjail could not, and starts another cell."""
+    """After a kill of nsjail, the daemon removes its cgroup and starts another cell."""
     jails = set(parent().glob("jail-*"))
     for pid in (UNIT / "supervisor/cgroup.procs").read_text().split():
         if Path(f"/proc/{pid}/comm").read_text().strip() == "nsjail":
@@ -244,7 +244,7 @@ def test_a_killed_nsjail_leaves_no_cgroup() -> None:
 
 
 def test_a_reload_goes_on() -> None:
-    """systemd runs the commands of a reload beside the daemon's cgroups."""
+    """A reload works although systemd must run its commands in the unit's cgroup, beside those of the daemon."""
     pid = main_pid()
     (DROP_INS / "10-more.toml").write_text("[limits.default]\ncpu_ms = 61000\n")
     systemctl("reload", DAEMON)
@@ -256,10 +256,10 @@ def test_a_reload_goes_on() -> None:
 
 
 def test_a_hung_daemon_is_restarted() -> None:
-    """After the watchdog's kill, systemd clears the cgroups, and the next daemon creates its own."""
+    """After the watchdog has killed a daemon, the next daemon creates new cgroups and runs programs."""
     pid, before = main_pid(), parent()
     os.kill(pid, signal.SIGSTOP)
-    with Client(SOCKET) as client:  # its connection waits in the socket's queue
+    with Client(SOCKET) as client:  # the connection waits in the socket's queue
         assert client.ping().pid != pid
         assert isinstance(client.run_source("return 1").outcome, Ok)
         assert client.stats().cgroup.startswith("version 2: memory and pids, in ")
@@ -268,7 +268,7 @@ def test_a_hung_daemon_is_restarted() -> None:
 
 
 def test_a_stop_leaves_no_cgroup() -> None:
-    """When the daemon has ended, and before systemd cleans up, the unit's cgroup is as the daemon found it."""
+    """A daemon that stops removes all of its cgroups itself, before systemd cleans up."""
     since = cursor()
     left = f"find {UNIT} -mindepth 1 -type d > /tmp/left; cat {UNIT}/cgroup.subtree_control >> /tmp/left"
     with daemon_drop_in(f"[Service]\nExecStopPost=+/bin/sh -c '{left}'\n"), Client(SOCKET) as client:
@@ -281,7 +281,7 @@ def test_a_stop_leaves_no_cgroup() -> None:
 
 
 def test_a_users_own_daemon_has_cgroups() -> None:
-    """systemd delegates the controllers to a user's own service, too."""
+    """In the service of a user, cells also have cgroups with the controllers for memory and pids."""
     run("useradd", "--create-home", "--shell", "/bin/sh", "mallory")
     uid = pwd.getpwnam("mallory").pw_uid
     run("loginctl", "enable-linger", "mallory")

@@ -1,7 +1,8 @@
-"""Boots a root with QEMU, without KVM, and runs one script in it: for a kernel with cgroup version 2.
+"""Boots a root with QEMU, without KVM, and runs one script in it, to test with a kernel that uses cgroup version 2.
 
-The root needs a kernel. The machine has no network. Its first serial port is the console, its second one the output of
-the script. The script's exit code and the journal come back as a tar file on a disk of their own.
+The root must contain a kernel. The machine has no network. Its first serial port is the console, and its second one
+receives the output of the script. The machine writes the script's exit code and the journal as a tar file to its second
+disk.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ tar --create --file=/dev/vdb --directory=/result .
 sync
 """
 
-# clearcpuid: QEMU 7.2 emulates CX16 wrongly for Debian 13's kernel, which panics. Programs need it in CPUID, so that
-# the kernel is told, and not QEMU. The next two save time: page tables of four levels, and nothing to protect.
+# clearcpuid: QEMU 7.2 emulates CX16 wrongly, and the kernel of Debian 13 panics if it uses CX16. Programs need CX16 in
+# CPUID, so this option hides it only from the kernel. no5lvl (page tables with four levels) and mitigations=off (no
+# protection against leaks between processes) save time.
 _KERNEL_LINE = (
     "root=/dev/vda rw console=ttyS0 quiet panic=-1 clearcpuid=141 no5lvl mitigations=off "
     "systemd.unified_cgroup_hierarchy=1 systemd.show_status=no fsck.mode=skip"
@@ -53,9 +55,9 @@ _CONSOLE_LINES = 20
 
 
 def boot(root: Path, folder: Path, script: str, *, seconds: float) -> int:
-    """Boot, run a shell script, print its output as it comes, and return its exit code.
+    """Boot the machine, run a shell script, print its output as it comes, and return its exit code.
 
-    `root` has the folder /shared already. The disks and the console are files in `folder`. Raises TimeoutError after
+    `root` must contain the folder /shared. The disks and the console are files in `folder`. Raises TimeoutError after
     `seconds`, and RuntimeError if the machine ended without a result.
     """
     (root / "shared/script").write_text(script)

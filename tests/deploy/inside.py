@@ -40,7 +40,7 @@ COMMAND_S = float(os.environ.get("CHECKS_COMMAND_S", "90"))
 """Time limit of a command. An emulated machine needs more."""
 
 PATIENT = LimitsAsked(wall_ms=20_000)
-"""A longer wall limit, because a busy host may give a run little CPU time per second."""
+"""A long wall limit, because a busy host may give a run little CPU time per second."""
 
 JAIL_UIDS = """\
 [Service]
@@ -95,7 +95,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     """Wait until a condition holds."""
     ends = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < ends, "it did not come to that in time"
+        assert time.monotonic() < ends, "the condition did not hold in time"
         time.sleep(0.1)
 
 
@@ -243,7 +243,7 @@ def test_exec_over_http() -> None:
 
 
 def test_metrics_are_served() -> None:
-    """The first scrape starts the listener, as a user that nobody else has, and with no network of its own."""
+    """The first scrape starts the metrics server, which has its own user and no network."""
     systemctl("enable", "--now", METRICS)
     assert systemctl("is-active", "promptlog-metrics.service", code=3).strip() == "inactive"
     with urllib.request.urlopen("http://127.0.0.1:9464/metrics", timeout=60) as response:
@@ -253,14 +253,14 @@ def test_metrics_are_served() -> None:
     pid = shown("promptlog-metrics.service", "MainPID")
     uid = Path(f"/proc/{pid}/status").stat().st_uid
     assert uid >= 61184  # of DynamicUser=
-    assert len(Path(f"/proc/{pid}/net/dev").read_text().splitlines()) == 3  # two of heads, and loopback
+    assert len(Path(f"/proc/{pid}/net/dev").read_text().splitlines()) == 3  # two header lines, and loopback
 
 
 # --- access ----------------------------------------------------------------------------------------------------------
 
 
 def test_access_to_the_socket() -> None:
-    """Only members of the group can connect; others get the reason, and reach no programs or settings."""
+    """Only members of the group can connect. Others get the reason, and cannot access programs or settings."""
     for user in ("alice", "mallory"):
         run("useradd", "--create-home", "--shell", "/bin/sh", user)
     run("usermod", "--append", "--groups", "promptlog-clients", "alice")
@@ -288,7 +288,7 @@ def test_programs_list_their_submitters_uid() -> None:
 
 
 def test_jail_uids() -> None:
-    """With the drop-in of docs/operations each jail has a uid of its own; without it all jails share one."""
+    """With the drop-in from docs/operations each jail has its own uid; without it all jails share one."""
     with Client(SOCKET) as client:
         assert client.stats().jail_uids.startswith("shared: ")
     folder = Path("/etc/systemd/system/promptlogd.service.d")
@@ -468,7 +468,7 @@ def test_a_stop_waits_for_runs() -> None:
 
 
 def test_messages_in_the_journal() -> None:
-    """Each line about a request has fields and a priority; nothing of a program or a prompt is in any line."""
+    """Each line about a request has fields and a priority, and no line contains text of a program or a prompt."""
     since = cursor()
     secret = "only-in-the-prompt-7391"
     with Client(SOCKET) as client:
@@ -495,7 +495,7 @@ def test_messages_in_the_journal() -> None:
 
 @pytest.mark.parametrize("form", ["human", "json"])
 def test_the_other_forms_of_the_log(form: str) -> None:
-    """With log.format, lines of text or JSON reach the journal through standard error, with their priority."""
+    """With log.format, lines of text or JSON reach the journal through standard error and keep their priority."""
     since = cursor()
     with drop_in("60-log.toml", f'[log]\nformat = "{form}"\n'):
         systemctl("reload", DAEMON)
@@ -514,7 +514,7 @@ def test_the_other_forms_of_the_log(form: str) -> None:
 
 
 def _commands(page: str) -> list[str]:
-    """Return the commands of a page: what follows the prompt `#` in its blocks."""
+    """Return the commands of a page: the lines after the prompt `#` in its console blocks."""
     text = Path("/checks/operations", page).read_text()
     blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("# ")]
@@ -522,7 +522,7 @@ def _commands(page: str) -> list[str]:
 
 @pytest.mark.parametrize(("page", "least"), [("monitor.md", 8), ("tune.md", 8), ("incidents.md", 25), ("store.md", 15)])
 def test_the_commands_of_the_documents_work(page: str, least: int) -> None:
-    """Each command of this page of docs/operations ends with exit code 0, in the order of the page."""
+    """All commands of this page of docs/operations, run in order, exit with code 0."""
     with Client(SOCKET) as client:
         client.run(client.submit("return prompt.length", name="invoice").hash, "x")
     commands = _commands(page)
@@ -544,7 +544,7 @@ def test_the_commands_of_the_documents_work(page: str, least: int) -> None:
 
 
 def _rights_of_the_container() -> list[str]:
-    """Return the properties of a unit that leave what the flags in docs/operations/container.md leave."""
+    """Return unit properties that give the same rights as the flags in docs/operations/container.md."""
     profile = json.loads(Path("/checks/seccomp.json").read_text())
     calls = " ".join(profile["syscalls"][0]["names"])
     properties = {
@@ -557,7 +557,7 @@ def _rights_of_the_container() -> list[str]:
         "SystemCallArchitectures": "native",
         "PrivateNetwork": "yes",  # --network none
         "TemporaryFileSystem": "/tmp:rw,nosuid,nodev,noexec,size=64m,mode=1777",  # --tmpfs
-        # --read-only, and what Docker hides without a flag: its masked and read-only paths, /dev, and cgroups.
+        # --read-only, and Docker's defaults: masked and read-only paths, /dev, and cgroups.
         "ReadOnlyPaths": "/ /sys -/proc/sys -/proc/bus -/proc/fs -/proc/irq -/proc/sysrq-trigger",
         "InaccessiblePaths": "-/proc/kcore -/proc/keys -/proc/latency_stats -/proc/timer_list -/proc/sched_debug "
         "-/proc/acpi -/proc/scsi -/sys/firmware",
@@ -569,7 +569,7 @@ def _rights_of_the_container() -> list[str]:
 
 
 def test_the_rights_of_a_container_are_enough() -> None:
-    """With the rights that container.md gives, both engines run programs and keep to their limits."""
+    """With the rights that container.md gives, both engines run programs within their limits."""
     run("groupadd", "--system", "--gid", "10001", "container")
     run("useradd", "--system", "--uid", "10001", "--gid", "10001", "container")
     for name in ("state", "socket"):
@@ -600,11 +600,11 @@ def test_the_rights_of_a_container_are_enough() -> None:
             shutil.rmtree(f"/srv/{name}")
 
 
-# --- a user's own ----------------------------------------------------------------------------------------------------
+# --- the service of a user -------------------------------------------------------------------------------------------
 
 
 def test_the_service_of_a_user() -> None:
-    """`install-service --user` needs no root, commands find its socket, and uninstall-service removes everything."""
+    """`install-service --user` works without root, commands find the socket, and uninstall-service removes it all."""
     uid = pwd.getpwnam("mallory").pw_uid
     run("loginctl", "enable-linger", "mallory")
     until(lambda: Path(f"/run/user/{uid}/systemd/private").exists())
@@ -632,7 +632,7 @@ def test_the_service_of_a_user() -> None:
 
 
 def test_uninstall_keeps_programs_and_configuration() -> None:
-    """Programs and a changed configuration stay until --purge, and are used after a new installation."""
+    """Without --purge, programs and a changed configuration stay, and a new installation uses them."""
     configuration = Path("/etc/promptlog/promptlog.toml")
     configuration.write_text(configuration.read_text() + "\n[scheduler]\nqueue = 77\n")
     with Client(SOCKET) as client:
@@ -651,7 +651,7 @@ def test_uninstall_keeps_programs_and_configuration() -> None:
 
 
 def test_uninstall_leaves_nothing() -> None:
-    """After --purge no file, user, group, process or cgroup of promptlog is left outside of its own environment."""
+    """After --purge no file, user, group, process or cgroup of promptlog is left outside /opt/promptlog."""
     with socket.socket(socket.AF_UNIX) as idle:
         idle.connect(str(SOCKET))
         ctl("uninstall-service", "--purge")
@@ -661,7 +661,7 @@ def test_uninstall_leaves_nothing() -> None:
     left = {path for path in files() - _BEFORE if not path.startswith(("/etc/passwd", "/etc/group", "/etc/shadow"))}
     ours = {path for path in left if "promptlog" in path}
     assert not ours
-    print("further paths that are new:", sorted(left))
+    print("other new paths:", sorted(left))
     for user in ("promptlog", "promptlog-http"):
         with pytest.raises(KeyError):
             pwd.getpwnam(user)

@@ -1,6 +1,6 @@
-"""What is checked of the Debian package, in a machine that systemd has booted: from its installation to its purge.
+"""Tests of the Debian package in a machine that systemd has booted, from installation to purge.
 
-The system's own Python runs these tests, because /opt/promptlog comes and goes with the package.
+The system's Python runs these tests, because /opt/promptlog belongs to the package and disappears with it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SETTINGS = Path("/etc/promptlog/promptlog.toml")
 SERVICES = ("promptlogd.service", "promptlog-http.service", "promptlog-metrics.service")
 
 _BEFORE: set[str] = set()
-"""What was there before the installation."""
+"""The paths that existed before the installation."""
 
 
 def run(*command: str | Path, code: int | None = 0) -> str:
-    """Run a command, check its exit code, and return what it printed."""
+    """Run a command, check its exit code, and return its output."""
     environment = {**os.environ, "PROMPTLOG_SOCKET": SOCKET, "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_COLORS": "0"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
@@ -43,7 +43,7 @@ def run(*command: str | Path, code: int | None = 0) -> str:
 
 
 def files() -> set[str]:
-    """Return all paths that the package could leave something at."""
+    """Return all paths where the package could leave something."""
     skipped = ("/proc", "/sys", "/dev", "/checks", "/shared", "/tmp", "/var/log/journal", "/run/systemd")
     found = set()
     for parent, names, others in os.walk("/"):
@@ -63,7 +63,7 @@ def main_pid() -> int:
 
 
 def test_it_is_installed() -> None:
-    """dpkg finds its dependencies, the socket listens, and both engines run programs."""
+    """dpkg accepts the package, the socket listens, and both engines run programs."""
     _BEFORE.update(files())
     run("dpkg", "--install", PACKAGE)
     assert run("systemctl", "is-enabled", "promptlogd.socket").strip() == "enabled"
@@ -78,7 +78,7 @@ def test_it_is_installed() -> None:
 
 
 def test_it_is_as_dpkg_says() -> None:
-    """All files belong to root, none was changed by the installation, and nobody else can write to any."""
+    """All files belong to root and are unchanged since the package was unpacked, and only root can write to them."""
     assert run("dpkg", "--verify", "promptlog") == ""
     environment = Path("/opt/promptlog")
     for path in [environment, *environment.rglob("*")]:
@@ -92,7 +92,7 @@ def test_it_is_as_dpkg_says() -> None:
 
 
 def test_http_and_metrics() -> None:
-    """The other services run from the package as well."""
+    """The HTTP server and the metrics server of the package work."""
     run("systemctl", "enable", "--now", "promptlog-http.socket", "promptlog-metrics.socket")
     fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=60).read().decode())"
     assert "promptlog_up 1.0" in run("/usr/bin/python3", "-c", fetch, "http://127.0.0.1:9464/metrics")
@@ -100,13 +100,13 @@ def test_http_and_metrics() -> None:
 
 
 def test_the_service_is_dpkgs() -> None:
-    """install-service and uninstall-service name the commands to use instead, and change nothing."""
+    """install-service and uninstall-service change nothing, and name the commands to use instead."""
     assert "use systemctl enable --now promptlogd.socket" in run("promptlogctl", "install-service", code=2)
     assert "use apt remove promptlog" in run("promptlogctl", "uninstall-service", code=2)
 
 
 def test_an_upgrade_keeps_what_is_the_operators() -> None:
-    """The same package again: programs and settings stay, services that run are restarted with the new code."""
+    """After an upgrade, programs and settings are unchanged, and running services have been restarted."""
     Path("/tmp/kept.js").write_text("return 'kept'")
     run("promptlogctl", "submit", "/tmp/kept.js", "--name", "kept")
     SETTINGS.write_text(SETTINGS.read_text() + "\n[scheduler]\nqueue = 77\n")
@@ -119,7 +119,7 @@ def test_an_upgrade_keeps_what_is_the_operators() -> None:
 
 
 def test_a_removal_keeps_programs_and_settings() -> None:
-    """After `dpkg --remove` nothing runs or listens; installed again, the programs are there and the socket listens."""
+    """After `dpkg --remove` nothing runs or listens. A new installation finds the programs, and the socket listens."""
     run("dpkg", "--remove", "promptlog")
     assert not Path("/opt/promptlog").exists()
     assert not Path("/run/promptlog").exists()

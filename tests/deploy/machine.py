@@ -65,7 +65,7 @@ def boot(root: Path, shared: Path, script: str, *, seconds: float) -> int:
             _stop(process)
             for folder in cgroups:
                 _remove(folder)
-            # systemd-nspawn leaves this folder behind if /run is on a disk.
+            # systemd-nspawn does not remove this folder if /run is on a disk.
             shutil.rmtree(_PROPAGATED / name, ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ PACKAGES = ("systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-venv")
 """Packages of a root besides Debian's required packages."""
 
 KERNEL = ("linux-image-cloud-amd64",)
-"""What it needs in addition to be booted as a machine: Debian's smallest kernel with virtio, and its initrd."""
+"""Packages that a root also needs to boot under QEMU: Debian's smallest kernel with virtio. It includes an initrd."""
 
 _BUILD_S, _UNPACK_S = 900, 120
 

@@ -1,4 +1,4 @@
-"""The wheels that a root installs without a network: promptlog, built here, and its dependencies."""
+"""Collects the wheels that a root installs without a network: promptlog's own, built here, and its dependencies."""
 
 from __future__ import annotations
 

@@ -203,8 +203,8 @@ def _wait_for_rest(path: Path) -> None:
 def main() -> None:
     """Run the fuzzer, and print its account."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bytes", type=int, default=20_000_000, help="how many to send")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="of the damage")
+    parser.add_argument("--bytes", type=int, default=20_000_000, help="number of bytes to send")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="seed of the random damage")
     options = parser.parse_args()
     with private_daemon(None) as path:
         with Client(path) as client:

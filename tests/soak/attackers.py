@@ -28,7 +28,7 @@ _NAMES = sorted(name for name, attack in ATTACKS.items() if not attack.taken_ove
 
 
 class Attackers:
-    """A process that runs one attack after another on the daemon of a socket. The attacks start at `begin`."""
+    """A process that runs one attack after another on a daemon. The attacks start when `begin` is called."""
 
     def __init__(self, path: Path, seed: int) -> None:
         context = multiprocessing.get_context("fork")
@@ -65,7 +65,7 @@ class Attackers:
 
 
 def _attack(path: Path, seed: int, go: Event, stop: Event, idle: Event, each: Event, told: Connection) -> None:
-    """Run as the attacking process. Its attacker ends with it."""
+    """The main function of the attacking process. The attack that it runs ends with it."""
     parent = os.getppid()
     chance = random.Random(f"{seed} attacks")
     done: Counter[str] = Counter()

@@ -4,9 +4,14 @@ One attacker runs beside the clients all the time, on each daemon in turn.
 
     python -m tests.soak.faults [--kills 300] [--seed N]
 
-A run that a kill hit is reported as such, and no other run is affected. After the daemon's death no jailed process
-lives longer than a second, no program is stored in part, and the next daemon starts without errors. Every acknowledged
-program is there, runs, and gives the right result. The exit code is 1 if any of that does not hold.
+It checks that:
+
+- a run whose process was killed is reported as such, and no other run is affected,
+- no jailed process lives longer than a second after the daemon's death,
+- no program is stored in part, and the next daemon starts without errors,
+- every acknowledged program is stored, runs, and gives the right result.
+
+The exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -93,7 +98,7 @@ class Faults:
         self._folder = folder
         self._seed = seed
         self._chance = random.Random(seed)
-        self._attackers = Attackers(folder / "socket", seed)  # started first, because it is no orphan
+        self._attackers = Attackers(folder / "socket", seed)  # started before Orphans, which counts only later children
         self._orphans = Orphans()
         self._state = folder / "state"
         self._lives = 0
@@ -130,7 +135,7 @@ class Faults:
             sweep(Path("/run"), "promptlog-jails-*", shutil.rmtree)  # left by the last daemon that was killed
 
     def failures(self) -> list[str]:
-        """Return everything that did not hold."""
+        """Return all failures."""
         ledger = self.ledger
         unexplained = [f"no kill explains: {what}" for what in ledger.unexplained(self._killed_at)]
         return [*self.broken, *unexplained, *ledger.lost, *ledger.wrong, *ledger.unexpected]
@@ -204,7 +209,7 @@ class Faults:
             named = [row for row in client.list() if row.names and row.names[0].startswith("name-")]
             for row in named[:10]:
                 if client.show(f"@{row.names[0]}").hash != row.hash:
-                    self.broken.append(f"@{row.names[0]} is not where the list says")
+                    self.broken.append(f"@{row.names[0]} refers to another program than the list says")
         self.broken += [f"not listed: {hash}" for hash in programs if hash not in listed]
 
     def _check_objects(self) -> None:
@@ -241,17 +246,17 @@ def main() -> int:
     failures = faults.failures()
     print(f"kills: {', '.join(f'{kind} {faults.kills[kind]}' for kind in (*KINDS, 'daemon'))}")
     print(f"attacks: {faults.attacks.total()}, of {len(faults.attacks)} kinds")
-    print(f"requests: {ledger.requests.total()}, of these in mid-flight at the daemon's death {ledger.abandoned}")
+    print(f"requests: {ledger.requests.total()}, of these in flight when the daemon died: {ledger.abandoned}")
     for kind, count in sorted(ledger.requests.items()):
         ends = sorted((end, n) for (of, end), n in ledger.outcomes.items() if of == kind)
         print(f"  {kind:<16}{count:>7}   {', '.join(f'{end} {n}' for end, n in ends)}")
-    print(f"hit by a kill, and told so: {len(ledger.hit)}")
+    print(f"runs whose process was killed, and reported as such: {len(ledger.hit)}")
     print(f"programs acknowledged: {faults.acknowledged}, verified by {faults.verified} runs after a restart")
     print(f"last jailed process after the daemon's death: {max(faults.outlived_s, default=0):.3f} s at most")
     print(f"lost replies: {len(ledger.lost)}, wrong values: {len(ledger.wrong)}, failures in all: {len(failures)}")
     for line in failures[:40]:
         print(f"  {line}")
-    print("everything held" if not failures else "FAILED")
+    print("all checks passed" if not failures else "FAILED")
     return 1 if failures else 0
 
 

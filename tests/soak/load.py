@@ -138,7 +138,7 @@ def _by_a_kill(reply: Reply) -> bool:
     match reply:
         case Error(code="internal", message=message):
             checked = message.startswith("the program could not be checked: ") and message.endswith("(SIGKILL)")
-            # Cells were killed while they started. After two in a row, the waiting runs get this error.
+            # If two cells in a row are killed while they start, the waiting runs get this error.
             return checked or (" cell did not start: " in message and "printed nothing" in message)
         case Finished(outcome=Crashed(signal="SIGKILL")):
             return True
@@ -154,7 +154,7 @@ class Wire:
     """One connection, on which each request must get exactly one final reply."""
 
     def __init__(self, path: Path, ledger: Ledger, *, as_json: bool = False, mortal: bool = False) -> None:
-        """`mortal` tells that the daemon may be killed; pending requests are then abandoned, not lost."""
+        """If `mortal` is true, the daemon may be killed. Pending requests then count as abandoned, not as lost."""
         self._ledger = ledger
         self._mortal = mortal
         self._session = ClientSession(encoding="json" if as_json else "msgpack")
@@ -265,7 +265,7 @@ def _run(kind: str, source: str, *outcomes: str, value: Any = _ANY, **fields: An
 
 
 def good(chance: random.Random) -> Case:
-    """A run of a source that is not kept."""
+    """A run of a source that is not stored."""
     salt, prompt = chance.randrange(10**6), str(chance.randrange(1000))
     return _run("good", program(salt), "ok", value=value_of(salt, prompt), prompt=prompt)
 

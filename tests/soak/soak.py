@@ -2,10 +2,14 @@
 
     python -m tests.soak.soak [--seconds 600] [--seed N]
 
-Each request gets exactly one final reply, and valid runs that no kill hit give the right value. At the end, the
-daemon's memory, descriptors and processes are what they were after the first part. The first part lasts a minute, or
-half of the time if that is shorter, and goes on until each attack has run. The exit code is 1 if any of that does not
-hold.
+It checks that:
+
+- each request gets exactly one final reply,
+- valid runs whose processes were not killed give the right value,
+- at the end, the daemon has as many descriptors and processes as after the first part, and at most 10 % more memory.
+
+The first part lasts a minute (or half of the time, if that is shorter), and continues until each attack has run once.
+The exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ _KEPT_MOST = 50
 _GOOD = (load.good, load.good, load.good, load.long, load.large, load.jail, load.ask, load.deno)
 _BAD = (load.cpu_bomb, load.memory_bomb, load.flood, load.sleeper, load.failing, load.deno_bad)
 _DENO_IDLE_S = 2
-"""Deno's cells end before the figures are taken."""
+"""The daemon ends unused Deno cells after this time, so that there are none when the figures are taken."""
 
 
 class _Load:
@@ -139,7 +143,7 @@ class _Load:
 
 
 def _client(path: Path, number: int, seed: int, go: Event, stop: Event, idle: Event, told: Connection) -> None:
-    """Run as one client process."""
+    """The main function of a client process."""
     parent = os.getppid()
     work = _Load(path, number, seed)
     try:
@@ -230,7 +234,7 @@ class _Soak:
                 if end.poll(2 * load.REPLY_S):
                     self.ledger.add(end.recv())
                 else:
-                    self.ledger.unexpected.append(f"client {number} did not tell its ledger")
+                    self.ledger.unexpected.append(f"client {number} did not send its ledger")
         return began, ended
 
     def close(self) -> int:
@@ -273,7 +277,7 @@ def _print_table(ledger: Ledger) -> None:
         ends = sorted((end, n) for (of, end), n in ledger.outcomes.items() if of == kind)
         print(f"{kind:<20}{count:>9}   {', '.join(f'{end} {n}' for end, n in ends)}")
     replies = sum(ledger.outcomes.values())
-    print(f"{'all':<20}{ledger.requests.total():>9}   replies {replies}, given up by the client {ledger.abandoned}")
+    print(f"{'all':<20}{ledger.requests.total():>9}   replies {replies}, abandoned by the client {ledger.abandoned}")
 
 
 def main() -> int:
@@ -300,8 +304,8 @@ def main() -> int:
     print(f"\nkills: {soak.kills.total()} ({', '.join(f'{kind} {soak.kills[kind]}' for kind in KINDS)})")
     attacks = soak.attacks
     print(f"attacks: {attacks.total()}, of {len(attacks)} kinds")
-    print(f"ended by a kill: {len(ledger.hit)}, of these with no kill to explain it: {len(unexplained)}")
-    print(f"lost replies: {len(ledger.lost)}, requests without an end in the account: {unsettled}")
+    print(f"reported as killed: {len(ledger.hit)}, of these without a kill that explains it: {len(unexplained)}")
+    print(f"lost replies: {len(ledger.lost)}, requests without a recorded outcome: {unsettled}")
     print(f"wrong values: {len(ledger.wrong)}")
     print(f"unexpected: {len(ledger.unexpected)}; failures in the daemon's log: {len(failed)}")
     print(f"\n{'the daemon, at rest':<22}{'at first':>10}{'at the end':>12}")
@@ -316,7 +320,7 @@ def main() -> int:
         and ratio <= RSS_MOST
         and (began.descriptors, began.processes) == (ended.descriptors, ended.processes)
     )
-    print("\neverything held" if good else "\nFAILED")
+    print("\nall checks passed" if good else "\nFAILED")
     return 0 if good else 1
 
 

@@ -121,7 +121,7 @@ def test_other_users_are_refused(tmp_path: Path) -> None:
     with configured_daemon(config) as socket:
         socket.parent.chmod(0o755)
         for arguments, says in (
-            (["gc", "--unused", "0s"], b"this takes the right `manage`"),
+            (["gc", "--unused", "0s"], b"this requires the right `manage`"),
             (["backup", "/tmp"], b"is for root and for the daemon's user"),
         ):
             command = [*ordinary_user(tmp_path), sys.executable, "-m", "promptlogctl", "--socket", str(socket)]

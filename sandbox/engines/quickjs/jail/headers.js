@@ -19,7 +19,7 @@ const headers = (() => {
     return text;
   };
   const valuesOf = (pairs, key) => pairs.filter((pair) => pair[0] === key).map((pair) => pair[1]);
-  // Return one pair for each name, in order, with all its values; cookies are not joined.
+  // Return one pair for each name, sorted by name, with all values of the name joined. Cookies are not joined.
   const combined = (pairs) => {
     const values = new Map();
     for (const [name, value] of pairs) {
@@ -31,7 +31,7 @@ const headers = (() => {
   };
 
   class Headers {
-    #pairs = [];  // with names in lower case
+    #pairs = [];  // names are in lower case
     #sorted;  // the list for iterators, or undefined after a change
 
     constructor(init = undefined) {

@@ -6,7 +6,7 @@ const searchParams = (() => {
   const bytesIn = (run) => {
     const bytes = new Uint8Array(run.length / 3);
     for (let at = 0; at < bytes.length; at += 1) bytes[at] = parseInt(run.slice(3 * at + 1, 3 * at + 3), 16);
-    const mark = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;  // the decoder drops a byte order mark
+    const mark = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;  // utf8.decode removes a byte order mark
     return (mark ? '\ufeff' : '') + utf8.decode(bytes);
   };
   const decode = (text) => {
@@ -27,7 +27,7 @@ const searchParams = (() => {
     });
   const serialize = (pairs) => pairs.map(([name, value]) => `${encode(name)}=${encode(value)}`).join('&');
   const scalar = (value) => `${value}`.toWellFormed();
-  // Return a test of a pair for this name and, if one is given, this value.
+  // Return a function that tests whether a pair has this name and, if given, this value.
   const matching = (name, value) => {
     const key = scalar(name), only = value === undefined ? undefined : scalar(value);
     return (pair) => pair[0] === key && (only === undefined || pair[1] === only);
@@ -36,7 +36,7 @@ const searchParams = (() => {
   let paramsOfUrl, replacePairs;
   class URLSearchParams {
     #pairs;
-    #changed;  // reports each change to the URL that these parameters belong to
+    #changed;  // called with the new query after each change, if the parameters belong to a URL
 
     constructor(init = '') {
       if (isObject(init)) this.#pairs = readPairs(init, scalar, 'URLSearchParams');

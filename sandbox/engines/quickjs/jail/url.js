@@ -1,12 +1,13 @@
-// URL, for a small part of the grammar of the URL Standard (https://url.spec.whatwg.org). docs/engines.md documents this part.
-// A URL in it has exactly the values of the standard. Any other is a TypeError, so that no host is parsed wrongly.
-// Evaluated once in the zygote, after webidl.js and search_params.js.
+// URL, for a part of the grammar of the URL Standard (https://url.spec.whatwg.org). docs/engines.md documents this part. Within
+// it, all values are those of the standard. Any other URL is a TypeError, so that no host is parsed wrongly. Evaluated once in
+// the zygote, after webidl.js and search_params.js.
 const urls = (() => {
   'use strict';
   const { publish, requireArguments, trim } = webIdl;
   const { paramsOfUrl, replacePairs } = searchParams;
   const PORTS = { __proto__: null, http: '80', https: '443', ws: '80', wss: '443', ftp: '21' };
-  // The standard's percent-encode sets: `unsafe` finds a character that must be encoded, `differs` corrects encodeURI.
+  // The standard's percent-encode sets. `unsafe` finds a character that must be encoded. `differs` lists the replacements that
+  // turn the output of encodeURI into the standard's.
   const IN_PATH = {
     unsafe: /[^!$-;=@-[\]_a-z|~]/,
     differs: [['%5B', '['], ['%5D', ']'], ['%7C', '|'], ['#', '%23'], ['?', '%3F']],
@@ -32,7 +33,7 @@ const urls = (() => {
     return encoded.replaceAll('%25', '%');
   };
 
-  // Return the path without its dot segments (RFC 3986, 5.2.4). To the URL Standard %2E is a dot as well.
+  // Return the path without its dot segments (RFC 3986, 5.2.4). In the URL Standard, %2E also stands for a dot.
   const DOTTED = /\/(?:\.|%2[Ee]){1,2}(?:\/|$)/;
   const removeDotSegments = (path) => {
     if (!DOTTED.test(path)) return path;
@@ -51,10 +52,11 @@ const urls = (() => {
   const PUNYCODE = /(?:^|\.)[Xx][Nn]--/;
   const NUMBER_AT_END = /(?:^|\.)(?:[0-9]+|0[Xx][0-9A-Fa-f]*)$/;
   const IPV4 = /^(?:(?:[0-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5])(?:\.(?!$)|$)){4}$/;
-  // Whether the standard refuses the host as well. Characters that it decodes or maps first are left to it.
+  // Whether the standard also refuses the host. It decodes `%` and maps non-ASCII characters first, so a host with these
+  // counts as not supported.
   const forbidden = (host) => /[ <>\]^|]/.test(host) && /^[ -$&-~]*$/.test(host);
 
-  // Return { host, port } of an authority, or null if the standard refuses it as well.
+  // Return { host, port } of an authority, or null if the standard also refuses it.
   const parseAuthority = (scheme, authority, path, text) => {
     if (authority === '') return /^\/*$/.test(path) ? null : refuse('a URL without a host', text);
     if (authority.includes('@')) refuse('a user name or a password', text);
@@ -70,8 +72,8 @@ const urls = (() => {
     return { host: host.toLowerCase(), port: number === PORTS[scheme] ? '' : number };
   };
 
-  // The URL of the request that a module answers. It holds the prompt, which may be 1 MiB: so it is never parsed, and it is
-  // written in the standard's form only for a program that reads it.
+  // The URL of the request that a module answers. It contains the prompt of up to 1 MiB. So it is never parsed, and it is
+  // converted to the standard's form only when a program reads it.
   let requestUrl, serializedRequestUrl;
   const setRequestUrl = (url) => { requestUrl = url; };
   const getRequestUrl = () => {
@@ -79,7 +81,7 @@ const urls = (() => {
     return serializedRequestUrl;
   };
 
-  // Return a URL's parts, or null if the standard refuses the URL as well. Throws if it may be one and is not supported.
+  // Return the parts of a URL, or null if the standard also refuses it. Throws a TypeError if the URL is not supported here.
   const parse = (input, base) => {
     if (input === serializedRequestUrl && base === undefined) {
       return { scheme: 'http', host: 'promptlog', port: '', path: '/', query: input.slice(input.indexOf('?') + 1), fragment: null };
@@ -178,7 +180,7 @@ const urls = (() => {
     toJSON() { return hrefOf(this.#parts); }
   }
 
-  // Without these setters an assignment in code that is not strict would do nothing, in silence.
+  // Without these setters, an assignment in sloppy mode would be ignored without an error.
   for (const name of ['protocol', 'username', 'password', 'host', 'hostname', 'port']) {
     const { get } = Reflect.getOwnPropertyDescriptor(URL.prototype, name);
     const { set } = Reflect.getOwnPropertyDescriptor({ set [name](value) { refuse(`setting ${name}`, `${value}`); } }, name);
