@@ -100,9 +100,9 @@ daemon refuses unknown fields in requests.
 The daemon omits reply fields that have their default value. A client may omit request fields in the same way.
 """
 
-_TENANT = """Every request may also have the fields `tenant` and `manage`. Only a front may send a `tenant`: a process of
-the daemon's user, or of a user in `server.fronts` of the configuration. The daemon refuses it from other clients with
-the error `forbidden`.
+_TENANT = """Every request may also have the fields `tenant` and `manage`. Only a front may send a `tenant`: a process
+of the daemon's user, or of a user in `server.fronts` of the configuration. The daemon refuses it from other clients
+with the error `forbidden`.
 
 | field | type | default | |
 |---|---|---|---|
