@@ -1,4 +1,4 @@
-"""Removes programs that nobody uses: on request, for a submit that needs room, and on a timer. Methods block."""
+"""Removes unused programs: on request, for a submit that needs space, and on a timer. Its methods block."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True):
-    """For whom programs are removed: the uid and the tenant in the journal."""
+    """The client for which programs are removed: its uid and tenant in the journal."""
 
     uid: int
     tenant: str | None = None
@@ -56,7 +56,7 @@ class Collector:
     """Removes programs without names. Thread-safe."""
 
     def __init__(self, store: Store, journal: Journal, settings: StoreSettings, *, own_uid: int) -> None:
-        """`own_uid`: who removes programs on the timer."""
+        """`own_uid`: the uid in the journal for programs that the timer removes."""
         self._store = store
         self._journal = journal
         self._settings = settings
@@ -76,7 +76,7 @@ class Collector:
     ) -> Collection:
         """Remove programs that were not used for so long, until the store takes at most `over_bytes` if given.
 
-        `dry_run`: only say which. `after`: the `next` of the page before. Raises BadReference, StoreFailed.
+        `dry_run`: remove nothing. `after`: the `next` of the previous page. Raises BadReference, StoreFailed.
         """
         begin, freed = (None, 0) if after is None else _position(after)
         usage = self._store.usage
@@ -148,11 +148,11 @@ class Collector:
 
     @property
     def has_timer(self) -> bool:
-        """Whether the settings want programs to be removed by themselves, or counted."""
+        """Whether the settings require the timer, because they limit the age of programs or the disk space."""
         return self._settings.unused_days is not None or self._settings.max_mb is not None
 
     def next_page(self, after: str | None) -> str | None:
-        """Do a part of the timer's work. Return the argument of the next call; None if it is done."""
+        """Do a part of the timer's work. Return the argument of the next call, or None if the work is complete."""
         days = self._settings.unused_days
         if days is not None:
             page = self.page(self._own, unused_s=days * _DAY_S, over_bytes=None, after=after)

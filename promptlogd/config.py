@@ -473,7 +473,7 @@ def checked(table: dict[str, Any], where: str) -> Config:
 
 
 def converted(table: dict[str, Any], where: str) -> Config:
-    """Return what a table says, each setting checked by itself. Raises ConfigError."""
+    """Return the settings of a table. Each setting is checked separately. Raises ConfigError."""
     _refuse_unknown(table, Config, "", where)
     try:
         return msgspec.convert(_with_maxima(table), Config)
@@ -482,7 +482,7 @@ def converted(table: dict[str, Any], where: str) -> Config:
 
 
 def _with_maxima(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table with the defaults of `limits.max` that it leaves out. Those of `limits.default` are others."""
+    """Return the table with the defaults of `limits.max` for the settings that it omits there."""
     limits = table.get("limits")
     most = limits.get("max") if isinstance(limits, dict) else None
     if not isinstance(limits, dict) or not isinstance(most, dict):

@@ -1,4 +1,4 @@
-"""Reads the configuration: one file, and those in a drop-in folder beside it that go over it."""
+"""Reads the configuration: one file, and the files in a drop-in folder beside it, which override it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merge(merged: dict[str, Any], table: dict[str, Any], place: str, file: str, sources: dict[str, str]) -> None:
-    """Put a file's settings over those before it. The file was checked, so its tables are sections."""
+    """Override earlier settings with those of a file. The file was checked, so its tables are sections."""
     for key, value in table.items():
         if isinstance(value, dict):
             _merge(merged.setdefault(key, {}), value, f"{place}{key}.", file, sources)

@@ -1,6 +1,6 @@
 """The fields of log lines about requests, for programs that read the log.
 
-The set is closed: no field can have a prompt, an env, or a text of a program.
+The set of fields is fixed, so that no line can contain a prompt, an env, or text from a program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def about(
     """Return the argument `extra` of a logging call.
 
     `uid`, `tenant`: the client. `hash`, `name`, `engine`: the program. `outcome`: how a run ended, or what a submit
-    did. `code`: the error code of a refused request. Fields that are None are left out.
+    did. `code`: the error code of a refused request. Fields that are None are omitted.
     """
     fields = {
         "event": event,

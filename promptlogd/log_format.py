@@ -28,7 +28,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     level: int
     logger: str
     message: str
-    """Within its length limit, and without control characters. Line feeds are possible, in a traceback."""
+    """The text, cut to its maximum length and without control characters. A traceback may contain line feeds."""
     fields: Mapping[str, str | int | float]
     """See log_fields.py."""
     file: str

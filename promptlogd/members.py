@@ -1,4 +1,4 @@
-"""Lists of users and groups in the configuration, looked up: who is in them."""
+"""Looks up the users and groups in lists of the configuration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Members(msgspec.Struct, frozen=True, kw_only=True):
     gids: frozenset[int] = frozenset()
 
     def has(self, uid: int, gids: Collection[int]) -> bool:
-        """Whether a process with this uid and these groups is among them."""
+        """Whether a process with this uid and these groups is a member."""
         return self.everyone or uid in self.uids or not self.gids.isdisjoint(gids)
 
 

@@ -9,10 +9,10 @@ _T = TypeVar("_T")
 
 
 class Ranking(Generic[_T]):
-    """Things in ascending order of their numbers.
+    """Items in ascending order of their numbers.
 
-    A sorted list: a change takes 2 us with 4,096 things, and the first and the last need no search. A heap would have
-    stale entries, and would take 6 ms to rebuild.
+    This is a sorted list. A change takes 2 us with 4,096 items, and the first and last items need no search. A heap
+    would have stale entries, and would take 6 ms to rebuild.
     """
 
     __slots__ = ("_entries",)
@@ -24,19 +24,19 @@ class Ranking(Generic[_T]):
         return len(self._entries)
 
     def add(self, number: float, order: int, thing: _T) -> None:
-        """Add a thing. `order` decides between equal numbers, and is unique."""
+        """Add an item. `order` is unique, and decides between equal numbers."""
         insort(self._entries, (number, order, thing))
 
     def remove(self, number: float, order: int) -> None:
-        """Remove the thing that was added with these two numbers."""
+        """Remove the item that was added with these two numbers."""
         del self._entries[bisect_left(self._entries, (number, order))]
 
     @property
     def least(self) -> tuple[float, int, _T]:
-        """The first entry: number, order, thing."""
+        """The first entry: number, order, item."""
         return self._entries[0]
 
     @property
     def most(self) -> _T:
-        """The last thing."""
+        """The last item."""
         return self._entries[-1][2]

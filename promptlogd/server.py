@@ -203,7 +203,7 @@ class _Daemon:
         settings.on_adopted(lambda: self._quotas.adopt(settings.access))  # groups may have others as members
 
     def _on_change(self, config: Config) -> None:
-        """Put new settings in force, but for those that handlers and connections read by themselves."""
+        """Apply new settings, except those that handlers and connections read themselves."""
         scheduler = config.scheduler
         self._admission.set_bounds(queue=scheduler.queue, queue_bytes=scheduler.queue_mb * MIB, wait_s=scheduler.wait_s)
         self._decoder.bounds = config.text_bounds

@@ -1,4 +1,4 @@
-"""The configuration in force: read at the start, and again on SIGHUP. What changes then, and what takes a restart."""
+"""The configuration in force. It is read at the start, and again on SIGHUP. Some settings change only at a restart."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_reloaded(setting: str) -> bool:
 
 
 class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reload did: settings that changed, and settings whose new value takes a restart."""
+    """The effect of a reload: settings that changed, and settings whose new value requires a restart."""
 
     changed: list[str]
     pending: list[str]
@@ -83,11 +83,11 @@ class Settings:
         self._overridden[setting] = (value, source)
 
     def on_change(self, call: Callable[[Config], None]) -> None:
-        """Have this called with the new configuration after each reload that changed something."""
+        """Call this function with the new configuration after each reload that changed something."""
         self._on_change.append(call)
 
     def on_adopted(self, call: Callable[[], None]) -> None:
-        """Have this called after each reload."""
+        """Call this function after each reload."""
         self._on_adopted.append(call)
 
     def read_again(self) -> Loaded | None:
@@ -95,7 +95,7 @@ class Settings:
         return None if self._path is None else load_files(self._path)
 
     def adopt(self, loaded: Loaded) -> Reloaded:
-        """Put what was read in force, as far as that goes without a restart."""
+        """Apply the settings that were read, except those that require a restart."""
         now, wanted = dict(flat(self.config)), dict(flat(loaded.config))
         differing = [setting for setting, value in wanted.items() if value != now[setting]]
         changed = [setting for setting in differing if is_reloaded(setting)]
@@ -112,7 +112,7 @@ class Settings:
         return Reloaded(changed=changed, pending=[setting for setting in differing if not is_reloaded(setting)])
 
     def describe(self) -> Iterator[tuple[str, Any, str, Any]]:
-        """Yield each setting, its value in force, where that came from, and the value after a restart if another."""
+        """Yield each setting, its value in force, that value's origin, and the value after a restart if it differs."""
         wanted = dict(flat(self._loaded.config))
         for setting, value in flat(self.config):
             if setting in self._overridden:

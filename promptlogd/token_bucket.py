@@ -1,13 +1,13 @@
-"""A token bucket, as a meter: it holds what was used and not yet paid off at the rate (RFC 2697 calls it a meter).
+"""A token bucket that works as a meter (RFC 2697): it has the amount that was used, less the rate times the time.
 
-Rate and burst are arguments, so that a reload may change them between two calls. Pure: the caller gives the time.
+Rate and burst are arguments, so that a reload can change them between two calls. The caller passes the time.
 """
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """What was used, less the rate times the time since then; at least nothing."""
+    """The amount that was used, less the rate times the time since then. It is never negative."""
 
     __slots__ = ("_at", "_used")
 
@@ -16,14 +16,14 @@ class TokenBucket:
         self._at = 0.0
 
     def used(self, now: float, rate: float) -> float:
-        """Return how much is not paid off yet. `rate`: per second."""
+        """Return the current amount. `rate`: per second."""
         return max(0.0, self._used - (now - self._at) * rate)
 
     def use(self, amount: float, now: float, rate: float) -> None:
-        """Note a use, which may exceed any burst: it is paid off before the next."""
+        """Add an amount, which may exceed any burst. It then takes longer until the next use is allowed."""
         self._used = self.used(now, rate) + amount
         self._at = now
 
     def wait_s(self, amount: float, now: float, rate: float, burst: float) -> float:
-        """Return the time until so much may be used; 0.0 if it may be now."""
+        """Return the time in seconds until this amount may be used. 0.0: now."""
         return max(0.0, (self.used(now, rate) + amount - burst) / rate)

@@ -1,4 +1,4 @@
-"""The file of `export` and `import`: a tar of programs. Reads and writes; knows no daemon.
+"""Reads and writes the file of `export` and `import`: a tar file of programs.
 
     promptlog-export.json       the version of this format
     HASH.json                   engine, language, time, uid, names
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 VERSION = 1
 MOST_SOURCE_BYTES = 4 << 20
-"""The most that a daemon can be configured to accept (limits.source_kb)."""
+"""Maximum size of a source. It is the largest allowed value of the daemon's limits.source_kb."""
 _MOST_RECORD_BYTES = 256 << 10
 _BLOCK = 512
 _FIRST = "promptlog-export.json"
@@ -37,7 +37,7 @@ class BadArchive(Exception):
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export has of a program, beside its source. `import` uses engine, language and names."""
+    """The facts about a program in an export, besides its source. `import` uses the engine, language and names."""
 
     hash: str
     engine: str
@@ -52,7 +52,7 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def header(name: str, size: int) -> bytes:
-    """Return the header of a member, as POSIX ustar has it: mode 0600, owner 0, time 0."""
+    """Return the header of a member in POSIX ustar format: mode 0600, owner 0, time 0."""
     fields = (
         name.encode().ljust(100, b"\0") + b"0000600\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
         + b" " * 8 + b"0" + b"\0" * 100 + b"ustar\x0000" + b"\0" * 64 + b"0000000\0" * 2

@@ -1,4 +1,4 @@
-"""promptlogctl backup: have the daemon copy its state folder. Design: docs/operations/store.md."""
+"""promptlogctl backup: request that the daemon copies its state folder. Design: docs/operations/store.md."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class _Line(ShellComplete):
 
     @property
     def _option(self) -> str:
-        """`--option=` at the cursor; click completes only what stands behind it."""
+        """The text `--option=` at the cursor. click completes only the text after it."""
         _, incomplete = self.get_completion_args()
         name, equals, _ = incomplete.partition("=")
         return name + equals if equals and name.startswith("-") else ""

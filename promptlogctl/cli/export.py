@@ -82,7 +82,7 @@ def _add(client: Client, writer: Writer, hash: str) -> int:
 
 @contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
-    """Open a file that has its name, and replaces another, once it is complete. Raises click.UsageError."""
+    """Open a file that gets its name, and replaces an existing file, when it is complete. Raises click.UsageError."""
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

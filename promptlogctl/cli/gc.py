@@ -1,4 +1,4 @@
-"""promptlogctl gc: remove programs that nobody uses. Design: docs/operations/store.md."""
+"""promptlogctl gc: remove unused programs. Design: docs/operations/store.md."""
 
 from __future__ import annotations
 

@@ -65,9 +65,9 @@ def _show(app: App, files: list[UnitFile]) -> None:
 
 
 def write(file: UnitFile) -> bool:
-    """Write a file so that it is there whole or not at all. Return whether it was written. Raises UnitsError.
+    """Write a file atomically. Return whether it was written. Raises UnitsError.
 
-    An editable file that is there stays as it is.
+    An existing editable file stays as it is.
     """
     try:
         if os.path.lexists(file.path) and (file.editable or file.path.read_text("utf-8") == file.text):

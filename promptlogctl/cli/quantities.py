@@ -15,7 +15,7 @@ _MOST_BYTES = 2**53 - 1
 
 
 def age_s(text: str) -> int | None:
-    """Return an age such as 90s, 30m, 1h, 2d or 3w in seconds; None if it is none."""
+    """Return an age such as 90s, 30m, 1h, 2d or 3w in seconds, or None if the text is not an age."""
     age = _AGE.fullmatch(text)
     return None if age is None else int(age[1]) * UNITS_S[age[2]]
 

@@ -1,4 +1,4 @@
-"""What the commands that install and remove the service have systemd and the host do."""
+"""Runs systemctl and other commands of the host, to install and remove the service."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from promptlogctl.cli.units import UnitsError
 
 _COMMAND_S = 90.0
-"""The longest that one command may take: stopping a service takes up to TimeoutStopSec=."""
+"""Time limit of one command. Stopping a service takes up to TimeoutStopSec=."""
 
 _WORDS = 2000
 
 
 def run(*command: str, allowed: Sequence[int] = (0,)) -> None:
-    """Run a command of the host. Raises UnitsError with what it said, for an exit code that is not allowed."""
+    """Run a command of the host. If its exit code is not allowed, raises UnitsError with its output."""
     line = " ".join(command)
     try:
         done = subprocess.run(

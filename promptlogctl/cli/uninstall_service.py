@@ -64,14 +64,14 @@ def uninstall_service(app: App, of_user: bool, purge: bool) -> Exit:
 
 
 def drop_ins(file: UnitFile) -> Path:
-    """Return the folder of files that go over a configuration."""
+    """Return the drop-in folder of a configuration."""
     return Path(f"{file.path}.d")
 
 
 def remove(file: UnitFile, *, purge: bool) -> bool:
-    """Remove a file, and its folder if that is promptlog's own and empty. Return whether it was removed.
+    """Remove a file, and its folder if it is empty and belongs to promptlog. Return whether the file was removed.
 
-    A configuration that was changed is removed with `purge` alone, and then with its drop-ins. Raises UnitsError.
+    A changed configuration is removed only with `purge`, and then together with its drop-ins. Raises UnitsError.
     """
     try:
         if not os.path.lexists(file.path):

@@ -1,7 +1,7 @@
-"""The files of the systemd service: which there are, where they belong, and what is in them.
+"""The files of the systemd service: their paths and contents.
 
-The texts are those in the folder `systemd/` of the sources, which the package has as `promptlogd/systemd/`. They name
-/opt/promptlog/bin, which is replaced here by the folder of this installation's commands.
+The contents come from the folder `systemd/` of the sources, which is `promptlogd/systemd/` in the package. They contain
+the path /opt/promptlog/bin, which this module replaces by the folder of this installation's commands.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UnitsError(PromptlogError):
 
 
 class UnitFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file. `editable`: the operator's once it is there; it is not written again."""
+    """One file. `editable`: the operator may change it, so an existing file is not overwritten."""
 
     path: Path
     text: str
@@ -82,7 +82,7 @@ def check_commands(*, of_user: bool) -> None:
 
 
 def _check_code() -> None:
-    """Raise UnitsError if a user other than root can change what the service executes."""
+    """Raise UnitsError if a user other than root can change code of the service."""
     for place in code_places():
         try:
             check_trusted_tree(place)
@@ -96,7 +96,7 @@ def _check_code() -> None:
 
 
 def code_places() -> list[Path]:
-    """Return what the service executes: the commands, the interpreter, its library, and all packages."""
+    """Return the paths of the service's code: the commands, the interpreter, its library, and all packages."""
     places = [commands_folder(), Path(sys.executable), Path(sys.prefix) / "pyvenv.cfg"]
     places += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     for name in ("promptlogd", "promptlogctl", "sandbox"):  # elsewhere in an editable installation
@@ -107,7 +107,7 @@ def code_places() -> list[Path]:
 
 
 def commands_folder() -> Path:
-    """Return the folder that has this installation's commands."""
+    """Return the folder with this installation's commands."""
     return Path(sysconfig.get_path("scripts"))
 
 
@@ -128,7 +128,7 @@ def _folder() -> Path:
 
 
 def _escaped(folder: Path) -> str:
-    """Return a path as it has to stand in ExecStart= (systemd.service(5), "Command lines"). Raises UnitsError."""
+    """Return a path, escaped for ExecStart= (systemd.service(5), "Command lines"). Raises UnitsError."""
     text = str(folder)
     if any(character.isspace() or character in "\"'\\;" for character in text) or not text.isprintable():
         raise UnitsError(f"systemd can't start commands from {text!r}; install promptlog in a folder with a plain name")

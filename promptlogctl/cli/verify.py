@@ -1,4 +1,4 @@
-"""promptlogctl verify: have the daemon verify all programs and artifacts. Design: docs/operations/store.md."""
+"""promptlogctl verify: request that the daemon verifies all programs. Design: docs/operations/store.md."""
 
 from __future__ import annotations
 

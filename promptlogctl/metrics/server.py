@@ -90,7 +90,7 @@ class MetricsServer:
             writer.transport.abort()
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes | None:
-        """Read a request. Return the response to a wrong one, None for a right one."""
+        """Read a request. Return the response to an invalid request, or None if the request is valid."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:

@@ -1,4 +1,4 @@
-"""backup: copy the state folder while the daemon serves. Only root and the daemon's user may."""
+"""backup: copy the state folder while the daemon serves clients. Only root and the daemon's user may do this."""
 
 from __future__ import annotations
 

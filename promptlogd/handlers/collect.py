@@ -1,4 +1,4 @@
-"""gc: remove programs without a name that nobody uses. It requires the right `manage`."""
+"""gc: remove unused programs that have no name. It requires the right `manage`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a principal has the right that a request takes (docs/access.md)."""
+"""Checks whether a principal has the right that a request requires (docs/access.md)."""
 
 from __future__ import annotations
 

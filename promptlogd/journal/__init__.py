@@ -1,11 +1,11 @@
-"""The journal: who ran, kept, removed and renamed what, and how it ended.
+"""The journal: a record of runs, submits, removals, moves of names, and refused requests.
 
     handlers --note--> Journal (a queue in memory) --flush, in a thread, once a second--> journal.sqlite3
                                                    <--read, in a thread--  the `journal` and `journal_stats` requests
 
-The loop only appends to the queue, which has a bound. Entries that find it full are dropped and counted. An entry is on
-the disk about a second after the run, so a kill of the daemon loses the entries of the last second. No run ever waits
-for the journal, and no failure of the disk reaches a run.
+The event loop only appends to the queue, which has a bound. If the queue is full, further entries are dropped and
+counted. An entry is on the disk about a second after its run, so a kill of the daemon loses the entries of the last
+second. Runs never wait for the journal, and disk errors do not affect them.
 """
 
 from promptlogd.journal.entry import Entry

@@ -8,14 +8,14 @@ from promptlogd.wire.messages import EntryKind
 
 
 class Entry(msgspec.Struct, kw_only=True, gc=False):
-    """What happened. `None`: it does not apply, or is not known."""
+    """One event. A field is None if it does not apply, or is not known."""
 
     at: float
     """Seconds since the epoch."""
     kind: EntryKind
     uid: int
     outcome: str
-    """Of a run: how it ended. Of a refusal: its code. Otherwise: what was done."""
+    """For a run: its outcome. For a refused request: the error code. Otherwise: what was done."""
     tenant: str | None = None
     hash: str | None = None
     name: str | None = None

@@ -165,7 +165,7 @@ class Journal:
         """Take everything out of the queue."""
         refused, self._refused = self._refused, Counter()
         entries = [self._queue.popleft() for _ in range(len(self._queue))]
-        self._queued_bytes = 0  # a note of this moment counts in the next round, or not at all: the bound is no account
+        self._queued_bytes = 0  # an entry that another thread adds now may not count: the bound need not be exact
         now = time.time()
         for (uid, tenant, code), count in refused.items():
             entries.append(Entry(at=now, kind="refused", uid=uid, tenant=tenant, outcome=code, count=count))

@@ -1,4 +1,4 @@
-"""What the journal notes of a run."""
+"""Makes the journal entry of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.outcome import LogLine, Ok, Outcome, ProgramException, Usage
 from sandbox.program import Engine
 
 _NAME = re.compile(r"@([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
-"""A reference by name. What a client sends is only checked when the program is looked up."""
+"""A reference by name. The daemon checks the reference of a request only when it looks up the program."""
 
 
 def run_entry(
@@ -29,8 +29,8 @@ def run_entry(
     keep: Container[str],
     keep_bytes: int,
 ) -> Entry:
-    """Return the entry of a run that has ended. `keep`: which texts are wanted, beside the prompt for its digest, and
-    `keep_bytes` of each."""
+    """Return the entry of a run that has ended. It has the prompt, for its digest, and the texts that `keep` names,
+    each up to `keep_bytes`."""
     named = _NAME.fullmatch(request.hash or "")
     entry = Entry(
         at=time.time(),
@@ -38,7 +38,7 @@ def run_entry(
         uid=principal.uid,
         tenant=principal.tenant,
         outcome=str(outcome.__struct_config__.tag),
-        hash=hash if is_hash(hash) else None,  # else it is what the client has sent
+        hash=hash if is_hash(hash) else None,  # otherwise it is the reference from the request
         name=named[1] if named else None,
         engine=engine,
         line=getattr(outcome, "line", None),

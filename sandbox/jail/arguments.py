@@ -21,10 +21,10 @@ def identity_arguments(identity: Identity) -> list[str]:
 def root_options(root: Path) -> dict[str, Any]:
     """Return the options that make a folder the jail's root, read-only.
 
-    Not `chroot`: nsjail then mounts the root once more as read-only, without its other flags. The kernel refuses to
-    drop nosuid and nodev in a user namespace (mount_namespaces(7)), and folders of a systemd service with
-    NoNewPrivileges= are nosuid, as /run is. A bind mount that is read-only keeps them; `rw` is about the empty root
-    below it, which nobody can reach. nsjail knows no way to name a path with a colon as a bind mount.
+    This does not use the option `chroot`: nsjail would then remount the root as read-only without its other flags. In a
+    user namespace, the kernel refuses to drop nosuid and nodev (mount_namespaces(7)), and /run and the folders of a
+    systemd service with NoNewPrivileges= are nosuid. A read-only bind mount keeps these flags. `rw` applies to the
+    empty root below it, which no process can reach. nsjail cannot bind-mount a path that contains a colon.
     """
     path = str(root)
     return {"chroot": path} if ":" in path else {"rw": True, "bindmount_ro": [f"{path}:/"]}
@@ -33,7 +33,7 @@ def root_options(root: Path) -> dict[str, Any]:
 def policy_text(policy: str, machine: str, *, without: tuple[str, ...] = ()) -> str:
     """Return the kafel policy for this machine, without the lines with one of these marks.
 
-    arm64 lacks the system calls on lines that are marked as x86-64's.
+    Lines that are marked for x86-64 have system calls that arm64 lacks.
     """
     out = [*without, *(() if machine == "x86_64" else (_ONLY_X86,))]
     return "\n".join(line for line in policy.splitlines() if not any(mark in line for mark in out))

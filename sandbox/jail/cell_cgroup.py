@@ -1,7 +1,7 @@
 """The cgroups of one cell, below the daemon's parent cgroup: their limits, and the kernel's counters as evidence.
 
-One cell runs many programs one after another. So the evidence of a run is the change of the counters since an earlier
-reading, never their values.
+A cell runs many programs one after another. So the evidence of a run is the change of the counters since an earlier
+reading, and not their values.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     oom_kills: int = 0
     """Number of processes that the out-of-memory killer has ended, for this limit or one above."""
     refused_tasks: int = 0
-    """Number of processes and threads that the kernel did not create, because there were `pids.max`."""
+    """Number of times that the kernel refused to create a process or thread because of `pids.max`."""
 
     def is_out_of_memory_since(self, before: Counters) -> bool:
         """Whether the kernel has killed a process since then because of the cgroup's own limit.
 
-        A kill because the whole service or the host is out of memory raises only the second counter: it says nothing
-        of the program.
+        If the whole service or the host is out of memory, a kill increases only the second counter. It is no evidence
+        about the program.
         """
         return self.oom > before.oom and self.oom_kills > before.oom_kills
 
@@ -47,8 +47,8 @@ NO_COUNTERS = Counters()
 class JailGroup(msgspec.Struct, frozen=True, kw_only=True):
     """The cgroup of one cell in which nsjail creates another one, NSJAIL.<pid>, with the limits of the jail.
 
-    `folder`: on version 2 the cell's own. nsjail removes its cgroup when the jail ends, and the kernel keeps the counts
-    in the cgroup above. On version 1 counts are not inherited, so there is no such cgroup and `folder` is None.
+    `folder`: on version 2, the cell's own cgroup. nsjail removes its cgroup when the jail ends, and the kernel keeps
+    the counts in the cgroup above. On version 1, counts are not inherited, so `folder` is None.
     """
 
     folder: Path | None
@@ -82,22 +82,22 @@ class JailGroup(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(_memory_events(self.folder), refused_tasks=refused)
 
     async def remove(self, zygote: int | None) -> None:
-        """Remove the cgroups. nsjail has ended. `zygote`: the first process of its jail.
+        """Remove the cgroups after nsjail has ended. `zygote`: the first process of its jail.
 
-        nsjail names its cgroup after that process, and removes it unless it was killed.
+        nsjail names its cgroup after that process, and removes the cgroup itself unless nsjail was killed.
         """
         jails = [parent / f"NSJAIL.{zygote}" for parent in self.parents] if zygote is not None else []
         await _remove_soon(jails if self.folder is None else [self.folder], self.leftovers)
 
     def discard(self) -> None:
-        """Remove the cgroup as soon as no process is in it. Needed if nsjail was not started, or may not have ended."""
+        """Remove the cgroup as soon as it is empty. Use this if nsjail was not started, or may not have ended."""
         if self.folder is not None:
             self.leftovers.add(self.folder)
             tidy(self.leftovers)
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """One cell's cgroup with all its processes, nsjail as well: limits and counts of the cell's memory and threads."""
+    """The cgroup of one cell, for all of its processes including nsjail: limits and counters of memory and threads."""
 
     version: int
     folders: list[Path]
@@ -141,7 +141,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
                     (folder / "memory.max_usage_in_bytes").write_text("0")
 
     def counters(self) -> Counters:
-        """Return the counters now. Version 1 counts kills alone, and not why."""
+        """Return the counters now. Version 1 counts only kills, and not their reasons."""
         if self.version == 2:
             (folder,) = self.folders
             events = _memory_events(folder)

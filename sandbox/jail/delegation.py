@@ -1,8 +1,8 @@
-"""A delegated cgroup of version 2, with the daemon in a leaf of its own.
+"""A delegated cgroup of version 2, with the daemon in a leaf.
 
-Processes and controllers of children exclude each other in one cgroup (cgroups(7), "no internal processes"). So the
-daemon leaves the cgroup that it was started in, for the leaf `supervisor`, and creates its jails' cgroups beside the
-leaf. systemd does the first half itself with `DelegateSubgroup=supervisor` (version 254 or newer).
+A cgroup cannot have both processes and children with controllers (cgroups(7), "no internal processes"). So the daemon
+moves from the cgroup in which it was started to the leaf `supervisor`, and creates the cgroups of its jails beside this
+leaf. With `DelegateSubgroup=supervisor` (version 254 or newer), systemd starts the daemon in the leaf.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LEAF = "supervisor"
 
 NEEDED = ("memory", "pids")
 WANTED = (*NEEDED, "cpu")
-"""`cpu` limits nothing here. With it, an operator can set weights below the daemon's cgroup."""
+"""The daemon sets no limits of `cpu`. It enables this controller so that an operator can set weights."""
 
 
 class Delegation(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Delegation(msgspec.Struct, frozen=True, kw_only=True):
     """The controllers that were not enabled before."""
 
     def leave(self) -> None:
-        """Undo `enter`, as far as no other process uses the same. All other children of `base` must have gone."""
+        """Undo `enter`, except what another process still uses. All other children of `base` must have been removed."""
         _switch(self.base, "-", self.enabled)
         if self.moved:
             with suppress(OSError):

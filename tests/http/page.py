@@ -167,7 +167,7 @@ def test_a_moved_name_is_reported(page: Page, url: str) -> None:
         write(page, f"return 'moves {number}'")
         page.locator("#name").fill("moves-on-the-page")
         page.locator("#share").click()
-        expect(page.locator("#shared")).to_contain_text("Kept as")
+        expect(page.locator("#shared")).to_contain_text("Stored as")
     page.locator("#shared a").last.click()
     expect(page.locator(".cm-content")).to_contain_text("moves 1")
 
@@ -191,14 +191,14 @@ def test_a_draft_survives_a_reload(page: Page, url: str) -> None:
     expect(page.locator("#prompt")).to_have_value("of mine")
     expect(page.locator("#limit-cpu")).to_have_value("77")
     page.locator("#share").click()
-    expect(page.locator("#shared")).to_contain_text("Kept as")
+    expect(page.locator("#shared")).to_contain_text("Stored as")
     reload(page)
     expect(page.locator("#prompt")).to_have_value("of mine")
     expect(page.locator("#shared")).to_be_hidden()
     write(page, "return 'changed since'")
     reload(page)
     expect(page.locator(".cm-content")).to_contain_text("changed since")
-    page.get_by_role("button", name="Open what is saved").click()
+    page.get_by_role("button", name="Open the saved program").click()
     expect(page.locator(".cm-content")).to_contain_text("a draft")
 
 

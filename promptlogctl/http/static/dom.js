@@ -1,4 +1,4 @@
-// Short names for what the page's modules do with its elements.
+// Short functions for the elements of the page.
 
 export const $ = (id) => document.getElementById(id);
 

@@ -1,4 +1,4 @@
-// The program that is being written, in this browser's local storage: a reload, or a closed tab, does not lose it.
+// Keeps the text in the editor in this browser's local storage, so that a reload or a closed tab does not lose it.
 
 const KEY = "promptlog.draft";
 const MOST_CHARACTERS = 500_000;
@@ -7,7 +7,7 @@ const WAIT_MS = 300;
 let timer = 0;
 let waiting = null;
 
-// `of` is the reference of the kept program that was opened, or "": another link opens another program.
+// Return the draft for the opened program. `of` is the reference of this stored program, or "".
 export function draftOf(of) {
   try {
     const draft = JSON.parse(localStorage.getItem(KEY) ?? "null");
@@ -37,7 +37,7 @@ function keepNow() {
     if (text.length > MOST_CHARACTERS) localStorage.removeItem(KEY);
     else localStorage.setItem(KEY, text);
   } catch {
-    // full, or not allowed: the page works without it
+    // The storage is full or not allowed. The page works without drafts.
   }
 }
 

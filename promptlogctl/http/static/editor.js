@@ -1,10 +1,10 @@
-// The editor: CodeMirror, if the installation has it, else a plain text field. Both have the same few methods.
+// The editor: CodeMirror if it is installed, otherwise a plain text field. Both have the same methods.
 
 export async function makeEditor(host, field, { onChange, onRun }) {
   try {
     return await rich(host, field, onChange, onRun);
   } catch (error) {
-    console.info("promptlog: the plain editor is used, since the other can't be loaded:", error.message);
+    console.info("promptlog: using the plain editor, because CodeMirror can't be loaded:", error.message);
     host.hidden = true;
     return plain(field, onChange, onRun);
   }
@@ -25,7 +25,7 @@ function plain(field, onChange, onRun) {
     mark(line, column) {
       const lines = field.value.split("\n");
       const at = lines.slice(0, line - 1).reduce((sum, text) => sum + text.length + 1, 0) + Math.max(0, column - 1);
-      field.setSelectionRange(at, at); // does not scroll
+      field.setSelectionRange(at, at); // this does not scroll the field
     },
     clearMarks() {},
     focus() { field.focus(); },
@@ -76,7 +76,7 @@ async function rich(host, field, onChange, onRun) {
   });
   const spoken = new state.Compartment();
   field.hidden = true;
-  // In a shadow root the editor's styles are adopted style sheets, which the page's policy allows.
+  // In a shadow root, CodeMirror uses adopted style sheets, which the page's Content-Security-Policy allows.
   const root = host.attachShadow({ mode: "open" });
   const editor = new EditorView({
     parent: root,
@@ -121,8 +121,8 @@ async function rich(host, field, onChange, onRun) {
   };
 }
 
-// Chromium's own editing gives a text that replaces a selection the selection's look, by a style attribute. The page's
-// policy forbids that, and reports it. So the editor replaces the selection itself.
+// If a text replaces a selection, Chromium copies the style of the selection into a style attribute. The page's
+// Content-Security-Policy forbids and reports this attribute. So the editor replaces the selection itself.
 function typeOverSelection(event, view) {
   const { state } = view;
   if (event.inputType !== "insertText" || event.data === null || event.isComposing) return false;

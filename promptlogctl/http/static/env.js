@@ -1,8 +1,8 @@
-// The field `env`: a JSON object, or nothing.
+// The field `env`. It contains a JSON object or nothing.
 
 import { $ } from "./dom.js";
 
-// Returns { value }, or { why } if the text is no JSON object.
+// Return { value }, or { why } if the text is not a JSON object.
 function read() {
   const text = $("env").value.trim();
   if (!text) return { value: {} };
@@ -23,7 +23,8 @@ export function checkEnv() {
   return { value, why };
 }
 
-// An error goes away as soon as it is mended; a text that is being written is not called wrong before a run.
+// An error disappears as soon as it is corrected. A new error appears only at the next run, so that an incomplete text is
+// not reported while the user types.
 export function beginEnv() {
   $("env").addEventListener("input", () => { if (!$("env-error").hidden) checkEnv(); });
 }

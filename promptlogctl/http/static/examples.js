@@ -1,8 +1,8 @@
-// One example for each use, and one for each limit.
+// An example for each use, and for each limit.
 export const examples = [
   {
     title: "A data transformation",
-    code: `// Lines of "item, amount" become a total for each item.
+    code: `// Adds up the amounts of each item. Each line of the prompt is "item, amount".
 const totals = new Map();
 for (const line of prompt.split("\\n")) {
   const [item, amount] = line.split(",").map((part) => part.trim());
@@ -14,7 +14,7 @@ const result = [...totals].map(([item, total]) => ({ item, total }));
   },
   {
     title: "A business rule",
-    code: `// The prompt is an order; the rules are in env, where the service that runs this puts them.
+    code: `// The prompt is an order. The service that runs this program passes its rules in env.
 const order = JSON.parse(prompt);
 const sum = order.lines.reduce((total, line) => total + line.price * line.count, 0);
 const level = env.levels.find((level) => sum >= level.from);
@@ -26,7 +26,7 @@ const result = { sum, discount: level.discount, toPay: sum * (1 - level.discount
   },
   {
     title: "A Worker's handler",
-    code: `// As in Workers: the prompt is in the request's URL, and the response's body is the result.
+    code: `// As in Cloudflare Workers: the prompt is in the URL of the request, and the body of the response is the result.
 export default {
   async fetch(request, env) {
     const prompt = new URL(request.url).searchParams.get("prompt");
@@ -42,7 +42,7 @@ export default {
     language: "typescript",
     engine: "deno",
     limits: { cpu_ms: 200 },
-    code: `// Deno takes 10 to 25 ms of CPU time by itself, so this run may have 200 ms: see Limits.
+    code: `// Deno itself takes 10 to 25 ms of CPU time, so the limit of this run is 200 ms (see Limits).
 interface Word { text: string; length: number }
 
 function measure(text: string): Word {
@@ -65,7 +65,7 @@ const result = priceOf(JSON.parse(prompt));
   },
   {
     title: "Limit: CPU time",
-    code: `// 50 ms of CPU time, then the kernel stops the process.
+    code: `// After 50 ms of CPU time, the kernel stops the process.
 console.log("counting…");
 for (let i = 0; ; i++);
 `,
@@ -73,7 +73,7 @@ for (let i = 0; ; i++);
   {
     title: "Limit: memory",
     limits: { cpu_ms: 2000, memory_mb: 32 },
-    code: `// 32 MiB of memory, and 2 s of CPU time, so that memory is the limit that ends the run: see Limits.
+    code: `// The limits of this run are 32 MiB of memory, and 2 s of CPU time, so that it reaches the memory limit (see Limits).
 const blocks = [];
 for (;;) blocks.push(new Uint8Array(8 << 20).fill(1));
 `,
@@ -81,14 +81,14 @@ for (;;) blocks.push(new Uint8Array(8 << 20).fill(1));
   {
     title: "Limit: wall time",
     engine: "deno",
-    code: `// Waiting costs no CPU time, so the wall limit of one second ends this run.
+    code: `// Waiting uses no CPU time. The wall limit of one second ends this run.
 await new Promise((resolve) => setTimeout(resolve, 5000));
 return "never";
 `,
   },
   {
     title: "Limit: the result's size",
-    code: `// A result may have 1 MiB of JSON.
+    code: `// The limit of a result is 1 MiB of JSON.
 return "x".repeat(2 << 20);
 `,
   },

@@ -1,4 +1,4 @@
-// The runs of this browser, in its local storage.
+// Keeps the runs of this browser in its local storage.
 
 const KEY = "promptlog.history";
 const MOST = 30;
@@ -27,6 +27,6 @@ function store(runs) {
   try {
     localStorage.setItem(KEY, JSON.stringify(runs));
   } catch {
-    // full, or not allowed: the page works without it
+    // The storage is full or not allowed. The page works without a history.
   }
 }

@@ -1,11 +1,11 @@
-// The fields for a run's limits. An empty one asks for nothing: the daemon's default holds.
+// The fields for the limits of a run. For an empty field, the daemon uses its default.
 
 import { $ } from "./dom.js";
 
 const MIB = 1024 * 1024;
 const FIELDS = { cpu_ms: "limit-cpu", memory_mb: "limit-memory", wall_ms: "limit-wall" };
 
-// The limits as written, by field, such as { cpu_ms: 200 }; null if one is no whole number above 0.
+// Return the limits in the fields, for example { cpu_ms: 200 }, or null if one is not a whole number above 0.
 export function limitsWritten() {
   const found = {};
   for (const [name, id] of Object.entries(FIELDS)) {
@@ -15,7 +15,7 @@ export function limitsWritten() {
   return found;
 }
 
-// The same as the HTTP API wants them: memory in bytes.
+// Return the same limits in the units of the HTTP API, which has memory in bytes.
 export function limitsAsked() {
   const written = limitsWritten();
   if (written === null) {

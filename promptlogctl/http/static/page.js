@@ -1,4 +1,4 @@
-// The page: runs the program in the editor, and shows what came of it.
+// The page. It runs the program in the editor, and shows the result.
 
 import { $, choose, chosen } from "./dom.js";
 import { draftOf, forgetDraft, keepDraftSoon } from "./draft.js";
@@ -23,8 +23,8 @@ const TITLES = {
 const MIB = 1024 * 1024;
 
 let running = null;
-let opened = ""; // the reference of the kept program in the editor, if there is one
-let loading = false; // whether the fields are being filled by the page, and not by the user
+let opened = ""; // the reference of the stored program in the editor, or ""
+let loading = false; // whether the page itself is changing the fields
 
 const editor = await makeEditor($("editor"), $("code"), { onChange: changed, onRun: run });
 
@@ -66,7 +66,7 @@ async function run() {
   }
 }
 
-// What an earlier run gave is not shown beside inputs that it did not have.
+// Remove the result of an earlier run, because it does not belong to the current inputs.
 function notRun(why) {
   editor.clearMarks();
   clear();
@@ -103,15 +103,15 @@ function outcomeSentence(end, answer) {
     case "ok": return `${answer.engine_version}`;
     case "exception": return `${end.name ? `${end.name}: ` : ""}${end.message}${end.line ? `\nin line ${end.line}, column ${end.column}` : ""}`;
     case "syntax_error": return `${end.message}${end.line ? `\nin line ${end.line}, column ${end.column}` : ""}`;
-    case "cpu_limit": return `It had ${end.limit} ms of CPU time, and used ${end.used.toFixed(1)} ms.`;
-    case "wall_limit": return `It had ${end.limit} ms, and was still running.`;
-    case "memory_limit": return `It had ${end.limit / MIB} MiB, and asked for more.`;
-    case "output_limit": return `The result has ${end.used.toLocaleString()} bytes, and ${end.limit.toLocaleString()} are allowed.`;
+    case "cpu_limit": return `The limit is ${end.limit} ms of CPU time. The run used ${end.used.toFixed(1)} ms.`;
+    case "wall_limit": return `The limit is ${end.limit} ms of wall time.`;
+    case "memory_limit": return `The limit is ${end.limit / MIB} MiB. The program needed more.`;
+    case "output_limit": return `The limit is ${end.limit.toLocaleString()} bytes. The result has ${end.used.toLocaleString()}.`;
     default: return end.message ?? "";
   }
 }
 
-// The value's own text, since JSON.parse and JSON.stringify would round long numbers.
+// Return the original text of the value, because JSON.parse and JSON.stringify would round long numbers.
 function valueText(data) {
   const begin = data.indexOf('"value":') + 8;
   const end = data.lastIndexOf('},"logs":');
@@ -119,7 +119,7 @@ function valueText(data) {
 }
 
 function refused(problem) {
-  const titles = { busy: "Busy", quota: "A quota is used up", no_daemon: "No daemon", shutting_down: "The daemon is stopping", connection_lost: "The daemon went away" };
+  const titles = { busy: "Busy", quota: "A quota is used up", no_daemon: "No daemon", shutting_down: "The daemon is stopping", connection_lost: "The connection to the daemon was lost" };
   showOutcome("failed", titles[problem?.code] ?? "Refused", problemText(problem));
   if (problem?.line) {
     editor.mark(problem.line, problem.column ?? 1, problemText(problem));
@@ -156,21 +156,21 @@ async function share() {
 function showKept({ hash, moved_from: before }) {
   const code = document.createElement("code");
   code.textContent = hash;
-  const told = ["Kept as ", code, ". Open it here: ", linkTo(location.href)];
+  const parts = ["Stored as ", code, ". Open it here: ", linkTo(location.href)];
   const whole = linkWith(opened, $("prompt").value, $("env").value);
-  if (whole) told.push(". The link has the program alone; ", linkTo(whole, "this one has the prompt and env too"));
-  else if (whole === "") told.push(". The link has the program alone: the prompt and env are too long for one");
-  if (before) told.push(". The name was on another program before: ", linkTo(`#${before}`, before.slice(0, 12)));
-  showShareStatus(told);
+  if (whole) parts.push(". This link has only the program; ", linkTo(whole, "this one also has the prompt and env"));
+  else if (whole === "") parts.push(". The link has only the program, because the prompt and env are too long for a link");
+  if (before) parts.push(". Before, the name was on another program: ", linkTo(`#${before}`, before.slice(0, 12)));
+  showShareStatus(parts);
 }
 
-function showShareStatus(told, failed = false) {
-  $("shared").replaceChildren(...[told].flat());
+function showShareStatus(parts, failed = false) {
+  $("shared").replaceChildren(...[parts].flat());
   $("shared").classList.toggle("failed", failed);
   $("shared").hidden = false;
 }
 
-// Open the program that the page's address names. What was written of it since, and not saved, comes first.
+// Open the program that the page's address names. Unsaved changes to it are loaded instead, if there are any.
 async function open() {
   const { reference, prompt, env } = named();
   if (!reference) return;
@@ -199,12 +199,12 @@ function notThere(reference, problem) {
 function tellDraft(saved) {
   const button = document.createElement("button");
   button.type = "button";
-  button.textContent = "Open what is saved";
+  button.textContent = "Open the saved program";
   button.addEventListener("click", () => { forgetDraft(); load(saved); $("shared").hidden = true; });
-  showShareStatus(["These are your changes, which are not saved. ", button]);
+  showShareStatus(["This text has your unsaved changes. ", button]);
 }
 
-// what is in the fields
+// the fields
 
 function changed() {
   if (loading) return;
@@ -241,7 +241,7 @@ function languageChanged() {
   editor.language(chosen("language"));
 }
 
-// begin
+// start
 
 beginTheme();
 beginEnv();

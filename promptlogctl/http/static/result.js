@@ -1,11 +1,11 @@
-// Shows how a run ended, its result, its console lines, and what it used.
+// Shows the outcome of a run, its result, its console lines, and its usage.
 
 import { $ } from "./dom.js";
 import { show } from "./tree.js";
 
 const MIB = 1024 * 1024;
 
-// promptlog's own defaults, until a run without limits of its own tells the daemon's.
+// promptlog's defaults, until a run without its own limits returns those of the daemon.
 let defaults = { cpu_ms: 50, memory_bytes: 128 * MIB, wall_ms: 1000 };
 const MOST_LINES = 2000;
 
@@ -18,7 +18,7 @@ export function learnDefaults(limits) {
   $("limit-wall").placeholder = limits.wall_ms;
 }
 
-// `limits`: those that the next run asks for.
+// `limits`: the limits that the next run asks for.
 export function clear(limits = {}) {
   $("console").replaceChildren();
   $("console-count").textContent = "";
@@ -39,7 +39,7 @@ export function showOutcome(kind, title, text) {
   $("outcome").querySelector(".outcome-text").textContent = text;
 }
 
-// Scrolls to how the run ended if that is out of sight, as on a phone, where it is below the program.
+// Scroll to the outcome if it is not visible. On a phone, it is below the program.
 export function revealOutcome() {
   const { top, bottom } = $("outcome").getBoundingClientRect();
   if (top < 0 || bottom > innerHeight) $("outcome").scrollIntoView({ block: "start" });

@@ -1,4 +1,4 @@
-// Requests to this page's server, with a token if the server wants one.
+// Sends requests to this page's server, with a token if the server requires one.
 
 import { $ } from "./dom.js";
 

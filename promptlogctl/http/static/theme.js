@@ -1,4 +1,4 @@
-// Light or dark colours: as the system has them, or as chosen here.
+// Light or dark colours: the system's setting, or the user's choice on this page.
 
 import { $ } from "./dom.js";
 

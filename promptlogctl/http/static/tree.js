@@ -1,4 +1,4 @@
-// A JSON value as a tree that can be folded. Text nodes alone: what a program returns is never markup.
+// Shows a JSON value as a tree that can be folded. It creates only text nodes, so text from a program is never markup.
 
 const AT_ONCE = 100;
 const OPEN_DEPTH = 2;

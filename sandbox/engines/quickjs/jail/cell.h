@@ -126,7 +126,7 @@ bool bytecode_unpack(struct text packed, struct text source, struct text *byteco
 
 bool hooks_add(JSContext *context);
 
-/* --- plain.c: plain data for the console --------------------------------------------------------------------------- */
+/* --- plain.c: plain data for the console -------------------------------------------------------------------------- */
 
 bool plain_add(JSContext *owner, JSValueConst engine);
 
@@ -135,12 +135,12 @@ bool plain_add(JSContext *owner, JSValueConst engine);
 bool errors_add(JSContext *context);
 JSValue errors_frames(JSContext *context, JSValueConst error);
 
-/* --- places.c: better places and messages of the engine's errors -------------------------------------------------- */
+/* --- places.c: better positions and messages of the engine's errors ----------------------------------------------- */
 
 void places_set_code(struct text text);
-void places_mend(struct text *message, struct place *place, struct place caller);
+void places_improve(struct text *message, struct place *place, struct place caller);
 
-/* --- unplaced.c: places of syntax errors without one --------------------------------------------------------------- */
+/* --- unplaced.c: positions of syntax errors that the engine reports without one ----------------------------------- */
 
 struct place unplaced_find(struct text source, struct text message);
 

@@ -141,8 +141,8 @@ static struct export find_export(struct text source)
     return first;
 }
 
-/* Return the quote before a module's name in a line, if there is one behind it as well; else NULL. The engine leaves out
- * a dot and a slash before the name. */
+/* Return the quote before the name of a module in a line. Return NULL if there is none, or none after the name. The
+ * engine's message omits a dot and a slash before the name. */
 static const char *quote_of(struct text line, const char *name, size_t size)
 {
     const char *before = name, *behind_it = name + size;
@@ -153,7 +153,7 @@ static const char *quote_of(struct text line, const char *name, size_t size)
     return before > line.start && before[-1] == *behind_it ? before - 1 : NULL;
 }
 
-/* Return the place of the name of a module that the engine's message is about. */
+/* Return the position of the module name that the engine's message contains. */
 static struct place find_import(struct text source, struct text message)
 {
     struct text name = behind(message, strlen(NO_MODULE));
@@ -185,7 +185,7 @@ static bool is_fence(struct text line)
     return without_blanks(line).size == 0;
 }
 
-/* Return the place of the first line of a fence. */
+/* Return the position of the first line of a fence. */
 static struct place find_fence(struct text source)
 {
     for (unsigned number = 1; source.start != NULL; number++) {
@@ -196,7 +196,7 @@ static struct place find_fence(struct text source)
     return (struct place){0, 0};
 }
 
-/* Whether a source begins with three backticks: to JavaScript, an empty template and the start of another. */
+/* Whether a source begins with three backticks. In JavaScript, these are an empty template and the start of another. */
 static bool begins_fenced(struct text source)
 {
     while (source.size > 0 && memchr(" \t\r\v\f\n", source.start[0], 6) != NULL)
@@ -246,7 +246,7 @@ static struct fault fault_at_end(struct text loose, struct text source, struct f
     return found(TEXT("Unexpected token '}'"), (struct place){number, (unsigned)line.size + 1});
 }
 
-/* Send that the source is none. */
+/* Report that the source is not a program. */
 static enum form refuse_as(enum form form, struct fault fault)
 {
     if (memory_was_refused())
@@ -258,18 +258,19 @@ static enum form refuse_as(enum form form, struct fault fault)
 
 static enum form refuse_fence(struct place place)
 {
-    place.line += 1; /* that of the bracket */
+    place.line += 1; /* the line of the bracket */
     return refuse_as(FORM_BODY, found(TEXT(FENCED), place));
 }
 
-/* The same; where a line opens a fence, that is what is wrong. */
+/* The same, but if a line opens a Markdown fence, report the fence as the error. */
 static enum form refuse(enum form form, struct fault fault, struct text source)
 {
     struct place fence = find_fence(source);
     return fence.line > 0 ? refuse_fence(fence) : refuse_as(form, fault);
 }
 
-/* Return the form of a program; FORM_NONE for what is none, and then that was sent. A module is compiled. */
+/* Return the form of a program, and compile it if it is a module. If the source is not a program, report this and
+ * return FORM_NONE. */
 enum form check_source(const struct job *job)
 {
     const struct text *brackets = job->brackets, source = job->code;
@@ -292,7 +293,7 @@ enum form check_source(const struct job *job)
         }
         if (starts_with(in_module.message, NO_MODULE))
             return refuse(FORM_MODULE, found(TEXT(NO_IMPORT), find_import(source, in_module.message)), source);
-        /* A body in which nothing is wrong before the export is none. */
+        /* The first error is at the export, so the text is a module and not a body. */
         if (export.opens_line || is(first.message, "unsupported keyword: export"))
             return refuse(FORM_MODULE, clear(in_module, source, 0), source);
     }

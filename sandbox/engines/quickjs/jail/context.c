@@ -1,6 +1,6 @@
 /* The JavaScript context. The zygote creates it and evaluates promptlog's scripts in it. A child uses it for one job.
- * Values that a program throws, returns or replaces are not trusted: all that is sent counts only as a claim of the
- * program about itself. */
+ * Values that a program throws, returns or replaces are not trusted: everything that is sent counts only as a claim of
+ * the program about itself. */
 #include <string.h>
 
 #include "cell.h"
@@ -60,7 +60,7 @@ static struct text frames_of(JSValueConst error)
     return text;
 }
 
-/* Return what an error says, and free it. What is no object is told as it is. */
+/* Return the description of an error, and free the error. The description of a primitive value is its text. */
 static struct fault fault_of(JSValue error)
 {
     struct fault fault = {TEXT(""), TEXT(""), TEXT("")};
@@ -204,7 +204,7 @@ static void tell_thrown(const struct fault *fault)
     frames_send_fields('x', fields, 3);
 }
 
-/* Report that the engine failed outside of the program's code. */
+/* Report that the engine failed outside the program's code. */
 void context_tell_broken(struct fault fault)
 {
     if (memory_was_refused()) {

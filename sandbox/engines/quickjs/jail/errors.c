@@ -1,4 +1,5 @@
-/* error.stack as V8 has it: name and message, then the frames. The engine's own has the frames alone. */
+/* error.stack in V8's format: the name and the message, then the frames. The engine's own error.stack has only frames.
+ * */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,25 +9,26 @@
 #define FRAME "    at "
 #define OWN_FRAME FRAME "captureStackTrace (native)\n"
 
-/* The engine's functions, as they were before any program. They live as long as this process. */
+/* The engine's original functions, which no program has replaced. They are never freed. */
 static JSValue engine_stack, engine_capture, text_of_error, concatenate;
 static JSValue own_capture;
 
-/* Return the frames of an error as the engine has them; undefined for what is no error. */
+/* Return the engine's frames of an error, or undefined for any other value. */
 JSValue errors_frames(JSContext *context, JSValueConst error)
 {
     return JS_Call(context, engine_stack, error, 0, NULL);
 }
 
-/* Return the size of a stack that the engine has made, without its last line feed; -1 for any other value, such as what
- * a program's Error.prepareStackTrace has made. */
+/* Return the size of a stack without its last line feed. Return -1 if the engine did not make it, for example if a
+ * program's Error.prepareStackTrace did. */
 static int size_of_frames(const char *stack, size_t size)
 {
     bool is_own = size == 0 || (size > strlen(FRAME) && memcmp(stack, FRAME, strlen(FRAME)) == 0 && stack[size - 1] == '\n');
     return !is_own ? -1 : size == 0 ? 0 : (int)size - 1;
 }
 
-/* Return a stack with name and message above it, and free the argument. Any other value stays as it is. */
+/* Return the stack with the error's name and message before it, and free the argument. Return any other value
+ * unchanged. */
 static JSValue with_header(JSContext *context, JSValueConst error, JSValue stack)
 {
     size_t size;
@@ -37,7 +39,7 @@ static JSValue with_header(JSContext *context, JSValueConst error, JSValue stack
         return stack;
     }
     JSValue header = JS_Call(context, text_of_error, error, 0, NULL);
-    if (JS_IsException(header)) { /* of the program: its error has a name or a message that can't be told */
+    if (JS_IsException(header)) { /* the name or the message cannot be converted to a string */
         JS_FreeValue(context, JS_GetException(context));
         header = JS_NewString(context, "Error");
     }
@@ -55,13 +57,13 @@ static JSValue with_header(JSContext *context, JSValueConst error, JSValue stack
     return whole;
 }
 
-/* A frame's place in the program, and the limits of its text. */
+/* The position of a frame in the program, and the start and end of the position's text. */
 struct frame {
     struct place place;
     const char *start, *end;
 };
 
-/* Find the place in the first line of a text; false if that is no frame of the program's text. */
+/* Find the position in the first line of a text. Return false if this line is not a frame in the program. */
 static bool read_frame(const char *line, const char *end, struct frame *frame)
 {
     static const char *const files[] = {" (eval_script:", " (program:"};
@@ -83,7 +85,7 @@ static bool read_frame(const char *line, const char *end, struct frame *frame)
     return *next == ')';
 }
 
-/* Return an own message of an error; NULL for any other value. */
+/* Return the error's own property `message`, or NULL if it has none that is a string. */
 static const char *own_message(JSContext *context, JSValueConst error, size_t *size)
 {
     JSPropertyDescriptor message = {.value = JS_UNDEFINED, .getter = JS_UNDEFINED, .setter = JS_UNDEFINED};
@@ -98,7 +100,7 @@ static const char *own_message(JSContext *context, JSValueConst error, size_t *s
     return text;
 }
 
-/* An error's text that is being mended. */
+/* The texts of an error. */
 struct account {
     struct text message, frames;
 };
@@ -108,7 +110,7 @@ static bool is(struct text text, const char *word)
     return text.size == strlen(word) && memcmp(text.start, word, text.size) == 0;
 }
 
-/* Built-in functions that say "not a function" only of a function that they are given. */
+/* Whether a frame belongs to a built-in function that throws "not a function" only about its argument. */
 static bool takes_callback(struct text frame, struct text *name)
 {
     static const char *const names[] = {"forEach", "map", "filter", "some", "every", "find", "findIndex", "findLast",
@@ -124,8 +126,9 @@ static bool takes_callback(struct text frame, struct text *name)
     return false;
 }
 
-/* Return the account with a better message and a better first place. The caller frees other frames than the old ones. */
-static struct account mend(struct account old)
+/* Return the account with an improved message and an improved position of the first frame. If the frames differ from
+ * the old ones, the caller frees them. */
+static struct account improve(struct account old)
 {
     struct account new = old;
     struct frame first, second = {.place = {0, 0}};
@@ -138,7 +141,7 @@ static struct account mend(struct account old)
         if (next != NULL && !read_frame(next + 1, end, &second))
             second.place.line = 0;
         struct place place = first.place;
-        places_mend(&new.message, &place, second.place);
+        places_improve(&new.message, &place, second.place);
         if (place.line != first.place.line || place.column != first.place.column) {
             static char shown[32];
             int size = snprintf(shown, sizeof shown, "%u:%u", place.line, place.column);
@@ -157,14 +160,15 @@ static struct account mend(struct account old)
     return new;
 }
 
-/* Return the frames of an error with a better first place, and free the argument. The error gets a better message. */
-static JSValue mended(JSContext *context, JSValueConst error, JSValue stack)
+/* Improve the message of an error. Return its frames with an improved position of the first one, and free the argument.
+ * */
+static JSValue improved(JSContext *context, JSValueConst error, JSValue stack)
 {
     struct account old = {TEXT(""), TEXT("")}, new;
     old.frames.start = JS_IsString(stack) ? JS_ToCStringLen(context, &old.frames.size, stack) : NULL;
     old.message.start = old.frames.start == NULL ? NULL : own_message(context, error, &old.message.size);
     if (old.message.start != NULL) {
-        new = mend(old);
+        new = improve(old);
         if (new.message.start != old.message.start)
             JS_DefinePropertyValueStr(context, error, "message",
                 JS_NewStringLen(context, new.message.start, new.message.size), JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE);
@@ -181,10 +185,11 @@ static JSValue mended(JSContext *context, JSValueConst error, JSValue stack)
 
 static JSValue get_stack(JSContext *context, JSValueConst this)
 {
-    return with_header(context, this, mended(context, this, errors_frames(context, this)));
+    return with_header(context, this, improved(context, this, errors_frames(context, this)));
 }
 
-/* Any value may be assigned, and is not enumerable. The engine takes texts alone, and they would be in the error's JSON. */
+/* Any value can be assigned, and it does not become enumerable. The engine's own setter accepts only strings, and makes
+ * the property enumerable, so that it would appear in the error's JSON. */
 static JSValue set_stack(JSContext *context, JSValueConst this, JSValueConst value)
 {
     if (!JS_IsObject(this))
@@ -197,7 +202,7 @@ static JSValue set_stack(JSContext *context, JSValueConst this, JSValueConst val
 /* Error.captureStackTrace(object, function) */
 static JSValue capture(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
 {
-    /* The engine leaves out all frames up to this function. */
+    /* The engine omits all frames up to this function. */
     JSValueConst above = count > 1 && JS_IsFunction(context, arguments[1]) ? arguments[1] : own_capture;
     JSValueConst given[] = {arguments[0], above};
     JSValue done = JS_Call(context, engine_capture, this, 2, given);
@@ -219,7 +224,7 @@ static JSValue member(JSContext *context, JSValueConst object, const char *name)
     return JS_IsException(value) ? JS_UNDEFINED : value;
 }
 
-/* Give a context's errors such stacks. */
+/* Install these functions in a context. */
 bool errors_add(JSContext *context)
 {
     JSPropertyDescriptor stack;

@@ -1,6 +1,6 @@
-/* C functions for the cell's scripts: `__promptlog_log` and `__promptlog_engine` for prelude.js, `__promptlog_utf8` for
- * encoding.js. The scripts remove the names. A program can still get the functions (CallSite.getFunction), so they accept
- * any argument. They do nothing that a program may not do anyway. */
+/* C functions for the cell's scripts: `__promptlog_log` and `__promptlog_engine` for prelude.js, and `__promptlog_utf8`
+ * for encoding.js. The scripts remove the names. A program can still get the functions (CallSite.getFunction), so they
+ * accept any argument. They do nothing that a program may not do anyway. */
 #include <string.h>
 
 #include "cell.h"
@@ -33,7 +33,7 @@ static JSValue size_of(JSContext *context, JSValueConst this, int count, JSValue
     return JS_NewInt64(context, (int64_t)size);
 }
 
-/* engine.target(value) -> the object behind a proxy, or the value itself; null if the proxy was revoked. */
+/* engine.target(value) -> the target of a proxy, or the value itself; null if the proxy was revoked. */
 static JSValue target_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
 {
     (void)this, (void)count;
@@ -50,7 +50,7 @@ static JSValue target_of(JSContext *context, JSValueConst this, int count, JSVal
     return value;
 }
 
-/* engine.promise(value) -> { state, value }; undefined for what is no promise. */
+/* engine.promise(value) -> { state, value } of a promise; undefined for any other value. */
 static JSValue promise_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
 {
     static const char *const states[] = {"pending", "fulfilled", "rejected"};
@@ -139,8 +139,8 @@ static JSValue decode(JSContext *context, JSValueConst this, int count, JSValueC
     }
     if (bad == 0)
         return JS_NewStringLen(context, (const char *)at, size);
-    char *mended = js_malloc(context, size + 2 * bad), *to = mended;
-    if (mended == NULL)
+    char *repaired = js_malloc(context, size + 2 * bad), *to = repaired;
+    if (repaired == NULL)
         return JS_EXCEPTION;
     while (at < end) {
         int bytes = character_size(at, end);
@@ -149,8 +149,8 @@ static JSValue decode(JSContext *context, JSValueConst this, int count, JSValueC
         to += written;
         at += bytes < 0 ? -bytes : bytes;
     }
-    JSValue text = JS_NewStringLen(context, mended, (size_t)(to - mended));
-    js_free(context, mended);
+    JSValue text = JS_NewStringLen(context, repaired, (size_t)(to - repaired));
+    js_free(context, repaired);
     return text;
 }
 

@@ -1,4 +1,4 @@
-/* Messages that name what failed, in the program's own words: "o.run is not a function" for "not a function". */
+/* Messages that name the failed expression: "o.run is not a function" instead of "not a function". */
 #include <string.h>
 
 #include "tokens.h"
@@ -20,7 +20,7 @@ static void add(struct message *message, const char *start, size_t size)
     message->size += size;
 }
 
-/* Write the expression from one token up to another. Arguments are left out, and indexes of more than one token. */
+/* Write the expression from token `from` up to token `to`, without arguments and without indexes of several tokens. */
 static void add_expression(struct message *message, size_t from, size_t to)
 {
     for (size_t at = from; at < to && at < window.count; at++) {
@@ -38,7 +38,7 @@ static void add_expression(struct message *message, size_t from, size_t to)
     }
 }
 
-/* Whether the program gives this message itself, as in `new TypeError('not a function')`. */
+/* Whether the program itself contains this message, as in `new TypeError('not a function')`. */
 static bool is_given(size_t open, struct text message)
 {
     if (!at_is(open, "(") || !at_is_kind(open + 1, VALUE))
@@ -47,8 +47,8 @@ static bool is_given(size_t open, struct text message)
     return token->size == message.size + 2 && memcmp(token->start + 1, message.start, message.size) == 0;
 }
 
-/* Return the expression from one token up to another, between two texts; an empty text if it is too long. The result is
- * valid until the next call. */
+/* Return `before`, the expression from token `from` up to token `to`, and `after`. Return an empty text if this is too
+ * long. The result is valid until the next call. */
 static struct text message_of(const char *before, size_t from, size_t to, const char *after)
 {
     static struct message message;
@@ -59,8 +59,9 @@ static struct text message_of(const char *before, size_t from, size_t to, const 
     return message.full ? TEXT("") : (struct text){message.text, message.size};
 }
 
-/* Return the token behind what is called, if the engine's last place is in its arguments or in its index: so it is if the
- * last of them is an identifier, and in a tail call. NO_TOKEN if the place is in no call. */
+/* Return the token after the called expression, if the error's position is in its arguments or in its index. This
+ * happens if the last argument is an identifier, and in a tail call. Return NO_TOKEN if the position is not in a call.
+ * */
 static size_t call_around(size_t at)
 {
     while ((at = tokens_open(&window, at)) != NO_TOKEN && at > 0) {
@@ -80,7 +81,8 @@ static bool is_call(size_t at)
     return at_is(at, "(") || at_is_kind(at, HEAD) || (at_is_kind(at, VALUE) && *window.list[at].start == '`');
 }
 
-/* Return the message with the name of what was called; an empty text if it is not known. `at`: set to what was called. */
+/* Return the message that names the called expression, and set `at` to its last token. Return an empty text if the
+ * expression is not known. */
 struct text messages_of_call(struct text old, size_t *at)
 {
     size_t from = at_chain(*at), end = *at + 1;
@@ -104,8 +106,8 @@ struct text messages_of_call(struct text old, size_t *at)
     return message_of("", from, end, is_new ? " is not a constructor" : " is not a function");
 }
 
-/* Return the message for the expression that begins here and was iterated; an empty text if it is more than a chain of
- * properties and calls. */
+/* Return the message for the iterated expression that starts at this token. Return an empty text if it is more complex
+ * than a chain of properties and calls. */
 struct text messages_of_iteration(size_t at)
 {
     size_t end = at + 1;

@@ -1,12 +1,13 @@
-/* Better places and messages of errors that the engine throws.
+/* Improves the positions ("places") and messages of errors that the engine throws.
  *
- * The engine notes places at identifiers, calls, `new`, operators, `throw` and the start of statements. An error has the
- * last place that the engine noted before the instruction that failed, in the order of the bytecode. So an error of `.b` in
- * `this.a\n.b`, or of a pattern, has the place of something before it. The message says what failed: from the place on,
- * this looks for the first thing in the text that can fail with this message, within the same function.
+ * The engine records positions only at identifiers, calls, `new`, operators, `throw` and the start of statements. An
+ * error gets the last recorded position before the failed instruction, in the order of the bytecode. So an error at
+ * `.b` in `this.a\n.b`, or in a pattern, gets the position of something before it. This code starts at that position,
+ * and searches the same function for the first expression that can fail with the error's message.
  *
- * If nothing is found, the place stays as it is. The program chooses its text and its messages, so the answer is only a
- * claim of the program about itself. Time is bounded: SEARCHED_BYTES of text for all errors of a run. */
+ * If the search finds nothing, the position stays as it is. The program controls its text and its messages, so the
+ * result is only a claim of the program about itself. SEARCHED_BYTES limits the text that is searched for all errors of
+ * a run. */
 #include <string.h>
 
 #include "tokens.h"
@@ -16,7 +17,7 @@ enum { SEARCHED_BYTES = 8 << 20, STATEMENT_TOKENS = 64 };
 static struct text code;
 static size_t searched;
 
-/* Set the text that the program was compiled from. */
+/* Set the source text of the program. */
 void places_set_code(struct text text)
 {
     code = text;
@@ -27,9 +28,9 @@ static bool starts_with(struct text text, const char *word)
     return text.size >= strlen(word) && memcmp(text.start, word, strlen(word)) == 0;
 }
 
-/* --- what can fail -------------------------------------------------------------------------------------------------- */
+/* --- expressions that can fail ------------------------------------------------------------------------------------ */
 
-/* Whether a property of this name is used at this token. */
+/* Whether this token accesses a property with this name. */
 static bool is_property(size_t at, struct text name)
 {
     const struct token *token = &window.list[at];
@@ -42,7 +43,8 @@ static bool is_property(size_t at, struct text name)
            memcmp(token->start + quotes, name.start, name.size) == 0;
 }
 
-/* Whether the engine's last place before this property can be the error's: it notes identifiers and calls. */
+/* Whether the error's position can belong to this property: it must be the engine's last recorded position before the
+ * property. The engine records positions at identifiers and calls. */
 static bool follows_place(size_t property)
 {
     size_t at = property - 2;
@@ -85,7 +87,8 @@ static size_t find_object_pattern(size_t at, struct text name)
     return at_is(at, "{") && opens_pattern(at) ? at + 1 : NO_TOKEN;
 }
 
-/* What is iterated: an array pattern, or behind `...` and `of`. If that begins with an identifier, the engine noted it. */
+/* Find an expression that is iterated: an array pattern, or an expression after `...` or `of`. An expression that
+ * starts with an identifier is not searched for, because the engine has recorded its position. */
 static size_t find_iterated(size_t at, struct text name)
 {
     (void)name;
@@ -101,7 +104,8 @@ static bool is_iterated(size_t at)
     return at > 0 && (at_is(at - 1, "...") || at_is(at - 1, "of"));
 }
 
-/* Return the first token from the place on that `finds` accepts; first in the same function, then also in nested ones. */
+/* Return the first token after the error's position that `finds` accepts. Nested functions are searched only if the
+ * same function has none. */
 static size_t find(size_t (*finds)(size_t at, struct text name), struct text name)
 {
     for (int nested = 0; nested < 2; nested++)
@@ -131,9 +135,10 @@ static bool sets(size_t at, struct text name)
            (at_assigns(at + 1) || at_steps(at + 1) || (at > 0 && at_steps(at - 1)));
 }
 
-/* Return where a constant, or a read-only property, gets a value. A property's error has the place of its statement. A
- * constant's has that of the last statement behind it that the engine removed as unreachable; so the first assignment of
- * those that are not behind branches failed. In a loop, the update comes last. */
+/* Return the assignment to a constant, or to a read-only property, that failed. The error of a property has the
+ * position of its statement. After an assignment to a constant, the engine removes statements as unreachable, and the
+ * error has the position of the last of them. So the first assignment that no branch precedes has failed. In a loop,
+ * the update comes last. */
 static size_t find_assignment(struct text name)
 {
     static const char *const branches[] = {
@@ -159,9 +164,9 @@ static size_t find_assignment(struct text name)
     return found;
 }
 
-/* --- an error ------------------------------------------------------------------------------------------------------- */
+/* --- an error ----------------------------------------------------------------------------------------------------- */
 
-/* Whether a message has these words around a name. */
+/* Whether a message consists of `before`, a name and `after`, possibly followed by more. */
 static bool has_name(struct text message, const char *before, const char *after, struct text *name)
 {
     if (!starts_with(message, before))
@@ -172,7 +177,7 @@ static bool has_name(struct text message, const char *before, const char *after,
     return name->size > 0;
 }
 
-/* What failed, by the engine's message or by one of messages.c. */
+/* The kind of operation that failed, according to the message of the engine or of messages.c. */
 enum failure { UNKNOWN, PROPERTY, PATTERN, ITERATION, ASSIGNMENT, OPERATION, CALL };
 
 struct pattern {
@@ -180,7 +185,7 @@ struct pattern {
     enum failure failure;
 };
 
-/* `said`: set to whether the message already names what failed. */
+/* `said` is set to whether the message already names the failed expression. */
 static enum failure failure_of(struct text message, struct text *name, bool *said)
 {
     static const struct pattern ends[] = {
@@ -212,7 +217,7 @@ static enum failure failure_of(struct text message, struct text *name, bool *sai
     return has_name(message, "'", "' is read-only", name) ? ASSIGNMENT : UNKNOWN;
 }
 
-/* Return the operator before the operand at the engine's last place. */
+/* Return the operator before the operand at the error's position. */
 static size_t find_operator(void)
 {
     static const char *const operators[] = {"+", "-", "*", "/", "%", "**", "<", ">", "<=", ">=", "==", "&", "|", "^", NULL};
@@ -238,7 +243,8 @@ static size_t find_place(enum failure failure, struct text name)
     }
 }
 
-/* Return a message that says more, with the token that it is about; an empty text if there is none. */
+/* Return a message that names the failed expression, and set `at` to its token. Return an empty text if there is none.
+ * */
 static struct text message_for(enum failure failure, struct text old, size_t *at)
 {
     if (failure == CALL) {
@@ -257,7 +263,7 @@ static struct text message_for(enum failure failure, struct text old, size_t *at
     return at_is(close + 1, "=") ? messages_of_iteration(close + 2) : TEXT("");
 }
 
-/* --- class fields: the engine notes no places in them (line 0) -------------------------------------------------------- */
+/* --- class fields: the engine records no positions in them (line 0) ----------------------------------------------- */
 
 static void enter(size_t brace)
 {
@@ -265,7 +271,8 @@ static void enter(size_t brace)
     window.count = tokens_close(&window, brace);
 }
 
-/* Go to the body of the class around the caller's place, which is in the constructor. False if there is none. */
+/* Move the search to the body of the class that contains the caller's position, which is in the constructor. Return
+ * false if there is no such class. */
 static bool enter_class_around(void)
 {
     size_t brace = window.place;
@@ -277,8 +284,8 @@ static bool enter_class_around(void)
     return true;
 }
 
-/* Go to the body of the class at the caller's place or behind it. Without a constructor, and for static fields, the caller
- * is what makes the class. */
+/* Move the search to the body of the class at or after the caller's position. If the class has no constructor, and for
+ * static fields, the caller is the code that creates the class or the object. */
 static bool enter_class_behind(void)
 {
     size_t at = window.place;
@@ -292,9 +299,9 @@ static bool enter_class_behind(void)
     return false;
 }
 
-/* Mend the place and the message of an error; both stay as they are if nothing better is found. A place of line 0 needs
- * the place of the next frame. The new message is valid until the next call. */
-void places_mend(struct text *message, struct place *place, struct place caller)
+/* Improve the position and the message of an error. Both stay as they are if nothing better is found. `caller` is the
+ * position of the next frame, which is used if `place` has line 0. The new message is valid until the next call. */
+void places_improve(struct text *message, struct place *place, struct place caller)
 {
     static bool (*const classes[])(void) = {enter_class_around, enter_class_behind};
     struct place from = place->line == 0 ? caller : *place;
@@ -312,7 +319,7 @@ void places_mend(struct text *message, struct place *place, struct place caller)
         size_t found = find_place(failure, name);
         struct text named = message_for(failure, *message, &found);
         if (said && (named.size != message->size || memcmp(named.start, message->start, named.size) != 0))
-            return; /* the message is not from here */
+            return; /* the message belongs to another expression */
         if (named.size > 0 && !said)
             *message = named;
         if (found < window.count)

@@ -1,8 +1,8 @@
-/* Plain data for the console: objects and arrays that a literal makes, of numbers, texts and the like. inspect.js formats
- * any value; these two functions do the same for the most common ones, in a tenth of the time.
+/* Formats plain data for the console: object and array literals with numbers, strings and other simple values.
+ * inspect.js can format any value. For plain data, these two functions return the same text in a tenth of the time.
  *
- * They call no code of the program and give up (undefined) on everything else: other prototypes, accessors, symbols, holes,
- * proxies, texts that need an escape. A program can get the functions, so they accept any argument. */
+ * They call no code of the program. They return undefined for everything else: other prototypes, accessors, symbols,
+ * holes, proxies, strings that need an escape. A program can get the functions, so they accept any argument. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,11 +10,11 @@
 #include "cell.h"
 
 enum {
-    TEXT_BYTES = 1024, /* longest text that is made here */
-    LEVELS = 4,        /* deepest line */
-    AROUND = 9,        /* columns that a line keeps free, as inspect.js has it */
-    GROUPED_FROM = 7,  /* members of a list that inspect.js puts in columns */
-    LONG = 1000,       /* members of a list whose other properties are not shown */
+    TEXT_BYTES = 1024, /* maximum size of a text */
+    LEVELS = 4,        /* maximum depth */
+    AROUND = 9,        /* columns of a line that stay free, as in inspect.js */
+    GROUPED_FROM = 7,  /* from this number of elements on, inspect.js groups a list in columns */
+    LONG = 1000,       /* above this number of elements, the other properties of a list are not shown */
 };
 
 static JSContext *context;
@@ -22,11 +22,11 @@ static JSValue object_prototype, array_prototype;
 static JSClassID object_class, array_class;
 static JSAtom tag_name, constructor_name, prototype_name;
 
-/* --- texts ---------------------------------------------------------------------------------------------------------- */
+/* --- texts -------------------------------------------------------------------------------------------------------- */
 
 struct line {
     char text[TEXT_BYTES];
-    size_t size, units; /* in bytes, in UTF-16 code units */
+    size_t size, units; /* size in bytes, and in UTF-16 code units */
 };
 
 static bool add(struct line *line, const char *text, size_t size)
@@ -35,12 +35,12 @@ static bool add(struct line *line, const char *text, size_t size)
         return false;
     memcpy(line->text + line->size, text, size);
     line->size += size;
-    for (size_t i = 0; i < size; i++) /* one for each character, two for those of four bytes */
+    for (size_t i = 0; i < size; i++) /* one unit for each character, and two for a character of four bytes */
         line->units += ((unsigned char)text[i] & 0xc0) != 0x80 ? 1 + ((unsigned char)text[i] >= 0xf0) : 0;
     return true;
 }
 
-/* Add a text in quotes, if nothing in it needs an escape. */
+/* Add a string in quotes. Return false if it needs an escape. */
 static bool add_quoted(struct line *line, const char *text, size_t size)
 {
     for (size_t i = 0; i < size; i++) {
@@ -74,7 +74,7 @@ static bool add_key(struct line *line, JSAtom key)
     return good;
 }
 
-/* Add what is shown of a value that is no object; false for symbols, BigInts and unusual texts. */
+/* Add a primitive value. Return false for symbols, BigInts, and strings that need an escape. */
 static bool add_primitive(struct line *line, JSValueConst value)
 {
     char number[16];
@@ -103,11 +103,11 @@ static bool add_primitive(struct line *line, JSValueConst value)
     return good;
 }
 
-/* --- objects -------------------------------------------------------------------------------------------------------- */
+/* --- objects ------------------------------------------------------------------------------------------------------ */
 
 struct members {
     JSPropertyEnum *keys;
-    uint32_t count; /* of keys; of a list, its length and no keys */
+    uint32_t count; /* number of keys; for a list, its length, and it has no other keys */
     bool is_list;
 };
 
@@ -137,7 +137,7 @@ static uint32_t count_of(JSValueConst value, int which)
     return count;
 }
 
-/* Get the keys of an object, or the length of a list. False if it is no plain one. */
+/* Get the keys of an object, or the length of a list. Return false if it is not plain. */
 static bool members_of(JSValueConst value, struct members *members)
 {
     JSClassID class = JS_GetClassID(value);
@@ -158,7 +158,7 @@ static bool members_of(JSValueConst value, struct members *members)
     return false;
 }
 
-/* Get a member's value; false if there is none, or an accessor. */
+/* Get the value of a member. Return false if there is none, or if it is an accessor. */
 static bool member_at(JSValueConst object, const struct members *members, uint32_t at, JSValue *value)
 {
     JSPropertyDescriptor found;
@@ -177,14 +177,14 @@ static bool member_at(JSValueConst object, const struct members *members, uint32
     return false;
 }
 
-/* --- a line --------------------------------------------------------------------------------------------------------- */
+/* --- a line ------------------------------------------------------------------------------------------------------- */
 
-/* The object that is being shown, and those around it. */
+/* The object that is being formatted, and the objects that contain it. */
 struct level {
     const struct level *above;
     JSValueConst object;
-    int depth; /* levels below it that are shown */
-    int room;  /* columns for it */
+    int depth; /* number of levels below it that are shown */
+    int room;  /* number of free columns */
 };
 
 static bool is_open(const struct level *level, JSValueConst object)
@@ -213,7 +213,7 @@ static bool add_member(struct line *line, const struct level *level, const struc
     return good;
 }
 
-/* Add an object on one line, if it is plain and fits. */
+/* Add an object on one line. Return false if it is not plain or does not fit. */
 static bool add_object(struct line *line, const struct level *level)
 {
     struct members members;
@@ -239,8 +239,9 @@ static bool add_object(struct line *line, const struct level *level)
     return good;
 }
 
-/* engine.line(value, depth, indent, width, open, opened) -> text: a plain object that fits on one line, or undefined.
- * `depth`: the levels below it that are shown. `open`, `opened`: the objects around it, and their number. */
+/* engine.line(value, depth, indent, width, open, opened) -> the text of a plain object that fits on one line, or
+ * undefined. `depth`: number of levels below it that are shown. `open`, `opened`: the objects that contain it, and
+ * their number. */
 static JSValue line_of(JSContext *own, JSValueConst this, int count, JSValueConst *arguments)
 {
     struct line line = {.size = 0};
@@ -273,16 +274,16 @@ static JSValue line_of(JSContext *own, JSValueConst this, int count, JSValueCons
     return good ? JS_NewStringLen(context, line.text, line.size) : JS_UNDEFINED;
 }
 
-/* --- members -------------------------------------------------------------------------------------------------------- */
+/* --- members ------------------------------------------------------------------------------------------------------ */
 
 struct parts {
-    JSValue *entries, *rest; /* three for each member in `rest`: its index, its key and its value */
+    JSValue *entries, *rest; /* `rest` has three values for each member: its index, its key and its value */
     uint32_t entries_count, rest_count;
-    size_t units; /* of all texts */
+    size_t units; /* size of all texts in UTF-16 code units */
     bool are_numbers;
 };
 
-/* Add a member as a text, or to the rest. */
+/* Add a member as a text, or to `rest`. */
 static bool take_member(struct parts *parts, JSValueConst object, const struct members *members, uint32_t at)
 {
     struct line line = {.size = 0};
@@ -306,9 +307,9 @@ static bool take_member(struct parts *parts, JSValueConst object, const struct m
 }
 
 /* engine.members(value, most) -> [entries, rest, is_list, are_numbers, length, units] of a plain object or list, or
- * undefined.
- * `entries`: for each of at most so many members its text, undefined for those in `rest`, which has three values for each:
- * its index, its key and its value. One more entry, undefined, if a list has more members. `units`: of all entries. */
+ * undefined. `entries` has the text of each member, for at most `most` members, and undefined for members in `rest`.
+ * `rest` has three values for each of its members: the index, the key and the value. If a list has more members,
+ * `entries` has one more entry, undefined. `units` is the size of all entries in UTF-16 code units. */
 static JSValue members_at(JSContext *own, JSValueConst this, int count, JSValueConst *arguments)
 {
     struct members members;

@@ -1,12 +1,12 @@
-/* The syntax around tokens of the window: a guess from brackets and keywords. An index of a token that is not in the window
- * is allowed everywhere, and the answer is then no. */
+/* Guesses the syntax around tokens of the window from brackets and keywords. All functions accept an index outside the
+ * window, and return false or NO_TOKEN for it. */
 #include <string.h>
 
 #include "tokens.h"
 
 struct tokens window;
 
-/* Whether the token at this index, if there is one, is `word`. */
+/* Whether there is a token at this index, and it is `word`. */
 bool at_is(size_t at, const char *word)
 {
     return at < window.count && token_is(&window.list[at], word);
@@ -43,7 +43,7 @@ bool at_is_keyword(size_t at)
     return at_is_one_of(at, words);
 }
 
-/* Whether this token is the dot before a property's name. */
+/* Whether this token is a dot before the name of a property. */
 bool at_is_dot(size_t at)
 {
     return at_is(at, ".") || at_is(at, "?.");
@@ -61,7 +61,7 @@ bool at_steps(size_t at)
     return at_is(at, "++") || at_is(at, "--");
 }
 
-/* Return the first token of the function whose body this brace opens; NO_TOKEN if it opens something else. */
+/* Return the first token of the function whose body this brace opens, or NO_TOKEN if it opens something else. */
 size_t at_function(size_t brace)
 {
     static const char *const control[] = {"if", "for", "while", "switch", "catch", "with", "await", NULL};
@@ -90,7 +90,7 @@ size_t at_function(size_t brace)
     return start;
 }
 
-/* Return the index of `class` if this brace opens the body of a class; else NO_TOKEN. */
+/* Return the index of `class` if this brace opens the body of a class, and NO_TOKEN otherwise. */
 size_t at_class(size_t brace)
 {
     if (!at_is(brace, "{"))
@@ -106,7 +106,8 @@ size_t at_class(size_t brace)
     return NO_TOKEN;
 }
 
-/* Return the last token of a function or class that begins behind the place, if this brace opens its body; else `brace`. */
+/* If this brace opens the body of a function or class that starts after the error's position, return its last token.
+ * Otherwise return `brace`. */
 size_t at_skip_nested(size_t brace)
 {
     size_t start = at_function(brace);
@@ -115,7 +116,7 @@ size_t at_skip_nested(size_t brace)
     return start == NO_TOKEN || start <= window.place + 1 ? brace : tokens_close(&window, brace);
 }
 
-/* Return the first token of the chain of properties, calls and indexes that ends with this token. */
+/* Return the first token of a chain of properties, calls and indexes that ends with this token. */
 size_t at_chain(size_t at)
 {
     for (;;) {

@@ -1,6 +1,7 @@
-/* Tokens of a program's text, for better places and messages of errors (places.c). The engine has parsed the text, or
- * says why not: so this only has to find the limits of tokens. It counts lines and columns as the engine does. Whether a
- * slash begins a regular expression is a guess from the token before it. */
+/* Splits a program's text into tokens, to improve positions and messages of errors (places.c). The engine itself parses
+ * the text and reports syntax errors, so this code only has to find where tokens start and end. It counts lines and
+ * columns as the engine does. It guesses from the token before a slash whether the slash starts a regular expression.
+ * */
 #include <string.h>
 
 #include "tokens.h"
@@ -31,7 +32,7 @@ static bool opens_with(const struct lexer *lexer, const char *word)
     return (size_t)(lexer->end - lexer->at) >= size && memcmp(lexer->at, word, size) == 0;
 }
 
-/* Step over a line end at `at`, if there is one. `separators`: whether U+2028 and U+2029 end a line. */
+/* Skip a line end at `at`, if there is one. `separators`: whether U+2028 and U+2029 end a line. */
 static bool skip_line_end(struct lexer *lexer, bool separators)
 {
     if (opens_with(lexer, "\r\n"))
@@ -79,7 +80,7 @@ static void skip_blanks(struct lexer *lexer)
     }
 }
 
-/* Step to the end of a template, or behind its next `${`. Return whether the template has ended. */
+/* Skip to the end of a template, or to the text after its next `${`. Return whether the template has ended. */
 static bool skip_template(struct lexer *lexer)
 {
     while (lexer->at < lexer->end) {
@@ -111,7 +112,7 @@ static void skip_string(struct lexer *lexer)
     lexer->at += lexer->at < lexer->end;
 }
 
-/* Step over a regular expression with its flags; false if the line ends before it. */
+/* Skip a regular expression with its flags. Return false if the line ends before the expression. */
 static bool skip_regexp(struct lexer *lexer)
 {
     bool in_class = false;
@@ -232,8 +233,8 @@ bool token_closes(const struct token *token)
     return token->kind == TAIL || (token->kind == SIGN && token->size == 1 && memchr(")]}", *token->start, 3) != NULL);
 }
 
-/* Fill a window with the tokens around the first one at or behind this place. `window->place` is its index. False if
- * the text ends before. */
+/* Fill a window with the tokens around the first token at or after this position. `window->place` is the index of this
+ * token. Return false if the text ends before it. */
 bool tokens_around(struct tokens *window, struct text text, unsigned line, unsigned column)
 {
     struct lexer lexer = {.start = text.start, .at = text.start, .end = text.start + text.size, .line_start = text.start, .line = 1};
@@ -266,7 +267,7 @@ bool tokens_each(struct text text, bool (*use)(const struct token *token, void *
     return false;
 }
 
-/* Return the index of the bracket that closes the one at `at`; the number of tokens if it is not in the window. */
+/* Return the index of the bracket that closes the one at `at`, or the number of tokens if it is not in the window. */
 size_t tokens_close(const struct tokens *window, size_t at)
 {
     unsigned depth = 0;
@@ -278,8 +279,8 @@ size_t tokens_close(const struct tokens *window, size_t at)
     return at;
 }
 
-/* Return the index of the bracket that opens around the token `at`, or that opens what `at` closes; NO_TOKEN if it is not
- * in the window. */
+/* If token `at` is a closing bracket, return the index of the bracket that it closes. Otherwise return the index of the
+ * innermost opening bracket that encloses the token. Return NO_TOKEN if the bracket is not in the window. */
 size_t tokens_open(const struct tokens *window, size_t at)
 {
     unsigned depth = 1;

@@ -1,11 +1,11 @@
-/* Tokens of a program's text, and the syntax around them: for messages about errors (places.c, messages.c, unplaced.c). */
+/* Tokens of a program's text, and the syntax around them. places.c, messages.c and unplaced.c use them for errors. */
 #ifndef TOKENS_H
 #define TOKENS_H
 
 #include "cell.h"
 
-/* HEAD, MIDDLE and TAIL: the parts of a template with `${`. VALUE: a number, a string, a regular expression, or a template
- * without `${`. */
+/* HEAD, MIDDLE and TAIL: the parts of a template with `${`. VALUE: a number, a string, a regular expression, or a
+ * template without `${`. */
 enum token_kind { END, NAME, VALUE, SIGN, HEAD, MIDDLE, TAIL };
 
 struct token {
@@ -31,7 +31,7 @@ bool tokens_each(struct text text, bool (*use)(const struct token *token, void *
 size_t tokens_close(const struct tokens *window, size_t at);
 size_t tokens_open(const struct tokens *window, size_t at);
 
-/* --- syntax.c: about the token at this index of the window --------------------------------------------------------- */
+/* --- syntax.c: about the token at this index of the window -------------------------------------------------------- */
 
 extern struct tokens window;
 
@@ -49,7 +49,7 @@ size_t at_class(size_t brace);
 size_t at_skip_nested(size_t brace);
 size_t at_chain(size_t at);
 
-/* --- messages.c: messages that name what failed -------------------------------------------------------------------- */
+/* --- messages.c: messages that name the failed expression --------------------------------------------------------- */
 
 struct text messages_of_call(struct text old, size_t *at);
 struct text messages_of_iteration(size_t at);

@@ -1,5 +1,5 @@
-/* Places of syntax errors that the engine reports without one: invalid regular expressions, and private names that no class
- * declares. */
+/* Finds the positions of syntax errors that the engine reports without one: invalid regular expressions, and private
+ * names that no class declares. */
 #include <string.h>
 
 #include "tokens.h"
@@ -10,7 +10,7 @@ struct search {
     struct place found;
 };
 
-/* Whether this regular expression alone gives the same error. Nothing is executed. */
+/* Whether this regular expression, parsed separately, gives the same error. Nothing is executed. */
 static bool is_invalid(const struct token *token, struct text message)
 {
     struct fault fault;
@@ -31,7 +31,7 @@ static bool use_regexp(const struct token *token, void *given)
     return true;
 }
 
-/* Whether a class around this token, a private name in use, declares the name. */
+/* Whether a class that contains this use of a private name declares the name. */
 static bool is_declared(struct text source, const struct token *name)
 {
     if (!tokens_around(&window, source, name->line, name->column))
@@ -64,7 +64,7 @@ static bool use_private_name(const struct token *token, void *given)
     return true;
 }
 
-/* Return the place in a source of an error with this message; line 0 if it is not found. */
+/* Return the position of the error with this message. Its line is 0 if it was not found. */
 struct place unplaced_find(struct text source, struct text message)
 {
     static const char of_private[] = "undefined private field '";
