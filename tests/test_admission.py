@@ -779,7 +779,7 @@ async def test_a_process_keeps_its_usage_across_connections(clock: MockClock) ->
 
 @within_a_minute
 async def test_the_number_of_remembered_processes_is_bounded() -> None:
-    """Of 10,000 processes that have disconnected, at most 4,096 are remembered, and no closed connection."""
+    """After 10,000 processes have disconnected, at most 4,096 of them are remembered, and no closed connection."""
     admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(10_000):
@@ -793,7 +793,7 @@ async def test_the_number_of_remembered_processes_is_bounded() -> None:
 
 @within_a_minute
 async def test_the_number_of_remembered_tenants_is_bounded() -> None:
-    """Of 10,000 tenants on one connection, at most 4,096 are remembered, each with a process."""
+    """After 10,000 tenants on one connection, at most 4,096 of them are remembered, each with a process."""
     admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
     granted: list[Ticket | RequestError] = []
     for number in range(10_000):

@@ -28,7 +28,7 @@ def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
 def test_a_flood_is_limited_and_counted(
     log: tuple[logging.Logger, io.StringIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a thousand lines from one place in the code, a few are written, and later the number of dropped ones."""
+    """If one log statement writes a thousand lines, only a few are written, and later the number of dropped ones."""
     logger, written = log
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -75,14 +75,14 @@ async def test_a_tenant_has_a_quota_and_so_has_its_front() -> None:
 
 
 async def test_the_lower_maximum_counts() -> None:
-    """Of the maxima of a front's user and of its tenant the lower one counts."""
+    """If the user of a front and its tenant have different maxima, the lower one applies."""
     quotas = _quotas(user=Quota(max_cpu_ms=20, max_wall_ms=500), tenant=Quota(max_cpu_ms=30, max_wall_ms=400))
     assert quotas.maxima(client(1)) == {"cpu_ms": 20, "wall_ms": 500}
     assert quotas.maxima(client(1, tenant="a")) == {"cpu_ms": 20, "wall_ms": 400}
 
 
 async def test_a_reload_keeps_what_was_used(mock_clock: MockClock) -> None:
-    """A reload changes rate and burst; whoever has used up the quota does not start again from nothing."""
+    """A reload changes the rate and the burst, and the amount that was already used still counts."""
     quotas = _quotas(user=Quota(cpu_ms_per_s=10, cpu_burst_ms=10))
     quotas.charge(client(1), 110)
     assert _refused(quotas)["retry_after_ms"] == 10_000

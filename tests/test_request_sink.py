@@ -30,7 +30,7 @@ async def test_no_work_is_started_for_a_disconnecting_client() -> None:
 
 
 async def test_a_delayed_refusal(autojump_clock: MockClock) -> None:
-    """The client is told once, after the delay, and the request is in progress until then."""
+    """A delayed refusal is sent once, after the delay, and the request counts as in progress until then."""
     told: list[float] = []
     done: list[float] = []
 

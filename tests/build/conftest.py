@@ -1,4 +1,4 @@
-"""Test builds use their own cache, and ignore the environment variables of whoever runs the tests."""
+"""Test builds use their own cache, and ignore the user's environment variables."""
 
 from __future__ import annotations
 

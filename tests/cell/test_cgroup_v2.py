@@ -84,7 +84,7 @@ def _process_in(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_process_goes_to_a_leaf_and_comes_back(base: Path) -> None:
-    """In the leaf, controllers can be enabled above it; afterwards, the cgroup is as it was."""
+    """The daemon moves to a leaf and enables controllers above it, and later restores the cgroup."""
     controllers = _controllers(base)
     assert _enter(base, base, controllers) == [
         f"/supervisor ['supervisor'] {controllers} True",
@@ -116,7 +116,7 @@ def test_a_cgroup_with_other_processes_is_left_alone(base: Path) -> None:
 
 
 def test_a_cgroup_without_the_controllers_is_left_alone(base: Path) -> None:
-    """What was not delegated is not touched."""
+    """A cgroup that was not delegated stays unchanged."""
     assert _enter(base, base, ["no-such-controller"]) == [" [] [] False"]
 
 
@@ -189,7 +189,7 @@ _MEMORY = "low 0\nhigh 0\nmax 93\noom {oom}\noom_kill {kills}\noom_group_kill 0\
 
 
 def test_counters_are_read(tmp_path: Path) -> None:
-    """The kernel's files, as they are before and after Linux 6.12, when the cgroup above began to count tasks."""
+    """The kernel's files as before and after Linux 6.12, in which the cgroup above started to count tasks."""
     memory = _MEMORY.format(oom=2, kills=1)
     for number, of_jail, of_nsjail in ((1, "max 5\nmax_local 0\n", "max 5\n"), (2, "max 0\n", "max 5\n")):
         folder = tmp_path / str(number)

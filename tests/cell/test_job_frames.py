@@ -109,7 +109,7 @@ def test_a_job_of_any_size_is_read(zygote: _Zygote, more: bytes) -> None:
     ],
 )
 def test_an_invalid_job_ends_the_child(zygote: _Zygote, bytes_: bytes) -> None:
-    """Nothing of an invalid job is evaluated, and the next child starts."""
+    """An invalid job is not evaluated, and the next child starts."""
     zygote.data.sendall(bytes_)
     assert zygote.ended() == (b"E", _BROKEN)
     zygote.data.sendall(_frame(_CHECK))

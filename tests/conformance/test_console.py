@@ -70,7 +70,7 @@ console.log({a: 1}, [1]);
 
 
 def test_plain_data_is_the_same_on_both_engines(client: Client) -> None:
-    """What the QuickJS cell formats in C has the text that inspect.js gives on Deno."""
+    """For values that the QuickJS cell formats in C, the text is the same as that of inspect.js on Deno."""
     on_deno = _texts(client.run_source(_RANDOM_DATA + "return 1", engine="deno", limits=_LIMITS))
     assert len(on_deno) == 404
     assert _texts(client.run_source(_RANDOM_DATA + "return 1", engine="quickjs", limits=_LIMITS)) == on_deno

@@ -1,4 +1,4 @@
-"""Where an error is, and what it says: the same line on both engines, whatever the engine notes of places."""
+"""Positions and messages of errors: both engines report the same line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _OWN_MESSAGES = [
 
 @pytest.mark.parametrize("source", _OWN_MESSAGES)
 def test_messages_of_the_program_stay(client: Client, source: str) -> None:
-    """A message that the program gives is told as it is."""
+    """A message that the program itself sets stays unchanged."""
     outcome = client.run_source(source, engine="quickjs").outcome
     assert isinstance(outcome, ProgramException)
     assert outcome.message in source

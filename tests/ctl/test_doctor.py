@@ -56,7 +56,7 @@ def test_doctor_succeeds(socket_path: Path) -> None:
 
 
 def test_doctor_says_which_cgroup_is_in_force(socket_path: Path) -> None:
-    """It tells of a daemon that this user starts, and of the one that answers, which may have another."""
+    """It reports the cgroups of a daemon that this user starts, and those of the daemon that answers."""
     with configured_daemon('[pool]\ncgroup = "never"\n') as socket:
         checks = {check["name"]: check for check in json.loads(_ctl(socket, "doctor", "--json").stdout)}
     assert checks["socket"]["text"].endswith("; cgroup of its jails: none: pool.cgroup is never")

@@ -226,7 +226,7 @@ def test_code_that_another_user_can_replace(tmp_path: Path, monkeypatch: pytest.
     mend = re.escape(f"every user can write to {path}; fix this with: chmod o-w {path}")
     with pytest.raises(UnitsError, match=f"code that another user can replace: {mend}.*python3 -m venv /opt/promptlog"):
         units.check_commands(of_user=False)
-    units.check_commands(of_user=True)  # one's own service is one's own affair
+    units.check_commands(of_user=True)  # for their own service, users may use paths that they can change
 
 
 def test_an_interpreter_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_live(socket_path: Path, columns: int, end: str) -> None:
 
 
 def test_live_while_the_daemon_is_away(tmp_path: Path) -> None:
-    """When the daemon stops, the display shows the reason; when the daemon is back, the display goes on."""
+    """When the daemon stops, the display shows the reason; when the daemon is back, the display continues."""
     with a_daemon(tmp_path) as daemon, terminal(daemon.socket, *_CTL, "top") as opened:
         opened.read("(last ")
         daemon.stop()

@@ -283,7 +283,7 @@ def test_a_client_that_reads_too_slowly_is_closed(tmp_path: Path) -> None:
 
 
 def test_one_process_can_not_take_all_connections(tmp_path: Path) -> None:
-    """Of `max_clients = 40`, one process gets 35 connections, and another process is still served."""
+    """With `max_clients = 40`, one process gets at most 35 connections, and another process is still served."""
     config = _FOUR_CELLS + "[server]\nmax_clients = 40\n"
     with a_daemon(tmp_path, config=config) as daemon, ExitStack() as stack:
         ping = {"type": "ping", "id": 1}

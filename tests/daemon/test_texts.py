@@ -69,7 +69,7 @@ _FENCES = [
 def test_a_text_in_a_markdown_fence(
     client: Client, source: str, place: tuple[int, int], engine: Any, language: Any
 ) -> None:
-    """A Markdown fence is a syntax error that says so, with its place, even if JavaScript could parse its backticks."""
+    """A Markdown fence is reported as a syntax error with its position, even if JavaScript can parse its backticks."""
     with pytest.raises(RequestRefused, match="in a Markdown fence: leave out the lines") as refused:
         client.submit(source, engine=engine, language=language)
     assert (refused.value.detail["line"], refused.value.detail["column"]) == place
@@ -81,7 +81,7 @@ def test_a_text_in_a_markdown_fence(
 
 @pytest.mark.parametrize(("engine", "language"), _ENGINES)
 def test_template_literals_are_not_fences(client: Client, engine: Any, language: Any) -> None:
-    """A program that produces Markdown runs, and a syntax error in a program without a fence stays as it is."""
+    """A program that produces Markdown runs, and a syntax error in a program without a fence keeps its message."""
     source = "const s = `a\n\\`\\`\\`js\nx\n~~~\n`; return s.length"
     assert client.run_source(source, engine=engine, language=language).value == 14
     outcome: Any = client.run_source(source + "; let y = ;", engine=engine, language=language).outcome

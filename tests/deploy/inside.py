@@ -334,7 +334,7 @@ def test_a_reload_interrupts_nobody() -> None:
 
 
 def test_an_invalid_configuration_is_not_applied() -> None:
-    """`systemctl reload` fails and names the mistake, and the daemon goes on with the old settings."""
+    """`systemctl reload` fails and names the mistake, and the daemon continues with the old settings."""
     pid, since = main_pid(), cursor()
     with drop_in("50-wrong.toml", "[limits.default]\ncpu = 90\n"):
         systemctl("reload", DAEMON, code=1)

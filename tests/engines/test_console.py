@@ -223,7 +223,7 @@ def test_all_lines_fit_into_a_frame(encoding: Any, texts: list[bytes], kept: int
 
 
 def test_a_line_is_truncated_where_it_no_longer_fits() -> None:
-    """Of a line of JSON text and then control characters, all of the text and some of the control characters are kept.
+    """If a line has JSON text and then control characters, the text and some of the control characters are kept.
 
     Later lines are dropped.
     """

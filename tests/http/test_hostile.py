@@ -240,7 +240,7 @@ def test_a_last_response_that_is_not_read(monkeypatch: pytest.MonkeyPatch, socke
 @pytest.mark.timed
 @pytest.mark.parametrize(("method", "path"), [("POST", "exec"), ("GET", "programs"), ("POST", "submit")])
 def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, path: str) -> None:
-    """A request is answered with 504 while the daemon hangs, and the next request is served when the daemon goes on."""
+    """While the daemon hangs, a request is answered with 504, and the next request is served when it continues."""
     monkeypatch.setattr(backend_module, "_ANSWER_S", 0.5)
     body = None if method == "GET" else {"code": "return 1"}
     with a_daemon(tmp_path) as daemon, _served(Settings(socket=daemon.socket)) as (url, _):

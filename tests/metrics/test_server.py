@@ -156,7 +156,7 @@ def test_a_socket_that_systemd_passes_is_served(socket_path: Path, tmp_path: Pat
 
 
 def test_a_passed_socket_that_other_hosts_reach_is_refused(tmp_path: Path) -> None:
-    """A socket unit that listens on all addresses ends the start with a line that says so."""
+    """With a socket unit that listens on all addresses, the server does not start, and one line says why."""
     with socket.socket() as sock:
         sock.bind(("0.0.0.0", 0))
         sock.listen()

@@ -170,7 +170,7 @@ def test_a_lock_of_a_daemon_that_has_ended(state: Path) -> None:
 
 
 def test_the_number_of_damaged_entries_is_limited(state: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of 70 damaged programs the last 64 are kept, and each removal is logged."""
+    """If there are 70 damaged programs, the last 64 are kept, and each removal is logged."""
     store = Store.open(state)
     aside = []
     for number in range(70):

@@ -257,7 +257,7 @@ def test_a_merge_loses_no_move(*, clock_stands: bool) -> None:
 
 @pytest.mark.parametrize("left", [[], [None]])
 def test_a_merge_with_several_lost_moves(left: list[None]) -> None:
-    """Moves are restored from SQLite, also where one damaged line or none is left of several moves."""
+    """Moves are restored from SQLite, even if only one damaged line, or none, is left of several moves."""
     moves = [Move(name="x", hash=f"{number}", at=float(number)) for number in range(12)]
     for first, first_end, second, second_end in itertools.combinations(range(13), 4):
         lines = [*moves[:first], *left, *moves[first_end:second], *left, *moves[second_end:]]

@@ -83,7 +83,7 @@ def test_sigkill_during_a_migration(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """On an almost full disk the migration succeeds, or fails with an error that says so and loses nothing."""
+    """On an almost full disk, the migration succeeds, or fails with an error about the disk and loses nothing."""
     script = 'mount -t tmpfs -o size=8m none "$1" && exec "$2" -m tests.store.small_disk migrates "$1"'
     command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", str(tmp_path), sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=_ROOT)

@@ -275,7 +275,7 @@ def test_the_protocol_reference_is_up_to_date() -> None:
 
 @pytest.mark.parametrize("sent", [b"hello\n", b"[1]\n", b"GET / HTTP/1.1\r\n\r\n"])
 def test_other_text_is_answered_with_an_error_in_json(sent: bytes) -> None:
-    """A connection that begins with neither `{` nor a length gets an error that says so, as a line of JSON."""
+    """A connection that begins with neither `{` nor a length gets an error about this, as a line of JSON."""
     session = ServerSession()
     (error,) = session.receive(sent)
     assert isinstance(error, ProtocolError)

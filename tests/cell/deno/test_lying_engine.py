@@ -92,5 +92,5 @@ async def test_a_valid_answer_is_stored(
     ],
 )
 async def test_a_forged_answer_is_not_stored(plan: Plan, tmp_path: Path, language: Language, payload: bytes) -> None:
-    """Nothing is stored for an unknown form, code of JavaScript, or a text that differs in more than blanks."""
+    """An unknown form, code for JavaScript, or a text that differs in more than blanks is not stored."""
     assert not isinstance(await _checked(plan, tmp_path, payload, language), Artifact)
