@@ -9,6 +9,9 @@ from typing import Literal
 
 import msgspec
 
+_SHOWN_BYTES = 200
+"""Bytes of a result in its `repr`."""
+
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     pass
@@ -19,6 +22,11 @@ class Ok(_Record, frozen=True, kw_only=True, tag="ok"):
 
     value: msgspec.Raw
     """The result as JSON text, byte for byte as the program's JSON.stringify wrote it."""
+
+    def __repr__(self) -> str:
+        text = bytes(memoryview(self.value)[:_SHOWN_BYTES]).decode(errors="replace")
+        more = "..." if len(memoryview(self.value)) > _SHOWN_BYTES else ""
+        return f"Ok(value={text!r}{more})"
 
 
 class ProgramException(_Record, frozen=True, kw_only=True, tag="exception"):

@@ -54,6 +54,9 @@ class AsyncClient:
         """Whether a request would be sent at once."""
         return self._connection.has_place
 
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self.socket_path}, {self.in_flight} requests in flight>"
+
     async def __aenter__(self) -> AsyncClient:
         return self
 

@@ -44,6 +44,9 @@ class Client:
         """The path of the daemon's socket."""
         return self._connection.endpoint.path
 
+    def __repr__(self) -> str:
+        return f"<Client of {self.socket_path}, {'connected' if self._connection.is_open else 'not connected'}>"
+
     def __enter__(self) -> Client:
         return self
 
@@ -226,6 +229,9 @@ class PendingRun:
         self._on_log = on_log
         self._result: RunResult | None = None
 
+    def __repr__(self) -> str:
+        return f"<PendingRun {self._id} of {self._connection.endpoint.path}: {self._result or 'no result yet'}>"
+
     def result(self, timeout: float | None = None) -> RunResult:
         """Wait for the result, at most `timeout` seconds (then TimeoutError; the run continues).
 
@@ -252,10 +258,15 @@ class PendingRun:
         return self._connection.ask(lambda id: messages.Cancel(id=id, target=self._id), messages.Cancelling).found
 
     def _abandon(self) -> None:
+        cancelling: Id | None = None
         try:
-            self._connection.send(lambda id: messages.Cancel(id=id, target=self._id))
+            cancelling = self._connection.send(lambda id: messages.Cancel(id=id, target=self._id))
             deadline = time.monotonic() + _CANCEL_S
             while isinstance(self._connection.receive(self._id, deadline), Log):
                 pass
         except (ConnectionLost, NoDaemon, TimeoutError):
             pass
+        finally:
+            for id in (self._id, cancelling):
+                if id is not None:
+                    self._connection.forget(id)

@@ -22,6 +22,9 @@ from promptlogd.wire.messages import Id, Log, Reply, Request
 _R = TypeVar("_R")
 _READ_BYTES = 256 * 1024
 
+_MOST_WAIT_S = 86_400.0
+"""A longer time is waited for in parts: poll(2) takes at most 24 days, and no infinity."""
+
 
 class Connection:
     """A connection for any number of threads. The first request opens it."""
@@ -36,6 +39,11 @@ class Connection:
         self._waiting: dict[Id, deque[Reply]] = {}
         self._reading = False
         self._reader: threading.Thread | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as known."""
+        return self._sock is not None
 
     def close(self) -> None:
         """Close the socket. Threads that wait for a reply get ConnectionLost."""
@@ -56,8 +64,8 @@ class Connection:
         """Send a request and return its id. `in_background`: from now on, a thread receives even if nobody waits."""
         with self._sending:
             with self._changed:
-                if self._sock is not None and not self._waiting and _is_gone(self._sock):
-                    self._lose()  # the daemon has restarted since the last request
+                if self._sock is not None and not self._waiting:
+                    self._find_loss(self._sock)
                 if self._sock is None:
                     self._sock = self._connect()
                     self._session = ClientSession()
@@ -98,13 +106,18 @@ class Connection:
                     if not isinstance(reply, Log):
                         del self._waiting[id]
                     return reply
-                remaining = None if deadline is None else deadline - time.monotonic()
+                remaining = None if deadline is None else min(deadline - time.monotonic(), _MOST_WAIT_S)
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError("no reply yet; the run continues")
                 if self._reading or self._reader is not None:
                     self._changed.wait(remaining)
                 else:
                     self._read(remaining)
+
+    def forget(self, id: Id) -> None:
+        """Ignore further replies to this request."""
+        with self._changed:
+            self._waiting.pop(id, None)
 
     def _connect(self) -> socket.socket:
         path = os.fspath(self.endpoint.path)
@@ -175,6 +188,18 @@ class Connection:
             elif reply.id in self._waiting:
                 self._waiting[reply.id].append(reply)
 
+    def _find_loss(self, sock: socket.socket) -> None:
+        """Close the connection if the daemon has closed it since the last request. Drops replies that came late."""
+        while self._sock is sock and self._reader is None:  # the reader thread sees it itself
+            try:
+                data = sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            with suppress(ConnectionLost):  # then it is closed
+                self._take(data)
+
     def _lose(self) -> None:
         if self._sock is not None:
             # shutdown(2) wakes a thread that reads from the socket; close(2) alone does not.
@@ -186,12 +211,3 @@ class Connection:
         # Received replies stay available to the threads that wait for them.
         self._waiting = {id: replies for id, replies in self._waiting.items() if replies}
         self._changed.notify_all()
-
-
-def _is_gone(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True

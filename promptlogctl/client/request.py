@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import msgspec
+from msgspec import structs
 
 from promptlogctl.client.errors import RequestRefused
 from promptlogd.wire import MAX_FRAME_BYTES, ClientSession
@@ -16,6 +18,8 @@ from sandbox.outcome import LogLine
 from sandbox.program import Language
 
 OnLog = Callable[[LogLine], None]
+
+_WRONG_TYPE = re.compile(r"Expected `(?P<right>.+)`, got `(?P<wrong>.+)` - at `\$\.(?P<field>.+)`")
 
 
 class RequestOptions(TypedDict, total=False):
@@ -80,20 +84,24 @@ def submit_request(id: Id, source: str | bytes, options: SubmitOptions) -> Submi
         id=id,
         source=_text(source),
         name=options.get("name"),
-        move=options.get("move") is not False,
+        move=True if (move := options.get("move")) is None else move,
         engine=options.get("engine"),
         language=options.get("language"),
-        replace=options.get("replace") or False,
+        replace=False if (replace := options.get("replace")) is None else replace,
         visibility=options.get("visibility"),
         tenant=options.get("tenant"),
     )
 
 
 def run_request(id: Id, reference: str | None, source: str | bytes | None, prompt: str, options: SourceOptions) -> Run:
-    """Return a `run` request."""
-    env, limits = options.get("env"), options.get("limits")
+    """Return a `run` request. Raises TypeError unless there is either a reference or a source."""
+    env, limits, on_log = options.get("env"), options.get("limits"), options.get("on_log")
+    if (reference is None) == (source is None):
+        raise TypeError("a run needs either a stored program or a source")
     if limits is not None and not isinstance(limits, LimitsAsked):
         raise TypeError(f"`limits` must be LimitsAsked, not {type(limits).__name__}")
+    if on_log is not None and not callable(on_log):
+        raise TypeError(f"`on_log` must be a function, not {type(on_log).__name__}")
     return Run(
         id=id,
         hash=reference,
@@ -104,21 +112,42 @@ def run_request(id: Id, reference: str | None, source: str | bytes | None, promp
         isolation=options.get("isolation"),
         engine=options.get("engine"),
         language=options.get("language"),
-        stream_logs=options.get("on_log") is not None,
+        stream_logs=on_log is not None,
         tenant=options.get("tenant"),
     )
 
 
 def encoded(session: ClientSession, request: Request) -> bytes:
-    """Return a request's bytes. Raises RequestRefused if it exceeds the maximum size of a message.
+    """Return a request's bytes.
 
-    The daemon would refuse it too, and close the connection, which others share.
+    Raises TypeError for a field of a wrong type, ValueError for an integer or a text that has no encoding, and
+    RequestRefused if the request exceeds the maximum size of a message: the daemon would then close the connection,
+    which others share.
     """
-    data = session.send(request)
+    _check_types(request)
+    try:
+        data = session.send(request)
+    except OverflowError as error:
+        raise ValueError(f"an integer is too large: {error}") from None
     if len(data) - HEADER_BYTES > MAX_FRAME_BYTES:
         message = f"the request has {len(data)} bytes, the maximum for a message is {MAX_FRAME_BYTES}"
         raise RequestRefused(Error(id=request.id, code="too_large", message=message))
     return data
+
+
+def _check_types(request: Request) -> None:
+    """Raise TypeError for a field of another type than the protocol's.
+
+    The daemon judges values, because a newer one may accept more of them.
+    """
+    fields = structs.asdict(request)
+    if isinstance(request, Run) and request.limits is not None:
+        fields["limits"] = structs.asdict(request.limits)
+    try:
+        msgspec.convert(fields, type(request))
+    except msgspec.ValidationError as error:
+        if (found := _WRONG_TYPE.fullmatch(str(error))) is not None:
+            raise TypeError(f"`{found['field']}` must be {found['right']}, not {found['wrong']}") from None
 
 
 def _text(source: str | bytes) -> str:

@@ -59,9 +59,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def __repr__(self) -> str:
-        told = self.json if self.ok else self.describe()
-        if len(told) > _SHOWN:
-            told = f"{told[:_SHOWN]}..."
+        told = _shown(self.json if self.ok else self.describe())
         used = self.usage
         lines = f", console lines: {len(self.logs)}" if self.logs else ""
         return (
@@ -99,6 +97,14 @@ class ProgramFailed(PromptlogError):
         self.outcome: Outcome = result.outcome
         line, column = (getattr(self.outcome, name, None) for name in ("line", "column"))
         super().__init__(with_place(result.describe(), line, column))
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of a program's text. Control characters are escaped: they could control a terminal."""
+    start = "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text[:_SHOWN]
+    )
+    return f"{start}..." if len(text) > _SHOWN else start
 
 
 def expect(reply: Reply, kind: type[_R]) -> _R:

@@ -14,7 +14,7 @@ from msgspec import Raw, json, msgpack, structs
 
 from promptlogd.wire.errors import BadMessage, ProtocolError, too_large
 from promptlogd.wire.framing import MAX_FRAME_BYTES, Encoding
-from promptlogd.wire.messages import Id, Isolation, LimitsAsked, Request, Run, Submit
+from promptlogd.wire.messages import Id, Isolation, LimitsAsked, Request, Run, Submit, Visibility
 from sandbox.program import Language
 
 INLINE_BYTES = 256 * 1024
@@ -65,8 +65,9 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _QUOTED, _PLACE = 250, 50
 """Characters of an explanation that are kept at its start, and at its end, which has the position in the message."""
 
-_NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation)`$")
-_CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation)}
+_NOT_ONE_OF = re.compile(r"^Invalid enum value .*`\$\.(language|isolation|visibility)`$")
+_CHOICES = {"language": get_args(Language), "isolation": get_args(Isolation), "visibility": get_args(Visibility)}
+_EMPTY = re.compile(r"Expected `str` of length >= 1 - at `\$\.(.+)`")
 
 
 def read_request(payload: bytes | memoryview, encoding: Encoding, bounds: TextBounds) -> Request | BadMessage:
@@ -144,6 +145,8 @@ def explain(error: Exception) -> str:
         return "`name` must start with a letter or a digit, and have at most 64 letters, digits, '.', '_' or '-'"
     if text.startswith("Object contains unknown field") and text.endswith("`$.limits`"):
         return f"{text}; there is: {', '.join(LimitsAsked.__struct_fields__)}"
+    if (found := _EMPTY.fullmatch(text)) is not None:
+        return f"`{found[1]}` is empty"
     if (found := _NOT_ONE_OF.search(text)) is not None:
         return f"{text}; valid values: {', '.join(map(repr, _CHOICES[found[1]]))}"
     return text

@@ -248,6 +248,20 @@ def test_an_async_client_reconnects_after_a_restart(backend: str, tmp_path: Path
     anyio.run(main, backend=backend)
 
 
+def test_a_client_reconnects_after_an_abandoned_run(tmp_path: Path) -> None:
+    """After a run whose `on_log` raised, Client reconnects as ever when the daemon restarts."""
+
+    def fail(line: LogLine) -> None:
+        raise LookupError(line.text)
+
+    with Client(tmp_path / "s") as client:
+        with a_daemon(tmp_path):
+            with pytest.raises(LookupError):
+                client.run_source("console.log(1); for (;;);", limits=LONG, on_log=fail)
+        with a_daemon(tmp_path):
+            assert client.run_source("return 1").value == 1
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_many_large_async_requests_in_flight(backend: str, socket_path: Path) -> None:
     """Neither side deadlocks when 200 prompts of 500 kB are sent while results of the same size come back."""
