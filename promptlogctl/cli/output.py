@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from promptlogctl.cli.files import Source
-from promptlogctl.cli.hints import hint_of, syntax_hint
+from promptlogctl.cli.hints import LOG_LIMIT, hint_of, refusal_hint, syntax_hint
 from promptlogctl.cli.terminal import columns, excerpt, safe, say, styled
 from promptlogctl.client import (
     BadResult,
@@ -160,6 +160,7 @@ def end_of_run(result: RunResult, source: Source, *, json: bool, show_usage: boo
         log_line(line)
     if result.logs_truncated:
         say("[the log was cut at its limit]")
+        note(LOG_LIMIT)
     if result.ok:
         value(result)
     else:
@@ -207,6 +208,7 @@ def refusal(refused: RequestRefused, source: Source) -> None:
         _advise(syntax_hint(source, line if isinstance(line, int) else None))
         return
     error(refused.message)
+    _advise(refusal_hint(refused.message))
     matches = detail.get("matches")
     for match in matches if isinstance(matches, list) else []:
         say(f"  {match}")

@@ -14,10 +14,19 @@ _HINTS = [
     ("return new Intl.NumberFormat('de').format(1)", (), "Deno has `Intl`: --engine deno"),
     ("const fs = require('fs'); return 1", (), "not CommonJS; bundle it first: npx esbuild"),
     ("module.exports = 1", (), "not CommonJS"),
-    ("import fs from 'fs'\nreturn 1", (), "bundle the program and its imports"),
+    ("return __dirname", (), "not CommonJS"),
+    ("return process.env.HOME", (), "`process` belongs to Node; a program gets its input as `prompt` and `env`"),
+    ("return Buffer.from('a')", ("--engine", "deno"), "`Buffer` belongs to Node"),
+    ("await fetch('http://a')", (), "a program has no network"),
+    ("return document.title", (), "does not run in a browser"),
+    ("import fs from 'fs'\nreturn 1", (), "a program imports nothing but its own files; bundle it"),
+    ("return await import('fs')", (), "a program imports nothing but its own files; bundle it"),
+    ("return await import('node:fs')", ("--engine", "deno"), "a program imports nothing but its own files"),
+    ("return await import('https://a/b.js')", ("--engine", "deno"), "a program imports nothing but its own files"),
     ("```js\nreturn 1\n```", (), "Markdown fence: leave out the lines"),
     ("return [1].map(x => await x)", (), "is the function around it `async`?"),
     ("for (;;);", (), "--cpu-ms raises the limit of CPU time"),
+    ("const a = []; for (;;) a.push(new Uint8Array(1e6))", ("--cpu-ms", "5000"), "--memory-mb raises the limit"),
     ("return 'x'.repeat(2e6)", (), "--result-kb raises the limit of the result"),
     ("await new Promise((r) => setTimeout(r, 9000)); return 1", ("--engine", "deno"), "--wall-ms raises"),
 ]
@@ -37,9 +46,31 @@ def test_other_errors_have_no_note(socket_path: Path) -> None:
         assert b"note:" not in ctl(socket_path, "exec", "-e", code).stderr
 
 
+def test_a_cut_log_names_the_option(socket_path: Path) -> None:
+    """If console lines are dropped at their limit, a note names the option that raises it."""
+    done = ctl(socket_path, "exec", "-e", "for (let i = 0; i < 9; i++) console.log('x'.repeat(400))", "--log-kb", "1")
+    assert b"[the log was cut at its limit]\nnote: --log-kb raises the limit of console lines\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "setting"),
+    [
+        ("--cpu-ms", "999999", "max.cpu_ms"),
+        ("--memory-mb", "9999", "max.memory_mb"),
+        ("--prompt-file", "", "prompt_kb"),
+    ],
+)
+def test_a_maximum_names_its_setting(socket_path: Path, tmp_path: Path, option: str, value: str, setting: str) -> None:
+    """If a request exceeds a maximum of the daemon, a note names the setting that raises it, and the setting exists."""
+    (tmp_path / "large").write_bytes(bytes(1_048_577))
+    done = ctl(socket_path, "exec", "-e", "return 1", option, value or str(tmp_path / "large"))
+    assert done.stderr.decode().endswith(f"\nnote: the setting limits.{setting} of the daemon raises the maximum\n")
+    with Client(socket_path) as client:
+        assert f"limits.{setting}" in [one.name for one in client.config().settings]
+
+
 def test_globals_that_only_deno_has(client: Client) -> None:
-    """Each global that the hint attributes to Deno exists on Deno and not on QuickJS."""
-    code = "return env.names.filter((name) => name in globalThis)"
-    names = sorted(DENO_ALONE)
-    assert client.run_source(code, env={"names": names}, engine="quickjs").value == []
-    assert client.run_source(code, env={"names": names}, engine="deno").value == names
+    """The hint attributes to Deno exactly the globals that Deno has and QuickJS lacks, but for `fetch`."""
+    code = "return Object.getOwnPropertyNames(globalThis)"
+    quickjs, deno = (set(client.run_source(code, engine=engine).value) for engine in ("quickjs", "deno"))
+    assert deno - quickjs - {"fetch"} == DENO_ALONE
