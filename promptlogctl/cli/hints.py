@@ -15,8 +15,7 @@ from promptlogctl.client import (
     WallLimit,
 )
 
-DENO_ALONE = frozenset(
-    """
+_DENO_ALONE = """
     AbortController AbortSignal Blob ByteLengthQueuingStrategy CloseEvent CompressionStream CountQueuingStrategy
     Crypto CryptoKey CustomEvent DOMMatrix DOMMatrixReadOnly DOMPoint DOMPointReadOnly DOMQuad DOMRect
     DOMRectReadOnly DecompressionStream ErrorEvent Event EventTarget File FileReader FormData ImageData Intl
@@ -27,8 +26,8 @@ DENO_ALONE = frozenset(
     TextEncoderStream TransformStream TransformStreamDefaultController URLPattern WebAssembly WritableStream
     WritableStreamDefaultController WritableStreamDefaultWriter clearInterval clearTimeout crypto reportError self
     setInterval setTimeout structuredClone
-    """.split()
-)
+"""
+DENO_ALONE = frozenset(_DENO_ALONE.split())
 """Globals that only Deno has, but for `fetch`. A test compares both engines."""
 
 _COMMONJS = frozenset(["require", "module", "exports", "__dirname", "__filename"])

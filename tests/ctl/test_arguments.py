@@ -69,12 +69,14 @@ def test_a_wrong_type_is_a_type_error(client: Client, call: Callable[[Any, Any],
         if inspect.isgenerator(found):
             next(found)
 
+    async def finish_async(found: Any) -> None:
+        await (anext(found) if inspect.isasyncgen(found) else found)
+
     async def main() -> None:
         async with AsyncClient(client.socket_path) as asynchronous:
             for value in wrong:
                 with pytest.raises(TypeError):
-                    found = call(asynchronous, value)
-                    await (anext(found) if inspect.isasyncgen(found) else found)
+                    await finish_async(call(asynchronous, value))
 
     for value in wrong:
         with pytest.raises(TypeError):

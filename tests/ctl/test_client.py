@@ -255,9 +255,8 @@ def test_a_client_reconnects_after_an_abandoned_run(tmp_path: Path) -> None:
         raise LookupError(line.text)
 
     with Client(tmp_path / "s") as client:
-        with a_daemon(tmp_path):
-            with pytest.raises(LookupError):
-                client.run_source("console.log(1); for (;;);", limits=LONG, on_log=fail)
+        with a_daemon(tmp_path), pytest.raises(LookupError):
+            client.run_source("console.log(1); for (;;);", limits=LONG, on_log=fail)
         with a_daemon(tmp_path):
             assert client.run_source("return 1").value == 1
 
