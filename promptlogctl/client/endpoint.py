@@ -47,8 +47,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         if length > _PATH_BYTES:
             why = f"the path has {length} bytes, the maximum for a socket is {_PATH_BYTES}"
             return NoDaemon(path, why, f"{_NAME_ANOTHER}, with a shorter path")
+        also = None if self.explicit else _system_socket(self.path)
         if isinstance(error, PermissionError):
-            return NoDaemon(path, *_denied(self.path))
+            why, mend = _denied(self.path)
+            return NoDaemon(path, why, mend if also is None else f"{mend}; or use the system's daemon: --socket {also}")
         try:
             mode = self.path.stat().st_mode
         except NotADirectoryError:
@@ -61,7 +63,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             return NoDaemon(path, "it is a file, not a socket", _NAME_ANOTHER)
         if error.errno == errno.EPROTOTYPE:
             return NoDaemon(path, "it is a socket of another type", _NAME_ANOTHER)
-        return NoDaemon(path, error.strerror or str(error), also=None if self.explicit else _system_socket(self.path))
+        return NoDaemon(path, error.strerror or str(error), also=also)
 
 
 def _system_socket(own: Path) -> str | None:
@@ -83,12 +85,32 @@ def _denied(path: Path) -> tuple[str, str]:
             owner = f"uid {status.st_uid}, group {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}"
             what = "the socket" if part == path else f"the folder {part}"
             mend = f"run the command as uid {status.st_uid}, or ask that user for access"
-            if part == path and status.st_mode & 0o060 == 0o060:
-                mend += f" (membership of group {status.st_gid})"
+            group_may = 0o060 if part == path else 0o010
+            if status.st_gid and status.st_mode & group_may == group_may:
+                mend += f": usermod --append --groups {_group_name(status.st_gid)} {_user_name(os.geteuid())}"
+                mend += ", then log in again"
             elif part == path:
                 mend += " (server.socket_group in the daemon's configuration)"
             return f"permission denied to uid {os.geteuid()}: {what} belongs to {owner}", mend
     return f"permission denied to uid {os.geteuid()}", _NAME_ANOTHER
+
+
+def _group_name(gid: int) -> str:
+    import grp  # here and below: only errors need these modules
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def find_endpoint(path: str | os.PathLike[str] | None = None) -> Endpoint:

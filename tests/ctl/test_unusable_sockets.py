@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ import pytest
 import trio
 
 from promptlogctl.client import AsyncClient, Client, NoDaemon, endpoint
+from promptlogctl.client.endpoint import Endpoint
 from promptlogd.wire.paths import Paths
 from tests.ctl.command import ctl
 
@@ -89,6 +91,36 @@ def test_permission_denied_names_owner_and_mode(closed: str) -> None:
     assert owner in done.stderr
     setting = " (server.socket_group in the daemon's configuration)" if closed == "socket" else ""
     assert f"; run the command as uid {os.geteuid()}, or ask that user for access{setting}\n" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's socket needs root")
+@pytest.mark.parametrize("closed", ["socket", "folder"])
+def test_permission_denied_names_the_command_for_the_group(closed: str) -> None:
+    """If the group of a socket or folder has access, the error names the command that adds this user to the group."""
+    with tempfile.TemporaryDirectory(prefix="promptlog-") as name, socket.socket(socket.AF_UNIX) as sock:
+        os.chmod(name, 0o755)
+        folder = Path(name, "folder")
+        folder.mkdir()
+        sock.bind(str(folder / "s"))
+        os.chown(path := folder / "s" if closed == "socket" else folder, 0, 8)
+        path.chmod(0o660 if closed == "socket" else 0o750)
+        command = [sys.executable, "-c", _AS_NOBODY, "ping", "--socket", str(folder / "s")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.endswith(": usermod --append --groups mail nobody, then log in again\n")
+
+
+def test_a_closed_default_suggests_the_system_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If a user may not use its own default socket and the system has a daemon, the error names that socket."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    shared.touch()
+    monkeypatch.setattr(
+        endpoint, "default_paths", lambda euid, _: Paths(socket=own if euid else shared, state_dir=tmp_path)
+    )
+    refused = Endpoint(path=own, explicit=False).no_daemon(PermissionError(errno.EACCES, "Permission denied"))
+    assert str(refused).endswith(f"; or use the system's daemon: --socket {shared}")
+    refused = Endpoint(path=own, explicit=True).no_daemon(PermissionError(errno.EACCES, "Permission denied"))
+    assert "system's daemon" not in str(refused)
 
 
 def test_an_empty_path_is_a_value_error() -> None:
