@@ -132,11 +132,19 @@ def shared_options(function: _F) -> _F:
 
 def socket_of(context: click.Context) -> Path | None:
     """Return the socket given after the command, before it, or in the environment, in this order."""
-    contexts = (context, context.find_root())
+    contexts = list(_chain(context))
     for one in contexts:
         if one.get_parameter_source("socket") is ParameterSource.COMMANDLINE:
             return cast(Path, one.params["socket"])
     return next((one.params["socket"] for one in contexts if one.params.get("socket") is not None), None)
+
+
+def _chain(context: click.Context) -> Iterator[click.Context]:
+    """Yield a command's context, then those of the groups that it is in."""
+    found: click.Context | None = context
+    while found is not None:
+        yield found
+        found = found.parent
 
 
 def command(function: _F) -> _F:
@@ -148,10 +156,11 @@ def command(function: _F) -> _F:
         *args: Any, socket: Path | None, spawn: bool, state_dir: Path | None, as_json: bool, **kwargs: Any
     ) -> None:
         context = click.get_current_context()
-        before = context.find_root().params
+        before = [one.params for one in _chain(context)][1:]
         socket = socket_of(context)
-        spawn, as_json = spawn or before.get("spawn", False), as_json or before.get("as_json", False)
-        state_dir = state_dir or before.get("state_dir")
+        spawn = spawn or any(params.get("spawn") for params in before)
+        as_json = as_json or any(params.get("as_json") for params in before)
+        state_dir = state_dir or next((params["state_dir"] for params in before if params.get("state_dir")), None)
         if state_dir is not None and not spawn:
             raise click.UsageError("--state-dir needs --spawn")
         app = App(socket=socket, spawn=spawn, state_dir=state_dir, json=as_json)

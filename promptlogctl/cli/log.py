@@ -16,7 +16,7 @@ from promptlogctl.cli.app import App, command, shared_options
 from promptlogctl.cli.options import Count
 from promptlogctl.cli.program import complete_program
 from promptlogctl.cli.quantities import age_s
-from promptlogctl.client import Client, JournalEntry
+from promptlogctl.client import Client, ConnectionLost, JournalEntry, NoDaemon, RequestRefused
 
 _FOLLOW_S = 0.5
 _SHORT = 12
@@ -101,9 +101,10 @@ def _log(
 
 
 def _follow(app: App, client: Client, wanted: Mapping[str, Any], entries: list[JournalEntry], *, short: bool) -> None:
-    """Print entries as they come, oldest first. Ends by Ctrl-C, or by a lost daemon."""
+    """Print entries as they come, oldest first, until Ctrl-C. While the daemon is away, wait for it."""
     newest = entries[0].id if entries else _newest(client)
     new = entries[::-1]
+    is_away = False
     while True:
         for entry, row in zip(new, _rows(new, short=short), strict=True):
             newest = max(newest, entry.id)
@@ -113,7 +114,19 @@ def _follow(app: App, client: Client, wanted: Mapping[str, Any], entries: list[J
                 click.echo("  ".join(row) if sys.stdout.isatty() else "\t".join(row))
         sys.stdout.flush()
         time.sleep(_FOLLOW_S)
-        new = list(client.journal(**wanted, after=newest))
+        new = []
+        try:
+            if is_away and _newest(client) < newest:
+                newest = 0  # the daemon has begun a new journal, whose numbers begin at 1
+            new = list(client.journal(**wanted, after=newest))
+            is_away = False
+        except (NoDaemon, ConnectionLost) as error:
+            if not is_away:
+                output.note(f"{error}; trying again")
+            is_away = True
+        except RequestRefused as refused:
+            if refused.code not in ("busy", "shutting_down"):
+                raise
 
 
 def _newest(client: Client) -> int:
@@ -171,7 +184,7 @@ def _show_sums(app: App, client: Client, program: str | None, since: float | Non
 
 
 @log.command("show")
-@click.argument("entry", type=Count(), metavar="ENTRY")
+@click.argument("entry", type=Count(2**53 - 1), metavar="ENTRY")
 @command
 def show(app: App, entry: int) -> None:
     """Show one entry in full, with the texts that the journal stores (the setting journal.keep)."""

@@ -26,11 +26,16 @@ class Count(click.IntRange):
 
     name = "integer"  # not "integer range" in messages
 
-    def __init__(self) -> None:
-        super().__init__(1, 2**31 - 1)
+    def __init__(self, most: int = 2**31 - 1) -> None:
+        super().__init__(1)
+        self._most = most
 
-    def _describe_range(self) -> str:
-        return "x>=1"
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the integer. Fails with the bound that it exceeds."""
+        count = int(super().convert(value, param, ctx))
+        if count > self._most:
+            self.fail(f"{count} is too large; the maximum is {self._most}", param, ctx)
+        return count
 
 
 VISIBILITY = click.option(

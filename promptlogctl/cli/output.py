@@ -122,10 +122,12 @@ def in_full(value: Any) -> Any:
         return [in_full(item) for item in value]
     if not isinstance(value, msgspec.Struct):
         return value
-    fields = {name: getattr(value, name) for name in value.__struct_fields__}
-    about_program = {name: in_full(field) for name, field in fields.items() if name != "id" and field is not None}
     kind = value.__struct_config__
-    return {"kind": kind.tag, **about_program} if kind.tag_field == "kind" else about_program
+    fields = {name: getattr(value, name) for name in value.__struct_fields__}
+    if kind.tag_field == "type":  # a message, whose id is of its connection; that of a journal's entry stays
+        del fields["id"]
+    found = {name: in_full(field) for name, field in fields.items() if field is not None}
+    return {"kind": kind.tag, **found} if kind.tag_field == "kind" else found
 
 
 def value(result: RunResult) -> None:

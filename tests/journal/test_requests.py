@@ -17,7 +17,7 @@ from promptlogd.wire import messages
 from promptlogd.wire.messages import JournalEntry
 from tests.ctl.command import ctl
 from tests.daemon.ordinary_user import NOBODY, ordinary_user
-from tests.daemon.processes import until
+from tests.daemon.processes import a_daemon, until
 from tests.daemons import configured_daemon
 
 _UID = os.geteuid()
@@ -199,12 +199,17 @@ def test_log_command(tmp_path: Path) -> None:
         shown = ctl(socket, "log", "show", lines[1].split("\t")[0]).stdout.decode()
         assert "outcome        ok\n" in shown
         assert f"hash           {hash}\n" in shown
-        assert json.loads(ctl(socket, "log", "show", "1", "--json").stdout)["kind"] == "submit"
+        (record,) = json.loads(ctl(socket, "log", "--json", "--limit", "1").stdout)
+        for arguments in (("log", "show", "3", "--json"), ("log", "--json", "show", "3"), ("--json", "log", "show", "3")):
+            assert json.loads(ctl(socket, *arguments).stdout) == record
+        assert record["id"] == 3
         for wrong, code, says in (
             (("log", "--since", "soon"), 2, b"is no time: give an age"),
             (("log", "--stats", "--failed"), 2, b"--stats goes with --program and --since alone"),
             (("log", "--failed", "show", "1"), 2, b"--failed does not go with `log show`"),
             (("log", "show", "99"), 5, b"there is no entry 99"),
+            (("log", "show", str(2**31)), 5, b"there is no entry 2147483648"),
+            (("log", "show", str(2**53)), 2, b"is too large; the maximum is 9007199254740991"),
             (("log", "--program", "@none"), 5, b"no program '@none'"),
         ):
             done = ctl(socket, *wrong)
@@ -229,3 +234,27 @@ def test_follow(options: tuple[str, ...]) -> None:
             assert outcome(follower.stdout.readline()) == "exception"
             follower.send_signal(signal.SIGINT)
             assert follower.wait(20) == 3
+
+
+def test_follow_while_the_daemon_is_away(tmp_path: Path) -> None:
+    """`log --follow` says that the daemon is away, and goes on when it is back, also with a new journal."""
+    with a_daemon(tmp_path) as daemon:
+        with Client(daemon.socket) as client:
+            client.run_source("return 1")
+            client.run_source("return 2")
+            _entries(client, 2)
+        command = [sys.executable, "-m", "promptlogctl", "log", "--follow", "--json", "--socket", str(daemon.socket)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stdout is not None
+            assert follower.stderr is not None
+            assert [json.loads(follower.stdout.readline())["id"] for _ in range(2)] == [1, 2]
+            daemon.stop()
+            assert "no promptlogd answers" in follower.stderr.readline()
+            for file in daemon.state.glob("journal.sqlite3*"):
+                file.unlink()
+            with a_daemon(tmp_path) as other, Client(other.socket) as client:
+                client.run_source("throw 1")
+                entry = json.loads(follower.stdout.readline())
+                assert (entry["id"], entry["outcome"]) == (1, "exception")
+                follower.send_signal(signal.SIGINT)
+                assert follower.wait(20) == 3
