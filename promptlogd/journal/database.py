@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from promptlogd.store.connections import copy_database, transaction
 from promptlogd.wire.messages import JournalEntry, JournalSum
+
+_log = logging.getLogger(__name__)
 
 FILE = "journal.sqlite3"
 FILES = (FILE, f"{FILE}-wal", f"{FILE}-shm")
@@ -41,6 +44,10 @@ _INDEXES = {"of_uid": "uid, id", "of_program": "hash, id", "of_time": "at"}
 _FAILED = "((kind = 'run' AND outcome <> 'ok') OR kind = 'refused')"
 _BATCH = 200
 """Rows that are written, or removed, at once. Between batches other threads get the interpreter's lock."""
+_SHRINK_PAGES = 4096
+"""Of 4 KiB. They are moved within the file, which takes tens of milliseconds."""
+_LOG_BYTES = 4 << 20
+"""Size to which SQLite shrinks its write-ahead log."""
 _QUERY_S = 5.0
 """Longest time of a query."""
 _STEPS = 20_000
@@ -49,7 +56,10 @@ _BUSY_S = 5.0
 _SUMS = 1000
 """Rows of a summary."""
 
+_MOST_ID = 2**63 - 1
+
 Row = tuple[Any, ...]
+_R = TypeVar("_R")
 
 
 class TooSlow(Exception):
@@ -100,6 +110,8 @@ class Database:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"it has version {version}, and this promptlogd knows version {_VERSION}")
+        self._check_tables(version)
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file, so that `shrink` can shrink it
         self._db.execute("PRAGMA journal_mode = WAL")
         columns = f"id INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_QUOTED)}"
         self._db.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns})")
@@ -108,6 +120,17 @@ class Database:
         if version == 0:  # else nothing is written, so that a full disk does not matter
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._rows: Counter[int] | None = None
+
+    def _check_tables(self, version: int) -> None:
+        """Raise sqlite3.DatabaseError for a file of another program, before anything is written to it."""
+        tables = {
+            name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+        }
+        columns = [row[1] for row in self._db.execute("PRAGMA table_info(entries)")]
+        if version == 0 and tables - {"entries", "sqlite_sequence"}:
+            raise sqlite3.DatabaseError("another program has made it")
+        if "entries" in tables and columns != ["id", *_COLUMNS]:
+            raise sqlite3.DatabaseError("its table has other columns")
 
     @property
     def rows(self) -> Counter[int]:
@@ -133,9 +156,18 @@ class Database:
     @property
     def bytes(self) -> int:
         """Size of all entries, in pages of SQLite's."""
-        names = ("page_count", "freelist_count", "page_size")
-        pages, free, page_bytes = (int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
-        return (pages - free) * page_bytes
+        return (self._number("page_count") - self._number("freelist_count")) * self._number("page_size")
+
+    def shrink(self, most_bytes: int) -> None:
+        """Give free pages back to the file system, as far as the file is larger than this: some of them at a time."""
+        excess = self._number("page_count") - most_bytes // self._number("page_size")
+        pages = min(excess, self._number("freelist_count"), _SHRINK_PAGES)
+        if pages > 0:
+            # The statement takes a step for each page. `execute` would take only the first.
+            self._db.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+    def _number(self, pragma: str) -> int:
+        return int(self._db.execute(f"PRAGMA {pragma}").fetchone()[0])
 
     def remove_before(self, at: float) -> bool:
         """Remove a batch of entries that are older than this. Return whether there were any."""
@@ -160,14 +192,18 @@ class Database:
     ) -> list[JournalEntry]:
         """Return entries, newest first; with `after`, later ones, oldest first. Raises TooSlow, sqlite3.Error."""
         condition, values = wanted.where()
-        if before is not None:
-            condition, values = f"{condition} AND id < ?", [*values, before]
-        if after is not None:
-            condition, values = f"{condition} AND id > ?", [*values, after]
-        order = "DESC" if after is None else "ASC"
-        query = f"SELECT id, {_WITHOUT_CONTENT} FROM entries WHERE {condition} ORDER BY id {order} LIMIT ?"
+        order, beyond = ("DESC", "<") if after is None else ("ASC", ">")
+        query = f"SELECT id, {_WITHOUT_CONTENT} FROM entries WHERE {condition} AND id {beyond} ? ORDER BY id {order}"
+        last = after if after is not None else before if before is not None else _MOST_ID
+        found: list[JournalEntry] = []
         with self._reading() as db:
-            return [_entry(row) for row in db.execute(query, [*values, limit])]
+            while True:
+                asked = limit - len(found)
+                rows = db.execute(f"{query} LIMIT ?", [*values, last, asked]).fetchall()
+                found += [entry for row in rows if (entry := _entry(row)) is not None]
+                if len(rows) < asked or len(found) == limit:
+                    return found
+                last = rows[-1][0]  # some rows are damaged
 
     def entry(self, wanted: Filter, id: int) -> JournalEntry | None:
         """Return one entry with its content; None if it is not there. Raises TooSlow, sqlite3.Error."""
@@ -175,28 +211,27 @@ class Database:
         query = f"SELECT id, {_WITHOUT_CONTENT}, content FROM entries WHERE {condition} AND id = ?"
         with self._reading() as db:
             row = db.execute(query, [*values, id]).fetchone()
-        if row is None:
-            return None
-        content = None if row[-1] is None else msgspec.json.decode(row[-1], type=dict[str, str])
-        return msgspec.structs.replace(_entry(row[:-1]), content=content)
+        return None if row is None else _entry(row[:-1], content=row[-1])
 
     def sums(self, wanted: Filter) -> list[JournalSum]:
         """Return runs by program and engine: those with the most CPU time first. Raises TooSlow, sqlite3.Error."""
         condition, values = wanted.where()
         query = (
-            "SELECT ifnull(hash, ''), ifnull(engine, ''), COUNT(*), SUM(outcome <> 'ok'), SUM(cpu_ms), MAX(cpu_ms), "
-            "AVG(wall_ms), MAX(memory_bytes), MAX(at) "
+            "SELECT ifnull(hash, ''), ifnull(engine, ''), COUNT(*), SUM(outcome <> 'ok'), TOTAL(cpu_ms), "
+            "ifnull(MAX(cpu_ms), 0), ifnull(AVG(wall_ms), 0), ifnull(MAX(memory_bytes), 0), MAX(at) "
             f"FROM entries WHERE kind = 'run' AND {condition} "
-            "GROUP BY hash, engine ORDER BY SUM(cpu_ms) DESC LIMIT ?"
+            "GROUP BY hash, engine ORDER BY TOTAL(cpu_ms) DESC LIMIT ?"
         )
         with self._reading() as db:
-            return [JournalSum(*row) for row in db.execute(query, [*values, _SUMS])]
+            rows = db.execute(query, [*values, _SUMS]).fetchall()
+        return [found for row in rows if (found := _valid(JournalSum.__struct_fields__, row, JournalSum)) is not None]
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Give a connection that reads, for a bounded time."""
         ends = time.monotonic() + _QUERY_S
         with closing(_connect(self._path)) as db:
+            db.text_factory = lambda data: data.decode("utf-8", "replace")  # a damaged text must not end the query
             db.execute("PRAGMA query_only = ON")
             db.set_progress_handler(lambda: time.monotonic() > ends, _STEPS)
             try:
@@ -216,12 +251,25 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
     try:
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _entry(row: Sequence[Any]) -> JournalEntry:
-    id, *values = row
-    return JournalEntry(id=id, **dict(zip(_COLUMNS[:-1], values, strict=True)))
+def _entry(row: Sequence[Any], *, content: str | None = None) -> JournalEntry | None:
+    """Return the entry of a row. None if the row is damaged, which SQLite itself does not notice."""
+    try:
+        texts = None if content is None else msgspec.json.decode(content, type=dict[str, str])
+    except (msgspec.MsgspecError, RecursionError):
+        texts = None
+    return _valid(("id", *_COLUMNS[:-1], "content"), (*row, texts), JournalEntry)
+
+
+def _valid(names: Sequence[str], values: Sequence[Any], kind: type[_R]) -> _R | None:
+    try:
+        return msgspec.convert(dict(zip(names, values, strict=True)), kind)
+    except msgspec.ValidationError as error:
+        _log.warning("a row of the journal is damaged, and left out: %s", error)
+        return None

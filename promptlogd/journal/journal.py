@@ -10,7 +10,9 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +24,7 @@ from promptlogd.store.ownership import check_file
 from promptlogd.wire.messages import JournalCounts, JournalEntry, JournalSum
 
 _log = logging.getLogger(__name__)
+_R = TypeVar("_R")
 
 _QUEUE_ENTRIES, _QUEUE_BYTES = 20_000, 16 << 20
 """What waits to be written. Above it entries are dropped, or lose their texts."""
@@ -53,9 +56,13 @@ class Journal:
         """Size of the file after the last flush. `stats` must not wait for the thread that writes."""
         self._writing = threading.Lock()
         self._database: Database | None = None
+        self._damage: tuple[Database, sqlite3.DatabaseError] | None = None
+        """A file in which a query found damage. The next flush replaces it."""
         self._retained_at = 0.0
         self._closed = False
-        self._complained_at = -_LOG_AGAIN_S
+        self._told_at, self._told_lost = -_LOG_AGAIN_S, 0
+        """When the log told last how many entries are lost, and how many."""
+        self._why_lost = ""
 
     @property
     def keeps(self) -> frozenset[str]:
@@ -71,7 +78,8 @@ class Journal:
                 check_file(self._folder / name)
             self._database = self._opened()
         except (OSError, sqlite3.Error) as error:
-            self._complain("the journal %s can't be used (%s): entries are lost", self._folder / FILE, error)
+            self._why_lost = f"the journal {self._folder / FILE} can't be used ({error})"
+            self._tell_lost()
 
     def _opened(self) -> Database:
         """Open the file. One that SQLite can't read, or of another version, is moved to `damaged/` first."""
@@ -88,7 +96,7 @@ class Journal:
         damaged = DamagedFolder(self._folder)
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name in FILES:
+            for name in reversed(FILES):  # the newest stays in any case, whatever its size
                 if (self._folder / name).exists():
                     damaged.move_in(name, folder=folder, label=name)
         finally:
@@ -122,32 +130,44 @@ class Journal:
         with self._writing:
             if self._database is None and self._settings.enabled and not self._closed:
                 self.open()  # the disk may be better now
-            entries, rows = self._taken(), list[Row]()
-            database = self._database
-            if database is None:
-                self._lost += len(entries)
-                return
-            try:
-                rows = [self._row(entry) for entry in entries]
-                if rows:
-                    database.append(rows)
-                    rows = []  # what fails from here on loses nothing
-                if time.monotonic() - self._retained_at > _RETAIN_S:
-                    self._retained_at = time.monotonic()
-                    self._retain(database)
-                self._rows, self._bytes = database.rows.total(), database.bytes
-            except sqlite3.Error as error:
-                self._complain("the journal can't be written (%s): %d entries are lost", error, len(rows))
-                self._lost += len(rows)
-                if not isinstance(error, sqlite3.OperationalError):
+            if self._damage is not None:
+                (database, error), self._damage = self._damage, None
+                if database is self._database:
                     self._begin_anew(error)
-            except Exception:
-                self._lost += len(entries)
-                raise
+            entries = self._taken()
             if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                self._lost += dropped
-                self._complain("the journal did not keep up: %d entries are lost", dropped)
+                self._lost, self._dropped = self._lost + self._dropped, 0
+                self._why_lost = "the journal did not keep up"
+            if self._database is None:
+                self._lost += len(entries)
+            else:
+                self._write(self._database, entries)
+            if self._lost > self._told_lost:
+                self._tell_lost()
+
+    def _write(self, database: Database, entries: list[Entry]) -> None:
+        unwritten = len(entries)
+        try:
+            rows = [self._row(entry) for entry in entries]
+            size = sum(len(row[-1] or "") for row in rows)
+            self._make_room(database, len(rows), size)  # else the file would grow by this much, and stay so
+            if rows:
+                database.append(rows)
+                unwritten = 0  # what fails from here on loses nothing
+            if time.monotonic() - self._retained_at > _RETAIN_S:
+                self._retained_at = time.monotonic()
+                self._remove_old(database)
+            self._make_room(database)
+            database.shrink(self._settings.max_mb << 20)
+            self._rows, self._bytes = database.rows.total(), database.bytes
+        except sqlite3.Error as error:
+            self._lost += unwritten
+            self._why_lost = f"the journal can't be written ({error})"
+            if not isinstance(error, sqlite3.OperationalError):
+                self._begin_anew(error)
+        except Exception:
+            self._lost += unwritten
+            raise
 
     def _begin_anew(self, error: sqlite3.Error) -> None:
         """Replace a file that turned out to be damaged."""
@@ -193,34 +213,40 @@ class Journal:
             text = texts[name]
             if text is not None:
                 data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-                content[name] = data[:most].decode("utf-8", "replace") + ("…" if len(data) > most else "")
+                content[name] = data[:most].decode("utf-8", "ignore") + ("…" if len(data) > most else "")
         return msgspec.json.encode(content).decode() if content else None
 
-    def _retain(self, database: Database) -> None:
-        """Remove entries that are too old. Of too many, remove the oldest of the uid that has the most.
-
-        So a client that fills the journal pushes out its own entries, and not those that tell of others.
-        """
-        settings = self._settings
+    def _remove_old(self, database: Database) -> None:
+        """Remove entries that are too old."""
         for _ in range(_RETAIN_BATCHES):
-            excess = database.rows.total() - settings.max_rows
-            if database.remove_before(time.time() - settings.max_age_days * _DAY_S):
-                continue
-            if excess <= 0 and database.bytes > settings.max_mb << 20:
-                excess = database.rows.total()
-            if excess <= 0:
+            if not database.remove_before(time.time() - self._settings.max_age_days * _DAY_S):
                 return
-            database.remove_oldest(database.rows.most_common(1)[0][0], excess)
         self._retained_at = -math.inf  # the next flush goes on
 
-    def _complain(self, message: str, *arguments: object) -> None:
-        if time.monotonic() - self._complained_at > _LOG_AGAIN_S:
-            self._complained_at = time.monotonic()
-            _log.error(message, *arguments)
+    def _make_room(self, database: Database, coming: int = 0, coming_bytes: int = 0) -> None:
+        """If there are too many entries together with those that come, remove the oldest of the uid that has the most.
+
+        So a client that fills the journal displaces its own entries, and not those of others.
+        """
+        most_bytes = self._settings.max_mb << 20
+        for _ in range(_RETAIN_BATCHES):
+            rows = database.rows.total()
+            excess = rows + coming - self._settings.max_rows
+            if (excess_bytes := database.bytes + coming_bytes - most_bytes) > 0:
+                excess = max(excess, math.ceil(rows * excess_bytes / database.bytes))  # as many as have this size
+            if excess <= 0 or rows == 0:
+                return
+            database.remove_oldest(database.rows.most_common(1)[0][0], excess)
+
+    def _tell_lost(self) -> None:
+        """Log how many entries are lost, and why: at most once a minute."""
+        if time.monotonic() - self._told_at > _LOG_AGAIN_S:
+            self._told_at, self._told_lost = time.monotonic(), self._lost
+            _log.error("%s: %d entries are lost since the start", self._why_lost, self._lost)
 
     def counts(self) -> JournalCounts | None:
-        """Return the number of entries, as of the last flush. None without a journal. Does not block."""
-        if self._database is None:
+        """Return the number of entries, as of the last flush. None if the journal is off. Does not block."""
+        if not self._settings.enabled:
             return None
         return JournalCounts(
             rows=self._rows, bytes=self._bytes, waiting=len(self._queue), lost=self._lost + self._dropped
@@ -228,15 +254,28 @@ class Journal:
 
     def page(self, wanted: Filter, limit: int, *, before: int | None, after: int | None) -> list[JournalEntry]:
         """See Database.page. Without a journal there are no entries."""
-        return [] if self._database is None else self._database.page(wanted, limit, before=before, after=after)
+        return self._read(lambda database: database.page(wanted, limit, before=before, after=after)) or []
 
     def entry(self, wanted: Filter, id: int) -> JournalEntry | None:
         """See Database.entry."""
-        return None if self._database is None else self._database.entry(wanted, id)
+        return self._read(lambda database: database.entry(wanted, id))
 
     def sums(self, wanted: Filter) -> list[JournalSum]:
         """See Database.sums."""
-        return [] if self._database is None else self._database.sums(wanted)
+        return self._read(lambda database: database.sums(wanted)) or []
+
+    def _read(self, query: Callable[[Database], _R]) -> _R | None:
+        """Return the result of a query, or None without a journal. Raises TooSlow, sqlite3.Error."""
+        database = self._database
+        if database is None:
+            return None
+        try:
+            return query(database)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            self._damage = database, error
+            raise
 
     def copy_to(self, folder: Path) -> None:
         """Write a copy into this folder, with all entries so far. Raises OSError, sqlite3.Error."""

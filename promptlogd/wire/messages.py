@@ -552,7 +552,8 @@ class JournalSum(msgspec.Struct, frozen=True):
 
     hash: Hash
     """Empty for runs that were cancelled before their program was found."""
-    engine: Engine
+    engine: str
+    """Empty for the same runs."""
     runs: int
     failed: int
     """Number of runs with another outcome than `ok`."""

@@ -19,7 +19,7 @@ from promptlogd.journal import journal as journal_module
 from promptlogd.journal.database import FILE, Database, Filter, TooSlow
 from promptlogd.principal import Principal
 from promptlogd.store.errors import StoreUnsafe
-from promptlogd.wire.messages import Run
+from promptlogd.wire.messages import JournalSums, Run
 from sandbox.outcome import Cancelled, LogLine, Ok, Usage
 
 KEY = b"k" * 64
@@ -85,14 +85,16 @@ def test_only_a_keyed_digest_of_a_prompt_is_stored(folder: Path, journal: Journa
 def test_texts_are_stored_if_configured(folder: Path) -> None:
     """Each text is cut at the limit between two characters, and only a request for one entry returns the texts."""
     with closing(_opened(folder, keep=["prompt", "error", "console", "result"], keep_kb=1)) as journal:
-        journal.note(_run(prompt="é" * 2000, error="E: no", console=[("log", "a"), ("error", "b")], result=b"[1]"))
+        journal.note(
+            _run(prompt="a" + "é" * 2000, error="E: no", console=[("log", "a"), ("error", "b")], result=b"[1]")
+        )
         journal.flush()
         (listed,) = journal.page(ALL, 10, before=None, after=None)
         assert listed.content is None
         entry = journal.entry(ALL, listed.id)
         assert entry is not None
         assert entry.content == {
-            "prompt": "é" * 512 + "…", "error": "E: no", "console": "log: a\nerror: b", "result": "[1]",
+            "prompt": "a" + "é" * 511 + "…", "error": "E: no", "console": "log: a\nerror: b", "result": "[1]",
         }  # fmt: skip
         assert journal.entry(ALL, listed.id + 1) is None
 
@@ -165,6 +167,15 @@ def test_sums(journal: Journal) -> None:
     assert (second.runs, second.failed, second.cpu_ms, second.cpu_max_ms, second.wall_mean_ms) == (2, 1, 4.0, 3.0, 4.0)
 
 
+def test_sums_of_runs_without_an_engine(journal: Journal) -> None:
+    """Runs that were cancelled before their program was found are summed, and a client accepts the reply."""
+    journal.note(_run(hash=None, engine=None, outcome="cancelled", cpu_ms=0.0, wall_ms=0.0, memory_bytes=0))
+    journal.flush()
+    reply = JournalSums(id=1, programs=journal.sums(ALL))
+    (row,) = msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=JournalSums).programs
+    assert (row.hash, row.engine, row.failed) == ("", "", 1)
+
+
 def test_old_entries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries older than the maximum age are removed, however many there are."""
     with closing(_opened(folder, max_age_days=1.0)) as journal:
@@ -188,6 +199,21 @@ def test_a_flood_displaces_only_its_own_entries(folder: Path, settings: dict[str
         assert outcomes == ["quiet"] * 20
         left = len(journal.page(Filter(uid=2), 10_000, before=None, after=None))
         assert 0 < left <= (980 if "max_rows" in settings else 2500)
+
+
+def test_the_file_stays_within_its_limit(folder: Path) -> None:
+    """The file does not grow beyond the limit under a flood within a minute, and shrinks if the limit is lowered."""
+    with closing(_opened(folder, keep=["error"], max_mb=4)) as journal:
+        for _ in range(4):
+            for _ in range(300):
+                journal.note(_run(error="x" * 10_000))
+            journal.flush()
+            assert (folder / FILE).stat().st_size <= 5 << 20
+            assert len(_outcomes(journal)) > 200
+    with closing(_opened(folder, max_mb=1)) as journal:
+        for _ in range(2):
+            journal.flush()
+    assert (folder / FILE).stat().st_size <= 1 << 20
 
 
 def test_a_damaged_file_is_set_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -216,6 +242,72 @@ def test_damage_inside_the_file(folder: Path, caplog: pytest.LogCaptureFixture) 
         journal.flush()
         assert _outcomes(journal) == ["later"]
     assert "can't be written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE other (x)",
+        "CREATE TABLE entries (id, text)",
+        "CREATE TABLE entries (id, text); PRAGMA user_version = 1",
+        "CREATE VIEW entries AS SELECT 1; PRAGMA user_version = 1",
+    ],
+    ids=["other", "version 0", "version 1", "view"],
+)
+def test_a_database_of_another_program_is_set_aside(folder: Path, script: str) -> None:
+    """SQLite files with other tables or columns are moved to `damaged/` unchanged, and a new journal is created."""
+    with closing(sqlite3.connect(folder / FILE)) as db:
+        db.executescript(script)
+    before = (folder / FILE).read_bytes()
+    with closing(_opened(folder)) as journal:
+        journal.note(_run())
+        journal.flush()
+        assert _outcomes(journal) == ["ok"]
+    (aside,) = (folder / "damaged").iterdir()
+    assert aside.read_bytes() == before
+
+
+def _overwritten(folder: Path, old: bytes, new: bytes) -> None:
+    """Replace bytes of the journal's file where they first occur."""
+    data = (folder / FILE).read_bytes()
+    assert old in data
+    (folder / FILE).write_bytes(data.replace(old, new, 1))
+
+
+def test_damage_that_a_query_finds(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If only a query finds the damage, the next flush sets the file aside, and new entries can be read."""
+    with closing(_opened(folder)) as journal:
+        for number in range(2000):
+            journal.note(_run(name=f"name{number}"))
+    size = (folder / FILE).stat().st_size
+    at = (folder / FILE).read_bytes().index(b"name100") // 4096 * 4096  # a page of the table
+    with (folder / FILE).open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(4096))
+    with closing(_opened(folder)) as journal:
+        with pytest.raises(sqlite3.DatabaseError):
+            journal.page(ALL, 2000, before=None, after=None)
+        journal.note(_run(outcome="later"))
+        journal.flush()
+        assert _outcomes(journal) == ["later"]
+    assert "is moved to damaged/" in caplog.text
+    assert max(path.stat().st_size for path in (folder / "damaged").iterdir()) == size
+
+
+def test_a_damaged_entry_is_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Entries with values that no journal writes are left out of lists and sums, and the log says so."""
+    with closing(_opened(folder)) as journal:
+        for name in ("first", "broken", "invalid", "last"):
+            journal.note(_run(name=name, cpu_ms=1.0, wall_ms=1.0, memory_bytes=1, engine="quickjs"))
+    _overwritten(folder, b"broken", b"brok\xff\xfe")
+    with closing(sqlite3.connect(folder / FILE)) as db:
+        db.execute("UPDATE entries SET uid = 'x' WHERE name = 'invalid'")
+        db.commit()
+    with closing(_opened(folder)) as journal:
+        names = [entry.name for entry in journal.page(ALL, 3, before=None, after=None)]
+        assert names == ["last", "brok\ufffd\ufffd", "first"]
+        assert journal.entry(ALL, 3) is None
+    assert "a row of the journal is damaged" in caplog.text
 
 
 def test_a_newer_version_is_set_aside(folder: Path) -> None:
@@ -277,7 +369,29 @@ def test_a_disk_that_was_full_at_the_start(
         counts = journal.counts()
         assert counts is not None
         assert counts.lost == 1
-    assert "entries are lost" in caplog.text
+    assert "can't be used (database or disk is full): 0 entries are lost since the start" in caplog.text
+
+
+def test_the_log_says_how_many_entries_are_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the file can't be opened, the lost entries are counted; the log has their number at most once a minute."""
+
+    def refuse(path: Path) -> Database:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(journal_module, "Database", refuse)
+    journal = _opened(folder)
+    for _ in range(3):
+        journal.note(_run())
+        journal.flush()
+    counts = journal.counts()
+    assert counts is not None
+    assert (counts.rows, counts.lost) == (0, 3)
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(journal_module, "_LOG_AGAIN_S", 0.0)
+    journal.flush()
+    assert "3 entries are lost since the start" in caplog.text
 
 
 def test_only_the_beginning_of_a_text_is_copied() -> None:

@@ -200,7 +200,11 @@ def test_log_command(tmp_path: Path) -> None:
         assert "outcome        ok\n" in shown
         assert f"hash           {hash}\n" in shown
         (record,) = json.loads(ctl(socket, "log", "--json", "--limit", "1").stdout)
-        for arguments in (("log", "show", "3", "--json"), ("log", "--json", "show", "3"), ("--json", "log", "show", "3")):
+        for arguments in (
+            ("log", "show", "3", "--json"),
+            ("log", "--json", "show", "3"),
+            ("--json", "log", "show", "3"),
+        ):
             assert json.loads(ctl(socket, *arguments).stdout) == record
         assert record["id"] == 3
         for wrong, code, says in (
