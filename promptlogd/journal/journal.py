@@ -78,7 +78,7 @@ class Journal:
                 check_file(self._folder / name)
             self._database = self._opened()
         except (OSError, sqlite3.Error) as error:
-            self._why_lost = f"the journal {self._folder / FILE} can't be used ({error})"
+            self._why_lost = f"the journal {self._folder / FILE} can't be opened ({error})"
             self._tell_lost()
 
     def _opened(self) -> Database:
@@ -179,7 +179,8 @@ class Journal:
                 self._put_aside(error)
             self._database = Database(self._folder / FILE)
         except (OSError, sqlite3.Error) as failure:
-            _log.error("the journal %s can't be made again (%s): nothing is noted", self._folder / FILE, failure)
+            self._why_lost = f"the journal {self._folder / FILE} can't be made again ({failure})"
+            _log.error("%s: nothing is noted", self._why_lost)
 
     def _taken(self) -> list[Entry]:
         """Take everything out of the queue."""
@@ -238,9 +239,9 @@ class Journal:
                 return
             database.remove_oldest(database.rows.most_common(1)[0][0], excess)
 
-    def _tell_lost(self) -> None:
-        """Log how many entries are lost, and why: at most once a minute."""
-        if time.monotonic() - self._told_at > _LOG_AGAIN_S:
+    def _tell_lost(self, *, at_once: bool = False) -> None:
+        """Log how many entries are lost, and why: at most once a minute, or `at_once`."""
+        if at_once or time.monotonic() - self._told_at > _LOG_AGAIN_S:
             self._told_at, self._told_lost = time.monotonic(), self._lost
             _log.error("%s: %d entries are lost since the start", self._why_lost, self._lost)
 
@@ -265,8 +266,10 @@ class Journal:
         return self._read(lambda database: database.sums(wanted)) or []
 
     def _read(self, query: Callable[[Database], _R]) -> _R | None:
-        """Return the result of a query, or None without a journal. Raises TooSlow, sqlite3.Error."""
+        """Return the result of a query, or None if the journal is off. Raises TooSlow, sqlite3.Error."""
         database = self._database
+        if database is None and self._settings.enabled:
+            raise sqlite3.OperationalError(self._why_lost)
         if database is None:
             return None
         try:
@@ -292,3 +295,5 @@ class Journal:
             database, self._database = self._database, None
             if database is not None:
                 database.close()
+            if self._lost > self._told_lost:
+                self._tell_lost(at_once=True)

@@ -369,7 +369,7 @@ def test_a_disk_that_was_full_at_the_start(
         counts = journal.counts()
         assert counts is not None
         assert counts.lost == 1
-    assert "can't be used (database or disk is full): 0 entries are lost since the start" in caplog.text
+    assert "can't be opened (database or disk is full): 0 entries are lost since the start" in caplog.text
 
 
 def test_the_log_says_how_many_entries_are_lost(
@@ -389,9 +389,15 @@ def test_the_log_says_how_many_entries_are_lost(
     assert counts is not None
     assert (counts.rows, counts.lost) == (0, 3)
     assert len(caplog.records) == 1
+    with pytest.raises(sqlite3.OperationalError, match="can't be opened"):
+        _outcomes(journal)
     monkeypatch.setattr(journal_module, "_LOG_AGAIN_S", 0.0)
     journal.flush()
     assert "3 entries are lost since the start" in caplog.text
+    monkeypatch.setattr(journal_module, "_LOG_AGAIN_S", 60.0)
+    journal.note(_run())
+    journal.close()
+    assert "4 entries are lost since the start" in caplog.text
 
 
 def test_only_the_beginning_of_a_text_is_copied() -> None:
