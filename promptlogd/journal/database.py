@@ -1,4 +1,4 @@
-"""The journal's SQLite file: its table, its rows, its queries. Its methods block: they are called in threads."""
+"""The journal's SQLite file: its table, rows and queries. The methods block, so threads call them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = (FILE, f"{FILE}-wal", f"{FILE}-shm")
 """Names of the files in the state folder."""
 
 _VERSION = 1
-"""Of the table. A file of another version is put aside."""
+"""Version of the table. A file with another version is moved to `damaged/`."""
 
 _COLUMNS = (
     "at", "kind", "uid", "tenant", "hash", "name", "engine", "outcome", "line", "column", "cpu_ms", "wall_ms",
@@ -35,26 +35,26 @@ _INSERT = (
     f"INSERT INTO entries ({', '.join(_QUOTED)}) "
     f"SELECT {', '.join(f'json_extract(value, ?{number + 2})' for number in range(len(_COLUMNS)))} FROM json_each(?1)"
 )
-"""Adds the rows of a JSON list: one statement, during which SQLite does not hold the interpreter's lock. With one for
-each row the thread would wait for the lock after each of them, and the loop for the thread."""
+"""Adds the rows of a JSON list with one statement, during which SQLite does not hold the interpreter's lock. With one
+statement for each row, the thread would wait for the lock after each of them, and the event loop for the thread."""
 _PATHS = tuple(f"$[{number}]" for number in range(len(_COLUMNS)))
 _WITHOUT_CONTENT = ", ".join(_QUOTED[:-1])
 _INDEXES = {"of_uid": "uid, id", "of_program": "hash, id", "of_time": "at"}
-"""One for each way in which entries are looked up or removed. Each ends with the id, which SQLite adds."""
+"""One index for each way to look up or remove entries. SQLite adds the id as the last column of each."""
 _FAILED = "((kind = 'run' AND outcome <> 'ok') OR kind = 'refused')"
 _BATCH = 200
-"""Rows that are written, or removed, at once. Between batches other threads get the interpreter's lock."""
+"""Rows of one batch that is written or removed. Between batches, other threads can get the interpreter's lock."""
 _SHRINK_PAGES = 4096
-"""Of 4 KiB. They are moved within the file, which takes tens of milliseconds."""
+"""Maximum number of pages (4 KiB) by which `shrink` shrinks the file. SQLite moves them, which takes tens of ms."""
 _LOG_BYTES = 4 << 20
 """Size to which SQLite shrinks its write-ahead log."""
 _QUERY_S = 5.0
-"""Longest time of a query."""
+"""Time limit of a query."""
 _STEPS = 20_000
-"""Steps of SQLite's machine between two looks at the clock."""
+"""Steps of SQLite's virtual machine between two checks of the time limit."""
 _BUSY_S = 5.0
 _SUMS = 1000
-"""Rows of a summary."""
+"""Maximum number of rows of a summary."""
 
 _MOST_ID = 2**63 - 1
 
@@ -67,12 +67,12 @@ class TooSlow(Exception):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries are asked for."""
+    """The entries that a query selects."""
 
     uid: int | None
-    """Whose; None: everybody's."""
+    """The uid that the entries belong to. None: all uids."""
     hash: str | None = None
-    """Hash of the program, or how it begins."""
+    """Hash of the program, or a prefix of it."""
     failed: bool = False
     since: float | None = None
 
@@ -97,7 +97,7 @@ class Database:
     """The open file. One thread writes at a time; any thread reads."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it. Raises sqlite3.Error, also for a file that is damaged or of another version."""
+        """Open or create the file. Raises sqlite3.Error, also if the file is damaged or has another version."""
         self._path = path
         self._db = _connect(path)
         try:
@@ -134,14 +134,14 @@ class Database:
 
     @property
     def rows(self) -> Counter[int]:
-        """Entries of each uid. The first look reads the whole file. Raises sqlite3.Error."""
+        """Number of entries of each uid. The first access reads the whole file. Raises sqlite3.Error."""
         if self._rows is None:
             query = "SELECT uid, COUNT(*) FROM entries GROUP BY uid"
             self._rows = Counter(dict(self._db.execute(query).fetchall()))
         return self._rows
 
     def copy_to(self, folder: Path) -> None:
-        """Write a copy into this folder. Raises OSError, sqlite3.Error."""
+        """Write a copy to this folder. Raises OSError, sqlite3.Error."""
         copy_database(self._path, folder / FILE)
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -155,11 +155,11 @@ class Database:
 
     @property
     def bytes(self) -> int:
-        """Size of all entries, in pages of SQLite's."""
+        """Size of all entries in bytes, in whole pages of SQLite."""
         return (self._number("page_count") - self._number("freelist_count")) * self._number("page_size")
 
     def shrink(self, most_bytes: int) -> None:
-        """Give free pages back to the file system, as far as the file is larger than this: some of them at a time."""
+        """Return free pages to the file system, if the file is larger than this. Does only a part of this at a time."""
         excess = self._number("page_count") - most_bytes // self._number("page_size")
         pages = min(excess, self._number("freelist_count"), _SHRINK_PAGES)
         if pages > 0:
@@ -176,7 +176,7 @@ class Database:
         return bool(gone)
 
     def remove_oldest(self, uid: int, most: int) -> None:
-        """Remove the oldest entries of a uid: at most so many, and at most a batch."""
+        """Remove the oldest entries of a uid: at most this number, and at most one batch."""
         query = "SELECT id, uid FROM entries WHERE uid = ? ORDER BY id LIMIT ?"
         self._remove(self._db.execute(query, (uid, min(most, _BATCH))).fetchall())
 
@@ -206,7 +206,7 @@ class Database:
                 last = rows[-1][0]  # some rows are damaged
 
     def entry(self, wanted: Filter, id: int) -> JournalEntry | None:
-        """Return one entry with its content; None if it is not there. Raises TooSlow, sqlite3.Error."""
+        """Return one entry with its content, or None if it does not exist. Raises TooSlow, sqlite3.Error."""
         condition, values = wanted.where()
         query = f"SELECT id, {_WITHOUT_CONTENT}, content FROM entries WHERE {condition} AND id = ?"
         with self._reading() as db:
@@ -214,7 +214,7 @@ class Database:
         return None if row is None else _entry(row[:-1], content=row[-1])
 
     def sums(self, wanted: Filter) -> list[JournalSum]:
-        """Return runs by program and engine: those with the most CPU time first. Raises TooSlow, sqlite3.Error."""
+        """Return sums by program and engine, in descending order of CPU time. Raises TooSlow, sqlite3.Error."""
         condition, values = wanted.where()
         query = (
             "SELECT ifnull(hash, ''), ifnull(engine, ''), COUNT(*), SUM(outcome <> 'ok'), TOTAL(cpu_ms), "
@@ -228,7 +228,7 @@ class Database:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection that reads, for a bounded time."""
+        """Yield a connection for reading. Its queries have a time limit."""
         ends = time.monotonic() + _QUERY_S
         with closing(_connect(self._path)) as db:
             db.text_factory = lambda data: data.decode("utf-8", "replace")  # a damaged text must not end the query
@@ -259,7 +259,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _entry(row: Sequence[Any], *, content: str | None = None) -> JournalEntry | None:
-    """Return the entry of a row. None if the row is damaged, which SQLite itself does not notice."""
+    """Return the entry of a row, or None if the row is damaged. SQLite itself does not notice such damage."""
     try:
         texts = None if content is None else msgspec.json.decode(content, type=dict[str, str])
     except (msgspec.MsgspecError, RecursionError):

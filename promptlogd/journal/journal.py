@@ -1,4 +1,4 @@
-"""The journal itself: a queue in memory, and what becomes of it on the disk."""
+"""The journal: a queue in memory that a thread writes to disk, and the removal of old entries."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ _log = logging.getLogger(__name__)
 _R = TypeVar("_R")
 
 _QUEUE_ENTRIES, _QUEUE_BYTES = 20_000, 16 << 20
-"""What waits to be written. Above it entries are dropped, or lose their texts."""
+"""Limits of the queue. Above them, entries are dropped, or lose their texts."""
 _RETAIN_S = 60.0
-"""Interval of removals."""
+"""Interval between removals of old entries."""
 _RETAIN_BATCHES = 100
-"""Batches that are removed at once, so that the queue does not fill meanwhile."""
+"""Maximum number of batches that one flush removes, so that the queue does not fill meanwhile."""
 _DAY_S = 86400.0
 _DIGEST_BYTES = 16
 _LOG_AGAIN_S = 60.0
 
 
 class Journal:
-    """The journal of one state folder. `note` may be called by any thread; all else blocks, and runs in threads."""
+    """The journal of one state folder. Any thread may call `note`. All other methods block, so threads call them."""
 
     def __init__(self, state_dir: Path, settings: JournalSettings, key: bytes) -> None:
-        """`key`: for the digests of prompts. Without it nobody can try whether a digest is that of a likely prompt."""
+        """`key`: the secret key of the digests of prompts. Without it, nobody can test a guessed prompt."""
         self._folder = state_dir
         self._settings = settings
         self._key = key
         self._queue: deque[Entry] = deque()
         self._queued_bytes = 0
         self._refused: Counter[tuple[int, str | None, str]] = Counter()
-        """Refusals since the last flush, by uid, tenant and code."""
+        """Number of refused requests since the last flush, by uid, tenant and code."""
         self._dropped = 0
-        """Entries that found the queue full, since the last flush."""
+        """Number of entries since the last flush that were dropped because the queue was full."""
         self._lost = 0
         self._rows = self._bytes = 0
         """Size of the file after the last flush. `stats` must not wait for the thread that writes."""
@@ -61,16 +61,16 @@ class Journal:
         self._retained_at = 0.0
         self._closed = False
         self._told_at, self._told_lost = -_LOG_AGAIN_S, 0
-        """When the log told last how many entries are lost, and how many."""
+        """Time and number of the last log line about lost entries."""
         self._why_lost = ""
 
     @property
     def keeps(self) -> frozenset[str]:
-        """Which texts are kept of a run."""
+        """The texts of a run that the journal stores."""
         return frozenset(self._settings.keep)
 
     def open(self) -> None:
-        """Open the file. Without it the daemon serves all the same. Raises StoreUnsafe for a file of another kind."""
+        """Open the file. If this fails, there is no journal. Raises StoreUnsafe for another type of file."""
         if not self._settings.enabled:
             return
         try:
@@ -82,10 +82,10 @@ class Journal:
             self._tell_lost()
 
     def _opened(self) -> Database:
-        """Open the file. One that SQLite can't read, or of another version, is moved to `damaged/` first."""
+        """Open the file. If SQLite can't read it, or it has another version, move it to `damaged/` first."""
         try:
             return Database(self._folder / FILE)
-        except sqlite3.OperationalError:  # the disk refuses: the file may be good
+        except sqlite3.OperationalError:  # an error of the disk: the file itself may be good
             raise
         except sqlite3.DatabaseError as error:
             self._put_aside(error)
@@ -103,7 +103,7 @@ class Journal:
             os.close(folder)
 
     def note(self, entry: Entry) -> None:
-        """Take an entry. It is on the disk after the next `flush`."""
+        """Add an entry to the queue. The next `flush` writes it to disk."""
         if not self._settings.enabled:
             return
         if len(self._queue) >= _QUEUE_ENTRIES:
@@ -117,7 +117,7 @@ class Journal:
         self._queue.append(entry)
 
     def note_refusal(self, uid: int, tenant: str | None, code: str) -> None:
-        """Count a refused request. A second's refusals of one kind become one entry."""
+        """Count a refused request. All refused requests of one kind between two flushes become one entry."""
         if not self._settings.enabled:
             return
         if len(self._refused) < _QUEUE_ENTRIES or (uid, tenant, code) in self._refused:
@@ -126,7 +126,7 @@ class Journal:
             self._dropped += 1
 
     def flush(self) -> None:
-        """Write what waits, and remove what is too old or too much. Blocks; logs what the disk refuses."""
+        """Write the queue, and remove entries above the limits. Blocks. Errors of the disk are logged."""
         with self._writing:
             if self._database is None and self._settings.enabled and not self._closed:
                 self.open()  # the disk may be better now
@@ -150,10 +150,10 @@ class Journal:
         try:
             rows = [self._row(entry) for entry in entries]
             size = sum(len(row[-1] or "") for row in rows)
-            self._make_room(database, len(rows), size)  # else the file would grow by this much, and stay so
+            self._make_room(database, len(rows), size)  # before the write, so that the file does not grow
             if rows:
                 database.append(rows)
-                unwritten = 0  # what fails from here on loses nothing
+                unwritten = 0  # from here on, an error loses no entries
             if time.monotonic() - self._retained_at > _RETAIN_S:
                 self._retained_at = time.monotonic()
                 self._remove_old(database)
@@ -170,7 +170,7 @@ class Journal:
             raise
 
     def _begin_anew(self, error: sqlite3.Error) -> None:
-        """Replace a file that turned out to be damaged."""
+        """Replace a file in which damage was found."""
         assert self._database is not None
         database, self._database = self._database, None
         try:
@@ -183,7 +183,7 @@ class Journal:
             _log.error("%s: nothing is noted", self._why_lost)
 
     def _taken(self) -> list[Entry]:
-        """Take everything out of the queue."""
+        """Remove all entries from the queue, and return them with the entries of refused requests."""
         refused, self._refused = self._refused, Counter()
         entries = [self._queue.popleft() for _ in range(len(self._queue))]
         self._queued_bytes = 0  # an entry that another thread adds now may not count: the bound need not be exact
@@ -205,7 +205,7 @@ class Journal:
         )  # fmt: skip
 
     def _content(self, entry: Entry, prompt: bytes | None) -> str | None:
-        """Return the texts that the configuration wants kept, as JSON."""
+        """Return as JSON the texts that the configuration selects for storage."""
         most = self._settings.keep_kb * 1024
         console = None if entry.console is None else "\n".join(f"{level}: {text}" for level, text in entry.console)
         texts = {"prompt": prompt, "result": entry.result, "console": console, "error": entry.error}
@@ -222,10 +222,10 @@ class Journal:
         for _ in range(_RETAIN_BATCHES):
             if not database.remove_before(time.time() - self._settings.max_age_days * _DAY_S):
                 return
-        self._retained_at = -math.inf  # the next flush goes on
+        self._retained_at = -math.inf  # the next flush continues
 
     def _make_room(self, database: Database, coming: int = 0, coming_bytes: int = 0) -> None:
-        """If there are too many entries together with those that come, remove the oldest of the uid that has the most.
+        """If the new entries exceed a limit, remove the oldest entries of the uid that has the most.
 
         So a client that fills the journal displaces its own entries, and not those of others.
         """
@@ -234,13 +234,13 @@ class Journal:
             rows = database.rows.total()
             excess = rows + coming - self._settings.max_rows
             if (excess_bytes := database.bytes + coming_bytes - most_bytes) > 0:
-                excess = max(excess, math.ceil(rows * excess_bytes / database.bytes))  # as many as have this size
+                excess = max(excess, math.ceil(rows * excess_bytes / database.bytes))  # number of rows with this size
             if excess <= 0 or rows == 0:
                 return
             database.remove_oldest(database.rows.most_common(1)[0][0], excess)
 
     def _tell_lost(self, *, at_once: bool = False) -> None:
-        """Log how many entries are lost, and why: at most once a minute, or `at_once`."""
+        """Log how many entries are lost, and why. This is done at most once a minute, unless `at_once` is set."""
         if at_once or time.monotonic() - self._told_at > _LOG_AGAIN_S:
             self._told_at, self._told_lost = time.monotonic(), self._lost
             _log.error("%s: %d entries are lost since the start", self._why_lost, self._lost)
@@ -281,14 +281,14 @@ class Journal:
             raise
 
     def copy_to(self, folder: Path) -> None:
-        """Write a copy into this folder, with all entries so far. Raises OSError, sqlite3.Error."""
+        """Write a copy with all entries so far to this folder. Raises OSError, sqlite3.Error."""
         self.flush()
         with self._writing:
             if self._database is not None:
                 self._database.copy_to(folder)
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write the queue, and close the file."""
         self.flush()
         with self._writing:
             self._closed = True
