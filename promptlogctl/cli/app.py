@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from importlib import import_module
@@ -76,7 +76,7 @@ class App:
 
 
 class Commands(click.Group):
-    """The group of commands. With --json, usage errors are also one line of JSON."""
+    """The group of commands. With --json, errors of usage are one line of JSON too."""
 
     def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
         """`modules`: the module of each command, as MODULE or MODULE:FUNCTION. It is imported when it is needed."""
@@ -95,22 +95,12 @@ class Commands(click.Group):
         assert isinstance(found, click.Command)
         return found
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.obj = "--json" in args
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            if not ctx.obj:
-                raise
-            ctx.exit(output.problem("usage", error.format_message(), Exit.USAGE, json=True))
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        # For output outside of a command: --help, and usage errors.
-        call = partial(super().main, *args, **{**kwargs, "standalone_mode": False})
-        sys.exit(_written(lambda: _told(call), json=False))
+    def main(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Any:
+        # For output outside of a command: --help, and errors in the options before the command.
+        args = sys.argv[1:] if args is None else args
+        call = partial(super().main, args, *others, **{**kwargs, "standalone_mode": False})
+        json = "--json" in args
+        sys.exit(_written(lambda: _told(call, json=json), json=json))
 
 
 def shared_options(function: _F) -> _F:
@@ -188,19 +178,21 @@ def _guard(app: App, call: Callable[[], Exit | None]) -> int:
         return output.problem("usage", f"not UTF-8: {error.object!r}", Exit.USAGE, json=app.json)
 
 
-def _told(call: Callable[[], int | None]) -> int:
+def _told(call: Callable[[], int | None], *, json: bool) -> int:
     """Call click, print an error of usage as a line like that of any other error, and return the exit code."""
     try:
         return call() or Exit.OK
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()  # the help
+        terminal.say(error.format_message())  # the help
         return Exit.USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
+        if json:
+            return output.problem("usage", error.format_message(), Exit.USAGE, json=True)
         where = "" if context is None else f"; see {context.command_path} --help"
         return output.problem("usage", f"{error.format_message().rstrip('.')}{where}", Exit.USAGE, json=False)
     except click.Abort:
-        return output.problem("cancelled", "cancelled", Exit.LIMIT, json=False)
+        return output.problem("cancelled", "cancelled", Exit.LIMIT, json=json)
 
 
 def _written(call: Callable[[], int], *, json: bool) -> int:

@@ -43,7 +43,7 @@ VISIBILITY = click.option(
 )
 _COUNT = Count()
 _OPTIONS = (
-    click.option("--prompt", help="The prompt. Default: standard input, if that is a pipe or a file."),
+    click.option("--prompt", help="The prompt. Default: standard input, unless that is a terminal."),
     click.option("--prompt-file", metavar="FILE|-", type=FILE, help="Read the prompt from a file or standard input."),
     click.option(
         "--env",
@@ -109,12 +109,15 @@ def checked(
 
 
 def _stdin_has_input() -> bool:
-    """Whether standard input is a pipe or a file. A terminal is not read, because that would wait for the user."""
+    """Whether standard input is a pipe, a socket or a file.
+
+    Node, ssh and inetd give a command a socket. A terminal is not read, because that would wait for the user.
+    """
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):
         return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
 
 
 def _tell_if_waiting() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from enum import IntEnum
 from itertools import groupby
@@ -15,7 +16,7 @@ import msgspec
 
 from promptlogctl.cli.files import Source
 from promptlogctl.cli.hints import LOG_LIMIT, hint_of, refusal_hint, syntax_hint
-from promptlogctl.cli.terminal import columns, excerpt, safe, say, styled
+from promptlogctl.cli.terminal import columns, discard_output, excerpt, safe, say, styled
 from promptlogctl.client import (
     BadResult,
     Crashed,
@@ -94,10 +95,20 @@ def problem(
 ) -> Exit:
     """Print an error as a line on stderr, or as a line of JSON on stdout, and return the exit code given."""
     if json:
-        as_json({"error": {"code": code, "message": message, "detail": detail or {}}}, to_stderr=to_stderr)
+        with _reader_may_leave():
+            as_json({"error": {"code": code, "message": message, "detail": detail or {}}}, to_stderr=to_stderr)
     else:
         error(message)
     return exit_code
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Context manager: ignore that nobody reads standard output any more, so that the exit code stays the run's."""
+    try:
+        yield
+    except BrokenPipeError:
+        discard_output(sys.stdout)
 
 
 def note(message: str) -> None:
@@ -156,7 +167,8 @@ def usage(result: RunResult) -> None:
 def end_of_run(result: RunResult, source: Source, *, json: bool, show_usage: bool) -> Exit:
     """Print the result of a run, and return its exit code."""
     if json:
-        as_json(result)
+        with _reader_may_leave():
+            as_json(result)
         return exit_code(result)
     for line in result.logs:
         log_line(line)
@@ -164,7 +176,8 @@ def end_of_run(result: RunResult, source: Source, *, json: bool, show_usage: boo
         say("[the log was cut at its limit]")
         note(LOG_LIMIT)
     if result.ok:
-        value(result)
+        with _reader_may_leave():
+            value(result)
     else:
         failure(result, source)
     if show_usage:

@@ -42,6 +42,30 @@ def test_closed_stdin_and_stderr(socket_path: Path) -> None:
         assert b"Traceback" not in done.stderr
 
 
+def test_help_on_a_full_stderr(socket_path: Path) -> None:
+    """Without arguments, the exit code is 2 also if the help can't be written to stderr."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "promptlogctl"], stdout=subprocess.PIPE, stderr=full, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["exec", "-e", "throw 1", "--json"], 1), (["exec", "-e", "return 1"], 0), (["run", "@nobody", "--json"], 5)],
+    ids=str,
+)
+def test_a_reader_that_leaves(socket_path: Path, arguments: list[str], code: int) -> None:
+    """If the reader of stdout has left, the exit code is still the run's or the error's, and nothing is printed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}
+    command = [sys.executable, "-m", "promptlogctl", *arguments]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": writing, "stderr": subprocess.PIPE}
+    done = subprocess.run(command, **streams, env=environment, timeout=60)  # type: ignore[call-overload]
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=str)
 def test_ctrl_c_while_starting(tmp_path: Path, options: list[str]) -> None:
     """Ctrl-C during the import of modules ends a command in the same way as Ctrl-C later."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_no_prompt_is_read_from_a_terminal(socket_path: Path) -> None:
 
 
 def test_a_piped_prompt_is_read(socket_path: Path, tmp_path: Path) -> None:
-    """The prompt is read from a pipe or a file on stdin, unless an option gives it or the program comes from stdin."""
+    """The prompt is read from a pipe, a socket or a file, unless an option gives it or the program comes from stdin."""
     code = ("exec", "-e", "return prompt")
     assert ctl(socket_path, *code, input="ä b\n".encode()).stdout.decode() == '"ä b\\n"\n'
     assert ctl(socket_path, *code, "--prompt", "", input=b"not read").stdout == b'""\n'
@@ -66,6 +67,13 @@ def test_a_piped_prompt_is_read(socket_path: Path, tmp_path: Path) -> None:
     with open(tmp_path / "prompt", "rb") as file:
         done = subprocess.run([*_CTL, *code, "--socket", str(socket_path)], stdin=file, capture_output=True, timeout=60)
     assert done.stdout == b'"of a file"\n'
+    here, there = socket.socketpair()
+    with here, there:
+        here.sendall(b"of a socket")
+        here.shutdown(socket.SHUT_WR)
+        command = [*_CTL, *code, "--socket", str(socket_path)]
+        done = subprocess.run(command, stdin=there, capture_output=True, timeout=60)
+    assert done.stdout == b'"of a socket"\n'
     assert ctl(socket_path, "exec", "-", input=b"return [prompt]").stdout == b'[""]\n'
 
 

@@ -77,3 +77,13 @@ def test_usage_errors_as_json(socket_path: Path) -> None:
         assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (2, b"", 1)
         assert told.stderr.startswith(b"error: ")
         assert told.stderr.endswith(f"promptlogctl {wrong[0]} --help\n".encode()) is (wrong[0] != "nothing")
+
+
+@pytest.mark.parametrize("options", [["--bogus"], ["--socket", ""]], ids=str)
+def test_errors_before_the_command_as_json(options: list[str]) -> None:
+    """With --json, an error in an option before the command is one line of JSON on stdout as well."""
+    done = _ctl("/nowhere", *options, "ping", "--json")
+    assert (done.returncode, done.stderr) == (2, b"")
+    assert json.loads(done.stdout)["error"]["code"] == "usage"
+    done = _ctl("/nowhere", *options, "ping")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, b"", 1)
