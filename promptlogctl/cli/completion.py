@@ -30,6 +30,12 @@ _BASH = """\
         case $kind in
             plain) COMPREPLY+=("$text") ;;
             file | dir) compopt -o default ;;
+            at-file)
+                while IFS= read -r text; do
+                    printf -v text %%q "$text"
+                    COMPREPLY+=("${2%%%%[^@]*}$text")
+                done < <(compgen -f -- "${2#@}")
+                ;;
         esac
     done <<< "$replies"
 }
@@ -41,7 +47,7 @@ _ZSH = """\
 #compdef %(prog_name)s
 
 %(complete_func)s() {
-    local line="${(j: :)words[1,CURRENT-1]} $PREFIX" kind text help
+    local line="${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX" kind text help
     local -a plain described
     [[ $PREFIX == --*=* ]] && compset -P 1 '*='
     _PROMPTLOGCTL_LINE=$line %(complete_var)s=zsh_complete ${(Q)~words[1]} 2>/dev/null |
@@ -50,6 +56,7 @@ _ZSH = """\
                 plain) [[ -n $help ]] && described+=("${text//:/\\\\:}:$help") || plain+=("$text") ;;
                 file) _files ;;
                 dir) _files -/ ;;
+                at-file) compset -P 1 '@'; _files ;;
             esac
         done
     (( $#described )) && _describe %(prog_name)s described
@@ -73,8 +80,9 @@ function %(complete_func)s
         switch $parts[1]
             case plain
                 printf '%%s\\n' $parts[2]
-            case file dir
+            case file dir at-file
                 set -l option (string match -r -- '^--[a-z-]+=' (commandline -ct))
+                test $parts[1] = at-file; and set option "$option@"
                 set -l path (string replace -- "$option" '' (commandline -ct))
                 printf '%%s\\n' "$option"(complete -C "'' $path")
         end

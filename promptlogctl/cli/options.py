@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
 from promptlogctl.cli import output
 from promptlogctl.cli.files import FILE, read_text
@@ -38,6 +39,11 @@ class Count(click.IntRange):
         return count
 
 
+def _complete_env(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete a file's name after `@`. See completion.py."""
+    return [CompletionItem(incomplete, type="at-file")] if incomplete.startswith("@") else []
+
+
 VISIBILITY = click.option(
     "--visibility", type=click.Choice(["own", "group", "all"]), help="Who sees it: you, also your group, or everyone."
 )
@@ -49,6 +55,7 @@ _OPTIONS = (
         "--env",
         metavar="NAME=TEXT|JSON|@FILE",
         multiple=True,
+        shell_complete=_complete_env,
         help="Set `env`: NAME=TEXT, a JSON object, or a file with one. Repeatable; the last value of a name wins.",
     ),
     click.option("--cpu-ms", type=_COUNT, help="CPU limit in ms. Default 50, at most 10000."),
