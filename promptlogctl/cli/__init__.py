@@ -51,7 +51,8 @@ def cli(**_: object) -> None:
       1  the program failed, or has a syntax error
       2  the command line or the request is invalid
       3  the run reached a limit, or was cancelled
-      4  no daemon answers; or the daemon is busy, is stopping, or failed; or a right is missing, or a quota is used up
+      4  no daemon answers; or the daemon is busy, is stopping, or failed;
+         or a right is missing, or a quota is used up
       5  the program or name was not found, or the hash prefix is ambiguous
       6  the output could not be written
     """

@@ -11,9 +11,6 @@ from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.options import Count
 
-_SHORT = 12
-"""Digits of a hash that are shown on a terminal. As with 8 digits, commands accept them."""
-
 
 @click.command(name="list")
 @click.option("--limit", type=Count(), help="Maximum number of programs.")
@@ -29,7 +26,7 @@ def list_(app: App, limit: int | None, no_trunc: bool) -> None:
     short = sys.stdout.isatty() and not no_trunc
     rows = [
         [
-            row.hash[:_SHORT] if short else row.hash,
+            row.hash[: output.SHORT_HASH] if short else row.hash,
             str(row.size),
             row.engine,
             output.when(row.created_at, short=short),
@@ -38,4 +35,5 @@ def list_(app: App, limit: int | None, no_trunc: bool) -> None:
         ]
         for row in programs
     ]
-    terminal.table(["HASH", "BYTES", "ENGINE", "CREATED", "RUNS", "NAMES"], rows, cut=not no_trunc)
+    header = ["HASH", "BYTES", "ENGINE", "CREATED", "RUNS", "NAMES"]
+    terminal.table(header, rows, cut=not no_trunc, spare=["CREATED", "BYTES", "ENGINE", "RUNS"])

@@ -19,9 +19,9 @@ from promptlogctl.cli.quantities import age_s
 from promptlogctl.client import Client, ConnectionLost, JournalEntry, NoDaemon, RequestRefused
 
 _FOLLOW_S = 0.5
-_SHORT = 12
-"""Digits of a hash that a terminal gets."""
 _HEADER = ["ENTRY", "TIME", "UID", "WHAT", "OUTCOME", "PROGRAM", "NAME", "ENGINE", "CPU MS", "WALL MS", "MIB"]
+_SPARE = ["MIB", "WALL MS", "ENGINE", "CPU MS", "UID", "NAME", "TIME"]
+"""Columns that a narrow terminal does not get, the first ones first."""
 
 
 class Since(click.ParamType[float]):
@@ -95,7 +95,7 @@ def _log(
             if app.json:
                 output.as_json(entries)
             else:
-                terminal.table(_HEADER, _rows(entries, short=not no_trunc), cut=not no_trunc)
+                terminal.table(_HEADER, _rows(entries, short=not no_trunc), cut=not no_trunc, spare=_SPARE)
             return
         _follow(app, client, wanted, entries, short=not no_trunc)
 
@@ -111,7 +111,8 @@ def _follow(app: App, client: Client, wanted: Mapping[str, Any], entries: list[J
             if app.json:
                 output.as_json(entry)
             else:
-                click.echo("  ".join(row) if sys.stdout.isatty() else "\t".join(row))
+                line = ("  " if sys.stdout.isatty() else "\t").join(row)
+                click.echo(terminal.clipped(line) if short else line)
         sys.stdout.flush()
         time.sleep(_FOLLOW_S)
         new = []
@@ -143,7 +144,7 @@ def _rows(entries: Iterable[JournalEntry], *, short: bool) -> list[list[str]]:
             str(entry.uid) if entry.tenant is None else f"{entry.uid} {_cell(entry.tenant)}",
             entry.kind,
             entry.outcome if entry.count == 1 else f"{entry.outcome} x{entry.count}",
-            (entry.hash or "")[: _SHORT if short else None],
+            (entry.hash or "")[: output.SHORT_HASH if short else None],
             f"@{_cell(entry.name)}" if entry.name else "",
             entry.engine or "",
             "" if entry.cpu_ms is None else f"{entry.cpu_ms:.1f}",
@@ -167,7 +168,7 @@ def _show_sums(app: App, client: Client, program: str | None, since: float | Non
     short = short and sys.stdout.isatty()
     rows = [
         [
-            row.hash[: _SHORT if short else None] or "unknown",
+            row.hash[: output.SHORT_HASH if short else None] or "unknown",
             row.engine,
             str(row.runs),
             str(row.failed),
@@ -180,7 +181,7 @@ def _show_sums(app: App, client: Client, program: str | None, since: float | Non
         for row in sums
     ]
     header = ["PROGRAM", "ENGINE", "RUNS", "FAILED", "CPU MS", "MAX", "MEAN WALL", "MAX MIB", "LAST"]
-    terminal.table(header, rows, cut=short)
+    terminal.table(header, rows, cut=short, spare=["LAST", "MAX MIB", "MEAN WALL", "MAX", "ENGINE"])
 
 
 @log.command("show")

@@ -31,6 +31,9 @@ from promptlogctl.client import (
 _LINE_CELLS = 160
 """Maximum width of a source line in an error. A terminal may be narrower."""
 
+SHORT_HASH = 12
+"""Digits of a hash in a table on a terminal. Commands accept them, as they accept 8."""
+
 _INDENT = "    "
 _FRAMES = 10
 """The most lines of a stack that are shown."""

@@ -27,6 +27,7 @@ def show(app: App, program: str, source: bool) -> None:
         text = shown.source or ""
         click.echo(terminal.safe(text, lines=True) if sys.stdout.isatty() else text, nl=False)
     else:
+        digits = output.SHORT_HASH if sys.stdout.isatty() else None
         rows = [
             ["hash", shown.hash],
             ["size", f"{shown.size} bytes"],
@@ -39,6 +40,6 @@ def show(app: App, program: str, source: bool) -> None:
             whose = f"uid {holder.uid}" + (f", tenant {holder.tenant}" if holder.tenant else "")
             rows.append(["held by", f"{whose} since {output.when(holder.at)}, for {_SEEN_BY[holder.visibility]}"])
         for name, changes in shown.history.items():
-            rows += [[f"@{name}", f"{output.when(change.at)} on {change.hash}"] for change in changes]
+            rows += [[f"@{name}", f"{output.when(change.at)} on {change.hash[:digits]}"] for change in changes]
         for key, value in rows:
             click.echo(f"{key:10} {terminal.safe(value)}")

@@ -43,4 +43,4 @@ def stats(app: App) -> None:
     rows.append(["cgroup", counts.cgroup])
     longest = f"maximum {counts.turn_max_ms:g} ms, maximum CPU time {counts.turn_cpu_max_ms:g} ms"
     rows.append(["event loop turns", f"p99 {counts.turn_p99_ms:g} ms, {longest}"])
-    terminal.table(["STATISTIC", "VALUE"], rows)
+    terminal.table(["STATISTIC", "VALUE"], rows, wrap=True)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import unicodedata
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import click
+
+_GAP = "  "
+"""Between the columns of a table."""
 
 
 def safe(text: str, *, lines: bool = False, code: str | None = None) -> str:
@@ -88,19 +93,44 @@ def _cells(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def table(header: list[str], rows: list[list[str]], *, cut: bool = True) -> None:
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    cut: bool = True,
+    spare: Sequence[str] = (),
+    wrap: bool = False,
+) -> None:
     """Print rows: aligned under a header on a terminal, tab-separated otherwise.
 
-    `cut`: on a terminal, cut lines at its width.
+    If a terminal is too narrow, the `spare` columns are left out, the first ones first; then lines are cut, or
+    with `wrap` the last column goes on in the next line. `cut=False`: lines may be wider than the terminal.
     """
-    if not sys.stdout.isatty():
+    most = columns(sys.stdout)
+    if most is None:
         for row in rows:
             click.echo("\t".join(row))
         return
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    widths = {name: max(len(row[i]) for row in [header, *rows]) for i, name in enumerate(header)}
+    if cut:
+        for name in spare:
+            if sum(widths.values()) + len(_GAP) * (len(widths) - 1) <= most:
+                break
+            del widths[name]
+    shown = [header.index(name) for name in widths]
+    before = sum(list(widths.values())[:-1]) + len(_GAP) * (len(widths) - 1)
     for index, row in enumerate([header, *rows]):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        most = columns(sys.stdout)
-        if cut and most is not None and len(text) > most:
-            text = text[: most - 1] + "\u2026"
-        click.echo(styled(text, sys.stdout, bold=True) if index == 0 else text)
+        cells = [row[i] for i in shown]
+        last = textwrap.wrap(cells[-1], max(most - before, 8)) or [""] if wrap else [cells[-1]]
+        first = _GAP.join(
+            [cell.ljust(width) for cell, width in zip(cells[:-1], widths.values(), strict=False)] + last[:1]
+        )
+        for line in (first.rstrip(), *(" " * before + more for more in last[1:])):
+            text = clipped(line) if cut else line
+            click.echo(styled(text, sys.stdout, bold=True) if index == 0 else text)
+
+
+def clipped(line: str) -> str:
+    """Return a line for standard output, cut at the width of its terminal."""
+    most = columns(sys.stdout)
+    return line if most is None or len(line) <= most else line[: most - 1] + "\u2026"
