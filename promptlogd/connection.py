@@ -335,14 +335,22 @@ class Connection:
         await self._progress.wait()
 
     def send_error(
-        self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None, *, tenant: str | None = None
+        self,
+        id: Id | None,
+        code: ErrorCode,
+        message: str,
+        detail: Detail | None = None,
+        *,
+        tenant: str | None = None,
+        hash: str | None = None,
     ) -> None:
         """Send an error, count it, and log it."""
         self._clients.errors[code] += 1
         self._clients.on_refusal(self._principal.uid, tenant, code)
         uid, number = self._principal.uid, self._principal.connection
-        fields = about("refuse", uid=uid, tenant=tenant, connection=number, code=code)
-        _log.info("uid %d, client %d: a request was refused: %s", uid, number, code, extra=fields)
+        fields = about("refuse", uid=uid, tenant=tenant, connection=number, code=code, hash=hash)
+        of = f" (program {hash[:12]})" if hash else ""
+        _log.info("uid %d, client %d: a request was refused: %s%s", uid, number, code, of, extra=fields)
         self.send(Error(id=id, code=code, message=message, detail=detail))
 
     def send(self, reply: Reply) -> None:

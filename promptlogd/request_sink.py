@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -16,6 +17,8 @@ from promptlogd.wire import Encoding
 from promptlogd.wire.messages import ErrorCode, Id, Log, Reply, Request, Run, Submit
 
 _log = logging.getLogger(__name__)
+
+_HASH = re.compile("[0-9a-f]{8,64}")
 
 _REQUEST_BYTES = 1024
 """Memory of a request and its objects, without its texts."""
@@ -38,9 +41,17 @@ class Replies(Protocol):
         """Send several replies at once."""
 
     def send_error(
-        self, id: Id | None, code: ErrorCode, message: str, detail: Detail | None = None, *, tenant: str | None = None
+        self,
+        id: Id | None,
+        code: ErrorCode,
+        message: str,
+        detail: Detail | None = None,
+        *,
+        tenant: str | None = None,
+        hash: str | None = None,
     ) -> None:
-        """Send an error, and count it. `tenant`: for whom the request was."""
+        """Send an error, count it, and log it. `tenant`: for whom the request was. `hash`: of the program, or its
+        prefix."""
 
     def done(self, id: Id) -> None:
         """Note that the last reply to a request was sent."""
@@ -72,6 +83,7 @@ class RequestSink(Sink):
         self._id = request.id
         self._tenant = request.tenant
         self._name = type(request).__name__
+        self._reference: str | None = getattr(request, "hash", None)
         self._on_cancel: Callable[[], None] | None = None
 
     @property
@@ -92,7 +104,9 @@ class RequestSink(Sink):
             return
         client = self._end()
         if client is not None:
-            client.send_error(self._id, error.code, error.message, error.detail, tenant=self._tenant)
+            hash = (error.detail or {}).get("hash", self._reference)
+            hash = hash if isinstance(hash, str) and _HASH.fullmatch(hash) else None  # not a name, nor another text
+            client.send_error(self._id, error.code, error.message, error.detail, tenant=self._tenant, hash=hash)
             client.done(self._id)
 
     def _end(self) -> Replies | None:

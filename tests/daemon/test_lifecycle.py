@@ -317,8 +317,10 @@ def test_the_log_records_what_clients_did(tmp_path: Path) -> None:
         assert client.run(hash).value == 1
         assert client.run(hash, "secret-prompt", env={"key": "secret-env"}).outcome.__struct_config__.tag == "exception"
         with pytest.raises(RequestRefused):
-            client.run("@nobody")
+            client.run("@secret-name")
         client.remove(hash)
+        with pytest.raises(RequestRefused):
+            client.run(hash)
     log = daemon.log.read_text()
     assert "secret" not in log
     lines = [line for line in log.splitlines() if ": uid " in line]
@@ -328,6 +330,7 @@ def test_the_log_records_what_clients_did(tmp_path: Path) -> None:
         rf": a run of program {hash[:12]}, after [\d.]+ ms of CPU, ended as exception",
         r", client \d+: a request was refused: not_found",
         f" removed program {hash[:12]}, with 0 names",
+        rf", client \d+: a request was refused: not_found \(program {hash[:12]}\)",
     )
     assert len(lines) == len(expected), log
     for line, one in zip(lines, expected, strict=True):
