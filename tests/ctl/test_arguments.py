@@ -15,55 +15,35 @@ from promptlogctl.client import AsyncClient, Client, LimitsAsked, Ok
 _HASH = "0" * 64
 _SOURCE = "return 1"
 
-# One call for each argument.
-_CALLS: dict[str, Callable[[Any, Any], Any]] = {
-    "submit source": lambda c, wrong: c.submit(wrong),
-    **{
-        f"submit {option}": lambda c, wrong, option=option: c.submit(_SOURCE, **{option: wrong})
-        for option in ("name", "move", "engine", "language", "visibility", "replace", "tenant")
-    },
-    "run reference": lambda c, wrong: c.run(wrong),
-    "run prompt": lambda c, wrong: c.run(_HASH, wrong),
-    "run_source source": lambda c, wrong: c.run_source(wrong),
-    **{
-        f"run_source {option}": lambda c, wrong, option=option: c.run_source(_SOURCE, **{option: wrong})
-        for option in ("env", "limits", "isolation", "engine", "on_log", "language", "tenant")
-    },
-    **{
-        f"limit {limit}": lambda c, wrong, limit=limit: c.run_source(_SOURCE, limits=LimitsAsked(**{limit: wrong}))
-        for limit in ("cpu_ms", "wall_ms", "memory_bytes", "result_bytes", "log_bytes")
-    },
-    "show reference": lambda c, wrong: c.show(wrong),
-    "show source": lambda c, wrong: c.show(_HASH, source=wrong),
-    "remove reference": lambda c, wrong: c.remove(wrong),
-    "label name": lambda c, wrong: c.label(wrong, _HASH),
-    "label reference": lambda c, wrong: c.label("a", wrong),
-    "label visibility": lambda c, wrong: c.label("a", _HASH, visibility=wrong),
-    **{
-        f"journal {option}": lambda c, wrong, option=option: c.journal(**{option: wrong})
-        for option in ("hash", "failed", "since", "after")
-    },
-    "journal_entry number": lambda c, wrong: c.journal_entry(wrong),
-    **{
-        f"journal_sums {option}": lambda c, wrong, option=option: c.journal_sums(**{option: wrong})
-        for option in ("hash", "since")
-    },
-    **{
-        f"collect {option}": lambda c, wrong, option=option: c.collect(**{option: wrong})
-        for option in ("unused_s", "over_bytes", "dry_run")
-    },
-    "back_up folder": lambda c, wrong: c.back_up(wrong),
+_ARGUMENTS: dict[str, tuple[dict[str, str], str]] = {
+    "submit": ({"source": _SOURCE}, "source name move engine language visibility replace tenant"),
+    "run": ({"reference": _HASH}, "reference prompt"),
+    "run_source": ({"source": _SOURCE}, "source env limits isolation engine on_log language tenant"),
+    "show": ({"reference": _HASH}, "reference source"),
+    "remove": ({}, "reference"),
+    "label": ({"name": "a", "reference": _HASH}, "name reference visibility"),
+    "journal": ({}, "hash failed since after"),
+    "journal_entry": ({}, "number"),
+    "journal_sums": ({}, "hash since"),
+    "collect": ({}, "unused_s over_bytes dry_run"),
+    "back_up": ({}, "folder"),
 }
+"""For each method: right arguments, and the names of all arguments."""
+
+_CASES = [(method, right, name) for method, (right, names) in _ARGUMENTS.items() for name in names.split()]
+_LIMITS = ("cpu_ms", "wall_ms", "memory_bytes", "result_bytes", "log_bytes")
 _WRONG = [object(), {1, 2}, ("a",)]
-_NUMBERS = ("limit", "since", "after", "number", "unused_s", "over_bytes")
+_NUMBERS = ("since", "after", "number", "unused_s", "over_bytes")
 
 
-@pytest.mark.parametrize("call", _CALLS.values(), ids=_CALLS)
-def test_a_wrong_type_is_a_type_error(client: Client, call: Callable[[Any, Any], Any], request: Any) -> None:
+@pytest.mark.parametrize(("method", "right", "name"), _CASES, ids=[f"{method} {name}" for method, _, name in _CASES])
+def test_a_wrong_type_is_a_type_error(client: Client, method: str, right: dict[str, str], name: str) -> None:
     """Both clients raise TypeError at once for an argument of a wrong type, and send nothing."""
-    name = request.node.callspec.id
-    wrong = [*_WRONG, "1" if any(word in name for word in _NUMBERS) else 1]
+    wrong = [*_WRONG, "1" if name in _NUMBERS else 1]
     errors = client.stats().errors
+
+    def call(client: Client | AsyncClient, value: object) -> Any:
+        return getattr(client, method)(**{**right, name: value})
 
     def finish(found: Any) -> None:
         if inspect.isgenerator(found):
@@ -85,13 +65,21 @@ def test_a_wrong_type_is_a_type_error(client: Client, call: Callable[[Any, Any],
     assert client.stats().errors == errors
 
 
+@pytest.mark.parametrize("limit", _LIMITS)
+def test_a_limit_of_a_wrong_type(client: Client, limit: str) -> None:
+    """A limit that is not an integer is a TypeError that names the limit."""
+    for wrong in (*_WRONG, "1", 1.5, True):
+        with pytest.raises(TypeError, match=f"`limits.{limit}` must be int"):
+            client.run_source(_SOURCE, limits=LimitsAsked(**{limit: wrong}))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
         (lambda c: c.run(None), "either a stored program or a source"),
         (lambda c: c.start("@a", source=_SOURCE), "either a stored program or a source"),
         (lambda c: c.show(5), "`hash` must be str, not int"),
-        (lambda c: c.run_source(_SOURCE, limits=LimitsAsked(cpu_ms="9")), "`limits.cpu_ms` must be int .*, not str"),
+        (lambda c: c.run_source(_SOURCE, limits=LimitsAsked(cpu_ms="9")), "`limits.cpu_ms` must be int .*, not str"),  # type: ignore[arg-type]
     ],
 )
 def test_a_type_error_names_the_field(client: Client, call: Callable[[Any], object], says: str) -> None:
@@ -109,9 +97,13 @@ def test_an_integer_without_an_encoding(client: Client) -> None:
 
 def test_other_right_types(client: Client) -> None:
     """Options that are None, members of a StrEnum, and integers for seconds are no type errors."""
+
+    class Engines(StrEnum):
+        QUICKJS = "quickjs"
+
     options = dict.fromkeys(("name", "move", "engine", "language", "visibility", "replace", "tenant"))
-    hash = client.submit(_SOURCE, **options).hash  # type: ignore[arg-type]
-    assert client.run(hash, engine=StrEnum("Engines", ["quickjs"])("quickjs")).value == 1
+    hash = client.submit(_SOURCE, **options).hash
+    assert client.run(hash, engine=Engines.QUICKJS).value == 1
     assert list(client.journal(since=2**33)) == []
 
 

@@ -72,7 +72,7 @@ def test_a_piped_prompt_is_read(socket_path: Path, tmp_path: Path) -> None:
         here.sendall(b"of a socket")
         here.shutdown(socket.SHUT_WR)
         command = [*_CTL, *code, "--socket", str(socket_path)]
-        done = subprocess.run(command, stdin=there, capture_output=True, timeout=60)
+        done = subprocess.run(command, stdin=there.fileno(), capture_output=True, timeout=60)
     assert done.stdout == b'"of a socket"\n'
     assert ctl(socket_path, "exec", "-", input=b"return [prompt]").stdout == b'[""]\n'
 
