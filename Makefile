@@ -1,7 +1,10 @@
 # make demo           Install promptlog and run an example.
 # make demo-http      Do the same over HTTP.
 # make play           Open the web page in a browser.
-# make check          Lint, check types, run the tests that need no daemon.
+# make check          Run lint and test-quick.
+# make lint           Check style, types, and that imports respect the layers (lint-style, lint-async, lint-types,
+#                     lint-layers: one of these).
+# make test-quick     Run the tests that need no daemon.
 # make test           Run the tests. Long tables run in part: make test-long has the rest.
 # make test-tools     Test what needs zsh, fish, systemd-analyze and dpkg-deb (Debian: zsh, fish, systemd, dpkg).
 # make test-long      Run the cases that make test omits: it runs only some cases of the longest tables. Takes minutes.
@@ -22,11 +25,14 @@
 #                                      (BAD_SECONDS=0 omits this part).
 # make bench-tenants ROUNDS=3          Measure one tenant beside another that floods the daemon.
 # make bench-peers ROUNDS=5            Measure other systems, which come from npm and PyPI.
+# make bench-where                     Show what uses the CPU time of a run. Needs perf.
 # make soak SECONDS=600                Send mixed load, and kill random processes of cells.
 # make faults KILLS=300                Kill random processes, including the daemon, and verify that nothing is lost.
 # make fuzz BYTES=20000000             Send damaged frames to a daemon.
 # make fuzz-guided RUNS=5000000        Fuzz the parsers, guided by coverage.
 # make fuzz-cell RUNS=10000000         Fuzz the input of the QuickJS cell, guided by coverage. Needs clang.
+# make clean          Remove the virtual environments, builds and caches.
+# make help           Show this list.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600
 KILLS ?= 300
