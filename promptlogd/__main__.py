@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,15 @@ class _AbsolutePath(click.Path):
             self.fail(f"{os.fspath(value)!r} is relative, and the current folder was removed", param, ctx)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """The command. If its help or version can't be written, it says so in one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _output():
+            return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -73,7 +81,7 @@ class _AbsolutePath(click.Path):
 @click.option("--verbose", is_flag=True, help="Log more.")
 @click.option("--ready-fd", type=_DESCRIPTOR, help="Write 'ready' to this descriptor when the daemon serves clients.")
 @click.option("--exit-with-parent", is_flag=True, help="Stop when the process that started this one ends.")
-def main(
+def _run(
     socket_path: Path | None,
     state_dir: Path | None,
     config_path: Path | None,
@@ -95,7 +103,8 @@ def main(
         writer.choose(settings.config.log.format)
         settings.on_change(lambda config: writer.choose(config.log.format))
         if check_config:
-            click.echo(f"the settings are right: {', '.join(settings.files) or 'the defaults'}")
+            with _output():
+                click.echo(f"the settings are right: {', '.join(settings.files) or 'the defaults'}")
             return
         socket_path, state_dir = _choose_paths(settings, socket_path, state_dir)
 
@@ -131,6 +140,39 @@ def main(
         for error in failures:
             logging.getLogger("promptlogd").error("%s", error)
         sys.exit(1)
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Context manager: end with one line on standard error if standard output can't be written."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails at exit, when it flushes the buffer
+        with suppress(OSError):
+            click.echo(f"Error: can't write the output: {error.strerror}", err=True)
+        sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Open closed standard streams, as after `2>&-` in a shell.
+
+    Otherwise the daemon's sockets and files get their descriptors, and sys.stderr is None. Reading from the opened
+    standard input and writing to the opened standard output fail with EBADF; standard error is discarded.
+    """
+    for descriptor, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest free descriptor, and those below are open
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def main() -> None:
+    """Run the daemon."""
+    _open_closed_streams()
+    _run()
 
 
 def _choose_paths(settings: Settings, socket: Path | None, state_dir: Path | None) -> tuple[Path, Path]:
