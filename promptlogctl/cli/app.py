@@ -187,10 +187,10 @@ def _told(call: Callable[[], int | None], *, json: bool) -> int:
         return Exit.USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        if json:
-            return output.problem("usage", error.format_message(), Exit.USAGE, json=True)
-        where = "" if context is None else f"; see {context.command_path} --help"
-        return output.problem("usage", f"{error.format_message().rstrip('.')}{where}", Exit.USAGE, json=False)
+        message = error.format_message().replace("\n\t", " ")  # click lists choices in lines of their own
+        if not json:
+            message = message.rstrip(".") + ("" if context is None else f"; see {context.command_path} --help")
+        return output.problem("usage", message, Exit.USAGE, json=json)
     except click.Abort:
         return output.problem("cancelled", "cancelled", Exit.LIMIT, json=json)
 

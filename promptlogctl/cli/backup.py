@@ -21,7 +21,9 @@ def backup(app: App, folder: str) -> None:
     command.
     """
     if not Path(folder).is_absolute():
-        raise click.UsageError(f"{folder} is not an absolute path; the daemon, which writes it, runs in another folder")
+        raise click.UsageError(
+            f"{folder!r} is not an absolute path; the daemon, which writes it, runs in another folder"
+        )
     with app.client() as client:
         done = client.back_up(folder)
     if app.json:

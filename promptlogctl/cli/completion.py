@@ -154,7 +154,7 @@ class Fish(_Line):
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @command
 def completion(app: App, shell: str) -> None:
     """Print the completion script for SHELL.

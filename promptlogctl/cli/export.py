@@ -29,6 +29,8 @@ def export(app: App, file: str) -> Exit:
     The file also has their engines and languages. With - as FILE, the command writes to standard output. Equal programs
     and names give equal bytes. Exit code 1: a program could not be read, and is not in the file.
     """
+    if os.path.isdir(file):
+        raise click.UsageError(f"can't write {file}: it is a folder")
     if file == "-" and sys.stdout.isatty():
         raise click.UsageError("standard output is a terminal; give a FILE, or redirect it")
     count = others = 0

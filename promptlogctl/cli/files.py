@@ -44,6 +44,8 @@ class Source:
 
 def read_text(path: str, what: str) -> str:
     """Read a file, or standard input for `-`. Raises click.UsageError if it is too large, not UTF-8, or unreadable."""
+    if not path:
+        raise click.UsageError(f"the path of the {what} is empty")
     try:
         if path == "-":
             data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
