@@ -21,7 +21,7 @@ from click.core import ParameterSource
 from promptlogd import allocator
 from promptlogd.config import ConfigError
 from promptlogd.listener import ListenError
-from promptlogd.log_rate import RateLimit
+from promptlogd.log_rate import RateLimit, fit
 from promptlogd.log_writer import LogWriter
 from promptlogd.server import serve
 from promptlogd.service_manager import Notifier, inherited_socket
@@ -104,7 +104,7 @@ def _run(
         settings.on_change(lambda config: writer.choose(config.log.format))
         if check_config:
             with _output():
-                click.echo(f"the settings are right: {', '.join(settings.files) or 'the defaults'}")
+                click.echo(fit(f"the settings are right: {', '.join(settings.files) or 'the defaults'}"))
             return
         socket_path, state_dir = _choose_paths(settings, socket_path, state_dir)
 

@@ -9,7 +9,7 @@ import difflib
 import os
 import pwd
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -538,9 +538,12 @@ def _explain(message: str) -> str:
     elif text.startswith("Invalid enum value"):
         kind: Any = Config
         for part in setting.split("."):
-            kind = get_type_hints(kind)[part]
+            kind = get_type_hints(kind)[part.partition("[")[0]]  # of a list: `journal.keep[0]`
+        if get_origin(kind) is list:
+            (kind,) = get_args(kind)
         text += f"; valid values: {', '.join(map(repr, get_args(kind)))}"
-    return f"{setting}: {text}" if setting else message
+    text = text.replace("`object`", "`table`").replace("`array`", "`list`")  # the words of TOML
+    return f"{setting}: {text}" if setting else text
 
 
 def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], place: str, where: str) -> None:

@@ -69,6 +69,8 @@ def _drop_ins(folder: Path) -> list[Path]:
             file for file in folder.iterdir() if file.name.endswith(".toml") and not file.name.startswith(".")
         )
     except FileNotFoundError:
+        if os.path.islink(folder):  # to a folder that is gone, or not mounted: its settings would be missing
+            raise ConfigError(f"{folder} is a symbolic link to a folder that does not exist") from None
         return []
     except OSError as error:
         raise ConfigError(f"can't read the folder {folder}: {error.strerror}") from error

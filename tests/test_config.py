@@ -12,6 +12,7 @@ import pytest
 from promptlogd.config import Config, ConfigError, LimitsError, front_uids
 from promptlogd.config_files import load, load_files
 from promptlogd.config_reference import config_reference
+from promptlogd.settings import flat
 from promptlogd.wire.messages import LimitsAsked
 from promptlogd.wire.paths import default_paths
 from sandbox.limits import MIB
@@ -111,7 +112,13 @@ _MOST = (1 << 20) - len(b"#\n")
             "engines.default: there is no engine 'v8'",
         ),
         ("[engines]\ndefault = 'quickjs'", "[engines]\ndefault = ''", "the engines are: 'quickjs', 'deno'"),
-        ("[pool]", "pool = 3", "pool: Expected `object`"),
+        ("[pool]", "pool = 3", "pool: Expected `table`, got `int`"),
+        (
+            "[journal]\nkeep = ['prompt']",
+            "[journal]\nkeep = ['prompts']",
+            "journal.keep[0]: Invalid enum value 'prompts'; valid values: 'prompt', 'result', 'console', 'error'",
+        ),
+        ("[log]\nformat = 'json'", "[log]\nformat = 'xml'", "valid values: 'auto', 'human', 'json'"),
         ("[server]", "= nonsense", "not valid TOML"),
         ("[server]", "[server", "not valid TOML"),
         ("# ä".encode(), "# ä".encode("latin-1"), "not valid TOML"),
@@ -129,6 +136,17 @@ def test_an_error_names_the_setting(tmp_path: Path, right: str | bytes, wrong: s
     _load(tmp_path, right)
     with pytest.raises(ConfigError, match=re.escape(says)):
         _load(tmp_path, wrong)
+
+
+@pytest.mark.parametrize("value", ["'x'", "3", "-1", "1.5", "nan", "true", "[]", "['x']", "[[1]]", "{}", "2026-11-30"])
+def test_no_value_is_an_error_of_the_daemon(tmp_path: Path, value: str) -> None:
+    """For each setting, a value of any type is accepted or refused with a ConfigError that names the setting."""
+    for setting, _ in flat(Config()):
+        section, _, name = setting.rpartition(".")
+        try:
+            _load(tmp_path, f"[{section}]\n{name} = {value}\n")
+        except ConfigError as error:
+            assert setting in str(error)  # noqa: PT017  # both is right
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -250,7 +268,7 @@ def test_an_error_names_the_drop_in(tmp_path: Path) -> None:
     for text, says in (
         ("[limits.default]\ncpu = 1", f"{drop_in}: there is no setting limits.default.cpu"),
         ("[limits.default]\ncpu_ms = 0", f"{drop_in}: limits.default.cpu_ms: Expected `int` >= 1"),
-        ("limits = 3", f"{drop_in}: limits: Expected `object`"),
+        ("limits = 3", f"{drop_in}: limits: Expected `table`"),
         ("= x", f"{drop_in} is not valid TOML"),
         ("[limits.default]\ncpu_ms = 101", f"{path} with {path}.d: limits.default.cpu_ms is 101, above limits.max"),
     ):
@@ -258,7 +276,13 @@ def test_an_error_names_the_drop_in(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=re.escape(says)):
             load(path)
     drop_in.unlink()
-    drop_in.mkdir()
+    drop_in.parent.rmdir()
+    load(path)
+    drop_in.parent.symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=re.escape(f"{path}.d is a symbolic link to a folder that does not exist")):
+        load(path)
+    drop_in.parent.unlink()
+    drop_in.mkdir(parents=True)
     with pytest.raises(ConfigError, match=re.escape(f"can't read the configuration {drop_in}: Is a directory")):
         load(path)
 
