@@ -49,7 +49,7 @@ def load_files(path: Path) -> Loaded:
     for file in files:
         table = _read(file)
         converted(table, str(file))  # so that an error names the file that has it
-        _merge(merged, table, "", str(file), sources)
+        _merge(merged, table, "", _shown(file), sources)
     where = str(path) if len(files) == 1 else f"{path} with {folder}"
     config = checked(merged, where)
     try:
@@ -59,8 +59,13 @@ def load_files(path: Path) -> Loaded:
             f"{where}: server.fronts: there is no user {error.args[0]!r}; make it, or give a uid"
         ) from None
     return Loaded(
-        config=config, files=list(map(str, files)), sources=sources, fronts=fronts, access=access_of(config, where)
+        config=config, files=list(map(_shown, files)), sources=sources, fronts=fronts, access=access_of(config, where)
     )
+
+
+def _shown(file: Path) -> str:
+    """Return a path as text for clients, also if it is not UTF-8."""
+    return os.fsencode(file).decode("utf-8", "replace")
 
 
 def _drop_ins(folder: Path) -> list[Path]:

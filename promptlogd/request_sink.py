@@ -91,10 +91,12 @@ class RequestSink(Sink):
         return self._encoding
 
     def reply(self, reply: Reply) -> None:
-        client = self._end()
-        if client is not None:
-            client.send(reply)
-            client.done(self._id)
+        client = self._client
+        if client is None:
+            return
+        client.send(reply)  # before `_end`: if the reply can't be encoded, `fail` answers
+        self._end()
+        client.done(self._id)
 
     def refuse(self, error: RequestError) -> None:
         if error.delay_s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,8 @@ class Settings:
         return self._loaded.files
 
     def override(self, setting: str, value: str, source: str) -> None:
-        """Note a value that does not come from a file."""
-        self._overridden[setting] = (value, source)
+        """Note a value that does not come from a file, such as a path, which need not be UTF-8."""
+        self._overridden[setting] = (os.fsencode(value).decode("utf-8", "replace"), source)
 
     def on_change(self, call: Callable[[Config], None]) -> None:
         """Call this function with the new configuration after each reload that changed something."""

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from promptlogd.refusal import RequestError
 from promptlogd.request_sink import Replies, RequestSink
-from promptlogd.wire.messages import Run
+from promptlogd.wire.messages import Pong, Run
 
 
 async def test_no_work_is_started_for_a_disconnecting_client() -> None:
@@ -61,3 +61,23 @@ async def test_a_delayed_refusal(autojump_clock: MockClock) -> None:
         assert told == done == []
         assert not sink.cancel()
     assert told == done == [begin + 2.0]
+
+
+async def test_a_reply_that_can_not_be_encoded() -> None:
+    """If encoding a reply fails, the client gets an error in its place, and the request is done."""
+    told: list[object] = []
+
+    def send(reply: object) -> None:
+        raise UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed")
+
+    client = SimpleNamespace(
+        encoding="json", send=send, send_error=lambda id, code, *_, **__: told.append((id, code)), done=told.append
+    )
+    async with trio.open_nursery() as tasks:
+        sink = RequestSink(cast(Replies, cast(Any, client)), Run(id=1, source="return 1"), tasks)
+        try:
+            sink.reply(Pong(id=1, version="", protocol=1, pid=1))
+        except UnicodeEncodeError:
+            sink.fail()
+        sink.reply(Pong(id=1, version="", protocol=1, pid=1))
+    assert told == [(1, "internal"), 1]

@@ -29,6 +29,7 @@ _BLOCK = 512
 _FIRST = "promptlog-export.json"
 _MEMBER = re.compile(r"([0-9a-f]{64})\.(json|source)")
 _GZIP, _ZSTD, _XZ, _BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh"
+_TOO_SHORT = "it ends too early"
 _TYPES = {b"1": "a hard link", b"2": "a symbolic link", b"5": "a folder", b"x": "an extended header"}
 
 
@@ -103,15 +104,19 @@ def read(file: BinaryIO) -> Iterator[tuple[Exported, bytes]]:
             raise BadArchive(f"the bytes of {source[0]} do not match their hash")
         yield program, source[1]
         last = hash
+    if _exactly(file, _BLOCK) != b"\0" * _BLOCK or file.read(1):
+        raise BadArchive("something follows its end; import files of several exports one by one")
 
 
 def _member(file: BinaryIO) -> tuple[str, bytes] | None:
     """Return the name and the bytes of the next member; None at the end. Raises BadArchive."""
-    block = _exactly(file, _BLOCK)
+    block = _up_to(file, _BLOCK)
     if block == b"\0" * _BLOCK:
         return None
     if block.startswith((_GZIP, _ZSTD, _XZ, _BZIP2)):
         raise BadArchive("it is compressed; decompress it first")
+    if len(block) < _BLOCK:
+        raise BadArchive(_TOO_SHORT)
     if block[257:262] != b"ustar":
         raise BadArchive("it is not a tar that promptlogctl export has written")
     name = block[:100].rstrip(b"\0").decode("utf-8", "backslashreplace")
@@ -129,16 +134,22 @@ def _member(file: BinaryIO) -> tuple[str, bytes] | None:
     if block != header(name, size):
         raise BadArchive(f"the header of {name} is damaged, or not one that promptlogctl export writes")
     data = _exactly(file, size)
-    _exactly(file, -size % _BLOCK)
+    if any(_exactly(file, -size % _BLOCK)):
+        raise BadArchive(f"the padding of {name} is damaged")
     return name, data
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = _up_to(file, size)
+    if len(data) < size:
+        raise BadArchive(_TOO_SHORT)
+    return data
+
+
+def _up_to(file: BinaryIO, size: int) -> bytes:
+    """Read so many bytes, or fewer at the end of the file. One read of a pipe may give only a part."""
     data = b""
-    while len(data) < size:
-        part = file.read(size - len(data))
-        if not part:
-            raise BadArchive("it ends too early")
+    while len(data) < size and (part := file.read(size - len(data))):
         data += part
     return data
 

@@ -84,22 +84,37 @@ def _add(client: Client, writer: Writer, hash: str) -> int:
 
 @contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
-    """Open a file that gets its name, and replaces an existing file, when it is complete. Raises click.UsageError."""
+    """Open a file for the export. Raises click.UsageError.
+
+    A file gets its name, and replaces an existing file, when it is complete. A pipe or a device, such as /dev/stdout,
+    is written to, and not replaced.
+    """
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    if not path:
+        raise click.UsageError("the path is empty")
+    is_special = os.path.exists(path) and not os.path.isfile(path)
+    place = os.path.realpath(path)  # the target of a symbolic link is replaced, and not the link
+    temporary = ""
     try:
-        number, temporary = tempfile.mkstemp(prefix=".promptlog-export-", dir=os.path.dirname(path) or ".")
+        if is_special:
+            target: BinaryIO = open(path, "wb")  # noqa: SIM115  # closed below; this fails for a folder
+        else:
+            number, temporary = tempfile.mkstemp(prefix=".promptlog-export-", dir=os.path.dirname(place))
+            target = open(number, "wb")  # noqa: SIM115  # as above
     except OSError as error:
         raise click.UsageError(f"can't write {path}: {error.strerror}") from None
     try:
-        with open(number, "wb") as target:
+        with target:
             yield target
             target.flush()
-            os.fsync(number)
-        os.replace(temporary, path)
+            if temporary:
+                os.fsync(target.fileno())
+                os.replace(temporary, place)
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+        if temporary:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
         raise

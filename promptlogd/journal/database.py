@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections import Counter
@@ -247,7 +248,7 @@ class Database:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path))}?vfs=unix-excl"  # see store/connections.py
+    uri = f"file:{quote(os.fsencode(path))}?vfs=unix-excl"  # see store/connections.py
     db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
     try:
         db.execute("PRAGMA synchronous = NORMAL")

@@ -28,7 +28,7 @@ _READER_CACHE_KB = 256
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open a connection that one thread at a time may use. Raises sqlite3.Error."""
-    uri = f"file:{quote(str(path))}?vfs=unix-excl"
+    uri = f"file:{quote(os.fsencode(path))}?vfs=unix-excl"
     db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
     try:
         db.execute("PRAGMA synchronous = NORMAL")

@@ -101,6 +101,19 @@ def test_a_pipe_among_the_drop_ins_is_refused(tmp_path: Path) -> None:
         assert client.run_source("return 1").value == 1
 
 
+def test_paths_that_are_not_utf_8(tmp_path: Path) -> None:
+    """A daemon whose folder and drop-in have names that are not UTF-8 serves `config` and writes its journal."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    drop_ins = folder / "promptlog.toml.d"
+    drop_ins.mkdir(parents=True)
+    (drop_ins / "\udcff.toml").write_text("[limits.default]\ncpu_ms = 60\n")
+    with a_daemon(folder, config="[limits.default]\ncpu_ms = 40\n") as daemon, Client(daemon.socket) as client:
+        value, source, _ = _values(client)["limits.default.cpu_ms"]
+        assert (value, source.endswith("/\ufffd/promptlog.toml.d/\ufffd.toml")) == ("60", True)
+        assert client.stats().journal is not None
+        assert client.submit("return 1").created
+
+
 def test_config_shows_the_settings_in_force(tmp_path: Path) -> None:
     """`config` shows each value, its source, and what a restart would change; a drop-in overrides the file."""
     drop_ins = tmp_path / "promptlog.toml.d"

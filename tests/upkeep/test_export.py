@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +145,11 @@ def _hostile() -> Iterator[tuple[str, bytes, str]]:
     yield "empty", b"", "ends too early"
     yield "text", b"return 1\n" * 100, "not a tar"
     yield "gzip", b"\x1f\x8b" + b"\0" * 1000, "compressed"
+    yield "a short gzip", b"\x1f\x8b" + b"\0" * 10, "compressed"
+    yield "two exports", (_FIRST + _PROGRAM + _END) * 2, "something follows its end"
+    yield "a byte behind the end", _FIRST + _PROGRAM + _END + b"x", "something follows its end"
+    yield "half an end", _FIRST + _PROGRAM + _END[:512], "ends too early"
+    yield "padding", _FIRST + _PROGRAM[:-1] + b"x" + _END, "the padding of .* is damaged"
     yield "no end", _FIRST + _PROGRAM, "ends too early"
     yield "cut off", _FIRST + _PROGRAM[:-600], "ends too early"
     yield "no first member", _PROGRAM + _END, "first member"
@@ -183,6 +190,24 @@ def test_a_valid_archive_is_read() -> None:
         member = tar.extractfile(f"{_HASH}.source")
         assert member is not None
         assert member.read() == _SOURCE
+
+
+def test_an_export_replaces_no_device(tmp_path: Path, socket_path: Path) -> None:
+    """A pipe is written to, a link's target is replaced, and folders and an empty path are refused."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert ctl(socket_path, "export", str(pipe)).returncode == 0
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert os.read(reader, 512) == _FIRST[:512]
+    os.close(reader)
+    link.symlink_to("target")
+    assert ctl(socket_path, "export", str(link)).returncode == 0
+    assert link.is_symlink()
+    assert (tmp_path / "target").read_bytes().startswith(_FIRST)
+    for wrong in (str(tmp_path), ""):
+        assert ctl(socket_path, "export", wrong).returncode == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link", "target"}
 
 
 def test_a_bomb_is_refused_at_its_header(tmp_path: Path, socket_path: Path) -> None:
