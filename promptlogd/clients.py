@@ -28,6 +28,8 @@ class Clients:
         """Numbers of the connections with unsent replies."""
         self.errors: Counter[str] = Counter()
         """Error replies by code."""
+        self.quotas: Counter[str] = Counter()
+        """Error replies with the code `quota`, by the quota."""
         self._idle = trio.Event()
 
     def wake_if_idle(self) -> None:

@@ -346,6 +346,8 @@ class Connection:
     ) -> None:
         """Send an error, count it, and log it."""
         self._clients.errors[code] += 1
+        if code == "quota" and detail is not None:
+            self._clients.quotas[str(detail["quota"])] += 1
         self._clients.on_refusal(self._principal.uid, tenant, code)
         uid, number = self._principal.uid, self._principal.connection
         fields = about("refuse", uid=uid, tenant=tenant, connection=number, code=code, hash=hash)

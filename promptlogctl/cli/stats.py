@@ -29,6 +29,9 @@ def stats(app: App) -> None:
     ]
     rows += [[f"runs {kind}", str(count)] for kind, count in sorted(counts.runs.items())]
     rows += [[f"errors {code}", str(count)] for code, count in sorted(counts.errors.items())]
+    rows += [[f"errors quota {quota}", str(count)] for quota, count in sorted(counts.quotas.items())]
+    if counts.store_bytes is not None and counts.max_store_bytes is not None:
+        rows.append(["store", f"{counts.store_bytes} bytes of {counts.max_store_bytes}"])
     for pool in counts.pools:
         text = f"{pool.blank} blank, {pool.busy} busy of {pool.size}; {pool.started} started, {pool.retired} retired"
         rows.append([f"cells {pool.engine}", text])

@@ -26,6 +26,9 @@ ENGINES = ("quickjs", "deno")
 UNKNOWN = "unknown"
 """Engine of runs that were cancelled before their program was found."""
 
+QUOTAS = ("queued", "runs_per_s", "cpu_ms_per_s", "programs", "stored_mb")
+"""Quotas that can be used up. The others limit what a run may ask for."""
+
 OTHER = "other"
 OUTCOMES = tuple(str(outcome.__struct_config__.tag) for outcome in get_args(Outcome))
 CODES: tuple[str, ...] = get_args(ErrorCode)
@@ -62,8 +65,17 @@ class _Families(Collector):
         for code, count in _closed(stats.errors, CODES).items():
             errors.add_metric([code], count)
         yield errors
+        quotas = CounterMetricFamily(
+            "promptlog_quota_refusals", "Requests refused because a quota was used up.", labels=["quota"]
+        )
+        for quota, count in _closed(stats.quotas, QUOTAS).items():
+            quotas.add_metric([quota], count)
+        yield quotas
         yield _gauge("programs", "Stored programs.", stats.programs)
         yield _gauge("program_bytes", "Size of the sources of all stored programs.", stats.program_bytes)
+        if stats.store_bytes is not None and stats.max_store_bytes is not None:
+            yield _gauge("store_bytes", "Disk space of programs, artifacts and damaged/.", stats.store_bytes)
+            yield _gauge("store_limit_bytes", "Maximum of this disk space.", stats.max_store_bytes)
         if stats.turns is not None:
             turns = HistogramMetricFamily("promptlog_turn_seconds", "Turns of the event loop. All clients wait.")
             turns.add_metric([], *_buckets(stats.turns))

@@ -70,6 +70,7 @@ class StatsHandler:
 
     async def _stats(self, principal: Principal, request: Stats) -> StatsReply:
         programs, program_bytes = await self._threads.read(principal, self._count_programs)
+        usage = self._store.usage
         counts = {engine: pool.counts() for engine, pool in self._runs.pools.items()}
         return StatsReply(
             id=request.id,
@@ -109,6 +110,9 @@ class StatsHandler:
             max_clients=self._settings.config.server.max_clients,
             max_running=self._settings.config.concurrent,
             max_queued=self._settings.config.scheduler.queue,
+            quotas=dict(self._clients.quotas),
+            store_bytes=None if usage.max_bytes is None else usage.bytes,
+            max_store_bytes=usage.max_bytes,
         )
 
 

@@ -504,6 +504,12 @@ class StatsReply(_Reply, frozen=True, kw_only=True, tag="stats"):
     """Number of slots: see `scheduler.concurrent`."""
     max_queued: int = 0
     """`scheduler.queue` of the configuration."""
+    quotas: dict[str, int] = {}
+    """Error replies with the code `quota`, by the quota that was used up (`detail.quota`)."""
+    store_bytes: int | None = None
+    """Disk space that counts for `store.max_mb`. Omitted without this setting."""
+    max_store_bytes: int | None = None
+    """`store.max_mb` in bytes."""
 
 
 class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

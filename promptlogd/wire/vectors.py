@@ -31,7 +31,8 @@ _STATS = m.StatsReply(
     held_by={"memory": "a cgroup"}, cgroup="none: pool.cgroup is never", turns=_DURATIONS,
     engines=[m.EngineStats(engine="quickjs", runs={"ok": 3}, cpu=_DURATIONS, wall=_DURATIONS)],
     program_bytes=8, journal=m.JournalCounts(rows=4, bytes=4096, waiting=0, lost=0),
-    max_clients=12_000, max_running=2, max_queued=512,
+    max_clients=12_000, max_running=2, max_queued=512, quotas={"runs_per_s": 2},
+    store_bytes=16384, max_store_bytes=1 << 20,
 )  # fmt: skip
 
 REQUESTS: list[tuple[str, m.Request]] = [

@@ -11,7 +11,8 @@ from typing import get_args
 import pytest
 
 from promptlogctl.client import Client, EngineStats, ErrorCode, Histogram, LimitsAsked, Outcome, RequestRefused
-from promptlogctl.metrics.exposition import exposition
+from promptlogctl.metrics.exposition import QUOTAS, exposition
+from promptlogd.config import Quota
 from promptlogd.wire import messages
 from promptlogd.wire.vectors import REPLIES
 from tests.ctl.command import ctl
@@ -24,6 +25,7 @@ _LABELS = {
     "outcome": {str(outcome.__struct_config__.tag) for outcome in get_args(Outcome)},
     "state": {"blank", "busy", "not_ready"},
     "code": set(get_args(ErrorCode)),
+    "quota": set(QUOTAS),
 }
 
 
@@ -73,6 +75,29 @@ def test_counts_after_known_runs() -> None:
     assert value(found, "running_limit") >= 1
 
 
+def test_quotas_and_the_store() -> None:
+    """Refusals are counted by the quota that was used up, and the store's size is beside its maximum."""
+    config = "[store]\nmax_mb = 3\n[quotas.user]\nprograms = 1\n[quotas.tenant]\nruns_per_s = 0.001\n"
+    with configured_daemon(config) as socket, Client(socket) as client:
+        client.submit("return 1")
+        for _ in range(2):
+            with pytest.raises(RequestRefused):
+                client.submit("return 2")
+        client.run_source("return 1", tenant="one")
+        with pytest.raises(RequestRefused):
+            client.run_source("return 1", tenant="one")
+        _, found = _printed(socket)
+        shown = ctl(socket, "stats").stdout.decode()
+    assert value(found, "quota_refusals_total", quota="programs") == 2
+    assert value(found, "quota_refusals_total", quota="runs_per_s") == 1
+    assert value(found, "quota_refusals_total", quota="queued") == 0
+    assert value(found, "errors_total", code="quota") == 3
+    assert value(found, "store_limit_bytes") == 3 << 20
+    assert 8192 <= value(found, "store_bytes") <= 65536
+    assert "errors quota programs\t2\n" in shown
+    assert f"bytes of {3 << 20}\n" in shown
+
+
 def test_label_values_are_a_closed_set() -> None:
     """Hostile names, tenants, engines and texts appear in no metric, and every label value is a known one."""
     evil = "evil"
@@ -88,6 +113,7 @@ def test_label_values_are_a_closed_set() -> None:
             ask(sock, {"type": evil, "id": evil, evil: evil})
         text, found = _printed(socket)
     assert sum(count for (name, _), count in found.items() if name == "promptlog_runs_total") == 2
+    assert set(QUOTAS) <= set(Quota.__struct_fields__)
     assert evil not in text
     assert hash[:8] not in text
     seen: dict[str, set[str]] = {}
