@@ -35,7 +35,7 @@ REFUSED = (
     ("export default 'y'.length;\nexport * from 'y'", NO_IMPORT, 1, 16),  # the same text also occurs in quotes
     ("import a from './y.js'; export { a as default }", NO_IMPORT, 1, 15),
     ("const b = 'x' + 'y.js';\nexport { a as default } from '../y.js'", NO_IMPORT, 2, 30),
-    ("import x from 'y'\nreturn x", NO_IMPORT, 1, 8),
+    ("import x from 'y'\nreturn x", NO_IMPORT, 1, 1),
     ("export default (", "Unexpected end of input", 1, 17),
     ("return (", "Unexpected end of input", 1, 9),
     ("}", "Unexpected token '}'", 1, 1),

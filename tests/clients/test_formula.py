@@ -74,7 +74,7 @@ def test_a_formula_that_fails(service: httpx.Client) -> None:
     """An error during a run is reported, with the position in the user's text if there is one."""
     for formula, tells, place in (
         ("price +\n  pice", "ReferenceError: pice is not defined", (2, 3)),
-        ("null.x", "TypeError: cannot read property 'x' of null", (1, 6)),
+        ("null.x", "TypeError: Cannot read properties of null (reading 'x')", (1, 6)),
         ("(() => { for (;;); })()", "CPU limit of 20 ms", (None, None)),
         ("env.nothing", "the formula has no value", (None, None)),
     ):

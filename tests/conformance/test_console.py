@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def test_values_are_formatted_as_in_node(client: Client, engine: Any) -> None:
     """Each row of the table gives its text: numbers, functions, classes, collections, cycles, depth, width, formats."""
     source = "\n".join(f"console.log({row['values']});" for row in _ROWS) + "\nreturn 1"
     texts = _texts(client.run_source(source, engine=engine, limits=_LIMITS))
-    assert len(texts) == len(_ROWS) > 80
+    assert len(texts) == len(_ROWS) > 100
     for row, text in zip(_ROWS, texts, strict=True):
         assert text == row["text"], row["values"]
 
@@ -106,11 +107,49 @@ def test_other_console_methods(client: Client, engine: Any) -> None:
         "G 1",
         "  12",
         "out",
-        '{"a":1}',
+        'Trace: {"a":1}\n    at <anonymous> (program.js:7:13)',
         "[ 1 ] x",
         "n%s: 1",
         "{ a: 1 } y",
     ]
+
+
+@pytest.mark.parametrize("engine", ["quickjs", "deno"])
+def test_options_groups_and_labels(client: Client, engine: Any) -> None:
+    """`dir` knows Node's options, each `groupEnd` ends one group, and the values of `timeLog` fill no format."""
+    source = """const list = [3, 1, 2];
+    console.dir(list, {showHidden: true}); console.dir(Array(9).fill(1), {maxArrayLength: 2});
+    console.dir('abcdef', {maxStringLength: 4}); console.dir({b: 1, a: 2}, {sorted: true});
+    console.dir({a: {b: 1}}, {compact: false}); console.dir({a: 'x', b: 'y'}, {breakLength: 10});
+    console.dir({a: 'x'.repeat(50), b: 'y'.repeat(50)}, {breakLength: Infinity});
+    console.dir(new Proxy({a: 1}, {}), {showProxy: true}); console.dir({a: {b: {}}}, {depth: 0});
+    console.table([{x: 1, 1: 2}, {0: 3}]); console.log('%j', {n: 1n});
+    for (let i = 0; i < 40; i++) console.group(); console.groupEnd(); console.log('39');
+    for (let i = 0; i < 39; i++) console.groupEnd(); console.log('0');
+    console.time('t%s'); console.timeLog('t%s', 'value');
+    console.log(new Map([[1, 2]]).keys(), [new ArrayBuffer(8).transfer].length, (() => {
+      const old = new ArrayBuffer(2); old.transfer(); return old; })());
+    return 1"""
+    texts = _texts(client.run_source(source, engine=engine))
+    bigint = {"quickjs": "BigInt are forbidden in JSON.stringify", "deno": "Do not know how to serialize a BigInt"}[
+        engine
+    ]
+    assert texts[:10] == [
+        "[ 3, 1, 2, [length]: 3 ]",
+        "[ 1, 1, ... 7 more items ]",
+        "'abcd'... 2 more characters",
+        "{ a: 2, b: 1 }",
+        "{\n  a: {\n    b: 1\n  }\n}",
+        "{\n  a: 'x',\n  b: 'y'\n}",
+        "{ a: '" + "x" * 50 + "', b: '" + "y" * 50 + "' }",
+        "Proxy [ { a: 1 }, {} ]",
+        "{ a: [Object] }",
+        "┌─────────┬───┬───┬───┐\n│ (index) │ 0 │ 1 │ x │\n├─────────┼───┼───┼───┤\n"
+        "│ 0       │   │ 2 │ 1 │\n│ 1       │ 3 │   │   │\n└─────────┴───┴───┴───┘",
+    ]
+    assert texts[10:13] == [f"[TypeError: {bigint}]", "  " * 39 + "39", "0"]
+    assert re.fullmatch(r"t%s: [\d.]+ms value", texts[13])
+    assert texts[14] == "[Map Iterator] { <items unknown> } 1 ArrayBuffer { (detached), byteLength: 0 }"
 
 
 @pytest.mark.parametrize("engine", ["quickjs", "deno"])

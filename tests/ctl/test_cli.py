@@ -43,7 +43,11 @@ def test_submit_prints_only_the_hash(socket_path: Path) -> None:
     ("source", "code", "says"),
     [
         ("return 1", 0, ""),
-        ("\n  null.x", 1, "-:2:8: TypeError: cannot read property 'x' of null\n      null.x\n           ^\n"),
+        (
+            "\n  null.x",
+            1,
+            "-:2:8: TypeError: Cannot read properties of null (reading 'x')\n      null.x\n           ^\n",
+        ),
         ("let x = ;", 1, "-:1:9: SyntaxError: unexpected token in expression: ';'\n    let x = ;\n            ^\n"),
         ("1", 1, "no result"),
         ("for(;;){}", 3, "CPU limit of 50 ms"),

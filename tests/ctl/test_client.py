@@ -517,7 +517,7 @@ def test_repr_of_a_result(client: Client) -> None:
         r'<RunResult ok: {"a":\["b"\]} \(cpu [\d.]+ ms, wall [\d.]+ ms, peak memory [\d.]+ MiB, console lines: 1\)>',
         repr(result),
     )
-    assert repr(client.run_source("null.x")).startswith("<RunResult exception: TypeError: cannot read property 'x' of")
+    assert repr(client.run_source("null.x")).startswith("<RunResult exception: TypeError: Cannot read properties of")
     assert len(repr(client.run_source("return 'x'.repeat(1e5)"))) < 400
 
 

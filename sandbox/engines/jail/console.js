@@ -9,7 +9,10 @@
 //
 // log(level, text) sends a line and returns its size in bytes. now() returns milliseconds.
 // engine.target(value) returns the target of a proxy (null if the proxy was revoked) or the value itself.
+// engine.proxy(value) returns { target, handler } of a proxy.
 // engine.promise(value) returns { state, value } of a promise, or undefined.
+// engine.kindOf(value) returns the name of an object's built-in class, as Object.prototype.toString does, but whatever
+// its prototype and its Symbol.toStringTag are. QuickJS has engine.classOf(value) instead, a number.
 // engine.line and engine.members format plain objects (plain.c). Only QuickJS has them.
 // inspecting and formatting are the functions of inspect.js and format.js.
 const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting) => {
@@ -20,10 +23,12 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
     indexOf, lastIndexOf, slice, startsWith, split, trimEnd, repeat, padStart, charCodeAt, codePointAt, toUpperCase, toWellFormed,
   } = String.prototype;
   const { max, min, floor, round, sqrt, trunc } = Math;
+  const { toFixed } = Number.prototype;
   const { exec } = RegExp.prototype;
-  const { isError, prototype: ErrorPrototype } = Error;
+  const MadeError = Error, { isError, prototype: ErrorPrototype } = Error;
   const textOfError = ErrorPrototype.toString;
-  const getter = (object, name) => getOwnPropertyDescriptor(object, name).get;
+  const tagOf = Object.prototype.toString;
+  const getter = (object, name) => getOwnPropertyDescriptor(object, name)?.get;
   const TypedArrayPrototype = getPrototypeOf(Uint8Array.prototype);
   const mapSteps = new Map().entries(), setSteps = new Set().values();
 
@@ -44,17 +49,30 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
     return at >= 0 && apply(exec, FRAME, [apply(slice, string, [at + 1])]) !== null;
   };
 
+  // Return the built-in class of an object; undefined for plain objects, arrays, functions, errors and typed arrays.
+  const kinds = { __proto__: null };
+  if (engine.classOf !== undefined) {
+    const samples = [
+      new Map(), new Set(), new WeakMap(), new WeakSet(), Promise.resolve(), new Date(0), /x/, new ArrayBuffer(0),
+      new SharedArrayBuffer(0), new DataView(new ArrayBuffer(0)), new Map().entries(), new Set().values(),
+      (function () { return arguments; })(), Object(0), Object(''), Object(true), Object(Symbol()), Object(0n),
+    ];
+    for (const sample of samples) kinds[engine.classOf(sample)] = apply(slice, apply(tagOf, sample, []), [8, -1]);
+  }
+  const kindOf = engine.kindOf ?? ((value) => kinds[engine.classOf(value)]);
+
   const ofNumber = (number) => (number === 0 && 1 / number < 0 ? '-0' : text(number));
   const kept = {
-    apply, ownKeys, getOwnPropertyDescriptor, getPrototypeOf, isError, text, engine, framesOf, ofNumber, endsWithFrame,
+    apply, ownKeys, getOwnPropertyDescriptor, getPrototypeOf, isError, text, engine, kindOf, framesOf, ofNumber, endsWithFrame,
     isArray: Array.isArray, number: Number, parseFloat: globalThis.parseFloat, parseInt: globalThis.parseInt,
-    stringify: JSON.stringify, join: Array.prototype.join, textOfArray: Array.prototype.toString,
+    stringify: JSON.stringify, join: Array.prototype.join, sort: Array.prototype.sort,
     slice, indexOf, split, repeat, padStart, charCodeAt, codePointAt, upper: toUpperCase,
     exec, setPrototypeOf: Object.setPrototypeOf, objectKeys: Object.keys, ownSymbols: Object.getOwnPropertySymbols,
     hasOwn: Object.prototype.hasOwnProperty, isEnumerable: Object.prototype.propertyIsEnumerable,
-    isPrototypeOf: Object.prototype.isPrototypeOf, tagOf: Object.prototype.toString, toStringTag: Symbol.toStringTag,
+    isPrototypeOf: Object.prototype.isPrototypeOf, toStringTag: Symbol.toStringTag, toPrimitive: Symbol.toPrimitive,
     ObjectPrototype: Object.prototype, ArrayPrototype: Array.prototype, ErrorPrototype, textOfError,
-    textOfFunction: Function.prototype.toString, textOfRegExp: RegExp.prototype.toString, textOfNumber: Number.prototype.toString,
+    textOfFunction: Function.prototype.toString, textOfRegExp: RegExp.prototype.toString,
+    RegularExpression: RegExp, textOfNumber: Number.prototype.toString,
     valueOf: {
       __proto__: null, Number: Number.prototype.valueOf, String: String.prototype.valueOf, Boolean: Boolean.prototype.valueOf,
       Symbol: Symbol.prototype.valueOf, BigInt: BigInt.prototype.valueOf,
@@ -62,10 +80,12 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
     mapEntries: Map.prototype.entries, mapNext: mapSteps.next, mapSize: getter(Map.prototype, 'size'),
     setValues: Set.prototype.values, setNext: setSteps.next, setSize: getter(Set.prototype, 'size'),
     typedTag: getter(TypedArrayPrototype, Symbol.toStringTag), typedLength: getter(TypedArrayPrototype, 'length'),
+    typedBytes: getter(TypedArrayPrototype, 'byteLength'), typedOffset: getter(TypedArrayPrototype, 'byteOffset'),
+    typedBuffer: getter(TypedArrayPrototype, 'buffer'), isDetached: getter(ArrayBuffer.prototype, 'detached'),
     bufferLength: getter(ArrayBuffer.prototype, 'byteLength'), sharedLength: getter(SharedArrayBuffer.prototype, 'byteLength'),
     viewBuffer: getter(DataView.prototype, 'buffer'), viewLength: getter(DataView.prototype, 'byteLength'),
     viewOffset: getter(DataView.prototype, 'byteOffset'), dateTime: Date.prototype.getTime, dateText: Date.prototype.toISOString,
-    textOfDate: Date.prototype.toString, Bytes: Uint8Array, floor, max, min, round, sqrt,
+    Bytes: Uint8Array, floor, max, min, round, sqrt,
   };
   let made;
   const prepare = () => {
@@ -120,8 +140,12 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
     }
     return line;
   };
-  const MOST_INDENT = 64;
-  let indent = '';
+  const INDENTED_GROUPS = 500;
+  let indent = '', groups = 0;
+  const setGroups = (count) => {
+    groups = count;
+    indent = apply(repeat, '  ', [min(count, INDENTED_GROUPS)]);
+  };
   const indented = (string, most) => {
     let done = indent;
     for (let at; (at = apply(indexOf, string, ['\n'])) >= 0 && done.length <= most; string = apply(slice, string, [at + 1])) {
@@ -145,14 +169,20 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
   // --- the object ------------------------------------------------------------------------------------------------
 
   const console = {};
-  const levels = { debug: 0, log: 1, info: 2, warn: 3, error: 4, trace: 0, dirxml: 1 };
+  const levels = { debug: 0, log: 1, info: 2, warn: 3, error: 4, dirxml: 1 };
   for (const name of Object.keys(levels)) {
     const level = levels[name];
     console[name] = { [name](...values) { write(level, values); } }[name];
   }
+  console.trace = function trace(...values) {
+    const frames = framesOf(new MadeError());
+    writeLine(0, (most) => {
+      const line = lineOf(values, most);
+      return 'Trace' + (line === '' ? '' : ': ' + line) + frames;
+    });
+  };
   console.dir = function dir(value, options) {
-    const { depth } = typeof options === 'object' && options !== null ? options : {};
-    writeLine(1, (most) => prepare().dir(value, depth, most));
+    writeLine(1, (most) => prepare().dir(value, options, most));
   };
   console.table = function table(data, columns) {
     writeLine(1, (most) => prepare().table(data, columns, most) ?? lineOf([data], most));
@@ -170,16 +200,22 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
   };
   console.group = function group(...values) {
     if (values.length) write(1, values);
-    if (indent.length < MOST_INDENT) indent += '  ';
+    setGroups(groups + 1);
   };
   console.groupCollapsed = { groupCollapsed(...values) { apply(console.group, undefined, values); } }.groupCollapsed;
   console.groupEnd = function groupEnd() {
-    indent = apply(slice, indent, [2]);
+    setGroups(max(groups - 1, 0));
   };
   console.clear = function clear() {
-    indent = '';
+    setGroups(0);
   };
   const label = (value) => (value === undefined ? 'default' : text(value));
+  // Return a time as Node does: 1.234ms, 1.234s, or 1:02.345 (m:ss.mmm).
+  const ofTime = (ms) => {
+    if (ms < 1000) return text(trunc(ms * 1000) / 1000) + 'ms';
+    const seconds = apply(toFixed, ms % 60000 / 1000, [3]);
+    return ms < 60000 ? seconds + 's' : text(floor(ms / 60000)) + ':' + apply(padStart, seconds, [6, '0']) + ' (m:ss.mmm)';
+  };
   const counts = { __proto__: null }, began = { __proto__: null };
   console.count = function count(name) {
     const key = label(name);
@@ -194,14 +230,17 @@ const makeConsole = ((globalThis) => ((log, now, engine, inspecting, formatting)
   };
   console.timeLog = function timeLog(name, ...values) {
     const key = label(name);
-    const ms = trunc((now() - began[key]) * 1000) / 1000;
-    if (key in began) write(2, behind(key + ': ' + text(ms) + 'ms', values));
+    if (!(key in began)) return;
+    const time = ofTime(now() - began[key]), hasFormat = values.length > 0 && apply(indexOf, key, ['%']) >= 0;
+    write(2, hasFormat ? behind('%s: %s', behind(key, behind(time, values))) : behind(key + ': ' + time, values));
   };
   console.timeEnd = function timeEnd(name) {
     console.timeLog(name);
     delete began[label(name)];
   };
   defineProperty(globalThis, 'console', { value: console, writable: true, configurable: true, enumerable: false });
+
+  defineProperty(console, Symbol.toStringTag, { value: 'console', configurable: true });
 
   return { write, show, framesOf, begin, prepare };
 }))(globalThis);

@@ -106,7 +106,7 @@ const contract = (() => ((console, web, sizeOf) => {
       const trace = traceOf(error);  // read first: on QuickJS this improves the message (places.c)
       const name = field(error, 'name');
       let message = field(error, 'message');
-      if (!name && !message) {
+      if (type === 'function' || (!name && !message)) {
         if (!isError(error)) return report('x', '', 'thrown: ' + show(error, MESSAGE_CHARACTERS), '');
         message = 'thrown: an error without a name and a message';
       }
@@ -170,7 +170,8 @@ const contract = (() => ((console, web, sizeOf) => {
     }
     if (json === undefined) {
       const type = typeof value;
-      return report('b', type === 'undefined' ? (inModule ? MISSING_IN_MODULE : MISSING) : 'the result is not JSON: it is a ' + type, '', '');
+      const why = type === 'object' ? 'its toJSON returns no value' : 'it is a ' + type;
+      return report('b', type === 'undefined' ? (inModule ? MISSING_IN_MODULE : MISSING) : 'the result is not JSON: ' + why, '', '');
     }
     // A replacement below shortens the text, from six characters to one at most.
     if (json.length > ESCAPE_CHARACTERS * resultLimit) return tooLarge(json);

@@ -5,10 +5,10 @@
 // returns a text. If the whole text is longer than `most`, the result is longer than `most` and may be incomplete.
 const formatting = ((kept, inspector) => {
   'use strict';
-  const { inspect, newState, widthOf } = inspector;
+  const { inspect, newState, widthOf, BUILT_INS } = inspector;
   const {
-    apply, isArray, join, slice, indexOf, repeat, text, number, parseInt, parseFloat, stringify, objectKeys, hasOwn, tagOf,
-    textOfArray, textOfError, textOfDate, textOfRegExp, mapEntries, mapNext, mapSize, setValues, setNext, setSize, engine,
+    apply, isArray, join, slice, indexOf, repeat, text, number, parseInt, parseFloat, stringify, objectKeys, hasOwn, getPrototypeOf,
+    getOwnPropertyDescriptor, toPrimitive, textOfError, mapEntries, mapNext, mapSize, setValues, setNext, setSize, engine,
     ofNumber, endsWithFrame, max, min, setPrototypeOf,
   } = kept;
 
@@ -22,12 +22,20 @@ const formatting = ((kept, inspector) => {
     }
   };
   const ofNumeric = (convert, value) => (typeof value === 'bigint' ? text(value) + 'n' : ofNumber(safely(convert, value)));
-  const BUILT_IN = { __proto__: null, 0: tagOf, 1: textOfArray, 2: textOfError, 3: textOfDate, 4: textOfRegExp };
+  // Whether an object has a method of the program's that converts it to a string.
+  const MOST_PARENTS = 100;
   const hasOwnText = (value) => {
-    const { toString } = value;
-    if (typeof toString !== 'function') return false;
-    for (let i = 0; BUILT_IN[i] !== undefined; i++) if (toString === BUILT_IN[i]) return false;
-    return true;
+    const key = typeof value.toString === 'function' ? 'toString' : undefined;
+    const other = typeof value[toPrimitive] === 'function' ? toPrimitive : undefined;
+    if (key === undefined && other === undefined) return false;
+    let holder = value;
+    for (let i = 0; holder !== null && i < MOST_PARENTS; holder = getPrototypeOf(holder), i++) {
+      const isHolder = (key !== undefined && apply(hasOwn, holder, [key])) || (other !== undefined && apply(hasOwn, holder, [other]));
+      if (!isHolder) continue;
+      const made = holder === value ? undefined : getOwnPropertyDescriptor(holder, 'constructor')?.value;
+      return typeof made !== 'function' || BUILT_INS[made.name] !== true;
+    }
+    return false;
   };
   const ofText = (value, left) => {
     if (typeof value === 'bigint') return text(value) + 'n';
@@ -39,14 +47,21 @@ const formatting = ((kept, inspector) => {
     }
     return inspect(value, newState(left, { depth: 0 }));
   };
+  // The engines' messages for a cycle: "Converting circular structure to JSON" and "circular reference".
   const ofJson = (value) => {
     try {
       return text(stringify(value));
-    } catch {
-      return '[Circular]';
+    } catch (error) {
+      try {
+        const told = apply(textOfError, error, []);
+        return apply(indexOf, told, ['circular']) < 0 ? '[' + told + ']' : '[Circular]';
+      } catch {
+        return '[object]';
+      }
     }
   };
   const OBJECT_LEVELS = 4;
+  const ALL = { __proto__: null, depth: OBJECT_LEVELS, hidden: true, proxies: true, isUsual: false };
   const placed = (how, value, left) => {
     switch (how) {
       case 's': return ofText(value, left);
@@ -54,7 +69,7 @@ const formatting = ((kept, inspector) => {
       case 'i': return ofNumeric(parseInt, value);
       case 'f': return ofNumber(safely(parseFloat, value));
       case 'j': return ofJson(value);
-      case 'o': return inspect(value, newState(left, { depth: OBJECT_LEVELS }));
+      case 'o': return inspect(value, newState(left, ALL));
       case 'O': return inspect(value, newState(left));
       default: return '';  // %c: CSS, ignored
     }
@@ -92,10 +107,24 @@ const formatting = ((kept, inspector) => {
     }
     return line;
   };
+  // console.dir with the options of util.inspect that the console knows. `null` means no limit.
   const MOST_LEVELS = 100;
-  const dir = (value, depth, most) => {
-    const levels = depth === null ? MOST_LEVELS : depth === undefined ? 2 : safely(number, depth);
-    return inspect(value, newState(most, { depth: levels === levels ? min(levels, MOST_LEVELS) : 2 }));
+  const limit = (value, usual) => {
+    const count = value === null ? Infinity : value === undefined ? usual : safely(number, value);
+    return count === count ? count : usual;
+  };
+  const dir = (value, options, most) => {
+    if (typeof options !== 'object' || options === null) return inspect(value, newState(most));
+    const { depth, showHidden, showProxy, maxArrayLength, maxStringLength, breakLength, compact, sorted } = options;
+    const isCompact = compact === undefined || compact === true;
+    const changes = {
+      __proto__: null, depth: min(limit(depth, 2), MOST_LEVELS), hidden: !!showHidden, proxies: !!showProxy, sorted: !!sorted,
+      most: max(limit(maxArrayLength, 100), 0), characters: max(limit(maxStringLength, 10000), 0), width: limit(breakLength, 80),
+      compact: isCompact ? 3 : limit(compact || 0, 3),
+    };
+    changes.isUsual = !changes.hidden && !changes.proxies && !changes.sorted && changes.most === 100 &&
+      changes.characters === 10000 && changes.width === 80 && changes.compact === 3;
+    return inspect(value, newState(most, changes));
   };
 
   // --- tables --------------------------------------------------------------------------------------------------
@@ -163,9 +192,12 @@ const formatting = ((kept, inspector) => {
   };
   const ofRows = (data, names, most) => {
     const index = newColumn('(index)'), values = newColumn('Values'), columns = add(list(), index), byName = { __proto__: null };
-    let left = most, rows = 0, hasValues = false;
+    let left = most, rows = 0, heads = 0, hasValues = false;
     const addCell = (name, row) => {
-      if (byName[name] === undefined) add(columns, byName[name] = newColumn(name));
+      if (byName[name] === undefined) {
+        byName[name] = newColumn(name);
+        heads += 1;
+      }
       if (!apply(hasOwn, row, [name])) return;
       const cell = cellOf(row[name], left);
       byName[name].cells[rows] = cell;
@@ -183,7 +215,7 @@ const formatting = ((kept, inspector) => {
         hasValues = true;
       }
       rows += 1;
-      return left >= 0 && rows * columns.length * CELL_CHARACTERS <= most;
+      return left >= 0 && rows * (heads + 1) * CELL_CHARACTERS <= most;
     };
     if (isArray(data)) {
       for (let i = 0; i < data.length && i <= most; i++) if (apply(hasOwn, data, [i]) && !addRow(text(i), data[i])) break;
@@ -191,6 +223,8 @@ const formatting = ((kept, inspector) => {
       const own = objectKeys(data);
       for (let i = 0; i < own.length; i++) if (!addRow(own[i], data[own[i]])) break;
     }
+    const sorted = objectKeys(byName);  // as in Node: those that are numbers come first
+    for (let i = 0; i < sorted.length; i++) add(columns, byName[sorted[i]]);
     return drawn(hasValues ? add(columns, values) : columns, rows, most);
   };
   // Returns undefined for a value without rows.

@@ -9,17 +9,19 @@
 //
 // This file has more than 300 lines because all functions share one closure over the built-in functions.
 //
-// inspecting(kept) -> { inspect(value, state), newState(left, changes), widthOf }. A state has `left`, the number of
+// inspecting(kept) -> { inspect(value, state), newState(left, changes), widthOf, BUILT_INS }. A state has `left`, the number of
 // characters that may still follow (below zero: the text is too long, and may be incomplete); `depth`; `most`, the
-// number of members of a list; and `width`, the length of lines.
+// number of members of a list; `width`, the length of lines; and the options of util.inspect that console.dir accepts:
+// `hidden` (showHidden), `proxies` (showProxy), `characters` (maxStringLength), `sorted`, and `compact`. An option that
+// differs from Node's default must come with `isUsual: false`, because the engine's own functions do not know it.
 const inspecting = ((kept) => {
   'use strict';
   const {
     apply, ownKeys, getOwnPropertyDescriptor, getPrototypeOf, setPrototypeOf, isArray, isError, join, slice, indexOf, split,
     repeat, padStart, charCodeAt, codePointAt, upper, exec, text, objectKeys, ownSymbols, hasOwn, isEnumerable,
-    isPrototypeOf, tagOf, toStringTag, ObjectPrototype, ArrayPrototype, ErrorPrototype, textOfError, textOfFunction,
-    textOfRegExp, textOfNumber, valueOf, mapEntries, mapNext, mapSize, setValues, setNext, setSize, typedTag, typedLength,
-    bufferLength, sharedLength, viewBuffer, viewLength, viewOffset, dateTime, dateText, Bytes, framesOf, ofNumber, engine,
+    isPrototypeOf, kindOf, toStringTag, ObjectPrototype, ArrayPrototype, ErrorPrototype, textOfError, textOfFunction, textOfRegExp, RegularExpression, textOfNumber, valueOf, mapEntries, mapNext, mapSize,
+    setValues, setNext, setSize, typedTag, typedLength, typedBytes, typedOffset, typedBuffer, bufferLength, sharedLength,
+    isDetached, viewBuffer, viewLength, viewOffset, dateTime, dateText, Bytes, framesOf, ofNumber, engine, sort,
     floor, max, min, round, sqrt,
   } = kept;
 
@@ -49,12 +51,13 @@ const inspecting = ((kept) => {
 
   // `open`: the objects around the current one. `reached`: level of the last object. `marked`: objects that contain themselves.
   const newState = (left, changes) => ({
-    __proto__: null, left, depth: 2, most: 100, width: 80, indent: 0, reached: 0, open: list(), marked: list(), ...changes,
+    __proto__: null, left, depth: 2, most: 100, width: 80, hidden: false, proxies: false, characters: 10000, sorted: false,
+    compact: 3, isUsual: true, indent: 0, reached: 0, open: list(), marked: list(), ...changes,
   });
 
   // --- texts and numbers -----------------------------------------------------------------------------------------
 
-  const MOST_CHARACTERS = 10000, SHORT_CHARACTERS = 16;
+  const SHORT_CHARACTERS = 16;
   const ESCAPED = /[\x00-\x1f'\\\x7f-\x9f]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
   const LETTERS = { __proto__: null, 8: 'b', 9: 't', 10: 'n', 12: 'f', 13: 'r', 92: '\\' };
   const hex = (code, digits) => apply(padStart, apply(textOfNumber, code, [16]), [digits, '0']);
@@ -66,11 +69,9 @@ const inspecting = ((kept) => {
     if (isHigh(code) || isLow(code)) return '\\u' + hex(code, 4);
     return code === 39 && quote === "'" ? "\\'" : '';
   };
-  const quoted = (string) => {
-    if (!matches(ESCAPED, string)) return "'" + string + "'";
-    let quote = "'";
-    if (holds(string, "'")) quote = !holds(string, '"') ? '"' : !holds(string, '`') && !holds(string, '${') ? '`' : quote;
-    let done = quote, from = 0;
+  const escaped = (string, quote) => {
+    if (!matches(ESCAPED, string)) return string;
+    let done = '', from = 0;
     for (let at = 0; at < string.length; at++) {
       const code = apply(charCodeAt, string, [at]);
       if (isHigh(code) && isLow(apply(charCodeAt, string, [at + 1]))) {
@@ -82,12 +83,18 @@ const inspecting = ((kept) => {
       done += apply(slice, string, [from, at]) + instead;
       from = at + 1;
     }
-    return done + apply(slice, string, [from]) + quote;
+    return done + apply(slice, string, [from]);
+  };
+  const quoted = (string) => {
+    let quote = "'";
+    if (holds(string, "'")) quote = !holds(string, '"') ? '"' : !holds(string, '`') && !holds(string, '${') ? '`' : quote;
+    return quote + escaped(string, quote) + quote;
   };
   const more = (count, what) => '... ' + text(count) + ' more ' + what + (count > 1 ? 's' : '');
   const ofString = (string, state) => {
-    const behind = string.length > MOST_CHARACTERS ? more(string.length - MOST_CHARACTERS, 'character') : '';
-    string = apply(slice, string, [0, min(MOST_CHARACTERS, max(state.left, SHORT_CHARACTERS))]);
+    const { characters } = state;
+    const behind = string.length > characters ? more(string.length - characters, 'character') : '';
+    string = apply(slice, string, [0, min(characters, max(state.left, SHORT_CHARACTERS))]);
     if (string.length <= SHORT_CHARACTERS || string.length <= state.width - state.indent - 4) return quoted(string) + behind;
     const lines = list();
     for (let at; (at = apply(indexOf, string, ['\n']) + 1) > 0 && at < string.length; string = apply(slice, string, [at])) {
@@ -123,9 +130,19 @@ const inspecting = ((kept) => {
 
   // --- classes and keys of an object -----------------------------------------------------------------------------
 
+  // The names of the classes of the language, as a table.
+  const BUILT_INS = { __proto__: null };
+  const NAMES =
+    'Object Function Array Number Boolean String Symbol BigInt Date Promise RegExp Proxy Map Set WeakMap WeakSet WeakRef ' +
+    'FinalizationRegistry ArrayBuffer SharedArrayBuffer DataView Int8Array Uint8Array Uint8ClampedArray Int16Array ' +
+    'Uint16Array Int32Array Uint32Array Float16Array Float32Array Float64Array BigInt64Array BigUint64Array Iterator ' +
+    'Error AggregateError EvalError RangeError ReferenceError SyntaxError TypeError URIError';
+  for (let names = apply(split, NAMES, [' ']), i = 0; i < names.length; i++) BUILT_INS[names[i]] = true;
+
   const MOST_PARENTS = 100;
-  // Return the name of the class of an object; null if it has none.
-  const makerOf = (value) => {
+  // Return the name of the class of an object; null if its prototype is null. If no class is found for another prototype,
+  // the name describes that prototype.
+  const makerOf = (value, levels) => {
     let holder = value;
     for (let i = 0; holder !== null && i < MOST_PARENTS; holder = getPrototypeOf(holder), i++) {
       if (holder === ObjectPrototype && holder !== value) return 'Object';
@@ -136,19 +153,31 @@ const inspecting = ((kept) => {
       const isClass = typeof prototype === 'function' || (typeof prototype === 'object' && prototype !== null);
       if (isClass && typeof name === 'string' && name !== '' && apply(isPrototypeOf, prototype, [value])) return name;
     }
-    return null;
+    const above = getPrototypeOf(value);
+    if (above === null) return null;
+    if (levels < 0) return 'Object <Complex prototype>';
+    const maker = makerOf(above, levels - 1);
+    return 'Object <' + (maker ?? (keysOf(above).length === 0 ? NO_PROTOTYPE + ' {}' : NO_PROTOTYPE)) + '>';
   };
-  const tagFor = (value) => {
+  const NO_PROTOTYPE = '[Object: null prototype]';
+  const tagFor = (value, state) => {
     const tag = value[toStringTag];
-    return typeof tag === 'string' && !apply(isEnumerable, value, [toStringTag]) ? tag : '';
+    const isShown = typeof tag === 'string' && apply(state.hidden ? hasOwn : isEnumerable, value, [toStringTag]);
+    return typeof tag === 'string' && !isShown ? tag : '';
   };
   const prefix = (maker, tag, fallback, size = '') => {
     const name = maker === null ? '[' + fallback + size + ': null prototype] ' : maker + size + ' ';
     return tag !== '' && tag !== (maker ?? fallback) ? name + '[' + tag + '] ' : name;
   };
   // Return the keys of the properties that are shown.
-  const keysOf = (value, without) => {
-    const keys = list(), names = objectKeys(value), symbols = ownSymbols(value);
+  const keysOf = (value, without, hidden = false) => {
+    const keys = list();
+    if (hidden) {
+      const all = ownKeys(value);
+      for (let i = 0; i < all.length; i++) if (without === undefined || !without(all[i])) add(keys, all[i]);
+      return keys;
+    }
+    const names = objectKeys(value), symbols = ownSymbols(value);
     for (let i = 0; i < names.length; i++) if (without === undefined || !without(names[i])) add(keys, names[i]);
     for (let i = 0; i < symbols.length; i++) if (apply(isEnumerable, value, [symbols[i]])) add(keys, symbols[i]);
     return keys;
@@ -157,7 +186,10 @@ const inspecting = ((kept) => {
   const isIndex = (key) => typeof key === 'string' && matches(INDEX, key);
   // A long list is shown without other properties, because the list of its keys would be as long.
   const LONG = 1000;
-  const keysBesideIndexes = (value, length) => (length > LONG ? list() : keysOf(value, isIndex));
+  const keysBesideIndexes = (value, length, { hidden }) => {
+    if (length <= LONG) return keysOf(value, isIndex, hidden);
+    return hidden && isArray(value) ? add(list(), 'length') : list();
+  };
 
   // --- members ---------------------------------------------------------------------------------------------------
 
@@ -170,9 +202,9 @@ const inspecting = ((kept) => {
   };
   const shownNames = { __proto__: null };  // a cache: the objects in a list have the same keys
   const nameOf = (key, hidden) => {
-    if (typeof key === 'symbol') return '[' + text(key) + ']';
+    if (typeof key === 'symbol') return '[' + escaped(text(key), "'") + ']';
     if (key === '__proto__') return "['__proto__']";
-    if (hidden) return '[' + key + ']';
+    if (hidden) return '[' + escaped(key, "'") + ']';
     return shownNames[key] ??= matches(NAME, key) ? key : quoted(key);
   };
   const memberOf = (descriptor, state, level) => {
@@ -187,6 +219,24 @@ const inspecting = ((kept) => {
     return name + ': ' + memberOf(descriptor, state, level);
   };
   const items = (count) => more(count, 'item');
+  // Return the properties that an object inherits from its class, except methods. Node shows them with `showHidden`.
+  const INHERITED_LEVELS = 3;
+  const inherited = (value, state, level) => {
+    const entries = list(), told = { __proto__: null, constructor: true };
+    let holder = getPrototypeOf(value);
+    for (let i = 0; holder !== null && i < INHERITED_LEVELS && state.left >= 0; holder = getPrototypeOf(holder), i++) {
+      const made = dataOf(holder, 'constructor');
+      if (typeof made === 'function' && BUILT_INS[dataOf(made, 'name')]) break;
+      const keys = ownKeys(holder);
+      for (let k = 0; k < keys.length; k++) {
+        const key = keys[k];
+        if (told[key] || has(value, key)) continue;
+        told[key] = true;
+        if (typeof dataOf(holder, key) !== 'function') add(entries, property(holder, key, state, level));
+      }
+    }
+    return entries;
+  };
 
   const HOLES_TRIED = 100;
   // Return the first index from `at` on that exists.
@@ -215,7 +265,14 @@ const inspecting = ((kept) => {
   const ofTyped = (array, length, state) => {
     const entries = list(), count = min(length, state.most);
     for (let at = 0; at < count; at++) add(entries, ofPrimitive(array[at], state));
-    return count < length ? add(entries, items(length - count)) : entries;
+    if (count < length) add(entries, items(length - count));
+    if (!state.hidden) return entries;
+    const bytes = apply(typedBytes, array, []), buffer = apply(typedBuffer, array, []);
+    add(entries, '[BYTES_PER_ELEMENT]: ' + text(length > 0 ? bytes / length : array.BYTES_PER_ELEMENT));
+    add(add(entries, '[length]: ' + text(length)), '[byteLength]: ' + text(bytes));
+    add(entries, '[byteOffset]: ' + text(apply(typedOffset, array, [])));
+    const size = text(apply(kindOf(buffer) === 'ArrayBuffer' ? bufferLength : sharedLength, buffer, []));
+    return add(entries, '[buffer]: ' + prefix(makerOf(buffer, 0), '', 'ArrayBuffer') + '{ byteLength: ' + size + ' }');
   };
   const ofCollection = (steps, next, size, entry, state) => {
     const entries = list();
@@ -230,6 +287,7 @@ const inspecting = ((kept) => {
   const ofSet = (set, size, state, level) =>
     ofCollection(apply(setValues, set, []), setNext, size, (member) => inner(member, state, level), state);
   const ofBuffer = (buffer, size, state) => {
+    if (isDetached !== undefined && attempt(isDetached, buffer)) return add(add(list(), '(detached)'), 'byteLength: 0');
     const bytes = new Bytes(buffer), count = min(size, state.most), parts = list();
     for (let i = 0; i < count; i++) add(parts, hex(bytes[i], 2));
     if (count < size) add(parts, more(size - count, 'byte'));
@@ -271,34 +329,40 @@ const inspecting = ((kept) => {
 
   const CLASS = /^class(?:\s*[{/]|\s+[^\s(])/;
   const FUNCTIONS = { __proto__: null, AsyncFunction: true, GeneratorFunction: true, AsyncGeneratorFunction: true };
+  const nameOfFunction = (value) => {
+    const name = dataOf(value, 'name');
+    if (typeof name === 'function') return apply(slice, apply(textOfFunction, name, []), [0, LONG]);
+    return typeof name === 'string' || typeof name === 'number' || typeof name === 'bigint' ? text(name) : '';
+  };
   const ofFunction = (value, maker, tag) => {
-    const own = dataOf(value, 'name'), name = typeof own === 'string' ? own : '';
+    const name = nameOfFunction(value), label = tag !== '' && tag !== maker ? ' [' + tag + ']' : '';
     if (matches(CLASS, apply(slice, apply(textOfFunction, value, []), [0, LONG]))) {
-      const parent = getPrototypeOf(value), above = parent === null ? '[null prototype]' : dataOf(parent, 'name');
-      return '[class ' + (name || '(anonymous)') + (typeof above === 'string' && above !== '' ? ' extends ' + above : '') + ']';
+      const parent = getPrototypeOf(value), above = parent === null ? '[null prototype]' : nameOfFunction(parent);
+      const by = maker !== null && maker !== 'Function' ? ' [' + maker + ']' : '';
+      return '[class ' + (name || '(anonymous)') + by + label + (above !== '' ? ' extends ' + above : '') + ']';
     }
-    const type = FUNCTIONS[tag] ? tag : 'Function';
+    const type = FUNCTIONS[value[toStringTag]] ? value[toStringTag] : 'Function';
     const shown = '[' + type + (maker === null ? ' (null prototype)' : '') + (name === '' ? ' (anonymous)' : ': ' + name) + ']';
-    return shown + (maker !== null && maker !== type ? ' ' + maker : '') + (tag !== '' && tag !== maker ? ' [' + tag + ']' : '');
+    return shown + (maker !== null && maker !== type ? ' ' + maker : '') + label;
   };
 
   const ENDS_AS_ERROR = /Error$/;
   // Return name, message and frames of an error. The name of its class is added if it differs from `name`.
-  const ofError = (error, maker, state) => {
+  const ofError = (error, maker, tag, state) => {
     const frames = framesOf(error), { name, stack } = error;
-    let head = typeof stack === 'string' && stack !== '' && frames === '' ? stack : attempt(textOfError, error) ?? '[error]';
+    let head = stack && frames === '' ? text(stack) : attempt(textOfError, error) ?? '[error]';
     head = apply(slice, head, [0, max(state.left, 0) + 1]);
-    if (typeof name === 'string' && maker !== null && maker !== name && matches(ENDS_AS_ERROR, name)) {
-      const rest = apply(slice, head, [name.length]);
-      if (apply(indexOf, head, [name]) === 0 && (rest === '' || rest[0] === ':')) {
-        head = (holds(maker, name) ? maker : maker + ' [' + name + ']') + rest;
-      }
+    const named = name === undefined || name === null ? 'Error' : text(name), rest = apply(slice, head, [named.length]);
+    if ((maker === null || matches(ENDS_AS_ERROR, named)) && apply(indexOf, head, [named]) === 0 && (rest === '' || rest[0] === ':')) {
+      const by = apply(slice, prefix(maker, tag, named), [0, -1]);
+      if (by !== named) head = (holds(by, named) ? by : by + ' [' + named + ']') + rest;
     }
     return frames === '' ? '[' + head + ']' : head + frames;
   };
   const TOLD = { __proto__: null, name: true, message: true, stack: true };
-  const keysOfError = (error, base) => {
-    const keys = keysOf(error, (key) => TOLD[key] && holds(base, text(dataOf(error, key))));
+  const keysOfError = (error, base, { hidden }) => {
+    const keys = keysOf(error, (key) => TOLD[key] && (hidden || holds(base, text(dataOf(error, key)))), hidden);
+    if (hidden) return keys;
     if (has(error, 'cause') && !apply(isEnumerable, error, ['cause'])) add(keys, 'cause');
     if (isArray(dataOf(error, 'errors')) && !apply(isEnumerable, error, ['errors'])) add(keys, 'errors');
     return keys;
@@ -314,80 +378,84 @@ const inspecting = ((kept) => {
   const listPart = (open, keys, entries) => ({ __proto__: null, base: '', open: open + '[', close: ']', keys, entries, isList: true });
   const basePart = (base, keys) => ({ __proto__: null, base, open: '{', close: '}', keys, entries: undefined, isList: false });
   const BOXES = { __proto__: null, Number: true, String: true, Boolean: true, Symbol: true, BigInt: true };
-  // Return the shape of an object of the built-in class `kind`; undefined if it is of another class.
+  // Return the shape of an object of the built-in class `kind`; undefined for other classes.
   const builtIn = (value, kind, maker, tag, state) => {
     const open = (size) => prefix(maker, tag, kind, size === undefined ? '' : '(' + text(size) + ')');
-    const named = (shown) => (maker === kind ? '' : open()) + shown;
+    const named = (shown) => (open() === kind + ' ' ? '' : open()) + shown;
+    const keys = keysOf(value, kind === 'String' ? isIndex : undefined, state.hidden);
     let size;
     switch (kind) {
       case 'Map':
-        if ((size = attempt(mapSize, value)) === undefined) return undefined;
-        return part(open(size), keysOf(value), size > 0 ? (level) => ofMap(value, size, state, level) : undefined);
+        size = apply(mapSize, value, []);
+        return part(open(size), keys, size > 0 ? (level) => ofMap(value, size, state, level) : undefined);
       case 'Set':
-        if ((size = attempt(setSize, value)) === undefined) return undefined;
-        return part(open(size), keysOf(value), size > 0 ? (level) => ofSet(value, size, state, level) : undefined);
-      case 'Promise': {
-        const details = engine.promise(value);
-        return details && part(open(), keysOf(value), (level) => ofPromise(details, state, level));
-      }
+        size = apply(setSize, value, []);
+        return part(open(size), keys, size > 0 ? (level) => ofSet(value, size, state, level) : undefined);
+      case 'Promise':
+        return part(open(), keys, (level) => ofPromise(engine.promise(value), state, level));
       case 'WeakMap':
       case 'WeakSet':
-        return part(open(), keysOf(value), () => add(list(), '<items unknown>'));
+        return part(open(), keys, () => add(list(), UNKNOWN));
       case 'ArrayBuffer':
       case 'SharedArrayBuffer':
-        size = attempt(kind === 'ArrayBuffer' ? bufferLength : sharedLength, value);
-        return size === undefined ? undefined : part(open(), keysOf(value), () => ofBuffer(value, size, state));
+        size = apply(kind === 'ArrayBuffer' ? bufferLength : sharedLength, value, []);
+        return part(open(), keys, () => ofBuffer(value, size, state));
       case 'DataView':
         if ((size = attempt(viewLength, value)) === undefined) return undefined;
-        return part(open(), keysOf(value), (level) => ofView(value, size, state, level));
+        return part(open(), keys, (level) => ofView(value, size, state, level));
       case 'Date':
-        if ((size = attempt(dateTime, value)) === undefined) return undefined;
-        return basePart(named(size === size ? apply(dateText, value, []) : 'Invalid Date'), keysOf(value));
+        size = apply(dateTime, value, []);
+        return basePart(named(size === size ? apply(dateText, value, []) : 'Invalid Date'), keys);
       case 'RegExp':
-        return basePart(named(apply(textOfRegExp, value, [])), keysOf(value));
-      case 'Arguments':
-        return part('[Arguments] ', keysOf(value), undefined);
+        return basePart(named(apply(textOfRegExp, maker === null ? new RegularExpression(value) : value, [])), keys);
     }
     if (BOXES[kind] === undefined) return undefined;
-    const plain = attempt(valueOf[kind], value);
-    if (plain === undefined) return undefined;
     const by = maker === kind ? '' : ' (' + (maker ?? 'null prototype') + ')';
-    return basePart('[' + kind + by + ': ' + ofPrimitive(plain, state) + ']', keysOf(value, kind === 'String' ? isIndex : undefined));
+    const shown = '[' + kind + by + ': ' + ofPrimitive(apply(valueOf[kind], value, []), state) + ']';
+    return basePart(shown + (tag !== '' && tag !== maker ? ' [' + tag + ']' : ''), keys);
   };
+  const UNKNOWN = '<items unknown>';
+  const ITERATORS = { __proto__: null, 'Map Iterator': true, 'Set Iterator': true };
   const partOf = (value, maker, tag, state) => {
+    const { hidden } = state;
     if (isArray(value)) {
       const length = dataOf(value, 'length');
       const open = maker === 'Array' && tag === '' ? '' : prefix(maker, tag, 'Array', '(' + text(length) + ')');
-      return listPart(open, keysBesideIndexes(value, length), length > 0 ? (level) => ofArray(value, length, state, level) : undefined);
+      return listPart(open, keysBesideIndexes(value, length, state), length > 0 ? (level) => ofArray(value, length, state, level) : undefined);
     }
-    if (typeof value === 'function') return basePart(ofFunction(value, maker, tag), keysOf(value));
-    const kindText = apply(tagOf, value, []);
-    const isPlain = maker === 'Object' && tag === '';
-    if (isPlain && kindText === '[object Object]') return part('', keysOf(value), undefined);
-    const typed = apply(typedTag, value, []);
+    if (typeof value === 'function') return basePart(ofFunction(value, maker, tag), keysOf(value, undefined, hidden));
+    const kind = kindOf(value), isObject = maker === 'Object';
+    if (isObject && kind === 'Arguments') return part('[Arguments] ', keysOf(value, undefined, hidden), undefined);
+    if (ITERATORS[kind]) {
+      const lead = tag !== '' && tag !== kind ? '[' + tag + '] ' : '';
+      return part(lead + '[' + kind + '] ', keysOf(value, undefined, hidden), () => add(list(), UNKNOWN));
+    }
+    const typed = kind === undefined ? apply(typedTag, value, []) : undefined;
     if (typed !== undefined) {
       const length = apply(typedLength, value, []), open = prefix(maker, tag, typed, '(' + text(length) + ')');
-      return listPart(open, keysBesideIndexes(value, length), length > 0 ? () => ofTyped(value, length, state) : undefined);
+      return listPart(open, keysBesideIndexes(value, length, state), length > 0 || hidden ? () => ofTyped(value, length, state) : undefined);
     }
-    if (isError(value) || (maker !== 'Object' && apply(isPrototypeOf, ErrorPrototype, [value]))) {
-      const base = ofError(value, maker, state);
-      return basePart(indented(base, state), keysOfError(value, base));
-    }
-    const kind = apply(slice, kindText, [8, -1]);
-    if (kind !== 'Object') {
-      const known = builtIn(value, kind, maker, tag, state);
-      if (known !== undefined) return known;
-      if (kind === maker && (ACCESSORS[kind] || LISTS[kind])) {
-        return part(kind + ' ', list(), (level) => ofWeb(value, kind, state, level));
+    if (!isObject) {
+      if (isError(value) || apply(isPrototypeOf, ErrorPrototype, [value])) {
+        const base = ofError(value, maker, tag, state);
+        return basePart(indented(base, state), keysOfError(value, base, state));
       }
+      const known = kind === undefined ? undefined : builtIn(value, kind, maker, tag, state);
+      if (known !== undefined) return known;
+      if (tag === maker && (ACCESSORS[tag] || LISTS[tag])) return part(tag + ' ', list(), (level) => ofWeb(value, tag, state, level));
     }
-    if (isPlain) return part('', keysOf(value), undefined);
-    return part(prefix(maker, tag, maker === null && tag === 'Module' ? tag : 'Object'), keysOf(value), undefined);
+    const keys = keysOf(value, undefined, hidden);
+    return part(isObject && tag === '' ? '' : prefix(maker, tag, ownName(value, maker, tag)), keys, undefined);
+  };
+  // Return the name of an object without a prototype: its own Symbol.toStringTag, if it has one.
+  const ownName = (value, maker, tag) => {
+    const own = maker === null ? dataOf(value, toStringTag) : undefined;
+    return typeof own === 'string' && own !== '' && (tag === '' || tag === 'Module') ? own : 'Object';
   };
 
   // --- layout ----------------------------------------------------------------------------------------------------
 
-  const LEVELS_ON_A_LINE = 3, GROUPED_FROM = 7, MOST_COLUMNS = 12;
+  const GROUPED_FROM = 7, COLUMNS_OF_A_LEVEL = 4, MOST_COLUMNS = 15;
   // Arrange the entries of a list in columns. The number of columns makes the text look square, because a character is 2.5
   // times as high as it is wide.
   const inColumns = (entries, state, right) => {
@@ -401,7 +469,7 @@ const inspecting = ((kept) => {
     const cell = widest + 2;
     if (cell * 3 + state.indent >= state.width || (total / cell <= 5 && widest > 6)) return entries;
     const usual = max(cell - 3 - sqrt(cell - total / entries.length), 1);
-    const columns = min(round(sqrt(2.5 * count / usual)), floor((state.width - state.indent) / cell), MOST_COLUMNS);
+    const columns = min(round(sqrt(2.5 * count / usual)), floor((state.width - state.indent) / cell), state.compact * COLUMNS_OF_A_LEVEL, MOST_COLUMNS);
     if (columns <= 1) return entries;
     const columnWidths = list();
     for (let column = 0; column < columns; column++) {
@@ -428,8 +496,9 @@ const inspecting = ((kept) => {
   };
   const together = (entries, shape, state, level, right) => {
     const { base, open, close } = shape, before = base === '' ? open : base + ' ' + open;
-    const lines = shape.isList && entries.length >= GROUPED_FROM ? inColumns(entries, state, right) : entries;
-    if (state.reached - level < LEVELS_ON_A_LINE && lines === entries && fits(entries, shape, state)) {
+    const isGrouped = shape.isList && entries.length >= GROUPED_FROM && state.compact > 0;
+    const lines = isGrouped ? inColumns(entries, state, right) : entries;
+    if (state.reached - level < state.compact && lines === entries && fits(entries, shape, state)) {
       const line = joined(entries, ', ');
       if (!holds(line, '\n')) return before + ' ' + line + ' ' + close;
     }
@@ -445,11 +514,14 @@ const inspecting = ((kept) => {
   };
 
   const ofObject = (value, state, level) => {
-    const maker = makerOf(value), tag = tagFor(value), shape = partOf(value, maker, tag, state);
+    const maker = makerOf(value, state.depth - level), tag = tagFor(value, state), shape = partOf(value, maker, tag, state);
     const { base, open, close, keys, entries: make } = shape;
-    if (make === undefined && keys.length === 0) return base === '' ? open + close : base;
-    if (level > state.depth) {
-      const name = apply(slice, prefix(maker, tag, isArray(value) ? 'Array' : 'Object'), [0, -1]);
+    const isInner = level > state.depth;
+    const more = state.hidden && !isInner ? inherited(value, state, level + 1) : NOTHING;
+    if (make === undefined && keys.length === 0 && more.length === 0) return base === '' ? open + close : base;
+    if (isInner) {
+      if (base !== '' && kindOf(value) === 'RegExp') return base;
+      const name = apply(slice, prefix(maker, tag, isArray(value) ? 'Array' : kindOf(value) ?? ownName(value, maker, tag)), [0, -1]);
       return maker === null ? name : '[' + name + ']';
     }
     add(state.open, value);
@@ -457,12 +529,21 @@ const inspecting = ((kept) => {
     state.left -= base.length + open.length;
     const entries = make === undefined ? list() : make(level + 1), listed = entries.length;
     for (let i = 0; i < keys.length && state.left >= 0; i++) add(entries, property(value, keys[i], state, level + 1));
+    for (let i = 0; i < more.length; i++) add(entries, more[i]);
+    if (state.sorted) sortFrom(entries, shape.isList ? listed : 0);
     const isGrouped = shape.isList && entries.length >= GROUPED_FROM;
     const right = isGrouped && entries.length === listed && areNumbers(value, entries.length);
     state.open.length -= 1;
     const mark = markOf(value, state);
     if (mark > 0) shape.base = '<ref *' + text(mark) + '>' + (base === '' ? '' : ' ' + base);
     return together(entries, shape, state, level, right);
+  };
+  const NOTHING = list();
+  const sortFrom = (entries, from) => {
+    const rest = list();
+    for (let i = from; i < entries.length; i++) add(rest, entries[i]);
+    apply(sort, rest, []);
+    for (let i = 0; i < rest.length; i++) entries[from + i] = rest[i];
   };
   // Format a plain object or list. `parts` is the result of engine.members: most members are texts already.
   const NO_LIST = part('', list(), undefined), A_LIST = listPart('', list(), undefined);
@@ -488,7 +569,7 @@ const inspecting = ((kept) => {
   // engine.line supports up to three levels, and only texts of one line.
   const LEVELS_OF_ENGINE = 2;
   const ofPlain = (value, state, level) => {
-    if (engine.line === undefined) return undefined;
+    if (engine.line === undefined || !state.isUsual) return undefined;
     if (state.depth <= LEVELS_OF_ENGINE && state.left > state.width) {
       const line = engine.line(value, state.depth - level, state.indent, state.width, state.open, state.open.length);
       if (line !== undefined) return line;
@@ -505,6 +586,12 @@ const inspecting = ((kept) => {
   const isOpen = (value, { open }) => {
     for (let i = 0; i < open.length; i++) if (open[i] === value) return true;
     return false;
+  };
+  const PROXY = listPart('Proxy ', list(), undefined);
+  const ofProxy = ({ target, handler }, state, level) => {
+    if (level > state.depth) return 'Proxy [Array]';
+    state.reached = level;
+    return together(add(add(list(), inner(target, state, level + 1)), inner(handler, state, level + 1)), PROXY, state, level, false);
   };
   const shownOf = (value, state, level) => {
     let shown;
@@ -524,6 +611,8 @@ const inspecting = ((kept) => {
           shown = plain;
         } else if (target === null) {
           shown = '<Revoked Proxy>';
+        } else if (state.proxies && target !== value) {
+          shown = ofProxy(engine.proxy(value), state, level);
         } else if (isOpen(target, state)) {
           if (markOf(target, state) === 0) add(state.marked, target);
           shown = '[Circular *' + text(markOf(target, state)) + ']';
@@ -540,5 +629,5 @@ const inspecting = ((kept) => {
     return shown;
   };
 
-  return { inspect: (value, state) => shownOf(value, state, 0), newState, widthOf };
+  return { inspect: (value, state) => shownOf(value, state, 0), newState, widthOf, BUILT_INS };
 });

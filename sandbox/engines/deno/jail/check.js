@@ -67,14 +67,14 @@
     for (let line = 0; line < found.line - 2 && line < lines.length; line++) at += lines[line].length + 1;
     return at;
   };
+  // Messages of V8 about promptlog's own brackets do not help the author.
+  const OURS = /^Unexpected token '[})]'$|^Single function literal required$/;
   const scriptsError = async (source, error) => {
     const brace = closed(source);
     if (brace !== null) return brace;
     const where = await refusal('export default ' + LOOSE + source, 'j');
-    // Messages of V8 about promptlog's own brackets do not help the author.
     const message = say(error.message);
-    const ours = apply(test, /^Unexpected token '[})]'$|^Single function literal required$/, [message]);
-    return new Unparsed(where ?? error, 'B', ours ? undefined : message);
+    return new Unparsed(where ?? error, 'B', apply(test, OURS, [message]) ? undefined : message);
   };
   const bodysError = async (source, error) => {
     // If swc accepts the text and V8 refuses it, V8's position is in the program.
@@ -205,7 +205,7 @@
     const opening = apply(exec, EXPORT_FIRST, [source]), module = opening ?? apply(exec, EXPORT, [source]);
     // A source that V8 cannot parse may overflow the stack of swc.
     const says = say(error.message), ofModule = opening !== null || apply(test, /'export'|import statement/, [says]);
-    if (script) atLeast(module !== null && ofModule ? TOO_DEEP : reworded('SyntaxError', says));
+    if (script) atLeast((module !== null && ofModule) || apply(test, OURS, [says]) ? TOO_DEEP : reworded('SyntaxError', says));
     if (module !== null) {
       const other = await refusal(source, language);
       if (other !== null) {

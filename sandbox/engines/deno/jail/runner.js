@@ -167,12 +167,32 @@
     },
   };
   // V8's information about promises and proxies, from an internal part of Deno that other versions may lack.
-  const { isPromise = () => false, getPromiseDetails, getProxyDetails = () => null } = Deno[Deno.internal]?.core ?? {};
+  const core = Deno[Deno.internal]?.core ?? {};
+  const { isPromise = () => false, getPromiseDetails, getProxyDetails = () => null } = core;
+  // Tests for built-in classes. A test that is missing is no reason not to start.
+  const KINDS = [
+    ['Map', core.isMap], ['Set', core.isSet], ['Promise', isPromise], ['Date', core.isDate], ['RegExp', core.isRegExp],
+    ['WeakMap', core.isWeakMap], ['WeakSet', core.isWeakSet], ['ArrayBuffer', core.isArrayBuffer],
+    ['SharedArrayBuffer', core.isSharedArrayBuffer], ['DataView', core.isDataView], ['Map Iterator', core.isMapIterator],
+    ['Set Iterator', core.isSetIterator], ['Number', core.isNumberObject], ['String', core.isStringObject],
+    ['Boolean', core.isBooleanObject], ['Symbol', core.isSymbolObject], ['BigInt', core.isBigIntObject],
+  ];
+  const { isArgumentsObject } = core, { prototype: objectPrototype } = Object;
   const STATES = ['pending', 'fulfilled', 'rejected'];
   const engine = {
     target(value) {
       for (let details; value !== null && (details = getProxyDetails(value)) !== null;) value = details[0];
       return value;
+    },
+    proxy(value) {
+      const details = getProxyDetails(value);
+      return { __proto__: null, target: details[0], handler: details[1] };
+    },
+    kindOf(value) {
+      if (isArgumentsObject?.(value)) return 'Arguments';
+      if (getPrototypeOf(value) === objectPrototype) return undefined;
+      for (let i = 0; i < KINDS.length; i++) if (KINDS[i][1]?.(value)) return KINDS[i][0];
+      return undefined;
     },
     promise(value) {
       if (!isPromise(value)) return undefined;
@@ -210,7 +230,8 @@
       [/^Single (function) literal required$/, 'a bracket closes that it did not open: the program is the body of one '],
       [/^Cannot use import statement outside a module()$/, OWN_TEXT],
       [/^'import', and 'export' cannot be used outside of module code()$/, OWN_TEXT],
-      [/^Expected '[})]', got '<eof>'()$/, 'Unexpected end of input: a bracket, a comment or a text is left open'],
+      [/^Expected '[,})\]]', got '<eof>'()$/, 'Unexpected end of input: a bracket, a comment or a text is left open'],
+      [/^(?:Expected [^]*, got '<eof>'|Unexpected token `<eof>`[^]*)()$/, 'Unexpected end of input'],
       [/^(Expected [^]*), got '<lexing error:/, ''],
       [/^SyntaxError: ([^\n]*)\n[^]*\n    at data:/, 'in what it imports: '],
     ],

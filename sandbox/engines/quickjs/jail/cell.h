@@ -134,15 +134,21 @@ bool plain_add(JSContext *owner, JSValueConst engine);
 
 bool errors_add(JSContext *context);
 JSValue errors_frames(JSContext *context, JSValueConst error);
+bool errors_is_function(const struct text *names, size_t count, bool is_new);
 
 /* --- places.c: better positions and messages of the engine's errors ----------------------------------------------- */
 
 void places_set_code(struct text text);
-void places_improve(struct text *message, struct place *place, struct place caller);
+bool places_mend(struct text *message, struct place *place, struct place caller);
+bool places_may_search(void);
+struct text places_code(void);
 
 /* --- unplaced.c: positions of syntax errors that the engine reports without one ----------------------------------- */
 
 struct place unplaced_find(struct text source, struct text message);
+struct text unplaced_declared(struct text source, struct place *place);
+size_t unplaced_stray_brace(struct text source, struct place *place);
+struct place unplaced_import(struct text source, struct text name);
 
 /* --- check.c: whether a source is a program ----------------------------------------------------------------------- */
 

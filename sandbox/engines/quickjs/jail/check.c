@@ -81,6 +81,15 @@ static bool imports(struct text line)
     return starts_with(line, "import") && line.size > 6 && memchr(" {*\"'", line.start[6], 5) != NULL;
 }
 
+/* Return V8's message for a name that is declared twice. The result is valid until the next call. */
+static struct text declared_again(struct text name)
+{
+    static char message[128];
+    int most = name.size > 64 ? 64 : (int)name.size;
+    int size = snprintf(message, sizeof message, "Identifier '%.*s' has already been declared", most, name.start);
+    return (struct text){message, (size_t)size};
+}
+
 /* Return an error with a clearer message. `lines_above`: number of lines of the wrapper before the source. */
 static struct fault clear(struct fault fault, struct text source, unsigned lines_above)
 {
@@ -94,11 +103,19 @@ static struct fault clear(struct fault fault, struct text source, unsigned lines
         place.line += place.line > 0 ? lines_above : 0;
         return found(fault.message, place);
     }
+    if (starts_with(fault.message, "invalid redefinition of ")) {
+        struct place from = {place.line - lines_above, place.column};
+        struct text name = unplaced_declared(source, &from);
+        if (name.size > 0)
+            return found(declared_again(name), (struct place){from.line + lines_above, from.column});
+    }
     unsigned number = lines_above;
     while (source.start != NULL) {
         struct text line = next_line(&source);
-        if (++number == place.line && imports(line))
+        if (++number == place.line && imports(line)) {
+            place.column = (unsigned)(line.size - without_blanks(line).size) + 1;
             return found(TEXT(NO_IMPORT), place);
+        }
     }
     return fault;
 }
@@ -296,6 +313,13 @@ enum form check_source(const struct job *job)
         /* The first error is at the export, so the text is a module and not a body. */
         if (export.opens_line || is(first.message, "unsupported keyword: export"))
             return refuse(FORM_MODULE, clear(in_module, source, 0), source);
+    }
+    /* A brace that closes more than the body opens: the engine reports what follows it. */
+    struct place stray;
+    struct text before = {source.start, unplaced_stray_brace(source, &stray)};
+    if (stray.line > 0 && stray.line < place_of(&error).line && parses_in(brackets[0], before, brackets[1], &first)) {
+        stray.line += 1;
+        return refuse(FORM_BODY, found(TEXT("Unexpected token '}'"), stray), source);
     }
     if (place_of(&error).line > lines_in(source) + 1)
         error = fault_at_end(brackets[6], source, error);

@@ -1,15 +1,15 @@
 /* error.stack in V8's format: the name and the message, then the frames. The engine's own error.stack has only frames.
  * */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "cell.h"
+#include "tokens.h"
 
 #define FRAME "    at "
 #define OWN_FRAME FRAME "captureStackTrace (native)\n"
 
-/* The engine's original functions, which no program has replaced. They are never freed. */
+/* The engine's functions, as they were before any program. They live as long as this process. */
+static JSContext *owner;
 static JSValue engine_stack, engine_capture, text_of_error, concatenate;
 static JSValue own_capture;
 
@@ -19,8 +19,29 @@ JSValue errors_frames(JSContext *context, JSValueConst error)
     return JS_Call(context, engine_stack, error, 0, NULL);
 }
 
-/* Return the size of a stack without its last line feed. Return -1 if the engine did not make it, for example if a
- * program's Error.prepareStackTrace did. */
+/* Whether these names, joined by dots, are a function of the language, or with `is_new` a constructor. No code of the
+ * program runs. */
+bool errors_is_function(const struct text *names, size_t count, bool is_new)
+{
+    JSValue value = JS_GetGlobalObject(owner);
+    for (size_t i = 0; i < count && JS_IsObject(value); i++) {
+        JSPropertyDescriptor found = {.value = JS_UNDEFINED, .getter = JS_UNDEFINED, .setter = JS_UNDEFINED};
+        JSAtom name = JS_NewAtomLen(owner, names[i].start, names[i].size);
+        if (JS_IsProxy(value) || JS_GetOwnProperty(owner, &found, value, name) <= 0)
+            found.value = JS_UNDEFINED;
+        JS_FreeAtom(owner, name);
+        JS_FreeValue(owner, found.getter);
+        JS_FreeValue(owner, found.setter);
+        JS_FreeValue(owner, value);
+        value = found.value;
+    }
+    bool is_function = is_new ? JS_IsConstructor(owner, value) : JS_IsFunction(owner, value);
+    JS_FreeValue(owner, value);
+    return is_function;
+}
+
+/* Return the size of a stack that the engine has made, without its last line feed; -1 for any other value, such as what
+ * a program's Error.prepareStackTrace has made. */
 static int size_of_frames(const char *stack, size_t size)
 {
     bool is_own = size == 0 || (size > strlen(FRAME) && memcmp(stack, FRAME, strlen(FRAME)) == 0 && stack[size - 1] == '\n');
@@ -57,35 +78,7 @@ static JSValue with_header(JSContext *context, JSValueConst error, JSValue stack
     return whole;
 }
 
-/* The position of a frame in the program, and the start and end of the position's text. */
-struct frame {
-    struct place place;
-    const char *start, *end;
-};
-
-/* Find the position in the first line of a text. Return false if this line is not a frame in the program. */
-static bool read_frame(const char *line, const char *end, struct frame *frame)
-{
-    static const char *const files[] = {" (eval_script:", " (program:"};
-    const char *line_end = memchr(line, '\n', (size_t)(end - line)), *at = NULL;
-    char *next;
-    line_end = line_end == NULL ? end : line_end;
-    for (size_t i = 0; i < 2 && at == NULL; i++) {
-        const char *found = memmem(line, (size_t)(line_end - line), files[i], strlen(files[i]));
-        at = found == NULL ? NULL : found + strlen(files[i]);
-    }
-    if (at == NULL)
-        return false;
-    frame->start = at;
-    frame->place.line = (unsigned)strtoul(at, &next, 10);
-    if (*next != ':')
-        return false;
-    frame->place.column = (unsigned)strtoul(next + 1, &next, 10);
-    frame->end = next;
-    return *next == ')';
-}
-
-/* Return the error's own property `message`, or NULL if it has none that is a string. */
+/* Return an own message of an error; NULL for any other value. */
 static const char *own_message(JSContext *context, JSValueConst error, size_t *size)
 {
     JSPropertyDescriptor message = {.value = JS_UNDEFINED, .getter = JS_UNDEFINED, .setter = JS_UNDEFINED};
@@ -103,6 +96,7 @@ static const char *own_message(JSContext *context, JSValueConst error, size_t *s
 /* The texts of an error. */
 struct account {
     struct text message, frames;
+    enum first_frame first;
 };
 
 static bool is(struct text text, const char *word)
@@ -126,9 +120,29 @@ static bool takes_callback(struct text frame, struct text *name)
     return false;
 }
 
-/* Return the account with an improved message and an improved position of the first frame. If the frames differ from
- * the old ones, the caller frees them. */
-static struct account improve(struct account old)
+/* An import() that fails has no frames: give it that of the import. */
+static void mend_import(struct account *account)
+{
+    static const char refused[] = "could not load module '", body[] = "(async function (prompt, env) {";
+    static char frame[96], message[160];
+    struct text code = places_code(), name = account->message;
+    if (name.size <= sizeof refused || memcmp(name.start, refused, sizeof refused - 1) != 0 || code.start == NULL)
+        return;
+    name = (struct text){name.start + sizeof refused - 1, name.size - sizeof refused};
+    int size = snprintf(message, sizeof message, "module not found: %.*s", (int)name.size, name.start);
+    if (size > 0 && (size_t)size < sizeof message)
+        account->message = (struct text){message, (size_t)size};
+    struct place place = places_may_search() ? unplaced_import(code, name) : (struct place){0, 0};
+    if (place.line == 0)
+        return;
+    bool is_body = code.size > sizeof body && memcmp(code.start, body, sizeof body - 1) == 0;
+    size = snprintf(frame, sizeof frame, FRAME "<anonymous> (%s:%u:%u)\n", is_body ? "eval_script" : "program", place.line, place.column);
+    const struct text part = {frame, (size_t)size};
+    account->frames = memory_join(&part, 1);
+}
+
+/* Return the account with a better message and a better first place. The caller frees other frames than the old ones. */
+static struct account mend(struct account old)
 {
     struct account new = old;
     struct frame first, second = {.place = {0, 0}};
@@ -136,12 +150,20 @@ static struct account improve(struct account old)
     struct text line = {old.frames.start, next == NULL ? old.frames.size : (size_t)(next - old.frames.start)}, name;
     if (next != NULL && is(old.message, "class constructors must be invoked with 'new'")) {
         const struct text rest = {next + 1, (size_t)(end - next - 1)}; /* the engine's first frame is the class */
+        static char named[96];
+        struct text class = stacks_function(line);
+        if (class.size > 0 && class.size < 40)
+            new.message = (struct text){named, (size_t)snprintf(named, sizeof named,
+                "Class constructor %.*s cannot be invoked without 'new'", (int)class.size, class.start)};
         new.frames = memory_join(&rest, 1);
-    } else if (read_frame(old.frames.start, end, &first)) {
-        if (next != NULL && !read_frame(next + 1, end, &second))
+    } else if (stacks_read_frame(old.frames.start, end, &first)) {
+        if (next != NULL && !stacks_read_frame(next + 1, end, &second))
             second.place.line = 0;
         struct place place = first.place;
-        places_improve(&new.message, &place, second.place);
+        if (places_mend(&new.message, &place, second.place))
+            new.first = IS_PLACED;
+        else if (is(old.message, "Maximum call stack size exceeded"))
+            new.first = RECURSED;
         if (place.line != first.place.line || place.column != first.place.column) {
             static char shown[32];
             int size = snprintf(shown, sizeof shown, "%u:%u", place.line, place.column);
@@ -157,14 +179,33 @@ static struct account improve(struct account old)
             memcpy(message + size, parts[i].start, parts[i].size);
         new.message = (struct text){message, size};
     }
+    if (old.frames.size == 0)
+        mend_import(&new);
+    new.message = messages_as_in_v8(new.message, places_code());
     return new;
 }
 
-/* Improve the message of an error. Return its frames with an improved position of the first one, and free the argument.
- * */
-static JSValue improved(JSContext *context, JSValueConst error, JSValue stack)
+/* Return the frames without the error's constructors and with the places of calls, and free the argument. */
+static JSValue with_calls(JSContext *context, JSValueConst error, JSValue stack, enum first_frame first)
 {
-    struct account old = {TEXT(""), TEXT("")}, new;
+    struct text old = {NULL, 0};
+    old.start = JS_IsString(stack) ? JS_ToCStringLen(context, &old.size, stack) : NULL;
+    if (old.start == NULL)
+        return stack;
+    struct text new = old.size > 0 ? stacks_mend(context, error, places_code(), old, first) : old;
+    if (new.start != old.start) {
+        JS_FreeValue(context, stack);
+        stack = JS_NewStringLen(context, new.start, new.size);
+        memory_free(new);
+    }
+    JS_FreeCString(context, old.start);
+    return stack;
+}
+
+/* Return the frames of an error with better places, and free the argument. The error gets a better message. */
+static JSValue mended(JSContext *context, JSValueConst error, JSValue stack)
+{
+    struct account old = {TEXT(""), TEXT(""), MADE_ERROR}, new = old;
     old.frames.start = JS_IsString(stack) ? JS_ToCStringLen(context, &old.frames.size, stack) : NULL;
     old.message.start = old.frames.start == NULL ? NULL : own_message(context, error, &old.message.size);
     if (old.message.start != NULL) {
@@ -180,7 +221,7 @@ static JSValue improved(JSContext *context, JSValueConst error, JSValue stack)
     }
     JS_FreeCString(context, old.message.start);
     JS_FreeCString(context, old.frames.start);
-    return stack;
+    return with_calls(context, error, stack, new.first);
 }
 
 static JSValue get_stack(JSContext *context, JSValueConst this)
@@ -211,7 +252,7 @@ static JSValue capture(JSContext *context, JSValueConst this, int count, JSValue
     JSValue stack = JS_GetPropertyStr(context, arguments[0], "stack");
     if (JS_IsException(stack))
         return stack;
-    stack = with_header(context, arguments[0], stack);
+    stack = with_header(context, arguments[0], with_calls(context, arguments[0], stack, MADE_ERROR));
     if (JS_IsException(stack) ||
         JS_DefinePropertyValueStr(context, arguments[0], "stack", stack, JS_PROP_WRITABLE | JS_PROP_CONFIGURABLE) < 0)
         return JS_EXCEPTION;
@@ -228,6 +269,7 @@ static JSValue member(JSContext *context, JSValueConst object, const char *name)
 bool errors_add(JSContext *context)
 {
     JSPropertyDescriptor stack;
+    owner = context;
     JSValue global = JS_GetGlobalObject(context);
     JSValue constructor = member(context, global, "Error"), string = member(context, global, "String");
     JSValue prototype = member(context, constructor, "prototype"), text = member(context, string, "prototype");

@@ -50,7 +50,27 @@ static JSValue target_of(JSContext *context, JSValueConst this, int count, JSVal
     return value;
 }
 
-/* engine.promise(value) -> { state, value } of a promise; undefined for any other value. */
+/* engine.proxy(value) -> { target, handler } of a proxy that was not revoked */
+static JSValue proxy_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    (void)this, (void)count;
+    JSValue result = JS_NewObjectProto(context, JS_NULL);
+    if (JS_DefinePropertyValueStr(context, result, "target", JS_GetProxyTarget(context, arguments[0]), JS_PROP_C_W_E) < 0 ||
+        JS_DefinePropertyValueStr(context, result, "handler", JS_GetProxyHandler(context, arguments[0]), JS_PROP_C_W_E) < 0) {
+        JS_FreeValue(context, result);
+        return JS_EXCEPTION;
+    }
+    return result;
+}
+
+/* engine.classOf(value) -> the engine's number of the class of an object */
+static JSValue class_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
+{
+    (void)this, (void)count;
+    return JS_NewUint32(context, JS_IsObject(arguments[0]) ? JS_GetClassID(arguments[0]) : 0);
+}
+
+/* engine.promise(value) -> { state, value }; undefined for what is no promise. */
 static JSValue promise_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
 {
     static const char *const states[] = {"pending", "fulfilled", "rejected"};
@@ -162,12 +182,14 @@ static const JSCFunctionListEntry utf8_functions[] = {
 static const JSCFunctionListEntry engine_functions[] = {
     JS_CFUNC_DEF("size", 1, size_of),
     JS_CFUNC_DEF("target", 1, target_of),
+    JS_CFUNC_DEF("proxy", 1, proxy_of),
+    JS_CFUNC_DEF("classOf", 1, class_of),
     JS_CFUNC_DEF("promise", 1, promise_of),
 };
 
 static const JSCFunctionListEntry globals[] = {
     JS_CFUNC_DEF("__promptlog_log", 2, log_line),
-    JS_OBJECT_DEF("__promptlog_engine", engine_functions, 3, JS_PROP_CONFIGURABLE),
+    JS_OBJECT_DEF("__promptlog_engine", engine_functions, 5, JS_PROP_CONFIGURABLE),
     JS_OBJECT_DEF("__promptlog_utf8", utf8_functions, 2, JS_PROP_CONFIGURABLE),
 };
 

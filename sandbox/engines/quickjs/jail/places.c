@@ -17,7 +17,20 @@ enum { SEARCHED_BYTES = 8 << 20, STATEMENT_TOKENS = 64 };
 static struct text code;
 static size_t searched;
 
-/* Set the source text of the program. */
+/* Whether the time to read the whole program once more may be taken. */
+bool places_may_search(void)
+{
+    searched += code.size;
+    return searched <= SEARCHED_BYTES;
+}
+
+/* Return the text that the program was compiled from. */
+struct text places_code(void)
+{
+    return code;
+}
+
+/* Set the text that the program was compiled from. */
 void places_set_code(struct text text)
 {
     code = text;
@@ -177,8 +190,8 @@ static bool has_name(struct text message, const char *before, const char *after,
     return name->size > 0;
 }
 
-/* The kind of operation that failed, according to the message of the engine or of messages.c. */
-enum failure { UNKNOWN, PROPERTY, PATTERN, ITERATION, ASSIGNMENT, OPERATION, CALL };
+/* What failed, by the engine's message or by one of messages.c. */
+enum failure { UNKNOWN, PROPERTY, PATTERN, ITERATION, ASSIGNMENT, OPERATION, CALL, REFERENCE };
 
 struct pattern {
     const char *text;
@@ -192,6 +205,7 @@ static enum failure failure_of(struct text message, struct text *name, bool *sai
         {" is not iterable", ITERATION},
         {" is not a function", CALL},
         {" is not a constructor", CALL},
+        {" is not async iterable", CALL},
     };
     static const struct pattern starts[] = {
         {"value is not iterable", ITERATION},
@@ -201,7 +215,10 @@ static enum failure failure_of(struct text message, struct text *name, bool *sai
         {"not a function", CALL},
         {"not a constructor", CALL},
         {"cannot convert symbol to ", OPERATION},
+        {"Cannot convert a Symbol value to ", OPERATION},
         {"cannot convert BigInt to ", OPERATION},
+        {"null is not iterable (cannot read property ", ITERATION},
+        {"undefined is not iterable (cannot read property ", ITERATION},
     };
     for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
         if (starts_with(message, starts[i].text))
@@ -214,10 +231,25 @@ static enum failure failure_of(struct text message, struct text *name, bool *sai
     }
     if (has_name(message, "cannot read property '", "' of ", name) || has_name(message, "cannot set property '", "' of ", name))
         return PROPERTY;
+    if (has_name(message, "Cannot read properties of null (reading '", "')", name) ||
+        has_name(message, "Cannot read properties of undefined (reading '", "')", name) ||
+        has_name(message, "Cannot set properties of null (setting '", "')", name) ||
+        has_name(message, "Cannot set properties of undefined (setting '", "')", name))
+        return PROPERTY;
+    if (has_name(message, "", " is not defined", name) || has_name(message, "", " is not initialized", name) ||
+        has_name(message, "Cannot access '", "' before initialization", name))
+        return REFERENCE;
     return has_name(message, "'", "' is read-only", name) ? ASSIGNMENT : UNKNOWN;
 }
 
-/* Return the operator before the operand at the error's position. */
+static size_t find_reference(size_t at, struct text name)
+{
+    const struct token *token = &window.list[at];
+    bool same = token->kind == NAME && token->size == name.size && memcmp(token->start, name.start, name.size) == 0;
+    return same && !(at > 0 && (at_is_dot(at - 1) || at_declares(at - 1))) && !at_is(at + 1, ":") ? at : NO_TOKEN;
+}
+
+/* Return the operator before the operand at the engine's last place. */
 static size_t find_operator(void)
 {
     static const char *const operators[] = {"+", "-", "*", "/", "%", "**", "<", ">", "<=", ">=", "==", "&", "|", "^", NULL};
@@ -238,6 +270,8 @@ static size_t find_place(enum failure failure, struct text name)
         return find_assignment(name);
     case OPERATION:
         return find_operator();
+    case REFERENCE: /* the engine notes no place of `b` in `{ a, b }` */
+        return find(find_reference, name);
     default:
         return NO_TOKEN;
     }
@@ -299,9 +333,10 @@ static bool enter_class_behind(void)
     return false;
 }
 
-/* Improve the position and the message of an error. Both stay as they are if nothing better is found. `caller` is the
- * position of the next frame, which is used if `place` has line 0. The new message is valid until the next call. */
-void places_improve(struct text *message, struct place *place, struct place caller)
+/* Mend the place and the message of an error of the engine; both stay as they are if nothing better is found. Return
+ * whether it is one. A place of line 0 needs
+ * the place of the next frame. The new message is valid until the next call. */
+bool places_mend(struct text *message, struct place *place, struct place caller)
 {
     static bool (*const classes[])(void) = {enter_class_around, enter_class_behind};
     struct place from = place->line == 0 ? caller : *place;
@@ -309,22 +344,22 @@ void places_improve(struct text *message, struct place *place, struct place call
     bool said = false;
     enum failure failure = failure_of(*message, &name, &said);
     if (failure == UNKNOWN || code.start == NULL || from.line == 0)
-        return;
+        return failure != UNKNOWN;
     for (size_t i = 0; i < 2; i++) {
-        searched += code.size;
-        if (searched > SEARCHED_BYTES || !tokens_around(&window, code, from.line, from.column))
-            return;
+        if (!(tokens_hold(code) || places_may_search()) || !tokens_around(&window, code, from.line, from.column))
+            return true;
         if (place->line == 0 && !classes[i]())
             continue;
         size_t found = find_place(failure, name);
         struct text named = message_for(failure, *message, &found);
         if (said && (named.size != message->size || memcmp(named.start, message->start, named.size) != 0))
-            return; /* the message belongs to another expression */
+            return false; /* the message is not from here */
         if (named.size > 0 && !said)
             *message = named;
         if (found < window.count)
             *place = (struct place){window.list[found].line, window.list[found].column};
         if (found < window.count || place->line > 0)
-            return;
+            return true;
     }
+    return true;
 }

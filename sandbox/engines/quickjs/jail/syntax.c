@@ -39,7 +39,8 @@ bool at_declares(size_t at)
 bool at_is_keyword(size_t at)
 {
     static const char *const words[] = {"await", "case", "delete", "do", "else", "in", "instanceof", "new", "of", "return",
-        "throw", "typeof", "void", "yield", "if", "for", "while", "switch", "catch", "with", "const", "let", "var", NULL};
+        "throw", "typeof", "void", "yield", "if", "for", "while", "switch", "catch", "with", "const", "let", "var", "function",
+        "class", "async", "extends", NULL};
     return at_is_one_of(at, words);
 }
 

@@ -233,23 +233,55 @@ bool token_closes(const struct token *token)
     return token->kind == TAIL || (token->kind == SIGN && token->size == 1 && memchr(")]}", *token->start, 3) != NULL);
 }
 
-/* Fill a window with the tokens around the first token at or after this position. `window->place` is the index of this
- * token. Return false if the text ends before it. */
+/* The text of which the last window has all tokens, and their number. The text must not change. */
+static struct text held;
+static size_t held_count;
+
+/* Whether the tokens of a text need not be read again. */
+bool tokens_hold(struct text text)
+{
+    return held_count > 0 && text.start == held.start && text.size == held.size;
+}
+
+/* Go to the first token at or behind this place in a window that has all tokens. */
+static bool go_to(struct tokens *window, unsigned line, unsigned column)
+{
+    window->count = held_count;
+    for (size_t at = 0; at < held_count; at++) {
+        const struct token *token = &window->list[at];
+        if (token->line > line || (token->line == line && token->column >= column)) {
+            window->place = at;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Fill a window with the tokens around the first one at or behind this place. `window->place` is its index. False if
+ * the text ends before. There is one window. */
 bool tokens_around(struct tokens *window, struct text text, unsigned line, unsigned column)
 {
+    if (tokens_hold(text))
+        return go_to(window, line, column);
+    held_count = 0;
+    bool is_whole = true;
     struct lexer lexer = {.start = text.start, .at = text.start, .end = text.start + text.size, .line_start = text.start, .line = 1};
     bool found = false;
     window->count = 0;
     while (window->count < MOST_TOKENS) {
         struct token token = next_token(&lexer);
-        if (token.kind == END)
+        if (token.kind == END) {
+            held = text;
+            held_count = is_whole ? window->count : 0;
             break;
+        }
         if (!found && (token.line > line || (token.line == line && token.column >= column))) {
             found = true;
             window->place = window->count;
         }
         window->list[window->count++] = token;
         if (!found && window->count == MOST_TOKENS) {
+            is_whole = false;
             window->count = MOST_TOKENS / 2;
             memmove(window->list, window->list + MOST_TOKENS / 2, window->count * sizeof *window->list);
         }

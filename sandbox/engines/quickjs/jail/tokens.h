@@ -30,6 +30,7 @@ bool tokens_around(struct tokens *window, struct text text, unsigned line, unsig
 bool tokens_each(struct text text, bool (*use)(const struct token *token, void *given), void *given);
 size_t tokens_close(const struct tokens *window, size_t at);
 size_t tokens_open(const struct tokens *window, size_t at);
+bool tokens_hold(struct text text);
 
 /* --- syntax.c: about the token at this index of the window -------------------------------------------------------- */
 
@@ -54,5 +55,26 @@ size_t at_chain(size_t at);
 struct text messages_of_call(struct text old, size_t *at);
 struct text messages_of_iteration(size_t at);
 struct text messages_of_pattern(size_t at);
+struct text messages_as_in_v8(struct text message, struct text code);
+
+/* --- stacks.c: frames -------------------------------------------------------------------------------------------------- */
+
+/* A frame's place in the program, and the limits of its text. */
+struct frame {
+    struct place place;
+    const char *start, *end;
+};
+
+struct text stacks_function(struct text line);
+bool stacks_read_frame(const char *line, const char *end, struct frame *frame);
+
+/* What the first frame of a stack did: it made the error, it called its own function too often, or its place is right. */
+enum first_frame { MADE_ERROR, RECURSED, IS_PLACED };
+
+struct text stacks_mend(JSContext *context, JSValueConst error, struct text code, struct text given, enum first_frame first);
+
+/* --- calls.c: places of calls ------------------------------------------------------------------------------------------ */
+
+bool calls_mend(struct text code, struct place *place, const struct text *names, size_t count, bool searches);
 
 #endif

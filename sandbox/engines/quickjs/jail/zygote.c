@@ -16,8 +16,8 @@
  * (hooks.c, plain.c) and one last message, and exits. The zygote reaps the child, reports how it ended, and forks the
  * next one.
  *
- * The engine's errors get better positions and messages from the program's text (errors.c, places.c, messages.c,
- * unplaced.c), which syntax.c and tokens.c read.
+ * The engine's errors get better positions and messages from the program's text (errors.c, stacks.c, places.c, calls.c,
+ * messages.c, unplaced.c), which syntax.c and tokens.c read.
  *
  * Trust: the zygote never reads a user byte, because it never reads from data. Only the daemon writes to control. A
  * program that controls its child has that child's descriptor 0 and memory. The only information about a child that
