@@ -21,8 +21,8 @@ has at most half as many long runs as there are slots, a user three quarters. At
 none of its runs has a slot; light clients of such a user still get the reserved slot. So neither can keep all slots for
 much longer than LONG_S. With fewer than three slots, no run is long.
 
-A tenant or a user can have a quota of running runs, beyond which it starts none, and of waiting runs, beyond which they
-are refused (quotas.py).
+A tenant or a user can have a quota of running runs, beyond which it starts none, and of waiting runs, beyond which one
+of them is refused (quotas.py).
 
 After SFQ(D): Jin, Chase and Kaur, "Interposed proportional sharing for a storage service utility", 2004.
 
@@ -160,8 +160,8 @@ class Admission:
         else:
             self._enter(ticket)
             self._select()
-            if self._has_caps:
-                self._refuse_over_quota(ticket)
+            if self._has_caps and ticket.waits:
+                self._shed_over_quota(ticket.path)
             self._shed()
         return ticket
 
@@ -225,20 +225,10 @@ class Admission:
         since = trio.current_time() - self._wait_s
         refused = 0
         while self._waiting and (ticket := next(iter(self._waiting))).since <= since:
-            self.leave(ticket)
-            ticket.granted(self._overdue(ticket))
+            self._drop(ticket, self._overdue(ticket))
             refused += 1
             if refused % _REFUSED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-
-    def _refuse_over_quota(self, ticket: Ticket) -> None:
-        """Refuse a run if more runs of its tenant or user wait than the quota allows."""
-        for node in (ticket.path.client, ticket.path.user):
-            if ticket.waits and node.most_waiting is not None and node.waiting > node.most_waiting:
-                self.leave(ticket)
-                what = f"{node.most_waiting} waiting runs"
-                whose = _whose(ticket.path, node)
-                ticket.granted(used_up("queued", node.most_waiting, what, whose, self._drain_ms / 1000))
 
     def _overdue(self, ticket: Ticket) -> RequestError:
         """Return the error for a run that has waited too long: for its user's or tenant's own runs, or for others'."""
@@ -263,9 +253,7 @@ class Admission:
         for refused in range(1, len(tickets) + 1):
             if not tickets:
                 break
-            ticket = next(iter(tickets))
-            self.leave(ticket)
-            ticket.granted(error)
+            self._drop(next(iter(tickets)), error)
             if refused % _REFUSED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
 
@@ -310,17 +298,31 @@ class Admission:
         """
         root = self._tree.root
         while (many := len(self._waiting) > self._queue) or root.waiting_bytes > self._queue_bytes:
-            node = root
-            while not node.tickets:
-                node = (node.by_runs if many else node.by_bytes).most
-            ticket = node.tickets[-1]
-            self.leave(ticket)
             what = (
                 f"{self._queue} runs are waiting"
                 if many
                 else f"the waiting runs hold {self._queue_bytes / MIB:.0f} MiB"
             )
-            ticket.granted(busy(f"the queue is full: {what}; try again in a moment", self._drain_ms))
+            error = busy(f"the queue is full: {what}; try again in a moment", self._drain_ms)
+            self._drop(root.longest_ticket(by_bytes=not many), error)
+
+    def _shed_over_quota(self, path: Path) -> None:
+        """After the arrival of a run: if more runs of its tenant or user wait than the quota allows, refuse one of them.
+
+        It is chosen as in `_shed`, so that no tenant can fill its user's part of the queue for the others. Runs that
+        waited before a reload lowered the quota keep their places, because only one is refused for each arrival.
+        """
+        for node in (path.client, path.user):
+            most = node.most_waiting
+            if most is not None and node.waiting > most:
+                whose = _whose(path, node)
+                error = used_up("queued", most, f"{most} waiting runs", whose, self._drain_ms / 1000)
+                self._drop(node.longest_ticket(), error)
+                return
+
+    def _drop(self, ticket: Ticket, error: RequestError) -> None:
+        self.leave(ticket)
+        ticket.granted(error)
 
     def _offer(self, ticket: Ticket) -> None:
         """Make the oldest run of a connection selectable, once its client reads its replies."""

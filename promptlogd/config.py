@@ -246,7 +246,8 @@ class Quota(_Section, frozen=True, kw_only=True, omit_defaults=True):
     runs_at_once: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Maximum number of runs in progress. Further ones wait in the queue."""
     queued: Annotated[int, Meta(ge=0, le=100_000)] | None = None
-    """Maximum number of waiting runs. Further ones are refused with `quota`."""
+    """Maximum number of waiting runs. For each further one, a run is refused with `quota`: the newest run of the tenant
+    (or process) with the most waiting runs."""
     runs_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
     """Maximum rate of runs and submits per second, on average."""
     runs_burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None

@@ -111,6 +111,16 @@ class Node:
             node = node._least(engines)
         return None if node is None else node.tickets[0]
 
+    def longest_ticket(self, *, by_bytes: bool = False) -> Ticket:
+        """Return the newest waiting run of the child with the most waiting runs, level by level.
+
+        `by_bytes`: with the most memory in waiting runs. At least one run must wait below this node.
+        """
+        node = self
+        while not node.tickets:
+            node = (node.by_bytes if by_bytes else node.by_runs).most
+        return node.tickets[-1]
+
     def _least(self, engines: Sequence[Engine]) -> Node | None:
         """Return the child with the least service that offers a run on one of these engines. Ties: the oldest."""
         found: tuple[float, int, Node] | None = None

@@ -92,6 +92,34 @@ async def test_the_queue_has_a_part_for_each() -> None:
     assert "e" not in runs.refused
 
 
+async def test_a_tenant_cannot_fill_its_users_part_of_the_queue() -> None:
+    """Above the user's quota the newest run of the tenant with the most waiting runs is refused, whoever comes."""
+    runs, caps = _Runs(slots=1), Caps(user_waiting=4)
+    runs.ask("running", client(1, tenant="flood"), caps)
+    for number in range(5):
+        runs.ask(f"flood {number}", client(1, tenant="flood"), caps)
+    assert runs.refused.keys() == {"flood 4"}
+    for number in range(2):
+        runs.ask(f"good {number}", client(2, tenant="good"), caps)
+    assert runs.refused.keys() == {"flood 4", "flood 3", "flood 2"}
+    assert {error.code for error in runs.refused.values()} == {"quota"}
+    runs.ask("flood 5", client(1, tenant="flood"), caps)
+    assert runs.refused.keys() == {"flood 5", "flood 4", "flood 3", "flood 2"}
+    runs.ask("third", client(3, tenant="third"), caps)
+    assert "third" not in runs.refused
+    assert runs.admission.queued == 4
+
+
+async def test_a_lower_quota_of_waiting_runs() -> None:
+    """Runs that waited before a reload lowered the quota keep their places; each new one is refused, and no other."""
+    runs = _Runs(slots=1)
+    for name in "abcd":
+        runs.ask(name, client(1, tenant="a"), Caps(user_waiting=3, tenant_waiting=3))
+    for name in "ef":
+        runs.ask(name, client(1, tenant="a"), Caps(user_waiting=1, tenant_waiting=2))
+    assert runs.refused.keys() == {"e", "f"}
+
+
 async def test_a_quota_that_is_lifted() -> None:
     """With the next run after a reload, the runs that waited for the quota start."""
     runs = _Runs()
