@@ -260,6 +260,8 @@ class Quota(_Section, frozen=True, kw_only=True, omit_defaults=True):
     """Maximum number of stored programs."""
     stored_mb: Annotated[float, Meta(ge=0, le=1 << 30)] | None = None
     """Maximum disk space of the stored programs, without their artifacts, in MiB."""
+    names: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    """Maximum number of names."""
     max_cpu_ms: Positive | None = None
     """Maximum of the CPU limit that a run may ask for, if it is less than `limits.max.cpu_ms`. If the default limit is
     higher, it is lowered to this maximum."""

@@ -64,6 +64,8 @@ class _Applied(msgspec.Struct, frozen=True, kw_only=True):
     """The quotas of a principal: that of its user, and that of its tenant."""
 
     quotas: tuple[tuple[_Key, Quota], ...]
+    stored: tuple[tuple[_Key, Quota], ...]
+    """Those that limit what it stores."""
     caps: Caps
     maxima: Mapping[str, int]
 
@@ -100,8 +102,7 @@ class Quotas:
         """Return each quota that limits what a principal stores, and the user and the tenant that it counts for."""
         if self._access is None:
             return ()
-        of_all = self._of(principal, self._access).quotas
-        return tuple(each for each in of_all if each[1].programs is not None or each[1].stored_mb is not None)
+        return self._of(principal, self._access).stored
 
     def begin(self, principal: Principal) -> None:
         """Note a run or a submit. Raises RequestError, and notes nothing, if a quota is used up."""
@@ -187,9 +188,14 @@ def _apply(access: Access, uid: int, gids: frozenset[int], tenant: str | None) -
     quotas: tuple[tuple[_Key, Quota], ...] = (((uid, None), of_user), ((uid, tenant), of_tenant))
     return _Applied(
         quotas=tuple((key, quota) for key, quota in quotas if quota != Quota()),
+        stored=tuple(each for each in quotas if any(limit is not None for limit in _stored(each[1]))),
         caps=NO_CAPS if caps == NO_CAPS else caps,
         maxima=maxima,
     )
+
+
+def _stored(quota: Quota) -> tuple[float | None, ...]:
+    return quota.programs, quota.stored_mb, quota.names
 
 
 def used_up(setting: str, limit: float, what: str, key: _Key, wait_s: float) -> RequestError:

@@ -11,9 +11,9 @@ import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.collector import Collector, Who
-from promptlogd.config import Quota
 from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.handlers.stored_quotas import stored_quotas
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
@@ -22,9 +22,8 @@ from promptlogd.quotas import Quotas
 from promptlogd.refusal import RequestError
 from promptlogd.settings import Settings
 from promptlogd.sink import Sink
-from promptlogd.store import HolderQuota, Kept, Staged, Store, Submission
+from promptlogd.store import Kept, Staged, Store, Submission
 from promptlogd.wire.messages import Submit, Submitted
-from sandbox.limits import MIB
 from sandbox.program import Artifact, Program
 
 _log = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class SubmitHandler:
         if any(asked) and not request.replace:
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
         holder = self._rights.holder(principal, request.visibility)
-        quotas = [_holder_quota(key, quota) for key, quota in self._quotas.stored(principal)]
+        quotas = stored_quotas(self._quotas, principal)
 
         def stage() -> Staged:
             return self._store.stage(
@@ -140,11 +139,6 @@ class SubmitHandler:
         return Submitted(
             id=request.id, hash=kept.hash, created=kept.created, engine=kept.engine, moved_from=kept.moved_from
         )
-
-
-def _holder_quota(key: tuple[int, str | None], quota: Quota) -> HolderQuota:
-    most_bytes = None if quota.stored_mb is None else int(quota.stored_mb * MIB)
-    return HolderQuota(uid=key[0], tenant=key[1], programs=quota.programs, bytes=most_bytes)
 
 
 class _Storing:

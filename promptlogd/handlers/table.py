@@ -76,7 +76,7 @@ def make_handlers(
         messages.Show: ShowHandler(store, threads, rights),
         messages.List: ListHandler(store, threads, rights),
         messages.Remove: RemoveHandler(store, journal, threads, rights),
-        messages.Label: NameHandler(store, journal, threads, rights),
+        messages.Label: NameHandler(store, journal, threads, rights, runs.quotas),
         messages.Stats: StatsHandler(
             store, journal, threads, runs, clients, totals, settings, held_by, jail_uids, cgroup, turns
         ),

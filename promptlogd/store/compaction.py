@@ -48,7 +48,7 @@ class Compaction:
 
     def _compact(self) -> None:
         with self._state.read_facts() as facts:
-            most = facts.count_names() + _MOVES_BESIDE_NAMES
+            most = facts.totals.names() + _MOVES_BESIDE_NAMES
         with self._state.use_facts():
             self._state.facts.forget_moves(most)
         try:

@@ -100,11 +100,12 @@ class NotYours(StoreError):
 
 
 class OverQuota(StoreError):
-    """A principal may not store another program. `setting`: of the quota; `used` and `most` in its unit."""
+    """A principal may not store another program or name. `setting`: of the quota; `used` and `most` in its unit."""
 
     def __init__(self, setting: str, whose: str, used: float, most: float) -> None:
-        unit = "programs" if setting == "programs" else "MiB of programs"
-        super().__init__(f"{whose} has used up its quota of {most:g} {unit}; remove some that are not needed")
+        unit = "MiB of programs" if setting == "stored_mb" else setting
+        remedy = "move one, or remove programs that have names" if setting == "names" else "remove some"
+        super().__init__(f"{whose} has used up its quota of {most:g} {unit}; {remedy}")
         self.setting = setting
         self.used = used
         self.most = most

@@ -25,18 +25,19 @@ from promptlogd.store.journal import Journal, Move
 from promptlogd.store.meta import Meta
 from promptlogd.store.name_rows import ADDED_COLUMNS, NAME_SCHEMA, NameRows
 from promptlogd.store.objects import ProgramFolders
+from promptlogd.store.totals import TOTALS_SCHEMA
 
 _log = logging.getLogger(__name__)
 
-_SCHEMA_VERSION, _WITHOUT_HOLDERS = 4, 3
-"""`user_version` of the database, and that of format version 2 of the folder."""
+_SCHEMA_VERSION, _WITHOUT_TOTALS, _WITHOUT_HOLDERS = 5, 4, 3
+"""`user_version` of the database; that without totals; and that of format version 2 of the folder."""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS programs (
     hash TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at REAL NOT NULL, created_by INTEGER NOT NULL,
     engine TEXT NOT NULL, language TEXT NOT NULL, runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS newest ON programs (created_at DESC, hash);
-{HOLDER_SCHEMA}{NAME_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};
+{NAME_SCHEMA}{HOLDER_SCHEMA}{TOTALS_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};
 """
 
 
@@ -127,16 +128,16 @@ class Facts:
                 pass  # a read error must be raised here, because the check below would treat it as damage
         self._connect()
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == _WITHOUT_HOLDERS:
-            self._add_holders(meta)
+        if version in (_WITHOUT_HOLDERS, _WITHOUT_TOTALS):
+            self._upgrade(version, meta)
         elif version != _SCHEMA_VERSION:
             raise ValueError(f"it has version {version}, not {_SCHEMA_VERSION}")
         found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise ValueError(found)
 
-    def _add_holders(self, meta: Callable[[str], Meta]) -> None:
-        """Add holders and owners of names to a database of format version 2, in one transaction."""
+    def _upgrade(self, version: int, meta: Callable[[str], Meta]) -> None:
+        """Add what a database of an older version lacks, in one transaction."""
 
         def holders_of(hash: str, uid: int) -> list[Holder]:
             try:
@@ -145,11 +146,13 @@ class Facts:
                 return [Holder(uid=uid)]
 
         with self._transaction():
-            for statement in HOLDER_SCHEMA.split(";"):
-                self._db.execute(statement)
-            for table in ("moves", "names"):
+            for table in ("moves", "names") if version == _WITHOUT_HOLDERS else ():
                 for column in ADDED_COLUMNS:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+            self._db.execute("DROP TABLE IF EXISTS holders")
+            for statement in _statements(HOLDER_SCHEMA + TOTALS_SCHEMA):
+                self._db.execute(statement)
+            self._names.count_again()
             self._holders.fill(holders_of)
             self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
@@ -287,3 +290,13 @@ class Facts:
             self._names.apply(moves)
             if gone is not None:
                 self._delete(gone)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script, which a transaction can execute one by one."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):  # a trigger contains semicolons
+            yield statement
+            statement = ""

@@ -10,16 +10,16 @@ import msgspec
 from promptlogd.store.holders import Holder, Viewer
 
 HOLDER_SCHEMA = """
-CREATE TABLE IF NOT EXISTS holders (
+CREATE TABLE holders (
     hash TEXT NOT NULL, uid INTEGER NOT NULL, tenant TEXT NOT NULL, gid INTEGER, visibility TEXT NOT NULL,
-    at REAL NOT NULL, PRIMARY KEY (hash, uid, tenant)
+    at REAL NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (hash, uid, tenant)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS holdings ON holders (uid, tenant);
 """
-"""`tenant` is empty for a user."""
+"""`tenant` is empty for a user. `bytes`: the disk space that the holder is charged for."""
 
+_TENANT = "ifnull(names.tenant, '')"
 _BLOCK = 4096
-_PROGRAM_BYTES = f"{2 * _BLOCK} + ({{size}} + {_BLOCK - 1}) / {_BLOCK} * {_BLOCK}"
+_PROGRAM_BYTES = f"{2 * _BLOCK} + (size + {_BLOCK - 1}) / {_BLOCK} * {_BLOCK}"
 """Disk space of a program with one file, without its artifacts, as `usage.program_bytes` counts it."""
 
 
@@ -35,22 +35,23 @@ class HolderRows:
         return sorted((_holder(row) for row in rows), key=lambda holder: holder.at)
 
     def put(self, hash: str, holders: Iterable[Holder]) -> None:
-        """Replace the holders of a program."""
+        """Replace the holders of a program, which must have a row."""
         self._db.execute("DELETE FROM holders WHERE hash = ?", (hash,))
         self._db.executemany(
-            "INSERT INTO holders (hash, uid, tenant, gid, visibility, at) VALUES (?, ?, ?, ?, ?, ?)",
-            ((hash, one.uid, one.tenant or "", one.gid, one.visibility, one.at) for one in holders),
+            "INSERT INTO holders (hash, uid, tenant, gid, visibility, at, bytes) "
+            f"SELECT hash, ?, ?, ?, ?, ?, {_PROGRAM_BYTES} FROM programs WHERE hash = ?",
+            ((one.uid, one.tenant or "", one.gid, one.visibility, one.at, hash) for one in holders),
         )
 
-    def held(self, uid: int, tenant: str | None) -> tuple[int, int]:
-        """Return how many programs a user or a tenant holds, and their disk space. A user's tenants count as well."""
-        of_tenant, arguments = ("", [uid]) if tenant is None else (" AND tenant = ?", [uid, tenant])
+    def of_others(self, hash: str, owner: Holder) -> int:
+        """Return the number of names on a program whose owners do not hold it; 0 if this owner of a name holds it."""
+        is_held = "EXISTS (SELECT 1 FROM holders WHERE hash = ? AND uid = {uid} AND tenant = {tenant})"
         row = self._db.execute(
-            f"SELECT count(*), total({_PROGRAM_BYTES.format(size='size')}) FROM holders "
-            f"JOIN programs USING (hash) WHERE uid = ?{of_tenant}",
-            arguments,
+            f"SELECT count(*) FROM names WHERE hash = ? AND uid IS NOT NULL AND NOT {is_held.format(uid='names.uid', tenant=_TENANT)} "
+            f"AND NOT {is_held.format(uid='?', tenant='?')}",
+            (hash, hash, hash, owner.uid, owner.tenant or ""),
         ).fetchone()
-        return int(row[0]), int(row[1])
+        return int(row[0])
 
     def fill(self, holders_of: Callable[[str, int], Sequence[Holder]]) -> None:
         """Add the holders of all programs. `holders_of`: those of a hash and the uid that submitted it."""

@@ -1,6 +1,6 @@
 """Queries of `facts.sqlite3` while the daemon serves. Each uses an index, and returns a bounded number of rows.
 
-The exceptions are `unused`, `count`, `source_bytes`, `count_names` and `moves`, which scan an index or a table.
+The exceptions are `unused`, `count`, `source_bytes` and `moves`, which scan an index or a table.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from promptlogd.store.holder_rows import HolderRows, name_seen_by, seen_by
 from promptlogd.store.holders import Holder, Viewer
 from promptlogd.store.journal import Move
 from promptlogd.store.name_rows import MOVE_COLUMNS
+from promptlogd.store.totals import Totals
 from sandbox.program import Engine, Language
 
 
@@ -42,6 +43,7 @@ class Lookups:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self.holders = HolderRows(db)
+        self.totals = Totals(db)
 
     def get(self, hash: str) -> Fact | None:
         """Return the facts about one program; None if there is no row."""
@@ -129,10 +131,6 @@ class Lookups:
         seen, arguments = name_seen_by(viewer)
         query = f"SELECT count(*) FROM names WHERE hash = ? AND {seen}"
         return int(self._db.execute(query, (hash, *arguments)).fetchone()[0])
-
-    def count_names(self) -> int:
-        """Return the number of all names. Takes 3 ms for 100,000."""
-        return int(self._db.execute("SELECT count(*) FROM names").fetchone()[0])
 
     def history(self, name: str, limit: int = -1) -> list[Move]:
         """Return the moves of a name, oldest first: its newest `limit` moves, or all."""

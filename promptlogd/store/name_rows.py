@@ -67,7 +67,9 @@ class NameRows:
         last = {move.name: move for move in moves}.values()
         self._db.executemany("DELETE FROM names WHERE name = ?", ((one.name,) for one in last if one.hash is None))
         self._db.executemany(
-            f"INSERT OR REPLACE INTO names (name, hash, {_OWNER}) VALUES (?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO names (name, hash, {_OWNER}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
+            "hash = excluded.hash, uid = excluded.uid, tenant = excluded.tenant, gid = excluded.gid, "
+            "visibility = excluded.visibility",
             (
                 (one.name, one.hash, one.uid, one.tenant, one.gid, one.visibility)
                 for one in last
@@ -92,6 +94,13 @@ class NameRows:
             f"OR number IN (SELECT number FROM ({ages}) WHERE age > ?)",
             (most_of_name,),
         )
+
+    def count_again(self) -> None:
+        """Write all names again, so that the triggers of new totals count them."""
+        rows = self._db.execute(f"SELECT name, hash, {_OWNER} FROM names").fetchall()
+        self._db.execute("DELETE FROM names")
+        self._db.execute("UPDATE totals SET names = 0")
+        self._db.executemany(f"INSERT INTO names (name, hash, {_OWNER}) VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def replace(self, moves: Sequence[Move]) -> None:
         """Replace all rows by these moves."""

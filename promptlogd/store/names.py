@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,11 +11,15 @@ from promptlogd.store.compaction import Compaction
 from promptlogd.store.errors import NameTaken, NotFound, NotYours, StoreFailed, TooManyNames
 from promptlogd.store.holders import MANAGER, Holder, Viewer, Visibility
 from promptlogd.store.journal import Move
+from promptlogd.store.records import HolderQuota
 from promptlogd.store.references import before
 from promptlogd.store.state_folder import StateFolder
 
 MOST_NAMES_OF_PROGRAM = 64
 """Maximum number of names of one program. `show` and `list` send all of them, and a removal removes all of them."""
+MOST_NAMES_OF_OTHERS = 32
+"""Maximum number of names of one program that belong to users and tenants who do not hold it. So they cannot use up the
+names of a program for its holders."""
 MOST_NAMES = 100_000
 """Maximum number of names. The last move of each stays in the journal: 19 MB."""
 _MOVES_BACK = 1000
@@ -27,6 +32,8 @@ class Labeller(msgspec.Struct, frozen=True, kw_only=True):
     viewer: Viewer = MANAGER
     new_owner: Holder
     """The owner of the name if it is new."""
+    quotas: Sequence[HolderQuota] = ()
+    """Quotas of the owner."""
     visibility: Visibility | None = None
     """Who is to see the name. None: those who see it already; of a new name, as in `new_owner`."""
 
@@ -62,7 +69,8 @@ class Names:
     def label(self, name: str, hash: str | None, labeller: Labeller) -> tuple[str, str | None]:
         """Move a name to a program, or undo its last move. Return (new hash, previous hash).
 
-        Raises NotFound if the program does not exist or there is no move to undo; NotYours, TooManyNames, StoreFailed.
+        Raises NotFound if the program does not exist or there is no move to undo; NotYours, TooManyNames, OverQuota,
+        StoreFailed.
         """
         with self._state.read_facts() as facts:
             previous, owner = facts.named(name), facts.name_owner(name)
@@ -70,12 +78,12 @@ class Names:
         owned = labeller.owned(name, owner)
         if hash is None:
             hash, back = before(name, history, lambda other: self._is_seen(other, labeller.viewer))
-            self.check_room(name, hash)
+            self._check_room(name, hash, owned, labeller)
             self.move(name, hash, owned, back=back)
         elif not self._is_seen(hash, labeller.viewer):
             raise NotFound(hash)
         elif (previous, owner) != (hash, owned):
-            self.check_room(name, hash)
+            self._check_room(name, hash, owned, labeller)
             self.move(name, hash, owned)
         return hash, previous if previous is None or self._is_seen(previous, labeller.viewer) else None
 
@@ -90,7 +98,7 @@ class Names:
     def place(self, name: str, hash: str, labeller: Labeller, *, moves: bool) -> Placing:
         """Return what giving a name to this program takes. `moves`: whether the name may be on another one.
 
-        Raises NotYours, NameTaken, TooManyNames, StoreFailed.
+        Raises NotYours, NameTaken, TooManyNames, OverQuota, StoreFailed.
         """
         with self._state.read_facts() as facts:
             previous, owner = facts.named(name), facts.name_owner(name)
@@ -103,12 +111,15 @@ class Names:
         owned = labeller.owned(name, owner)
         if previous not in (None, hash) and not moves:
             raise NameTaken(name, str(previous))
-        self.check_room(name, hash)
+        self._check_room(name, hash, owned, labeller)
         unchanged = (previous, owner) == (hash, owned)
         return Placing(owner=None if unchanged else owned, moved_from=None if previous == hash else previous)
 
-    def check_room(self, name: str, hash: str) -> None:
-        """Raise TooManyNames if this program or the store has the maximum number of names. Raises StoreFailed."""
+    def _check_room(self, name: str, hash: str, owned: Holder, labeller: Labeller) -> None:
+        """Check that a name may be put on a program. `owned`: the owner of the name after that.
+
+        Raises TooManyNames if the program or the store has the maximum number of names; OverQuota, StoreFailed.
+        """
         with self._state.read_facts() as facts:
             previous = facts.named(name)
             if previous == hash:
@@ -119,7 +130,17 @@ class Names:
                     "one to another program",
                     MOST_NAMES_OF_PROGRAM,
                 )
-            if previous is None and facts.count_names() >= MOST_NAMES:
+            if not labeller.viewer.manages and facts.holders.of_others(hash, owned) >= MOST_NAMES_OF_OTHERS:
+                raise TooManyNames(
+                    f"those who do not hold program {hash} have {MOST_NAMES_OF_OTHERS} names on it, the maximum; use "
+                    "one of them, or submit the program",
+                    MOST_NAMES_OF_OTHERS,
+                )
+            if previous is not None:
+                return
+            for quota in labeller.quotas:
+                quota.check(facts.totals.of(quota.uid, quota.tenant), names=1)
+            if facts.totals.names() >= MOST_NAMES:
                 raise TooManyNames(
                     f"there are {MOST_NAMES} names, the maximum; move an existing name, or remove programs that "
                     "have names",

@@ -8,11 +8,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from promptlogd.store.errors import OverQuota
 from promptlogd.store.holders import MANAGER, Holder, Viewer, Visibility
 from promptlogd.store.journal import Move
 from promptlogd.store.lookups import Fact
 from promptlogd.store.meta import Meta
+from promptlogd.store.totals import Total
 from sandbox.program import Artifact, Engine, Language, Program
+
+_MIB = 1 << 20
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,12 +30,23 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HolderQuota(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a user, or one of its tenants, may hold. None: any number."""
+    """How much a user, or one of its tenants, may store. None: any number."""
 
     uid: int
     tenant: str | None = None
     programs: int | None = None
     bytes: int | None = None
+    names: int | None = None
+
+    def check(self, used: Total, *, programs: int = 0, bytes: int = 0, names: int = 0) -> None:
+        """Raise OverQuota if so much more would be too much. `used`: what it stores already."""
+        whose = f"uid {self.uid}" if self.tenant is None else f"the tenant {self.tenant!r}"
+        if programs and self.programs is not None and used.programs + programs > self.programs:
+            raise OverQuota("programs", whose, used.programs, self.programs)
+        if bytes and self.bytes is not None and used.bytes + bytes > self.bytes:
+            raise OverQuota("stored_mb", whose, used.bytes / _MIB, self.bytes / _MIB)
+        if names and self.names is not None and used.names + names > self.names:
+            raise OverQuota("names", whose, used.names, self.names)
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):

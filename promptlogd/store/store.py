@@ -437,7 +437,8 @@ class Store:
     def label(self, name: str, hash: str | None, labeller: Labeller = _MANAGING) -> tuple[str, str | None]:
         """Move a name to a program, or undo its last move. Return (new hash, previous hash).
 
-        Raises NotFound if the program does not exist or there is no move to undo; NotYours, TooManyNames, StoreFailed.
+        Raises NotFound if the program does not exist or there is no move to undo; NotYours, TooManyNames, OverQuota,
+        StoreFailed.
         """
         with self._state.writing:
             return self._names.label(name, hash, labeller)

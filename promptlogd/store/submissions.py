@@ -13,7 +13,6 @@ from promptlogd.store.errors import (
     KeptForAnother,
     NotFound,
     NotYours,
-    OverQuota,
     ProgramUnreadable,
     StoreFailed,
     store_error,
@@ -27,7 +26,6 @@ from promptlogd.store.usage import blocks, program_bytes
 from sandbox.program import Engine, Language
 
 _log = logging.getLogger(__name__)
-_MIB = 1 << 20
 
 
 class Submissions:
@@ -77,7 +75,10 @@ class Submissions:
         if submission.name is None:
             return Placing(owner=None, moved_from=None)
         labeller = Labeller(
-            viewer=submission.viewer, new_owner=submission.staged.meta.held_by[0], visibility=submission.visibility
+            viewer=submission.viewer,
+            new_owner=submission.staged.meta.held_by[0],
+            visibility=submission.visibility,
+            quotas=submission.quotas,
         )
         return self._names.place(submission.name, submission.staged.program.hash, labeller, moves=submission.moves)
 
@@ -90,12 +91,7 @@ class Submissions:
             if any(one.owner == holder.owner for one in facts.holders.of(hash)):
                 return
             for quota in quotas:
-                whose = f"uid {quota.uid}" if quota.tenant is None else f"the tenant {quota.tenant!r}"
-                programs, used = facts.holders.held(quota.uid, quota.tenant)
-                if quota.programs is not None and programs >= quota.programs:
-                    raise OverQuota("programs", whose, programs, quota.programs)
-                if quota.bytes is not None and used + program_bytes(meta) > quota.bytes:
-                    raise OverQuota("stored_mb", whose, used / _MIB, quota.bytes / _MIB)
+                quota.check(facts.totals.of(quota.uid, quota.tenant), programs=1, bytes=program_bytes(meta))
 
     def _keep_present(
         self, submission: Submission, meta: Meta, place: Place, artifact: bytes, placing: Placing

@@ -193,6 +193,15 @@ def test_quotas_of_a_user() -> None:
         assert _retry_after(reply, "stored_mb") == 60_000
         replies = BOB.ask(path, {"type": "remove", "hash": "@x"}, {"type": "submit", "source": "return 3"})
         assert _codes(replies) == ["not_found", "submitted"]  # it is held already
+        hash_of_3 = replies[1]["hash"]
+
+        _reload(daemon, "[quotas.user]\nnames = 1\n")
+        name: dict[str, Any] = {"type": "name", "hash": hash_of_3}
+        replies = BOB.ask(path, *({**name, "name": each} for each in ("x", "y", "x")))
+        assert _codes(replies) == ["named", "quota", "named"]
+        assert (_retry_after(replies[1], "names"), replies[1]["detail"]["limit"]) == (60_000, 1)
+        replies = BOB.ask(path, {"type": "submit", "source": "return 6", "name": "y"}, {"type": "show", "hash": "@y"})
+        assert _codes(replies) == ["quota", "not_found"]
 
         _reload(daemon, "[quotas.user]\nmax_cpu_ms = 20\nmax_wall_ms = 300\n")
         replies = ALICE.ask(
@@ -292,11 +301,14 @@ def test_a_cancelled_run_is_not_refused_by_a_quota() -> None:
         assert replies[1]["outcome"]["kind"] == "cancelled"
 
 
-def test_refusals_by_a_quota_of_programs_are_delayed() -> None:
-    """A client that submits without pause above its quota is told so later, so that it cannot keep cells busy."""
-    with open_daemon("[quotas.user]\nprograms = 1\n") as daemon:
-        _submit(daemon.socket, ALICE, "return 0")
-        began = time.monotonic()
-        submits = [{"type": "submit", "source": f"return {number}"} for number in range(1, 32)]
-        assert _codes(ALICE.ask(daemon.socket, *submits, at_once=True)) == ["quota"] * 31
-        assert time.monotonic() - began > 0.5
+def test_refusals_by_a_quota_of_programs_or_names_are_delayed() -> None:
+    """A client that submits or names without pause above its quota is told so later, so that it cannot keep cells
+    and the disk busy."""
+    with open_daemon("[quotas.user]\nprograms = 1\nnames = 0\n") as daemon:
+        hash = _submit(daemon.socket, ALICE, "return 0")
+        submits: list[dict[str, Any]] = [{"type": "submit", "source": f"return {number}"} for number in range(1, 32)]
+        names: list[dict[str, Any]] = [{"type": "name", "name": f"{number}", "hash": hash} for number in range(31)]
+        for requests in (submits, names):
+            began = time.monotonic()
+            assert _codes(ALICE.ask(daemon.socket, *requests, at_once=True)) == ["quota"] * 31
+            assert time.monotonic() - began > 0.5

@@ -20,6 +20,7 @@ from promptlogd.store import (
     Store,
     Submission,
     TooManyHolders,
+    TooManyNames,
     Viewer,
     Visibility,
 )
@@ -363,6 +364,57 @@ def test_a_quota_of_tenants_and_of_their_front(store: Store) -> None:
     _submit(store, other, b"c", quotas=both["other"])
     with pytest.raises(OverQuota, match="uid 9 has used up"):
         _submit(store, other, b"d", quotas=both["other"])
+
+
+def test_a_quota_of_names(store: Store) -> None:
+    """New names of a user and of a tenant are refused beyond it; moves are not; a removal gives names back."""
+    front = HolderQuota(uid=9, names=3)
+    tenants = [Viewer(uid=9, tenant=tenant, owns_user=False) for tenant in ("one", "other")]
+    one, other = tenants
+    of = {one: (front, HolderQuota(uid=9, tenant="one", names=2)), other: (front,)}
+    hash, _ = _submit(store, one, b"a", name="a", visibility="all", quotas=of[one])
+
+    def label(viewer: Viewer, name: str, hash: str | None) -> None:
+        new = Holder(uid=9, tenant=viewer.tenant)
+        store.label(name, hash, Labeller(viewer=viewer, new_owner=new, quotas=of[viewer]))
+
+    label(one, "b", hash)
+    with pytest.raises(OverQuota) as raised:
+        label(one, "c", hash)
+    assert (raised.value.setting, raised.value.used, raised.value.most) == ("names", 2, 2)
+    assert str(raised.value).startswith("the tenant 'one' has used up its quota of 2 names; move one")
+    with pytest.raises(OverQuota):
+        _submit(store, one, b"new", name="c", quotas=of[one])
+    with pytest.raises(NotFound):
+        store.load(text(b"new").hash)
+    second, _ = _submit(store, one, b"b", name="b", quotas=of[one])
+    label(one, "b", None)
+    label(other, "d", hash)
+    with pytest.raises(OverQuota, match="uid 9 has used up its quota of 3 names"):
+        label(other, "e", hash)
+    label(one, "b", second)
+    store.remove(second, one)
+    label(other, "e", hash)
+    with pytest.raises(OverQuota):
+        label(one, "b", hash)  # it was removed, so it is new
+    _label(store, ALICE, "of-alice", hash)
+
+
+def test_others_leave_names_to_the_holders(store: Store) -> None:
+    """Those who do not hold a program can give it 32 names in all; its holders can give it 64."""
+    hash, _ = _submit(store, ALICE, visibility="all")
+    for number in range(16):
+        for viewer in (BOB, CAROL):
+            _label(store, viewer, f"{viewer.uid}-{number}", hash)
+    for viewer in (BOB, CAROL):
+        with pytest.raises(TooManyNames, match="those who do not hold program"):
+            _label(store, viewer, "more", hash)
+    for number in range(31):
+        _label(store, ALICE, f"7-{number}", hash)
+    _submit(store, BOB)
+    _label(store, BOB, "of-a-holder", hash)
+    with pytest.raises(TooManyNames, match="has 64 names"):
+        _label(store, ALICE, "more", hash)
 
 
 def test_a_quota_holds_when_programs_are_stored_at_once(store: Store) -> None:

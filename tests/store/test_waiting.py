@@ -15,7 +15,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from promptlogd.store import Store, Viewer
+from promptlogd.store import Holder, Store, Viewer
 from promptlogd.store.journal import Move
 from promptlogd.store.lookups import Lookups
 from promptlogd.store.recent import Recent, RecentNames
@@ -27,7 +27,7 @@ from tests.store.reopened import reopened
 _WAIT_S = 20.0
 _LONG = 60_000
 """Number of moves that makes SQLite's log long enough for a checkpoint."""
-_FULL_SCANS = ("count", "count_names", "moves", "source_bytes", "unused")
+_FULL_SCANS = ("count", "moves", "source_bytes", "unused")
 _FROM_THE_START = re.compile(r"WHERE (1|EXISTS .*\)\)\)) ORDER BY created_at DESC, hash LIMIT 10$", re.DOTALL)
 """The first page of programs. It scans an index only as far as the page."""
 
@@ -225,14 +225,15 @@ def test_each_lookup_uses_an_index(tmp_path: Path) -> None:
             "count": lookups.count,
             "unused": lambda: lookups.unused(2.0, 10, (1.0, "")),
             "source_bytes": lookups.source_bytes,
-            "count_names": lookups.count_names,
             "moves": lambda: list(lookups.moves()),
         }
         assert set(calls) == {name for name in vars(Lookups) if not name.startswith("_")}
         calls["holders"] = lambda: (
             lookups.holders.of(hash),
-            lookups.holders.held(7, None),
-            lookups.holders.held(7, "tenant"),
+            lookups.holders.of_others(hash, Holder(uid=7)),
+            lookups.totals.of(7, None),
+            lookups.totals.of(7, "tenant"),
+            lookups.totals.names(),
         )
         for name, call in calls.items():
             statements.clear()

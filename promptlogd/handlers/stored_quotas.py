@@ -1,0 +1,22 @@
+"""The quotas of what a principal stores, in the store's terms."""
+
+from __future__ import annotations
+
+from promptlogd.principal import Principal
+from promptlogd.quotas import Quotas
+from promptlogd.store import HolderQuota
+from sandbox.limits import MIB
+
+
+def stored_quotas(quotas: Quotas, principal: Principal) -> list[HolderQuota]:
+    """Return the quotas of a principal, and of the user that it is a tenant of."""
+    return [
+        HolderQuota(
+            uid=uid,
+            tenant=tenant,
+            programs=quota.programs,
+            bytes=None if quota.stored_mb is None else int(quota.stored_mb * MIB),
+            names=quota.names,
+        )
+        for (uid, tenant), quota in quotas.stored(principal)
+    ]
