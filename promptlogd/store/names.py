@@ -49,7 +49,9 @@ class Labeller(msgspec.Struct, frozen=True, kw_only=True):
             raise NotYours(f"the name {name} belongs to another user; choose another name")
         if self.visibility is None or self.visibility == owner.visibility:
             return owner
-        return msgspec.structs.replace(owner, visibility=self.visibility, gid=self.new_owner.gid)
+        # The group is the owner's, also if a manager or another tenant makes the change.
+        gid = self.new_owner.gid if owner.owner == self.new_owner.owner else owner.gid
+        return msgspec.structs.replace(owner, visibility=self.visibility, gid=gid)
 
 
 class Placing(msgspec.Struct, frozen=True, kw_only=True):

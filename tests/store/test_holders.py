@@ -31,7 +31,7 @@ from tests.store.programs import ARTIFACT, BUILD, text
 from tests.store.reopened import reopened
 
 ALICE, BOB, CAROL = Viewer(uid=7, gids=frozenset({70})), Viewer(uid=8, gids=frozenset({80, 70})), Viewer(uid=9)
-_GIDS = {7: 70, 8: 80, 9: 90}
+_GIDS = {1: 90, 7: 70, 8: 80, 9: 90}
 _SECRET = b"return 'secret'"
 
 
@@ -271,6 +271,24 @@ def test_names_have_owners(store: Store) -> None:
     assert store.resolve("@x", BOB) == one
     _label(store, BOB, "y", one)  # one may name what one sees
     assert store.show(one, CAROL).names == ["x", "y"]
+
+
+def test_a_name_is_shown_to_the_group_of_its_owner(store: Store) -> None:
+    """If a manager shows a name to `group`, the group is the owner's, in whatever order the visibility changes."""
+    public, _ = _submit(store, ALICE, b"public", visibility="all", name="x")
+    manager, of_managers_group = Viewer(uid=1, manages=True), Viewer(uid=9, gids=frozenset({90}))
+    for change in (
+        lambda: _label(store, manager, "x", public, "group"),
+        lambda: _submit(store, manager, b"public", visibility="group", name="x"),
+    ):
+        _label(store, manager, "x", public, "own")
+        change()
+        assert store.resolve("@x", BOB) == public  # it is in the group 70, as the owner is
+        with pytest.raises(NotFound):
+            store.resolve("@x", of_managers_group)
+    _label(store, manager, "x", public, "own")
+    _label(store, ALICE, "x", public, "group")
+    assert store.resolve("@x", BOB) == public
 
 
 def test_hidden_names(store: Store) -> None:
