@@ -307,7 +307,7 @@ class Admission:
             self._drop(root.longest_ticket(by_bytes=not many), error)
 
     def _shed_over_quota(self, path: Path) -> None:
-        """After the arrival of a run: if more runs of its tenant or user wait than the quota allows, refuse one of them.
+        """After the arrival of a run: if more runs of its tenant or user wait than the quota allows, refuse one.
 
         It is chosen as in `_shed`, so that no tenant can fill its user's part of the queue for the others. Runs that
         waited before a reload lowered the quota keep their places, because only one is refused for each arrival.

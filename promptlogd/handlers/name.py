@@ -25,9 +25,7 @@ _log = logging.getLogger(__name__)
 class NameHandler:
     """Handles `name`."""
 
-    def __init__(
-        self, store: Store, journal: Journal, threads: StoreThreads, rights: Rights, quotas: Quotas
-    ) -> None:
+    def __init__(self, store: Store, journal: Journal, threads: StoreThreads, rights: Rights, quotas: Quotas) -> None:
         self._rights = rights
         self._quotas = quotas
         self._store = store

@@ -75,7 +75,6 @@ class RunHandler:
         self.runs = runs
         self.totals = totals
         self.isolation = settings.config.pool.isolation
-        self.record_run = store.record_run
 
     def start(self, principal: Principal, request: Run, sink: Sink) -> None:
         """Run a program once. Raises RequestError if the request is refused."""
@@ -228,6 +227,10 @@ class RunHandler:
         await self.keep(principal, program.hash, program.engine, artifact)
         return msgspec.structs.replace(job, task=Task.RUN, artifact=artifact)
 
+    def record_run(self, hash: str, principal: Principal) -> None:
+        """Count a finished run of a stored program."""
+        self._store.record_run(hash, self._rights.viewer(principal))
+
     async def keep(self, principal: Principal, hash: str, engine: Engine, artifact: Artifact) -> None:
         """Replace the stored artifact. A failure is only logged, because runs do not need the artifact."""
         build = self.hosts[engine].artifact_build
@@ -355,7 +358,7 @@ class _Run:
         outcome = result.outcome
         assert not isinstance(outcome, Checked | Value)  # a run is not a check, and its result was decoded
         if self._stored:
-            self._handler.record_run(self.hash)
+            self._handler.record_run(self.hash, self._principal)
         kind = str(outcome.__struct_config__.tag)
         self._handler.totals.note(self._engine, kind, result.usage)
         self._handler.journal.note(

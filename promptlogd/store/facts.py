@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from promptlogd.store.connections import Readers, connect, copy_database, transaction
+from promptlogd.store.counts import Counts, total_runs
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import open_folder
 from promptlogd.store.errors import StoreError
@@ -24,6 +25,7 @@ from promptlogd.store.holders import Holder
 from promptlogd.store.journal import Journal, Move
 from promptlogd.store.meta import Meta
 from promptlogd.store.name_rows import ADDED_COLUMNS, NAME_SCHEMA, NameRows
+from promptlogd.store.newest import NEWEST_SCHEMA
 from promptlogd.store.objects import ProgramFolders
 from promptlogd.store.totals import TOTALS_SCHEMA
 
@@ -36,8 +38,7 @@ CREATE TABLE IF NOT EXISTS programs (
     hash TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at REAL NOT NULL, created_by INTEGER NOT NULL,
     engine TEXT NOT NULL, language TEXT NOT NULL, runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS newest ON programs (created_at DESC, hash);
-{NAME_SCHEMA}{HOLDER_SCHEMA}{TOTALS_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};
+{NAME_SCHEMA}{HOLDER_SCHEMA}{NEWEST_SCHEMA}{TOTALS_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};
 """
 
 
@@ -150,7 +151,7 @@ class Facts:
                 for column in ADDED_COLUMNS:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
             self._db.execute("DROP TABLE IF EXISTS holders")
-            for statement in _statements(HOLDER_SCHEMA + TOTALS_SCHEMA):
+            for statement in _statements(HOLDER_SCHEMA + NEWEST_SCHEMA + TOTALS_SCHEMA):
                 self._db.execute(statement)
             self._names.count_again()
             self._holders.fill(holders_of)
@@ -251,6 +252,7 @@ class Facts:
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
             )
+            self._db.execute("DELETE FROM holders WHERE hash = ?", (hash,))  # with their runs
             self._holders.put(hash, meta.held_by)
 
     def set_holders(self, hash: str, holders: Sequence[Holder]) -> None:
@@ -262,13 +264,15 @@ class Facts:
         self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
         self._db.execute("DELETE FROM holders WHERE hash = ?", (hash,))
 
-    def count_runs(self, runs: dict[str, tuple[int, float]]) -> None:
-        """Add finished runs: hash -> (number, time of the last end)."""
+    def count_runs(self, runs: Mapping[str, Counts]) -> None:
+        """Add finished runs, by hash."""
         with self._transaction():
-            self._db.executemany(
-                "UPDATE programs SET runs = runs + ?, last_run_at = ? WHERE hash = ?",
-                [(count, at, hash) for hash, (count, at) in runs.items()],
-            )
+            for hash, counts in runs.items():
+                count, at = total_runs(counts)
+                self._db.execute(
+                    "UPDATE programs SET runs = runs + ?, last_run_at = ? WHERE hash = ?", (count, at, hash)
+                )
+                self._holders.count_runs(hash, counts)
 
     def forget_moves(self, most: int) -> None:
         """Delete moves until about `most` are left. `sync_log` makes this durable."""

@@ -104,6 +104,25 @@ def with_holder(holders: Sequence[Holder], new: Holder) -> list[Holder]:
     return [*found, new]
 
 
+class Credits:
+    """Which holder of a program the runs by each viewer count for: the viewer itself if it holds the program.
+
+    Otherwise a holder that shows the program to it, if possible to everyone. So whoever sees that somebody holds the
+    program sees the count, and nobody else does.
+    """
+
+    def __init__(self, holders: Sequence[Holder]) -> None:
+        self._holders = holders
+        self._owners = {holder.owner for holder in holders}
+        self._public = next((holder.owner for holder in holders if holder.visibility == "all"), None)
+
+    def of(self, viewer: Viewer) -> Owner | None:
+        """Return the holder that a run by this viewer counts for; None if the viewer does not see the program."""
+        if viewer.owner in self._owners:
+            return viewer.owner
+        return self._public or next((holder.owner for holder in self._holders if viewer.sees(holder)), None)
+
+
 def without_holders(holders: Sequence[Holder], viewer: Viewer) -> list[Holder]:
     """Return these holders without those whose program the viewer may remove."""
     return [holder for holder in holders if not viewer.owns(holder.uid, holder.tenant)]

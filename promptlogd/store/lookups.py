@@ -15,6 +15,7 @@ from promptlogd.store.holder_rows import HolderRows, name_seen_by, seen_by
 from promptlogd.store.holders import Holder, Viewer
 from promptlogd.store.journal import Move
 from promptlogd.store.name_rows import MOVE_COLUMNS
+from promptlogd.store.newest import Place, Places, newest
 from promptlogd.store.totals import Totals
 from sandbox.program import Engine, Language
 
@@ -50,20 +51,9 @@ class Lookups:
         row = self._db.execute(f"{_SELECT} WHERE hash = ?", (hash,)).fetchone()
         return None if row is None else _fact(row)
 
-    def newest(self, limit: int, after: tuple[float, str] | None, viewer: Viewer | None = None) -> list[Fact]:
-        """Return programs that a viewer sees, newest first, that follow this (created_at, hash)."""
-        seen, arguments = seen_by(viewer)
-        if after is None:
-            newest = f"{_SELECT} WHERE {seen} ORDER BY created_at DESC, hash LIMIT ?"
-            rows = self._db.execute(newest, (*arguments, limit)).fetchall()
-        else:
-            # Two queries, because SQLite does not use the index for a disjunction of conditions.
-            at, hash = after
-            same = f"{_SELECT} WHERE created_at = ? AND hash > ? AND {seen} ORDER BY hash LIMIT ?"
-            older = f"{_SELECT} WHERE created_at < ? AND {seen} ORDER BY created_at DESC, hash LIMIT ?"
-            rows = self._db.execute(same, (at, hash, *arguments, limit)).fetchall()
-            rows += self._db.execute(older, (at, *arguments, limit - len(rows))).fetchall()
-        return [_fact(row) for row in rows]
+    def newest(self, limit: int, after: Place | None, viewer: Viewer) -> Places:
+        """Return the places of programs that a viewer sees, newest first, that follow this place."""
+        return newest(self._db, limit, after, viewer)
 
     def unused(self, before: float, limit: int, after: tuple[float, str] | None) -> list[Fact]:
         """Return programs without names that were not used since `before`, the longest unused first. Scans all."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from msgspec.structs import replace
 
+from promptlogd.store.counts import total_runs
 from promptlogd.store.errors import NotFound, StoreFailed
-from promptlogd.store.holders import Holder, Viewer, Visibility
+from promptlogd.store.holders import Credits, Viewer
 from promptlogd.store.journal import Move
 from promptlogd.store.lookups import Fact, Lookups
 from promptlogd.store.names import MOST_NAMES_OF_PROGRAM
@@ -50,10 +51,13 @@ class Overview:
             fact, holders = facts.get(hash), facts.holders.of(hash)
             if fact is None or not viewer.sees_any(holders):
                 raise NotFound(hash)
+            if not viewer.manages:
+                first = next(filter(viewer.sees, holders))
+                fact = replace(fact, created_at=first.at, created_by=first.uid)
             names, more = _names_on(hash, facts, MOST_NAMES_SHOWN, viewer)
             with_history = names[:MOST_NAMES_OF_PROGRAM]
             return Shown(
-                fact=_as_seen(self._with_counts(fact), holders, viewer),
+                fact=self._with_runs(fact, facts, viewer),
                 names=names,
                 more_names=more,
                 history=_seen_moves(
@@ -65,28 +69,31 @@ class Overview:
     def list(self, limit: int, after: str | None, viewer: Viewer) -> Page:
         """Return a page of the programs that a viewer sees, newest first. Raises BadReference for an invalid cursor.
 
-        A page has `limit` programs, or fewer if they have many names.
+        A page has `limit` programs, or fewer (newest.py), for example if they have many names.
         """
         begin = None if after is None else place(after)
         rows: list[Row] = []
         size = 0
         with self._counts_at_rest(), self._state.read_facts() as facts:
-            found = facts.newest(limit + 1, begin, viewer)
-            for fact in found[:limit]:
-                names, more = _names_on(fact.hash, facts, MOST_NAMES_OF_PROGRAM, viewer)
-                holders = facts.holders.of(fact.hash)
+            found, next = facts.newest(limit, begin, viewer)
+            for at, hash in found:
+                fact = facts.get(hash)
+                if fact is None:
+                    continue
+                names, more = _names_on(hash, facts, MOST_NAMES_OF_PROGRAM, viewer)
                 rows.append(
                     Row(
-                        fact=_as_seen(self._with_counts(fact), holders, viewer),
+                        fact=self._with_runs(replace(fact, created_at=at), facts, viewer),
                         names=names,
                         more_names=more,
-                        visibility=_own_visibility(holders, viewer),
+                        visibility=facts.holders.own_visibility(hash, viewer),
                     )
                 )
                 size += _ROW_BYTES + sum(map(len, names))
-                if size > _PAGE_BYTES:
+                if size > _PAGE_BYTES and (at, hash) != found[-1]:
+                    next = (at, hash)
                     break
-        return Page(rows=rows, next=cursor(found[len(rows) - 1]) if len(rows) < len(found) else None)
+        return Page(rows=rows, next=None if next is None else cursor(next))
 
     @contextmanager
     def _counts_at_rest(self) -> Iterator[None]:
@@ -98,9 +105,24 @@ class Overview:
             if locked:
                 self._flushing.release()
 
-    def _with_counts(self, fact: Fact) -> Fact:
-        count, last_run_at = self._state.counts.get(fact.hash) or (0, fact.last_run_at)
-        return replace(fact, runs=fact.runs + count, last_run_at=last_run_at)
+    def _with_runs(self, fact: Fact, facts: Lookups, viewer: Viewer) -> Fact:
+        """Return the facts with the runs that a viewer sees.
+
+        Those of hidden holders would tell who submits the same text that they hold the program.
+        """
+        waiting = self._state.counts.get(fact.hash)
+        if viewer.manages:
+            runs, last_run_at = fact.runs, fact.last_run_at
+        else:
+            runs, last_run_at = facts.holders.runs_seen(fact.hash, viewer)
+            if waiting:
+                holders = facts.holders.of(fact.hash)
+                credits, seen = Credits(holders), {one.owner for one in holders if viewer.sees(one)}
+                waiting = {runner: count for runner, count in waiting.items() if credits.of(runner) in seen}
+        if waiting:
+            count, at = total_runs(waiting)
+            runs, last_run_at = runs + count, max(at, last_run_at or 0.0)
+        return replace(fact, runs=runs, last_run_at=last_run_at)
 
     def flush(self) -> None:
         """Write run counts, and checkpoint SQLite's log if it is long. If the disk fails, the next call retries."""
@@ -124,22 +146,6 @@ class Overview:
             except BaseException:
                 self._state.counts.put_back(runs)
                 raise
-
-
-def _as_seen(fact: Fact, holders: Sequence[Holder], viewer: Viewer) -> Fact:
-    """Return the facts with the first submit that a viewer sees: a hidden one is nobody else's business."""
-    if viewer.manages:
-        return fact
-    first = next((holder for holder in holders if viewer.sees(holder)), None)
-    return fact if first is None else replace(fact, created_by=first.uid, created_at=first.at)
-
-
-def _own_visibility(holders: Sequence[Holder], viewer: Viewer) -> Visibility | None:
-    """Return the visibility that the viewer itself has given, or another tenant of the user that it may act for."""
-    own = [holder for holder in holders if holder.uid == viewer.uid]
-    exact = [holder for holder in own if holder.tenant == viewer.tenant]
-    found = exact or (own if viewer.owns_user else [])
-    return found[0].visibility if found else None
 
 
 def _seen_moves(history: dict[str, list[Move]], facts: Lookups, viewer: Viewer) -> dict[str, list[Move]]:

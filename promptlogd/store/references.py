@@ -9,7 +9,8 @@ from promptlogd.store.errors import Ambiguous, BadReference, NotFound
 from promptlogd.store.hashes import HASH_DIGITS, is_hex
 from promptlogd.store.holders import Viewer
 from promptlogd.store.journal import Move
-from promptlogd.store.lookups import Fact, Lookups
+from promptlogd.store.lookups import Lookups
+from promptlogd.store.newest import Place
 
 MIN_PREFIX_DIGITS = 8
 _MATCHES = 10
@@ -70,13 +71,14 @@ def before(name: str, history: Sequence[Move], has: Callable[[str], bool]) -> tu
     raise NotFound(f"@{name}", f"@{name} has no earlier program, or that program was removed")
 
 
-def cursor(fact: Fact) -> str:
-    """Return the cursor of the position after this program in the list."""
-    return f"{fact.created_at.hex()}:{fact.hash}"
+def cursor(place: Place) -> str:
+    """Return the cursor of a place in the list."""
+    at, hash = place
+    return f"{at.hex()}:{hash}"
 
 
-def place(after: str) -> tuple[float, str]:
-    """Return the position that a cursor means: (time of the submit, hash). Raises BadReference."""
+def place(after: str) -> Place:
+    """Return the place in the list that a cursor means. Raises BadReference."""
     text, _, hash = after.partition(":")
     try:
         at = float.fromhex(text)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from promptlogd.store.artifacts import Place, check_place, seal_artifact
 from promptlogd.store.backup import Backup
+from promptlogd.store.counts import total_runs
 from promptlogd.store.errors import Damaged, NotFound, NotYours, ProgramUnreadable, StoreFailed, StoreFull, Unstorable
 from promptlogd.store.hashes import is_hash
 from promptlogd.store.holders import MANAGER, Holder, Viewer, Visibility, is_public, without_holders
@@ -84,7 +85,7 @@ class Store:
     def close(self) -> None:
         """Write run counts, and unlock the folder."""
         self.flush()
-        if lost := sum(count for count, _ in self._state.counts.take().values()):
+        if lost := sum(total_runs(counts)[0] for counts in self._state.counts.take().values()):
             _log.error("%d finished runs were not counted: the counts could not be written", lost)
         self._state.close()
 
@@ -424,7 +425,7 @@ class Store:
         with self._state.writing:
             with self._read_facts() as facts:
                 now, named = facts.get(unused.hash), facts.count_names_on(unused.hash)
-            if now is None or named or now.used_at != unused.used_at or self._state.counts.get(unused.hash) is not None:
+            if now is None or named or now.used_at != unused.used_at or self._state.counts.get(unused.hash):
                 return None
             size = self._objects.bytes_of(unused.hash)
             try:
@@ -443,9 +444,9 @@ class Store:
         with self._state.writing:
             return self._names.label(name, hash, labeller)
 
-    def record_run(self, hash: str) -> None:
-        """Count a finished run, in memory until `flush`."""
-        self._state.counts.add(hash, 1, time.time())
+    def record_run(self, hash: str, viewer: Viewer = MANAGER) -> None:
+        """Count a finished run by this viewer, in memory until `flush`."""
+        self._state.counts.add(hash, viewer, time.time())
 
     def flush(self) -> None:
         """Write run counts, and checkpoint SQLite's log if it is long. If the disk fails, the next call retries."""

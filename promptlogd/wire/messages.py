@@ -158,7 +158,8 @@ class Show(_Request, frozen=True, kw_only=True):
 
 
 class List(_Request, frozen=True, kw_only=True):
-    """List one page of programs, newest first."""
+    """List one page of programs, newest first. A page may have fewer programs than `limit`, even none, and not be the
+    last: that one has no `next`."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     after: Annotated[str, Meta(max_length=128)] | None = None
@@ -348,10 +349,11 @@ class Shown(_Reply, frozen=True, kw_only=True):
     """Size of the source in bytes."""
     created_at: float
     created_by: int
-    """Uid of the client that stored the program."""
+    """Uid of the client that stored the program: the first that this client sees."""
     engine: Engine = "quickjs"
     language: Language = "javascript"
     runs: int
+    """Finished runs, by this client and by others whose holding of the program it sees."""
     last_run_at: float | None = None
     names: list[str]
     """At most 1,000, in alphabetical order."""

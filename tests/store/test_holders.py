@@ -145,6 +145,73 @@ def test_two_submit_the_same_text(store: Store) -> None:
         store.load(hash)
 
 
+def test_runs_of_hidden_holders_are_hidden(store: Store) -> None:
+    """Each holder sees its own runs, and those by others to whom it shows the program. Managers see all."""
+    manager = Viewer(uid=1, manages=True)
+    hash, _ = _submit(store, ALICE)
+
+    def runs(viewer: Viewer) -> int:
+        shown, listed = store.show(hash, viewer).fact, store.list(10, None, viewer).rows[0].fact
+        assert (shown.runs, shown.last_run_at) == (listed.runs, listed.last_run_at)
+        assert (shown.runs == 0) == (shown.last_run_at is None)
+        return shown.runs
+
+    for _ in range(3):
+        store.record_run(hash, ALICE)
+    store.record_run(hash, manager)  # it sees the program as a holder does, so the run counts for the holder
+    _submit(store, BOB)
+    for flushed in (False, True):
+        assert [runs(viewer) for viewer in (ALICE, BOB, manager)] == [4, 0, 4]
+        if not flushed:
+            store.flush()
+    store.record_run(hash, BOB)
+    assert [runs(viewer) for viewer in (ALICE, BOB, manager)] == [4, 1, 5]
+    _submit(store, ALICE, visibility="all")
+    store.record_run(hash, CAROL)
+    for flushed in (False, True):
+        assert [runs(viewer) for viewer in (ALICE, BOB, CAROL, manager)] == [5, 6, 5, 6]
+        if not flushed:
+            store.flush()
+    _submit(store, ALICE, visibility="group")
+    assert [runs(viewer) for viewer in (ALICE, BOB)] == [5, 6]  # the group sees it
+    store.remove(hash, ALICE)
+    assert [runs(viewer) for viewer in (BOB, manager)] == [1, 6]
+    _submit(store, ALICE)
+    assert [runs(viewer) for viewer in (ALICE, BOB)] == [0, 1]
+
+
+def test_runs_of_tenants(store: Store) -> None:
+    """A tenant sees its own runs of a program that another tenant holds as well; the front sees both."""
+    one, other = (Viewer(uid=9, tenant=tenant, owns_user=False) for tenant in ("one", "other"))
+    hash, _ = _submit(store, one)
+    store.record_run(hash, one)
+    _submit(store, other)
+    store.record_run(hash, other)
+    store.record_run(hash, CAROL)  # the front itself holds nothing: it counts for the oldest of its tenants
+    store.flush()
+    assert [store.show(hash, viewer).fact.runs for viewer in (one, other, CAROL)] == [2, 1, 3]
+
+
+def test_the_list_does_not_tell_of_hidden_submits(store: Store) -> None:
+    """A program has the place, the time and the cursor of the first submit that one sees."""
+    hidden, _ = _submit(store, ALICE, b"hidden")
+    order = [_submit(store, BOB, source)[0] for source in (b"older", b"hidden", b"newer")]
+    at = {hash: store.show(hash, BOB).holders[0].at for hash in order}
+    after, listed = None, []
+    while True:
+        page = store.list(1, after, BOB)
+        listed += [(row.fact.hash, row.fact.created_at, page.next) for row in page.rows]
+        after = page.next
+        if after is None:
+            break
+    assert [hash for hash, _, _ in listed] == order[::-1]
+    for hash, created_at, cursor in listed:
+        assert created_at == at[hash]
+        assert cursor in (None, f"{at[hash].hex()}:{hash}")
+    assert [row.fact.hash for row in store.list(10, None, ALICE).rows] == [hidden]
+    assert [row.fact.hash for row in store.list(10, None).rows] == [order[2], order[0], hidden]
+
+
 def test_who_sees_a_program_but_does_not_hold_it(store: Store) -> None:
     """It may neither remove the program nor read its source; a manager may do both, for everybody."""
     hash, _ = _submit(store, ALICE, visibility="all", name="a")
