@@ -26,13 +26,16 @@ _CPU_BURST_S = 10.0
 """`cpu_burst_ms` is that of so many seconds by default."""
 
 _REFUSALS_PER_S, _REFUSALS_BURST = 10.0, 20.0
-"""Refusals of one principal that are sent at once. Further ones are sent later."""
-_DELAYS_PER_S = 1000.0
+"""Refusals of one principal that are sent at once. Further ones are sent later, so that they keep to this rate."""
+_MOST_DELAY_S = 4.0
+"""Longest delay, less than the default of `server.drain_s`. A refusal costs the daemon 0.2 to 0.7 ms. With a delay of
+1 s for all, a tenant with 256 requests in flight used more of the daemon's CPU time by refusals than by its runs."""
+_SPREAD_S, _STEPS = 2.0, 100
+"""Delays that would be longer go round the last 2 s of it in 100 steps. With one delay for all, the requests of a
+client would come back together, and occupy the event loop for as long as all of them take."""
+_DELAYS_PER_S = 500.0
 """Refusals of all principals that are delayed. Each holds 7 KB until it is sent, so all hold at most 18 MB. The others
 are sent at once."""
-_LEAST_DELAY_S, _SPREAD_S, _STEPS = 0.5, 1.0, 100
-"""Delays go round from 0.5 s to 1.5 s in 100 steps. With one delay for all, the requests of a client would come back
-together, and occupy the event loop for as long as all of them take."""
 
 _Key = tuple[int, str | None]
 
@@ -79,7 +82,7 @@ class Quotas:
         self._accounts: OrderedDict[_Key, _Account] = OrderedDict()
         """Longest unused first."""
         self._delayed = 0
-        """Number of refusals that were delayed."""
+        """Number of refusals that were delayed by less than the rate of refusals takes."""
         self._delays = TokenBucket()
         self._applied: dict[tuple[int, frozenset[int], str | None], _Applied] = {}
         if access is not None:
@@ -116,30 +119,45 @@ class Quotas:
                 if wait_s > 0:
                     what = f"{quota.runs_per_s:g} runs per second"
                     raise self.refused(key, used_up("runs_per_s", quota.runs_per_s, what, key, wait_s))
-            if quota.cpu_ms_per_s is not None:
-                burst = quota.cpu_burst_ms or _CPU_BURST_S * quota.cpu_ms_per_s
-                wait_s = self._account(key).cpu_ms.wait_s(0, now, quota.cpu_ms_per_s, burst)
-                if wait_s > 0:
-                    what = f"{quota.cpu_ms_per_s:g} ms of CPU time per second"
-                    raise self.refused(key, used_up("cpu_ms_per_s", quota.cpu_ms_per_s, what, key, wait_s))
+            if (error := self._cpu_debt(key, quota, now)) is not None:
+                raise self.refused(key, error)
         for key, quota in quotas:
             if quota.runs_per_s is not None:
                 self._account(key).runs.use(1, now, quota.runs_per_s)
 
+    def cpu_debt(self, principal: Principal) -> RequestError | None:
+        """Return the error for a run that has waited, if runs that ended meanwhile have used up a quota of CPU time."""
+        if self._access is None:
+            return None
+        now = trio.current_time()
+        errors = (self._cpu_debt(key, quota, now) for key, quota in self._of(principal, self._access).quotas)
+        return next((error for error in errors if error is not None), None)
+
+    def _cpu_debt(self, key: _Key, quota: Quota, now: float) -> RequestError | None:
+        rate = quota.cpu_ms_per_s
+        if rate is None:
+            return None
+        wait_s = self._account(key).cpu_ms.wait_s(0, now, rate, quota.cpu_burst_ms or _CPU_BURST_S * rate)
+        what = f"{rate:g} ms of CPU time per second"
+        return used_up("cpu_ms_per_s", rate, what, key, wait_s) if wait_s > 0 else None
+
     def refused(self, key: _Key, error: RequestError) -> RequestError:
-        """Return the error, delayed if this user or tenant was refused often in the last time.
+        """Return the error, delayed if this user or tenant was refused often in the last time (a token bucket shaper).
 
         Otherwise a client that does not wait could keep the daemon busy with refusals.
         """
         refusals, now = self._account(key).refusals, trio.current_time()
-        if refusals.wait_s(1, now, _REFUSALS_PER_S, _REFUSALS_BURST) > 0:
+        delay_s = refusals.wait_s(1, now, _REFUSALS_PER_S, _REFUSALS_BURST)
+        if delay_s > 0:
             if self._delays.wait_s(1, now, _DELAYS_PER_S, _DELAYS_PER_S) > 0:
                 return error
             self._delays.use(1, now, _DELAYS_PER_S)
-            self._delayed += 1
-            error.delay_s = _LEAST_DELAY_S + _SPREAD_S * (self._delayed % _STEPS) / _STEPS
-        else:
+        if delay_s <= _MOST_DELAY_S:
             refusals.use(1, now, _REFUSALS_PER_S)
+        else:
+            self._delayed += 1
+            delay_s = _MOST_DELAY_S - _SPREAD_S * (self._delayed % _STEPS) / _STEPS
+        error.delay_s = delay_s
         return error
 
     def charge(self, principal: Principal, cpu_ms: float) -> None:

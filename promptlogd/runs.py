@@ -199,12 +199,18 @@ class PendingRun:
     def _granted(self, ticket: Ticket | RequestError) -> None:
         if isinstance(ticket, RequestError):
             self._ticket = None
-            if ticket.code == "quota":
-                ticket = self._runs.quotas.refused((self._principal.uid, self._principal.tenant), ticket)
-            self._end(ticket)
+            self._refuse(ticket)
+            return
+        has_waited, self._ticket = self._ticket is not None, ticket
+        if has_waited and (error := self._runs.quotas.cpu_debt(self._principal)) is not None:
+            self._refuse(error)
         else:
-            self._ticket = ticket
             self._take_cell()
+
+    def _refuse(self, error: RequestError) -> None:
+        if error.code == "quota":
+            error = self._runs.quotas.refused((self._principal.uid, self._principal.tenant), error)
+        self._fail(error)
 
     def _take_cell(self) -> None:
         self._wants_cell = True
@@ -279,8 +285,8 @@ class PendingRun:
     def _release(self, charge_ms: float) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
+            self._runs.quotas.charge(self._principal, charge_ms)  # first, because `end` may start the next run
             self._runs.admission.end(ticket, charge_ms)
-            self._runs.quotas.charge(self._principal, charge_ms)
 
     def _end(self, result: Result | RequestError) -> None:
         ended, self._ended = self._ended, None

@@ -120,6 +120,29 @@ async def test_a_lower_quota_of_waiting_runs() -> None:
     assert runs.refused.keys() == {"e", "f"}
 
 
+async def test_slots_that_are_returned_at_once_do_not_hold_up_the_loop() -> None:
+    """Waiting runs that the quota of CPU time refuses, once they get a slot, are refused some in each turn."""
+    runs, granted = _Runs(slots=1), 0
+    runs.ask("first", client(1))
+
+    def refuse(ticket: Ticket | RequestError) -> None:
+        nonlocal granted
+        assert isinstance(ticket, Ticket)
+        granted += 1
+        runs.admission.return_unused(ticket)
+
+    for _ in range(100):
+        runs.admission.ask(client(1), "quickjs", refuse)
+    runs.end("first")
+    most, turns = granted, 0
+    while granted < 100:
+        before = granted
+        await trio.lowlevel.checkpoint()
+        most, turns = max(most, granted - before), turns + 1
+    assert most <= 32
+    assert turns < 20
+
+
 async def test_a_quota_that_is_lifted() -> None:
     """With the next run after a reload, the runs that waited for the quota start."""
     runs = _Runs()

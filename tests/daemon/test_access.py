@@ -239,6 +239,19 @@ def test_runs_at_once_and_queued() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+def test_runs_that_wait_do_not_exceed_the_quota_of_cpu_time() -> None:
+    """When a user's CPU time is used up, its waiting runs are refused. They were within the quota when they came."""
+    config = "[quotas.user]\nruns_at_once = 1\ncpu_ms_per_s = 1\ncpu_burst_ms = 20\n"
+    with open_daemon(config) as daemon:
+        replies = ALICE.ask(daemon.socket, *[{"type": "run", "source": _SPIN}] * 4, at_once=True)
+        assert sorted(_codes(replies)) == ["finished", "quota", "quota", "quota"]
+        for reply in replies:
+            if reply["type"] == "error":
+                assert _retry_after(reply, "cpu_ms_per_s") > 20_000
+        assert BOB.one(daemon.socket, "run", source="return 1")["outcome"]["kind"] == "ok"
+        assert ROOT.one(daemon.socket, "stats")["running"] == 0
+
+
 def test_tenants_are_principals() -> None:
     """A tenant has rights, programs and quotas of its own; only a front may say that it manages."""
     front = ALICE
