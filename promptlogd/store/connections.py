@@ -53,6 +53,16 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script, because `executescript` would end the transaction in progress."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):  # a trigger contains semicolons
+            yield statement
+            statement = ""
+
+
 def copy_database(path: Path, copy: Path) -> None:
     """Write a copy of the last commit of a database that this process has open. Raises OSError, sqlite3.Error.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from promptlogd.store.connections import Readers, connect, copy_database, transaction
+from promptlogd.store.connections import Readers, connect, copy_database, statements, transaction
 from promptlogd.store.counts import Counts, total_runs
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import open_folder
@@ -151,7 +151,7 @@ class Facts:
                 for column in ADDED_COLUMNS:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
             self._db.execute("DROP TABLE IF EXISTS holders")
-            for statement in _statements(HOLDER_SCHEMA + NEWEST_SCHEMA + TOTALS_SCHEMA):
+            for statement in statements(HOLDER_SCHEMA + NEWEST_SCHEMA + TOTALS_SCHEMA):
                 self._db.execute(statement)
             self._names.count_again()
             self._holders.fill(holders_of)
@@ -294,13 +294,3 @@ class Facts:
             self._names.apply(moves)
             if gone is not None:
                 self._delete(gone)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Yield the statements of a script, which a transaction can execute one by one."""
-    statement = ""
-    for part in script.split(";"):
-        statement += part + ";"
-        if sqlite3.complete_statement(statement):  # a trigger contains semicolons
-            yield statement
-            statement = ""
