@@ -142,7 +142,7 @@ static void mend_import(struct account *account)
 }
 
 /* Return the account with a better message and a better first place. The caller frees other frames than the old ones. */
-static struct account mend(struct account old)
+static struct account improve(struct account old)
 {
     struct account new = old;
     struct frame first, second = {.place = {0, 0}};
@@ -203,7 +203,7 @@ static JSValue with_calls(JSContext *context, JSValueConst error, JSValue stack,
 }
 
 /* Return the frames of an error with better places, and free the argument. The error gets a better message. */
-static JSValue mended(JSContext *context, JSValueConst error, JSValue stack)
+static JSValue improved(JSContext *context, JSValueConst error, JSValue stack)
 {
     struct account old = {TEXT(""), TEXT(""), MADE_ERROR}, new = old;
     old.frames.start = JS_IsString(stack) ? JS_ToCStringLen(context, &old.frames.size, stack) : NULL;
