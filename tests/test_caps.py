@@ -139,7 +139,7 @@ async def test_slots_that_are_returned_at_once_do_not_hold_up_the_loop() -> None
         before = granted
         await trio.lowlevel.checkpoint()
         most, turns = max(most, granted - before), turns + 1
-    assert most <= 32
+    assert most <= 2 * 32  # a checkpoint may take two turns
     assert turns < 20
 
 
