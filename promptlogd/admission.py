@@ -34,6 +34,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Protocol, cast
 
@@ -369,7 +370,8 @@ class Admission:
             while self._waiting and self.free and (ticket := self._choose()) is not None:
                 looks += 1
                 if looks > _GRANTED_AT_ONCE:
-                    trio.lowlevel.current_trio_token().run_sync_soon(self.select, idempotent=True)
+                    with suppress(trio.RunFinishedError):  # the daemon is at its end
+                        trio.lowlevel.current_trio_token().run_sync_soon(self.select, idempotent=True)
                     break
                 if ticket.room.has_room():
                     self._withdraw(ticket)

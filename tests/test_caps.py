@@ -19,7 +19,7 @@ class _Runs:
     """Runs that were asked for: which have a slot, and which were refused with which code."""
 
     def __init__(self, *, slots: int = 4) -> None:
-        self.admission = Admission(concurrent=slots, queue=100, queue_bytes=1000, cells={"quickjs": Cells()})
+        self.admission = Admission(concurrent=slots, queue=1000, queue_bytes=1000, cells={"quickjs": Cells()})
         self.running: dict[str, Ticket] = {}
         self.refused: dict[str, RequestError] = {}
 
@@ -141,6 +141,24 @@ async def test_slots_that_are_returned_at_once_do_not_hold_up_the_loop() -> None
         most, turns = max(most, granted - before), turns + 1
     assert most <= 2 * 32  # a checkpoint may take two turns
     assert turns < 20
+
+
+def test_slots_that_are_returned_at_the_end() -> None:
+    """Runs that are still granted and refused when the daemon ends do no harm."""
+
+    async def main() -> None:
+        runs = _Runs(slots=1)
+        runs.ask("first", client(1))
+
+        def refuse(ticket: Ticket | RequestError) -> None:
+            assert isinstance(ticket, Ticket)
+            runs.admission.return_unused(ticket)
+
+        for _ in range(500):
+            runs.admission.ask(client(1), "quickjs", refuse)
+        runs.end("first")
+
+    trio.run(main)
 
 
 async def test_a_quota_that_is_lifted() -> None:
