@@ -1,5 +1,5 @@
-/* Places of calls. The engine notes the place of the last identifier, call or operator before a call: for
- * `new Error(\n  text\n)`, that of `text`. V8 gives the place of `new`, or of the function's name. */
+/* Positions of calls. The engine records the position of the last identifier, call or operator before a call: for
+ * `new Error(\n  text\n)`, that of `text`. V8 reports the position of `new`, or of the function's name. */
 #include <string.h>
 
 #include "tokens.h"
@@ -35,7 +35,7 @@ static struct text line_from(struct text code, struct place place, const char **
     return (struct text){at, (size_t)(end - at)};
 }
 
-/* Whether one of the names is at this place. Then set the place to that of a `new` before it, on the same line. */
+/* Whether one of the names is at this position. If `new` precedes it on the same line, set the position to that of `new`. */
 static bool is_at_name(struct text code, struct place *place, const struct text *names, size_t count)
 {
     const char *line_start = NULL;
@@ -66,7 +66,7 @@ static size_t callee_before(size_t bracket, const struct text *names, size_t cou
     return is_one_of(name->start, name->size, names, count) ? bracket - 1 : NO_TOKEN;
 }
 
-/* Return the last token of the name of the call at the window's place or around it, within the same function. */
+/* Return the last token of the function's name, for a call at the window's position or around it in the same function. */
 static size_t find_callee(const struct text *names, size_t count)
 {
     size_t at = window.place, end = at + 1;
@@ -81,9 +81,9 @@ static size_t find_callee(const struct text *names, size_t count)
     return found;
 }
 
-/* Move a place to the call around it of a function with one of these names. `searches`: whether this may take the time to
- * read the whole program. Return whether the place has changed. */
-bool calls_mend(struct text code, struct place *place, const struct text *names, size_t count, bool searches)
+/* Set a position to that of the call around it whose function has one of these names. `searches`: the whole program may
+ * be read for it. Return whether the position has changed. */
+bool calls_improve(struct text code, struct place *place, const struct text *names, size_t count, bool searches)
 {
     const struct place old = *place;
     if (count == 0 || place->line == 0)

@@ -139,7 +139,7 @@ bool errors_is_function(const struct text *names, size_t count, bool is_new);
 /* --- places.c: better positions and messages of the engine's errors ----------------------------------------------- */
 
 void places_set_code(struct text text);
-bool places_mend(struct text *message, struct place *place, struct place caller);
+bool places_improve(struct text *message, struct place *place, struct place caller);
 bool places_may_search(void);
 struct text places_code(void);
 

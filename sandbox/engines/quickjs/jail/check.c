@@ -314,7 +314,7 @@ enum form check_source(const struct job *job)
         if (export.opens_line || is(first.message, "unsupported keyword: export"))
             return refuse(FORM_MODULE, clear(in_module, source, 0), source);
     }
-    /* A brace that closes more than the body opens: the engine reports what follows it. */
+    /* If a brace closes more than the body opens, the engine reports the token after it. */
     struct place stray;
     struct text before = {source.start, unplaced_stray_brace(source, &stray)};
     if (stray.line > 0 && stray.line < place_of(&error).line && parses_in(brackets[0], before, brackets[1], &first)) {

@@ -8,7 +8,7 @@
 #define FRAME "    at "
 #define OWN_FRAME FRAME "captureStackTrace (native)\n"
 
-/* The engine's functions, as they were before any program. They live as long as this process. */
+/* The engine's original functions, which no program has replaced. They are never freed. */
 static JSContext *owner;
 static JSValue engine_stack, engine_capture, text_of_error, concatenate;
 static JSValue own_capture;
@@ -40,8 +40,8 @@ bool errors_is_function(const struct text *names, size_t count, bool is_new)
     return is_function;
 }
 
-/* Return the size of a stack that the engine has made, without its last line feed; -1 for any other value, such as what
- * a program's Error.prepareStackTrace has made. */
+/* Return the size of a stack without its last line feed. Return -1 if the engine did not make it, for example if a
+ * program's Error.prepareStackTrace did. */
 static int size_of_frames(const char *stack, size_t size)
 {
     bool is_own = size == 0 || (size > strlen(FRAME) && memcmp(stack, FRAME, strlen(FRAME)) == 0 && stack[size - 1] == '\n');
@@ -78,7 +78,7 @@ static JSValue with_header(JSContext *context, JSValueConst error, JSValue stack
     return whole;
 }
 
-/* Return an own message of an error; NULL for any other value. */
+/* Return the error's own property `message`, or NULL if it has none that is a string. */
 static const char *own_message(JSContext *context, JSValueConst error, size_t *size)
 {
     JSPropertyDescriptor message = {.value = JS_UNDEFINED, .getter = JS_UNDEFINED, .setter = JS_UNDEFINED};
@@ -120,8 +120,8 @@ static bool takes_callback(struct text frame, struct text *name)
     return false;
 }
 
-/* An import() that fails has no frames: give it that of the import. */
-static void mend_import(struct account *account)
+/* The error of a failed import() has no frames. Give it one, with the position of the import. */
+static void improve_import(struct account *account)
 {
     static const char refused[] = "could not load module '", body[] = "(async function (prompt, env) {";
     static char frame[96], message[160];
@@ -141,7 +141,8 @@ static void mend_import(struct account *account)
     account->frames = memory_join(&part, 1);
 }
 
-/* Return the account with a better message and a better first place. The caller frees other frames than the old ones. */
+/* Return the account with an improved message and an improved position of the first frame. If the frames differ from
+ * the old ones, the caller frees them. */
 static struct account improve(struct account old)
 {
     struct account new = old;
@@ -160,7 +161,7 @@ static struct account improve(struct account old)
         if (next != NULL && !stacks_read_frame(next + 1, end, &second))
             second.place.line = 0;
         struct place place = first.place;
-        if (places_mend(&new.message, &place, second.place))
+        if (places_improve(&new.message, &place, second.place))
             new.first = IS_PLACED;
         else if (is(old.message, "Maximum call stack size exceeded"))
             new.first = RECURSED;
@@ -180,19 +181,19 @@ static struct account improve(struct account old)
         new.message = (struct text){message, size};
     }
     if (old.frames.size == 0)
-        mend_import(&new);
+        improve_import(&new);
     new.message = messages_as_in_v8(new.message, places_code());
     return new;
 }
 
-/* Return the frames without the error's constructors and with the places of calls, and free the argument. */
+/* Return the frames without the error's constructors and with the positions of calls, and free the argument. */
 static JSValue with_calls(JSContext *context, JSValueConst error, JSValue stack, enum first_frame first)
 {
     struct text old = {NULL, 0};
     old.start = JS_IsString(stack) ? JS_ToCStringLen(context, &old.size, stack) : NULL;
     if (old.start == NULL)
         return stack;
-    struct text new = old.size > 0 ? stacks_mend(context, error, places_code(), old, first) : old;
+    struct text new = old.size > 0 ? stacks_improve(context, error, places_code(), old, first) : old;
     if (new.start != old.start) {
         JS_FreeValue(context, stack);
         stack = JS_NewStringLen(context, new.start, new.size);
@@ -202,7 +203,7 @@ static JSValue with_calls(JSContext *context, JSValueConst error, JSValue stack,
     return stack;
 }
 
-/* Return the frames of an error with better places, and free the argument. The error gets a better message. */
+/* Improve the message of an error. Return its frames with improved positions, and free the argument. */
 static JSValue improved(JSContext *context, JSValueConst error, JSValue stack)
 {
     struct account old = {TEXT(""), TEXT(""), MADE_ERROR}, new = old;

@@ -70,7 +70,7 @@ static JSValue class_of(JSContext *context, JSValueConst this, int count, JSValu
     return JS_NewUint32(context, JS_IsObject(arguments[0]) ? JS_GetClassID(arguments[0]) : 0);
 }
 
-/* engine.promise(value) -> { state, value }; undefined for what is no promise. */
+/* engine.promise(value) -> { state, value } of a promise; undefined for any other value. */
 static JSValue promise_of(JSContext *context, JSValueConst this, int count, JSValueConst *arguments)
 {
     static const char *const states[] = {"pending", "fulfilled", "rejected"};

@@ -1,4 +1,4 @@
-/* Messages that name what failed, in the program's own words: "o.run is not a function" for "not a function". */
+/* Messages that name the failed expression: "o.run is not a function" instead of "not a function". */
 #include <stdio.h>
 #include <string.h>
 
@@ -60,14 +60,14 @@ static struct text message_of(const char *before, size_t from, size_t to, const 
     return message.full ? TEXT("") : (struct text){message.text, message.size};
 }
 
-/* What is called: its tokens, the bracket or template behind it, and whether `new` is before it. `made`: whether it
- * begins with what `new X(...)` made; this part is not among its tokens. */
+/* A called expression: its tokens from `from` to before `end`, the bracket or template after it, and whether `new`
+ * precedes it. `made`: the expression begins with `new X(...)`, which is not among its tokens. */
 struct callee {
     size_t from, end, open;
     bool is_new, made;
 };
 
-/* Find out whether `new` is before a chain, and for `new X(...).y` leave out what it made. */
+/* Set `is_new`. For `new X(...).y`, set `made` and leave out `X(...)`. */
 static void read_new(struct callee *callee)
 {
     callee->made = false;
@@ -91,7 +91,7 @@ static bool is_call(size_t at)
     return at_is(at, "(") || at_is_kind(at, HEAD) || (at_is_kind(at, VALUE) && *window.list[at].start == '`');
 }
 
-/* Get what is called at the engine's place, if that is in its name. */
+/* Get the call at the error's position. Return false if the position is not in the name of a called function. */
 static bool callee_at(size_t at, struct callee *callee)
 {
     if (!at_is_kind(at, NAME) || at_is_keyword(at))
@@ -113,7 +113,7 @@ static bool opens_literal(size_t brace)
     return at_is(brace, "{") && brace > 0 && at_is_one_of(brace - 1, before);
 }
 
-/* Get the innermost call around the token `at`: the engine's place may be in its arguments or in its index. */
+/* Get the innermost call around the token `at`. The error's position may be in its arguments or in its index. */
 static bool callee_around(size_t at, struct callee *callee)
 {
     while ((at = tokens_open(&window, at)) != NO_TOKEN && at > 0) {
@@ -135,7 +135,7 @@ static bool callee_around(size_t at, struct callee *callee)
     return false;
 }
 
-/* Whether this is a function of the language, as in `Math.max` and `new Date`: then it was another call that failed. */
+/* Whether this is a function of the language, as in `Math.max` and `new Date`. Then another call failed. */
 static bool is_built_in(const struct callee *callee)
 {
     struct text names[4];
@@ -158,7 +158,8 @@ static bool is_error_class(const struct callee *callee)
     return last->size >= size && memcmp(last->start + last->size - size, suffix, size) == 0;
 }
 
-/* Return the message with the name of what was called; an empty text if it is not known. `at`: set to what was called. */
+/* Return the message that names the called expression, and set `at` to its last token. Return an empty text if the
+ * expression is not known. */
 struct text messages_of_call(struct text old, size_t *at)
 {
     struct callee callee;
@@ -185,7 +186,7 @@ struct text messages_of_call(struct text old, size_t *at)
         return message_of(before, callee.from, callee.end, " is not a constructor");
     if (!is_call(callee.open) || !at_is(tokens_close(&window, callee.open) + 1, "("))
         return message_of(before, callee.from, callee.end, " is not a function");
-    /* In `f(1)(2)`, both calls have the same place. */
+    /* In `f(1)(2)`, both calls have the same position. */
     struct text name = message_of(before, callee.from, callee.end, "");
     static char both[2 * MESSAGE_BYTES + 32];
     if (name.size == 0)
@@ -226,8 +227,8 @@ static size_t nested_pattern(size_t at)
     return NO_TOKEN;
 }
 
-/* Return the message for an object pattern whose first property is at this token. If it has a pattern within it, either of
- * them failed: the engine's message is the same. */
+/* Return the message for an object pattern whose first property is at this token. If the pattern contains another one,
+ * the message names both, because the engine's message does not say which failed. */
 struct text messages_of_pattern(size_t at)
 {
     static char both[2 * MESSAGE_BYTES + 64];
@@ -243,8 +244,7 @@ struct text messages_of_pattern(size_t at)
 
 /* --- V8's words -------------------------------------------------------------------------------------------------------- */
 
-/* A message of the engine's, and V8's. They may have a name in the place of `$`, and V8's also null or undefined in the
- * place of `@`, which ends the engine's. */
+/* A message of the engine, as the text before and after a name, and V8's message, where `$` stands for the name. */
 struct wording {
     const char *before, *behind, *in_v8;
 };
@@ -254,7 +254,7 @@ static bool ends_with(struct text text, const char *word)
     return text.size >= strlen(word) && memcmp(text.start + text.size - strlen(word), word, strlen(word)) == 0;
 }
 
-/* Return the message in V8's words, if it is one of the engine's. A text of the program stays as it is. */
+/* Return the message in V8's words if it is one of the engine's. A message of the program stays unchanged. */
 struct text messages_as_in_v8(struct text old, struct text code)
 {
     static const struct wording wordings[] = {

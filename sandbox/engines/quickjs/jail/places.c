@@ -17,20 +17,20 @@ enum { SEARCHED_BYTES = 8 << 20, STATEMENT_TOKENS = 64 };
 static struct text code;
 static size_t searched;
 
-/* Whether the time to read the whole program once more may be taken. */
+/* Whether the program's text may be read once more. The number of bytes read in a run is limited. */
 bool places_may_search(void)
 {
     searched += code.size;
     return searched <= SEARCHED_BYTES;
 }
 
-/* Return the text that the program was compiled from. */
+/* Return the source text of the program. */
 struct text places_code(void)
 {
     return code;
 }
 
-/* Set the text that the program was compiled from. */
+/* Set the source text of the program. */
 void places_set_code(struct text text)
 {
     code = text;
@@ -190,7 +190,7 @@ static bool has_name(struct text message, const char *before, const char *after,
     return name->size > 0;
 }
 
-/* What failed, by the engine's message or by one of messages.c. */
+/* The kind of operation that failed, according to the message of the engine or of messages.c. */
 enum failure { UNKNOWN, PROPERTY, PATTERN, ITERATION, ASSIGNMENT, OPERATION, CALL, REFERENCE };
 
 struct pattern {
@@ -249,7 +249,7 @@ static size_t find_reference(size_t at, struct text name)
     return same && !(at > 0 && (at_is_dot(at - 1) || at_declares(at - 1))) && !at_is(at + 1, ":") ? at : NO_TOKEN;
 }
 
-/* Return the operator before the operand at the engine's last place. */
+/* Return the operator before the operand at the error's position. */
 static size_t find_operator(void)
 {
     static const char *const operators[] = {"+", "-", "*", "/", "%", "**", "<", ">", "<=", ">=", "==", "&", "|", "^", NULL};
@@ -270,7 +270,7 @@ static size_t find_place(enum failure failure, struct text name)
         return find_assignment(name);
     case OPERATION:
         return find_operator();
-    case REFERENCE: /* the engine notes no place of `b` in `{ a, b }` */
+    case REFERENCE: /* the engine records no position for `b` in `{ a, b }` */
         return find(find_reference, name);
     default:
         return NO_TOKEN;
@@ -333,10 +333,10 @@ static bool enter_class_behind(void)
     return false;
 }
 
-/* Mend the place and the message of an error of the engine; both stay as they are if nothing better is found. Return
- * whether it is one. A place of line 0 needs
- * the place of the next frame. The new message is valid until the next call. */
-bool places_mend(struct text *message, struct place *place, struct place caller)
+/* Improve the position and the message of an error. Both stay as they are if nothing better is found. `caller` is the
+ * position of the next frame, which is used if `place` has line 0. The new message is valid until the next call. Return
+ * whether the engine threw the error. */
+bool places_improve(struct text *message, struct place *place, struct place caller)
 {
     static bool (*const classes[])(void) = {enter_class_around, enter_class_behind};
     struct place from = place->line == 0 ? caller : *place;
@@ -353,7 +353,7 @@ bool places_mend(struct text *message, struct place *place, struct place caller)
         size_t found = find_place(failure, name);
         struct text named = message_for(failure, *message, &found);
         if (said && (named.size != message->size || memcmp(named.start, message->start, named.size) != 0))
-            return false; /* the message is not from here */
+            return false; /* the message belongs to another expression */
         if (named.size > 0 && !said)
             *message = named;
         if (found < window.count)

@@ -1,4 +1,4 @@
-/* The frames of a stack: which are shown, and the places of the calls in them. */
+/* The frames of a stack: which are shown, and the positions of the calls in them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 
 enum { MOST_FRAMES = 12, MOST_NAMES = 8, PLACE_BYTES = 32 };
 
-/* Find the place in the first line of a text; false if that is no frame of the program's text. */
+/* Find the position in the first line of a text. Return false if this line is not a frame in the program. */
 bool stacks_read_frame(const char *line, const char *end, struct frame *frame)
 {
     static const char *const files[] = {" (eval_script:", " (program:"};
@@ -31,7 +31,7 @@ bool stacks_read_frame(const char *line, const char *end, struct frame *frame)
     return *next == ')';
 }
 
-/* Return the name of the function in a frame; an empty text if it has none. */
+/* Return the name of the function in a frame, or an empty text. */
 struct text stacks_function(struct text line)
 {
     const char *end = memmem(line.start, line.size, " (", 2);
@@ -102,7 +102,7 @@ static struct text behind(struct text text, size_t count)
     return (struct text){text.start + count, text.size - count};
 }
 
-/* Leave out the constructors of the error's own classes, as V8 does: they are not where the error was made. */
+/* Leave out the constructors of the error's own classes, as V8 does. They are not where the error was created. */
 static struct text without_classes(struct text frames, const struct text *names, size_t count)
 {
     struct frame frame;
@@ -115,9 +115,9 @@ static struct text without_classes(struct text frames, const struct text *names,
     }
 }
 
-/* Return the frames of an error without those of its constructors, and with the places of calls as V8 has them. The caller
- * frees other frames than the given ones. */
-struct text stacks_mend(
+/* Return the frames of an error without those of its constructors, and with the positions of calls that V8 reports. If the
+ * frames differ from the given ones, the caller frees them. */
+struct text stacks_improve(
     JSContext *context, JSValueConst error, struct text code, struct text given, enum first_frame first)
 {
     static char shown[MOST_FRAMES][PLACE_BYTES];
@@ -133,7 +133,7 @@ struct text stacks_mend(
         const struct text *wanted = is_maker ? names : &called;
         size_t wanted_count = is_maker ? count : called.size > 0;
         bool known = stacks_read_frame(line.start, line.start + line.size, &frame) && !(is_first && first == IS_PLACED);
-        if (known && code.start != NULL && calls_mend(code, &frame.place, wanted, wanted_count, is_first)) {
+        if (known && code.start != NULL && calls_improve(code, &frame.place, wanted, wanted_count, is_first)) {
             int size = snprintf(shown[filled], PLACE_BYTES, "%u:%u", frame.place.line, frame.place.column);
             parts[used++] = (struct text){from, (size_t)(frame.start - from)};
             parts[used++] = (struct text){shown[filled], (size_t)size};

@@ -233,17 +233,17 @@ bool token_closes(const struct token *token)
     return token->kind == TAIL || (token->kind == SIGN && token->size == 1 && memchr(")]}", *token->start, 3) != NULL);
 }
 
-/* The text of which the last window has all tokens, and their number. The text must not change. */
+/* The text whose tokens are all in the window, and their number. The text must not change. */
 static struct text held;
 static size_t held_count;
 
-/* Whether the tokens of a text need not be read again. */
+/* Whether the window has all tokens of a text, so that it is not read again. */
 bool tokens_hold(struct text text)
 {
     return held_count > 0 && text.start == held.start && text.size == held.size;
 }
 
-/* Go to the first token at or behind this place in a window that has all tokens. */
+/* The same as tokens_around, if the window has all tokens. */
 static bool go_to(struct tokens *window, unsigned line, unsigned column)
 {
     window->count = held_count;
@@ -257,8 +257,8 @@ static bool go_to(struct tokens *window, unsigned line, unsigned column)
     return false;
 }
 
-/* Fill a window with the tokens around the first one at or behind this place. `window->place` is its index. False if
- * the text ends before. There is one window. */
+/* Fill a window with the tokens around the first token at or after this position. `window->place` is the index of this
+ * token. Return false if the text ends before it. There must be only one window. */
 bool tokens_around(struct tokens *window, struct text text, unsigned line, unsigned column)
 {
     if (tokens_hold(text))

@@ -59,7 +59,7 @@ struct text messages_as_in_v8(struct text message, struct text code);
 
 /* --- stacks.c: frames -------------------------------------------------------------------------------------------------- */
 
-/* A frame's place in the program, and the limits of its text. */
+/* The position of a frame in the program, and the start and end of the position's text. */
 struct frame {
     struct place place;
     const char *start, *end;
@@ -68,13 +68,13 @@ struct frame {
 struct text stacks_function(struct text line);
 bool stacks_read_frame(const char *line, const char *end, struct frame *frame);
 
-/* What the first frame of a stack did: it made the error, it called its own function too often, or its place is right. */
+/* The first frame of a stack created the error, or called its own function too often, or its position is right. */
 enum first_frame { MADE_ERROR, RECURSED, IS_PLACED };
 
-struct text stacks_mend(JSContext *context, JSValueConst error, struct text code, struct text given, enum first_frame first);
+struct text stacks_improve(JSContext *context, JSValueConst error, struct text code, struct text given, enum first_frame first);
 
 /* --- calls.c: places of calls ------------------------------------------------------------------------------------------ */
 
-bool calls_mend(struct text code, struct place *place, const struct text *names, size_t count, bool searches);
+bool calls_improve(struct text code, struct place *place, const struct text *names, size_t count, bool searches);
 
 #endif

@@ -1,6 +1,6 @@
-/* Places of errors that the engine reports without one, or with the place of something behind it: invalid regular
- * expressions, private names that no class declares, exports that do not exist, names that are declared twice, braces that
- * close nothing, and import(). */
+/* Finds the positions of errors that the engine reports without one, or with the position of a later token: invalid
+ * regular expressions, private names that no class declares, exports that do not exist, names that are declared twice,
+ * braces that close nothing, and import(). */
 #include <string.h>
 
 #include "tokens.h"
@@ -66,7 +66,7 @@ static bool use_private_name(const struct token *token, void *given)
     return true;
 }
 
-/* In `export { a, b as c }`, find the name of an export. `message` is the name. */
+/* Find the name `message` in `export { a, b as c }`. */
 static bool use_export(const struct token *token, void *given)
 {
     struct search *search = given;
@@ -80,7 +80,7 @@ static bool use_export(const struct token *token, void *given)
     return true;
 }
 
-/* Find import() of a module. `message` is its name; if it is computed, the first import() without a literal is meant. */
+/* Find the import() of the module `message`, else the first import() whose argument is not a literal. */
 static bool use_import(const struct token *token, void *given)
 {
     struct search *search = given;
@@ -101,7 +101,7 @@ static bool use_import(const struct token *token, void *given)
     return true;
 }
 
-/* Return the place of the import() of a module; line 0 if it is not found. */
+/* Return the position of the import() of a module. Its line is 0 if it was not found. */
 struct place unplaced_import(struct text source, struct text name)
 {
     struct search search = {.source = source, .message = name, .last = {.start = ""}, .before_last = {.start = ""}};
@@ -109,8 +109,8 @@ struct place unplaced_import(struct text source, struct text name)
     return search.found;
 }
 
-/* Return the name that is declared before this place; an empty text if there is none. Set the place to that of the name, or
- * of the function. The given place of a function is that of its end. */
+/* Return the name that is declared before this position, or an empty text. Set the position to that of the name, or of
+ * the function. The engine reports the end of a function. */
 struct text unplaced_declared(struct text source, struct place *place)
 {
     if (!tokens_around(&window, source, place->line, place->column))
@@ -160,7 +160,7 @@ static bool use_bracket(const struct token *token, void *given)
     return !((open == '(' && close == ')') || (open == '[' && close == ']') || (open == '{' && close == '}') || (open == '`' && close == '`'));
 }
 
-/* Set the place of the first `}` that closes no bracket, with line 0 if there is none. Return its offset. */
+/* Set the position of the first `}` that closes no bracket; its line is 0 if there is none. Return its offset. */
 size_t unplaced_stray_brace(struct text source, struct place *place)
 {
     struct brackets brackets = {.count = 0, .found = {.start = source.start, .size = 0}};
@@ -170,7 +170,7 @@ size_t unplaced_stray_brace(struct text source, struct place *place)
     return (size_t)(brackets.found.start - source.start);
 }
 
-/* Return the place in a source of an error with this message; line 0 if it is not found. */
+/* Return the position of the error with this message. Its line is 0 if it was not found. */
 struct place unplaced_find(struct text source, struct text message)
 {
     static const char of_private[] = "undefined private field '", of_export[] = "exported variable '";
