@@ -93,6 +93,18 @@ def test_a_container_may_call_what_the_unit_may(tmp_path: Path) -> None:
     assert len(allowed - set(rule["names"])) < 20  # a newer systemd knows more of them
 
 
+@pytest.mark.parametrize("file", [*units.system_files(), *units.user_files()], ids=lambda file: str(file.path))
+def test_each_directive_has_its_reason(file: units.UnitFile) -> None:
+    """Above each directive of a unit is a comment, or the same directive."""
+    section = before = ""
+    for line in file.text.splitlines():
+        section = line if line.startswith("[") else section
+        name, equals, _ = line.partition("=")
+        if equals and section in ("[Service]", "[Socket]") and not line.startswith("#"):
+            assert before.startswith(("# ", f"{name}=")), line
+        before = line
+
+
 def test_printed_units() -> None:
     """--print shows each file under its path, and the units start the commands of this installation."""
     command = [sys.executable, "-m", "promptlogctl", "install-service", "--print"]
