@@ -60,9 +60,10 @@ def top(app: App) -> Exit:
 
 @contextmanager
 def _screen() -> Iterator[None]:
-    """Context manager: the alternate screen, and keys without echo. Ctrl-C and SIGTERM end the block."""
+    """Context manager: the alternate screen, and keys without echo. Ctrl-C, Ctrl-\\ and SIGTERM end the block."""
     before = termios.tcgetattr(sys.stdin)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGQUIT):  # SIGQUIT: Ctrl-\
+        signal.signal(number, signal.default_int_handler)
     try:
         tty.setcbreak(sys.stdin, termios.TCSANOW)
         settings = termios.tcgetattr(sys.stdin)

@@ -131,8 +131,7 @@ def _is_restored(opened: Terminal) -> bool:
     return bool(termios.tcgetattr(opened._ours)[3] & termios.ECHO)
 
 
-@pytest.mark.parametrize("columns", [40, 80])
-@pytest.mark.parametrize("end", ["q", "\x03", "SIGTERM"])
+@pytest.mark.parametrize(("columns", "end"), [(40, "q"), (80, "q"), (40, "\x03"), (80, "\x1c"), (80, "SIGTERM")])
 def test_live(socket_path: Path, columns: int, end: str) -> None:
     """The display is refreshed with current rates; q, Ctrl-C and SIGTERM end it and restore the terminal."""
     with _load(socket_path), terminal(socket_path, *_CTL, "top", columns=columns) as opened:
