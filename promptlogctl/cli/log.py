@@ -91,6 +91,8 @@ def _log(
             return
         wanted = {"hash": program, "failed": failed, "since": since}
         entries = list(islice(client.journal(**wanted), limit or 100))  # type: ignore[arg-type]
+        if not entries and client.stats().journal is None:
+            output.note("the daemon keeps no journal: the setting journal.enabled is false")
         if not follow:
             if app.json:
                 output.as_json(entries)

@@ -262,3 +262,11 @@ def test_follow_while_the_daemon_is_away(tmp_path: Path) -> None:
                 assert (entry["id"], entry["outcome"]) == (1, "exception")
                 follower.send_signal(signal.SIGINT)
                 assert follower.wait(20) == 3
+
+
+def test_a_journal_that_is_off() -> None:
+    """Without a journal, `log` says so, and does not look like a journal without entries."""
+    with configured_daemon("[journal]\nenabled = false\n") as socket:
+        done = ctl(socket, "log")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"journal.enabled is false" in done.stderr
