@@ -33,6 +33,7 @@ def install_service(app: App, prints: bool, of_user: bool) -> Exit:
         if not of_user:
             system.check_unpackaged("systemctl enable --now promptlogd.socket")
         units.check_commands(of_user=of_user)
+        check_unmasked(files)
         written = [file.path for file in files if write(file)]
         if not of_user:
             system.run("systemd-sysusers", "/etc/sysusers.d/promptlog.conf")
@@ -62,6 +63,13 @@ def _show(app: App, files: list[UnitFile]) -> None:
     for file in files:
         click.echo(f"# --- {terminal.safe(str(file.path))}")
         click.echo(file.text)
+
+
+def check_unmasked(files: list[UnitFile]) -> None:
+    """Raise UnitsError if the operator has masked a file with a link to /dev/null (`systemctl mask`)."""
+    for file in files:
+        if os.path.islink(file.path) and os.path.realpath(file.path) == os.devnull:
+            raise UnitsError(f"{file.path} is masked: it is a link to /dev/null; to install the service, remove it")
 
 
 def write(file: UnitFile) -> bool:

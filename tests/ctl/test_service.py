@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import promptlogd
 import sandbox
 from promptlogctl.cli import cli, system, units
-from promptlogctl.cli.install_service import write
+from promptlogctl.cli.install_service import check_unmasked, write
 from promptlogctl.cli.uninstall_service import drop_ins, remove
 from promptlogctl.cli.units import UnitFile, UnitsError
 
@@ -149,6 +149,15 @@ def test_a_packages_service_is_left_to_dpkg(
     result = CliRunner().invoke(cli, [command, "--json"])
     assert result.exit_code == 2
     assert f"a Debian package has installed the service; use {instead}" in json.loads(result.stdout)["error"]["message"]
+
+
+def test_a_masked_unit_stays_masked(tmp_path: Path) -> None:
+    """A unit that the operator has masked is not overwritten; the error names it."""
+    file = UnitFile(path=tmp_path / "promptlogd.service", text="a unit")
+    check_unmasked([file])
+    file.path.symlink_to(os.devnull)
+    with pytest.raises(UnitsError, match=r"promptlogd\.service is masked"):
+        check_unmasked([file])
 
 
 def test_files_are_written_only_if_needed(tmp_path: Path) -> None:
