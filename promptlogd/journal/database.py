@@ -173,19 +173,20 @@ class Database:
     def remove_before(self, at: float) -> bool:
         """Remove a batch of entries that are older than this. Return whether there were any."""
         gone = self._db.execute("SELECT id, uid FROM entries WHERE at < ? ORDER BY at LIMIT ?", (at, _BATCH)).fetchall()
-        self._remove(gone)
+        with transaction(self._db):
+            self._db.executemany("DELETE FROM entries WHERE id = ?", [(id,) for id, _ in gone])
+        self._subtract(Counter(uid for _, uid in gone))
         return bool(gone)
 
     def remove_oldest(self, uid: int, most: int) -> None:
         """Remove the oldest entries of a uid: at most this number, and at most one batch."""
-        query = "SELECT id, uid FROM entries WHERE uid = ? ORDER BY id LIMIT ?"
-        self._remove(self._db.execute(query, (uid, min(most, _BATCH))).fetchall())
+        oldest = "SELECT id FROM entries WHERE uid = ? ORDER BY id LIMIT ?"
+        gone = self._db.execute(f"DELETE FROM entries WHERE id IN ({oldest})", (uid, min(most, _BATCH))).rowcount
+        self._subtract(Counter({uid: gone}))
 
-    def _remove(self, gone: Sequence[tuple[int, int]]) -> None:
-        with transaction(self._db):
-            self._db.executemany("DELETE FROM entries WHERE id = ?", [(id,) for id, _ in gone])
+    def _subtract(self, gone: Counter[int]) -> None:
         if self._rows is not None:
-            self._rows.subtract(uid for _, uid in gone)
+            self._rows.subtract(gone)
             self._rows += Counter()  # drops uids that have none
 
     def page(
