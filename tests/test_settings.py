@@ -64,7 +64,7 @@ def test_an_invalid_file_changes_nothing(tmp_path: Path) -> None:
 def test_the_reloaded_settings_exist() -> None:
     """Each setting that a reload changes exists, and none is about memory, cells or files."""
     names = [name for name, _ in flat(Config())]
-    assert len([name for name in names if is_reloaded(name)]) == 52
+    assert len([name for name in names if is_reloaded(name)]) == 54
     for fixed in ("limits.max.memory_mb", "pool.cells", "server.socket", "server.state_dir", "engines.disabled"):
         assert fixed in names
         assert not is_reloaded(fixed)
