@@ -138,8 +138,9 @@ class Quotas:
         if rate is None:
             return None
         wait_s = self._account(key).cpu_ms.wait_s(0, now, rate, quota.cpu_burst_ms or _CPU_BURST_S * rate)
-        what = f"{rate:g} ms of CPU time per second"
-        return used_up("cpu_ms_per_s", rate, what, key, wait_s) if wait_s > 0 else None
+        if wait_s <= 0:
+            return None
+        return used_up("cpu_ms_per_s", rate, f"{rate:g} ms of CPU time per second", key, wait_s)
 
     def refused(self, key: _Key, error: RequestError) -> RequestError:
         """Return the error, delayed if this user or tenant was refused often in the last time (a token bucket shaper).
