@@ -15,7 +15,8 @@
 # make dist           Make the wheel and the sdist in dist/.
 # make deb RELEASES="bookworm trixie"  Make a Debian package for each of these releases in dist/. Needs dpkg-deb.
 # make test-deploy RELEASES=bookworm   Install promptlog as a service in a Debian root that systemd boots (systemd-nspawn),
-#                                      and test it from inside. Needs root, mmdebstrap, systemd-container.
+#                                      and test it from inside. Needs root, mmdebstrap, systemd-container. Each machine
+#                                      is stopped after SECONDS=600.
 # make test-deploy-vm RELEASES=bookworm   The same with the kernel of this Debian and cgroup version 2, in QEMU without KVM.
 #                                      Needs root, mmdebstrap, qemu-system-x86.
 # make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
@@ -140,10 +141,10 @@ test-build: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/build/real_builds.py
 
 test-deploy: $(VENV)/.dev
-	$(BIN)/python -m tests.deploy $(RELEASES)
+	$(BIN)/python -m tests.deploy --seconds $(SECONDS) $(RELEASES)
 
 test-deploy-vm: $(VENV)/.dev
-	$(BIN)/python -m tests.deploy.emulate $(RELEASES)
+	$(BIN)/python -m tests.deploy.emulate --seconds $(SECONDS) $(RELEASES)
 
 # The same commit gives the same bytes.
 dist deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)

@@ -38,8 +38,10 @@ def install_service(app: App, prints: bool, of_user: bool) -> Exit:
         if not of_user:
             system.run("systemd-sysusers", "/etc/sysusers.d/promptlog.conf")
             system.run("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/promptlog.conf")
+        # One reload for all: systemd reads each unit of the host again, and starts no service meanwhile.
+        system.systemctl("enable", "--no-reload", "promptlogd.socket", of_user=of_user)
         system.systemctl("daemon-reload", of_user=of_user)
-        system.systemctl("enable", "--now", "promptlogd.socket", of_user=of_user)
+        system.systemctl("start", "promptlogd.socket", of_user=of_user)
     except UnitsError as error:
         return Exit(output.problem("usage", str(error), Exit.USAGE, json=app.json))
     if app.json:

@@ -40,8 +40,10 @@ def uninstall_service(app: App, of_user: bool, purge: bool) -> Exit:
             system.check_unpackaged("apt remove promptlog, or apt purge promptlog")
         files = units.user_files() if of_user else units.system_files()
         names = units.USER_UNITS if of_user else units.UNITS
-        for name in names:
-            system.systemctl("disable", "--now", name, of_user=of_user, allowed=(0, 1, _ABSENT))
+        system.systemctl("stop", *names, of_user=of_user, allowed=(0, 1, _ABSENT))
+        present = [file.path.name for file in files if file.path.name in names and file.path.exists()]
+        if present:
+            system.systemctl("disable", "--no-reload", *present, of_user=of_user, allowed=(0, 1))
         removed = [file.path for file in files if remove(file, purge=purge)]
         system.systemctl("daemon-reload", of_user=of_user)
         system.systemctl("reset-failed", *names, of_user=of_user, allowed=(0, 1, _ABSENT))

@@ -1,6 +1,13 @@
-"""Tests of promptlog installed under a real systemd: `make test-deploy`. They need root.
+"""Tests of promptlog installed under a real systemd: `make test-deploy` and `make test-deploy-vm`. They need root.
 
-`root` builds a Debian root, `machine` boots it with systemd-nspawn, `wheels` provides promptlog's wheels, `inside` has
-the tests that run in the machine, and `__main__` runs them all. `make test-deploy-vm` runs `emulate`: `emulator` boots
-the root with QEMU, and `emulated` has the tests that run there.
+| module | contents |
+|---|---|
+| `__main__` | `make test-deploy`: tests in a machine of systemd-nspawn |
+| `emulate` | `make test-deploy-vm`: tests in a machine of QEMU, which has a kernel of its own with cgroup version 2 |
+| `command` | what both have in common: arguments, steps and report |
+| `root`, `wheels` | the Debian root of a machine; promptlog and its dependencies, which are installed in it |
+| `cache` | the folder `~/.cache/promptlog/deploy`, where both are kept between runs |
+| `nspawn`, `qemu` | boot a root in a machine, and return the exit code of its job |
+| `job` | the script that a machine runs after the boot |
+| `inside`, `inside_deb`, `emulated` | the tests that run in the machine |
 """

@@ -125,6 +125,13 @@ def cursor() -> str:
     return str(re.findall(r"cursor: (\S+)", run("journalctl", "--lines=0", "--show-cursor"))[-1])
 
 
+def reloads(*, since: str) -> int:
+    """Return how often systemd has read all units again since this cursor."""
+    run("journalctl", "--sync")
+    text = run("journalctl", "_PID=1", "--output=cat", "--no-pager", f"--after-cursor={since}")
+    return len(re.findall(r"^Reloading\.+$", text, re.MULTILINE))
+
+
 def processes() -> list[str]:
     """Return the command lines of all processes of promptlog except those of this test."""
     found = []
@@ -166,7 +173,9 @@ def drop_in(name: str, text: str) -> Iterator[None]:
 def test_installation() -> None:
     """install-service starts the socket but not the daemon, and writes nothing when it runs again."""
     _BEFORE.update(files())
+    since = cursor()
     text = ctl("install-service")
+    assert reloads(since=since) == 1
     assert "wrote /etc/systemd/system/promptlogd.service" in text
     assert systemctl("is-active", LISTENER).strip() == "active"
     assert systemctl("is-enabled", LISTENER).strip() == "enabled"
@@ -180,13 +189,14 @@ def test_installation() -> None:
     assert "wrote" not in ctl("install-service")
 
 
-def test_systemd_accepts_the_units() -> None:
+def test_systemd_accepts_the_units(capsys: pytest.CaptureFixture[str]) -> None:
     """This systemd knows every directive of the units, and their exposure levels are as documented."""
     for unit, most in ((DAEMON, 2.0), ("promptlog-http.service", 1.0), ("promptlog-metrics.service", 1.0)):
         assert run("systemd-analyze", "verify", "--man=no", f"/etc/systemd/system/{unit}") == ""
         level = re.search(r"exposure level for \S+: ([0-9.]+)", run("systemd-analyze", "security", unit))
         assert level is not None
-        print(unit, level[1])
+        with capsys.disabled():
+            print(f"\n{unit}: exposure {level[1]}", flush=True)
         assert float(level[1]) <= most
 
 
@@ -654,7 +664,9 @@ def test_uninstall_leaves_nothing() -> None:
     """After --purge no file, user, group, process or cgroup of promptlog is left outside /opt/promptlog."""
     with socket.socket(socket.AF_UNIX) as idle:
         idle.connect(str(SOCKET))
+        since = cursor()
         ctl("uninstall-service", "--purge")
+        assert reloads(since=since) == 1
     assert not processes()
     for user in ("alice", "mallory"):
         run("userdel", "--remove", user, code=None)

@@ -1,11 +1,14 @@
-"""Debian roots, which are built once, cached as tar files, and unpacked for each boot."""
+"""Debian roots: built once, with promptlog's dependencies, cached as tar files, and unpacked for each boot."""
 
 from __future__ import annotations
 
-import hashlib
-import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+
+from tests.deploy import cache
+from tests.deploy.wheels import REQUIREMENT
 
 PACKAGES = ("systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-venv")
 """Packages of a root besides Debian's required packages."""
@@ -13,40 +16,63 @@ PACKAGES = ("systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-venv")
 KERNEL = ("linux-image-cloud-amd64",)
 """Packages that a root also needs to boot under QEMU: Debian's smallest kernel with virtio. It includes an initrd."""
 
-_BUILD_S, _UNPACK_S = 900, 120
+_STEP_S = 900
+
+_PIP = "/opt/promptlog/bin/pip install --quiet --no-index --find-links=/shared/wheels"
+
+# promptlog is removed again so that its dependencies stay.
+_INSTALL_DEPENDENCIES = f"""\
+mkdir -p /opt /checks
+python3 -m venv /opt/promptlog
+{_PIP} '{REQUIREMENT}'
+/opt/promptlog/bin/pip uninstall --quiet --yes promptlog
+{_PIP} --target=/checks pytest
+"""
+_INSTALL = f"{_PIP} '{REQUIREMENT}'"
 
 
-def cache_folder() -> Path:
-    """Return the folder that is kept between runs, because building a Debian root takes minutes."""
-    wanted = os.environ.get("XDG_CACHE_HOME", "")
-    folder = (Path(wanted) if wanted.startswith("/") else Path.home() / ".cache") / "promptlog" / "deploy"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+def make(target: Path, release: str, packages: tuple[str, ...], wheels: list[Path], name: str) -> None:
+    """Make a root in a folder that does not exist: a Debian release with these packages and promptlog.
+
+    promptlog is installed from its wheel and those of its dependencies in /opt/promptlog, and pytest in /checks.
+    """
+    (own,) = (wheel for wheel in wheels if wheel.name.startswith("promptlog-"))
+    dependencies = sorted(wheel.name for wheel in wheels if wheel is not own)
+    recipe = " ".join([_INSTALL_DEPENDENCIES, *packages, *dependencies])
+
+    def make_archive(path: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="root-", dir=path.parent) as folder:
+            _unpack(_bare(release, packages, name), Path(folder))
+            _install(Path(folder), wheels, _INSTALL_DEPENDENCIES)
+            _run("tar", "--create", "--numeric-owner", "--xattrs", f"--file={path}", f"--directory={folder}", ".")
+
+    target.mkdir(mode=0o755)
+    _unpack(cache.archive(f"{release}-{name}-prepared", recipe, make_archive), target)
+    _install(target, [own], _INSTALL)
 
 
-def archive(release: str, packages: tuple[str, ...] = PACKAGES) -> Path:
-    """Return the tar file of a root of this Debian release. Build it if it does not exist."""
-    recipe = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
-    path = cache_folder() / f"{release}-{recipe}.tar"
-    if not path.exists():
-        beside = cache_folder() / f".new-{os.getpid()}.tar"
-        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", release, str(beside)]
-        try:
-            subprocess.run(command, check=True, timeout=_BUILD_S, stdin=subprocess.DEVNULL)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    return path
+def _bare(release: str, packages: tuple[str, ...], name: str) -> Path:
+    """Return the tar file of a root with Debian's packages only."""
+
+    def make_archive(path: Path) -> None:
+        _run("mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", release, str(path))
+
+    return cache.archive(f"{release}-{name}", " ".join(packages), make_archive)
 
 
-def unpack(release: str, folder: Path, packages: tuple[str, ...] = PACKAGES) -> None:
-    """Unpack a root into a folder that does not exist yet."""
-    folder.mkdir(mode=0o755)
-    command = ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={archive(release, packages)}"]
-    command += [f"--directory={folder}"]
-    subprocess.run(command, check=True, timeout=_UNPACK_S)
+def _unpack(archive: Path, folder: Path) -> None:
+    _run("tar", "--extract", "--numeric-owner", "--xattrs", f"--file={archive}", f"--directory={folder}")
 
 
-def python_of(folder: Path) -> str:
-    """Return the version of Python in a root, for example 3.11."""
-    return os.readlink(folder / "usr/bin/python3").removeprefix("python")
+def _install(root: Path, wheels: list[Path], script: str) -> None:
+    """Run a script in a root, which finds these wheels in /shared/wheels."""
+    folder = root / "shared/wheels"
+    folder.mkdir(parents=True)
+    for wheel in wheels:
+        shutil.copy(wheel, folder)
+    _run("chroot", str(root), "/bin/sh", "-e", "-c", script)
+    shutil.rmtree(folder)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, timeout=_STEP_S, stdin=subprocess.DEVNULL)

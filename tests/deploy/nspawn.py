@@ -10,76 +10,45 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-_UNIT = """\
-[Unit]
-Description=the script of a test
-After=multi-user.target
-SuccessAction=exit
-FailureAction=exit
+from tests.deploy import job
 
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -e /shared/script
-StandardOutput=append:/shared/output
-StandardError=inherit
-TimeoutStartSec=infinity
-"""
 _PROPAGATED = Path("/run/systemd/nspawn/propagate")
 _HALT_S = 20.0
 _REMOVE_S = 5.0
 
 
-def boot(root: Path, shared: Path, script: str, *, seconds: float) -> int:
-    """Boot the machine, run a shell script, print its output as it comes, and return its exit code.
-
-    The script finds the folder `shared` at /shared. Raises TimeoutError after `seconds`.
-    """
+def boot(root: Path, folder: Path, script: str, *, seconds: float) -> int:
+    """Boot a root, run a script in it, and return the script's exit code: a `command.Boot`."""
     name = f"promptlog-{os.getpid()}"
-    (shared / "script").write_text(script)
-    output = shared / "output"
+    job.put(root, script, output="append:/shared/output", action="exit")
+    output, console = root / "shared/output", folder / "console"
     output.touch()
-    unit = root / "etc/systemd/system/promptlog-test.service"
-    unit.write_text(_UNIT)
-    wants = root / "etc/systemd/system/multi-user.target.wants"
-    wants.mkdir(exist_ok=True)
-    (wants / unit.name).symlink_to(f"../{unit.name}")
     command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--private-network"]
-    command += [f"--directory={root}", f"--machine={name}", f"--bind={shared}:/shared", "--console=pipe"]
+    command += [f"--directory={root}", f"--machine={name}", "--console=pipe"]
     cgroups = _make_cgroups()
-    with (shared / "console").open("wb") as console:
+    with console.open("wb") as file:
         process = subprocess.Popen(
             ["sh", "-c", 'for file in $1; do echo $$ > "$file"; done; shift; exec "$@"', "sh"]
-            + [" ".join(f"{folder}/cgroup.procs" for folder in cgroups), *command],
+            + [" ".join(f"{cgroup}/cgroup.procs" for cgroup in cgroups), *command],
             env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             stdin=subprocess.DEVNULL,
-            stdout=console,
+            stdout=file,
             stderr=subprocess.STDOUT,
         )
         try:
-            return _follow(process, output, time.monotonic() + seconds)
+            job.follow(process, output, seconds=seconds)
         finally:
             _stop(process)
-            for folder in cgroups:
-                _remove(folder)
+            for cgroup in cgroups:
+                _remove(cgroup)
             # systemd-nspawn does not remove this folder if /run is on a disk.
             shutil.rmtree(_PROPAGATED / name, ignore_errors=True)
-
-
-def _follow(process: subprocess.Popen[bytes], output: Path, deadline: float) -> int:
-    with output.open("rb") as file:
-        while True:
-            code = process.poll()
-            sys.stdout.buffer.write(file.read())
-            sys.stdout.buffer.flush()
-            if code is not None:
-                return code
-            if time.monotonic() > deadline:
-                raise TimeoutError("the machine did not finish in time")
-            time.sleep(0.2)
+    code = job.exit_code(root / "result", console)
+    shutil.move(root / "result/journal", folder)
+    return code
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
