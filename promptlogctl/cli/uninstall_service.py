@@ -41,7 +41,8 @@ def uninstall_service(app: App, of_user: bool, purge: bool) -> Exit:
         files = units.user_files() if of_user else units.system_files()
         names = units.USER_UNITS if of_user else units.UNITS
         system.systemctl("stop", *names, of_user=of_user, allowed=(0, 1, _ABSENT))
-        present = [file.path.name for file in files if file.path.name in names and file.path.exists()]
+        # systemctl disables none of them if one does not exist or is masked: a link to /dev/null.
+        present = [file.path.name for file in files if file.path.name in names and file.path.is_file()]
         if present:
             system.systemctl("disable", "--no-reload", *present, of_user=of_user, allowed=(0, 1))
         removed = [file.path for file in files if remove(file, purge=purge)]
