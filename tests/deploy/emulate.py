@@ -9,7 +9,7 @@ from tests.deploy import command, qemu, root
 MACHINE = command.Machine(
     name="qemu",
     boot=qemu.boot,
-    boot_s=150,
+    boot_s=100,
     command_s=300,
     script="check /opt/promptlog/bin/python tests/deploy/emulated.py\n",
     root_packages=root.PACKAGES + root.KERNEL,
