@@ -20,17 +20,25 @@ static bool is_one_of(const char *start, size_t size, const struct text *names, 
     return false;
 }
 
-/* Return the text of a line from a column on, and set `line_start`; an empty text if the program ends before. */
+/* Return the text of a line from a column on, and set `line_start`; an empty text if the program ends before, or may not
+ * be read again. The search goes on from the last line, because a loop creates its errors at the same place. */
 static struct text line_from(struct text code, struct place place, const char **line_start)
 {
-    const char *at = code.start, *end = code.start + code.size;
-    for (unsigned line = 1; at != NULL && line < place.line; line++) {
+    static const char *last_code, *last_start;
+    static unsigned last_line;
+    bool goes_on = last_code == code.start && last_line <= place.line;
+    if (!goes_on && code.size > SMALL_BYTES && !places_may_search())
+        return TEXT("");
+    const char *at = goes_on ? last_start : code.start, *end = code.start + code.size;
+    for (unsigned line = goes_on ? last_line : 1; at != NULL && line < place.line; line++) {
         at = memchr(at, '\n', (size_t)(end - at));
         at = at == NULL ? NULL : at + 1;
     }
     if (at == NULL || place.column == 0 || (size_t)(end - at) < place.column)
         return TEXT("");
-    *line_start = at;
+    last_code = code.start;
+    last_line = place.line;
+    last_start = *line_start = at;
     at += place.column - 1;
     return (struct text){at, (size_t)(end - at)};
 }
