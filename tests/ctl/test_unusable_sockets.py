@@ -93,10 +93,10 @@ def test_permission_denied_names_owner_and_mode(closed: str) -> None:
     assert f"; run the command as uid {os.geteuid()}, or ask that user for access{setting}\n" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="another user's socket needs root")
 @pytest.mark.parametrize("closed", ["socket", "folder"])
 def test_permission_denied_names_the_command_for_the_group(closed: str) -> None:
     """If the group of a socket or folder has access, the error names the command that adds this user to the group."""
+    assert os.geteuid() == 0, "another user's socket: run this test as root"
     with tempfile.TemporaryDirectory(prefix="promptlog-") as name, socket.socket(socket.AF_UNIX) as sock:
         os.chmod(name, 0o755)
         folder = Path(name, "folder")
