@@ -49,10 +49,10 @@ BAD_SECONDS ?= 30
 RELEASES ?= bookworm trixie
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests run in parallel, with one worker more than cores, because many tests wait for a process most of the time. Tests
+# Tests run in parallel, with two workers more than cores, because many tests wait for a process most of the time. Tests
 # that are marked `timed` run at most two at a time, and tests that are marked `alone` one at a time.
 PYTEST := $(BIN)/python -m pytest
-BESIDE := $(PYTEST) -n $(shell echo $$(($$(nproc) < 4 ? $$(nproc) + 1 : 4))) --dist worksteal
+BESIDE := $(PYTEST) -n $(shell echo $$(($$(nproc) < 4 ? $$(nproc) + 2 : 4))) --dist worksteal
 BESIDE_ONE := $(PYTEST) -n auto --maxprocesses 2 --dist worksteal
 DAILY := not long and not tools
 # $(call tried,COMMAND,MARKS): run tests, and run failed tests again one at a time, because tests of time can fail on a

@@ -406,7 +406,7 @@ def test_no_slot_is_idle_while_a_run_may_begin(concurrent: int, events: list[tup
 # --- bound 2: siblings with a backlog get equal CPU time --------------------------------------------------------------
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     first_ms=st.sampled_from([0.5, 1.0, 5.0, 20.0, 50.0]),
     second_ms=st.sampled_from([1.0, 10.0, 50.0]),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
@@ -48,7 +46,8 @@ class Backend:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clients: list[AsyncClient] = []
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: dict[str, int] = {}
+        """Number of requests by tenant."""
         self._names_tenants = True
         """Whether the daemon accepts tenant names from this process."""
 
@@ -60,13 +59,17 @@ class Backend:
 
     async def ask(self, caller: Caller, make: Make, kind: type[_R], *, again: bool = True) -> _R:
         """Send a request and return its reply. `again`: it may be sent twice. Raises PromptlogError and Problem."""
-        with self._place(caller.tenant), anyio.move_on_after(_ANSWER_S):
-            while True:
-                tenant = self._tenant(caller)
-                try:
-                    return await self._client().ask(_made(make, caller, tenant), kind, again=again)
-                except RequestRefused as refused:
-                    self._raise_unless_tenant(refused, tenant)
+        self._take_place(caller.tenant)
+        try:
+            with anyio.move_on_after(_ANSWER_S):
+                while True:
+                    tenant = self._tenant(caller)
+                    try:
+                        return await self._client().ask(_made(make, caller, tenant), kind, again=again)
+                    except RequestRefused as refused:
+                        self._raise_unless_tenant(refused, tenant)
+        finally:
+            self._leave_place(caller.tenant)
         raise _no_answer()
 
     async def run(
@@ -77,7 +80,8 @@ class Backend:
         `gone`: waits until the HTTP client disconnects; then the run is cancelled. Raises ClientGone, PromptlogError
         and Problem.
         """
-        with self._place(caller.tenant):
+        self._take_place(caller.tenant)
+        try:
             while True:
                 tenant = self._tenant(caller)
                 pending = await self._client().send(_made(make, caller, tenant), on_log)
@@ -87,19 +91,22 @@ class Backend:
                     self._raise_unless_tenant(refused, tenant)
                 finally:
                     pending.close()
-
-    @contextmanager
-    def _place(self, tenant: str) -> Iterator[None]:
-        """Count a request of a tenant. Raises Problem if there are too many."""
-        if self._in_flight[tenant] >= IN_FLIGHT:
-            raise Problem(429, "busy", f"this client already has {IN_FLIGHT} requests in flight", limit=IN_FLIGHT)
-        self._in_flight[tenant] += 1
-        try:
-            yield
         finally:
-            self._in_flight[tenant] -= 1
-            if not self._in_flight[tenant]:
-                del self._in_flight[tenant]
+            self._leave_place(caller.tenant)
+
+    def _take_place(self, tenant: str) -> None:
+        """Count a request of a tenant. Raises Problem if there are too many."""
+        count = self._in_flight.get(tenant, 0)
+        if count >= IN_FLIGHT:
+            raise Problem(429, "busy", f"this client already has {IN_FLIGHT} requests in flight", limit=IN_FLIGHT)
+        self._in_flight[tenant] = count + 1
+
+    def _leave_place(self, tenant: str) -> None:
+        count = self._in_flight[tenant]
+        if count > 1:
+            self._in_flight[tenant] = count - 1
+        else:
+            del self._in_flight[tenant]
 
     def _client(self) -> AsyncClient:
         """Return the first connection with free capacity. Raises Problem if there is none."""

@@ -25,6 +25,7 @@ HEAD_BYTES = 64 * 1024
 
 _HEADERS = 100
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_MAY_BE_BAD_TEXT = re.compile(rb"%[089A-Fa-f]|[^ -~]")
 _CALLER = "promptlog.caller"
 
 _SAFE_HEADERS = [
@@ -188,6 +189,8 @@ def _check_escapes(raw: bytes, what: str) -> None:
     bad = _BAD_ESCAPE.search(raw)
     if bad is not None:
         raise Problem(400, "bad_target", f"the {what} has a % at byte {bad.start()} without two hex digits after it")
+    if _MAY_BE_BAD_TEXT.search(raw) is None:
+        return
     try:
         text = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_to_bytes
 
 from starlette.requests import Request
 
@@ -23,11 +23,17 @@ def query_of(request: Request, *known: str) -> dict[str, str]:
         name, _, value = part.partition(b"=")
         if not part:
             continue
-        key = unquote_plus(name.decode())
+        key = _text(name)
         if key not in known:
             raise Problem(400, "bad_request", f"the query parameter {key[:_SHOWN]!r} is unknown; {_there_is(known)}")
-        found.setdefault(key, unquote_plus(value.decode()))
+        found.setdefault(key, _text(value))
     return found
+
+
+def _text(encoded: bytes) -> str:
+    if b"+" in encoded:
+        encoded = encoded.replace(b"+", b" ")
+    return (unquote_to_bytes(encoded) if b"%" in encoded else encoded).decode()
 
 
 def _there_is(known: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -26,6 +27,8 @@ EVENTS_TYPE = "text/event-stream"
 
 _CLIENT_GONE = 499
 """Status for logs only, because the client has disconnected."""
+
+_Headers = Sequence[tuple[bytes, bytes]]
 
 _run_body = msgspec.json.Decoder(RunBody)
 _exec_body = msgspec.json.Decoder(ExecBody)
@@ -68,7 +71,7 @@ class Runs:
         code: str | None = None,
         language: Language | None = None,
     ) -> ASGIApp:
-        accept = _accepted(request.headers.get("accept", ""))
+        accept = _accepted(request)
         caller = caller_of(request.scope)
 
         async def run_one(reference: str | None, on_log: OnLog | None) -> Finished:
@@ -105,16 +108,12 @@ class Runs:
 class _Answer:
     """A JSON response. Starlette's own is slower, and most requests end here."""
 
-    def __init__(self, body: bytes, status: int, headers: dict[str, str], media_type: bytes) -> None:
+    def __init__(self, body: bytes, status: int, headers: _Headers, media_type: bytes) -> None:
         self._body = body
         self._start = {
             "type": "http.response.start",
             "status": status,
-            "headers": [
-                (b"content-length", b"%d" % len(body)),
-                (b"content-type", media_type),
-                *[(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
-            ],
+            "headers": [(b"content-length", b"%d" % len(body)), (b"content-type", media_type), *headers],
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,7 +125,7 @@ class _Answer:
 def answer_of(reply: Finished, *, whole: bool) -> ASGIApp:
     """Return the response for the result of a run. Raises Problem for outcomes other than ok and the program's own
     error."""
-    headers = headers_of(reply)
+    headers = _headers_of(reply)
     if whole:
         return _Answer(msgspec.json.encode(RunResult.of(reply)), 200, headers, WHOLE_TYPE.encode())
     outcome = reply.outcome
@@ -136,27 +135,31 @@ def answer_of(reply: Finished, *, whole: bool) -> ASGIApp:
         case ProgramException() | BadResult():
             return _Answer(msgspec.json.encode(ErrorAnswer(error=outcome.message)), 500, headers, b"application/json")
     place = {name: getattr(outcome, name, None) for name in ("line", "column")}
-    raise of_outcome(headers["promptlog-outcome"], describe(outcome), headers=headers, **place)
+    texts = {name.decode(): value.decode("latin-1") for name, value in headers}
+    raise of_outcome(texts["promptlog-outcome"], describe(outcome), headers=texts, **place)
 
 
-def headers_of(reply: Finished) -> dict[str, str]:
+def _headers_of(reply: Finished) -> _Headers:
     """Return the headers of every run's response."""
     usage = reply.usage
-    return {
-        "cache-control": "no-store",
-        "promptlog-outcome": str(reply.outcome.__struct_config__.tag),
-        "promptlog-hash": reply.hash,
-        "promptlog-engine": reply.engine_version,
-        "promptlog-cpu-ms": f"{usage.cpu_ms:.3f}",
-        "promptlog-wall-ms": f"{usage.wall_ms:.3f}",
-        "promptlog-peak-memory-bytes": str(usage.peak_memory_bytes),
-    }
+    return [
+        (b"cache-control", b"no-store"),
+        (b"promptlog-outcome", str(reply.outcome.__struct_config__.tag).encode()),
+        (b"promptlog-hash", reply.hash.encode()),
+        (b"promptlog-engine", reply.engine_version.encode("latin-1")),
+        (b"promptlog-cpu-ms", b"%.3f" % usage.cpu_ms),
+        (b"promptlog-wall-ms", b"%.3f" % usage.wall_ms),
+        (b"promptlog-peak-memory-bytes", b"%d" % usage.peak_memory_bytes),
+    ]
 
 
-def _accepted(accept: str) -> set[str]:
+def _accepted(request: Request) -> set[str]:
     """Return the media types in an Accept header that are not refused by `q=0`."""
-    found = set()
-    for part in accept.lower().split(","):
+    found: set[str] = set()
+    accept = next((value for name, value in request.scope["headers"] if name == b"accept"), b"*/*")
+    if accept == b"*/*":
+        return found
+    for part in accept.decode("latin-1").lower().split(","):
         media_type, *parameters = (word.strip() for word in part.split(";"))
         if not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters):
             found.add(media_type)

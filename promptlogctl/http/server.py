@@ -12,15 +12,18 @@ import fcntl
 import os
 import resource
 import termios
+from collections.abc import Awaitable
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from promptlogctl.http.guard import HEAD_BYTES
 from promptlogctl.http.json_body import BODY_BYTES
 from promptlogctl.http.problems import Problem
+from promptlogctl.http.whole_response import ResponseSender
 
 HEAD_S = 10.0
 """Time limit for a complete head, also for the first one of a connection."""
@@ -117,9 +120,9 @@ class Protocol(HttpToolsProtocol):
             if not part:
                 continue
             self._message_bytes += len(part)
-            if self._in_head:
-                self._start("head", HEAD_S, self._refuse_late)
             super().data_received(part)
+            if self._in_head and not self._is_complete:
+                self._start("head", HEAD_S, self._refuse_late)
             self._check_size()
         if len(self._held) > HELD_BYTES:
             self.flow.pause_reading()
@@ -175,7 +178,11 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._in_application = cycle
-        super()._start_asgi_task(cycle, app)
+
+        def serve(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            return app(scope, receive, ResponseSender(cycle).send)  # type: ignore[no-any-return]
+
+        super()._start_asgi_task(cycle, serve)  # type: ignore[arg-type]
 
     def on_response_complete(self) -> None:
         """Continue with the next request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from collections.abc import Awaitable, Callable, Iterator
@@ -50,6 +51,7 @@ async def _start_with_few(plan: Plan, start: Callable[[Plan], Awaitable[Cell]]) 
     uid = NOBODY if os.geteuid() == 0 else os.geteuid()
     one = Identities(range(uid, uid + 1), range(uid, uid + 1))
     plan = msgspec.structs.replace(plan, identities=one)
+    gc.collect()  # it may close files of earlier tests, which would be missed below
     before, processes = _descriptors(), set(children(os.getpid()))
     failed = 0
     for count in range(_MOST):

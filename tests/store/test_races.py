@@ -12,7 +12,7 @@ import pytest
 from promptlogd.store import NotFound, Store
 from tests.store.programs import submit
 
-_ROUNDS = 150
+_ROUNDS = 60
 
 
 @pytest.fixture

@@ -29,6 +29,14 @@ def made() -> Iterator[Root]:
         rmtree(folder)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark most tests without JIT `long`: test_cell.py and the hostile programs test what differs."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if parameters is not None and parameters.params.get("plan") == "jitless" and item.path.name != "test_cell.py":
+            item.add_marker("long")
+
+
 @pytest.fixture(params=["jit", "jitless"])
 def plan(made: Root, request: pytest.FixtureRequest) -> Iterator[Plan]:
     """A plan that starts a Deno cell: with JIT in a cgroup, and without both."""
