@@ -189,7 +189,7 @@ def missed(of: dict[str, float]) -> list[str]:
 def show_beside(medians: dict[str, dict[str, float]]) -> None:
     """Print the table."""
     print(
-        f"\nbeside one bad client: {RATE}/s of a kept short program, ms; growth of the daemon's resident memory, MiB;"
+        f"\nbeside one bad client: {RATE}/s of a stored short program, ms; growth of the daemon's resident memory, MiB;"
     )
     print("the most that runs on Deno exceed their limits, ms: wall as told and as seen, CPU; turns of the loop, ms")
     heads = (

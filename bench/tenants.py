@@ -104,7 +104,7 @@ def main() -> None:
                 say(f"one tenant beside another, round {number + 1} of {options.rounds}: {name}")
                 table.add(name, **measure(tools, options.seconds, options.rate, config))
     medians = table.medians()
-    print(f"\none tenant beside another's flood: {options.rate:g}/s of a kept short program, ms")
+    print(f"\none tenant beside another's flood: {options.rate:g}/s of a stored short program, ms")
     print(f"{'':12}{'alone p50':>10}{'p99':>8}{'p50':>8}{'p99':>8}{'times':>8}{'refused':>9}{'none':>6}")
     for name, of in medians.items():
         print(

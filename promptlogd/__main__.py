@@ -104,7 +104,7 @@ def _run(
         settings.on_change(lambda config: writer.choose(config.log.format))
         if check_config:
             with _output():
-                click.echo(fit(f"the settings are right: {', '.join(settings.files) or 'the defaults'}"))
+                click.echo(fit(f"the settings are valid: {', '.join(settings.files) or 'the defaults'}"))
             return
         socket_path, state_dir = _choose_paths(settings, socket_path, state_dir)
 

@@ -64,8 +64,8 @@ _REFUSED_AT_ONCE = 32
 """Runs that are refused in one turn of the loop: 1 ms, including replies. Any number may be overdue."""
 
 _GRANTED_AT_ONCE = 32
-"""Runs that are granted in one turn of the loop: 3 ms, including replies. Any number may return their slots at once,
-because their user's quota is used up."""
+"""Runs that get a slot in one turn of the loop: 3 ms, including replies. If a quota is used up, any number of them may
+return their slots at once."""
 
 SPECIAL: Engine = ""
 """Stands for the engine of a run for which a cell is started."""
@@ -370,7 +370,7 @@ class Admission:
             while self._waiting and self.free and (ticket := self._choose()) is not None:
                 looks += 1
                 if looks > _GRANTED_AT_ONCE:
-                    with suppress(trio.RunFinishedError):  # the daemon is at its end
+                    with suppress(trio.RunFinishedError):  # the daemon has stopped
                         trio.lowlevel.current_trio_token().run_sync_soon(self.select, idempotent=True)
                     break
                 if ticket.room.has_room():

@@ -74,7 +74,7 @@ class Collector:
         limit: int = _PAGE,
         after: str | None = None,
     ) -> Collection:
-        """Remove programs that were not used for so long, until the store takes at most `over_bytes` if given.
+        """Remove programs that were unused for `unused_s`. With `over_bytes`, stop when the store takes at most that.
 
         `dry_run`: remove nothing. `after`: the `next` of the previous page. Raises BadReference, StoreFailed.
         """

@@ -20,28 +20,28 @@ from promptlogd.refusal import RequestError
 from promptlogd.token_bucket import TokenBucket
 
 _MOST_ACCOUNTS = 10_000
-"""Principals whose use is remembered: 6 MB. Beyond it, the longest unused is forgotten."""
+"""Maximum number of principals whose usage is remembered: 6 MB. Beyond it, the least recently used one is dropped."""
 
 _CPU_BURST_S = 10.0
-"""`cpu_burst_ms` is that of so many seconds by default."""
+"""Default of `cpu_burst_ms`: the CPU time of this number of seconds at the rate."""
 
 _REFUSALS_PER_S, _REFUSALS_BURST = 10.0, 20.0
-"""Refusals of one principal that are sent at once. Further ones are sent later, so that they keep to this rate."""
+"""Rate and burst of the refusals of one principal. Refusals beyond the burst are delayed to this rate."""
 _MOST_DELAY_S = 4.0
-"""Longest delay, less than the default of `server.drain_s`. A refusal costs the daemon 0.2 to 0.7 ms. With a delay of
-1 s for all, a tenant with 256 requests in flight used more of the daemon's CPU time by refusals than by its runs."""
+"""Maximum delay, less than the default of `server.drain_s`. A refusal costs the daemon 0.2 to 0.7 ms. With a maximum of
+1 s, a tenant with 256 requests in flight used more of the daemon's CPU time by refusals than by its runs."""
 _SPREAD_S, _STEPS = 2.0, 100
-"""Delays that would be longer go round the last 2 s of it in 100 steps. With one delay for all, the requests of a
-client would come back together, and occupy the event loop for as long as all of them take."""
+"""Delays that would exceed the maximum are spread over its last 2 s, in 100 steps. If all had the same delay, a client
+would send its next requests at the same time, and occupy the event loop until all of them are done."""
 _DELAYS_PER_S = 500.0
-"""Refusals of all principals that are delayed. Each holds 7 KB until it is sent, so all hold at most 18 MB. The others
-are sent at once."""
+"""Rate and burst of the delayed refusals of all principals. A delayed refusal takes 7 KB, so all take at most 18 MB.
+Refusals beyond the burst are sent at once."""
 
 _Key = tuple[int, str | None]
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True):
-    """The most runs of a user, and of a tenant, that may be in progress or may wait. None: any number."""
+    """Maximum numbers of runs of a user and of a tenant that may be in progress or may wait. None: no maximum."""
 
     user_running: int | None = None
     user_waiting: int | None = None
@@ -68,7 +68,7 @@ class _Applied(msgspec.Struct, frozen=True, kw_only=True):
 
     quotas: tuple[tuple[_Key, Quota], ...]
     stored: tuple[tuple[_Key, Quota], ...]
-    """Those that limit what it stores."""
+    """The quotas of these that limit what the principal stores."""
     caps: Caps
     maxima: Mapping[str, int]
 
@@ -80,16 +80,16 @@ class Quotas:
         """`access`: None if nobody has a quota."""
         self._access: Access | None = None
         self._accounts: OrderedDict[_Key, _Account] = OrderedDict()
-        """Longest unused first."""
+        """The least recently used one is the first."""
         self._delayed = 0
-        """Number of refusals that were delayed by less than the rate of refusals takes."""
+        """Number of refusals whose delay would have exceeded the maximum."""
         self._delays = TokenBucket()
         self._applied: dict[tuple[int, frozenset[int], str | None], _Applied] = {}
         if access is not None:
             self.adopt(access)
 
     def adopt(self, access: Access) -> None:
-        """Put the quotas of a configuration in force. What was used stays used."""
+        """Apply the quotas of a configuration. Usage so far still counts."""
         self._access = access if access.has_quotas else None
         self._applied.clear()
 
@@ -143,7 +143,7 @@ class Quotas:
         return used_up("cpu_ms_per_s", rate, f"{rate:g} ms of CPU time per second", key, wait_s)
 
     def refused(self, key: _Key, error: RequestError) -> RequestError:
-        """Return the error, delayed if this user or tenant was refused often in the last time (a token bucket shaper).
+        """Return the error. It has a delay if this user or tenant was refused often recently (a token bucket shaper).
 
         Otherwise a client that does not wait could keep the daemon busy with refusals.
         """
@@ -174,7 +174,7 @@ class Quotas:
         if account is None:
             account = self._accounts[key] = _Account()
             if len(self._accounts) > _MOST_ACCOUNTS:
-                # A tenant's first: a front can make up any number of tenants, and no user's debt may go for them.
+                # Drop tenants first: a front can name any number of them, and no user's debt may be forgotten for that.
                 del self._accounts[
                     next((other for other in self._accounts if other[1] is not None), next(iter(self._accounts)))
                 ]

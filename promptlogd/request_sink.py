@@ -50,8 +50,7 @@ class Replies(Protocol):
         tenant: str | None = None,
         hash: str | None = None,
     ) -> None:
-        """Send an error, count it, and log it. `tenant`: for whom the request was. `hash`: of the program, or its
-        prefix."""
+        """Send an error, count it, and log it. `tenant`: that of the request. `hash`: of the program, or a prefix."""
 
     def done(self, id: Id) -> None:
         """Note that the last reply to a request was sent."""
@@ -107,7 +106,7 @@ class RequestSink(Sink):
         client = self._end()
         if client is not None:
             hash = (error.detail or {}).get("hash", self._reference)
-            hash = hash if isinstance(hash, str) and _HASH.fullmatch(hash) else None  # not a name, nor another text
+            hash = hash if isinstance(hash, str) and _HASH.fullmatch(hash) else None  # log no names or other texts
             client.send_error(self._id, error.code, error.message, error.detail, tenant=self._tenant, hash=hash)
             client.done(self._id)
 

@@ -93,7 +93,7 @@ async def test_the_queue_has_a_part_for_each() -> None:
 
 
 async def test_a_tenant_cannot_fill_its_users_part_of_the_queue() -> None:
-    """Above the user's quota the newest run of the tenant with the most waiting runs is refused, whoever comes."""
+    """Above the user's quota, the newest run of the tenant with the most waiting runs is refused."""
     runs, caps = _Runs(slots=1), Caps(user_waiting=4)
     runs.ask("running", client(1, tenant="flood"), caps)
     for number in range(5):
@@ -174,7 +174,7 @@ async def test_a_quota_that_is_lifted() -> None:
 
 
 @within_a_minute
-async def test_who_waits_too_long_for_a_quota_is_told_so() -> None:
+async def test_a_run_that_waits_too_long_for_a_quota_is_refused() -> None:
     """A run that waited for its user's own runs is refused with `quota`, another one with `busy`."""
     runs = _Runs(slots=1)
     runs.ask("own", client(1, uid=7), Caps(user_running=1))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import click
+
+from promptlogctl.cli import cli
 from sandbox.engines.deno import SPEC
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +41,23 @@ def test_make_help_names_every_target() -> None:
     named = set(re.findall(r"`make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text("utf-8")))
     assert len(named) >= 15
     assert named <= targets
+
+
+def test_every_option_is_documented() -> None:
+    """The documents name each command of promptlogctl, and each option of promptlogctl and promptlogd."""
+    text = "".join(path.read_text("utf-8") for path in ROOT.glob("docs/**/*.md"))
+    commands = {name: cli.get_command(click.Context(cli), name) for name in cli.list_commands(click.Context(cli))}
+    assert len(commands) >= 25
+    help = subprocess.run([sys.executable, "-m", "promptlogd", "--help"], capture_output=True, text=True, timeout=60)
+    options = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", help.stdout, re.MULTILINE))
+    assert len(options) >= 9
+    for name, command in (*commands.items(), ("promptlogctl", cli)):
+        assert command is not None
+        assert re.search(rf"\b{name}\b", text), name
+        options |= {form for each in command.params if isinstance(each, click.Option) for form in each.opts}
+    assert len(options) >= 45
+    for option in options:
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), option
 
 
 def test_links_between_documents_are_valid() -> None:

@@ -107,7 +107,7 @@ async def test_remembered_principals_are_bounded(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_users_debt_outlasts_many_tenants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A front that names ever new tenants does not have what another user owes forgotten."""
+    """If a front names more and more tenants, the used CPU time of other users is still remembered."""
     monkeypatch.setattr("promptlogd.quotas._MOST_ACCOUNTS", 10)
     quotas = _quotas(
         tenant=Quota(runs_per_s=0.1, runs_burst=1), rules=[QuotaRule(users=(2,), runs_per_s=0.1, runs_burst=1)]
@@ -121,7 +121,7 @@ async def test_a_users_debt_outlasts_many_tenants(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_delayed_refusals_are_bounded(monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock) -> None:
-    """Only so many refusals of all users are delayed, because each holds memory until it is sent."""
+    """The number of delayed refusals of all users is limited, because each takes memory until it is sent."""
     monkeypatch.setattr("promptlogd.quotas._DELAYS_PER_S", 50.0)
     quotas = _quotas(user=Quota(runs_per_s=0.01, runs_burst=1))
     delayed = 0
@@ -135,8 +135,8 @@ async def test_delayed_refusals_are_bounded(monkeypatch: pytest.MonkeyPatch, moc
     await trio.lowlevel.checkpoint()
 
 
-async def test_a_client_that_does_not_wait_is_told_later(mock_clock: MockClock) -> None:
-    """Beyond twenty refusals at once, they are delayed to ten a second, at most by 4 s; another user's are not."""
+async def test_refusals_of_a_client_that_does_not_wait_are_delayed(mock_clock: MockClock) -> None:
+    """After twenty refusals, further ones are delayed to ten a second, by at most 4 s; another user's are not."""
     quotas = _quotas(user=Quota(runs_per_s=0.01, runs_burst=1))
 
     def delays(uid: int, count: int) -> list[float]:

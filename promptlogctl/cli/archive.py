@@ -34,7 +34,7 @@ _TYPES = {b"1": "a hard link", b"2": "a symbolic link", b"5": "a folder", b"x": 
 
 
 class BadArchive(Exception):
-    """The file is not what `export` writes. The message says where."""
+    """The file was not written by `export`, or is damaged. The message says where."""
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ def read(file: BinaryIO) -> Iterator[tuple[Exported, bytes]]:
         yield program, source[1]
         last = hash
     if _exactly(file, _BLOCK) != b"\0" * _BLOCK or file.read(1):
-        raise BadArchive("something follows its end; import files of several exports one by one")
+        raise BadArchive("further data follows the end of the export; import several exports one by one")
 
 
 def _member(file: BinaryIO) -> tuple[str, bytes] | None:
@@ -147,7 +147,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 
 def _up_to(file: BinaryIO, size: int) -> bytes:
-    """Read so many bytes, or fewer at the end of the file. One read of a pipe may give only a part."""
+    """Read this number of bytes, or fewer at the end of the file. A single read of a pipe may return only a part."""
     data = b""
     while len(data) < size and (part := file.read(size - len(data))):
         data += part

@@ -1,4 +1,4 @@
-"""promptlogctl completion: the script that makes a shell complete commands, options, files and kept programs.
+"""promptlogctl completion: the script that makes a shell complete commands, options, files and stored programs.
 
 In each shell the script calls promptlogctl with the line up to the cursor, and gets one line for each candidate.
 Paths are left to the shell itself, which knows quoting, `~` and variables.

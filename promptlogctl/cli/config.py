@@ -29,4 +29,4 @@ def config(app: App, changed: bool) -> None:
         if one.after_restart is not None:
             notes.append(f"{one.after_restart} after a restart")
         rows.append([one.name, one.value, one.source, ", ".join(notes)])
-    terminal.table(["SETTING", "VALUE", "FROM", ""], rows, spare=["", "FROM"])
+    terminal.table(["SETTING", "VALUE", "FROM", ""], rows, optional=["", "FROM"])

@@ -34,7 +34,7 @@ def exec_(
 ) -> Exit:
     """Run the program in FILE, or CODE, without storing it.
 
-    The defaults and maxima of limits are those of a daemon without other settings.
+    The daemon's configuration can change the defaults and maxima of limits that are listed here.
     """
     if file is None and code is None:
         raise click.UsageError("give a FILE (- for standard input), or -e CODE")

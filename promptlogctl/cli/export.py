@@ -24,10 +24,10 @@ from promptlogctl.client import Client, RequestRefused
 @click.argument("file", metavar="FILE|-", type=FILE)
 @command
 def export(app: App, file: str) -> Exit:
-    """Write all programs that you may read, and their names, to a tar file.
+    """Write all programs that you may read to a tar file.
 
-    The file also has their engines and languages. With - as FILE, the command writes to standard output. Equal programs
-    and names give equal bytes. Exit code 1: a program could not be read, and is not in the file.
+    The file also has their names, engines and languages. With - as FILE, the command writes to standard output. Equal
+    programs and names give equal bytes. Exit code 1: a program could not be read, and is not in the file.
     """
     if os.path.isdir(file):
         raise click.UsageError(f"can't write {file}: it is a folder")

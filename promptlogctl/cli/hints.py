@@ -28,7 +28,7 @@ _DENO_ALONE = """
     setInterval setTimeout structuredClone
 """
 DENO_ALONE = frozenset(_DENO_ALONE.split())
-"""Globals that only Deno has, but for `fetch`. A test compares both engines."""
+"""Globals that only Deno has, except `fetch`. A test compares both engines."""
 
 _COMMONJS = frozenset(["require", "module", "exports", "__dirname", "__filename"])
 _NO_NETWORK = "a program has no network: pass data in as `prompt` or `env`"
@@ -52,7 +52,7 @@ _NO_MODULE = re.compile(
 )
 _IMPORT = re.compile(r"^[ \t]*(?:import\b(?!\s*\(|\s*\.)|export\b.*\bfrom\b)|\bimport\s*\(", re.MULTILINE)
 _BUNDLE = "npx esbuild main.js --bundle --format=esm --platform=neutral --outfile=bundle.js"
-_IMPORTS = f"a program imports nothing but its own files; bundle it and its imports into one file first: {_BUNDLE}"
+_IMPORTS = f"a program can't import packages or files; bundle it and its imports into one file first: {_BUNDLE}"
 
 _OVER_MAXIMUM = re.compile(
     r"limits\.(\w+) is \d+, the maximum is |the (source|prompt|env) is \d+ bytes, the maximum is "

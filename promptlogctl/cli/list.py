@@ -36,4 +36,4 @@ def list_(app: App, limit: int | None, no_trunc: bool) -> None:
         for row in programs
     ]
     header = ["HASH", "BYTES", "ENGINE", "CREATED", "RUNS", "NAMES"]
-    terminal.table(header, rows, cut=not no_trunc, spare=["CREATED", "BYTES", "ENGINE", "RUNS"])
+    terminal.table(header, rows, cut=not no_trunc, optional=["CREATED", "BYTES", "ENGINE", "RUNS"])

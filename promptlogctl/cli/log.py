@@ -20,8 +20,8 @@ from promptlogctl.client import Client, ConnectionLost, JournalEntry, NoDaemon, 
 
 _FOLLOW_S = 0.5
 _HEADER = ["ENTRY", "TIME", "UID", "WHAT", "OUTCOME", "PROGRAM", "NAME", "ENGINE", "CPU MS", "WALL MS", "MIB"]
-_SPARE = ["MIB", "WALL MS", "ENGINE", "CPU MS", "UID", "NAME", "TIME"]
-"""Columns that a narrow terminal does not get, the first ones first."""
+_OPTIONAL = ["MIB", "WALL MS", "ENGINE", "CPU MS", "UID", "NAME", "TIME"]
+"""Columns that are omitted on a narrow terminal, in this order."""
 
 
 class Since(click.ParamType[float]):
@@ -97,13 +97,13 @@ def _log(
             if app.json:
                 output.as_json(entries)
             else:
-                terminal.table(_HEADER, _rows(entries, short=not no_trunc), cut=not no_trunc, spare=_SPARE)
+                terminal.table(_HEADER, _rows(entries, short=not no_trunc), cut=not no_trunc, optional=_OPTIONAL)
             return
         _follow(app, client, wanted, entries, short=not no_trunc)
 
 
 def _follow(app: App, client: Client, wanted: Mapping[str, Any], entries: list[JournalEntry], *, short: bool) -> None:
-    """Print entries as they come, oldest first, until Ctrl-C. While the daemon is away, wait for it."""
+    """Print new entries, oldest first, until Ctrl-C. If the daemon stops, wait until it answers again."""
     newest = entries[0].id if entries else _newest(client)
     new = entries[::-1]
     is_away = False
@@ -183,14 +183,17 @@ def _show_sums(app: App, client: Client, program: str | None, since: float | Non
         for row in sums
     ]
     header = ["PROGRAM", "ENGINE", "RUNS", "FAILED", "CPU MS", "MAX", "MEAN WALL", "MAX MIB", "LAST"]
-    terminal.table(header, rows, cut=short, spare=["LAST", "MAX MIB", "MEAN WALL", "MAX", "ENGINE"])
+    terminal.table(header, rows, cut=short, optional=["LAST", "MAX MIB", "MEAN WALL", "MAX", "ENGINE"])
 
 
 @log.command("show")
 @click.argument("entry", type=Count(2**53 - 1), metavar="ENTRY")
 @command
 def show(app: App, entry: int) -> None:
-    """Show one entry in full, with the texts that the journal stores (the setting journal.keep)."""
+    """Show one entry in full.
+
+    This includes the texts that the setting journal.keep selects.
+    """
     with app.client() as client:
         found = client.journal_entry(entry)
     if app.json:

@@ -45,7 +45,9 @@ def _complete_env(context: click.Context, parameter: click.Parameter, incomplete
 
 
 VISIBILITY = click.option(
-    "--visibility", type=click.Choice(["own", "group", "all"]), help="Who sees it: you, also your group, or everyone."
+    "--visibility",
+    type=click.Choice(["own", "group", "all"]),
+    help="Who sees the program or the name: only you, also your group, or everyone.",
 )
 _COUNT = Count()
 _OPTIONS = (

@@ -32,7 +32,7 @@ _LINE_CELLS = 160
 """Maximum width of a source line in an error. A terminal may be narrower."""
 
 SHORT_HASH = 12
-"""Digits of a hash in a table on a terminal. Commands accept them, as they accept 8."""
+"""Digits of a hash in a table on a terminal. Commands accept 8 or more digits."""
 
 _INDENT = "    "
 _FRAMES = 10
@@ -107,7 +107,7 @@ def problem(
 
 @contextmanager
 def _reader_may_leave() -> Iterator[None]:
-    """Context manager: ignore that nobody reads standard output any more, so that the exit code stays the run's."""
+    """Context manager: ignore a broken pipe on standard output, so that the exit code stays that of the run."""
     try:
         yield
     except BrokenPipeError:
@@ -138,7 +138,7 @@ def in_full(value: Any) -> Any:
         return value
     kind = value.__struct_config__
     fields = {name: getattr(value, name) for name in value.__struct_fields__}
-    if kind.tag_field == "type":  # a message, whose id is of its connection; that of a journal's entry stays
+    if kind.tag_field == "type":  # the id of a message belongs to its connection; an entry of the journal keeps its id
         del fields["id"]
     found = {name: in_full(field) for name, field in fields.items() if field is not None}
     return {"kind": kind.tag, **found} if kind.tag_field == "kind" else found

@@ -26,7 +26,7 @@ from promptlogctl.client import Client, RequestRefused
 def run(app: App, program: str, show_usage: bool, **given: Any) -> Exit:
     """Run a stored program and print the JSON of its result.
 
-    The defaults and maxima of limits are those of a daemon without other settings.
+    The daemon's configuration can change the defaults and maxima of limits that are listed here.
     """
     prompt, options = checked(**given)
     live = nullcontext() if app.json else printed()

@@ -10,7 +10,7 @@ from promptlogctl.cli import output, terminal
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.program import PROGRAM
 
-_SEEN_BY = {"own": "its owner alone", "group": "its owner's group", "all": "everyone"}
+_SEEN_BY = {"own": "this holder only", "group": "this holder's group", "all": "everyone"}
 
 
 @click.command()
@@ -38,7 +38,8 @@ def show(app: App, program: str, source: bool) -> None:
         ]
         for holder in shown.holders:
             whose = f"uid {holder.uid}" + (f", tenant {holder.tenant}" if holder.tenant else "")
-            rows.append(["held by", f"{whose} since {output.when(holder.at)}, for {_SEEN_BY[holder.visibility]}"])
+            since, seen_by = output.when(holder.at), _SEEN_BY[holder.visibility]
+            rows.append(["holder", f"{whose} since {since}, visible to {seen_by}"])
         for name, changes in shown.history.items():
             rows += [[f"@{name}", f"{output.when(change.at)} on {change.hash[:digits]}"] for change in changes]
         for key, value in rows:

@@ -56,4 +56,4 @@ def check_systemd(*, of_user: bool) -> None:
             "machinectl shell USER@"
         )
     if not of_user and os.geteuid() != 0:
-        raise UnitsError("this takes root: sudo promptlogctl ...; or --user for a service of your own")
+        raise UnitsError("this requires root: sudo promptlogctl ...; or --user for a service of your own")

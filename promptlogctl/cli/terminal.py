@@ -98,13 +98,13 @@ def table(
     rows: Sequence[Sequence[str]],
     *,
     cut: bool = True,
-    spare: Sequence[str] = (),
+    optional: Sequence[str] = (),
     wrap: bool = False,
 ) -> None:
     """Print rows: aligned under a header on a terminal, tab-separated otherwise.
 
-    If a terminal is too narrow, the `spare` columns are left out, the first ones first; then lines are cut, or
-    with `wrap` the last column goes on in the next line. `cut=False`: lines may be wider than the terminal.
+    If a terminal is too narrow, the `optional` columns are omitted, in this order. Then lines are cut, or with `wrap`
+    the last column continues on the next line. `cut=False`: lines may be wider than the terminal.
     """
     most = columns(sys.stdout)
     if most is None:
@@ -113,7 +113,7 @@ def table(
         return
     widths = {name: max(len(row[i]) for row in [header, *rows]) for i, name in enumerate(header)}
     if cut:
-        for name in spare:
+        for name in optional:
             if sum(widths.values()) + len(_GAP) * (len(widths) - 1) <= most:
                 break
             del widths[name]

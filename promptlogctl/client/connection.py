@@ -23,7 +23,7 @@ _R = TypeVar("_R")
 _READ_BYTES = 256 * 1024
 
 _MOST_WAIT_S = 86_400.0
-"""A longer time is waited for in parts: poll(2) takes at most 24 days, and no infinity."""
+"""Maximum time of one poll(2), which accepts at most 24 days. A longer wait consists of several polls."""
 
 
 class Connection:
@@ -190,14 +190,14 @@ class Connection:
 
     def _find_loss(self, sock: socket.socket) -> None:
         """Close the connection if the daemon has closed it since the last request. Drops replies that came late."""
-        while self._sock is sock and self._reader is None:  # the reader thread sees it itself
+        while self._sock is sock and self._reader is None:  # a reader thread detects the loss itself
             try:
                 data = sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
                 data = b""
-            with suppress(ConnectionLost):  # then it is closed
+            with suppress(ConnectionLost):  # `_take` has closed it
                 self._take(data)
 
     def _lose(self) -> None:

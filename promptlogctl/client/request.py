@@ -136,9 +136,9 @@ def encoded(session: ClientSession, request: Request) -> bytes:
 
 
 def _check_types(request: Request) -> None:
-    """Raise TypeError for a field of another type than the protocol's.
+    """Raise TypeError if a field does not have the type that the protocol requires.
 
-    The daemon judges values, because a newer one may accept more of them.
+    The daemon checks the values, because a newer daemon may accept more values.
     """
     fields = structs.asdict(request)
     if isinstance(request, Run) and request.limits is not None:

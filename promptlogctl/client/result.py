@@ -59,11 +59,11 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def __repr__(self) -> str:
-        told = _shown(self.json if self.ok else self.describe())
+        text = _shown(self.json if self.ok else self.describe())
         used = self.usage
         lines = f", console lines: {len(self.logs)}" if self.logs else ""
         return (
-            f"<RunResult {self.outcome.__struct_config__.tag}: {told} (cpu {used.cpu_ms:.1f} ms, "
+            f"<RunResult {self.outcome.__struct_config__.tag}: {text} (cpu {used.cpu_ms:.1f} ms, "
             f"wall {used.wall_ms:.1f} ms, peak memory {used.peak_memory_bytes / 2**20:.1f} MiB{lines})>"
         )
 

@@ -126,7 +126,7 @@ class Backend:
         """Re-raise the error, unless it only refuses the tenant. Then stop naming tenants until this process ends."""
         if tenant is None or refused.code != "forbidden" or refused.detail.get("field") != "tenant":
             raise refused
-        if self._settings.tokens is not None:  # without tenants, each token would own what all own
+        if self._settings.tokens is not None:  # without tenants, all tokens would own the same programs
             raise Problem(
                 503, "no_tenants", "the daemon does not accept tenants from this server: add its user to server.fronts"
             )

@@ -94,7 +94,7 @@ def seen_by(principal: Principal) -> int | None:
 
 
 def _hash(store: Store, reference: str | None, viewer: Viewer) -> str | None:
-    """Return the hash, or the begin of one, that a reference means. A program that was removed has entries, too."""
+    """Return the hash that a reference means, or its digits if there is no such program: it may have been removed."""
     if reference is None:
         return None
     with suppress(NotFound):

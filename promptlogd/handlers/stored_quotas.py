@@ -1,4 +1,4 @@
-"""The quotas of what a principal stores, in the store's terms."""
+"""Converts the quotas of what a principal stores to records of the store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sandbox.limits import MIB
 
 
 def stored_quotas(quotas: Quotas, principal: Principal) -> list[HolderQuota]:
-    """Return the quotas of a principal, and of the user that it is a tenant of."""
+    """Return the quotas of a principal. For a tenant, also those of the front's user."""
     return [
         HolderQuota(
             uid=uid,

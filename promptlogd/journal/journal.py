@@ -60,7 +60,7 @@ class Journal:
         """A file in which a query found damage. The next flush replaces it."""
         self._retained_at = 0.0
         self._closed = False
-        self._told_at, self._told_lost = -_LOG_AGAIN_S, 0
+        self._logged_at, self._logged_lost = -_LOG_AGAIN_S, 0
         """Time and number of the last log line about lost entries."""
         self._why_lost = ""
 
@@ -79,7 +79,7 @@ class Journal:
             self._database = self._opened()
         except (OSError, sqlite3.Error) as error:
             self._why_lost = f"the journal {self._folder / FILE} can't be opened ({error})"
-            self._tell_lost()
+            self._log_lost()
 
     def _opened(self) -> Database:
         """Open the file. If SQLite can't read it, or it has another version, move it to `damaged/` first."""
@@ -137,13 +137,13 @@ class Journal:
             entries = self._taken()
             if self._dropped:
                 self._lost, self._dropped = self._lost + self._dropped, 0
-                self._why_lost = "the journal did not keep up"
+                self._why_lost = "the queue of the journal was full"
             if self._database is None:
                 self._lost += len(entries)
             else:
                 self._write(self._database, entries)
-            if self._lost > self._told_lost:
-                self._tell_lost()
+            if self._lost > self._logged_lost:
+                self._log_lost()
 
     def _write(self, database: Database, entries: list[Entry]) -> None:
         unwritten = len(entries)
@@ -179,8 +179,8 @@ class Journal:
                 self._put_aside(error)
             self._database = Database(self._folder / FILE)
         except (OSError, sqlite3.Error) as failure:
-            self._why_lost = f"the journal {self._folder / FILE} can't be made again ({failure})"
-            _log.error("%s: nothing is noted", self._why_lost)
+            self._why_lost = f"the journal {self._folder / FILE} can't be created again ({failure})"
+            _log.error("%s: nothing is recorded", self._why_lost)
 
     def _taken(self) -> list[Entry]:
         """Remove all entries from the queue, and return them with the entries of refused requests."""
@@ -239,11 +239,11 @@ class Journal:
                 return
             database.remove_oldest(database.rows.most_common(1)[0][0], excess)
 
-    def _tell_lost(self, *, at_once: bool = False) -> None:
+    def _log_lost(self, *, at_once: bool = False) -> None:
         """Log how many entries are lost, and why. This is done at most once a minute, unless `at_once` is set."""
-        if at_once or time.monotonic() - self._told_at > _LOG_AGAIN_S:
-            self._told_at, self._told_lost = time.monotonic(), self._lost
-            _log.error("%s: %d entries are lost since the start", self._why_lost, self._lost)
+        if at_once or time.monotonic() - self._logged_at > _LOG_AGAIN_S:
+            self._logged_at, self._logged_lost = time.monotonic(), self._lost
+            _log.error("%s: %d entries were lost since the start", self._why_lost, self._lost)
 
     def counts(self) -> JournalCounts | None:
         """Return the number of entries, as of the last flush. None if the journal is off. Does not block."""
@@ -295,5 +295,5 @@ class Journal:
             database, self._database = self._database, None
             if database is not None:
                 database.close()
-            if self._lost > self._told_lost:
-                self._tell_lost(at_once=True)
+            if self._lost > self._logged_lost:
+                self._log_lost(at_once=True)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from promptlogd.store.holders import MANAGER, Viewer
 
 _MOST = 100_000
-"""Pairs of a program and a viewer: 40 MB. There are so many only if the disk fails for long. Beyond it, new pairs count
-as the manager's, so that the sum for each program stays right."""
+"""Maximum number of pairs of a program and a viewer: 40 MB. It is reached only if the disk fails for a long time. Then
+runs of further pairs count as runs of a manager, so that the sum for each program stays correct."""
 
 Counts = Mapping[Viewer, tuple[int, float]]
 """For each viewer that ran a program: the number of runs, and the time of the last end."""
@@ -59,7 +59,7 @@ class RunCounts:
             return runs
 
     def put_back(self, runs: dict[str, dict[Viewer, tuple[int, float]]]) -> None:
-        """Add back counts that could not be written. `runs` is this object's from now on."""
+        """Add back counts that could not be written. The caller must not use `runs` afterwards."""
         with self._mutex:
             since, self._runs = self._runs, runs
             self._pairs = sum(map(len, runs.values()))

@@ -100,7 +100,7 @@ class NotYours(StoreError):
 
 
 class OverQuota(StoreError):
-    """A principal may not store another program or name. `setting`: of the quota; `used` and `most` in its unit."""
+    """A principal may not store another program or name. `setting`: the quota; `used` and `most` are in its unit."""
 
     def __init__(self, setting: str, whose: str, used: float, most: float) -> None:
         unit = "MiB of programs" if setting == "stored_mb" else setting

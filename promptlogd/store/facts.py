@@ -32,7 +32,7 @@ from promptlogd.store.totals import TOTALS_SCHEMA
 _log = logging.getLogger(__name__)
 
 _SCHEMA_VERSION, _WITHOUT_TOTALS, _WITHOUT_HOLDERS = 5, 4, 3
-"""`user_version` of the database; that without totals; and that of format version 2 of the folder."""
+"""Values of `user_version`: current; before the table `totals`; before holders (format version 2 of the folder)."""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS programs (
     hash TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at REAL NOT NULL, created_by INTEGER NOT NULL,

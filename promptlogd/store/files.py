@@ -122,7 +122,7 @@ def guess_meta(folder: int, hash: str, key: bytes) -> Meta:
         size, created_at, uid = 0, 0.0, 0
     else:
         size, created_at, uid = source.st_size, source.st_mtime, source.st_uid
-    # Whoever held it is not known. So nobody but a manager sees it, unless SQLite knows more.
+    # The holders are not known. So only managers see the program, unless SQLite still has its holders.
     holder = Holder(uid=uid, visibility="own", at=created_at)
     return text_meta(
         hash,

@@ -17,8 +17,8 @@ CREATE TABLE holders (
     PRIMARY KEY (hash, uid, tenant)
 ) WITHOUT ROWID;
 """
-"""`tenant` is empty for a user. `bytes`: the disk space that the holder is charged for. `runs`: those that count for it
-(`Credits`)."""
+"""`tenant` is empty for a user. `bytes`: the disk space that the holder is charged for. `runs`: the number of runs that
+count for the holder (`Credits`)."""
 
 _BLOCK = 4096
 _PROGRAM_BYTES = f"{2 * _BLOCK} + (size + {_BLOCK - 1}) / {_BLOCK} * {_BLOCK}"
@@ -37,7 +37,7 @@ class HolderRows:
         return sorted((_holder(row) for row in rows), key=lambda holder: holder.at)
 
     def put(self, hash: str, holders: Iterable[Holder]) -> None:
-        """Replace the holders of a program, which must have a row. Those who stay keep their runs."""
+        """Replace the holders of a program, which must have a row. Holders that stay keep their count of runs."""
         after = {(one.uid, one.tenant or ""): one for one in holders}
         before = self._db.execute("SELECT uid, tenant FROM holders WHERE hash = ?", (hash,)).fetchall()
         self._db.executemany(
@@ -59,7 +59,7 @@ class HolderRows:
         return at
 
     def own_visibility(self, hash: str, viewer: Viewer) -> Visibility | None:
-        """Return the visibility that the viewer itself has given, or another tenant that it may act for."""
+        """Return the visibility that the viewer has given to a program; if none, that of a tenant that it owns."""
         own = "SELECT visibility, min(at) FROM holders WHERE hash = ? AND uid = ?"
         (visibility, _) = self._db.execute(f"{own} AND tenant = ?", (hash, viewer.uid, viewer.tenant or "")).fetchone()
         if visibility is None and viewer.owns_user:
@@ -87,7 +87,7 @@ class HolderRows:
                 )
 
     def of_others(self, hash: str, owner: Holder) -> int:
-        """Return the number of names on a program whose owners do not hold it; 0 if this owner of a name holds it."""
+        """Return the number of names on a program whose owners are not its holders; 0 if `owner` is a holder."""
         holders = "SELECT uid, tenant FROM holders WHERE hash = ?"
         row = self._db.execute(
             "SELECT count(*) FROM names WHERE hash = ? AND uid IS NOT NULL "
@@ -100,7 +100,7 @@ class HolderRows:
         """Add the holders of all programs. `holders_of`: those of a hash and the uid that submitted it."""
         for hash, uid in self._db.execute("SELECT hash, created_by FROM programs").fetchall():
             self.put(hash, holders_of(hash, uid))
-        # The runs of a program with several holders are known for nobody.
+        # If a program has several holders, the older version did not record which holder each run counts for.
         self._db.execute(
             "UPDATE holders SET (runs, last_run_at) = "
             "(SELECT runs, last_run_at FROM programs WHERE programs.hash = holders.hash) "

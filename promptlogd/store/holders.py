@@ -1,6 +1,6 @@
 """Who holds a program, and who sees it (docs/access.md). Pure.
 
-A program is stored once. Each principal that submitted it is a holder, with a visibility of its own.
+A program is stored once. Each principal that submitted it is a holder, with a separate visibility.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Visibility = Literal["own", "group", "all"]
 MOST_HOLDERS = 1000
 """Holders of one program: 110 KB of its metadata."""
 MOST_HOLDERS_OF_UID = 100
-"""Tenants of one front that hold one program, so that they can't keep others from holding it."""
+"""Tenants of one user that hold one program. So the tenants of one front cannot use up all holders of a program."""
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,15 +28,15 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A principal that holds a program, or owns a name; and who else sees that."""
+    """A principal that holds a program or owns a name, and who else sees the program or the name."""
 
     uid: int
     tenant: str | None = None
     gid: int | None = None
-    """The group that sees it with the visibility `group`."""
+    """The group for the visibility `group`."""
     visibility: Visibility = "all"
     at: float = 0.0
-    """When it was submitted, in seconds since the epoch."""
+    """Time of the first submit by this principal, in seconds since the epoch."""
 
     @property
     def owner(self) -> Owner:
@@ -45,15 +45,15 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Viewer(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks for a program."""
+    """The sender of a request, and what it may see."""
 
     uid: int
     tenant: str | None = None
     gids: frozenset[int] = frozenset()
     owns_user: bool = True
-    """Whether it owns what any tenant of its user owns: a front's user itself, and a tenant that may manage."""
+    """Whether it owns what all tenants of its user own: true for a front's user, and for a tenant with `manage`."""
     manages: bool = False
-    """Whether it owns, as it were, everything."""
+    """Whether it has the right `manage`, and so may do what any owner may do."""
 
     @property
     def owner(self) -> Owner:
@@ -61,7 +61,7 @@ class Viewer(msgspec.Struct, frozen=True, kw_only=True):
         return Owner(uid=self.uid, tenant=self.tenant)
 
     def owns(self, uid: int, tenant: str | None) -> bool:
-        """Whether it may do as this principal may."""
+        """Whether it may do what this principal may do."""
         return self.manages or (uid == self.uid and (self.owns_user or tenant == self.tenant))
 
     def sees(self, holder: Holder) -> bool:
@@ -77,12 +77,12 @@ class Viewer(msgspec.Struct, frozen=True, kw_only=True):
         return self.manages or any(map(self.sees, holders))
 
     def holds(self, holders: Iterable[Holder]) -> bool:
-        """Whether it is one of these holders, or may do as one of them may."""
+        """Whether it is one of these holders, or may do what one of them may do."""
         return any(self.owns(holder.uid, holder.tenant) for holder in holders)
 
 
 MANAGER = Viewer(uid=0, manages=True)
-"""Who sees and may do everything."""
+"""A viewer that sees everything, and may do everything."""
 
 
 def is_public(holders: Iterable[Holder]) -> bool:
@@ -91,7 +91,7 @@ def is_public(holders: Iterable[Holder]) -> bool:
 
 
 def with_holder(holders: Sequence[Holder], new: Holder) -> list[Holder]:
-    """Return these holders and a new one, which replaces an earlier record of the same principal but for its time.
+    """Return these holders and a new one. It replaces an earlier record of the same principal, but keeps its time.
 
     Raises TooManyHolders.
     """
@@ -100,15 +100,18 @@ def with_holder(holders: Sequence[Holder], new: Holder) -> list[Holder]:
         at = next(holder.at for holder in holders if holder.owner == new.owner)
         new = msgspec.structs.replace(new, at=at)
     elif len(found) >= MOST_HOLDERS or sum(holder.uid == new.uid for holder in found) >= MOST_HOLDERS_OF_UID:
-        raise TooManyHolders(f"too many principals hold this program: {MOST_HOLDERS_OF_UID} of one user may")
+        raise TooManyHolders(
+            "too many users and tenants have stored this program: the maximum is "
+            f"{MOST_HOLDERS}, and {MOST_HOLDERS_OF_UID} of one user"
+        )
     return [*found, new]
 
 
 class Credits:
-    """Which holder of a program the runs by each viewer count for: the viewer itself if it holds the program.
+    """Which holder of a program each run counts for.
 
-    Otherwise a holder that shows the program to it, if possible to everyone. So whoever sees that somebody holds the
-    program sees the count, and nobody else does.
+    The run of a holder counts for this holder. Any other run counts for a holder that shows the program to the viewer,
+    if possible one that shows it to everyone. So a viewer sees the run in a count only if it sees that holder.
     """
 
     def __init__(self, holders: Sequence[Holder]) -> None:

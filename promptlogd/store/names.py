@@ -18,8 +18,8 @@ from promptlogd.store.state_folder import StateFolder
 MOST_NAMES_OF_PROGRAM = 64
 """Maximum number of names of one program. `show` and `list` send all of them, and a removal removes all of them."""
 MOST_NAMES_OF_OTHERS = 32
-"""Maximum number of names of one program that belong to users and tenants who do not hold it. So they cannot use up the
-names of a program for its holders."""
+"""Maximum number of names of one program that belong to users and tenants that are not its holders. So they cannot
+prevent the holders from naming the program."""
 MOST_NAMES = 100_000
 """Maximum number of names. The last move of each stays in the journal: 19 MB."""
 _MOVES_BACK = 1000
@@ -35,7 +35,7 @@ class Labeller(msgspec.Struct, frozen=True, kw_only=True):
     quotas: Sequence[HolderQuota] = ()
     """Quotas of the owner."""
     visibility: Visibility | None = None
-    """Who is to see the name. None: those who see it already; of a new name, as in `new_owner`."""
+    """The requested visibility. None: unchanged, or for a new name that of `new_owner`."""
 
     def may_move(self, owner: Holder) -> bool:
         """Whether it may move a name of this owner."""
@@ -49,13 +49,13 @@ class Labeller(msgspec.Struct, frozen=True, kw_only=True):
             raise NotYours(f"the name {name} belongs to another user; choose another name")
         if self.visibility is None or self.visibility == owner.visibility:
             return owner
-        # The group is the owner's, also if a manager or another tenant makes the change.
+        # Even if a manager or another tenant makes the change, the group is that of the owner.
         gid = self.new_owner.gid if owner.owner == self.new_owner.owner else owner.gid
         return msgspec.structs.replace(owner, visibility=self.visibility, gid=gid)
 
 
 class Placing(msgspec.Struct, frozen=True, kw_only=True):
-    """What giving a name to a program takes: a move with this owner, or nothing; and where the name was before."""
+    """How a name is given to a program: by a move with this owner, or by none; and the program that had it before."""
 
     owner: Holder | None
     moved_from: str | None
@@ -98,7 +98,7 @@ class Names:
             return viewer.sees_any(facts.holders.of(hash))
 
     def place(self, name: str, hash: str, labeller: Labeller, *, moves: bool) -> Placing:
-        """Return what giving a name to this program takes. `moves`: whether the name may be on another one.
+        """Return how to give a name to this program. `moves`: whether the name may be moved from another program.
 
         Raises NotYours, NameTaken, TooManyNames, OverQuota, StoreFailed.
         """
@@ -118,7 +118,7 @@ class Names:
         return Placing(owner=None if unchanged else owned, moved_from=None if previous == hash else previous)
 
     def _check_room(self, name: str, hash: str, owned: Holder, labeller: Labeller) -> None:
-        """Check that a name may be put on a program. `owned`: the owner of the name after that.
+        """Check that a program may get this name. `owned`: the owner of the name afterwards.
 
         Raises TooManyNames if the program or the store has the maximum number of names; OverQuota, StoreFailed.
         """
@@ -134,8 +134,8 @@ class Names:
                 )
             if not labeller.viewer.manages and facts.holders.of_others(hash, owned) >= MOST_NAMES_OF_OTHERS:
                 raise TooManyNames(
-                    f"those who do not hold program {hash} have {MOST_NAMES_OF_OTHERS} names on it, the maximum; use "
-                    "one of them, or submit the program",
+                    f"program {hash} has {MOST_NAMES_OF_OTHERS} names of users who have not submitted it, the maximum; "
+                    "use one of them, or submit the program first",
                     MOST_NAMES_OF_OTHERS,
                 )
             if previous is not None:

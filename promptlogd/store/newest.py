@@ -1,7 +1,8 @@
 """The programs that a viewer sees, newest first, a page at a time.
 
-A program has its place by the first submit that the viewer sees. The time of a hidden submit would tell others of it.
-So the pages come from the rows of holders, by an index for each reason to see one: own, shown to a group, shown to all.
+Programs are in the order of the first submit that the viewer sees. An order that includes hidden submits would reveal
+them. So the pages come from the rows of holders. There is an index for each reason to see a row: it is the viewer's
+own, or it is shown to one of the viewer's groups, or to all.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ CREATE INDEX of_tenant ON holders (uid, tenant, at, hash);
 CREATE INDEX shown_to_group ON holders (gid, at, hash) WHERE visibility = 'group';
 CREATE INDEX shown_to_all ON holders (at, hash) WHERE visibility = 'all';
 """
-"""`newest` is the index of an older database."""
+"""The index `newest` exists only in older databases."""
 
 _MOST_ROWS = 10_000
-"""Rows that a page reads, unless the viewer is in more groups."""
+"""Maximum number of rows that the queries of a page read together, unless the viewer has more groups than this."""
 
 Place = tuple[float, str]
 """A place in the list: time of the submit, hash."""
@@ -40,16 +41,16 @@ class Places(NamedTuple):
 
 
 def newest(db: sqlite3.Connection, limit: int, after: Place | None, viewer: Viewer) -> Places:
-    """Return a page of at most `limit` programs. It reads a bounded number of rows, however many there are.
+    """Return a page of at most `limit` programs. It reads a bounded number of rows.
 
-    A program that the viewer sees for several reasons has several rows, and only the oldest counts. So a page can have
-    fewer programs than `limit`, even none, and not be the last.
+    If a viewer sees a program for several reasons, the program has several rows, and only the oldest row counts. So a
+    page that is not the last can have fewer programs than `limit`, even none.
     """
     queries = list(_queries(viewer))
     limit = max(1, min(limit, _MOST_ROWS // len(queries)))
     rows: set[Place] = set()
     read_to = _AFTER_ALL
-    """Before this place, all rows are read."""
+    """All rows that are newer than this place have been read."""
     for query, arguments in queries:
         some = db.execute(query, (*arguments, *(after or _BEFORE_ALL), limit + 1)).fetchall()
         rows.update(some)
@@ -69,7 +70,7 @@ def newest(db: sqlite3.Connection, limit: int, after: Place | None, viewer: View
 
 
 def _queries(viewer: Viewer) -> Iterator[tuple[str, Sequence[object]]]:
-    """Yield a query for each reason to see a program. Its last arguments are the place before it, and the limit."""
+    """Yield a query for each reason to see a program, and its arguments. The caller appends a place and the limit."""
     if viewer.manages:
         yield _query("programs", "1", at="created_at"), ()
         return

@@ -108,7 +108,7 @@ class Overview:
     def _with_runs(self, fact: Fact, facts: Lookups, viewer: Viewer) -> Fact:
         """Return the facts with the runs that a viewer sees.
 
-        Those of hidden holders would tell who submits the same text that they hold the program.
+        If it included the runs of hidden holders, it would reveal these holders.
         """
         waiting = self._state.counts.get(fact.hash)
         if viewer.manages:

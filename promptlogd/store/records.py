@@ -39,7 +39,7 @@ class HolderQuota(msgspec.Struct, frozen=True, kw_only=True):
     names: int | None = None
 
     def check(self, used: Total, *, programs: int = 0, bytes: int = 0, names: int = 0) -> None:
-        """Raise OverQuota if so much more would be too much. `used`: what it stores already."""
+        """Raise OverQuota if these additions exceed a quota. `used`: what is already stored."""
         whose = f"uid {self.uid}" if self.tenant is None else f"the tenant {self.tenant!r}"
         if programs and self.programs is not None and used.programs + programs > self.programs:
             raise OverQuota("programs", whose, used.programs, self.programs)
@@ -73,8 +73,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kept(NamedTuple):
-    """A program that was kept, whether it is new to who submitted it, its engine, where its name was if that was on
-    another program, and whether its files are new."""
+    """A stored program. `created`: whether it is new to the client. `moved_from`: the program that had the name before.
+    `stored`: whether its files are new."""
 
     hash: str
     created: bool
@@ -99,7 +99,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     more_names: int
     history: dict[str, list[Move]]
     holders: list[Holder]
-    """Those that the viewer may manage."""
+    """The holders that the viewer owns."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     more_names: int
     visibility: Visibility | None
-    """That of the viewer's own record, if it holds the program."""
+    """The visibility that the viewer has given to the program, if it is a holder."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

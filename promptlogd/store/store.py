@@ -383,14 +383,15 @@ class Store:
     def _refuse_names_of_others(self, hash: str, viewer: Viewer) -> None:
         """Raise NotYours if others have names on a program.
 
-        They would be free, and another user's programs could then run under the name that somebody relies on.
+        A removal would free these names. Then another user could give them to a different program, and clients that
+        use the names would run it.
         """
         with self._read_facts() as facts:
             owners = [facts.name_owner(name) for name in facts.names_on(hash)]
         if any(owner is not None and not viewer.owns(owner.uid, owner.tenant) for owner in owners):
             raise NotYours(
-                f"others have names on program {hash}, so removing it takes `manage`; "
-                "submit it with the visibility `own` to hide it"
+                f"others have names on program {hash}, so removing it requires the right `manage`; "
+                "to hide it, submit it with the visibility `own`"
             )
 
     def _leave(self, hash: str, left: Sequence[Holder], viewer: Viewer) -> Sequence[str]:

@@ -239,7 +239,7 @@ def _refuse_replace(before: Sequence[Holder], submission: Submission) -> None:
     """Raise NotYours if others hold a program whose engine or language is to be changed."""
     if without_holders(before, submission.viewer):
         hash = submission.staged.program.hash
-        raise NotYours(f"program {hash} is held by others as well: to change its engine takes `manage`")
+        raise NotYours(f"others have also stored program {hash}: changing its engine requires the right `manage`")
 
 
 def _holders_after(before: Sequence[Holder], submission: Submission) -> list[Holder]:

@@ -1,6 +1,6 @@
-"""How much each user and each tenant stores, as kept sums. Triggers of SQLite keep them, within each transaction.
+"""Running totals of what each user and each tenant stores. Triggers of SQLite update them in the same transaction.
 
-So a check of a quota reads one row, however much is stored.
+So a check of a quota reads one row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _ALL = -1
 """Stands for all users together, in place of a uid. Only their names are counted."""
 
 _OF_OLD, _OF_NEW = (f"uid = {row}.uid AND tenant IN ('', ifnull({row}.tenant, ''))" for row in ("old", "new"))
-"""Conditions on the rows of the owner of a changed row: that of its user, and that of its tenant if it has one."""
+"""Conditions for the totals that a changed row counts in: those of its user, and of its tenant if it has one."""
 _ADD_ROWS = """
     INSERT INTO totals (uid, tenant) SELECT new.uid, '' WHERE new.uid IS NOT NULL ON CONFLICT DO NOTHING;
     INSERT INTO totals (uid, tenant) SELECT new.uid, new.tenant WHERE new.tenant IS NOT NULL ON CONFLICT DO NOTHING;
@@ -49,8 +49,8 @@ CREATE TRIGGER name_given AFTER UPDATE OF uid, tenant ON names BEGIN
     {_DROP_ROWS}
 END;
 """
-"""`tenant` is empty for the total of a user with all its tenants. A name of format version 2 has no owner, and counts
-for nobody until it moves. The triggers do not see rows that `INSERT OR REPLACE` replaces."""
+"""`tenant` is empty for the total of a user with all its tenants. A name of format version 2 has no owner, and does not
+count until it moves. SQLite runs no trigger for rows that `INSERT OR REPLACE` replaces."""
 
 
 class Total(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals:
-    """Lookups of sums, in a database that `Lookups` owns."""
+    """Lookups of totals, in a database that `Lookups` owns."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db

@@ -158,8 +158,8 @@ class Show(_Request, frozen=True, kw_only=True):
 
 
 class List(_Request, frozen=True, kw_only=True):
-    """List one page of programs, newest first. A page may have fewer programs than `limit`, even none, and not be the
-    last: that one has no `next`."""
+    """List one page of programs, newest first. A page may have fewer programs than `limit`, even none. Only the last
+    page has no `next`."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     after: Annotated[str, Meta(max_length=128)] | None = None
@@ -168,7 +168,7 @@ class List(_Request, frozen=True, kw_only=True):
 
 class Remove(_Request, frozen=True, kw_only=True):
     """Remove a program and its names. If other clients have also stored the program, and this client does not have the
-    right `manage`, remove only its own claim on the program, and its own names."""
+    right `manage`, the program stays. Then this client is no longer one of its `holders`, and loses its names on it."""
 
     hash: Reference
 
@@ -338,7 +338,7 @@ class HolderInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: Tenant | None = None
     visibility: Visibility
     at: float
-    """When, in seconds since the epoch."""
+    """Time at which it first stored the program, in seconds since the epoch."""
 
 
 class Shown(_Reply, frozen=True, kw_only=True):
@@ -349,11 +349,11 @@ class Shown(_Reply, frozen=True, kw_only=True):
     """Size of the source in bytes."""
     created_at: float
     created_by: int
-    """Uid of the client that stored the program: the first that this client sees."""
+    """Uid of the client that first stored the program, of those that this client sees ([access.md](access.md))."""
     engine: Engine = "quickjs"
     language: Language = "javascript"
     runs: int
-    """Finished runs, by this client and by others whose holding of the program it sees."""
+    """Number of finished runs that count for holders that this client sees ([access.md](access.md))."""
     last_run_at: float | None = None
     names: list[str]
     """At most 1,000, in alphabetical order."""
@@ -362,7 +362,8 @@ class Shown(_Reply, frozen=True, kw_only=True):
     history: dict[str, list[NameChange]] = {}
     """The newest 64 moves of each of the first 64 names, oldest first."""
     holders: list[HolderInfo] = []
-    """The users and tenants that have stored the program. Clients without the right `manage` see only themselves."""
+    """The users and tenants that have stored the program. A client without the right `manage` sees only itself; the
+    user of a front also sees its tenants."""
     source: str | None = None
 
 
@@ -385,7 +386,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listed(_Reply, frozen=True, kw_only=True):
-    """One page of programs. It may have fewer programs than the request's `limit` if they have many names."""
+    """One page of programs. It may have fewer programs than the request's `limit`."""
 
     programs: list[Listing]
     next: str | None = None

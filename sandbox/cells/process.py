@@ -35,8 +35,8 @@ _FLOOR_MARGIN_BYTES = 4 << 20
 # nsjail's report of a process in the jail, from waitpid(2), on a descriptor that the jail does not have.
 _END = re.compile(r"pid=(\d+) \(.*?\) (?:exited with status: (\d+)|terminated with signal: [^\n]*?\((\d+)\))")
 _HARMLESS = "setpriority("
-"""In a warning of nsjail that is never why a jail did not start: a cell starts with a low priority, which nsjail may
-not raise."""
+"""A warning of nsjail with this text never explains why a jail did not start. A cell starts with a low priority, and
+nsjail lacks the right to raise it."""
 
 _SAID = re.compile(r"(?:exited with|terminated with) .*")
 

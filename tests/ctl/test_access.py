@@ -51,8 +51,8 @@ def test_visibility(tmp_path: Path) -> None:
         hash = submitted.stdout.decode().strip()
         assert ctl(socket, "name", "x", hash, "--visibility", "group").returncode == 0
         shown = ctl(socket, "show", "@x").stdout.decode()
-        assert "held by    uid 0 since " in shown
-        assert shown.rstrip().count("for its owner alone") == 1
+        assert "holder     uid 0 since " in shown
+        assert shown.rstrip().count("visible to this holder only") == 1
         assert ctl(socket, "submit", str(program), "--visibility", "all").returncode == 0
-        assert "for everyone" in ctl(socket, "show", "@x").stdout.decode()
+        assert "visible to everyone" in ctl(socket, "show", "@x").stdout.decode()
         assert ctl(socket, "submit", str(program), "--visibility", "nobody").returncode == 2

@@ -249,7 +249,7 @@ def test_an_async_client_reconnects_after_a_restart(backend: str, tmp_path: Path
 
 
 def test_a_client_reconnects_after_an_abandoned_run(tmp_path: Path) -> None:
-    """After a run whose `on_log` raised, Client reconnects as ever when the daemon restarts."""
+    """After a run whose `on_log` raised an exception, Client still reconnects when the daemon restarts."""
 
     def fail(line: LogLine) -> None:
         raise LookupError(line.text)

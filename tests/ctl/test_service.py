@@ -123,7 +123,7 @@ def test_missing_requirements_are_named(monkeypatch: pytest.MonkeyPatch, command
     """One line says that systemd is missing, that the user has no systemd instance, or that root is needed."""
     for runs, uid, of_user, says in (
         (False, 0, False, "systemd does not run on this host; --print shows the units"),
-        (True, 1000, False, "this takes root: sudo promptlogctl"),
+        (True, 1000, False, "this requires root: sudo promptlogctl"),
         (True, 1000, True, "there is no systemd of this user: XDG_RUNTIME_DIR is not set"),
     ):
         monkeypatch.setattr(Path, "is_dir", lambda self, runs=runs: runs)

@@ -55,7 +55,7 @@ def test_help_on_a_full_stderr(socket_path: Path) -> None:
     ids=str,
 )
 def test_a_reader_that_leaves(socket_path: Path, arguments: list[str], code: int) -> None:
-    """If the reader of stdout has left, the exit code is still the run's or the error's, and nothing is printed."""
+    """If the reader closes stdout, the exit code is still that of the run or the error, and nothing is printed."""
     reading, writing = os.pipe()
     os.close(reading)
     environment = {**os.environ, "PROMPTLOG_SOCKET": str(socket_path)}

@@ -315,8 +315,8 @@ def test_a_cancelled_run_is_not_refused_by_a_quota() -> None:
 
 
 def test_refusals_by_a_quota_of_programs_or_names_are_delayed() -> None:
-    """A client that submits or names without pause above its quota is told so later, so that it cannot keep cells
-    and the disk busy."""
+    """The refusals of a client that submits or names without pause above its quota are delayed, so that it cannot keep
+    cells and the disk busy."""
     with open_daemon("[quotas.user]\nprograms = 1\nnames = 0\n") as daemon:
         hash = _submit(daemon.socket, ALICE, "return 0")
         submits: list[dict[str, Any]] = [{"type": "submit", "source": f"return {number}"} for number in range(1, 32)]

@@ -179,7 +179,7 @@ def test_reload_without_a_configuration_does_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
-        ("[limits.default]\ncpu_ms = 60\n", 0, "the settings are right: {file}"),
+        ("[limits.default]\ncpu_ms = 60\n", 0, "the settings are valid: {file}"),
         ("[limits.default]\ncpu = 60\n", 1, "{file}: there is no setting limits.default.cpu"),
         ("[limits.default]\ncpu_ms = 10001\n", 1, "{file}: limits.default.cpu_ms is 10001, above limits.max.cpu_ms"),
         (None, 1, "can't read the configuration {file}"),

@@ -4,7 +4,7 @@
 |---|---|
 | `__main__` | `make test-deploy`: tests in a machine of systemd-nspawn |
 | `emulate` | `make test-deploy-vm`: tests in a machine of QEMU, which has a kernel of its own with cgroup version 2 |
-| `command` | what both have in common: arguments, steps and report |
+| `command` | code for both: arguments, steps and report |
 | `root`, `wheels` | the Debian root of a machine; promptlog and its dependencies, which are installed in it |
 | `cache` | the folder `~/.cache/promptlog/deploy`, where both are kept between runs |
 | `nspawn`, `qemu` | boot a root in a machine, and return the exit code of its job |

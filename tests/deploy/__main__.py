@@ -6,7 +6,7 @@ import sys
 
 from tests.deploy import command, nspawn, root
 
-# The package installs its files in /opt/promptlog, too: so the first installation goes before.
+# The package also installs its files in /opt/promptlog. So the first installation is removed before.
 _SCRIPT = """\
 code=0
 check /opt/promptlog/bin/python tests/deploy/inside.py || code=1

@@ -20,9 +20,9 @@ def folder() -> Path:
 
 
 def archive(name: str, recipe: str, make: Callable[[Path], None]) -> Path:
-    """Return the tar file of this name, which `make` creates at a path if that of this recipe does not exist.
+    """Return the tar file with this name and recipe. If it is not cached, `make` creates it at the given path.
 
-    A tar file of the same name and another recipe is removed.
+    A cached tar file with the same name and another recipe is then removed.
     """
     path = folder() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:_DIGITS]}.tar"
     if not path.exists():

@@ -51,7 +51,8 @@ class Machine:
     name: str
     boot: Boot
     boot_s: float
-    """Time that pytest has less than the machine. When it ends, pytest prints what has failed so far."""
+    """Part of the machine's time limit that is reserved for the boot. pytest has the rest of it. If that ends, pytest
+    prints the failures so far."""
 
     command_s: float
     """Time limit of a command that a test runs."""
@@ -67,7 +68,7 @@ class Machine:
     """Commands that must be on this host."""
 
     tools_from: str
-    """The Debian packages that have them."""
+    """The Debian packages that contain these commands."""
 
 
 def main(machine: Machine) -> int:
@@ -79,7 +80,7 @@ def main(machine: Machine) -> int:
     arguments = parser.parse_args()
     missing = [tool for tool in machine.tools if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
-        print(f"this takes root, and {', '.join(machine.tools)}: apt-get install {machine.tools_from}")
+        print(f"this requires root, and {', '.join(machine.tools)}: apt-get install {machine.tools_from}")
         return 2
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # with the clean-up below
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache.folder()) as name:

@@ -1,6 +1,6 @@
-"""The job of a machine: a shell script that systemd runs after the boot, and whose end ends the machine.
+"""The job of a machine: a shell script that systemd runs after the boot. When the script ends, the machine stops.
 
-Its exit code and the journal of this boot are then files in /result.
+The script's exit code and the journal of this boot are then files in /result.
 """
 
 from __future__ import annotations

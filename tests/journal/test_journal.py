@@ -137,7 +137,7 @@ def test_the_queue_is_limited(
     journal.flush()
     entries = journal.page(ALL, 10, before=None, after=None)
     assert [entry.prompt_bytes for entry in entries] == [None, None, 8]
-    assert "2 entries are lost" in caplog.text
+    assert "2 entries were lost" in caplog.text
     counts = journal.counts()
     assert counts is not None
     assert (counts.rows, counts.waiting, counts.lost) == (3, 0, 2)
@@ -369,7 +369,7 @@ def test_a_disk_that_was_full_at_the_start(
         counts = journal.counts()
         assert counts is not None
         assert counts.lost == 1
-    assert "can't be opened (database or disk is full): 0 entries are lost since the start" in caplog.text
+    assert "can't be opened (database or disk is full): 0 entries were lost since the start" in caplog.text
 
 
 def test_the_log_says_how_many_entries_are_lost(
@@ -393,11 +393,11 @@ def test_the_log_says_how_many_entries_are_lost(
         _outcomes(journal)
     monkeypatch.setattr(journal_module, "_LOG_AGAIN_S", 0.0)
     journal.flush()
-    assert "3 entries are lost since the start" in caplog.text
+    assert "3 entries were lost since the start" in caplog.text
     monkeypatch.setattr(journal_module, "_LOG_AGAIN_S", 60.0)
     journal.note(_run())
     journal.close()
-    assert "4 entries are lost since the start" in caplog.text
+    assert "4 entries were lost since the start" in caplog.text
 
 
 def test_only_the_beginning_of_a_text_is_copied() -> None:

@@ -241,7 +241,7 @@ def test_follow(options: tuple[str, ...]) -> None:
 
 
 def test_follow_while_the_daemon_is_away(tmp_path: Path) -> None:
-    """`log --follow` says that the daemon is away, and goes on when it is back, also with a new journal."""
+    """`log --follow` says that no daemon answers, and continues when one answers again, also with a new journal."""
     with a_daemon(tmp_path) as daemon:
         with Client(daemon.socket) as client:
             client.run_source("return 1")

@@ -77,9 +77,11 @@ def test_counts_after_known_runs() -> None:
 
 def test_quotas_and_the_store() -> None:
     """Refusals are counted by the quota that was used up, and the store's size is beside its maximum."""
-    config = "[store]\nmax_mb = 3\n[quotas.user]\nprograms = 1\n[quotas.tenant]\nruns_per_s = 0.001\n"
+    config = "[store]\nmax_mb = 3\n[quotas.user]\nprograms = 1\nnames = 0\n[quotas.tenant]\nruns_per_s = 0.001\n"
     with configured_daemon(config) as socket, Client(socket) as client:
-        client.submit("return 1")
+        hash = client.submit("return 1").hash
+        with pytest.raises(RequestRefused):
+            client.label("one", hash)
         for _ in range(2):
             with pytest.raises(RequestRefused):
                 client.submit("return 2")
@@ -90,8 +92,9 @@ def test_quotas_and_the_store() -> None:
         shown = ctl(socket, "stats").stdout.decode()
     assert value(found, "quota_refusals_total", quota="programs") == 2
     assert value(found, "quota_refusals_total", quota="runs_per_s") == 1
+    assert value(found, "quota_refusals_total", quota="names") == 1
     assert value(found, "quota_refusals_total", quota="queued") == 0
-    assert value(found, "errors_total", code="quota") == 3
+    assert value(found, "errors_total", code="quota") == 4
     assert value(found, "store_limit_bytes") == 3 << 20
     assert 8192 <= value(found, "store_bytes") <= 65536
     assert "errors quota programs\t2\n" in shown

@@ -193,7 +193,7 @@ def test_runs_of_tenants(store: Store) -> None:
 
 
 def test_the_list_does_not_tell_of_hidden_submits(store: Store) -> None:
-    """A program has the place, the time and the cursor of the first submit that one sees."""
+    """The position, time and cursor of a program in `list` come from the first submit that the viewer sees."""
     hidden, _ = _submit(store, ALICE, b"hidden")
     order = [_submit(store, BOB, source)[0] for source in (b"older", b"hidden", b"newer")]
     at = {hash: store.show(hash, BOB).holders[0].at for hash in order}
@@ -229,7 +229,7 @@ def test_who_sees_a_program_but_does_not_hold_it(store: Store) -> None:
 
 
 def test_the_engine_is_changed_by_the_only_holder(store: Store) -> None:
-    """With another holder it takes a manager: otherwise one user could break another's program."""
+    """With another holder this requires `manage`: otherwise one user could break the program of another."""
     hash, _ = _submit(store, ALICE)
     _submit(store, ALICE, engine="deno", replace=True)
     assert store.load(hash, ALICE).engine == "deno"
@@ -452,7 +452,7 @@ def test_a_quota_of_tenants_and_of_their_front(store: Store) -> None:
 
 
 def test_a_quota_of_names(store: Store) -> None:
-    """New names of a user and of a tenant are refused beyond it; moves are not; a removal gives names back."""
+    """New names of a user and of a tenant beyond the quota are refused; moves are not; a removal frees names."""
     front = HolderQuota(uid=9, names=3)
     tenants = [Viewer(uid=9, tenant=tenant, owns_user=False) for tenant in ("one", "other")]
     one, other = tenants
@@ -486,13 +486,13 @@ def test_a_quota_of_names(store: Store) -> None:
 
 
 def test_others_leave_names_to_the_holders(store: Store) -> None:
-    """Those who do not hold a program can give it 32 names in all; its holders can give it 64."""
+    """Users who are not holders of a program can give it 32 names in total; its holders can give it 64."""
     hash, _ = _submit(store, ALICE, visibility="all")
     for number in range(16):
         for viewer in (BOB, CAROL):
             _label(store, viewer, f"{viewer.uid}-{number}", hash)
     for viewer in (BOB, CAROL):
-        with pytest.raises(TooManyNames, match="those who do not hold program"):
+        with pytest.raises(TooManyNames, match="32 names of users who have not submitted it"):
             _label(store, viewer, "more", hash)
     for number in range(31):
         _label(store, ALICE, f"7-{number}", hash)
@@ -527,7 +527,7 @@ def test_the_tenants_of_a_front_do_not_keep_others_out() -> None:
 
 @pytest.mark.parametrize("lost", [None, "facts.sqlite3"])
 def test_a_folder_of_version_2(tmp_path: Path, lost: str | None) -> None:
-    """Programs are held by who submitted them, names belong to their programs' owners, and everyone sees them."""
+    """The user who submitted a program is its holder and owns its names, and everyone sees both."""
     state = version_2.extract(tmp_path)
     if lost is not None:
         (state / lost).unlink()

@@ -1,4 +1,4 @@
-"""Pages of `list`: what a viewer sees, by the time that the viewer may know, at a cost that does not grow."""
+"""Pages of `list`: the programs that a viewer sees, in the right order, at a cost independent of their number."""
 
 from __future__ import annotations
 

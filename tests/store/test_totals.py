@@ -1,4 +1,4 @@
-"""The kept sums of what each user and tenant stores are those of a count, and outlive starts, migrations and damage."""
+"""The running totals of each user and tenant equal a new count, also after restarts, migrations and damage."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ class EngineHost(Protocol):
         """Whether the settings require the engine to be installed."""
 
     def set_default(self, default: Limits) -> bool:
-        """Change the limits of a run that asks for none, but for their memory. Return whether cells have the old ones.
+        """Change the default limits of runs, except memory. Return whether existing cells have the old defaults.
 
-        Such a cell has the new limits set for each run, which costs time: it is better replaced.
+        In such a cell, each run must set the new limits, which takes time. So the caller replaces these cells.
         """
 
     async def plan(self, memory_bytes: int | None) -> Plan:

@@ -20,8 +20,9 @@ static bool is_one_of(const char *start, size_t size, const struct text *names, 
     return false;
 }
 
-/* Return the text of a line from a column on, and set `line_start`; an empty text if the program ends before, or may not
- * be read again. The search goes on from the last line, because a loop creates its errors at the same place. */
+/* Return the program's text from a position on, and set `line_start` to the start of its line. Return an empty text if
+ * the program ends before, or may not be read again. The search continues from the line of the previous search, because
+ * a loop creates its errors at the same position. */
 static struct text line_from(struct text code, struct place place, const char **line_start)
 {
     static const char *last_code, *last_start;
@@ -62,8 +63,8 @@ static bool is_at_name(struct text code, struct place *place, const struct text 
     return true;
 }
 
-/* Return the last token of the name of what is called with this bracket; NO_TOKEN if it is no such name. `new this(...)`
- * may call any class. */
+/* If this bracket begins the arguments of a function with one of the names, return the last token of the function's
+ * name. Otherwise return NO_TOKEN. `new this(...)` counts as a call of any class. */
 static size_t callee_before(size_t bracket, const struct text *names, size_t count)
 {
     if (bracket == 0 || !at_is(bracket, "(") || !at_is_kind(bracket - 1, NAME))
@@ -74,7 +75,8 @@ static size_t callee_before(size_t bracket, const struct text *names, size_t cou
     return is_one_of(name->start, name->size, names, count) ? bracket - 1 : NO_TOKEN;
 }
 
-/* Return the last token of the function's name, for a call at the window's position or around it in the same function. */
+/* Find a call of a function with one of the names, at the window's position or around it in the same function. Return
+ * the last token of the function's name, or NO_TOKEN. */
 static size_t find_callee(const struct text *names, size_t count)
 {
     size_t at = window.place, end = at + 1;
@@ -89,8 +91,8 @@ static size_t find_callee(const struct text *names, size_t count)
     return found;
 }
 
-/* Set a position to that of the call around it whose function has one of these names. `searches`: the whole program may
- * be read for it. Return whether the position has changed. */
+/* Change a position in a call to the position that V8 reports for the call. `names`: of the called function.
+ * `searches`: whether the whole program may be read to find the call. Return whether the position has changed. */
 bool calls_improve(struct text code, struct place *place, const struct text *names, size_t count, bool searches)
 {
     const struct place old = *place;

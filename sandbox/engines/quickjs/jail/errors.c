@@ -93,8 +93,8 @@ static const char *own_message(JSContext *context, JSValueConst error, size_t *s
     return text;
 }
 
-/* The texts of an error. */
-struct account {
+/* The message and the frames of an error. */
+struct error_texts {
     struct text message, frames;
     enum first_frame first;
 };
@@ -121,31 +121,31 @@ static bool takes_callback(struct text frame, struct text *name)
 }
 
 /* The error of a failed import() has no frames. Give it one, with the position of the import. */
-static void improve_import(struct account *account)
+static void improve_import(struct error_texts *texts)
 {
     static const char refused[] = "could not load module '", body[] = "(async function (prompt, env) {";
     static char frame[96], message[160];
-    struct text code = places_code(), name = account->message;
+    struct text code = places_code(), name = texts->message;
     if (name.size <= sizeof refused || memcmp(name.start, refused, sizeof refused - 1) != 0 || code.start == NULL)
         return;
     name = (struct text){name.start + sizeof refused - 1, name.size - sizeof refused};
     int size = snprintf(message, sizeof message, "module not found: %.*s", (int)name.size, name.start);
     if (size > 0 && (size_t)size < sizeof message)
-        account->message = (struct text){message, (size_t)size};
+        texts->message = (struct text){message, (size_t)size};
     struct place place = places_may_search() ? unplaced_import(code, name) : (struct place){0, 0};
     if (place.line == 0)
         return;
     bool is_body = code.size > sizeof body && memcmp(code.start, body, sizeof body - 1) == 0;
     size = snprintf(frame, sizeof frame, FRAME "<anonymous> (%s:%u:%u)\n", is_body ? "eval_script" : "program", place.line, place.column);
     const struct text part = {frame, (size_t)size};
-    account->frames = memory_join(&part, 1);
+    texts->frames = memory_join(&part, 1);
 }
 
-/* Return the account with an improved message and an improved position of the first frame. If the frames differ from
- * the old ones, the caller frees them. */
-static struct account improve(struct account old)
+/* Return the texts with an improved message and an improved position of the first frame. If the frames differ from the
+ * old ones, the caller frees them. */
+static struct error_texts improve(struct error_texts old)
 {
-    struct account new = old;
+    struct error_texts new = old;
     struct frame first, second = {.place = {0, 0}};
     const char *end = old.frames.start + old.frames.size, *next = memchr(old.frames.start, '\n', old.frames.size);
     struct text line = {old.frames.start, next == NULL ? old.frames.size : (size_t)(next - old.frames.start)}, name;
@@ -206,7 +206,7 @@ static JSValue with_calls(JSContext *context, JSValueConst error, JSValue stack,
 /* Improve the message of an error. Return its frames with improved positions, and free the argument. */
 static JSValue improved(JSContext *context, JSValueConst error, JSValue stack)
 {
-    struct account old = {TEXT(""), TEXT(""), MADE_ERROR}, new = old;
+    struct error_texts old = {TEXT(""), TEXT(""), MADE_ERROR}, new = old;
     old.frames.start = JS_IsString(stack) ? JS_ToCStringLen(context, &old.frames.size, stack) : NULL;
     old.message.start = old.frames.start == NULL ? NULL : own_message(context, error, &old.message.size);
     if (old.message.start != NULL) {

@@ -57,7 +57,7 @@ struct text messages_of_iteration(size_t at);
 struct text messages_of_pattern(size_t at);
 struct text messages_as_in_v8(struct text message, struct text code);
 
-/* --- stacks.c: frames -------------------------------------------------------------------------------------------------- */
+/* --- stacks.c: frames --------------------------------------------------------------------------------------------- */
 
 /* The position of a frame in the program, and the start and end of the position's text. */
 struct frame {
@@ -68,12 +68,13 @@ struct frame {
 struct text stacks_function(struct text line);
 bool stacks_read_frame(const char *line, const char *end, struct frame *frame);
 
-/* The first frame of a stack created the error, or called its own function too often, or its position is right. */
+/* What is known of the first frame of a stack: its code created the error; its function called itself too often; or its
+ * position is already the improved one. */
 enum first_frame { MADE_ERROR, RECURSED, IS_PLACED };
 
 struct text stacks_improve(JSContext *context, JSValueConst error, struct text code, struct text given, enum first_frame first);
 
-/* --- calls.c: places of calls ------------------------------------------------------------------------------------------ */
+/* --- calls.c: positions of calls ---------------------------------------------------------------------------------- */
 
 bool calls_improve(struct text code, struct place *place, const struct text *names, size_t count, bool searches);
 
