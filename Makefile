@@ -55,10 +55,12 @@ PYTEST := $(BIN)/python -m pytest
 BESIDE := $(PYTEST) -n $(shell echo $$(($$(nproc) < 4 ? $$(nproc) + 2 : 4))) --dist worksteal
 BESIDE_ONE := $(PYTEST) -n auto --maxprocesses 2 --dist worksteal
 DAILY := not long and not tools
-# $(call tried,COMMAND,MARKS): run tests, and run failed tests again one at a time, because tests of time can fail on a
-# busy machine. If COMMAND failed for another reason, the second run finds no test, and fails as well.
-tried = $(1) -m "$(2) and $(DAILY)" || { echo "Running the failed tests again, one at a time:"; \
-	$(PYTEST) --last-failed --last-failed-no-failures none -m "$(2) and $(DAILY)"; } || failed=1
+# $(call marked,MARK): the files of tests that use a mark. Collecting all files takes seconds.
+marked = $(shell grep -rlF mark.$(1) tests --include='test_*.py')
+# $(call tried,COMMAND,MARKS,FILES): run tests, and run failed tests again one at a time, because tests of time can fail
+# on a busy machine. If COMMAND failed for another reason, the second run finds no test, and fails as well.
+tried = $(1) -m "$(2) and $(DAILY)" $(3) || { echo "Running the failed tests again, one at a time:"; \
+	$(PYTEST) --last-failed --last-failed-no-failures none -m "$(2) and $(DAILY)" $(3); } || failed=1
 
 # Why these checks of flake8-async are disabled:
 # ASYNC102, 104: the awaited functions have their own shield with a deadline (Cell.close, Cell._kill, _abandon).
@@ -105,11 +107,13 @@ check: lint test-quick
 test-quick: $(VENV)/.dev
 	$(BESIDE) -q -m "not long" tests/protocol tests/engines tests/wire/test_wire.py tests/test_*.py
 
+# The workers share compiled modules, even if the environment says that Python should not write them.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev
-	failed=0; \
+	@failed=0; \
 	$(call tried,$(BESIDE),not alone and not timed); \
-	$(call tried,$(BESIDE_ONE),timed); \
-	$(call tried,$(PYTEST),alone); \
+	$(call tried,$(BESIDE_ONE),timed,$(call marked,timed)); \
+	$(call tried,$(PYTEST),alone,$(call marked,alone)); \
 	exit $$failed
 
 test-tools: $(VENV)/.dev

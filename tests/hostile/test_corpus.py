@@ -142,7 +142,7 @@ def test_case(client: Client, engine: Any, case: dict[str, Any]) -> None:
     assert client.run_source("const result = prompt.length", "canary").value == 6
 
 
-@pytest.mark.parametrize(("engine", "case"), a_few(_MEMORY, each=9))
+@pytest.mark.parametrize(("engine", "case"), a_few(_MEMORY, each=40))
 def test_memory_case_with_a_high_cpu_limit(client: Client, engine: Any, case: dict[str, Any]) -> None:
     """With 5 s of CPU time, a memory bomb ends at the memory limit, or with an error that the program can catch."""
     limits = LimitsAsked(cpu_ms=5000, wall_ms=25_000)
@@ -169,7 +169,7 @@ def test_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) ->
     _check(case, "deno", result, memory_bytes=148 << 20)
 
 
-@pytest.mark.parametrize(("engine", "case"), a_few([param for param in _MEMORY if param.values[0] == "deno"], each=9))
+@pytest.mark.parametrize(("engine", "case"), a_few([param for param in _MEMORY if param.values[0] == "deno"], each=40))
 def test_memory_case_without_jit(jitless: Client, engine: Any, case: dict[str, Any]) -> None:
     """RLIMIT_DATA stops each memory bomb at most 20 MiB above the limit; some end with an error before that."""
     limits = LimitsAsked(cpu_ms=5000, wall_ms=25_000)
