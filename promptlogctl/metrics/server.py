@@ -61,8 +61,8 @@ class MetricsServer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
-        server = await start(self._handle, sock=sock, limit=HEAD_BYTES)
+        # start_unix_server would remove the file of a socket that systemd has passed (Python 3.13 and newer).
+        server = await asyncio.start_server(self._handle, sock=sock, limit=HEAD_BYTES)
         await stopped.wait()
         server.close()
         for writer in list(self._open):
