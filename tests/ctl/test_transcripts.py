@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from promptlogctl.client import Client
+from tests.ctl.terminal import terminal
+from tests.daemon.processes import a_daemon, until
+from tests.upkeep.old_programs import put_old
+
 ROOT = Path(__file__).parents[2]
 _NEEDS_MORE = re.compile(
     r"make |python3 -m venv|\S+/pip |.* &$|socat|promptlogctl (http|play|canary)|curl |cat prompts"
@@ -22,6 +27,21 @@ _VOLATILE = [
     (re.compile(r'"timestamp":"[^"]*"'), '"timestamp":"..."'),
     (re.compile(r"\d+\.\d+ (ms|MiB)"), r"N \1"),
 ]
+
+_VOLATILE_FOR_OPERATORS = [
+    *_VOLATILE,
+    (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d[+-]\d\d:\d\d)?"), "TIME"),
+    (re.compile(r"\b\d+\.\d+\b"), "N"),
+    (re.compile(r"(TIME +|uid +)\d+"), r"\1UID"),
+    (re.compile(r"(memory bytes +|prompt digest +)\S+"), r"\1N"),
+    (re.compile(r"[ \t\r]*\n"), "\n"),
+    (re.compile(r"[ \t]+"), " "),  # the width of a column depends on its values
+]
+_NUMBER = re.compile(r"\b\d+\b|-(?=[ \n])")
+"""What differs in a snapshot of `top`."""
+
+_NOTED = re.compile(r"promptlogctl (submit|run|exec) ")
+"""Commands that add an entry to the journal."""
 
 
 def _commands(document: str) -> Iterator[tuple[str, str]]:
@@ -37,9 +57,9 @@ def _commands(document: str) -> Iterator[tuple[str, str]]:
                 yield command, printed
 
 
-def _steady(text: str) -> str:
-    for volatile, steady in _VOLATILE:
-        text = volatile.sub(steady, text)
+def _steady(text: str, volatile: list[tuple[re.Pattern[str], str]] = _VOLATILE) -> str:
+    for pattern, steady in volatile:
+        text = pattern.sub(steady, text)
     return text.rstrip("\n")
 
 
@@ -76,6 +96,38 @@ def test_transcripts(socket_path: Path, folder: Path, document: str, least: int)
             timeout=60,
         )
         assert _steady(done.stdout) == _steady(printed), command
+
+
+@pytest.mark.parametrize(
+    ("document", "least"), [("docs/journal.md", 6), ("docs/operations/monitor.md", 3), ("docs/operations/store.md", 3)]
+)
+def test_transcripts_of_operators(folder: Path, document: str, least: int) -> None:
+    """On a terminal, with a new daemon and two old programs, each command prints what the document shows, except for
+    times, sizes and the width of columns."""
+    put_old(folder / "state", [b"return 1", b"return 2"], days=40)
+    commands = list(_commands(document))
+    assert len(commands) >= least
+    variables = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    noted = 0
+    with a_daemon(folder) as daemon, Client(daemon.socket) as client:
+        for command, printed in commands:
+            if _NOTED.match(command):
+                noted += 1
+            else:
+                until(lambda: _entries(client) >= noted)  # noqa: B023  # called at once
+            line = f"cd {shlex.quote(str(folder))} && {command}"
+            with terminal(daemon.socket, "bash", "-c", line, columns=120, variables=variables) as shown:
+                seen, expected = (_steady(text, _VOLATILE_FOR_OPERATORS) for text in (shown.rest(), printed))
+            if "top" in command:
+                seen, expected = (_NUMBER.sub("N", text) for text in (seen, expected))
+            assert seen == expected, command
+
+
+def _entries(client: Client) -> int:
+    """Return the number of entries in the file of the journal, which is written once a second."""
+    counts = client.stats().journal
+    assert counts is not None
+    return counts.rows
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/clients.md", "docs/protocol.md"])
