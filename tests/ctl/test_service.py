@@ -198,6 +198,30 @@ def test_removal(tmp_path: Path) -> None:
     assert not settings.path.parent.exists()
 
 
+@pytest.mark.parametrize("other", ["missing", "masked"])
+def test_a_missing_or_masked_unit_is_not_disabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    """uninstall-service disables only units that exist and are not masked, because systemctl disables none otherwise;
+    it removes all of them."""
+    commands: list[list[str]] = []
+    files = [UnitFile(path=tmp_path / name, text="a unit") for name in units.USER_UNITS]
+    for file in files:
+        write(file)
+    first, second = (file.path for file in files)
+    second.unlink()
+    if other == "masked":
+        second.symlink_to(os.devnull)
+    monkeypatch.setattr(units, "user_files", lambda: files)
+    monkeypatch.setattr(system, "check_systemd", lambda of_user: None)
+    monkeypatch.setattr(system, "run", lambda *command, allowed=(0,): commands.append(list(command)))
+    result = CliRunner().invoke(cli, ["uninstall-service", "--user", "--json"])
+    assert result.exit_code == 0, result.output
+    disabled = [command for command in commands if "disable" in command]
+    assert disabled == [["systemctl", "--user", "--no-ask-password", "disable", "--no-reload", first.name]]
+    removed = [first] if other == "missing" else [first, second]
+    assert json.loads(result.stdout) == {"removed": list(map(str, removed)), "kept": []}
+    assert not any(map(os.path.lexists, (first, second)))
+
+
 def test_a_path_that_can_not_be_removed(tmp_path: Path) -> None:
     """The error about a path that can't be removed names the path."""
     (tmp_path / "unit").mkdir()
