@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import socket
@@ -9,12 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from promptlogctl.cli import cli
 from promptlogctl.cli.terminal import excerpt
 from promptlogctl.client import Client
 from tests.ctl.command import ctl
 from tests.ctl.terminal import terminal
+from tests.daemon.processes import until
 
 _CTL = [sys.executable, "-m", "promptlogctl"]
 
@@ -112,6 +116,24 @@ def test_options_before_the_command(socket_path: Path, tmp_path: Path) -> None:
     assert ctl(nowhere, "--socket", str(socket_path), "ping").returncode == 0
     assert ctl(socket_path, "--socket", nowhere, "ping").returncode == 4
     assert ctl(nowhere, "--socket", nowhere, "ping", "--socket", str(socket_path)).returncode == 0
+
+
+def test_options_of_a_group_before_its_command(client: Client, socket_path: Path, tmp_path: Path) -> None:
+    """The global options work between the name of a group of commands and its command. `log` is the only group."""
+    names = cli.list_commands(click.Context(cli))
+    assert [name for name in names if isinstance(cli.get_command(click.Context(cli), name), click.Group)] == ["log"]
+    client.run_source("return 1")
+    until(lambda: bool(list(client.journal())))
+    number, nowhere, socket = str(next(client.journal()).id), str(tmp_path / "none"), str(socket_path)
+    assert ctl(nowhere, "log", "show", number).returncode == 4
+    done = ctl(nowhere, "log", "--socket", socket, "--json", "show", number)
+    assert json.loads(done.stdout)["id"] == int(number)
+    assert ctl(socket, "log", "--socket", nowhere, "show", number).returncode == 4
+    assert ctl(nowhere, "--socket", nowhere, "log", "--socket", socket, "show", number).returncode == 0
+    assert ctl(nowhere, "log", "--socket", nowhere, "show", number, "--socket", socket).returncode == 0
+    done = ctl(socket, "log", "--spawn", "--state-dir", nowhere, "show", number)
+    assert b"--state-dir is ignored" in done.stderr
+    assert done.returncode == 0
 
 
 def test_forms_of_env(socket_path: Path, tmp_path: Path) -> None:
