@@ -157,3 +157,20 @@ async def test_refusals_of_a_client_that_does_not_wait_are_delayed(mock_clock: M
     assert delays(8, 1) == [0.0]
     mock_clock.jump(4.501)
     assert [delay > 0 for delay in delays(7, 6)] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(
+    "quota", [Quota(runs_per_s=0.01, runs_burst=1), Quota(cpu_ms_per_s=1, cpu_burst_ms=1)], ids=["runs", "CPU time"]
+)
+async def test_refusals_by_each_rate_are_delayed(quota: Quota, mock_clock: MockClock) -> None:
+    """Further refusals of a client that does not wait are delayed, whichever rate it has used up."""
+    quotas = _quotas(user=quota)
+    quotas.begin(client(1))
+    quotas.charge(client(1), 10_000.0)
+    found = []
+    for _ in range(22):
+        with pytest.raises(RequestError) as raised:
+            quotas.begin(client(1))
+        found.append(raised.value.delay_s > 0)
+    assert found == [False] * 20 + [True] * 2
+    await trio.lowlevel.checkpoint()

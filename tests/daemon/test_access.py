@@ -325,3 +325,14 @@ def test_refusals_by_a_quota_of_programs_or_names_are_delayed() -> None:
             began = time.monotonic()
             assert _codes(ALICE.ask(daemon.socket, *requests, at_once=True)) == ["quota"] * 31
             assert time.monotonic() - began > 0.5
+
+
+def test_refusals_by_a_quota_of_waiting_runs_are_delayed() -> None:
+    """A client that sends runs without pause above its quota of waiting runs is refused later, so that it cannot keep
+    the event loop busy with refusals."""
+    with open_daemon("[quotas.user]\nruns_at_once = 1\nqueued = 0\n") as daemon:
+        spinning = {"type": "run", "source": _SPIN, "limits": {"cpu_ms": 300}}
+        began = time.monotonic()
+        replies = ALICE.ask(daemon.socket, spinning, *[{"type": "run", "source": "return 1"}] * 31, at_once=True)
+        assert _codes(replies).count("quota") == 31
+        assert time.monotonic() - began > 0.9  # the run in front ends after about 0.3 s
