@@ -96,7 +96,7 @@ class Journal:
         damaged = DamagedFolder(self._folder)
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name in reversed(FILES):  # the newest stays in any case, whatever its size
+            for name in reversed(FILES):  # the log first: without its database, the next start would delete it
                 if (self._folder / name).exists():
                     damaged.move_in(name, folder=folder, label=name)
         finally:

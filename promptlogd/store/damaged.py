@@ -33,8 +33,8 @@ class DamagedFolder:
     def move_in(self, name: str, *, folder: int, label: str) -> None:
         """Move an entry of this open folder here, as LABEL-TIME-RANDOM. Raises OSError."""
         os.rename(name, self._place(label), src_dir_fd=folder)
+        sync(self._folder)  # first, so that a power cut never leaves the entry in neither folder
         os.fsync(folder)
-        sync(self._folder)
         self._evict_oldest()
 
     def link_in(self, path: Path) -> None:

@@ -117,7 +117,9 @@ class Facts:
 
     def _set_aside(self) -> None:
         with open_folder(self._path.parent) as folder:
-            for name in FACTS_FILES:
+            # The log first: without its database, the next start would delete it. The database is then the newest
+            # entry of `damaged/`, which stays whatever its size.
+            for name in reversed(FACTS_FILES):
                 with suppress(FileNotFoundError):
                     self._damaged.move_in(name, folder=folder, label=name)
 

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from promptlogd.store import Damaged, Store, StoreLocked, StoreUnsafe
+from promptlogd.store.damaged import DamagedFolder
+from promptlogd.store.disk import open_folder
+from tests.store.killed_set_aside import open_facts, open_journal
 from tests.store.programs import submit
 
 _ROOT = Path(__file__).parents[2]
@@ -201,6 +204,32 @@ def test_the_size_of_damaged_entries_is_limited(state: Path) -> None:
     (damaged / "large").chmod(0o700)
     Store.open(state).close()
     assert {path.name for path in damaged.iterdir()} == {"large"}
+
+
+def test_a_move_is_first_on_disk_in_its_new_folder(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut between the two syncs of a move leaves the entry in one of the folders, and not in neither."""
+    Store.open(state).close()
+    (state / "entry").write_bytes(b"x")
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    with open_folder(state) as folder:
+        DamagedFolder(state).move_in("entry", folder=folder, label="entry")
+    assert synced == [(state / "damaged").stat().st_ino, state.stat().st_ino]
+
+
+@pytest.mark.parametrize(("what", "again"), [("facts", open_facts), ("journal", open_journal)])
+def test_a_crash_between_moves_loses_no_file(tmp_path: Path, what: str, again: Callable[[Path], None]) -> None:
+    """If the daemon is killed after it moved one file of a damaged database, the next start keeps the others."""
+    command = [sys.executable, "-m", "tests.store.killed_set_aside", what, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=_ROOT)
+    assert done.returncode == 7, done.stderr
+    again(tmp_path / "state")
+    before, kept = (
+        {path.read_bytes()[100:] for path in (tmp_path / name).rglob(f"{what}.sqlite3*")}  # without SQLite's header
+        for name in ("before", "state")
+    )
+    assert len(before) == 2
+    assert before <= kept
 
 
 def test_an_entry_that_can_not_be_removed(tmp_path: Path) -> None:
