@@ -15,6 +15,7 @@ from promptlogd.config import StoreSettings
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_fields import about
 from promptlogd.log_rate import HASH_SHOWN
+from promptlogd.steady_clock import SteadyClock
 from promptlogd.store import BadReference, Fact, Store, StoreOverQuota, is_hash
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ class Collector:
         self._own = Who(uid=own_uid)
         self._making_room = threading.Lock()
         self._in_vain_at = -math.inf
+        self._clock = SteadyClock()
+        self._timer_at: float | None = None
+        """Time at which the timer began its work; None while the clock may be wrong."""
 
     def page(
         self,
@@ -73,16 +77,18 @@ class Collector:
         dry_run: bool = False,
         limit: int = _PAGE,
         after: str | None = None,
+        now: float | None = None,
     ) -> Collection:
         """Remove programs that were unused for `unused_s`. With `over_bytes`, stop when the store takes at most that.
 
-        `dry_run`: remove nothing. `after`: the `next` of the previous page. Raises BadReference, StoreFailed.
+        `dry_run`: remove nothing. `after`: the `next` of the previous page. `now`: the time to which ages refer, if it
+        is not that of the wall clock. Raises BadReference, StoreFailed.
         """
         begin, freed = (None, 0) if after is None else _position(after)
         usage = self._store.usage
         used = usage.count() if after is None else usage.bytes
         excess = math.inf if over_bytes is None else used - over_bytes - (freed if dry_run else 0)
-        facts = self._store.unused(time.time() - unused_s, limit + 1, begin)
+        facts = self._store.unused((time.time() if now is None else now) - unused_s, limit + 1, begin)
         gone: list[Collected] = []
         for fact in facts[:limit]:
             if excess <= 0:
@@ -154,8 +160,10 @@ class Collector:
     def next_page(self, after: str | None) -> str | None:
         """Do a part of the timer's work. Return the argument of the next call, or None if the work is complete."""
         days = self._settings.unused_days
-        if days is not None:
-            page = self.page(self._own, unused_s=days * _DAY_S, over_bytes=None, after=after)
+        if after is None:
+            self._timer_at = self._clock.read(time.time(), time.monotonic())
+        if days is not None and self._timer_at is not None:
+            page = self.page(self._own, unused_s=days * _DAY_S, over_bytes=None, after=after, now=self._timer_at)
             if page.next is not None:
                 return page.next
         else:

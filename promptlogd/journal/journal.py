@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -14,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from promptlogd.config import JournalSettings
-from promptlogd.journal.database import FILE, FILES, Database, Filter, Row
+from promptlogd.journal.database import FILE, FILES, Database, Filter
 from promptlogd.journal.entry import Entry
+from promptlogd.journal.row import row_of
+from promptlogd.steady_clock import SteadyClock
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.ownership import check_file
 from promptlogd.wire.messages import JournalCounts, JournalEntry, JournalSum
@@ -33,7 +32,6 @@ _RETAIN_S = 60.0
 _RETAIN_BATCHES = 100
 """Maximum number of batches that one flush removes, so that the queue does not fill meanwhile."""
 _DAY_S = 86400.0
-_DIGEST_BYTES = 16
 _LOG_AGAIN_S = 60.0
 
 
@@ -59,6 +57,7 @@ class Journal:
         self._damage: tuple[Database, sqlite3.DatabaseError] | None = None
         """A file in which a query found damage. The next flush replaces it."""
         self._retained_at = 0.0
+        self._clock = SteadyClock()
         self._closed = False
         self._logged_at, self._logged_lost = -_LOG_AGAIN_S, 0
         """Time and number of the last log line about lost entries."""
@@ -148,7 +147,7 @@ class Journal:
     def _write(self, database: Database, entries: list[Entry]) -> None:
         unwritten = len(entries)
         try:
-            rows = [self._row(entry) for entry in entries]
+            rows = [row_of(entry, self._key, self._settings) for entry in entries]
             size = sum(len(row[-1] or "") for row in rows)
             self._make_room(database, len(rows), size)  # before the write, so that the file does not grow
             if rows:
@@ -192,35 +191,11 @@ class Journal:
             entries.append(Entry(at=now, kind="refused", uid=uid, tenant=tenant, outcome=code, count=count))
         return entries
 
-    def _row(self, entry: Entry) -> Row:
-        prompt = entry.prompt.encode("utf-8", "replace") if isinstance(entry.prompt, str) else entry.prompt
-        digest = None
-        if prompt is not None:
-            digest = hashlib.blake2b(prompt, key=self._key, digest_size=_DIGEST_BYTES).hexdigest()
-        return (
-            entry.at, entry.kind, entry.uid, entry.tenant, entry.hash, entry.name, entry.engine, entry.outcome,
-            entry.line, entry.column, entry.cpu_ms, entry.wall_ms, entry.memory_bytes,
-            None if prompt is None else len(prompt), entry.result_bytes,
-            entry.console_lines, digest, entry.count, self._content(entry, prompt),
-        )  # fmt: skip
-
-    def _content(self, entry: Entry, prompt: bytes | None) -> str | None:
-        """Return as JSON the texts that the configuration selects for storage."""
-        most = self._settings.keep_kb * 1024
-        console = None if entry.console is None else "\n".join(f"{level}: {text}" for level, text in entry.console)
-        texts = {"prompt": prompt, "result": entry.result, "console": console, "error": entry.error}
-        content = {}
-        for name in self._settings.keep:
-            text = texts[name]
-            if text is not None:
-                data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-                content[name] = data[:most].decode("utf-8", "ignore") + ("…" if len(data) > most else "")
-        return msgspec.json.encode(content).decode() if content else None
-
     def _remove_old(self, database: Database) -> None:
-        """Remove entries that are too old."""
+        """Remove entries that are too old. In the first hour, the clock may be wrong, and no entry is removed."""
+        now = self._clock.read(time.time(), time.monotonic())
         for _ in range(_RETAIN_BATCHES):
-            if not database.remove_before(time.time() - self._settings.max_age_days * _DAY_S):
+            if now is None or not database.remove_before(now - self._settings.max_age_days * _DAY_S):
                 return
         self._retained_at = -math.inf  # the next flush continues
 

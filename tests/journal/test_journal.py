@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from promptlogd import steady_clock
 from promptlogd.config import JournalSettings
 from promptlogd.journal import Entry, Journal, run_entry
 from promptlogd.journal import database as database_module
@@ -178,12 +179,34 @@ def test_sums_of_runs_without_an_engine(journal: Journal) -> None:
 
 def test_old_entries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries older than the maximum age are removed, however many there are."""
+    monkeypatch.setattr(steady_clock, "_STEADY_S", 0.0)
     with closing(_opened(folder, max_age_days=1.0)) as journal:
         for _ in range(500):
             journal.note(_run(at=time.time() - 2 * 86400))
         journal.note(_run(outcome="new"))
         journal.flush()
         assert _outcomes(journal) == ["new"]
+
+
+def test_a_clock_that_is_ahead_for_a_minute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is years ahead for less than an hour removes no entry; after an hour, old entries are removed."""
+    wall, monotonic = time.time(), time.monotonic()
+    with closing(_opened(folder, max_age_days=1.0)) as journal:
+        journal.note(_run(outcome="old", at=wall - 90_000))
+        journal.note(_run(outcome="new"))
+        for passed, ahead, left in (
+            (0.0, 3e8, ["new", "old"]),  # at the start, no clock is trusted
+            (61.0, 0.0, ["new", "old"]),
+            (3500.0, 0.0, ["new", "old"]),
+            (3700.0, 0.0, ["new"]),
+            (3800.0, 3e8, ["new"]),
+            (7300.0, 3e8, ["new"]),
+            (7500.0, 3e8, []),
+        ):
+            monkeypatch.setattr(time, "time", lambda: wall + passed + ahead)  # noqa: B023  # called at once
+            monkeypatch.setattr(time, "monotonic", lambda: monotonic + passed)  # noqa: B023
+            journal.flush()
+            assert _outcomes(journal) == left, passed
 
 
 @pytest.mark.parametrize("settings", [{"max_rows": 1000}, {"max_mb": 1}], ids=["rows", "bytes"])

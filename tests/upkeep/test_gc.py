@@ -7,16 +7,23 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from promptlogctl.client import Client, RequestRefused
+from promptlogd.collector import Collector
+from promptlogd.config import JournalSettings, StoreSettings
+from promptlogd.journal import Journal
+from promptlogd.journal.database import Filter
+from promptlogd.store import Store
 from promptlogd.wire.messages import JournalEntry
 from tests.ctl.command import ctl
 from tests.daemon.ordinary_user import NOBODY, ordinary_user
 from tests.daemon.processes import Daemon, a_daemon, ask, talk, until
 from tests.daemons import configured_daemon
+from tests.store.reopened import reopened
 from tests.upkeep.old_programs import put_old
 
 _KB = 1024
@@ -130,16 +137,55 @@ def test_other_users_are_refused(tmp_path: Path) -> None:
             assert done.returncode == 4
 
 
-def test_the_timer_removes_unused_programs(tmp_path: Path) -> None:
-    """With store.unused_days the daemon removes old programs by itself, and the journal names the daemon's own uid."""
-    state = tmp_path / "state"
-    old = put_old(state, [b"return %d" % number for number in range(150)], days=3)
-    (young,) = put_old(state, [b"return 'young'"], days=1)
-    with a_daemon(tmp_path, config="[store]\nunused_days = 2\n") as daemon, Client(daemon.socket) as client:
-        until(lambda: _hashes(client) == {young})
-        entries = _collected(client, len(old))
-        assert {entry.hash for entry in entries} == set(old)
-        assert {entry.uid for entry in entries} == {os.geteuid()}
+def _timer(tmp_path: Path, store: Store) -> tuple[Journal, Collector]:
+    journal = Journal(tmp_path / "state", JournalSettings(), b"k" * 64)
+    journal.open()
+    return journal, Collector(store, journal, StoreSettings(unused_days=2), own_uid=4711)
+
+
+def _collect(collector: Collector) -> None:
+    after = collector.next_page(None)
+    while after is not None:
+        after = collector.next_page(after)
+
+
+def test_the_timer_removes_unused_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With store.unused_days the timer removes old programs, and the journal names the daemon's own uid."""
+    monkeypatch.setattr("promptlogd.steady_clock._STEADY_S", 0.0)
+    old = put_old(tmp_path / "state", [b"return %d" % number for number in range(150)], days=3)
+    (young,) = put_old(tmp_path / "state", [b"return 'young'"], days=1)
+    with reopened(tmp_path / "state") as store:
+        journal, collector = _timer(tmp_path, store)
+        with closing(journal):
+            assert collector.has_timer
+            _collect(collector)
+            assert [row.fact.hash for row in store.list(1000, None).rows] == [young]
+            journal.flush()
+            entries = journal.page(Filter(uid=None), 1000, before=None, after=None)
+            assert {entry.hash for entry in entries} == set(old)
+            assert {(entry.uid, entry.outcome) for entry in entries} == {(4711, "collected")}
+
+
+def test_the_timer_does_not_trust_a_clock_that_has_just_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that is years ahead for less than an hour, also at the start, makes the timer remove no program."""
+    (hash,) = put_old(tmp_path / "state", [b"return 1"], days=1)
+    wall, monotonic = time.time(), time.monotonic()
+    with reopened(tmp_path / "state") as store:
+        journal, collector = _timer(tmp_path, store)
+        with closing(journal):
+            for passed, ahead, left in (
+                (0.0, 3e8, [hash]),
+                (600.0, 0.0, [hash]),
+                (4300.0, 3e8, [hash]),
+                (7800.0, 3e8, [hash]),
+                (7900.0, 3e8, []),
+            ):
+                monkeypatch.setattr(time, "time", lambda: wall + passed + ahead)  # noqa: B023  # called at once
+                monkeypatch.setattr(time, "monotonic", lambda: monotonic + passed)  # noqa: B023
+                _collect(collector)
+                assert [row.fact.hash for row in store.list(1000, None).rows] == left, passed
 
 
 def test_the_timer_enforces_a_smaller_quota(tmp_path: Path) -> None:
