@@ -47,6 +47,8 @@ _BATCH = 200
 """Rows of one batch that is written or removed. Between batches, other threads can get the interpreter's lock."""
 _SHRINK_PAGES = 4096
 """Maximum number of pages (4 KiB) by which `shrink` shrinks the file. SQLite moves them, which takes tens of ms."""
+_REBUILD_BYTES = 1 << 30
+"""Size of all entries up to which a file of an earlier version is rewritten. A larger one would take too long."""
 _LOG_BYTES = 4 << 20
 """Size to which SQLite shrinks its write-ahead log."""
 _QUERY_S = 5.0
@@ -112,7 +114,7 @@ class Database:
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"it has version {version}, and this promptlogd knows version {_VERSION}")
         self._check_tables(version)
-        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file, so that `shrink` can shrink it
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that `shrink` can shrink a new or rebuilt file
         self._db.execute("PRAGMA journal_mode = WAL")
         columns = f"id INTEGER PRIMARY KEY AUTOINCREMENT, {', '.join(_QUOTED)}"
         self._db.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns})")
@@ -121,6 +123,7 @@ class Database:
         if version == 0:  # else nothing is written, so that a full disk does not matter
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._rows: Counter[int] | None = None
+        self._rebuilt = False
 
     def _check_tables(self, version: int) -> None:
         """Raise sqlite3.DatabaseError for a file of another program, before anything is written to it."""
@@ -163,9 +166,25 @@ class Database:
         """Return free pages to the file system, if the file is larger than this. Does only a part of this at a time."""
         excess = self._number("page_count") - most_bytes // self._number("page_size")
         pages = min(excess, self._number("freelist_count"), _SHRINK_PAGES)
-        if pages > 0:
+        if pages > 0 and not self._number("auto_vacuum"):
+            self._rebuild()
+        elif pages > 0:
             # The statement takes a step for each page. `execute` would take only the first.
             self._db.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+    def _rebuild(self) -> None:
+        """Rewrite a file of an earlier version, which could not shrink, so that it can. This is tried once.
+
+        It needs disk space for two copies. Readers do not wait for it, and new entries wait in the queue: 4 s for
+        256 MiB.
+        """
+        if self._rebuilt or self.bytes > _REBUILD_BYTES:
+            return
+        self._rebuilt = True
+        try:
+            self._db.execute("VACUUM")  # with the auto_vacuum of `_prepare`
+        except sqlite3.OperationalError as error:
+            _log.warning("the journal %s can't be made smaller: %s", self._path, error)
 
     def _number(self, pragma: str) -> int:
         return int(self._db.execute(f"PRAGMA {pragma}").fetchone()[0])

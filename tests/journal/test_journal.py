@@ -22,6 +22,7 @@ from promptlogd.principal import Principal
 from promptlogd.store.errors import StoreUnsafe
 from promptlogd.wire.messages import JournalSums, Run
 from sandbox.outcome import Cancelled, LogLine, Ok, Usage
+from tests.store.limits import largest_file
 
 KEY = b"k" * 64
 ALL = Filter(uid=None)
@@ -237,6 +238,62 @@ def test_the_file_stays_within_its_limit(folder: Path) -> None:
         for _ in range(2):
             journal.flush()
     assert (folder / FILE).stat().st_size <= 1 << 20
+
+
+def _without_auto_vacuum(folder: Path) -> None:
+    """Change the journal's file to one of an earlier version."""
+    with closing(sqlite3.connect(folder / FILE, isolation_level=None)) as db:
+        db.execute("PRAGMA auto_vacuum = NONE")
+        db.execute("VACUUM")
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+
+
+def test_a_file_of_an_earlier_version_shrinks_too(folder: Path) -> None:
+    """A file without auto_vacuum is rewritten when it exceeds the limit. Entries within the limit stay."""
+    with closing(_opened(folder, keep=["error"], max_mb=4)) as journal:
+        for number in range(300):
+            journal.note(_run(name=f"name{number}", error="x" * 10_000))
+    _without_auto_vacuum(folder)
+    assert (folder / FILE).stat().st_size > 2 << 20
+    with closing(_opened(folder, max_mb=1)) as journal:
+        journal.flush()
+        journal.note(_run(outcome="new"))
+        journal.flush()
+        entries = journal.page(ALL, 1000, before=None, after=None)
+        assert entries[0].outcome == "new"
+        assert [entry.name for entry in entries[1:]] == [
+            f"name{number}" for number in range(299, 300 - len(entries), -1)
+        ]
+        assert len(entries) > 50
+    assert (folder / FILE).stat().st_size <= 1 << 20
+    with closing(sqlite3.connect(folder / FILE)) as db:
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_file_that_can_not_be_rewritten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A very large file is not rewritten. If there is no room for it, the log says so once, and the journal works."""
+    with closing(_opened(folder, keep=["error"], max_mb=4)) as journal:
+        for _ in range(300):
+            journal.note(_run(error="x" * 10_000))
+    _without_auto_vacuum(folder)
+    with monkeypatch.context() as patch, closing(_opened(folder, max_mb=1)) as journal:
+        patch.setattr(database_module, "_REBUILD_BYTES", 1000)
+        journal.flush()
+    assert (folder / FILE).stat().st_size > 2 << 20
+    with closing(_opened(folder, max_mb=1)) as journal:
+        with largest_file(700_000):
+            for _ in range(3):
+                journal.note(_run(outcome="new"))
+                journal.flush()
+        assert _outcomes(journal)[:3] == ["new"] * 3
+        counts = journal.counts()
+        assert counts is not None
+        assert counts.lost == 0
+    (record,) = caplog.records
+    assert "can't be made smaller" in record.message
 
 
 def test_a_damaged_file_is_set_aside(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
