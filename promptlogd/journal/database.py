@@ -34,7 +34,7 @@ _COLUMNS = (
 _QUOTED = [f'"{name}"' for name in _COLUMNS]
 _INSERT = (
     f"INSERT INTO entries ({', '.join(_QUOTED)}) "
-    f"SELECT {', '.join(f'json_extract(value, ?{number + 2})' for number in range(len(_COLUMNS)))} FROM json_each(?1)"
+    f"SELECT {', '.join(['json_extract(value, ?)'] * len(_COLUMNS))} FROM json_each(?)"
 )
 """Adds the rows of a JSON list with one statement, during which SQLite does not hold the interpreter's lock. With one
 statement for each row, the thread would wait for the lock after each of them, and the event loop for the thread."""
@@ -153,7 +153,7 @@ class Database:
         with transaction(self._db):
             for at in range(0, len(rows), _BATCH):
                 batch = msgspec.json.encode(rows[at : at + _BATCH]).decode()
-                self._db.execute(_INSERT, (batch, *_PATHS))
+                self._db.execute(_INSERT, (*_PATHS, batch))
         if self._rows is not None:
             self._rows.update(row[_COLUMNS.index("uid")] for row in rows)
 
