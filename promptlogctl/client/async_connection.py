@@ -80,7 +80,10 @@ class AsyncConnection:
 
     async def send(self, make: Callable[[Id], Request], on_log: OnLog | None = None) -> PendingReply:
         """Send a request. The caller must close the returned object."""
-        await self._take_place()
+        if self.in_flight < MOST_IN_FLIGHT:
+            self.in_flight += 1
+        else:
+            await self._wait_for_place()
         try:
             link = self._link
             if link is None or link.is_gone():
@@ -129,10 +132,8 @@ class AsyncConnection:
             if self._link is not None and not self._link.is_lost:  # another task has opened it
                 return self._link
 
-    async def _take_place(self) -> None:
-        if self.in_flight < MOST_IN_FLIGHT:
-            self.in_flight += 1
-            return
+    async def _wait_for_place(self) -> None:
+        """Wait until another request leaves its place to this one."""
         event = anyio.Event()
         self._queue.append(event)
         try:

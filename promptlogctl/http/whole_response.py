@@ -8,7 +8,7 @@ from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_NEEDS_UVICORN = (b"connection", b"transfer-encoding")
+_NEEDS_UVICORN = frozenset((b"connection", b"transfer-encoding"))
 """Headers that change how a response is framed."""
 
 _JOINED_BYTES = 64 * 1024
@@ -48,7 +48,7 @@ class ResponseSender:
         lines = [b"%b: %b" % header for header in headers]
         if (
             (b"content-length", b"%d" % len(body)) not in headers
-            or any(name in _NEEDS_UVICORN for name, _ in headers)
+            or not _NEEDS_UVICORN.isdisjoint([name for name, _ in headers])
             or _CONTROL.search(b"".join(lines))
         ):
             return False
@@ -70,4 +70,4 @@ class ResponseSender:
 
 
 def _has_length(start: Message) -> bool:
-    return any(name == b"content-length" for name, _ in start["headers"])
+    return b"content-length" in [name for name, _ in start["headers"]]
