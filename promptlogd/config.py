@@ -30,12 +30,18 @@ class ConfigError(Exception):
     """The configuration is invalid."""
 
 
+_SETTING_OF = {"memory_bytes": "memory_mb", "result_bytes": "result_kb", "log_bytes": "log_kb"}
+"""The setting for a field of `Limits`, where their names differ."""
+
+
 class LimitsError(Exception):
     """A run asked for a limit above the maximum or below the minimum."""
 
-    def __init__(self, field: str, asked: int, bound: int, word: str) -> None:
+    def __init__(self, field: str, asked: int, bound: int, word: str, *, by_quota: bool = False) -> None:
+        """`by_quota`: the bound is the client's quota, and not that of all clients."""
         unit = f" ({bound / MIB:g} MiB)" if field == "memory_bytes" else ""
-        super().__init__(f"limits.{field} is {asked}, the {word} is {bound}{unit}")
+        why = f", by the quota max_{_SETTING_OF.get(field, field)}" if by_quota else ""
+        super().__init__(f"limits.{field} is {asked}, the {word} is {bound}{unit}{why}")
         self.field = field
         self.asked = asked
         self.bound = bound
@@ -420,7 +426,8 @@ class Config(_Section, frozen=True, kw_only=True):
         `maxima`: lower maxima of its client, by field. They lower the defaults as well.
         """
         asked = asked or _NOTHING
-        default, most = (_lowered(each, maxima) for each in (self.default_limits(engine), self.limits.max.limits()))
+        highest = self.limits.max.limits()
+        default, most = (_lowered(each, maxima) for each in (self.default_limits(engine), highest))
         chosen: dict[str, int] = {}
         for field in Limits.__struct_fields__:
             value = getattr(asked, field)
@@ -429,7 +436,8 @@ class Config(_Section, frozen=True, kw_only=True):
                 if field == "wall_ms" and asked.cpu_ms is not None and asked.cpu_ms >= value:
                     value = min(2 * asked.cpu_ms, most.wall_ms)
             elif value > getattr(most, field):
-                raise LimitsError(field, value, getattr(most, field), "maximum")
+                bound = getattr(most, field)
+                raise LimitsError(field, value, bound, "maximum", by_quota=bound < getattr(highest, field))
             chosen[field] = value
         least = ENGINES[engine].min_memory_bytes
         if chosen["memory_bytes"] < least:

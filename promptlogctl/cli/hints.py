@@ -57,6 +57,7 @@ _IMPORTS = f"a program can't import packages or files; bundle it and its imports
 _OVER_MAXIMUM = re.compile(
     r"limits\.(\w+) is \d+, the maximum is |the (source|prompt|env) is \d+ bytes, the maximum is "
 )
+_BY_QUOTA = re.compile(r", by the quota (max_\w+)\Z")
 _SETTINGS = {"memory_bytes": "memory_mb", "result_bytes": "result_kb", "log_bytes": "log_kb"}
 
 LOG_LIMIT = "--log-kb raises the limit of console lines"
@@ -86,6 +87,8 @@ def refusal_hint(message: str) -> str | None:
     """Return the setting that raises a maximum, for a request that exceeds it; else None."""
     if (found := _OVER_MAXIMUM.match(message)) is None:
         return None
+    if (quota := _BY_QUOTA.search(message)) is not None:
+        return f"your quota {quota[1]} in the daemon's configuration sets the maximum"
     limit, text = found.groups()
     setting = f"limits.max.{_SETTINGS.get(limit, limit)}" if limit else f"limits.{text}_kb"
     return f"the setting {setting} of the daemon raises the maximum"

@@ -9,6 +9,7 @@ import pytest
 from promptlogctl.cli.hints import DENO_ALONE
 from promptlogctl.client import Client
 from tests.ctl.command import ctl
+from tests.daemons import configured_daemon
 
 _HINTS = [
     ("return new Intl.NumberFormat('de').format(1)", (), "Deno has `Intl`: --engine deno"),
@@ -74,3 +75,12 @@ def test_globals_that_only_deno_has(client: Client) -> None:
     code = "return Object.getOwnPropertyNames(globalThis)"
     quickjs, deno = (set(client.run_source(code, engine=engine).value) for engine in ("quickjs", "deno"))
     assert deno - quickjs - {"fetch"} == DENO_ALONE
+
+
+def test_a_maximum_of_a_quota_names_the_quota() -> None:
+    """If a run asks for more than a quota of its user, the error and a note name this quota, and no other setting."""
+    with configured_daemon("[quotas.user]\nmax_cpu_ms = 40\nmax_memory_mb = 64\n") as socket:
+        for option, value, quota in (("--cpu-ms", "45", "max_cpu_ms"), ("--memory-mb", "65", "max_memory_mb")):
+            lines = ctl(socket, "exec", "-e", "return 1", option, value).stderr.decode().splitlines()
+            assert lines[0].endswith(f", by the quota {quota}")
+            assert lines[1:] == [f"note: your quota {quota} in the daemon's configuration sets the maximum"]
