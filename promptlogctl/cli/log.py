@@ -103,7 +103,7 @@ def _log(
 
 
 def _follow(app: App, client: Client, wanted: Mapping[str, Any], entries: list[JournalEntry], *, short: bool) -> None:
-    """Print new entries, oldest first, until Ctrl-C. If the daemon stops, wait until it answers again."""
+    """Print new entries, oldest first, until Ctrl-C. If the daemon stops or can't read the journal, try again."""
     newest = entries[0].id if entries else _newest(client)
     new = entries[::-1]
     is_away = False
@@ -119,17 +119,22 @@ def _follow(app: App, client: Client, wanted: Mapping[str, Any], entries: list[J
         time.sleep(_FOLLOW_S)
         new = []
         try:
-            if is_away and _newest(client) < newest:
+            last = _newest(client)
+            if last < newest:
                 newest = 0  # the daemon has begun a new journal, whose numbers begin at 1
-            new = list(client.journal(**wanted, after=newest))
+            new = list(client.journal(**wanted, after=newest)) if last > newest else []
+            newest = max(newest, last)  # so that the next query does not read entries that the filter omits
             is_away = False
         except (NoDaemon, ConnectionLost) as error:
             if not is_away:
                 output.note(f"{error}; trying again")
             is_away = True
         except RequestRefused as refused:
-            if refused.code not in ("busy", "shutting_down"):
+            if refused.code not in ("busy", "shutting_down", "internal"):
                 raise
+            if refused.code == "internal" and not is_away:  # the journal is damaged, and the daemon replaces it
+                output.note(f"{refused}; trying again")
+                is_away = True
 
 
 def _newest(client: Client) -> int:

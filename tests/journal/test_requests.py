@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -262,6 +263,30 @@ def test_follow_while_the_daemon_is_away(tmp_path: Path) -> None:
                 assert (entry["id"], entry["outcome"]) == (1, "exception")
                 follower.send_signal(signal.SIGINT)
                 assert follower.wait(20) == 3
+
+
+def test_follow_a_journal_that_is_replaced(tmp_path: Path) -> None:
+    """`log --follow` continues with the new journal that a running daemon begins after it found damage."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        for _ in range(3):
+            client.run_source("return 1")
+        _entries(client, 3)
+        command = [sys.executable, "-m", "promptlogctl", "log", "--follow", "--json", "--socket", str(daemon.socket)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stdout is not None
+            assert [json.loads(follower.stdout.readline())["id"] for _ in range(3)] == [1, 2, 3]
+            for file in daemon.state.glob("journal.sqlite3*"):
+                file.write_bytes(bytes(file.stat().st_size))
+            until(lambda: bool(list((daemon.state / "damaged").iterdir())))  # the follower's query finds the damage
+            client.run_source("throw 1")
+            outcome = ""
+            while outcome != "exception":
+                ready, _, _ = select.select([follower.stdout], [], [], 10)
+                if not ready:
+                    follower.kill()
+                outcome = json.loads(follower.stdout.readline())["outcome"]
+            follower.send_signal(signal.SIGINT)
+            assert follower.wait(20) == 3
 
 
 def test_a_journal_that_is_off() -> None:
