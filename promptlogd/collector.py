@@ -133,7 +133,10 @@ class Collector:
             return step()
 
     def _make_room(self, size: int, who: Who) -> None:
-        """Remove programs so that so many bytes fit into the quota, as far as that is possible. Raises StoreFailed."""
+        """Make so many bytes fit into the quota, as far as that is possible. Raises StoreFailed.
+
+        Removes files from `damaged/` first: a damaged database there can take more space than all programs.
+        """
         usage = self._store.usage
         if not usage.lacking(size):
             return
@@ -141,6 +144,7 @@ class Collector:
             if not usage.lacking(size) or time.monotonic() - self._in_vain_at < _RETRY_S:
                 return
             assert usage.max_bytes is not None
+            self._store.drop_damaged(usage.lacking(size))
             after: str | None = None  # the first page counts anew: somebody may have removed files from damaged/
             while lacking := usage.lacking(size):
                 # A hundredth more than is needed, so that not each submit has to look.

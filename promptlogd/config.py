@@ -218,8 +218,8 @@ class StoreSettings(_Section, frozen=True, kw_only=True):
     never."""
     max_mb: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
     """Maximum disk space of all programs and of `damaged/`, in MiB. If a submit would exceed it, the daemon first
-    removes programs without a name that were not used for an hour, the longest unused first. If that is not enough, it
-    refuses the submit. Default: no maximum."""
+    removes files from `damaged/`, the oldest first, then programs without a name that were not used for an hour, the
+    longest unused first. If that is not enough, it refuses the submit. Default: no maximum."""
 
     visibility: Literal["own", "group", "all"] = "all"
     """Default visibility of programs and names, if a request has none. `own`: only the owner sees it. `group`: also the

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from promptlogd.store.disk import erase, sync
 from promptlogd.store.ownership import make_folder
+from promptlogd.store.usage import tree_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -43,22 +44,39 @@ class DamagedFolder:
         sync(self._folder)
         self._evict_oldest()
 
+    def drop_oldest(self, size: int) -> bool:
+        """Remove entries, the oldest first, until this frees so much disk space. Return whether there were any."""
+        freed = 0
+        dropped = False
+        for _, entry in self._entries():
+            if freed >= size:
+                break
+            with self._log_errors():
+                entry_bytes = tree_bytes(entry)
+                erase(entry)
+                freed, dropped = freed + entry_bytes, True
+                _log.warning("the store is over its quota; removed %s from %s", entry.name, self._folder)
+        return dropped
+
     def _place(self, label: str) -> Path:
         # The random part keeps names unique if the clock stands still or goes back.
         return self._folder / f"{label}-{time.time_ns()}-{os.urandom(4).hex()}"
 
     def _evict_oldest(self) -> None:
-        entries: list[tuple[int, Path]] = []
-        with self._log_errors():
-            # A rename sets the change time, by the kernel's own clock.
-            entries = [(entry.lstat().st_ctime_ns, entry) for entry in self._folder.iterdir()]
         total = 0
-        for number, (_, entry) in enumerate(sorted(entries, reverse=True)):
+        for number, (_, entry) in enumerate(reversed(self._entries())):
             with self._log_errors():  # an entry that can't be removed must not prevent removing the others
                 total += _size(entry)
                 if number and (number >= _MOST_ENTRIES or total > _MOST_BYTES):
                     erase(entry)
                     _log.warning("%s exceeded its size limit; removed its oldest entry: %s", self._folder, entry.name)
+
+    def _entries(self) -> list[tuple[int, Path]]:
+        """Return the entries with their times, the oldest first."""
+        with self._log_errors():
+            # A rename sets the change time, by the kernel's own clock.
+            return sorted((entry.lstat().st_ctime_ns, entry) for entry in self._folder.iterdir())
+        return []
 
     @contextmanager
     def _log_errors(self) -> Iterator[None]:

@@ -109,6 +109,11 @@ class StateFolder:
         except (OSError, sqlite3.Error) as error:
             raise store_error(f"can't use the state folder {self.path}", error) from error
 
+    def drop_damaged(self, size: int) -> None:
+        """Remove the oldest entries of `damaged/` until this frees so much disk space. Blocks."""
+        if self._damaged.drop_oldest(size):
+            self.usage.count()
+
     @contextmanager
     def use_facts(self) -> Iterator[None]:
         """Context manager: locks the facts for writing. Translates SQLite's errors."""

@@ -405,6 +405,10 @@ class Store:
         """The disk space of the store, and its quota."""
         return self._state.usage
 
+    def drop_damaged(self, size: int) -> None:
+        """Remove the oldest entries of `damaged/` until this frees so much disk space. Blocks."""
+        self._state.drop_damaged(size)
+
     def bytes_of(self, hash: str) -> int:
         """Return the disk space of a program; 0 if there is none."""
         return self._objects.bytes_of(hash)

@@ -244,24 +244,21 @@ def test_a_submit_removes_unused_programs(tmp_path: Path) -> None:
         assert {entry.hash for entry in _collected(client, 1)} == set(old) - left
 
 
-def test_damaged_programs_count_towards_the_quota(tmp_path: Path) -> None:
-    """damaged/ counts towards the quota, and submits are accepted again after the operator has emptied it."""
+def test_damaged_files_are_removed_before_programs(tmp_path: Path) -> None:
+    """damaged/ counts towards the quota, and a store over its quota removes files there, and no programs."""
     damaged = tmp_path / "state" / "damaged"
-    put_old(tmp_path / "state", [b"return 1"], days=0)
-    (damaged / "x").write_bytes(b"x" * 900 * _KB)
-    with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon, Client(daemon.socket) as client:
-        with pytest.raises(RequestRefused, match="the store is full"):
+    old = put_old(tmp_path / "state", [b"return 1", b"return 2"], days=3)
+    (damaged / "journal.sqlite3-1").write_bytes(b"x" * 2048 * _KB)
+    with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon:
+        until(lambda: not list(damaged.iterdir()))
+        for number in range(3):
+            (damaged / f"x{number}").write_bytes(b"x" * 300 * _KB)
+            time.sleep(0.02)  # so that their times differ
+        daemon.stop()
+        with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as other, Client(other.socket) as client:
             client.submit(_source(1, 300 * _KB))
-        (damaged / "x").unlink()
-        until(lambda: _submits(client, _source(1, 300 * _KB)), 10)
-
-
-def _submits(client: Client, source: str) -> bool:
-    try:
-        client.submit(source)
-    except RequestRefused:
-        return False
-    return True
+            assert sorted(file.name for file in damaged.iterdir()) == ["x1", "x2"]
+            assert set(old) < _hashes(client)
 
 
 def test_invalid_settings_are_refused(tmp_path: Path) -> None:
