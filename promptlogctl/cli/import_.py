@@ -13,8 +13,9 @@ from promptlogctl.cli import output
 from promptlogctl.cli.app import App, command
 from promptlogctl.cli.archive import BadArchive, Exported, read
 from promptlogctl.cli.files import FILE
+from promptlogctl.cli.options import VISIBILITY
 from promptlogctl.cli.output import Exit
-from promptlogctl.client import Client, Language, RequestRefused
+from promptlogctl.client import Client, Language, RequestRefused, Visibility
 
 _OF_ONE_PROGRAM = ("bad_request", "too_large", "unsupported")
 """Codes of errors after which the other programs are still imported."""
@@ -32,19 +33,20 @@ class _Counts:
 @click.command("import")
 @click.argument("file", metavar="FILE|-", type=FILE)
 @click.option("--move-names", is_flag=True, help="Also move names that other programs have here.")
+@VISIBILITY
 @command
-def import_(app: App, file: str, move_names: bool) -> Exit:
+def import_(app: App, file: str, move_names: bool, visibility: Visibility | None) -> Exit:
     """Submit the programs of an export.
 
     With - as FILE, the command reads standard input. The daemon checks each program. Names that other programs have
-    here do not move, unless --move-names is given. An import can be repeated. Exit code 1: a program was refused; the
-    others are stored.
+    here do not move, unless --move-names is given. An export does not say who sees a program: see --visibility. An
+    import can be repeated. Exit code 1: a program was refused; the others are stored.
     """
     counts = _Counts()
     with app.client() as client, _opened(file) as source:
         try:
             for program, text in read(source):
-                _import_one(client, program, text, move_names, counts)
+                _import_one(client, program, text, move_names, visibility, counts)
         except BadArchive as error:
             stored = f"; {counts.programs} programs before that were stored" if counts.programs else ""
             return output.problem("bad_archive", f"can't import {file}: {error}{stored}", Exit.USAGE, json=app.json)
@@ -65,11 +67,13 @@ def import_(app: App, file: str, move_names: bool) -> Exit:
     return Exit.PROGRAM if counts.failed else Exit.OK
 
 
-def _import_one(client: Client, program: Exported, text: bytes, move_names: bool, counts: _Counts) -> None:
+def _import_one(
+    client: Client, program: Exported, text: bytes, move_names: bool, visibility: Visibility | None, counts: _Counts
+) -> None:
     try:
         # A language that does not exist is refused by the daemon.
         language = cast(Language, program.language)
-        kept = client.submit(text, engine=program.engine, language=language)
+        kept = client.submit(text, engine=program.engine, language=language, visibility=visibility)
         for name in program.names:
             present = _hash_of(client, name)
             if present == kept.hash:
@@ -77,7 +81,7 @@ def _import_one(client: Client, program: Exported, text: bytes, move_names: bool
             if present is not None and not move_names:
                 counts.kept_names.append(name)
                 continue
-            client.label(name, kept.hash)
+            client.label(name, kept.hash, visibility=visibility)
             counts.names += 1
     except RequestRefused as refused:
         if refused.code not in _OF_ONE_PROGRAM:

@@ -77,6 +77,19 @@ def test_export_and_import(tmp_path: Path) -> None:
         assert client.run("@another.name").value == "é7"
 
 
+def test_imported_programs_can_be_hidden(tmp_path: Path, socket_path: Path) -> None:
+    """`import --visibility` hides imported programs and names. Without it, everyone sees them."""
+    file = tmp_path / "export.tar"
+    with Client(socket_path) as client:
+        hash = client.submit("return 'hidden'", name="hidden").hash
+        assert ctl(socket_path, "export", str(file)).returncode == 0
+        client.remove(hash)
+        for options, visibility in (((), "all"), (("--visibility", "own"), "own")):
+            assert ctl(socket_path, "import", str(file), *options).returncode == 0
+            assert [holder.visibility for holder in client.show("@hidden").holders] == [visibility]
+            client.remove(hash)
+
+
 def test_a_program_with_a_syntax_error_is_refused(tmp_path: Path) -> None:
     """The daemon checks each imported program; refused programs are named, and the others are stored."""
     bad = b"return ("
