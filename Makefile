@@ -123,12 +123,13 @@ test-long: $(VENV)/.dev
 	$(BESIDE) -m long
 
 # Tests that are marked `timed` or `alone` are omitted, because coverage slows Python down, and they depend on time and
-# memory. The folder is writable for all users, because tests start daemons as other users.
+# memory. Failed tests run again without coverage. The folder is writable for all users, because tests start daemons as other users.
 coverage: $(VENV)/.dev
 	rm -rf $(COVERAGE)
 	mkdir -p $(COVERAGE)
 	chmod 1777 $(COVERAGE)
-	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage run $(BESIDE:$(BIN)/python%=%) -m "not alone and not timed and $(DAILY)" $(TESTS)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage run $(BESIDE:$(BIN)/python%=%) -m "not alone and not timed and $(DAILY)" $(TESTS) || \
+		$(PYTEST) --last-failed --last-failed-no-failures none
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage combine --quiet
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report
 

@@ -176,7 +176,7 @@ def test_auto_disables_the_jit_without_a_cgroup() -> None:
     with configured_daemon('[pool]\ncgroup = "never"\n') as socket, Client(socket) as client:
         assert client.run_source("return typeof WebAssembly", engine="deno").value == "undefined"
         result = client.run_source(
-            "const a = []; for (;;) a.push({b: [1]})", engine="deno", limits=LimitsAsked(cpu_ms=9000)
+            "const a = []; for (;;) a.push(new Array(1e5).fill(1))", engine="deno", limits=LimitsAsked(cpu_ms=9000)
         )
         assert isinstance(result.outcome, MemoryLimit)
         assert 64 << 20 < result.usage.peak_memory_bytes <= 148 << 20  # never less than the daemon: see `Supervisor`
