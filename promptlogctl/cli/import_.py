@@ -28,6 +28,8 @@ class _Counts:
         self.programs = self.created = self.names = 0
         self.failed: list[str] = []
         self.kept_names: list[str] = []
+        self.refused_names: list[str] = []
+        """Names of other users, also of users whose names this one does not see."""
 
 
 @click.command("import")
@@ -40,7 +42,7 @@ def import_(app: App, file: str, move_names: bool, visibility: Visibility | None
 
     With - as FILE, the command reads standard input. The daemon checks each program. Names that other programs have
     here do not move, unless --move-names is given. An export does not say who sees a program: see --visibility. An
-    import can be repeated. Exit code 1: a program was refused; the others are stored.
+    import can be repeated. Exit code 1: a program or a name was refused; the others are stored.
     """
     counts = _Counts()
     with app.client() as client, _opened(file) as source:
@@ -57,6 +59,7 @@ def import_(app: App, file: str, move_names: bool, visibility: Visibility | None
                 "created": counts.created,
                 "names": counts.names,
                 "kept_names": counts.kept_names,
+                "refused_names": counts.refused_names,
                 "failed": counts.failed,
             }
         )
@@ -64,7 +67,7 @@ def import_(app: App, file: str, move_names: bool, visibility: Visibility | None
         output.note(f"imported {counts.programs} programs, {counts.created} of them new, and {counts.names} names")
         if counts.kept_names:
             output.note(f"{len(counts.kept_names)} names are on other programs here; --move-names moves them")
-    return Exit.PROGRAM if counts.failed else Exit.OK
+    return Exit.PROGRAM if counts.failed or counts.refused_names else Exit.OK
 
 
 def _import_one(
@@ -81,7 +84,14 @@ def _import_one(
             if present is not None and not move_names:
                 counts.kept_names.append(name)
                 continue
-            client.label(name, kept.hash, visibility=visibility)
+            try:
+                client.label(name, kept.hash, visibility=visibility)
+            except RequestRefused as refused:
+                if refused.code != "forbidden":
+                    raise
+                counts.refused_names.append(name)
+                output.error(f"program {program.hash}: the name {name} belongs to another user")
+                continue
             counts.names += 1
     except RequestRefused as refused:
         if refused.code not in _OF_ONE_PROGRAM:

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from promptlogctl.cli.archive import MOST_SOURCE_BYTES, BadArchive, Exported, Writer, header, read
 from promptlogctl.client import Client
 from tests.ctl.command import ctl
+from tests.daemon.ordinary_user import NOBODY, ordinary_user
 from tests.daemon.processes import a_daemon
 from tests.daemons import configured_daemon
 
@@ -63,7 +66,14 @@ def test_export_and_import(tmp_path: Path) -> None:
         taken = client.submit("return 'mine'", name="seven").hash
         done = ctl(daemon.socket, "import", str(files[0]), "--json")
         assert done.returncode == 0, done.stderr
-        counts = {"programs": 121, "created": 121, "names": 2, "kept_names": ["seven"], "failed": []}
+        counts = {
+            "programs": 121,
+            "created": 121,
+            "names": 2,
+            "kept_names": ["seven"],
+            "refused_names": [],
+            "failed": [],
+        }
         assert json.loads(done.stdout) == counts
         assert client.show("@seven").hash == taken
         done = ctl(daemon.socket, "import", "-", "--move-names", input=files[0].read_bytes())
@@ -88,6 +98,34 @@ def test_imported_programs_can_be_hidden(tmp_path: Path, socket_path: Path) -> N
             assert ctl(socket_path, "import", str(file), *options).returncode == 0
             assert [holder.visibility for holder in client.show("@hidden").holders] == [visibility]
             client.remove(hash)
+
+
+def test_names_of_other_users_do_not_end_an_import(tmp_path: Path) -> None:
+    """An import continues after a name that belongs to a user whose names the importing user does not see."""
+    assert os.geteuid() == 0, "only root can connect as somebody else: run this test as root"
+    with configured_daemon(f'[server]\nsocket_group = "{NOBODY}"\n') as socket, Client(socket) as client:
+        socket.parent.chmod(0o755)
+        kept = [client.submit(f"return {number}", name=f"n{number}").hash for number in range(3)]
+        export = ctl(socket, "export", "-").stdout
+        for hash in kept:
+            client.remove(hash)
+        owned = client.submit("return 'of root'", name="n1", visibility="own").hash
+        command = [
+            *ordinary_user(tmp_path),
+            sys.executable,
+            "-m",
+            "promptlogctl",
+            "--socket",
+            str(socket),
+            "import",
+            "-",
+        ]
+        done = subprocess.run([*command, "--json"], input=export, capture_output=True, timeout=60)
+        assert done.returncode == 1, done.stderr
+        assert b"the name n1 belongs to another user" in done.stderr
+        counts = json.loads(done.stdout)
+        assert (counts["programs"], counts["names"], counts["refused_names"]) == (3, 2, ["n1"])
+        assert {row.hash for row in client.list()} == {*kept, owned}
 
 
 def test_a_program_with_a_syntax_error_is_refused(tmp_path: Path) -> None:
