@@ -86,13 +86,15 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             parts.append("uid = ?")
             values.append(self.uid)
         if self.hash is not None:
-            parts.append("hash >= ? AND hash < ?")
+            column = "hash" if self.since is None else "+hash"  # `+`: not by the index of all its entries
+            parts.append(f"{column} >= ? AND {column} < ?")
             values += [self.hash, self.hash + "g"]  # above each hexadecimal digit
         if self.failed:
             parts.append(_FAILED)
         if self.since is not None:
-            parts.append("at >= ?")
-            values.append(self.since)
+            # The condition on `id` limits the scan with any index. `+`: find this id by the index of time.
+            parts.append("id >= (SELECT MIN(+id) FROM entries WHERE at >= ?) AND at >= ?")
+            values += [self.since, self.since]
         return " AND ".join(parts), values
 
 
@@ -241,7 +243,7 @@ class Database:
             "SELECT ifnull(hash, ''), ifnull(engine, ''), COUNT(*), SUM(outcome <> 'ok'), TOTAL(cpu_ms), "
             "ifnull(MAX(cpu_ms), 0), ifnull(AVG(wall_ms), 0), ifnull(MAX(memory_bytes), 0), MAX(at) "
             f"FROM entries WHERE kind = 'run' AND {condition} "
-            "GROUP BY hash, engine ORDER BY TOTAL(cpu_ms) DESC LIMIT ?"
+            "GROUP BY +hash, engine ORDER BY TOTAL(cpu_ms) DESC LIMIT ?"  # `+`: read rows in their order on disk
         )
         with self._reading() as db:
             rows = db.execute(query, [*values, _SUMS]).fetchall()

@@ -515,6 +515,25 @@ def test_queries_have_a_time_limit(journal: Journal, monkeypatch: pytest.MonkeyP
     assert journal.sums(ALL)[0].runs == 3000
 
 
+@pytest.mark.parametrize("wanted", [{}, {"uid": 1000}, {"failed": True}, {"hash": "ab" * 32}], ids=str)
+def test_queries_of_recent_entries_read_no_others(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, object]
+) -> None:
+    """With `since`, a query takes the same time for any number of older entries, whichever filter it has."""
+    now = time.time()
+    for number in range(3000):
+        journal.note(_run(at=now - 100 + number / 100))
+    journal.note(_run(at=now + 500, outcome="exception"))  # the clock was ahead, and its later entries are earlier
+    journal.note(_run(at=now, outcome="exception"))
+    journal.flush()
+    monkeypatch.setattr(database_module, "_STEPS", 2000)
+    monkeypatch.setattr(database_module, "_QUERY_S", -1.0)  # so that a query ends after 2000 steps
+    recent = Filter(**{"uid": None, "since": now - 1, **wanted})  # type: ignore[arg-type]
+    assert _outcomes(journal, recent) == ["exception", "exception"]
+    if "failed" not in wanted:
+        assert [row.runs for row in journal.sums(recent)] == [2]
+
+
 def test_a_disabled_journal(folder: Path) -> None:
     """With `enabled = false` there is no file and no entry."""
     with closing(_opened(folder, enabled=False)) as journal:
