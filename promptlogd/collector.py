@@ -88,12 +88,15 @@ class Collector:
         usage = self._store.usage
         used = usage.count() if after is None else usage.bytes
         excess = math.inf if over_bytes is None else used - over_bytes - (freed if dry_run else 0)
-        facts = self._store.unused((time.time() if now is None else now) - unused_s, limit + 1, begin)
+        before = (time.time() if now is None else now) - unused_s
+        facts = self._store.unused(before, limit + 1, begin)
         gone: list[Collected] = []
         for fact in facts[:limit]:
             if excess <= 0:
                 break
-            size = self._store.bytes_of(fact.hash) if dry_run else self._removed(fact, who)
+            if self._store.is_repeated(fact.hash, before):
+                continue
+            size = self._store.bytes_of(fact.hash) if dry_run else self._removed(fact, before, who)
             if size is not None:
                 gone.append(Collected(hash=fact.hash, size=size, used_at=fact.used_at))
                 excess -= size
@@ -102,8 +105,8 @@ class Collector:
         next = f"{facts[limit - 1].used_at.hex()}:{facts[limit - 1].hash}:{freed}" if more else None
         return Collection(programs=gone, store_bytes=used - freed if dry_run else usage.bytes, next=next)
 
-    def _removed(self, fact: Fact, who: Who) -> int | None:
-        size = self._store.remove_unused(fact)
+    def _removed(self, fact: Fact, before: float, who: Who) -> int | None:
+        size = self._store.remove_unused(fact, before)
         if size is not None:
             unused = (time.time() - fact.used_at) / _DAY_S
             _log.info(

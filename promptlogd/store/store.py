@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -57,6 +58,10 @@ class _Held(NamedTuple):
     is_public: bool
 
 
+_MOST_REPEATED = 10_000
+"""Maximum number of repeated submits that are remembered: 3 MB."""
+
+
 class Store:
     """The programs that the daemon stores. Created by `Store.open`."""
 
@@ -66,6 +71,8 @@ class Store:
         self._read_facts = state.read_facts
         self._names = Names(state)
         self._recent: Recent[_Held] = Recent(_RECENT_BYTES)
+        self._repeated: dict[str, float] = {}
+        """Times of repeated submits, the oldest first."""
         self._submissions = Submissions(state, self._names, self._recent.forget)
         self._removals = Removals(state)
         self._recent_artifacts: Recent[Artifact] = Recent(_RECENT_BYTES)
@@ -150,6 +157,8 @@ class Store:
         """
         with self._state.writing:
             kept = self._submissions.keep(submission)
+            if not kept.stored:
+                self._note_repeated(kept.hash)
         if submission.replace:  # `recall` returns an entry for 20 ms without checking the files
             self._recent.forget(kept.hash)
             place = Place(hash=kept.hash, engine=submission.staged.meta.engine, build=submission.build)
@@ -157,6 +166,13 @@ class Store:
         if kept.stored:
             self._remember(submission)
         return kept
+
+    def _note_repeated(self, hash: str) -> None:
+        """Note that a stored program was submitted again. Then `remove_unused` counts it as used."""
+        self._repeated.pop(hash, None)
+        self._repeated[hash] = time.time()
+        if len(self._repeated) > _MOST_REPEATED:
+            del self._repeated[next(iter(self._repeated))]
 
     def _remember(self, submission: Submission) -> None:
         """Cache a program that was just published, and its artifact, because most clients run it next."""
@@ -422,12 +438,18 @@ class Store:
         with self._read_facts() as facts:
             return facts.unused(before, limit, after)
 
-    def remove_unused(self, unused: Fact) -> int | None:
-        """Remove a program that `unused` returned. Return the disk space that this frees.
+    def is_repeated(self, hash: str, before: float) -> bool:
+        """Whether a program was submitted again since this time, as far as this process remembers."""
+        return self._repeated.get(hash, -math.inf) > before
+
+    def remove_unused(self, unused: Fact, before: float) -> int | None:
+        """Remove a program that `unused` returned for `before`. Return the disk space that this frees.
 
         None if it was named, run, removed or submitted again since then. Raises StoreFailed.
         """
         with self._state.writing:
+            if self.is_repeated(unused.hash, before):
+                return None
             with self._read_facts() as facts:
                 now, named = facts.get(unused.hash), facts.count_names_on(unused.hash)
             if now is None or named or now.used_at != unused.used_at or self._state.counts.get(unused.hash):

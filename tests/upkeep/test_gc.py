@@ -65,6 +65,19 @@ def test_gc_removes_unused_programs(tmp_path: Path) -> None:
     assert daemon.log.read_text().count("collected program") == 2
 
 
+def test_a_repeated_submit_counts_as_use(tmp_path: Path) -> None:
+    """gc removes no program that its only holder has submitted again, so the client can run it."""
+    state = tmp_path / "state"
+    old = put_old(state, [b"return 1", b"return 2"], days=40, uid=os.geteuid())
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert client.submit("return 1").created is False
+        for option in ("--dry-run", "--json"):
+            done = ctl(daemon.socket, "gc", "--unused", "30d", option)
+            assert old[0] not in done.stdout.decode()
+            assert old[1] in done.stdout.decode()
+        assert client.run(old[0]).value == 1
+
+
 @pytest.mark.long
 def test_gc_shrinks_the_store_to_a_size(tmp_path: Path) -> None:
     """Programs that were unused the longest are removed first, over several pages, until the store is small enough."""
