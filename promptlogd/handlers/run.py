@@ -261,6 +261,12 @@ class _Run:
         """Artifact of the job, once known."""
         self._limits: Limits | None = None
         """Limits of the job, once it has begun."""
+        self._streamed = 0
+        """Number of console lines that were sent before the result."""
+        self._kept_lines: list[LogLine] = []
+        """The first of these lines, for the journal."""
+        self._kept_left = handler.kept_text_bytes if "console" in handler.kept_texts else -1
+        """Number of characters that the journal still keeps. Below 0: none."""
 
     def found(self, program: Program) -> None:
         """Note the stored program. Until then, `hash` is the reference that the client sent."""
@@ -308,6 +314,12 @@ class _Run:
 
     def _stream(self, lines: Sequence[LogLine]) -> None:
         id = self._request.id
+        self._streamed += len(lines)
+        for line in lines:
+            if self._kept_left < 0:
+                break
+            self._kept_lines.append(LogLine(level=line.level, text=line.text[: self._kept_left + 1]))
+            self._kept_left -= len(line.text) + 1
         self._sink.log([Log(id=id, level=line.level, text=line.text) for line in lines])
 
     def _ended(self, result: Result | RequestError) -> None:
@@ -369,7 +381,8 @@ class _Run:
                 engine=self._engine,
                 outcome=outcome,
                 usage=result.usage,
-                lines=result.logs,
+                lines=[*self._kept_lines, *result.logs],
+                line_count=self._streamed + len(result.logs),
                 keep=self._handler.kept_texts,
                 keep_bytes=self._handler.kept_text_bytes,
             )

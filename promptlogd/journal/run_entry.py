@@ -26,11 +26,12 @@ def run_entry(
     outcome: Outcome,
     usage: Usage,
     lines: list[LogLine],
+    line_count: int,
     keep: Container[str],
     keep_bytes: int,
 ) -> Entry:
     """Return the entry of a run that has ended. It has the prompt, for its digest, and the texts that `keep` names,
-    each up to `keep_bytes`."""
+    each up to `keep_bytes`. `line_count`: number of all console lines; `lines` may have only the first of them."""
     named = _NAME.fullmatch(request.hash or "")
     entry = Entry(
         at=time.time(),
@@ -47,7 +48,7 @@ def run_entry(
         wall_ms=usage.wall_ms,
         memory_bytes=usage.peak_memory_bytes,
         prompt=request.prompt,
-        console_lines=None if request.stream_logs else len(lines),
+        console_lines=line_count,
     )
     if isinstance(outcome, Ok):
         value = memoryview(outcome.value)

@@ -486,7 +486,7 @@ def test_only_the_beginning_of_a_text_is_copied() -> None:
     entry = run_entry(
         Principal(connection=1, uid=1, process=None), Run(id=1, source="return 1"), hash="ab" * 32, engine="quickjs",
         outcome=Ok(value=msgspec.Raw(b"1" * 4_000_000)), usage=Usage(cpu_ms=1, wall_ms=1, peak_memory_bytes=1),
-        lines=lines, keep=("result", "console"), keep_bytes=1024,
+        lines=lines, line_count=len(lines), keep=("result", "console"), keep_bytes=1024,
     )  # fmt: skip
     assert entry.held_bytes < 4096
     assert entry.result_bytes == 4_000_000
@@ -497,7 +497,8 @@ def test_an_invalid_name_is_not_stored(reference: str) -> None:
     """A run that is cancelled before its program is looked up stores no name that is invalid."""
     entry = run_entry(
         Principal(connection=1, uid=1, process=None), Run(id=1, hash=reference), hash=reference, engine=None,
-        outcome=Cancelled(), usage=Usage(cpu_ms=0, wall_ms=0, peak_memory_bytes=0), lines=[], keep=(), keep_bytes=0,
+        outcome=Cancelled(), usage=Usage(cpu_ms=0, wall_ms=0, peak_memory_bytes=0), lines=[], line_count=0,
+        keep=(), keep_bytes=0,
     )  # fmt: skip
     assert entry.name is None
 

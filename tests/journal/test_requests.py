@@ -265,6 +265,20 @@ def test_follow_while_the_daemon_is_away(tmp_path: Path) -> None:
                 assert follower.wait(20) == 3
 
 
+def test_console_lines_that_were_streamed() -> None:
+    """The journal counts console lines that the client received during the run, and keeps them if it keeps others."""
+    with configured_daemon('[journal]\nkeep = ["console"]\nkeep_kb = 1\n') as socket, Client(socket) as client:
+        code = "console.log('first'); console.warn('x'.repeat(2000)); console.log('last'); return 1"
+        assert ctl(socket, "exec", "-e", code).returncode == 0
+        (entry,) = _entries(client, 1)
+        assert entry.console_lines == 3
+        content = client.journal_entry(entry.id).content
+        assert content is not None
+        assert content["console"].startswith("log: first\nwarn: xxx")
+        assert len(content["console"]) == 1025
+        assert "last" not in content["console"]
+
+
 def test_follow_a_journal_that_is_replaced(tmp_path: Path) -> None:
     """`log --follow` continues with the new journal that a running daemon begins after it found damage."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
