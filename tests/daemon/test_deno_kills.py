@@ -45,7 +45,7 @@ def test_a_kill_affects_only_its_own_run(tmp_path: Path, which: int) -> None:
     """If nsjail or Deno is killed during a run, that run is reported as crashed, and the others succeed."""
     config = "[pool]\ncells = 4\nspare = 4\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
-        source = "const began = Date.now(); while (Date.now() - began < 4000); return 1"
+        source = "const began = Date.now(); while (Date.now() - began < 2500); return 1"
         limits = LimitsAsked(cpu_ms=9000, wall_ms=30_000)
         runs = [client.start(None, source=source, engine="deno", limits=limits) for _ in range(2)]
 

@@ -17,7 +17,7 @@ from sandbox.program import Artifact, Form
 from tests.store.programs import BUILD, submit, text
 from tests.store.reopened import reopened
 
-_VARIANTS = 30
+_VARIANTS = 12
 
 
 @pytest.fixture(autouse=True)
