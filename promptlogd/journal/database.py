@@ -104,6 +104,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises sqlite3.Error, also if the file is damaged or has another version."""
         self._path = path
+        _make(path)
         self._db = _connect(path)
         try:
             self._prepare()
@@ -267,6 +268,15 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _make(path: Path) -> None:
+    """Create the file, if there is none, for its owner alone. Raises sqlite3.Error."""
+    try:
+        # SQLite would use the umask. It gives its other files the permissions of this one.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise sqlite3.OperationalError(f"{path}: {error.strerror}") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -106,17 +106,19 @@ def cpu_limit(client: Client) -> float:
     return outcome.limit
 
 
-def journal(unit: str = DAEMON, *, since: str = "") -> list[dict[str, str]]:
-    """Return a unit's lines in the journal of this boot. `since` is a journal cursor."""
+def journal(*matches: str, since: str = "") -> list[dict[str, str]]:
+    """Return lines in the journal of this boot, by default those of the daemon. `since` is a journal cursor."""
     run("journalctl", "--sync")
-    after = [f"--after-cursor={since}"] if since else []
-    text = run("journalctl", "--boot", f"--unit={unit}", "--output=json", "--no-pager", *after)
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    text = run("journalctl", "--boot", *(matches or (f"--unit={DAEMON}",)), "--output=json", "--no-pager")
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    # With matches, journalctl --after-cursor of systemd 252 omits the first line after the cursor of another line.
+    begin = int(re.findall(r"m=([0-9a-f]+)", since)[0], 16) if since else -1
+    return [line for line in lines if int(line["__MONOTONIC_TIMESTAMP"]) > begin]
 
 
 def said(unit: str = DAEMON, *, since: str = "") -> str:
     """Return a unit's messages as text."""
-    return "\n".join(str(line["MESSAGE"]) for line in journal(unit, since=since))
+    return "\n".join(str(line["MESSAGE"]) for line in journal(f"--unit={unit}", since=since))
 
 
 def cursor() -> str:
@@ -127,9 +129,7 @@ def cursor() -> str:
 
 def reloads(*, since: str) -> int:
     """Return how often systemd has read all units again since this cursor."""
-    run("journalctl", "--sync")
-    text = run("journalctl", "_PID=1", "--output=cat", "--no-pager", f"--after-cursor={since}")
-    return len(re.findall(r"^Reloading\.+$", text, re.MULTILINE))
+    return sum(re.fullmatch(r"Reloading\.+", line["MESSAGE"]) is not None for line in journal("_PID=1", since=since))
 
 
 def processes() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -64,6 +65,20 @@ def test_entries_survive_a_restart(folder: Path) -> None:
         journal.note(_run(outcome="cpu_limit"))
     with closing(_opened(folder)) as journal:
         assert _outcomes(journal) == ["cpu_limit", "ok"]
+
+
+def test_other_users_can_not_read_the_files(folder: Path) -> None:
+    """The journal's files are for their owner alone, with any umask."""
+    before = os.umask(0o022)
+    try:
+        with closing(_opened(folder)) as journal:
+            journal.note(_run())
+            journal.flush()
+            modes = {path.name: path.stat().st_mode & 0o777 for path in folder.glob("journal.sqlite3*")}
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {0o600}, modes
+    assert len(modes) > 1
 
 
 def test_only_a_keyed_digest_of_a_prompt_is_stored(folder: Path, journal: Journal) -> None:
