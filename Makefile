@@ -49,13 +49,14 @@ BAD_SECONDS ?= 30
 RELEASES ?= bookworm trixie
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests run in parallel, with two workers more than cores, because many tests wait for a process most of the time. Tests
-# that are marked `timed` run at most two at a time, and tests that are marked `alone` one at a time.
+# Tests run in parallel. Below four cores, there are two workers more than cores, because many tests wait for a process
+# most of the time. Otherwise there are four workers. Tests that are marked `timed` run at most two at a time, and tests
+# that are marked `alone` one at a time.
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(PYTEST) -n $(shell echo $$(($$(nproc) < 4 ? $$(nproc) + 2 : 4))) --dist worksteal
 BESIDE_ONE := $(PYTEST) -n auto --maxprocesses 2 --dist worksteal
 DAILY := not long and not tools
-# $(call marked,MARK): the files of tests that use a mark. Collecting all files takes seconds.
+# $(call marked,MARK): the files of tests that use a mark. To collect the tests of all files would take seconds.
 marked = $(shell grep -rlF mark.$(1) tests --include='test_*.py')
 # $(call tried,COMMAND,MARKS,FILES): run tests, and run failed tests again one at a time, because tests of time can fail
 # on a busy machine. If COMMAND failed for another reason, the second run finds no test, and fails as well.
@@ -123,12 +124,14 @@ test-long: $(VENV)/.dev
 	$(BESIDE) -m long
 
 # Tests that are marked `timed` or `alone` are omitted, because coverage slows Python down, and they depend on time and
-# memory. Failed tests run again without coverage. The folder is writable for all users, because tests start daemons as other users.
+# memory. Failed tests run again without coverage. The folder is writable for all users, because tests start daemons as
+# other users.
 coverage: $(VENV)/.dev
 	rm -rf $(COVERAGE)
 	mkdir -p $(COVERAGE)
 	chmod 1777 $(COVERAGE)
-	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage run $(BESIDE:$(BIN)/python%=%) -m "not alone and not timed and $(DAILY)" $(TESTS) || \
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage run $(BESIDE:$(BIN)/python%=%) \
+		-m "not alone and not timed and $(DAILY)" $(TESTS) || \
 		$(PYTEST) --last-failed --last-failed-no-failures none
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage combine --quiet
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report

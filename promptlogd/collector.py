@@ -136,7 +136,7 @@ class Collector:
             return step()
 
     def _make_room(self, size: int, who: Who) -> None:
-        """Make so many bytes fit into the quota, as far as that is possible. Raises StoreFailed.
+        """Make room for this number of bytes in the quota, as far as that is possible. Raises StoreFailed.
 
         Removes files from `damaged/` first: a damaged database there can take more space than all programs.
         """
@@ -175,7 +175,7 @@ class Collector:
                 return page.next
         else:
             self._store.usage.count()
-        self._make_room(0, self._own)  # the quota may be smaller than before
+        self._make_room(0, self._own)  # the quota may be smaller than before, or `damaged/` larger
         return None
 
 

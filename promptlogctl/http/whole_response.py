@@ -12,7 +12,7 @@ _NEEDS_UVICORN = frozenset((b"connection", b"transfer-encoding"))
 """Headers that change how a response is framed."""
 
 _JOINED_BYTES = 64 * 1024
-"""Maximum size of a body that is copied behind its head."""
+"""Maximum size of a body that is joined with its head, so that both are one write."""
 
 
 class ResponseSender:
@@ -28,7 +28,7 @@ class ResponseSender:
         cycle, start = self._cycle, self._start
         if start is not None:
             self._start = None
-            if self._is_sent_at_once(start, message):
+            if self._send_if_complete(start, message):
                 return
             await cycle.send(start)  # type: ignore[arg-type]
         elif message["type"] == "http.response.start" and not cycle.response_started and _has_length(message):
@@ -36,8 +36,8 @@ class ResponseSender:
             return
         await cycle.send(message)  # type: ignore[arg-type]
 
-    def _is_sent_at_once(self, start: Message, message: Message) -> bool:
-        """Send a complete response. Return False, without having sent anything, if uvicorn must send it."""
+    def _send_if_complete(self, start: Message, message: Message) -> bool:
+        """Send a complete response, and return True. If uvicorn must send it, send nothing, and return False."""
         cycle = self._cycle
         if message["type"] != "http.response.body" or message.get("more_body", False):
             return False

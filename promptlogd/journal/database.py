@@ -86,13 +86,14 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             parts.append("uid = ?")
             values.append(self.uid)
         if self.hash is not None:
-            column = "hash" if self.since is None else "+hash"  # `+`: not by the index of all its entries
+            # `+`: do not use the index of hashes, which would read all older entries of the program.
+            column = "hash" if self.since is None else "+hash"
             parts.append(f"{column} >= ? AND {column} < ?")
             values += [self.hash, self.hash + "g"]  # above each hexadecimal digit
         if self.failed:
             parts.append(_FAILED)
         if self.since is not None:
-            # The condition on `id` limits the scan with any index. `+`: find this id by the index of time.
+            # The condition on `id` limits the scan, whichever index SQLite uses. `+`: use the index of times for MIN.
             parts.append("id >= (SELECT MIN(+id) FROM entries WHERE at >= ?) AND at >= ?")
             values += [self.since, self.since]
         return " AND ".join(parts), values
@@ -176,10 +177,10 @@ class Database:
             self._db.executescript(f"PRAGMA incremental_vacuum({pages})")
 
     def _rebuild(self) -> None:
-        """Rewrite a file of an earlier version, which could not shrink, so that it can. This is tried once.
+        """Rewrite a file of an earlier version, so that it can shrink. This is tried once.
 
-        It needs disk space for two copies. Readers do not wait for it, and new entries wait in the queue: 4 s for
-        256 MiB.
+        It needs disk space for two copies, and takes 4 s for 256 MiB. Meanwhile new entries wait in the queue. Readers
+        do not wait.
         """
         if self._rebuilt or self.bytes > _REBUILD_BYTES:
             return

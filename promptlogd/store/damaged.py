@@ -34,7 +34,7 @@ class DamagedFolder:
     def move_in(self, name: str, *, folder: int, label: str) -> None:
         """Move an entry of this open folder here, as LABEL-TIME-RANDOM. Raises OSError."""
         os.rename(name, self._place(label), src_dir_fd=folder)
-        sync(self._folder)  # first, so that a power cut never leaves the entry in neither folder
+        sync(self._folder)  # first, so that after a power cut the entry is in at least one of the folders
         os.fsync(folder)
         self._evict_oldest()
 
@@ -45,7 +45,7 @@ class DamagedFolder:
         self._evict_oldest()
 
     def drop_oldest(self, size: int) -> bool:
-        """Remove entries, the oldest first, until this frees so much disk space. Return whether there were any."""
+        """Remove entries, the oldest first, until this frees `size` bytes. Return whether any entry was removed."""
         freed = 0
         dropped = False
         for _, entry in self._entries():
@@ -55,7 +55,7 @@ class DamagedFolder:
                 entry_bytes = tree_bytes(entry)
                 erase(entry)
                 freed, dropped = freed + entry_bytes, True
-                _log.warning("the store is over its quota; removed %s from %s", entry.name, self._folder)
+                _log.warning("removed %s from %s to keep the store within its quota", entry.name, self._folder)
         return dropped
 
     def _place(self, label: str) -> Path:

@@ -55,7 +55,8 @@ class Labeller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placing(msgspec.Struct, frozen=True, kw_only=True):
-    """How a name is given to a program: by a move with this owner, or by none; and the program that had it before."""
+    """How a name is given to a program. `owner`: the owner that the move records; None if no move is necessary.
+    `moved_from`: the other program that had the name."""
 
     owner: Holder | None
     moved_from: str | None

@@ -110,7 +110,7 @@ class StateFolder:
             raise store_error(f"can't use the state folder {self.path}", error) from error
 
     def drop_damaged(self, size: int) -> None:
-        """Remove the oldest entries of `damaged/` until this frees so much disk space. Blocks."""
+        """Remove the oldest entries of `damaged/` until this frees `size` bytes. Blocks."""
         if self._damaged.drop_oldest(size):
             self.usage.count()
 

@@ -72,7 +72,7 @@ class Store:
         self._names = Names(state)
         self._recent: Recent[_Held] = Recent(_RECENT_BYTES)
         self._repeated: dict[str, float] = {}
-        """Times of repeated submits, the oldest first."""
+        """Time of the last repeated submit by hash, the oldest first."""
         self._submissions = Submissions(state, self._names, self._recent.forget)
         self._removals = Removals(state)
         self._recent_artifacts: Recent[Artifact] = Recent(_RECENT_BYTES)
@@ -422,7 +422,7 @@ class Store:
         return self._state.usage
 
     def drop_damaged(self, size: int) -> None:
-        """Remove the oldest entries of `damaged/` until this frees so much disk space. Blocks."""
+        """Remove the oldest entries of `damaged/` until this frees `size` bytes. Blocks."""
         self._state.drop_damaged(size)
 
     def bytes_of(self, hash: str) -> int:

@@ -200,8 +200,8 @@ def test_removal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", ["missing", "masked"])
 def test_a_missing_or_masked_unit_is_not_disabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
-    """uninstall-service disables only units that exist and are not masked, because systemctl disables none otherwise;
-    it removes all of them."""
+    """uninstall-service disables only units that exist and are not masked, because for others systemctl fails and
+    disables none; it removes all of them."""
     commands: list[list[str]] = []
     files = [UnitFile(path=tmp_path / name, text="a unit") for name in units.USER_UNITS]
     for file in files:

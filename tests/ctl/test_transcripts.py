@@ -38,7 +38,7 @@ _VOLATILE_FOR_OPERATORS = [
     (re.compile(r"[ \t]+"), " "),  # the width of a column depends on its values
 ]
 _NUMBER = re.compile(r"\b\d+\b|-(?=[ \n])")
-"""What differs in a snapshot of `top`."""
+"""What differs in a snapshot of `top`: numbers, and `-` for a missing number."""
 
 _NOTED = re.compile(r"promptlogctl (submit|run|exec) ")
 """Commands that add an entry to the journal."""

@@ -111,7 +111,7 @@ def journal(*matches: str, since: str = "") -> list[dict[str, str]]:
     run("journalctl", "--sync")
     text = run("journalctl", "--boot", *(matches or (f"--unit={DAEMON}",)), "--output=json", "--no-pager")
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    # With matches, journalctl --after-cursor of systemd 252 omits the first line after the cursor of another line.
+    # Compare times. journalctl --after-cursor of systemd 252 omits a line if the line of the cursor does not match.
     begin = int(re.findall(r"m=([0-9a-f]+)", since)[0], 16) if since else -1
     return [line for line in lines if int(line["__MONOTONIC_TIMESTAMP"]) > begin]
 

@@ -101,7 +101,7 @@ def test_without_tokens_everyone_manages_what_came_over_http() -> None:
 
 
 def test_tokens_need_a_daemon_that_accepts_tenants(tmp_path: Path) -> None:
-    """If the daemon refuses tenants, a server with tokens answers 503: all tokens would own the same programs."""
+    """If the daemon refuses tenants, a server with tokens answers 503; else all tokens would own the same programs."""
     (tmp_path / "tokens").write_text(_TOKENS)
     (tmp_path / "tokens").chmod(0o600)
     backend = Backend(Settings(tokens=read_tokens(tmp_path / "tokens")))

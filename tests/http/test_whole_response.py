@@ -77,7 +77,7 @@ def both() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_the_bytes_are_uvicorns(both: tuple[str, str], path: str, method: str, version: str) -> None:
-    """Each response, also an invalid one, has the same bytes as uvicorn's, or is its error 500."""
+    """Each response has the same bytes as from uvicorn's class; an invalid one may also be the error 500."""
     close = "Connection: close\r\n" if version == "1.1" else ""
     request = f"{method} {path} HTTP/{version}\r\nHost: localhost\r\n{close}\r\n".encode()
     theirs, ours = (exchanged(url, request) for url in both)
@@ -87,7 +87,7 @@ def test_the_bytes_are_uvicorns(both: tuple[str, str], path: str, method: str, v
 
 
 def test_several_requests_on_one_connection(both: tuple[str, str]) -> None:
-    """Complete responses and responses in parts follow each other on one connection."""
+    """Several responses on one connection, complete and in parts, have the same bytes as from uvicorn's class."""
     request = b"".join(
         b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in (b"/complete", b"/parts", b"/long", b"/empty")
     )

@@ -68,7 +68,7 @@ def test_entries_survive_a_restart(folder: Path) -> None:
 
 
 def test_other_users_can_not_read_the_files(folder: Path) -> None:
-    """The journal's files are for their owner alone, with any umask."""
+    """The journal's files have mode 0600, even if the umask lets everyone read new files."""
     before = os.umask(0o022)
     try:
         with closing(_opened(folder)) as journal:
@@ -289,7 +289,8 @@ def test_a_file_of_an_earlier_version_shrinks_too(folder: Path) -> None:
 def test_a_file_that_can_not_be_rewritten(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A very large file is not rewritten. If there is no room for it, the log says so once, and the journal works."""
+    """A file with too many entries is not rewritten. If the disk has no space for a rewrite, the log says so once, and
+    the journal still records entries."""
     with closing(_opened(folder, keep=["error"], max_mb=4)) as journal:
         for _ in range(300):
             journal.note(_run(error="x" * 10_000))
@@ -539,7 +540,7 @@ def test_queries_of_recent_entries_read_no_others(
     now = time.time()
     for number in range(3000):
         journal.note(_run(at=now - 100 + number / 100))
-    journal.note(_run(at=now + 500, outcome="exception"))  # the clock was ahead, and its later entries are earlier
+    journal.note(_run(at=now + 500, outcome="exception"))  # the clock was ahead here, so the next entry is earlier
     journal.note(_run(at=now, outcome="exception"))
     journal.flush()
     monkeypatch.setattr(database_module, "_STEPS", 2000)

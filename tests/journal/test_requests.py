@@ -266,7 +266,7 @@ def test_follow_while_the_daemon_is_away(tmp_path: Path) -> None:
 
 
 def test_console_lines_that_were_streamed() -> None:
-    """The journal counts console lines that the client received during the run, and keeps them if it keeps others."""
+    """The journal counts console lines that the client received during the run, and with `journal.keep` stores them."""
     with configured_daemon('[journal]\nkeep = ["console"]\nkeep_kb = 1\n') as socket, Client(socket) as client:
         code = "console.log('first'); console.warn('x'.repeat(2000)); console.log('last'); return 1"
         assert ctl(socket, "exec", "-e", code).returncode == 0

@@ -207,7 +207,7 @@ def test_the_size_of_damaged_entries_is_limited(state: Path) -> None:
 
 
 def test_a_move_is_first_on_disk_in_its_new_folder(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut between the two syncs of a move leaves the entry in one of the folders, and not in neither."""
+    """A move syncs the new folder first, so that after a power cut the entry is in at least one of the folders."""
     Store.open(state).close()
     (state / "entry").write_bytes(b"x")
     synced = []

@@ -30,7 +30,7 @@ def made() -> Iterator[Root]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark most tests without JIT `long`: test_cell.py and the hostile programs test what differs."""
+    """Mark tests without JIT as `long`, except test_cell.py: it and the hostile programs cover what differs."""
     for item in items:
         parameters = getattr(item, "callspec", None)
         if parameters is not None and parameters.params.get("plan") == "jitless" and item.path.name != "test_cell.py":
