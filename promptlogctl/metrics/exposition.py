@@ -26,7 +26,7 @@ ENGINES = ("quickjs", "deno")
 UNKNOWN = "unknown"
 """Engine of runs that were cancelled before their program was found."""
 
-QUOTAS = ("queued", "runs_per_s", "cpu_ms_per_s", "programs", "stored_mb", "names")
+QUOTAS = ("runs_at_once", "queued", "runs_per_s", "cpu_ms_per_s", "programs", "stored_mb", "names")
 """Quotas that can be used up. The others limit what a run may ask for."""
 
 OTHER = "other"

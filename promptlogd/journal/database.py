@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -272,10 +272,13 @@ class Database:
 
 
 def _make(path: Path) -> None:
-    """Create the file, if there is none, for its owner alone. Raises sqlite3.Error."""
+    """Create the file, if there is none, and let only its owner read it. Raises sqlite3.Error."""
     try:
         # SQLite would use the umask. It gives its other files the permissions of this one.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        with suppress(PermissionError):  # a file of another user
+            os.fchmod(descriptor, 0o600)  # of an earlier version
+        os.close(descriptor)
     except OSError as error:
         raise sqlite3.OperationalError(f"{path}: {error.strerror}") from None
 
