@@ -121,11 +121,15 @@ class Protocol(HttpToolsProtocol):
                 continue
             self._message_bytes += len(part)
             super().data_received(part)
-            if self._in_head and not self._is_complete:
-                self._start("head", HEAD_S, self._refuse_late)
+            self._limit_head()
             self._check_size()
         if len(self._held) > HELD_BYTES:
             self.flow.pause_reading()
+
+    def _limit_head(self) -> None:
+        """Start the time limit of an incomplete head, unless an earlier request is still being answered."""
+        if self._in_head and not self._is_complete and (self.cycle is None or self.cycle.response_complete):
+            self._start("head", HEAD_S, self._refuse_late)
 
     def _is_answering(self) -> bool:
         """Whether a complete request waits for its response."""
@@ -191,6 +195,8 @@ class Protocol(HttpToolsProtocol):
             self.flow.pause_reading()
         if self.transport.is_closing():
             self._abort_later()
+        elif not self._is_complete and self._in_head:
+            self._limit_head()
         elif not self._is_complete:
             self._start("rest", REST_S, self.transport.abort)
         elif self._held and not self.pipeline:

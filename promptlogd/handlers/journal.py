@@ -12,7 +12,8 @@ from typing import TypeVar
 from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.journal import Journal
-from promptlogd.journal.database import Filter, TooSlow
+from promptlogd.journal.database import TooSlow
+from promptlogd.journal.filter import Filter
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError, busy
 from promptlogd.sink import Sink

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from promptlogd.journal.filter import Filter
 from promptlogd.store.connections import copy_database, transaction
 from promptlogd.wire.messages import JournalEntry, JournalSum
 
@@ -42,7 +43,6 @@ _PATHS = tuple(f"$[{number}]" for number in range(len(_COLUMNS)))
 _WITHOUT_CONTENT = ", ".join(_QUOTED[:-1])
 _INDEXES = {"of_uid": "uid, id", "of_program": "hash, id", "of_time": "at"}
 """One index for each way to look up or remove entries. SQLite adds the id as the last column of each."""
-_FAILED = "((kind = 'run' AND outcome <> 'ok') OR kind = 'refused')"
 _BATCH = 200
 """Rows of one batch that is written or removed. Between batches, other threads can get the interpreter's lock."""
 _SHRINK_PAGES = 4096
@@ -67,36 +67,6 @@ _R = TypeVar("_R")
 
 class TooSlow(Exception):
     """A query took too long."""
-
-
-class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """The entries that a query selects."""
-
-    uid: int | None
-    """The uid that the entries belong to. None: all uids."""
-    hash: str | None = None
-    """Hash of the program, or a prefix of it."""
-    failed: bool = False
-    since: float | None = None
-
-    def where(self) -> tuple[str, list[Any]]:
-        """Return the SQL condition and its values."""
-        parts, values = ["1"], list[Any]()
-        if self.uid is not None:
-            parts.append("uid = ?")
-            values.append(self.uid)
-        if self.hash is not None:
-            # `+`: do not use the index of hashes, which would read all older entries of the program.
-            column = "hash" if self.since is None else "+hash"
-            parts.append(f"{column} >= ? AND {column} < ?")
-            values += [self.hash, self.hash + "g"]  # above each hexadecimal digit
-        if self.failed:
-            parts.append(_FAILED)
-        if self.since is not None:
-            # The condition on `id` limits the scan, whichever index SQLite uses. `+`: use the index of times for MIN.
-            parts.append("id >= (SELECT MIN(+id) FROM entries WHERE at >= ?) AND at >= ?")
-            values += [self.since, self.since]
-        return " AND ".join(parts), values
 
 
 class Database:
@@ -273,12 +243,12 @@ class Database:
 
 def _make(path: Path) -> None:
     """Create the file, if there is none, and let only its owner read it. Raises sqlite3.Error."""
+    # SQLite would use the umask. It gives its other files the permissions of this one.
     try:
-        # SQLite would use the umask. It gives its other files the permissions of this one.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
         with suppress(PermissionError):  # a file of another user
-            os.fchmod(descriptor, 0o600)  # of an earlier version
-        os.close(descriptor)
+            path.chmod(0o600)  # an earlier version has created it
     except OSError as error:
         raise sqlite3.OperationalError(f"{path}: {error.strerror}") from None
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from promptlogd.config import JournalSettings
-from promptlogd.journal.database import FILE, FILES, Database, Filter
+from promptlogd.journal.database import FILE, FILES, Database
 from promptlogd.journal.entry import Entry
+from promptlogd.journal.filter import Filter
 from promptlogd.journal.row import row_of
 from promptlogd.steady_clock import SteadyClock
 from promptlogd.store.damaged import DamagedFolder

@@ -179,6 +179,27 @@ def test_an_incomplete_request(monkeypatch: pytest.MonkeyPatch, socket_path: Pat
 
 
 @pytest.mark.timed
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_an_incomplete_request_after_another(
+    monkeypatch: pytest.MonkeyPatch, socket_path: Path, pipelined: bool
+) -> None:
+    """A slow run is answered, although half a head follows it; then the head's time limit ends the connection."""
+    monkeypatch.setattr(server_module, "HEAD_S", 0.3)
+    source = b'{"code": "await new Promise((done) => setTimeout(done, 900)); return 1", "engine": "deno"}'
+    head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(source)
+    with _served(Settings(socket=socket_path)) as (url, _), connected(url) as sock:
+        sock.sendall(head + source + (b"GET /heal" if pipelined else b""))
+        received = sock.recv(65536)
+        assert status_of(received) == 200
+        if not pipelined:
+            sock.sendall(b"GET /heal")
+        while part := sock.recv(65536):
+            received += part
+    assert received.count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 408 " in received
+
+
+@pytest.mark.timed
 def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A body that does not arrive completely in time is answered with 408."""
     monkeypatch.setattr(body_module, "BODY_S", 0.3)

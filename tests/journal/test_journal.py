@@ -18,7 +18,8 @@ from promptlogd.config import JournalSettings
 from promptlogd.journal import Entry, Journal, run_entry
 from promptlogd.journal import database as database_module
 from promptlogd.journal import journal as journal_module
-from promptlogd.journal.database import FILE, Database, Filter, TooSlow
+from promptlogd.journal.database import FILE, Database, TooSlow
+from promptlogd.journal.filter import Filter
 from promptlogd.principal import Principal
 from promptlogd.store.errors import StoreUnsafe
 from promptlogd.wire.messages import JournalSums, Run

@@ -16,7 +16,7 @@ from promptlogctl.client import Client, RequestRefused
 from promptlogd.collector import Collector
 from promptlogd.config import JournalSettings, StoreSettings
 from promptlogd.journal import Journal
-from promptlogd.journal.database import Filter
+from promptlogd.journal.filter import Filter
 from promptlogd.store import Store
 from promptlogd.wire.messages import JournalEntry
 from tests.ctl.command import ctl
@@ -257,6 +257,12 @@ def test_a_submit_removes_unused_programs(tmp_path: Path) -> None:
         assert {entry.hash for entry in _collected(client, 1)} == set(old) - left
 
 
+def _changed_ns(path: Path) -> int:
+    """Change a file's permissions, and return the time of this change."""
+    path.chmod(0o600)
+    return path.stat().st_ctime_ns
+
+
 def test_damaged_files_are_removed_before_programs(tmp_path: Path) -> None:
     """damaged/ counts towards the quota, and a store over its quota removes files there, and no programs."""
     damaged = tmp_path / "state" / "damaged"
@@ -264,9 +270,12 @@ def test_damaged_files_are_removed_before_programs(tmp_path: Path) -> None:
     (damaged / "journal.sqlite3-1").write_bytes(b"x" * 2048 * _KB)
     with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as daemon:
         until(lambda: not list(damaged.iterdir()))
+        last_ns = 0
         for number in range(3):
-            (damaged / f"x{number}").write_bytes(b"x" * 300 * _KB)
-            time.sleep(0.02)  # so that their times differ
+            path = damaged / f"x{number}"
+            path.write_bytes(b"x" * 300 * _KB)
+            until(lambda: _changed_ns(path) > last_ns)  # noqa: B023  # it is called in this turn
+            last_ns = path.stat().st_ctime_ns
         daemon.stop()
         with a_daemon(tmp_path, config="[store]\nmax_mb = 1\n") as other, Client(other.socket) as client:
             client.submit(_source(1, 300 * _KB))
