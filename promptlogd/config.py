@@ -189,9 +189,10 @@ class JournalSettings(_Section, frozen=True, kw_only=True):
 
     enabled: bool = True
     """Whether the daemon writes a journal."""
-    keep: list[JournalText] = []
-    """Texts of each run that the journal also stores. Default: none, because they may be private. `error`: name,
-    message and stack of the exception."""
+    keep: list[JournalText] = msgspec.field(default_factory=lambda: list[JournalText](["error"]))
+    """Texts of each run that the journal also stores. `error`: name, message and stack of the exception, up to 4,096
+    characters. Prompts, results and console lines are not stored by default, because they may be private. An error may
+    contain parts of the prompt; `[]` stores no text."""
     keep_kb: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Maximum that the journal stores of each text, in KiB."""
     max_age_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0

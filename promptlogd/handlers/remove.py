@@ -39,6 +39,11 @@ class RemoveHandler:
         uid, tenant = principal.uid, principal.tenant
         fields = about("remove", uid=uid, tenant=tenant, connection=principal.connection, hash=hash)
         _log.info("uid %d removed program %s, with %d names", uid, hash[:HASH_SHOWN], len(names), extra=fields)
-        self._journal.note(Entry(at=time.time(), kind="remove", uid=uid, tenant=tenant, hash=hash, outcome="removed"))
+        now = time.time()
+        self._journal.note(Entry(at=now, kind="remove", uid=uid, tenant=tenant, hash=hash, outcome="removed"))
+        for name in names:
+            self._journal.note(
+                Entry(at=now, kind="name", uid=uid, tenant=tenant, hash=hash, name=name, outcome="removed")
+            )
         more = max(0, len(names) - MOST_NAMES_SHOWN)
         return Removed(id=request.id, hash=hash, names=list(names[:MOST_NAMES_SHOWN]), more_names=more)

@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     """Level and text of each line."""
     console_lines: int | None = None
     error: str | None = None
-    """Name, message and stack of what a program threw."""
+    """Name, message and stack of what a program threw, or the message of another failure."""
     count: int = 1
     """Of refusals: how many there were."""
 

@@ -10,11 +10,22 @@ from promptlogd.journal.entry import Entry
 from promptlogd.principal import Principal
 from promptlogd.store import is_hash
 from promptlogd.wire.messages import Run
-from sandbox.outcome import LogLine, Ok, Outcome, ProgramException, Usage
+from sandbox.outcome import (
+    BadResult,
+    Crashed,
+    LogLine,
+    Ok,
+    Outcome,
+    ProgramException,
+    ProgramSyntaxError,
+    Usage,
+)
 from sandbox.program import Engine
 
 _NAME = re.compile(r"@([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
 """A reference by name. The daemon checks the reference of a request only when it looks up the program."""
+_ERROR_CHARACTERS = 4096
+"""Maximum that is stored of an error, so that failing runs do not write much more to the disk than others."""
 
 
 def run_entry(
@@ -55,11 +66,27 @@ def run_entry(
         entry.result_bytes = value.nbytes
         if "result" in keep:
             entry.result = value[: keep_bytes + 1].tobytes()  # one more, so that a cut shows
-    elif isinstance(outcome, ProgramException) and "error" in keep:
-        entry.error = f"{outcome.name}: {outcome.message}\n{outcome.stack}"[: keep_bytes + 1]
+    elif "error" in keep:
+        entry.error = _error_text(outcome)
     if lines and "console" in keep:
         entry.console = _beginning(lines, keep_bytes)
     return entry
+
+
+def _error_text(outcome: Outcome) -> str | None:
+    """Return the message of a failed run, and its stack if there is one. A limit has no message."""
+    match outcome:
+        case ProgramException():
+            said = outcome.message[:_ERROR_CHARACTERS]
+            text = f"{outcome.name}: {said}" if outcome.name else said  # a value that is no error has no name
+            text = f"{text}\n{outcome.stack[:_ERROR_CHARACTERS]}".rstrip()
+        case ProgramSyntaxError():
+            text = f"SyntaxError: {outcome.message}"
+        case BadResult() | Crashed():
+            text = outcome.message
+        case _:
+            return None
+    return f"{text[:_ERROR_CHARACTERS]}…" if len(text) > _ERROR_CHARACTERS else text or None
 
 
 def _beginning(lines: list[LogLine], most_bytes: int) -> list[tuple[str, str]]:

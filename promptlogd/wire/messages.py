@@ -196,7 +196,8 @@ class Ping(_Request, frozen=True, kw_only=True):
 
 
 EntryKind = Literal["run", "submit", "remove", "name", "refused"]
-"""The kind of an event in the journal. `name`: a name was moved. `refused`: a request was refused."""
+"""The kind of an event in the journal. `name`: a name was moved, or removed with its program. `refused`: a request was
+refused."""
 
 
 class ReadJournal(_Request, frozen=True, kw_only=True, tag="journal"):
@@ -529,7 +530,7 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tenant: Tenant | None = None
     hash: Hash | None = None
     name: str | None = None
-    """The name that the run or the submit used, or that was moved."""
+    """The name that the run or the submit used, or that was moved or removed."""
     engine: Engine | None = None
     line: int | None = None
     """Position in the program at which the run failed."""

@@ -42,13 +42,18 @@ def test_entries_of_all_requests() -> None:
         client.run_source("for(;;){}", limits=LimitsAsked(cpu_ms=20))
         client.label("count", client.submit("return 2").hash)
         client.label("count")
+        client.label("sum", hash)
         client.remove(hash)
         with pytest.raises(RequestRefused):
             client.run("@nobody")
-        entries = _entries(client, 9)
+        entries = _entries(client, 12)
     assert [(entry.kind, entry.outcome) for entry in entries] == [
         ("submit", "stored"), ("run", "ok"), ("run", "exception"), ("run", "cpu_limit"), ("submit", "stored"),
-        ("name", "moved"), ("name", "moved back"), ("remove", "removed"), ("refused", "not_found"),
+        ("name", "moved"), ("name", "moved back"), ("name", "moved"),
+        ("remove", "removed"), ("name", "removed"), ("name", "removed"), ("refused", "not_found"),
+    ]  # fmt: skip
+    assert sorted(entry.name or "" for entry in entries if (entry.kind, entry.outcome) == ("name", "removed")) == [
+        "count", "sum",
     ]  # fmt: skip
     ran = next(entry for entry in entries if entry.kind == "run" and entry.outcome == "ok")
     assert (ran.uid, ran.hash, ran.name, ran.engine) == (_UID, hash, "count", "quickjs")
@@ -108,6 +113,27 @@ def test_texts_are_stored_if_configured() -> None:
     assert fine.content == {"prompt": "asked", "result": '["asked"]', "console": "log: said"}
     assert threw.content is not None
     assert threw.content["error"].startswith("Error: why\n")
+
+
+def test_log_show_has_the_error(socket_path: Path) -> None:
+    """By default, the entry of a failed run has its error with the stack, up to a limit, and no prompt or result."""
+    with Client(socket_path) as client:
+        newest = next((entry.id for entry in client.journal()), 0)
+        client.run_source("return prompt", "private")
+        client.run_source("throw new TypeError('why')")
+        client.run_source("return (")
+        client.run_source("throw new Error('x'.repeat(100000))")
+        until(lambda: next(client.journal()).id >= newest + 4)
+        fine, threw, syntax, long = [client.journal_entry(newest + number).content for number in (1, 2, 3, 4)]
+        shown = ctl(socket_path, "log", "show", str(newest + 2)).stdout.decode()
+    assert fine is None
+    assert threw == {"error": "TypeError: why\n    at <anonymous> (program.js:1:7)"}
+    assert shown.endswith(f"\n\nerror:\n{threw['error']}\n")
+    assert syntax is not None
+    assert list(syntax) == ["error"]
+    assert syntax["error"].startswith("SyntaxError: ")
+    assert long is not None
+    assert long["error"] == f"Error: {'x' * (4096 - 7)}…"
 
 
 def test_entries_survive_removal_and_restart(tmp_path: Path) -> None:
@@ -206,7 +232,7 @@ def test_log_command(tmp_path: Path) -> None:
             ("log", "--json", "show", "3"),
             ("--json", "log", "show", "3"),
         ):
-            assert json.loads(ctl(socket, *arguments).stdout) == record
+            assert json.loads(ctl(socket, *arguments).stdout) == {**record, "content": {"error": "thrown: 1"}}
         assert record["id"] == 3
         for wrong, code, says in (
             (("log", "--since", "soon"), 2, b"is no time: give an age"),
