@@ -19,6 +19,8 @@
 #                                      is stopped after SECONDS=600.
 # make test-deploy-vm RELEASES=bookworm   The same with the kernel of this Debian and cgroup version 2, in QEMU without KVM.
 #                                      Needs root, mmdebstrap, qemu-system-x86.
+# make test-container Build the image of the Dockerfile, and test it under Podman. Takes minutes. Needs root, podman, runc,
+#                     catatonit, mmdebstrap, and a package index.
 # make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
 # make placement      Generate placement.h after a change to the engine or to a script that the cell evaluates (x86-64).
 # make docs           Generate documents from code.
@@ -76,7 +78,7 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build dist deb test-deploy test-deploy-vm test-page test-sanitized coverage placement \
+.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build dist deb test-deploy test-deploy-vm test-container test-page test-sanitized coverage placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-tenants bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
@@ -153,6 +155,9 @@ test-deploy: $(VENV)/.dev
 
 test-deploy-vm: $(VENV)/.dev
 	$(BIN)/python -m tests.deploy.emulate --seconds $(SECONDS) $(RELEASES)
+
+test-container: $(VENV)/.dev
+	$(BIN)/python -m pytest -v tests/deploy/container.py
 
 # The same commit gives the same bytes.
 dist deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)

@@ -2,7 +2,7 @@
 
 If jails have their own uids, every user must be able to reach the roots, so they cannot be in the state folder. The
 roots of an ordinary user are in the state folder. If that disk is full, they are elsewhere, so that the daemon starts
-and programs can be removed.
+and programs can be removed. The cell of QuickJS is executed in its root, so the folder must not be mounted noexec.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ _PREFIX = "promptlog-jails-"
 _ID_DIGITS = 16
 _QUICKJS_BYTES = 64 << 20
 """Free space that the root of QuickJS's jails needs, with a margin."""
+
+_RUN = Path("/run")
+_NOEXEC = "mounted noexec, so jails can't start there: mount it with exec, or set TMPDIR to a folder with exec"
 
 _OLD = (
     "/run/promptlog-jail-{id}",
@@ -75,17 +78,25 @@ def folder_id(state_dir: Path) -> str:
 
 
 def _parent(state_dir: Path) -> Path:
-    if os.geteuid() == 0:
-        return Path("/run")
-    if not may_set_ids():
-        for folder in (state_dir, *_temporary("XDG_RUNTIME_DIR")):
-            if _is_usable(folder) and _free_bytes(folder) >= _QUICKJS_BYTES:
-                return folder
-        return state_dir
+    """Return the folder in which to create the folder. Raises RootError if there is none."""
+    is_root = os.geteuid() == 0
+    if not is_root and not may_set_ids():
+        usable = [folder for folder in (state_dir, *_temporary("XDG_RUNTIME_DIR")) if _is_usable(folder)]
+        if not usable:
+            raise RootError(str(state_dir), f"it is {_NOEXEC}")
+        return next((folder for folder in usable if _free_bytes(folder) >= _QUICKJS_BYTES), usable[0])
+    if is_root and not _is_noexec(_RUN):
+        return _RUN
     for folder in _temporary("RUNTIME_DIRECTORY"):  # systemd.exec(5)
         if _is_usable(folder) and all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents)):
             return folder
-    raise RootError("/tmp", "every user must be able to enter it, or the folder in $RUNTIME_DIRECTORY or $TMPDIR")
+    if is_root:
+        raise RootError(str(_RUN), f"it is {_NOEXEC}, which every user can enter")
+    raise RootError(
+        "/tmp",
+        "every user must be able to enter it, or the folder in $RUNTIME_DIRECTORY or $TMPDIR, "
+        "and it must not be mounted noexec",
+    )
 
 
 def _temporary(variable: str) -> Iterator[Path]:
@@ -98,12 +109,16 @@ def _temporary(variable: str) -> Iterator[Path]:
 
 
 def _is_usable(folder: Path) -> bool:
-    """Whether no other user can replace this folder."""
+    """Whether no other user can replace this folder, and files in it can be executed."""
     try:
         check_trusted(folder)
+        return os.access(folder, os.W_OK | os.X_OK) and not _is_noexec(folder)
     except OSError:
         return False
-    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _is_noexec(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
 
 
 def _free_bytes(folder: Path) -> int:

@@ -1,15 +1,18 @@
-"""Jails start from folders that are mounted nosuid and nodev, as /run usually is."""
+"""Jails start from folders that are mounted nosuid, nodev and noexec, as /run and /tmp often are."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from promptlogctl.client import Client
+from tests.daemon.ordinary_user import ordinary_user
 from tests.daemon.processes import a_daemon, children, jailed_denos, nsjails, until
 
 _SCRIPT = 'mount -t tmpfs -o "$1" none /run; shift; exec "$@"'
@@ -22,6 +25,32 @@ def test_a_jail_starts_from_a_nosuid_folder(engine: str) -> None:
     line = ["unshare", "--mount", "sh", "-ec", _SCRIPT, "sh", "nosuid,nodev,mode=755", *command]
     done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=90)
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
+@pytest.mark.parametrize("is_root", [True, False], ids=["root", "nobody"])
+def test_no_jail_is_in_a_noexec_folder(tmp_path: Path, *, is_root: bool) -> None:
+    """If the usual folder is noexec, the jails are in the folder that TMPDIR names. If all are, the error says so."""
+    assert os.geteuid() == 0, "only root can mount a folder: run this test as root"
+    folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    script = (
+        'mount -t tmpfs -o mode=755 none "$0"; mkdir -m 1777 "$0/exec" "$0/noexec"; '
+        'for one in "$0/noexec" /tmp; do mount -t tmpfs -o noexec,mode=1777 none "$one"; done; '
+        'mount -t tmpfs -o noexec,mode=755 none /run; exec "$@"'
+    )
+    within = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, str(folder)]
+    become = [] if is_root else ordinary_user(folder)
+    state = str(folder / "noexec/state")
+    command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--state-dir", state, "-e", "return 7"]
+    try:
+        for place, code, printed, said in [("exec", 0, "7\n", ""), ("noexec", 4, "", "mounted noexec, so jails can't")]:
+            variables = {**os.environ, "TMPDIR": str(folder / place)}
+            line = [*within, *become, *command]
+            done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=90, env=variables)
+            assert (done.returncode, done.stdout) == (code, printed), done.stderr
+            assert said in done.stderr
+    finally:
+        folder.rmdir()
 
 
 def _mounts(pid: int) -> list[tuple[str, bool]]:
