@@ -94,9 +94,7 @@ class Collector:
         for fact in facts[:limit]:
             if excess <= 0:
                 break
-            if self._store.is_repeated(fact.hash, before):
-                continue
-            size = self._store.bytes_of(fact.hash) if dry_run else self._removed(fact, before, who)
+            size = self._store.bytes_of(fact.hash) if dry_run else self._removed(fact, who)
             if size is not None:
                 gone.append(Collected(hash=fact.hash, size=size, used_at=fact.used_at))
                 excess -= size
@@ -105,8 +103,8 @@ class Collector:
         next = f"{facts[limit - 1].used_at.hex()}:{facts[limit - 1].hash}:{freed}" if more else None
         return Collection(programs=gone, store_bytes=used - freed if dry_run else usage.bytes, next=next)
 
-    def _removed(self, fact: Fact, before: float, who: Who) -> int | None:
-        size = self._store.remove_unused(fact, before)
+    def _removed(self, fact: Fact, who: Who) -> int | None:
+        size = self._store.remove_unused(fact)
         if size is not None:
             unused = (time.time() - fact.used_at) / _DAY_S
             _log.info(

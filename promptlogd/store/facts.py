@@ -31,12 +31,14 @@ from promptlogd.store.totals import TOTALS_SCHEMA
 
 _log = logging.getLogger(__name__)
 
-_SCHEMA_VERSION, _WITHOUT_TOTALS, _WITHOUT_HOLDERS = 5, 4, 3
-"""Values of `user_version`: current; before the table `totals`; before holders (format version 2 of the folder)."""
+_SCHEMA_VERSION, _WITHOUT_REPEATS, _WITHOUT_TOTALS, _WITHOUT_HOLDERS = 6, 5, 4, 3
+"""Values of `user_version`: current; before the column `submitted_at`; before the table `totals`; before holders
+(format version 2 of the folder)."""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS programs (
     hash TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at REAL NOT NULL, created_by INTEGER NOT NULL,
-    engine TEXT NOT NULL, language TEXT NOT NULL, runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL
+    engine TEXT NOT NULL, language TEXT NOT NULL, runs INTEGER NOT NULL DEFAULT 0, last_run_at REAL,
+    submitted_at REAL
 ) WITHOUT ROWID;
 {NAME_SCHEMA}{HOLDER_SCHEMA}{NEWEST_SCHEMA}{TOTALS_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};
 """
@@ -131,7 +133,7 @@ class Facts:
                 pass  # a read error must be raised here, because the check below would treat it as damage
         self._connect()
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version in (_WITHOUT_HOLDERS, _WITHOUT_TOTALS):
+        if version in (_WITHOUT_HOLDERS, _WITHOUT_TOTALS, _WITHOUT_REPEATS):
             self._upgrade(version, meta)
         elif version != _SCHEMA_VERSION:
             raise ValueError(f"it has version {version}, not {_SCHEMA_VERSION}")
@@ -149,6 +151,10 @@ class Facts:
                 return [Holder(uid=uid)]
 
         with self._transaction():
+            self._db.execute("ALTER TABLE programs ADD COLUMN submitted_at REAL")
+            self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            if version == _WITHOUT_REPEATS:
+                return
             for table in ("moves", "names") if version == _WITHOUT_HOLDERS else ():
                 for column in ADDED_COLUMNS:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
@@ -157,7 +163,6 @@ class Facts:
                 self._db.execute(statement)
             self._names.count_again()
             self._holders.fill(holders_of)
-            self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def _connect(self) -> None:
         self._db = connect(self._path)
@@ -266,9 +271,12 @@ class Facts:
         self._db.execute("DELETE FROM programs WHERE hash = ?", (hash,))
         self._db.execute("DELETE FROM holders WHERE hash = ?", (hash,))
 
-    def count_runs(self, runs: Mapping[str, Counts]) -> None:
-        """Add finished runs, by hash."""
+    def note_uses(self, runs: Mapping[str, Counts], submits: Mapping[str, float]) -> None:
+        """Add finished runs by hash, and the times of repeated submits by hash."""
         with self._transaction():
+            self._db.executemany(
+                "UPDATE programs SET submitted_at = ? WHERE hash = ?", [(at, hash) for hash, at in submits.items()]
+            )
             for hash, counts in runs.items():
                 count, at = total_runs(counts)
                 self._db.execute(

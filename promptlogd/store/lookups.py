@@ -31,11 +31,13 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     language: Language
     runs: int
     last_run_at: float | None
+    submitted_at: float | None
+    """The last submit after the first."""
 
     @property
     def used_at(self) -> float:
         """When it was last run, or submitted if that was later."""
-        return max(self.created_at, self.last_run_at or 0.0)
+        return max(self.created_at, self.last_run_at or 0.0, self.submitted_at or 0.0)
 
 
 class Lookups:
@@ -57,7 +59,7 @@ class Lookups:
 
     def unused(self, before: float, limit: int, after: tuple[float, str] | None) -> list[Fact]:
         """Return programs without names that were not used since `before`, the longest unused first. Scans all."""
-        used = "max(created_at, ifnull(last_run_at, 0.0))"
+        used = "max(created_at, ifnull(last_run_at, 0.0), ifnull(submitted_at, 0.0))"
         rows = self._db.execute(
             f"{_SELECT} WHERE {used} <= ? AND ({used}, hash) > (?, ?) "
             "AND NOT EXISTS (SELECT 1 FROM names WHERE names.hash = programs.hash) "
@@ -139,11 +141,11 @@ def _move(row: tuple[Any, ...]) -> Move:
     return Move(**dict(zip(Move.__struct_fields__, row, strict=True)))
 
 
-_SELECT = "SELECT hash, size, created_at, created_by, engine, language, runs, last_run_at FROM programs"
+_SELECT = "SELECT hash, size, created_at, created_by, engine, language, runs, last_run_at, submitted_at FROM programs"
 
 
-def _fact(row: tuple[str, int, float, int, str, str, int, float | None]) -> Fact:
-    hash, size, created_at, created_by, engine, language, runs, last_run_at = row
+def _fact(row: tuple[str, int, float, int, str, str, int, float | None, float | None]) -> Fact:
+    hash, size, created_at, created_by, engine, language, runs, last_run_at, submitted_at = row
     return Fact(
         hash=hash,
         size=size,
@@ -153,4 +155,5 @@ def _fact(row: tuple[str, int, float, int, str, str, int, float | None]) -> Fact
         language="typescript" if language == "typescript" else "javascript",
         runs=runs,
         last_run_at=last_run_at,
+        submitted_at=submitted_at,
     )

@@ -1,4 +1,4 @@
-"""The contents of replies to `list` and `show`, with their bounds; and writing run counts to SQLite."""
+"""The contents of replies to `list` and `show`, with their bounds; and writing how programs were used to SQLite."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Overview:
     def __init__(self, state: StateFolder) -> None:
         self._state = state
         self._flushing = threading.Lock()
-        """Held while run counts are written to SQLite."""
+        """Held while run counts and repeated submits are written to SQLite."""
         self._last_flush_succeeded = True
 
     def show(self, hash: str, viewer: Viewer) -> Shown:
         """Return the facts of a program, its names, and their moves, as far as a viewer sees them. Raises NotFound."""
-        with self._counts_at_rest(), self._state.read_facts() as facts:
+        with self.counts_at_rest(), self._state.read_facts() as facts:
             fact, holders = facts.get(hash), facts.holders.of(hash)
             if fact is None or not viewer.sees_any(holders):
                 raise NotFound(hash)
@@ -74,7 +74,7 @@ class Overview:
         begin = None if after is None else place(after)
         rows: list[Row] = []
         size = 0
-        with self._counts_at_rest(), self._state.read_facts() as facts:
+        with self.counts_at_rest(), self._state.read_facts() as facts:
             found, next = facts.newest(limit, begin, viewer)
             for at, hash in found:
                 fact = facts.get(hash)
@@ -96,11 +96,11 @@ class Overview:
         return Page(rows=rows, next=None if next is None else cursor(next))
 
     @contextmanager
-    def _counts_at_rest(self) -> Iterator[None]:
-        """Prevent `flush` from writing counts during this block, unless the disk hangs in a flush."""
+    def counts_at_rest(self) -> Iterator[bool]:
+        """Prevent `flush` from writing counts during this block. Yields False if a flush still waits for the disk."""
         locked = self._flushing.acquire(timeout=_FLUSH_WAIT_S)
         try:
-            yield
+            yield locked
         finally:
             if locked:
                 self._flushing.release()
@@ -138,13 +138,14 @@ class Overview:
 
     def _write_counts(self) -> None:
         with self._flushing:
-            runs = self._state.counts.take()
+            runs, submits = self._state.counts.take(), self._state.repeats.take()
             try:
-                if runs:
+                if runs or submits:
                     with self._state.use_facts():
-                        self._state.facts.count_runs(runs)
+                        self._state.facts.note_uses(runs, submits)
             except BaseException:
                 self._state.counts.put_back(runs)
+                self._state.repeats.put_back(submits)
                 raise
 
 

@@ -31,6 +31,7 @@ from promptlogd.store.migration import migrate
 from promptlogd.store.objects import Objects
 from promptlogd.store.ownership import check_file
 from promptlogd.store.recent import RecentNames
+from promptlogd.store.repeats import RepeatedSubmits
 from promptlogd.store.reserve import RESERVE_FILE, Reserve
 from promptlogd.store.usage import Usage
 from sandbox.trusted_path import UntrustedPath, make_folders
@@ -52,6 +53,7 @@ class StateFolder:
         self.facts = Facts(path, self._damaged)
         self.reserve = Reserve(path)
         self.counts = RunCounts()
+        self.repeats = RepeatedSubmits()
         self.recent_names = RecentNames()
         self.writing = threading.Lock()
         """The writers' lock, held during fsync. Neither the parts nor readers take it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -58,10 +57,6 @@ class _Held(NamedTuple):
     is_public: bool
 
 
-_MOST_REPEATED = 10_000
-"""Maximum number of repeated submits that are remembered: 3 MB."""
-
-
 class Store:
     """The programs that the daemon stores. Created by `Store.open`."""
 
@@ -71,8 +66,6 @@ class Store:
         self._read_facts = state.read_facts
         self._names = Names(state)
         self._recent: Recent[_Held] = Recent(_RECENT_BYTES)
-        self._repeated: dict[str, float] = {}
-        """Time of the last repeated submit by hash, the oldest first."""
         self._submissions = Submissions(state, self._names, self._recent.forget)
         self._removals = Removals(state)
         self._recent_artifacts: Recent[Artifact] = Recent(_RECENT_BYTES)
@@ -158,7 +151,7 @@ class Store:
         with self._state.writing:
             kept = self._submissions.keep(submission)
             if not kept.stored:
-                self._note_repeated(kept.hash)
+                self._state.repeats.add(kept.hash, time.time())
         if submission.replace:  # `recall` returns an entry for 20 ms without checking the files
             self._recent.forget(kept.hash)
             place = Place(hash=kept.hash, engine=submission.staged.meta.engine, build=submission.build)
@@ -166,13 +159,6 @@ class Store:
         if kept.stored:
             self._remember(submission)
         return kept
-
-    def _note_repeated(self, hash: str) -> None:
-        """Note that a stored program was submitted again. Then `remove_unused` counts it as used."""
-        self._repeated.pop(hash, None)
-        self._repeated[hash] = time.time()
-        if len(self._repeated) > _MOST_REPEATED:
-            del self._repeated[next(iter(self._repeated))]
 
     def _remember(self, submission: Submission) -> None:
         """Cache a program that was just published, and its artifact, because most clients run it next."""
@@ -438,21 +424,17 @@ class Store:
         with self._read_facts() as facts:
             return facts.unused(before, limit, after)
 
-    def is_repeated(self, hash: str, before: float) -> bool:
-        """Whether a program was submitted again since this time, as far as this process remembers."""
-        return self._repeated.get(hash, -math.inf) > before
+    def remove_unused(self, unused: Fact) -> int | None:
+        """Remove a program that `unused` returned. Return the disk space that this frees.
 
-    def remove_unused(self, unused: Fact, before: float) -> int | None:
-        """Remove a program that `unused` returned for `before`. Return the disk space that this frees.
-
-        None if it was named, run, removed or submitted again since then. Raises StoreFailed.
+        None if it was named, run, removed or submitted again since then, or if that is not known because the disk is
+        too slow. Raises StoreFailed.
         """
         with self._state.writing:
-            if self.is_repeated(unused.hash, before):
-                return None
-            with self._read_facts() as facts:
+            with self._overview.counts_at_rest() as at_rest, self._read_facts() as facts:
                 now, named = facts.get(unused.hash), facts.count_names_on(unused.hash)
-            if now is None or named or now.used_at != unused.used_at or self._state.counts.get(unused.hash):
+                is_used = bool(self._state.counts.get(unused.hash)) or self._state.repeats.has(unused.hash)
+            if not at_rest or now is None or named or is_used or now.used_at != unused.used_at:
                 return None
             size = self._objects.bytes_of(unused.hash)
             try:
@@ -476,7 +458,8 @@ class Store:
         self._state.counts.add(hash, viewer, time.time())
 
     def flush(self) -> None:
-        """Write run counts, and checkpoint SQLite's log if it is long. If the disk fails, the next call retries."""
+        """Write run counts and repeated submits, and checkpoint SQLite's log if it is long. If the disk fails, the next
+        call retries."""
         self._overview.flush()
 
     def count(self) -> int:

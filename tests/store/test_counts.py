@@ -7,10 +7,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from promptlogd.store import Store
+from promptlogd.store import NotFound, Store
+from promptlogd.store.facts import Facts
+from promptlogd.store.repeats import RepeatedSubmits
 from tests.store.limits import largest_file
 from tests.store.programs import submit
 from tests.store.reopened import reopened
@@ -146,3 +149,58 @@ def test_removing_while_counting_and_flushing(store: Store) -> None:
     assert store.show(stays).fact.runs == _RUNS
     assert _submit(store, b"goes") == goes
     assert store.show(goes).fact.runs == 0
+
+
+def test_a_repeated_submit_survives_a_failed_write(store: Store) -> None:
+    """If the disk refuses the time of a repeated submit, it is written later, and meanwhile the program stays."""
+    hash = _submit(store, b"1")
+    (before,) = store.unused(2e9, 10, None)
+    _submit(store, b"1")
+    with largest_file(0):
+        store.flush()
+    assert store.remove_unused(before) is None
+    store.flush()
+    (after,) = store.unused(2e9, 10, None)
+    assert after.used_at > before.used_at
+    assert after.runs == 0
+    assert store.remove_unused(after) is not None
+    with pytest.raises(NotFound):
+        store.show(hash)
+
+
+def test_no_program_is_removed_while_uses_are_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated submit that a flush has taken, but not written yet, still protects its program."""
+    _submit(store, b"1")
+    (before,) = store.unused(2e9, 10, None)
+    _submit(store, b"1")
+    writing, go_on = threading.Event(), threading.Event()
+    note_uses = Facts.note_uses
+
+    def wait(self: Facts, *arguments: Any) -> None:
+        writing.set()
+        assert go_on.wait(10)
+        note_uses(self, *arguments)
+
+    monkeypatch.setattr(Facts, "note_uses", wait)
+    thread = threading.Thread(target=store.flush)
+    thread.start()
+    try:
+        assert writing.wait(10)
+        assert store.remove_unused(before) is None
+    finally:
+        go_on.set()
+        thread.join()
+    assert store.remove_unused(before) is None
+
+
+def test_repeated_submits_are_bounded() -> None:
+    """Beyond the maximum, the oldest are forgotten. Times that are put back do not replace later ones."""
+    repeats = RepeatedSubmits()
+    for number in range(10_001):
+        repeats.add(str(number), float(number))
+    assert not repeats.has("0")
+    taken = repeats.take()
+    assert len(taken) == 10_000
+    repeats.add("5", 1e9)
+    repeats.put_back(taken)
+    assert repeats.take()["5"] == 1e9

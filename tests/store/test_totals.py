@@ -112,8 +112,15 @@ def test_sums_of_a_database_without_them(tmp_path: Path) -> None:
         database.execute("DROP INDEX by_time")
         database.execute("CREATE INDEX newest ON programs (created_at DESC, hash)")
         database.execute("DROP TABLE holders")
+        database.execute("ALTER TABLE programs DROP COLUMN submitted_at")
         database.execute("PRAGMA user_version = 4")
     with reopened(state) as store:
         assert store.show(hash).fact.runs == 1
         assert {holder.visibility for holder in store.show(hash).holders} == {"own"}
+    assert _check(state) == counted
+    with closing(sqlite3.connect(state / "facts.sqlite3", isolation_level=None)) as database:
+        database.execute("ALTER TABLE programs DROP COLUMN submitted_at")
+        database.execute("PRAGMA user_version = 5")
+    with reopened(state) as store:
+        assert store.show(hash).fact.runs == 1
     assert _check(state) == counted

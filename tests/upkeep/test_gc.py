@@ -66,11 +66,15 @@ def test_gc_removes_unused_programs(tmp_path: Path) -> None:
 
 
 def test_a_repeated_submit_counts_as_use(tmp_path: Path) -> None:
-    """gc removes no program that its only holder has submitted again, so the client can run it."""
+    """gc removes no program that its only holder has submitted again, so the client can run it. It removes the program
+    after others to make room, also after a restart."""
     state = tmp_path / "state"
     old = put_old(state, [b"return 1", b"return 2"], days=40, uid=os.geteuid())
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         assert client.submit("return 1").created is False
+        planned = json.loads(ctl(daemon.socket, "gc", "--over", "1", "--dry-run", "--json").stdout)
+        assert [one["hash"] for one in planned["programs"]] == [old[1], old[0]]
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         for option in ("--dry-run", "--json"):
             done = ctl(daemon.socket, "gc", "--unused", "30d", option)
             assert old[0] not in done.stdout.decode()
