@@ -82,7 +82,7 @@ CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/q
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-tenants bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
-$(VENV)/.installed: pyproject.toml $(CELL_SOURCES) $(PAGE_SOURCES)
+$(VENV)/.installed: pyproject.toml promptlogd/version.py $(CELL_SOURCES) $(PAGE_SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[deno,http,metrics]'
 	touch $@

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deb_build.release import Release
 from deb_build.tree import ROOT
+from promptlogd.version import VERSION
 
 _SCRIPTS = ("postinst", "prerm", "postrm")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -39,7 +40,7 @@ Description: {summary}
 
 def version_for(release: Release) -> str:
     """Return the version of the package. A newer release of Debian has a higher version."""
-    return f"{_project()['version']}+deb{release.number}"
+    return f"{VERSION}+deb{release.number}"
 
 
 def architecture() -> str:
@@ -59,7 +60,7 @@ def pack(release: Release, tree: Path, folder: Path) -> Path:
         python=release.python,
         next_python=release.next_python,
         number=release.number,
-        summary=str(_project()["description"]).rstrip("."),
+        summary=_summary(),
     )
     (own / "control").write_text(control)
     (own / "conffiles").write_text("/etc/promptlog/promptlog.toml\n")
@@ -88,7 +89,6 @@ def _normalise(tree: Path, epoch: int) -> None:
     os.utime(tree, (epoch, epoch))
 
 
-def _project() -> dict[str, object]:
+def _summary() -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert isinstance(project, dict)
-    return project
+    return str(project["description"]).rstrip(".")

@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from promptlogd.server import serve
 from promptlogd.service_manager import Notifier, inherited_socket
 from promptlogd.settings import Settings
 from promptlogd.store import StoreError
+from promptlogd.version import VERSION
 from promptlogd.wire.paths import default_paths
 from sandbox.engines.installed import installed_versions
 from sandbox.errors import SandboxError
@@ -192,7 +192,7 @@ def _choose_paths(settings: Settings, socket: Path | None, state_dir: Path | Non
 
 
 def _print_version(context: click.Context) -> None:
-    click.echo(f"promptlogd, version {version('promptlog')}")
+    click.echo(f"promptlogd, version {VERSION}")
     for engine, name in installed_versions().items():
         click.echo(f"{engine}: {name}")
     context.exit()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 
 from promptlogd.principal import Principal
 from promptlogd.sink import Sink
+from promptlogd.version import VERSION
 from promptlogd.wire.messages import PROTOCOL_VERSION, Ping, Pong
 from sandbox.engines.host.engine_host import EngineHost
 from sandbox.program import Engine
-
-VERSION = version("promptlog")
 
 
 class PingHandler:

