@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from promptlogctl.client import Client
 from tests.ctl.command import ctl as _ctl
 
 EXAMPLE = Path(__file__).parents[2] / "examples/reverse.js"
@@ -48,16 +49,16 @@ _FILE = "FILE"
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
 def test_usage_and_not_found(
-    socket_path: Path, tmp_path: Path, right: list[str], wrong: list[str], code: int, says: str
+    client: Client, tmp_path: Path, right: list[str], wrong: list[str], code: int, says: str
 ) -> None:
     """A correct command exits with 0; with one fault it exits with the documented code and one line that names it."""
     (tmp_path / "file.js").write_text("return 1")
     stand_for = {_FILE: str(tmp_path / "file.js"), "STATE": str(tmp_path / "state")}
-    for source in (b"return 0", b"return 1"):  # two programs, so that the name can be moved back
-        assert _ctl(socket_path, "submit", "-", "--name", "usage", input=source).returncode == 0
-    done = _ctl(socket_path, *(stand_for.get(word, word) for word in right), input=b"return 1")
+    for source in ("return 0", "return 1"):  # two programs, so that the name can be moved back
+        client.submit(source, name="usage")
+    done = _ctl(client.socket_path, *(stand_for.get(word, word) for word in right), input=b"return 1")
     assert done.returncode == 0, done.stderr
-    done = _ctl(socket_path, *(stand_for.get(word, word) for word in wrong), input=b"return 1")
+    done = _ctl(client.socket_path, *(stand_for.get(word, word) for word in wrong), input=b"return 1")
     assert done.returncode == code, done.stderr
     assert says in done.stderr.decode()
 
