@@ -576,7 +576,7 @@ async def test_all_slots_return_from_long_runs(clock: MockClock) -> None:
 # --------------------------------------------------------
 
 
-@pytest.mark.parametrize("connections", [1, 8, 64, 250])
+@pytest.mark.parametrize("connections", [1, 250, *(pytest.param(n, marks=pytest.mark.long) for n in (8, 64))])
 @pytest.mark.parametrize("uid", [1000, 2000])
 @within_a_minute
 async def test_a_light_client_hardly_waits_beside_endless_loops(clock: MockClock, connections: int, uid: int) -> None:

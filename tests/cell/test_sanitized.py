@@ -51,6 +51,8 @@ console.log(plain, Array(120).fill('x'), Object.create({ a: 1 }));
 return broken.length;
 """
 
+_PROMPTS = ("é" * 20_000, "p")
+
 _SHORTER = """
 const buffer = new ArrayBuffer(1 << 16, {maxByteLength: 1 << 16}), view = new Uint8Array(buffer);
 Uint8Array.prototype.subarray = () => view;
@@ -97,11 +99,12 @@ async def _debug_cell(debug_build: Path, folder: Path, limits: Limits) -> AsyncI
     assert [path.read_text() for path in folder.glob("found*")] == []
 
 
-async def test_all_kinds_of_programs(debug_build: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("all_prompts", [False, pytest.param(True, marks=pytest.mark.long)])
+async def test_all_kinds_of_programs(debug_build: Path, tmp_path: Path, *, all_prompts: bool) -> None:
     """The sanitizers report nothing for checks, runs, modules, errors and limits."""
     limits = Limits(cpu_ms=_CPU_MS)
     async with _debug_cell(debug_build, tmp_path, limits) as debug:
-        for source, task, kind in (
+        for number, (source, task, kind) in enumerate((
             ("return 1", Task.CHECK, Checked),
             ("export default () => 1", Task.CHECK, Checked),
             (_EVERYTHING, Task.CHECK_AND_RUN, Ok),
@@ -123,8 +126,8 @@ async def test_all_kinds_of_programs(debug_build: Path, tmp_path: Path) -> None:
             ("await new Promise(() => 0)", Task.CHECK_AND_RUN, ProgramException),
             ("return new Uint8Array(1 << 30).length", Task.CHECK_AND_RUN, MemoryLimit),
             ("for (const a = [];;) a.push('x'.repeat(1000) + a.length)", Task.CHECK_AND_RUN, MemoryLimit),
-        ):  # fmt: skip
-            for prompt in ("p", "é" * 20_000):
+        )):  # fmt: skip
+            for prompt in _PROMPTS if all_prompts else _PROMPTS[number % 2 :][:1]:
                 result = await run_on(debug, source, task=task, prompt=prompt, cpu_ms=_CPU_MS)
                 assert isinstance(result.outcome, kind), (source[:80], result.outcome)
                 await until_blank(debug)
@@ -135,12 +138,13 @@ async def test_all_kinds_of_programs(debug_build: Path, tmp_path: Path) -> None:
         assert isinstance(result.outcome, WallLimit)
 
 
-async def test_out_of_memory_at_any_allocation(debug_build: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step_kib", [500, pytest.param(200, marks=pytest.mark.long)])
+async def test_out_of_memory_at_any_allocation(debug_build: Path, tmp_path: Path, step_kib: int) -> None:
     """A child whose allocation fails, at any point, reports it or exits, and the sanitizers report nothing."""
     limits = Limits(cpu_ms=_CPU_MS)
     async with _debug_cell(debug_build, tmp_path, limits) as debug:
         outcomes = set()
-        for kib in range(0, 6000, 200):
+        for kib in range(0, 6000, step_kib):
             result = await run_on(
                 debug, _EVERYTHING, prompt="é" * 20_000, cpu_ms=_CPU_MS, memory_bytes=(kib << 10) + MIB // 2
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,15 @@ def _check(expect: dict[str, Any], result: RunResult) -> None:
         assert [[line.level, line.text] for line in result.logs] == expect["logs"]
 
 
-@pytest.mark.parametrize("engine", ["quickjs", "deno"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def _on_engines() -> Iterator[Any]:
+    """Each case on both engines. `make test` runs a case on both if its results differ, otherwise on one, in turn."""
+    for number, case in enumerate(CASES):
+        for index, engine in enumerate(("quickjs", "deno")):
+            marks = () if "differs" in case or index == number % 2 else (pytest.mark.long,)
+            yield pytest.param(case, engine, id=f"{case['id']}-{engine}", marks=marks)
+
+
+@pytest.mark.parametrize(("case", "engine"), list(_on_engines()))
 def test_case(client: Client, case: dict[str, Any], engine: Any) -> None:
     """The program gives the result that the table has for this engine."""
     language: Any = "typescript" if case.get("ts") and engine == "deno" else None

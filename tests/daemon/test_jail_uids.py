@@ -42,7 +42,7 @@ def test_no_two_jails_share_a_uid(tmp_path: Path) -> None:
     (tmp_path / "c").write_text('[pool]\ncells = 2\nuids = "700000:20"\n[deno]\nblank = 2\n')
     with a_daemon(tmp_path, "--config", str(tmp_path / "c")) as daemon, Client(daemon.socket) as client:
         assert client.stats().jail_uids == "own: each jail has one of 20 uids from 700000 on"
-        for _ in range(40):  # more jails than uids
+        for _ in range(22):  # more jails than uids
             assert client.run_source("return 1", isolation="jail").value == 1
             assert client.run_source("return 1", isolation="jail", engine="deno").value == 1
 
@@ -139,12 +139,12 @@ def test_jails_of_an_ordinary_user_share_a_uid(as_nobody: Any) -> None:
     assert "jail uids: warning: shared: " in as_nobody("doctor")
 
 
-@pytest.mark.parametrize("engine", ["quickjs", "deno"])
-def test_two_capabilities_are_enough(as_nobody: Any, engine: str) -> None:
+def test_two_capabilities_are_enough(as_nobody: Any) -> None:
     """An ordinary user with CAP_SETUID and CAP_SETGID runs both engines in jails with separate uids."""
     capabilities = ("setuid", "setgid")
     assert "jail uids\town: " in as_nobody("stats", "--spawn", capabilities=capabilities)
-    assert as_nobody("exec", "--spawn", "--engine", engine, "-", capabilities=capabilities) == "1\n"
+    for engine in ("quickjs", "deno"):
+        assert as_nobody("exec", "--spawn", "--engine", engine, "-", capabilities=capabilities) == "1\n"
 
 
 def test_a_full_disk_does_not_stop_an_ordinary_users_daemon_from_starting(as_nobody: Any, tmp_path: Path) -> None:

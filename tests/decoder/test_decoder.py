@@ -49,76 +49,66 @@ async def test_a_request_is_decoded_as_on_the_loop(encoding: Any) -> None:
             assert _plain(found) == _plain(request)
 
 
+_LONG_TEXTS = [
+    Run(id=1, source="é" * 300_000, prompt="x" + "😀" * 200_000, env=Raw(b'{"a":"%s"}' % (b"x" * 90_000))),
+    Run(id=2, hash="@a", prompt="語" * 300_001, stream_logs=True),
+    Run(id=3, source="return 1", env=Raw(b'{"a":"%s"}' % (b"x" * 70_000))),
+    Submit(id=4, source="/*" + "\u2028" * 100_000 + "*/", name="a"),
+]
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize(
-    "request_",
-    [
-        Run(id=1, source="é" * 300_000, prompt="x" + "😀" * 200_000, env=Raw(b'{"a":"%s"}' % (b"x" * 90_000))),
-        Run(id=2, hash="@a", prompt="語" * 300_001, stream_logs=True),
-        Run(id=3, source="return 1", env=Raw(b'{"a":"%s"}' % (b"x" * 70_000))),
-        Submit(id=4, source="/*" + "\u2028" * 100_000 + "*/", name="a"),
-    ],
-)
-async def test_long_texts_are_complete(request_: Any, encoding: Any) -> None:
+async def test_long_texts_are_complete(encoding: Any) -> None:
     """Texts that the decoder returns separately and decodes in slices are the texts that were sent."""
     async with _a_decoder(TextBounds()) as decoder:
-        found = await decoder.request(0, _payload(request_, encoding), encoding)
-        if isinstance(found, Run) and isinstance(found.prompt, bytes):
-            found = structs.replace(found, prompt=found.prompt.decode())
-        assert _plain(found) == _plain(request_)
-        assert await decoder.request(0, _payload(Ping(id=1), "json"), "json") == Ping(id=1)
+        for request in _LONG_TEXTS:
+            found = await decoder.request(0, _payload(request, encoding), encoding)
+            if isinstance(found, Run) and isinstance(found.prompt, bytes):
+                found = structs.replace(found, prompt=found.prompt.decode())
+            assert _plain(found) == _plain(request)
+            assert await decoder.request(0, _payload(Ping(id=1), "json"), "json") == Ping(id=1)
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b'{"type":"ping","id":1,"x":2}',
-        b'{"type":"zap","id":"a"}',
-        b'{"type":"run","id":1,"env":[1]}',
-        b'{"type":"run","id":1,"env":{"a":"\xff"}}',
-        b'{"type":"run","id":1,"prompt":"\\ud800"}',
-        b'{"type":"ping"}',
-        b'{"id":' + b"[" * 100_000,
-        b"",
-    ],
-)
-async def test_errors_are_the_same_as_on_the_loop(payload: bytes) -> None:
+async def test_errors_are_the_same_as_on_the_loop() -> None:
     """Decoder and loop give the same error with the same id; an error without an id is a ProtocolError."""
-    session = ServerSession()
-    (expected,) = session.receive(payload + b"\n") if payload else [ProtocolError("not a request")]
     async with _a_decoder() as decoder:
-        found = await decoder.request(0, payload, "json")
-    assert type(found) is type(expected)
-    if isinstance(expected, BadMessage):
-        assert isinstance(found, BadMessage)
-        assert (found.id, found.message, found.code) == (expected.id, expected.message, expected.code)
-    elif payload:
-        assert isinstance(found, ProtocolError)
-        assert isinstance(expected, ProtocolError)
-        assert found.message == expected.message
+        for payload in (
+            b'{"type":"ping","id":1,"x":2}',
+            b'{"type":"zap","id":"a"}',
+            b'{"type":"run","id":1,"env":[1]}',
+            b'{"type":"run","id":1,"env":{"a":"\xff"}}',
+            b'{"type":"run","id":1,"prompt":"\\ud800"}',
+            b'{"type":"ping"}',
+            b'{"id":' + b"[" * 100_000,
+            b"",
+        ):
+            (expected,) = ServerSession().receive(payload + b"\n") if payload else [ProtocolError("not a request")]
+            found = await decoder.request(0, payload, "json")
+            assert type(found) is type(expected), payload
+            if isinstance(expected, BadMessage):
+                assert isinstance(found, BadMessage)
+                assert (found.id, found.message, found.code) == (expected.id, expected.message, expected.code)
+            elif payload:
+                assert isinstance(found, ProtocolError)
+                assert isinstance(expected, ProtocolError)
+                assert found.message == expected.message
 
 
-@pytest.mark.parametrize(
-    ("right", "wrong"),
-    [
-        (Run(id=1, source="é" * 1500), Run(id=1, source="é" * 1500 + "x")),
-        (Submit(id=1, source="x" * 3000), Submit(id=1, source="x" * 3001)),
-        (Run(id=1, prompt="x" * 2000), Run(id=1, prompt="x" * 2001)),
-        (
-            Run(id=1, env=Raw(b'{"a":"%s"}' % (b"x" * 992))),
-            Run(id=1, env=Raw(b'{"a":"%s"}' % (b"x" * 993))),
-        ),
-    ],
-)
-async def test_texts_over_their_limits_are_not_sent_to_the_loop(right: Any, wrong: Any) -> None:
+async def test_texts_over_their_limits_are_not_sent_to_the_loop() -> None:
     """A text over its limit stays in the decoder's process: the error has the size and the limit."""
     async with _a_decoder() as decoder:
-        assert _plain(await decoder.request(0, _payload(right, "json"), "json")) == _plain(right)
-        found = await decoder.request(0, _payload(wrong, "json"), "json")
-    assert isinstance(found, BadMessage)
-    assert (found.id, found.code) == (1, "too_large")
-    assert found.detail is not None
-    assert found.detail["size"] == found.detail["limit"] + 1
+        for right, wrong in (
+            (Run(id=1, source="é" * 1500), Run(id=1, source="é" * 1500 + "x")),
+            (Submit(id=1, source="x" * 3000), Submit(id=1, source="x" * 3001)),
+            (Run(id=1, prompt="x" * 2000), Run(id=1, prompt="x" * 2001)),
+            (Run(id=1, env=Raw(b'{"a":"%s"}' % (b"x" * 992))), Run(id=1, env=Raw(b'{"a":"%s"}' % (b"x" * 993)))),
+        ):
+            assert _plain(await decoder.request(0, _payload(right, "json"), "json")) == _plain(right)
+            found = await decoder.request(0, _payload(wrong, "json"), "json")
+            assert isinstance(found, BadMessage)
+            assert (found.id, found.code) == (1, "too_large")
+            assert found.detail is not None
+            assert found.detail["size"] == found.detail["limit"] + 1
 
 
 async def test_results_are_checked() -> None:

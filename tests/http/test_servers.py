@@ -67,13 +67,14 @@ def test_the_openapi_document_has_every_path(socket_path: Path) -> None:
     assert served - set(document()["paths"]) == {"/", "/static/{path}", "/openapi.json"}
 
 
-def test_requests_generated_from_the_openapi_document(url: str) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(25, marks=pytest.mark.long)])
+def test_requests_generated_from_the_openapi_document(url: str, examples: int) -> None:
     """Requests that schemathesis generates from the document get the documented responses and no server error."""
     schema = schemathesis.openapi.from_url(f"{url}openapi.json")
     for found in schema.get_all_operations():
         assert isinstance(found, Ok), found
         check = given(case=found.ok().as_strategy())(_valid(url))
-        settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)(check)()
+        settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)(check)()
 
 
 def _valid(url: str) -> Callable[[schemathesis.Case[Any]], None]:

@@ -17,7 +17,11 @@ from sandbox.program import Artifact, Form
 from tests.store.programs import BUILD, submit, text
 from tests.store.reopened import reopened
 
-_VARIANTS = 12
+
+@pytest.fixture(params=[4, pytest.param(12, marks=pytest.mark.long)])
+def variants(request: pytest.FixtureRequest) -> int:
+    """The number of damaged folders that a test tries. The first ones are the same each time."""
+    return int(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -151,9 +155,9 @@ def _check_use(store: Store, state: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["source", "artifact.quickjs.1", "meta.json"])
-def test_a_damaged_object(kept: _Kept, tmp_path: Path, file: str) -> None:
+def test_a_damaged_object(kept: _Kept, tmp_path: Path, file: str, variants: int) -> None:
     """After damage to any byte of a program, that program is right or set aside, and all others are served."""
-    for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
+    for state, chance in _variants(kept, tmp_path, file, variants):
         hash = chance.choice(list(kept.sources))
         _damage(state / "programs" / hash[:2] / hash[2:] / file, chance)
         if file == "meta.json":
@@ -175,9 +179,9 @@ _FACTS = ["facts.sqlite3", "names.jsonl"]
     [("no log", file) for file in _FACTS] + [("log", file) for file in (*_FACTS, "facts.sqlite3-wal")],
     indirect=["kept"],
 )
-def test_damaged_sqlite_or_journal(kept: _Kept, tmp_path: Path, file: str) -> None:
+def test_damaged_sqlite_or_journal(kept: _Kept, tmp_path: Path, file: str, variants: int) -> None:
     """After damage to any byte of SQLite or of the journal of names, programs, names and histories are unchanged."""
-    for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
+    for state, chance in _variants(kept, tmp_path, file, variants):
         _damage(state / file, chance)
         store = Store.open(state)
         _check_programs(store, kept)
@@ -186,9 +190,9 @@ def test_damaged_sqlite_or_journal(kept: _Kept, tmp_path: Path, file: str) -> No
 
 
 @pytest.mark.parametrize("file", ["format", "key"])
-def test_a_damaged_format_or_key(kept: _Kept, tmp_path: Path, file: str) -> None:
+def test_a_damaged_format_or_key(kept: _Kept, tmp_path: Path, file: str, variants: int) -> None:
     """After damage or loss of these files, everything is served, and artifacts are right or made again."""
-    for state, chance in _variants(kept, tmp_path, file, _VARIANTS):
+    for state, chance in _variants(kept, tmp_path, file, variants):
         if chance.random() < 0.2:
             (state / file).unlink()
         else:
@@ -205,9 +209,9 @@ def test_a_damaged_format_or_key(kept: _Kept, tmp_path: Path, file: str) -> None
         _check_use(Store.open(state), state)
 
 
-def test_damage_to_several_files(kept: _Kept, tmp_path: Path) -> None:
+def test_damage_to_several_files(kept: _Kept, tmp_path: Path, variants: int) -> None:
     """After damage to several files the store opens, and serves for each hash the right program or none."""
-    for state, chance in _variants(kept, tmp_path, "everywhere", _VARIANTS):
+    for state, chance in _variants(kept, tmp_path, "everywhere", variants):
         for path in sorted(path for path in state.rglob("*") if path.is_file() and path.stat().st_size):
             if chance.random() < 0.4:
                 _damage(path, chance)

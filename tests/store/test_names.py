@@ -153,7 +153,7 @@ def test_a_removal_needs_few_fsyncs(state: Path, monkeypatch: pytest.MonkeyPatch
         store.resolve("@name-00000")
 
 
-@pytest.mark.parametrize("lines", [0, 1, _MANY // 2, _MANY - 1])
+@pytest.mark.parametrize("lines", [1, _MANY - 1, *(pytest.param(n, marks=pytest.mark.long) for n in (0, _MANY // 2))])
 def test_an_interrupted_removal_affects_no_other_name(
     state: Path, lines: int, caplog: pytest.LogCaptureFixture
 ) -> None:
