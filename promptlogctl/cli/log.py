@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 import click
@@ -90,7 +89,7 @@ def _log(
             _show_sums(app, client, program, since, short=not no_trunc)
             return
         wanted = {"hash": program, "failed": failed, "since": since}
-        entries = list(islice(client.journal(**wanted), limit or 100))  # type: ignore[arg-type]
+        entries = list(client.journal(**wanted, limit=limit or 100))  # type: ignore[arg-type]
         if not entries and client.stats().journal is None:
             output.note("the daemon keeps no journal: the setting journal.enabled is false")
         if not follow:
@@ -139,7 +138,7 @@ def _follow(app: App, client: Client, wanted: Mapping[str, Any], entries: list[J
 
 def _newest(client: Client) -> int:
     """Return the number of the newest entry; 0 if there is none."""
-    return next((entry.id for entry in client.journal()), 0)
+    return next((entry.id for entry in client.journal(limit=1)), 0)
 
 
 def _rows(entries: Iterable[JournalEntry], *, short: bool) -> list[list[str]]:

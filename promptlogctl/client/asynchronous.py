@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, Unpack
 
+from msgspec import structs
+
 from promptlogctl.client.async_connection import AsyncConnection
 from promptlogctl.client.endpoint import find_endpoint
 from promptlogctl.client.pending_reply import PendingReply
 from promptlogctl.client.request import (
+    JOURNAL_PAGE,
     OnLog,
     RequestOptions,
     SourceOptions,
@@ -146,23 +149,28 @@ class AsyncClient:
         failed: bool = False,
         since: float | None = None,
         after: int | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[messages.JournalEntry]:
         """Yield the entries of the journal, newest first, fetched page by page (docs/journal.md).
 
-        `after`: later ones than this entry, oldest first. `since`: seconds since the epoch.
+        `after`: later ones than this entry, oldest first. `since`: seconds since the epoch. `limit`: maximum number.
         """
         before: int | None = None
-        while True:
+        left = limit
+        while left is None or left > 0:
+            most = JOURNAL_PAGE if left is None else min(left, JOURNAL_PAGE)
+            request = messages.ReadJournal(
+                id=0, limit=most, hash=hash, failed=failed, since=since, before=before, after=after
+            )
             page = await self.ask(
-                lambda id, before=before, after=after: messages.ReadJournal(  # type: ignore[misc]
-                    id=id, hash=hash, failed=failed, since=since, before=before, after=after
-                ),
+                lambda id, request=request: structs.replace(request, id=id),  # type: ignore[misc]
                 messages.Entries,
             )
             for entry in page.entries:
                 yield entry
             if page.next is None:
                 return
+            left = None if left is None else left - len(page.entries)
             before, after = (page.next, None) if after is None else (None, page.next)
 
     async def journal_entry(self, number: int) -> messages.JournalEntry:

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
+from msgspec import structs
+
 from promptlogctl.client.connection import Connection
 from promptlogctl.client.endpoint import find_endpoint
 from promptlogctl.client.errors import ConnectionLost, NoDaemon, RequestRefused
 from promptlogctl.client.request import (
+    JOURNAL_PAGE,
     OnLog,
     RunOptions,
     SourceOptions,
@@ -138,22 +141,27 @@ class Client:
         failed: bool = False,
         since: float | None = None,
         after: int | None = None,
+        limit: int | None = None,
     ) -> Iterator[messages.JournalEntry]:
         """Yield the entries of the journal, newest first, fetched page by page (docs/journal.md).
 
-        `after`: later ones than this entry, oldest first. `since`: seconds since the epoch.
+        `after`: later ones than this entry, oldest first. `since`: seconds since the epoch. `limit`: maximum number.
         """
         before: int | None = None
-        while True:
+        left = limit
+        while left is None or left > 0:
+            most = JOURNAL_PAGE if left is None else min(left, JOURNAL_PAGE)
+            request = messages.ReadJournal(
+                id=0, limit=most, hash=hash, failed=failed, since=since, before=before, after=after
+            )
             page = self._connection.ask(
-                lambda id, before=before, after=after: messages.ReadJournal(  # type: ignore[misc]
-                    id=id, hash=hash, failed=failed, since=since, before=before, after=after
-                ),
+                lambda id, request=request: structs.replace(request, id=id),  # type: ignore[misc]
                 messages.Entries,
             )
             yield from page.entries
             if page.next is None:
                 return
+            left = None if left is None else left - len(page.entries)
             before, after = (page.next, None) if after is None else (None, page.next)
 
     def journal_entry(self, number: int) -> messages.JournalEntry:

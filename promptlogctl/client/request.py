@@ -19,6 +19,9 @@ from sandbox.program import Language
 
 OnLog = Callable[[LogLine], None]
 
+JOURNAL_PAGE = 100
+"""Maximum number of entries of the journal that the clients request at once."""
+
 _WRONG_TYPE = re.compile(r"Expected `(?P<right>.+)`, got `(?P<wrong>.+)` - at `\$\.(?P<field>.+)`")
 
 

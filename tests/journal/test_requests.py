@@ -190,6 +190,7 @@ async def test_the_async_client() -> None:
         (noted,) = _entries(client, 1)
         async with AsyncClient(socket) as other:
             assert [entry async for entry in other.journal()] == [noted]
+            assert [entry async for entry in other.journal(limit=0)] == []
             assert await other.journal_entry(noted.id) == noted
             assert [row.runs for row in await other.journal_sums()] == [1]
 
@@ -203,6 +204,8 @@ def test_pages() -> None:
         numbers = [entry.id for entry in entries]
         assert numbers == sorted(set(numbers))
         assert [entry.id for entry in client.journal(after=numbers[4])] == numbers[5:]
+        for limit in (0, 1, 110, 150):
+            assert [entry.id for entry in client.journal(limit=limit)] == numbers[::-1][:limit]
         ask = client._connection.ask
         with pytest.raises(RequestRefused, match="either `before` or `after`"):
             ask(lambda id: messages.ReadJournal(id=id, before=1, after=1), messages.Entries)
