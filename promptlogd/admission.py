@@ -489,6 +489,8 @@ class Admission:
     def _update_held(self, path: Path) -> None:
         """Hold a client or a user at its quota, or while it has its maximum of long runs and a run with a slot."""
         user, client = path.user, path.client
+        if not (self._long or self._has_caps or client.held or user.held):
+            return  # in the path of each run
         client.hold(held=client.is_capped or _is_full(client, self._most_long_of_client))
         user.hold(held=user.is_capped or _is_full(user, self._most_long_of_user))
 

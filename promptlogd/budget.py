@@ -33,6 +33,7 @@ import trio
 
 from promptlogd.principal import Principal
 from promptlogd.share import Share
+from promptlogd.turns import Turns
 from sandbox.limits import MIB
 
 REQUEST_BYTES, REPLY_BYTES = 8 * MIB, MIB
@@ -148,12 +149,14 @@ class Account:
 class _Level:
     """The bytes that a process, a uid, or all clients hold."""
 
-    def __init__(self, most_bytes: int, frames: int, most_connections: int, above: _Level | None = None) -> None:
+    def __init__(
+        self, most_bytes: int, frames: int, most_connections: int, turns: Turns, above: _Level | None = None
+    ) -> None:
         self.above: _Level | None = above
         self.requests: Account = Account(most_bytes, None if above is None else above.requests)
         self.replies: Account = Account(most_bytes, None if above is None else above.replies)
         self.frames = trio.CapacityLimiter(frames)
-        self.share = Share()
+        self.share = Share(turns)
         self.connections = 0
         self.most_connections = most_connections
 
@@ -225,10 +228,11 @@ class Budget:
 class Budgets:
     """The budgets of all connections."""
 
-    def __init__(self, *, connections: int) -> None:
-        """`connections`: maximum number of connections."""
+    def __init__(self, *, connections: int, turns: Turns) -> None:
+        """`connections`: maximum number of connections. `turns`: those of the event loop."""
         self._connections = connections
-        self._all = _Level(_ALL_BYTES, _ALL_FRAMES, connections)
+        self._turns = turns
+        self._all = _Level(_ALL_BYTES, _ALL_FRAMES, connections, turns)
         self._uids: dict[Hashable, _Level] = {}
         self._processes: dict[Hashable, _Level] = {}
 
@@ -238,9 +242,11 @@ class Budgets:
         Raises NoPlace.
         """
         key = (principal.uid, principal.process)
-        uid = self._uids.get(principal.uid) or _Level(_UID_BYTES, _UID_FRAMES, self._connections, self._all)
+        uid = self._uids.get(principal.uid) or _Level(
+            _UID_BYTES, _UID_FRAMES, self._connections, self._turns, self._all
+        )
         most = max(1, int(self._connections * _PROCESS_SHARE))
-        process = self._processes.get(key) or _Level(_PROCESS_BYTES, _PROCESS_FRAMES, most, uid)
+        process = self._processes.get(key) or _Level(_PROCESS_BYTES, _PROCESS_FRAMES, most, self._turns, uid)
         for level, whose in ((self._all, "are there"), (process, "of one process are there")):
             if level.connections >= level.most_connections:
                 raise NoPlace(f"{level.connections} connections {whose} already")

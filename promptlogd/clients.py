@@ -9,16 +9,18 @@ import trio
 
 from promptlogd.arrivals import Arrivals
 from promptlogd.budget import Budgets
+from promptlogd.turns import Turns
 
 
 class Clients:
     """State that all connections share. Each connection updates the counts."""
 
-    def __init__(self, *, most: int, on_refusal: Callable[[int, str | None, str], None]) -> None:
-        """`most`: maximum number of connections. `on_refusal`: called with uid, tenant and code of each refusal."""
+    def __init__(self, *, most: int, turns: Turns, on_refusal: Callable[[int, str | None, str], None]) -> None:
+        """`most`: maximum number of connections. `turns`: those of the event loop. `on_refusal`: called with uid,
+        tenant and code of each refusal."""
         self.on_refusal = on_refusal
         self.connected = 0
-        self.budgets = Budgets(connections=most)
+        self.budgets = Budgets(connections=most, turns=turns)
         self.arrivals = Arrivals()
         self.draining = False
         """Whether the daemon is stopping and accepts no more requests."""

@@ -233,21 +233,15 @@ class Path(msgspec.Struct, frozen=True, eq=False):
 
     nodes: tuple[Node, ...]
     """From the connection up to the user, without the root."""
+    connection: Node
+    client: Node
+    """The tenant, or the process without a tenant."""
+    user: Node
 
-    @property
-    def connection(self) -> Node:
-        """The connection."""
-        return self.nodes[0]
-
-    @property
-    def client(self) -> Node:
-        """The tenant, or the process without a tenant."""
-        return self.nodes[-2]
-
-    @property
-    def user(self) -> Node:
-        """The user."""
-        return self.nodes[-1]
+    @classmethod
+    def of(cls, nodes: tuple[Node, ...]) -> Path:
+        """Return the path of these nodes, from the connection up to the user."""
+        return cls(nodes, nodes[0], nodes[-2], nodes[-1])
 
 
 Granted = Callable[["Ticket | RequestError"], None]
@@ -300,7 +294,7 @@ class Tree:
             for key in keys:
                 nodes.append(nodes[-1].children.get(key) or self._add(nodes[-1], key))
                 nodes[-1].connected += 1
-            path = known[principal.tenant] = Path(tuple(nodes[:0:-1]))
+            path = known[principal.tenant] = Path.of(tuple(nodes[:0:-1]))
         if principal.tenant is not None:
             named = principal.connection, principal.tenant
             self._named[named] = path

@@ -160,8 +160,8 @@ class _Daemon:
         """As it was at the start."""
         self._store = store
         self._hosts = hosts
-        self._clients = Clients(most=config.server.max_clients, on_refusal=journal.note_refusal)
         self._turns = Turns()
+        self._clients = Clients(most=config.server.max_clients, turns=self._turns, on_refusal=journal.note_refusal)
         self._watchdog = Watchdog(config.max_jails)
         self._reactor = Reactor(self._watchdog)
         self._starts = trio.CapacityLimiter(len(os.sched_getaffinity(0)))

@@ -11,6 +11,8 @@ from itertools import islice
 
 import trio
 
+from promptlogd.turns import Turns
+
 TURN_S = 0.001
 """Time for one process in each turn. It can be up to twice as much, because it may be renewed in the middle of a turn.
 Without this limit, 16 KiB of requests, of at least nine bytes each, could block the loop for 50 ms."""
@@ -22,7 +24,11 @@ _WOKEN = 16
 class Share:
     """The time of one process. A connection awaits `turn` before it works, and reports its used time with `spend`."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        """`turns`: knows when a turn has ended."""
+        self._turns = turns
+        self._turn = -1
+        """The turn in which the time was used."""
         self._used_s = 0.0
         self._waiting: OrderedDict[trio.Event, None] = OrderedDict()
         """Oldest first."""
@@ -31,10 +37,17 @@ class Share:
     @property
     def used_up(self) -> bool:
         """Whether a connection must wait, because no time is left or others are waiting."""
-        return self._used_s >= TURN_S or bool(self._waiting)
+        return bool(self._waiting) or self._lacks_time
+
+    @property
+    def _lacks_time(self) -> bool:
+        return self._used_s >= TURN_S and self._turn == self._turns.number
 
     def spend(self, used_s: float) -> None:
         """Report used loop time."""
+        turn = self._turns.number
+        if turn != self._turn:
+            self._turn, self._used_s = turn, 0.0
         self._used_s += used_s
 
     async def turn(self) -> None:
@@ -52,7 +65,7 @@ class Share:
                 await event.wait()
             finally:
                 self._waiting.pop(event, None)
-            waits, woken = self._used_s >= TURN_S, True
+            waits, woken = self._lacks_time, True
 
     def _renew(self) -> None:
         """Renew the time. Called once in each turn while somebody waits."""

@@ -23,6 +23,8 @@ class Turns(trio.abc.Instrument):
         self.longest_s = 0.0
         self.longest_cpu_s = 0.0
         """Largest CPU time of one turn. Unlike wall time, it does not include waiting for a core."""
+        self.number = 0
+        """Number of turns that have ended."""
         self.sum_s = 0.0
         """Duration of all turns together."""
         self._counts = [0] * _BUCKETS
@@ -36,6 +38,7 @@ class Turns(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """Note the end of a turn."""
+        self.number += 1
         ended = time.thread_time()
         self.longest_cpu_s = max(self.longest_cpu_s, ended - self._cpu_ended)
         self._cpu_ended = ended

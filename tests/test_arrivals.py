@@ -16,6 +16,7 @@ from trio.testing import MockClock
 
 from promptlogd.arrivals import Arrivals
 from promptlogd.share import Share
+from promptlogd.turns import Turns
 
 _MANY = 100
 _AT_ONCE = 20
@@ -87,7 +88,7 @@ async def test_one_process_does_not_delay_another(sockets: _Sockets) -> None:
         turns.note(name)
 
     async with _serving() as (arrivals, nursery):
-        crowd, other = Share(), Share()
+        crowd, other = Share(Turns()), Share(Turns())
         clients = []
         for number in range(_MANY + 1):
             ours, theirs = sockets.pair()
@@ -110,7 +111,7 @@ async def test_missed_deadlines_do_not_delay_others(sockets: _Sockets, clock: Mo
     turns = _Turns()
 
     async def read(ours: socket.socket, deadline: float) -> None:
-        in_time = await arrivals.readable(ours, Share(), deadline)
+        in_time = await arrivals.readable(ours, Share(Turns()), deadline)
         turns.note("other" if in_time else "late")
 
     async with _serving() as (arrivals, nursery):
@@ -141,7 +142,7 @@ async def test_a_forgotten_connection_is_not_notified(sockets: _Sockets) -> None
             for ours, _ in pairs:
                 arrivals.forget(ours)
 
-        share = Share()
+        share = Share(Turns())
         for number, (ours, theirs) in enumerate(pairs):
             arrivals.watch(ours, share, partial(end_all, number))
             theirs.close()
@@ -168,7 +169,7 @@ async def test_a_disconnect_is_reported_once(sockets: _Sockets) -> None:
         clients = {}
         for name in ("closed", "half closed", "forgotten", "cancelled"):
             ours, clients[name] = sockets.pair()
-            waiter = arrivals.watch(ours, Share(), lambda name=name: gone.append(name))  # type: ignore[misc]
+            waiter = arrivals.watch(ours, Share(Turns()), lambda name=name: gone.append(name))  # type: ignore[misc]
             if name == "forgotten":
                 arrivals.forget(ours)
             if name == "cancelled":
@@ -186,14 +187,14 @@ async def test_a_reused_descriptor_is_another_socket(sockets: _Sockets) -> None:
     gone: list[str] = []
     async with _serving() as (arrivals, _):
         ours, theirs = sockets.pair()
-        arrivals.watch(ours, Share(), lambda: gone.append("first"))
+        arrivals.watch(ours, Share(Turns()), lambda: gone.append("first"))
         theirs.close()
         arrivals.forget(ours)
         number = ours.fileno()
         ours.close()
         pairs = [sockets.pair() for _ in range(4)]
         (again,) = (end for pair in pairs for end in pair if end.fileno() == number)
-        arrivals.watch(again, Share(), lambda: gone.append("second"))
+        arrivals.watch(again, Share(Turns()), lambda: gone.append("second"))
         await trio.testing.wait_all_tasks_blocked(0.01)
     assert gone == []
 
@@ -203,10 +204,10 @@ async def test_a_wait_can_be_repeated_after_a_cancel(sockets: _Sockets) -> None:
     async with _serving() as (arrivals, _):
         ours, theirs = sockets.pair()
         with trio.move_on_after(0.01):
-            await arrivals.readable(ours, Share())
+            await arrivals.readable(ours, Share(Turns()))
         theirs.send(b"x")
         with trio.fail_after(5):
-            assert await arrivals.readable(ours, Share())
+            assert await arrivals.readable(ours, Share(Turns()))
 
 
 async def test_an_ended_wait_leaves_no_reference_cycles(sockets: _Sockets) -> None:
@@ -226,10 +227,10 @@ async def test_an_ended_wait_leaves_no_reference_cycles(sockets: _Sockets) -> No
         try:
             theirs.send(b"x")
             with trio.move_on_after(0.01):
-                await arrivals.readable(ours, Share(), read_now=reader.read_now)
+                await arrivals.readable(ours, Share(Turns()), read_now=reader.read_now)
             reader.reads_on = False
             with trio.fail_after(5):
-                assert await arrivals.readable(ours, Share(), read_now=reader.read_now)
+                assert await arrivals.readable(ours, Share(Turns()), read_now=reader.read_now)
             arrivals.forget(ours)
             del reader
             assert freed() is None

@@ -17,6 +17,7 @@ from promptlogd.arrivals import Arrivals
 from promptlogd.budget import Budgets
 from promptlogd.inbox import Inbox
 from promptlogd.principal import Principal
+from promptlogd.turns import Turns
 from promptlogd.wire import BadMessage, ProtocolError, ServerSession, Unread
 from promptlogd.wire.messages import Ping, Request
 
@@ -47,7 +48,7 @@ async def test_other_tasks_run_between_requests(clock: MockClock) -> None:
         ours.setblocking(False)
         theirs.sendall(b'{"type":"ping","id":1}\n' * 100)
         theirs.shutdown(socket.SHUT_WR)
-        budget = Budgets(connections=1).open(Principal(connection=1, uid=0, process=None))
+        budget = Budgets(connections=1, turns=Turns()).open(Principal(connection=1, uid=0, process=None))
         arrivals = Arrivals()
         inbox = Inbox(ours, ServerSession(), budget, arrivals, stall_s=10.0, unless_gone=_wait, decode=_decode)
         async with trio.open_nursery() as nursery:
@@ -67,7 +68,7 @@ async def test_a_partial_frame_does_not_wait_for_ever(clock: MockClock) -> None:
     """
     clock.autojump_threshold = 0.01
     stall_s, ends = 1.0, []
-    budgets, arrivals = Budgets(connections=100), Arrivals()
+    budgets, arrivals = Budgets(connections=100, turns=Turns()), Arrivals()
 
     async def read(sock: socket.socket, number: int) -> None:
         budget = budgets.open(Principal(connection=number, uid=0, process=None))
@@ -95,7 +96,7 @@ async def test_a_partial_frame_does_not_wait_for_ever(clock: MockClock) -> None:
 
 def _inbox(ours: socket.socket, arrivals: Arrivals, decode: Callable[[Unread], Awaitable[Ping]]) -> Inbox:
     ours.setblocking(False)
-    budget = Budgets(connections=1).open(Principal(connection=1, uid=0, process=None))
+    budget = Budgets(connections=1, turns=Turns()).open(Principal(connection=1, uid=0, process=None))
     session = ServerSession(inline_bytes=100)
     return Inbox(ours, session, budget, arrivals, stall_s=10.0, unless_gone=_wait, decode=decode)
 

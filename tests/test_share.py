@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from promptlogd.share import TURN_S, Share
+from promptlogd.turns import Turns
 
 
 class _Count(trio.abc.Instrument):
@@ -20,7 +21,7 @@ class _Count(trio.abc.Instrument):
 
 async def test_many_connections_get_no_more_time_than_one(clock: MockClock) -> None:
     """However many connections of a process are ready, their work in one turn of the loop is bounded."""
-    share, count = Share(), _Count()
+    share, count = Share(Turns()), _Count()
     worked: Counter[int] = Counter()
     trio.lowlevel.add_instrument(count)
 
@@ -37,9 +38,24 @@ async def test_many_connections_get_no_more_time_than_one(clock: MockClock) -> N
     assert max(worked.values()) <= 6  # three before the share is renewed during a turn, and three after that
 
 
+async def test_each_turn_has_its_own_time(clock: MockClock) -> None:
+    """The time that a process used in earlier turns does not count: only in the same turn it must wait."""
+    turns = Turns()
+    trio.lowlevel.add_instrument(turns)
+    share = Share(turns)
+    share.spend(TURN_S)
+    assert share.used_up
+    await trio.lowlevel.checkpoint()
+    assert not share.used_up
+    share.spend(0.6 * TURN_S)
+    await trio.lowlevel.checkpoint()
+    share.spend(0.6 * TURN_S)
+    assert not share.used_up
+
+
 async def test_cancelled_waiters_do_not_delay_others(clock: MockClock) -> None:
     """Waiters that are cancelled, before or after they are woken, take no turn from others."""
-    share, served = Share(), list[int]()
+    share, served = Share(Turns()), list[int]()
 
     async def connection(number: int, scope: trio.CancelScope) -> None:
         with scope:

@@ -114,6 +114,8 @@ Message = Log | Call | Wait | Maybe | Last
 class Trusted(Enum):
     """Events from the kernel or the daemon."""
 
+    __hash__ = object.__hash__  # that of Enum is in Python, and each run looks up several events
+
     READY = auto()
     """The process waits for a job."""
     LIMITS = auto()

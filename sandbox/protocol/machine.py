@@ -23,6 +23,8 @@ from sandbox.protocol.events import LAST, Call, Last, Log, Maybe, Message, Refus
 class State(Enum):
     """The state of a process and its run."""
 
+    __hash__ = object.__hash__  # that of Enum is in Python, and each run looks up several states
+
     STARTING = auto()
     """The process does not wait for a job yet."""
     BLANK = auto()
