@@ -134,7 +134,7 @@ def _run(config: uvicorn.Config, sock: socket.socket) -> None:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
-    from promptlogctl.http.server import raise_descriptor_limit
+    from promptlogctl.http.descriptors import raise_descriptor_limit
 
     raise_descriptor_limit()
     # uvicorn raises the signal again after it has stopped. As KeyboardInterrupt, it lets the clean-up run.

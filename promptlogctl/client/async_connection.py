@@ -78,8 +78,10 @@ class AsyncConnection:
         finally:
             pending.close()
 
-    async def send(self, make: Callable[[Id], Request], on_log: OnLog | None = None) -> PendingReply:
-        """Send a request. The caller must close the returned object."""
+    async def send(
+        self, make: Callable[[Id], Request], on_log: OnLog | None = None, *, checked: bool = False
+    ) -> PendingReply:
+        """Send a request. The caller must close the returned object. `checked`: see `encoded`."""
         if self.in_flight < MOST_IN_FLIGHT:
             self.in_flight += 1
         else:
@@ -90,7 +92,7 @@ class AsyncConnection:
                 link = await self._open()
             self._next_id += 1
             id = self._next_id
-            data = encoded(link.session, make(id))
+            data = encoded(link.session, make(id), checked=checked)
             link.send(data)
         except BaseException:
             self._leave_place()

@@ -12,6 +12,7 @@ import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -93,22 +94,32 @@ class Link:
         """Wait until a request is settled. If there is no leader, become the leader."""
         while not pending.is_settled:
             if self._loop is not None:
-                await _until_woken(pending, self._loop)
+                woken = _woken(pending, self._loop)
+                try:
+                    await woken
+                finally:
+                    pending.wake = None
                 continue
             if not self._has_leader:
                 await self._lead(pending)
                 continue
-            woken = anyio.Event()
-            with self._woken_by(pending, woken.set, woken.is_set):
-                await woken.wait()
+            event = anyio.Event()
+            with self._woken_by(pending, event.set, event.is_set):
+                await event.wait()
 
     async def wait_within(self, seconds: float, pending: PendingReply) -> bool:
-        """Wait until a request is settled, as `wait` does. Return False after this time."""
+        """Wait until a request is settled, as `wait` does. Return False after this time, or if it is abandoned."""
         if self._loop is None:
             with anyio.move_on_after(seconds):
                 await self.wait(pending)
-        elif not pending.is_settled:
-            await _until_woken(pending, self._loop, seconds)  # takes half the time of a cancel scope
+        elif not pending.is_settled and not pending.is_abandoned:
+            woken = _woken(pending, self._loop)
+            timer = self._loop.call_later(seconds, _finish, woken)  # takes half the time of a cancel scope
+            try:
+                await woken
+            finally:
+                pending.wake = None
+                timer.cancel()
         return pending.is_settled
 
     async def wait_unless(self, gone: Callable[[], Awaitable[None]], pending: PendingReply) -> bool:
@@ -228,22 +239,16 @@ class Link:
         self._sock.close()
 
 
-async def _until_woken(pending: PendingReply, loop: asyncio.AbstractEventLoop, seconds: float | None = None) -> None:
-    """Wait until a request is settled, or for this time. For asyncio, where the event loop is the leader."""
+def _woken(pending: PendingReply, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Return a future that is done when a request is settled or abandoned. For asyncio, where the event loop leads."""
     woken = loop.create_future()
+    pending.wake = partial(_finish, woken)
+    return woken
 
-    def wake() -> None:
-        if not woken.done():
-            woken.set_result(None)
 
-    pending.wake = wake
-    timer = None if seconds is None else loop.call_later(seconds, wake)
-    try:
-        await woken
-    finally:
-        pending.wake = None
-        if timer is not None:
-            timer.cancel()
+def _finish(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:

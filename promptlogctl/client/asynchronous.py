@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from msgspec import structs
 
@@ -247,9 +247,12 @@ class AsyncClient:
         """
         return await self._connection.ask(make, kind, on_log, again=again)
 
-    async def send(self, make: Callable[[Id], Request], on_log: OnLog | None = None) -> PendingReply:
+    def send(
+        self, make: Callable[[Id], Request], on_log: OnLog | None = None, *, checked: bool = False
+    ) -> Coroutine[Any, Any, PendingReply]:
         """Send a request of the protocol, and return a `PendingReply`. The caller must close it.
 
-        Use it instead of `ask` to stop waiting without cancelling at once.
+        Use it instead of `ask` to stop waiting without cancelling at once. `checked`: the types of the request's fields
+        are known to be right, and need not be checked.
         """
-        return await self._connection.send(make, on_log)
+        return self._connection.send(make, on_log, checked=checked)

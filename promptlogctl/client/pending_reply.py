@@ -20,7 +20,7 @@ _R = TypeVar("_R")
 class PendingReply:
     """A request in flight. `AsyncClient.send` creates it."""
 
-    __slots__ = ("_closed", "_link", "_on_log", "answer", "failure", "id", "wake")
+    __slots__ = ("_closed", "_link", "_on_log", "answer", "failure", "id", "is_abandoned", "wake")
 
     def __init__(self, link: Link, id: Id, on_log: OnLog | None, closed: Callable[[PendingReply], None]) -> None:
         """`closed`: called by `close`."""
@@ -32,6 +32,8 @@ class PendingReply:
         """The last reply, once received."""
         self.failure: BaseException | None = None
         """The exception that `on_log` raised."""
+        self.is_abandoned = False
+        """Whether `abandon` was called."""
         self.wake: Callable[[], None] | None = None
         """Wakes the task that waits for the reply, if another task receives."""
 
@@ -49,12 +51,18 @@ class PendingReply:
         return self._result(kind)
 
     async def reply_within(self, seconds: float, kind: type[_R]) -> _R | None:
-        """Wait for the last reply, as `reply` does, but return None after this time."""
+        """Wait for the last reply, as `reply` does, but return None after this time, or when `abandon` is called."""
         return self._result(kind) if await self._link.wait_within(seconds, self) else None
 
     async def reply_unless(self, gone: Callable[[], Awaitable[None]], kind: type[_R]) -> _R | None:
         """Wait for the last reply, as `reply` does, but return None if `gone` returns first."""
         return self._result(kind) if await self._link.wait_unless(gone, self) else None
+
+    def abandon(self) -> None:
+        """Make `reply_within` return now. Only for asyncio."""
+        self.is_abandoned = True
+        if self.wake is not None:
+            self.wake()
 
     def _result(self, kind: type[_R]) -> _R:
         if self.failure is not None:

@@ -120,14 +120,15 @@ def run_request(id: Id, reference: str | None, source: str | bytes | None, promp
     )
 
 
-def encoded(session: ClientSession, request: Request) -> bytes:
-    """Return a request's bytes.
+def encoded(session: ClientSession, request: Request, *, checked: bool = False) -> bytes:
+    """Return a request's bytes. `checked`: the types of its fields are known to be right.
 
     Raises TypeError for a field of a wrong type, ValueError for an integer or a text that has no encoding, and
     RequestRefused if the request exceeds the maximum size of a message: the daemon would then close the connection,
     which others share.
     """
-    _check_types(request)
+    if not checked:
+        _check_types(request)
     try:
         data = session.send(request)
     except OverflowError as error:

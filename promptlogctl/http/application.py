@@ -54,7 +54,12 @@ class Application:
             "/static/{path}": _readable(page.static),
         }
         """Endpoints by path and method. A component in braces is variable; `{path}` is the rest of the path."""
-        self._below = {path.partition("{")[0]: path for path in self.routes if "{" in path}
+        self._below = {
+            path.partition("{")[0]: (path.partition("{")[2][:-1], endpoints)
+            for path, endpoints in self.routes.items()
+            if "{" in path
+        }
+        """Variables and endpoints by the part of the path before the variable."""
         self._guarded = Guard(self._dispatch, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +83,7 @@ class Application:
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answer = await self._answer(Request(scope, receive, send))
+            answer = await self._endpoint(scope)(Request(scope, receive, send))
         except Problem as problem:
             answer = problem
         except PromptlogError as error:
@@ -87,29 +92,29 @@ class Application:
             return
         await answer(scope, receive, send)
 
-    async def _answer(self, request: Request) -> ASGIApp:
-        """Return the response to a request. Raises Problem."""
-        path, method = own_path(request.scope), request.method
+    def _endpoint(self, scope: Scope) -> Endpoint:
+        """Return the endpoint of a request. Raises Problem."""
+        path, method = own_path(scope), scope["method"]
         endpoints = self.routes.get(path)
         if endpoints is None or "{" in path:  # a client may send `/run/{program}` literally
             name, value, endpoints = self._find(path)
-            request.scope["path_params"] = {name: value}
+            scope["path_params"] = {name: value}
         endpoint = endpoints.get(method)
         if endpoint is not None:
-            return await endpoint(request)
+            return endpoint
         allow = ", ".join([*endpoints, "OPTIONS"])
         if method == "OPTIONS":
-            return Response(None, 204, {"allow": allow})
+            return _options(allow)
         raise Problem(405, "bad_method", f"{method} is not supported here; allowed: {allow}", headers={"allow": allow})
 
     def _find(self, path: str) -> tuple[str, str, Mapping[str, Endpoint]]:
         """Return the name and the value of a path's variable part, and its endpoints. Raises Problem."""
         end = path.find("/", 1) + 1
-        pattern = self._below.get(path[:end], "")
-        name, value = pattern.rpartition("{")[2][:-1], path[end:]
-        if not pattern or not value or ("/" in value and name != "path"):
+        found, value = self._below.get(path[:end]), path[end:]
+        if found is None or not value or ("/" in value and found[0] != "path"):
             raise Problem(404, "no_path", "there is nothing at this path")
-        return name, value, self.routes[pattern]
+        name, endpoints = found
+        return name, value, endpoints
 
 
 class EnvironmentApplication:
@@ -160,6 +165,13 @@ class _Health:
 def _readable(endpoint: Endpoint) -> dict[str, Endpoint]:
     """Return the methods of an endpoint that changes nothing and runs nothing."""
     return {"GET": endpoint, "HEAD": endpoint}
+
+
+def _options(allow: str) -> Endpoint:
+    async def options(request: Request) -> Response:
+        return Response(None, 204, {"allow": allow})
+
+    return options
 
 
 def _status(status: str, **more: str) -> Response:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
 import msgspec
+from starlette.types import Receive, Scope
 
 from promptlogctl.client import AsyncClient, OnLog, PendingReply, RequestRefused
 from promptlogctl.http.guard import Caller
@@ -25,8 +26,12 @@ IN_FLIGHT = 64
 """Maximum number of concurrent requests of one tenant. Further ones get 429, so that one tenant can't use all
 capacity."""
 
+WATCH = "promptlog.watch"
+"""Key in the scope of a Watch, if the server has one."""
+
 _WATCH_AFTER_S = 0.010
-"""After this time, a run is cancelled when its HTTP client disconnects. For shorter runs, watching costs too much."""
+"""On other servers, a run is cancelled only after this time when its HTTP client disconnects. For shorter runs, waiting
+for `http.disconnect` costs too much."""
 
 _ANSWER_S = 120.0
 """Time limit for the daemon's reply. A run takes at most 30 s, and its time in the queue is bounded, so only a hanging
@@ -34,6 +39,10 @@ daemon takes longer."""
 
 Make = Callable[[Id, str | None], Request]
 """Returns the request for an id and a tenant."""
+
+Watch = Callable[[Callable[[], None]], bool]
+"""Has the server call a function when the HTTP client of a request disconnects. Returns False if it does not do so,
+because it has not received the whole request."""
 
 
 class ClientGone(Exception):
@@ -73,20 +82,19 @@ class Backend:
         raise _no_answer()
 
     async def run(
-        self, caller: Caller, make: Make, gone: Callable[[], Awaitable[None]], on_log: OnLog | None = None
+        self, caller: Caller, make: Make, scope: Scope, receive: Receive, on_log: OnLog | None = None
     ) -> Finished:
-        """Run a program and return the reply.
+        """Run a program for an HTTP request and return the reply.
 
-        `gone`: waits until the HTTP client disconnects; then the run is cancelled. Raises ClientGone, PromptlogError
-        and Problem.
+        If the HTTP client disconnects, the run is cancelled. Raises ClientGone, PromptlogError and Problem.
         """
         self._take_place(caller.tenant)
         try:
             while True:
                 tenant = self._tenant(caller)
-                pending = await self._client().send(_made(make, caller, tenant), on_log)
+                pending = await self._client().send(_made(make, caller, tenant), on_log, checked=True)
                 try:
-                    return await _finished(pending, gone)
+                    return await _finished(pending, scope, receive)
                 except RequestRefused as refused:
                     self._raise_unless_tenant(refused, tenant)
                 finally:
@@ -144,8 +152,19 @@ def _made(make: Make, caller: Caller, tenant: str | None) -> Callable[[Id], Requ
     return lambda id: msgspec.structs.replace(make(id, tenant), manage=True)
 
 
-async def _finished(pending: PendingReply, gone: Callable[[], Awaitable[None]]) -> Finished:
-    """Wait for the end of a run. Raises ClientGone if the HTTP client disconnects first."""
+async def _finished(pending: PendingReply, scope: Scope, receive: Receive) -> Finished:
+    """Wait for the end of a run. Raises ClientGone if the HTTP client disconnects first, and Problem."""
+    watch: Watch | None = scope.get(WATCH)
+    if watch is not None and watch(pending.abandon):
+        reply = await pending.reply_within(_ANSWER_S, Finished)
+        if reply is not None:
+            return reply
+        raise ClientGone if pending.is_abandoned else _no_answer()
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
     at_once = await pending.reply_within(_WATCH_AFTER_S, Finished)
     if at_once is not None:
         return at_once

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Awaitable
+from functools import lru_cache
 from time import perf_counter
 from urllib.parse import unquote_to_bytes
 
@@ -24,8 +26,13 @@ HEAD_BYTES = 64 * 1024
 """Maximum size of the request target and headers. A prompt in the target may be nearly as long."""
 
 _HEADERS = 100
+_HOST_BYTES = 262
+"""Maximum size of a Host header: a name of the DNS with 255 bytes, and a port."""
+
+_PERCENT = ord("%")  # a search for b"%" takes ten times as long
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_MAY_BE_BAD_TEXT = re.compile(rb"%[089A-Fa-f]|[^ -~]")
+_UNUSUAL = re.compile(rb"%(?!0[1-9A-Fa-f]|[1-7][0-9A-Fa-f])|[\0\x80-\xff]")
+"""A bad escape, a NUL, or a byte that is not ASCII."""
 _CALLER = "promptlog.caller"
 
 _SAFE_HEADERS = [
@@ -57,6 +64,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             raise Problem(403, "forbidden", f"this token does not have the right {right!r}")
 
 
+_NAMELESS = Caller(tenant="http", owner="http", token=None, needs_token=False)
+
+
+@lru_cache(maxsize=1000)
+def _caller_from(host: str, port: int) -> Caller:
+    return Caller(tenant=f"http {host}:{port}", owner=f"http {host}", token=None, needs_token=False)
+
+
 def caller_of(scope: Scope) -> Caller:
     """Return the sender of a request."""
     caller = scope[_CALLER]
@@ -78,14 +93,14 @@ class Guard:
             return
         began, status, is_head = perf_counter(), 0, scope["method"] == "HEAD"
 
-        async def answer(message: Message) -> None:
+        def answer(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *_SAFE_HEADERS]
             elif is_head:  # its answer has the head that GET's has, Content-Length included, and no body
                 message["body"] = b""
-            await send(message)
+            return send(message)
 
         try:
             scope[_CALLER] = self._check(scope)
@@ -107,9 +122,9 @@ class Guard:
         raw = scope.get("raw_path") or scope["path"].encode()
         query = scope["query_string"]
         size = len(raw) + len(query)
-        if b"%" in raw or not raw.isascii():
+        if _PERCENT in raw or not raw.isascii():
             _check_escapes(raw, "path")
-        if b"%" in query or not query.isascii():
+        if _PERCENT in query or not query.isascii():
             _check_escapes(query, "query")
         host = origin = site = mode = presented = None
         hosts = 0
@@ -139,7 +154,7 @@ class Guard:
         if hosts > 1 or (hosts == 0 and version != "1.0"):
             raise Problem(400, "bad_host", f"a request must have one Host header, this one has {hosts}")
         allowed = self._settings.hosts
-        if allowed is not None and host is not None and _name_of(host) not in allowed:
+        if allowed is not None and host is not None and (len(host) > _HOST_BYTES or _name_of(host) not in allowed):
             raise Problem(
                 403, "bad_host", "the Host is not one of this server's; name it with --host, or PROMPTLOG_HTTP_HOSTS"
             )
@@ -162,9 +177,7 @@ class Guard:
         tokens = self._settings.tokens
         if tokens is None:
             client = scope.get("client")
-            tenant = f"http {client[0]}:{client[1]}" if client else "http"
-            owner = f"http {client[0]}" if client else "http"
-            return Caller(tenant=tenant, owner=owner, token=None, needs_token=False)
+            return _caller_from(client[0], client[1]) if client else _NAMELESS
         token = None
         if presented is not None:
             scheme, _, text = presented.partition(b" ")
@@ -186,11 +199,11 @@ def _only(name: bytes, known: bytes | None, value: bytes) -> bytes:
 
 def _check_escapes(raw: bytes, what: str) -> None:
     """Raise Problem if a path or a query has a bad percent escape, bytes that are not UTF-8, or (a path) a NUL."""
+    if _UNUSUAL.search(raw) is None:
+        return
     bad = _BAD_ESCAPE.search(raw)
     if bad is not None:
         raise Problem(400, "bad_target", f"the {what} has a % at byte {bad.start()} without two hex digits after it")
-    if _MAY_BE_BAD_TEXT.search(raw) is None:
-        return
     try:
         text = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError as error:
@@ -199,6 +212,7 @@ def _check_escapes(raw: bytes, what: str) -> None:
         raise Problem(400, "bad_target", "the path has a NUL character")
 
 
+@lru_cache(maxsize=100)
 def _name_of(host: bytes) -> str:
     """Return the name in a Host header, without the port."""
     text = host.decode("latin-1").lower()

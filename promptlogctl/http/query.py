@@ -8,6 +8,8 @@ from starlette.requests import Request
 
 from promptlogctl.http.problems import Problem
 
+_PERCENT = ord("%")
+
 _SHOWN = 40
 """Characters of an unknown parameter's name that the error repeats."""
 
@@ -31,9 +33,8 @@ def query_of(request: Request, *known: str) -> dict[str, str]:
 
 
 def _text(encoded: bytes) -> str:
-    if b"+" in encoded:
-        encoded = encoded.replace(b"+", b" ")
-    return (unquote_to_bytes(encoded) if b"%" in encoded else encoded).decode()
+    encoded = encoded.replace(b"+", b" ")
+    return (unquote_to_bytes(encoded) if _PERCENT in encoded else encoded).decode()
 
 
 def _there_is(known: tuple[str, ...]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from functools import cache
 
 import msgspec
 from starlette.requests import Request
@@ -41,13 +42,13 @@ class Runs:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def get(self, request: Request) -> ASGIApp:
+    def get(self, request: Request) -> Awaitable[ASGIApp]:
         """Run a stored program with the `prompt` in the query."""
         caller_of(request.scope).require("run")
         query = query_of(request, "prompt", "engine")
         prompt, engine = query.get("prompt", ""), query.get("engine")
         body = _NOTHING if not prompt and engine is None else RunBody(prompt=prompt, engine=engine)
-        return await self._answer(request, body, request.path_params["program"])
+        return self._answer(request, body, request.path_params["program"])
 
     async def post(self, request: Request) -> ASGIApp:
         """Run a stored program with the options in the body."""
@@ -74,7 +75,7 @@ class Runs:
         accept = _accepted(request)
         caller = caller_of(request.scope)
 
-        async def run_one(reference: str | None, on_log: OnLog | None) -> Finished:
+        def run_one(reference: str | None, on_log: OnLog | None) -> Awaitable[Finished]:
             def make(id: Id, tenant: str | None) -> Run:
                 return Run(
                     id=id,
@@ -90,12 +91,12 @@ class Runs:
                     stream_logs=on_log is not None,
                 )
 
-            return await self._backend.run(caller, make, lambda: _gone(request), on_log)
+            return self._backend.run(caller, make, request.scope, request.receive, on_log)
 
-        async def run(on_log: OnLog | None = None) -> Finished:
+        def run(on_log: OnLog | None = None) -> Awaitable[Finished]:
             if program is None:
-                return await run_one(None, on_log)
-            return await through_alias(program, lambda reference: run_one(reference, on_log))
+                return run_one(None, on_log)
+            return through_alias(program, lambda reference: run_one(reference, on_log))
 
         if EVENTS_TYPE in accept:
             return EventStream(run)
@@ -144,7 +145,7 @@ def _headers_of(reply: Finished) -> _Headers:
     usage = reply.usage
     return [
         (b"cache-control", b"no-store"),
-        (b"promptlog-outcome", str(reply.outcome.__struct_config__.tag).encode()),
+        (b"promptlog-outcome", _name_of(type(reply.outcome))),
         (b"promptlog-hash", reply.hash.encode()),
         (b"promptlog-engine", reply.engine_version.encode("latin-1")),
         (b"promptlog-cpu-ms", b"%.3f" % usage.cpu_ms),
@@ -153,10 +154,19 @@ def _headers_of(reply: Finished) -> _Headers:
     ]
 
 
+@cache
+def _name_of(outcome: type[msgspec.Struct]) -> bytes:
+    return str(outcome.__struct_config__.tag).encode()
+
+
 def _accepted(request: Request) -> set[str]:
     """Return the media types in an Accept header that are not refused by `q=0`."""
     found: set[str] = set()
-    accept = next((value for name, value in request.scope["headers"] if name == b"accept"), b"*/*")
+    accept = b"*/*"
+    for name, value in request.scope["headers"]:
+        if name == b"accept":
+            accept = value
+            break
     if accept == b"*/*":
         return found
     for part in accept.decode("latin-1").lower().split(","):
@@ -164,8 +174,3 @@ def _accepted(request: Request) -> set[str]:
         if not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters):
             found.add(media_type)
     return found
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Awaitable, Generator
+from operator import itemgetter
 
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_NEEDS_UVICORN = frozenset((b"connection", b"transfer-encoding"))
-"""Headers that change how a response is framed."""
+_CONTROL = bytes([*range(9), *range(10, 32), 127])
+"""Bytes that no header may contain (RFC 9110, 5.5)."""
+
+_OTHERS = bytes(byte ^ 128 if byte in _CONTROL else byte for byte in range(256))
+"""Table for `bytes.translate`, which changes only these bytes. A search with a pattern takes three times as long."""
+
+_name = itemgetter(0)
 
 _JOINED_BYTES = 64 * 1024
 """Maximum size of a body that is joined with its head, so that both are one write."""
@@ -23,18 +28,20 @@ class ResponseSender:
         self._start: Message | None = None
         """The start of a response with Content-Length, which waits for its body."""
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Send a part of the response (ASGI)."""
-        cycle, start = self._cycle, self._start
+        start = self._start
         if start is not None:
             self._start = None
-            if self._send_if_complete(start, message):
-                return
-            await cycle.send(start)  # type: ignore[arg-type]
-        elif message["type"] == "http.response.start" and not cycle.response_started and _has_length(message):
+            return _DONE if self._send_if_complete(start, message) else self._send_both(start, message)
+        if message["type"] == "http.response.start" and not self._cycle.response_started and _has_length(message):
             self._start = message
-            return
-        await cycle.send(message)  # type: ignore[arg-type]
+            return _DONE
+        return self._cycle.send(message)  # type: ignore[arg-type]
+
+    async def _send_both(self, start: Message, message: Message) -> None:
+        await self._cycle.send(start)  # type: ignore[arg-type]
+        await self._cycle.send(message)  # type: ignore[arg-type]
 
     def _send_if_complete(self, start: Message, message: Message) -> bool:
         """Send a complete response, and return True. If uvicorn must send it, send nothing, and return False."""
@@ -45,15 +52,17 @@ class ResponseSender:
             return False
         body = message.get("body", b"")
         headers = [*cycle.default_headers, *start["headers"]]
-        lines = [b"%b: %b" % header for header in headers]
-        if (
-            (b"content-length", b"%d" % len(body)) not in headers
-            or not _NEEDS_UVICORN.isdisjoint([name for name, _ in headers])
-            or _CONTROL.search(b"".join(lines))
-        ):
+        names = {*map(_name, headers)}
+        if len(names) < len(headers) or (b"content-length", b"%d" % len(body)) not in headers:
+            return False
+        if b"connection" in names or b"transfer-encoding" in names:  # they change how a response is framed
             return False
         if not cycle.keep_alive:
-            lines.append(b"connection: close")
+            headers.append((b"connection", b"close"))
+        lines = [*map(b": ".join, headers)]
+        text = b"".join(lines)
+        if text.translate(_OTHERS) != text:
+            return False
         head = b"%b%b\r\n\r\n" % (STATUS_LINE[start["status"]], b"\r\n".join(lines))
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
@@ -69,5 +78,15 @@ class ResponseSender:
         return True
 
 
+class _Done:
+    """An awaitable without a result. A coroutine that returns at once takes longer."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+_DONE = _Done()
+
+
 def _has_length(start: Message) -> bool:
-    return b"content-length" in [name for name, _ in start["headers"]]
+    return b"content-length" in map(_name, start["headers"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -296,6 +297,27 @@ def test_a_lost_connection_with_unsent_requests(backend: str, tmp_path: Path) ->
                 assert client.in_flight == 0
 
     anyio.run(main, backend=backend)
+
+
+def test_an_abandoned_wait(tmp_path: Path) -> None:
+    """On asyncio, `abandon` ends the wait of `reply_within` at once, whether it has begun or not."""
+
+    async def main() -> None:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(tmp_path / "s"))
+            listening.listen()
+            async with AsyncClient(tmp_path / "s") as client:
+                pending = await client.send(lambda id: Run(id=id, source="1"))
+                asyncio.get_running_loop().call_later(0.05, pending.abandon)
+                with anyio.fail_after(5):
+                    assert await pending.reply_within(0.001, Finished) is None
+                    assert not pending.is_abandoned
+                    assert await pending.reply_within(60, Finished) is None
+                    assert pending.is_abandoned
+                    assert await pending.reply_within(60, Finished) is None
+                pending.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -67,6 +67,8 @@ def settings(socket_path: Path) -> Settings:
         ({"origin": "ftp://localhost"}, 403),
         ({"host": "localhost:"}, 200),
         ({"host": "localhost."}, 200),
+        ({"host": "localhost" + "0" * 300}, 403),
+        ({"host": "localhost:" + "0" * 300}, 403),
         ({"sec_fetch_site": "same-origin"}, 200),
         ({"sec_fetch_site": "none"}, 200),
         ({"sec_fetch_site": "cross-site"}, 403),

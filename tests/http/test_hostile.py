@@ -288,6 +288,24 @@ def test_a_disconnect_cancels_the_run(url: str, client: Client) -> None:
 
 
 @pytest.mark.timed
+@pytest.mark.parametrize("rest", [b"", b"Content-Length: 9\r\n"], ids=["complete", "without its body"])
+def test_a_disconnect_during_a_run(tmp_path: Path, rest: bytes) -> None:
+    """When the HTTP client disconnects, the server no longer waits for its run, also if the request is incomplete."""
+    with a_daemon(tmp_path) as daemon, _served(Settings(socket=daemon.socket)) as (url, server):
+        hash = httpx.post(f"{url}submit", json={"code": "return 1"}).json()["hash"].encode()
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            with connected(url) as sock:
+                sock.sendall(b"GET /run/%b HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (hash, rest))
+                until(lambda: len(server.server_state.tasks) > 0)
+                time.sleep(0.1)
+                assert server.server_state.tasks
+            until(lambda: not server.server_state.tasks)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.timed
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_disconnect_cancels_pipelined_runs(url: str, client: Client, at_once: int) -> None:
     """When a client with several pipelined requests disconnects, its current run is cancelled."""
