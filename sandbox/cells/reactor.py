@@ -49,6 +49,8 @@ class Reactor:
         """Descriptors with events whose callbacks were not called yet."""
         self._again: dict[Timed, Callable[[], None]] = {}
         self._due: dict[Timed, float] = {}
+        self._first: Timed | None = None
+        """The owner of the deadline that `_scope` has."""
         self._scope: trio.CancelScope | None = None
         self._calling = False
         """Whether a callback is being called."""
@@ -78,14 +80,23 @@ class Reactor:
         its work. An owner has one such callback; a later call replaces it."""
         self._again[owner] = callback
         if self._scope is not None and not self._calling:
-            self._scope.deadline = trio.current_time()
+            self._scope.deadline, self._first = trio.current_time(), None
 
     def set_due(self, timed: Timed, due: float) -> None:
         """Call `on_due` once at this time (trio's clock). This replaces an earlier setting."""
         self._due[timed] = due
         scope = self._scope
-        if scope is not None and due < scope.deadline:
-            scope.deadline = due
+        if scope is None:
+            return
+        if due < scope.deadline:
+            scope.deadline, self._first = due, timed
+        elif timed is self._first:  # otherwise the scope would end at the old deadline, which costs as much as a run
+            scope.deadline = self._find_first()
+
+    def _find_first(self) -> float:
+        """Find the earliest deadline, and return it."""
+        self._first = min(self._due, key=self._due.__getitem__, default=None)
+        return math.inf if self._first is None else self._due[self._first]
 
     def clear_due(self, timed: Timed) -> None:
         """Remove the deadline."""
@@ -97,7 +108,7 @@ class Reactor:
         descriptor = self._epoll.fileno()
         try:
             while True:
-                with trio.CancelScope(deadline=min(self._due.values(), default=math.inf)) as self._scope:
+                with trio.CancelScope(deadline=self._find_first()) as self._scope:
                     while True:
                         if self._again or self._ready:
                             await trio.lowlevel.checkpoint()

@@ -10,6 +10,7 @@ import time
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from promptlogd.turns import Turns
 from sandbox.cells.reactor import TURN_S, WRITE, Reactor
 from sandbox.cells.watch import Watchdog
 from tests.cell.cells import a_reactor
@@ -98,6 +99,36 @@ async def test_each_deadline_fires_once_and_in_order(clock: MockClock) -> None:
         reactor.clear_due(never)
         await trio.sleep(60)
     assert [timed.times for timed in (early, moved, late, never)] == [[began + 2], [began + 3], [began + 5], []]
+
+
+async def test_a_deadline_that_moves_wakes_nobody(clock: MockClock) -> None:
+    """A cell that sets a later deadline at each run does not wake the reactor at the earlier ones."""
+    turns = Turns()
+    async with a_reactor(watched=False) as reactor:
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(turns)
+        began, cell, other = trio.current_time(), _Timed(), _Timed()
+        reactor.set_due(other, began + 90)
+        for number in range(100):
+            reactor.set_due(cell, began + number + 5.25)
+            await trio.sleep(0.5)
+            reactor.clear_due(cell)
+            await trio.sleep(0.5)
+        assert turns.number <= 400  # 200 sleeps
+        await trio.sleep(50)
+    assert (cell.times, other.times) == ([], [began + 90])
+
+
+async def test_deferred_work_is_not_lost_when_a_deadline_moves() -> None:
+    """Work for the next turn is done then, although the cell whose deadline is the earliest sets a later one."""
+    async with a_reactor() as reactor:
+        done, cell = trio.Event(), _Timed()
+        reactor.set_due(cell, trio.current_time() + 30)
+        await wait_all_tasks_blocked()
+        reactor.again(cell, done.set)
+        reactor.set_due(cell, trio.current_time() + 60)
+        with trio.fail_after(10):
+            await done.wait()
 
 
 async def test_cells_can_be_closed_after_the_reactor() -> None:
