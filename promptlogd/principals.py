@@ -163,16 +163,12 @@ class Node:
         """Add to the number of waiting runs, and to the memory that they hold."""
         parent = self.parent
         assert parent is not None
-        if self.waiting:
-            parent.by_runs.remove(self.waiting, self.used)
-        if self.waiting_bytes and held_bytes:
-            parent.by_bytes.remove(self.waiting_bytes, self.used)
+        before, before_bytes = self.waiting, self.waiting_bytes
         self.waiting += runs
         self.waiting_bytes += held_bytes
-        if self.waiting:
-            parent.by_runs.add(self.waiting, self.used, self)
-        if self.waiting_bytes and held_bytes:
-            parent.by_bytes.add(self.waiting_bytes, self.used, self)
+        parent.by_runs.put(before, self.waiting, self.used, self)
+        if held_bytes:
+            parent.by_bytes.put(before_bytes, self.waiting_bytes, self.used, self)
 
     def catch_up(self) -> None:
         """Move the service up to the parent's clock after a time without runs."""
@@ -197,9 +193,7 @@ class Node:
         assert self.parent is not None
         for engine, offers in self.offers.items():
             if offers and not self.held:
-                ranking = self.parent.by_service[engine]
-                ranking.remove(before_ms, self.number)
-                ranking.add(self.service_ms, self.number, self)
+                self.parent.by_service[engine].move(before_ms, self.service_ms, self.number, self)
 
     def learn(self, charge_ms: float) -> None:
         """Update the mean with the charge of a run below this node."""

@@ -31,6 +31,24 @@ class Ranking(Generic[_T]):
         """Remove the item that was added with these two numbers."""
         del self._entries[bisect_left(self._entries, (number, order))]
 
+    def move(self, before: float, after: float, order: int, thing: _T) -> None:
+        """Change the number of an item."""
+        entries = self._entries
+        if len(entries) == 1:  # such as the only process of a user: in the path of each run
+            entries[0] = (after, order, thing)
+            return
+        del entries[bisect_left(entries, (before, order))]
+        insort(entries, (after, order, thing))
+
+    def put(self, before: float, after: float, order: int, thing: _T) -> None:
+        """Change the number of an item that is in the ranking only while its number is not zero."""
+        if before and after:
+            self.move(before, after, order, thing)
+        elif before:
+            self.remove(before, order)
+        elif after:
+            self.add(after, order, thing)
+
     @property
     def least(self) -> tuple[float, int, _T]:
         """The first entry: number, order, item."""
