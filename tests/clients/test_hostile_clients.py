@@ -19,8 +19,6 @@ from tests.clients.target import Target, target
 from tests.daemon.processes import many_descriptors, until
 from tests.fuzz.fuzz import Fuzz
 
-pytestmark = pytest.mark.timed
-
 PING = b'{"type":"ping","id":1}\n'
 _IDLE_BYTES = 20 << 10
 """Maximum memory that the daemon may use for an idle client."""
@@ -33,6 +31,7 @@ def _idle(stack: ExitStack, daemon: Target, client: Client, number: int, sent: b
     until(lambda: client.stats().clients == number + 1, 20)
 
 
+@pytest.mark.timed
 def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
     """With 10,000 idle clients another client is served, and the memory for each idle client is limited."""
     with many_descriptors(10_500), target(tmp_path) as daemon, Client(daemon.socket) as client, ExitStack() as stack:
@@ -44,7 +43,10 @@ def test_ten_thousand_idle_connections(tmp_path: Path) -> None:
         until(lambda: client.stats().clients == 1, 20)
 
 
-@pytest.mark.parametrize("sent", [b"", PING], ids=["silent", "unread reply"])
+@pytest.mark.timed
+@pytest.mark.parametrize(
+    "sent", [pytest.param(b"", id="silent", marks=pytest.mark.long), pytest.param(PING, id="unread reply")]
+)
 def test_memory_of_closed_connections_is_reused(tmp_path: Path, sent: bytes) -> None:
     """Repeated waves of a thousand clients make the daemon's memory grow once, not with each wave."""
     resident = []
@@ -139,6 +141,7 @@ def test_slow_senders(tmp_path: Path) -> None:
             assert b"pong" in sock.recv(4096)
 
 
+@pytest.mark.timed
 def test_connections_cut_at_any_byte(tmp_path: Path) -> None:
     """Connections that end at random bytes leave no run, no descriptor and no memory behind."""
     seed = random.randrange(2**32)
@@ -191,6 +194,7 @@ def test_repeated_ids_and_many_cancels(tmp_path: Path) -> None:
         assert found == {**dict.fromkeys(range(2, 1002), False), 2000: True}
 
 
+@pytest.mark.timed
 def test_random_mutated_frames(tmp_path: Path) -> None:
     """A million bytes of randomly damaged requests in both encodings cause no crash, no hang and no memory growth."""
     with target(tmp_path) as daemon:

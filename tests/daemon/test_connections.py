@@ -200,6 +200,7 @@ def test_memory_of_an_oversized_frame_is_freed_with_its_connection(tmp_path: Pat
 
 
 @pytest.mark.timed
+@pytest.mark.long  # tests/clients/test_hostile_clients.py does the same with 10,000
 def test_many_connections(tmp_path: Path) -> None:
     """The daemon serves a client while 5,000 idle connections are open."""
     with many_descriptors(5_500), a_daemon(tmp_path) as daemon, ExitStack() as idle:

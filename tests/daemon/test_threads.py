@@ -54,12 +54,12 @@ def test_the_daemon_survives_without_threads() -> None:
 
 
 def _submit_without_threads(become: list[str], pid: int, path: Path) -> list[str]:
-    """Submit and run with eight clients for three seconds, and return the errors that they got."""
+    """Submit and run with eight clients for two seconds, and return the errors that they got."""
     errors: list[str] = []
     most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     limit = [*become, "prlimit", f"--pid={pid}"]  # as the daemon's user, because root in a container may not do this
     subprocess.run([*limit, "--nproc=1:"], check=True)
-    until_s = time.monotonic() + 3
+    until_s = time.monotonic() + 2
 
     def submit(number: int) -> None:
         with Client(path) as client:

@@ -68,7 +68,7 @@ def test_a_disconnect_behind_too_many_requests_is_noticed(daemon: Daemon) -> Non
 @pytest.mark.timed
 def test_the_drain_costs_no_wake_ups_and_ends_with_the_last_reply(daemon: Daemon) -> None:
     """After SIGTERM, the daemon sleeps until the last run has ended, sends its reply, and exits at once."""
-    source = "const t = Date.now(); while (Date.now() - t < 3000); return 'done'"
+    source = "const t = Date.now(); while (Date.now() - t < 2000); return 'done'"
     with Client(daemon.socket) as client:
         run = client.start(None, source=source, limits=LimitsAsked(cpu_ms=9000, wall_ms=9000))
         until(lambda: len(at_work(daemon)) == 1)

@@ -88,7 +88,6 @@ def test_upgrade_with_a_body_is_refused(url: str) -> None:
     assert received.count(b"HTTP/1.1 ") == 1
 
 
-@pytest.mark.timed
 def test_trailers_are_limited_and_ignored(url: str) -> None:
     """Endless trailers close the connection, and trailers do not change the response."""
     head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Transfer-Encoding: chunked\r\n"
@@ -138,7 +137,6 @@ def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     assert statuses == [404 if path == b"/nothing" else 200 for path in paths] + [200]
 
 
-@pytest.mark.timed
 def test_endless_headers(url: str) -> None:
     """A client that sends endless headers is disconnected before it has sent 16 MiB."""
     with connected(url) as sock:
@@ -169,7 +167,6 @@ def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
             thread.join()
 
 
-@pytest.mark.timed
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", GET, GET + b"X: y\r\n"])
 def test_an_incomplete_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent: bytes) -> None:
     """A request whose head does not arrive in time is answered with 408, and the connection is closed."""
@@ -199,7 +196,6 @@ def test_an_incomplete_request_after_another(
     assert b"HTTP/1.1 408 " in received
 
 
-@pytest.mark.timed
 def test_a_slow_body(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """A body that does not arrive completely in time is answered with 408."""
     monkeypatch.setattr(body_module, "BODY_S", 0.3)
@@ -259,20 +255,20 @@ def test_a_last_response_that_is_not_read(monkeypatch: pytest.MonkeyPatch, socke
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize(("method", "path"), [("POST", "exec"), ("GET", "programs"), ("POST", "submit")])
-def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, path: str) -> None:
+def test_a_daemon_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """While the daemon hangs, a request is answered with 504, and the next request is served when it continues."""
     monkeypatch.setattr(backend_module, "_ANSWER_S", 0.5)
-    body = None if method == "GET" else {"code": "return 1"}
     with a_daemon(tmp_path) as daemon, _served(Settings(socket=daemon.socket)) as (url, _):
-        assert httpx.request(method, f"{url}{path}", json=body, timeout=20).status_code == 200
-        daemon.process.send_signal(signal.SIGSTOP)
-        try:
-            response = httpx.request(method, f"{url}{path}", json=body, timeout=20)
-        finally:
-            daemon.process.send_signal(signal.SIGCONT)
-        assert (response.status_code, response.json()["code"]) == (504, "no_answer")
-        assert httpx.request(method, f"{url}{path}", json=body, timeout=20).status_code == 200
+        for method, path in (("POST", "exec"), ("GET", "programs"), ("POST", "submit")):
+            body = None if method == "GET" else {"code": "return 1"}
+            assert httpx.request(method, f"{url}{path}", json=body, timeout=20).status_code == 200
+            daemon.process.send_signal(signal.SIGSTOP)
+            try:
+                response = httpx.request(method, f"{url}{path}", json=body, timeout=20)
+            finally:
+                daemon.process.send_signal(signal.SIGCONT)
+            assert (response.status_code, response.json()["code"]) == (504, "no_answer")
+            assert httpx.request(method, f"{url}{path}", json=body, timeout=20).status_code == 200
 
 
 @pytest.mark.timed
@@ -319,7 +315,6 @@ def test_a_disconnect_cancels_pipelined_runs(url: str, client: Client, at_once: 
     until(lambda: client.stats().runs.get("cancelled", 0) > before)
 
 
-@pytest.mark.timed
 def test_a_body_that_is_not_needed(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """If a request was answered before its body arrived, the connection is closed unless the body arrives in time."""
     monkeypatch.setattr(server_module, "REST_S", 0.3)
@@ -328,7 +323,6 @@ def test_a_body_that_is_not_needed(monkeypatch: pytest.MonkeyPatch, socket_path:
         assert status_of(received) == 200
 
 
-@pytest.mark.timed
 def test_no_free_connection_to_the_daemon(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
     """If no connection to the daemon has room for a request, the answer is 429 at once."""
     monkeypatch.setattr(backend_module, "DAEMON_CONNECTIONS", 0)
@@ -386,7 +380,6 @@ def test_5000_connections(socket_path: Path) -> None:
                 sock.close()
 
 
-@pytest.mark.timed
 def test_a_daemon_that_stops_and_comes_back(tmp_path: Path) -> None:
     """Without a daemon the answer is 503 with Retry-After; when a daemon starts, the same connections are served."""
     path = tmp_path / "socket"
