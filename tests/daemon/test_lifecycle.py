@@ -93,7 +93,7 @@ def test_killing_a_jailed_process_affects_only_its_own_run(tmp_path: Path, depth
     """If nsjail, zygote or child is killed during a run, that run is reported as killed, and all others succeed."""
     config = "[pool]\ncells = 4\nspare = 3\n"
     with a_daemon(tmp_path, config=config) as daemon, Client(daemon.socket) as client:
-        source = "const t = Date.now(); while (Date.now() - t < 600); return 'done'"
+        source = "const t = Date.now(); while (Date.now() - t < 1500); return 'done'"
         runs = [client.start(None, source=source, limits=LimitsAsked(cpu_ms=5000, wall_ms=9000)) for _ in range(3)]
         until(lambda: len(at_work(daemon)) == 3)
         os.kill(at_work(daemon)[0][depth - 1], signal.SIGKILL)
