@@ -470,7 +470,11 @@ class Admission:
 
     def _free_slots_of_long_runs(self) -> None:
         """While only the reserved slot is free, free slots that runs have had for LONG_S, oldest first."""
+        if self.free > self._reserved or self._long >= self._most_long or not self._begun:
+            return
         since = trio.current_time() - LONG_S
+        if next(iter(self._begun)).since > since:
+            return  # in the path of each run
         for ticket in list(self._begun):
             if self.free > self._reserved or self._long >= self._most_long or ticket.since > since:
                 break
