@@ -9,7 +9,7 @@ import pytest
 from tests.soak.faults import Faults
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [8, pytest.param(20, marks=pytest.mark.long)])
 def test_kills_at_random(tmp_path: Path, kills: int) -> None:
     """When processes are killed under load, the affected runs are reported, and acknowledged programs are kept."""
     faults = Faults(tmp_path, seed=1)

@@ -137,7 +137,9 @@ def test_a_frame_without_an_id_ends_only_its_own_connection(daemon: Daemon) -> N
         assert client.run_source("return 1").value == 1
 
 
-@pytest.mark.parametrize("last", ["1", "'\\ud800'"], ids=["lists", "lone surrogate"])
+@pytest.mark.parametrize(
+    "last", [pytest.param("1", id="lists", marks=pytest.mark.long), pytest.param("'\\ud800'", id="lone surrogate")]
+)
 def test_a_large_result_is_checked_in_the_decoder(daemon: Daemon, last: str) -> None:
     """A result of 4 MiB of lists is ok, also with a lone surrogate at its end."""
     source = f"const a = Array(1_390_000).fill([]); a.push({last}); return a"

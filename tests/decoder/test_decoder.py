@@ -170,7 +170,7 @@ async def test_waiting_results_are_bounded() -> None:
 @pytest.mark.parametrize("fault", [b"die  ", b"hang ", b"spin ", b"talk ", b"junk "])
 async def test_a_process_that_fails_is_replaced(fault: bytes) -> None:
     """The question of a failing process fails, at once or after the time limit; the next ones are answered."""
-    async with _a_decoder(script=_FAULTY, answer_s=3.0) as decoder:
+    async with _a_decoder(script=_FAULTY, answer_s=2.0) as decoder:
         assert await decoder.request(0, _payload(Ping(id=1), "json"), "json") == Ping(id=1)
         with pytest.raises(DecoderFailed):
             await decoder.request(0, fault, "json")
