@@ -179,10 +179,14 @@ class Admission:
         self._update_held(path)
 
     def leave(self, ticket: Ticket) -> None:
-        """Remove a run from the queue, if it still waits. `granted` is not called."""
+        """Remove a run from the queue, if it still waits. `granted` is not called.
+
+        The run behind it on its connection may be able to start now, for example on another engine.
+        """
         if ticket.waits:
             self._withdraw(ticket)
             self._tidy(ticket)
+            self.select()
 
     def end(self, ticket: Ticket, charge_ms: float) -> None:
         """Return the slot of a run, and charge the run's CPU time."""

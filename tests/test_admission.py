@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -312,6 +312,10 @@ _EVENTS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(concurrent=st.integers(1, 5), events=_EVENTS)
+@example(  # the run that leaves is the first of its connection, and the next one needs another engine
+    concurrent=3,
+    events=[("ask", 0, "quickjs", 0.5), ("ask", 0, "quickjs", 0.5), ("ask", 0, "deno", 0.5), ("leave", 0)],
+)
 def test_no_slot_is_idle_while_a_run_may_begin(concurrent: int, events: list[tuple[object, ...]]) -> None:
     """After any events, no run with a ready cell and room waits while more slots are free than are reserved."""
 
