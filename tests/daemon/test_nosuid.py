@@ -15,6 +15,7 @@ from promptlogctl.client import Client
 from tests.daemon.ordinary_user import ordinary_user
 from tests.daemon.processes import a_daemon, children, jailed_denos, nsjails, until
 
+_ROOT = Path(__file__).parents[2]
 _SCRIPT = 'mount -t tmpfs -o "$1" none /run; shift; exec "$@"'
 
 
@@ -33,12 +34,14 @@ def test_no_jail_is_in_a_noexec_folder(tmp_path: Path, *, is_root: bool) -> None
     assert os.geteuid() == 0, "only root can mount a folder: run this test as root"
     folder = Path(tempfile.mkdtemp(prefix="promptlog-test-", dir="/var/tmp"))
     folder.chmod(0o755)
-    script = (
-        'mount -t tmpfs -o mode=755 none "$0"; mkdir -m 1777 "$0/exec" "$0/noexec"; '
+    script = (  # this checkout stays where it is, also if that is below /tmp
+        'mount -t tmpfs -o mode=755 none "$0"; mkdir -m 1777 "$0/exec" "$0/noexec"; mkdir "$0/checkout"; '
+        'mount --bind "$1" "$0/checkout"; '
         'for one in "$0/noexec" /tmp; do mount -t tmpfs -o noexec,mode=1777 none "$one"; done; '
+        'mkdir -p "$1"; mount --bind "$0/checkout" "$1"; cd "$1"; shift; '
         'mount -t tmpfs -o noexec,mode=755 none /run; exec "$@"'
     )
-    within = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, str(folder)]
+    within = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, str(folder), str(_ROOT)]
     become = [] if is_root else ordinary_user(folder)
     state = str(folder / "noexec/state")
     command = [sys.executable, "-m", "promptlogctl", "exec", "--spawn", "--state-dir", state, "-e", "return 7"]
