@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -33,18 +34,19 @@ _COLUMNS = (
     "memory_bytes", "prompt_bytes", "result_bytes", "console_lines", "prompt_digest", "count", "content",
 )  # fmt: skip
 _QUOTED = [f'"{name}"' for name in _COLUMNS]
-_INSERT = (
-    f"INSERT INTO entries ({', '.join(_QUOTED)}) "
-    f"SELECT {', '.join(['json_extract(value, ?)'] * len(_COLUMNS))} FROM json_each(?)"
-)
-"""Adds the rows of a JSON list with one statement, during which SQLite does not hold the interpreter's lock. With one
-statement for each row, the thread would wait for the lock after each of them, and the event loop for the thread."""
-_PATHS = tuple(f"$[{number}]" for number in range(len(_COLUMNS)))
+_TOGETHER = 50
+"""Rows of one statement, during which SQLite does not hold the interpreter's lock. With one statement for each row, the
+thread would wait for the lock after each of them, and the event loop for the thread. More rows would save nothing."""
+_VALUES = f"({', '.join('?' * len(_COLUMNS))})"
+_INSERT = {
+    rows: f"INSERT INTO entries ({', '.join(_QUOTED)}) VALUES {', '.join([_VALUES] * rows)}" for rows in (_TOGETHER, 1)
+}
+"""The statement that adds this number of rows."""
 _WITHOUT_CONTENT = ", ".join(_QUOTED[:-1])
 _INDEXES = {"of_uid": "uid, id", "of_program": "hash, id", "of_time": "at"}
 """One index for each way to look up or remove entries. SQLite adds the id as the last column of each."""
 _BATCH = 200
-"""Rows of one batch that is written or removed. Between batches, other threads can get the interpreter's lock."""
+"""Rows that are removed at once. Between batches, other threads can get the interpreter's lock."""
 _SHRINK_PAGES = 4096
 """Maximum number of pages (4 KiB) by which `shrink` shrinks the file. SQLite moves them, which takes tens of ms."""
 _REBUILD_BYTES = 1 << 30
@@ -125,9 +127,11 @@ class Database:
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows: all or none. Raises sqlite3.Error."""
         with transaction(self._db):
-            for at in range(0, len(rows), _BATCH):
-                batch = msgspec.json.encode(rows[at : at + _BATCH]).decode()
-                self._db.execute(_INSERT, (*_PATHS, batch))
+            whole = len(rows) - len(rows) % _TOGETHER
+            for at in range(0, whole, _TOGETHER):
+                self._db.execute(_INSERT[_TOGETHER], list(chain.from_iterable(rows[at : at + _TOGETHER])))
+            for row in rows[whole:]:
+                self._db.execute(_INSERT[1], row)
         if self._rows is not None:
             self._rows.update(row[_COLUMNS.index("uid")] for row in rows)
 
