@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from promptlogctl.client import Client, ConnectionLost, RequestRefused
+from promptlogctl.client import Client, ConnectionLost, NoDaemon, RequestRefused
 from promptlogd.wire.messages import LimitsAsked
 from sandbox.outcome import Crashed
 from tests.daemon.processes import (
@@ -346,6 +346,15 @@ def test_log_lines_for_journald_have_a_priority(tmp_path: Path) -> None:
         assert re.match(r"\d{4}-" if times else "<3>ERROR promptlogd: ", done.stderr), done.stderr
 
 
+def _answers(socket: Path) -> bool:
+    try:
+        with Client(socket) as client:
+            client.ping()
+    except NoDaemon:  # the file is there before the daemon listens
+        return False
+    return True
+
+
 def test_a_full_log_pipe_does_not_block_the_daemon(tmp_path: Path) -> None:
     """A daemon starts, serves and stops while its standard error is a full pipe that nobody reads."""
     reading, writing = os.pipe()
@@ -359,7 +368,7 @@ def test_a_full_log_pipe_does_not_block_the_daemon(tmp_path: Path) -> None:
     daemon = subprocess.Popen(command, stderr=writing)
     os.close(writing)
     try:
-        until((tmp_path / "s").exists)
+        until(lambda: _answers(tmp_path / "s"))
         with Client(tmp_path / "s") as client:
             for _ in range(100):
                 assert client.run_source("throw 1").outcome.__struct_config__.tag == "exception"
