@@ -186,7 +186,13 @@ class Admission:
         if ticket.waits:
             self._withdraw(ticket)
             self._tidy(ticket)
-            self.select()
+            if self._waiting:
+                self._select_soon()
+
+    def _select_soon(self) -> None:
+        """Call `select` in the next turn of the loop: once, although many runs may leave in this one."""
+        with suppress(trio.RunFinishedError):  # the daemon has stopped
+            trio.lowlevel.current_trio_token().run_sync_soon(self.select, idempotent=True)
 
     def end(self, ticket: Ticket, charge_ms: float) -> None:
         """Return the slot of a run, and charge the run's CPU time."""
@@ -374,8 +380,7 @@ class Admission:
             while self._waiting and self.free and (ticket := self._choose()) is not None:
                 looks += 1
                 if looks > _GRANTED_AT_ONCE:
-                    with suppress(trio.RunFinishedError):  # the daemon has stopped
-                        trio.lowlevel.current_trio_token().run_sync_soon(self.select, idempotent=True)
+                    self._select_soon()
                     break
                 if ticket.room.has_room():
                     self._withdraw(ticket)
@@ -478,7 +483,7 @@ class Admission:
             return
         since = trio.current_time() - LONG_S
         if next(iter(self._begun)).since > since:
-            return  # in the path of each run
+            return  # every run comes here: the list below would be copied for each
         for ticket in list(self._begun):
             if self.free > self._reserved or self._long >= self._most_long or ticket.since > since:
                 break
@@ -498,7 +503,7 @@ class Admission:
         """Hold a client or a user at its quota, or while it has its maximum of long runs and a run with a slot."""
         user, client = path.user, path.client
         if not (self._long or self._has_caps or client.held or user.held):
-            return  # in the path of each run
+            return  # every run comes here, and most daemons have no quotas and no long runs
         client.hold(held=client.is_capped or _is_full(client, self._most_long_of_client))
         user.hold(held=user.is_capped or _is_full(user, self._most_long_of_user))
 

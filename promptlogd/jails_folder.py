@@ -82,9 +82,10 @@ def _parent(state_dir: Path) -> Path:
     is_root = os.geteuid() == 0
     if not is_root and not may_set_ids():
         usable = [folder for folder in (state_dir, *_temporary("XDG_RUNTIME_DIR")) if _is_usable(folder)]
-        if not usable:
+        if not usable and _is_noexec(state_dir):
             raise RootError(str(state_dir), f"it is {_NOEXEC}")
-        return next((folder for folder in usable if _free_bytes(folder) >= _QUICKJS_BYTES), usable[0])
+        roomy = (folder for folder in usable if _free_bytes(folder) >= _QUICKJS_BYTES)
+        return next(roomy, usable[0] if usable else state_dir)
     if is_root and not _is_noexec(_RUN):
         return _RUN
     for folder in _temporary("RUNTIME_DIRECTORY"):  # systemd.exec(5)
@@ -118,7 +119,11 @@ def _is_usable(folder: Path) -> bool:
 
 
 def _is_noexec(folder: Path) -> bool:
-    return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
+    """Whether files in a folder cannot be executed. False if that is unknown."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
+    except OSError:
+        return False
 
 
 def _free_bytes(folder: Path) -> int:

@@ -34,7 +34,7 @@ class Ranking(Generic[_T]):
     def move(self, before: float, after: float, order: int, thing: _T) -> None:
         """Change the number of an item."""
         entries = self._entries
-        if len(entries) == 1:  # such as the only process of a user: in the path of each run
+        if len(entries) == 1:  # such as the only process of a user: no search
             entries[0] = (after, order, thing)
             return
         del entries[bisect_left(entries, (before, order))]

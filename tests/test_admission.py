@@ -10,7 +10,7 @@ import pytest
 import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from promptlogd.admission import LIGHT_MS, LONG_S, SPECIAL, Admission
 from promptlogd.principal import Principal
@@ -376,6 +376,7 @@ def test_no_slot_is_idle_while_a_run_may_begin(concurrent: int, events: list[tup
                         readers[who].read()
                     else:
                         readers[who].reads = False
+            await wait_all_tasks_blocked()
             waiting = [ticket for ticket in waiting if ticket.waits]
             assert admission.running == len(running)
             assert admission.free == concurrent - len(running)

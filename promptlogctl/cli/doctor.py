@@ -35,7 +35,7 @@ _CAUSES = {
     os.strerror(errno.EAGAIN): "ulimit -u 4096, or more for TasksMax= and LimitNPROC= in the systemd unit",
     os.strerror(errno.ENOMEM): "free some memory, or raise the limit: ulimit -v, or MemoryMax= in the systemd unit",
     os.strerror(errno.ENOSPC): "free some space in the folder that it names, or in {tmp}",
-    "noexec": "set TMPDIR to a folder of a file system that is not mounted noexec",
+    "is mounted noexec": "set TMPDIR to a folder of a file system that is not mounted noexec",
     "clone(": "run promptlogd outside of this container, or allow clone(2) with new namespaces, and mount(2), in it",
     os.strerror(errno.EPERM): "run promptlogd outside of this container, or allow the refused operation in it",
 }

@@ -11,11 +11,10 @@ def _print(context: click.Context, parameter: click.Parameter, wanted: bool) -> 
     if not wanted or context.resilient_parsing:
         return
     # Importing these takes as long as a short command.
-    from importlib.metadata import version
-
+    from promptlogd import version
     from sandbox.engines.installed import installed_versions
 
-    click.echo(f"promptlogctl, version {version('promptlog')}")
+    click.echo(f"promptlogctl, version {version.VERSION}")
     for engine, name in installed_versions().items():
         click.echo(f"{engine}: {terminal.safe(name)}")
     context.exit()

@@ -101,12 +101,16 @@ class Protocol(HttpToolsProtocol):
 
     def _watch(self, on_disconnect: Callable[[], None]) -> bool:
         """Call a function when the client disconnects. Return False if the request is not received completely: then the
-        application must receive the rest, so that the socket is read."""
+        application must receive the rest, so that the socket is read.
+
+        Beyond HELD_BYTES the socket is not read. Then a disconnection shows only when the response is sent.
+        """
         cycle = self._in_application
         if cycle is None or cycle.more_body:
             return False
         self._on_disconnect = on_disconnect
-        self.flow.resume_reading()  # a request in the pipeline has paused it
+        if len(self._held) <= HELD_BYTES:
+            self.flow.resume_reading()  # a request in the pipeline has paused it
         if cycle.disconnected:
             on_disconnect()
         return True

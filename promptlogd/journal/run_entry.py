@@ -77,8 +77,8 @@ def _error_text(outcome: Outcome) -> str | None:
     """Return the message of a failed run, and its stack if there is one. A limit has no message."""
     match outcome:
         case ProgramException():
-            said = outcome.message[:_ERROR_CHARACTERS]
-            text = f"{outcome.name}: {said}" if outcome.name else said  # a value that is no error has no name
+            message = outcome.message[: _ERROR_CHARACTERS + 1]  # one more, so that a cut shows
+            text = f"{outcome.name}: {message}" if outcome.name else message  # a value that is no error has no name
             text = f"{text}\n{outcome.stack[:_ERROR_CHARACTERS]}".rstrip()
         case ProgramSyntaxError():
             text = f"SyntaxError: {outcome.message}"

@@ -1,6 +1,7 @@
 """Facts about programs in SQLite, without their contents.
 
-All facts except run counts can be rebuilt: programs from their folders, names from the journal.
+All facts except run counts and times of repeated submits can be rebuilt: programs from their folders, names from the
+journal.
 
 A power cut or a damaged log can silently drop SQLite's most recent transactions. So each start compares SQLite with the
 folders and the journal and repairs it.

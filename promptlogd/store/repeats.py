@@ -7,6 +7,7 @@ it before its client runs it.
 from __future__ import annotations
 
 import threading
+from itertools import islice
 
 _MOST = 10_000
 """Maximum number of programs: 3 MB. It is reached only if the disk fails for a long time. Then the oldest are
@@ -41,6 +42,7 @@ class RepeatedSubmits:
 
     def put_back(self, times: dict[str, float]) -> None:
         """Add back times that could not be written. Later ones replace them."""
-        since = self.take()
-        for hash, at in (times | since).items():
-            self.add(hash, at)
+        with self._mutex:
+            earlier = {hash: at for hash, at in times.items() if hash not in self._times}
+            merged = earlier | self._times
+            self._times = dict(islice(merged.items(), max(0, len(merged) - _MOST), None))

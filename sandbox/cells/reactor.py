@@ -90,7 +90,9 @@ class Reactor:
             return
         if due < scope.deadline:
             scope.deadline, self._first = due, timed
-        elif timed is self._first:  # otherwise the scope would end at the old deadline, which costs as much as a run
+        elif (
+            timed is self._first and not self._again
+        ):  # otherwise the scope would end at the old deadline, which costs as much as a run
             scope.deadline = self._find_first()
 
     def _find_first(self) -> float:
