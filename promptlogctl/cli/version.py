@@ -11,10 +11,11 @@ def _print(context: click.Context, parameter: click.Parameter, wanted: bool) -> 
     if not wanted or context.resilient_parsing:
         return
     # Importing these takes as long as a short command.
-    from promptlogd import version
+    from importlib.metadata import version
+
     from sandbox.engines.installed import installed_versions
 
-    click.echo(f"promptlogctl, version {version.VERSION}")
+    click.echo(f"promptlogctl, version {version('promptlog')}")
     for engine, name in installed_versions().items():
         click.echo(f"{engine}: {terminal.safe(name)}")
     context.exit()

@@ -121,6 +121,20 @@ def test_endless_pipelined_requests(socket_path: Path) -> None:
         assert sent < 64 << 20
 
 
+@pytest.mark.timed
+def test_data_behind_pipelined_runs_is_bounded(socket_path: Path, client: Client) -> None:
+    """While pipelined runs are executed one after the other, the server does not read what follows without a limit."""
+    client.submit("await new Promise((done) => setTimeout(done, 20)); return 1", name="wait")
+    with http_server(daemon=socket_path) as url, connected(url) as sock:
+        sock.settimeout(1)
+        requests, sent = b"GET /run/@wait HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1500, 0
+        with suppress(TimeoutError):
+            while sent < 40 << 20:
+                sock.sendall(requests)
+                sent += len(requests)
+    assert sent < 14 << 20
+
+
 def test_a_line_break_after_a_body_is_ignored(url: str) -> None:
     """A line break after a body, which some clients send, is not read as a request."""
     received = exchanged(url, (GET + b"\r\n\r\n") * 2 + GET + b"Connection: close\r\n\r\n")
