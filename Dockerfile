@@ -13,8 +13,8 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* \
-    && groupadd --gid 10001 promptlog \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/promptlog --shell /usr/sbin/nologin promptlog \
+    && groupadd --system --gid 10001 promptlog \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/promptlog --shell /usr/sbin/nologin promptlog \
     && install -d -o promptlog -g promptlog -m 0700 /var/lib/promptlog \
     && install -d -o promptlog -g promptlog -m 0755 /run/promptlog
 COPY --from=build /opt/promptlog /opt/promptlog

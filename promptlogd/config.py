@@ -191,8 +191,8 @@ class JournalSettings(_Section, frozen=True, kw_only=True):
     """Whether the daemon writes a journal."""
     keep: list[JournalText] = msgspec.field(default_factory=lambda: list[JournalText](["error"]))
     """Texts of each run that the journal also stores. `error`: the message of a failed run, and name and stack of an
-    exception, up to 4,096 characters. Prompts, results and console lines are not stored by default, because they may be
-    private. An error may contain parts of the prompt; `[]` stores no text."""
+    exception; message and stack up to 2,048 characters each. Prompts, results and console lines are not stored by
+    default, because they may be private. An error may contain parts of the prompt; `[]` stores no text."""
     keep_kb: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Maximum that the journal stores of each text, in KiB."""
     max_age_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0

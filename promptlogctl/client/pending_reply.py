@@ -59,7 +59,7 @@ class PendingReply:
         return self._result(kind) if await self._link.wait_unless(gone, self) else None
 
     def abandon(self) -> None:
-        """Make `reply_within` return now. Only for asyncio."""
+        """Make `reply_within` return None now. The request continues until `close`. Only for asyncio."""
         self.is_abandoned = True
         if self.wake is not None:
             self.wake()

@@ -30,8 +30,8 @@ WATCH = "promptlog.watch"
 """Key in the scope of a Watch, if the server has one."""
 
 _WATCH_AFTER_S = 0.010
-"""On other servers, a run is cancelled only after this time when its HTTP client disconnects. For shorter runs, waiting
-for `http.disconnect` costs too much."""
+"""Without a Watch, the application waits for `http.disconnect` only after this time, because that wait costs as much as
+a short run."""
 
 _ANSWER_S = 120.0
 """Time limit for the daemon's reply. A run takes at most 30 s, and its time in the queue is bounded, so only a hanging
@@ -41,8 +41,8 @@ Make = Callable[[Id, str | None], Request]
 """Returns the request for an id and a tenant."""
 
 Watch = Callable[[Callable[[], None]], bool]
-"""Has the server call a function when the HTTP client of a request disconnects. Returns False if it does not do so,
-because it has not received the whole request."""
+"""Registers a function that the server calls when the HTTP client disconnects. Returns False, and registers nothing, if
+the server has not received the whole request."""
 
 
 class ClientGone(Exception):

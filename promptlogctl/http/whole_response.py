@@ -29,7 +29,7 @@ class ResponseSender:
         """The start of a response with Content-Length, which waits for its body."""
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Send a part of the response (ASGI)."""
+        """Send a part of the response (ASGI). It may be written during this call, before the result is awaited."""
         start = self._start
         if start is not None:
             self._start = None

@@ -36,7 +36,9 @@ _COLUMNS = (
 _QUOTED = [f'"{name}"' for name in _COLUMNS]
 _TOGETHER = 50
 """Rows of one statement, during which SQLite does not hold the interpreter's lock. With one statement for each row, the
-thread would wait for the lock after each of them, and the event loop for the thread. More rows would save nothing."""
+thread would wait for the lock after each of them, and the event loop for the thread. More rows would save nothing,
+and SQLite before 3.32 accepts 999 parameters: here are 950. The remaining rows, fewer than 50, have one statement
+each."""
 _VALUES = f"({', '.join('?' * len(_COLUMNS))})"
 _INSERT = {
     rows: f"INSERT INTO entries ({', '.join(_QUOTED)}) VALUES {', '.join([_VALUES] * rows)}" for rows in (_TOGETHER, 1)

@@ -24,8 +24,9 @@ from sandbox.program import Engine
 
 _NAME = re.compile(r"@([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
 """A reference by name. The daemon checks the reference of a request only when it looks up the program."""
-_ERROR_CHARACTERS = 4096
-"""Maximum that is stored of an error, so that failing runs do not write much more to the disk than others."""
+_ERROR_CHARACTERS = 2048
+"""Maximum that is stored of an error's message, and of its stack. A client can have thousands of failed runs a second,
+and each is written to the disk."""
 
 
 def run_entry(
@@ -77,16 +78,19 @@ def _error_text(outcome: Outcome) -> str | None:
     """Return the message of a failed run, and its stack if there is one. A limit has no message."""
     match outcome:
         case ProgramException():
-            message = outcome.message[: _ERROR_CHARACTERS + 1]  # one more, so that a cut shows
+            message = _cut(outcome.message)
             text = f"{outcome.name}: {message}" if outcome.name else message  # a value that is no error has no name
-            text = f"{text}\n{outcome.stack[:_ERROR_CHARACTERS]}".rstrip()
+            return f"{text}\n{_cut(outcome.stack)}".rstrip()
         case ProgramSyntaxError():
-            text = f"SyntaxError: {outcome.message}"
+            return f"SyntaxError: {_cut(outcome.message)}"
         case BadResult() | Crashed():
-            text = outcome.message
+            return _cut(outcome.message) or None
         case _:
             return None
-    return f"{text[:_ERROR_CHARACTERS]}…" if len(text) > _ERROR_CHARACTERS else text or None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _ERROR_CHARACTERS else f"{text[:_ERROR_CHARACTERS]}…"
 
 
 def _beginning(lines: list[LogLine], most_bytes: int) -> list[tuple[str, str]]:

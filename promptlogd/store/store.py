@@ -427,8 +427,8 @@ class Store:
     def remove_unused(self, unused: Fact) -> int | None:
         """Remove a program that `unused` returned. Return the disk space that this frees.
 
-        None if it was named, run, removed or submitted again since then, or if that is not known because the disk is
-        too slow. Raises StoreFailed.
+        None if it was named, run, removed or submitted again since then. None also if a flush still waits for the disk,
+        because its counts are then neither in memory nor in SQLite. Raises StoreFailed.
         """
         with self._state.writing:
             with self._overview.counts_at_rest() as at_rest, self._read_facts() as facts:

@@ -1,4 +1,4 @@
-"""Runs promptlogctl in a process of its own: a fork of one that has imported it (`fork_server.py`).
+"""Runs promptlogctl in a process of its own, which `fork_server.py` forks after it has imported the commands.
 
 To start Python and import the commands would take most of the CPU time of these tests.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,16 +22,22 @@ def ctl(daemon: Path | str, *arguments: str, input: bytes = b"") -> subprocess.C
     """Run promptlogctl with this socket, and return its exit code and output."""
     streams = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
     os.pwrite(streams[0], input, 0)
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    process = 0
     try:
         environment = {**os.environ, "PROMPTLOG_SOCKET": str(daemon)}
         request = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}
         socket.send_fds(_fork_server(), [json.dumps(request).encode()], [*streams, theirs.fileno()])
         theirs.close()
         ours.settimeout(_SECONDS)
+        process = int(ours.recv(16))
         ended = ours.recv(16)
         assert ended, f"a signal ended promptlogctl {' '.join(arguments)}"
         output, errors = (os.pread(stream, os.fstat(stream).st_size, 0) for stream in streams[1:])
+    except TimeoutError:
+        if process:
+            os.kill(process, signal.SIGKILL)
+        raise
     finally:
         ours.close()
         theirs.close()

@@ -30,28 +30,34 @@ def _serve(requests: socket.socket) -> None:
         if not request:
             return
         if os.fork() == 0:
+            requests.close()
             *streams, reply = descriptors
-            code = _run(json.loads(request), streams)
+            os.write(reply, str(os.getpid()).encode())
+            code = _run(request, streams)
             os.write(reply, str(code).encode())
             os._exit(code)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _run(request: dict[str, Any], streams: list[int]) -> int:
+def _run(data: bytes, streams: list[int]) -> int:
     """Run a command in this process, and return its exit code."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    os.chdir(request["folder"])
-    sys.argv = ["promptlogctl", *request["arguments"]]
     code = 0
     try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        request: dict[str, Any] = json.loads(data)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(request["folder"])
+        sys.argv = ["promptlogctl", *request["arguments"]]
         main()
     except SystemExit as ended:
-        code = int(ended.code or 0)
+        code = ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
         code = 1

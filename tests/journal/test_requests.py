@@ -137,7 +137,7 @@ def test_log_show_has_the_error(socket_path: Path) -> None:
     assert list(syntax) == ["error"]
     assert syntax["error"].startswith("SyntaxError: ")
     assert long is not None
-    assert long["error"] == f"Error: {'x' * (4096 - 7)}…"
+    assert long["error"] == f"Error: {'x' * 2048}…\n    at <anonymous> (program.js:1:7)"
 
 
 def test_entries_survive_removal_and_restart(tmp_path: Path) -> None:
