@@ -267,7 +267,7 @@ def test_a_slow_reader_gets_all_streamed_lines(tmp_path: Path) -> None:
         run = {"type": "run", "id": 1, "source": source, "stream_logs": True, "limits": limits}
         received = b""
         with talk(daemon.socket, run) as sock:
-            while b'"finished"' not in received[-2000:]:
+            while b'"finished"' not in received[-2000:] or not received.endswith(b"\n"):
                 time.sleep(0.01)  # a slow client
                 received += sock.recv(65536)
         replies = [json.loads(line) for line in received.splitlines()]
