@@ -153,7 +153,7 @@ class Admission:
         of the principal.
         """
         path = self._tree.path(principal)
-        ticket = Ticket(path, engine, granted, held_bytes=held_bytes, ordinary=ordinary, room=room)
+        ticket = Ticket(path, engine, granted, held_bytes, ordinary, room)
         if caps is not NO_CAPS or self._has_caps:
             self._set_caps(path, principal, caps)
         for node in path.nodes:
@@ -197,16 +197,16 @@ class Admission:
     def end(self, ticket: Ticket, charge_ms: float) -> None:
         """Return the slot of a run, and charge the run's CPU time."""
         self.finished += 1
+        path = ticket.path
         self._tree.root.learn(charge_ms)
-        for node, estimate_ms in zip(ticket.path.nodes, ticket.estimates, strict=True):
+        for node in path.nodes:
             node.learn(charge_ms)
-            node.serve(charge_ms - estimate_ms)
+        path.charge(charge_ms, ticket.estimates)
         self._take_back(ticket)
 
     def return_unused(self, ticket: Ticket) -> None:
         """Return the slot of a run that was not executed."""
-        for node, estimate_ms in zip(ticket.path.nodes, ticket.estimates, strict=True):
-            node.serve(-estimate_ms)
+        ticket.path.charge(0.0, ticket.estimates)
         self._take_back(ticket)
 
     def forget(self, connection: int) -> None:
@@ -275,14 +275,13 @@ class Admission:
     # --- the queue ----------------------------------------------------------------------------------------------------
 
     def _enter(self, ticket: Ticket) -> None:
-        ticket.waits = True
+        ticket.waits, ticket.since = True, trio.current_time()
         if not self._waiting:
             self._any_waiting.set()
         self._waiting[ticket] = None
         self._pending.setdefault(ticket.engine, OrderedDict())[ticket] = None
         self._tree.root.waiting_bytes += ticket.held_bytes
-        for node in ticket.path.nodes:
-            node.wait(1, ticket.held_bytes)
+        ticket.path.wait(1, ticket.held_bytes)
         tickets = ticket.path.connection.tickets
         tickets.append(ticket)
         if len(tickets) == 1:
@@ -294,8 +293,7 @@ class Admission:
         del self._waiting[ticket]
         del self._pending[ticket.engine][ticket]
         self._tree.root.waiting_bytes -= ticket.held_bytes
-        for node in ticket.path.nodes:
-            node.wait(-1, -ticket.held_bytes)
+        ticket.path.wait(-1, -ticket.held_bytes)
         connection = ticket.path.connection
         if connection.tickets[0] is not ticket:
             connection.tickets.remove(ticket)
@@ -342,21 +340,21 @@ class Admission:
     def _offer(self, ticket: Ticket) -> None:
         """Make the oldest run of a connection selectable, once its client reads its replies."""
         if ticket.room.has_room():
-            ticket.path.connection.offer(ticket.engine, 1)
+            ticket.path.connection.offer(ticket.engine)
             self._update_light(ticket.path.client)
         else:
             ticket.room.when_room(lambda: self._offer_again(ticket))
 
     def _offer_again(self, ticket: Ticket) -> None:
         connection = ticket.path.connection
-        if ticket.waits and connection.tickets[0] is ticket and not connection.offers.get(ticket.engine):
+        if ticket.waits and connection.tickets[0] is ticket and not connection.offers:
             self._offer(ticket)
             self._select()
 
     def _take_offer_back(self, ticket: Ticket) -> None:
         client, connection = ticket.path.client, ticket.path.connection
-        if connection.offers.get(ticket.engine):
-            connection.offer(ticket.engine, -1)
+        if connection.offers:
+            connection.take_back(ticket.engine)
             self._update_light(client)
 
     def _tidy(self, ticket: Ticket) -> None:
@@ -394,9 +392,8 @@ class Admission:
     def _choose(self) -> Ticket | None:
         """Return the next run; None if no run may start now."""
         root = self._tree.root
-        offered = [engine for engine, offers in root.offers.items() if offers]
         if self.free > self._reserved:
-            chosen = root.least_ticket([engine for engine in offered if self._is_open(engine)])
+            chosen = root.least_ticket([engine for engine in root.offers if self._is_open(engine)])
             if chosen is not None:
                 return chosen
         if not self._reserved or not self._light:
@@ -407,6 +404,7 @@ class Admission:
 
     def _choose_light(self, engines: list[Engine]) -> Ticket | None:
         """Return the next run of a light client."""
+        self._tree.root.rank()
         several_users = len(self._tree.root.by_runs) > 1
         found: tuple[tuple[float, int, float, int], Ticket] | None = None
         looked_at = list(islice(self._light, _LIGHT_LOOKS))
@@ -439,10 +437,10 @@ class Admission:
 
     def _update_light(self, client: Node) -> None:
         """Keep the list of light clients up to date."""
-        if any(client.offers.values()) and not client.running and _uses_little(client):
+        if not client.running and client.offers and _uses_little(client):
             self._light[client] = None
-        else:
-            self._light.pop(client, None)
+        elif client in self._light:
+            del self._light[client]
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
@@ -451,10 +449,7 @@ class Admission:
         self.running += 1
         ticket.since = trio.current_time()
         self._begun[ticket] = None
-        nodes = ticket.path.nodes
-        ticket.estimates = tuple([node.estimate_ms for node in nodes])
-        for node, estimate_ms in zip(nodes, ticket.estimates, strict=True):
-            node.begin(estimate_ms)
+        ticket.estimates = ticket.path.begin()
         self._update_light(ticket.path.client)
         self._update_held(ticket.path)
         ticket.granted(ticket)

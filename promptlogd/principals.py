@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 
 import msgspec
-import trio
 
 from promptlogd.principal import Principal
 from promptlogd.ranking import Ranking
@@ -52,9 +52,13 @@ class Node:
         "number",
         "offers",
         "parent",
+        "ranked_bytes",
+        "ranked_runs",
+        "ranked_used",
         "running",
         "service_ms",
         "tickets",
+        "unranked",
         "used",
         "uses",
         "waiting",
@@ -82,7 +86,7 @@ class Node:
         self.most_waiting: int | None = None
         """The same: number of its runs that may wait."""
         self.held = False
-        """Whether none of its runs may start now. If so, its parent does not count its offers."""
+        """Whether none of its runs may start now. If so, its parent does not rank it."""
         self.waiting = 0
         """Number of waiting runs below this node."""
         self.waiting_bytes = 0
@@ -91,14 +95,19 @@ class Node:
         """Number of open connections below this node."""
         self.tickets: deque[Ticket] = deque()
         """For a connection: its waiting runs, oldest first."""
-        self.offers: dict[Engine, int] = {}
-        """For each engine: number of connections below this node whose next run needs that engine and can start."""
+        self.offers: set[Engine] = set()
+        """Engines that the next run of a connection below this node needs, if that run can start."""
         self.by_service: dict[Engine, Ranking[Node]] = {}
         """For each engine: the children that offer a run, by service. Ties: oldest first."""
         self.by_runs: Ranking[Node] = Ranking()
-        """The children with waiting runs, by number of runs. Ties: most recently used last."""
+        """The children with waiting runs, by number of runs, as of the last `rank`. Ties: most recently used last."""
         self.by_bytes: Ranking[Node] = Ranking()
         """The children with waiting runs, by the memory that these hold."""
+        self.unranked: dict[Node, None] = {}
+        """Children whose waiting runs have changed since the last `rank`. Every run that waits changes them, but only
+        a full queue needs the rankings."""
+        self.ranked_runs = self.ranked_bytes = self.ranked_used = 0
+        """Its place in its parent's rankings."""
         self.uses = 0
         """Number of times that a run arrived at an idle child."""
         self.used = 0
@@ -118,6 +127,7 @@ class Node:
         """
         node = self
         while not node.tickets:
+            node.rank()
             node = (node.by_bytes if by_bytes else node.by_runs).most
         return node.tickets[-1]
 
@@ -125,50 +135,73 @@ class Node:
         """Return the child with the least service that offers a run on one of these engines. Ties: the oldest."""
         found: tuple[float, int, Node] | None = None
         for engine in engines:
-            if self.offers.get(engine):
+            if engine in self.offers:
                 least = self.by_service[engine].least
                 if found is None or least[:2] < found[:2]:
                     found = least
         return None if found is None else found[2]
 
-    def offer(self, engine: Engine, change: int) -> None:
-        """Add `change` to the number of offered runs of this node and of all its ancestors."""
-        before = self.offers.get(engine, 0)
-        self.offers[engine] = before + change
-        if not self.held:
-            self._show(engine, before, change)
+    def offer(self, engine: Engine) -> None:
+        """Offer a run to the parent. Does nothing if this node already offers one for the same engine."""
+        if engine not in self.offers:
+            self.offers.add(engine)
+            if self.parent is not None and not self.held:
+                self._show(self.parent, engine)
+
+    def take_back(self, engine: Engine) -> None:
+        """Offer no run for this engine any more."""
+        self.offers.discard(engine)
+        if self.parent is not None and not self.held:
+            self._hide(self.parent, engine)
 
     def hold(self, *, held: bool) -> None:
         """Exclude its runs from selection, or include them again."""
         if held != self.held:
             self.held = held
-            for engine, offers in self.offers.items():
-                if offers and held:
-                    self._show(engine, offers, -offers)
-                elif offers:
-                    self._show(engine, 0, offers)
+            assert self.parent is not None
+            for engine in self.offers:
+                if held:
+                    self._hide(self.parent, engine)
+                else:
+                    self._show(self.parent, engine)
 
-    def _show(self, engine: Engine, before: int, change: int) -> None:
-        """Update the parent: the number of runs offered here changes from `before` by `change`."""
-        parent = self.parent
-        if parent is None:
-            return
-        if not before:
-            parent.by_service.setdefault(engine, Ranking()).add(self.service_ms, self.number, self)
-        elif not before + change:
-            parent.by_service[engine].remove(self.service_ms, self.number)
-        parent.offer(engine, change)
+    def _show(self, parent: Node, engine: Engine) -> None:
+        """Have the parent rank this node, and offer its run."""
+        ranking = parent.by_service.get(engine)
+        if ranking is None:
+            ranking = parent.by_service[engine] = Ranking()
+        ranking.add(self.service_ms, self.number, self)
+        if engine not in parent.offers:
+            parent.offer(engine)
 
-    def wait(self, runs: int, held_bytes: int) -> None:
-        """Add to the number of waiting runs, and to the memory that they hold."""
-        parent = self.parent
-        assert parent is not None
-        before, before_bytes = self.waiting, self.waiting_bytes
-        self.waiting += runs
-        self.waiting_bytes += held_bytes
-        parent.by_runs.put(before, self.waiting, self.used, self)
-        if held_bytes:
-            parent.by_bytes.put(before_bytes, self.waiting_bytes, self.used, self)
+    def _hide(self, parent: Node, engine: Engine) -> None:
+        ranking = parent.by_service[engine]
+        ranking.remove(self.service_ms, self.number)
+        if not ranking:
+            parent.take_back(engine)
+
+    def rank(self) -> None:
+        """Bring `by_runs` and `by_bytes` up to date."""
+        while self.unranked:
+            self._rank(self.unranked.popitem()[0])
+
+    def _rank(self, child: Node) -> None:
+        if child.ranked_runs:
+            self.by_runs.remove(child.ranked_runs, child.ranked_used)
+        if child.ranked_bytes:
+            self.by_bytes.remove(child.ranked_bytes, child.ranked_used)
+        child.ranked_runs, child.ranked_bytes, child.ranked_used = child.waiting, child.waiting_bytes, child.used
+        if child.waiting:
+            self.by_runs.add(child.waiting, child.used, child)
+        if child.waiting_bytes:
+            self.by_bytes.add(child.waiting_bytes, child.used, child)
+
+    def forget(self, child: Node) -> None:
+        """Forget an idle child."""
+        del self.children[child.key]
+        if child in self.unranked:
+            del self.unranked[child]
+            self._rank(child)  # no run waits below it, so this removes it from the rankings
 
     def catch_up(self) -> None:
         """Move the service up to the parent's clock after a time without runs."""
@@ -179,32 +212,19 @@ class Node:
         parent.uses += 1
         self.used = parent.uses
 
-    def begin(self, estimate_ms: float) -> None:
-        """Note that a run below this node starts, and charge an estimate."""
-        assert self.parent is not None
-        self.running += 1
-        self.parent.clock_ms = max(self.parent.clock_ms, self.service_ms)
-        self.serve(estimate_ms)
-
     def serve(self, ms: float) -> None:
         """Add CPU time to the service, and update the order of the parent's children."""
         before_ms = self.service_ms
-        self.service_ms += ms
-        assert self.parent is not None
-        for engine, offers in self.offers.items():
-            if offers and not self.held:
-                self.parent.by_service[engine].move(before_ms, self.service_ms, self.number, self)
+        self.service_ms = after_ms = before_ms + ms
+        if self.offers and not self.held:
+            assert self.parent is not None
+            for engine in self.offers:
+                self.parent.by_service[engine].move(before_ms, after_ms, self.number, self)
 
     def learn(self, charge_ms: float) -> None:
         """Update the mean with the charge of a run below this node."""
-        self.mean_ms = charge_ms if self.mean_ms is None else self.mean_ms + _NEWEST_WEIGHT * (charge_ms - self.mean_ms)
-
-    @property
-    def estimate_ms(self) -> float:
-        """Charge of the next run at its start."""
-        if self.mean_ms is not None or self.parent is None:
-            return self.mean_ms or 0.0
-        return self.parent.mean_ms or 0.0
+        mean_ms = self.mean_ms
+        self.mean_ms = charge_ms if mean_ms is None else mean_ms + _NEWEST_WEIGHT * (charge_ms - mean_ms)
 
     @property
     def ahead_ms(self) -> float:
@@ -237,32 +257,55 @@ class Path(msgspec.Struct, frozen=True, eq=False):
         """Return the path of these nodes, from the connection up to the user."""
         return cls(nodes, nodes[0], nodes[-2], nodes[-1])
 
+    def wait(self, runs: int, held_bytes: int) -> None:
+        """Add to the number of waiting runs, and to the memory that they hold."""
+        for node in self.nodes:
+            node.waiting += runs
+            node.waiting_bytes += held_bytes
+            assert node.parent is not None
+            node.parent.unranked[node] = None
+
+    def begin(self) -> tuple[float, ...]:
+        """Note that a run starts, and charge each node an estimate. Return the estimates."""
+        estimates = []
+        for node in self.nodes:
+            parent = node.parent
+            assert parent is not None
+            mean_ms = node.mean_ms
+            estimate_ms = mean_ms if mean_ms is not None else parent.mean_ms or 0.0
+            estimates.append(estimate_ms)
+            node.running += 1
+            if node.service_ms > parent.clock_ms:
+                parent.clock_ms = node.service_ms
+            node.serve(estimate_ms)
+        return tuple(estimates)
+
+    def charge(self, charge_ms: float, estimates: tuple[float, ...]) -> None:
+        """Replace the estimates of a run by its charge."""
+        for node, estimate_ms in zip(self.nodes, estimates, strict=True):
+            node.serve(charge_ms - estimate_ms)
+
 
 Granted = Callable[["Ticket | RequestError"], None]
 """Receives the ticket of a run that may start, or the reason why the run gets no slot."""
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """A run's place in the queue, and later its slot."""
 
-    __slots__ = ("engine", "estimates", "granted", "held_bytes", "ordinary", "path", "room", "since", "waits")
-
-    def __init__(
-        self, path: Path, engine: Engine, granted: Granted, *, held_bytes: int, ordinary: bool, room: Room
-    ) -> None:
-        self.path = path
-        self.engine = engine
-        self.granted = granted
-        self.held_bytes = held_bytes
-        """Memory that the run holds while it waits."""
-        self.ordinary = ordinary
-        """Whether the limits of the run do not exceed the defaults."""
-        self.room = room
-        self.since = trio.current_time()
-        """Time at which it started to wait; later, time at which it got its slot."""
-        self.waits = False
-        self.estimates: tuple[float, ...] = ()
-        """Estimate that each node of the path was charged at the start."""
+    path: Path
+    engine: Engine
+    granted: Granted
+    held_bytes: int
+    """Memory that the run holds while it waits."""
+    ordinary: bool
+    """Whether the limits of the run do not exceed the defaults."""
+    room: Room
+    since: float = math.inf
+    """Time at which it started to wait; later, time at which it got its slot."""
+    waits: bool = False
+    estimates: tuple[float, ...] = ()
+    """Estimate that each node of the path was charged at the start."""
 
 
 class Tree:
@@ -358,7 +401,7 @@ class Tree:
         parent = node.parent
         assert parent is not None
         if parent.children.get(node.key) is node:
-            del parent.children[node.key]
+            parent.forget(node)
             _count(parent, -1 - node.below)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from itertools import pairwise
 from random import Random
@@ -14,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from promptlogd.admission import LIGHT_MS, LONG_S, SPECIAL, Admission
 from promptlogd.principal import Principal
-from promptlogd.principals import Ticket
+from promptlogd.principals import Node, Ticket
 from promptlogd.refusal import RequestError
 from promptlogd.room import Room
 from tests.clock import within_a_minute
@@ -124,6 +125,20 @@ async def test_refusals_are_spread_over_turns_of_the_loop() -> None:
     assert (admission.pending("deno"), admission.pending("quickjs"), admission.queued) == (0, 300, 300)
     await admission.send_away("no engine", RequestError("internal", "no cells"))
     assert admission.queued == 300
+
+
+@within_a_minute
+async def test_closed_connections_are_not_kept_by_the_rankings() -> None:
+    """While the queue is never full, so that nothing is ranked, a closed connection whose run waited is forgotten."""
+    admission = Admission(concurrent=1, queue=1000, queue_bytes=1000, cells={"quickjs": Cells(0)})
+    for connection in range(100):
+        ticket = admission.ask(client(connection), "quickjs", lambda _: None, held_bytes=1)
+        admission.leave(ticket)
+        admission.forget(connection)
+    del ticket
+    gc.collect()
+    remembered = [node for node in gc.get_objects() if isinstance(node, Node) and node.key in range(100)]
+    assert not remembered
 
 
 @settings(deadline=None)
