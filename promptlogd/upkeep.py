@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -25,6 +26,9 @@ from promptlogd.store import Store, StoreError
 _log = logging.getLogger(__name__)
 _R = TypeVar("_R")
 _FLUSH_S = 1.0
+_PAUSE_S = 0.001
+"""Pause of the journal's thread after each few entries. Without it, the event loop of a busy daemon would get the
+interpreter's lock only now and then for the 10 ms that a second's entries take."""
 _TRIM_S = 10.0
 
 _COLLECT_S, _COLLECT_AT_LATEST_S = 60.0, 3600.0
@@ -79,7 +83,7 @@ class Upkeep:
             await trio.sleep(_FLUSH_S)
             await _try_in_thread(self._store.flush)
             try:
-                await _try_in_thread(self._journal.flush)
+                await _try_in_thread(lambda: self._journal.flush(partial(time.sleep, _PAUSE_S)))
             except Exception:  # an entry that can't be written must not end the daemon
                 _log.exception("the journal failed; entries are lost")
 

@@ -41,5 +41,5 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     @property
     def held_bytes(self) -> int:
         """Approximate memory of its texts."""
-        console = sum(len(text) for _, text in self.console or ())
+        console = sum(len(text) for _, text in self.console) if self.console else 0
         return len(self.prompt or "") + len(self.result or b"") + len(self.error or "") + console

@@ -28,6 +28,8 @@ _R = TypeVar("_R")
 
 _QUEUE_ENTRIES, _QUEUE_BYTES = 20_000, 16 << 20
 """Limits of the queue. Above them, entries are dropped, or lose their texts."""
+AT_ONCE = 50
+"""Entries that are written at once: 0.5 ms, in which the event loop waits for the interpreter's lock."""
 _RETAIN_S = 60.0
 """Interval between removals of old entries."""
 _RETAIN_BATCHES = 100
@@ -125,8 +127,11 @@ class Journal:
         else:
             self._dropped += 1
 
-    def flush(self) -> None:
-        """Write the queue, and remove entries above the limits. Blocks. Errors of the disk are logged."""
+    def flush(self, pause: Callable[[], None] = lambda: None) -> None:
+        """Write the queue, and remove entries above the limits. Blocks. Errors of the disk are logged.
+
+        `pause`: called after every AT_ONCE entries, so that the event loop gets the interpreter's lock in between.
+        """
         with self._writing:
             if self._database is None and self._settings.enabled and not self._closed:
                 self.open()  # the disk may be better now
@@ -141,19 +146,20 @@ class Journal:
             if self._database is None:
                 self._lost += len(entries)
             else:
-                self._write(self._database, entries)
+                self._write(self._database, entries, pause)
             if self._lost > self._logged_lost:
                 self._log_lost()
 
-    def _write(self, database: Database, entries: list[Entry]) -> None:
+    def _write(self, database: Database, entries: list[Entry], pause: Callable[[], None]) -> None:
         unwritten = len(entries)
         try:
-            rows = [row_of(entry, self._key, self._settings) for entry in entries]
-            size = sum(len(row[-1] or "") for row in rows)
-            self._make_room(database, len(rows), size)  # before the write, so that the file does not grow
-            if rows:
+            for at in range(0, len(entries), AT_ONCE):
+                rows = [row_of(entry, self._key, self._settings) for entry in entries[at : at + AT_ONCE]]
+                size = sum(len(row[-1] or "") for row in rows)
+                self._make_room(database, len(rows), size)  # before the write, so that the file does not grow
                 database.append(rows)
-                unwritten = 0  # from here on, an error loses no entries
+                unwritten -= len(rows)
+                pause()
             if time.monotonic() - self._retained_at > _RETAIN_S:
                 self._retained_at = time.monotonic()
                 self._remove_old(database)

@@ -29,6 +29,8 @@ def row_of(entry: Entry, key: bytes, settings: JournalSettings) -> Row:
 
 def _content(entry: Entry, prompt: bytes | None, settings: JournalSettings) -> str | None:
     """Return as JSON the texts that the settings select for storage."""
+    if entry.error is None and entry.result is None and entry.console is None and "prompt" not in settings.keep:
+        return None
     most = settings.keep_kb * 1024
     console = None if entry.console is None else "\n".join(f"{level}: {text}" for level, text in entry.console)
     texts = {"prompt": prompt, "result": entry.result, "console": console, "error": entry.error}

@@ -44,7 +44,8 @@ def run_entry(
 ) -> Entry:
     """Return the entry of a run that has ended. It has the prompt, for its digest, and the texts that `keep` names,
     each up to `keep_bytes`. `line_count`: number of all console lines; `lines` may have only the first of them."""
-    named = _NAME.fullmatch(request.hash or "")
+    reference = request.hash or ""
+    named = _NAME.fullmatch(reference) if reference.startswith("@") else None
     entry = Entry(
         at=time.time(),
         kind="run",

@@ -20,6 +20,7 @@ from promptlogd.journal import database as database_module
 from promptlogd.journal import journal as journal_module
 from promptlogd.journal.database import FILE, Database, TooSlow
 from promptlogd.journal.filter import Filter
+from promptlogd.journal.journal import AT_ONCE
 from promptlogd.principal import Principal
 from promptlogd.store.errors import StoreUnsafe
 from promptlogd.wire.messages import JournalSums, Run
@@ -115,6 +116,28 @@ def test_texts_are_stored_if_configured(folder: Path) -> None:
             "prompt": "a" + "é" * 511 + "…", "error": "E: no", "console": "log: a\nerror: b", "result": "[1]",
         }  # fmt: skip
         assert journal.entry(ALL, listed.id + 1) is None
+
+
+def test_a_flush_pauses_between_a_few_entries(journal: Journal) -> None:
+    """The thread that writes lets others run after every few entries, which are then stored. After an error, only the
+    entries that were not stored are counted as lost."""
+    stored: list[int] = []
+
+    def pause() -> None:
+        stored.append(len(_outcomes(journal)))
+        if len(stored) == 5:
+            raise sqlite3.OperationalError("the disk is full")
+
+    for _ in range(2 * AT_ONCE + 1):
+        journal.note(_run())
+    journal.flush(pause)
+    assert stored == [AT_ONCE, 2 * AT_ONCE, 2 * AT_ONCE + 1]
+    for _ in range(3 * AT_ONCE):
+        journal.note(_run())
+    journal.flush(pause)
+    counts = journal.counts()
+    assert counts is not None
+    assert counts.lost == AT_ONCE
 
 
 def test_filters(journal: Journal) -> None:
